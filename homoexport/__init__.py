@@ -1,0 +1,1 @@
+"""homoexport: distil a slim Transformer encoder to a deployment budget, and prove it on the target."""

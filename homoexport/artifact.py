@@ -1,0 +1,217 @@
+"""Artifacts: folders with a `manifest.json` that says what they are and where they come from.
+
+A manifest holds the artifact's kind, the sha256 and size of every file, its parent's digest, the
+recipe's digest, library versions and the host. An artifact's own digest is the sha256 of its
+files' digests, so that a child names exactly the parent it was made from.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from homoexport.errors import OutputError, PackageError
+from homoexport.host import describe_host, library_versions
+
+MANIFEST = "manifest.json"
+RUN_MARK = "run.json"  # stands in the folder of a run from its first second on
+FORMAT_VERSION = 1
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def digest_of(value: Any) -> str:
+    """Hex sha256 of a JSON-ready value, independent of key order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON under a temporary name, then rename, so that a reader never sees half a file."""
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _files_of(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+
+
+def write_manifest(
+    folder: Path,
+    kind: str,
+    *,
+    parent: str | None = None,
+    recipe: str | None = None,
+    details: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Describe every file now in `folder` and write its manifest.
+
+    Args:
+        folder: the artifact.
+        kind: `student`, `package` or `measurement`.
+        parent: digest of the artifact (or the name of the model) that it was made from.
+        recipe: digest of the recipe.
+        details: what this kind of artifact has to say for itself; JSON-ready.
+    """
+    files = {
+        path.relative_to(folder).as_posix(): {"sha256": sha256_file(path), "bytes": path.stat().st_size}
+        for path in _files_of(folder)
+    }
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "kind": kind,
+        "digest": digest_of({name: entry["sha256"] for name, entry in files.items()}),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "parent": parent,
+        "recipe": recipe,
+        "files": files,
+        "details": details or {},
+        "versions": library_versions(),
+        "host": describe_host(),
+    }
+    write_json(folder / MANIFEST, manifest)
+    return manifest
+
+
+def read_manifest(folder: Path, *, kind: str | None = None) -> dict[str, Any]:
+    """The manifest of an artifact, optionally of one kind only.
+
+    Raises:
+        PackageError: no folder, no manifest, not JSON, another format version, or another kind.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        what = "has no manifest.json" if folder.is_dir() else "does not exist or is not a folder"
+        raise PackageError(what, where=str(folder), mend="name a folder that homoexport wrote")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        version = manifest["format_version"]
+    except (ValueError, KeyError, TypeError):
+        raise PackageError("is not a homoexport manifest", where=str(path), mend="write the artifact again") from None
+    if version != FORMAT_VERSION:
+        raise PackageError(
+            f"manifest format {version} is not format {FORMAT_VERSION}",
+            where=str(path),
+            mend="use the homoexport version that wrote it",
+        )
+    if kind is not None and manifest["kind"] != kind:
+        raise PackageError(f"is a {manifest['kind']}, not a {kind}", where=str(folder), mend=f"name a {kind} folder")
+    assert isinstance(manifest, dict)
+    return manifest
+
+
+def verify(folder: Path, *, kind: str | None = None) -> dict[str, Any]:
+    """Check every file of an artifact against its manifest, and return the manifest.
+
+    Raises:
+        PackageError: a file is missing, truncated, altered, or not named by the manifest.
+    """
+    manifest = read_manifest(folder, kind=kind)
+    mend = "copy or export the folder again"
+    for name, entry in manifest["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise PackageError("is missing", where=str(path), mend=mend)
+        if (size := path.stat().st_size) != entry["bytes"]:
+            what = "truncated" if size < entry["bytes"] else "altered"
+            raise PackageError(f"{what}: {size} bytes where the manifest has {entry['bytes']}", where=str(path), mend=mend)
+        if sha256_file(path) != entry["sha256"]:
+            raise PackageError("altered: its sha256 is not the manifest's", where=str(path), mend=mend)
+    for path in _files_of(folder):
+        if path.relative_to(folder).as_posix() not in manifest["files"]:
+            raise PackageError("is not in the manifest", where=str(path), mend="remove it")
+    return manifest
+
+
+_FULL = ("the disk is full", "free some room, or name another folder")
+_FORBIDDEN = ("permission denied", "name a folder that you may write")
+_MENDS = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EACCES: _FORBIDDEN,
+    errno.EPERM: _FORBIDDEN,
+    errno.EROFS: ("the file system is read-only", "name a folder that you may write"),
+}
+
+
+@contextmanager
+def output_errors(where: Path) -> Iterator[None]:
+    """Turn a full disk or a forbidden path into one clear line.
+
+    Raises:
+        OutputError: where the operating system said so, also through a library that wraps its
+            answer in an exception of its own (safetensors and torch do).
+    """
+    try:
+        yield
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else None
+        if number is None and os.strerror(errno.ENOSPC) in str(error):
+            number = errno.ENOSPC
+        if number not in _MENDS:
+            raise
+        what, mend = _MENDS[number]
+        raise OutputError(what, where=str(where), mend=mend) from error
+
+
+def refuse_existing(out_dir: Path, *, force: bool) -> None:
+    """Stop before any work is done where `out_dir` exists with something in it.
+
+    Raises:
+        OutputError: it exists and `force` is not set, or it is nothing that homoexport wrote.
+    """
+    if not out_dir.exists():
+        return
+    if not out_dir.is_dir():
+        raise OutputError("is a file, not a folder", where=str(out_dir), mend="name another folder")
+    if not any(out_dir.iterdir()):
+        return
+    if not force:
+        raise OutputError("already exists", where=str(out_dir), mend="name another folder, or give --force to replace it")
+    if not any((out_dir / name).is_file() for name in (MANIFEST, RUN_MARK)):
+        raise OutputError(
+            "exists and was not written by homoexport, so --force does not replace it",
+            where=str(out_dir),
+            mend="name another folder",
+        )
+
+
+@contextmanager
+def staged(out_dir: Path, *, force: bool = False) -> Iterator[Path]:
+    """A temporary sibling of `out_dir` that takes its place when the block ends well.
+
+    Where the block raises, the sibling is removed and what stood at `out_dir` is untouched.
+
+    Raises:
+        OutputError: `out_dir` exists (unless `force`), or cannot be written.
+    """
+    refuse_existing(out_dir, force=force)
+    with output_errors(out_dir):
+        out_dir.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", suffix=".part", dir=out_dir.parent))
+        try:
+            staging.chmod(0o755)
+            yield staging
+            replaced = staging.with_suffix(".old")
+            if out_dir.exists():
+                os.replace(out_dir, replaced)
+            os.replace(staging, out_dir)
+            shutil.rmtree(replaced, ignore_errors=True)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)

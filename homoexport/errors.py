@@ -1,0 +1,76 @@
+"""What can go wrong, as one tree.
+
+    HomoexportError                 exit 1: a failure of ours
+    └── UserError                   exit 2: wrong usage or bad input
+        ├── RecipeError             unknown key, value out of range
+        ├── TeacherError            not found, not a model, family not supported
+        ├── TextError               no text, too little text, missing column
+        ├── ShapeError              a student that the teacher cannot become
+        ├── OutputError             folder exists, disk full, not writable
+        ├── PackageError            truncated or altered file, not a package
+        └── DeviceError             a target that is not there
+    ParityError                     exit 3: a graph that does not answer as the model does
+
+A missed budget is a result, not an exception: the command line turns it into exit code 3.
+"""
+
+from __future__ import annotations
+
+
+class HomoexportError(Exception):
+    """Base of everything that homoexport raises on purpose."""
+
+    exit_code = 1
+
+
+class UserError(HomoexportError):
+    """A mistake that the user can mend, told in one line.
+
+    Args:
+        what: what is wrong.
+        where: the file, key or flag that it was found in.
+        mend: what to do about it.
+    """
+
+    exit_code = 2
+
+    def __init__(self, what: str, *, where: str = "", mend: str = "") -> None:
+        self.what, self.where, self.mend = what, where, mend
+        parts = [f"{where}: {what}" if where else what]
+        if mend:
+            parts.append(mend)
+        super().__init__("; ".join(" ".join(part.split()) for part in parts))
+
+
+class RecipeError(UserError):
+    """A recipe or an override that does not parse."""
+
+
+class TeacherError(UserError):
+    """A teacher that cannot be found, read or distilled."""
+
+
+class TextError(UserError):
+    """Text that cannot be found or is too little."""
+
+
+class ShapeError(UserError):
+    """A student shape that slicing cannot reach from the teacher."""
+
+
+class OutputError(UserError):
+    """An output folder that cannot be written."""
+
+
+class PackageError(UserError):
+    """An artifact folder that is not what its manifest says."""
+
+
+class DeviceError(UserError):
+    """A target that does not exist or cannot be used here."""
+
+
+class ParityError(HomoexportError):
+    """An exported graph whose answers differ from the model's by more than the stated bound."""
+
+    exit_code = 3

@@ -1,0 +1,88 @@
+"""What this machine is, from the standard library alone.
+
+The core count is the one that the scheduler and the cgroup really give, not the host's.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_CGROUP = Path("/sys/fs/cgroup")
+_LIBRARIES = (
+    "torch",
+    "transformers",
+    "datasets",
+    "accelerate",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "numpy",
+)
+_INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp")
+
+
+def _cgroup_quota() -> float | None:
+    """Cores that the cgroup's CPU quota allows (v2, then v1), or None where there is no limit."""
+    try:
+        quota, period = (_CGROUP / "cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        pass
+    try:
+        microseconds = int((_CGROUP / "cpu/cpu.cfs_quota_us").read_text())
+        return None if microseconds < 0 else microseconds / int((_CGROUP / "cpu/cpu.cfs_period_us").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def available_cores() -> int:
+    """Cores that this process may use: its affinity, cut by the cgroup's quota (rounded up)."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cgroup_quota()
+    return cores if quota is None else max(1, min(cores, math.ceil(quota)))
+
+
+def _cpuinfo() -> dict[str, str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return {}
+    pairs = (line.split(":", 1) for line in text.split("\n\n")[0].splitlines() if ":" in line)
+    return {key.strip(): value.strip() for key, value in pairs}
+
+
+def library_versions() -> dict[str, str]:
+    """Installed versions of the libraries that figures depend on, by package name."""
+    versions = {"python": platform.python_version()}
+    for name in ("homoexport", *_LIBRARIES):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+@lru_cache(maxsize=1)
+def describe_host() -> dict[str, Any]:
+    """The host as a JSON-ready dict: CPU model, instruction sets, cores, memory in MB, system."""
+    cpu = _cpuinfo()
+    flags = set(cpu.get("flags", cpu.get("Features", "")).split())
+    try:
+        memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 10**6
+    except (OSError, ValueError):
+        memory_mb = 0
+    return {
+        "cpu": cpu.get("model name", platform.processor() or platform.machine()),
+        "architecture": platform.machine(),
+        "instruction_sets": [name for name in _INSTRUCTION_SETS if name in flags],
+        "cores": os.cpu_count() or 1,
+        "available_cores": available_cores(),
+        "memory_mb": memory_mb,
+        "system": f"{platform.system()} {platform.release()}",
+    }
