@@ -1,0 +1,34 @@
+# make demo   the whole journey: set up, distil, export, quantize, measure, report
+# make test   the tests
+# make check  ruff and mypy
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SETUP := $(VENV)/.complete
+export HF_HUB_OFFLINE ?= 1
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: demo test check clean
+
+demo: $(SETUP)
+	$(BIN)/homoexport run recipes/quickstart.yaml --output runs/quickstart --force
+
+test: $(SETUP)
+	$(BIN)/python -m pytest
+
+check: $(SETUP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The marker is written last, so that an interrupted set-up is done again.
+$(SETUP): pyproject.toml constraints.txt requirements-demo.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement requirements-demo.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs

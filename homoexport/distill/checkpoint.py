@@ -1,0 +1,52 @@
+"""Checkpoints: everything that a run needs to go on, in one file that is renamed into place."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from homoexport.artifact import output_errors
+from homoexport.errors import PackageError
+
+CHECKPOINT = "checkpoint.pt"
+
+
+def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
+    """Write `state` (tensors and plain values) to the folder's checkpoint.
+
+    Raises:
+        OutputError: the disk is full; the checkpoint before this one is still there.
+    """
+    path = folder / CHECKPOINT
+    part = path.with_suffix(".part")
+    with output_errors(path):
+        try:
+            with part.open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def load_checkpoint(folder: Path, device: torch.device) -> dict[str, Any] | None:
+    """The folder's checkpoint, or None where the run had not come to its first.
+
+    Raises:
+        PackageError: the file is damaged.
+    """
+    path = folder / CHECKPOINT
+    if not path.is_file():
+        return None
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, OSError, EOFError, ValueError) as error:
+        raise PackageError(
+            f"the checkpoint does not load ({str(error).splitlines()[0]})", where=str(path), mend="start again with --force"
+        ) from None
+    assert isinstance(state, dict)
+    return state

@@ -1,0 +1,32 @@
+"""The supported model families, by the `model_type` of their configs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from homoexport.encoder.bert import Bert
+from homoexport.encoder.layout import Family
+from homoexport.errors import TeacherError
+
+_FAMILIES: tuple[Family, ...] = (Bert(),)
+
+
+def supported_model_types() -> tuple[str, ...]:
+    """Every `model_type` that has an adapter."""
+    return tuple(name for family in _FAMILIES for name in family.model_types)
+
+
+def family_of(config: Any) -> Family:
+    """The adapter of a config's family.
+
+    Raises:
+        TeacherError: no adapter for that `model_type`.
+    """
+    for family in _FAMILIES:
+        if config.model_type in family.model_types:
+            return family
+    raise TeacherError(
+        f"model family '{config.model_type}' is not supported",
+        where=str(getattr(config, "name_or_path", "") or "config.json"),
+        mend=f"supported: {', '.join(supported_model_types())}",
+    )

@@ -1,0 +1,198 @@
+"""Loading a teacher (or any encoder folder) and saving a student."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import huggingface_hub
+import torch
+from huggingface_hub.errors import HFValidationError
+from optimum.exporters.tasks import TasksManager
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from homoexport import packaged
+from homoexport.encoder.families import family_of
+from homoexport.errors import TeacherError
+
+Task = Literal["fill-mask", "sentence-similarity", "feature-extraction"]
+
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_TOKENIZER_FILES = ["tokenizer*", "vocab*", "special_tokens_map.json", "added_tokens.json", "*.model", "merges.txt"]
+_SENTENCE_FILES = ["modules.json", "1_Pooling/*", "sentence_bert_config.json", "config_sentence_transformers.json"]
+_NOT_A_MODEL = "name a folder with config.json, model.safetensors and a tokenizer"
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """How token vectors become one sentence vector."""
+
+    mode: Literal["mean", "cls"] = "mean"
+    normalize: bool = True
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A loaded model with all that belongs to it. The model is in fp32 and in eval mode."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    task: Task
+    pooling: Pooling | None
+    folder: Path
+    source: str
+
+
+def resolve_folder(source: str) -> Path:
+    """The local folder of a hub name, a folder, or a `package:` spec; hub files are downloaded.
+
+    Raises:
+        TeacherError: nothing is there, or it holds no model.
+    """
+    if source.startswith(packaged.PREFIX):
+        try:
+            folder = packaged.locate(source)
+        except (FileNotFoundError, ValueError) as error:
+            raise TeacherError(str(error), where=source) from None
+    elif Path(source).is_dir():
+        folder = Path(source)
+    elif _HUB_NAME.fullmatch(source) and not Path(source).exists():
+        folder = _download(source)
+    else:
+        raise TeacherError("no such model folder", where=source, mend="give a hub name, a folder, or package:DIST/PATH")
+    if not (folder / "config.json").is_file():
+        raise TeacherError("is not a model: it has no config.json", where=source, mend=_NOT_A_MODEL)
+    return folder
+
+
+def _download(name: str) -> Path:
+    patterns = ["config.json", *_TOKENIZER_FILES, *_SENTENCE_FILES]
+    try:
+        folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=[*patterns, "model*.safetensors*"]))
+        if not any(folder.glob("*.safetensors")):
+            folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=[*patterns, "pytorch_model*"]))
+    except (OSError, ValueError, HFValidationError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise TeacherError(
+            f"no such folder, and the hub did not give a model of that name ({reason})",
+            where=name,
+            mend="check the name and the connection, or give a folder",
+        ) from None
+    return folder
+
+
+def _infer_task(folder: Path, config: Any) -> Task:
+    if (folder / "modules.json").is_file():
+        return "sentence-similarity"
+    architecture = (getattr(config, "architectures", None) or [""])[0]
+    return "fill-mask" if architecture.endswith("ForMaskedLM") else "feature-extraction"
+
+
+def read_pooling(folder: Path) -> Pooling:
+    """Pooling of a sentence-transformers folder; mean and normalised where it says nothing.
+
+    Raises:
+        TeacherError: a pooling that is neither mean nor cls.
+    """
+    path = folder / "1_Pooling" / "config.json"
+    if not path.is_file():
+        return Pooling()
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    modes = [name.removeprefix("pooling_mode_") for name, on in settings.items() if name.startswith("pooling_mode_") and on is True]
+    modes = modes or [settings.get("pooling_mode", "mean")]  # sentence-transformers 6 writes one string
+    names = {"mean_tokens": "mean", "mean": "mean", "cls_token": "cls", "cls": "cls"}
+    if len(modes) != 1 or modes[0] not in names:
+        raise TeacherError(f"pooling {'+'.join(modes)} is not supported", where=str(path), mend="supported: mean, cls")
+    modules = folder / "modules.json"
+    normalize = "Normalize" in modules.read_text(encoding="utf-8") if modules.is_file() else True
+    return Pooling("mean" if names[modes[0]] == "mean" else "cls", normalize)
+
+
+def load_encoder(source: str, *, task: Task | None = None) -> Encoder:
+    """Load a model of a supported family with its tokenizer.
+
+    Args:
+        source: hub name, folder, or `package:DISTRIBUTION/PATH`.
+        task: what the model is for; by default what its folder says.
+
+    Raises:
+        TeacherError: not found, not a model, family not supported, damaged weights, no tokenizer,
+            or no masked-LM head where `task` needs one.
+    """
+    folder = resolve_folder(source)
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise TeacherError(f"is not a model: its config does not load ({reason})", where=source, mend=_NOT_A_MODEL) from None
+    family_of(config)
+    task = task or _infer_task(folder, config)
+    model_class = TasksManager.get_model_class_for_task(
+        "fill-mask" if task == "fill-mask" else "feature-extraction", library="transformers"
+    )
+    model = _load_weights(model_class, folder, source)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, TypeError, KeyError):
+        tokenizer = None
+    if tokenizer is None or not getattr(tokenizer, "is_fast", False) or len(tokenizer) < 10:
+        raise TeacherError("has no fast tokenizer", where=source, mend="add tokenizer.json to the folder")
+    pooling = read_pooling(folder) if task == "sentence-similarity" else None
+    return Encoder(model, tokenizer, task, pooling, folder, source)
+
+
+def _load_weights(model_class: Any, folder: Path, source: str) -> PreTrainedModel:
+    try:
+        model, info = model_class.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise TeacherError(f"its weights do not load ({reason})", where=source, mend="copy or download it again") from None
+    missing = sorted(name for name in info["missing_keys"] if "pooler" not in name)
+    if missing:
+        what = "it has no masked-LM head" if all("cls." in name for name in missing) else "weights are missing"
+        raise TeacherError(f"{what} ({missing[0]})", where=source, mend="name a model that was saved with it")
+    model.eval()
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
+def save_encoder(encoder: Encoder, model: PreTrainedModel, folder: Path, *, max_length: int | None = None) -> None:
+    """Write a model with a stock config, safetensors, tokenizer, and sentence-transformers files.
+
+    Args:
+        encoder: what the model was made from: its tokenizer and pooling go along.
+        model: the student; its config must describe it.
+        folder: an existing folder.
+        max_length: tokens of the longest sequence it was trained on, for sentence models.
+    """
+    model.save_pretrained(folder)
+    encoder.tokenizer.save_pretrained(folder)
+    if encoder.pooling is None:
+        return
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    pooling = {
+        "word_embedding_dimension": model.config.hidden_size,
+        "pooling_mode_cls_token": encoder.pooling.mode == "cls",
+        "pooling_mode_mean_tokens": encoder.pooling.mode == "mean",
+        "pooling_mode_max_tokens": False,
+        "pooling_mode_mean_sqrt_len_tokens": False,
+    }
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling, indent=2))
+    kinds = ["Transformer", "Pooling"] + ["Normalize"] * encoder.pooling.normalize
+    modules = [
+        {"idx": index, "name": str(index), "path": f"{index}_{kind}" if index else "", "type": f"sentence_transformers.models.{kind}"}
+        for index, kind in enumerate(kinds)
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules, indent=2))
+    settings = encoder.folder / "sentence_bert_config.json"
+    if settings.is_file():
+        shutil.copyfile(settings, folder / settings.name)
+    elif max_length is not None:
+        (folder / settings.name).write_text(json.dumps({"max_seq_length": max_length, "do_lower_case": False}))

@@ -1,0 +1,119 @@
+"""Prune by slicing: take neurons out of a live model, and out of its optimizer's moments.
+
+Letters: H heads, d head width, D hidden size, F ffn width.
+
+The model stays real and dense. Parameters keep their identity (`param.data` is replaced), so an
+optimizer's groups and state stay valid; no graph of an earlier forward pass may be alive, for it
+remembers the old shapes. When a head's query-key width shrinks from d to d', the
+softmax scale would jump from d^-1/2 to d'^-1/2; √(d'/d) is folded into the query to undo that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from homoexport.encoder.layout import Family, Layout, Slot
+
+
+@dataclass(frozen=True)
+class LayerKeep:
+    """Indices of one layer that stay, ascending; None keeps all."""
+
+    query_key: Tensor | None = None  # into [H·d], the same number for each kept head
+    value_out: Tensor | None = None  # into [H·d], of the same heads
+    ffn: Tensor | None = None  # into [F]
+
+
+@dataclass(frozen=True)
+class Keep:
+    """What stays of a model: residual dimensions, each layer's groups, and the head width after."""
+
+    hidden: Tensor | None
+    layers: tuple[LayerKeep, ...]
+    head_dim: int
+
+
+def slice_model(
+    model: nn.Module,
+    family: Family,
+    keep: Keep,
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+    followers: Sequence[tuple[nn.Parameter, int]] = (),
+) -> None:
+    """Slice every parameter of `model` to what `keep` names, in place.
+
+    Args:
+        model: a live model of `family`.
+        family: its adapter.
+        keep: what stays.
+        optimizer: where given, its moments are sliced and rescaled along with their parameters.
+        followers: parameters outside the model with an axis that follows the residual dimensions.
+    """
+    layout = family.layout(model)
+    old_head_dim = family.widths(model).head_dim
+    axes: dict[nn.Parameter, dict[int, Tensor]] = {}
+    for slots, index in _pairs(layout, keep):
+        for slot in slots:
+            axes.setdefault(model.get_parameter(slot.parameter), {})[slot.axis] = index
+    if keep.hidden is not None:
+        for parameter, axis in followers:
+            axes.setdefault(parameter, {})[axis] = keep.hidden
+    for parameter, indices in axes.items():
+        for tensor_of in _tensors(parameter, optimizer):
+            tensor_of.data = _select(tensor_of.data, indices)
+        parameter.grad = None
+    if keep.head_dim != old_head_dim:
+        factor = math.sqrt(keep.head_dim / old_head_dim)
+        for layer in layout.layers:
+            for name in layer.query:
+                _rescale(model.get_parameter(name), factor, optimizer)
+    _refresh_modules(model)
+    family.set_head_dim(model, keep.head_dim)
+
+
+def _pairs(layout: Layout, keep: Keep) -> list[tuple[tuple[Slot, ...], Tensor]]:
+    pairs = [(layout.hidden, keep.hidden)]
+    for slots, kept in zip(layout.layers, keep.layers, strict=True):
+        pairs += [(slots.query_key, kept.query_key), (slots.value_out, kept.value_out), (slots.ffn, kept.ffn)]
+    return [(slots, index) for slots, index in pairs if index is not None]
+
+
+def _select(tensor: Tensor, indices: dict[int, Tensor]) -> Tensor:
+    for axis, index in indices.items():
+        tensor = tensor.index_select(axis, index)
+    return tensor
+
+
+def _moments(parameter: nn.Parameter, optimizer: torch.optim.Optimizer | None) -> dict[str, Tensor]:
+    """The parameter's per-element optimizer state; step counters are not among it."""
+    state = optimizer.state.get(parameter, {}) if optimizer is not None else {}
+    return {name: value for name, value in state.items() if isinstance(value, Tensor) and value.dim() > 0}
+
+
+def _tensors(parameter: nn.Parameter, optimizer: torch.optim.Optimizer | None) -> list[Tensor]:
+    return [*_moments(parameter, optimizer).values(), parameter]
+
+
+def _rescale(parameter: nn.Parameter, factor: float, optimizer: torch.optim.Optimizer | None) -> None:
+    """θ → cθ. Gradients of the new parameter are 1/c of the old one's, so are their running means."""
+    parameter.data.mul_(factor)
+    powers = {"exp_avg": -1, "exp_avg_sq": -2}
+    for name, moment in _moments(parameter, optimizer).items():
+        moment.mul_(factor ** powers[name])
+
+
+def _refresh_modules(model: nn.Module) -> None:
+    """Bring the modules' own record of their shapes in line with their parameters."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            module.out_features, module.in_features = module.weight.shape
+        elif isinstance(module, nn.Embedding):
+            module.num_embeddings, module.embedding_dim = module.weight.shape
+        elif isinstance(module, nn.LayerNorm):
+            module.normalized_shape = tuple(module.weight.shape)

@@ -1,0 +1,228 @@
+"""Packages in use: texts in, vectors or logits out, with onnxruntime and tokenizers alone.
+
+Neither torch nor transformers is needed or imported.
+
+N texts, B batch, S sequence, D width of a vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from homoexport.artifact import verify
+from homoexport.errors import PackageError, UserError
+
+FloatArray = NDArray[np.float32]
+IntArray = NDArray[np.int64]
+
+TASK_OUTPUTS = {
+    "sentence-similarity": "sentence_embedding",
+    "fill-mask": "logits",
+    "feature-extraction": "last_hidden_state",
+}
+
+
+@dataclass(frozen=True)
+class PackageDetails:
+    """What a package's manifest says of its model.
+
+    `file_bytes` counts the ONNX file and the external data that lies beside it.
+    """
+
+    folder: Path
+    model_file: str
+    task: str
+    precision: str
+    parameters: int
+    max_length: int
+    vocab_size: int
+    pad_token_id: int
+    file_bytes: int
+    session: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def model(self) -> Path:
+        """The ONNX file."""
+        return self.folder / self.model_file
+
+    @property
+    def output(self) -> str:
+        """The output that the package is there for."""
+        return TASK_OUTPUTS[self.task]
+
+
+def read_package(folder: Path) -> PackageDetails:
+    """Verify a package and read what its manifest says.
+
+    Raises:
+        PackageError: not a package; a file missing, truncated or altered; a manifest that lacks
+            something, or names a task that is not known.
+    """
+    manifest = verify(folder, kind="package")
+    details = manifest["details"]
+    try:
+        package = PackageDetails(
+            folder=folder,
+            model_file=details["model_file"],
+            task=details["task"],
+            precision=details["precision"],
+            parameters=details["parameters"],
+            max_length=details["max_length"],
+            vocab_size=details["vocab_size"],
+            pad_token_id=details["pad_token_id"],
+            file_bytes=sum(
+                entry["bytes"] for name, entry in manifest["files"].items() if name.startswith(details["model_file"])
+            ),
+            session=details.get("session") or {},
+        )
+    except KeyError as missing:
+        raise PackageError(
+            f"its manifest does not say {missing}", where=str(folder), mend="export the package again"
+        ) from None
+    if package.task not in TASK_OUTPUTS:
+        raise PackageError(
+            f"its task '{package.task}' is not one of {', '.join(TASK_OUTPUTS)}",
+            where=str(folder),
+            mend="use the homoexport version that wrote it",
+        )
+    return package
+
+
+class Package:
+    """An open package. Make one with `open_package`."""
+
+    def __init__(self, details: PackageDetails, session: ort.InferenceSession, tokenizer: Tokenizer) -> None:
+        self.details = details
+        self.tokenizer = tokenizer
+        self._session = session
+        self._input_names = {node.name for node in session.get_inputs()}
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, IntArray]:
+        """Token ids of texts, right-padded to the longest and truncated to the package's `max_length`.
+
+        Returns:
+            `input_ids`, `attention_mask` and `token_type_ids`, each [B, S]; S is at least 1.
+        """
+        encodings = self.tokenizer.encode_batch(list(texts))
+        width = max((len(encoding.ids) for encoding in encodings), default=1) or 1
+        shape = (len(encodings), width)
+        tokens = {
+            "input_ids": np.full(shape, self.details.pad_token_id, dtype=np.int64),
+            "attention_mask": np.zeros(shape, dtype=np.int64),
+            "token_type_ids": np.zeros(shape, dtype=np.int64),
+        }
+        for row, encoding in enumerate(encodings):
+            length = len(encoding.ids)
+            tokens["input_ids"][row, :length] = encoding.ids
+            tokens["token_type_ids"][row, :length] = encoding.type_ids
+            # A tokenizer without special tokens makes nothing of an empty text; attention to no
+            # position at all would be a division by zero, so one padding token stands for it.
+            tokens["attention_mask"][row, : max(length, 1)] = 1
+        return tokens
+
+    def run(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[FloatArray]:
+        """Run the graph on those of `inputs` that it takes, for the named outputs.
+
+        Raises:
+            PackageError: the graph cannot be run on these inputs, or has no such output.
+        """
+        feeds = {name: value for name, value in inputs.items() if name in self._input_names}
+        try:
+            answer: list[FloatArray] = self._session.run(list(outputs), feeds)
+        except Exception as error:  # onnxruntime's exceptions share no base but this
+            raise PackageError(f"onnxruntime cannot run it ({error})", where=str(self.details.model)) from error
+        return answer
+
+    def embed(self, texts: Sequence[str], batch_size: int = 32) -> FloatArray:
+        """One vector for each text, in the order of the texts; an empty text has one too.
+
+        A sentence-similarity package's graph pools and normalises by itself. Of a feature-extraction
+        package's hidden states the mean over the text's tokens is taken. A dynamic int8 graph scales each batch by
+        its largest activation, so its vectors depend slightly on what else is in the batch.
+
+        Args:
+            texts: N texts, of which none at all is fine.
+            batch_size: texts of one run; texts of like length go together.
+
+        Returns:
+            [N, D]
+
+        Raises:
+            PackageError: the package's task gives no vectors.
+            UserError: a batch size below 1.
+        """
+        if self.details.task == "fill-mask":
+            raise PackageError(
+                "is a fill-mask package, which gives no vectors",
+                where=str(self.details.folder),
+                mend="name a sentence-similarity or feature-extraction package",
+            )
+        if batch_size < 1:
+            raise UserError(f"a batch of {batch_size} texts", where="batch_size", mend="give 1 or more")
+        if not texts:
+            return self.embed([""])[:0]
+        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+        batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        vectors = np.concatenate([self._vectors([texts[row] for row in batch]) for batch in batches])
+        restored = np.empty_like(vectors)
+        restored[order] = vectors
+        return restored
+
+    def _vectors(self, texts: Sequence[str]) -> FloatArray:
+        """[B, D]"""
+        tokens = self.tokenize(texts)
+        (answer,) = self.run(tokens, [self.details.output])
+        if self.details.task == "sentence-similarity":
+            return answer
+        mask = tokens["attention_mask"][:, :, None].astype(np.float32)  # [B, S, 1]
+        mean: FloatArray = (answer * mask).sum(axis=1) / mask.sum(axis=1)
+        return mean
+
+
+def open_package(folder: Path, *, threads: int) -> Package:
+    """Open a package for inference on the CPU.
+
+    Args:
+        folder: what `homoexport export` wrote.
+        threads: threads of one inference.
+
+    Raises:
+        PackageError: not a package, an altered file, or one that onnxruntime or tokenizers cannot load.
+        UserError: less than one thread.
+    """
+    if threads < 1:
+        raise UserError(f"{threads} threads", where="threads", mend="give 1 or more")
+    details = read_package(folder)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    for key, value in details.session.get("config", {}).items():
+        options.add_session_config_entry(key, str(value))
+    try:
+        session = ort.InferenceSession(
+            str(details.model),
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=details.session.get("disabled_optimizers", []),
+        )
+    except Exception as error:  # onnxruntime's exceptions share no base but this
+        raise PackageError(f"onnxruntime cannot load it ({error})", where=str(details.model)) from error
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise PackageError("is missing", where=str(path), mend="export the package again")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises plain Exception
+        raise PackageError(f"tokenizers cannot load it ({error})", where=str(path)) from error
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(details.max_length)
+    return Package(details, session, tokenizer)

@@ -1,0 +1,102 @@
+"""The parent's end of a worker: ask a question, sleep until the answer is there, leave no process behind."""
+
+from __future__ import annotations
+
+import json
+import signal
+import tempfile
+from types import TracebackType
+from typing import Any
+
+from homoexport.errors import DeviceError, HomoexportError, PackageError
+from homoexport.measure.target import Target
+
+_EXIT_SECONDS = 5.0
+
+
+class Worker:
+    """A running worker. Use it as a context manager: leaving the block ends the process in any case."""
+
+    def __init__(self, target: Target, *, subject: str) -> None:
+        """Start a worker that is going to measure `subject` (for messages).
+
+        Raises:
+            DeviceError: the worker does not start, or dies at once.
+        """
+        self.subject = subject
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
+        try:
+            self._process = target.start(self._stderr)
+        except BaseException:
+            self._stderr.close()
+            raise
+        try:
+            self.greeting = self._receive()
+        except BaseException:
+            self.kill()
+            raise
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    @property
+    def process_id(self) -> int:
+        """The worker's process id."""
+        return self._process.pid
+
+    def ask(self, command: str, **fields: Any) -> dict[str, Any]:
+        """Send one request and sleep (in a blocking read) until it is answered.
+
+        Raises:
+            PackageError: the model cannot be loaded or run.
+            DeviceError: the worker was killed, most often for want of memory.
+            HomoexportError: the worker died by itself.
+        """
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps({"command": command, **fields}).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._death() from None
+        return self._receive()
+
+    def kill(self) -> None:
+        """End the process at once and wait until it is gone."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout, self._stderr):
+            assert pipe is not None
+            try:
+                pipe.close()
+            except BrokenPipeError:  # a request that the dead worker never read
+                continue
+
+    def _receive(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line.endswith(b"\n"):
+            raise self._death()
+        reply: dict[str, Any] = json.loads(line)
+        if not reply.pop("ok"):
+            raise PackageError(f"the worker cannot measure it ({reply['error']})", where=self.subject)
+        return reply
+
+    def _death(self) -> HomoexportError:
+        """What to say of a worker that is no more."""
+        status = self._process.wait(timeout=_EXIT_SECONDS)
+        self._stderr.seek(0)
+        last = (self._stderr.read().decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+        if status == -signal.SIGKILL:
+            return DeviceError(
+                "the worker was killed, most likely for want of memory",
+                where=self.subject,
+                mend="measure with a smaller batch or length, or with more memory",
+            )
+        if status < 0:
+            return HomoexportError(f"{self.subject}: the worker died of {signal.Signals(-status).name}: {last}")
+        return HomoexportError(f"{self.subject}: the worker ended with status {status}: {last}")

@@ -1,0 +1,94 @@
+"""Batches as tensors, and BERT's masking.
+
+B batch (rows), S sequence (longest row, rounded up).
+
+Masking is that of BERT (Devlin et al., 2019, section 3.1): of the chosen tokens 80 % become the
+mask token, 10 % a random token, 10 % stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import torch
+
+IGNORED = -100  # the label that PyTorch's cross entropy passes over
+
+
+def collate(
+    examples: Sequence[Sequence[int]], *, pad_token_id: int, pad_to_multiple: int = 8
+) -> dict[str, torch.Tensor]:
+    """Right-padded tensors of token sequences.
+
+    Args:
+        examples: B token sequences, special tokens included.
+        pad_token_id: what fills the rows up.
+        pad_to_multiple: S is rounded up to a multiple of this.
+
+    Returns:
+        `input_ids` [B, S] and `attention_mask` [B, S], both int64.
+    """
+    longest = max(map(len, examples))
+    width = -(-longest // pad_to_multiple) * pad_to_multiple
+    input_ids = np.full((len(examples), width), pad_token_id, dtype=np.int64)
+    attention_mask = np.zeros((len(examples), width), dtype=np.int64)
+    for row, example in enumerate(examples):
+        input_ids[row, : len(example)] = example
+        attention_mask[row, : len(example)] = 1
+    return {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(attention_mask)}
+
+
+def mask_tokens(
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    *,
+    mask_token_id: int,
+    vocab_size: int,
+    special_ids: Collection[int],
+    probability: float,
+    seed: int,
+    positions: Sequence[int],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mask tokens for the masked-LM loss, each row by its own random stream.
+
+    A row's masks depend on (seed, its position) and its tokens alone: not on its padding, nor on
+    the rows that it shares a batch with. At least one token of a row is masked, where it has any
+    but special ones.
+
+    Args:
+        input_ids: [B, S] int64, right-padded.
+        attention_mask: [B, S], 1 on tokens.
+        mask_token_id: what most chosen tokens become.
+        vocab_size: random tokens are drawn from 0 to this, exclusive.
+        special_ids: tokens that are never chosen.
+        probability: share of the tokens that are chosen.
+        seed: of the run.
+        positions: B global indices, one for each row (step * batch size + index in the batch).
+
+    Returns:
+        Masked input_ids [B, S], and labels [B, S]: the original token where one was chosen, and
+        -100 elsewhere.
+    """
+    original = input_ids.cpu().numpy()
+    lengths = attention_mask.sum(dim=1).tolist()
+    special = np.array(sorted(special_ids), dtype=np.int64)
+    masked = original.copy()
+    labels = np.full_like(original, IGNORED)
+    for row, (position, length) in enumerate(zip(positions, lengths, strict=True)):
+        generator = np.random.default_rng([seed, position])
+        draws, kinds = generator.random((2, length))
+        random_tokens = generator.integers(vocab_size, size=length)
+        tokens = original[row, :length]
+        draws[np.isin(tokens, special)] = np.inf
+        chosen = draws < probability
+        if length and not chosen.any() and np.isfinite(draws.min()):
+            chosen[draws.argmin()] = True
+        labels[row, :length][chosen] = tokens[chosen]
+        masked[row, :length][chosen & (kinds < 0.8)] = mask_token_id
+        swapped = chosen & (kinds >= 0.9)
+        masked[row, :length][swapped] = random_tokens[swapped]
+    return (
+        torch.from_numpy(masked).to(input_ids.device),
+        torch.from_numpy(labels).to(input_ids.device),
+    )

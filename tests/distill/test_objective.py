@@ -1,0 +1,100 @@
+"""Terms against plain formulas, and against what Hugging Face's own attention computes."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+
+from homoexport.distill import objective
+from tests.conftest import tiny_bert
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def test_hidden_error_is_the_mean_over_tokens_and_dimensions():
+    student, teacher, projection = torch.randn(3, 5, 4), torch.randn(3, 5, 6), torch.randn(6, 4)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0]]).bool()
+    rows = [(student[b, s] - teacher[b, s] @ projection) for b in range(3) for s in range(5) if mask[b, s]]
+    expected = torch.stack(rows).square().mean()
+    torch.testing.assert_close(objective.hidden_error(student, teacher, projection, mask, 8), expected)
+
+
+def test_attention_scores_are_hugging_faces_averaged_over_heads(token_batch, monkeypatch):
+    """Oracle: the softmax's input in the eager attention of a random BERT."""
+    model = tiny_bert(layers=1)
+    model.set_attn_implementation("eager")
+    seen = []
+    plain_softmax = functional.softmax
+
+    def spy(scores, *args, **kwargs):
+        seen.append(scores)
+        return plain_softmax(scores, *args, **kwargs)
+
+    attention = model.encoder.layer[0].attention.self
+    outputs = {}
+    attention.query.register_forward_hook(lambda _m, _i, out: outputs.update(query=out))
+    attention.key.register_forward_hook(lambda _m, _i, out: outputs.update(key=out))
+    monkeypatch.setattr(functional, "softmax", spy)
+    model(**token_batch)
+    ours = objective.attention_scores(outputs["query"], outputs["key"], heads=4, head_dim=8)
+    mask = token_batch["attention_mask"].bool()
+    pairs = mask[:, :, None] & mask[:, None, :]
+    torch.testing.assert_close(ours[pairs], seen[0].mean(1)[pairs])
+
+
+def test_attention_error_leaves_padding_out():
+    student, teacher = torch.randn(2, 4, 4), torch.randn(2, 4, 4)
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]).bool()
+    expected = torch.cat([(student[0] - teacher[0]).flatten(), (student[1, :2, :2] - teacher[1, :2, :2]).flatten()])
+    torch.testing.assert_close(objective.attention_error(student, teacher, mask, 20), expected.square().mean())
+
+
+def test_kl_is_torchs_at_temperature_one_and_grows_flat_at_a_high_one():
+    student, teacher = torch.randn(7, 11), torch.randn(7, 11)
+    p, q = teacher.softmax(-1), student.softmax(-1)
+    expected = (p * (p.log() - q.log())).sum(-1).mean()
+    torch.testing.assert_close(objective.kl_divergence(student, teacher, 7, temperature=1.0), expected)
+    # Hinton et al., section 2.1: at a high temperature T²·KL tends to half the variance-like MSE of centred logits.
+    centred = (student - student.mean(-1, keepdim=True)) - (teacher - teacher.mean(-1, keepdim=True))
+    limit = centred.square().sum(-1).mean() / (2 * 11)
+    torch.testing.assert_close(objective.kl_divergence(student, teacher, 7, temperature=1e3), limit, rtol=1e-2, atol=0)
+
+
+def test_masked_lm_loss_is_the_mean_cross_entropy():
+    logits, labels = torch.randn(9, 11), torch.randint(11, (9,))
+    torch.testing.assert_close(objective.masked_lm_loss(logits, labels, 9), functional.cross_entropy(logits, labels))
+
+
+def test_pooling_leaves_padding_out_and_normalises():
+    states, mask = torch.randn(2, 3, 4), torch.tensor([[1, 1, 1], [1, 0, 0]])
+    mean = objective.pool(states, mask, mode="mean")
+    torch.testing.assert_close(mean[0], states[0].mean(0) / states[0].mean(0).norm())
+    torch.testing.assert_close(mean[1], states[1, 0] / states[1, 0].norm())
+    torch.testing.assert_close(objective.pool(states, mask, mode="cls")[0], states[0, 0] / states[0, 0].norm())
+
+
+def test_similarity_error_is_zero_for_turned_vectors_and_a_kl_otherwise():
+    teacher = functional.normalize(torch.randn(6, 8), dim=-1)
+    turn = torch.linalg.qr(torch.randn(8, 8)).Q
+    assert objective.similarity_error(teacher @ turn, teacher, temperature=0.1).item() == pytest.approx(0, abs=1e-5)
+    student = functional.normalize(torch.randn(6, 4), dim=-1)
+    total = 0.0
+    for i in range(6):
+        others = [j for j in range(6) if j != i]
+        p = ((teacher[i] @ teacher[others].T) / 0.1).softmax(-1)
+        q = ((student[i] @ student[others].T) / 0.1).softmax(-1)
+        total += float((p * (p / q).log()).sum())
+    assert objective.similarity_error(student, teacher, temperature=0.1).item() == pytest.approx(total / 6, rel=1e-4)
+
+
+def test_projections_start_as_the_identity():
+    projections = objective.Projections(5, 3)
+    assert len(projections.followers()) == 4
+    assert all(torch.equal(parameter, torch.eye(5)) for parameter in projections.parameters())
+    assert math.isclose(sum(p.numel() for p in projections.parameters()), 100)

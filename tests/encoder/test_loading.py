@@ -1,0 +1,129 @@
+"""Loading teachers: what is found, what is refused, and that a saved student is a stock model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import GPT2Config
+
+from homoexport.encoder import Pooling, family_of, load_encoder, save_encoder, slice_model
+from homoexport.errors import TeacherError
+from tests.conftest import BERT_TINY, MINILM
+from tests.encoder.test_slicing import random_keep
+
+
+@pytest.mark.weights
+def test_packaged_teachers_say_what_they_are_for():
+    minilm, tiny = load_encoder(MINILM), load_encoder(BERT_TINY)
+    assert (minilm.task, minilm.pooling) == ("sentence-similarity", Pooling("mean", True))
+    assert (tiny.task, tiny.pooling) == ("fill-mask", None)
+    assert family_of(tiny.model.config).widths(tiny.model).as_json() == {
+        "hidden_size": 128,
+        "intermediate_size": 512,
+        "num_attention_heads": 2,
+        "head_dim": 64,
+    }
+
+
+def test_saved_student_is_stock_where_homoexport_cannot_be_imported(tiny_folder, tmp_path, token_batch):
+    encoder = load_encoder(str(tiny_folder()), task="sentence-similarity")
+    model, family = encoder.model, family_of(encoder.model.config)
+    slice_model(model, family, random_keep(model, 16, 24, 4, 4))
+    family.write_config(model.config, family.widths(model))
+    student = tmp_path / "student"
+    student.mkdir()
+    save_encoder(encoder, model, student, max_length=32)
+    with torch.no_grad():
+        expected = model(**token_batch).last_hidden_state
+    torch.save({"batch": token_batch, "expected": expected}, tmp_path / "expected.pt")
+    script = (
+        "import sys, torch\n"
+        "sys.modules['homoexport'] = None\n"
+        "from transformers import AutoModel, AutoTokenizer\n"
+        f"saved = torch.load({str(tmp_path / 'expected.pt')!r})\n"
+        f"model = AutoModel.from_pretrained({str(student)!r})\n"
+        f"tokens = AutoTokenizer.from_pretrained({str(student)!r})('w1 w2')['input_ids']\n"
+        "assert tokens == [2, 6, 7, 3], tokens\n"
+        "difference = (model.eval()(**saved['batch']).last_hidden_state - saved['expected']).abs().max().item()\n"
+        "print(difference, model.config.hidden_size, model.config.intermediate_size)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    difference, hidden, ffn = done.stdout.split()
+    assert (float(difference) < 1e-6, hidden, ffn) == (True, "16", "24")
+    assert load_encoder(str(student)).pooling == Pooling("mean", True)
+
+
+def _no_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def _config_of_gpt2(folder: Path) -> None:
+    GPT2Config(n_layer=1).save_pretrained(folder)
+
+
+def _config_garbled(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+
+
+def _truncate_weights(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def _lose_a_weight(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    tensors.pop("encoder.layer.0.output.dense.weight")
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def _no_tokenizer(folder: Path) -> None:
+    for path in folder.glob("*token*"):
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (_no_config, "is not a model: it has no config.json"),
+        (_config_garbled, "config"),
+        (_config_of_gpt2, "model family 'gpt2' is not supported.*supported: bert"),
+        (_truncate_weights, "its weights do not load"),
+        (_lose_a_weight, "weights are missing .encoder.layer.0.output.dense.weight."),
+        (_no_tokenizer, "has no fast tokenizer"),
+        (shutil.rmtree, "no such model folder"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_bad_teachers_are_refused_in_one_line(tiny_folder, damage, words):
+    folder = tiny_folder()
+    damage(folder)
+    with pytest.raises(TeacherError, match=words) as caught:
+        load_encoder(str(folder))
+    assert "\n" not in str(caught.value)
+
+
+def test_teacher_without_masked_lm_head_is_refused(tiny_folder):
+    with pytest.raises(TeacherError, match="no masked-LM head"):
+        load_encoder(str(tiny_folder()), task="fill-mask")
+
+
+def test_package_that_is_not_installed_is_named():
+    with pytest.raises(TeacherError, match="'no-such-dist' is not installed"):
+        load_encoder("package:no-such-dist/model")
+
+
+def test_pooling_that_is_not_supported_is_named(tiny_folder):
+    folder = tiny_folder()
+    (folder / "modules.json").write_text("[]")
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_max_tokens": True}))
+    with pytest.raises(TeacherError, match="pooling max_tokens is not supported"):
+        load_encoder(str(folder))

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from homoexport.errors import TextError
+from homoexport.recipe import TextSettings, TextSource
+from homoexport.text import Corpus, prepare_text
+from homoexport.text.corpus import StreamCorpus, locate_position
+
+Sentence = Callable[[], str]
+
+
+def _write(path: Path, sentence: Sentence, count: int) -> list[str]:
+    sentences = [sentence() for _ in range(count)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(json.dumps({"text": text}) for text in sentences))
+    return sentences
+
+
+def _settings(*sources: TextSource, held_out: int = 10) -> TextSettings:
+    return TextSettings(sources=sources, max_length=16, held_out=held_out)
+
+
+def _prepare(settings: TextSettings, tokenizer: PreTrainedTokenizerFast, cache: Path, seed: int = 0) -> Corpus:
+    return prepare_text(settings, tokenizer, objective="sentence-embedding", seed=seed, cache_dir=cache)
+
+
+def _counts(sequences: list[list[int]]) -> Counter[tuple[int, ...]]:
+    return Counter(map(tuple, sequences))
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1.0, 1.0], [3.0, 1.0], [0.2, 5.0, 1.0], [1e-3, 1.0, 1.0, 2.5]])
+def test_positions_are_dealt_out_by_weight(weights: list[float]) -> None:
+    places = [locate_position(position, weights) for position in range(4000)]
+    for source, weight in enumerate(weights):
+        ordinals = [ordinal for chosen, ordinal in places if chosen == source]
+        assert ordinals == list(range(len(ordinals)))
+        share = weight / sum(weights)
+        for end in range(0, 4000, 123):
+            assert abs(sum(chosen == source for chosen, _ in places[:end]) - share * end) <= len(weights)
+
+
+def test_an_epoch_is_each_sequence_once(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, sentence: Sentence) -> None:
+    _write(tmp_path / "a.jsonl", sentence, 110)
+    corpus = _prepare(_settings(TextSource(files=str(tmp_path / "a.jsonl"))), tokenizer, tmp_path)
+    assert corpus.size == 100
+    epochs = [list(chain.from_iterable(corpus.batch(step, 20) for step in range(5 * e, 5 * e + 5))) for e in range(2)]
+    assert epochs[0] != epochs[1]
+    assert _counts(epochs[0]) == _counts(epochs[1])
+    assert set(_counts(epochs[0]).values()) == {1}
+    assert not _counts(epochs[0]) & _counts(corpus.held_out)
+
+
+def test_a_batch_depends_on_seed_and_step_alone(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, sentence: Sentence
+) -> None:
+    _write(tmp_path / "a.jsonl", sentence, 60)
+    _write(tmp_path / "b.jsonl", sentence, 25)
+    sources = [TextSource(files=str(tmp_path / "a.jsonl")), TextSource(files=str(tmp_path / "b.jsonl"), weight=0.5)]
+    first, second = (_prepare(_settings(*sources), tokenizer, tmp_path / name) for name in "xy")
+    wanted = [first.batch(step, 12) for step in range(20)]
+    assert second.batch(17, 12) == wanted[17]
+    assert second.batch(3, 12, 0, 5) + second.batch(3, 12, 5) == wanted[3]
+    assert first.describe()["digest"] == second.describe()["digest"]
+    other = _prepare(_settings(*sources), tokenizer, tmp_path / "x", seed=1)
+    assert other.held_out != first.held_out
+    assert other.batch(0, 12) != wanted[0]
+
+
+def test_weights_mix_the_sources(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, sentence: Sentence) -> None:
+    small = _write(tmp_path / "small.jsonl", sentence, 30)
+    _write(tmp_path / "big.jsonl", sentence, 300)
+    sources = [
+        TextSource(files=str(tmp_path / "small.jsonl"), weight=3),
+        TextSource(files=str(tmp_path / "big.jsonl"), weight=1),
+    ]
+    corpus = _prepare(_settings(*sources), tokenizer, tmp_path / "cache")
+    of_small = {tuple(ids) for ids in tokenizer(small, truncation=True, max_length=16)["input_ids"]}
+    for step in range(10):
+        assert sum(tuple(ids) in of_small for ids in corpus.batch(step, 16)) == 12
+
+
+def test_less_than_a_batch_is_refused(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, sentence: Sentence) -> None:
+    _write(tmp_path / "data" / "train.jsonl", sentence, 30)
+    for source in (
+        TextSource(files=str(tmp_path / "data" / "*.jsonl")),
+        TextSource(dataset=str(tmp_path / "data"), streaming=True),
+    ):
+        corpus = _prepare(_settings(source), tokenizer, tmp_path / "cache")
+        corpus.require(20)
+        with pytest.raises(TextError, match="20 training sequences are fewer than one batch of 21"):
+            corpus.require(21)
+
+
+@pytest.fixture
+def streamed_settings(tmp_path: Path, sentence: Sentence, monkeypatch: pytest.MonkeyPatch) -> TextSettings:
+    monkeypatch.setattr(StreamCorpus, "buffer_size", 16)
+    for shard in range(3):
+        _write(tmp_path / "a" / f"{shard}.jsonl", sentence, 40)
+    _write(tmp_path / "b.jsonl", sentence, 50)
+    return _settings(
+        TextSource(dataset=str(tmp_path / "a"), streaming=True, weight=2), TextSource(files=str(tmp_path / "b.jsonl"))
+    )
+
+
+@pytest.mark.parametrize("stop", [0, 1, 7, 25, 40])
+def test_a_resumed_stream_goes_on_exactly(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, streamed_settings: TextSettings, stop: int
+) -> None:
+    # 45 steps of 12 pass through the 170 sentences about three times.
+    whole = _prepare(streamed_settings, tokenizer, tmp_path)
+    wanted = [whole.batch(step, 12) for step in range(45)]
+    broken = _prepare(streamed_settings, tokenizer, tmp_path)
+    for step in range(stop):
+        assert broken.batch(step, 12, 4, 8) == wanted[step][4:8]
+    state = json.dumps(broken.state_dict())
+    resumed = _prepare(streamed_settings, tokenizer, tmp_path)
+    resumed.load_state_dict(json.loads(state))
+    assert json.dumps(resumed.state_dict()) == state
+    assert [resumed.batch(step, 12) for step in range(stop, 45)] == wanted[stop:]
+    assert resumed.held_out == whole.held_out
+
+
+def test_a_stream_shows_everything_but_the_held_out_part(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, streamed_settings: TextSettings
+) -> None:
+    streamed = _prepare(streamed_settings, tokenizer, tmp_path)
+    sources = [source.model_copy(update={"streaming": False}) for source in streamed_settings.sources]
+    on_disk = _prepare(streamed_settings.model_copy(update={"sources": tuple(sources)}), tokenizer, tmp_path / "cache")
+    everything = _counts(on_disk.held_out) + _counts(
+        [ids for step in range(on_disk.size) for ids in on_disk.batch(step, 4)]
+    )
+    seen = _counts([ids for step in range(150) for ids in streamed.batch(step, 12)])
+    assert seen.keys() == everything.keys() - _counts(streamed.held_out).keys()
+    assert streamed.describe()["streamed"] is True
+    assert tokenizer(streamed.held_out_texts, truncation=True, max_length=16)["input_ids"] == streamed.held_out
