@@ -48,6 +48,18 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(temporary, path)
 
 
+def read_json(path: Path) -> Any:
+    """The JSON value in a file.
+
+    Raises:
+        PackageError: there is none.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise PackageError("is not a JSON file that can be read", where=str(path)) from None
+
+
 def _files_of(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
 

@@ -67,6 +67,6 @@ def judge(
     return verdicts
 
 
-def all_kept(verdicts: list[Verdict]) -> bool:
-    """Whether no line is missed or too noisy to call."""
-    return all(verdict.kept for verdict in verdicts)
+def missed(verdicts: list[Verdict]) -> bool:
+    """Whether a line is missed beyond its figure's interval."""
+    return any(verdict.kept is False for verdict in verdicts)

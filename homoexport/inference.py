@@ -156,7 +156,7 @@ class Package:
             [N, D]
 
         Raises:
-            PackageError: the package's task gives no vectors.
+            PackageError: the package's task gives no vectors, or its graph no finite ones.
             UserError: a batch size below 1.
         """
         if self.details.task == "fill-mask":
@@ -172,6 +172,10 @@ class Package:
         order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         vectors = np.concatenate([self._vectors([texts[row] for row in batch]) for batch in batches])
+        if not np.isfinite(vectors).all():
+            raise PackageError(
+                "gives vectors that are not finite", where=str(self.details.folder), mend="export the package again"
+            )
         restored = np.empty_like(vectors)
         restored[order] = vectors
         return restored

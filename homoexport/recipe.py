@@ -221,11 +221,11 @@ def parse_recipe(tree: dict[str, Any], *, where: str, overrides: Sequence[str] =
         raise _explain(error, where) from None
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe from a YAML file and `a.b=value` overrides.
+def read_recipe_tree(path: Path) -> dict[str, Any]:
+    """A recipe's YAML as a nested dict, not yet checked.
 
     Raises:
-        RecipeError: no such file, not YAML, unknown key (with the nearest known one), bad value.
+        RecipeError: no such file, or not a YAML mapping.
     """
     if not path.is_file():
         raise RecipeError("no such recipe", where=str(path), mend="name a YAML file, for example recipes/quickstart.yaml")
@@ -235,4 +235,13 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"is not YAML ({error})", where=str(path)) from None
     if not isinstance(tree, dict):
         raise RecipeError("is not a YAML mapping", where=str(path), mend="see recipes/quickstart.yaml")
-    return parse_recipe(tree, where=str(path), overrides=overrides)
+    return tree
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe from a YAML file and `a.b=value` overrides.
+
+    Raises:
+        RecipeError: no such file, not YAML, unknown key (with the nearest known one), bad value.
+    """
+    return parse_recipe(read_recipe_tree(path), where=str(path), overrides=overrides)

@@ -62,7 +62,9 @@ class BatchMaker:
             input_ids, labels = mask_tokens(
                 input_ids,
                 attention_mask,
-                tokenizer=self.tokenizer,
+                mask_token_id=self.tokenizer.mask_token_id,
+                vocab_size=len(self.tokenizer),
+                special_ids=self.tokenizer.all_special_ids,
                 probability=self.mlm_probability,
                 seed=self.seed,
                 positions=positions,

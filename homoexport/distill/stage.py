@@ -7,7 +7,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from homoexport.artifact import (
     RUN_MARK,
     digest_of,
     output_errors,
+    read_json,
     refuse_existing,
     write_json,
     write_manifest,
@@ -30,11 +32,12 @@ from homoexport.distill.evaluation import held_out_loss
 from homoexport.distill.loop import Run, StepReport, run_steps
 from homoexport.encoder import Encoder, Widths, count_parameters, family_of, load_encoder, save_encoder, target_widths
 from homoexport.errors import OutputError, RecipeError
-from homoexport.host import available_cores
+from homoexport.host import available_cores, describe_host
 from homoexport.recipe import DistillSettings, StudentShape, TextSettings
 from homoexport.text import Corpus, prepare_text
 
 LOG = "log.jsonl"
+HELD_OUT = "held_out.txt"
 _MICRO_BATCH_ON_CPU = 8  # small ones waste less padding; on a GPU the whole share goes at once
 
 
@@ -82,9 +85,9 @@ def distill(
         TeacherError, TextError, ShapeError, OutputError, RecipeError: see `homoexport.errors`.
     """
     settings_digest = digest_of([teacher, *(part.model_dump(mode="json") for part in (text, shape, settings)), seed])
-    if resume and (out_dir / MANIFEST).is_file() and _mark_of(out_dir).get("settings") == settings_digest:
-        return out_dir
     _check_output(out_dir, settings_digest, force=force, resume=resume)
+    if resume and (out_dir / MANIFEST).is_file():
+        return out_dir
     accelerator = Accelerator(mixed_precision=_mixed_precision(settings), cpu=not torch.cuda.is_available())
     if accelerator.device.type == "cpu":
         torch.set_num_threads(settings.threads or max(1, available_cores() // accelerator.num_processes))
@@ -103,7 +106,7 @@ def distill(
     run = Run(encoder, copy.deepcopy(encoder.model), target=target, settings=settings, accelerator=accelerator)
     batches = _batch_maker(corpus, encoder, settings, seed, accelerator)
     writer = _Writer(out_dir, corpus, accelerator, settings.steps, on_progress)
-    with output_errors(out_dir):
+    with output_errors(out_dir), _resumable_or_gone(out_dir, accelerator):
         if resume and (state := load_checkpoint(out_dir, accelerator.device)) is not None:
             run.restore(state["run"])
             corpus.load_state_dict(state["text"])
@@ -120,9 +123,22 @@ def distill(
             "seconds": round(writer.seconds, 3),
         }
         if accelerator.is_main_process:
+            lines = (" ".join(line.split()) for line in corpus.held_out_texts)
+            (out_dir / HELD_OUT).write_text("\n".join(lines) + "\n", encoding="utf-8")
             _save_student(run, encoder, target, out_dir, text.max_length, details, recipe_digest)
         accelerator.wait_for_everyone()
     return out_dir
+
+
+@contextmanager
+def _resumable_or_gone(out_dir: Path, accelerator: Accelerator) -> Iterator[None]:
+    """Where the block fails before its first checkpoint, nothing half-written stays behind."""
+    try:
+        yield
+    except BaseException:
+        if accelerator.is_main_process and not any((out_dir / name).is_file() for name in (CHECKPOINT, MANIFEST)):
+            shutil.rmtree(out_dir, ignore_errors=True)
+        raise
 
 
 def _mixed_precision(settings: DistillSettings) -> str:
@@ -138,25 +154,16 @@ def _bf16_pays() -> bool:
     """
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported()
-    return bool(torch.backends.cpu.get_cpu_capability().startswith("AVX512") and torch.cpu._is_amx_tile_supported())
-
-
-def _mark_of(out_dir: Path) -> dict[str, Any]:
-    try:
-        mark = json.loads((out_dir / RUN_MARK).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return mark if isinstance(mark, dict) else {}
+    return "amx_bf16" in describe_host()["instruction_sets"]
 
 
 def _check_output(out_dir: Path, settings_digest: str, *, force: bool, resume: bool) -> None:
     if not resume:
         refuse_existing(out_dir, force=force)
         return
-    mark = _mark_of(out_dir)
-    if not mark:
+    if not (out_dir / RUN_MARK).is_file():
         raise OutputError("holds no run to resume", where=str(out_dir), mend="leave --resume out to start one")
-    if mark.get("settings") != settings_digest:
+    if read_json(out_dir / RUN_MARK).get("settings") != settings_digest:
         raise RecipeError(
             "the run to resume was started with other settings",
             where=str(out_dir),

@@ -9,6 +9,7 @@ R rounds, K runs of a round, T resamples.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ Verdict = Literal["faster", "slower", "same", "too noisy to call"]
 MARGIN = 0.05
 _RESAMPLES = 1000
 _TAILS = (2.5, 97.5)
+_MAX_ELEMENTS = 4_000_000  # resampled at a time: 32 MB
 
 
 def percentile_intervals(rounds_ms: FloatArray, percents: tuple[float, ...]) -> list[tuple[float, float]]:
@@ -33,8 +35,11 @@ def percentile_intervals(rounds_ms: FloatArray, percents: tuple[float, ...]) -> 
         (low, high) in milliseconds for each of `percents`.
     """
     draws = _draws(len(rounds_ms))  # [T, R]
-    resampled = np.array([np.percentile(rounds_ms[draw], percents) for draw in draws])  # [T, percents]
-    return [_interval(column) for column in resampled.T]
+    chunks = np.array_split(draws, math.ceil(rounds_ms.size * len(draws) / _MAX_ELEMENTS))
+    resampled = np.concatenate(
+        [np.percentile(rounds_ms[chunk].reshape(len(chunk), -1), percents, axis=1) for chunk in chunks], axis=1
+    )  # [percents, T]
+    return [_interval(row) for row in resampled]
 
 
 def speedup(against_ms: FloatArray, rounds_ms: FloatArray) -> tuple[float, tuple[float, float]]:

@@ -198,7 +198,7 @@ def load_hub(source: TextSource, *, cache_dir: Path | None) -> Any:
             cache_dir=str(cache_dir) if cache_dir else None,
         )
         columns = rows.column_names or list(next(iter(rows), {}))
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         mend = "check the name, its config and split, and the network (HF_HUB_OFFLINE)"
         raise TextError(f"cannot be loaded ({reason})", where=f"dataset {source.dataset}", mend=mend) from None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -118,15 +119,22 @@ def test_text_too_short_for_a_sentence(tmp_path: Path, tokenizer: PreTrainedToke
 
 
 def test_progress_bars_are_shown_on_request_only(
-    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, sentence: Sentence, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    sentence: Sentence,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "a.txt").write_text("\n".join(sentence() for _ in range(40)))
+    # The environment may have switched them off, which would have priority.
+    monkeypatch.setattr(sys.modules["datasets.utils.tqdm"], "HF_DATASETS_DISABLE_PROGRESS_BARS", None)
     datasets.enable_progress_bars()
     _prepare(tmp_path / "a.txt", tokenizer)
     assert capsys.readouterr() == ("", "")
     assert not datasets.are_progress_bars_disabled()
     settings = TextSettings(sources=(TextSource(files=str(tmp_path / "a.txt")),), max_length=8, held_out=5)
     prepare_text(settings, tokenizer, objective="masked-lm", seed=0, cache_dir=tmp_path, progress=True)
+    datasets.disable_progress_bars()
     assert "Tokenizing" in capsys.readouterr().err
 
 

@@ -1,0 +1,32 @@
+"""The command line: parses, prints, sets the exit code; every command wraps a function.
+
+Exit codes: 0 done; 1 a failure of ours; 2 wrong usage or bad input; 3 done, but a budget or an
+accuracy gate is missed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from homoexport.cli.app import app
+from homoexport.cli.screen import errors
+from homoexport.errors import HomoexportError
+
+
+def main() -> None:
+    """Entry point of the `homoexport` command."""
+    # Libraries' own bars and advice would be mixed with ours.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    try:
+        app(standalone_mode=True)
+    except HomoexportError as error:
+        if int(os.environ.get("RANK", "0")) == 0:  # of many processes, one speaks
+            errors.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        errors.print("interrupted")
+        sys.exit(130)

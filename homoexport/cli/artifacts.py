@@ -1,0 +1,140 @@
+"""`homoexport export`, `embed` and `verify`: packages made, used and checked."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from homoexport.cli import screen
+from homoexport.cli.options import AsJson, BatchSize, Force, Length, OutDir, Threads
+from homoexport.errors import TextError, UserError
+
+
+class Quantization(str, Enum):
+    """What `--quantize` takes."""
+
+    none = "none"
+    int8 = "int8"
+
+
+def export(
+    student: Annotated[str, typer.Argument(metavar="STUDENT", help="A student's folder, or any supported model.")],
+    onnx: Annotated[bool, typer.Option("--onnx", help="Export to ONNX (the one format there is).")] = True,
+    quantize: Annotated[Quantization, typer.Option(help="none: fp32; int8: dynamic.")] = Quantization.int8,
+    output: OutDir = None,
+    text: Annotated[
+        Path | None, typer.Option(help="A txt file of real text for the parity checks, a line each; by default held-out text.")
+    ] = None,
+    opset: Annotated[int, typer.Option(min=17, help="ONNX opset of the portable graph.")] = 18,
+    threads: Threads = 1,
+    batch_size: BatchSize = 1,
+    length: Length = 128,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Export a model to an ONNX package: the fastest candidate graph that answers as the model does.
+
+    The package holds the ONNX file, config, tokenizer and a manifest with every candidate's figures.
+    Threads, batch size and length say what the candidates are timed at.
+    """
+    if not onnx:
+        raise UserError("there is no other format than ONNX", where="export", mend="give --onnx")
+    if output is None:
+        raise UserError("no output folder", where="export", mend="name one with -o DIR")
+    texts = _lines_of(text)
+    from homoexport.artifact import read_manifest
+    from homoexport.pipeline import export_folder, held_out_texts
+    from homoexport.recipe import ExportSettings, MeasureSettings
+
+    export_folder(
+        student,
+        output,
+        settings=ExportSettings(quantize=quantize.value, opset=opset),
+        measure=MeasureSettings(threads=threads, batch_size=batch_size, length=length),
+        texts=texts or held_out_texts(Path(student)),
+        force=force,
+        progress=screen.stage_line,
+    )
+    manifest = read_manifest(output)
+    if as_json:
+        screen.print_json(manifest)
+        return
+    details = manifest["details"]
+    size = manifest["files"][details["model_file"]]["bytes"]
+    screen.output.print(
+        f"Package: {output}  {details['precision']}, {size / 1e6:.2f} MB", highlight=False, soft_wrap=True
+    )
+
+
+def _lines_of(path: Path | None) -> list[str]:
+    if path is None:
+        return []
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise TextError(f"cannot be read ({error})", where=str(path), mend="name a UTF-8 text file") from None
+    if not lines:
+        raise TextError("holds no text", where=str(path), mend="give a text a line")
+    return lines
+
+
+def embed(
+    package: Annotated[Path, typer.Argument(metavar="PACKAGE", help="A sentence package.")],
+    threads: Threads = 1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Texts of one inference.")] = 32,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="The .npy file; by default stdout.")
+    ] = None,
+) -> None:
+    """Turn lines of text on stdin into vectors, [lines, width] float32, as a .npy file on stdout.
+
+    homoexport embed PACKAGE < lines.txt > vectors.npy
+    """
+    import io
+
+    import numpy as np
+
+    from homoexport.artifact import output_errors
+    from homoexport.inference import open_package
+
+    if output is None and sys.stdout.isatty():
+        raise UserError("vectors are not for a terminal", where="embed", mend="write > vectors.npy, or -o vectors.npy")
+    opened = open_package(package, threads=threads)
+    try:
+        # Only a newline ends a text: str.splitlines would also cut at form feeds and the like.
+        texts = sys.stdin.buffer.read().decode("utf-8").replace("\r\n", "\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise TextError(f"is not UTF-8 ({error})", where="stdin") from None
+    if texts[-1] == "":
+        texts.pop()
+    buffer = io.BytesIO()
+    np.save(buffer, opened.embed(texts, batch_size=batch_size))
+    if output is None:
+        sys.stdout.buffer.write(buffer.getvalue())
+        sys.stdout.buffer.flush()
+        return
+    with output_errors(output):
+        output.write_bytes(buffer.getvalue())
+
+
+def verify_command(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A student, package or measurement.")],
+    as_json: AsJson = False,
+) -> None:
+    """Check every file of an artifact against its manifest."""
+    from homoexport.artifact import verify
+
+    manifest = verify(folder)
+    if as_json:
+        screen.print_json(manifest)
+        return
+    screen.output.print(
+        f"{folder}: a {manifest['kind']}, {len(manifest['files'])} files, all as the manifest has them "
+        f"({manifest['digest'][:12]})",
+        highlight=False,
+        soft_wrap=True,
+    )

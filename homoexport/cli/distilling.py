@@ -1,0 +1,94 @@
+"""`homoexport distill`: from a recipe, or from flags alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from homoexport.cli import screen
+from homoexport.cli.options import AsJson, Force, OutDir, Overrides, Resume, put
+from homoexport.errors import UserError
+from homoexport.recipe import parse_recipe, read_recipe_tree
+
+
+def distill_command(
+    recipe: Annotated[
+        Path | None, typer.Argument(metavar="[RECIPE]", help="A YAML recipe; the flags below override it.")
+    ] = None,
+    output: OutDir = None,
+    teacher: Annotated[str | None, typer.Option(help="Hub name, folder, or package:DISTRIBUTION/PATH.")] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="Glob of txt, jsonl, csv, tsv or parquet files, or package:DISTRIBUTION/GLOB. Repeatable."),
+    ] = None,
+    column: Annotated[str | None, typer.Option(help="Column of --data that holds the text.")] = None,
+    objective: Annotated[str | None, typer.Option(help="masked-lm or sentence-embedding.")] = None,
+    hidden_size: Annotated[int | None, typer.Option(help="Width of the student's residual stream.")] = None,
+    intermediate_size: Annotated[int | None, typer.Option(help="Width of its feed-forward layers.")] = None,
+    num_attention_heads: Annotated[int | None, typer.Option("--heads", help="Its attention heads.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Tokens of one training sequence.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps (without a recipe: 1000).")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Sequences of one step (without a recipe: 32).")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of data order, held-out split and masks.")] = None,
+    overrides: Overrides = None,
+    force: Force = False,
+    resume: Resume = False,
+    as_json: AsJson = False,
+) -> None:
+    """Distil a slim student out of a teacher by HomoDistil.
+
+    Writes a stock Hugging Face folder: config, safetensors, tokenizer, log.jsonl and a manifest.
+    Many processes: `accelerate launch -m homoexport distill RECIPE -o DIR`.
+    """
+    tree: dict[str, Any] = read_recipe_tree(recipe) if recipe else {"distill": {"steps": 1000, "batch_size": 32}}
+    tree.update({name: value for name, value in (("teacher", teacher), ("seed", seed)) if value is not None})
+    if data:
+        sources = [{"files": glob} | ({"column": column} if column else {}) for glob in data]
+        put(tree, "text", sources=sources)
+    elif column:
+        raise UserError("--column is for --data", where="distill", mend="put the column into the recipe")
+    put(tree, "text", max_length=max_length)
+    put(
+        tree,
+        "student",
+        hidden_size=hidden_size,
+        intermediate_size=intermediate_size,
+        num_attention_heads=num_attention_heads,
+    )
+    put(tree, "distill", objective=objective, steps=steps, batch_size=batch_size, learning_rate=learning_rate)
+    settings = parse_recipe(tree, where=str(recipe) if recipe else "distill", overrides=overrides or ())
+    if output is None:
+        raise UserError("no output folder", where="distill", mend="name one with -o DIR")
+    from homoexport.artifact import read_manifest
+    from homoexport.distill import distill
+
+    screen.stage_line(f"Distilling {settings.teacher}")
+    with screen.distill_bar() as on_progress:
+        distill(
+            settings.teacher,
+            text=settings.text,
+            shape=settings.student,
+            settings=settings.distill,
+            out_dir=output,
+            seed=settings.seed,
+            force=force,
+            resume=resume,
+            recipe_digest=settings.digest(),
+            on_progress=on_progress,
+        )
+    if not screen.speaks():
+        return
+    manifest = read_manifest(output)
+    if as_json:
+        screen.print_json(manifest)
+        return
+    details = manifest["details"]
+    screen.output.print(
+        f"Student: {output}  {details['parameters'] / 1e6:.2f} M parameters "
+        f"(teacher {details['teacher_parameters'] / 1e6:.2f} M), held-out loss {details['held_out_loss']:.4f}",
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,91 @@
+"""`homoexport run` and `homoexport report`: the whole journey, and its report again."""
+
+from __future__ import annotations
+
+import contextlib
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from homoexport.cli import screen
+from homoexport.cli.options import AsJson, Force, OutDir, Overrides, Resume
+from homoexport.errors import UserError
+from homoexport.recipe import load_recipe
+
+
+def run(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML recipe, for example recipes/quickstart.yaml.")],
+    output: OutDir = None,
+    overrides: Overrides = None,
+    force: Force = False,
+    resume: Resume = False,
+    as_json: AsJson = False,
+) -> None:
+    """Do the whole journey: distil, export, quantize, measure, report.
+
+    The run's folder holds the student, its ONNX package, the measurement, report.md and
+    summary.json. Exits with 3 where a line of the budget is missed.
+    """
+    settings = load_recipe(recipe, overrides or ())
+    if resume and output is None:
+        raise UserError("--resume needs to know which run", where="run", mend="name its folder with -o DIR")
+    run_dir = output or Path("runs") / f"{settings.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    from homoexport.pipeline import Listener, run_recipe
+    from homoexport.report import summary_table, verdict_lines
+
+    with contextlib.ExitStack() as stack:
+        # The bars exist only while their stage runs: two live displays cannot share a terminal.
+        def on_stage(title: str) -> None:
+            stack.close()
+            screen.stage_line(title)
+            bars.clear()
+
+        bars: dict[str, object] = {}
+
+        def on_distill(progress: object) -> None:
+            if "distill" not in bars:
+                bars["distill"] = stack.enter_context(screen.distill_bar())
+            bars["distill"](progress)  # type: ignore[operator]
+
+        def on_measure(stage: str, share: float) -> None:
+            if "measure" not in bars:
+                bars["measure"] = stack.enter_context(screen.measure_bar())
+            bars["measure"](stage, share)  # type: ignore[operator]
+
+        summary = run_recipe(
+            settings,
+            run_dir,
+            force=force,
+            resume=resume,
+            listener=Listener(on_stage=on_stage, on_distill=on_distill, on_measure=on_measure),
+        )
+    if as_json:
+        screen.print_json(summary)
+    else:
+        screen.output.print(summary_table(summary))
+        for line in verdict_lines(summary):
+            screen.output.print(line)
+        screen.output.print(f"Package: {run_dir / '2-onnx'}\nReport:  {run_dir / 'report.md'}", highlight=False, soft_wrap=True)
+    if summary["budget_kept"] is False:
+        raise typer.Exit(3)
+
+
+def report(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder of a finished run.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write a run's report.md and plots again, and show its table."""
+    from homoexport.artifact import read_json
+    from homoexport.report import rebuild_report, summary_table, verdict_lines
+
+    path = rebuild_report(run_dir)
+    summary = read_json(run_dir / "summary.json")
+    if as_json:
+        screen.print_json(summary)
+        return
+    screen.output.print(summary_table(summary))
+    for line in verdict_lines(summary):
+        screen.output.print(line)
+    screen.output.print(f"Report: {path}", highlight=False, soft_wrap=True)

@@ -1,0 +1,77 @@
+"""What a person sees: results on stdout, progress and errors on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from homoexport.distill import Progress as DistillProgress
+
+output = Console()
+errors = Console(stderr=True)
+
+
+def print_json(value: Any) -> None:
+    """Machine-readable output: JSON alone on stdout."""
+    output.print(json.dumps(value, indent=2), highlight=False, markup=False, soft_wrap=True)
+
+
+def speaks() -> bool:
+    """Whether this process talks to the user: the first of many does."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+@contextmanager
+def distill_bar() -> Iterator[Callable[[DistillProgress], None]]:
+    """A bar with loss, widths, parameters, steps per second and time left; a plain line now and then without a terminal."""
+    bar = Progress(
+        TextColumn("distilling"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[text]}"),
+        TimeRemainingColumn(),
+        console=errors,
+        disable=not (errors.is_terminal and speaks()),
+    )
+    tasks: list[TaskID] = []
+    with bar:
+
+        def show(progress: DistillProgress) -> None:
+            report, steps = progress.report, progress.steps
+            if not tasks:
+                tasks.append(bar.add_task("distil", total=steps, text=""))
+            widths = report.widths
+            text = (
+                f"loss {report.loss:.4f}  {widths['hidden_size']}/{widths['intermediate_size']}/"
+                f"{widths['num_attention_heads']:g}x{widths['head_dim']}  {report.parameters / 1e6:.1f} M  "
+                f"{1 / report.seconds:.2f} steps/s"
+            )
+            bar.update(tasks[0], completed=report.step + 1, text=text)
+            if bar.disable and speaks() and ((report.step + 1) % max(1, steps // 10) == 0 or report.step == 0):
+                errors.print(f"step {report.step + 1}/{steps}  {text}", highlight=False, soft_wrap=True)
+
+        yield show
+
+
+@contextmanager
+def measure_bar() -> Iterator[Callable[[str, float], None]]:
+    """A bar for measuring."""
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), console=errors, transient=True, disable=not errors.is_terminal
+    )
+    task = bar.add_task("measuring", total=1.0)
+    with bar:
+        yield lambda stage, share: bar.update(task, description=stage, completed=share)
+
+
+def stage_line(title: str) -> None:
+    """Say which stage begins."""
+    if speaks():
+        errors.print(f"[bold]{title}[/]", highlight=False)

@@ -1,0 +1,67 @@
+"""The quality of several packages on the same held-out text, without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from homoexport.errors import TextError
+from homoexport.evaluate.estimate import Quality
+from homoexport.evaluate.masked_lm import masked_lm_quality
+from homoexport.evaluate.similarity import similarity_quality
+from homoexport.inference import FloatArray, Package, open_package
+
+_MAX_TEXTS = 1000  # half a million pairs; more texts would cost their square
+
+
+def evaluate_packages(
+    packages: Sequence[Path], texts: Sequence[str], *, teacher: Path, seed: int, threads: int
+) -> list[dict[str, Any]]:
+    """Judge shipped packages on held-out texts.
+
+    Fill-mask packages get `masked_lm_loss` and `top1` on the same masked tokens. The others get
+    `similarity_spearman`, the agreement of their similarities with the teacher's, whose own is 1.
+
+    Args:
+        packages: package folders.
+        texts: held-out texts; of more than 1,000 a sample drawn by `seed` is taken.
+        teacher: the teacher's package folder.
+        seed: of the sample, the masks and the bootstrap.
+        threads: threads of one inference.
+
+    Returns:
+        For each package a JSON-ready dict with `package`, `metric`, `value`, `interval` (95 %) and
+        how much text it was taken from.
+
+    Raises:
+        PackageError: not a package, or a teacher that gives no vectors to compare with.
+        TextError: too little text.
+    """
+    if not texts:
+        raise TextError("no text to evaluate on", mend="give some held-out texts")
+    if len(texts) > _MAX_TEXTS:
+        rows = np.sort(np.random.default_rng(seed).choice(len(texts), _MAX_TEXTS, replace=False))
+        texts = [texts[row] for row in rows]
+    reference: FloatArray | None = None
+    results = []
+    for folder in packages:
+        package = open_package(folder, threads=threads)
+        if package.details.task == "fill-mask":
+            quality = masked_lm_quality(package, _token_ids(package, texts), seed=seed)
+        else:
+            if reference is None:
+                reference = open_package(teacher, threads=threads).embed(texts)
+            if folder.resolve() == teacher.resolve():
+                quality = Quality("similarity_spearman", 1.0, (1.0, 1.0), {"texts": len(texts)})
+            else:
+                quality = similarity_quality(reference, package.embed(texts), seed=seed)
+        results.append({"package": str(folder), **quality.as_json()})
+    return results
+
+
+def _token_ids(package: Package, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each text, truncated to the package's `max_length`, without padding."""
+    return [encoding.ids for encoding in package.tokenizer.encode_batch(list(texts))]

@@ -1,0 +1,98 @@
+"""How well a sentence encoder keeps its teacher's similarities, and people's.
+
+Spearman's correlation of cosine similarities is what STS benchmarks report (Reimers & Gurevych
+2019, Sentence-BERT, section 4); against the teacher's similarities instead of people's it needs no
+labels.
+
+N texts, D width of a vector, P pairs of texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from homoexport.errors import TextError
+from homoexport.evaluate.estimate import FloatArray, Quality, RankCorrelation, bootstrap
+from homoexport.inference import Package
+
+_TEXT_RESAMPLES = 200  # of N texts; each costs a pass over N²/2 pairs
+_PAIR_RESAMPLES = 1000
+
+
+def similarity_fidelity(reference: NDArray[Any], vectors: NDArray[Any]) -> float:
+    """Spearman's correlation of two models' cosine similarities over all pairs of the same texts.
+
+    Time and memory grow with N².
+
+    Args:
+        reference: the teacher's vectors, [N, D].
+        vectors: the student's vectors of the same texts, [N, D'].
+
+    Raises:
+        TextError: less than three texts.
+    """
+    return _correlation(reference, vectors)()
+
+
+def similarity_quality(reference: NDArray[Any], vectors: NDArray[Any], *, seed: int) -> Quality:
+    """`similarity_fidelity` with its interval, by the bootstrap over texts.
+
+    A pair weighs the product of its texts' counts; a text is never paired with its own copy.
+
+    Raises:
+        TextError: less than three texts.
+    """
+    correlation = _correlation(reference, vectors)
+    first, second = np.triu_indices(len(vectors), k=1)
+
+    def of_texts(counts: FloatArray) -> float:
+        return correlation(counts[first] * counts[second])
+
+    interval = bootstrap(of_texts, len(vectors), resamples=_TEXT_RESAMPLES, seed=seed)
+    return Quality("similarity_spearman", correlation(), interval, {"texts": len(vectors)})
+
+
+def sts_spearman(
+    package: Package, pairs: Sequence[tuple[str, str]], scores: Sequence[float], *, seed: int = 0
+) -> Quality:
+    """Spearman's correlation of a package's cosine similarities with people's scores.
+
+    Args:
+        package: an open sentence-similarity or feature-extraction package.
+        pairs: P pairs of texts.
+        scores: P scores, of which only the order counts.
+        seed: of the bootstrap over pairs.
+
+    Raises:
+        TextError: less than three pairs, or not as many scores as pairs.
+        PackageError: the package gives no vectors.
+    """
+    if len(pairs) != len(scores):
+        raise TextError(f"{len(pairs)} pairs of texts and {len(scores)} scores", mend="give one score for each pair")
+    if len(pairs) < 3:
+        raise TextError(f"{len(pairs)} pairs of texts", mend="give 3 or more")
+    left, right = (_normalised(package.embed([pair[side] for pair in pairs])) for side in (0, 1))
+    correlation = RankCorrelation(np.sum(left * right, axis=1), np.asarray(scores, dtype=np.float64))
+    interval = bootstrap(correlation, len(pairs), resamples=_PAIR_RESAMPLES, seed=seed)
+    return Quality("sts_spearman", correlation(), interval, {"pairs": len(pairs)})
+
+
+def _correlation(reference: NDArray[Any], vectors: NDArray[Any]) -> RankCorrelation:
+    assert len(reference) == len(vectors)
+    if len(vectors) < 3:
+        raise TextError(f"{len(vectors)} texts", mend="give 3 or more, for pairs to compare")
+    upper = np.triu_indices(len(vectors), k=1)
+    first, second = (_normalised(array) for array in (reference, vectors))
+    return RankCorrelation((first @ first.T)[upper], (second @ second.T)[upper])
+
+
+def _normalised(vectors: NDArray[Any]) -> FloatArray:
+    """Unit vectors, [N, D]; a zero vector stays zero."""
+    wide = np.asarray(vectors, dtype=np.float64)
+    norms = np.linalg.norm(wide, axis=1, keepdims=True)
+    unit: FloatArray = wide / np.where(norms > 0, norms, 1.0)
+    return unit

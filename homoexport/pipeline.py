@@ -1,0 +1,258 @@
+"""The whole journey on one screen: distil, export, measure, judge, report.
+
+A run's folder holds one artifact a stage, so that a stopped run goes on where it was:
+
+    0-teacher    the teacher's fp32 ONNX package, to compare with
+    1-student    the distilled student
+    2-onnx       the student's package, which is what ships
+    3-measured   both packages measured in one interleaved run, and their quality
+    report.md, summary.json, plots/
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from homoexport.artifact import (
+    MANIFEST,
+    RUN_MARK,
+    output_errors,
+    read_json,
+    read_manifest,
+    refuse_existing,
+    staged,
+    verify,
+    write_json,
+    write_manifest,
+)
+from homoexport.budget import Budget, Verdict, judge
+from homoexport.distill import HELD_OUT, LOG, Progress, distill
+from homoexport.encoder import load_encoder
+from homoexport.errors import OutputError, RecipeError
+from homoexport.evaluate import evaluate_packages
+from homoexport.export import export_encoder
+from homoexport.measure import measure_packages, rank_files
+from homoexport.recipe import ExportSettings, MeasureSettings, Recipe
+from homoexport.report import summarize, write_report
+
+TEACHER, STUDENT, PACKAGE, MEASURED = "0-teacher", "1-student", "2-onnx", "3-measured"
+
+
+@dataclass(frozen=True)
+class Listener:
+    """What a run tells while it works; by default to nobody."""
+
+    on_stage: Callable[[str], None] = lambda _name: None
+    on_distill: Callable[[Progress], None] = lambda _progress: None
+    on_measure: Callable[[str, float], None] = lambda _stage, _share: None
+
+
+@dataclass
+class _Clock:
+    """Seconds of each stage, kept over resumes in the run's mark."""
+
+    path: Path
+    listener: Listener
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str, title: str) -> Iterator[None]:
+        self.listener.on_stage(title)
+        began = time.perf_counter()
+        yield
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - began, 3)
+        mark = read_json(self.path)
+        write_json(self.path, {**mark, "seconds": self.seconds})
+
+
+def run_recipe(
+    recipe: Recipe, run_dir: Path, *, force: bool = False, resume: bool = False, listener: Listener | None = None
+) -> dict[str, Any]:
+    """Everything from the teacher to the report.
+
+    Args:
+        recipe: what to do.
+        run_dir: becomes the run's folder.
+        force: replace `run_dir` where it is a run's folder.
+        resume: go on with the run in `run_dir`, which must be of the same recipe.
+        listener: is told what happens.
+
+    Returns:
+        The summary, as in `summary.json`.
+
+    Raises:
+        UserError, ParityError: see `homoexport.errors`.
+    """
+    listener = listener or Listener()
+    with output_errors(run_dir):
+        clock = _open_run(recipe, run_dir, listener, force=force, resume=resume)
+        try:
+            return _run_stages(recipe, run_dir, clock, listener)
+        except BaseException:
+            if not (run_dir / STUDENT / RUN_MARK).is_file():  # there is nothing to resume
+                shutil.rmtree(run_dir, ignore_errors=True)
+            raise
+
+
+def _run_stages(recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener) -> dict[str, Any]:
+    teacher, student, package = run_dir / TEACHER, run_dir / STUDENT, run_dir / PACKAGE
+    digest = recipe.digest()
+    if not _done(student, "student"):
+        with clock.stage("distill", "Distilling"):
+            distill(
+                recipe.teacher,
+                text=recipe.text,
+                shape=recipe.student,
+                settings=recipe.distill,
+                out_dir=student,
+                seed=recipe.seed,
+                resume=(student / RUN_MARK).is_file(),
+                recipe_digest=digest,
+                on_progress=listener.on_distill,
+            )
+    texts = held_out_texts(student)
+    if not _done(teacher, "package"):
+        with clock.stage("teacher", "Exporting the teacher to fp32 ONNX, to compare with"):
+            export_folder(
+                recipe.teacher,
+                teacher,
+                task="fill-mask" if recipe.distill.objective == "masked-lm" else "sentence-similarity",
+                settings=ExportSettings(quantize="none", opset=recipe.export.opset),
+                measure=recipe.measure,
+                recipe_digest=digest,
+            )
+    if not _done(package, "package"):
+        with clock.stage("export", f"Exporting the student ({recipe.export.quantize})"):
+            export_folder(
+                str(student), package, settings=recipe.export, measure=recipe.measure, recipe_digest=digest, texts=texts
+            )
+    if not _done(run_dir / MEASURED, "measurement"):
+        with clock.stage("measure", f"Measuring on {recipe.measure.device}"), staged(run_dir / MEASURED) as folder:
+            packages = [teacher, package]
+            measurement = measure(packages, recipe.measure, listener.on_measure)
+            quality = evaluate_packages(
+                packages, texts, teacher=teacher, seed=recipe.seed, threads=recipe.distill.threads or 1
+            )
+            write_json(folder / "measurement.json", measurement)
+            write_json(folder / "quality.json", quality)
+            write_manifest(folder, "measurement", parent=read_manifest(package)["digest"], recipe=digest)
+    listener.on_stage("Writing the report")
+    measurement = read_json(run_dir / MEASURED / "measurement.json")
+    summary = summarize(
+        recipe.name,
+        measurement=measurement,
+        quality=read_json(run_dir / MEASURED / "quality.json"),
+        verdicts=judge_result(recipe.budget, measurement["results"][1]),
+        recipe_digest=digest,
+        seconds=clock.seconds,
+    )
+    write_json(run_dir / "summary.json", summary)
+    write_report(run_dir, summary, log_path=student / LOG, measurement=measurement)
+    return summary
+
+
+def export_folder(
+    source: str,
+    out_dir: Path,
+    *,
+    settings: ExportSettings,
+    measure: MeasureSettings,
+    task: Any = None,
+    texts: Sequence[str] = (),
+    recipe_digest: str | None = None,
+    force: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> Path:
+    """Export a model, choosing among the candidate graphs by measuring them on this CPU.
+
+    Args:
+        source: a student's folder, or any model that `load_encoder` takes.
+        out_dir: becomes the package's folder.
+        settings: quantization and opset.
+        measure: threads, batch and length that the candidates are ranked at.
+        task: what the model is for; by default what its folder says.
+        texts: real text for the parity ladder; by default sentences of the project's own.
+        recipe_digest: of the recipe that this is part of.
+        force: replace `out_dir` where homoexport wrote it.
+        progress: is told each step.
+    """
+    refuse_existing(out_dir, force=force)
+    encoder = load_encoder(source, task=task)
+
+    def rank(files: Sequence[Path]) -> list[float]:
+        return rank_files(files, threads=measure.threads, batch_size=measure.batch_size, length=measure.length)
+
+    return export_encoder(
+        encoder,
+        texts=texts,
+        quantize=settings.quantize,
+        opset=settings.opset,
+        out_dir=out_dir,
+        rank=rank,
+        recipe_digest=recipe_digest,
+        force=force,
+        progress=progress,
+    )
+
+
+def measure(
+    packages: Sequence[Path], settings: MeasureSettings, progress: Callable[[str, float], None] | None = None
+) -> dict[str, Any]:
+    """Measure packages as a recipe's `measure` section says; JSON-ready."""
+    return measure_packages(
+        packages,
+        device=settings.device,
+        threads=settings.threads,
+        batch_size=settings.batch_size,
+        length=settings.length,
+        min_seconds=settings.min_seconds,
+        progress=progress,
+    ).as_json()
+
+
+def judge_result(budget: Budget, result: dict[str, Any]) -> list[Verdict]:
+    """Hold one package's measured figures against a budget."""
+    figures = {name: result[name] for name in ("latency_p50_ms", "latency_p95_ms", "peak_rss_mb")}
+    figures["file_mb"] = result["file_bytes"] / 10**6
+    intervals = {f"latency_{name}_ms": tuple(result[f"latency_{name}_interval_ms"]) for name in ("p50", "p95")}
+    return judge(budget, figures, intervals)
+
+
+def held_out_texts(student: Path) -> list[str]:
+    """Held-out text that a distilled student's folder carries; none where it carries none."""
+    path = student / HELD_OUT
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+
+
+def _open_run(recipe: Recipe, run_dir: Path, listener: Listener, *, force: bool, resume: bool) -> _Clock:
+    path = run_dir / RUN_MARK
+    if resume:
+        if not path.is_file():
+            raise OutputError("holds no run to resume", where=str(run_dir), mend="leave --resume out to start one")
+        mark = read_json(path)
+        if mark.get("recipe_digest") != recipe.digest():
+            raise RecipeError(
+                "the run to resume was started with another recipe",
+                where=str(run_dir),
+                mend="give the same recipe and overrides, or another folder",
+            )
+        return _Clock(path, listener, mark.get("seconds", {}))
+    refuse_existing(run_dir, force=force)
+    shutil.rmtree(run_dir, ignore_errors=True)
+    run_dir.mkdir(parents=True)
+    write_json(path, {"recipe_digest": recipe.digest(), "recipe": recipe.model_dump(mode="json")})
+    return _Clock(path, listener)
+
+
+def _done(folder: Path, kind: str) -> bool:
+    """Whether a stage's artifact is there and whole."""
+    if not (folder / MANIFEST).is_file():
+        return False
+    verify(folder, kind=kind)
+    return True

@@ -1,0 +1,223 @@
+"""`report.md`: a run told to the person who decides on the release."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from homoexport.artifact import output_errors
+from homoexport.errors import PackageError
+from homoexport.inference import TASK_OUTPUTS, PackageDetails, read_package
+from homoexport.report.plots import homotopy_figure, latency_figure, number_of, terms_figure
+from homoexport.report.summary import SCHEMA_VERSION, verdicts_of
+from homoexport.report.tables import conditions, summary_rows
+from homoexport.report.wording import budget_line, judgement, number, parameters, quantity
+
+SUMMARY, REPORT, PLOTS = "summary.json", "report.md", "plots"
+LOG, MEASUREMENT, PACKAGE = "1-student/log.jsonl", "3-measured/measurement.json", "2-onnx"
+_DPI = 150
+
+
+def write_report(run_dir: Path, summary: Mapping[str, Any], *, log_path: Path, measurement: Mapping[str, Any]) -> Path:
+    """Write `report.md` and its plots into a run's folder.
+
+    Args:
+        run_dir: holds the student's package in `2-onnx`; takes `report.md` and `plots/`.
+        summary: what `summarize` returned.
+        log_path: the distillation's log, a JSON object a line.
+        measurement: the measurement as JSON, teacher's package first, student's second.
+
+    Returns:
+        The path of `report.md`.
+
+    Raises:
+        PackageError: a log that cannot be read, or no sound package in `2-onnx`.
+        OutputError: the folder cannot be written.
+    """
+    log = _read_log(log_path)
+    package = read_package(run_dir / PACKAGE)
+    with output_errors(run_dir):
+        (run_dir / PLOTS).mkdir(exist_ok=True)
+        labels = [f"{who}\n({summary[who]['precision']})" for who in ("teacher", "student")]
+        figures = {
+            "homotopy": homotopy_figure(log),
+            "terms": terms_figure(log),
+            "latency": latency_figure(measurement, labels=labels),
+        }
+        for name, figure in figures.items():
+            figure.savefig(run_dir / PLOTS / f"{name}.png", dpi=_DPI)
+        sections = (
+            _verdict(summary),
+            _comparison(summary),
+            _distilling(log),
+            _measuring(summary, measurement),
+            _use(package),
+            _caveats(summary),
+            _stages(summary),
+        )
+        report = run_dir / REPORT
+        part = report.with_name(f".{REPORT}.part")
+        part.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+        part.replace(report)
+    return report
+
+
+def rebuild_report(run_dir: Path) -> Path:
+    """Write a run's report again from its `summary.json`, log and measurement.
+
+    Raises:
+        PackageError: one of these is missing or cannot be read.
+        OutputError: the folder cannot be written.
+    """
+    summary = _read_json(run_dir / SUMMARY)
+    if summary.get("schema_version") != SCHEMA_VERSION:
+        raise PackageError("is no summary of this version", where=str(run_dir / SUMMARY), mend="run the recipe again")
+    return write_report(run_dir, summary, log_path=run_dir / LOG, measurement=_read_json(run_dir / MEASUREMENT))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise PackageError("is missing", where=str(path), mend="name the folder of a finished run") from None
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise PackageError("is not a JSON object", where=str(path), mend="run the recipe again")
+    return value
+
+
+def _read_log(path: Path) -> list[dict[str, Any]]:
+    try:
+        log: list[dict[str, Any]] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except OSError:
+        raise PackageError("is missing", where=str(path), mend="name the folder of a finished run") from None
+    except ValueError:
+        raise PackageError("holds a line that is not JSON", where=str(path), mend="run the recipe again") from None
+    if not log:
+        raise PackageError("is empty", where=str(path), mend="run the recipe again")
+    return log
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    alignment = ["---", *["---:"] * (len(head) - 1)]
+    lines = [head, alignment, *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _verdict(summary: Mapping[str, Any]) -> str:
+    verdicts = verdicts_of(summary)
+    asked = (
+        f"The teacher `{summary['teacher']['name']}` was distilled to a student of "
+        f"{parameters(summary['student']['parameters'])} parameters, exported to ONNX "
+        f"({summary['student']['precision']}) and measured on {conditions(summary['measured'])}."
+    )
+    if not verdicts:
+        return f"# {summary['name']}\n\n{asked} The recipe set no budget."
+    told = {
+        True: "**The budget is kept.**",
+        False: "**The budget is missed.**",
+        None: "**Too noisy to call:** an interval lies on both sides of its limit. Measure again on a quieter machine.",
+    }[summary["budget_kept"]]
+    rows = []
+    for verdict in verdicts:
+        label, unit = budget_line(verdict.line)
+        figure = quantity(verdict.measured, unit, verdict.interval)
+        rows.append((label, f"at most {quantity(verdict.limit, unit)}", figure, judgement(verdict)))
+    table = _table(("Budget", "Asked for", "Measured (95 % interval)", "Verdict"), rows)
+    return f"# {summary['name']}\n\n{told} {asked}\n\n{table}"
+
+
+def _comparison(summary: Mapping[str, Any]) -> str:
+    table = _table(("", "Teacher", "Student", "Student is"), summary_rows(summary))
+    return f"## Teacher against student\n\n{table}\n\n![Latency of teacher and student]({PLOTS}/latency.png)"
+
+
+def _distilling(log: Sequence[Mapping[str, Any]]) -> str:
+    first, last = log[0], log[-1]
+    widest = max(log, key=lambda line: line["gap"])
+    names = {
+        "hidden_size": "hidden size",
+        "intermediate_size": "feed-forward size",
+        "num_attention_heads": "attention heads",
+        "head_dim": "head dimension",
+    }
+    widths = ", ".join(
+        f"{label} {number_of(first['widths'][name])} to {number_of(last['widths'][name])}"
+        for name, label in names.items()
+    )
+    return (
+        "## How the student came about\n\n"
+        f"The student started as the teacher and was pruned while it learned from it: {widths}. "
+        f"The gap between them was {number(first['gap'])} at the first of {len(log)} steps, "
+        f"{number(widest['gap'])} at its widest (step {widest['step']}) and {number(last['gap'])} at the last.\n\n"
+        f"![Widths and gap over the steps]({PLOTS}/homotopy.png)\n\n"
+        f"![Loss terms over the steps]({PLOTS}/terms.png)"
+    )
+
+
+def _measuring(summary: Mapping[str, Any], measurement: Mapping[str, Any]) -> str:
+    host, results = summary["host"], measurement["results"][:2]
+    runs = " and ".join(f"{result['runs']}" for result in results)
+    lines = [
+        f"Both packages ran on {conditions(measurement)}, each in a fresh process that imports only numpy and "
+        f"onnxruntime, timed in turns in one run ({runs} timed calls of full-length sequences). "
+        "Peak memory is the kernel's high-water mark of the whole process; "
+        f"{quantity(results[1]['runtime_rss_mb'], 'MB')} of the student's were there before the model was loaded.",
+        _table(
+            ("Figure", "Teacher", "Student"),
+            [
+                (label, *(quantity(result[key], unit, result.get(interval)) for result in results))
+                for label, key, unit, interval in (
+                    ("Load", "load_ms", "ms", ""),
+                    ("First inference", "first_inference_ms", "ms", ""),
+                    ("Latency p50", "latency_p50_ms", "ms", "latency_p50_interval_ms"),
+                    ("Latency p90", "latency_p90_ms", "ms", ""),
+                    ("Latency p95", "latency_p95_ms", "ms", "latency_p95_interval_ms"),
+                    ("Latency p99", "latency_p99_ms", "ms", ""),
+                    ("Throughput", "throughput_per_s", "/s", ""),
+                )
+            ],
+        ),
+        f"Host: {host['cpu']} ({', '.join([host['architecture'], *host['instruction_sets']])}), "
+        f"{host['available_cores']} of {host['cores']} cores, {number(host['memory_mb'] / 1000)} GB, {host['system']}.",
+        "Versions: " + ", ".join(f"{name} {version}" for name, version in summary["versions"].items()) + ".",
+        f"Recipe: `{summary['recipe_digest']}`.",
+    ]
+    return "## How it was measured\n\n" + "\n\n".join(lines)
+
+
+def _use(package: PackageDetails) -> str:
+    disabled = package.session.get("disabled_optimizers")
+    options = f", disabled_optimizers={disabled!r}" if disabled else ""
+    output = TASK_OUTPUTS[package.task]
+    return f"""## How to use it
+
+In the folder of this report, with nothing but `onnxruntime` and `transformers`:
+
+```python
+import onnxruntime, transformers
+tokenizer = transformers.AutoTokenizer.from_pretrained("{PACKAGE}")
+session = onnxruntime.InferenceSession("{PACKAGE}/{package.model_file}"{options})
+tokens = tokenizer(["A text.", "Another one."], padding=True, truncation=True, return_tensors="np")
+answer = session.run(["{output}"], {{node.name: tokens[node.name] for node in session.get_inputs()}})[0]
+```"""
+
+
+def _caveats(summary: Mapping[str, Any]) -> str:
+    lines = [
+        f"Quality is {summary['quality_metric']}: fidelity to the teacher on held-out text, which training never "
+        "saw. It is not accuracy on your task: evaluate the package on your own data before you release it.",
+        "Latency and memory are those of the host above. Measure again on the device that will serve: "
+        f"`homoexport bench --device cpu {PACKAGE}`.",
+        "The tokenizer is not in the timed region, and not in the memory figures.",
+    ]
+    return "## What to keep in mind\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def _stages(summary: Mapping[str, Any]) -> str:
+    rows = [(stage, f"{seconds:,.1f} s") for stage, seconds in summary["seconds"].items()]
+    rows.append(("together", f"{sum(summary['seconds'].values()):,.1f} s"))
+    return "## Where the time went\n\n" + _table(("Stage", "Wall time"), rows)

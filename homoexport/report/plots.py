@@ -1,0 +1,170 @@
+"""Plots of a run, as figures that are drawn without a display.
+
+Colours are those of Okabe and Ito, which colour-blind readers can tell apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from homoexport.report.wording import number, ratio
+
+_BLUE, _ORANGE, _GREEN, _RED, _PURPLE, _INK, _PALE = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#333333",
+    "#D9D9D9",
+)
+_STYLE = {
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "axes.grid": True,
+    "grid.color": "#E6E6E6",
+    "axes.axisbelow": True,
+}
+_WIDTHS = {
+    "hidden_size": ("hidden size", _BLUE, "-"),
+    "intermediate_size": ("feed-forward size", _ORANGE, "--"),
+    "num_attention_heads": ("attention heads", _GREEN, "-."),
+    "head_dim": ("head dimension", _PURPLE, ":"),
+}
+_TERMS = {
+    "task": "task",
+    "kl": "KL divergence",
+    "hidden": "hidden states",
+    "attention": "attention scores",
+    "embedding": "embeddings",
+}
+
+
+def _smooth(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
+    """A centred running mean over about a fortieth of the steps, and its window."""
+    window = max(1, len(values) // 40) | 1
+    half = window // 2
+    padded = np.pad(values, half, mode="edge")
+    return np.convolve(padded, np.ones(window) / window, mode="valid"), window
+
+
+def _draw_series(axes: Axes, steps: Sequence[int], values: NDArray[np.float64], colour: str) -> int:
+    mean, window = _smooth(values)
+    if window > 1:
+        axes.plot(steps, values, color=colour, alpha=0.3, linewidth=0.8)
+    axes.plot(steps, mean, color=colour, linewidth=1.8)
+    axes.set_ylim(bottom=0)
+    return window
+
+
+def _mark_pruning(axes: Axes, log: Sequence[Mapping[str, Any]]) -> None:
+    pruned = [line["step"] for line in log if line["pruned"]]
+    if pruned:
+        axes.axvspan(pruned[0], pruned[-1], color="#F2F2F2", zorder=0, linewidth=0)
+
+
+def _gap_title(window: int) -> str:
+    return f"bold: mean over {window} steps" if window > 1 else ""
+
+
+def homotopy_figure(log: Sequence[Mapping[str, Any]]) -> Figure:
+    """Widths as shares of the teacher's, above the gap between student and teacher, over the steps."""
+    steps = [line["step"] for line in log]
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(8, 5.6), layout="constrained")
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1.2))
+        for axes in (above, below):
+            _mark_pruning(axes, log)
+        for name, (label, colour, dashes) in _WIDTHS.items():
+            widths = np.array([line["widths"][name] for line in log], dtype=float)
+            told = f"{label}: {number_of(widths[0])} to {number_of(widths[-1])}"
+            above.plot(steps, 100 * widths / widths[0], dashes, color=colour, linewidth=1.8, label=told)
+        above.set_ylim(0, 105)
+        above.set_ylabel("% of the teacher's")
+        above.set_title("Widths")
+        above.legend(frameon=False, loc="lower left", ncols=2, fontsize=9)
+        window = _draw_series(below, steps, np.array([line["gap"] for line in log], dtype=float), _RED)
+        below.set_title("Gap between student and teacher")
+        below.set_ylabel("weighted distillation loss")
+        note = "; ".join(filter(None, ["grey: pruning", _gap_title(window)]))
+        below.set_xlabel(f"step ({note})")
+    return figure
+
+
+def number_of(width: float) -> str:
+    """A width: whole where it is, else with one digit (heads are a mean over the layers)."""
+    return f"{width:.0f}" if float(width).is_integer() else f"{width:.1f}"
+
+
+def terms_figure(log: Sequence[Mapping[str, Any]]) -> Figure:
+    """Every active loss term over the steps, unweighted, each on its own scale."""
+    steps = [line["step"] for line in log]
+    names = [name for name in _TERMS if name in log[0]["terms"]]
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(3.0 * columns + 0.5, 2.3 * rows + 0.4), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
+        for axes, name in zip(grid.flat, names, strict=False):
+            _mark_pruning(axes, log)
+            values = np.array([line["terms"][name] for line in log], dtype=float)
+            window = _draw_series(axes, steps, values, _BLUE)
+            axes.set_title(_TERMS[name])
+        for unused in grid.flat[len(names) :]:
+            unused.remove()
+        figure.supylabel("loss, unweighted", fontsize=10)
+        figure.supxlabel(f"step ({'; '.join(filter(None, ['grey: pruning', _gap_title(window)]))})", fontsize=10)
+    return figure
+
+
+def latency_figure(measurement: Mapping[str, Any], *, labels: Sequence[str]) -> Figure:
+    """Bars of p50 and p95 with 95 % intervals for the packages of a measurement, the first on top."""
+    results = measurement["results"][: len(labels)]
+    thickness = 0.36
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(8, 1.3 + 0.8 * len(results)), layout="constrained")
+        axes = figure.subplots()
+        reach = 0.0
+        for percent, colour, shift in ((50, _BLUE, -0.5), (95, _ORANGE, 0.5)):
+            centres = np.arange(len(results)) + shift * thickness
+            values = np.array([result[f"latency_p{percent}_ms"] for result in results])
+            intervals = np.array([result[f"latency_p{percent}_interval_ms"] for result in results]).T
+            errors = np.maximum(np.abs(intervals - values), 0)
+            axes.barh(centres, values, thickness * 0.94, color=colour, label=f"p{percent}")
+            axes.errorbar(values, centres, xerr=errors, fmt="none", ecolor=_INK, elinewidth=1.2, capsize=3)
+            reach = max(reach, float(intervals.max()), float(values.max()))
+            for centre, value, high in zip(centres, values, intervals[1], strict=True):
+                axes.annotate(
+                    f"{number(value)} ms",
+                    (max(value, high), centre),
+                    xytext=(6, 0),
+                    textcoords="offset points",
+                    va="center",
+                    color=_INK,
+                )
+        axes.set_yticks(range(len(results)), labels)
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        axes.set_xlim(0, reach * 1.12)
+        axes.set_xlabel("latency of one call, ms (whiskers: 95 % interval)")
+        axes.set_title(_latency_title(measurement))
+        axes.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def _latency_title(measurement: Mapping[str, Any]) -> str:
+    comparison = measurement["comparisons"][0]
+    return f"The student is {ratio(comparison['speedup_p50'], 'faster', 'slower', comparison['interval'])} at p50"

@@ -1,0 +1,69 @@
+"""Figures in words: three digits that count, a unit, an interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from homoexport.budget import Verdict
+
+_LINES = {
+    "latency_p50_ms": ("Latency p50", "ms"),
+    "latency_p95_ms": ("Latency p95", "ms"),
+    "file_mb": ("File", "MB"),
+    "peak_rss_mb": ("Peak memory", "MB"),
+}
+
+
+def number(value: float) -> str:
+    """Three significant digits without an exponent; all digits of the whole part.
+
+    >>> number(1234.5), number(17.26), number(0.01234), number(0)
+    ('1,234', '17.3', '0.0123', '0')
+    """
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{digits}f}"
+
+
+def quantity(value: float, unit: str, interval: Sequence[float] | None = None) -> str:
+    """A figure with its unit and, where it has one, its interval.
+
+    >>> quantity(17.26, "ms", (17.0, 17.5))
+    '17.3 ms (17.0 to 17.5)'
+    """
+    told = f"{number(value)} {unit}".rstrip()
+    return told if interval is None else f"{told} ({number(interval[0])} to {number(interval[1])})"
+
+
+def parameters(count: int) -> str:
+    """Parameters in millions, or in thousands where there are fewer."""
+    return quantity(count / 1e6, "M") if count >= 1e6 else quantity(count / 1e3, "k")
+
+
+def megabytes(count: int) -> str:
+    """Bytes in megabytes of 10**6 bytes."""
+    return quantity(count / 1e6, "MB")
+
+
+def ratio(value: float, better: str, worse: str, interval: Sequence[float] | None = None) -> str:
+    """How many times better (or, below 1, worse) something is.
+
+    >>> ratio(4.31, "faster", "slower", (4.1, 4.5)), ratio(0.5, "smaller", "bigger")
+    ('4.31x faster (4.10 to 4.50)', '2.00x bigger')
+    """
+    if value >= 1:
+        return quantity(value, "", interval).replace(number(value), f"{number(value)}x {better}", 1)
+    turned = None if interval is None else (1 / interval[1], 1 / interval[0])
+    return ratio(1 / value, worse, better, turned)
+
+
+def budget_line(line: str) -> tuple[str, str]:
+    """The name and the unit of a line of the budget."""
+    return _LINES[line]
+
+
+def judgement(verdict: Verdict) -> str:
+    """A verdict in words: `kept`, `missed` or `too noisy to call`."""
+    return {True: "kept", False: "missed", None: "too noisy to call"}[verdict.kept]

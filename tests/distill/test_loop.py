@@ -1,0 +1,237 @@
+"""The loop on a tiny model and text: step 0, equal gradients, the path of widths, resume."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from transformers import AutoModel
+
+from homoexport.artifact import verify
+from homoexport.distill import LOG, Run, distill
+from homoexport.distill.batches import BatchMaker
+from homoexport.encoder import family_of, load_encoder, target_widths
+from homoexport.errors import OutputError, RecipeError, ShapeError, TextError
+from homoexport.recipe import DistillSettings, LossWeights, StudentShape, TextSettings, TextSource
+from homoexport.text import prepare_text
+from tests.conftest import MINILM
+
+ALL_TERMS = LossWeights(task=1, kl=1, hidden=1, attention=1, embedding=1)
+
+
+@pytest.fixture
+def corpus_file(tmp_path: Path) -> Path:
+    """400 sentences of 3 to 20 words of the tiny vocabulary."""
+    generator = torch.Generator().manual_seed(5)
+    lines = []
+    for _ in range(400):
+        length = int(torch.randint(3, 21, (1,), generator=generator))
+        words = torch.randint(0, 95, (length,), generator=generator).tolist()
+        lines.append(" ".join(f"w{word}" for word in words))
+    path = tmp_path / "text.txt"
+    path.write_text("\n".join(lines))
+    return path
+
+
+def text_of(path: Path) -> TextSettings:
+    return TextSettings(sources=(TextSource(files=str(path)),), max_length=24, held_out=20)
+
+
+def settings_of(objective: str, **changes: object) -> DistillSettings:
+    values = {"objective": objective, "steps": 12, "batch_size": 8, "prune_every": 2, "checkpoint_every": 4, "threads": 1}
+    return DistillSettings(**{**values, "weights": ALL_TERMS, "precision": "fp32", **changes})
+
+
+SHAPE = StudentShape(hidden_size=16, intermediate_size=24, num_attention_heads=2)
+
+
+def run_of(folder: Path, corpus_file: Path, settings: DistillSettings) -> tuple[Run, BatchMaker]:
+    task = "fill-mask" if settings.objective == "masked-lm" else "sentence-similarity"
+    encoder = load_encoder(str(folder), task=task)
+    corpus = prepare_text(text_of(corpus_file), encoder.tokenizer, objective=settings.objective, seed=0)
+    target = target_widths(family_of(encoder.model.config).widths(encoder.model), **SHAPE.model_dump())
+    accelerator = Accelerator(cpu=True)
+    run = Run(encoder, copy.deepcopy(encoder.model), target=target, settings=settings, accelerator=accelerator)
+    batches = BatchMaker(
+        corpus,
+        encoder.tokenizer,
+        settings.objective,
+        batch_size=settings.batch_size,
+        micro_batch_size=settings.micro_batch_size or 8,
+        mlm_probability=0.15,
+        seed=0,
+        process=0,
+        processes=1,
+        device=accelerator.device,
+    )
+    return run, batches
+
+
+@pytest.mark.parametrize("objective", ["masked-lm", "sentence-embedding"])
+def test_at_step_0_the_student_equals_the_teacher(tiny_folder, corpus_file, objective):
+    run, batches = run_of(tiny_folder(masked_lm=objective == "masked-lm"), corpus_file, settings_of(objective))
+    terms, _, pruned = run.advance(batches.of_step(0))
+    expected = {"task", "hidden", "attention", "embedding"} | ({"kl"} if objective == "masked-lm" else set())
+    assert set(terms) == expected
+    distillation = {name: value for name, value in terms.items() if name != "task" or objective != "masked-lm"}
+    assert max(map(abs, distillation.values())) <= 1e-6
+    assert not pruned
+    if objective == "masked-lm":
+        assert terms["task"] > 1.0  # there is something to learn
+
+
+@pytest.mark.weights
+def test_at_step_0_minilm_equals_itself(corpus_file):
+    run, batches = run_of(Path(load_encoder(MINILM).folder), corpus_file, settings_of("sentence-embedding"))
+    terms = run.loss.backward(batches.of_step(0))
+    assert max(map(abs, terms.values())) <= 1e-6
+
+
+@pytest.mark.parametrize("objective", ["masked-lm", "sentence-embedding"])
+def test_micro_batches_add_up_to_the_whole_batchs_gradients(tiny_folder, corpus_file, objective):
+    """Taken after pruning, so that every term and gradient is there."""
+    folder = tiny_folder(masked_lm=objective == "masked-lm")
+    results = []
+    for micro in (8, 3):
+        run, batches = run_of(folder, corpus_file, settings_of(objective, micro_batch_size=micro, prune_until=0.1))
+        whole = run_of(folder, corpus_file, settings_of(objective, micro_batch_size=8))[1]
+        run.advance(whole.of_step(0))
+        assert run.family.widths(run.student).hidden_size == 16
+        terms = run.loss.backward(batches.of_step(1))
+        gradients = [p.grad.clone() for p in [*run.student.parameters(), *run.projections.parameters()] if p.grad is not None]
+        results.append((terms, gradients))
+    (terms_whole, whole_gradients), (terms_parts, part_gradients) = results
+    assert terms_parts == pytest.approx(terms_whole, rel=1e-4)
+    for one, other in zip(whole_gradients, part_gradients, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("objective", ["masked-lm", "sentence-embedding"])
+def test_run_ends_as_a_stock_student_with_its_log(tiny_folder, corpus_file, tmp_path, objective):
+    out = tmp_path / "student"
+    distill(
+        str(tiny_folder(masked_lm=objective == "masked-lm")),
+        text=text_of(corpus_file),
+        shape=SHAPE,
+        settings=settings_of(objective),
+        out_dir=out,
+    )
+    details = verify(out, kind="student")["details"]
+    assert details["widths"] == {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "head_dim": 8}
+    log = [json.loads(line) for line in (out / LOG).read_text().splitlines()]
+    assert [line["step"] for line in log] == list(range(12))
+    widths = [line["widths"]["hidden_size"] for line in log]
+    assert widths == sorted(widths, reverse=True)
+    assert (widths[0], widths[-1]) == (32, 16)
+    assert log[0]["gap"] == pytest.approx(0, abs=1e-6)
+    assert max(line["gap"] for line in log) > 0
+    assert [line["step"] + 1 for line in log if line["pruned"]] == [2, 4, 6, 7]  # t_f = 0.6 x 12
+    model = AutoModel.from_pretrained(out)
+    assert (model.config.hidden_size, model.config.num_attention_heads) == (16, 2)
+    assert not list(out.glob("*checkpoint*"))
+    assert (out / "modules.json").is_file() == (objective == "sentence-embedding")
+
+
+def test_more_steps_lower_the_gap_again(tiny_folder, corpus_file, tmp_path):
+    out = tmp_path / "student"
+    settings = settings_of("sentence-embedding", steps=120, prune_until=0.2, learning_rate=3e-3, checkpoint_every=1000)
+    distill(str(tiny_folder()), text=text_of(corpus_file), shape=SHAPE, settings=settings, out_dir=out)
+    gaps = [json.loads(line)["gap"] for line in (out / LOG).read_text().splitlines()]
+    assert sum(gaps[-10:]) < 0.7 * sum(gaps[25:35])
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("objective", ["masked-lm", "sentence-embedding"])
+@pytest.mark.parametrize("stop_after", [5, 9], ids=["while pruning", "after pruning"])
+def test_resumed_run_ends_with_the_same_bits(tiny_folder, corpus_file, tmp_path, objective, stop_after):
+    torch.set_num_threads(1)
+    folder = tiny_folder(masked_lm=objective == "masked-lm")
+    arguments = {"text": text_of(corpus_file), "shape": SHAPE, "settings": settings_of(objective)}
+    distill(str(folder), out_dir=tmp_path / "whole", **arguments)
+
+    def stop(progress: object) -> None:
+        if progress.report.step == stop_after:
+            raise Stop
+
+    with pytest.raises(Stop):
+        distill(str(folder), out_dir=tmp_path / "stopped", on_progress=stop, **arguments)
+    distill(str(folder), out_dir=tmp_path / "stopped", resume=True, **arguments)
+    logs = [(tmp_path / name / LOG).read_text().splitlines() for name in ("whole", "stopped")]
+    losses = [[json.loads(line)["loss"] for line in log] for log in logs]
+    assert losses[0] == losses[1]
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "stopped")]
+    assert weights[0] == weights[1]
+
+
+def test_run_that_fails_before_its_first_checkpoint_leaves_nothing(tiny_folder, corpus_file, tmp_path):
+    def stop(_progress: object) -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        distill(
+            str(tiny_folder()),
+            text=text_of(corpus_file),
+            shape=SHAPE,
+            settings=settings_of("sentence-embedding"),
+            out_dir=tmp_path / "out",
+            on_progress=stop,
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_input_is_refused_before_anything_is_written(tiny_folder, corpus_file, tmp_path):
+    teacher = str(tiny_folder())
+    good = {
+        "text": text_of(corpus_file),
+        "shape": SHAPE,
+        "settings": settings_of("sentence-embedding"),
+        "out_dir": tmp_path / "out",
+    }
+    short = tmp_path / "short.txt"
+    short.write_text("\n".join(f"w1 w2 w{index}" for index in range(25)))
+    for change, error, words in (
+        ({"shape": StudentShape(hidden_size=64)}, ShapeError, "wider than the teacher"),
+        ({"shape": StudentShape(hidden_size=15, num_attention_heads=2)}, ShapeError, "not divisible into 2 heads"),
+        ({"text": text_of(short)}, TextError, "fewer than one batch of 8"),
+        ({"text": text_of(tmp_path / "none.txt")}, TextError, "none.txt"),
+    ):
+        with pytest.raises(error, match=words):
+            distill(teacher, **{**good, **change})
+        assert not (tmp_path / "out").exists()
+
+
+def test_existing_output_is_kept_and_other_settings_do_not_resume(tiny_folder, corpus_file, tmp_path):
+    arguments = {"text": text_of(corpus_file), "shape": SHAPE, "out_dir": tmp_path / "out"}
+    teacher, settings = str(tiny_folder()), settings_of("sentence-embedding", steps=3)
+    distill(teacher, settings=settings, **arguments)
+    before = verify(tmp_path / "out")["digest"]
+    with pytest.raises(OutputError, match="already exists"):
+        distill(teacher, settings=settings, **arguments)
+    with pytest.raises(RecipeError, match="other settings"):
+        distill(teacher, settings=settings_of("sentence-embedding", steps=4), resume=True, **arguments)
+    distill(teacher, settings=settings, resume=True, **arguments)  # finished already: nothing to do
+    assert verify(tmp_path / "out")["digest"] == before
+    distill(teacher, settings=settings_of("sentence-embedding", steps=4), force=True, **arguments)
+    assert verify(tmp_path / "out")["details"]["steps"] == 4
+
+
+def test_force_does_not_replace_a_folder_of_someone_elses(tiny_folder, corpus_file, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(OutputError, match="not written by homoexport"):
+        distill(
+            str(tiny_folder()),
+            text=text_of(corpus_file),
+            shape=SHAPE,
+            settings=settings_of("sentence-embedding"),
+            out_dir=tmp_path / "mine",
+            force=True,
+        )
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"

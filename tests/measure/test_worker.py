@@ -1,0 +1,176 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from homoexport.errors import DeviceError, HomoexportError, PackageError
+from homoexport.host import available_cores
+from homoexport.measure.process import Worker
+from homoexport.measure.target import WORKER, LocalCpu
+from tests.measure.tiny_onnx import weights, write_encoder
+
+pytestmark = pytest.mark.processes
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    with Worker(LocalCpu(), subject="the package") as running:
+        yield running
+
+
+def load(
+    worker: Worker, model: Path, *, threads: int = 1, batch_size: int = 1, length: int = 16, **more: object
+) -> dict:
+    request = {"model": str(model), "outputs": None, "session": {}, "vocab_size": 64} | more
+    return worker.ask("load", threads=threads, batch_size=batch_size, length=length, **request)
+
+
+def is_running(process_id: int) -> bool:
+    try:
+        return Path(f"/proc/{process_id}/stat").read_text().split(")")[-1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_worker_imports_the_runtime_and_none_of_the_frameworks(worker: Worker, tmp_path: Path) -> None:
+    load(worker, write_encoder(tmp_path / "model.onnx", "sentence-similarity", weights()))
+    worker.ask("warm", seconds=0.1)
+    modules = {name.partition(".")[0] for name in worker.ask("modules")["modules"]}
+    assert {"numpy", "onnxruntime"} <= modules
+    assert not modules & {"torch", "transformers", "tokenizers", "onnx", "scipy", "homoexport"}
+
+
+def test_peak_memory_is_the_kernels_and_grows_with_the_model(worker: Worker, tmp_path: Path) -> None:
+    status = Path(f"/proc/{worker.process_id}/status").read_text()
+    assert worker.greeting["runtime_rss_bytes"] <= int(status.split("VmHWM:")[1].split()[0]) * 1024
+    arrays = weights(hidden=1024, layers=5)  # 21 MB
+    load(worker, write_encoder(tmp_path / "model.onnx", "sentence-similarity", arrays))
+    worker.ask("warm", seconds=0.1)
+    growth = worker.ask("memory")["peak_rss_bytes"] - worker.greeting["runtime_rss_bytes"]
+    assert growth > sum(array.nbytes for name, array in arrays.items() if name.startswith("layer"))
+
+
+def test_peak_memory_is_not_the_parents(worker: Worker) -> None:
+    ballast = np.ones(40_000_000)  # 320 MB
+    with Worker(LocalCpu(), subject="the package") as later:
+        difference = later.greeting["runtime_rss_bytes"] - worker.greeting["runtime_rss_bytes"]
+    assert abs(difference) < ballast.nbytes / 10
+
+
+def test_asked_batch_and_length_make_the_memory(tmp_path: Path) -> None:
+    model = write_encoder(tmp_path / "model.onnx", "feature-extraction", weights(hidden=64))
+    peaks = []
+    for batch_size in (1, 256):
+        with Worker(LocalCpu(), subject="the package") as running:
+            load(running, model, batch_size=batch_size, length=512)
+            running.ask("warm", seconds=0.1)
+            peaks.append(running.ask("memory")["peak_rss_bytes"])
+    assert peaks[1] - peaks[0] > 256 * 512 * 64 * 4
+
+
+def test_timed_runs_are_as_many_as_asked_and_plausible(worker: Worker, tmp_path: Path) -> None:
+    load(
+        worker, write_encoder(tmp_path / "model.onnx", "sentence-similarity", weights(hidden=256), repeat=8), length=64
+    )
+    worker.ask("warm", seconds=1)
+    start = time.perf_counter_ns()
+    samples_ns = worker.ask("time", runs=30)["samples_ns"]
+    elapsed_ns = time.perf_counter_ns() - start
+    assert len(samples_ns) == 30
+    assert 0 < sum(samples_ns) < elapsed_ns
+
+
+def test_session_settings_reach_the_runtime(worker: Worker, tmp_path: Path) -> None:
+    model = write_encoder(tmp_path / "model.onnx", "sentence-similarity", weights())
+    with pytest.raises(PackageError, match="optimizers"):
+        load(worker, model, session={"disabled_optimizers": ["NoSuchOptimizer"], "config": {"optimization.x": {}}})
+    assert load(worker, model, session={"disabled_optimizers": ["ConstantFolding"]})["load_ns"] > 0
+
+
+def test_sleeping_worker_takes_no_processor_time(tmp_path: Path) -> None:
+    model = write_encoder(tmp_path / "model.onnx", "sentence-similarity", weights(hidden=256), repeat=8)
+    with Worker(LocalCpu(), subject="the package") as running:
+        load(running, model, threads=min(2, available_cores()), length=64)
+        running.ask("warm", seconds=0.2)
+        running.ask("time", runs=20)
+        before_ns = running.ask("cpu")["cpu_ns"]
+        time.sleep(0.3)
+        assert running.ask("cpu")["cpu_ns"] - before_ns < 15e6
+
+
+def test_only_the_protocol_is_on_stdout(tmp_path: Path) -> None:
+    model = write_encoder(tmp_path / "model.onnx", "sentence-similarity", weights())
+    requests = [
+        {"command": "warm", "seconds": 0.1},
+        {"command": "load", "model": str(model), "threads": 1, "batch_size": 1, "length": 8, "vocab_size": 64},
+        {"command": "time", "runs": 2},
+        {"command": "quit"},
+        {"command": "memory"},
+    ]
+    lines = "".join(json.dumps(request) + "\n" for request in requests)
+    done = subprocess.run([sys.executable, "-I", WORKER], input=lines, capture_output=True, text=True, check=True)
+    greeting, too_early, loaded, timed = (json.loads(line) for line in done.stdout.splitlines())
+    assert greeting["versions"]["numpy"] == np.__version__
+    assert not too_early["ok"]
+    assert loaded["ok"]
+    assert len(timed["samples_ns"]) == 2
+
+
+@pytest.mark.parametrize("damage", ["truncated", "token", "missing"])
+def test_what_cannot_be_measured_is_told_in_one_line(worker: Worker, tmp_path: Path, damage: str) -> None:
+    model = write_encoder(tmp_path / "model.onnx", "sentence-similarity", weights())
+    if damage == "truncated":
+        model.write_bytes(model.read_bytes()[:-500])
+    if damage == "missing":
+        model.unlink()
+    if damage == "token":
+        load(worker, model, vocab_size=10_000)
+    with pytest.raises(PackageError, match="the package: ") as raised:
+        worker.ask("warm", seconds=0.1) if damage == "token" else load(worker, model)
+    assert "\n" not in str(raised.value)
+
+
+def test_killed_worker_is_told_as_want_of_memory(worker: Worker) -> None:
+    os.kill(worker.process_id, signal.SIGKILL)
+    with pytest.raises(DeviceError, match="the package: the worker was killed, most likely for want of memory"):
+        worker.ask("memory")
+
+
+def test_crashed_worker_is_our_failure(worker: Worker) -> None:
+    os.kill(worker.process_id, signal.SIGSEGV)
+    with pytest.raises(HomoexportError, match="died of SIGSEGV") as raised:
+        worker.ask("memory")
+    assert raised.value.exit_code == 1
+
+
+def test_worker_ends_with_the_block_and_with_an_interrupt() -> None:
+    with Worker(LocalCpu(), subject="the package") as running:
+        ended = running.process_id
+    assert not is_running(ended)
+    with pytest.raises(KeyboardInterrupt), Worker(LocalCpu(), subject="the package") as running:
+        raise KeyboardInterrupt
+    assert not is_running(running.process_id)
+
+
+def test_worker_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    parent_code = (
+        "import time; from homoexport.measure.process import Worker; from homoexport.measure.target import LocalCpu\n"
+        "worker = Worker(LocalCpu(), subject='x'); print(worker.process_id, flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", parent_code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    with parent:
+        child = int(parent.stdout.readline())
+        assert is_running(child)
+        parent.kill()
+    deadline = time.monotonic() + 5
+    while is_running(child) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not is_running(child)

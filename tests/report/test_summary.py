@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from homoexport.budget import Verdict
+from homoexport.report import budget_kept, summarize, verdicts_of
+
+
+def _verdicts(*kept: bool | None) -> list[Verdict]:
+    return [Verdict("file_mb", 10.0, 9.0, None, line) for line in kept]
+
+
+@pytest.mark.parametrize(
+    ("kept", "wanted"),
+    [([], True), ([True, True], True), ([True, None], None), ([None, False], False), ([False], False)],
+)
+def test_a_missed_line_outweighs_a_noisy_one(kept: list[bool | None], wanted: bool | None) -> None:
+    assert budget_kept(_verdicts(*kept)) is wanted
+
+
+def test_summary_holds_the_measured_figures(summary: dict[str, Any], measurement: dict[str, Any]) -> None:
+    assert json.loads(json.dumps(summary)) == summary
+    for who, result in zip(("teacher", "student"), measurement["results"], strict=True):
+        for figure in ("parameters", "file_bytes", "latency_p50_ms", "latency_p95_ms", "peak_rss_mb"):
+            assert summary[who][figure] == result[figure]
+    assert (summary["teacher"]["quality"], summary["student"]["quality"]) == (1.0, 0.874)
+    assert summary["quality_detail"]["student"]["interval"] == [0.861, 0.886]
+    assert summary["ratios"] == {
+        "parameters": pytest.approx(2.6211),
+        "file_bytes": pytest.approx(10.0),
+        "peak_rss_mb": pytest.approx(3.0),
+        "latency_p50_ms": 4.5,
+        "latency_p50_interval": [4.4, 4.62],
+    }
+    assert summary["budget_kept"] is True
+    assert summary["measured"] == {"device": "cpu", "threads": 1, "batch_size": 1, "length": 128}
+
+
+def test_verdicts_survive_json(summary: dict[str, Any], verdicts: list[Verdict]) -> None:
+    assert verdicts_of(json.loads(json.dumps(summary))) == verdicts
+
+
+def test_a_measurement_in_another_order_is_a_bug(measurement: dict[str, Any]) -> None:
+    measurement["results"].reverse()
+    quality = {who: {"metric": "m", "value": 1.0} for who in ("teacher", "student")}
+    names = {"name": "n", "teacher": "t", "student": "s", "recipe_digest": ""}
+    with pytest.raises(AssertionError):
+        summarize(**names, measurement=measurement, quality=quality, verdicts=[], seconds={})
