@@ -45,7 +45,7 @@ def write_json(path: Path, value: Any) -> None:
     """Write JSON under a temporary name, then rename, so that a reader never sees half a file."""
     temporary = path.with_name(f".{path.name}.part")
     temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def read_json(path: Path) -> Any:
@@ -142,7 +142,9 @@ def verify(folder: Path, *, kind: str | None = None) -> dict[str, Any]:
             raise PackageError("is missing", where=str(path), mend=mend)
         if (size := path.stat().st_size) != entry["bytes"]:
             what = "truncated" if size < entry["bytes"] else "altered"
-            raise PackageError(f"{what}: {size} bytes where the manifest has {entry['bytes']}", where=str(path), mend=mend)
+            raise PackageError(
+                f"{what}: {size} bytes where the manifest has {entry['bytes']}", where=str(path), mend=mend
+            )
         if sha256_file(path) != entry["sha256"]:
             raise PackageError("altered: its sha256 is not the manifest's", where=str(path), mend=mend)
     for path in _files_of(folder):
@@ -195,7 +197,9 @@ def refuse_existing(out_dir: Path, *, force: bool) -> None:
     if not any(out_dir.iterdir()):
         return
     if not force:
-        raise OutputError("already exists", where=str(out_dir), mend="name another folder, or give --force to replace it")
+        raise OutputError(
+            "already exists", where=str(out_dir), mend="name another folder, or give --force to replace it"
+        )
     if not any((out_dir / name).is_file() for name in (MANIFEST, RUN_MARK)):
         raise OutputError(
             "exists and was not written by homoexport, so --force does not replace it",
@@ -222,8 +226,8 @@ def staged(out_dir: Path, *, force: bool = False) -> Iterator[Path]:
             yield staging
             replaced = staging.with_suffix(".old")
             if out_dir.exists():
-                os.replace(out_dir, replaced)
-            os.replace(staging, out_dir)
+                out_dir.replace(replaced)
+            staging.replace(out_dir)
             shutil.rmtree(replaced, ignore_errors=True)
         finally:
             shutil.rmtree(staging, ignore_errors=True)

@@ -67,6 +67,6 @@ def judge(
     return verdicts
 
 
-def missed(verdicts: list[Verdict]) -> bool:
-    """Whether a line is missed beyond its figure's interval."""
-    return any(verdict.kept is False for verdict in verdicts)
+def proven(verdicts: list[Verdict]) -> bool:
+    """Whether every line is kept; one that is too noisy to call is not proven."""
+    return all(verdict.kept for verdict in verdicts)

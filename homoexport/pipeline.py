@@ -136,16 +136,19 @@ def _run_stages(recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener
         with clock.stage("measure", f"Measuring on {recipe.measure.device}"), staged(run_dir / MEASURED) as folder:
             packages = [teacher, package]
             measurement = measure(packages, recipe.measure, listener.on_measure)
-            quality = evaluate_packages(
-                packages, texts, teacher=teacher, seed=recipe.seed, threads=recipe.distill.threads or 1
+            qualities = evaluate_packages(
+                packages, texts, teacher=teacher, seed=recipe.seed, threads=recipe.measure.threads
             )
+            quality = dict(zip(("teacher", "student"), qualities, strict=True))
             write_json(folder / "measurement.json", measurement)
             write_json(folder / "quality.json", quality)
             write_manifest(folder, "measurement", parent=read_manifest(package)["digest"], recipe=digest)
     listener.on_stage("Writing the report")
     measurement = read_json(run_dir / MEASURED / "measurement.json")
     summary = summarize(
-        recipe.name,
+        name=recipe.name,
+        teacher=recipe.teacher,
+        student=recipe.name,
         measurement=measurement,
         quality=read_json(run_dir / MEASURED / "quality.json"),
         verdicts=judge_result(recipe.budget, measurement["results"][1]),

@@ -85,7 +85,7 @@ class DistillSettings(_Section):
     batch_size: int = Field(ge=1, description="Sequences of one step, over all processes and micro-batches.")
     micro_batch_size: int | None = Field(None, ge=1, description="Sequences of one forward pass in one process.")
     learning_rate: float = Field(6e-4, gt=0, description="Peak learning rate of AdamW.")
-    warmup: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the rate rises; it then falls to 0.")
+    warmup: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the rate rises; then it falls.")
     betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's two decay rates.")
     eps: float = Field(1e-6, gt=0, description="AdamW's epsilon.")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's weight decay (not on biases and LayerNorms).")
@@ -100,7 +100,9 @@ class DistillSettings(_Section):
     precision: Precision = Field("auto", description="fp32, bf16 autocast, or auto: bf16 where it is faster here.")
     checkpoint_every: int = Field(100, ge=1, description="Steps from one checkpoint to the next.")
     evaluate_every: int = Field(0, ge=0, description="Steps from one held-out loss to the next; 0: only at the end.")
-    threads: int | None = Field(None, ge=1, description="CPU threads of one process; by default what the cgroup allows.")
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads of one process; by default what the cgroup allows."
+    )
 
     @model_validator(mode="after")
     def _order(self) -> DistillSettings:
@@ -152,7 +154,11 @@ def _fields_at(location: Sequence[int | str]) -> list[str]:
             continue
         annotation = section.model_fields[part].annotation
         section = next(
-            (kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type) and issubclass(kind, BaseModel)),
+            (
+                kind
+                for kind in (annotation, *get_args(annotation))
+                if isinstance(kind, type) and issubclass(kind, BaseModel)
+            ),
             Recipe,
         )
     return list(section.model_fields)
@@ -228,7 +234,9 @@ def read_recipe_tree(path: Path) -> dict[str, Any]:
         RecipeError: no such file, or not a YAML mapping.
     """
     if not path.is_file():
-        raise RecipeError("no such recipe", where=str(path), mend="name a YAML file, for example recipes/quickstart.yaml")
+        raise RecipeError(
+            "no such recipe", where=str(path), mend="name a YAML file, for example recipes/quickstart.yaml"
+        )
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -27,7 +27,8 @@ def export(
     quantize: Annotated[Quantization, typer.Option(help="none: fp32; int8: dynamic.")] = Quantization.int8,
     output: OutDir = None,
     text: Annotated[
-        Path | None, typer.Option(help="A txt file of real text for the parity checks, a line each; by default held-out text.")
+        Path | None,
+        typer.Option(help="A txt file of real text for the parity checks, a line each; by default held-out text."),
     ] = None,
     opset: Annotated[int, typer.Option(min=17, help="ONNX opset of the portable graph.")] = 18,
     threads: Threads = 1,

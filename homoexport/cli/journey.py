@@ -16,7 +16,9 @@ from homoexport.recipe import load_recipe
 
 
 def run(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML recipe, for example recipes/quickstart.yaml.")],
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE", help="A YAML recipe, for example recipes/quickstart.yaml.")
+    ],
     output: OutDir = None,
     overrides: Overrides = None,
     force: Force = False,
@@ -32,8 +34,8 @@ def run(
     if resume and output is None:
         raise UserError("--resume needs to know which run", where="run", mend="name its folder with -o DIR")
     run_dir = output or Path("runs") / f"{settings.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    from homoexport.pipeline import Listener, run_recipe
-    from homoexport.report import summary_table, verdict_lines
+    from homoexport.pipeline import PACKAGE, Listener, run_recipe
+    from homoexport.report import summary_table, verdict_lines, verdicts_of
 
     with contextlib.ExitStack() as stack:
         # The bars exist only while their stage runs: two live displays cannot share a terminal.
@@ -65,10 +67,11 @@ def run(
         screen.print_json(summary)
     else:
         screen.output.print(summary_table(summary))
-        for line in verdict_lines(summary):
+        for line in verdict_lines(verdicts_of(summary)):
             screen.output.print(line)
-        screen.output.print(f"Package: {run_dir / '2-onnx'}\nReport:  {run_dir / 'report.md'}", highlight=False, soft_wrap=True)
-    if summary["budget_kept"] is False:
+        where = f"Package: {run_dir / PACKAGE}\nReport:  {run_dir / 'report.md'}"
+        screen.output.print(where, highlight=False, soft_wrap=True)
+    if summary["budget_kept"] is not True:
         raise typer.Exit(3)
 
 
@@ -78,7 +81,7 @@ def report(
 ) -> None:
     """Write a run's report.md and plots again, and show its table."""
     from homoexport.artifact import read_json
-    from homoexport.report import rebuild_report, summary_table, verdict_lines
+    from homoexport.report import rebuild_report, summary_table, verdict_lines, verdicts_of
 
     path = rebuild_report(run_dir)
     summary = read_json(run_dir / "summary.json")
@@ -86,6 +89,6 @@ def report(
         screen.print_json(summary)
         return
     screen.output.print(summary_table(summary))
-    for line in verdict_lines(summary):
+    for line in verdict_lines(verdicts_of(summary)):
         screen.output.print(line)
     screen.output.print(f"Report: {path}", highlight=False, soft_wrap=True)

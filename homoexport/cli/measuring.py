@@ -33,7 +33,7 @@ def bench(
     Each package is compared with the first. A budget is held against the last one, and a missed
     line exits with 3.
     """
-    from homoexport.budget import Budget, missed
+    from homoexport.budget import Budget, proven
     from homoexport.pipeline import judge_result
     from homoexport.pipeline import measure as measure_with
     from homoexport.recipe import MeasureSettings, load_recipe
@@ -58,7 +58,9 @@ def bench(
     given = {name: value for name, value in limits.items() if value is not None}
     for name, value in given.items():
         if value <= 0:
-            raise UserError(f"{value:g} is not a budget", where=f"--{name.replace('_', '-')}", mend="give a positive number")
+            raise UserError(
+                f"{value:g} is not a budget", where=f"--{name.replace('_', '-')}", mend="give a positive number"
+            )
     budget = (loaded.budget if loaded else Budget()).model_copy(update=given)
     with screen.measure_bar() as progress:
         measurement = measure_with(packages, settings, progress)
@@ -69,5 +71,5 @@ def bench(
         screen.output.print(measurement_table(measurement))
         for line in verdict_lines(verdicts):
             screen.output.print(line)
-    if missed(verdicts):
+    if not proven(verdicts):
         raise typer.Exit(3)

@@ -9,7 +9,9 @@ import typer
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override one recipe key, for example distill.steps=300. Repeatable."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a recipe key, for example distill.steps=300. Repeatable."
+    ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output folder that homoexport wrote.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the output folder.")]

@@ -30,7 +30,7 @@ def speaks() -> bool:
 
 @contextmanager
 def distill_bar() -> Iterator[Callable[[DistillProgress], None]]:
-    """A bar with loss, widths, parameters, steps per second and time left; a plain line now and then without a terminal."""
+    """A bar with loss, widths, parameters, steps per second and time left; without a terminal, lines."""
     bar = Progress(
         TextColumn("distilling"),
         BarColumn(),

@@ -28,7 +28,7 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
                 torch.save(state, file)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(part, path)
+            part.replace(path)
         finally:
             part.unlink(missing_ok=True)
 
@@ -46,7 +46,9 @@ def load_checkpoint(folder: Path, device: torch.device) -> dict[str, Any] | None
         state = torch.load(path, map_location=device, weights_only=True)
     except (RuntimeError, OSError, EOFError, ValueError) as error:
         raise PackageError(
-            f"the checkpoint does not load ({str(error).splitlines()[0]})", where=str(path), mend="start again with --force"
+            f"the checkpoint does not load ({str(error).splitlines()[0]})",
+            where=str(path),
+            mend="start again with --force",
         ) from None
     assert isinstance(state, dict)
     return state

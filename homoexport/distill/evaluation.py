@@ -6,7 +6,7 @@ import torch
 
 from homoexport.distill import objective
 from homoexport.distill.batches import BatchMaker
-from homoexport.distill.step import StepLoss, count
+from homoexport.distill.step import StepLoss
 
 _BATCH = 32  # sequences of one similarity matrix, whatever the training batch was
 

@@ -35,7 +35,10 @@ class Scores:
 
     def tensors(self) -> list[Tensor]:
         """All score vectors, in a fixed order."""
-        return [self.hidden, *(vector for layer in self.layers for vector in (layer.query_key, layer.value_out, layer.ffn))]
+        return [
+            self.hidden,
+            *(vector for layer in self.layers for vector in (layer.query_key, layer.value_out, layer.ffn)),
+        ]
 
 
 def zero_scores(widths: Widths, device: torch.device) -> Scores:

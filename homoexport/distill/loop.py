@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel, get_linear_schedule_with_warmup
 
 from homoexport.distill.batches import BatchMaker
-from homoexport.distill.importance import Scores, choose, keep_scores, update_scores, zero_scores
+from homoexport.distill.importance import choose, keep_scores, update_scores, zero_scores
 from homoexport.distill.objective import Projections
 from homoexport.distill.schedule import PruneSchedule, widths_at
 from homoexport.distill.step import MicroBatch, StepLoss
@@ -124,7 +124,7 @@ class Run:
     def _score(self, micro_batches: Sequence[MicroBatch]) -> None:
         token_ids = None
         if self.settings.objective != "masked-lm" and self.accelerator.num_processes == 1:
-            token_ids = torch.cat([micro.input_ids.flatten() for micro in micro_batches]).unique()
+            token_ids = torch.unique(torch.cat([micro.input_ids.flatten() for micro in micro_batches]))
         update_scores(
             self.scores, self.student, self.family, beta=self.settings.importance_smoothing, token_ids=token_ids
         )
@@ -147,9 +147,7 @@ class Run:
         return True
 
     def _slice(self, keep: Keep) -> None:
-        slice_model(
-            self.student, self.family, keep, optimizer=self.optimizer, followers=self.projections.followers()
-        )
+        slice_model(self.student, self.family, keep, optimizer=self.optimizer, followers=self.projections.followers())
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds."""

@@ -44,7 +44,8 @@ def hidden_error(student: Tensor, teacher: Tensor, projection: Tensor, token_mas
     """
     projected = teacher[token_mask] @ projection  # [N, D_s]
     difference = student[token_mask].float() - projected.float()
-    return difference.square().sum() / (tokens * student.shape[-1])
+    total: Tensor = difference.square().sum()
+    return total / (tokens * student.shape[-1])
 
 
 def attention_scores(query: Tensor, key: Tensor, *, heads: int, head_dim: int) -> Tensor:
@@ -53,7 +54,8 @@ def attention_scores(query: Tensor, key: Tensor, *, heads: int, head_dim: int) -
     The mean over heads of q_h·k_h/√d is one product of the unsplit projections [B, S, H·d], so the
     scores of single heads are never formed and the forward pass keeps its fused attention kernel.
     """
-    return (query @ key.transpose(1, 2)).float() * (head_dim**-0.5 / heads)
+    products: Tensor = query @ key.transpose(1, 2)
+    return products.float() * (head_dim**-0.5 / heads)
 
 
 def attention_error(student: Tensor, teacher: Tensor, token_mask: Tensor, pairs: int) -> Tensor:
@@ -71,14 +73,15 @@ def attention_error(student: Tensor, teacher: Tensor, token_mask: Tensor, pairs:
 
 def masked_lm_loss(logits: Tensor, labels: Tensor, masked: int) -> Tensor:
     """Cross-entropy of logits [M, V] against token ids [M], over the whole step's masked tokens."""
-    return functional.cross_entropy(logits.float(), labels, reduction="sum") / masked
+    total: Tensor = functional.cross_entropy(logits.float(), labels, reduction="sum")
+    return total / masked
 
 
 def kl_divergence(student: Tensor, teacher: Tensor, masked: int, *, temperature: float) -> Tensor:
     """KL(teacher ‖ student) of logits [M, V] at a temperature T, times T² (Hinton et al., 1503.02531)."""
     log_student = functional.log_softmax(student.float() / temperature, dim=-1)
     log_teacher = functional.log_softmax(teacher.float() / temperature, dim=-1)
-    total = functional.kl_div(log_student, log_teacher, reduction="sum", log_target=True)
+    total: Tensor = functional.kl_div(log_student, log_teacher, reduction="sum", log_target=True)
     return total * (temperature**2 / masked)
 
 

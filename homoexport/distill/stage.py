@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -153,7 +152,7 @@ def _bf16_pays() -> bool:
     Decided by what the hardware has, not by a stopwatch, so that a resumed run decides the same.
     """
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     return "amx_bf16" in describe_host()["instruction_sets"]
 
 
@@ -243,7 +242,7 @@ class _Writer:
         self.seconds = sum(json.loads(line)["seconds"] for line in lines)
         part = path.with_suffix(".part")
         part.write_text("".join(lines), encoding="utf-8")
-        os.replace(part, path)
+        part.replace(path)
 
     def checkpoint(self, run: Run) -> None:
         """Save everything that is needed to go on."""
@@ -274,7 +273,7 @@ def _save_student(
             destination = out_dir / path.name
             if destination.is_dir():
                 shutil.rmtree(destination)
-            os.replace(path, destination)
+            path.replace(destination)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     (out_dir / CHECKPOINT).unlink(missing_ok=True)

@@ -203,8 +203,12 @@ class StepLoss:
             full = self._teacher_widths
             errors = []
             for k in mine.queries:
-                ours = objective.attention_scores(mine.queries[k], mine.keys[k], heads=widths.heads[k], head_dim=widths.head_dim)
-                other = objective.attention_scores(theirs.queries[k], theirs.keys[k], heads=full.heads[k], head_dim=full.head_dim)
+                ours = objective.attention_scores(
+                    mine.queries[k], mine.keys[k], heads=widths.heads[k], head_dim=widths.head_dim
+                )
+                other = objective.attention_scores(
+                    theirs.queries[k], theirs.keys[k], heads=full.heads[k], head_dim=full.head_dim
+                )
                 errors.append(objective.attention_error(ours, other, token_mask, counts.pairs))
             terms["attention"] = torch.stack(errors).sum()
         if mine.embedding is not None and theirs.embedding is not None:

@@ -84,7 +84,7 @@ class Bert:
         """Read off the attention modules and the parameters' shapes."""
         layers = self._layers(model)
         return Widths(
-            hidden_size=self.body(model).get_submodule("embeddings.word_embeddings").weight.shape[1],  # type: ignore[union-attr,index]
+            hidden_size=layers[0].attention.self.query.in_features,
             intermediate_size=layers[0].intermediate.dense.out_features,
             heads=tuple(layer.attention.self.num_attention_heads for layer in layers),
             head_dim=layers[0].attention.self.attention_head_size,

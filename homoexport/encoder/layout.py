@@ -80,7 +80,9 @@ class Taps:
 class Family(Protocol):
     """All that homoexport must know of a model family; one adapter file each."""
 
-    model_types: tuple[str, ...]
+    @property
+    def model_types(self) -> tuple[str, ...]:
+        """The `model_type`s of the configs that it serves."""
 
     def layout(self, model: nn.Module) -> Layout:
         """The model's slots."""

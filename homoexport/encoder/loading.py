@@ -103,7 +103,11 @@ def read_pooling(folder: Path) -> Pooling:
     if not path.is_file():
         return Pooling()
     settings = json.loads(path.read_text(encoding="utf-8"))
-    modes = [name.removeprefix("pooling_mode_") for name, on in settings.items() if name.startswith("pooling_mode_") and on is True]
+    modes = [
+        name.removeprefix("pooling_mode_")
+        for name, on in settings.items()
+        if name.startswith("pooling_mode_") and on is True
+    ]
     modes = modes or [settings.get("pooling_mode", "mean")]  # sentence-transformers 6 writes one string
     names = {"mean_tokens": "mean", "mean": "mean", "cls_token": "cls", "cls": "cls"}
     if len(modes) != 1 or modes[0] not in names:
@@ -129,7 +133,9 @@ def load_encoder(source: str, *, task: Task | None = None) -> Encoder:
         config = AutoConfig.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise TeacherError(f"is not a model: its config does not load ({reason})", where=source, mend=_NOT_A_MODEL) from None
+        raise TeacherError(
+            f"is not a model: its config does not load ({reason})", where=source, mend=_NOT_A_MODEL
+        ) from None
     family_of(config)
     task = task or _infer_task(folder, config)
     model_class = TasksManager.get_model_class_for_task(
@@ -153,7 +159,9 @@ def _load_weights(model_class: Any, folder: Path, source: str) -> PreTrainedMode
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise TeacherError(f"its weights do not load ({reason})", where=source, mend="copy or download it again") from None
+        raise TeacherError(
+            f"its weights do not load ({reason})", where=source, mend="copy or download it again"
+        ) from None
     missing = sorted(name for name in info["missing_keys"] if "pooler" not in name)
     if missing:
         what = "it has no masked-LM head" if all("cls." in name for name in missing) else "weights are missing"
@@ -173,6 +181,8 @@ def save_encoder(encoder: Encoder, model: PreTrainedModel, folder: Path, *, max_
         max_length: tokens of the longest sequence it was trained on, for sentence models.
     """
     model.save_pretrained(folder)
+    for weights in folder.glob("*.safetensors"):
+        weights.chmod(0o644)  # safetensors makes them private to the user; a server may be another one
     encoder.tokenizer.save_pretrained(folder)
     if encoder.pooling is None:
         return
@@ -187,7 +197,12 @@ def save_encoder(encoder: Encoder, model: PreTrainedModel, folder: Path, *, max_
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling, indent=2))
     kinds = ["Transformer", "Pooling"] + ["Normalize"] * encoder.pooling.normalize
     modules = [
-        {"idx": index, "name": str(index), "path": f"{index}_{kind}" if index else "", "type": f"sentence_transformers.models.{kind}"}
+        {
+            "idx": index,
+            "name": str(index),
+            "path": f"{index}_{kind}" if index else "",
+            "type": f"sentence_transformers.models.{kind}",
+        }
         for index, kind in enumerate(kinds)
     ]
     (folder / "modules.json").write_text(json.dumps(modules, indent=2))

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from homoexport.artifact import output_errors
+from homoexport.artifact import output_errors, read_json
 from homoexport.errors import PackageError
 from homoexport.inference import TASK_OUTPUTS, PackageDetails, read_package
-from homoexport.report.plots import homotopy_figure, latency_figure, number_of, terms_figure
+from homoexport.report.plots import homotopy_figure, latency_figure, terms_figure, width_of
 from homoexport.report.summary import SCHEMA_VERSION, verdicts_of
 from homoexport.report.tables import conditions, summary_rows
 from homoexport.report.wording import budget_line, judgement, number, parameters, quantity
@@ -71,22 +71,10 @@ def rebuild_report(run_dir: Path) -> Path:
         PackageError: one of these is missing or cannot be read.
         OutputError: the folder cannot be written.
     """
-    summary = _read_json(run_dir / SUMMARY)
-    if summary.get("schema_version") != SCHEMA_VERSION:
+    summary = read_json(run_dir / SUMMARY)
+    if not isinstance(summary, dict) or summary.get("schema_version") != SCHEMA_VERSION:
         raise PackageError("is no summary of this version", where=str(run_dir / SUMMARY), mend="run the recipe again")
-    return write_report(run_dir, summary, log_path=run_dir / LOG, measurement=_read_json(run_dir / MEASUREMENT))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise PackageError("is missing", where=str(path), mend="name the folder of a finished run") from None
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise PackageError("is not a JSON object", where=str(path), mend="run the recipe again")
-    return value
+    return write_report(run_dir, summary, log_path=run_dir / LOG, measurement=read_json(run_dir / MEASUREMENT))
 
 
 def _read_log(path: Path) -> list[dict[str, Any]]:
@@ -145,7 +133,7 @@ def _distilling(log: Sequence[Mapping[str, Any]]) -> str:
         "head_dim": "head dimension",
     }
     widths = ", ".join(
-        f"{label} {number_of(first['widths'][name])} to {number_of(last['widths'][name])}"
+        f"{label} {width_of(first['widths'][name])} to {width_of(last['widths'][name])}"
         for name, label in names.items()
     )
     return (

@@ -16,15 +16,7 @@ from numpy.typing import NDArray
 
 from homoexport.report.wording import number, ratio
 
-_BLUE, _ORANGE, _GREEN, _RED, _PURPLE, _INK, _PALE = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#D55E00",
-    "#CC79A7",
-    "#333333",
-    "#D9D9D9",
-)
+_BLUE, _ORANGE, _RED, _PURPLE, _INK = "#0072B2", "#E69F00", "#D55E00", "#CC79A7", "#333333"
 _STYLE = {
     "font.size": 10,
     "axes.titlesize": 11,
@@ -38,11 +30,12 @@ _STYLE = {
     "grid.color": "#E6E6E6",
     "axes.axisbelow": True,
 }
+# Widths mostly shrink together: thinner lines lie on thicker ones, so that each can be seen.
 _WIDTHS = {
-    "hidden_size": ("hidden size", _BLUE, "-"),
-    "intermediate_size": ("feed-forward size", _ORANGE, "--"),
-    "num_attention_heads": ("attention heads", _GREEN, "-."),
-    "head_dim": ("head dimension", _PURPLE, ":"),
+    "hidden_size": ("hidden size", _BLUE, "-", 5.0),
+    "intermediate_size": ("feed-forward size", _ORANGE, "-", 3.0),
+    "num_attention_heads": ("attention heads", _INK, "-", 1.0),
+    "head_dim": ("head dimension", _PURPLE, ":", 2.0),
 }
 _TERMS = {
     "task": "task",
@@ -73,11 +66,14 @@ def _draw_series(axes: Axes, steps: Sequence[int], values: NDArray[np.float64], 
 def _mark_pruning(axes: Axes, log: Sequence[Mapping[str, Any]]) -> None:
     pruned = [line["step"] for line in log if line["pruned"]]
     if pruned:
-        axes.axvspan(pruned[0], pruned[-1], color="#F2F2F2", zorder=0, linewidth=0)
+        # A single event is a line.
+        axes.axvspan(pruned[0], pruned[-1], color="#F2F2F2", zorder=0, linewidth=0 if len(pruned) > 1 else 2)
 
 
-def _gap_title(window: int) -> str:
-    return f"bold: mean over {window} steps" if window > 1 else ""
+def _step_label(log: Sequence[Mapping[str, Any]], window: int) -> str:
+    notes = ["grey: pruning"] if any(line["pruned"] for line in log) else []
+    notes += [f"bold: mean over {window} steps"] if window > 1 else []
+    return f"step ({'; '.join(notes)})" if notes else "step"
 
 
 def homotopy_figure(log: Sequence[Mapping[str, Any]]) -> Figure:
@@ -88,10 +84,10 @@ def homotopy_figure(log: Sequence[Mapping[str, Any]]) -> Figure:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1.2))
         for axes in (above, below):
             _mark_pruning(axes, log)
-        for name, (label, colour, dashes) in _WIDTHS.items():
+        for name, (label, colour, dashes, thickness) in _WIDTHS.items():
             widths = np.array([line["widths"][name] for line in log], dtype=float)
-            told = f"{label}: {number_of(widths[0])} to {number_of(widths[-1])}"
-            above.plot(steps, 100 * widths / widths[0], dashes, color=colour, linewidth=1.8, label=told)
+            told = f"{label}: {width_of(widths[0])} to {width_of(widths[-1])}"
+            above.plot(steps, 100 * widths / widths[0], dashes, color=colour, linewidth=thickness, label=told)
         above.set_ylim(0, 105)
         above.set_ylabel("% of the teacher's")
         above.set_title("Widths")
@@ -99,12 +95,11 @@ def homotopy_figure(log: Sequence[Mapping[str, Any]]) -> Figure:
         window = _draw_series(below, steps, np.array([line["gap"] for line in log], dtype=float), _RED)
         below.set_title("Gap between student and teacher")
         below.set_ylabel("weighted distillation loss")
-        note = "; ".join(filter(None, ["grey: pruning", _gap_title(window)]))
-        below.set_xlabel(f"step ({note})")
+        below.set_xlabel(_step_label(log, window))
     return figure
 
 
-def number_of(width: float) -> str:
+def width_of(width: float) -> str:
     """A width: whole where it is, else with one digit (heads are a mean over the layers)."""
     return f"{width:.0f}" if float(width).is_integer() else f"{width:.1f}"
 
@@ -113,7 +108,7 @@ def terms_figure(log: Sequence[Mapping[str, Any]]) -> Figure:
     """Every active loss term over the steps, unweighted, each on its own scale."""
     steps = [line["step"] for line in log]
     names = [name for name in _TERMS if name in log[0]["terms"]]
-    columns = min(3, len(names))
+    columns = 2 if len(names) in (2, 4) else min(3, len(names))
     rows = -(-len(names) // columns)
     with rc_context(_STYLE):
         figure = Figure(figsize=(3.0 * columns + 0.5, 2.3 * rows + 0.4), layout="constrained")
@@ -125,8 +120,10 @@ def terms_figure(log: Sequence[Mapping[str, Any]]) -> Figure:
             axes.set_title(_TERMS[name])
         for unused in grid.flat[len(names) :]:
             unused.remove()
+        for axes in grid.flat[max(0, len(names) - columns) : len(names)]:
+            axes.tick_params(labelbottom=True)  # also where the place below is left empty
         figure.supylabel("loss, unweighted", fontsize=10)
-        figure.supxlabel(f"step ({'; '.join(filter(None, ['grey: pruning', _gap_title(window)]))})", fontsize=10)
+        figure.supxlabel(_step_label(log, window), fontsize=10)
     return figure
 
 

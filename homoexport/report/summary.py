@@ -27,6 +27,11 @@ def _model(name: str, figures: Mapping[str, Any], quality: Mapping[str, Any]) ->
     }
 
 
+def _plain(verdict: Verdict) -> dict[str, Any]:
+    line = verdict.as_json()
+    return line | {"interval": list(verdict.interval) if verdict.interval else None}
+
+
 def summarize(
     *,
     name: str,
@@ -72,7 +77,7 @@ def summarize(
         },
         "quality_metric": quality["student"]["metric"],
         "quality_detail": {model: dict(figures) for model, figures in quality.items()},
-        "budget": [verdict.as_json() for verdict in verdicts],
+        "budget": [_plain(verdict) for verdict in verdicts],
         "budget_kept": budget_kept(verdicts),
         "recipe_digest": recipe_digest,
         "seconds": dict(seconds),

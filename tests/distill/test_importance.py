@@ -94,7 +94,10 @@ def test_the_most_important_stay():
     # Two layers, two heads of two dimensions, three ffn neurons, four residual dimensions.
     scores = scores_of(
         [1.0, 4.0, 2.0, 3.0],
-        [([1.0, 2.0, 9.0, 8.0], [2.0, 1.0, 5.0, 6.0], [3.0, 1.0, 2.0]), ([4.0, 3.0, 1.0, 1.0], [1.0, 2.0, 1.0, 0.0], [0.0, 1.0, 2.0])],
+        [
+            ([1.0, 2.0, 9.0, 8.0], [2.0, 1.0, 5.0, 6.0], [3.0, 1.0, 2.0]),
+            ([4.0, 3.0, 1.0, 1.0], [1.0, 2.0, 1.0, 0.0], [0.0, 1.0, 2.0]),
+        ],
     )
     widths = Widths(4, 3, (2, 2), 2)
     keep = choose(scores, widths, hidden_size=2, ffn=2, total_heads=2, head_dim=1)
@@ -128,7 +131,9 @@ def test_ties_keep_the_lower_index():
 def test_layers_numbers_of_heads_differ_by_one_at_most(total):
     torch.manual_seed(total)
     layers = [([*torch.rand(4).tolist()], [*torch.rand(4).tolist()], [1.0]) for _ in range(2)]
-    keep = choose(scores_of([1.0], layers), Widths(1, 1, (4, 4), 1), hidden_size=1, ffn=1, total_heads=total, head_dim=1)
+    keep = choose(
+        scores_of([1.0], layers), Widths(1, 1, (4, 4), 1), hidden_size=1, ffn=1, total_heads=total, head_dim=1
+    )
     counts = [4 if layer.query_key is None else len(layer.query_key) for layer in keep.layers]
     assert sum(counts) == total
     assert max(counts) - min(counts) <= 1

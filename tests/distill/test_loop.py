@@ -42,7 +42,14 @@ def text_of(path: Path) -> TextSettings:
 
 
 def settings_of(objective: str, **changes: object) -> DistillSettings:
-    values = {"objective": objective, "steps": 12, "batch_size": 8, "prune_every": 2, "checkpoint_every": 4, "threads": 1}
+    values = {
+        "objective": objective,
+        "steps": 12,
+        "batch_size": 8,
+        "prune_every": 2,
+        "checkpoint_every": 4,
+        "threads": 1,
+    }
     return DistillSettings(**{**values, "weights": ALL_TERMS, "precision": "fp32", **changes})
 
 
@@ -102,7 +109,9 @@ def test_micro_batches_add_up_to_the_whole_batchs_gradients(tiny_folder, corpus_
         run.advance(whole.of_step(0))
         assert run.family.widths(run.student).hidden_size == 16
         terms = run.loss.backward(batches.of_step(1))
-        gradients = [p.grad.clone() for p in [*run.student.parameters(), *run.projections.parameters()] if p.grad is not None]
+        gradients = [
+            p.grad.clone() for p in [*run.student.parameters(), *run.projections.parameters()] if p.grad is not None
+        ]
         results.append((terms, gradients))
     (terms_whole, whole_gradients), (terms_parts, part_gradients) = results
     assert terms_parts == pytest.approx(terms_whole, rel=1e-4)

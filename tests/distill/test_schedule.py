@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from homoexport.distill.schedule import PruneSchedule, widths_at
@@ -26,7 +28,7 @@ def test_widths_go_from_the_teachers_to_the_targets_and_never_back():
     path = [widths_at(TEACHER, SMALL, schedule.remaining(step)) for step in range(51)]
     assert path[0] == (768, 3072, 144, 64)
     assert path[30] == path[-1] == (256, 1024, 96, 32)
-    assert all(later <= earlier for a, b in zip(path, path[1:], strict=False) for earlier, later in zip(a, b, strict=True))
+    assert all(later <= earlier for a, b in pairwise(path) for earlier, later in zip(a, b, strict=True))
 
 
 @pytest.mark.parametrize(

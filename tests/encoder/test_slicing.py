@@ -24,7 +24,9 @@ def random_keep(model: PreTrainedModel, hidden: int, ffn: int, heads: int, head_
     layers = []
     for old_heads in widths.heads:
         kept = pick(old_heads, heads)
-        dims = [torch.cat([head * widths.head_dim + pick(widths.head_dim, head_dim) for head in kept]) for _ in range(2)]
+        dims = [
+            torch.cat([head * widths.head_dim + pick(widths.head_dim, head_dim) for head in kept]) for _ in range(2)
+        ]
         layers.append(LayerKeep(dims[0], dims[1], pick(widths.intermediate_size, ffn)))
     return Keep(pick(widths.hidden_size, hidden), tuple(layers), head_dim)
 
@@ -191,6 +193,9 @@ def test_every_parameter_belongs_to_a_group():
     for masked_lm in (False, True):
         model = tiny_bert(masked_lm=masked_lm)
         layout = family_of(model.config).layout(model)
-        groups = [layout.hidden, *(group for layer in layout.layers for group in (layer.query_key, layer.value_out, layer.ffn))]
+        groups = [
+            layout.hidden,
+            *(group for layer in layout.layers for group in (layer.query_key, layer.value_out, layer.ffn)),
+        ]
         covered = {slot.parameter for group in groups for slot in group}
         assert {name for name, _ in model.named_parameters()} - covered <= {"cls.predictions.bias"}

@@ -8,13 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 
 from homoexport.errors import DeviceError, HomoexportError, PackageError
 from homoexport.host import available_cores
+from homoexport.inference import open_package
+from homoexport.measure import worker as worker_script
 from homoexport.measure.process import Worker
 from homoexport.measure.target import WORKER, LocalCpu
-from tests.measure.tiny_onnx import weights, write_encoder
+from tests.measure.tiny_onnx import weights, write_encoder, write_package
 
 pytestmark = pytest.mark.processes
 
@@ -87,11 +90,30 @@ def test_timed_runs_are_as_many_as_asked_and_plausible(worker: Worker, tmp_path:
     assert 0 < sum(samples_ns) < elapsed_ns
 
 
-def test_session_settings_reach_the_runtime(worker: Worker, tmp_path: Path) -> None:
+def test_session_configuration_reaches_the_runtime(worker: Worker, tmp_path: Path) -> None:
     model = write_encoder(tmp_path / "model.onnx", "sentence-similarity", weights())
-    with pytest.raises(PackageError, match="optimizers"):
-        load(worker, model, session={"disabled_optimizers": ["NoSuchOptimizer"], "config": {"optimization.x": {}}})
-    assert load(worker, model, session={"disabled_optimizers": ["ConstantFolding"]})["load_ns"] > 0
+    assert load(worker, model)["load_ns"] > 0
+    with pytest.raises(PackageError, match="ORT format"):  # which this file is not in
+        load(worker, model, session={"config": {"session.load_model_format": "ORT"}})
+
+
+def test_worker_opens_a_package_as_inference_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = {"disabled_optimizers": ["MatMulAddFusion"], "config": {"session.intra_op.allow_spinning": "0"}}
+    package = write_package(tmp_path / "package", session=session)
+    opened = []
+
+    def record(model: str, options: ort.SessionOptions, **more: object) -> ort.InferenceSession:
+        entry = options.get_session_config_entry("session.intra_op.allow_spinning")
+        opened.append((model, options.intra_op_num_threads, options.inter_op_num_threads, entry, more))
+        return create(model, options, **more)
+
+    create = ort.InferenceSession
+    monkeypatch.setattr(ort, "InferenceSession", record)
+    details = open_package(package, threads=1).details
+    request = {"threads": 1, "batch_size": 1, "length": 8, "vocab_size": 64}
+    worker_script.Subject({"model": str(details.model), "session": details.session, **request})
+    assert opened[0] == opened[1]
+    assert opened[0][3:] == ("0", {"providers": ["CPUExecutionProvider"], "disabled_optimizers": ["MatMulAddFusion"]})
 
 
 def test_sleeping_worker_takes_no_processor_time(tmp_path: Path) -> None:

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
 
-from homoexport.artifact import write_json, write_manifest
+from homoexport.artifact import read_manifest, write_json, write_manifest
 from homoexport.budget import Budget, Verdict, judge
 from homoexport.report import summarize
 from tests.conftest import tiny_tokenizer
+from tests.measure.tiny_onnx import weights, write_package
 
 STEPS, PRUNED_UNTIL = 180, 108
 
@@ -136,42 +135,12 @@ def summary(measurement: dict[str, Any], verdicts: list[Verdict]) -> dict[str, A
     )
 
 
-def write_package(folder: Path) -> None:
-    """A package whose embedding is the number of a text's tokens, twice."""
-    tokens = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "length"])
-    mask = helper.make_tensor_value_info("attention_mask", TensorProto.INT64, ["batch", "length"])
-    vector = helper.make_tensor_value_info("sentence_embedding", TensorProto.FLOAT, ["batch", 2])
-    axis = helper.make_tensor("axis", TensorProto.INT64, [1], [1])
-    nodes = [
-        helper.make_node("Mul", ["attention_mask", "attention_mask"], ["kept"]),
-        helper.make_node("Mul", ["input_ids", "kept"], ["real"]),
-        helper.make_node("Sub", ["real", "real"], ["none"]),
-        helper.make_node("Add", ["none", "kept"], ["counted"]),
-        helper.make_node("ReduceSum", ["counted", "axis"], ["count"], keepdims=1),
-        helper.make_node("Concat", ["count", "count"], ["pair"], axis=1),
-        helper.make_node("Cast", ["pair"], ["sentence_embedding"], to=TensorProto.FLOAT),
-    ]
-    graph = helper.make_graph(nodes, "count", [tokens, mask], [vector], [axis])
-    folder.mkdir(parents=True)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    onnx.save(model, folder / "model.onnx")
-    tiny_tokenizer().save_pretrained(folder)
-    details = {
-        "model_file": "model.onnx",
-        "task": "sentence-similarity",
-        "precision": "int8",
-        "parameters": 1,
-        "max_length": 16,
-        "vocab_size": 100,
-        "pad_token_id": 0,
-    }
-    write_manifest(folder, "package", details=details)
-
-
 @pytest.fixture
 def run_dir(tmp_path: Path, log: list[dict[str, Any]], measurement: dict[str, Any], summary: dict[str, Any]) -> Path:
     folder = tmp_path / "run"
-    write_package(folder / "2-onnx")
+    package = write_package(folder / "2-onnx", arrays=weights(vocab_size=100), max_length=64)
+    tiny_tokenizer().save_pretrained(package)
+    write_manifest(package, "package", details=read_manifest(package)["details"])
     (folder / "1-student").mkdir()
     (folder / "1-student" / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
     (folder / "3-measured").mkdir()

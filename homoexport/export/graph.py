@@ -1,0 +1,158 @@
+"""From a torch encoder to one ONNX graph of standard operators.
+
+Pooling and L2 normalisation lie inside the graph where the model is for sentence similarity.
+
+B batch, S sequence, D hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import onnx_ir as ir
+import torch
+import transformers
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+from homoexport.encoder import Encoder, Pooling, Task
+from homoexport.errors import UserError
+
+OUTPUT_NAMES: dict[Task, tuple[str, ...]] = {
+    "sentence-similarity": ("sentence_embedding", "last_hidden_state"),  # [B, D], [B, S, D]
+    "fill-mask": ("logits",),  # [B, S, V]
+    "feature-extraction": ("last_hidden_state",),  # [B, S, D]
+}
+MIN_OPSET = 18  # what torch's exporter writes by itself; older ones are refused rather than down-converted
+MAX_PARAMETER_BYTES = 2_000_000_000  # protobuf's limit is 2 GiB for a file, graph and names included
+
+
+def input_names(encoder: Encoder) -> tuple[str, ...]:
+    """The graph's inputs, each int64 [B, S]: exactly what the tokenizer returns, so that its answer can be fed as is."""
+    return tuple(name for name in encoder.tokenizer.model_input_names)
+
+
+class _ExportedEncoder(torch.nn.Module):
+    """The model with a plain additive mask in front and, for sentences, pooling behind."""
+
+    def __init__(self, model: torch.nn.Module, task: Task, pooling: Pooling | None) -> None:
+        super().__init__()
+        self.model, self.task, self.pooling = model, task, pooling
+        # From version 5 on a ready-made 4-d mask is taken as it is; given a 2-d one, it is built by an index dance
+        # (GatherND over ranges) in the graph. Version 4 builds a plain one by itself and takes nothing but 2-d.
+        self.additive_mask = int(transformers.__version__.split(".")[0]) >= 5
+
+    def forward(self, input_ids: Any, attention_mask: Any, **others: Any) -> tuple[Any, ...]:
+        mask = attention_mask
+        if self.additive_mask:
+            length = input_ids.shape[1]
+            mask = (1.0 - attention_mask[:, None, None, :].to(torch.float32)) * torch.finfo(torch.float32).min
+            mask = mask.expand(-1, -1, length, -1)  # [B, 1, S, S]: the form that ONNX Runtime's fused attention takes
+        output = self.model(input_ids=input_ids, attention_mask=mask, **others)
+        if self.task == "fill-mask":
+            return (output.logits,)
+        hidden = output.last_hidden_state
+        if self.pooling is None:
+            return (hidden,)
+        return pool(hidden, attention_mask, self.pooling), hidden
+
+
+def pool(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: Pooling) -> torch.Tensor:
+    """Sentence vectors [B, D] from token vectors [B, S, D] and a 0/1 mask [B, S]."""
+    if pooling.mode == "cls":
+        sentence = hidden[:, 0]
+    else:
+        weights = attention_mask.unsqueeze(-1).to(hidden.dtype)  # [B, S, 1]
+        sentence = (hidden * weights).sum(1) / weights.sum(1).clamp(min=1e-9)
+    return torch.nn.functional.normalize(sentence, dim=-1) if pooling.normalize else sentence
+
+
+def _eager_copy(model: Any) -> torch.nn.Module:
+    """The same weights with eager attention.
+
+    The sdpa graph carries an IsNaN and a Where over [B, H, S, S] in every layer, which nothing fuses.
+    """
+    config = copy.deepcopy(model.config)
+    config._attn_implementation = "eager"
+    eager: torch.nn.Module = type(model)(config)
+    eager.load_state_dict(model.state_dict(), strict=False, assign=True)  # a pooler may be in one and not in the other
+    return eager.eval()
+
+
+@contextlib.contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Keep torch's remarks on its own deprecations and on torchvision's absence from the user."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def torch_to_onnx(encoder: Encoder, *, opset: int) -> ir.Model:
+    """One graph of standard operators with dynamic batch and length.
+
+    Args:
+        encoder: what to export. Its model is left as it is.
+        opset: version of the standard operators.
+
+    Returns:
+        The graph, with the outputs of `OUTPUT_NAMES`.
+
+    Raises:
+        UserError: an opset below 18 or one that torch cannot write; a model too big for one file.
+    """
+    parameter_bytes = sum(4 * parameter.numel() for parameter in encoder.model.parameters())
+    if parameter_bytes > MAX_PARAMETER_BYTES:
+        raise UserError(
+            f"its weights take {parameter_bytes / 1e9:.1f} GB in fp32, and one ONNX file holds 2 GB",
+            where=encoder.source,
+            mend="distil a smaller student",
+        )
+    if opset < MIN_OPSET:
+        raise UserError(f"opset {opset} is too old", where="opset", mend=f"give {MIN_OPSET} or more")
+    names, outputs = input_names(encoder), OUTPUT_NAMES[encoder.task]
+    mask = torch.ones(2, 8, dtype=torch.long)
+    mask[1, 5:] = 0
+    example = {name: mask if name == "attention_mask" else torch.zeros_like(mask) for name in names}
+    dynamic = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")}
+    wrapped = _ExportedEncoder(_eager_copy(encoder.model), encoder.task, encoder.pooling).eval()
+    with _quiet_exporter(), torch.no_grad():
+        program = torch.onnx.export(
+            wrapped,
+            kwargs=example,
+            dynamo=True,
+            opset_version=opset,
+            input_names=list(names),
+            output_names=list(outputs),
+            dynamic_shapes=_shapes_of(names, dynamic),
+            verbose=False,
+        )
+    assert program is not None
+    model: ir.Model = program.model
+    if model.opset_imports[""] != opset:
+        raise UserError(f"torch cannot write opset {opset}", where="opset", mend=f"give {MIN_OPSET}")
+    ClearMetadataAndDocStringPass()(model)  # the exporter leaves a stack trace at every node: half a megabyte
+    return model
+
+
+def _shapes_of(names: Sequence[str], dynamic: dict[int, Any]) -> dict[str, Any]:
+    """`dynamic_shapes` for `_ExportedEncoder.forward`, whose later arguments travel in `others`."""
+    first = [name for name in names if name in ("input_ids", "attention_mask")]
+    others = [name for name in names if name not in first]
+    return {**dict.fromkeys(first, dynamic), **({"others": dict.fromkeys(others, dynamic)} if others else {})}
+
+
+def describe(model: ir.Model, properties: dict[str, str]) -> None:
+    """Write properties into the file's own metadata."""
+    model.metadata_props.update({f"homoexport.{name}": value for name, value in properties.items()})
+    model.producer_name = "homoexport"
