@@ -117,6 +117,7 @@ def distill(
         details = {
             **_describe(encoder, run, target),
             "objective": settings.objective,
+            "processes": accelerator.num_processes,
             "text": corpus.describe(),
             "held_out_loss": held_out_loss(run.loss, batches, corpus.held_out),
             "seconds": round(writer.seconds, 3),

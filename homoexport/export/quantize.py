@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 DESCRIPTION = "dynamic int8: signed weights per output column, uint8 activations per tensor, uint8 embedding tables"
@@ -35,13 +34,3 @@ def quantize_int8(source: Path, target: Path) -> None:
         )
     finally:
         root.setLevel(level)
-
-
-def large_float_initializers(file: Path, *, elements: int) -> list[str]:
-    """Names of the fp32 initializers with more than so many elements: what an int8 file must not have."""
-    model = onnx.load(file)
-    return [
-        tensor.name
-        for tensor in model.graph.initializer
-        if tensor.data_type == onnx.TensorProto.FLOAT and onnx.numpy_helper.to_array(tensor).size > elements
-    ]

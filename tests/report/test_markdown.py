@@ -25,7 +25,8 @@ def test_report_tells_the_run(run_dir: Path, summary: dict[str, Any], measuremen
     assert "The gap between them was 0 at the first of 180 steps" in text
     assert "cpu, 1 thread, 1 x 128 tokens" in text
     assert "| together | 289.8 s |" in text
-    assert summary["quality_metric"] in text
+    assert "| Quality: Spearman with teacher | 1.00 | 0.874 (0.861 to 0.886) |" in text
+    assert "fidelity to the teacher" in text
     links = re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
     assert len(links) == 3
     for link in links:

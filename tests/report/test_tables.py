@@ -43,6 +43,7 @@ def test_units() -> None:
 def test_a_ratio_below_one_is_told_the_other_way_round() -> None:
     assert ratio(4.5, "faster", "slower", (4.4, 4.62)) == "4.50x faster (4.40 to 4.62)"
     assert ratio(0.25, "faster", "slower", (0.2, 0.5)) == "4.00x slower (2.00 to 5.00)"
+    assert ratio(0.98, "faster", "slower", (0.9, 1.1)) == "0.980x (0.900 to 1.10), no clear difference"
 
 
 def test_summary_table_sets_teacher_against_student(summary: dict[str, Any]) -> None:

@@ -1,0 +1,6 @@
+"""Students to ONNX packages: a portable graph, its fused and int8 variants, and the measured choice among them."""
+
+from homoexport.export.package import export_encoder
+from homoexport.export.sample_text import SAMPLE_TEXT
+
+__all__ = ["SAMPLE_TEXT", "export_encoder"]

@@ -1,0 +1,173 @@
+"""The parity ladder: does a graph answer as the torch model does, on real right-padded text?
+
+Every rung (portable, fused, int8) is held against torch itself, so that small differences cannot add up unseen from
+rung to rung. Only positions that carry a token count.
+
+B batch, S sequence, D hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+
+from homoexport.encoder import Encoder, Task
+from homoexport.export.graph import OUTPUT_NAMES, pool
+from homoexport.host import available_cores
+
+Precision = Literal["fp32", "int8"]
+
+# Largest difference over the largest value. fp32 rungs do the same sums in another order: packaged models stay
+# below 2e-5, and a wrong mask, epsilon or GELU moves answers by more than 1e-3.
+FP32_MAX_DIFFERENCE = 1e-3
+FP32_MIN_COSINE = 0.99999
+# Dynamic int8 turns vectors by a few degrees: trained encoders keep a mean cosine of 0.98 or more; a broken graph,
+# or one whose products saturate, falls far below.
+INT8_MEAN_COSINE = 0.97
+INT8_MIN_COSINE = 0.90
+# Share of the token positions whose likeliest token stays the same.
+FP32_TOP1_AGREEMENT = 0.999
+INT8_TOP1_AGREEMENT = 0.85
+
+MAX_TEXTS = 64  # a few seconds for a small encoder
+SINGLE_TEXTS = 8
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tokens of one call, by input name, each [B, S], and torch's answer by output name."""
+
+    tokens: dict[str, NDArray[np.int64]]
+    expected: dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far a graph's answers are from torch's, over all batches.
+
+    `max_difference` is absolute; `max_relative_difference` is over the largest absolute value of that output.
+    Cosines are of the task's vectors: sentences, or the tokens' hidden states or logits. `top1_agreement` is of
+    fill-mask alone.
+    """
+
+    output: str
+    max_difference: float
+    max_relative_difference: float
+    min_cosine: float
+    mean_cosine: float
+    top1_agreement: float | None
+    passed: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """A JSON-ready dict."""
+        return asdict(self)
+
+
+def make_batches(encoder: Encoder, texts: Sequence[str], *, max_length: int) -> list[Batch]:
+    """Right-padded batches of one text, of eight in the texts' order, and of very unlike lengths; torch answers them.
+
+    Args:
+        encoder: the model that is the oracle, and its tokenizer.
+        texts: at least one; of more than 64, 64 from all over are taken.
+        max_length: tokens that a text is cut to.
+    """
+    step = max(1, len(texts) // MAX_TEXTS)
+    chosen = list(texts[::step])[:MAX_TEXTS]
+    by_length = sorted(chosen, key=len)
+    groups = [[text] for text in chosen[:SINGLE_TEXTS]]
+    groups += [chosen[start : start + 8] for start in range(0, len(chosen), 8)]
+    groups.append([by_length[0], by_length[-1], by_length[len(by_length) // 2]])
+    return [_answer(encoder, group, max_length) for group in groups]
+
+
+def _answer(encoder: Encoder, texts: Sequence[str], max_length: int) -> Batch:
+    tokens = encoder.tokenizer(
+        list(texts), padding=True, truncation=True, max_length=max_length, padding_side="right", return_tensors="pt"
+    )
+    with torch.no_grad():
+        output = encoder.model(**tokens)
+    if encoder.task == "fill-mask":
+        answers = (output.logits,)
+    elif encoder.pooling is None:
+        answers = (output.last_hidden_state,)
+    else:
+        answers = (
+            pool(output.last_hidden_state, tokens["attention_mask"], encoder.pooling),
+            output.last_hidden_state,
+        )
+    expected = {name: value.numpy() for name, value in zip(OUTPUT_NAMES[encoder.task], answers, strict=True)}
+    return Batch({name: value.numpy() for name, value in tokens.items()}, expected)
+
+
+@dataclass
+class _Tally:
+    difference: float = 0.0
+    scale: float = 0.0
+    cosines: list[NDArray[np.float64]] | None = None
+    agreeing: int = 0
+    rows: int = 0
+
+    def add(self, actual: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
+        """Take in rows [N, D]; a value that is not finite makes the difference infinite."""
+        difference = np.abs(actual - expected).max(initial=0.0)
+        self.difference = max(self.difference, float(difference) if np.isfinite(difference) else float("inf"))
+        self.scale = max(self.scale, float(np.abs(expected).max(initial=0.0)))
+        norms = np.linalg.norm(actual, axis=1) * np.linalg.norm(expected, axis=1)
+        cosines = np.einsum("nd,nd->n", actual, expected, dtype=np.float64) / np.maximum(norms, 1e-12)
+        self.cosines = [*(self.cosines or []), np.nan_to_num(cosines, nan=-1.0, posinf=-1.0, neginf=-1.0)]
+        self.agreeing += int((actual.argmax(axis=1) == expected.argmax(axis=1)).sum())
+        self.rows += len(expected)
+
+
+def check_parity(file: Path, batches: Sequence[Batch], *, task: Task, precision: Precision) -> Parity:
+    """Run an ONNX file on the batches and hold its answers against torch's.
+
+    Args:
+        file: the graph.
+        batches: from `make_batches`.
+        task: which output counts; fp32 graphs are held to all of their outputs.
+        precision: which bounds apply.
+
+    Returns:
+        The figures of the task's output, and whether every bound is kept.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = available_cores()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    names = OUTPUT_NAMES[task]
+    tallies = {name: _Tally() for name in names}
+    for batch in batches:
+        feeds = {node.name: batch.tokens[node.name] for node in session.get_inputs()}
+        present = batch.tokens["attention_mask"].astype(bool)
+        for name, actual in zip(names, session.run(list(names), feeds), strict=True):
+            expected = batch.expected[name]
+            rows = (actual, expected) if actual.ndim == 2 else (actual[present], expected[present])
+            tallies[name].add(*rows)
+    figures = {name: _figures(name, tally, task, precision) for name, tally in tallies.items()}
+    main = figures[names[0]]
+    if precision == "int8" or main.passed is False:
+        return main
+    return next((other for other in figures.values() if not other.passed), main)
+
+
+def _figures(name: str, tally: _Tally, task: Task, precision: Precision) -> Parity:
+    cosines = np.concatenate(tally.cosines or [np.zeros(0)])
+    relative = tally.difference / max(tally.scale, 1e-12)
+    lowest, mean = float(cosines.min()), float(cosines.mean())
+    agreement = tally.agreeing / tally.rows if task == "fill-mask" else None
+    if precision == "fp32":
+        passed = relative <= FP32_MAX_DIFFERENCE and lowest >= FP32_MIN_COSINE
+        passed = passed and (agreement is None or agreement >= FP32_TOP1_AGREEMENT)
+    elif agreement is not None:
+        passed = agreement >= INT8_TOP1_AGREEMENT
+    else:
+        passed = mean >= INT8_MEAN_COSINE and lowest >= INT8_MIN_COSINE
+    return Parity(name, tally.difference, relative, lowest, mean, agreement, passed)

@@ -1,0 +1,139 @@
+"""Bad input: exit code 2, one clear line, nothing half-written, nothing lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from homoexport.artifact import write_manifest
+from tests.conftest import tiny_tokenizer
+
+
+@pytest.fixture
+def recipe(tiny_folder, tmp_path):
+    """Writes a small recipe; nested changes go in as dotted keys."""
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(" ".join(f"w{(i * 7 + j * j) % 95}" for j in range(3 + i % 17)) for i in range(300)))
+    teacher = str(tiny_folder())
+
+    def write(**changes: object) -> Path:
+        tree = {
+            "name": "small",
+            "teacher": teacher,
+            "text": {"sources": [{"files": str(text)}], "max_length": 24, "held_out": 20},
+            "student": {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2},
+            "distill": {"objective": "sentence-embedding", "steps": 4, "batch_size": 8},
+        }
+        for key, value in changes.items():
+            *parents, last = key.split("__")
+            node = tree
+            for parent in parents:
+                node = node[parent]
+            node[last] = value
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump(tree))
+        return path
+
+    return write
+
+
+def assert_refused(outcome, *words: str) -> None:
+    assert outcome.code == 2, outcome
+    lines = [line for line in outcome.err.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1, outcome.err
+    assert "Traceback" not in outcome.err
+    for word in words:
+        assert word in lines[0]
+
+
+@pytest.mark.parametrize("command", ["run", "distill"])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"teacher": "no/such-model"}, ["no/such-model"]),
+        ({"teacher": "./nowhere/at/all"}, ["nowhere", "no such model folder"]),
+        ({"teacher": "/tmp"}, ["is not a model"]),
+        ({"distill__stepz": 3}, ["unknown key 'distill.stepz'", "did you mean 'steps'?"]),
+        ({"studnet": 3}, ["unknown key 'studnet'", "did you mean 'student'?"]),
+        ({"distill__steps": "many"}, ["'distill.steps'", "many"]),
+        ({"student__hidden_size": 64}, ["wider than the teacher's 32"]),
+        ({"student__hidden_size": 15}, ["not divisible into 2 heads"]),
+        ({"text__sources": [{"files": "none*.txt"}]}, ["none*.txt"]),
+        ({"text__sources": []}, ["text.sources"]),
+        ({"distill__batch_size": 4000}, ["fewer than one batch of 4000"]),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_bad_recipes(homoexport, recipe, tmp_path, command, changes, words):
+    out = tmp_path / "out"
+    before = sorted(tmp_path.iterdir())
+    path = recipe(**changes)
+    assert_refused(homoexport(command, path, "-o", out), *words)
+    assert sorted(tmp_path.iterdir()) == sorted([*before, path])
+
+
+def test_family_that_is_not_supported(homoexport, recipe, tmp_path):
+    folder = tmp_path / "gpt"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "gpt2"}')
+    tiny_tokenizer().save_pretrained(folder)
+    assert_refused(homoexport("distill", recipe(teacher=str(folder)), "-o", tmp_path / "out"), "'gpt2'", "bert")
+
+
+def test_empty_text(homoexport, recipe, tmp_path):
+    empty = tmp_path / "empty.txt"
+    empty.write_text("\n\n")
+    path = recipe(text__sources=[{"files": str(empty)}])
+    assert_refused(homoexport("distill", path, "-o", tmp_path / "out"), "text")
+
+
+@pytest.mark.parametrize("command", ["run", "distill"])
+def test_output_that_exists_is_kept(homoexport, recipe, tmp_path, command):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.txt").write_text("years of work")
+    for flags in ([], ["--force"], ["--resume"]):
+        assert_refused(homoexport(command, recipe(), "-o", out, *flags), str(out))
+    assert [path.name for path in out.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("distill.steps", ["is not KEY=VALUE"]),
+        ("distill.stepz=3", ["did you mean 'steps'?"]),
+        ("teacher.name=3", ["'teacher' holds a value"]),
+        ("text.sources.7.files=x", ["'7' is not an index"]),
+    ],
+)
+def test_bad_overrides(homoexport, recipe, tmp_path, override, words):
+    assert_refused(homoexport("distill", recipe(), "-o", tmp_path / "out", "--set", override), *words)
+
+
+def test_recipes_that_are_none(homoexport, tmp_path):
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: [1")
+    assert_refused(homoexport("run", tmp_path / "none.yaml"), "no such recipe")
+    assert_refused(homoexport("run", broken), "is not YAML")
+
+
+def test_distill_wants_an_output_folder(homoexport, recipe):
+    assert_refused(homoexport("distill", recipe()), "-o DIR")
+
+
+@pytest.mark.parametrize("command", [["bench"], ["verify"], ["embed"]])
+def test_damaged_packages(homoexport, tmp_path, command):
+    package = tmp_path / "package"
+    assert_refused(homoexport(*command, package), "does not exist")
+    package.mkdir()
+    assert_refused(homoexport(*command, package), "no manifest.json")
+    (package / "onnx").mkdir()
+    model = package / "onnx" / "model.onnx"
+    model.write_bytes(bytes(1000))
+    write_manifest(package, "package", details={"model_file": "onnx/model.onnx"})
+    model.write_bytes(bytes(500))
+    assert_refused(homoexport(*command, package), "truncated", "model.onnx")
+    model.write_bytes(bytes(999) + b"x")
+    assert_refused(homoexport(*command, package), "altered", "model.onnx")
