@@ -6,6 +6,7 @@ one. Algorithms never see a recipe: each stage gets its own section, and leaves 
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
@@ -219,6 +220,7 @@ def parse_recipe(tree: dict[str, Any], *, where: str, overrides: Sequence[str] =
     Raises:
         RecipeError: unknown key (with the nearest known one), missing key, or a bad value.
     """
+    tree = copy.deepcopy(tree)
     for assignment in overrides:
         _apply(tree, assignment)
     try:

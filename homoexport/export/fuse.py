@@ -118,19 +118,40 @@ def make_portable(model: ir.Model) -> ir.Model:
     return model
 
 
-def make_fused(model: ir.Model, *, skip_layer_norm: bool) -> ir.Model:
-    """The graph in ONNX Runtime's own operators, rewritten in place.
+def make_fused(model: ir.Model) -> ir.Model:
+    """The graph with ONNX Runtime's MultiHeadAttention and Gelu; rewritten in place.
+
+    Residual additions stay by themselves (see `sum_residuals`), and GELU's bias stays with the product before it,
+    where an int8 product adds it at no cost. Merged projections keep attention from taking the weights into itself,
+    where dynamic quantization would not reach them.
 
     Args:
         model: the exported graph, before `make_portable`.
-        skip_layer_norm: fuse residual additions into SkipLayerNormalization, as the library's fusions do; or leave
-            them alone, and leave GELU's bias to the product before it, where an int8 product adds it at no cost.
     """
-    if not skip_layer_norm:
-        sum_residuals(model)
-    model, _ = optimize_for_ort(model, clear_metadata=True)
-    if not skip_layer_norm:
-        rewrite(model, pattern_rewrite_rules=[pattern.RewriteRule(_bias_gelu, _add_gelu)])
+    return _split_bias_gelu(_fuse(make_portable(model)))
+
+
+def make_fused_skip_layer_norm(model: ir.Model) -> ir.Model:
+    """As `onnxscript` fuses it, SkipLayerNormalization and BiasGelu too, but for the merged projections."""
     merge_projections(model)
+    return _fuse(model)
+
+
+def make_fused_attention(model: ir.Model) -> ir.Model:
+    """As `make_fused`, with ONNX Runtime's Attention, which holds the projections: 5 % faster than it in fp32.
+
+    Not to be quantized: `quantize_dynamic` leaves the projections in fp32, or loses the mask.
+    """
+    sum_residuals(model)
+    return _split_bias_gelu(_fuse(model))
+
+
+def _fuse(model: ir.Model) -> ir.Model:
+    fused, _ = optimize_for_ort(model, clear_metadata=True)
+    return fused
+
+
+def _split_bias_gelu(model: ir.Model) -> ir.Model:
+    rewrite(model, pattern_rewrite_rules=[pattern.RewriteRule(_bias_gelu, _add_gelu)])
     ClearMetadataAndDocStringPass()(model)
     return model

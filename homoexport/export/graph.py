@@ -39,20 +39,21 @@ def input_names(encoder: Encoder) -> tuple[str, ...]:
 class _ExportedEncoder(torch.nn.Module):
     """The model with a plain additive mask in front and, for sentences, pooling behind."""
 
-    def __init__(self, model: torch.nn.Module, task: Task, pooling: Pooling | None) -> None:
+    def __init__(self, model: torch.nn.Module, names: Sequence[str], task: Task, pooling: Pooling | None) -> None:
         super().__init__()
-        self.model, self.task, self.pooling = model, task, pooling
+        self.model, self.names, self.task, self.pooling = model, names, task, pooling
         # From version 5 on a ready-made 4-d mask is taken as it is; given a 2-d one, it is built by an index dance
         # (GatherND over ranges) in the graph. Version 4 builds a plain one by itself and takes nothing but 2-d.
         self.additive_mask = int(transformers.__version__.split(".")[0]) >= 5
 
-    def forward(self, input_ids: Any, attention_mask: Any, **others: Any) -> tuple[Any, ...]:
-        mask = attention_mask
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        named = dict(zip(self.names, inputs, strict=True))
+        mask = attention_mask = named.pop("attention_mask")
         if self.additive_mask:
-            length = input_ids.shape[1]
+            length = attention_mask.shape[1]
             mask = (1.0 - attention_mask[:, None, None, :].to(torch.float32)) * torch.finfo(torch.float32).min
             mask = mask.expand(-1, -1, length, -1)  # [B, 1, S, S]: the form that ONNX Runtime's fused attention takes
-        output = self.model(input_ids=input_ids, attention_mask=mask, **others)
+        output = self.model(**named, attention_mask=mask)
         if self.task == "fill-mask":
             return (output.logits,)
         hidden = output.last_hidden_state
@@ -85,7 +86,7 @@ def _eager_copy(model: Any) -> torch.nn.Module:
 
 @contextlib.contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Keep torch's remarks on its own deprecations and on torchvision's absence from the user."""
+    """Keep remarks on torch's own deprecations, transformers' hooks and torchvision's absence from the user."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -93,6 +94,8 @@ def _quiet_exporter() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.filterwarnings("ignore", message="While compiling, we found certain side effects")
+            warnings.filterwarnings("ignore", message="# The axis name")
             yield
     finally:
         logger.setLevel(level)
@@ -123,18 +126,18 @@ def torch_to_onnx(encoder: Encoder, *, opset: int) -> ir.Model:
     names, outputs = input_names(encoder), OUTPUT_NAMES[encoder.task]
     mask = torch.ones(2, 8, dtype=torch.long)
     mask[1, 5:] = 0
-    example = {name: mask if name == "attention_mask" else torch.zeros_like(mask) for name in names}
+    example = tuple(mask if name == "attention_mask" else torch.zeros_like(mask) for name in names)
     dynamic = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")}
-    wrapped = _ExportedEncoder(_eager_copy(encoder.model), encoder.task, encoder.pooling).eval()
+    wrapped = _ExportedEncoder(_eager_copy(encoder.model), names, encoder.task, encoder.pooling).eval()
     with _quiet_exporter(), torch.no_grad():
         program = torch.onnx.export(
             wrapped,
-            kwargs=example,
+            example,
             dynamo=True,
             opset_version=opset,
             input_names=list(names),
             output_names=list(outputs),
-            dynamic_shapes=_shapes_of(names, dynamic),
+            dynamic_shapes=((dynamic,) * len(names),),  # one entry for `*inputs`
             verbose=False,
         )
     assert program is not None
@@ -143,13 +146,6 @@ def torch_to_onnx(encoder: Encoder, *, opset: int) -> ir.Model:
         raise UserError(f"torch cannot write opset {opset}", where="opset", mend=f"give {MIN_OPSET}")
     ClearMetadataAndDocStringPass()(model)  # the exporter leaves a stack trace at every node: half a megabyte
     return model
-
-
-def _shapes_of(names: Sequence[str], dynamic: dict[int, Any]) -> dict[str, Any]:
-    """`dynamic_shapes` for `_ExportedEncoder.forward`, whose later arguments travel in `others`."""
-    first = [name for name in names if name in ("input_ids", "attention_mask")]
-    others = [name for name in names if name not in first]
-    return {**dict.fromkeys(first, dynamic), **({"others": dict.fromkeys(others, dynamic)} if others else {})}
 
 
 def describe(model: ir.Model, properties: dict[str, str]) -> None:

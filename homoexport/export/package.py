@@ -1,8 +1,9 @@
 """Export: make the candidate graphs, hold each against torch, measure them, ship the fastest that is right.
 
-    torch -> portable ─┬────────────> int8
-          -> fused ────┼────────────> int8
+    torch -> portable                          -> int8
+          -> fused                             -> int8
           -> fused with SkipLayerNormalization -> int8
+          -> fused with Attention                 (fp32 alone: int8 does not reach its weights)
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import onnx_ir as ir
 from homoexport.artifact import MANIFEST, output_errors, read_manifest, sha256_file, staged, write_manifest
 from homoexport.encoder import Encoder, count_parameters
 from homoexport.errors import ParityError
-from homoexport.export.fuse import make_fused, make_portable
+from homoexport.export.fuse import make_fused, make_fused_attention, make_fused_skip_layer_norm, make_portable
 from homoexport.export.graph import OUTPUT_NAMES, describe, input_names, torch_to_onnx
 from homoexport.export.parity import Parity, Precision, check_parity, make_batches
 from homoexport.export.quantize import DESCRIPTION, quantize_int8
@@ -31,6 +32,12 @@ Rank = Callable[[Sequence[Path]], Sequence[float]]
 
 MODEL_FILES: dict[Precision, str] = {"fp32": "onnx/model.onnx", "int8": "onnx/model_quantized.onnx"}
 TIE = 1.02  # medians closer than this are a tie, and the smaller file is shipped
+QUANTIZABLE: dict[str, Callable[[ir.Model], ir.Model]] = {
+    "portable": make_portable,
+    "fused": make_fused,
+    "fused-skip-layer-norm": make_fused_skip_layer_norm,
+}
+FP32_ONLY: dict[str, Callable[[ir.Model], ir.Model]] = {"fused-attention": make_fused_attention}
 SENTENCE_FILES = (
     "modules.json",
     "1_Pooling/config.json",
@@ -95,11 +102,7 @@ def make_candidates(
     describe(exported, properties)
     raw = folder / "exported.onnx"
     ir.save(exported, raw)
-    makers: dict[str, Callable[[ir.Model], ir.Model]] = {
-        "portable": make_portable,
-        "fused": lambda model: make_fused(model, skip_layer_norm=False),
-        "fused-skip-layer-norm": lambda model: make_fused(model, skip_layer_norm=True),
-    }
+    makers = QUANTIZABLE if quantize == "int8" else {**QUANTIZABLE, **FP32_ONLY}
     batches = make_batches(encoder, texts, max_length=max_length)
     candidates = []
     for name, make in makers.items():

@@ -1,0 +1,74 @@
+"""The house stands: a floor imports only from floors below it, and no stage imports another."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "homoexport"
+FLOORS = [
+    {"errors", "host", "packaged", "artifact", "budget", "recipe"},
+    {"encoder", "text", "inference"},
+    {"distill", "export", "measure", "evaluate"},
+    {"pipeline", "report", "plan"},
+    {"cli", "__init__"},
+    {"__main__"},
+]
+LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+ORDER_WITHIN_FLOOR_0 = ["errors", "host", "packaged", "artifact", "budget", "recipe"]
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports_of(path: Path) -> set[str]:
+    """Rooms of homoexport that a file imports, at its top or inside functions."""
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "homoexport" else [node.module]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        rooms |= {name.split(".")[1] for name in names if name.startswith("homoexport.")}
+    return rooms
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_floors(path):
+    room = room_of(path)
+    for imported in imports_of(path) - {room}:
+        if LEVEL[room] == 0:
+            assert ORDER_WITHIN_FLOOR_0.index(imported) < ORDER_WITHIN_FLOOR_0.index(room)
+        elif room == "pipeline":
+            assert LEVEL[imported] < 3 or imported == "report"
+        else:
+            assert LEVEL[imported] < LEVEL[room], f"{room} imports {imported}"
+
+
+@pytest.mark.parametrize(
+    ("modules", "absent"),
+    [
+        ("homoexport.artifact, homoexport.recipe, homoexport.budget, homoexport.host", ("torch", "onnxruntime")),
+        ("homoexport.inference, homoexport.measure, homoexport.evaluate, homoexport.cli", ("torch", "transformers")),
+        ("homoexport.distill", ("onnx", "onnxruntime")),
+    ],
+)
+def test_what_a_room_does_not_load(modules, absent):
+    script = f"import sys, {modules}; print([name for name in {absent!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_only_the_command_line_prints():
+    for path in PACKAGE.rglob("*.py"):
+        if room_of(path) in ("cli",) or path.name == "worker.py":  # the worker is a program of its own
+            continue
+        calls = [node.func.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+        assert "print" not in calls, path

@@ -1,0 +1,81 @@
+"""Recipes: every shipped one parses; mistakes are named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from homoexport.errors import RecipeError
+from homoexport.recipe import Recipe, load_recipe, parse_recipe
+
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").rglob("*.yaml"))
+MINIMAL = {
+    "teacher": "some/model",
+    "text": {"sources": [{"files": "*.txt"}]},
+    "student": {"hidden_size": 192},
+    "distill": {"objective": "masked-lm", "steps": 10, "batch_size": 4},
+}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_shipped_recipes_parse(path):
+    assert load_recipe(path).name == path.stem
+
+
+@pytest.mark.parametrize(
+    ("name", "hidden", "ffn", "heads", "rate"),
+    [("base", 576, 2304, 12, 3e-4), ("small", 256, 1024, 8, 6e-4), ("xsmall", 240, 960, 12, 6e-4), ("tiny", 224, 896, 7, 6e-4)],
+)
+def test_homobert_recipes_have_the_papers_settings(name, hidden, ffn, heads, rate):
+    recipe = load_recipe(next(path for path in RECIPES if path.stem == f"homobert-{name}"))
+    student, distill = recipe.student, recipe.distill
+    assert (student.hidden_size, student.intermediate_size, student.num_attention_heads) == (hidden, ffn, heads)
+    assert (distill.steps, distill.batch_size, recipe.text.max_length) == (28_000, 4096, 128)
+    assert (distill.learning_rate, distill.betas, distill.eps) == (rate, (0.9, 0.999), 1e-6)
+
+
+def test_overrides_reach_any_key():
+    overrides = ["distill.steps=300", "text.sources.0.column=body", "budget.file_mb=12", "distill.weights.kl=0.5"]
+    recipe = parse_recipe(MINIMAL, where="test", overrides=overrides)
+    assert (recipe.distill.steps, recipe.text.sources[0].column) == (300, "body")
+    assert (recipe.budget.limits(), recipe.distill.weights.kl) == ({"file_mb": 12}, 0.5)
+    assert MINIMAL["distill"]["steps"] == 10  # the tree that was given is as it was
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("distill.stepz=3", "unknown key 'distill.stepz'; did you mean 'steps'?"),
+        ("text.sources.0.colum=3", "unknown key 'text.sources.0.colum'; did you mean 'column'?"),
+        ("budget.latency_p95=3", "did you mean 'latency_p95_ms'?"),
+        ("distill.weights.hiden=3", "did you mean 'hidden'?"),
+        ("distill.objective=mlm", "'masked-lm' or 'sentence-embedding'.*given: 'mlm'"),
+        ("distill.steps=0", "'distill.steps'"),
+        ("distill.prune_until=-1", "'distill.prune_until'"),
+        ("distill.prune_from=0.9", "prune_until comes before prune_from"),
+        ("text.sources.0.dataset=wiki", "either 'dataset' or 'files'"),
+        ("name=../up", "'name'"),
+    ],
+)
+def test_mistakes_are_named(override, words):
+    with pytest.raises(RecipeError, match=words) as caught:
+        parse_recipe(MINIMAL, where="test", overrides=[override])
+    assert "\n" not in str(caught.value)
+
+
+def test_every_field_has_its_help():
+    sections = [Recipe]
+    while sections:
+        for name, field in sections.pop().model_fields.items():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                sections.append(field.annotation)
+            else:
+                assert field.description, name
+
+
+def test_digest_is_of_the_content():
+    same, other = parse_recipe(MINIMAL, where="a"), parse_recipe(MINIMAL, where="b", overrides=["seed=1"])
+    assert same.digest() == parse_recipe(dict(reversed(MINIMAL.items())), where="c").digest()
+    assert same.digest() != other.digest()
