@@ -189,7 +189,13 @@ def export_folder(
     encoder = load_encoder(source, task=task)
 
     def rank(files: Sequence[Path]) -> list[float]:
-        return rank_files(files, threads=measure.threads, batch_size=measure.batch_size, length=measure.length)
+        return rank_files(
+            files,
+            threads=measure.threads,
+            batch_size=measure.batch_size,
+            length=measure.length,
+            vocab_size=encoder.model.config.vocab_size,
+        )
 
     return export_encoder(
         encoder,

@@ -1,0 +1,177 @@
+"""Packages: what is chosen, what is refused, what is written."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from homoexport.artifact import verify
+from homoexport.encoder import load_encoder
+from homoexport.errors import OutputError, ParityError
+from homoexport.export import SAMPLE_TEXT, export_encoder, package
+from homoexport.export.package import Candidate, choose
+from homoexport.export.parity import Parity, check_parity, make_batches
+from tests.conftest import BERT_TINY, MINILM
+
+TEXTS = ["w1", "w5 w6 w7 w8 w9 w10 w11 w12", "w20 w21 w22", "w3 w4 " * 20]
+
+
+def by_name(fastest: str):
+    """A ranking under which the file named `fastest` is."""
+    return lambda files: [1.0 if file.name == fastest else 2.0 for file in files]
+
+
+def parity(passed: bool) -> Parity:
+    return Parity("sentence_embedding", 0.1, 0.1, 0.5, 0.5, None, passed)
+
+
+@pytest.fixture
+def scratch(tmp_path, monkeypatch) -> Path:
+    """Temporary folders go here, so that a test sees what is left of them."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("quantize", "fastest", "model_file"),
+    [("none", "fused-attention.onnx", "onnx/model.onnx"), ("int8", "fused.int8.onnx", "onnx/model_quantized.onnx")],
+)
+def test_package_holds_the_fastest_graph_and_loads_with_stock_libraries(
+    tiny_folder, tmp_path, scratch, quantize, fastest, model_file
+):
+    encoder = load_encoder(str(tiny_folder()), task="sentence-similarity")
+    out = export_encoder(encoder, out_dir=tmp_path / "package", rank=by_name(fastest), texts=TEXTS, quantize=quantize)
+    manifest = verify(out, kind="package")
+    details = manifest["details"]
+    assert details["model_file"] == model_file
+    assert details["graph"] == fastest.removesuffix(".onnx").replace(".", "-")
+    assert [name for name in manifest["files"] if name.endswith(".onnx")] == [model_file]
+    assert {"config.json", "tokenizer.json"} < set(manifest["files"])
+    assert (details["max_length"], details["vocab_size"], details["hidden_size"]) == (64, 100, 32)
+    chosen = [item for item in details["candidates"] if item["latency_p50_ms"] == 1.0]
+    assert [item["file_bytes"] for item in chosen] == [manifest["files"][model_file]["bytes"]]
+    assert len(details["candidates"]) == (4 if quantize == "none" else 6)
+    assert list(scratch.iterdir()) == []
+
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    session = ort.InferenceSession(out / model_file, providers=["CPUExecutionProvider"])
+    vectors = session.run(None, dict(tokenizer(TEXTS, padding=True, return_tensors="np")))[0]
+    with torch.no_grad():
+        tokens = encoder.tokenizer(TEXTS, padding=True, return_tensors="pt")
+        hidden = encoder.model(**tokens).last_hidden_state
+    mean = (hidden * tokens["attention_mask"][..., None]).sum(1) / tokens["attention_mask"].sum(1, keepdim=True)
+    cosine = torch.nn.functional.cosine_similarity(mean, torch.from_numpy(vectors)).min().item()
+    assert cosine > (0.99999 if quantize == "none" else package_int8_bound())
+
+    properties = {item.key: item.value for item in onnx.load(out / model_file).metadata_props}
+    assert (properties["homoexport.task"], properties["homoexport.opset"]) == ("sentence-similarity", "18")
+    assert len(properties["homoexport.source"]) == 64
+
+
+def package_int8_bound() -> float:
+    from homoexport.export.parity import INT8_MIN_COSINE
+
+    return INT8_MIN_COSINE
+
+
+def test_mixed_lengths_in_a_batch_answer_as_each_alone(tiny_folder, tmp_path):
+    encoder = load_encoder(str(tiny_folder()), task="sentence-similarity")
+    out = export_encoder(
+        encoder, out_dir=tmp_path / "package", rank=by_name("portable.onnx"), texts=TEXTS, quantize="none"
+    )
+    session = ort.InferenceSession(out / "onnx/model.onnx", providers=["CPUExecutionProvider"])
+    together = session.run(None, dict(encoder.tokenizer(TEXTS, padding=True, return_tensors="np")))[0]
+    alone = [session.run(None, dict(encoder.tokenizer([text], return_tensors="np")))[0] for text in TEXTS]
+    np.testing.assert_allclose(together, np.concatenate(alone), atol=1e-5)
+
+
+def test_poisoned_graph_is_refused_with_its_figures(tiny_folder, tmp_path, scratch, monkeypatch):
+    encoder = load_encoder(str(tiny_folder()), task="feature-extraction")
+
+    def poison(model):
+        weight = next(value for name, value in model.graph.initializers.items() if name.endswith("LayerNorm.weight"))
+        weight.const_value = package.ir.tensor(1.1 * weight.const_value.numpy(), name=weight.name)
+        return model
+
+    monkeypatch.setattr(package, "QUANTIZABLE", {"portable": poison})
+    with pytest.raises(ParityError, match=r"portable \(last_hidden_state\) largest difference .* cosine"):
+        export_encoder(encoder, out_dir=tmp_path / "package", rank=by_name(""), texts=TEXTS, quantize="int8")
+    assert not (tmp_path / "package").exists()
+    assert list(scratch.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".part")] == []
+
+
+def test_choice_is_the_fastest_that_passed_and_the_smaller_on_a_tie(tmp_path):
+    candidates = []
+    for name, size, passed in [("wrong", 10, False), ("small", 20, True), ("big", 30, True), ("slow", 5, True)]:
+        file = tmp_path / name
+        file.write_bytes(bytes(size))
+        candidates.append(Candidate(name, "int8", file, parity(passed)))
+    asked: list[str] = []
+
+    def rank(files):
+        asked.extend(file.name for file in files)
+        return [{"small": 1.01, "big": 1.0, "slow": 3.0}[file.name] for file in files]
+
+    chosen, measured = choose(candidates, "int8", rank)
+    assert chosen.name == "small"
+    assert asked == ["small", "big", "slow"]
+    assert {item.name: item.latency_p50_ms for item in measured} == {
+        "wrong": None,
+        "small": 1.01,
+        "big": 1.0,
+        "slow": 3.0,
+    }
+
+
+def test_values_that_are_not_finite_do_not_pass(tiny_folder, tmp_path):
+    encoder = load_encoder(str(tiny_folder()), task="feature-extraction")
+    batches = make_batches(encoder, TEXTS, max_length=64)
+    exported = package.torch_to_onnx(encoder, opset=18)
+    weight = next(value for name, value in exported.graph.initializers.items() if name.endswith("LayerNorm.bias"))
+    weight.const_value = package.ir.tensor(np.nan * weight.const_value.numpy(), name=weight.name)
+    package.ir.save(exported, tmp_path / "nan.onnx")
+    figures = check_parity(tmp_path / "nan.onnx", batches, task="feature-extraction", precision="int8")
+    assert (figures.passed, figures.max_difference) == (False, float("inf"))
+
+
+def test_existing_folder_is_refused_and_replaced_by_force(tiny_folder, tmp_path):
+    encoder = load_encoder(str(tiny_folder()), task="feature-extraction")
+    out = tmp_path / "package"
+    arguments = {"out_dir": out, "rank": by_name("portable.onnx"), "texts": TEXTS, "quantize": "none"}
+    export_encoder(encoder, **arguments)
+    with pytest.raises(OutputError, match="already exists"):
+        export_encoder(encoder, **arguments)
+    export_encoder(encoder, **arguments, force=True)
+    assert verify(out)["details"]["task"] == "feature-extraction"
+
+
+def test_sample_text_is_varied():
+    words = [len(text.split()) for text in SAMPLE_TEXT]
+    assert (len(set(SAMPLE_TEXT)), min(words)) == (32, 3)
+    assert 90 <= max(words) <= 110
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize("source", [MINILM, BERT_TINY])
+def test_trained_models_keep_every_bound(source, tmp_path):
+    encoder = load_encoder(source)
+    out = export_encoder(encoder, out_dir=tmp_path / "package", rank=by_name("portable.int8.onnx"))
+    details = json.loads((out / "manifest.json").read_text())["details"]
+    assert len(details["candidates"]) == 6
+    assert [item["name"] for item in details["candidates"] if not item["parity"]["passed"]] == []
+    if source == MINILM:
+        assert (details["max_length"], details["parity"]["output"]) == (256, "sentence_embedding")
+        files = set(verify(out)["files"])
+        assert {"modules.json", "1_Pooling/config.json", "sentence_bert_config.json"} < files
+        assert (out / details["model_file"]).stat().st_size < 23.5e6
