@@ -42,6 +42,13 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+def write_sentences(path: Path, count: int = 300) -> Path:
+    """Sentences of 3 to 19 words of the tiny vocabulary, a line each."""
+    lines = [" ".join(f"w{(i * 7 + j * j) % 95}" for j in range(3 + i % 17)) for i in range(count)]
+    path.write_text("\n".join(lines))
+    return path
+
+
 def tiny_bert(
     *, masked_lm: bool = False, hidden_size: int = 32, heads: int = 4, intermediate_size: int = 64, layers: int = 2
 ) -> PreTrainedModel:

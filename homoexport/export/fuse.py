@@ -97,7 +97,11 @@ def sum_residuals(model: ir.Model) -> int:
     rewritten = 0
     for node in model.graph:
         addition = node.inputs[0].producer() if node.op_type == "LayerNormalization" and node.inputs[0] else None
-        if addition is not None and addition.op_type == "Add" and all(_constant(part) is None for part in addition.inputs):
+        if (
+            addition is not None
+            and addition.op_type == "Add"
+            and all(_constant(part) is None for part in addition.inputs)
+        ):
             addition.op_type = "Sum"
             rewritten += 1
     return rewritten

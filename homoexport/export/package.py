@@ -1,9 +1,9 @@
 """Export: make the candidate graphs, hold each against torch, measure them, ship the fastest that is right.
 
-    torch -> portable                          -> int8
-          -> fused                             -> int8
-          -> fused with SkipLayerNormalization -> int8
-          -> fused with Attention                 (fp32 alone: int8 does not reach its weights)
+torch -> portable                          -> int8
+      -> fused                             -> int8
+      -> fused with SkipLayerNormalization -> int8
+      -> fused with Attention                 (fp32 alone: int8 does not reach its weights)
 """
 
 from __future__ import annotations

@@ -8,14 +8,13 @@ import pytest
 import yaml
 
 from homoexport.artifact import write_manifest
-from tests.conftest import tiny_tokenizer
+from tests.conftest import tiny_tokenizer, write_sentences
 
 
 @pytest.fixture
 def recipe(tiny_folder, tmp_path):
     """Writes a small recipe; nested changes go in as dotted keys."""
-    text = tmp_path / "text.txt"
-    text.write_text("\n".join(" ".join(f"w{(i * 7 + j * j) % 95}" for j in range(3 + i % 17)) for i in range(300)))
+    text = write_sentences(tmp_path / "text.txt")
     teacher = str(tiny_folder())
 
     def write(**changes: object) -> Path:

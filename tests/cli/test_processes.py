@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from homoexport.artifact import verify
+from tests.conftest import write_sentences
 
 pytestmark = pytest.mark.processes
 
@@ -27,8 +28,7 @@ def command(tiny_folder, tmp_path):
 
     def build(objective: str, out: Path, *, steps: int = STEPS) -> list[str]:
         teacher = tiny_folder(f"teacher-{objective}", masked_lm=objective == "masked-lm")
-        text = tmp_path / "text.txt"
-        text.write_text("\n".join(" ".join(f"w{(i * 7 + j * j) % 95}" for j in range(3 + i % 17)) for i in range(300)))
+        text = write_sentences(tmp_path / "text.txt")
         flags = ["--teacher", str(teacher), "--data", str(text), "--objective", objective, "--max-length", "24"]
         flags += ["--hidden-size", "16", "--intermediate-size", "24", "--heads", "2", "--batch-size", "8"]
         flags += ["--steps", str(steps), "--output", str(out), "--set", "text.held_out=10"]

@@ -18,7 +18,7 @@ from homoexport.encoder import load_encoder
 from homoexport.errors import OutputError, ParityError
 from homoexport.export import SAMPLE_TEXT, export_encoder, package
 from homoexport.export.package import Candidate, choose
-from homoexport.export.parity import Parity, check_parity, make_batches
+from homoexport.export.parity import INT8_MIN_COSINE, Parity, check_parity, make_batches
 from tests.conftest import BERT_TINY, MINILM
 
 TEXTS = ["w1", "w5 w6 w7 w8 w9 w10 w11 w12", "w20 w21 w22", "w3 w4 " * 20]
@@ -47,9 +47,9 @@ def scratch(tmp_path, monkeypatch) -> Path:
     [("none", "fused-attention.onnx", "onnx/model.onnx"), ("int8", "fused.int8.onnx", "onnx/model_quantized.onnx")],
 )
 def test_package_holds_the_fastest_graph_and_loads_with_stock_libraries(
-    tiny_folder, tmp_path, scratch, quantize, fastest, model_file
+    tiny_encoder, export_once, tmp_path, scratch, quantize, fastest, model_file
 ):
-    encoder = load_encoder(str(tiny_folder()), task="sentence-similarity")
+    encoder = tiny_encoder("sentence-similarity")
     out = export_encoder(encoder, out_dir=tmp_path / "package", rank=by_name(fastest), texts=TEXTS, quantize=quantize)
     manifest = verify(out, kind="package")
     details = manifest["details"]
@@ -71,21 +71,15 @@ def test_package_holds_the_fastest_graph_and_loads_with_stock_libraries(
         hidden = encoder.model(**tokens).last_hidden_state
     mean = (hidden * tokens["attention_mask"][..., None]).sum(1) / tokens["attention_mask"].sum(1, keepdim=True)
     cosine = torch.nn.functional.cosine_similarity(mean, torch.from_numpy(vectors)).min().item()
-    assert cosine > (0.99999 if quantize == "none" else package_int8_bound())
+    assert cosine > (0.99999 if quantize == "none" else INT8_MIN_COSINE)
 
     properties = {item.key: item.value for item in onnx.load(out / model_file).metadata_props}
     assert (properties["homoexport.task"], properties["homoexport.opset"]) == ("sentence-similarity", "18")
     assert len(properties["homoexport.source"]) == 64
 
 
-def package_int8_bound() -> float:
-    from homoexport.export.parity import INT8_MIN_COSINE
-
-    return INT8_MIN_COSINE
-
-
-def test_mixed_lengths_in_a_batch_answer_as_each_alone(tiny_folder, tmp_path):
-    encoder = load_encoder(str(tiny_folder()), task="sentence-similarity")
+def test_mixed_lengths_in_a_batch_answer_as_each_alone(tiny_encoder, export_once, tmp_path):
+    encoder = tiny_encoder("sentence-similarity")
     out = export_encoder(
         encoder, out_dir=tmp_path / "package", rank=by_name("portable.onnx"), texts=TEXTS, quantize="none"
     )
@@ -95,8 +89,8 @@ def test_mixed_lengths_in_a_batch_answer_as_each_alone(tiny_folder, tmp_path):
     np.testing.assert_allclose(together, np.concatenate(alone), atol=1e-5)
 
 
-def test_poisoned_graph_is_refused_with_its_figures(tiny_folder, tmp_path, scratch, monkeypatch):
-    encoder = load_encoder(str(tiny_folder()), task="feature-extraction")
+def test_poisoned_graph_is_refused_with_its_figures(tiny_encoder, export_once, tmp_path, scratch, monkeypatch):
+    encoder = tiny_encoder("feature-extraction")
 
     def poison(model):
         weight = next(value for name, value in model.graph.initializers.items() if name.endswith("LayerNorm.weight"))
@@ -134,8 +128,8 @@ def test_choice_is_the_fastest_that_passed_and_the_smaller_on_a_tie(tmp_path):
     }
 
 
-def test_values_that_are_not_finite_do_not_pass(tiny_folder, tmp_path):
-    encoder = load_encoder(str(tiny_folder()), task="feature-extraction")
+def test_values_that_are_not_finite_do_not_pass(tiny_encoder, export_once, tmp_path):
+    encoder = tiny_encoder("feature-extraction")
     batches = make_batches(encoder, TEXTS, max_length=64)
     exported = package.torch_to_onnx(encoder, opset=18)
     weight = next(value for name, value in exported.graph.initializers.items() if name.endswith("LayerNorm.bias"))
@@ -145,8 +139,8 @@ def test_values_that_are_not_finite_do_not_pass(tiny_folder, tmp_path):
     assert (figures.passed, figures.max_difference) == (False, float("inf"))
 
 
-def test_existing_folder_is_refused_and_replaced_by_force(tiny_folder, tmp_path):
-    encoder = load_encoder(str(tiny_folder()), task="feature-extraction")
+def test_existing_folder_is_refused_and_replaced_by_force(tiny_encoder, export_once, tmp_path):
+    encoder = tiny_encoder("feature-extraction")
     out = tmp_path / "package"
     arguments = {"out_dir": out, "rank": by_name("portable.onnx"), "texts": TEXTS, "quantize": "none"}
     export_encoder(encoder, **arguments)

@@ -1,0 +1,54 @@
+"""Tiny encoders and their exported graphs, made once: an export takes seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx_ir as ir
+import pytest
+import torch
+
+from homoexport.encoder import Encoder, load_encoder
+from homoexport.export import package
+from homoexport.export.graph import torch_to_onnx
+from tests.conftest import tiny_bert, tiny_tokenizer
+
+Make = Callable[[str], Encoder]
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """A tiny random encoder for a task; nobody may change it."""
+    made: dict[str, Encoder] = {}
+
+    def make(task: str) -> Encoder:
+        if task not in made:
+            torch.manual_seed(0)
+            folder = tmp_path_factory.mktemp(task)
+            tiny_bert(masked_lm=task == "fill-mask").save_pretrained(folder)
+            tiny_tokenizer().save_pretrained(folder)
+            made[task] = load_encoder(str(folder), task=task)  # type: ignore[arg-type]
+        return made[task]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def exported(tiny_encoder: Make, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The exported graph of `tiny_encoder(task)`, before any rewrite."""
+    made: dict[str, Path] = {}
+
+    def make(task: str) -> Path:
+        if task not in made:
+            made[task] = tmp_path_factory.mktemp("exported") / f"{task}.onnx"
+            ir.save(torch_to_onnx(tiny_encoder(task), opset=18), made[task])
+        return made[task]
+
+    return make
+
+
+@pytest.fixture
+def export_once(exported: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packages of tiny encoders are made from the graphs that are there already."""
+    monkeypatch.setattr(package, "torch_to_onnx", lambda encoder, opset: ir.load(exported(encoder.task)))

@@ -1,0 +1,175 @@
+"""The whole journey on a tiny model, through the command line; and the README's commands."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import yaml
+from transformers import AutoModel, AutoTokenizer
+
+from homoexport.artifact import verify
+from homoexport.budget import Budget
+from homoexport.inference import open_package
+from homoexport.pipeline import judge_result
+from tests.cli.conftest import homoexport  # noqa: F401  the fixture serves here too
+from tests.conftest import write_sentences
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.processes
+
+
+@pytest.fixture
+def recipe(tiny_folder, tmp_path):
+    """A small recipe on a tiny teacher, for either objective."""
+
+    def write(objective: str = "sentence-embedding", **budget: float) -> Path:
+        tree = {
+            "name": "small",
+            "teacher": str(tiny_folder(masked_lm=objective == "masked-lm", layers=1)),
+            "text": {"sources": [{"files": str(write_sentences(tmp_path / "text.txt"))}], "max_length": 24, "held_out": 20},
+            "student": {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2},
+            "distill": {"objective": objective, "steps": 6, "batch_size": 8, "prune_every": 2, "checkpoint_every": 2},
+            "measure": {"length": 16, "min_seconds": 0.1},
+            "budget": budget,
+        }
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump(tree))
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("objective", ["sentence-embedding", "masked-lm"])
+def test_run_leaves_everything_and_the_package_answers_as_the_student(homoexport, recipe, tmp_path, objective):  # noqa: F811
+    run = tmp_path / "run"
+    outcome = homoexport("run", recipe(objective, file_mb=5), "-o", run, "--json")
+    assert outcome.code == 0, outcome.err
+    summary = json.loads(outcome.out)
+    assert summary == json.loads((run / "summary.json").read_text())
+    for model in ("teacher", "student"):
+        figures = summary[model]
+        assert figures["latency_p95_ms"] >= figures["latency_p50_ms"] > 0
+        assert figures["peak_rss_mb"] > 10
+    for model, folder in (("teacher", "0-teacher"), ("student", "2-onnx")):
+        manifest = verify(run / folder, kind="package")
+        size = (run / folder / manifest["details"]["model_file"]).stat().st_size
+        assert (summary[model]["file_bytes"], summary[model]["parameters"]) == (size, manifest["details"]["parameters"])
+    assert summary["ratios"]["file_bytes"] == summary["teacher"]["file_bytes"] / summary["student"]["file_bytes"]
+    assert summary["budget_kept"] is True
+    student = verify(run / "1-student", kind="student")
+    assert verify(run / "2-onnx")["parent"] == student["digest"]
+    text = (run / "report.md").read_text()
+    assert all((run / link).is_file() for link in re.findall(r"\]\((plots/[^)]+)\)", text))
+    if objective == "sentence-embedding":
+        texts = (run / "1-student" / "held_out.txt").read_text().splitlines()
+        tokens = AutoTokenizer.from_pretrained(run / "1-student")(texts, padding=True, return_tensors="pt")
+        with torch.no_grad():
+            states = AutoModel.from_pretrained(run / "1-student")(**tokens).last_hidden_state
+        mask = tokens["attention_mask"][:, :, None]
+        expected = torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=-1).numpy()
+        vectors = open_package(run / "2-onnx", threads=1).embed(texts)
+        assert (vectors * expected).sum(axis=1).min() > 0.97
+        teacher = open_package(run / "0-teacher", threads=1).embed(texts)
+        assert np.abs(np.linalg.norm(teacher, axis=1) - 1).max() < 1e-5
+
+
+def test_missed_budget_exits_with_3_and_resume_does_not_work_twice(homoexport, recipe, tmp_path):  # noqa: F811
+    run = tmp_path / "run"
+    path = recipe(file_mb=0.001)
+    outcome = homoexport("run", path, "-o", run)
+    assert outcome.code == 3
+    assert "missed" in outcome.out
+    package = verify(run / "2-onnx")["created"]
+    again = homoexport("run", path, "-o", run, "--resume")
+    assert again.code == 3
+    assert verify(run / "2-onnx")["created"] == package
+    other = homoexport("run", path, "-o", run, "--resume", "--set", "seed=3")
+    assert (other.code, "another recipe" in other.err) == (2, True)
+    assert homoexport("bench", run / "2-onnx", "--length", 16, "--min-seconds", 0.1, "--file-mb", 0.001).code == 3
+    kept = homoexport("bench", run / "0-teacher", run / "2-onnx", "--length", 16, "--min-seconds", 0.1, "--json")
+    assert kept.code == 0
+    assert len(json.loads(kept.out)["results"]) == 2
+
+
+def test_run_stopped_after_distilling_goes_on(homoexport, recipe, tmp_path):  # noqa: F811
+    run, path = tmp_path / "run", recipe()
+    assert homoexport("run", path, "-o", run).code == 0
+    student = verify(run / "1-student")
+    for left in ("2-onnx/manifest.json", "3-measured/manifest.json", "summary.json"):
+        (run / left).unlink()
+    for half_written in ("2-onnx", "3-measured"):
+        for file in (run / half_written).rglob("*"):
+            if file.is_file():
+                file.unlink()
+        for folder in sorted((run / half_written).rglob("*"), reverse=True):
+            folder.rmdir()
+    assert homoexport("run", path, "-o", run, "--resume").code == 0
+    assert verify(run / "1-student") == student
+    assert (run / "summary.json").is_file()
+
+
+def test_budget_lines_are_judged_by_their_intervals():
+    result = {
+        "latency_p50_ms": 5.0,
+        "latency_p95_ms": 8.0,
+        "latency_p50_interval_ms": [4.9, 5.1],
+        "latency_p95_interval_ms": [7.0, 9.0],
+        "peak_rss_mb": 80.0,
+        "file_bytes": 9_000_000,
+    }
+    budget = Budget(latency_p50_ms=5.2, latency_p95_ms=8.5, file_mb=8.9, peak_rss_mb=80.0)
+    kept = {verdict.line: verdict.kept for verdict in judge_result(budget, result)}
+    assert kept == {"latency_p50_ms": True, "latency_p95_ms": None, "file_mb": False, "peak_rss_mb": True}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.weights
+@pytest.mark.slow
+def test_commands_of_the_readme(tmp_path, monkeypatch):
+    """Every command and the five lines of Python, in their order, at fewer steps and on less text."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    (tmp_path / "text").mkdir()
+    sentences = "The committee met on {} and voted for plan {}.\nNobody expected the {} to cost {} million.\n"
+    (tmp_path / "text" / "some.txt").write_text("".join(sentences.format(i, i + 1, i * 2, i) for i in range(100)))
+    (tmp_path / "lines.txt").write_text("A text.\nAnother one.\n")
+    short = "--set distill.steps=2 --set distill.batch_size=8 --set text.held_out=20 --set measure.min_seconds=0.2"
+    small_text = "--set text.sources=[{files: text/*.txt}]"
+
+    def homoexport_command(line: str) -> None:
+        words = shlex.split(line)
+        stdin = words[words.index("<") + 1] if "<" in words else None
+        stdout = words[words.index(">") + 1] if ">" in words else None
+        arguments = words[1 : min((words.index(mark) for mark in ("<", ">") if mark in words), default=len(words))]
+        if arguments[0] in ("run", "distill"):
+            arguments += [*shlex.split(short), *small_text.split(" ", 1)]
+        with open(stdin or "/dev/null", "rb") as source, open(stdout or "out.txt", "wb") as target:
+            done = subprocess.run([sys.executable, "-m", "homoexport", *arguments], stdin=source, stdout=target, check=False)
+        assert done.returncode in ((0, 3) if arguments[0] == "run" else (0,)), line
+
+    homoexport_command("homoexport run recipes/quickstart.yaml -o runs/quickstart")
+    commands = [line for block in blocks("bash") for line in block.replace("\\\n", " ").splitlines() if line.strip()]
+    for line in commands:
+        if line.startswith("homoexport "):
+            homoexport_command(line)
+        else:  # make's targets are what CI calls; the launcher is tested with two processes
+            assert line.split("#")[0].strip() in ("make demo", "make test") or line.startswith("accelerate launch")
+    vectors = np.load(tmp_path / "vectors.npy")
+    namespace: dict[str, object] = {}
+    (snippet,) = blocks("python")
+    exec(snippet, namespace)
+    assert vectors.shape == (2, 192)
+    np.testing.assert_allclose(vectors, namespace["vectors"], atol=1e-5)
+    assert isinstance(namespace["session"], onnxruntime.InferenceSession)
