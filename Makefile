@@ -1,15 +1,17 @@
 # make demo   the whole journey: set up, distil, export, quantize, measure, report
 # make test   the tests
 # make check  ruff and mypy
+# make interop  the tests that need optimum-onnx, and the rest of the core, on transformers 4.57
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.complete
+INTEROP := .venv-interop
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check clean
+.PHONY: demo test check interop clean
 
 demo: $(SETUP)
 	$(BIN)/homoexport run recipes/quickstart.yaml --output runs/quickstart --force
@@ -30,5 +32,16 @@ $(SETUP): pyproject.toml constraints.txt requirements-demo.txt
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement requirements-demo.txt
 	touch $@
 
+# optimum-onnx caps transformers below 4.58, so it has an environment and a lock of its own.
+interop: $(INTEROP)/.complete
+	$(INTEROP)/bin/python -m pytest -m "interop or not (slow or processes)" tests/interop tests/encoder tests/distill
+
+$(INTEROP)/.complete: pyproject.toml constraints-interop.txt requirements-demo.txt
+	$(PYTHON) -m venv $(INTEROP)
+	$(INTEROP)/bin/python -m pip install --quiet --upgrade pip
+	$(INTEROP)/bin/python -m pip install --quiet --constraint constraints-interop.txt --editable '.[optimum,dev]'
+	$(INTEROP)/bin/python -m pip install --quiet --no-deps --require-hashes --requirement requirements-demo.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(INTEROP) runs
