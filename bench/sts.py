@@ -39,7 +39,12 @@ def main() -> None:
         results.append({"package": folder.name, **quality.as_json()})
         print(f"{folder}: {quality.value:.4f} on {len(pairs)} pairs")
     if arguments.output:
-        kept = {"data": arguments.data.name, "results": results, "host": describe_host(), "versions": library_versions()}
+        kept = {
+            "data": arguments.data.name,
+            "results": results,
+            "host": describe_host(),
+            "versions": library_versions(),
+        }
         arguments.output.write_text(json.dumps(kept, indent=2) + "\n")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -20,7 +21,6 @@ from homoexport.artifact import verify
 from homoexport.budget import Budget
 from homoexport.inference import open_package
 from homoexport.pipeline import judge_result
-from tests.cli.conftest import homoexport  # noqa: F401  the fixture serves here too
 from tests.conftest import write_sentences
 
 ROOT = Path(__file__).parents[1]
@@ -35,7 +35,11 @@ def recipe(tiny_folder, tmp_path):
         tree = {
             "name": "small",
             "teacher": str(tiny_folder(masked_lm=objective == "masked-lm", layers=1)),
-            "text": {"sources": [{"files": str(write_sentences(tmp_path / "text.txt"))}], "max_length": 24, "held_out": 20},
+            "text": {
+                "sources": [{"files": str(write_sentences(tmp_path / "text.txt"))}],
+                "max_length": 24,
+                "held_out": 20,
+            },
             "student": {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2},
             "distill": {"objective": objective, "steps": 6, "batch_size": 8, "prune_every": 2, "checkpoint_every": 2},
             "measure": {"length": 16, "min_seconds": 0.1},
@@ -49,7 +53,7 @@ def recipe(tiny_folder, tmp_path):
 
 
 @pytest.mark.parametrize("objective", ["sentence-embedding", "masked-lm"])
-def test_run_leaves_everything_and_the_package_answers_as_the_student(homoexport, recipe, tmp_path, objective):  # noqa: F811
+def test_run_leaves_everything_and_the_package_answers_as_the_student(homoexport, recipe, tmp_path, objective):
     run = tmp_path / "run"
     outcome = homoexport("run", recipe(objective, file_mb=5), "-o", run, "--json")
     assert outcome.code == 0, outcome.err
@@ -82,7 +86,7 @@ def test_run_leaves_everything_and_the_package_answers_as_the_student(homoexport
         assert np.abs(np.linalg.norm(teacher, axis=1) - 1).max() < 1e-5
 
 
-def test_missed_budget_exits_with_3_and_resume_does_not_work_twice(homoexport, recipe, tmp_path):  # noqa: F811
+def test_missed_budget_exits_with_3_and_resume_does_not_work_twice(homoexport, recipe, tmp_path):
     run = tmp_path / "run"
     path = recipe(file_mb=0.001)
     outcome = homoexport("run", path, "-o", run)
@@ -100,7 +104,7 @@ def test_missed_budget_exits_with_3_and_resume_does_not_work_twice(homoexport, r
     assert len(json.loads(kept.out)["results"]) == 2
 
 
-def test_run_stopped_after_distilling_goes_on(homoexport, recipe, tmp_path):  # noqa: F811
+def test_run_stopped_after_distilling_goes_on(homoexport, recipe, tmp_path):
     run, path = tmp_path / "run", recipe()
     assert homoexport("run", path, "-o", run).code == 0
     student = verify(run / "1-student")
@@ -155,8 +159,9 @@ def test_commands_of_the_readme(tmp_path, monkeypatch):
         arguments = words[1 : min((words.index(mark) for mark in ("<", ">") if mark in words), default=len(words))]
         if arguments[0] in ("run", "distill"):
             arguments += [*shlex.split(short), *small_text.split(" ", 1)]
-        with open(stdin or "/dev/null", "rb") as source, open(stdout or "out.txt", "wb") as target:
-            done = subprocess.run([sys.executable, "-m", "homoexport", *arguments], stdin=source, stdout=target, check=False)
+        with Path(stdin or os.devnull).open("rb") as source, Path(stdout or "out.txt").open("wb") as target:
+            command = [sys.executable, "-m", "homoexport", *arguments]
+            done = subprocess.run(command, stdin=source, stdout=target, check=False)
         assert done.returncode in ((0, 3) if arguments[0] == "run" else (0,)), line
 
     homoexport_command("homoexport run recipes/quickstart.yaml -o runs/quickstart")

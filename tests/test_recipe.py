@@ -26,7 +26,12 @@ def test_shipped_recipes_parse(path):
 
 @pytest.mark.parametrize(
     ("name", "hidden", "ffn", "heads", "rate"),
-    [("base", 576, 2304, 12, 3e-4), ("small", 256, 1024, 8, 6e-4), ("xsmall", 240, 960, 12, 6e-4), ("tiny", 224, 896, 7, 6e-4)],
+    [
+        ("base", 576, 2304, 12, 3e-4),
+        ("small", 256, 1024, 8, 6e-4),
+        ("xsmall", 240, 960, 12, 6e-4),
+        ("tiny", 224, 896, 7, 6e-4),
+    ],
 )
 def test_homobert_recipes_have_the_papers_settings(name, hidden, ffn, heads, rate):
     recipe = load_recipe(next(path for path in RECIPES if path.stem == f"homobert-{name}"))

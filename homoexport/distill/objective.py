@@ -54,8 +54,8 @@ def attention_scores(query: Tensor, key: Tensor, *, heads: int, head_dim: int) -
     The mean over heads of q_h·k_h/√d is one product of the unsplit projections [B, S, H·d], so the
     scores of single heads are never formed and the forward pass keeps its fused attention kernel.
     """
-    products: Tensor = query @ key.transpose(1, 2)
-    return products.float() * (head_dim**-0.5 / heads)
+    scores: Tensor = (query @ key.transpose(1, 2)).float() * (head_dim**-0.5 / heads)
+    return scores
 
 
 def attention_error(student: Tensor, teacher: Tensor, token_mask: Tensor, pairs: int) -> Tensor:

@@ -32,7 +32,7 @@ MAX_PARAMETER_BYTES = 2_000_000_000  # protobuf's limit is 2 GiB for a file, gra
 
 
 def input_names(encoder: Encoder) -> tuple[str, ...]:
-    """The graph's inputs, each int64 [B, S]: exactly what the tokenizer returns, so that its answer can be fed as is."""
+    """The graph's inputs, each int64 [B, S]: just what the tokenizer returns, so that its answer can be fed as is."""
     return tuple(name for name in encoder.tokenizer.model_input_names)
 
 
@@ -144,7 +144,7 @@ def torch_to_onnx(encoder: Encoder, *, opset: int) -> ir.Model:
     model: ir.Model = program.model
     if model.opset_imports[""] != opset:
         raise UserError(f"torch cannot write opset {opset}", where="opset", mend=f"give {MIN_OPSET}")
-    ClearMetadataAndDocStringPass()(model)  # the exporter leaves a stack trace at every node: half a megabyte
+    ClearMetadataAndDocStringPass()(model)  # the exporter leaves a stack trace at every node: 0.4 MB
     return model
 
 
