@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -158,6 +157,7 @@ _FORBIDDEN = ("permission denied", "name a folder that you may write")
 _MENDS = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: _FULL,
+    errno.EFBIG: ("the file is larger than this system allows", "raise the limit, or name another folder"),
     errno.EACCES: _FORBIDDEN,
     errno.EPERM: _FORBIDDEN,
     errno.EROFS: ("the file system is read-only", "name a folder that you may write"),
@@ -175,13 +175,23 @@ def output_errors(where: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        number = error.errno if isinstance(error, OSError) else None
-        if number is None and os.strerror(errno.ENOSPC) in str(error):
-            number = errno.ENOSPC
-        if number not in _MENDS:
+        number = _refusal(error)
+        if number is None:
             raise
         what, mend = _MENDS[number]
         raise OutputError(what, where=str(where), mend=mend) from error
+
+
+def _refusal(error: BaseException | None) -> int | None:
+    """The operating system's refusal to write behind an error, or behind one that it followed."""
+    while error is not None:
+        if isinstance(error, OutputError):
+            return None
+        for number in _MENDS:
+            if (isinstance(error, OSError) and error.errno == number) or f"(os error {number})" in str(error):
+                return number
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def refuse_existing(out_dir: Path, *, force: bool) -> None:

@@ -116,7 +116,7 @@ class ExportSettings(_Section):
     """How to export."""
 
     quantize: Quantize = Field("int8", description="none, or int8: dynamic, of the portable or the fused graph.")
-    opset: int = Field(18, ge=17, description="ONNX opset of the portable graph.")
+    opset: int = Field(18, ge=18, description="ONNX opset of the portable graph.")
 
 
 class MeasureSettings(_Section):

@@ -32,6 +32,7 @@ def recipe(tiny_folder, tmp_path):
     """A small recipe on a tiny teacher, for either objective."""
 
     def write(objective: str = "sentence-embedding", **budget: float) -> Path:
+        text = write_sentences(tmp_path / "text.txt")
         tree = {
             "name": "small",
             "teacher": str(tiny_folder(masked_lm=objective == "masked-lm", layers=1)),

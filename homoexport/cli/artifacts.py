@@ -30,7 +30,7 @@ def export(
         Path | None,
         typer.Option(help="A txt file of real text for the parity checks, a line each; by default held-out text."),
     ] = None,
-    opset: Annotated[int, typer.Option(min=17, help="ONNX opset of the portable graph.")] = 18,
+    opset: Annotated[int, typer.Option(min=18, help="ONNX opset of the portable graph.")] = 18,
     threads: Threads = 1,
     batch_size: BatchSize = 1,
     length: Length = 128,

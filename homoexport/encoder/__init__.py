@@ -2,7 +2,15 @@
 
 from homoexport.encoder.families import family_of, supported_model_types
 from homoexport.encoder.layout import Family, Layout, Slot, Taps, Widths
-from homoexport.encoder.loading import Encoder, Pooling, Task, load_encoder, resolve_folder, save_encoder
+from homoexport.encoder.loading import (
+    Encoder,
+    Pooling,
+    Task,
+    load_encoder,
+    resolve_folder,
+    save_encoder,
+    write_sentence_files,
+)
 from homoexport.encoder.shape import count_parameters, target_widths
 from homoexport.encoder.slicing import Keep, LayerKeep, slice_model
 
@@ -25,4 +33,5 @@ __all__ = [
     "slice_model",
     "supported_model_types",
     "target_widths",
+    "write_sentence_files",
 ]

@@ -184,11 +184,23 @@ def save_encoder(encoder: Encoder, model: PreTrainedModel, folder: Path, *, max_
     for weights in folder.glob("*.safetensors"):
         weights.chmod(0o644)  # safetensors makes them private to the user; a server may be another one
     encoder.tokenizer.save_pretrained(folder)
+    write_sentence_files(encoder, folder, hidden_size=model.config.hidden_size, max_length=max_length)
+
+
+def write_sentence_files(encoder: Encoder, folder: Path, *, hidden_size: int, max_length: int | None = None) -> None:
+    """Write what sentence-transformers needs to load `folder`: modules, pooling, longest sequence.
+
+    Args:
+        encoder: whose pooling it is; where it has none, nothing is written.
+        folder: an existing folder.
+        hidden_size: width of the pooled vector.
+        max_length: tokens of the longest sequence, where the encoder's own folder does not say.
+    """
     if encoder.pooling is None:
         return
     (folder / "1_Pooling").mkdir(exist_ok=True)
     pooling = {
-        "word_embedding_dimension": model.config.hidden_size,
+        "word_embedding_dimension": hidden_size,
         "pooling_mode_cls_token": encoder.pooling.mode == "cls",
         "pooling_mode_mean_tokens": encoder.pooling.mode == "mean",
         "pooling_mode_max_tokens": False,

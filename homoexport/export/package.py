@@ -19,7 +19,7 @@ from typing import Any, Literal
 import onnx_ir as ir
 
 from homoexport.artifact import MANIFEST, output_errors, read_manifest, sha256_file, staged, write_manifest
-from homoexport.encoder import Encoder, count_parameters
+from homoexport.encoder import Encoder, count_parameters, write_sentence_files
 from homoexport.errors import ParityError
 from homoexport.export.fuse import make_fused, make_fused_attention, make_fused_skip_layer_norm, make_portable
 from homoexport.export.graph import OUTPUT_NAMES, describe, input_names, torch_to_onnx
@@ -38,12 +38,6 @@ QUANTIZABLE: dict[str, Callable[[ir.Model], ir.Model]] = {
     "fused-skip-layer-norm": make_fused_skip_layer_norm,
 }
 FP32_ONLY: dict[str, Callable[[ir.Model], ir.Model]] = {"fused-attention": make_fused_attention}
-SENTENCE_FILES = (
-    "modules.json",
-    "1_Pooling/config.json",
-    "sentence_bert_config.json",
-    "config_sentence_transformers.json",
-)
 
 
 @dataclass(frozen=True)
@@ -169,16 +163,13 @@ def _source_digest(encoder: Encoder) -> str:
     return sha256_file(weights)
 
 
-def _write_files(encoder: Encoder, chosen: Candidate, folder: Path) -> None:
+def _write_files(encoder: Encoder, chosen: Candidate, folder: Path, *, max_length: int) -> None:
     model_file = folder / MODEL_FILES[chosen.precision]
     model_file.parent.mkdir()
     shutil.copyfile(chosen.file, model_file)
     encoder.tokenizer.save_pretrained(folder)
-    names = ("config.json", *(SENTENCE_FILES if encoder.task == "sentence-similarity" else ()))
-    for name in names:
-        if (encoder.folder / name).is_file():
-            (folder / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(encoder.folder / name, folder / name)
+    shutil.copyfile(encoder.folder / "config.json", folder / "config.json")
+    write_sentence_files(encoder, folder, hidden_size=encoder.model.config.hidden_size, max_length=max_length)
 
 
 def export_encoder(
@@ -239,7 +230,7 @@ def export_encoder(
         progress("measuring the candidates")
         chosen, measured = choose(candidates, precision, rank)
         progress(f"writing the {chosen.name} graph")
-        _write_files(encoder, chosen, folder)
+        _write_files(encoder, chosen, folder, max_length=max_length)
         config = encoder.model.config
         details = {
             "model_file": MODEL_FILES[precision],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -136,3 +138,26 @@ def test_damaged_packages(homoexport, tmp_path, command):
     assert_refused(homoexport(*command, package), "truncated", "model.onnx")
     model.write_bytes(bytes(999) + b"x")
     assert_refused(homoexport(*command, package), "altered", "model.onnx")
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("checkpoint_every", [1, 100], ids=["in a checkpoint", "in the student"])
+def test_disk_that_takes_no_more(recipe, tmp_path, checkpoint_every):
+    """A limit on the size of a file stands in for a full disk: the writes fail in the same places."""
+    out = tmp_path / "out"
+    path = recipe(distill__checkpoint_every=checkpoint_every)
+    script = (
+        "import resource, sys\n"
+        "from homoexport.cli import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))\n"
+        f"sys.argv = ['homoexport', 'distill', {str(path)!r}, '-o', {str(out)!r}]\n"
+        "main()\n"
+    )
+    warm = tmp_path / "warm"  # fills the cache of tokenized text, which is not what is tested
+    subprocess.run([sys.executable, "-m", "homoexport", "distill", path, "-o", warm], check=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "error: " in done.stderr
+    assert "larger than this system allows" in done.stderr
+    assert not out.exists()

@@ -1,0 +1,107 @@
+"""Artifacts: manifests, what verify sees, and output folders that are whole or not there."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+
+import pytest
+from safetensors import SafetensorError
+
+from homoexport.artifact import output_errors, read_manifest, staged, verify, write_manifest
+from homoexport.errors import OutputError, PackageError
+
+
+@pytest.fixture
+def artifact(tmp_path):
+    folder = tmp_path / "artifact"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "weights.bin").write_bytes(b"0123456789")
+    (folder / "inner" / "config.json").write_text("{}")
+    write_manifest(folder, "student", parent="some/teacher", details={"parameters": 10})
+    return folder
+
+
+def test_manifest_describes_every_file(artifact):
+    manifest = verify(artifact, kind="student")
+    assert set(manifest["files"]) == {"weights.bin", "inner/config.json"}
+    # printf 0123456789 | sha256sum
+    known = "84d89877f0d4041efb6bf91a16f0248f2fd573e6af05c19f96bedb9f882f7882"
+    assert manifest["files"]["weights.bin"] == {"sha256": known, "bytes": 10}
+    assert (manifest["parent"], manifest["details"]["parameters"]) == ("some/teacher", 10)
+    assert manifest["host"]["available_cores"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda folder: (folder / "weights.bin").write_bytes(b"01234"), "truncated: 5 bytes where the manifest has 10"),
+        (lambda folder: (folder / "weights.bin").write_bytes(b"0123456780"), "its sha256 is not the manifest's"),
+        (lambda folder: (folder / "weights.bin").unlink(), "weights.bin: is missing"),
+        (lambda folder: (folder / "more.txt").write_text("x"), "more.txt: is not in the manifest"),
+        (lambda folder: (folder / "manifest.json").write_text("{"), "is not a homoexport manifest"),
+        (lambda folder: (folder / "manifest.json").unlink(), "has no manifest.json"),
+    ],
+)
+def test_damage_is_named(artifact, damage, words):
+    damage(artifact)
+    with pytest.raises(PackageError, match=words):
+        verify(artifact)
+
+
+def test_kind_and_format_are_checked(artifact):
+    with pytest.raises(PackageError, match="is a student, not a package"):
+        verify(artifact, kind="package")
+    manifest = json.loads((artifact / "manifest.json").read_text())
+    (artifact / "manifest.json").write_text(json.dumps({**manifest, "format_version": 99}))
+    with pytest.raises(PackageError, match="format 99 is not format 1"):
+        read_manifest(artifact)
+
+
+def test_staged_folder_appears_whole_or_not_at_all(tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(RuntimeError), staged(out) as folder:
+        (folder / "half.txt").write_text("half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    with staged(out) as folder:
+        (folder / "a.txt").write_text("whole")
+        write_manifest(folder, "student")
+    assert (out / "a.txt").read_text() == "whole"
+    with pytest.raises(OutputError, match="already exists"), staged(out):
+        pass
+    with pytest.raises(RuntimeError), staged(out, force=True):
+        raise RuntimeError
+    assert (out / "a.txt").read_text() == "whole"  # what stood there still stands
+    with staged(out, force=True) as folder:
+        (folder / "b.txt").write_text("new")
+    assert [path.name for path in out.iterdir()] == ["b.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def chained() -> None:
+    """As torch.save ends on a full disk: its own error, while handling the system's."""
+    try:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError:
+        raise RuntimeError("unexpected pos 48384 vs 48278")  # noqa: B904  torch does not say `from` either
+
+
+def wrapped() -> None:
+    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+def plain() -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("fail", [plain, wrapped, chained])
+def test_full_disk_is_one_line_however_it_is_told(tmp_path, fail):
+    with pytest.raises(OutputError, match=r"out: the disk is full; free some room"), output_errors(tmp_path / "out"):
+        fail()
+
+
+def test_other_errors_pass(tmp_path):
+    with pytest.raises(ValueError, match="os"), output_errors(tmp_path):
+        raise ValueError("os")
