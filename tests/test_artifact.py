@@ -61,9 +61,14 @@ def test_kind_and_format_are_checked(artifact):
 
 def test_staged_folder_appears_whole_or_not_at_all(tmp_path):
     out = tmp_path / "out"
-    with pytest.raises(RuntimeError), staged(out) as folder:
-        (folder / "half.txt").write_text("half")
-        raise RuntimeError
+
+    def fail_halfway() -> None:
+        with staged(out) as folder:
+            (folder / "half.txt").write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_halfway()
     assert list(tmp_path.iterdir()) == []
     with staged(out) as folder:
         (folder / "a.txt").write_text("whole")

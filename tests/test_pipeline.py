@@ -37,7 +37,7 @@ def recipe(tiny_folder, tmp_path):
             "name": "small",
             "teacher": str(tiny_folder(masked_lm=objective == "masked-lm", layers=1)),
             "text": {
-                "sources": [{"files": str(write_sentences(tmp_path / "text.txt"))}],
+                "sources": [{"files": str(text)}],
                 "max_length": 24,
                 "held_out": 20,
             },
