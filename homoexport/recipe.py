@@ -100,7 +100,6 @@ class DistillSettings(_Section):
     importance_smoothing: float = Field(0.85, ge=0, lt=1, description="Smoothing of the sensitivity over steps (beta).")
     precision: Precision = Field("auto", description="fp32, bf16 autocast, or auto: bf16 where it is faster here.")
     checkpoint_every: int = Field(100, ge=1, description="Steps from one checkpoint to the next.")
-    evaluate_every: int = Field(0, ge=0, description="Steps from one held-out loss to the next; 0: only at the end.")
     threads: int | None = Field(
         None, ge=1, description="CPU threads of one process; by default what the cgroup allows."
     )

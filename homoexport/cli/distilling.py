@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,12 @@ from homoexport.cli import screen
 from homoexport.cli.options import AsJson, Force, OutDir, Overrides, Resume, put
 from homoexport.errors import UserError
 from homoexport.recipe import parse_recipe, read_recipe_tree
+
+
+def _launched_alone() -> bool:
+    """Whether the launcher was asked for several CPU processes and started only this one."""
+    asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" and "MASTER_ADDR" in os.environ
+    return asked and "WORLD_SIZE" not in os.environ
 
 
 def distill_command(
@@ -65,6 +72,12 @@ def distill_command(
     from homoexport.artifact import read_manifest
     from homoexport.distill import distill
 
+    if _launched_alone():
+        screen.errors.print(
+            "note: without MPI, `accelerate launch --cpu` starts one process; for several on CPUs give "
+            "--multi_gpu (gloo serves where there is no GPU), or use torchrun",
+            soft_wrap=True,
+        )
     screen.stage_line(f"Distilling {settings.teacher}")
     with screen.distill_bar() as on_progress:
         distill(

@@ -121,13 +121,32 @@ class Run:
         self.step += 1
         return terms, learning_rate, self._prune()
 
+    @property
+    def _nothing_to_learn(self) -> bool:
+        """Whether the student is still its teacher, and no loss but distillation's could move it."""
+        labels = self.settings.objective == "masked-lm" and self.settings.weights.task > 0
+        return not labels and self.start_widths == self.family.widths(self.student) == self.family.widths(self.teacher)
+
     def _score(self, micro_batches: Sequence[MicroBatch]) -> None:
+        """Blend this step's sensitivity into the scores.
+
+        Before the first event of a student with nothing to learn, that is what the probe says, once;
+        its gradients are for scoring alone, and the student stays its teacher.
+        """
+        probing = self._nothing_to_learn
+        if probing:
+            self.optimizer.zero_grad(set_to_none=True)
+            if not self.schedule.is_event(self.step + 1):
+                return
+            self.loss.probe(micro_batches)
         token_ids = None
         if self.settings.objective != "masked-lm" and self.accelerator.num_processes == 1:
             token_ids = torch.unique(torch.cat([micro.input_ids.flatten() for micro in micro_batches]))
         update_scores(
             self.scores, self.student, self.family, beta=self.settings.importance_smoothing, token_ids=token_ids
         )
+        if probing:
+            self.optimizer.zero_grad(set_to_none=True)
 
     def _prune(self) -> bool:
         widths = self.family.widths(self.student)

@@ -128,6 +128,25 @@ class StepLoss:
     def _weighted(self, terms: dict[str, Tensor]) -> Tensor:
         return torch.stack([value * getattr(self.weights, name) for name, value in terms.items()]).sum()
 
+    def probe(self, micro_batches: Sequence[MicroBatch]) -> None:
+        """Leave gradients that say how strongly each weight moves the student's output.
+
+        While the student equals its teacher, distillation terms are at their minimum: their gradients
+        are zero, and so would be every neuron's sensitivity. The gradient of the output's product with
+        random signs r is J^T r, whose squares are on average the diagonal of J^T J: the curvature of a
+        squared error at its minimum (Hutchinson's estimator of the Gauss-Newton matrix). The signs
+        depend on a token's position alone, so that processes and micro-batches add up.
+        """
+        counts = count(micro_batches, self.accelerator)
+        for micro in micro_batches:
+            with self.accelerator.autocast():
+                states = self.student_states(micro)
+            signs = _signs(*states.shape[1:], states.device)
+            products = states.float() * signs * micro.attention_mask[:, :, None]
+            self.accelerator.backward(products.sum() / counts.tokens)
+        self._student_trace.clear()
+        self._reduce_gradients()
+
     def student_states(self, micro: MicroBatch) -> Tensor:
         """The student's last hidden states, [B, S, D_s]."""
         return self._states(self.student, micro)
@@ -226,3 +245,10 @@ class StepLoss:
         flat = self.accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), "sum")
         for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
+
+
+def _signs(length: int, hidden_size: int, device: torch.device) -> Tensor:
+    """Random signs [S, D]; a longer draw begins with the rows of a shorter one."""
+    rows = (torch.Generator().manual_seed(position) for position in range(length))
+    signs = torch.stack([torch.randint(2, (hidden_size,), generator=row) for row in rows])
+    return (signs * 2 - 1).float().to(device)

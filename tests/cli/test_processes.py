@@ -72,7 +72,7 @@ def test_killed_run_resumes_to_the_same_bits(command, tmp_path):
 def test_two_processes_prune_alike_and_end_at_the_same_loss(command, tmp_path, objective):
     one, two = tmp_path / "one", tmp_path / "two"
     subprocess.run([sys.executable, *command(objective, one)], env=environment(), check=True)
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     subprocess.run([sys.executable, *launch, *command(objective, two)], env=environment(), check=True)
     alone, together = log_of(one), log_of(two)

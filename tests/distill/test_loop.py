@@ -244,3 +244,24 @@ def test_force_does_not_replace_a_folder_of_someone_elses(tiny_folder, corpus_fi
             force=True,
         )
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("objective", ["sentence-embedding", "masked-lm"])
+def test_first_event_takes_neurons_that_do_nothing(tiny_folder, corpus_file, objective):
+    """Before it the student equals its teacher, whose gap has no gradient; the dead ones still are found."""
+    settings = settings_of(objective, weights=LossWeights(task=1 if objective == "sentence-embedding" else 0))
+    run, batches = run_of(tiny_folder(masked_lm=objective == "masked-lm"), corpus_file, settings)
+    dead = torch.arange(40)  # the lowest indices, which a tie would keep
+    for model in (run.teacher, run.student):
+        for layer in run.family.body(model).encoder.layer:
+            layer.output.dense.weight.data[:, dead] = 0
+    before = copy.deepcopy(run.student.state_dict())
+    run.advance(batches.of_step(0))
+    assert all(torch.equal(value, before[name]) for name, value in run.student.state_dict().items())
+    _, _, pruned = run.advance(batches.of_step(1))
+    assert pruned
+    width = run.family.widths(run.student).intermediate_size
+    assert 24 < width < 64
+    for layer in run.family.body(run.student).encoder.layer:
+        alive = (layer.output.dense.weight.abs().sum(0) > 0).sum().item()
+        assert alive == min(24, width)
