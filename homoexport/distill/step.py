@@ -141,7 +141,8 @@ class StepLoss:
         for micro in micro_batches:
             with self.accelerator.autocast():
                 states = self.student_states(micro)
-            signs = _signs(*states.shape[1:], states.device)
+            _, length, width = states.shape
+            signs = _signs(length, width, states.device)
             products = states.float() * signs * micro.attention_mask[:, :, None]
             self.accelerator.backward(products.sum() / counts.tokens)
         self._student_trace.clear()

@@ -23,20 +23,6 @@ from tests.conftest import MINILM
 ALL_TERMS = LossWeights(task=1, kl=1, hidden=1, attention=1, embedding=1)
 
 
-@pytest.fixture
-def corpus_file(tmp_path: Path) -> Path:
-    """400 sentences of 3 to 20 words of the tiny vocabulary."""
-    generator = torch.Generator().manual_seed(5)
-    lines = []
-    for _ in range(400):
-        length = int(torch.randint(3, 21, (1,), generator=generator))
-        words = torch.randint(0, 95, (length,), generator=generator).tolist()
-        lines.append(" ".join(f"w{word}" for word in words))
-    path = tmp_path / "text.txt"
-    path.write_text("\n".join(lines))
-    return path
-
-
 def text_of(path: Path) -> TextSettings:
     return TextSettings(sources=(TextSource(files=str(path)),), max_length=24, held_out=20)
 
