@@ -60,6 +60,7 @@ def measure(steps: int, threads: int) -> dict[str, object]:
         recipe.distill.objective,
         batch_size=recipe.distill.batch_size,
         micro_batch_size=recipe.distill.micro_batch_size or 8,
+        max_length=recipe.text.max_length,
         mlm_probability=recipe.distill.mlm_probability,
         seed=recipe.seed,
         process=0,
@@ -71,6 +72,7 @@ def measure(steps: int, threads: int) -> dict[str, object]:
         began = time.perf_counter()
         run.advance(batches.of_step(run.step))
         seconds.append(time.perf_counter() - began)
+    assert min(run.score_seconds, run.prune_seconds) > 0, "nothing was timed"
     pruning = sum(seconds[: run.schedule.stop])
     return {
         "steps": steps,

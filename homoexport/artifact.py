@@ -18,7 +18,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from homoexport.errors import OutputError, PackageError
+from homoexport.errors import HomoexportError, OutputError, PackageError
 from homoexport.host import describe_host, library_versions
 
 MANIFEST = "manifest.json"
@@ -60,7 +60,9 @@ def read_json(path: Path) -> Any:
 
 
 def _files_of(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    """The artifact's files: all but the manifest and what lies under names with a dot in front."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST]
+    return sorted(path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
 def write_manifest(
@@ -112,7 +114,7 @@ def read_manifest(folder: Path, *, kind: str | None = None) -> dict[str, Any]:
         raise PackageError(what, where=str(folder), mend="name a folder that homoexport wrote")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        version = manifest["format_version"]
+        version, _, _, _ = (manifest[key] for key in ("format_version", "kind", "files", "details"))
     except (ValueError, KeyError, TypeError):
         raise PackageError("is not a homoexport manifest", where=str(path), mend="write the artifact again") from None
     if version != FORMAT_VERSION:
@@ -127,8 +129,13 @@ def read_manifest(folder: Path, *, kind: str | None = None) -> dict[str, Any]:
     return manifest
 
 
-def verify(folder: Path, *, kind: str | None = None) -> dict[str, Any]:
+def verify(folder: Path, *, kind: str | None = None, strict: bool = True) -> dict[str, Any]:
     """Check every file of an artifact against its manifest, and return the manifest.
+
+    Args:
+        folder: the artifact.
+        kind: the kind that it must be.
+        strict: whether a file that the manifest does not name is a fault; to use an artifact it is none.
 
     Raises:
         PackageError: a file is missing, truncated, altered, or not named by the manifest.
@@ -146,7 +153,7 @@ def verify(folder: Path, *, kind: str | None = None) -> dict[str, Any]:
             )
         if sha256_file(path) != entry["sha256"]:
             raise PackageError("altered: its sha256 is not the manifest's", where=str(path), mend=mend)
-    for path in _files_of(folder):
+    for path in _files_of(folder) if strict else ():
         if path.relative_to(folder).as_posix() not in manifest["files"]:
             raise PackageError("is not in the manifest", where=str(path), mend="remove it")
     return manifest
@@ -175,21 +182,22 @@ def output_errors(where: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        number = _refusal(error)
-        if number is None:
+        refusal = None if isinstance(error, HomoexportError) else _refusal(error)
+        if refusal is None:
             raise
+        number, path = refusal
         what, mend = _MENDS[number]
-        raise OutputError(what, where=str(where), mend=mend) from error
+        raise OutputError(what, where=path or str(where), mend=mend) from error
 
 
-def _refusal(error: BaseException | None) -> int | None:
-    """The operating system's refusal to write behind an error, or behind one that it followed."""
+def _refusal(error: BaseException | None) -> tuple[int, str | None] | None:
+    """The operating system's refusal to write behind an error, or behind one that it followed, and the file."""
     while error is not None:
-        if isinstance(error, OutputError):
-            return None
         for number in _MENDS:
-            if (isinstance(error, OSError) and error.errno == number) or f"(os error {number})" in str(error):
-                return number
+            if isinstance(error, OSError) and error.errno == number:
+                return number, None if error.filename is None else str(error.filename)
+            if f"(os error {number})" in str(error):
+                return number, None
         error = error.__cause__ or error.__context__
     return None
 
@@ -210,12 +218,29 @@ def refuse_existing(out_dir: Path, *, force: bool) -> None:
         raise OutputError(
             "already exists", where=str(out_dir), mend="name another folder, or give --force to replace it"
         )
-    if not any((out_dir / name).is_file() for name in (MANIFEST, RUN_MARK)):
+    if not _is_ours(out_dir):
         raise OutputError(
             "exists and was not written by homoexport, so --force does not replace it",
             where=str(out_dir),
             mend="name another folder",
         )
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether homoexport wrote a folder; other programs have a manifest.json too."""
+    for name, keys in ((MANIFEST, {"format_version", "kind", "digest"}), (RUN_MARK, {"homoexport"})):
+        try:
+            content = read_json(folder / name)
+        except PackageError:
+            continue
+        if isinstance(content, dict) and keys <= content.keys():
+            return True
+    return False
+
+
+def write_run_mark(folder: Path, content: dict[str, Any]) -> None:
+    """Mark a folder as a run's, from its first second on."""
+    write_json(folder / RUN_MARK, {"homoexport": library_versions().get("homoexport", "unknown"), **content})
 
 
 @contextmanager

@@ -8,7 +8,7 @@ N texts, B batch, S sequence, D width of a vector.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,6 @@ class PackageDetails:
     vocab_size: int
     pad_token_id: int
     file_bytes: int
-    session: dict[str, Any] = field(default_factory=dict)
 
     @property
     def model(self) -> Path:
@@ -66,7 +65,7 @@ def read_package(folder: Path) -> PackageDetails:
         PackageError: not a package; a file missing, truncated or altered; a manifest that lacks
             something, or names a task that is not known.
     """
-    manifest = verify(folder, kind="package")
+    manifest = verify(folder, kind="package", strict=False)
     details = manifest["details"]
     try:
         package = PackageDetails(
@@ -81,7 +80,6 @@ def read_package(folder: Path) -> PackageDetails:
             file_bytes=sum(
                 entry["bytes"] for name, entry in manifest["files"].items() if name.startswith(details["model_file"])
             ),
-            session=details.get("session") or {},
         )
     except KeyError as missing:
         raise PackageError(
@@ -209,15 +207,8 @@ def open_package(folder: Path, *, threads: int) -> Package:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    for key, value in details.session.get("config", {}).items():
-        options.add_session_config_entry(key, str(value))
     try:
-        session = ort.InferenceSession(
-            str(details.model),
-            options,
-            providers=["CPUExecutionProvider"],
-            disabled_optimizers=details.session.get("disabled_optimizers", []),
-        )
+        session = ort.InferenceSession(str(details.model), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base but this
         raise PackageError(f"onnxruntime cannot load it ({error})", where=str(details.model)) from error
     path = folder / "tokenizer.json"

@@ -30,14 +30,15 @@ from homoexport.artifact import (
     verify,
     write_json,
     write_manifest,
+    write_run_mark,
 )
 from homoexport.budget import Budget, Verdict, judge
 from homoexport.distill import HELD_OUT, LOG, Progress, distill
-from homoexport.encoder import load_encoder
+from homoexport.encoder import Task, family_of, load_encoder, target_widths
 from homoexport.errors import OutputError, RecipeError
 from homoexport.evaluate import evaluate_packages
-from homoexport.export import export_encoder
-from homoexport.measure import measure_packages, rank_files
+from homoexport.export import OUTPUT_NAMES, export_encoder, max_length_of
+from homoexport.measure import check_measurement, measure_packages, rank_files
 from homoexport.recipe import ExportSettings, MeasureSettings, Recipe
 from homoexport.report import summarize, write_report
 
@@ -65,10 +66,11 @@ class _Clock:
     def stage(self, name: str, title: str) -> Iterator[None]:
         self.listener.on_stage(title)
         began = time.perf_counter()
-        yield
-        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - began, 3)
-        mark = read_json(self.path)
-        write_json(self.path, {**mark, "seconds": self.seconds})
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - began, 3)
+            write_json(self.path, {**read_json(self.path), "seconds": self.seconds})
 
 
 def run_recipe(
@@ -90,14 +92,66 @@ def run_recipe(
         UserError, ParityError: see `homoexport.errors`.
     """
     listener = listener or Listener()
+    if resume:
+        clock = _resume_run(recipe, run_dir, listener)
+    else:
+        clock = _Clock(run_dir / RUN_MARK, listener)
+        refuse_existing(run_dir, force=force)
+    check_recipe(recipe)
     with output_errors(run_dir):
-        clock = _open_run(recipe, run_dir, listener, force=force, resume=resume)
-        try:
+        if resume:
             return _run_stages(recipe, run_dir, clock, listener)
-        except BaseException:
-            if not (run_dir / STUDENT / RUN_MARK).is_file():  # there is nothing to resume
-                shutil.rmtree(run_dir, ignore_errors=True)
-            raise
+        with _replacing(run_dir):
+            run_dir.mkdir(parents=True)
+            mark = {"recipe_digest": recipe.digest(), "recipe": recipe.model_dump(mode="json")}
+            write_run_mark(run_dir, mark)
+            return _run_stages(recipe, run_dir, clock, listener)
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Find what would stop a run half-way before it begins.
+
+    Raises:
+        UserError: a device, thread count, length or shape that cannot be had.
+    """
+    settings = recipe.measure
+    check_measurement(
+        settings.device,
+        threads=settings.threads,
+        batch_size=settings.batch_size,
+        length=settings.length,
+        min_seconds=settings.min_seconds,
+    )
+    teacher = load_encoder(recipe.teacher, task=_task_of(recipe))
+    target_widths(family_of(teacher.model.config).widths(teacher.model), **recipe.student.model_dump())
+    if settings.length > (longest := max_length_of(teacher)):
+        raise RecipeError(
+            f"length {settings.length} is more than the teacher's {longest} tokens",
+            where="measure.length",
+            mend=f"at most {longest}",
+        )
+
+
+def _task_of(recipe: Recipe) -> Task:
+    return "fill-mask" if recipe.distill.objective == "masked-lm" else "sentence-similarity"
+
+
+@contextmanager
+def _replacing(run_dir: Path) -> Iterator[None]:
+    """Put an old run aside; where the new one fails before there is anything to resume, put it back."""
+    aside = run_dir.with_name(f".{run_dir.name}.old")
+    if run_dir.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+        run_dir.rename(aside)
+    try:
+        yield
+    finally:
+        if (run_dir / STUDENT / RUN_MARK).is_file():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            shutil.rmtree(run_dir, ignore_errors=True)
+            if aside.exists():
+                aside.rename(run_dir)
 
 
 def _run_stages(recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener) -> dict[str, Any]:
@@ -122,7 +176,7 @@ def _run_stages(recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener
             export_folder(
                 recipe.teacher,
                 teacher,
-                task="fill-mask" if recipe.distill.objective == "masked-lm" else "sentence-similarity",
+                task=_task_of(recipe),
                 settings=ExportSettings(quantize="none", opset=recipe.export.opset),
                 measure=recipe.measure,
                 recipe_digest=digest,
@@ -166,7 +220,7 @@ def export_folder(
     *,
     settings: ExportSettings,
     measure: MeasureSettings,
-    task: Any = None,
+    task: Task | None = None,
     texts: Sequence[str] = (),
     recipe_digest: str | None = None,
     force: bool = False,
@@ -195,6 +249,7 @@ def export_folder(
             batch_size=measure.batch_size,
             length=measure.length,
             vocab_size=encoder.model.config.vocab_size,
+            outputs=OUTPUT_NAMES[encoder.task][:1],
         )
 
     return export_encoder(
@@ -239,29 +294,23 @@ def held_out_texts(student: Path) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
 
 
-def _open_run(recipe: Recipe, run_dir: Path, listener: Listener, *, force: bool, resume: bool) -> _Clock:
+def _resume_run(recipe: Recipe, run_dir: Path, listener: Listener) -> _Clock:
     path = run_dir / RUN_MARK
-    if resume:
-        if not path.is_file():
-            raise OutputError("holds no run to resume", where=str(run_dir), mend="leave --resume out to start one")
-        mark = read_json(path)
-        if mark.get("recipe_digest") != recipe.digest():
-            raise RecipeError(
-                "the run to resume was started with another recipe",
-                where=str(run_dir),
-                mend="give the same recipe and overrides, or another folder",
-            )
-        return _Clock(path, listener, mark.get("seconds", {}))
-    refuse_existing(run_dir, force=force)
-    shutil.rmtree(run_dir, ignore_errors=True)
-    run_dir.mkdir(parents=True)
-    write_json(path, {"recipe_digest": recipe.digest(), "recipe": recipe.model_dump(mode="json")})
-    return _Clock(path, listener)
+    if not path.is_file():
+        raise OutputError("holds no run to resume", where=str(run_dir), mend="leave --resume out to start one")
+    mark = read_json(path)
+    if mark.get("recipe_digest") != recipe.digest():
+        raise RecipeError(
+            "the run to resume was started with another recipe",
+            where=str(run_dir),
+            mend="give the same recipe and overrides, or another folder",
+        )
+    return _Clock(path, listener, mark.get("seconds", {}))
 
 
 def _done(folder: Path, kind: str) -> bool:
     """Whether a stage's artifact is there and whole."""
     if not (folder / MANIFEST).is_file():
         return False
-    verify(folder, kind=kind)
+    verify(folder, kind=kind, strict=False)
     return True

@@ -57,7 +57,7 @@ class TextSettings(_Section):
     sources: tuple[TextSource, ...] = Field(min_length=1, description="Where the text comes from.")
     max_length: int = Field(128, ge=8, description="Tokens of one training sequence, special tokens included.")
     min_words: int = Field(3, ge=1, description="Sentences of fewer words are left out (sentence-embedding).")
-    held_out: int = Field(1000, ge=1, description="Sequences kept for evaluation; training never sees them.")
+    held_out: int = Field(1000, ge=3, description="Sequences kept for evaluation; training never sees them.")
 
 
 class StudentShape(_Section):
@@ -84,7 +84,9 @@ class DistillSettings(_Section):
     objective: Objective = Field(description="What stands for the task: masked-lm or sentence-embedding.")
     steps: int = Field(ge=1, description="Optimizer steps.")
     batch_size: int = Field(ge=1, description="Sequences of one step, over all processes and micro-batches.")
-    micro_batch_size: int | None = Field(None, ge=1, description="Sequences of one forward pass in one process.")
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="Sequences of one forward pass; bounds memory for masked-lm."
+    )
     learning_rate: float = Field(6e-4, gt=0, description="Peak learning rate of AdamW.")
     warmup: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the rate rises; then it falls.")
     betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's two decay rates.")

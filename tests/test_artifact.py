@@ -10,7 +10,7 @@ import pytest
 from safetensors import SafetensorError
 
 from homoexport.artifact import output_errors, read_manifest, staged, verify, write_manifest
-from homoexport.errors import OutputError, PackageError
+from homoexport.errors import OutputError, PackageError, TextError
 
 
 @pytest.fixture
@@ -48,6 +48,25 @@ def test_damage_is_named(artifact, damage, words):
     damage(artifact)
     with pytest.raises(PackageError, match=words):
         verify(artifact)
+
+
+def test_files_beside_the_artifacts_own_do_not_forbid_its_use(artifact):
+    (artifact / ".git").mkdir()
+    (artifact / ".git" / "HEAD").write_text("ref")
+    verify(artifact)
+    (artifact / "README.md").write_text("A model card.")
+    assert verify(artifact, strict=False)["kind"] == "student"
+
+
+def test_errors_of_ours_are_not_taken_for_the_disks(tmp_path):
+    def fail() -> None:
+        try:
+            raise PermissionError(errno.EACCES, "denied", "text.txt")
+        except PermissionError:
+            raise TextError("cannot be read", where="text.txt") from None
+
+    with pytest.raises(TextError), output_errors(tmp_path):
+        fail()
 
 
 def test_kind_and_format_are_checked(artifact):

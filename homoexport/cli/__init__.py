@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import sys
 
+from rich.text import Text
+
 from homoexport.cli.app import app
 from homoexport.cli.screen import errors
 from homoexport.errors import HomoexportError
@@ -25,7 +27,7 @@ def main() -> None:
         app(standalone_mode=True)
     except HomoexportError as error:
         if int(os.environ.get("RANK", "0")) == 0:  # of many processes, one speaks
-            errors.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+            errors.print(Text.assemble(("error:", "bold red"), f" {error}"), soft_wrap=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         errors.print("interrupted")

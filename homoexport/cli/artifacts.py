@@ -66,9 +66,7 @@ def export(
         return
     details = manifest["details"]
     size = manifest["files"][details["model_file"]]["bytes"]
-    screen.output.print(
-        f"Package: {output}  {details['precision']}, {size / 1e6:.2f} MB", highlight=False, soft_wrap=True
-    )
+    screen.output.print(f"Package: {output}  {details['precision']}, {size / 1e6:.2f} MB", soft_wrap=True)
 
 
 def _lines_of(path: Path | None) -> list[str]:
@@ -136,6 +134,5 @@ def verify_command(
     screen.output.print(
         f"{folder}: a {manifest['kind']}, {len(manifest['files'])} files, all as the manifest has them "
         f"({manifest['digest'][:12]})",
-        highlight=False,
         soft_wrap=True,
     )

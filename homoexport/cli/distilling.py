@@ -102,6 +102,5 @@ def distill_command(
     screen.output.print(
         f"Student: {output}  {details['parameters'] / 1e6:.2f} M parameters "
         f"(teacher {details['teacher_parameters'] / 1e6:.2f} M), held-out loss {details['held_out_loss']:.4f}",
-        highlight=False,
         soft_wrap=True,
     )

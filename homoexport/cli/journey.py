@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -30,6 +31,8 @@ def run(
     The run's folder holds the student, its ONNX package, the measurement, report.md and
     summary.json. Exits with 3 where a line of the budget is missed.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("run is one process's", where="run", mend="launch `distill` with many, then `export`")
     settings = load_recipe(recipe, overrides or ())
     if resume and output is None:
         raise UserError("--resume needs to know which run", where="run", mend="name its folder with -o DIR")
@@ -70,7 +73,7 @@ def run(
         for line in verdict_lines(verdicts_of(summary)):
             screen.output.print(line)
         where = f"Package: {run_dir / PACKAGE}\nReport:  {run_dir / 'report.md'}"
-        screen.output.print(where, highlight=False, soft_wrap=True)
+        screen.output.print(where, soft_wrap=True)
     if summary["budget_kept"] is not True:
         raise typer.Exit(3)
 
@@ -91,4 +94,4 @@ def report(
     screen.output.print(summary_table(summary))
     for line in verdict_lines(verdicts_of(summary)):
         screen.output.print(line)
-    screen.output.print(f"Report: {path}", highlight=False, soft_wrap=True)
+    screen.output.print(f"Report: {path}", soft_wrap=True)

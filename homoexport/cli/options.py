@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from homoexport.errors import RecipeError
+
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
@@ -25,5 +27,8 @@ Length = Annotated[int, typer.Option(min=2, help="Tokens of one sequence.")]
 def put(tree: dict[str, Any], section: str, **values: Any) -> None:
     """Write the flags that were given into a section of a recipe's tree."""
     given = {name: value for name, value in values.items() if value is not None}
-    if given:
-        tree.setdefault(section, {}).update(given)
+    if not given:
+        return
+    if not isinstance(tree.setdefault(section, {}), dict):
+        raise RecipeError(f"'{section}' is not a section", where="recipe", mend=f"write the keys of {section} below it")
+    tree[section].update(given)

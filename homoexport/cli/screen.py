@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 if TYPE_CHECKING:
     from homoexport.distill import Progress as DistillProgress
 
-output = Console()
-errors = Console(stderr=True)
+# No markup: paths and globs may hold square brackets.
+output = Console(markup=False, highlight=False)
+errors = Console(stderr=True, markup=False, highlight=False)
 
 
 def print_json(value: Any) -> None:
     """Machine-readable output: JSON alone on stdout."""
-    output.print(json.dumps(value, indent=2), highlight=False, markup=False, soft_wrap=True)
+    output.print(json.dumps(value, indent=2), soft_wrap=True)
 
 
 def speaks() -> bool:
@@ -55,7 +57,7 @@ def distill_bar() -> Iterator[Callable[[DistillProgress], None]]:
             )
             bar.update(tasks[0], completed=report.step + 1, text=text)
             if bar.disable and speaks() and ((report.step + 1) % max(1, steps // 10) == 0 or report.step == 0):
-                errors.print(f"step {report.step + 1}/{steps}  {text}", highlight=False, soft_wrap=True)
+                errors.print(f"step {report.step + 1}/{steps}  {text}", soft_wrap=True)
 
         yield show
 
@@ -64,7 +66,11 @@ def distill_bar() -> Iterator[Callable[[DistillProgress], None]]:
 def measure_bar() -> Iterator[Callable[[str, float], None]]:
     """A bar for measuring."""
     bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), console=errors, transient=True, disable=not errors.is_terminal
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        console=errors,
+        transient=True,
+        disable=not errors.is_terminal,
     )
     task = bar.add_task("measuring", total=1.0)
     with bar:
@@ -74,4 +80,4 @@ def measure_bar() -> Iterator[Callable[[str, float], None]]:
 def stage_line(title: str) -> None:
     """Say which stage begins."""
     if speaks():
-        errors.print(f"[bold]{title}[/]", highlight=False)
+        errors.print(Text(title, style="bold"), soft_wrap=True)

@@ -22,6 +22,7 @@ class BatchMaker:
     Attributes:
         batch_size: sequences of a step over all processes; divisible by `processes`.
         micro_batch_size: sequences of one forward pass.
+        max_length: tokens of the longest sequence.
         mlm_probability: share of the tokens masked, for masked-lm.
         seed: with a sequence's place in the run it decides its masks.
     """
@@ -31,6 +32,7 @@ class BatchMaker:
     objective: Objective
     batch_size: int
     micro_batch_size: int
+    max_length: int
     mlm_probability: float
     seed: int
     process: int
@@ -55,7 +57,7 @@ class BatchMaker:
         ]
 
     def _micro(self, examples: list[list[int]], positions: list[int]) -> MicroBatch:
-        batch = collate(examples, pad_token_id=self.tokenizer.pad_token_id)
+        batch = collate(examples, pad_token_id=self.tokenizer.pad_token_id, limit=self.max_length)
         input_ids, attention_mask = batch["input_ids"], batch["attention_mask"]
         labels = None
         if self.objective == "masked-lm":

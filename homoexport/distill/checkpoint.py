@@ -11,7 +11,7 @@ import torch
 from homoexport.artifact import output_errors
 from homoexport.errors import PackageError
 
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINT = ".checkpoint.pt"  # hidden: no part of the artifact
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:

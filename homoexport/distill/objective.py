@@ -42,8 +42,9 @@ def hidden_error(student: Tensor, teacher: Tensor, projection: Tensor, token_mas
         token_mask: bool [B, S], False on padding.
         tokens: what to divide by besides D_s: the whole step's tokens.
     """
-    projected = teacher[token_mask] @ projection  # [N, D_s]
-    difference = student[token_mask].float() - projected.float()
+    with torch.autocast(teacher.device.type, enabled=False):  # rounded, the identity would not be one
+        projected = teacher[token_mask].float() @ projection  # [N, D_s]
+    difference = student[token_mask].float() - projected
     total: Tensor = difference.square().sum()
     return total / (tokens * student.shape[-1])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -22,14 +23,24 @@ from homoexport.artifact import (
     output_errors,
     read_json,
     refuse_existing,
-    write_json,
     write_manifest,
+    write_run_mark,
 )
 from homoexport.distill.batches import BatchMaker
 from homoexport.distill.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from homoexport.distill.evaluation import held_out_loss
 from homoexport.distill.loop import Run, StepReport, run_steps
-from homoexport.encoder import Encoder, Widths, count_parameters, family_of, load_encoder, save_encoder, target_widths
+from homoexport.encoder import (
+    Encoder,
+    Widths,
+    count_parameters,
+    family_of,
+    load_encoder,
+    parent_of,
+    save_encoder,
+    target_widths,
+    weights_digest,
+)
 from homoexport.errors import OutputError, RecipeError
 from homoexport.host import available_cores, describe_host
 from homoexport.recipe import DistillSettings, StudentShape, TextSettings
@@ -86,10 +97,12 @@ def distill(
     settings_digest = digest_of([teacher, *(part.model_dump(mode="json") for part in (text, shape, settings)), seed])
     _check_output(out_dir, settings_digest, force=force, resume=resume)
     if resume and (out_dir / MANIFEST).is_file():
+        (out_dir / CHECKPOINT).unlink(missing_ok=True)
         return out_dir
     accelerator = Accelerator(mixed_precision=_mixed_precision(settings), cpu=not torch.cuda.is_available())
     if accelerator.device.type == "cpu":
-        torch.set_num_threads(settings.threads or max(1, available_cores() // accelerator.num_processes))
+        processes_here = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
+        torch.set_num_threads(settings.threads or max(1, available_cores() // processes_here))
     torch.manual_seed(seed)
     if settings.batch_size % accelerator.num_processes:
         raise RecipeError(
@@ -99,14 +112,28 @@ def distill(
     encoder = load_encoder(teacher, task="fill-mask" if settings.objective == "masked-lm" else "sentence-similarity")
     family = family_of(encoder.model.config)
     target = target_widths(family.widths(encoder.model), **shape.model_dump())
-    with accelerator.main_process_first():
+    positions = getattr(encoder.model.config, "max_position_embeddings", text.max_length)
+    if text.max_length > positions:
+        raise RecipeError(
+            f"max_length {text.max_length} is more than the teacher's {positions} positions",
+            where="text.max_length",
+            mend=f"at most {positions}",
+        )
+    with accelerator.local_main_process_first():
         corpus = prepare_text(text, encoder.tokenizer, objective=settings.objective, seed=seed)
     corpus.require(settings.batch_size)
     run = Run(encoder, copy.deepcopy(encoder.model), target=target, settings=settings, accelerator=accelerator)
-    batches = _batch_maker(corpus, encoder, settings, seed, accelerator)
-    writer = _Writer(out_dir, corpus, accelerator, settings.steps, on_progress)
+    batches = _batch_maker(corpus, encoder, settings, text.max_length, seed, accelerator)
+    sources = {"teacher": weights_digest(encoder), "text": corpus.describe()}
+    writer = _Writer(out_dir, corpus, accelerator, settings.steps, sources, on_progress)
     with output_errors(out_dir), _resumable_or_gone(out_dir, accelerator):
         if resume and (state := load_checkpoint(out_dir, accelerator.device)) is not None:
+            if state["sources"] != sources:
+                raise RecipeError(
+                    "the teacher or the text is not what the run was started with",
+                    where=str(out_dir),
+                    mend="put it back, or start again with --force",
+                )
             run.restore(state["run"])
             corpus.load_state_dict(state["text"])
             writer.rewind(run.step)
@@ -153,7 +180,7 @@ def _bf16_pays() -> bool:
     Decided by what the hardware has, not by a stopwatch, so that a resumed run decides the same.
     """
     if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return "amx_bf16" in describe_host()["instruction_sets"]
 
 
@@ -174,11 +201,11 @@ def _check_output(out_dir: Path, settings_digest: str, *, force: bool, resume: b
 def _start_folder(out_dir: Path, settings_digest: str) -> None:
     shutil.rmtree(out_dir, ignore_errors=True)
     out_dir.mkdir(parents=True)
-    write_json(out_dir / RUN_MARK, {"settings": settings_digest})
+    write_run_mark(out_dir, {"settings": settings_digest})
 
 
 def _batch_maker(
-    corpus: Corpus, encoder: Encoder, settings: DistillSettings, seed: int, accelerator: Accelerator
+    corpus: Corpus, encoder: Encoder, settings: DistillSettings, max_length: int, seed: int, accelerator: Accelerator
 ) -> BatchMaker:
     share = settings.batch_size // accelerator.num_processes
     default = _MICRO_BATCH_ON_CPU if accelerator.device.type == "cpu" else share
@@ -188,6 +215,7 @@ def _batch_maker(
         settings.objective,
         batch_size=settings.batch_size,
         micro_batch_size=min(share, settings.micro_batch_size or default),
+        max_length=max_length,
         mlm_probability=settings.mlm_probability,
         seed=seed,
         process=accelerator.process_index,
@@ -200,6 +228,7 @@ def _describe(encoder: Encoder, run: Run, target: Widths) -> dict[str, Any]:
     return {
         "task": encoder.task,
         "teacher": encoder.source,
+        "teacher_weights_sha256": weights_digest(encoder),
         "family": encoder.model.config.model_type,
         "parameters": count_parameters(run.student),
         "teacher_parameters": count_parameters(run.teacher),
@@ -218,10 +247,11 @@ class _Writer:
         corpus: Corpus,
         accelerator: Accelerator,
         steps: int,
+        sources: dict[str, Any],
         on_progress: Callable[[Progress], None] | None,
     ) -> None:
         self.out_dir, self.corpus, self.accelerator = out_dir, corpus, accelerator
-        self.steps, self.on_progress = steps, on_progress
+        self.steps, self.sources, self.on_progress = steps, sources, on_progress
         self.seconds = 0.0
 
     def log(self, report: StepReport) -> None:
@@ -249,7 +279,8 @@ class _Writer:
         """Save everything that is needed to go on."""
         if self.accelerator.is_main_process:
             began = time.perf_counter()
-            save_checkpoint(self.out_dir, {"run": run.state(), "text": self.corpus.state_dict()})
+            state = {"run": run.state(), "text": self.corpus.state_dict(), "sources": self.sources}
+            save_checkpoint(self.out_dir, state)
             self.seconds += time.perf_counter() - began
         self.accelerator.wait_for_everyone()
 
@@ -263,7 +294,7 @@ def _save_student(
     details: dict[str, Any],
     recipe_digest: str | None,
 ) -> None:
-    """Put the student's files in place, the manifest last; then the checkpoint is not needed."""
+    """Put the student's files in place, then the manifest; only then the checkpoint is not needed."""
     part = out_dir / ".student.part"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
@@ -277,5 +308,5 @@ def _save_student(
             path.replace(destination)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+    write_manifest(out_dir, "student", parent=parent_of(encoder), recipe=recipe_digest, details=details)
     (out_dir / CHECKPOINT).unlink(missing_ok=True)
-    write_manifest(out_dir, "student", parent=details["teacher"], recipe=recipe_digest, details=details)

@@ -7,8 +7,10 @@ from homoexport.encoder.loading import (
     Pooling,
     Task,
     load_encoder,
+    parent_of,
     resolve_folder,
     save_encoder,
+    weights_digest,
     write_sentence_files,
 )
 from homoexport.encoder.shape import count_parameters, target_widths
@@ -28,10 +30,12 @@ __all__ = [
     "count_parameters",
     "family_of",
     "load_encoder",
+    "parent_of",
     "resolve_folder",
     "save_encoder",
     "slice_model",
     "supported_model_types",
     "target_widths",
+    "weights_digest",
     "write_sentence_files",
 ]

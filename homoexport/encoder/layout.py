@@ -52,11 +52,6 @@ class Widths:
     heads: tuple[int, ...]
     head_dim: int
 
-    @property
-    def stock(self) -> bool:
-        """Whether a plain config of the family can describe these widths."""
-        return len(set(self.heads)) == 1 and self.heads[0] * self.head_dim == self.hidden_size
-
     def as_json(self) -> dict[str, float]:
         """A JSON-ready dict; heads as the mean over the layers."""
         return {

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from homoexport import packaged
+from homoexport.artifact import MANIFEST, digest_of, read_manifest, sha256_file
 from homoexport.encoder.families import family_of
 from homoexport.errors import TeacherError
 
@@ -89,8 +90,16 @@ def _download(name: str) -> Path:
 def _infer_task(folder: Path, config: Any) -> Task:
     if (folder / "modules.json").is_file():
         return "sentence-similarity"
-    architecture = (getattr(config, "architectures", None) or [""])[0]
-    return "fill-mask" if architecture.endswith("ForMaskedLM") else "feature-extraction"
+    architecture = (getattr(config, "architectures", None) or ["Model"])[0]
+    if architecture.endswith(("ForMaskedLM", "ForPreTraining")):
+        return "fill-mask"
+    if architecture.endswith("Model"):
+        return "feature-extraction"
+    raise TeacherError(
+        f"the head of a {architecture} is not supported, and would be lost",
+        where=str(folder),
+        mend="supported: bare models, masked-LM models, sentence-transformers folders",
+    )
 
 
 def read_pooling(folder: Path) -> Pooling:
@@ -169,6 +178,19 @@ def _load_weights(model_class: Any, folder: Path, source: str) -> PreTrainedMode
     model.eval()
     assert isinstance(model, PreTrainedModel)
     return model
+
+
+def parent_of(encoder: Encoder) -> str:
+    """The digest of the artifact that the model was loaded from, or its name where it is none of ours."""
+    if (encoder.folder / MANIFEST).is_file():
+        return str(read_manifest(encoder.folder)["digest"])
+    return encoder.source
+
+
+def weights_digest(encoder: Encoder) -> str:
+    """Hex sha256 over the files of the model's weights."""
+    files = sorted(path for path in encoder.folder.iterdir() if path.suffix in (".safetensors", ".bin"))
+    return digest_of([sha256_file(path) for path in files]) if len(files) != 1 else sha256_file(files[0])
 
 
 def save_encoder(encoder: Encoder, model: PreTrainedModel, folder: Path, *, max_length: int | None = None) -> None:

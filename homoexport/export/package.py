@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 import onnx_ir as ir
 
-from homoexport.artifact import MANIFEST, output_errors, read_manifest, sha256_file, staged, write_manifest
-from homoexport.encoder import Encoder, count_parameters, write_sentence_files
+from homoexport.artifact import output_errors, staged, write_manifest
+from homoexport.encoder import Encoder, count_parameters, parent_of, weights_digest, write_sentence_files
 from homoexport.errors import ParityError
 from homoexport.export.fuse import make_fused, make_fused_attention, make_fused_skip_layer_norm, make_portable
 from homoexport.export.graph import OUTPUT_NAMES, describe, input_names, torch_to_onnx
@@ -148,21 +148,6 @@ def _figures_line(candidate: Candidate) -> str:
     )
 
 
-def _parent(encoder: Encoder) -> str:
-    """The digest of the artifact that the model comes from, or its name."""
-    if (encoder.folder / MANIFEST).is_file():
-        return str(read_manifest(encoder.folder)["digest"])
-    return encoder.source
-
-
-def _source_digest(encoder: Encoder) -> str:
-    """The artifact's digest, or the sha256 of the weights."""
-    weights = encoder.folder / "model.safetensors"
-    if (encoder.folder / MANIFEST).is_file() or not weights.is_file():
-        return _parent(encoder)
-    return sha256_file(weights)
-
-
 def _write_files(encoder: Encoder, chosen: Candidate, folder: Path, *, max_length: int) -> None:
     model_file = folder / MODEL_FILES[chosen.precision]
     model_file.parent.mkdir()
@@ -212,7 +197,7 @@ def export_encoder(
         "task": encoder.task,
         "opset": str(opset),
         "version": library_versions().get("homoexport", "unknown"),
-        "source": _source_digest(encoder),
+        "source": weights_digest(encoder),
         "precision": precision,
     }
     with staged(out_dir, force=force) as folder, tempfile.TemporaryDirectory(prefix="homoexport-") as work:
@@ -249,5 +234,5 @@ def export_encoder(
             "parity": chosen.parity.as_json(),
             "candidates": [candidate.as_json() for candidate in measured],
         }
-        write_manifest(folder, "package", parent=_parent(encoder), recipe=recipe_digest, details=details)
+        write_manifest(folder, "package", parent=parent_of(encoder), recipe=recipe_digest, details=details)
     return out_dir

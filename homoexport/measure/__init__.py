@@ -4,8 +4,9 @@ from homoexport.measure.measurement import (
     Comparison,
     Measurement,
     PackageFigures,
+    check_measurement,
     measure_packages,
     rank_files,
 )
 
-__all__ = ["Comparison", "Measurement", "PackageFigures", "measure_packages", "rank_files"]
+__all__ = ["Comparison", "Measurement", "PackageFigures", "check_measurement", "measure_packages", "rank_files"]

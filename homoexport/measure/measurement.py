@@ -85,6 +85,17 @@ class Measurement:
         return {"schema_version": SCHEMA_VERSION, **asdict(self)}
 
 
+def check_measurement(device: str, *, threads: int, batch_size: int, length: int, min_seconds: float) -> None:
+    """Refuse at once what `measure_packages` would refuse, as far as the packages do not matter.
+
+    Raises:
+        DeviceError: unknown device, or more threads than it has cores.
+        UserError: a figure that is not positive.
+    """
+    target = find_target(device)
+    check_request(target, threads=threads, batch_size=batch_size, length=length, min_seconds=min_seconds)
+
+
 def measure_packages(
     packages: Sequence[Path],
     *,
@@ -128,10 +139,7 @@ def measure_packages(
                 mend=f"measure with {details.max_length} or fewer",
             )
     timings = time_interleaved(
-        [
-            Subject(details.model, str(details.folder), details.vocab_size, (details.output,), details.session)
-            for details in described
-        ],
+        [Subject(details.model, str(details.folder), details.vocab_size, (details.output,)) for details in described],
         target,
         threads=threads,
         batch_size=batch_size,
@@ -164,10 +172,10 @@ def rank_files(
     length: int = 128,
     min_seconds: float = 1.0,
     vocab_size: int = 1000,
-    sessions: Sequence[dict[str, Any] | None] | None = None,
+    outputs: tuple[str, ...] | None = None,
     progress: Progress | None = None,
 ) -> list[float]:
-    """Median latency of plain ONNX files on this CPU, measured as packages are, for all their outputs.
+    """Median latency of plain ONNX files on this CPU, measured as packages are.
 
     Args:
         files: ONNX files whose inputs are `input_ids`, `attention_mask`, `token_type_ids`, or some of them.
@@ -176,7 +184,7 @@ def rank_files(
         length: tokens of one sequence.
         min_seconds: timed seconds of each file at the least.
         vocab_size: token ids are drawn below it.
-        sessions: for each file `disabled_optimizers` and `config`, or None.
+        outputs: names of the outputs to ask for; by default all.
         progress: called with what is being done and the share of it that is done.
 
     Returns:
@@ -192,12 +200,8 @@ def rank_files(
     for file in files:
         if not file.is_file():
             raise PackageError("no such file", where=str(file))
-    settings = sessions or [None] * len(files)
     timings = time_interleaved(
-        [
-            Subject(file, str(file), vocab_size, session=session or {})
-            for file, session in zip(files, settings, strict=True)
-        ],
+        [Subject(file, str(file), vocab_size, outputs) for file in files],
         find_target("cpu"),
         threads=threads,
         batch_size=batch_size,

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -37,14 +36,12 @@ class Subject:
         name: what messages call it.
         vocab_size: token ids are drawn below it.
         outputs: names of the outputs to ask for; None for all.
-        session: `disabled_optimizers` (list of names) and `config` (session configuration entries).
     """
 
     model: Path
     name: str
     vocab_size: int
     outputs: tuple[str, ...] | None = None
-    session: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +120,6 @@ def time_interleaved(
                 "load",
                 model=str(subject.model.resolve()),
                 outputs=subject.outputs,
-                session=subject.session,
                 threads=threads,
                 batch_size=batch_size,
                 length=length,

@@ -5,7 +5,7 @@ with one a line on stdout; its first line is a greeting. It imports the standard
 onnxruntime and nothing else, so that its memory figure is the deployment's, and it does not need
 homoexport to be installed.
 
-    {"command": "load", "model", "outputs", "session", "threads", "batch_size", "length", "vocab_size"}
+    {"command": "load", "model", "outputs", "threads", "batch_size", "length", "vocab_size"}
     {"command": "warm", "seconds"}      one first inference, then runs until the latency is steady
     {"command": "time", "runs"}         one untimed run, then `runs` timed ones
     {"command": "memory"}               the kernel's high-water mark of this process
@@ -75,19 +75,15 @@ class Subject:
     """One loaded model with the inputs that it is timed on."""
 
     def __init__(self, request: dict[str, Any]) -> None:
-        settings = request.get("session") or {}
         options = ort.SessionOptions()
         options.intra_op_num_threads = request["threads"]
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        for key, value in settings.get("config", {}).items():
-            options.add_session_config_entry(key, str(value))
         start = time.perf_counter_ns()
         self.session = ort.InferenceSession(
             request["model"],
             options,
             providers=["CPUExecutionProvider"],
-            disabled_optimizers=settings.get("disabled_optimizers", []),
         )
         self.load_ns = time.perf_counter_ns() - start
         self.outputs = request.get("outputs")

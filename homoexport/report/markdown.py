@@ -178,8 +178,6 @@ def _measuring(summary: Mapping[str, Any], measurement: Mapping[str, Any]) -> st
 
 
 def _use(package: PackageDetails) -> str:
-    disabled = package.session.get("disabled_optimizers")
-    options = f", disabled_optimizers={disabled!r}" if disabled else ""
     output = TASK_OUTPUTS[package.task]
     return f"""## How to use it
 
@@ -188,7 +186,7 @@ In the folder of this report, with nothing but `onnxruntime` and `transformers`:
 ```python
 import onnxruntime, transformers
 tokenizer = transformers.AutoTokenizer.from_pretrained("{PACKAGE}")
-session = onnxruntime.InferenceSession("{PACKAGE}/{package.model_file}"{options})
+session = onnxruntime.InferenceSession("{PACKAGE}/{package.model_file}")
 tokens = tokenizer(["A text.", "Another one."], padding=True, truncation=True, return_tensors="np")
 answer = session.run(["{output}"], {{node.name: tokens[node.name] for node in session.get_inputs()}})[0]
 ```"""

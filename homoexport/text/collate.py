@@ -17,7 +17,7 @@ IGNORED = -100  # the label that PyTorch's cross entropy passes over
 
 
 def collate(
-    examples: Sequence[Sequence[int]], *, pad_token_id: int, pad_to_multiple: int = 8
+    examples: Sequence[Sequence[int]], *, pad_token_id: int, pad_to_multiple: int = 8, limit: int | None = None
 ) -> dict[str, torch.Tensor]:
     """Right-padded tensors of token sequences.
 
@@ -25,12 +25,15 @@ def collate(
         examples: B token sequences, special tokens included.
         pad_token_id: what fills the rows up.
         pad_to_multiple: S is rounded up to a multiple of this.
+        limit: S is not rounded up beyond this: the model's positions.
 
     Returns:
         `input_ids` [B, S] and `attention_mask` [B, S], both int64.
     """
     longest = max(map(len, examples))
     width = -(-longest // pad_to_multiple) * pad_to_multiple
+    if limit is not None:
+        width = max(longest, min(width, limit))
     input_ids = np.full((len(examples), width), pad_token_id, dtype=np.int64)
     attention_mask = np.zeros((len(examples), width), dtype=np.int64)
     for row, example in enumerate(examples):

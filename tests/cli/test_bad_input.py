@@ -26,6 +26,7 @@ def recipe(tiny_folder, tmp_path):
             "text": {"sources": [{"files": str(text)}], "max_length": 24, "held_out": 20},
             "student": {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2},
             "distill": {"objective": "sentence-embedding", "steps": 4, "batch_size": 8},
+            "measure": {"length": 16, "min_seconds": 0.1},
         }
         for key, value in changes.items():
             *parents, last = key.split("__")
@@ -64,6 +65,9 @@ def assert_refused(outcome, *words: str) -> None:
         ({"text__sources": [{"files": "none*.txt"}]}, ["none*.txt"]),
         ({"text__sources": []}, ["text.sources"]),
         ({"distill__batch_size": 4000}, ["fewer than one batch of 4000"]),
+        ({"text__max_length": 100}, ["max_length 100 is more than the teacher's 64 positions"]),
+        ({"teacher": "/models/[old]/[b]ert"}, ["/models/[old]/[b]ert"]),
+        ({"text": 3}, ["'text'"]),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
@@ -161,3 +165,40 @@ def test_disk_that_takes_no_more(recipe, tmp_path, checkpoint_every):
     assert "error: " in done.stderr
     assert "larger than this system allows" in done.stderr
     assert not out.exists()
+
+
+def test_force_keeps_the_old_run_until_the_new_one_has_begun(homoexport, recipe, tmp_path):
+    out = tmp_path / "run"
+    assert homoexport("run", recipe(), "-o", out).code == 0
+    before = (out / "summary.json").read_text()
+    no_text = {"text__sources": [{"files": "none*.txt"}]}
+    for change in ({"teacher": "./nope"}, {"measure": {"device": "phone"}}, no_text):
+        assert_refused(homoexport("run", recipe(**change), "-o", out, "--force"))
+        assert (out / "summary.json").read_text() == before
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
+def test_what_cannot_be_measured_is_found_before_distilling(homoexport, recipe, tmp_path):
+    for settings, words in (
+        ({"device": "phone"}, "phone"),
+        ({"threads": 4096}, "4096 threads"),
+        ({"length": 1000}, "length 1000 is more than the teacher's 64 tokens"),
+    ):
+        assert_refused(homoexport("run", recipe(measure=settings), "-o", tmp_path / "out"), words)
+        assert not (tmp_path / "out").exists()
+
+
+def test_force_does_not_take_another_programs_manifest_for_ours(homoexport, recipe, tmp_path):
+    extension = tmp_path / "extension"
+    extension.mkdir()
+    (extension / "manifest.json").write_text('{"manifest_version": 3, "name": "theirs"}')
+    outcome = homoexport("distill", recipe(), "-o", extension, "--force")
+    assert_refused(outcome, "was not written by homoexport")
+    assert (extension / "manifest.json").is_file()
+
+
+def test_head_that_would_be_lost_is_refused(homoexport, tiny_folder, tmp_path):
+    folder = tiny_folder()
+    config = (folder / "config.json").read_text().replace("BertModel", "BertForSequenceClassification")
+    (folder / "config.json").write_text(config)
+    assert_refused(homoexport("export", "--onnx", folder, "-o", tmp_path / "out"), "BertForSequenceClassification")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from transformers import AutoModel
 
 from homoexport.artifact import verify
@@ -42,12 +43,14 @@ def settings_of(objective: str, **changes: object) -> DistillSettings:
 SHAPE = StudentShape(hidden_size=16, intermediate_size=24, num_attention_heads=2)
 
 
-def run_of(folder: Path, corpus_file: Path, settings: DistillSettings) -> tuple[Run, BatchMaker]:
+def run_of(
+    folder: Path, corpus_file: Path, settings: DistillSettings, *, mixed_precision: str = "no"
+) -> tuple[Run, BatchMaker]:
     task = "fill-mask" if settings.objective == "masked-lm" else "sentence-similarity"
     encoder = load_encoder(str(folder), task=task)
     corpus = prepare_text(text_of(corpus_file), encoder.tokenizer, objective=settings.objective, seed=0)
     target = target_widths(family_of(encoder.model.config).widths(encoder.model), **SHAPE.model_dump())
-    accelerator = Accelerator(cpu=True)
+    accelerator = Accelerator(cpu=True, mixed_precision=mixed_precision)
     run = Run(encoder, copy.deepcopy(encoder.model), target=target, settings=settings, accelerator=accelerator)
     batches = BatchMaker(
         corpus,
@@ -55,6 +58,7 @@ def run_of(folder: Path, corpus_file: Path, settings: DistillSettings) -> tuple[
         settings.objective,
         batch_size=settings.batch_size,
         micro_batch_size=settings.micro_batch_size or 8,
+        max_length=24,
         mlm_probability=0.15,
         seed=0,
         process=0,
@@ -75,6 +79,19 @@ def test_at_step_0_the_student_equals_the_teacher(tiny_folder, corpus_file, obje
     assert not pruned
     if objective == "masked-lm":
         assert terms["task"] > 1.0  # there is something to learn
+
+
+@pytest.mark.parametrize("objective", ["masked-lm", "sentence-embedding"])
+def test_at_step_0_the_terms_are_zero_under_bf16_too(tiny_folder, corpus_file, objective):
+    folder = tiny_folder(masked_lm=objective == "masked-lm")
+    AcceleratorState._reset_state(True)
+    try:
+        run, batches = run_of(folder, corpus_file, settings_of(objective), mixed_precision="bf16")
+        terms = run.loss.backward(batches.of_step(0))
+    finally:
+        AcceleratorState._reset_state(True)
+    gaps = {name: value for name, value in terms.items() if name != "task" or objective != "masked-lm"}
+    assert max(map(abs, gaps.values())) <= 1e-6, gaps
 
 
 @pytest.mark.weights
@@ -251,3 +268,60 @@ def test_first_event_takes_neurons_that_do_nothing(tiny_folder, corpus_file, obj
     for layer in run.family.body(run.student).encoder.layer:
         alive = (layer.output.dense.weight.abs().sum(0) > 0).sum().item()
         assert alive == min(24, width)
+
+
+def test_resume_refuses_another_text_under_the_same_name(tiny_folder, corpus_file, tmp_path):
+    def stop(progress: object) -> None:
+        if progress.report.step == 5:
+            raise Stop
+
+    arguments = {
+        "text": text_of(corpus_file),
+        "shape": SHAPE,
+        "settings": settings_of("sentence-embedding"),
+        "out_dir": tmp_path / "out",
+    }
+    teacher = str(tiny_folder())
+    with pytest.raises(Stop):
+        distill(teacher, on_progress=stop, **arguments)
+    whole = corpus_file.read_text()
+    corpus_file.write_text(whole + "\nw1 w2 w3 w4 w5 w6 w7")
+    with pytest.raises(RecipeError, match="the teacher or the text is not what the run was started with"):
+        distill(teacher, resume=True, **arguments)
+    corpus_file.write_text(whole)
+    distill(teacher, resume=True, **arguments)
+    assert verify(tmp_path / "out")["details"]["steps"] == 12
+
+
+def test_interrupt_at_the_very_end_loses_nothing(tiny_folder, corpus_file, tmp_path, monkeypatch):
+    """The checkpoint stays until the manifest is written."""
+    arguments = {
+        "text": text_of(corpus_file),
+        "shape": SHAPE,
+        "settings": settings_of("sentence-embedding"),
+        "out_dir": tmp_path / "out",
+    }
+
+    def interrupt(*_args: object, **_kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    teacher = str(tiny_folder())
+    with monkeypatch.context() as patch:
+        patch.setattr("homoexport.distill.stage.write_manifest", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            distill(teacher, **arguments)
+    distill(teacher, resume=True, **arguments)
+    assert verify(tmp_path / "out")["details"]["steps"] == 12
+    assert not list((tmp_path / "out").glob(".checkpoint*"))
+
+
+def test_more_tokens_than_the_teacher_has_positions_are_refused(tiny_folder, corpus_file, tmp_path):
+    text = TextSettings(sources=(TextSource(files=str(corpus_file)),), max_length=100, held_out=20)
+    with pytest.raises(RecipeError, match="max_length 100 is more than the teacher's 64 positions"):
+        distill(
+            str(tiny_folder()),
+            text=text,
+            shape=SHAPE,
+            settings=settings_of("sentence-embedding"),
+            out_dir=tmp_path / "out",
+        )

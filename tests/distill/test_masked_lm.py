@@ -43,6 +43,7 @@ def test_homotopic_student_is_better_than_a_random_start():
             "masked-lm",
             batch_size=16,
             micro_batch_size=16,
+            max_length=64,
             mlm_probability=0.15,
             seed=0,
             process=0,

@@ -31,7 +31,7 @@ def worker() -> Iterator[Worker]:
 def load(
     worker: Worker, model: Path, *, threads: int = 1, batch_size: int = 1, length: int = 16, **more: object
 ) -> dict:
-    request = {"model": str(model), "outputs": None, "session": {}, "vocab_size": 64} | more
+    request = {"model": str(model), "outputs": None, "vocab_size": 64} | more
     return worker.ask("load", threads=threads, batch_size=batch_size, length=length, **request)
 
 
@@ -90,30 +90,21 @@ def test_timed_runs_are_as_many_as_asked_and_plausible(worker: Worker, tmp_path:
     assert 0 < sum(samples_ns) < elapsed_ns
 
 
-def test_session_configuration_reaches_the_runtime(worker: Worker, tmp_path: Path) -> None:
-    model = write_encoder(tmp_path / "model.onnx", "sentence-similarity", weights())
-    assert load(worker, model)["load_ns"] > 0
-    with pytest.raises(PackageError, match="ORT model verification"):  # an ONNX file is none
-        load(worker, model, session={"config": {"session.load_model_format": "ORT"}})
-
-
 def test_worker_opens_a_package_as_inference_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    session = {"disabled_optimizers": ["MatMulAddFusion"], "config": {"session.intra_op.allow_spinning": "0"}}
-    package = write_package(tmp_path / "package", session=session)
+    package = write_package(tmp_path / "package")
     opened = []
 
     def record(model: str, options: ort.SessionOptions, **more: object) -> ort.InferenceSession:
-        entry = options.get_session_config_entry("session.intra_op.allow_spinning")
-        opened.append((model, options.intra_op_num_threads, options.inter_op_num_threads, entry, more))
+        opened.append((model, options.intra_op_num_threads, options.inter_op_num_threads, more))
         return create(model, options, **more)
 
     create = ort.InferenceSession
     monkeypatch.setattr(ort, "InferenceSession", record)
     details = open_package(package, threads=1).details
     request = {"threads": 1, "batch_size": 1, "length": 8, "vocab_size": 64}
-    worker_script.Subject({"model": str(details.model), "session": details.session, **request})
+    worker_script.Subject({"model": str(details.model), **request})
     assert opened[0] == opened[1]
-    assert opened[0][3:] == ("0", {"providers": ["CPUExecutionProvider"], "disabled_optimizers": ["MatMulAddFusion"]})
+    assert opened[0][1:] == (1, 1, {"providers": ["CPUExecutionProvider"]})
 
 
 def test_sleeping_worker_takes_no_processor_time(tmp_path: Path) -> None:
