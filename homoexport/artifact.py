@@ -226,6 +226,19 @@ def refuse_existing(out_dir: Path, *, force: bool) -> None:
         )
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and its parents, where they are not there.
+
+    Raises:
+        OutputError: the operating system does not let us.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = (error.strerror or "no reason given").lower()
+        raise OutputError(f"cannot be made ({reason})", where=str(path), mend="name another folder") from None
+
+
 def _is_ours(folder: Path) -> bool:
     """Whether homoexport wrote a folder; other programs have a manifest.json too."""
     for name, keys in ((MANIFEST, {"format_version", "kind", "digest"}), (RUN_MARK, {"homoexport"})):
@@ -253,8 +266,8 @@ def staged(out_dir: Path, *, force: bool = False) -> Iterator[Path]:
         OutputError: `out_dir` exists (unless `force`), or cannot be written.
     """
     refuse_existing(out_dir, force=force)
+    make_folder(out_dir.parent)
     with output_errors(out_dir):
-        out_dir.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", suffix=".part", dir=out_dir.parent))
         try:
             staging.chmod(0o755)

@@ -8,6 +8,7 @@
         ├── ShapeError              a student that the teacher cannot become
         ├── OutputError             folder exists, disk full, not writable
         ├── PackageError            truncated or altered file, not a package
+        ├── TrainingError           a loss that is no number
         └── DeviceError             a target that is not there
     ParityError                     exit 3: a graph that does not answer as the model does
 
@@ -64,6 +65,10 @@ class OutputError(UserError):
 
 class PackageError(UserError):
     """An artifact folder that is not what its manifest says."""
+
+
+class TrainingError(UserError):
+    """A distillation whose loss is not finite."""
 
 
 class DeviceError(UserError):

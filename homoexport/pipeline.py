@@ -22,6 +22,7 @@ from typing import Any
 from homoexport.artifact import (
     MANIFEST,
     RUN_MARK,
+    make_folder,
     output_errors,
     read_json,
     read_manifest,
@@ -102,7 +103,7 @@ def run_recipe(
         if resume:
             return _run_stages(recipe, run_dir, clock, listener)
         with _replacing(run_dir):
-            run_dir.mkdir(parents=True)
+            make_folder(run_dir)
             mark = {"recipe_digest": recipe.digest(), "recipe": recipe.model_dump(mode="json")}
             write_run_mark(run_dir, mark)
             return _run_stages(recipe, run_dir, clock, listener)
@@ -247,7 +248,7 @@ def export_folder(
             files,
             threads=measure.threads,
             batch_size=measure.batch_size,
-            length=measure.length,
+            length=min(measure.length, max_length_of(encoder)),
             vocab_size=encoder.model.config.vocab_size,
             outputs=OUTPUT_NAMES[encoder.task][:1],
         )

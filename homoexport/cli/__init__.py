@@ -30,5 +30,5 @@ def main() -> None:
             errors.print(Text.assemble(("error:", "bold red"), f" {error}"), soft_wrap=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        errors.print("interrupted")
+        errors.print("interrupted; where a checkpoint was written, the same command with --resume goes on")
         sys.exit(130)

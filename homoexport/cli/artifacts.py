@@ -97,7 +97,7 @@ def embed(
 
     import numpy as np
 
-    from homoexport.artifact import output_errors
+    from homoexport.artifact import make_folder, output_errors
     from homoexport.inference import open_package
 
     if output is None and sys.stdout.isatty():
@@ -116,6 +116,7 @@ def embed(
         sys.stdout.buffer.write(buffer.getvalue())
         sys.stdout.buffer.flush()
         return
+    make_folder(output.parent)
     with output_errors(output):
         output.write_bytes(buffer.getvalue())
 

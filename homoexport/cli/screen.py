@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from homoexport.distill import Progress as DistillProgress
+
+_QUIET_SECONDS = 30.0  # without a terminal, a line comes at least this often
 
 # No markup: paths and globs may hold square brackets.
 output = Console(markup=False, highlight=False)
@@ -43,20 +46,24 @@ def distill_bar() -> Iterator[Callable[[DistillProgress], None]]:
         disable=not (errors.is_terminal and speaks()),
     )
     tasks: list[TaskID] = []
+    spoke = time.monotonic()
     with bar:
 
         def show(progress: DistillProgress) -> None:
+            nonlocal spoke
             report, steps = progress.report, progress.steps
             if not tasks:
                 tasks.append(bar.add_task("distil", total=steps, text=""))
             widths = report.widths
             text = (
                 f"loss {report.loss:.4f}  {widths['hidden_size']}/{widths['intermediate_size']}/"
-                f"{widths['num_attention_heads']:g}x{widths['head_dim']}  {report.parameters / 1e6:.1f} M  "
+                f"{widths['num_attention_heads']:g}x{widths['head_dim']}  {report.parameters / 1e6:.2f} M  "
                 f"{1 / report.seconds:.2f} steps/s"
             )
             bar.update(tasks[0], completed=report.step + 1, text=text)
-            if bar.disable and speaks() and ((report.step + 1) % max(1, steps // 10) == 0 or report.step == 0):
+            due = (report.step + 1) % max(1, steps // 10) == 0 or report.step == 0
+            if bar.disable and speaks() and (due or time.monotonic() - spoke > _QUIET_SECONDS):
+                spoke = time.monotonic()
                 errors.print(f"step {report.step + 1}/{steps}  {text}", soft_wrap=True)
 
         yield show

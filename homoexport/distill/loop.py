@@ -6,6 +6,7 @@ starts as the teacher; after each prune event it is a smaller dense model.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +22,7 @@ from homoexport.distill.objective import Projections
 from homoexport.distill.schedule import PruneSchedule, widths_at
 from homoexport.distill.step import MicroBatch, StepLoss
 from homoexport.encoder import Encoder, Keep, LayerKeep, Widths, count_parameters, family_of, slice_model
+from homoexport.errors import TrainingError
 from homoexport.recipe import DistillSettings
 
 
@@ -217,6 +219,12 @@ def run_steps(
         widths, parameters = run.family.widths(run.student), count_parameters(run.student)
         terms, learning_rate, pruned = run.advance(batches.of_step(step))
         weighted = {name: value * getattr(weights, name) for name, value in terms.items()}
+        if not math.isfinite(sum(weighted.values())):
+            raise TrainingError(
+                f"the loss is {sum(weighted.values())} at step {step}",
+                where="distill",
+                mend="check the teacher's weights" if step == 0 else "lower distill.learning_rate",
+            )
         task_is_gap = settings.objective != "masked-lm"
         on_step(
             StepReport(

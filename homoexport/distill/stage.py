@@ -20,6 +20,7 @@ from homoexport.artifact import (
     MANIFEST,
     RUN_MARK,
     digest_of,
+    make_folder,
     output_errors,
     read_json,
     refuse_existing,
@@ -200,7 +201,7 @@ def _check_output(out_dir: Path, settings_digest: str, *, force: bool, resume: b
 
 def _start_folder(out_dir: Path, settings_digest: str) -> None:
     shutil.rmtree(out_dir, ignore_errors=True)
-    out_dir.mkdir(parents=True)
+    make_folder(out_dir)
     write_run_mark(out_dir, {"settings": settings_digest})
 
 

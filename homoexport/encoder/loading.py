@@ -146,6 +146,8 @@ def load_encoder(source: str, *, task: Task | None = None) -> Encoder:
             f"is not a model: its config does not load ({reason})", where=source, mend=_NOT_A_MODEL
         ) from None
     family_of(config)
+    if getattr(config, "is_decoder", False):
+        raise TeacherError("is a decoder (is_decoder in its config)", where=source, mend="name an encoder")
     task = task or _infer_task(folder, config)
     model_class = TasksManager.get_model_class_for_task(
         "fill-mask" if task == "fill-mask" else "feature-extraction", library="transformers"
@@ -157,8 +159,25 @@ def load_encoder(source: str, *, task: Task | None = None) -> Encoder:
         tokenizer = None
     if tokenizer is None or not getattr(tokenizer, "is_fast", False) or len(tokenizer) < 10:
         raise TeacherError("has no fast tokenizer", where=source, mend="add tokenizer.json to the folder")
+    _check_tokenizer(tokenizer, config, source)
+    if task == "fill-mask" and tokenizer.mask_token_id is None:
+        raise TeacherError("its tokenizer has no mask token", where=source, mend="set mask_token and save it again")
     pooling = read_pooling(folder) if task == "sentence-similarity" else None
     return Encoder(model, tokenizer, task, pooling, folder, source)
+
+
+def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: Any, source: str) -> None:
+    """Refuse a tokenizer that does not fit the model, and teach it the model's positions."""
+    if tokenizer.pad_token_id is None:
+        raise TeacherError("its tokenizer has no padding token", where=source, mend="set pad_token and save it again")
+    if len(tokenizer) > config.vocab_size:
+        raise TeacherError(
+            f"its tokenizer has {len(tokenizer)} tokens and the model {config.vocab_size}",
+            where=source,
+            mend="put the tokenizer there that the model was trained with",
+        )
+    positions = getattr(config, "max_position_embeddings", tokenizer.model_max_length)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
 
 
 def _load_weights(model_class: Any, folder: Path, source: str) -> PreTrainedModel:

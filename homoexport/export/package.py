@@ -8,6 +8,7 @@ torch -> portable                          -> int8
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import tempfile
@@ -152,7 +153,9 @@ def _write_files(encoder: Encoder, chosen: Candidate, folder: Path, *, max_lengt
     model_file = folder / MODEL_FILES[chosen.precision]
     model_file.parent.mkdir()
     shutil.copyfile(chosen.file, model_file)
-    encoder.tokenizer.save_pretrained(folder)
+    tokenizer = copy.deepcopy(encoder.tokenizer)
+    tokenizer.model_max_length = max_length  # so that truncation=True cuts where the graph ends
+    tokenizer.save_pretrained(folder)
     shutil.copyfile(encoder.folder / "config.json", folder / "config.json")
     write_sentence_files(encoder, folder, hidden_size=encoder.model.config.hidden_size, max_length=max_length)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 
 from homoexport.artifact import write_manifest
 from tests.conftest import tiny_tokenizer, write_sentences
@@ -202,3 +203,19 @@ def test_head_that_would_be_lost_is_refused(homoexport, tiny_folder, tmp_path):
     config = (folder / "config.json").read_text().replace("BertModel", "BertForSequenceClassification")
     (folder / "config.json").write_text(config)
     assert_refused(homoexport("export", "--onnx", folder, "-o", tmp_path / "out"), "BertForSequenceClassification")
+
+
+def test_teacher_that_answers_with_no_numbers(homoexport, recipe, tiny_folder, tmp_path):
+    folder = tiny_folder("broken")
+    weights = load_file(folder / "model.safetensors")
+    weights["embeddings.word_embeddings.weight"][7] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    outcome = homoexport("distill", recipe(teacher=str(folder)), "-o", tmp_path / "out")
+    assert_refused(outcome, "the loss is nan at step 0", "the teacher's weights")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["run", "distill"])
+def test_output_that_cannot_be_made(homoexport, recipe, tmp_path, command):
+    (tmp_path / "file").write_text("")
+    assert_refused(homoexport(command, recipe(), "-o", tmp_path / "file" / "out"), "cannot be made")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GPT2Config
+from transformers import BertConfig, BertModel, GPT2Config
 
 from homoexport.encoder import Pooling, family_of, load_encoder, save_encoder, slice_model
 from homoexport.errors import TeacherError
@@ -84,6 +84,26 @@ def _lose_a_weight(folder: Path) -> None:
     save_file(tensors, path, metadata={"format": "pt"})
 
 
+def _decoder(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "is_decoder": True}))
+
+
+def _no_pad_token(folder: Path) -> None:
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (folder / name).is_file():
+            settings = json.loads((folder / name).read_text())
+            settings.pop("pad_token", None)
+            (folder / name).write_text(json.dumps(settings))
+
+
+def _small_table(folder: Path) -> None:
+    torch.manual_seed(0)
+    config = BertConfig.from_pretrained(folder)
+    config.vocab_size = 20
+    BertModel(config).save_pretrained(folder)
+
+
 def _no_tokenizer(folder: Path) -> None:
     for path in folder.glob("*token*"):
         path.unlink()
@@ -98,6 +118,9 @@ def _no_tokenizer(folder: Path) -> None:
         (_truncate_weights, "its weights do not load"),
         (_lose_a_weight, "weights are missing .encoder.layer.0.output.dense.weight."),
         (_no_tokenizer, "has no fast tokenizer"),
+        (_no_pad_token, "its tokenizer has no padding token"),
+        (_small_table, "its tokenizer has 100 tokens and the model 20"),
+        (_decoder, "is a decoder"),
         (shutil.rmtree, "no such model folder"),
     ],
 )
