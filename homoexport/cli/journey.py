@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from datetime import datetime
 from pathlib import Path
@@ -40,32 +39,9 @@ def run(
     from homoexport.pipeline import PACKAGE, Listener, run_recipe
     from homoexport.report import summary_table, verdict_lines, verdicts_of
 
-    with contextlib.ExitStack() as stack:
-        # The bars exist only while their stage runs: two live displays cannot share a terminal.
-        def on_stage(title: str) -> None:
-            stack.close()
-            screen.stage_line(title)
-            bars.clear()
-
-        bars: dict[str, object] = {}
-
-        def on_distill(progress: object) -> None:
-            if "distill" not in bars:
-                bars["distill"] = stack.enter_context(screen.distill_bar())
-            bars["distill"](progress)  # type: ignore[operator]
-
-        def on_measure(stage: str, share: float) -> None:
-            if "measure" not in bars:
-                bars["measure"] = stack.enter_context(screen.measure_bar())
-            bars["measure"](stage, share)  # type: ignore[operator]
-
-        summary = run_recipe(
-            settings,
-            run_dir,
-            force=force,
-            resume=resume,
-            listener=Listener(on_stage=on_stage, on_distill=on_distill, on_measure=on_measure),
-        )
+    with screen.StageBars() as bars:
+        listener = Listener(on_stage=bars.on_stage, on_distill=bars.on_distill, on_measure=bars.on_measure)
+        summary = run_recipe(settings, run_dir, force=force, resume=resume, listener=listener)
     if as_json:
         screen.print_json(summary)
     else:

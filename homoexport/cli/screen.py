@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -88,3 +88,30 @@ def stage_line(title: str) -> None:
     """Say which stage begins."""
     if speaks():
         errors.print(Text(title, style="bold"), soft_wrap=True)
+
+
+class StageBars(ExitStack):
+    """The bars of a run: each exists only while its stage works, for two cannot share a terminal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._distill: Callable[[DistillProgress], None] | None = None
+        self._measure: Callable[[str, float], None] | None = None
+
+    def on_stage(self, title: str) -> None:
+        """End the bar of the stage before, and say which begins."""
+        self.close()
+        self._distill = self._measure = None
+        stage_line(title)
+
+    def on_distill(self, progress: DistillProgress) -> None:
+        """Show a distillation step."""
+        if self._distill is None:
+            self._distill = self.enter_context(distill_bar())
+        self._distill(progress)
+
+    def on_measure(self, stage: str, share: float) -> None:
+        """Show how far measuring has come."""
+        if self._measure is None:
+            self._measure = self.enter_context(measure_bar())
+        self._measure(stage, share)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import onnx_ir as ir
+from optimum.utils import NormalizedConfigManager
 
 from homoexport.artifact import output_errors, staged, write_manifest
 from homoexport.encoder import Encoder, count_parameters, parent_of, weights_digest, write_sentence_files
@@ -219,7 +220,9 @@ def export_encoder(
         chosen, measured = choose(candidates, precision, rank)
         progress(f"writing the {chosen.name} graph")
         _write_files(encoder, chosen, folder, max_length=max_length)
-        config = encoder.model.config
+        config = NormalizedConfigManager.get_normalized_config_class(encoder.model.config.model_type)(
+            encoder.model.config
+        )
         details = {
             "model_file": MODEL_FILES[precision],
             "task": encoder.task,
