@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from homoexport.cli import screen
-from homoexport.cli.options import AsJson, BatchSize, Force, Length, OutDir, Threads
+from homoexport.cli.options import AsJson, BatchSize, Force, Length, Threads
 from homoexport.errors import TextError, UserError
 
 
@@ -25,7 +25,10 @@ def export(
     student: Annotated[str, typer.Argument(metavar="STUDENT", help="A student's folder, or any supported model.")],
     onnx: Annotated[bool, typer.Option("--onnx", help="Export to ONNX (the one format there is).")] = True,
     quantize: Annotated[Quantization, typer.Option(help="none: fp32; int8: dynamic.")] = Quantization.int8,
-    output: OutDir = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Output folder; by default the student's name with -onnx."),
+    ] = None,
     text: Annotated[
         Path | None,
         typer.Option(help="A txt file of real text for the parity checks, a line each; by default held-out text."),
@@ -44,8 +47,7 @@ def export(
     """
     if not onnx:
         raise UserError("there is no other format than ONNX", where="export", mend="give --onnx")
-    if output is None:
-        raise UserError("no output folder", where="export", mend="name one with -o DIR")
+    output = output or Path(f"{student.rstrip('/').rsplit('/', 1)[-1]}-onnx")
     texts = _lines_of(text)
     from homoexport.artifact import read_manifest
     from homoexport.pipeline import export_folder, held_out_texts

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from homoexport.cli import screen
-from homoexport.cli.options import AsJson, Force, OutDir, Overrides, Resume, put
+from homoexport.cli.options import AsJson, Force, OutDir, Overrides, Resume, put, run_folder
 from homoexport.errors import UserError
 from homoexport.recipe import parse_recipe, read_recipe_tree
 
@@ -67,8 +67,7 @@ def distill_command(
     )
     put(tree, "distill", objective=objective, steps=steps, batch_size=batch_size, learning_rate=learning_rate)
     settings = parse_recipe(tree, where=str(recipe) if recipe else "distill", overrides=overrides or ())
-    if output is None:
-        raise UserError("no output folder", where="distill", mend="name one with -o DIR")
+    output = run_folder(settings.name, output, resume=resume)
     from homoexport.artifact import read_manifest
     from homoexport.distill import distill
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from homoexport.cli import screen
-from homoexport.cli.options import AsJson, Force, OutDir, Overrides, Resume
+from homoexport.cli.options import AsJson, Force, OutDir, Overrides, Resume, run_folder
 from homoexport.errors import UserError
 from homoexport.recipe import load_recipe
 
@@ -33,9 +32,7 @@ def run(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("run is one process's", where="run", mend="launch `distill` with many, then `export`")
     settings = load_recipe(recipe, overrides or ())
-    if resume and output is None:
-        raise UserError("--resume needs to know which run", where="run", mend="name its folder with -o DIR")
-    run_dir = output or Path("runs") / f"{settings.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    run_dir = run_folder(settings.name, output, resume=resume)
     from homoexport.pipeline import PACKAGE, Listener, run_recipe
     from homoexport.report import summary_table, verdict_lines, verdicts_of
 

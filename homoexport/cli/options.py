@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from homoexport.errors import RecipeError
+from homoexport.errors import RecipeError, UserError
 
 Overrides = Annotated[
     list[str] | None,
@@ -18,10 +19,23 @@ Overrides = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output folder that homoexport wrote.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the output folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for machines.")]
-OutDir = Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Output folder.")]
+OutDir = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="DIR", help="Output folder; by default runs/NAME-TIME.")
+]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of one inference.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Sequences of one inference.")]
 Length = Annotated[int, typer.Option(min=2, help="Tokens of one sequence.")]
+
+
+def run_folder(name: str, output: Path | None, *, resume: bool) -> Path:
+    """The output folder that was named, or `runs/NAME-TIME`.
+
+    Raises:
+        UserError: a run to resume that was not named.
+    """
+    if resume and output is None:
+        raise UserError("--resume needs to know which run", where=name, mend="name its folder with -o DIR")
+    return output or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def put(tree: dict[str, Any], section: str, **values: Any) -> None:

@@ -125,8 +125,18 @@ def test_recipes_that_are_none(homoexport, tmp_path):
     assert_refused(homoexport("run", broken), "is not YAML")
 
 
-def test_distill_wants_an_output_folder(homoexport, recipe):
-    assert_refused(homoexport("distill", recipe()), "-o DIR")
+def test_resume_wants_to_know_which_run(homoexport, recipe):
+    for command in ("run", "distill"):
+        assert_refused(homoexport(command, recipe(), "--resume"), "-o DIR")
+
+
+def test_outputs_have_default_names(homoexport, recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert homoexport("distill", recipe()).code == 0
+    (student,) = (tmp_path / "runs").iterdir()
+    assert student.name.startswith("small-")
+    assert homoexport("export", "--onnx", student, "--quantize", "int8").code == 0
+    assert (tmp_path / f"{student.name}-onnx" / "onnx" / "model_quantized.onnx").is_file()
 
 
 @pytest.mark.parametrize("command", [["bench"], ["verify"], ["embed"]])
