@@ -112,10 +112,10 @@ def test_tokenized_once(
 
 
 def test_text_too_short_for_a_sentence(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    (tmp_path / "a.txt").write_text("W1 w2.\nW3.\n")
+    (tmp_path / "a.txt").write_text("W1 w2.\nW3.\nW4.\nW5.\n")
     with pytest.raises(TextError, match=r"holds no text; .* lower text\.min_words"):
         _prepare(tmp_path / "a.txt", tokenizer)
-    assert _prepare(tmp_path / "a.txt", tokenizer, min_words=1, held_out=1).size == 1
+    assert _prepare(tmp_path / "a.txt", tokenizer, min_words=1, held_out=3).size == 1
 
 
 def test_progress_bars_are_shown_on_request_only(
