@@ -181,7 +181,7 @@ def output_errors(where: Path) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # libraries wrap the system's answer in types that share no base but this
         refusal = None if isinstance(error, HomoexportError) else _refusal(error)
         if refusal is None:
             raise

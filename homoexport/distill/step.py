@@ -6,7 +6,7 @@ Letters: B batch, S sequence, M masked tokens, D hidden size, V vocabulary, P pr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
@@ -45,17 +45,6 @@ def count(micro_batches: Sequence[MicroBatch], accelerator: Accelerator) -> Coun
         local += torch.stack([lengths.sum(), lengths.square().sum(), masked])
     tokens, pairs, masked_total = accelerator.reduce(local, "sum").tolist()
     return Counts(tokens, pairs, masked_total)
-
-
-@dataclass
-class _Sums:
-    """Terms of a step as far as it has come: what to differentiate, and what to report."""
-
-    terms: dict[str, Tensor] = field(default_factory=dict)
-
-    def add(self, terms: dict[str, Tensor]) -> None:
-        for name, value in terms.items():
-            self.terms[name] = self.terms[name] + value.detach() if name in self.terms else value.detach()
 
 
 class StepLoss:
@@ -106,23 +95,23 @@ class StepLoss:
             The unweighted terms of the whole step, by name.
         """
         counts = count(micro_batches, self.accelerator)
-        sums = _Sums()
+        sums: dict[str, Tensor] = {}
         if self.objective_name == "masked-lm":
             for micro in micro_batches:
                 terms = self._masked_lm_terms(micro, counts)
-                sums.add(terms)
+                _add(sums, {name: value.detach() for name, value in terms.items()})
                 self.accelerator.backward(self._weighted(terms))
         else:
             terms = self._sentence_terms(micro_batches, counts)
             self.accelerator.backward(self._weighted(terms))
             if "task" in terms:  # every process computed all of it; the sum below must count it once
                 terms["task"] = terms["task"] / self.accelerator.num_processes
-            sums.add(terms)
+            _add(sums, {name: value.detach() for name, value in terms.items()})
         for trace in (self._teacher_trace, self._student_trace):
             trace.clear()
         self._reduce_gradients()
-        names = sorted(sums.terms)
-        totals = self.accelerator.reduce(torch.stack([sums.terms[name] for name in names]), "sum").tolist()
+        names = sorted(sums)
+        totals = self.accelerator.reduce(torch.stack([sums[name] for name in names]), "sum").tolist()
         return dict(zip(names, totals, strict=True))
 
     def _weighted(self, terms: dict[str, Tensor]) -> Tensor:
@@ -190,8 +179,7 @@ class StepLoss:
         with self.accelerator.autocast():
             for micro in micro_batches:
                 vectors.append(self.sentence_vectors(micro))
-                for name, value in self._layer_terms(micro, counts).items():
-                    terms[name] = terms[name] + value if name in terms else value
+                _add(terms, self._layer_terms(micro, counts))
         if self.weights.task > 0:
             students = self._gather(torch.cat([student for student, _ in vectors]))
             teachers = self.accelerator.gather(torch.cat([teacher for _, teacher in vectors]))
@@ -246,6 +234,11 @@ class StepLoss:
         flat = self.accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), "sum")
         for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
+
+
+def _add(totals: dict[str, Tensor], terms: dict[str, Tensor]) -> None:
+    for name, value in terms.items():
+        totals[name] = totals[name] + value if name in totals else value
 
 
 def _signs(length: int, hidden_size: int, device: torch.device) -> Tensor:

@@ -185,7 +185,7 @@ def main() -> None:
             send({"ok": True, **reply})
         except BrokenPipeError:
             return
-        except Exception as error:
+        except Exception as error:  # whatever it is, the parent must hear of it
             send({"ok": False, "error": f"{type(error).__name__}: {error}"})
 
 
