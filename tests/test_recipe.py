@@ -56,7 +56,7 @@ def test_overrides_reach_any_key():
         ("text.sources.0.colum=3", "unknown key 'text.sources.0.colum'; did you mean 'column'?"),
         ("budget.latency_p95=3", "did you mean 'latency_p95_ms'?"),
         ("distill.weights.hiden=3", "did you mean 'hidden'?"),
-        ("distill.objective=mlm", "'masked-lm' or 'sentence-embedding'.*given: 'mlm'"),
+        ("distill.objective=mlm", "'masked-lm', 'sentence-embedding'.*given: 'mlm'"),
         ("distill.steps=0", "'distill.steps'"),
         ("distill.prune_until=-1", "'distill.prune_until'"),
         ("distill.prune_from=0.9", "prune_until comes before prune_from"),

@@ -31,10 +31,18 @@ def distill_command(
         typer.Option(help="Glob of txt, jsonl, csv, tsv or parquet files, or package:DISTRIBUTION/GLOB. Repeatable."),
     ] = None,
     column: Annotated[str | None, typer.Option(help="Column of --data that holds the text.")] = None,
-    objective: Annotated[str | None, typer.Option(help="masked-lm or sentence-embedding.")] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="masked-lm, sentence-embedding, classification or token-classification.")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="homodistil (the default), one-shot, from-scratch, layers or minilm.")
+    ] = None,
     hidden_size: Annotated[int | None, typer.Option(help="Width of the student's residual stream.")] = None,
     intermediate_size: Annotated[int | None, typer.Option(help="Width of its feed-forward layers.")] = None,
     num_attention_heads: Annotated[int | None, typer.Option("--heads", help="Its attention heads.")] = None,
+    num_hidden_layers: Annotated[
+        int | None, typer.Option("--layers", help="Its layers; those that go fade out.")
+    ] = None,
     max_length: Annotated[int | None, typer.Option(help="Tokens of one training sequence.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps (without a recipe: 1000).")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Sequences of one step (without a recipe: 32).")] = None,
@@ -45,7 +53,7 @@ def distill_command(
     resume: Resume = False,
     as_json: AsJson = False,
 ) -> None:
-    """Distil a slim student out of a teacher by HomoDistil.
+    """Distil a slim student out of a teacher by HomoDistil, or several students in one run.
 
     Writes a stock Hugging Face folder: config, safetensors, tokenizer, log.jsonl and a manifest.
     Many processes: `accelerate launch -m homoexport distill RECIPE -o DIR`.
@@ -64,12 +72,21 @@ def distill_command(
         hidden_size=hidden_size,
         intermediate_size=intermediate_size,
         num_attention_heads=num_attention_heads,
+        num_hidden_layers=num_hidden_layers,
     )
-    put(tree, "distill", objective=objective, steps=steps, batch_size=batch_size, learning_rate=learning_rate)
+    put(
+        tree,
+        "distill",
+        method=method,
+        objective=objective,
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+    )
     settings = parse_recipe(tree, where=str(recipe) if recipe else "distill", overrides=overrides or ())
     output = run_folder(settings.name, output, resume=resume)
     from homoexport.artifact import read_manifest
-    from homoexport.distill import distill
+    from homoexport.distill import distill, distill_students
 
     if _launched_alone():
         screen.errors.print(
@@ -78,28 +95,37 @@ def distill_command(
             soft_wrap=True,
         )
     screen.stage_line(f"Distilling {settings.teacher}")
+    arguments: dict[str, Any] = {
+        "text": settings.text,
+        "settings": settings.distill,
+        "out_dir": output,
+        "seed": settings.seed,
+        "force": force,
+        "resume": resume,
+        "recipe_digest": settings.digest(),
+    }
     with screen.distill_bar() as on_progress:
-        distill(
-            settings.teacher,
-            text=settings.text,
-            shape=settings.student,
-            settings=settings.distill,
-            out_dir=output,
-            seed=settings.seed,
-            force=force,
-            resume=resume,
-            recipe_digest=settings.digest(),
-            on_progress=on_progress,
-        )
+        if settings.student is not None:
+            distill(settings.teacher, shape=settings.student, on_progress=on_progress, **arguments)
+            folders = [output]
+        else:
+            folders = distill_students(settings.teacher, shapes=settings.students, on_progress=on_progress, **arguments)
     if not screen.speaks():
         return
-    manifest = read_manifest(output)
+    manifests = [read_manifest(folder) for folder in folders]
     if as_json:
-        screen.print_json(manifest)
+        screen.print_json(manifests[0] if settings.student is not None else manifests)
         return
-    details = manifest["details"]
-    screen.output.print(
-        f"Student: {output}  {details['parameters'] / 1e6:.2f} M parameters "
-        f"(teacher {details['teacher_parameters'] / 1e6:.2f} M), held-out loss {details['held_out_loss']:.4f}",
-        soft_wrap=True,
-    )
+    for folder, manifest in zip(folders, manifests, strict=True):
+        details = manifest["details"]
+        screen.output.print(
+            f"Student: {folder}  {_millions(details['parameters'])} parameters "
+            f"(word embedding {_millions(details['embedding_parameters'])}, "
+            f"layers {_millions(details['backbone_parameters'])}; "
+            f"teacher {_millions(details['teacher_parameters'])}), held-out loss {details['held_out_loss']:.4f}",
+            soft_wrap=True,
+        )
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.1f} M"

@@ -37,7 +37,7 @@ def speaks() -> bool:
 def distill_bar() -> Iterator[Callable[[DistillProgress], None]]:
     """A bar with loss, widths, parameters, steps per second and time left; without a terminal, lines."""
     bar = Progress(
-        TextColumn("distilling"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[text]}"),
@@ -45,26 +45,27 @@ def distill_bar() -> Iterator[Callable[[DistillProgress], None]]:
         console=errors,
         disable=not (errors.is_terminal and speaks()),
     )
-    tasks: list[TaskID] = []
+    tasks: dict[str, TaskID] = {}
     spoke = time.monotonic()
     with bar:
 
         def show(progress: DistillProgress) -> None:
             nonlocal spoke
             report, steps = progress.report, progress.steps
-            if not tasks:
-                tasks.append(bar.add_task("distil", total=steps, text=""))
+            name = progress.student or ""
+            if name not in tasks:
+                tasks[name] = bar.add_task(f"distilling {name}".strip(), total=steps, text="")
             widths = report.widths
             text = (
                 f"loss {report.loss:.4f}  {widths['hidden_size']}/{widths['intermediate_size']}/"
                 f"{widths['num_attention_heads']:g}x{widths['head_dim']}  {report.parameters / 1e6:.2f} M  "
                 f"{1 / report.seconds:.2f} steps/s"
             )
-            bar.update(tasks[0], completed=report.step + 1, text=text)
+            bar.update(tasks[name], completed=report.step + 1, text=text)
             due = (report.step + 1) % max(1, steps // 10) == 0 or report.step == 0
             if bar.disable and speaks() and (due or time.monotonic() - spoke > _QUIET_SECONDS):
                 spoke = time.monotonic()
-                errors.print(f"step {report.step + 1}/{steps}  {text}", soft_wrap=True)
+                errors.print(f"{name} step {report.step + 1}/{steps}  {text}".lstrip(), soft_wrap=True)
 
         yield show
 

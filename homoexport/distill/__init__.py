@@ -1,6 +1,22 @@
-"""Distilling: HomoDistil by slicing, from settings to a student folder."""
+"""Distilling: HomoDistil by slicing, from settings to a student's folder."""
 
+from homoexport.distill.job import TASKS, Job, open_job, target_of
 from homoexport.distill.loop import Run, StepReport, run_steps
-from homoexport.distill.stage import HELD_OUT, LOG, Progress, distill
+from homoexport.distill.stage import distill, distill_students, new_run
+from homoexport.distill.writer import HELD_OUT, LOG, Progress
 
-__all__ = ["HELD_OUT", "LOG", "Progress", "Run", "StepReport", "distill", "run_steps"]
+__all__ = [
+    "HELD_OUT",
+    "LOG",
+    "TASKS",
+    "Job",
+    "Progress",
+    "Run",
+    "StepReport",
+    "distill",
+    "distill_students",
+    "new_run",
+    "open_job",
+    "run_steps",
+    "target_of",
+]

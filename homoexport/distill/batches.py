@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import torch
+from accelerate import Accelerator
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from homoexport.distill.step import MicroBatch
-from homoexport.recipe import Objective
-from homoexport.text import Corpus, collate, mask_tokens
+from homoexport.recipe import DistillSettings
+from homoexport.text import Corpus, Example, collate, mask_tokens
+
+_MICRO_BATCH_ON_CPU = 8  # small ones waste less padding; on a GPU the whole share goes at once
 
 
 @dataclass(frozen=True)
@@ -20,56 +23,62 @@ class BatchMaker:
     longest of the whole batch; the loss does not depend on the order.
 
     Attributes:
-        batch_size: sequences of a step over all processes; divisible by `processes`.
-        micro_batch_size: sequences of one forward pass.
+        corpus: the training text.
+        tokenizer: the teacher's.
+        settings: batch and micro-batch sizes, objective, share of masked tokens.
         max_length: tokens of the longest sequence.
-        mlm_probability: share of the tokens masked, for masked-lm.
         seed: with a sequence's place in the run it decides its masks.
+        accelerator: device, and this process among the others.
     """
 
     corpus: Corpus
     tokenizer: PreTrainedTokenizerBase
-    objective: Objective
-    batch_size: int
-    micro_batch_size: int
+    settings: DistillSettings
     max_length: int
-    mlm_probability: float
     seed: int
-    process: int
-    processes: int
-    device: torch.device
+    accelerator: Accelerator
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Sequences of one forward pass."""
+        share: int = self.settings.batch_size // self.accelerator.num_processes
+        default = _MICRO_BATCH_ON_CPU if self.accelerator.device.type == "cpu" else share
+        return min(share, self.settings.micro_batch_size or default)
 
     def of_step(self, step: int) -> list[MicroBatch]:
         """This process's micro-batches of a step."""
-        share = self.batch_size // self.processes
-        start = self.process * share
-        examples = self.corpus.batch(step, self.batch_size, start, start + share)
-        return self.cut(examples, first_position=step * self.batch_size + start)
+        batch_size = self.settings.batch_size
+        share = batch_size // self.accelerator.num_processes
+        start = self.accelerator.process_index * share
+        examples = self.corpus.batch(step, batch_size, start, start + share)
+        return self.cut(examples, first_position=step * batch_size + start)
 
-    def cut(self, examples: list[list[int]], *, first_position: int) -> list[MicroBatch]:
-        """Micro-batches of sequences whose places in the run begin at `first_position`."""
-        order = sorted(range(len(examples)), key=lambda index: (len(examples[index]), index))
-        return [
-            self._micro([examples[i] for i in part], [first_position + i for i in part])
-            for part in (
-                order[start : start + self.micro_batch_size] for start in range(0, len(order), self.micro_batch_size)
-            )
-        ]
+    def cut(self, examples: list[Example], *, first_position: int) -> list[MicroBatch]:
+        """Micro-batches of examples whose places in the run begin at `first_position`."""
+        micro_batches = self._cut_texts(examples, first_position)
+        pairs = [Example(example.pair_ids) for example in examples if example.pair_ids is not None]
+        documents = self._cut_texts(pairs, first_position)
+        return micro_batches + [replace(micro, documents=True) for micro in documents]
 
-    def _micro(self, examples: list[list[int]], positions: list[int]) -> MicroBatch:
-        batch = collate(examples, pad_token_id=self.tokenizer.pad_token_id, limit=self.max_length)
-        input_ids, attention_mask = batch["input_ids"], batch["attention_mask"]
-        labels = None
-        if self.objective == "masked-lm":
-            input_ids, labels = mask_tokens(
-                input_ids,
-                attention_mask,
+    def _cut_texts(self, examples: list[Example], first_position: int) -> list[MicroBatch]:
+        order = sorted(range(len(examples)), key=lambda index: (len(examples[index].input_ids), index))
+        size = self.micro_batch_size
+        parts = [order[start : start + size] for start in range(0, len(order), size)]
+        return [self._micro([examples[i] for i in part], [first_position + i for i in part]) for part in parts]
+
+    def _micro(self, examples: list[Example], positions: list[int]) -> MicroBatch:
+        batch: dict[str, Tensor] = collate(examples, pad_token_id=self.tokenizer.pad_token_id, limit=self.max_length)
+        if self.settings.objective == "masked-lm":
+            batch["input_ids"], batch["labels"] = mask_tokens(
+                batch["input_ids"],
+                batch["attention_mask"],
                 mask_token_id=self.tokenizer.mask_token_id,
                 vocab_size=len(self.tokenizer),
                 special_ids=self.tokenizer.all_special_ids,
-                probability=self.mlm_probability,
+                probability=self.settings.mlm_probability,
                 seed=self.seed,
                 positions=positions,
             )
-            labels = labels.to(self.device)
-        return MicroBatch(input_ids.to(self.device), attention_mask.to(self.device), labels)
+        device = self.accelerator.device
+        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+        return MicroBatch(moved["input_ids"], moved["attention_mask"], moved.get("token_type_ids"), moved.get("labels"))

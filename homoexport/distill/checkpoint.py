@@ -33,8 +33,8 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
             part.unlink(missing_ok=True)
 
 
-def load_checkpoint(folder: Path, device: torch.device) -> dict[str, Any] | None:
-    """The folder's checkpoint, or None where the run had not come to its first.
+def load_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """The folder's checkpoint, its tensors on the CPU, or None where the run had not come to its first.
 
     Raises:
         PackageError: the file is damaged.
@@ -43,7 +43,7 @@ def load_checkpoint(folder: Path, device: torch.device) -> dict[str, Any] | None
     if not path.is_file():
         return None
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, OSError, EOFError, ValueError) as error:
         raise PackageError(
             f"the checkpoint does not load ({str(error).splitlines()[0]})",

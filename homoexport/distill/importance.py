@@ -1,20 +1,27 @@
-"""What a neuron is worth: sensitivity, summed over its group and smoothed over steps.
+"""What a neuron is worth, by one of three measures.
 
-HomoDistil, arXiv 2302.09632, section 3: the importance of a weight is |θ·∂L/∂θ| (the first-order
-change of the loss if it went); of a neuron, the sum over its weights. Smoothed over steps as
-I(t) = β·I(t−1) + (1 − β)·I_now(t).
+- sensitivity (HomoDistil, arXiv 2302.09632, section 3): of a weight |θ·∂L/∂θ|, the first-order
+  change of the loss if it went; of a neuron, the sum over its weights; smoothed over steps as
+  I(t) = β1·I(t−1) + (1 − β1)·I_now(t).
+- platon (PLATON, arXiv 2206.12562, equations 6 to 8): I(t)·U(t), where the uncertainty
+  U(t) = β2·U(t−1) + (1 − β2)·|I_now(t) − I(t)|. Here I_now is a neuron's, not a weight's: neurons
+  are what goes, and a figure for each weight would cost two more copies of the model.
+- magnitude: the sum of |θ| over the neuron's weights, as they are at the prune event.
 
 Letters: L layers, H heads, d head width, D hidden size, F ffn width, V vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from homoexport.encoder import Family, Keep, LayerKeep, Layout, Widths
+from homoexport.distill.schedule import Sizes
+from homoexport.encoder import Family, Keep, LayerKeep, Layout, Slot, Widths
+from homoexport.recipe import Importance
 
 
 @dataclass
@@ -28,98 +35,200 @@ class LayerScores:
 
 @dataclass
 class Scores:
-    """Importance of every group: [D], and each layer's."""
+    """Importance of every group: [D], each layer's, and [H] of what a head has outside of its layer."""
 
     hidden: Tensor
     layers: list[LayerScores]
+    shared_heads: Tensor  # [0] where layers choose their heads each for themselves
 
     def tensors(self) -> list[Tensor]:
         """All score vectors, in a fixed order."""
         return [
             self.hidden,
+            self.shared_heads,
             *(vector for layer in self.layers for vector in (layer.query_key, layer.value_out, layer.ffn)),
         ]
 
+    def with_tensors(self, tensors: list[Tensor]) -> Scores:
+        """Scores of other values, in the order of `tensors`."""
+        hidden, shared_heads, *rest = tensors
+        return Scores(hidden, [LayerScores(*rest[i : i + 3]) for i in range(0, len(rest), 3)], shared_heads)
 
-def zero_scores(widths: Widths, device: torch.device) -> Scores:
+
+def zero_scores(layout: Layout, widths: Widths, device: torch.device) -> Scores:
     """Scores of nothing seen yet."""
-    zeros = [
-        LayerScores(
-            torch.zeros(heads * widths.head_dim, device=device),
-            torch.zeros(heads * widths.head_dim, device=device),
-            torch.zeros(widths.intermediate_size, device=device),
-        )
+
+    def zeros(count: int) -> Tensor:
+        return torch.zeros(count, device=device)
+
+    layers = [
+        LayerScores(zeros(heads * widths.head_dim), zeros(heads * widths.head_dim), zeros(widths.intermediate_size))
         for heads in widths.heads
     ]
-    return Scores(torch.zeros(widths.hidden_size, device=device), zeros)
+    return Scores(zeros(widths.hidden_size), layers, zeros(widths.heads[0] if layout.shared_heads else 0))
 
 
-@torch.no_grad()
-def update_scores(scores: Scores, model: nn.Module, family: Family, *, beta: float, token_ids: Tensor | None) -> None:
-    """Blend the sensitivity of the present gradients into `scores`, in place.
+class Ranking:
+    """The importance of a live model's neurons, kept up to date over the steps.
 
     Args:
-        scores: smoothed so far.
-        model: has the gradients of this step.
+        kind: the measure.
+        model: the student.
         family: its adapter.
-        beta: share of the old scores that stays.
-        token_ids: the only rows [n] of the word embeddings whose gradients are not zero, or None
-            where all may be (a tied decoder).
+        beta: share of the old sensitivity that stays (β1).
+        uncertainty_beta: share of the old uncertainty that stays (β2).
     """
-    layout = family.layout(model)
-    targets = _targets(scores, layout)
-    for vector in scores.tensors():
-        vector.mul_(beta)
-    for name, axes in targets.items():
-        parameter = model.get_parameter(name)
-        if parameter.grad is None:
-            continue
-        weight, gradient = parameter.detach(), parameter.grad
-        if name == layout.token_rows and token_ids is not None:
-            weight, gradient = weight[token_ids], gradient[token_ids]
-        sensitivity = torch.mul(weight, gradient).abs_()
-        for axis, vector in axes:
-            now = sensitivity if sensitivity.dim() == 1 else sensitivity.sum(1 - axis)
-            vector.add_(now, alpha=1 - beta)
+
+    def __init__(
+        self, kind: Importance, model: nn.Module, family: Family, *, beta: float, uncertainty_beta: float
+    ) -> None:
+        self.kind, self.model, self.family = kind, model, family
+        self.beta, self.uncertainty_beta = beta, uncertainty_beta
+        self._smoothed = self._zeros()
+        self._uncertainty = self._zeros()
+
+    def _zeros(self) -> Scores:
+        device = next(self.model.parameters()).device
+        return zero_scores(self.family.layout(self.model), self.family.widths(self.model), device)
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether `update` must see every step's gradients."""
+        return self.kind != "magnitude"
+
+    @torch.no_grad()
+    def update(self, token_ids: Tensor | None = None) -> None:
+        """Blend in the sensitivity of the present gradients.
+
+        Args:
+            token_ids: the only rows [n] of the word embeddings whose gradients are not zero, or
+                None where all may be (a tied decoder).
+        """
+        now = sensitivity(self.model, self.family, token_ids=token_ids).tensors()
+        smoothed = self._smoothed.tensors()
+        torch._foreach_lerp_(smoothed, now, 1 - self.beta)
+        if self.kind == "platon":
+            surprise = torch._foreach_abs(torch._foreach_sub(now, smoothed))
+            torch._foreach_lerp_(self._uncertainty.tensors(), list(surprise), 1 - self.uncertainty_beta)
+
+    @torch.no_grad()
+    def scores(self) -> Scores:
+        """What the next prune event goes by."""
+        if self.kind == "magnitude":
+            return magnitude(self.model, self.family)
+        if self.kind == "sensitivity":
+            return self._smoothed
+        products = torch._foreach_mul(self._smoothed.tensors(), self._uncertainty.tensors())
+        return self._smoothed.with_tensors(list(products))
+
+    def keep(self, keep: Keep) -> None:
+        """Follow a slice."""
+        self._smoothed, self._uncertainty = (keep_scores(s, keep) for s in (self._smoothed, self._uncertainty))
+
+    def keep_layers(self, kept: list[int]) -> None:
+        """Follow the removal of layers."""
+        for scores in (self._smoothed, self._uncertainty):
+            scores.layers = [scores.layers[index] for index in kept]
+
+    def state(self) -> list[list[Tensor]]:
+        """What a checkpoint holds."""
+        return [self._smoothed.tensors(), self._uncertainty.tensors()]
+
+    def load(self, state: list[list[Tensor]]) -> None:
+        """Go on from a checkpoint of a model of the present widths."""
+        device = self._smoothed.hidden.device
+        self._smoothed, self._uncertainty = (
+            self._zeros().with_tensors([tensor.to(device) for tensor in tensors]) for tensors in state
+        )
 
 
-def _targets(scores: Scores, layout: Layout) -> dict[str, list[tuple[int, Tensor]]]:
-    """For each parameter, which of its axes adds to which score vector."""
-    targets: dict[str, list[tuple[int, Tensor]]] = {}
-    groups = [(layout.hidden, scores.hidden)]
+def sensitivity(model: nn.Module, family: Family, *, token_ids: Tensor | None) -> Scores:
+    """|θ·∂L/∂θ| of the present gradients, summed over each neuron's weights."""
+    rows = family.layout(model).token_rows
+
+    def measure(parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+        weights, gradients = {}, {}
+        for name, parameter in parameters.items():
+            if parameter.grad is not None:
+                touched = token_ids if name == rows else None
+                weights[name] = parameter.data if touched is None else parameter.data[touched]
+                gradients[name] = parameter.grad if touched is None else parameter.grad[touched]
+        products = torch._foreach_mul(list(weights.values()), list(gradients.values()))
+        torch._foreach_abs_(products)
+        return dict(zip(weights, products, strict=True))
+
+    return _sums(model, family, measure)
+
+
+def magnitude(model: nn.Module, family: Family) -> Scores:
+    """|θ|, summed over each neuron's weights."""
+
+    def measure(parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+        return {name: parameter.data.abs() for name, parameter in parameters.items()}
+
+    return _sums(model, family, measure)
+
+
+def _sums(model: nn.Module, family: Family, measure: Callable[[dict[str, nn.Parameter]], dict[str, Tensor]]) -> Scores:
+    """A figure for each weight, summed into each neuron's; a layer at a time, which bounds the memory."""
+    layout, widths = family.layout(model), family.widths(model)
+    scores = zero_scores(layout, widths, next(model.parameters()).device)
+    axes: dict[str, set[int]] = {}
+    for slots, _ in _groups(layout, scores):
+        for slot in slots:
+            axes.setdefault(slot.parameter, set()).add(slot.axis)
+    axis_sums: dict[tuple[str, int], Tensor] = {}
+    names = list(axes)
+    for start in range(0, len(names), _AT_ONCE):
+        chunk = {name: model.get_parameter(name) for name in names[start : start + _AT_ONCE]}
+        for name, values in measure(chunk).items():
+            for axis in axes[name]:
+                axis_sums[name, axis] = values if values.dim() == 1 else values.sum(1 - axis)
+    for slots, vector in _groups(layout, scores):
+        for slot in slots:
+            sums = axis_sums.get((slot.parameter, slot.axis))
+            if sums is not None:
+                vector.add_(_part(sums, slot))
+    return scores
+
+
+_AT_ONCE = 16  # parameters of one fused call: about a layer's
+
+
+def _part(sums: Tensor, slot: Slot) -> Tensor:
+    return sums.chunk(slot.parts)[slot.part]
+
+
+def _groups(layout: Layout, scores: Scores) -> list[tuple[tuple[Slot, ...], Tensor]]:
+    groups = [(layout.hidden, scores.hidden), (layout.shared_heads, scores.shared_heads)]
     for slots, layer in zip(layout.layers, scores.layers, strict=True):
         groups += [(slots.query_key, layer.query_key), (slots.value_out, layer.value_out), (slots.ffn, layer.ffn)]
-    for slots_of_group, vector in groups:
-        for slot in slots_of_group:
-            targets.setdefault(slot.parameter, []).append((slot.axis, vector))
-    return targets
+    return groups
 
 
-def choose(scores: Scores, widths: Widths, *, hidden_size: int, ffn: int, total_heads: int, head_dim: int) -> Keep:
-    """The most important neurons, as many as the widths asked for.
+def choose(scores: Scores, widths: Widths, sizes: Sizes) -> Keep:
+    """The most important neurons, as many as the sizes asked for.
 
-    Heads leave the layers evenly (numbers differ by one at most), the least important first; within
-    a head, the least important query-key and value-out dimensions go.
+    Heads leave the layers evenly (numbers differ by one at most), the least important first; where
+    layers share what belongs to a head, it leaves all of them at once. Within a head, the least
+    important query-key and value-out dimensions go.
 
     Args:
         scores: importance of the live model's neurons.
         widths: the live model's widths.
-        hidden_size: residual dimensions to keep.
-        ffn: ffn neurons to keep in each layer.
-        total_heads: heads to keep over all layers.
-        head_dim: dimensions to keep in each head.
+        sizes: what to keep.
     """
-    kept_heads = _choose_heads(scores, widths, total_heads)
+    kept_heads = _choose_heads(scores, widths, sizes.total_heads)
     layers = []
     for layer, heads in zip(scores.layers, kept_heads, strict=True):
-        layers.append(
-            LayerKeep(
-                query_key=_unless_all(_choose_dims(layer.query_key, heads, widths.head_dim, head_dim), layer.query_key),
-                value_out=_unless_all(_choose_dims(layer.value_out, heads, widths.head_dim, head_dim), layer.value_out),
-                ffn=_unless_all(_top(layer.ffn, ffn), layer.ffn),
-            )
-        )
-    return Keep(_unless_all(_top(scores.hidden, hidden_size), scores.hidden), tuple(layers), head_dim)
+        dims = [
+            _unless_all(_choose_dims(vector, heads, widths.head_dim, sizes.head_dim), vector)
+            for vector in (layer.query_key, layer.value_out)
+        ]
+        layers.append(LayerKeep(dims[0], dims[1], _unless_all(_top(layer.ffn, sizes.ffn), layer.ffn)))
+    shared = _unless_all(kept_heads[0], scores.shared_heads) if len(scores.shared_heads) else None
+    hidden = _unless_all(_top(scores.hidden, sizes.hidden_size), scores.hidden)
+    return Keep(hidden, tuple(layers), sizes.head_dim, heads=shared)
 
 
 def keep_scores(scores: Scores, keep: Keep) -> Scores:
@@ -132,7 +241,7 @@ def keep_scores(scores: Scores, keep: Keep) -> Scores:
         LayerScores(pick(old.query_key, new.query_key), pick(old.value_out, new.value_out), pick(old.ffn, new.ffn))
         for old, new in zip(scores.layers, keep.layers, strict=True)
     ]
-    return Scores(pick(scores.hidden, keep.hidden), layers)
+    return Scores(pick(scores.hidden, keep.hidden), layers, pick(scores.shared_heads, keep.heads))
 
 
 def _top(vector: Tensor, count: int) -> Tensor:
@@ -151,6 +260,9 @@ def _choose_heads(scores: Scores, widths: Widths, total: int) -> list[Tensor]:
         (layer.query_key + layer.value_out).view(heads, widths.head_dim).sum(1)
         for layer, heads in zip(scores.layers, widths.heads, strict=True)
     ]
+    if len(scores.shared_heads):
+        together = torch.stack(importance).sum(0) + scores.shared_heads
+        return [_top(together, -(-total // len(importance)))] * len(importance)
     base, extra = divmod(total, len(importance))
     # Where layers cannot all keep the same number, the extra heads stay where the next head counts most.
     rank_next = [

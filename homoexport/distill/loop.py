@@ -9,17 +9,21 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from transformers import PreTrainedModel, get_linear_schedule_with_warmup
+from torch import nn
+from transformers import get_linear_schedule_with_warmup
 
 from homoexport.distill.batches import BatchMaker
-from homoexport.distill.importance import choose, keep_scores, update_scores, zero_scores
-from homoexport.distill.objective import Projections
-from homoexport.distill.schedule import PruneSchedule, widths_at
+from homoexport.distill.depth import Depth
+from homoexport.distill.importance import Ranking, choose
+from homoexport.distill.layerwise import LayerTerms, Projections
+from homoexport.distill.memory import recompute_activations
+from homoexport.distill.schedule import PruneSchedule, Sizes, sizes_at
+from homoexport.distill.start import Start, schedule_of, weights_of
 from homoexport.distill.step import MicroBatch, StepLoss
 from homoexport.encoder import Encoder, Keep, LayerKeep, Widths, count_parameters, family_of, slice_model
 from homoexport.errors import TrainingError
@@ -50,121 +54,272 @@ class Run:
 
     Args:
         teacher: frozen teacher.
-        student: the model that is trained, at the teacher's widths or at the target's.
+        start: the student to begin with.
         target: widths to end at.
         settings: how to distil.
         accelerator: device, precision and processes.
+        waypoints: widths to pass on the way, the widest first; `on_waypoint` is called at each.
+        schedule: when to prune; by default what the settings say.
     """
 
     def __init__(
         self,
         teacher: Encoder,
-        student: PreTrainedModel,
+        start: Start,
         *,
         target: Widths,
         settings: DistillSettings,
         accelerator: Accelerator,
+        waypoints: Sequence[Widths] = (),
+        schedule: PruneSchedule | None = None,
     ) -> None:
         self.settings, self.accelerator, self.target = settings, accelerator, target
-        self.family = family_of(student.config)
-        self.teacher = teacher.model.to(accelerator.device).requires_grad_(False).eval()
-        self.student = student.to(accelerator.device).requires_grad_(True).eval()  # eval: no dropout
+        self.waypoints = list(waypoints)
+        self.on_waypoint: Callable[[], None] = lambda: None
+        device = accelerator.device
+        self.family = family_of(start.student.config)
+        self.teacher = teacher.model.to(device).requires_grad_(False).eval()
+        self.student = start.student.to(device).requires_grad_(True).eval()  # eval: no dropout
         self.start_widths = self.family.widths(self.student)
-        teacher_widths = self.family.widths(self.teacher)
-        self.projections = Projections(teacher_widths.hidden_size, len(teacher_widths.heads)).to(accelerator.device)
-        if self.start_widths.hidden_size < teacher_widths.hidden_size:
-            first = torch.arange(self.start_widths.hidden_size, device=accelerator.device)
-            for parameter, axis in self.projections.followers():
-                parameter.data = parameter.data.index_select(axis, first)
-        self.schedule = PruneSchedule.of_run(
-            settings.steps,
-            prune_from=settings.prune_from,
-            prune_until=settings.prune_until,
-            prune_every=settings.prune_every,
-        )
+        self.schedule = schedule or schedule_of(settings)
+        self.projections = start.projections.to(device)
         self.optimizer = _optimizer(self.student, self.projections, settings)
         self.rate = get_linear_schedule_with_warmup(
-            self.optimizer, max(1, round(settings.warmup * settings.steps)), settings.steps + 1
+            self.optimizer, round(settings.warmup * settings.steps), settings.steps + 1
         )
-        self.scores = zero_scores(self.start_widths, accelerator.device)
-        self.step = 0
-        self.loss = StepLoss(
+        self.ranking = Ranking(
+            settings.importance,
+            self.student,
+            self.family,
+            beta=settings.importance_smoothing,
+            uncertainty_beta=settings.uncertainty_smoothing,
+        )
+        self.depth = Depth(
+            self.student,
+            self.family,
+            to_go=self.start_widths.num_hidden_layers - target.num_hidden_layers,
+            stop=self.schedule.stop,
+            beta=settings.importance_smoothing,
+        )
+        self.weights = weights_of(settings.method, settings.weights)
+        layers = range(self.family.widths(self.teacher).num_hidden_layers)
+        chosen = frozenset(layers if settings.layers is None else (layer - 1 for layer in settings.layers))
+        self.layer_terms = LayerTerms(
             self.teacher,
             self.student,
             self.family,
             self.projections,
+            weights=self.weights,
+            chosen=chosen,
+            attention_kind=settings.attention_kind,
+            layer_map=start.layer_map,
+        )
+        self.loss = StepLoss(
+            self.teacher,
+            self.student,
+            self.family,
+            self.layer_terms,
             objective_name=settings.objective,
-            weights=settings.weights,
+            weights=self.weights,
             temperature=settings.temperature,
             pooling_mode=teacher.pooling.mode if teacher.pooling else "mean",
             accelerator=accelerator,
         )
+        self.step = 0
+        self.is_teacher = start.is_teacher
+        self._compiled = False
+        if settings.activation_checkpointing:
+            recompute_activations(self.family.taps(self.student).layers)
+        if settings.compile:  # its widths never change; the student's do until t_f
+            self.family.body(self.teacher).compile()
+
+    def close(self) -> None:
+        """Take this run's hooks off the teacher, which other runs may copy."""
+        self.layer_terms.remove()
 
     @property
     def finished(self) -> bool:
         """Whether all steps are done."""
         return self.step >= self.settings.steps
 
-    def advance(self, micro_batches: Sequence[MicroBatch]) -> tuple[dict[str, float], float, bool]:
-        """One step: gradients, importance, update, and pruning where it is due.
+    @property
+    def widths(self) -> Widths:
+        """The student's, now."""
+        return self.family.widths(self.student)
 
-        Returns:
-            The step's terms, its learning rate, and whether neurons went.
-        """
-        terms = self.loss.backward(micro_batches)
-        if self.step < self.schedule.stop and self.family.widths(self.student) != self.target:
+    def advance(self, micro_batches: Sequence[MicroBatch]) -> StepReport:
+        """One step: gradients, importance, update, and pruning where it is due."""
+        began = time.perf_counter()
+        pruned = self._prune_at_once(micro_batches) if self.step == self.schedule.stop == 0 else False
+        widths, parameters, step = self.widths, count_parameters(self.student), self.step
+        terms = self.loss.backward(micro_batches, also=[*self.projections.parameters(), self.depth.scales])
+        sound = self._unscale()
+        if self.step < self.schedule.stop and sound:
             self._score(micro_batches)
-        parameters = [*self.student.parameters(), *self.projections.parameters()]
-        torch.nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm)
+        torch.nn.utils.clip_grad_norm_(
+            [*self.student.parameters(), *self.projections.parameters()], self.settings.max_grad_norm
+        )
         learning_rate = self.rate.get_last_lr()[0]
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self._update()
+        self._forget_gradients()
         self.rate.step()
         self.step += 1
-        return terms, learning_rate, self._prune()
+        pruned = self._fade() | self._prune() | pruned
+        if self.settings.compile and not self._compiled and self.step >= self.schedule.stop:
+            self._compiled = True
+            self.family.body(self.student).compile()
+        return self._report(step, terms, widths, parameters, learning_rate, pruned, time.perf_counter() - began)
+
+    def _report(
+        self,
+        step: int,
+        terms: dict[str, float],
+        widths: Widths,
+        parameters: int,
+        learning_rate: float,
+        pruned: bool,
+        seconds: float,
+    ) -> StepReport:
+        weighted = {name: value * getattr(self.weights, name) for name, value in terms.items()}
+        labels = self.settings.objective != "sentence-embedding"
+        return StepReport(
+            step=step,
+            loss=sum(weighted.values()),
+            terms=terms,
+            gap=sum(value for name, value in weighted.items() if name != "task" or not labels),
+            widths=widths.as_json(),
+            parameters=parameters,
+            learning_rate=learning_rate,
+            pruned=pruned,
+            seconds=seconds,
+        )
+
+    def _unscale(self) -> bool:
+        """Undo fp16's loss scale on the gradients; whether they are finite, so that they may be scored."""
+        scaler = self.accelerator.scaler
+        if scaler is None:
+            return True
+        scaler.unscale_(self.optimizer)
+        gradients = [p.grad for p in self.student.parameters() if p.grad is not None]
+        return not gradients or bool(torch.nn.utils.get_total_norm(gradients).isfinite())
+
+    def _update(self) -> None:
+        scaler = self.accelerator.scaler
+        if scaler is None:
+            self.optimizer.step()
+        else:
+            scaler.step(self.optimizer)
+            scaler.update()
+
+    def _forget_gradients(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        self.depth.scales.grad = None
 
     @property
     def _nothing_to_learn(self) -> bool:
         """Whether the student is still its teacher, and no loss but distillation's could move it."""
-        labels = self.settings.objective == "masked-lm" and self.settings.weights.task > 0
-        return not labels and self.start_widths == self.family.widths(self.student) == self.family.widths(self.teacher)
+        return self.is_teacher and not (self.loss.labels_seen and self.weights.task > 0)
 
     def _score(self, micro_batches: Sequence[MicroBatch]) -> None:
-        """Blend this step's sensitivity into the scores.
+        """Blend this step's sensitivity into the ranking.
 
         Before the first event of a student with nothing to learn, that is what the probe says, once;
         its gradients are for scoring alone, and the student stays its teacher.
         """
-        probing = self._nothing_to_learn
-        if probing:
-            self.optimizer.zero_grad(set_to_none=True)
-            if not self.schedule.is_event(self.step + 1):
-                return
-            self.loss.probe(micro_batches)
+        if not self._nothing_to_learn:
+            self._rank(micro_batches)
+            return
+        self._forget_gradients()
+        if self.schedule.is_event(self.step + 1):
+            self._probe(micro_batches)
+
+    def _probe(self, micro_batches: Sequence[MicroBatch]) -> None:
+        if self.ranking.needs_gradients or self.depth.to_go:
+            self.loss.probe(micro_batches, also=[self.depth.scales])
+            self._rank(micro_batches)
+            self._forget_gradients()
+
+    def _rank(self, micro_batches: Sequence[MicroBatch]) -> None:
         token_ids = None
         if self.settings.objective != "masked-lm" and self.accelerator.num_processes == 1:
             token_ids = torch.unique(torch.cat([micro.input_ids.flatten() for micro in micro_batches]))
-        update_scores(
-            self.scores, self.student, self.family, beta=self.settings.importance_smoothing, token_ids=token_ids
-        )
-        if probing:
-            self.optimizer.zero_grad(set_to_none=True)
+        if self.ranking.needs_gradients and self._sizes_left(0.0) != Sizes.of(self.widths):
+            self.ranking.update(token_ids)
+        self.depth.update()
+
+    def _prune_at_once(self, micro_batches: Sequence[MicroBatch]) -> bool:
+        """Everything that is to go, before the first update; scored on the first batch."""
+        if self.widths == self.target:
+            return False
+        if self.is_teacher:
+            self._probe(micro_batches)
+        else:
+            self.loss.backward(micro_batches, also=[*self.projections.parameters(), self.depth.scales])
+            self._rank(micro_batches)
+            self._forget_gradients()
+        return self._fade() | self._prune()
+
+    def _fade(self) -> bool:
+        """Move the fading layer on; whether a layer went."""
+        if not self.depth.to_go or not (self.depth.fading is not None or self.schedule.is_event(self.step)):
+            return False
+        gone = False
+        while self.depth.to_go:
+            fading = self.depth.begin(self.step) if self.depth.fading is None else self.depth.fading
+            if self.depth.fade(self.step) > 0:
+                break
+            self._remove_layer(fading)
+            gone = True
+        self.is_teacher &= not gone and self.depth.scale == 1
+        self.layer_terms.set_fading(self.depth.fading, self.depth.scale)
+        return gone
+
+    def _remove_layer(self, layer: int) -> None:
+        before = set(self.student.parameters())
+        stay = self.depth.remove(layer)
+        _forget_parameters(self.optimizer, before - set(self.student.parameters()))
+        self.ranking.keep_layers(stay)
+        self.layer_terms.follow(self.layer_terms.map.without(layer))
+
+    def _sizes_left(self, remaining: float) -> Sizes:
+        """Sizes due when `remaining` of the way is to go, held back at the next waypoint; never wider than now."""
+        layers = self.widths.num_hidden_layers
+        due, now = sizes_at(self.start_widths, self.target, remaining, layers=layers), Sizes.of(self.widths)
+        if self.waypoints:
+            ahead = [*self.waypoints, self.target]
+            due = Sizes(
+                max(due.hidden_size, ahead[0].hidden_size),
+                max(due.ffn, ahead[0].intermediate_size),
+                max(due.total_heads, max(widths.heads[0] for widths in ahead) * layers),
+                max(due.head_dim, max(widths.head_dim for widths in ahead)),
+            )
+        return due.at_most(now)
 
     def _prune(self) -> bool:
-        widths = self.family.widths(self.student)
-        if widths == self.target or not self.schedule.is_event(self.step):
+        """Slice to what is due; whether neurons went."""
+        if not self.schedule.is_event(self.step):
             return False
-        hidden, ffn, heads, head_dim = widths_at(self.start_widths, self.target, self.schedule.remaining(self.step))
-        if (hidden, ffn, heads, head_dim) == (
-            widths.hidden_size,
-            widths.intermediate_size,
-            sum(widths.heads),
-            widths.head_dim,
-        ):
+        remaining = self.schedule.remaining(self.step)
+        pruned = self._slice_to(self._sizes_left(remaining))
+        while self.waypoints and self._passed(self.waypoints[0]):
+            self.waypoints.pop(0)
+            self.on_waypoint()
+            if remaining > 0:
+                break
+            pruned |= self._slice_to(self._sizes_left(remaining))
+        return pruned
+
+    def _passed(self, waypoint: Widths) -> bool:
+        now = self.widths
+        return now.hidden_size <= waypoint.hidden_size and now.intermediate_size <= waypoint.intermediate_size
+
+    def _slice_to(self, sizes: Sizes) -> bool:
+        if sizes == Sizes.of(self.widths):
             return False
-        keep = choose(self.scores, widths, hidden_size=hidden, ffn=ffn, total_heads=heads, head_dim=head_dim)
+        keep = choose(self.ranking.scores(), self.widths, sizes)
         self._slice(keep)
-        self.scores = keep_scores(self.scores, keep)
+        self.ranking.keep(keep)
+        self.is_teacher = False
         return True
 
     def _slice(self, keep: Keep) -> None:
@@ -172,35 +327,61 @@ class Run:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds."""
+        scaler = self.accelerator.scaler
         return {
             "step": self.step,
-            "widths": asdict(self.family.widths(self.student)),
+            "start_widths": asdict(self.start_widths),
+            "widths": asdict(self.widths),
             "student": self.student.state_dict(),
             "projections": self.projections.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "rate": self.rate.state_dict(),
-            "scores": self.scores.tensors(),
+            "ranking": self.ranking.state(),
+            "depth": self.depth.state(),
+            "is_teacher": self.is_teacher,
+            "waypoints": len(self.waypoints),
+            "scaler": scaler.state_dict() if scaler is not None else {},
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint: slice to its widths, then load its values."""
-        saved = state["widths"]
-        widths = Widths(saved["hidden_size"], saved["intermediate_size"], tuple(saved["heads"]), saved["head_dim"])
-        self._slice(_first(widths, self.family.widths(self.student), self.accelerator.device))
-        self.student.load_state_dict(state["student"])
-        self.projections.load_state_dict(state["projections"])
+        """Go on from a checkpoint."""
+        self._load(state)
+        self.start_widths = _widths_of(state["start_widths"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.rate.load_state_dict(state["rate"])
-        self.scores = zero_scores(widths, self.accelerator.device)
-        for vector, value in zip(self.scores.tensors(), state["scores"], strict=True):
-            vector.copy_(value)
+        self.depth.load(state["depth"])
+        self.layer_terms.set_fading(self.depth.fading, self.depth.scale)
+        del self.waypoints[: len(self.waypoints) - state["waypoints"]]
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
+
+    def branch_off(self, state: dict[str, Any]) -> None:
+        """Begin where another run stands: its student, moments and ranking; steps and rates are this run's own."""
+        self._load(state)
+        self.start_widths = self.widths
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(state["optimizer"])
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+    def _load(self, state: dict[str, Any]) -> None:
+        """Slice to a state's layers and widths, then take its values."""
+        for layer in reversed(range(self.widths.num_hidden_layers)):
+            if layer not in state["depth"]["kept"]:
+                self._remove_layer(layer)
+        self._slice(_first(_widths_of(state["widths"]), self.widths, self.accelerator.device))
+        self.student.load_state_dict(state["student"])
+        self.projections.load_state_dict(state["projections"])
+        self.ranking.load(state["ranking"])
+        self.is_teacher = state["is_teacher"]
 
 
 def run_steps(
     run: Run,
     batches: BatchMaker,
     *,
+    offset: int = 0,
     on_step: Callable[[StepReport], None],
     on_checkpoint: Callable[[], None],
 ) -> None:
@@ -209,41 +390,25 @@ def run_steps(
     Args:
         run: fresh or restored.
         batches: the training text.
+        offset: place in the text's order at which the run's step 0 stands.
         on_step: is given every step's report.
         on_checkpoint: is called every `checkpoint_every` steps.
     """
-    settings, weights = run.settings, run.settings.weights
     while not run.finished:
         began = time.perf_counter()
-        step = run.step
-        widths, parameters = run.family.widths(run.student), count_parameters(run.student)
-        terms, learning_rate, pruned = run.advance(batches.of_step(step))
-        weighted = {name: value * getattr(weights, name) for name, value in terms.items()}
-        if not math.isfinite(sum(weighted.values())):
+        report = run.advance(batches.of_step(offset + run.step))
+        if not math.isfinite(report.loss):
             raise TrainingError(
-                f"the loss is {sum(weighted.values())} at step {step}",
+                f"the loss is {report.loss} at step {report.step}",
                 where="distill",
-                mend="check the teacher's weights" if step == 0 else "lower distill.learning_rate",
+                mend="check the teacher's weights" if report.step == 0 else "lower distill.learning_rate",
             )
-        task_is_gap = settings.objective != "masked-lm"
-        on_step(
-            StepReport(
-                step=step,
-                loss=sum(weighted.values()),
-                terms=terms,
-                gap=sum(value for name, value in weighted.items() if name != "task" or task_is_gap),
-                widths=widths.as_json(),
-                parameters=parameters,
-                learning_rate=learning_rate,
-                pruned=pruned,
-                seconds=time.perf_counter() - began,
-            )
-        )
-        if run.step % settings.checkpoint_every == 0 and not run.finished:
+        on_step(replace(report, seconds=time.perf_counter() - began))
+        if run.step % run.settings.checkpoint_every == 0 and not run.finished:
             on_checkpoint()
 
 
-def _optimizer(student: PreTrainedModel, projections: Projections, settings: DistillSettings) -> torch.optim.AdamW:
+def _optimizer(student: nn.Module, projections: Projections, settings: DistillSettings) -> torch.optim.AdamW:
     matrices = [parameter for parameter in student.parameters() if parameter.dim() > 1]
     others = [parameter for parameter in student.parameters() if parameter.dim() <= 1] + list(projections.parameters())
     return torch.optim.AdamW(
@@ -253,6 +418,17 @@ def _optimizer(student: PreTrainedModel, projections: Projections, settings: Dis
         eps=settings.eps,
         fused=True,
     )
+
+
+def _forget_parameters(optimizer: torch.optim.Optimizer, gone: set[nn.Parameter]) -> None:
+    for group in optimizer.param_groups:
+        group["params"] = [parameter for parameter in group["params"] if parameter not in gone]
+    for parameter in gone:
+        optimizer.state.pop(parameter, None)
+
+
+def _widths_of(saved: dict[str, Any]) -> Widths:
+    return Widths(saved["hidden_size"], saved["intermediate_size"], tuple(saved["heads"]), saved["head_dim"])
 
 
 def _first(widths: Widths, present: Widths, device: torch.device) -> Keep:
@@ -265,4 +441,4 @@ def _first(widths: Widths, present: Widths, device: torch.device) -> Keep:
     for heads in widths.heads:
         attention = (index(heads)[:, None] * present.head_dim + index(widths.head_dim)).flatten()
         layers.append(LayerKeep(attention, attention, index(widths.intermediate_size)))
-    return Keep(index(widths.hidden_size), tuple(layers), widths.head_dim)
+    return Keep(index(widths.hidden_size), tuple(layers), widths.head_dim, heads=index(widths.heads[0]))

@@ -3,10 +3,12 @@
     L = L_task + α1·KL(student, teacher) + α2·L_hidden + α3·L_attn + α4·L_emb
     L_hidden = Σ_k MSE(H_s^k, H_t^k W_hidden^k)        hidden_error, summed over the layers k
     L_attn   = Σ_k MSE(A_s^k, A_t^k)                   attention_error; A is averaged over the heads
+    KL                                                 logits_error
     L_emb    = MSE(E_s, E_t W_emb)                     hidden_error
 
-Letters: B batch, S sequence, N tokens that are not padding, M masked tokens, H heads, d head width,
-D hidden size (D_s student, D_t teacher), V vocabulary.
+Letters: B batch, S sequence, N tokens that are not padding (or rows of logits), C classes (for
+masked-lm the vocabulary), H heads, R relation heads, d head width, D hidden size (D_s student,
+D_t teacher).
 
 Every term is a sum divided by a count that the caller gives, so that micro-batches and processes,
 which hold parts of a step's batch, add up to the same loss and gradients as one that holds it all.
@@ -14,22 +16,11 @@ which hold parts of a step's batch, add up to the same loss and gradients as one
 
 from __future__ import annotations
 
+import math
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
-
-
-class Projections(nn.Module):
-    """W_hidden of every layer and W_emb, each [D_t, D_s]; the identity until the student is sliced."""
-
-    def __init__(self, hidden_size: int, layers: int) -> None:
-        super().__init__()
-        self.hidden = nn.ParameterList(nn.Parameter(torch.eye(hidden_size)) for _ in range(layers))
-        self.embedding = nn.Parameter(torch.eye(hidden_size))
-
-    def followers(self) -> list[tuple[nn.Parameter, int]]:
-        """Each matrix with the axis that follows the student's residual dimensions."""
-        return [(parameter, 1) for parameter in self.parameters()]
 
 
 def hidden_error(student: Tensor, teacher: Tensor, projection: Tensor, token_mask: Tensor, tokens: int) -> Tensor:
@@ -49,41 +40,114 @@ def hidden_error(student: Tensor, teacher: Tensor, projection: Tensor, token_mas
     return total / (tokens * student.shape[-1])
 
 
-def attention_scores(query: Tensor, key: Tensor, *, heads: int, head_dim: int) -> Tensor:
+def attention_scores(query: Tensor, key: Tensor, *, heads: int, head_dim: int, bias: Tensor | None = None) -> Tensor:
     """Attention scores before the softmax, averaged over the heads, [B, S, S].
 
     The mean over heads of q_h·k_h/√d is one product of the unsplit projections [B, S, H·d], so the
     scores of single heads are never formed and the forward pass keeps its fused attention kernel.
-    """
-    scores: Tensor = (query @ key.transpose(1, 2)).float() * (head_dim**-0.5 / heads)
-    return scores
-
-
-def attention_error(student: Tensor, teacher: Tensor, token_mask: Tensor, pairs: int) -> Tensor:
-    """MSE of two score maps [B, S, S] over pairs of tokens that are not padding.
 
     Args:
-        student: scores of one layer.
-        teacher: scores of the same layer.
-        token_mask: bool [B, S].
+        query: [B, S, H·d].
+        key: [B, S, H·d].
+        heads: H.
+        head_dim: d.
+        bias: relative positions, added to every head's scores, [H, S, S].
+    """
+    scores: Tensor = (query @ key.transpose(1, 2)).float() * (head_dim**-0.5 / heads)
+    return scores if bias is None else scores + bias.float().mean(0)
+
+
+def attention_probabilities(
+    query: Tensor, key: Tensor, seen: Tensor, *, heads: int, head_dim: int, bias: Tensor | None = None
+) -> Tensor:
+    """Attention after the softmax, averaged over the heads, [B, S, S].
+
+    Args:
+        query: [B, S, H·d].
+        key: [B, S, H·d].
+        seen: bool [B, S, S], False where a token may not attend.
+        heads: H.
+        head_dim: d.
+        bias: as for `attention_scores`.
+    """
+    batch, length, _ = query.shape
+    split = [side.view(batch, length, heads, head_dim).transpose(1, 2) for side in (query, key)]  # [B, H, S, d]
+    scores = (split[0] @ split[1].transpose(2, 3)).float() * head_dim**-0.5
+    if bias is not None:
+        scores = scores + bias.float()
+    probabilities: Tensor = scores.masked_fill(~seen[:, None], -1e4).softmax(-1)
+    return probabilities.mean(1)
+
+
+def attention_error(student: Tensor, teacher: Tensor, counted: Tensor, pairs: int) -> Tensor:
+    """MSE of two maps [B, S, S] over the pairs of tokens that count.
+
+    Args:
+        student: scores or probabilities of one layer.
+        teacher: the same of the teacher's layer.
+        counted: bool [B, S, S]: neither token is padding, and the one can see the other.
         pairs: what to divide by: the whole step's number of such pairs.
     """
-    pair_mask = token_mask[:, :, None] & token_mask[:, None, :]
-    return ((student - teacher) * pair_mask).square().sum() / pairs
+    return ((student - teacher) * counted).square().sum() / pairs
 
 
-def masked_lm_loss(logits: Tensor, labels: Tensor, masked: int) -> Tensor:
-    """Cross-entropy of logits [M, V] against token ids [M], over the whole step's masked tokens."""
+def relation_error(student: Tensor, teacher: Tensor, token_mask: Tensor, tokens: int) -> Tensor:
+    """Mismatch of the relations among one layer's queries (or keys, or values): MiniLMv2, arXiv 2012.15828.
+
+    The projections are split into relation heads, whatever the attention's own heads are; each
+    token's scaled products with all tokens are read as a distribution, and the KL divergence of
+    the student's from the teacher's is averaged over heads and tokens (equations 2 to 4).
+
+    Args:
+        student: [B, S, H_s·d_s].
+        teacher: [B, S, H_t·d_t].
+        token_mask: bool [B, S].
+        tokens: what to divide by: the whole step's tokens.
+    """
+    heads = relation_heads(student.shape[-1], teacher.shape[-1])
+
+    def log_relations(projected: Tensor) -> Tensor:
+        split = projected.float().view(*projected.shape[:2], heads, -1).transpose(1, 2)  # [B, R, S, d_r]
+        products = split @ split.transpose(2, 3) * split.shape[-1] ** -0.5
+        return functional.log_softmax(products.masked_fill(~token_mask[:, None, None], -1e4), dim=-1)
+
+    divergence = functional.kl_div(
+        log_relations(student), log_relations(teacher), reduction="none", log_target=True
+    ).sum(-1)  # [B, R, S]
+    total: Tensor = (divergence * token_mask[:, None]).sum()
+    return total / (heads * tokens)
+
+
+def relation_heads(student_width: int, teacher_width: int) -> int:
+    """Number of relation heads: the most that split both widths and leave the teacher's 16 wide (as in MiniLMv2)."""
+    both = math.gcd(student_width, teacher_width)
+    return max(heads for heads in range(1, max(1, teacher_width // 16) + 1) if both % heads == 0)
+
+
+def label_loss(logits: Tensor, labels: Tensor, labelled: int) -> Tensor:
+    """Cross-entropy of logits [N, C] against class or token ids [N], -100 for none, over the whole step's labels."""
     total: Tensor = functional.cross_entropy(logits.float(), labels, reduction="sum")
-    return total / masked
+    return total / max(1, labelled)
 
 
-def kl_divergence(student: Tensor, teacher: Tensor, masked: int, *, temperature: float) -> Tensor:
-    """KL(teacher ‖ student) of logits [M, V] at a temperature T, times T² (Hinton et al., 1503.02531)."""
+def logits_error(student: Tensor, teacher: Tensor, rows: int, *, temperature: float) -> Tensor:
+    """KL(teacher ‖ student) of logits [N, C] at a temperature T, times T² (Hinton et al., 1503.02531).
+
+    One output alone (C = 1: regression, relevance) has no distribution: there it is the squared error.
+
+    Args:
+        student: logits.
+        teacher: logits.
+        rows: what to divide by: the whole step's N.
+        temperature: T.
+    """
+    if student.shape[-1] == 1:
+        squares: Tensor = (student.float() - teacher.float()).square().sum()
+        return squares / rows
     log_student = functional.log_softmax(student.float() / temperature, dim=-1)
     log_teacher = functional.log_softmax(teacher.float() / temperature, dim=-1)
     total: Tensor = functional.kl_div(log_student, log_teacher, reduction="sum", log_target=True)
-    return total * (temperature**2 / masked)
+    return total * (temperature**2 / rows)
 
 
 def pool(states: Tensor, attention_mask: Tensor, *, mode: str) -> Tensor:
@@ -104,10 +168,23 @@ def similarity_error(student: Tensor, teacher: Tensor, *, temperature: float) ->
     arXiv 2101.04731, with the batch in place of its queue).
     """
     own = torch.eye(len(student), dtype=torch.bool, device=student.device)
+    similarities = [(side @ side.T / temperature).masked_fill(own, -1e4) for side in (student, teacher)]
+    return _divergence(*similarities)
 
-    def log_distribution(vectors: Tensor) -> Tensor:
-        return functional.log_softmax((vectors @ vectors.T / temperature).masked_fill(own, -1e4), dim=-1)
 
-    return functional.kl_div(
-        log_distribution(student), log_distribution(teacher), reduction="batchmean", log_target=True
-    )
+def match_error(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], *, temperature: float) -> Tensor:
+    """Mismatch of a batch's query-document similarities, from both sides.
+
+    Args:
+        student: unit vectors of the queries and of the documents, [B, D_s] each.
+        teacher: the same, [B, D_t] each.
+        temperature: of the distributions of a query over the documents and of a document over the queries.
+    """
+    ours, theirs = (queries @ documents.T / temperature for queries, documents in (student, teacher))
+    return (_divergence(ours, theirs) + _divergence(ours.T, theirs.T)) / 2
+
+
+def _divergence(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL of the distributions over each row's columns, averaged over the rows."""
+    logs = [functional.log_softmax(scores, dim=-1) for scores in (student, teacher)]
+    return functional.kl_div(logs[0], logs[1], reduction="batchmean", log_target=True)

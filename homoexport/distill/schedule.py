@@ -1,9 +1,9 @@
-"""When to prune, and how far: HomoDistil's cubic schedule (arXiv 2302.09632, section 3).
+"""When to prune, and how far: HomoDistil's cubic schedule (arXiv 2302.09632, section 3), or a straight line.
 
     r(t) = r_f + (1 − r_f)·(1 − (t − t_i)/(t_f − t_i))³   for t_i ≤ t < t_f
 
-`remaining(t)` is the cubed part: the share of what is to go that is still there, the same for every
-kind of group. t counts finished optimizer steps.
+`remaining(t)` is the cubed part (or its base, for the line): the share of what is to go that is
+still there, the same for every kind of group. t counts finished optimizer steps.
 """
 
 from __future__ import annotations
@@ -12,21 +12,28 @@ import math
 from dataclasses import dataclass
 
 from homoexport.encoder import Widths
+from homoexport.recipe import Schedule
 
 
 @dataclass(frozen=True)
 class PruneSchedule:
-    """Prune events at every `every` steps from `start` (t_i) to `stop` (t_f), in steps."""
+    """Prune events at every `every` steps from `start` (t_i) to `stop` (t_f), in steps.
+
+    A `stop` of 0 prunes once, before the first update.
+    """
 
     start: int
     stop: int
     every: int
+    kind: Schedule = "cubic"
 
     @classmethod
-    def of_run(cls, steps: int, *, prune_from: float, prune_until: float, prune_every: int) -> PruneSchedule:
+    def of_run(
+        cls, steps: int, *, prune_from: float, prune_until: float, prune_every: int, kind: Schedule = "cubic"
+    ) -> PruneSchedule:
         """From shares of a run's steps; the last event comes before the last step."""
-        stop = min(max(1, round(prune_until * steps)), max(1, steps - 1))
-        return cls(min(round(prune_from * steps), stop), stop, prune_every)
+        stop = min(round(prune_until * steps), steps - 1)
+        return cls(min(round(prune_from * steps), stop), stop, prune_every, kind)
 
     def is_event(self, step: int) -> bool:
         """Whether neurons go after `step` finished steps."""
@@ -34,22 +41,54 @@ class PruneSchedule:
 
     def remaining(self, step: int) -> float:
         """Share (1 to 0) of the prunable neurons still there after `step` finished steps."""
-        if step <= self.start and step < self.stop:
-            return 1.0
         if step >= self.stop:
             return 0.0
-        return (1 - (step - self.start) / (self.stop - self.start)) ** 3
+        if step <= self.start:
+            return 1.0
+        left = 1 - (step - self.start) / (self.stop - self.start)
+        return left**3 if self.kind == "cubic" else left
 
 
-def widths_at(teacher: Widths, target: Widths, remaining: float) -> tuple[int, int, int, int]:
-    """Hidden size, ffn width, heads over all layers, and head width when `remaining` is still there."""
+@dataclass(frozen=True)
+class Sizes:
+    """What a prune event leaves: residual dimensions, ffn neurons, heads over all layers, width of a head."""
 
-    def between(full: int, final: int) -> int:
+    hidden_size: int
+    ffn: int
+    total_heads: int
+    head_dim: int
+
+    @classmethod
+    def of(cls, widths: Widths) -> Sizes:
+        """A model's own."""
+        return cls(widths.hidden_size, widths.intermediate_size, sum(widths.heads), widths.head_dim)
+
+    def at_most(self, limit: Sizes) -> Sizes:
+        """The smaller of the two, each figure for itself."""
+        return Sizes(
+            min(self.hidden_size, limit.hidden_size),
+            min(self.ffn, limit.ffn),
+            min(self.total_heads, limit.total_heads),
+            min(self.head_dim, limit.head_dim),
+        )
+
+
+def sizes_at(start: Widths, target: Widths, remaining: float, *, layers: int) -> Sizes:
+    """Sizes when `remaining` of the way from `start` to `target` is still to go.
+
+    Args:
+        start: widths that the pruning began with.
+        target: widths that it ends with.
+        remaining: 1 to 0.
+        layers: layers that the model has at present; heads are counted over these.
+    """
+
+    def between(full: float, final: int) -> int:
         return final + math.ceil((full - final) * remaining)
 
-    return (
-        between(teacher.hidden_size, target.hidden_size),
-        between(teacher.intermediate_size, target.intermediate_size),
-        between(sum(teacher.heads), sum(target.heads)),
-        between(teacher.head_dim, target.head_dim),
+    return Sizes(
+        between(start.hidden_size, target.hidden_size),
+        between(start.intermediate_size, target.intermediate_size),
+        between(sum(start.heads) / len(start.heads) * layers, target.heads[0] * layers),
+        between(start.head_dim, target.head_dim),
     )

@@ -1,19 +1,14 @@
-"""The stage: from settings to a student folder. Loads, resumes, logs, saves; the loop computes."""
+"""The stage: from settings to a student's folder, or to several out of one run."""
 
 from __future__ import annotations
 
-import copy
-import json
-import os
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-import torch
 from accelerate import Accelerator
 
 from homoexport.artifact import (
@@ -24,40 +19,18 @@ from homoexport.artifact import (
     output_errors,
     read_json,
     refuse_existing,
-    write_manifest,
     write_run_mark,
 )
-from homoexport.distill.batches import BatchMaker
-from homoexport.distill.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
-from homoexport.distill.evaluation import held_out_loss
-from homoexport.distill.loop import Run, StepReport, run_steps
-from homoexport.encoder import (
-    Encoder,
-    Widths,
-    count_parameters,
-    family_of,
-    load_encoder,
-    parent_of,
-    save_encoder,
-    target_widths,
-    weights_digest,
-)
+from homoexport.distill.checkpoint import CHECKPOINT, load_checkpoint
+from homoexport.distill.job import Job, all_processes_alive, open_job, target_of
+from homoexport.distill.loop import Run, run_steps
+from homoexport.distill.start import start_student
+from homoexport.distill.writer import LOG, Progress, Writer
+from homoexport.encoder import Widths
 from homoexport.errors import OutputError, RecipeError
-from homoexport.host import available_cores, describe_host
 from homoexport.recipe import DistillSettings, StudentShape, TextSettings
-from homoexport.text import Corpus, prepare_text
 
-LOG = "log.jsonl"
-HELD_OUT = "held_out.txt"
-_MICRO_BATCH_ON_CPU = 8  # small ones waste less padding; on a GPU the whole share goes at once
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a distillation tells while it runs: a step's report, and how many steps there are."""
-
-    report: StepReport
-    steps: int
+_BRANCH_PRUNES_UNTIL = 0.3  # where the trunk's heads are not the branch's: share of the branch's steps
 
 
 def distill(
@@ -80,12 +53,12 @@ def distill(
     Args:
         teacher: hub name, folder, or `package:DISTRIBUTION/PATH`.
         text: what to distil on.
-        shape: the student's widths.
+        shape: the student's widths and depth.
         settings: how to distil.
         out_dir: becomes the student's folder: config, weights, tokenizer, log, manifest.
         seed: of data order, held-out split and masks.
         force: replace `out_dir` where it is a folder that homoexport wrote.
-        resume: go on from the last checkpoint in `out_dir`.
+        resume: go on from the last checkpoint in `out_dir`, on any number of processes.
         recipe_digest: of the recipe that this is part of.
         on_progress: is given every step's report, in the first process.
 
@@ -93,69 +66,192 @@ def distill(
         `out_dir`.
 
     Raises:
-        TeacherError, TextError, ShapeError, OutputError, RecipeError: see `homoexport.errors`.
+        TeacherError, TextError, ShapeError, OutputError, RecipeError, TrainingError: see
+            `homoexport.errors`.
     """
-    settings_digest = digest_of([teacher, *(part.model_dump(mode="json") for part in (text, shape, settings)), seed])
-    _check_output(out_dir, settings_digest, force=force, resume=resume)
-    if resume and (out_dir / MANIFEST).is_file():
-        (out_dir / CHECKPOINT).unlink(missing_ok=True)
+    digest = _settings_digest(teacher, text, [shape], settings, seed)
+    _check_output(out_dir, digest, force=force, resume=resume)
+    if resume and _done(out_dir):
         return out_dir
-    accelerator = Accelerator(mixed_precision=_mixed_precision(settings), cpu=not torch.cuda.is_available())
-    if accelerator.device.type == "cpu":
-        processes_here = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
-        torch.set_num_threads(settings.threads or max(1, available_cores() // processes_here))
-    torch.manual_seed(seed)
-    if settings.batch_size % accelerator.num_processes:
-        raise RecipeError(
-            f"batch_size {settings.batch_size} is not divisible by {accelerator.num_processes} processes",
-            where="distill.batch_size",
-        )
-    encoder = load_encoder(teacher, task="fill-mask" if settings.objective == "masked-lm" else "sentence-similarity")
-    family = family_of(encoder.model.config)
-    target = target_widths(family.widths(encoder.model), **shape.model_dump())
-    positions = getattr(encoder.model.config, "max_position_embeddings", text.max_length)
-    if text.max_length > positions:
-        raise RecipeError(
-            f"max_length {text.max_length} is more than the teacher's {positions} positions",
-            where="text.max_length",
-            mend=f"at most {positions}",
-        )
-    with accelerator.local_main_process_first():
-        corpus = prepare_text(text, encoder.tokenizer, objective=settings.objective, seed=seed)
-    corpus.require(settings.batch_size)
-    run = Run(encoder, copy.deepcopy(encoder.model), target=target, settings=settings, accelerator=accelerator)
-    batches = _batch_maker(corpus, encoder, settings, text.max_length, seed, accelerator)
-    sources = {"teacher": weights_digest(encoder), "text": corpus.describe()}
-    writer = _Writer(out_dir, corpus, accelerator, settings.steps, sources, on_progress)
-    with output_errors(out_dir), _resumable_or_gone(out_dir, accelerator):
-        if resume and (state := load_checkpoint(out_dir, accelerator.device)) is not None:
-            if state["sources"] != sources:
-                raise RecipeError(
-                    "the teacher or the text is not what the run was started with",
-                    where=str(out_dir),
-                    mend="put it back, or start again with --force",
-                )
-            run.restore(state["run"])
-            corpus.load_state_dict(state["text"])
-            writer.rewind(run.step)
-        elif accelerator.is_main_process:
-            _start_folder(out_dir, settings_digest)
-        accelerator.wait_for_everyone()
-        run_steps(run, batches, on_step=writer.log, on_checkpoint=lambda: writer.checkpoint(run))
-        details = {
-            **_describe(encoder, run, target),
-            "objective": settings.objective,
-            "processes": accelerator.num_processes,
-            "text": corpus.describe(),
-            "held_out_loss": held_out_loss(run.loss, batches, corpus.held_out),
-            "seconds": round(writer.seconds, 3),
-        }
-        if accelerator.is_main_process:
-            lines = (" ".join(line.split()) for line in corpus.held_out_texts)
-            (out_dir / HELD_OUT).write_text("\n".join(lines) + "\n", encoding="utf-8")
-            _save_student(run, encoder, target, out_dir, text.max_length, details, recipe_digest)
-        accelerator.wait_for_everyone()
+    job = open_job(teacher, text=text, settings=settings, seed=seed, tracker_dir=out_dir)
+    target = target_of(job.encoder, shape, settings)
+    place = _Place(out_dir, digest, recipe_digest, resume, on_progress)
+    with output_errors(out_dir), _resumable_or_gone(out_dir, job.accelerator):
+        _run_student(job, place, target)
     return out_dir
+
+
+def distill_students(
+    teacher: str,
+    *,
+    text: TextSettings,
+    shapes: Sequence[StudentShape],
+    settings: DistillSettings,
+    out_dir: Path,
+    seed: int = 0,
+    force: bool = False,
+    resume: bool = False,
+    recipe_digest: str | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> list[Path]:
+    """Distil several students out of one run.
+
+    The run prunes toward the narrowest student. As its width passes a wider one's, it leaves a
+    checkpoint there; each such branch is finished afterwards with its own share of steps.
+
+    Args:
+        teacher: as for `distill`.
+        text: as for `distill`.
+        shapes: the students, named, the widest first.
+        settings: as for `distill`; pruning lasts `prune_until` of `steps`, then each student has its
+            `finish` of `steps`.
+        out_dir: becomes a folder with a student's folder for each name.
+        seed: as for `distill`.
+        force: as for `distill`.
+        resume: go on where the last run stopped.
+        recipe_digest: as for `distill`.
+        on_progress: as for `distill`.
+
+    Returns:
+        The students' folders, in the order of `shapes`.
+
+    Raises:
+        RecipeError: students not in order of width, or a method that has no path of widths.
+        TeacherError, TextError, ShapeError, OutputError, TrainingError: see `homoexport.errors`.
+    """
+    digest = _settings_digest(teacher, text, shapes, settings, seed)
+    _check_output(out_dir, digest, force=force, resume=resume)
+    folders = [out_dir / str(shape.name) for shape in shapes]
+    if resume and all(_done(folder) for folder in folders):
+        return folders
+    job = open_job(teacher, text=text, settings=settings, seed=seed, tracker_dir=out_dir)
+    targets = [target_of(job.encoder, shape, settings) for shape in shapes]
+    _check_students(targets, settings)
+    trunk_steps = round((settings.prune_until + shapes[-1].finish) * settings.steps)
+    trunk_settings = settings.model_copy(
+        update={
+            "steps": trunk_steps,
+            "prune_from": settings.prune_from * settings.steps / trunk_steps,
+            "prune_until": settings.prune_until * settings.steps / trunk_steps,
+        }
+    )
+
+    def place_of(folder: Path, *, goes_on: bool) -> _Place:
+        return _Place(folder, digest, recipe_digest, goes_on, on_progress, name=folder.name)
+
+    with output_errors(out_dir), _resumable_or_gone(out_dir, job.accelerator):
+        if job.accelerator.is_main_process and not resume:
+            _start_folder(out_dir, digest)
+        job.accelerator.wait_for_everyone()
+        if not _done(folders[-1]):
+            _run_student(
+                job.with_settings(trunk_settings),
+                place_of(folders[-1], goes_on=resume),
+                targets[-1],
+                waypoints=list(zip(folders[:-1], targets[:-1], strict=True)),
+            )
+        for folder, shape, target in zip(folders[:-1], shapes, targets, strict=False):
+            if not _done(folder):
+                if job.accelerator.is_main_process and not (folder / LOG).exists():
+                    shutil.copyfile(folders[-1] / LOG, folder / LOG)  # the way up to where it branched off
+                steps = max(1, round(shape.finish * settings.steps))
+                branch = settings.model_copy(
+                    update={"steps": steps, "warmup": 0.0, "prune_from": 0.0, "prune_until": _BRANCH_PRUNES_UNTIL}
+                )
+                _run_student(job.with_settings(branch), place_of(folder, goes_on=True), target)
+    return folders
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a student goes, and who is told."""
+
+    folder: Path
+    settings_digest: str
+    recipe_digest: str | None
+    goes_on: bool
+    on_progress: Callable[[Progress], None] | None
+    name: str | None = None
+
+
+def _run_student(job: Job, place: _Place, target: Widths, *, waypoints: Sequence[tuple[Path, Widths]] = ()) -> None:
+    """Run to the end, from the start or from what the folder's checkpoint says, and save the student."""
+    folder, accelerator = place.folder, job.accelerator
+    state = load_checkpoint(folder) if place.goes_on else None
+    if state is not None and state["sources"] != job.sources:
+        raise RecipeError(
+            "the teacher or the text is not what the run was started with",
+            where=str(folder),
+            mend="put it back, or start again with --force",
+        )
+    settings = job.settings
+    if state is not None and state["at_branch"]:
+        settings = settings.model_copy(update={"learning_rate": state["run"]["rate"]["_last_lr"][0]})
+    run = new_run(job.with_settings(settings), target, waypoints=[widths for _, widths in waypoints])
+    writer = Writer(
+        job, run, folder, name=place.name, offset=state["offset"] if state else 0, on_progress=place.on_progress
+    )
+    if state is not None:
+        (run.branch_off if state["at_branch"] else run.restore)(state["run"])
+        job.corpus.load_state_dict(state["text"])
+        writer.rewind()
+    else:
+        if accelerator.is_main_process:
+            _start_folder(folder, place.settings_digest)
+        accelerator.wait_for_everyone()
+
+    def leave_branch() -> None:
+        branch, _ = waypoints[len(waypoints) - len(run.waypoints) - 1]
+        if accelerator.is_main_process:
+            _start_folder(branch, place.settings_digest)
+        writer.checkpoint(branch, at_branch=True)
+
+    run.on_waypoint = leave_branch
+    with all_processes_alive(), writer.trackers():
+        run_steps(run, job.batches, offset=writer.offset, on_step=writer.log, on_checkpoint=writer.checkpoint)
+        writer.save_student(place.recipe_digest)
+    run.close()
+
+
+def new_run(job: Job, target: Widths, *, waypoints: Sequence[Widths] = ()) -> Run:
+    """A run at step 0.
+
+    Args:
+        job: teacher, text, settings, processes.
+        target: widths to end at.
+        waypoints: widths to pass on the way, the widest first.
+    """
+    start = start_student(job.encoder.model, job.family, target, job.settings.method, seed=job.seed)
+    return Run(
+        job.encoder,
+        start,
+        target=target,
+        settings=job.settings,
+        accelerator=job.accelerator,
+        waypoints=waypoints,
+    )
+
+
+def _check_students(targets: Sequence[Widths], settings: DistillSettings) -> None:
+    if settings.method != "homodistil":
+        raise RecipeError(
+            f"{settings.method} has no path of widths to branch off from",
+            where="students",
+            mend="distill.method: homodistil, or one run for each student",
+        )
+    for wider, narrower in pairwise(targets):
+        if wider.num_hidden_layers != narrower.num_hidden_layers:
+            raise RecipeError("students of one run have the same number of layers", where="students")
+        if not (wider.hidden_size > narrower.hidden_size and wider.intermediate_size >= narrower.intermediate_size):
+            raise RecipeError("give the widest student first", where="students")
+
+
+def _settings_digest(
+    teacher: str, text: TextSettings, shapes: Sequence[StudentShape], settings: DistillSettings, seed: int
+) -> str:
+    """What must not change between a run and its resumption; where and how it is computed may."""
+    fixed = settings.model_dump(mode="json", exclude={"threads", "trackers", "micro_batch_size", "checkpoint_every"})
+    return digest_of([teacher, text.model_dump(mode="json"), [s.model_dump(mode="json") for s in shapes], fixed, seed])
 
 
 @contextmanager
@@ -164,25 +260,17 @@ def _resumable_or_gone(out_dir: Path, accelerator: Accelerator) -> Iterator[None
     try:
         yield
     except BaseException:
-        if accelerator.is_main_process and not any((out_dir / name).is_file() for name in (CHECKPOINT, MANIFEST)):
+        if accelerator.is_main_process and not any(any(out_dir.rglob(name)) for name in (CHECKPOINT, MANIFEST)):
             shutil.rmtree(out_dir, ignore_errors=True)
         raise
 
 
-def _mixed_precision(settings: DistillSettings) -> str:
-    if settings.precision == "auto":
-        return "bf16" if _bf16_pays() else "no"
-    return "bf16" if settings.precision == "bf16" else "no"
-
-
-def _bf16_pays() -> bool:
-    """Whether bf16 matrix products are at least 1.5 times as fast as fp32 ones here.
-
-    Decided by what the hardware has, not by a stopwatch, so that a resumed run decides the same.
-    """
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return "amx_bf16" in describe_host()["instruction_sets"]
+def _done(folder: Path) -> bool:
+    """Whether the student is there; a checkpoint that an interrupt left beside it is not needed."""
+    if not (folder / MANIFEST).is_file():
+        return False
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    return True
 
 
 def _check_output(out_dir: Path, settings_digest: str, *, force: bool, resume: bool) -> None:
@@ -203,111 +291,3 @@ def _start_folder(out_dir: Path, settings_digest: str) -> None:
     shutil.rmtree(out_dir, ignore_errors=True)
     make_folder(out_dir)
     write_run_mark(out_dir, {"settings": settings_digest})
-
-
-def _batch_maker(
-    corpus: Corpus, encoder: Encoder, settings: DistillSettings, max_length: int, seed: int, accelerator: Accelerator
-) -> BatchMaker:
-    share = settings.batch_size // accelerator.num_processes
-    default = _MICRO_BATCH_ON_CPU if accelerator.device.type == "cpu" else share
-    return BatchMaker(
-        corpus,
-        encoder.tokenizer,
-        settings.objective,
-        batch_size=settings.batch_size,
-        micro_batch_size=min(share, settings.micro_batch_size or default),
-        max_length=max_length,
-        mlm_probability=settings.mlm_probability,
-        seed=seed,
-        process=accelerator.process_index,
-        processes=accelerator.num_processes,
-        device=accelerator.device,
-    )
-
-
-def _describe(encoder: Encoder, run: Run, target: Widths) -> dict[str, Any]:
-    return {
-        "task": encoder.task,
-        "teacher": encoder.source,
-        "teacher_weights_sha256": weights_digest(encoder),
-        "family": encoder.model.config.model_type,
-        "parameters": count_parameters(run.student),
-        "teacher_parameters": count_parameters(run.teacher),
-        "widths": target.as_json(),
-        "num_hidden_layers": len(target.heads),
-        "steps": run.step,
-    }
-
-
-class _Writer:
-    """Log and checkpoints of the first process; the others' calls do nothing."""
-
-    def __init__(
-        self,
-        out_dir: Path,
-        corpus: Corpus,
-        accelerator: Accelerator,
-        steps: int,
-        sources: dict[str, Any],
-        on_progress: Callable[[Progress], None] | None,
-    ) -> None:
-        self.out_dir, self.corpus, self.accelerator = out_dir, corpus, accelerator
-        self.steps, self.sources, self.on_progress = steps, sources, on_progress
-        self.seconds = 0.0
-
-    def log(self, report: StepReport) -> None:
-        """Append a line to the log and tell the listener."""
-        self.seconds += report.seconds
-        if not self.accelerator.is_main_process:
-            return
-        with (self.out_dir / LOG).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(report.as_json()) + "\n")
-        if self.on_progress is not None:
-            self.on_progress(Progress(report, self.steps))
-
-    def rewind(self, step: int) -> None:
-        """Drop the log's lines from `step` on: the resumed run writes them again."""
-        if not self.accelerator.is_main_process:
-            return
-        path = self.out_dir / LOG
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[:step] if path.is_file() else []
-        self.seconds = sum(json.loads(line)["seconds"] for line in lines)
-        part = path.with_suffix(".part")
-        part.write_text("".join(lines), encoding="utf-8")
-        part.replace(path)
-
-    def checkpoint(self, run: Run) -> None:
-        """Save everything that is needed to go on."""
-        if self.accelerator.is_main_process:
-            began = time.perf_counter()
-            state = {"run": run.state(), "text": self.corpus.state_dict(), "sources": self.sources}
-            save_checkpoint(self.out_dir, state)
-            self.seconds += time.perf_counter() - began
-        self.accelerator.wait_for_everyone()
-
-
-def _save_student(
-    run: Run,
-    encoder: Encoder,
-    target: Widths,
-    out_dir: Path,
-    max_length: int,
-    details: dict[str, Any],
-    recipe_digest: str | None,
-) -> None:
-    """Put the student's files in place, then the manifest; only then the checkpoint is not needed."""
-    part = out_dir / ".student.part"
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    try:
-        run.family.write_config(run.student.config, target)
-        save_encoder(encoder, run.student, part, max_length=max_length)
-        for path in part.iterdir():
-            destination = out_dir / path.name
-            if destination.is_dir():
-                shutil.rmtree(destination)
-            path.replace(destination)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    write_manifest(out_dir, "student", parent=parent_of(encoder), recipe=recipe_digest, details=details)
-    (out_dir / CHECKPOINT).unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """One step's loss and gradients: teacher forward, student forward, terms, backward.
 
-Letters: B batch, S sequence, M masked tokens, D hidden size, V vocabulary, P processes.
+Letters: B batch, S sequence, N rows of logits, C classes (for masked-lm the vocabulary), D hidden size,
+P processes.
 """
 
 from __future__ import annotations
@@ -13,38 +14,34 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from homoexport.distill import objective
-from homoexport.distill.trace import Trace
+from homoexport.distill.layerwise import Counts, LayerTerms
 from homoexport.encoder import Family
 from homoexport.recipe import LossWeights, Objective
+
+NO_LABEL = -100  # as in torch's cross_entropy
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Sequences of one forward pass: ids and mask [B, S]; labels [B, S], -100 where not masked."""
+    """Sequences of one forward pass: ids and mask [B, S].
+
+    Attributes:
+        token_type_ids: [B, S], where the sequences are pairs of texts.
+        labels: [B, S], or [B] for classification; -100 where there is none.
+        documents: whether these are the documents of queries in other micro-batches.
+    """
 
     input_ids: Tensor
     attention_mask: Tensor
+    token_type_ids: Tensor | None = None
     labels: Tensor | None = None
+    documents: bool = False
 
-
-@dataclass(frozen=True)
-class Counts:
-    """What the terms are divided by: sums over all micro-batches and processes of a step."""
-
-    tokens: int
-    pairs: int
-    masked: int
-
-
-def count(micro_batches: Sequence[MicroBatch], accelerator: Accelerator) -> Counts:
-    """The step's counts; every process gets the same."""
-    local = torch.zeros(3, dtype=torch.int64, device=accelerator.device)
-    for micro in micro_batches:
-        lengths = micro.attention_mask.sum(1)
-        masked = (micro.labels != -100).sum() if micro.labels is not None else lengths.new_zeros(())
-        local += torch.stack([lengths.sum(), lengths.square().sum(), masked])
-    tokens, pairs, masked_total = accelerator.reduce(local, "sum").tolist()
-    return Counts(tokens, pairs, masked_total)
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """What a model is called with."""
+        inputs = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
+        return inputs if self.token_type_ids is None else inputs | {"token_type_ids": self.token_type_ids}
 
 
 class StepLoss:
@@ -54,7 +51,7 @@ class StepLoss:
         teacher: frozen, in eval mode.
         student: same family; dropout is off, so that at step 0 it equals the teacher.
         family: their adapter.
-        projections: W_hidden and W_emb.
+        layer_terms: the layerwise part of the loss.
         objective_name: what stands for the task.
         weights: a term of weight 0 is not computed.
         temperature: of the KL, and of the similarity matrix's softmax.
@@ -67,7 +64,7 @@ class StepLoss:
         teacher: nn.Module,
         student: nn.Module,
         family: Family,
-        projections: objective.Projections,
+        layer_terms: LayerTerms,
         *,
         objective_name: Objective,
         weights: LossWeights,
@@ -76,66 +73,88 @@ class StepLoss:
         accelerator: Accelerator,
     ) -> None:
         self.teacher, self.student, self.family = teacher, student, family
-        self.projections, self.weights = projections, weights
+        self.layer_terms, self.weights = layer_terms, weights
         self.objective_name, self.temperature, self.pooling_mode = objective_name, temperature, pooling_mode
         self.accelerator = accelerator
-        wanted = {
-            "embedding": weights.embedding > 0,
-            "layers": weights.hidden > 0,
-            "attention": weights.attention > 0,
-        }
-        self._teacher_trace = Trace(family.taps(teacher), **wanted)
-        self._student_trace = Trace(family.taps(student), **wanted)
-        self._teacher_widths = family.widths(teacher)
+        self.labels_seen = False
 
-    def backward(self, micro_batches: Sequence[MicroBatch]) -> dict[str, float]:
-        """Leave the step's gradients, summed over processes, in the student and the projections.
+    def backward(self, micro_batches: Sequence[MicroBatch], *, also: Sequence[nn.Parameter] = ()) -> dict[str, float]:
+        """Leave the step's gradients, summed over processes, in the student and the other parameters.
+
+        Args:
+            micro_batches: this process's share of the step.
+            also: parameters outside the student that gradients are wanted of.
 
         Returns:
             The unweighted terms of the whole step, by name.
         """
-        counts = count(micro_batches, self.accelerator)
+        counts = self.count(micro_batches)
+        self.labels_seen |= counts.labelled > 0
         sums: dict[str, Tensor] = {}
-        if self.objective_name == "masked-lm":
-            for micro in micro_batches:
-                terms = self._masked_lm_terms(micro, counts)
-                _add(sums, {name: value.detach() for name, value in terms.items()})
-                self.accelerator.backward(self._weighted(terms))
-        else:
+        if self.objective_name == "sentence-embedding":
             terms = self._sentence_terms(micro_batches, counts)
             self.accelerator.backward(self._weighted(terms))
             if "task" in terms:  # every process computed all of it; the sum below must count it once
                 terms["task"] = terms["task"] / self.accelerator.num_processes
             _add(sums, {name: value.detach() for name, value in terms.items()})
-        for trace in (self._teacher_trace, self._student_trace):
-            trace.clear()
-        self._reduce_gradients()
+        else:
+            for micro in micro_batches:
+                terms = self._logits_terms(micro, counts)
+                _add(sums, {name: value.detach() for name, value in terms.items()})
+                self.accelerator.backward(self._weighted(terms))
+        self.layer_terms.clear()
+        self._reduce_gradients(also)
         names = sorted(sums)
         totals = self.accelerator.reduce(torch.stack([sums[name] for name in names]), "sum").tolist()
         return dict(zip(names, totals, strict=True))
 
+    def count(self, micro_batches: Sequence[MicroBatch]) -> Counts:
+        """What the terms are divided by; every process gets the same."""
+        windows = sorted(self.layer_terms.windows, key=lambda window: -1 if window is None else window)
+        local = torch.zeros(3 + len(windows), dtype=torch.int64, device=self.accelerator.device)
+        for micro in micro_batches:
+            lengths = micro.attention_mask.sum(1)
+            labelled = (micro.labels != NO_LABEL).sum() if micro.labels is not None else lengths.new_zeros(())
+            rows = {"masked-lm": labelled, "token-classification": lengths.sum()}.get(
+                self.objective_name, lengths.new_tensor(len(lengths))
+            )
+            pairs = [_pairs_in_sight(lengths, window) for window in windows]
+            local += torch.stack([lengths.sum(), labelled, rows, *pairs])
+        tokens, labelled, rows, *pairs = self.accelerator.reduce(local, "sum").tolist()
+        return Counts(tokens, labelled, rows, dict(zip(windows, pairs, strict=True)))
+
     def _weighted(self, terms: dict[str, Tensor]) -> Tensor:
         return torch.stack([value * getattr(self.weights, name) for name, value in terms.items()]).sum()
 
-    def probe(self, micro_batches: Sequence[MicroBatch]) -> None:
+    def probe(self, micro_batches: Sequence[MicroBatch], *, also: Sequence[nn.Parameter] = ()) -> None:
         """Leave gradients that say how strongly each weight moves the student's output.
 
         While the student equals its teacher, distillation terms are at their minimum: their gradients
-        are zero, and so would be every neuron's sensitivity. The gradient of the output's product with
-        random signs r is J^T r, whose squares are on average the diagonal of J^T J: the curvature of a
-        squared error at its minimum (Hutchinson's estimator of the Gauss-Newton matrix). The signs
-        depend on a token's position alone, so that processes and micro-batches add up.
+        are zero, and so would be every neuron's sensitivity. Instead:
+
+        - Hidden states: the gradient of their product with random signs r is J^T r, whose squares are
+          on average the diagonal of J^T J, the curvature of a squared error at its minimum
+          (Hutchinson's estimator of the Gauss-Newton matrix).
+        - Logits of a classifier: the gradient of the cross-entropy against classes drawn from the
+          model's own distribution, whose squares are on average the diagonal of the Fisher matrix,
+          the curvature of the KL divergence at its minimum.
+
+        What is drawn depends on a token's place or a sequence's content alone, so that processes
+        and micro-batches add up.
         """
-        counts = count(micro_batches, self.accelerator)
+        counts = self.count(micro_batches)
         for micro in micro_batches:
             with self.accelerator.autocast():
-                states = self.student_states(micro)
-            _, length, width = states.shape
-            signs = _signs(length, width, states.device)
-            products = states.float() * signs * micro.attention_mask[:, :, None]
-            self.accelerator.backward(products.sum() / counts.tokens)
-        self._student_trace.clear()
-        self._reduce_gradients()
+                if self.objective_name in ("classification", "token-classification"):
+                    rows = self._rows_of(micro, self.student(**micro.inputs).logits)
+                    loss = _loss_of_drawn_classes(rows, self._row_seeds(micro)) / counts.rows
+                else:
+                    states = self.student_states(micro)
+                    signs = _signs(states.shape[1], states.shape[2], states.device)
+                    loss = (states.float() * signs * micro.attention_mask[:, :, None]).sum() / counts.tokens
+            self.accelerator.backward(loss)
+        self.layer_terms.clear()
+        self._reduce_gradients(also)
 
     def student_states(self, micro: MicroBatch) -> Tensor:
         """The student's last hidden states, [B, S, D_s]."""
@@ -143,97 +162,116 @@ class StepLoss:
 
     def sentence_vectors(self, micro: MicroBatch) -> tuple[Tensor, Tensor]:
         """Unit vectors of student and teacher, [B, D_s] and [B, D_t]."""
-        student, teacher = (objective.pool(s, micro.attention_mask, mode=self.pooling_mode) for s in self._both(micro))
-        return student, teacher
+        with torch.no_grad():
+            teacher = self._states(self.teacher, micro)
+        student = self._states(self.student, micro)
+        ours, theirs = (objective.pool(s, micro.attention_mask, mode=self.pooling_mode) for s in (student, teacher))
+        return ours, theirs
+
+    def logits(self, micro: MicroBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits of student and teacher, [N, C] each, and labels [N]: of masked tokens, sequences or tokens."""
+        if self.objective_name == "masked-lm":
+            assert micro.labels is not None
+            chosen = micro.labels != NO_LABEL  # the vocabulary's product at masked tokens only
+            with torch.no_grad():
+                states = self._states(self.teacher, micro)
+                teacher = self.family.lm_head(self.teacher)(states[chosen]) if self.weights.kl > 0 else states[:0]
+            student = self.family.lm_head(self.student)(self.student_states(micro)[chosen])
+            return student, teacher, micro.labels[chosen]
+        with torch.no_grad():
+            teacher = self._rows_of(micro, self.teacher(**micro.inputs).logits)
+        student = self._rows_of(micro, self.student(**micro.inputs).logits)
+        if micro.labels is None:
+            return student, teacher, torch.full((len(student),), NO_LABEL, device=student.device)
+        return student, teacher, self._rows_of(micro, micro.labels)
+
+    def _rows_of(self, micro: MicroBatch, values: Tensor) -> Tensor:
+        """One row a sequence, or one a token that is not padding."""
+        return values if self.objective_name == "classification" else values[micro.attention_mask.bool()]
+
+    def _row_seeds(self, micro: MicroBatch) -> Tensor:
+        """A number from 0 to 1 for each row of logits, from its sequence's content and its place."""
+        weights = torch.arange(1, micro.input_ids.shape[1] + 1, device=micro.input_ids.device)
+        content = (micro.input_ids * micro.attention_mask * weights).sum(1)
+        if self.objective_name == "token-classification":
+            content = self._rows_of(micro, content[:, None] + weights)
+        golden = 0.6180339887498949
+        return (content.double() * golden).frac()
 
     def _states(self, model: nn.Module, micro: MicroBatch) -> Tensor:
-        output = self.family.body(model)(input_ids=micro.input_ids, attention_mask=micro.attention_mask)
-        states = output.last_hidden_state
+        states = self.family.body(model)(**micro.inputs).last_hidden_state
         assert isinstance(states, Tensor)
         return states
 
-    def _both(self, micro: MicroBatch) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            teacher = self._states(self.teacher, micro)
-        return self._states(self.student, micro), teacher
-
-    def _masked_lm_terms(self, micro: MicroBatch, counts: Counts) -> dict[str, Tensor]:
-        assert micro.labels is not None
+    def _logits_terms(self, micro: MicroBatch, counts: Counts) -> dict[str, Tensor]:
         with self.accelerator.autocast():
-            student, teacher = self._both(micro)
-            terms = self._layer_terms(micro, counts)
-            chosen = micro.labels != -100
-            logits = self.family.lm_head(self.student)(student[chosen])  # [M, V]
-            if self.weights.task > 0:
-                terms["task"] = objective.masked_lm_loss(logits, micro.labels[chosen], counts.masked)
+            student, teacher, labels = self.logits(micro)
+            terms = self.layer_terms.of(micro.attention_mask, counts)
+            if self.weights.task > 0 and counts.labelled > 0:
+                terms["task"] = objective.label_loss(student, labels, counts.labelled)
             if self.weights.kl > 0:
-                with torch.no_grad():
-                    targets = self.family.lm_head(self.teacher)(teacher[chosen])
-                terms["kl"] = objective.kl_divergence(logits, targets, counts.masked, temperature=self.temperature)
+                terms["kl"] = objective.logits_error(student, teacher, counts.rows, temperature=self.temperature)
         return terms
 
     def _sentence_terms(self, micro_batches: Sequence[MicroBatch], counts: Counts) -> dict[str, Tensor]:
         """The batch's similarities need all of its vectors, so one graph spans the micro-batches."""
         terms: dict[str, Tensor] = {}
-        vectors: list[tuple[Tensor, Tensor]] = []
+        vectors = []
         with self.accelerator.autocast():
             for micro in micro_batches:
                 vectors.append(self.sentence_vectors(micro))
-                _add(terms, self._layer_terms(micro, counts))
+                _add(terms, self.layer_terms.of(micro.attention_mask, counts))
         if self.weights.task > 0:
-            students = self._gather(torch.cat([student for student, _ in vectors]))
-            teachers = self.accelerator.gather(torch.cat([teacher for _, teacher in vectors]))
-            terms["task"] = objective.similarity_error(students, teachers, temperature=self.temperature)
+            gathered = [
+                (self._of_all_processes(students), self._of_all_processes(teachers))
+                for students, teachers in _texts_and_documents(micro_batches, vectors)
+            ]
+            terms["task"] = self._similarity(gathered)
         return terms
 
-    def _gather(self, vectors: Tensor) -> Tensor:
-        """Vectors of all processes, [P·B, D]; gradients flow through this process's own rows."""
+    def similarity(self, micro_batches: Sequence[MicroBatch]) -> Tensor:
+        """The similarity error of this process's micro-batches."""
+        vectors = [self.sentence_vectors(micro) for micro in micro_batches]
+        return self._similarity(_texts_and_documents(micro_batches, vectors))
+
+    def _similarity(self, groups: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        if len(groups) == 1:
+            return objective.similarity_error(*groups[0], temperature=self.temperature)
+        (queries, their_queries), (documents, their_documents) = groups
+        return objective.match_error(
+            (queries, documents), (their_queries, their_documents), temperature=self.temperature
+        )
+
+    def _of_all_processes(self, vectors: Tensor) -> Tensor:
+        """[B/P, D] to [B, D]; gradients flow into this process's part alone, and are summed later."""
         if self.accelerator.num_processes == 1:
             return vectors
         everyone = list(self.accelerator.gather(vectors.detach()).split(len(vectors)))
         everyone[self.accelerator.process_index] = vectors
         return torch.cat(everyone)
 
-    def _layer_terms(self, micro: MicroBatch, counts: Counts) -> dict[str, Tensor]:
-        """Hidden, attention and embedding terms of the forward passes just made."""
-        mine, theirs = self._student_trace, self._teacher_trace
-        token_mask = micro.attention_mask.bool()
-        terms: dict[str, Tensor] = {}
-        if mine.layers:
-            terms["hidden"] = torch.stack(
-                [
-                    objective.hidden_error(mine.layers[k], theirs.layers[k], projection, token_mask, counts.tokens)
-                    for k, projection in enumerate(self.projections.hidden)
-                ]
-            ).sum()
-        if mine.queries:
-            widths = self.family.widths(self.student)
-            full = self._teacher_widths
-            errors = []
-            for k in mine.queries:
-                ours = objective.attention_scores(
-                    mine.queries[k], mine.keys[k], heads=widths.heads[k], head_dim=widths.head_dim
-                )
-                other = objective.attention_scores(
-                    theirs.queries[k], theirs.keys[k], heads=full.heads[k], head_dim=full.head_dim
-                )
-                errors.append(objective.attention_error(ours, other, token_mask, counts.pairs))
-            terms["attention"] = torch.stack(errors).sum()
-        if mine.embedding is not None and theirs.embedding is not None:
-            terms["embedding"] = objective.hidden_error(
-                mine.embedding, theirs.embedding, self.projections.embedding, token_mask, counts.tokens
-            )
-        return terms
-
-    def _reduce_gradients(self) -> None:
+    def _reduce_gradients(self, also: Sequence[nn.Parameter]) -> None:
         """Sum the gradients over processes, as one flat message, so that all prune and step alike."""
         if self.accelerator.num_processes == 1:
             return
-        parameters = [*self.student.parameters(), *self.projections.parameters()]
+        parameters = [*self.student.parameters(), *also]
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         flat = self.accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), "sum")
         for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
+
+
+def _texts_and_documents(
+    micro_batches: Sequence[MicroBatch], vectors: Sequence[tuple[Tensor, Tensor]]
+) -> list[tuple[Tensor, Tensor]]:
+    """Student's and teacher's vectors of all texts and, where there are any, of all documents."""
+    groups = []
+    for documents in (False, True):
+        chosen = [pair for micro, pair in zip(micro_batches, vectors, strict=True) if micro.documents == documents]
+        if chosen:
+            students, teachers = zip(*chosen, strict=True)
+            groups.append((torch.cat(students), torch.cat(teachers)))
+    return groups
 
 
 def _add(totals: dict[str, Tensor], terms: dict[str, Tensor]) -> None:
@@ -241,8 +279,28 @@ def _add(totals: dict[str, Tensor], terms: dict[str, Tensor]) -> None:
         totals[name] = totals[name] + value if name in totals else value
 
 
+def _pairs_in_sight(lengths: Tensor, window: int | None) -> Tensor:
+    """Number of ordered pairs of tokens at most `window` apart, over all sequences."""
+    if window is None:
+        return lengths.square().sum()
+    reach = torch.clamp(lengths - 1, max=window)  # Σ over distances 1..reach of 2·(n − distance), and n with itself
+    return (lengths + 2 * lengths * reach - reach * (reach + 1)).sum()
+
+
 def _signs(length: int, hidden_size: int, device: torch.device) -> Tensor:
     """Random signs [S, D]; a longer draw begins with the rows of a shorter one."""
     rows = (torch.Generator().manual_seed(position) for position in range(length))
     signs = torch.stack([torch.randint(2, (hidden_size,), generator=row) for row in rows])
     return (signs * 2 - 1).float().to(device)
+
+
+def _loss_of_drawn_classes(logits: Tensor, seeds: Tensor) -> Tensor:
+    """Cross-entropy [] of logits [N, C] against classes drawn from their own distribution by seeds [N] in 0..1.
+
+    A single output has no classes: there it is its product with random signs.
+    """
+    if logits.shape[-1] == 1:
+        return (logits[:, 0].float() * torch.where(seeds < 0.5, -1.0, 1.0)).sum()
+    cumulative = logits.detach().double().softmax(-1).cumsum(-1)
+    drawn = (cumulative < seeds[:, None]).sum(-1).clamp(max=logits.shape[-1] - 1)
+    return torch.nn.functional.cross_entropy(logits.float(), drawn, reduction="sum")

@@ -5,9 +5,10 @@ Letters: B batch, S sequence, H heads, d head width, D hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from homoexport.encoder import Taps
@@ -16,33 +17,45 @@ from homoexport.encoder import Taps
 class Trace:
     """Forward hooks on a model's taps; after a forward pass it holds the outputs.
 
-    Attributes:
-        embedding: [B, S, D] or None where not asked for.
-        layers: L times [B, S, D]; the last one is the body's output.
-        queries, keys: L times [B, S, H·d].
+    Args:
+        taps: the model's.
+        embedding: whether to keep what enters the first layer.
+        layers: indices of the layers whose outputs are kept.
+        projections: indices of the layers whose queries, keys and values are kept.
     """
 
-    def __init__(self, taps: Taps, *, embedding: bool, layers: bool, attention: bool) -> None:
-        self.embedding: Tensor | None = None
-        self.layers: dict[int, Tensor] = {}
-        self.queries: dict[int, Tensor] = {}
-        self.keys: dict[int, Tensor] = {}
+    def __init__(self, taps: Taps, *, embedding: bool, layers: Collection[int], projections: Collection[int]) -> None:
+        self.embedding: Tensor | None = None  # [B, S, D]
+        self.layers: dict[int, Tensor] = {}  # each [B, S, D]
+        self._projected: dict[int, dict[int, Tensor]] = {index: {} for index in projections}
+        self._handles = []
         if embedding:
-            taps.embedding.register_forward_hook(self._keep_embedding)
-        for wanted, modules, store in (
-            (layers, taps.layers, self.layers),
-            (attention, taps.queries, self.queries),
-            (attention, taps.keys, self.keys),
-        ):
-            if wanted:
-                for index, module in enumerate(modules):
-                    module.register_forward_hook(_keeper(store, index))
+            self._handles.append(taps.embedding.register_forward_hook(self._keep_embedding))
+        for index in layers:
+            self._handles.append(taps.layers[index].register_forward_hook(_keeper(self.layers, index)))
+        for index in projections:
+            for place, module in enumerate(taps.projections[index]):
+                self._handles.append(module.register_forward_hook(_keeper(self._projected[index], place)))
+
+    def projections(self, layer: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of a layer, each [B, S, H·d], before the split into heads."""
+        outputs = [self._projected[layer][place] for place in sorted(self._projected[layer])]
+        parts = outputs if len(outputs) == 3 else torch.cat(outputs, dim=-1).chunk(3, dim=-1)
+        query, key, value = parts
+        return query, key, value
 
     def clear(self) -> None:
         """Let the outputs go, and the graphs behind them, which would remember unsliced shapes."""
         self.embedding = None
-        for store in (self.layers, self.queries, self.keys):
-            store.clear()
+        self.layers.clear()
+        for outputs in self._projected.values():
+            outputs.clear()
+
+    def remove(self) -> None:
+        """Take the hooks off."""
+        self.clear()
+        for handle in self._handles:
+            handle.remove()
 
     def _keep_embedding(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
         self.embedding = output

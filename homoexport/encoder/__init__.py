@@ -13,7 +13,13 @@ from homoexport.encoder.loading import (
     weights_digest,
     write_sentence_files,
 )
-from homoexport.encoder.shape import count_parameters, target_widths
+from homoexport.encoder.shape import (
+    ParameterCounts,
+    count_parameters,
+    parameter_counts,
+    start_from_scratch,
+    target_widths,
+)
 from homoexport.encoder.slicing import Keep, LayerKeep, slice_model
 
 __all__ = [
@@ -22,6 +28,7 @@ __all__ = [
     "Keep",
     "LayerKeep",
     "Layout",
+    "ParameterCounts",
     "Pooling",
     "Slot",
     "Taps",
@@ -30,10 +37,12 @@ __all__ = [
     "count_parameters",
     "family_of",
     "load_encoder",
+    "parameter_counts",
     "parent_of",
     "resolve_folder",
     "save_encoder",
     "slice_model",
+    "start_from_scratch",
     "supported_model_types",
     "target_widths",
     "weights_digest",

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from homoexport.encoder.bert import Bert
+from homoexport.encoder.bert import BERT
+from homoexport.encoder.distilbert import DISTILBERT
+from homoexport.encoder.electra import ELECTRA
 from homoexport.encoder.layout import Family
+from homoexport.encoder.modernbert import ModernBert
+from homoexport.encoder.mpnet import MPNET
+from homoexport.encoder.roberta import ROBERTA
 from homoexport.errors import TeacherError
 
-_FAMILIES: tuple[Family, ...] = (Bert(),)
+_FAMILIES: tuple[Family, ...] = (BERT, ROBERTA, ELECTRA, DISTILBERT, MPNET, ModernBert())
 
 
 def supported_model_types() -> tuple[str, ...]:

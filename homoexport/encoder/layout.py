@@ -1,6 +1,7 @@
-"""Where a model family keeps its neurons.
+"""Where a model family keeps its neurons, and how its layers are read.
 
-Letters: L layers, H heads of one layer, d width of one head, D hidden size, F ffn width.
+Letters: L layers, H heads of one layer, d width of one head, B batch, S sequence, D hidden size,
+F ffn width, V vocabulary.
 
 A `Slot` is one axis of one parameter. Neurons come in coupled groups: index j of a group is index j
 of every slot of that group, so the group goes whole or stays.
@@ -8,20 +9,21 @@ of every slot of that group, so the group goes whole or stays.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
 class Slot:
-    """One axis of one parameter, by the parameter's name in its model."""
+    """One axis of one parameter, or one of the equal parts that a fused parameter's axis is made of."""
 
     parameter: str
     axis: int
+    part: int = 0
+    parts: int = 1
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class LayerSlots:
     query_key: tuple[Slot, ...]
     value_out: tuple[Slot, ...]
     ffn: tuple[Slot, ...]
-    query: tuple[str, ...]  # parameters that make the query: the softmax scale is folded into them
+    query: tuple[str, ...] = ()  # parameters that make the query: the softmax scale is folded into them
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class Layout:
 
     hidden: tuple[Slot, ...]
     layers: tuple[LayerSlots, ...]
-    token_rows: str  # the parameter [V, D] whose rows only the batch's tokens touch
+    token_rows: str  # the parameter [V, D] (or [V, embedding size]) whose rows only the batch's tokens touch
+    shared_heads: tuple[Slot, ...] = ()  # axes [H] that all layers read: a head leaves all layers at once
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,16 @@ class Widths:
     heads: tuple[int, ...]
     head_dim: int
 
+    @property
+    def num_hidden_layers(self) -> int:
+        """Number of layers."""
+        return len(self.heads)
+
+    @property
+    def is_stock(self) -> bool:
+        """Whether a plain config can say it: all layers have as many heads, and these make up the hidden size."""
+        return len(set(self.heads)) == 1 and self.heads[0] * self.head_dim == self.hidden_size
+
     def as_json(self) -> dict[str, float]:
         """A JSON-ready dict; heads as the mean over the layers."""
         return {
@@ -59,6 +72,7 @@ class Widths:
             "intermediate_size": self.intermediate_size,
             "num_attention_heads": sum(self.heads) / len(self.heads),
             "head_dim": self.head_dim,
+            "num_hidden_layers": len(self.heads),
         }
 
 
@@ -66,10 +80,9 @@ class Widths:
 class Taps:
     """Modules whose outputs the layerwise terms compare; forward hooks read them."""
 
-    embedding: nn.Module  # [B, S, D]
-    layers: tuple[nn.Module, ...]  # each [B, S, D], the layer's output
-    queries: tuple[nn.Module, ...]  # each [B, S, H·d], before the split into heads
-    keys: tuple[nn.Module, ...]  # each [B, S, H·d]
+    embedding: nn.Module  # [B, S, D], what enters the first layer
+    layers: tuple[nn.Module, ...]  # each [B, S, D], the residual stream after the layer; it enters as first argument
+    projections: tuple[tuple[nn.Module, ...], ...]  # of each layer; side by side they give [B, S, 3·H·d]: Q, K, V
 
 
 class Family(Protocol):
@@ -78,6 +91,14 @@ class Family(Protocol):
     @property
     def model_types(self) -> tuple[str, ...]:
         """The `model_type`s of the configs that it serves."""
+
+    @property
+    def prunes_head_width(self) -> bool:
+        """Whether heads can be made narrower; rotary positions tie a head's width to its frequencies."""
+
+    @property
+    def pretrains_lm_head(self) -> bool:
+        """Whether the family's `...ForPreTraining` models have a masked-LM head."""
 
     def layout(self, model: nn.Module) -> Layout:
         """The model's slots."""
@@ -88,7 +109,7 @@ class Family(Protocol):
     def body(self, model: nn.Module) -> nn.Module:
         """The encoder without a task head."""
 
-    def lm_head(self, model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    def lm_head(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
         """The masked-LM head: [N, D] hidden states to [N, V] logits."""
 
     def widths(self, model: nn.Module) -> Widths:
@@ -97,5 +118,33 @@ class Family(Protocol):
     def set_head_dim(self, model: nn.Module, head_dim: int) -> None:
         """Tell every attention module its width after its parameters were sliced."""
 
+    def keep_layers(self, model: nn.Module, kept: Sequence[int]) -> None:
+        """Take all other layers out of a live model, and out of its config.
+
+        Raises:
+            ShapeError: no stock model is made of these layers.
+        """
+
+    def removable_layers(self, model: nn.Module) -> tuple[int, ...]:
+        """Layers any one of which can leave, so that the others are a stock model."""
+
+    def prepare_config(self, config: Any) -> None:
+        """Settings to load a model with, so that its layers can be read; a saved config does not keep them."""
+
     def write_config(self, config: Any, widths: Widths) -> None:
-        """Put widths into a config; heads must be uniform."""
+        """Put widths and the number of layers into a config; heads must be uniform."""
+
+    def check_target(self, config: Any, target: Widths) -> None:
+        """Refuse (ShapeError) widths that a stock model of the family cannot have."""
+
+    def longest_sequence(self, config: Any) -> int | None:
+        """Tokens that the positions suffice for; None where they have no end."""
+
+    def rotate(self, model: nn.Module, layer: int, projected: Tensor, head_dim: int) -> Tensor:
+        """Rotary positions on queries or keys [B, S, H·d]; as they are where the family has none."""
+
+    def score_bias(self, model: nn.Module, length: int) -> Tensor | None:
+        """What is added to the scores before the softmax, [H, S, S]: relative positions. None for nothing."""
+
+    def window(self, model: nn.Module, layer: int) -> int | None:
+        """Tokens to either side that a token of this layer attends to; None for all."""

@@ -21,11 +21,23 @@ from homoexport.artifact import MANIFEST, digest_of, read_manifest, sha256_file
 from homoexport.encoder.families import family_of
 from homoexport.errors import TeacherError
 
-Task = Literal["fill-mask", "sentence-similarity", "feature-extraction"]
+Task = Literal["fill-mask", "sentence-similarity", "feature-extraction", "text-classification", "token-classification"]
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _TOKENIZER_FILES = ["tokenizer*", "vocab*", "special_tokens_map.json", "added_tokens.json", "*.model", "merges.txt"]
 _SENTENCE_FILES = ["modules.json", "1_Pooling/*", "sentence_bert_config.json", "config_sentence_transformers.json"]
+_HEADS: dict[Task, str] = {
+    "fill-mask": "masked-LM head",
+    "text-classification": "sequence-classification head",
+    "token-classification": "token-classification head",
+}
+_TASK_OF_ARCHITECTURE: dict[str, Task] = {  # by the end of the class's name
+    "ForMaskedLM": "fill-mask",
+    "ForPreTraining": "fill-mask",
+    "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification",
+    "Model": "feature-extraction",
+}
 _NOT_A_MODEL = "name a folder with config.json, model.safetensors and a tokenizer"
 
 
@@ -91,14 +103,15 @@ def _infer_task(folder: Path, config: Any) -> Task:
     if (folder / "modules.json").is_file():
         return "sentence-similarity"
     architecture = (getattr(config, "architectures", None) or ["Model"])[0]
-    if architecture.endswith(("ForMaskedLM", "ForPreTraining")):
-        return "fill-mask"
-    if architecture.endswith("Model"):
+    if architecture.endswith("ForPreTraining") and not family_of(config).pretrains_lm_head:
         return "feature-extraction"
+    for ending, task in _TASK_OF_ARCHITECTURE.items():
+        if architecture.endswith(ending):
+            return task
     raise TeacherError(
         f"the head of a {architecture} is not supported, and would be lost",
         where=str(folder),
-        mend="supported: bare models, masked-LM models, sentence-transformers folders",
+        mend="supported: bare models, masked-LM models, sequence and token classifiers, sentence-transformers folders",
     )
 
 
@@ -135,7 +148,7 @@ def load_encoder(source: str, *, task: Task | None = None) -> Encoder:
 
     Raises:
         TeacherError: not found, not a model, family not supported, damaged weights, no tokenizer,
-            or no masked-LM head where `task` needs one.
+            or no head where `task` needs one.
     """
     folder = resolve_folder(source)
     try:
@@ -145,28 +158,29 @@ def load_encoder(source: str, *, task: Task | None = None) -> Encoder:
         raise TeacherError(
             f"is not a model: its config does not load ({reason})", where=source, mend=_NOT_A_MODEL
         ) from None
-    family_of(config)
+    family = family_of(config)
     if getattr(config, "is_decoder", False):
         raise TeacherError("is a decoder (is_decoder in its config)", where=source, mend="name an encoder")
+    positions = getattr(config, "position_embedding_type", None) or "absolute"
+    if positions != "absolute":
+        raise TeacherError(f"its positions are '{positions}'", where=source, mend="name a model with absolute ones")
+    family.prepare_config(config)
     task = task or _infer_task(folder, config)
-    model_class = TasksManager.get_model_class_for_task(
-        "fill-mask" if task == "fill-mask" else "feature-extraction", library="transformers"
-    )
-    model = _load_weights(model_class, folder, source)
+    model = _load_weights(folder, config, task, source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, TypeError, KeyError):
         tokenizer = None
     if tokenizer is None or not getattr(tokenizer, "is_fast", False) or len(tokenizer) < 10:
         raise TeacherError("has no fast tokenizer", where=source, mend="add tokenizer.json to the folder")
-    _check_tokenizer(tokenizer, config, source)
+    _check_tokenizer(tokenizer, config, family.longest_sequence(config), source)
     if task == "fill-mask" and tokenizer.mask_token_id is None:
         raise TeacherError("its tokenizer has no mask token", where=source, mend="set mask_token and save it again")
     pooling = read_pooling(folder) if task == "sentence-similarity" else None
     return Encoder(model, tokenizer, task, pooling, folder, source)
 
 
-def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: Any, source: str) -> None:
+def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: Any, longest: int | None, source: str) -> None:
     """Refuse a tokenizer that does not fit the model, and teach it the model's positions."""
     if tokenizer.pad_token_id is None:
         raise TeacherError("its tokenizer has no padding token", where=source, mend="set pad_token and save it again")
@@ -176,24 +190,31 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: Any, source: st
             where=source,
             mend="put the tokenizer there that the model was trained with",
         )
-    positions = getattr(config, "max_position_embeddings", tokenizer.model_max_length)
-    tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
+    if longest is not None:
+        tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
 
 
-def _load_weights(model_class: Any, folder: Path, source: str) -> PreTrainedModel:
+def _load_weights(folder: Path, config: Any, task: Task, source: str) -> PreTrainedModel:
+    model_class = TasksManager.get_model_class_for_task(
+        task if task in _HEADS else "feature-extraction", library="transformers"
+    )
     try:
-        model, info = model_class.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True
-        )
+        model, info = model_class.from_pretrained(folder, config=config, dtype=torch.float32, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise TeacherError(
             f"its weights do not load ({reason})", where=source, mend="copy or download it again"
         ) from None
-    missing = sorted(name for name in info["missing_keys"] if "pooler" not in name)
+    pooler_counts = task == "text-classification"  # elsewhere nothing reads it
+    missing = sorted(name for name in info["missing_keys"] if pooler_counts or "pooler" not in name)
     if missing:
-        what = "it has no masked-LM head" if all("cls." in name for name in missing) else "weights are missing"
-        raise TeacherError(f"{what} ({missing[0]})", where=source, mend="name a model that was saved with it")
+        head = [name for name in missing if not name.startswith(f"{model.base_model_prefix}.")]
+        what = (
+            f"it has no {_HEADS[task]} ({head[0]})"
+            if task in _HEADS and head
+            else f"weights are missing ({missing[0]})"
+        )
+        raise TeacherError(what, where=source, mend="name a model that was saved with it")
     model.eval()
     assert isinstance(model, PreTrainedModel)
     return model

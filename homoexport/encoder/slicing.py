@@ -31,11 +31,19 @@ class LayerKeep:
 
 @dataclass(frozen=True)
 class Keep:
-    """What stays of a model: residual dimensions, each layer's groups, and the head width after."""
+    """What stays of a model: residual dimensions, each layer's groups, and the head width after.
+
+    Attributes:
+        hidden: indices into [D], ascending; None keeps all.
+        layers: of each layer.
+        head_dim: width of a head after slicing.
+        heads: indices into [H] of what all layers share, of the same heads as each layer's; None keeps all.
+    """
 
     hidden: Tensor | None
     layers: tuple[LayerKeep, ...]
     head_dim: int
+    heads: Tensor | None = None
 
 
 def slice_model(
@@ -57,16 +65,21 @@ def slice_model(
     """
     layout = family.layout(model)
     old_head_dim = family.widths(model).head_dim
-    axes: dict[nn.Parameter, dict[int, Tensor]] = {}
+    assert family.prunes_head_width or keep.head_dim == old_head_dim
+    axes: dict[nn.Parameter, dict[int, dict[Slot, Tensor]]] = {}
     for slots, index in _pairs(layout, keep):
         for slot in slots:
-            axes.setdefault(model.get_parameter(slot.parameter), {})[slot.axis] = index
+            axes.setdefault(model.get_parameter(slot.parameter), {}).setdefault(slot.axis, {})[slot] = index
+    indices = {
+        parameter: {axis: _join(kept, parameter.shape[axis]) for axis, kept in by_axis.items()}
+        for parameter, by_axis in axes.items()
+    }
     if keep.hidden is not None:
         for parameter, axis in followers:
-            axes.setdefault(parameter, {})[axis] = keep.hidden
-    for parameter, indices in axes.items():
+            indices.setdefault(parameter, {})[axis] = keep.hidden
+    for parameter, by_axis in indices.items():
         for tensor_of in _tensors(parameter, optimizer):
-            tensor_of.data = _select(tensor_of.data, indices)
+            tensor_of.data = _select(tensor_of.data, by_axis)
         parameter.grad = None
     if keep.head_dim != old_head_dim:
         factor = math.sqrt(keep.head_dim / old_head_dim)
@@ -78,10 +91,21 @@ def slice_model(
 
 
 def _pairs(layout: Layout, keep: Keep) -> list[tuple[tuple[Slot, ...], Tensor]]:
-    pairs = [(layout.hidden, keep.hidden)]
+    pairs = [(layout.hidden, keep.hidden), (layout.shared_heads, keep.heads)]
     for slots, kept in zip(layout.layers, keep.layers, strict=True):
         pairs += [(slots.query_key, kept.query_key), (slots.value_out, kept.value_out), (slots.ffn, kept.ffn)]
     return [(slots, index) for slots, index in pairs if index is not None]
+
+
+def _join(kept: dict[Slot, Tensor], length: int) -> Tensor:
+    """Indices into a whole axis, of those into its parts; a part that is not named stays whole."""
+    first, index = next(iter(kept.items()))
+    if first.parts == 1:
+        return index
+    size = length // first.parts
+    by_part = {slot.part: index for slot, index in kept.items()}
+    everything = torch.arange(size, device=index.device)
+    return torch.cat([by_part.get(part, everything) + part * size for part in range(first.parts)])
 
 
 def _select(tensor: Tensor, indices: dict[int, Tensor]) -> Tensor:

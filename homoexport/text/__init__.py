@@ -5,7 +5,18 @@
 
 from homoexport.text.collate import collate, mask_tokens
 from homoexport.text.corpus import Corpus
+from homoexport.text.example import IGNORED, Example
 from homoexport.text.prepare import prepare_text
 from homoexport.text.sentences import split_sentences
+from homoexport.text.stream import merge_states
 
-__all__ = ["Corpus", "collate", "mask_tokens", "prepare_text", "split_sentences"]
+__all__ = [
+    "IGNORED",
+    "Corpus",
+    "Example",
+    "collate",
+    "mask_tokens",
+    "merge_states",
+    "prepare_text",
+    "split_sentences",
+]

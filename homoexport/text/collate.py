@@ -13,33 +13,47 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import torch
 
-IGNORED = -100  # the label that PyTorch's cross entropy passes over
+from homoexport.text.example import IGNORED, Example
 
 
 def collate(
-    examples: Sequence[Sequence[int]], *, pad_token_id: int, pad_to_multiple: int = 8, limit: int | None = None
+    examples: Sequence[Example], *, pad_token_id: int, pad_to_multiple: int = 8, limit: int | None = None
 ) -> dict[str, torch.Tensor]:
-    """Right-padded tensors of token sequences.
+    """Right-padded tensors of examples; documents of pairs (`pair_ids`) are collated by a call of their own.
 
     Args:
-        examples: B token sequences, special tokens included.
+        examples: B of them.
         pad_token_id: what fills the rows up.
         pad_to_multiple: S is rounded up to a multiple of this.
         limit: S is not rounded up beyond this: the model's positions.
 
     Returns:
-        `input_ids` [B, S] and `attention_mask` [B, S], both int64.
+        `input_ids` [B, S] and `attention_mask` [B, S]; `token_type_ids` [B, S] where any example has
+        them; `labels` where any example has them, [B] for classes and [B, S] for tokens, -100 where
+        there is none. All are int64.
     """
-    longest = max(map(len, examples))
+    longest = max(len(example.input_ids) for example in examples)
     width = -(-longest // pad_to_multiple) * pad_to_multiple
     if limit is not None:
         width = max(longest, min(width, limit))
-    input_ids = np.full((len(examples), width), pad_token_id, dtype=np.int64)
-    attention_mask = np.zeros((len(examples), width), dtype=np.int64)
-    for row, example in enumerate(examples):
-        input_ids[row, : len(example)] = example
-        attention_mask[row, : len(example)] = 1
-    return {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(attention_mask)}
+    ids = [example.input_ids for example in examples]
+    batch = {"input_ids": _padded(ids, width, pad_token_id)}
+    batch["attention_mask"] = _padded([[1] * len(row) for row in ids], width, 0)
+    if any(example.token_type_ids is not None for example in examples):
+        batch["token_type_ids"] = _padded([example.token_type_ids or [] for example in examples], width, 0)
+    labels = [example.labels for example in examples]
+    if any(isinstance(label, list) for label in labels):
+        batch["labels"] = _padded([label if isinstance(label, list) else [] for label in labels], width, IGNORED)
+    elif any(label is not None for label in labels):
+        batch["labels"] = np.array([IGNORED if label is None else label for label in labels], dtype=np.int64)
+    return {name: torch.from_numpy(array) for name, array in batch.items()}
+
+
+def _padded(rows: Sequence[Sequence[int]], width: int, fill: int) -> np.ndarray:
+    padded = np.full((len(rows), width), fill, dtype=np.int64)
+    for place, row in enumerate(rows):
+        padded[place, : len(row)] = row
+    return padded
 
 
 def mask_tokens(

@@ -8,98 +8,33 @@ because truncation is part of a fast tokenizer's state.
 from __future__ import annotations
 
 import hashlib
-import json
-from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from itertools import islice
+from math import ceil
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import datasets
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from homoexport.artifact import digest_of
-from homoexport.errors import TextError
+from homoexport.errors import RecipeError, TextError
 from homoexport.recipe import Objective, TextSettings, TextSource
-from homoexport.text.corpus import Corpus, MapCorpus, StreamCorpus
-from homoexport.text.sentences import count_words, split_sentences
-from homoexport.text.sources import load_files, load_hub
+from homoexport.text.corpus import Corpus, MapCorpus
+from homoexport.text.example import examples_from
+from homoexport.text.sequences import Columns, Sequencer, features_of, make_sequencer, name_of, tokenizer_digest
+from homoexport.text.shards import VIRTUAL_SHARDS, StreamSource, read_chunk, sequences_of
+from homoexport.text.sources import columns_of, load_files, load_hub
+from homoexport.text.stream import StreamCorpus
 
-_VERSION = 1  # raised whenever the same text would be made into other sequences
+_VERSION = 2  # raised whenever the same text would be made into other sequences
 _ROWS_AT_ONCE = 1000
-_FEATURES = datasets.Features(
-    {
-        "input_ids": datasets.Sequence(datasets.Value("int32")),
-        "text": datasets.Value("string"),
-        "key": datasets.Value("int64"),
-    }
-)
-
-
-class _Sequencer(Protocol):
-    """Turns a batch of rows into rows of `input_ids`, `text` and `key`."""
-
-    def __call__(self, rows: dict[str, list[str]]) -> dict[str, list[Any]]: ...
-
-
-def sequence_key(input_ids: list[int]) -> int:
-    """64-bit hash of a sequence: equal sequences are duplicates."""
-    digest = hashlib.blake2b(array("i", input_ids).tobytes(), digest_size=8).digest()
-    return int.from_bytes(digest, "little", signed=True)
-
-
-def _sentences(tokenizer: PreTrainedTokenizerBase, max_length: int, min_words: int) -> _Sequencer:
-    def sequences(rows: dict[str, list[str]]) -> dict[str, list[Any]]:
-        texts = [s for row in rows["text"] if row for s in split_sentences(row) if count_words(s) >= min_words]
-        ids = _tokenize(tokenizer, texts, truncation=True, max_length=max_length)
-        return {"input_ids": ids, "text": texts, "key": [sequence_key(sequence) for sequence in ids]}
-
-    return sequences
-
-
-def _blocks(tokenizer: PreTrainedTokenizerBase, max_length: int) -> _Sequencer:
-    before, after = special_tokens_around(tokenizer)
-    room = max_length - len(before) - len(after)
-
-    def sequences(rows: dict[str, list[str]]) -> dict[str, list[Any]]:
-        texts = [row.strip() for row in rows["text"] if row and not row.isspace()]
-        stream = [token for ids in _tokenize(tokenizer, texts, add_special_tokens=False) for token in ids]
-        # The last block of a thousand rows may be shorter: nothing is thrown away.
-        ids = [before + stream[start : start + room] + after for start in range(0, len(stream), room)]
-        return {"input_ids": ids, "text": [""] * len(ids), "key": [sequence_key(block) for block in ids]}
-
-    return sequences
-
-
-def _tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str], **how: Any) -> list[list[int]]:
-    if not texts:
-        return []
-    encoded = tokenizer(texts, return_attention_mask=False, return_token_type_ids=False, verbose=False, **how)
-    ids: list[list[int]] = encoded["input_ids"]
-    return ids
-
-
-def special_tokens_around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """The special tokens that the tokenizer puts before and after one sequence."""
-    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
-    whole = tokenizer("a")["input_ids"]
-    start = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
-    return whole[:start], whole[start + len(bare) :]
-
-
-def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hex sha256 of what a tokenizer does, independent of how it was last called."""
-    if not tokenizer.is_fast:
-        return digest_of([type(tokenizer).__name__, tokenizer.get_vocab(), tokenizer.init_kwargs])
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
-    return digest_of(state | {"truncation": None, "padding": None})
 
 
 @contextmanager
-def _progress_bars(shown: bool) -> Iterator[None]:
-    if shown or datasets.are_progress_bars_disabled():
+def _no_progress_bars() -> Iterator[None]:
+    if datasets.are_progress_bars_disabled():
         yield
         return
     datasets.disable_progress_bars()
@@ -109,21 +44,38 @@ def _progress_bars(shown: bool) -> Iterator[None]:
         datasets.enable_progress_bars()
 
 
-def _name(source: TextSource) -> str:
-    return source.files or "/".join(filter(None, (source.dataset, source.config, source.split)))
-
-
 def _nothing(settings: TextSettings) -> TextError:
-    names = ", ".join(_name(source) for source in settings.sources)
+    names = ", ".join(name_of(source) for source in settings.sources)
     return TextError("holds no text", where=names, mend="name other files or another column, or lower text.min_words")
 
 
 def _too_little(count: int, settings: TextSettings) -> TextError:
     return TextError(
         f"{count} different sequences, and text.held_out keeps {settings.held_out} of them from training",
-        where=", ".join(_name(source) for source in settings.sources),
+        where=", ".join(name_of(source) for source in settings.sources),
         mend="give more text or lower text.held_out",
     )
+
+
+def _check_columns(sources: tuple[TextSource, ...], objective: Objective) -> None:
+    """Refuse columns that the objective cannot use."""
+    paired = objective in ("sentence-embedding", "classification")
+    labelled = objective in ("classification", "token-classification")
+    for place, source in enumerate(sources):
+        where = f"text.sources.{place}"
+        columns = list(columns_of(source).values())
+        if len(set(columns)) < len(columns):
+            raise RecipeError("the columns of text, pair and label are the same", where=where, mend="name others")
+        for key, column, useful in (
+            ("pair_column", source.pair_column, paired),
+            ("label_column", source.label_column, labelled),
+        ):
+            if column is not None and not useful:
+                raise RecipeError(f"'{key}' has no use with {objective}", where=where, mend="leave it out")
+    if objective == "sentence-embedding" and len({source.pair_column is None for source in sources}) > 1:
+        raise RecipeError(
+            "some sources have a 'pair_column' and some have none", where="text.sources", mend="give all of them one"
+        )
 
 
 def prepare_text(
@@ -133,14 +85,17 @@ def prepare_text(
     objective: Objective,
     seed: int,
     cache_dir: Path | None = None,
-    progress: bool = False,
+    label2id: Mapping[str, int] | None = None,
+    process: int = 0,
+    processes: int = 1,
 ) -> Corpus:
-    """Read, split, tokenize and cache the text of a recipe.
+    """Read, tokenize and cache the text of a recipe.
 
-    For `sentence-embedding` a sequence is one sentence, truncated to `settings.max_length`; for
-    `masked-lm` it is a block of that length, cut from the joined rows. Special tokens are included.
-    Duplicates are dropped, and none of a held-out sequence is left in training. If any source is
-    streamed, all are.
+    What a sequence is depends on the objective (see `sequences.py`): a block for `masked-lm`, a
+    sentence or a query and its document for `sentence-embedding`, a row for the others; each has
+    `settings.max_length` tokens at the most. Nothing that equals a held-out sequence is left in
+    training, whatever its labels, and duplicates are dropped (but for streams, which do not remember
+    what they gave). If any source is streamed, all are.
 
     Args:
         settings: sources, lengths, held-out count.
@@ -148,46 +103,59 @@ def prepare_text(
         objective: what a sequence is.
         seed: of the held-out choice and of the order of the batches.
         cache_dir: where the tokenized text is kept; by default where `datasets` keeps its own.
-        progress: show the progress bars of `datasets`.
+        label2id: class ids of label names; without it labels are class ids themselves.
+        process: whose slice of the batches will be asked for; matters to streams alone.
+        processes: how many processes there are.
 
     Raises:
         TextError: text that cannot be found, read or reached, that is empty, or that is not more
-            than what is held out.
+            than what is held out; a label that is not known.
+        RecipeError: columns of pairs or labels that the objective has no use for, or pairs in some
+            sources of `sentence-embedding` only.
     """
+    _check_columns(settings.sources, objective)
     streamed = any(source.streaming for source in settings.sources)
-    if objective == "sentence-embedding":
-        sequencer = _sentences(tokenizer, settings.max_length, settings.min_words)
-    else:
-        sequencer = _blocks(tokenizer, settings.max_length)
-    identity = [_VERSION, objective, settings.max_length, settings.min_words, tokenizer_digest(tokenizer)]
-    with _progress_bars(progress):
+    sequencers = [make_sequencer(objective, tokenizer, settings, source, label2id) for source in settings.sources]
+    names = dict(label2id) if label2id and any(source.label_column for source in settings.sources) else None
+    identity = [_VERSION, objective, settings.max_length, settings.min_words, tokenizer_digest(tokenizer), names]
+    with _no_progress_bars():
         rows = [
             load_hub(source, cache_dir=cache_dir)
             if source.dataset
-            else load_files(source, streaming=streamed, cache_dir=cache_dir)
+            else load_files(source, words=objective == "token-classification", streaming=streamed, cache_dir=cache_dir)
             for source in settings.sources
         ]
-        build = _stream_corpus if streamed else _map_corpus
-        corpus = build(rows, sequencer, settings, identity, seed)
+        corpus: Corpus
+        if streamed:
+            corpus = _stream_corpus(rows, sequencers, settings, identity, seed)
+            corpus.process, corpus.processes = process, processes
+        else:
+            corpus = _map_corpus(rows, sequencers, features_of(objective), settings, identity, seed)
     if objective == "masked-lm":
-        corpus.held_out_texts = tokenizer.batch_decode(corpus.held_out, skip_special_tokens=True)
+        ids = [example.input_ids for example in corpus.held_out]
+        corpus.held_out_texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
     return corpus
 
 
 def _map_corpus(
-    rows: list[Any], sequencer: _Sequencer, settings: TextSettings, identity: list[Any], seed: int
+    rows: list[Any],
+    sequencers: list[Sequencer],
+    features: datasets.Features,
+    settings: TextSettings,
+    identity: list[Any],
+    seed: int,
 ) -> MapCorpus:
     tokenized = [
         source.map(
             sequencer,
             batched=True,
             batch_size=_ROWS_AT_ONCE,
-            remove_columns=["text"],
-            features=_FEATURES,
+            remove_columns=source.column_names,
+            features=features,
             new_fingerprint=digest_of([source._fingerprint, *identity])[:32],
             desc="Tokenizing",
         )
-        for source in rows
+        for source, sequencer in zip(rows, sequencers, strict=True)
     ]
     sequences = datasets.concatenate_datasets(tokenized)
     if not len(sequences):
@@ -204,7 +172,7 @@ def _map_corpus(
     parts = [training[of_source == number] for number in range(len(tokenized))]
     for source, part in zip(settings.sources, parts, strict=True):
         if not len(part):
-            raise TextError("holds no text for training", where=_name(source), mend="leave this source out")
+            raise TextError("holds no text for training", where=name_of(source), mend="leave this source out")
     held_out = sequences[held_out_rows]
     lengths = np.concatenate([np.diff(chunk.offsets.to_numpy()) for chunk in sequences.data.column("input_ids").chunks])
     return MapCorpus(
@@ -212,12 +180,12 @@ def _map_corpus(
         parts=parts,
         weights=[source.weight for source in settings.sources],
         seed=seed,
-        held_out=held_out["input_ids"],
+        held_out=examples_from(held_out),
         held_out_texts=held_out["text"],
         description={
             "streamed": False,
             "sources": [
-                {"source": _name(source), "weight": source.weight, "rows": len(read), "sequences": len(part)}
+                {"source": name_of(source), "weight": source.weight, "rows": len(read), "sequences": len(part)}
                 for source, read, part in zip(settings.sources, rows, parts, strict=True)
             ],
             "max_length": settings.max_length,
@@ -229,49 +197,66 @@ def _map_corpus(
     )
 
 
+def _head(source: StreamSource, count: int) -> tuple[Columns, bool]:
+    """The first `count` sequences of a source or somewhat more, and whether these are all."""
+    rows = iter(source.rows.shard(1, 0))
+    head: Columns = {"key": []}
+    while len(head["key"]) < count:
+        chunk = read_chunk(lambda: next(rows, None))
+        if not chunk:
+            return head, True
+        for name, column in sequences_of(chunk, source.sequencer).items():
+            head.setdefault(name, []).extend(column)
+    return head, False
+
+
 def _stream_corpus(
-    rows: list[Any], sequencer: _Sequencer, settings: TextSettings, identity: list[Any], seed: int
+    rows: list[Any], sequencers: list[Sequencer], settings: TextSettings, identity: list[Any], seed: int
 ) -> StreamCorpus:
-    streams = [
-        (source.to_iterable_dataset() if isinstance(source, datasets.Dataset) else source).map(
-            sequencer, batched=True, batch_size=_ROWS_AT_ONCE, remove_columns=["text"], features=_FEATURES
+    sources = [
+        StreamSource(
+            read.to_iterable_dataset(num_shards=max(1, min(VIRTUAL_SHARDS, len(read))))
+            if isinstance(read, datasets.Dataset)
+            else read,
+            sequencer,
+            source.weight,
+            name_of(source),
         )
-        for source in rows
+        for read, sequencer, source in zip(rows, sequencers, settings.sources, strict=True)
     ]
-    weights = np.array([source.weight for source in settings.sources])
-    stream = (
-        streams[0]
-        if len(streams) == 1
-        else datasets.interleave_datasets(
-            streams, probabilities=list(weights / weights.sum()), seed=seed, stopping_strategy="all_exhausted"
-        )
-    )
-    # The held-out part is chosen from the head of the stream; whatever equals it is left out later.
+    # The held-out part is chosen from the heads of the sources; whatever equals it is left out later.
     looked_at = settings.held_out + StreamCorpus.buffer_size
-    read = list(islice(stream, looked_at))
-    head = {row["key"]: row for row in read}
-    if not head:
+    total = sum(source.weight for source in sources)
+    heads = [_head(source, ceil(looked_at * source.weight / total)) for source in sources]
+    merged: Columns = {}
+    for head, _ in heads:
+        for name, column in head.items():
+            merged.setdefault(name, []).extend(column)
+    if not merged["key"]:
         raise _nothing(settings)
-    if len(head) <= settings.held_out:
-        raise _too_little(len(head), settings)
-    chosen = np.random.default_rng([seed, 0]).choice(len(head), settings.held_out, replace=False)
-    unique = list(head.values())
-    held_out = [unique[index] for index in chosen]
-    keys = np.array([row["key"] for row in held_out])
+    for source, (head, _) in zip(sources, heads, strict=True):
+        if not head["key"]:
+            raise TextError("holds no text for training", where=source.name, mend="leave this source out")
+    keys = np.array(merged["key"])
+    unique = np.sort(np.unique(keys, return_index=True)[1])
+    if len(unique) <= settings.held_out:
+        raise _too_little(len(unique), settings)
+    chosen = unique[np.random.default_rng([seed, 0]).choice(len(unique), settings.held_out, replace=False)]
+    held_out = {name: [column[row] for row in chosen] for name, column in merged.items()}
     return StreamCorpus(
-        stream=stream,
-        held_out_keys=frozenset(keys.tolist()),
+        sources=sources,
+        held_out_keys=frozenset(held_out["key"]),
         seed=seed,
-        held_out=[row["input_ids"] for row in held_out],
-        held_out_texts=[row["text"] for row in held_out],
-        size=len(head) - settings.held_out if len(read) < looked_at else None,
+        held_out=examples_from(held_out),
+        held_out_texts=held_out["text"],
+        size=len(unique) - settings.held_out if all(ended for _, ended in heads) else None,
         description={
             "streamed": True,
-            "sources": [{"source": _name(source), "weight": source.weight} for source in settings.sources],
+            "sources": [{"source": source.name, "weight": source.weight} for source in sources],
             "max_length": settings.max_length,
             "sequences": None,
             "tokens": None,
             "held_out": settings.held_out,
-            "digest": digest_of([hashlib.sha256(keys.tobytes()).hexdigest(), *identity]),
+            "digest": digest_of([hashlib.sha256(keys[chosen].tobytes()).hexdigest(), *identity]),
         },
     )

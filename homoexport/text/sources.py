@@ -1,4 +1,7 @@
-"""Rows of text from files and hub datasets, as `datasets` objects with the one column `text`.
+"""Rows of text from files and hub datasets, as `datasets` objects.
+
+Their columns are `text` and, where the source names them, `pair` and `label`. A text may be a list
+of words; then its label is a list of the same length.
 
 Local files are read by the few lines below rather than by `datasets`' own builders: those extract
 archives under a name made of the path alone, so that a changed archive would be read from its old
@@ -30,7 +33,6 @@ from homoexport.recipe import TextSource
 
 FORMATS = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
 _COMPRESSIONS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-_ROW = datasets.Features({"text": datasets.Value("string")})
 
 # (path, member of the archive or "", size in bytes, modification time in ns): the last two are
 # there so that `datasets`' fingerprint of a changed file differs.
@@ -95,9 +97,22 @@ def _open(entry: FileEntry, stack: ExitStack) -> BinaryIO:
     return cast(BinaryIO, stack.enter_context(opener(raw)) if opener else raw)
 
 
-def _missing_column(column: str, columns: list[str], where: str) -> TextError:
-    mend = f"set 'column' to one of: {', '.join(columns)}" if columns else "name another file"
+def columns_of(source: TextSource) -> dict[str, str]:
+    """What a source's columns are for us, and what the source calls them."""
+    named = {"text": source.column, "pair": source.pair_column, "label": source.label_column}
+    return {role: column for role, column in named.items() if column is not None}
+
+
+def _missing_column(role: str, column: str, known: list[str], where: str) -> TextError:
+    key = "column" if role == "text" else f"{role}_column"
+    mend = f"set '{key}' to one of: {', '.join(known)}" if known else "name another file"
     return TextError(f"has no column '{column}'", where=where, mend=mend)
+
+
+def _check_columns(columns: dict[str, str], known: list[str], where: str) -> None:
+    for role, column in columns.items():
+        if column not in known:
+            raise _missing_column(role, column, known, where)
 
 
 def _jsonl_rows(lines: io.TextIOBase, where: str) -> Iterator[dict[str, Any]]:
@@ -113,22 +128,21 @@ def _jsonl_rows(lines: io.TextIOBase, where: str) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _parquet_rows(stream: BinaryIO, column: str, where: str) -> Iterator[dict[str, Any]]:
+def _parquet_rows(stream: BinaryIO, columns: dict[str, str], where: str) -> Iterator[dict[str, Any]]:
     table = pyarrow.parquet.ParquetFile(stream)
-    if column not in table.schema_arrow.names:
-        raise _missing_column(column, table.schema_arrow.names, where)
-    for batch in table.iter_batches(columns=[column]):
+    _check_columns(columns, table.schema_arrow.names, where)
+    for batch in table.iter_batches(columns=list(columns.values())):
         yield from batch.to_pylist()
 
 
-def _rows(entry: FileEntry, column: str, where: str, stack: ExitStack) -> Iterator[dict[str, Any]]:
+def _rows(entry: FileEntry, columns: dict[str, str], where: str, stack: ExitStack) -> Iterator[dict[str, Any]]:
     stream, suffix = _open(entry, stack), _format_of(entry[1] or entry[0])
     if suffix == ".parquet":
-        yield from _parquet_rows(stream, column, where)
+        yield from _parquet_rows(stream, columns, where)
         return
     lines = stack.enter_context(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""))
     if suffix == ".txt":
-        yield from ({column: line} for line in lines)
+        yield from ({columns["text"]: line} for line in lines)
     elif suffix == ".jsonl":
         yield from _jsonl_rows(lines, where)
     else:
@@ -137,46 +151,94 @@ def _rows(entry: FileEntry, column: str, where: str, stack: ExitStack) -> Iterat
         yield from csv.DictReader(lines, delimiter="\t" if suffix == ".tsv" else ",")
 
 
-def read_rows(files: list[FileEntry], column: str) -> Iterator[dict[str, str]]:
-    """The rows of some files, as {"text": ...}; empty ones are left out.
-
-    Raises:
-        TextError: a file lacks the column, holds something else than text in it, or cannot be read.
-    """
+def _cells(files: list[FileEntry], columns: dict[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where each row stands, and its cells by what they are for, as they are read."""
     for entry in files:
         where = f"{entry[0]} ({entry[1]})" if entry[1] else entry[0]
         with ExitStack() as stack:
             try:
-                for number, row in enumerate(_rows(entry, column, where, stack), start=1):
-                    if number == 1 and column not in row:
-                        raise _missing_column(column, [str(name) for name in row if name is not None], where)
-                    text = row.get(column)
-                    if text is not None and not isinstance(text, str):
-                        what = f"column '{column}' holds {type(text).__name__}, not text"
-                        raise TextError(what, where=f"{where}, row {number}", mend="name another 'column'")
-                    if text and not text.isspace():
-                        yield {"text": text}
+                for number, row in enumerate(_rows(entry, columns, where, stack), start=1):
+                    if number == 1:
+                        _check_columns(columns, [str(name) for name in row if name is not None], where)
+                    yield f"{where}, row {number}", {role: row.get(column) for role, column in columns.items()}
             except UnicodeDecodeError as error:
                 raise TextError(f"is not UTF-8 ({error.reason})", where=where, mend="convert it to UTF-8") from None
             except (OSError, EOFError, zipfile.BadZipFile, csv.Error, pyarrow.ArrowInvalid, lzma.LZMAError) as error:
                 raise TextError(f"cannot be read ({error})", where=where, mend="copy or write it again") from None
 
 
-def load_files(source: TextSource, *, streaming: bool, cache_dir: Path | None) -> Any:
+def _is_words(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(word, str) for word in value)
+
+
+def _label_text(label: Any) -> str | None:
+    """A label as text, so that a column has one type whatever the file's format."""
+    return None if label is None else str(int(label) if isinstance(label, bool) else label)
+
+
+def read_rows(files: list[FileEntry], columns: dict[str, str], words: bool = False) -> Iterator[dict[str, Any]]:
+    """The rows of some files, as {"text": ..., "pair": ..., "label": ...}; empty ones are left out.
+
+    Args:
+        files: what `find_files` gave.
+        columns: what `columns_of` gave.
+        words: a text is a list of words, and a label is a list of labels. Labels are given as strings.
+
+    Raises:
+        TextError: a file lacks a column, holds something else than text in it, or cannot be read.
+    """
+    for where, cells in _cells(files, columns):
+        for role in ("text", "pair"):
+            value = cells.get(role)
+            right = _is_words(value) if words and role == "text" else isinstance(value, str)
+            if value is not None and not right:
+                kind = "a list of words" if words and role == "text" else "text"
+                what = f"column '{columns[role]}' holds {type(value).__name__}, not {kind}"
+                raise TextError(what, where=where, mend="name another 'column'")
+        text = cells["text"]
+        if not text or not "".join(text).strip() or ("pair" in columns and not (cells["pair"] or "").strip()):
+            continue
+        if "label" in columns:
+            label = cells["label"]
+            if label is not None and isinstance(label, list) != words:
+                what = (
+                    f"column '{columns['label']}' holds {type(label).__name__} where the text is {type(text).__name__}"
+                )
+                raise TextError(what, where=where, mend="give one label for a text, and a list for a list of words")
+            cells["label"] = list(map(_label_text, label)) if isinstance(label, list) else _label_text(label)
+        yield cells
+
+
+def _row_features(columns: dict[str, str], words: bool) -> datasets.Features:
+    text = datasets.Value("string")
+    listed = datasets.Sequence(text) if words else text
+    return datasets.Features({role: text if role == "pair" else listed for role in columns})
+
+
+def load_files(source: TextSource, *, words: bool = False, streaming: bool, cache_dir: Path | None) -> Any:
     """The rows of a source of files, as a cached `Dataset` or an `IterableDataset`.
+
+    Args:
+        source: what to read.
+        words: whether texts may be lists of words.
+        streaming: read again whenever rows are asked for; each file is a shard.
+        cache_dir: where the rows are kept otherwise.
 
     Raises:
         TextError: nothing in any of the files; and see `find_files` and `read_rows`.
     """
     assert source.files is not None
-    given: dict[str, Any] = {"files": find_files(source.files), "column": source.column}
+    files, columns = find_files(source.files), columns_of(source)
+    words = words and isinstance(next((c["text"] for _, c in _cells(files, columns) if c["text"]), None), list)
+    given: dict[str, Any] = {"files": files, "columns": columns, "words": words}
     if next(read_rows(**given), None) is None:
         raise TextError("holds no text", where=source.files, mend="name other files or another column")
+    features = _row_features(columns, words)
     if streaming:
-        return datasets.IterableDataset.from_generator(read_rows, features=_ROW, gen_kwargs=given)
+        return datasets.IterableDataset.from_generator(read_rows, features=features, gen_kwargs=given)
     try:
         cache = str(cache_dir) if cache_dir else None
-        return datasets.Dataset.from_generator(read_rows, features=_ROW, gen_kwargs=given, cache_dir=cache)
+        return datasets.Dataset.from_generator(read_rows, features=features, gen_kwargs=given, cache_dir=cache)
     except datasets.exceptions.DatasetGenerationError as error:
         if isinstance(error.__cause__, TextError):
             raise error.__cause__ from None
@@ -202,7 +264,8 @@ def load_hub(source: TextSource, *, cache_dir: Path | None) -> Any:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         mend = "check the name, its config and split, and the network (HF_HUB_OFFLINE)"
         raise TextError(f"cannot be loaded ({reason})", where=f"dataset {source.dataset}", mend=mend) from None
-    if source.column not in columns:
-        raise _missing_column(source.column, columns, f"dataset {source.dataset}")
-    rows = rows.select_columns([source.column])
-    return rows if source.column == "text" else rows.rename_column(source.column, "text")
+    roles = columns_of(source)
+    _check_columns(roles, columns, f"dataset {source.dataset}")
+    rows = rows.select_columns(list(roles.values()))
+    renamed = {column: role for role, column in roles.items() if column != role}
+    return rows.rename_columns(renamed) if renamed else rows

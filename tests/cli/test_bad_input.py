@@ -210,9 +210,9 @@ def test_force_does_not_take_another_programs_manifest_for_ours(homoexport, reci
 
 def test_head_that_would_be_lost_is_refused(homoexport, tiny_folder, tmp_path):
     folder = tiny_folder()
-    config = (folder / "config.json").read_text().replace("BertModel", "BertForSequenceClassification")
+    config = (folder / "config.json").read_text().replace("BertModel", "BertForQuestionAnswering")
     (folder / "config.json").write_text(config)
-    assert_refused(homoexport("export", "--onnx", folder, "-o", tmp_path / "out"), "BertForSequenceClassification")
+    assert_refused(homoexport("export", "--onnx", folder, "-o", tmp_path / "out"), "BertForQuestionAnswering")
 
 
 def test_teacher_that_answers_with_no_numbers(homoexport, recipe, tiny_folder, tmp_path):

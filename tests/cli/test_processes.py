@@ -30,7 +30,7 @@ def command(tiny_folder, tmp_path):
         teacher = tiny_folder(f"teacher-{objective}", masked_lm=objective == "masked-lm")
         text = write_sentences(tmp_path / "text.txt")
         flags = ["--teacher", str(teacher), "--data", str(text), "--objective", objective, "--max-length", "24"]
-        flags += ["--hidden-size", "16", "--intermediate-size", "24", "--heads", "2", "--batch-size", "8"]
+        flags += ["--hidden-size", "16", "--intermediate-size", "24", "--heads", "2", "--batch-size", "12"]
         flags += ["--steps", str(steps), "--output", str(out), "--set", "text.held_out=10"]
         for assignment in ("prune_every=2", "checkpoint_every=3", "threads=1", "precision=fp32"):
             flags += ["--set", f"distill.{assignment}"]
@@ -52,12 +52,7 @@ def test_killed_run_resumes_to_the_same_bits(command, tmp_path):
     subprocess.run([sys.executable, *command("sentence-embedding", whole)], env=environment(), check=True)
     arguments = [sys.executable, *command("sentence-embedding", killed)]
     process = subprocess.Popen(arguments, env=environment())
-    log = killed / "log.jsonl"
-    deadline = time.monotonic() + 120
-    while not log.is_file() or len(log.read_text().splitlines()) < 8:  # past two checkpoints, still pruning
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_for_lines(killed, 8, process)  # past two checkpoints, still pruning
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (killed / "manifest.json").exists()
@@ -67,21 +62,79 @@ def test_killed_run_resumes_to_the_same_bits(command, tmp_path):
     assert verify(killed)["details"]["held_out_loss"] == verify(whole)["details"]["held_out_loss"]
 
 
+def launch(processes: int, arguments: list[str]) -> list[str]:
+    """The command line of several processes on this machine."""
+    flags = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
+    flags += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    return [sys.executable, *flags, *arguments]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Same widths at every step, losses within 1e-4, and the same neurons left in the same places."""
+    alone, together = log_of(one), log_of(other)
+    assert [line["widths"] for line in together] == [line["widths"] for line in alone]
+    assert [line["loss"] for line in together] == pytest.approx([line["loss"] for line in alone], abs=1e-4)
+    weights = [load_file(folder / "model.safetensors") for folder in (one, other)]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=0, atol=5e-3)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", ["sentence-embedding", "masked-lm"])
-def test_two_processes_prune_alike_and_end_at_the_same_loss(command, tmp_path, objective):
-    one, two = tmp_path / "one", tmp_path / "two"
+def test_several_processes_prune_alike_and_end_at_the_same_loss(command, tmp_path, objective):
+    one = tmp_path / "1"
     subprocess.run([sys.executable, *command(objective, one)], env=environment(), check=True)
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    subprocess.run([sys.executable, *launch, *command(objective, two)], env=environment(), check=True)
-    alone, together = log_of(one), log_of(two)
-    assert [line["widths"] for line in together] == [line["widths"] for line in alone]
-    assert together[-1]["loss"] == pytest.approx(alone[-1]["loss"], abs=1e-4)
-    assert [line["loss"] for line in together] == pytest.approx([line["loss"] for line in alone], abs=1e-4)
-    details = [verify(folder)["details"] for folder in (one, two)]
-    assert [detail["processes"] for detail in details] == [1, 2]
-    assert details[1]["held_out_loss"] == pytest.approx(details[0]["held_out_loss"], abs=1e-4)
-    weights = [load_file(folder / "model.safetensors") for folder in (one, two)]
-    for name, tensor in weights[0].items():  # the same neurons are left, in the same places
-        torch.testing.assert_close(weights[1][name], tensor, rtol=0, atol=5e-3)
+    for processes in (2, 3):
+        several = tmp_path / str(processes)
+        subprocess.run(launch(processes, command(objective, several)), env=environment(), check=True)
+        assert_same_run(one, several)
+        details = [verify(folder)["details"] for folder in (one, several)]
+        assert [detail["processes"] for detail in details] == [1, processes]
+        assert details[1]["held_out_loss"] == pytest.approx(details[0]["held_out_loss"], abs=1e-4)
+
+
+def process_of_rank(rank: int, folder: Path) -> int | None:
+    """The process that distils into `folder` as this rank."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            arguments = (entry / "cmdline").read_bytes().split(b"\0")
+            variables = (entry / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if str(folder).encode() in arguments and f"RANK={rank}".encode() in variables:
+            return int(entry.name)
+    return None
+
+
+@pytest.mark.slow
+def test_dead_process_ends_the_job_and_another_number_goes_on(command, tmp_path):
+    """Killed in the middle of three processes, resumed on one, stopped, resumed on two."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    subprocess.run([sys.executable, *command("masked-lm", whole)], env=environment(), check=True)
+    arguments = command("masked-lm", broken)
+    job = subprocess.Popen(launch(3, arguments), env=environment(), stderr=subprocess.PIPE, text=True)
+    victim = wait_for_lines(broken, 8, job) and process_of_rank(2, broken)
+    assert victim is not None
+    os.kill(victim, signal.SIGKILL)
+    _, errors = job.communicate(timeout=120)
+    assert job.returncode != 0
+    assert "another process of this job has ended" in errors
+    assert "--resume" in errors
+    assert not (broken / "manifest.json").exists()
+    alone = subprocess.Popen([sys.executable, *arguments, "--resume"], env=environment())
+    wait_for_lines(broken, 15, alone)
+    alone.kill()
+    alone.wait()
+    subprocess.run(launch(2, [*arguments, "--resume"]), env=environment(), check=True)
+    assert_same_run(whole, broken)
+
+
+def wait_for_lines(folder: Path, lines: int, process: subprocess.Popen) -> bool:
+    """Wait until the run's log has that many lines."""
+    log = folder / "log.jsonl"
+    deadline = time.monotonic() + 120
+    while not log.is_file() or len(log.read_text().splitlines()) < lines:
+        assert process.poll() is None, "the run ended before it could be stopped"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    return True

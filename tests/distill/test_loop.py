@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from transformers import AutoModel
 
 from homoexport.artifact import verify
-from homoexport.distill import LOG, Run, distill
+from homoexport.distill import LOG, Run, distill, new_run, open_job, target_of
 from homoexport.distill.batches import BatchMaker
-from homoexport.encoder import family_of, load_encoder, target_widths
+from homoexport.encoder import load_encoder
 from homoexport.errors import OutputError, RecipeError, ShapeError, TextError
 from homoexport.recipe import DistillSettings, LossWeights, StudentShape, TextSettings, TextSource
-from homoexport.text import prepare_text
 from tests.conftest import MINILM
 
 ALL_TERMS = LossWeights(task=1, kl=1, hidden=1, attention=1, embedding=1)
@@ -43,40 +42,22 @@ def settings_of(objective: str, **changes: object) -> DistillSettings:
 SHAPE = StudentShape(hidden_size=16, intermediate_size=24, num_attention_heads=2)
 
 
-def run_of(
-    folder: Path, corpus_file: Path, settings: DistillSettings, *, mixed_precision: str = "no"
-) -> tuple[Run, BatchMaker]:
-    task = "fill-mask" if settings.objective == "masked-lm" else "sentence-similarity"
-    encoder = load_encoder(str(folder), task=task)
-    corpus = prepare_text(text_of(corpus_file), encoder.tokenizer, objective=settings.objective, seed=0)
-    target = target_widths(family_of(encoder.model.config).widths(encoder.model), **SHAPE.model_dump())
-    accelerator = Accelerator(cpu=True, mixed_precision=mixed_precision)
-    run = Run(encoder, copy.deepcopy(encoder.model), target=target, settings=settings, accelerator=accelerator)
-    batches = BatchMaker(
-        corpus,
-        encoder.tokenizer,
-        settings.objective,
-        batch_size=settings.batch_size,
-        micro_batch_size=settings.micro_batch_size or 8,
-        max_length=24,
-        mlm_probability=0.15,
-        seed=0,
-        process=0,
-        processes=1,
-        device=accelerator.device,
-    )
-    return run, batches
+def run_of(teacher: Path, corpus_file: Path, settings: DistillSettings, **shape: int) -> tuple[Run, BatchMaker]:
+    job = open_job(str(teacher), text=text_of(corpus_file), settings=settings, seed=0)
+    target = target_of(job.encoder, StudentShape(**shape) if shape else SHAPE, settings)
+    return new_run(job, target), job.batches
 
 
 @pytest.mark.parametrize("objective", ["masked-lm", "sentence-embedding"])
 def test_at_step_0_the_student_equals_the_teacher(tiny_folder, corpus_file, objective):
     run, batches = run_of(tiny_folder(masked_lm=objective == "masked-lm"), corpus_file, settings_of(objective))
-    terms, _, pruned = run.advance(batches.of_step(0))
+    report = run.advance(batches.of_step(0))
+    terms = report.terms
     expected = {"task", "hidden", "attention", "embedding"} | ({"kl"} if objective == "masked-lm" else set())
     assert set(terms) == expected
     distillation = {name: value for name, value in terms.items() if name != "task" or objective != "masked-lm"}
     assert max(map(abs, distillation.values())) <= 1e-6
-    assert not pruned
+    assert not report.pruned
     if objective == "masked-lm":
         assert terms["task"] > 1.0  # there is something to learn
 
@@ -86,7 +67,7 @@ def test_at_step_0_the_terms_are_zero_under_bf16_too(tiny_folder, corpus_file, o
     folder = tiny_folder(masked_lm=objective == "masked-lm")
     AcceleratorState._reset_state(True)
     try:
-        run, batches = run_of(folder, corpus_file, settings_of(objective), mixed_precision="bf16")
+        run, batches = run_of(folder, corpus_file, settings_of(objective, precision="bf16"))
         terms = run.loss.backward(batches.of_step(0))
     finally:
         AcceleratorState._reset_state(True)
@@ -108,9 +89,9 @@ def test_micro_batches_add_up_to_the_whole_batchs_gradients(tiny_folder, corpus_
     results = []
     for micro in (8, 3):
         run, batches = run_of(folder, corpus_file, settings_of(objective, micro_batch_size=micro, prune_until=0.1))
-        whole = run_of(folder, corpus_file, settings_of(objective, micro_batch_size=8))[1]
+        whole = replace(batches, settings=settings_of(objective, micro_batch_size=8))
         run.advance(whole.of_step(0))
-        assert run.family.widths(run.student).hidden_size == 16
+        assert run.widths.hidden_size == 16
         terms = run.loss.backward(batches.of_step(1))
         gradients = [
             p.grad.clone() for p in [*run.student.parameters(), *run.projections.parameters()] if p.grad is not None
@@ -133,7 +114,13 @@ def test_run_ends_as_a_stock_student_with_its_log(tiny_folder, corpus_file, tmp_
         out_dir=out,
     )
     details = verify(out, kind="student")["details"]
-    assert details["widths"] == {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "head_dim": 8}
+    assert details["widths"] == {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_attention_heads": 2,
+        "head_dim": 8,
+        "num_hidden_layers": 2,
+    }
     log = [json.loads(line) for line in (out / LOG).read_text().splitlines()]
     assert [line["step"] for line in log] == list(range(12))
     widths = [line["widths"]["hidden_size"] for line in log]
@@ -261,8 +248,7 @@ def test_first_event_takes_neurons_that_do_nothing(tiny_folder, corpus_file, obj
     before = copy.deepcopy(run.student.state_dict())
     run.advance(batches.of_step(0))
     assert all(torch.equal(value, before[name]) for name, value in run.student.state_dict().items())
-    _, _, pruned = run.advance(batches.of_step(1))
-    assert pruned
+    assert run.advance(batches.of_step(1)).pruned
     width = run.family.widths(run.student).intermediate_size
     assert 24 < width < 64
     for layer in run.family.body(run.student).encoder.layer:
@@ -307,7 +293,7 @@ def test_interrupt_at_the_very_end_loses_nothing(tiny_folder, corpus_file, tmp_p
 
     teacher = str(tiny_folder())
     with monkeypatch.context() as patch:
-        patch.setattr("homoexport.distill.stage.write_manifest", interrupt)
+        patch.setattr("homoexport.distill.writer.write_manifest", interrupt)
         with pytest.raises(KeyboardInterrupt):
             distill(teacher, **arguments)
     distill(teacher, resume=True, **arguments)

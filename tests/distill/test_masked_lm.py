@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
-import torch
-from accelerate import Accelerator
-from transformers import BertForMaskedLM
 
-from homoexport.distill import Run
-from homoexport.distill.batches import BatchMaker
+from homoexport.distill import new_run, open_job, target_of
 from homoexport.distill.evaluation import held_out_loss
-from homoexport.encoder import family_of, load_encoder, target_widths
-from homoexport.recipe import DistillSettings, TextSettings, TextSource
-from homoexport.text import prepare_text
+from homoexport.recipe import DistillSettings, StudentShape, TextSettings, TextSource
 from tests.conftest import BERT_TINY
 
 TEXT = TextSettings(
@@ -26,32 +18,14 @@ SETTINGS = DistillSettings(objective="masked-lm", steps=200, batch_size=16, prec
 @pytest.mark.weights
 @pytest.mark.slow
 def test_homotopic_student_is_better_than_a_random_start():
-    teacher = load_encoder(BERT_TINY)
-    corpus = prepare_text(TEXT, teacher.tokenizer, objective="masked-lm", seed=0)
-    family = family_of(teacher.model.config)
-    target = target_widths(family.widths(teacher.model), hidden_size=64, num_attention_heads=2)
-    config = copy.deepcopy(teacher.model.config)
-    family.write_config(config, target)
-    torch.manual_seed(0)
     losses = {}
-    for name, student in {"homotopic": copy.deepcopy(teacher.model), "random": BertForMaskedLM(config)}.items():
-        accelerator = Accelerator(cpu=True)
-        run = Run(teacher, student, target=target, settings=SETTINGS, accelerator=accelerator)
-        batches = BatchMaker(
-            corpus,
-            teacher.tokenizer,
-            "masked-lm",
-            batch_size=16,
-            micro_batch_size=16,
-            max_length=64,
-            mlm_probability=0.15,
-            seed=0,
-            process=0,
-            processes=1,
-            device=accelerator.device,
-        )
+    for method in ("homodistil", "from-scratch"):
+        settings = SETTINGS.model_copy(update={"method": method})
+        job = open_job(BERT_TINY, text=TEXT, settings=settings, seed=0)
+        target = target_of(job.encoder, StudentShape(hidden_size=64, num_attention_heads=2), settings)
+        run = new_run(job, target)
         while not run.finished:
-            run.advance(batches.of_step(run.step))
-        assert family.widths(run.student) == target
-        losses[name] = held_out_loss(run.loss, batches, corpus.held_out)
-    assert losses["homotopic"] < losses["random"] - 0.1, losses
+            run.advance(job.batches.of_step(run.step))
+        assert run.widths == target
+        losses[method] = held_out_loss(run.loss, job.batches, job.corpus.held_out)
+    assert losses["homodistil"] < losses["from-scratch"] - 0.1, losses

@@ -10,6 +10,7 @@ from torch.nn import functional
 from transformers import BertModel
 
 from homoexport.distill import objective
+from homoexport.distill.layerwise import Projections
 from tests.conftest import tiny_bert
 
 
@@ -53,26 +54,25 @@ def test_attention_scores_are_hugging_faces_averaged_over_heads(token_batch, mon
 def test_attention_error_leaves_padding_out():
     student, teacher = torch.randn(2, 4, 4), torch.randn(2, 4, 4)
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]).bool()
+    pairs = mask[:, :, None] & mask[:, None, :]
     expected = torch.cat([(student[0] - teacher[0]).flatten(), (student[1, :2, :2] - teacher[1, :2, :2]).flatten()])
-    torch.testing.assert_close(objective.attention_error(student, teacher, mask, 20), expected.square().mean())
+    torch.testing.assert_close(objective.attention_error(student, teacher, pairs, 20), expected.square().mean())
 
 
 def test_kl_is_torchs_at_temperature_one_and_grows_flat_at_a_high_one():
     student, teacher = torch.randn(7, 11), torch.randn(7, 11)
     p, q = teacher.softmax(-1), student.softmax(-1)
     expected = (p * (p.log() - q.log())).sum(-1).mean()
-    torch.testing.assert_close(objective.kl_divergence(student, teacher, 7, temperature=1.0), expected)
+    torch.testing.assert_close(objective.logits_error(student, teacher, 7, temperature=1.0), expected)
     # Hinton et al., section 2.1: at a high temperature T²·KL tends to half the variance-like MSE of centred logits.
     centred = (student - student.mean(-1, keepdim=True)) - (teacher - teacher.mean(-1, keepdim=True))
     limit = centred.square().sum(-1).mean() / (2 * 11)
-    torch.testing.assert_close(
-        objective.kl_divergence(student, teacher, 7, temperature=100.0), limit, rtol=1e-2, atol=0
-    )
+    torch.testing.assert_close(objective.logits_error(student, teacher, 7, temperature=100.0), limit, rtol=1e-2, atol=0)
 
 
-def test_masked_lm_loss_is_the_mean_cross_entropy():
+def test_label_loss_is_the_mean_cross_entropy():
     logits, labels = torch.randn(9, 11), torch.randint(11, (9,))
-    torch.testing.assert_close(objective.masked_lm_loss(logits, labels, 9), functional.cross_entropy(logits, labels))
+    torch.testing.assert_close(objective.label_loss(logits, labels, 9), functional.cross_entropy(logits, labels))
 
 
 def test_pooling_leaves_padding_out_and_normalises():
@@ -97,8 +97,68 @@ def test_similarity_error_is_zero_for_turned_vectors_and_a_kl_otherwise():
     assert objective.similarity_error(student, teacher, temperature=0.1).item() == pytest.approx(total / 6, rel=1e-4)
 
 
+def test_match_error_reads_the_matrix_from_both_sides():
+    queries, documents = (functional.normalize(torch.randn(5, 8), dim=-1) for _ in range(2))
+    turn = torch.linalg.qr(torch.randn(8, 8)).Q
+    same = objective.match_error((queries @ turn, documents @ turn), (queries, documents), temperature=0.1)
+    assert same.item() == pytest.approx(0, abs=1e-5)
+    others = tuple(functional.normalize(torch.randn(5, 4), dim=-1) for _ in range(2))
+    total = 0.0
+    for theirs, ours in (
+        (queries @ documents.T, others[0] @ others[1].T),
+        (documents @ queries.T, others[1] @ others[0].T),
+    ):
+        p, q = (theirs / 0.1).softmax(-1), (ours / 0.1).softmax(-1)
+        total += float((p * (p / q).log()).sum(-1).mean()) / 2
+    error = objective.match_error(others, (queries, documents), temperature=0.1)
+    assert error.item() == pytest.approx(total, rel=1e-4)
+
+
+def test_one_output_is_compared_by_its_square():
+    student, teacher = torch.randn(6, 1), torch.randn(6, 1)
+    expected = functional.mse_loss(student, teacher)
+    torch.testing.assert_close(objective.logits_error(student, teacher, 6, temperature=3.0), expected)
+
+
+def test_probabilities_are_hugging_faces_averaged_over_heads(token_batch):
+    """Oracle: the attention maps that a random BERT returns."""
+    config = tiny_bert(layers=1).config
+    config._attn_implementation = "eager"
+    model = BertModel(config).eval()
+    attention = model.encoder.layer[0].attention.self
+    outputs = {}
+    attention.query.register_forward_hook(lambda _m, _i, out: outputs.update(query=out))
+    attention.key.register_forward_hook(lambda _m, _i, out: outputs.update(key=out))
+    expected = model(**token_batch, output_attentions=True).attentions[0].mean(1)
+    mask = token_batch["attention_mask"].bool()
+    pairs = mask[:, :, None] & mask[:, None, :]
+    ours = objective.attention_probabilities(outputs["query"], outputs["key"], pairs, heads=4, head_dim=8)
+    torch.testing.assert_close(ours[pairs], expected[pairs])
+
+
+def test_relations_are_the_papers_written_out():
+    """MiniLMv2's equations with loops over sequences, heads and tokens."""
+    student, teacher = torch.randn(2, 5, 32), torch.randn(2, 5, 64)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]).bool()
+    heads = objective.relation_heads(32, 64)
+    assert heads == 4  # the teacher's are 16 wide
+    total = 0.0
+    for row in range(2):
+        length = int(mask[row].sum())
+        for head in range(heads):
+            distributions = []
+            for projected in (student, teacher):
+                width = projected.shape[-1] // heads
+                part = projected[row, :length, head * width : (head + 1) * width]
+                distributions.append((part @ part.T / math.sqrt(width)).softmax(-1))
+            q, p = distributions
+            total += float((p * (p / q).log()).sum())
+    error = objective.relation_error(student, teacher, mask, tokens=8)
+    assert error.item() == pytest.approx(total / (heads * 8), rel=1e-4)
+
+
 def test_projections_start_as_the_identity():
-    projections = objective.Projections(5, 3)
+    projections = Projections(5, 3)
     assert len(projections.followers()) == 4
     assert all(torch.equal(parameter, torch.eye(5)) for parameter in projections.parameters())
     assert math.isclose(sum(p.numel() for p in projections.parameters()), 100)

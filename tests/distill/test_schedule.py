@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from homoexport.distill.schedule import PruneSchedule, widths_at
+from homoexport.distill.schedule import PruneSchedule, Sizes, sizes_at
 from homoexport.encoder import Widths
 
 TEACHER = Widths(768, 3072, (12,) * 12, 64)
@@ -18,22 +18,24 @@ def test_ratio_is_the_papers():
     final = 256 / 768
     for step in range(100, 701, 50):
         ratio = final + (1 - final) * (1 - (step - 100) / 600) ** 3
-        assert widths_at(TEACHER, SMALL, schedule.remaining(step))[0] == pytest.approx(768 * ratio, abs=1)
+        assert sizes_at(TEACHER, SMALL, schedule.remaining(step), layers=12).hidden_size == pytest.approx(
+            768 * ratio, abs=1
+        )
     assert schedule.remaining(0) == schedule.remaining(100) == 1.0
     assert schedule.remaining(700) == schedule.remaining(1000) == 0.0
 
 
 def test_widths_go_from_the_teachers_to_the_targets_and_never_back():
     schedule = PruneSchedule.of_run(50, prune_from=0.0, prune_until=0.6, prune_every=5)
-    path = [widths_at(TEACHER, SMALL, schedule.remaining(step)) for step in range(51)]
-    assert path[0] == (768, 3072, 144, 64)
-    assert path[30] == path[-1] == (256, 1024, 96, 32)
-    assert all(later <= earlier for a, b in pairwise(path) for earlier, later in zip(a, b, strict=True))
+    path = [sizes_at(TEACHER, SMALL, schedule.remaining(step), layers=12) for step in range(51)]
+    assert path[0] == Sizes(768, 3072, 144, 64)
+    assert path[30] == path[-1] == Sizes(256, 1024, 96, 32)
+    assert all(later.at_most(earlier) == later for earlier, later in pairwise(path))
 
 
 @pytest.mark.parametrize(
     ("until", "every", "events"),
-    [(0.6, 5, [5, 10, 15, 20, 25, 30]), (0.6, 7, [7, 14, 21, 28, 30]), (0.0, 5, [1]), (1.0, 20, [20, 40, 49])],
+    [(0.6, 5, [5, 10, 15, 20, 25, 30]), (0.6, 7, [7, 14, 21, 28, 30]), (0.0, 5, [0]), (1.0, 20, [20, 40, 49])],
 )
 def test_events_end_at_the_stop_and_before_the_last_step(until, every, events):
     schedule = PruneSchedule.of_run(50, prune_from=0.0, prune_until=until, prune_every=every)
@@ -43,5 +45,15 @@ def test_events_end_at_the_stop_and_before_the_last_step(until, every, events):
 
 def test_a_run_of_one_step_still_reaches_the_target():
     schedule = PruneSchedule.of_run(1, prune_from=0.0, prune_until=0.6, prune_every=5)
-    assert schedule.is_event(1)
-    assert schedule.remaining(1) == 0.0
+    assert schedule.is_event(0)
+    assert schedule.remaining(0) == 0.0
+
+
+def test_a_straight_line_is_half_way_at_half_time():
+    schedule = PruneSchedule.of_run(100, prune_from=0.2, prune_until=0.8, prune_every=5, kind="linear")
+    assert [schedule.remaining(step) for step in (10, 20, 35, 50, 80)] == pytest.approx([1, 1, 0.75, 0.5, 0])
+
+
+def test_heads_are_counted_over_the_layers_that_are_there():
+    assert sizes_at(TEACHER, SMALL, 1.0, layers=10).total_heads == 120
+    assert sizes_at(TEACHER, SMALL, 0.0, layers=10).total_heads == 80

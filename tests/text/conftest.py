@@ -27,7 +27,7 @@ def make_tokenizer() -> Callable[..., PreTrainedTokenizerFast]:
         backend.normalizer = normalizers.Lowercase()
         backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         backend.post_processor = processors.TemplateProcessing(
-            single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+            single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
         )
         return PreTrainedTokenizerFast(
             tokenizer_object=backend,
@@ -36,6 +36,7 @@ def make_tokenizer() -> Callable[..., PreTrainedTokenizerFast]:
             cls_token="[CLS]",
             sep_token="[SEP]",
             mask_token="[MASK]",
+            model_input_names=["input_ids", "token_type_ids", "attention_mask"],
         )
 
     return make

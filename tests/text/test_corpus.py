@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerFast
 
 from homoexport.errors import TextError
 from homoexport.recipe import TextSettings, TextSource
-from homoexport.text import Corpus, prepare_text
-from homoexport.text.corpus import StreamCorpus, locate_position
+from homoexport.text import Corpus, Example, prepare_text
+from homoexport.text.corpus import locate_position
 
 Sentence = Callable[[], str]
 
@@ -32,8 +32,8 @@ def _prepare(settings: TextSettings, tokenizer: PreTrainedTokenizerFast, cache: 
     return prepare_text(settings, tokenizer, objective="sentence-embedding", seed=seed, cache_dir=cache)
 
 
-def _counts(sequences: list[list[int]]) -> Counter[tuple[int, ...]]:
-    return Counter(map(tuple, sequences))
+def _counts(examples: list[Example]) -> Counter[tuple[int, ...]]:
+    return Counter(tuple(example.input_ids) for example in examples)
 
 
 @pytest.mark.parametrize("weights", [[1.0], [1.0, 1.0], [3.0, 1.0], [0.2, 5.0, 1.0], [1e-3, 1.0, 1.0, 2.5]])
@@ -84,7 +84,7 @@ def test_weights_mix_the_sources(tmp_path: Path, tokenizer: PreTrainedTokenizerF
     corpus = _prepare(_settings(*sources), tokenizer, tmp_path / "cache")
     of_small = {tuple(ids) for ids in tokenizer(small, truncation=True, max_length=16)["input_ids"]}
     for step in range(10):
-        assert sum(tuple(ids) in of_small for ids in corpus.batch(step, 16)) == 12
+        assert sum(tuple(example.input_ids) in of_small for example in corpus.batch(step, 16)) == 12
 
 
 def test_less_than_a_batch_is_refused(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, sentence: Sentence) -> None:
@@ -97,47 +97,3 @@ def test_less_than_a_batch_is_refused(tmp_path: Path, tokenizer: PreTrainedToken
         corpus.require(20)
         with pytest.raises(TextError, match="20 training sequences are fewer than one batch of 21"):
             corpus.require(21)
-
-
-@pytest.fixture
-def streamed_settings(tmp_path: Path, sentence: Sentence, monkeypatch: pytest.MonkeyPatch) -> TextSettings:
-    monkeypatch.setattr(StreamCorpus, "buffer_size", 16)
-    for shard in range(3):
-        _write(tmp_path / "a" / f"{shard}.jsonl", sentence, 40)
-    _write(tmp_path / "b.jsonl", sentence, 50)
-    return _settings(
-        TextSource(dataset=str(tmp_path / "a"), streaming=True, weight=2), TextSource(files=str(tmp_path / "b.jsonl"))
-    )
-
-
-@pytest.mark.parametrize("stop", [0, 1, 7, 25, 40])
-def test_a_resumed_stream_goes_on_exactly(
-    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, streamed_settings: TextSettings, stop: int
-) -> None:
-    # 45 steps of 12 pass through the 170 sentences about three times.
-    whole = _prepare(streamed_settings, tokenizer, tmp_path)
-    wanted = [whole.batch(step, 12) for step in range(45)]
-    broken = _prepare(streamed_settings, tokenizer, tmp_path)
-    for step in range(stop):
-        assert broken.batch(step, 12, 4, 8) == wanted[step][4:8]
-    state = json.dumps(broken.state_dict())
-    resumed = _prepare(streamed_settings, tokenizer, tmp_path)
-    resumed.load_state_dict(json.loads(state))
-    assert json.dumps(resumed.state_dict()) == state
-    assert [resumed.batch(step, 12) for step in range(stop, 45)] == wanted[stop:]
-    assert resumed.held_out == whole.held_out
-
-
-def test_a_stream_shows_everything_but_the_held_out_part(
-    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, streamed_settings: TextSettings
-) -> None:
-    streamed = _prepare(streamed_settings, tokenizer, tmp_path)
-    sources = [source.model_copy(update={"streaming": False}) for source in streamed_settings.sources]
-    on_disk = _prepare(streamed_settings.model_copy(update={"sources": tuple(sources)}), tokenizer, tmp_path / "cache")
-    everything = _counts(on_disk.held_out) + _counts(
-        [ids for step in range(on_disk.size) for ids in on_disk.batch(step, 4)]
-    )
-    seen = _counts([ids for step in range(150) for ids in streamed.batch(step, 12)])
-    assert seen.keys() == everything.keys() - _counts(streamed.held_out).keys()
-    assert streamed.describe()["streamed"] is True
-    assert tokenizer(streamed.held_out_texts, truncation=True, max_length=16)["input_ids"] == streamed.held_out

@@ -49,7 +49,7 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 
 
 def _read(path: Path, column: str = "body") -> list[str]:
-    return [row["text"].strip() for row in read_rows(find_files(str(path)), column)]
+    return [row["text"].strip() for row in read_rows(find_files(str(path)), {"text": column})]
 
 
 @pytest.mark.parametrize("compression", COMPRESS)

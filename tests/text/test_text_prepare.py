@@ -33,7 +33,7 @@ def _prepare(
 def _everything(corpus: Corpus) -> list[list[int]]:
     """The held-out part, then one epoch."""
     assert corpus.size is not None
-    return corpus.held_out + corpus.batch(0, corpus.size)
+    return [example.input_ids for example in corpus.held_out + corpus.batch(0, corpus.size)]
 
 
 def test_sentences_are_tokenized_as_the_tokenizer_does(
@@ -48,11 +48,13 @@ def test_sentences_are_tokenized_as_the_tokenizer_does(
     wanted = tokenizer(sentences, truncation=True, max_length=16)["input_ids"]
     assert sorted(_everything(corpus)) == sorted(wanted)
     assert max(map(len, wanted)) == 16
-    assert tokenizer(corpus.held_out_texts, truncation=True, max_length=16)["input_ids"] == corpus.held_out
+    assert tokenizer(corpus.held_out_texts, truncation=True, max_length=16)["input_ids"] == [
+        example.input_ids for example in corpus.held_out
+    ]
     assert set(corpus.held_out_texts) < set(sentences)
     description = corpus.describe()
     assert description["sequences"] == corpus.size == 56
-    assert description["tokens"] == sum(map(len, corpus.batch(0, 56)))
+    assert description["tokens"] == sum(len(example.input_ids) for example in corpus.batch(0, 56))
     assert description["sources"] == [{"source": str(path), "weight": 1.0, "rows": 17, "sequences": 56}]
 
 
@@ -70,7 +72,8 @@ def test_blocks_hold_the_joined_rows(tmp_path: Path, tokenizer: PreTrainedTokeni
     stream = [token for ids in tokenizer(rows, add_special_tokens=False)["input_ids"] for token in ids]
     wanted = [[2, *stream[start : start + 14], 3] for start in range(0, len(stream), 14)]
     assert sorted(_everything(corpus)) == sorted(wanted)
-    assert corpus.held_out_texts == [tokenizer.decode(ids, skip_special_tokens=True) for ids in corpus.held_out]
+    held_out = [tokenizer.decode(example.input_ids, skip_special_tokens=True) for example in corpus.held_out]
+    assert corpus.held_out_texts == held_out
 
 
 def test_tokenized_once(
@@ -118,7 +121,7 @@ def test_text_too_short_for_a_sentence(tmp_path: Path, tokenizer: PreTrainedToke
     assert _prepare(tmp_path / "a.txt", tokenizer, min_words=1, held_out=3).size == 1
 
 
-def test_progress_bars_are_shown_on_request_only(
+def test_nothing_is_printed(
     tmp_path: Path,
     tokenizer: PreTrainedTokenizerFast,
     sentence: Sentence,
@@ -132,10 +135,7 @@ def test_progress_bars_are_shown_on_request_only(
     _prepare(tmp_path / "a.txt", tokenizer)
     assert capsys.readouterr() == ("", "")
     assert not datasets.are_progress_bars_disabled()
-    settings = TextSettings(sources=(TextSource(files=str(tmp_path / "a.txt")),), max_length=8, held_out=5)
-    prepare_text(settings, tokenizer, objective="masked-lm", seed=0, cache_dir=tmp_path, progress=True)
     datasets.disable_progress_bars()
-    assert "Tokenizing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("objective", ["sentence-embedding", "masked-lm"])

@@ -1,0 +1,192 @@
+"""What every run of one distillation shares: teacher, text, processes; checked before anything is computed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+
+from homoexport.distill.batches import BatchMaker
+from homoexport.encoder import Encoder, Family, Task, Widths, family_of, load_encoder, target_widths, weights_digest
+from homoexport.errors import RecipeError, TeacherError, TrainingError
+from homoexport.host import available_cores, describe_host
+from homoexport.recipe import DistillSettings, Objective, StudentShape, TextSettings
+from homoexport.text import Corpus, prepare_text
+
+TASKS: dict[Objective, Task] = {
+    "masked-lm": "fill-mask",
+    "sentence-embedding": "sentence-similarity",
+    "classification": "text-classification",
+    "token-classification": "token-classification",
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A loaded teacher, its text, and the processes that distil it.
+
+    Attributes:
+        encoder: the teacher.
+        family: its adapter.
+        corpus: the training text.
+        batches: the same as micro-batches.
+        settings: how to distil.
+        accelerator: device, precision and processes.
+        max_length: tokens of the longest training sequence.
+        seed: of everything random.
+        sources: digests of teacher and text; a run resumes on nothing else.
+    """
+
+    encoder: Encoder
+    family: Family
+    corpus: Corpus
+    batches: BatchMaker
+    settings: DistillSettings
+    accelerator: Accelerator
+    max_length: int
+    seed: int
+    sources: dict[str, Any]
+
+    def with_settings(self, settings: DistillSettings) -> Job:
+        """The same with other settings, as a branch has them."""
+        return replace(self, settings=settings, batches=replace(self.batches, settings=settings))
+
+
+def open_job(
+    teacher: str, *, text: TextSettings, settings: DistillSettings, seed: int, tracker_dir: Path | None = None
+) -> Job:
+    """Load the teacher and the text, and join the other processes.
+
+    Args:
+        teacher: hub name, folder, or `package:DISTRIBUTION/PATH`.
+        text: what to distil on.
+        settings: how to distil.
+        seed: of data order, held-out split and masks.
+        tracker_dir: where trackers keep what they keep on disk.
+
+    Raises:
+        TeacherError, TextError, RecipeError: see `homoexport.errors`.
+    """
+    _check_trackers(settings.trackers)
+    accelerator = Accelerator(
+        mixed_precision=_mixed_precision(settings),
+        cpu=not torch.cuda.is_available(),
+        log_with=list(settings.trackers) or None,
+        project_dir=tracker_dir,
+    )
+    if accelerator.device.type == "cpu":
+        processes_here = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
+        torch.set_num_threads(settings.threads or max(1, available_cores() // processes_here))
+    torch.manual_seed(seed)
+    if settings.batch_size % accelerator.num_processes:
+        raise RecipeError(
+            f"batch_size {settings.batch_size} is not divisible by {accelerator.num_processes} processes",
+            where="distill.batch_size",
+        )
+    encoder = load_encoder(teacher, task=TASKS[settings.objective])
+    config, family = encoder.model.config, family_of(encoder.model.config)
+    if getattr(config, "problem_type", None) == "multi_label_classification":
+        raise TeacherError("its head has many labels for one text, which is not supported", where=teacher)
+    _check_against_teacher(text, settings, family, config)
+    with accelerator.local_main_process_first():
+        corpus = prepare_text(
+            text,
+            encoder.tokenizer,
+            objective=settings.objective,
+            seed=seed,
+            label2id=config.label2id if "classification" in settings.objective else None,
+            process=accelerator.process_index,
+            processes=accelerator.num_processes,
+        )
+    corpus.require(settings.batch_size)
+    batches = BatchMaker(corpus, encoder.tokenizer, settings, text.max_length, seed, accelerator)
+    sources = {"teacher": weights_digest(encoder), "text": corpus.describe()}
+    return Job(encoder, family, corpus, batches, settings, accelerator, text.max_length, seed, sources)
+
+
+def target_of(encoder: Encoder, shape: StudentShape, settings: DistillSettings) -> Widths:
+    """The student's widths: the shape, completed from the teacher and checked against it.
+
+    Raises:
+        ShapeError: the teacher cannot be pruned to it, or a stock model cannot have it.
+    """
+    family = family_of(encoder.model.config)
+    widths = family.widths(encoder.model)
+    wanted = dict(shape.dimensions)
+    if settings.method == "layers" and wanted["num_hidden_layers"] is None:
+        wanted["num_hidden_layers"] = -(-widths.num_hidden_layers // 2)
+    target = target_widths(widths, **wanted, prune=settings.prune, prunes_head_width=family.prunes_head_width)
+    family.check_target(encoder.model.config, target)
+    return target
+
+
+def _check_against_teacher(text: TextSettings, settings: DistillSettings, family: Family, config: Any) -> None:
+    positions = family.longest_sequence(config)
+    if positions is not None and text.max_length > positions:
+        raise RecipeError(
+            f"max_length {text.max_length} is more than the teacher's {positions} positions",
+            where="text.max_length",
+            mend=f"at most {positions}",
+        )
+    layers = config.num_hidden_layers
+    if settings.layers is not None and max(settings.layers) > layers:
+        raise RecipeError(
+            f"the teacher has no layer {max(settings.layers)}", where="distill.layers", mend=f"1 to {layers}"
+        )
+    if settings.precision == "fp16" and not torch.cuda.is_available():
+        raise RecipeError("fp16 needs a GPU", where="distill.precision", mend="bf16, fp32 or auto")
+
+
+def _check_trackers(names: tuple[str, ...]) -> None:
+    available = sorted(str(tracker) for tracker in get_available_trackers())
+    for name in names:
+        if name != "all" and name not in available:
+            raise RecipeError(
+                f"the tracker '{name}' is not installed",
+                where="distill.trackers",
+                mend=f"pip install {name}; installed: {', '.join(available) or 'none'}",
+            )
+
+
+def _mixed_precision(settings: DistillSettings) -> str:
+    if settings.precision == "auto":
+        return "bf16" if _bf16_pays() else "no"
+    if settings.precision == "fp16" and not torch.cuda.is_available():
+        return "no"  # refused as soon as the rest is known
+    return "no" if settings.precision == "fp32" else settings.precision
+
+
+def _bf16_pays() -> bool:
+    """Whether bf16 matrix products are at least 1.5 times as fast as fp32 ones here.
+
+    Decided by what the hardware has, not by a stopwatch, so that a resumed run decides the same.
+    """
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return "amx_bf16" in describe_host()["instruction_sets"]
+
+
+@contextmanager
+def all_processes_alive() -> Iterator[None]:
+    """Turn the end of another process into one line.
+
+    Raises:
+        TrainingError: a message to or from another process did not get through.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
+            raise
+        raise TrainingError(
+            "another process of this job has ended",
+            where="distill",
+            mend="see its own message; start the job again with --resume, on any number of processes",
+        ) from None

@@ -1,0 +1,177 @@
+"""What a run leaves behind while it works, and at its end. The first process alone writes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import gather_object
+
+from homoexport.artifact import write_manifest
+from homoexport.distill.checkpoint import CHECKPOINT, save_checkpoint
+from homoexport.distill.evaluation import held_out_loss
+from homoexport.distill.job import Job
+from homoexport.distill.loop import Run, StepReport
+from homoexport.encoder import parameter_counts, parent_of, save_encoder
+from homoexport.text import merge_states
+
+LOG = "log.jsonl"
+HELD_OUT = "held_out.txt"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a distillation tells while it runs: a step's report, how many steps there are, and whose they are."""
+
+    report: StepReport
+    steps: int
+    student: str | None = None
+
+
+class Writer:
+    """Log, checkpoints and the student's files of one run.
+
+    Args:
+        job: what the run shares with others.
+        run: whose steps are written down.
+        folder: the student's, which exists.
+        name: of the student, among several.
+        offset: steps that another run made before this one branched off.
+        on_progress: is given every step's report.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        run: Run,
+        folder: Path,
+        *,
+        name: str | None = None,
+        offset: int = 0,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> None:
+        self.job, self.run, self.folder = job, run, folder
+        self.name, self.offset, self.on_progress = name, offset, on_progress
+        self.seconds = 0.0
+
+    @property
+    def _writes(self) -> bool:
+        return bool(self.job.accelerator.is_main_process)
+
+    def log(self, report: StepReport) -> None:
+        """Append a line to the log and tell the listener and the trackers."""
+        self.seconds += report.seconds
+        report = replace(report, step=report.step + self.offset)
+        terms = {f"term/{name}": value for name, value in report.terms.items()}
+        widths = {f"width/{name}": value for name, value in report.widths.items()}
+        figures = {"loss": report.loss, "gap": report.gap, "learning_rate": report.learning_rate}
+        self.job.accelerator.log({**figures, **terms, **widths}, step=report.step)
+        if not self._writes:
+            return
+        with (self.folder / LOG).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(report.as_json()) + "\n")
+        if self.on_progress is not None:
+            self.on_progress(Progress(report, self.offset + self.run.settings.steps, self.name))
+
+    @contextmanager
+    def trackers(self) -> Iterator[None]:
+        """Accelerate's trackers, one run of theirs for each student."""
+        accelerator = self.job.accelerator
+        if not accelerator.log_with:
+            yield
+            return
+        settings = self.run.settings.model_dump(mode="json", exclude={"weights"})
+        config = {key: value for key, value in settings.items() if isinstance(value, str | int | float)}
+        accelerator.init_trackers("-".join(filter(None, ("homoexport", self.name))), config=config)
+        try:
+            yield
+        finally:
+            for tracker in accelerator.trackers:
+                tracker.finish()
+
+    def rewind(self) -> None:
+        """Drop the log's lines of steps that the run has still to make: it writes them again."""
+        if not self._writes:
+            return
+        path = self.folder / LOG
+        steps = self.offset + self.run.step
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[:steps] if path.is_file() else []
+        self.seconds = sum(json.loads(line)["seconds"] for line in lines[self.offset :])
+        part = path.with_suffix(".part")
+        part.write_text("".join(lines), encoding="utf-8")
+        part.replace(path)
+
+    def checkpoint(self, folder: Path | None = None, *, at_branch: bool = False) -> None:
+        """Save everything that is needed to go on.
+
+        Args:
+            folder: the run's own by default.
+            at_branch: whether the file is for another run that begins here.
+        """
+        began = time.perf_counter()
+        text = merge_states(gather_object([self.job.corpus.state_dict()]))
+        if self._writes:
+            state = {
+                "run": self.run.state(),
+                "text": text,
+                "sources": self.job.sources,
+                "offset": self.offset + self.run.step if at_branch else self.offset,
+                "at_branch": at_branch,
+            }
+            save_checkpoint(folder or self.folder, state)
+            self.seconds += time.perf_counter() - began
+        self.job.accelerator.wait_for_everyone()
+
+    def save_student(self, recipe_digest: str | None) -> None:
+        """Put the student's files in place, then the manifest; only then the checkpoint is not needed."""
+        job, run, folder = self.job, self.run, self.folder
+        details = self._details()
+        if self._writes:
+            lines = (" ".join(line.split()) for line in job.corpus.held_out_texts)
+            (folder / HELD_OUT).write_text("\n".join(lines) + "\n", encoding="utf-8")
+            part = folder / ".student.part"
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir()
+            try:
+                run.family.write_config(run.student.config, run.target)
+                save_encoder(job.encoder, run.student, part, max_length=job.max_length)
+                for path in part.iterdir():
+                    destination = folder / path.name
+                    if destination.is_dir():
+                        shutil.rmtree(destination)
+                    path.replace(destination)
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
+            write_manifest(folder, "student", parent=parent_of(job.encoder), recipe=recipe_digest, details=details)
+            (folder / CHECKPOINT).unlink(missing_ok=True)
+        job.accelerator.wait_for_everyone()
+
+    def _details(self) -> dict[str, Any]:
+        """What the manifest says of the student; every process computes the held-out loss."""
+        job, run = self.job, self.run
+        counts, teacher = parameter_counts(run.student, run.family), parameter_counts(run.teacher, run.family)
+        return {
+            "task": job.encoder.task,
+            "teacher": job.encoder.source,
+            "teacher_weights_sha256": job.sources["teacher"],
+            "family": job.encoder.model.config.model_type,
+            "parameters": counts.total,
+            "embedding_parameters": counts.embedding,
+            "backbone_parameters": counts.backbone,
+            "teacher_parameters": teacher.total,
+            "widths": run.target.as_json(),
+            "num_hidden_layers": run.target.num_hidden_layers,
+            "method": job.settings.method,
+            "objective": job.settings.objective,
+            "steps": self.offset + run.step,
+            "processes": job.accelerator.num_processes,
+            "text": job.corpus.describe(),
+            "held_out_loss": held_out_loss(run.loss, job.batches, job.corpus.held_out),
+            "seconds": round(self.seconds, 3),
+        }

@@ -1,0 +1,216 @@
+"""ModernBERT: pre-norm, fused projections, gated feed-forward, rotary positions, local and global layers.
+
+transformers 5 and 4.57 keep rotary frequencies and layer kinds in different places; both are read.
+A stock config of 4.57 says which layers are global by one number n: every n-th one, the first
+included. The first layer has no LayerNorm before its attention. Depth is pruned within these bounds.
+
+Letters: B batch, S sequence, H heads, d head width, D hidden size, F ffn width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from homoexport.encoder.layout import LayerSlots, Layout, Taps, Widths
+from homoexport.encoder.slots import columns, existing, norm, parameters_of, rows, square
+from homoexport.errors import ShapeError
+
+_GLOBAL, _LOCAL = "full_attention", "sliding_attention"
+_USUAL_PERIOD = 3
+
+
+@dataclass(frozen=True)
+class ModernBert:
+    """Adapter for `ModernBertModel` and the task models around it."""
+
+    model_types: tuple[str, ...] = ("modernbert",)
+    prunes_head_width: bool = False
+    pretrains_lm_head: bool = True
+
+    def body(self, model: nn.Module) -> nn.Module:
+        """The encoder inside a task model, or the model itself."""
+        body = getattr(model, "model", model)
+        assert isinstance(body, nn.Module)
+        return body
+
+    def lm_head(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
+        """`ModernBertPredictionHead` and the decoder."""
+        return nn.Sequential(model.get_submodule("head"), model.get_submodule("decoder"))
+
+    def _layers(self, model: nn.Module) -> Any:
+        return self.body(model).get_submodule("layers")
+
+    def layout(self, model: nn.Module) -> Layout:
+        """Slots of embeddings, layers, final norm and heads; Wqkv is three parts, the gated Wi two."""
+        parameters, prefix = parameters_of(model), "" if self.body(model) is model else "model."
+        hidden = [columns(f"{prefix}embeddings.tok_embeddings"), *norm(f"{prefix}embeddings.norm")]
+        layers = []
+        for index in range(len(self._layers(model))):
+            layer = f"{prefix}layers.{index}."
+            qkv, attention_out = f"{layer}attn.Wqkv", f"{layer}attn.Wo"
+            ffn_in, ffn_out = f"{layer}mlp.Wi", f"{layer}mlp.Wo"
+            hidden += [*norm(f"{layer}attn_norm"), *norm(f"{layer}mlp_norm")]
+            hidden += [columns(qkv), *rows(attention_out), columns(ffn_in), *rows(ffn_out)]
+            query_key = [*rows(qkv, part=0, parts=3), *rows(qkv, part=1, parts=3)]
+            value_out = [*rows(qkv, part=2, parts=3), columns(attention_out)]
+            ffn = [*rows(ffn_in, part=0, parts=2), *rows(ffn_in, part=1, parts=2), columns(ffn_out)]
+            layers.append(
+                LayerSlots(existing(parameters, query_key), existing(parameters, value_out), existing(parameters, ffn))
+            )
+        hidden += [*norm(f"{prefix}final_norm"), *square("head.dense"), *norm("head.norm")]
+        hidden += [columns("decoder"), columns("classifier")]
+        return Layout(
+            existing(parameters, hidden), tuple(layers), token_rows=f"{prefix}embeddings.tok_embeddings.weight"
+        )
+
+    def taps(self, model: nn.Module) -> Taps:
+        """Embedding output, layer outputs, and the fused projection."""
+        layers = self._layers(model)
+        return Taps(
+            embedding=self.body(model).get_submodule("embeddings"),
+            layers=tuple(layers),
+            projections=tuple((layer.attn.Wqkv,) for layer in layers),
+        )
+
+    def widths(self, model: nn.Module) -> Widths:
+        """Read off the attention modules and the parameters' shapes."""
+        layers = self._layers(model)
+        head_dim = layers[0].attn.head_dim
+        return Widths(
+            hidden_size=layers[0].attn.Wqkv.in_features,
+            intermediate_size=layers[0].mlp.Wo.in_features,
+            heads=tuple(layer.attn.Wo.in_features // head_dim for layer in layers),
+            head_dim=head_dim,
+        )
+
+    def set_head_dim(self, model: nn.Module, head_dim: int) -> None:
+        """Set head width and number of heads of every layer."""
+        for layer in self._layers(model):
+            layer.attn.head_dim = head_dim
+            layer.attn.all_head_size = layer.attn.Wo.in_features
+            layer.attn.num_heads = layer.attn.all_head_size // head_dim
+
+    def keep_layers(self, model: nn.Module, kept: Sequence[int]) -> None:
+        """Keep the layers of these indices alone.
+
+        Raises:
+            ShapeError: without the first one, or global layers at other than even distances.
+        """
+        layers = [self._layers(model)[index] for index in kept]
+        config: Any = model.config
+        kinds = [_is_global(layer) for layer in layers]
+        period = _period(kinds, preferred=_period_of(config))
+        if kept[0] != 0 or period is None:
+            raise ShapeError(
+                f"a {config.model_type} model of the teacher's layers {', '.join(str(index + 1) for index in kept)} "
+                "has no stock config",
+                where="student",
+                mend="keep the first layer, and global layers at even distances (the last layers can always go)",
+            )
+        self.body(model).layers = nn.ModuleList(layers)
+        _write_kinds(config, kinds, period)
+
+    def removable_layers(self, model: nn.Module) -> tuple[int, ...]:
+        """Those without which the rest begins with the first and has its global layers at even distances."""
+        kinds = [_is_global(layer) for layer in self._layers(model)]
+        preferred = _period_of(model.config)
+        return tuple(
+            index
+            for index in range(1, len(kinds))
+            if _period([*kinds[:index], *kinds[index + 1 :]], preferred=preferred) is not None
+        )
+
+    def prepare_config(self, config: Any) -> None:
+        """Layers see [B, S, D], padding included, and compile nothing; 4.57 reads what 5 wrote."""
+        config._attn_implementation = "sdpa"
+        config.reference_compile = False
+        kinds = _kinds_of(config)
+        _write_kinds(config, kinds, _period(kinds, preferred=_period_of(config)))
+
+    def write_config(self, config: Any, widths: Widths) -> None:
+        """Widths, number of layers, and what each version of transformers reads of kinds and frequencies."""
+        config.hidden_size = widths.hidden_size
+        config.intermediate_size = widths.intermediate_size
+        config.num_attention_heads = widths.heads[0]
+        kinds = _kinds_of(config)[: widths.num_hidden_layers]
+        _write_kinds(config, kinds, _period(kinds, preferred=_period_of(config)))
+
+    def check_target(self, config: Any, target: Widths) -> None:
+        """Refuse another head width than the teacher's."""
+        head_dim = config.hidden_size // config.num_attention_heads
+        if target.head_dim != head_dim or not target.is_stock:
+            below = target.hidden_size // head_dim * head_dim
+            nearest = [size for size in (below, below + head_dim) if 0 < size <= config.hidden_size]
+            raise ShapeError(
+                f"{target.heads[0]} heads of {target.head_dim} at hidden_size {target.hidden_size}: rotary positions "
+                f"tie the width of a head to the teacher's {head_dim}",
+                where="student",
+                mend=f"possible: {' or '.join(f'{size} with {size // head_dim} heads' for size in nearest)}",
+            )
+
+    def longest_sequence(self, config: Any) -> int | None:
+        """As long as it was trained for; rotary positions themselves have no end."""
+        return int(config.max_position_embeddings)
+
+    def rotate(self, model: nn.Module, layer: int, projected: Tensor, head_dim: int) -> Tensor:
+        """Rotate [B, S, H·d] by the layer's own frequencies."""
+        module, body = self._layers(model)[layer], self.body(model)
+        places = torch.arange(projected.shape[1], device=projected.device)[None]
+        if hasattr(body, "rotary_emb"):
+            cos, sin = body.rotary_emb(projected, places, module.attention_type)  # type: ignore[operator]
+        else:
+            cos, sin = module.attn.rotary_emb(projected, position_ids=places)
+        heads = projected.view(*projected.shape[:2], -1, head_dim)  # [B, S, H, d]
+        first, second = heads.chunk(2, dim=-1)
+        turned = torch.cat((-second, first), dim=-1)
+        rotated: Tensor = heads * cos[:, :, None] + turned * sin[:, :, None]
+        return rotated.flatten(-2)
+
+    def score_bias(self, model: nn.Module, length: int) -> Tensor | None:  # noqa: ARG002
+        """None."""
+        return None
+
+    def window(self, model: nn.Module, layer: int) -> int | None:
+        """Half of `local_attention` in local layers, both ends included."""
+        config: Any = model.config
+        return None if _is_global(self._layers(model)[layer]) else int(config.local_attention) // 2
+
+
+def _is_global(layer: Any) -> bool:
+    if hasattr(layer, "attention_type"):
+        return bool(layer.attention_type == _GLOBAL)
+    return bool(layer.attn.local_attention == (-1, -1))
+
+
+def _period_of(config: Any) -> int:
+    return int(getattr(config, "global_attn_every_n_layers", _USUAL_PERIOD))
+
+
+def _period(kinds: Sequence[bool], *, preferred: int) -> int | None:
+    """The n such that the layers 0, n, 2n, ... are the global ones."""
+    periods = (preferred, *range(1, len(kinds) + 1))
+    fits = (n for n in periods if all(kind == (index % n == 0) for index, kind in enumerate(kinds)))
+    return next(fits, None)
+
+
+def _kinds_of(config: Any) -> list[bool]:
+    types = getattr(config, "layer_types", None)
+    if types is not None:
+        return [kind == _GLOBAL for kind in types]
+    return [index % _period_of(config) == 0 for index in range(config.num_hidden_layers)]
+
+
+def _write_kinds(config: Any, kinds: Sequence[bool], period: int | None) -> None:
+    config.num_hidden_layers = len(kinds)
+    config.layer_types = [_GLOBAL if kind else _LOCAL for kind in kinds]
+    if period is not None:
+        config.global_attn_every_n_layers = period
+    rope = getattr(config, "rope_parameters", None)
+    if rope is not None:
+        config.global_rope_theta = rope[_GLOBAL]["rope_theta"]
+        config.local_rope_theta = rope[_LOCAL]["rope_theta"]

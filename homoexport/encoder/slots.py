@@ -1,0 +1,46 @@
+"""Words to write a layout with: slots of linear layers and norms, by the modules' names.
+
+Letters: D hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from torch import nn
+
+from homoexport.encoder.layout import Slot
+
+
+def rows(linear: str, *, part: int = 0, parts: int = 1) -> tuple[Slot, Slot]:
+    """What a linear layer puts out: its weight's rows and its bias."""
+    return Slot(f"{linear}.weight", 0, part, parts), Slot(f"{linear}.bias", 0, part, parts)
+
+
+def columns(module: str) -> Slot:
+    """What a linear layer takes in, or the width of an embedding table."""
+    return Slot(f"{module}.weight", 1)
+
+
+def square(linear: str) -> tuple[Slot, Slot, Slot]:
+    """A linear layer [D, D] that takes the stream and gives the stream's width back."""
+    return (columns(linear), *rows(linear))
+
+
+def norm(module: str) -> tuple[Slot, Slot]:
+    """Scale and shift of a LayerNorm."""
+    return Slot(f"{module}.weight", 0), Slot(f"{module}.bias", 0)
+
+
+def parameters_of(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The model's parameters by all of their names: a tied decoder has two."""
+    return dict(model.named_parameters(remove_duplicate=False))
+
+
+def existing(parameters: Mapping[str, nn.Parameter], slots: Iterable[Slot]) -> tuple[Slot, ...]:
+    """The slots that the model has; of a tensor with two names, the first one's alone."""
+    found: dict[tuple[int, int, int], Slot] = {}
+    for slot in slots:
+        if slot.parameter in parameters:
+            found.setdefault((id(parameters[slot.parameter]), slot.axis, slot.part), slot)
+    return tuple(found.values())

@@ -1,0 +1,41 @@
+"""One training sequence, and its keeping as columns of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+IGNORED = -100  # the label that PyTorch's cross entropy passes over
+
+
+@dataclass(frozen=True)
+class Example:
+    """A sequence, or a pair of sequences.
+
+    Attributes:
+        input_ids: tokens, special ones included.
+        token_type_ids: which half of an encoded pair each token is of; None for one text.
+        labels: a class id, or one for each token with -100 where there is none; None without labels.
+        pair_ids: tokens of the document that `input_ids` is the query of.
+    """
+
+    input_ids: list[int]
+    token_type_ids: list[int] | None = None
+    labels: int | list[int] | None = None
+    pair_ids: list[int] | None = None
+
+
+_FIELDS = tuple(field.name for field in fields(Example))
+
+
+def examples_from(columns: Mapping[str, Sequence[Any]]) -> list[Example]:
+    """The rows of a table whose columns have the names of `Example`'s fields; others are passed over."""
+    names = [name for name in _FIELDS if name in columns]
+    rows = zip(*(columns[name] for name in names), strict=True)
+    return [Example(**dict(zip(names, row, strict=True))) for row in rows]
+
+
+def pack(example: Example) -> dict[str, Any]:
+    """What is not None, JSON-ready; `Example(**packed)` is the way back."""
+    return {name: value for name in _FIELDS if (value := getattr(example, name)) is not None}

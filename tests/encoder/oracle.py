@@ -1,0 +1,180 @@
+"""A small stock model filled by hand, by rules on parameters' names; knows the families, not our layouts."""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from homoexport.encoder import Keep, LayerKeep, family_of
+
+Rules = list[tuple[str, str | None, str | None]]  # (pattern, group of the rows, group of the columns); the first counts
+
+_EMBEDDINGS: Rules = [(r"(word|position|token_type|tok)_embeddings\.weight", None, "hidden")]
+_BERT_LAYERS: Rules = [
+    (r"attention\.self\.(query|key)\.", "query_key", "hidden"),
+    (r"attention\.self\.value\.", "value_out", "hidden"),
+    (r"attention\.output\.dense\.", "hidden", "value_out"),
+    (r"intermediate\.dense\.", "ffn", "hidden"),
+    (r"\d\.output\.dense\.", "hidden", "ffn"),
+]
+_HEADS: Rules = [
+    (r"(LayerNorm|layer_norm|norm)\.", "hidden", None),
+    (
+        r"pooler\.dense|transform\.dense|lm_head\.dense|classifier\.dense|_transform\.|pre_classifier",
+        "hidden",
+        "hidden",
+    ),
+    (r"(decoder|vocab_projector|generator_lm_head|classifier|out_proj)\.weight", None, "hidden"),
+    (r"(decoder|vocab_projector|generator_lm_head|classifier|out_proj|lm_head|predictions)\.bias", None, None),
+]
+_BERT = [*_EMBEDDINGS, *_BERT_LAYERS, *_HEADS]
+RULES: dict[str, Rules] = {
+    "bert": _BERT,
+    "roberta": _BERT,
+    "xlm-roberta": _BERT,
+    "camembert": _BERT,
+    "electra": [(r"generator_predictions\.dense\.", "hidden", "hidden"), *_BERT],
+    "electra-projected": [
+        (r"embeddings_project\.", "hidden", None),
+        (r"\.?embeddings\.|generator_predictions\.LayerNorm|generator_lm_head", None, None),
+        (r"generator_predictions\.dense\.weight", None, "hidden"),
+        (r"generator_predictions\.dense\.bias", None, None),
+        *_BERT,
+    ],
+    "distilbert": [
+        *_EMBEDDINGS,
+        (r"\.(q|k)_lin\.", "query_key", "hidden"),
+        (r"\.v_lin\.", "value_out", "hidden"),
+        (r"\.out_lin\.", "hidden", "value_out"),
+        (r"\.lin1\.", "ffn", "hidden"),
+        (r"\.lin2\.", "hidden", "ffn"),
+        *_HEADS,
+    ],
+    "mpnet": [
+        *_EMBEDDINGS,
+        (r"relative_attention_bias", None, "heads"),
+        (r"attn\.(q|k)\.", "query_key", "hidden"),
+        (r"attn\.v\.", "value_out", "hidden"),
+        (r"attn\.o\.", "hidden", "value_out"),
+        (r"intermediate\.dense\.", "ffn", "hidden"),
+        (r"\d\.output\.dense\.", "hidden", "ffn"),
+        *_HEADS,
+    ],
+    "modernbert": [
+        *_EMBEDDINGS,
+        (r"attn\.Wqkv\.", "fused", "hidden"),
+        (r"attn\.Wo\.", "hidden", "value_out"),
+        (r"mlp\.Wi\.", "gated", "hidden"),
+        (r"mlp\.Wo\.", "hidden", "ffn"),
+        (r"head\.dense\.", "hidden", "hidden"),
+        *_HEADS,
+    ],
+}
+RULES["modernbert-biased"] = RULES["modernbert"]
+_QUERY = re.compile(r"self\.query\.|\.q_lin\.|attn\.q\.")
+
+
+def random_keep(model: PreTrainedModel, hidden: int, ffn: int, heads: int, head_dim: int, seed: int = 0) -> Keep:
+    """Indices drawn at random; the same heads in all layers where the model shares something between them."""
+    family = family_of(model.config)
+    widths = family.widths(model)
+    generator = torch.Generator().manual_seed(seed)
+
+    def pick(total: int, count: int) -> Tensor:
+        return torch.randperm(total, generator=generator)[:count].sort().values
+
+    shared = pick(widths.heads[0], heads) if family.layout(model).shared_heads else None
+    layers = []
+    for old_heads in widths.heads:
+        kept = shared if shared is not None else pick(old_heads, heads)
+        dims = [
+            torch.cat([head * widths.head_dim + pick(widths.head_dim, head_dim) for head in kept]) for _ in range(2)
+        ]
+        layers.append(LayerKeep(dims[0], dims[1], pick(widths.intermediate_size, ffn)))
+    return Keep(pick(widths.hidden_size, hidden), tuple(layers), head_dim, heads=shared)
+
+
+def fill_by_hand(
+    big: PreTrainedModel, keep: Keep, *, kind: str, old_head_dim: int, kept_layers: Sequence[int] | None = None
+) -> PreTrainedModel:
+    """A small model from a plain config, its weights copied name by name.
+
+    Args:
+        big: where the weights come from.
+        keep: what is copied; of each layer of `big`.
+        kind: of `RULES`.
+        old_head_dim: head width of `big`.
+        kept_layers: layers of `big` that the small model has.
+    """
+    kept = list(kept_layers if kept_layers is not None else range(len(keep.layers)))
+    small = type(big)(_small_config(big.config, keep, kept)).eval()
+    source = big.state_dict()
+    values = {}
+    for name, target in small.state_dict().items():
+        found = re.search(r"(?<=layer\.)\d+|(?<=layers\.)\d+", name)
+        layer = kept[int(found[0])] if found else 0
+        old_name = name[: found.start()] + str(layer) + name[found.end() :] if found else name
+        value = source[old_name]
+        rows, columns = next((rows, columns) for pattern, rows, columns in RULES[kind] if re.search(pattern, name))
+        groups = _groups(keep, layer, big)
+        if rows is not None:
+            value = value[groups[rows]]
+        if columns is not None and value.dim() == 2:
+            value = value[:, groups[columns]]
+        if _QUERY.search(name):
+            value = value * math.sqrt(keep.head_dim / old_head_dim)
+        assert value.shape == target.shape, name
+        values[name] = value
+    small.load_state_dict(values)
+    return small
+
+
+def _groups(keep: Keep, layer: int, big: PreTrainedModel) -> dict[str, Tensor]:
+    slots = keep.layers[layer]
+    width, ffn = big.config.hidden_size, getattr(big.config, "intermediate_size", 0)
+    return {
+        "hidden": keep.hidden,
+        "query_key": slots.query_key,
+        "value_out": slots.value_out,
+        "ffn": slots.ffn,
+        "fused": torch.cat([slots.query_key, width + slots.query_key, 2 * width + slots.value_out]),
+        "gated": torch.cat([slots.ffn, ffn + slots.ffn]),
+        **({} if keep.heads is None else {"heads": keep.heads}),
+    }
+
+
+def _small_config(config: object, keep: Keep, kept: list[int]) -> object:
+    small = copy.deepcopy(config)
+    hidden, ffn = len(keep.hidden), len(keep.layers[0].ffn)
+    heads = len(keep.layers[0].query_key) // keep.head_dim
+    if small.model_type == "distilbert":
+        small.dim, small.hidden_dim, small.n_heads, small.n_layers = hidden, ffn, heads, len(kept)
+        return small
+    if small.model_type == "electra" and small.embedding_size == small.hidden_size:
+        small.embedding_size = hidden
+    if small.model_type == "modernbert":
+        step = getattr(small, "global_attn_every_n_layers", 3)
+        global_ones = [place for place, index in enumerate(kept) if index % step == 0]
+        small.global_attn_every_n_layers = global_ones[1] if len(global_ones) > 1 else len(kept)
+        small.layer_types = [
+            "full_attention" if place in global_ones else "sliding_attention" for place in range(len(kept))
+        ]
+    small.hidden_size, small.intermediate_size = hidden, ffn
+    small.num_attention_heads, small.num_hidden_layers = heads, len(kept)
+    return small
+
+
+def outputs(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
+    """What the model answers, and its hidden states but the last, at tokens that are not padding."""
+    with torch.no_grad():
+        result = model(**batch, output_hidden_states=True)
+    mask = batch["attention_mask"].bool()
+    last = result.logits if "logits" in result else result.last_hidden_state
+    states = [state[mask] for state in result.hidden_states[:-1]]
+    return torch.cat([last[mask].flatten() if last.dim() == 3 else last.flatten(), *(s.flatten() for s in states)])
