@@ -31,6 +31,10 @@ def distill_command(
         typer.Option(help="Glob of txt, jsonl, csv, tsv or parquet files, or package:DISTRIBUTION/GLOB. Repeatable."),
     ] = None,
     column: Annotated[str | None, typer.Option(help="Column of --data that holds the text.")] = None,
+    pair_column: Annotated[
+        str | None, typer.Option(help="Column of --data with the second text: a query's document, a pair's other half.")
+    ] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column of --data with labels, for classifiers.")] = None,
     objective: Annotated[
         str | None, typer.Option(help="masked-lm, sentence-embedding, classification or token-classification.")
     ] = None,
@@ -60,11 +64,13 @@ def distill_command(
     """
     tree: dict[str, Any] = read_recipe_tree(recipe) if recipe else {"distill": {"steps": 1000, "batch_size": 32}}
     tree.update({name: value for name, value in (("teacher", teacher), ("seed", seed)) if value is not None})
+    columns = {"column": column, "pair_column": pair_column, "label_column": label_column}
+    named = {key: name for key, name in columns.items() if name}
     if data:
-        sources = [{"files": glob} | ({"column": column} if column else {}) for glob in data]
-        put(tree, "text", sources=sources)
-    elif column:
-        raise UserError("--column is for --data", where="distill", mend="put the column into the recipe")
+        put(tree, "text", sources=[{"files": glob, **named} for glob in data])
+    elif named:
+        flag = next(iter(named)).replace("_", "-")
+        raise UserError(f"--{flag} is for --data", where="distill", mend="put the column into the recipe")
     put(tree, "text", max_length=max_length)
     put(
         tree,
