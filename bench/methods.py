@@ -4,8 +4,9 @@
 
 Distils MiniLM-L6 (6 x 384) on the quickstart's texts. Three groups of runs:
 
-- methods: homodistil, one-shot, from-scratch, minilm, all to 6 x 192; layers, once as DistilBERT has
-  it (3 x 384: embeddings and half the layers, twice the size) and once cut to the others' size (3 x 224);
+- methods: homodistil, one-shot (by sensitivity and by magnitude), from-scratch, minilm, all to 6 x 192;
+  layers, once as DistilBERT has it (3 x 384: the embeddings and half the layers, twice the size) and
+  once cut to the others' size (3 x 224);
 - t_f: homodistil with the target met at 0, 0.1, 0.3, 0.5, 0.7, 0.9 of the steps (0 is one-shot);
 - importance: homodistil by sensitivity, magnitude and platon.
 
@@ -53,6 +54,7 @@ class Cell:
 METHODS = (
     Cell(DEFAULT),
     Cell("one-shot", ("distill.method=one-shot",)),
+    Cell("one-shot, magnitude", ("distill.method=one-shot", "distill.importance=magnitude")),
     Cell("from-scratch", ("distill.method=from-scratch",)),
     Cell("minilm", ("distill.method=minilm",)),
     Cell(

@@ -12,7 +12,7 @@ import yaml
 from homoexport.recipe import parse_recipe, read_recipe_tree
 
 ROOT = Path(__file__).parents[1]
-DOCS = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
+DOCS = sorted((ROOT / "docs").glob("*.md"))
 FRAGMENTS = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/distilling.md").read_text(), re.S)
 
 

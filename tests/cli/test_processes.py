@@ -138,3 +138,40 @@ def wait_for_lines(folder: Path, lines: int, process: subprocess.Popen) -> bool:
         assert time.monotonic() < deadline
         time.sleep(0.005)
     return True
+
+
+@pytest.mark.slow
+def test_streams_dealt_out_to_processes_make_the_same_students(tiny_folder, tmp_path):
+    """Several students, so that a branch goes back to its place in the stream."""
+    (tmp_path / "data").mkdir()
+    for part in range(6):
+        rows = [{"text": " ".join(f"w{(i * j + part) % 95}" for j in range(2, 6 + i % 9)) + "."} for i in range(200)]
+        (tmp_path / "data" / f"{part}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    tree = {
+        "name": "streamed",
+        "teacher": str(tiny_folder(masked_lm=True)),
+        "text": {
+            "sources": [{"dataset": str(tmp_path / "data"), "streaming": True}],
+            "max_length": 24,
+            "held_out": 20,
+        },
+        "students": [
+            {"name": "wide", "hidden_size": 24, "num_attention_heads": 4},
+            {"name": "narrow", "hidden_size": 16, "num_attention_heads": 2},
+        ],
+        "distill": {
+            "objective": "masked-lm",
+            "steps": 20,
+            "batch_size": 12,
+            "prune_every": 2,
+            "precision": "fp32",
+            "threads": 1,
+        },
+    }
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(json.dumps(tree))  # JSON is YAML
+    arguments = ["-m", "homoexport", "distill", str(recipe), "-o"]
+    subprocess.run([sys.executable, *arguments, str(tmp_path / "1")], env=environment(), check=True)
+    subprocess.run(launch(3, [*arguments, str(tmp_path / "3")]), env=environment(), check=True)
+    for name in ("wide", "narrow"):
+        assert_same_run(tmp_path / "1" / name, tmp_path / "3" / name)
