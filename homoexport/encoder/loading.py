@@ -65,12 +65,12 @@ def resolve_folder(source: str) -> Path:
     """The local folder of a hub name, a folder, or a `package:` spec; hub files are downloaded.
 
     Raises:
-        TeacherError: nothing is there, or it holds no model.
+        TeacherError: nothing is there, or it holds no model, or is a damaged archive.
     """
     if source.startswith(packaged.PREFIX):
         try:
-            folder = packaged.locate(source)
-        except (FileNotFoundError, ValueError) as error:
+            folder = packaged.locate_folder(source, cache_dir=_archives)
+        except (OSError, ValueError) as error:
             raise TeacherError(str(error), where=source) from None
     elif Path(source).is_dir():
         folder = Path(source)
@@ -81,6 +81,11 @@ def resolve_folder(source: str) -> Path:
     if not (folder / "config.json").is_file():
         raise TeacherError("is not a model: it has no config.json", where=source, mend=_NOT_A_MODEL)
     return folder
+
+
+def _archives() -> Path:
+    """Where the archives of packages are unpacked: beside the hub's cache (HF_HOME, HF_ASSETS_CACHE)."""
+    return huggingface_hub.cached_assets_path("homoexport", "packages", "unpacked")
 
 
 def _download(name: str) -> Path:

