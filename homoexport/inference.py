@@ -2,12 +2,12 @@
 
 Neither torch nor transformers is needed or imported.
 
-N texts, B batch, S sequence, D width of a vector.
+N texts, B batch, S sequence, D width of a vector, V vocabulary, C labels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ TASK_OUTPUTS = {
     "sentence-similarity": "sentence_embedding",
     "fill-mask": "logits",
     "feature-extraction": "last_hidden_state",
+    "text-classification": "logits",
+    "token-classification": "logits",
 }
 
 
@@ -34,7 +36,8 @@ TASK_OUTPUTS = {
 class PackageDetails:
     """What a package's manifest says of its model.
 
-    `file_bytes` counts the ONNX file and the external data that lies beside it.
+    `file_bytes` counts the ONNX file and the external data that lies beside it. `labels` are the names of a
+    classifier's logits, in their order; others have none.
     """
 
     folder: Path
@@ -46,6 +49,7 @@ class PackageDetails:
     vocab_size: int
     pad_token_id: int
     file_bytes: int
+    labels: tuple[str, ...] = ()
 
     @property
     def model(self) -> Path:
@@ -80,6 +84,7 @@ def read_package(folder: Path) -> PackageDetails:
             file_bytes=sum(
                 entry["bytes"] for name, entry in manifest["files"].items() if name.startswith(details["model_file"])
             ),
+            labels=tuple(details["labels"] if details["task"].endswith("-classification") else ()),
         )
     except KeyError as missing:
         raise PackageError(
@@ -157,26 +162,68 @@ class Package:
             PackageError: the package's task gives no vectors, or its graph no finite ones.
             UserError: a batch size below 1.
         """
-        if self.details.task == "fill-mask":
+        if self.details.output == "logits":
             raise PackageError(
-                "is a fill-mask package, which gives no vectors",
+                f"is a {self.details.task} package, which gives no vectors",
                 where=str(self.details.folder),
                 mend="name a sentence-similarity or feature-extraction package",
             )
-        if batch_size < 1:
-            raise UserError(f"a batch of {batch_size} texts", where="batch_size", mend="give 1 or more")
         if not texts:
             return self.embed([""])[:0]
-        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-        batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-        vectors = np.concatenate([self._vectors([texts[row] for row in batch]) for batch in batches])
-        if not np.isfinite(vectors).all():
+        return np.stack(self._in_batches(self._vectors, texts, batch_size, kind="vectors"))
+
+    def logits(self, texts: Sequence[str], batch_size: int = 32) -> list[FloatArray]:
+        """The logits of each text, in the order of the texts; `details.labels` names a classifier's.
+
+        Args:
+            texts: N texts, of which none at all is fine.
+            batch_size: texts of one run; texts of like length go together.
+
+        Returns:
+            For each text [C] from a text-classification package, [S, C] from a token-classification package and
+            [S, V] from a fill-mask package, S being its own number of tokens, special ones included.
+
+        Raises:
+            PackageError: the package's task gives no logits, or its graph no finite ones.
+            UserError: a batch size below 1.
+        """
+        if self.details.output != "logits":
             raise PackageError(
-                "gives vectors that are not finite", where=str(self.details.folder), mend="export the package again"
+                f"is a {self.details.task} package, which gives no logits",
+                where=str(self.details.folder),
+                mend="name a text-classification, token-classification or fill-mask package",
             )
-        restored = np.empty_like(vectors)
-        restored[order] = vectors
-        return restored
+        return self._in_batches(self._logits, texts, batch_size, kind="logits")
+
+    def _in_batches(
+        self,
+        answer: Callable[[Sequence[str]], Iterable[FloatArray]],
+        texts: Sequence[str],
+        batch_size: int,
+        *,
+        kind: str,
+    ) -> list[FloatArray]:
+        """One finite array for each text, in the order of the texts."""
+        if batch_size < 1:
+            raise UserError(f"a batch of {batch_size} texts", where="batch_size", mend="give 1 or more")
+        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+        found: dict[int, FloatArray] = {}
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            found.update(zip(rows, answer([texts[row] for row in rows]), strict=True))
+        if not all(np.isfinite(array).all() for array in found.values()):
+            raise PackageError(
+                f"gives {kind} that are not finite", where=str(self.details.folder), mend="export the package again"
+            )
+        return [found[row] for row in range(len(texts))]
+
+    def _logits(self, texts: Sequence[str]) -> list[FloatArray]:
+        """[C], or [S, C] without padding."""
+        tokens = self.tokenize(texts)
+        (answer,) = self.run(tokens, ["logits"])
+        if answer.ndim == 2:
+            return list(answer)
+        return [row[:length] for row, length in zip(answer, tokens["attention_mask"].sum(axis=1), strict=True)]
 
     def _vectors(self, texts: Sequence[str]) -> FloatArray:
         """[B, D]"""

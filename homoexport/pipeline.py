@@ -140,12 +140,6 @@ def _student_of(recipe: Recipe) -> StudentShape:
         raise RecipeError(
             "a run exports and measures one student", where="students", mend="distil them with `homoexport distill`"
         )
-    if TASKS[recipe.distill.objective] not in OUTPUT_NAMES:
-        raise RecipeError(
-            f"a run does not export {recipe.distill.objective} students",
-            where="distill.objective",
-            mend="distil it with `homoexport distill`",
-        )
     return recipe.student
 
 

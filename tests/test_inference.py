@@ -70,6 +70,33 @@ def test_fill_mask_package_gives_logits_and_no_vectors(tmp_path: Path) -> None:
         package.run(package.tokenize(["w0"]), ["sentence_embedding"])
 
 
+@pytest.mark.parametrize("task", ["text-classification", "token-classification"])
+def test_classifier_gives_each_texts_logits_and_no_vectors(tmp_path: Path, task: str) -> None:
+    arrays = {**weights(), "head": weights(vocab_size=3)["head"]}
+    package = open_package(
+        write_package(tmp_path / "package", task, arrays=arrays, labels=["a", "b", "c"], max_length=16), threads=1
+    )
+    assert package.details.labels == ("a", "b", "c")
+    for batch_size in (1, 4, 32):
+        logits = package.logits(TEXTS, batch_size=batch_size)
+        for text, actual in zip(TEXTS, logits, strict=True):
+            words = [WORDS.index(word) if word in WORDS else 1 for word in text.split()][:14]
+            expected = np.tanh(arrays["embedding"][[2, *words, 3]] @ arrays["layer0"]) @ arrays["head"]
+            np.testing.assert_allclose(actual, expected[0] if task == "text-classification" else expected, atol=1e-5)
+    assert package.logits([]) == []
+    with pytest.raises(PackageError, match=f"is a {task} package, which gives no vectors"):
+        package.embed(["w0"])
+    with pytest.raises(UserError, match="a batch of 0"):
+        package.logits(["w0"], batch_size=0)
+
+
+def test_package_without_logits_or_labels_says_so(tmp_path: Path) -> None:
+    with pytest.raises(PackageError, match="is a sentence-similarity package, which gives no logits"):
+        open_package(write_package(tmp_path / "package"), threads=1).logits(["w0"])
+    with pytest.raises(PackageError, match="does not say 'labels'"):
+        read_package(write_package(tmp_path / "unnamed", "token-classification"))
+
+
 def test_vectors_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     arrays = weights()
     arrays["embedding"][5] = np.nan

@@ -100,6 +100,10 @@ class Family(Protocol):
     def pretrains_lm_head(self) -> bool:
         """Whether the family's `...ForPreTraining` models have a masked-LM head."""
 
+    @property
+    def takes_additive_mask(self) -> bool:
+        """Whether one ready-made additive mask [B, 1, S, S] is right for all layers and heads, on transformers 5."""
+
     def layout(self, model: nn.Module) -> Layout:
         """The model's slots."""
 

@@ -31,6 +31,7 @@ class ModernBert:
     model_types: tuple[str, ...] = ("modernbert",)
     prunes_head_width: bool = False
     pretrains_lm_head: bool = True
+    takes_additive_mask: bool = False  # local layers would attend to everything, and a mean-pooling head reads it, too
 
     def body(self, model: nn.Module) -> nn.Module:
         """The encoder inside a task model, or the model itself."""

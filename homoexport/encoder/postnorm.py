@@ -67,6 +67,7 @@ class PostNorm:
     names: Names
     prunes_head_width: bool = True
     pretrains_lm_head: bool = True
+    takes_additive_mask: bool = True
 
     def body(self, model: nn.Module) -> nn.Module:
         """The encoder inside a task model, or the model itself."""

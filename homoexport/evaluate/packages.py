@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from homoexport.errors import TextError
+from homoexport.evaluate.agreement import check_comparable, decision_logits, label_agreement
 from homoexport.evaluate.estimate import Quality
 from homoexport.evaluate.masked_lm import masked_lm_quality
 from homoexport.evaluate.similarity import similarity_quality
@@ -22,8 +23,10 @@ def evaluate_packages(
 ) -> list[dict[str, Any]]:
     """Judge shipped packages on held-out texts.
 
-    Fill-mask packages get `masked_lm_loss` and `top1` on the same masked tokens. The others get
-    `similarity_spearman`, the agreement of their similarities with the teacher's, whose own is 1.
+    Fill-mask packages get `masked_lm_loss` and `top1` on the same masked tokens. Classifiers get
+    `label_agreement`, the share of the teacher's decisions that they keep (`score_spearman` where
+    there is one label). The others get `similarity_spearman`, the agreement of their similarities
+    with the teacher's. The teacher's own agreement is 1.
 
     Args:
         packages: package folders.
@@ -37,7 +40,7 @@ def evaluate_packages(
         how much text it was taken from.
 
     Raises:
-        PackageError: not a package, or a teacher that gives no vectors to compare with.
+        PackageError: not a package, or a teacher that gives no vectors, or not the same labels, to compare with.
         TextError: too little text.
     """
     if not texts:
@@ -46,11 +49,18 @@ def evaluate_packages(
         rows = np.sort(np.random.default_rng(seed).choice(len(texts), _MAX_TEXTS, replace=False))
         texts = [texts[row] for row in rows]
     reference: FloatArray | None = None
+    decisions: list[FloatArray] | None = None
     results = []
     for folder in packages:
         package = open_package(folder, threads=threads)
         if package.details.task == "fill-mask":
             quality = masked_lm_quality(package, _token_ids(package, texts), seed=seed)
+        elif package.details.labels:
+            judge = open_package(teacher, threads=threads)
+            check_comparable(package, judge)
+            if decisions is None:
+                decisions = decision_logits(judge, texts)
+            quality = label_agreement(decisions, decision_logits(package, texts), seed=seed)
         else:
             if reference is None:
                 reference = open_package(teacher, threads=threads).embed(texts)

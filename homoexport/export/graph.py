@@ -2,13 +2,14 @@
 
 Pooling and L2 normalisation lie inside the graph where the model is for sentence similarity.
 
-B batch, S sequence, D hidden, V vocabulary.
+B batch, S sequence, D hidden, V vocabulary, C labels.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -19,32 +20,41 @@ import torch
 import transformers
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
-from homoexport.encoder import Encoder, Pooling, Task
+from homoexport.encoder import Encoder, Pooling, Task, family_of
 from homoexport.errors import UserError
 
 OUTPUT_NAMES: dict[Task, tuple[str, ...]] = {
     "sentence-similarity": ("sentence_embedding", "last_hidden_state"),  # [B, D], [B, S, D]
     "fill-mask": ("logits",),  # [B, S, V]
     "feature-extraction": ("last_hidden_state",),  # [B, S, D]
+    "text-classification": ("logits",),  # [B, C]
+    "token-classification": ("logits",),  # [B, S, C]
 }
 MIN_OPSET = 18  # what torch's exporter writes by itself; older ones are refused rather than down-converted
 MAX_PARAMETER_BYTES = 2_000_000_000  # protobuf's limit is 2 GiB for a file, graph and names included
 
 
 def input_names(encoder: Encoder) -> tuple[str, ...]:
-    """The graph's inputs, each int64 [B, S]: just what the tokenizer returns, so that its answer can be fed as is."""
-    return tuple(name for name in encoder.tokenizer.model_input_names)
+    """The graph's inputs, each int64 [B, S]: what the model's forward takes of what the tokenizer returns.
+
+    A model that knows one token type alone adds the same vector everywhere, and needs no input for it.
+    """
+    taken = set(inspect.signature(encoder.model.forward).parameters)
+    if getattr(encoder.model.config, "type_vocab_size", None) == 1:
+        taken -= {"token_type_ids"}
+    return tuple(name for name in encoder.tokenizer.model_input_names if name in taken)
 
 
 class _ExportedEncoder(torch.nn.Module):
-    """The model with a plain additive mask in front and, for sentences, pooling behind."""
+    """The model with, where it takes one, a plain additive mask in front and, for sentences, pooling behind."""
 
-    def __init__(self, model: torch.nn.Module, names: Sequence[str], task: Task, pooling: Pooling | None) -> None:
+    def __init__(self, model: Any, names: Sequence[str], outputs: Sequence[str], pooling: Pooling | None) -> None:
         super().__init__()
-        self.model, self.names, self.task, self.pooling = model, names, task, pooling
+        self.model, self.names, self.outputs, self.pooling = model, names, outputs, pooling
         # From version 5 on a ready-made 4-d mask is taken as it is; given a 2-d one, it is built by an index dance
         # (GatherND over ranges) in the graph. Version 4 builds a plain one by itself and takes nothing but 2-d.
-        self.additive_mask = int(transformers.__version__.split(".")[0]) >= 5
+        newer = int(transformers.__version__.split(".")[0]) >= 5
+        self.additive_mask = newer and family_of(model.config).takes_additive_mask
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         named = dict(zip(self.names, inputs, strict=True))
@@ -54,7 +64,7 @@ class _ExportedEncoder(torch.nn.Module):
             mask = (1.0 - attention_mask[:, None, None, :].to(torch.float32)) * torch.finfo(torch.float32).min
             mask = mask.expand(-1, -1, length, -1)  # [B, 1, S, S]: the form that ONNX Runtime's fused attention takes
         output = self.model(**named, attention_mask=mask)
-        if self.task == "fill-mask":
+        if "logits" in self.outputs:
             return (output.logits,)
         hidden = output.last_hidden_state
         if self.pooling is None:
@@ -112,7 +122,8 @@ def torch_to_onnx(encoder: Encoder, *, opset: int) -> ir.Model:
         The graph, with the outputs of `OUTPUT_NAMES`.
 
     Raises:
-        UserError: an opset below 18 or one that torch cannot write; a model too big for one file.
+        UserError: an opset below 18 or one that torch cannot write; a model too big for one file, or one that torch
+            cannot export.
     """
     parameter_bytes = sum(4 * parameter.numel() for parameter in encoder.model.parameters())
     if parameter_bytes > MAX_PARAMETER_BYTES:
@@ -128,18 +139,29 @@ def torch_to_onnx(encoder: Encoder, *, opset: int) -> ir.Model:
     mask[1, 5:] = 0
     example = tuple(mask if name == "attention_mask" else torch.zeros_like(mask) for name in names)
     dynamic = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")}
-    wrapped = _ExportedEncoder(_eager_copy(encoder.model), names, encoder.task, encoder.pooling).eval()
-    with _quiet_exporter(), torch.no_grad():
-        program = torch.onnx.export(
-            wrapped,
-            example,
-            dynamo=True,
-            opset_version=opset,
-            input_names=list(names),
-            output_names=list(outputs),
-            dynamic_shapes=((dynamic,) * len(names),),  # one entry for `*inputs`
-            verbose=False,
+    wrapped = _ExportedEncoder(_eager_copy(encoder.model), names, outputs, encoder.pooling).eval()
+    try:
+        with _quiet_exporter(), torch.no_grad():
+            program = torch.onnx.export(
+                wrapped,
+                example,
+                dynamo=True,
+                opset_version=opset,
+                input_names=list(names),
+                output_names=list(outputs),
+                dynamic_shapes=((dynamic,) * len(names),),  # one entry for `*inputs`
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        reason = next(
+            (line for line in str(error.__cause__ or error).splitlines() if line.strip()), type(error).__name__
         )
+        raise UserError(
+            f"torch {torch.__version__} cannot export this {type(encoder.model).__name__} of transformers "
+            f"{transformers.__version__} ({reason.strip()})",
+            where=encoder.source,
+            mend="try the versions of constraints.txt",
+        ) from error
     assert program is not None
     model: ir.Model = program.model
     if model.opset_imports[""] != opset:

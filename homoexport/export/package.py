@@ -12,18 +12,23 @@ import copy
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import onnx_ir as ir
-from optimum.utils import NormalizedConfigManager
 
 from homoexport.artifact import output_errors, staged, write_manifest
-from homoexport.encoder import Encoder, count_parameters, parent_of, weights_digest, write_sentence_files
+from homoexport.encoder import Encoder, count_parameters, family_of, parent_of, weights_digest, write_sentence_files
 from homoexport.errors import ParityError
-from homoexport.export.fuse import make_fused, make_fused_attention, make_fused_skip_layer_norm, make_portable
+from homoexport.export.fuse import (
+    MICROSOFT,
+    make_fused,
+    make_fused_attention,
+    make_fused_skip_layer_norm,
+    make_portable,
+)
 from homoexport.export.graph import OUTPUT_NAMES, describe, input_names, torch_to_onnx
 from homoexport.export.parity import Parity, Precision, check_parity, make_batches
 from homoexport.export.quantize import DESCRIPTION, quantize_int8
@@ -70,7 +75,9 @@ class Candidate:
 
 def max_length_of(encoder: Encoder) -> int:
     """Tokens of the longest text that the model takes: the least of what its files say."""
-    lengths = [int(encoder.model.config.max_position_embeddings), int(encoder.tokenizer.model_max_length)]
+    lengths = [int(encoder.tokenizer.model_max_length)]
+    longest = family_of(encoder.model.config).longest_sequence(encoder.model.config)
+    lengths += [longest] if longest is not None else []
     settings = encoder.folder / "sentence_bert_config.json"
     if encoder.task == "sentence-similarity" and settings.is_file():
         stated = json.loads(settings.read_text(encoding="utf-8")).get("max_seq_length")
@@ -88,8 +95,8 @@ def make_candidates(
     max_length: int,
     properties: dict[str, str],
     progress: Callable[[str], None],
-) -> list[Candidate]:
-    """Every rung of the ladder with its parity, as files in `folder`.
+) -> tuple[list[Candidate], dict[str, str]]:
+    """Every rung of the ladder with its parity, as files in `folder`; and why other rungs are missing.
 
     A graph beyond its bound stays in the list, for its figures, but nothing is quantized from it.
     """
@@ -100,29 +107,43 @@ def make_candidates(
     ir.save(exported, raw)
     makers = QUANTIZABLE if quantize == "int8" else {**QUANTIZABLE, **FP32_ONLY}
     batches = make_batches(encoder, texts, max_length=max_length)
-    candidates = []
+    candidates: list[Candidate] = []
+    left_out: dict[str, str] = {}
     for name, make in makers.items():
-        progress(f"checking the {name} graph against torch")
         file = folder / f"{name}.onnx"
-        ir.save(make(ir.load(raw)), file)
-        parity = check_parity(file, batches, task=encoder.task, precision="fp32")
-        candidates.append(Candidate(name, "fp32", file, parity))
-        if quantize == "int8" and parity.passed:
-            progress(f"quantizing the {name} graph")
-            quantized = folder / f"{name}.int8.onnx"
-            quantize_int8(file, quantized)
-            parity = check_parity(quantized, batches, task=encoder.task, precision="int8")
-            candidates.append(Candidate(f"{name}-int8", "int8", quantized, parity))
-    return candidates
+        try:
+            progress(f"checking the {name} graph against torch")
+            model = make(ir.load(raw))
+            if name != "portable" and all(node.domain != MICROSOFT for node in model.graph):
+                left_out[name] = "nothing in the graph could be fused"
+                continue
+            ir.save(model, file)
+            parity = check_parity(file, batches, task=encoder.task, precision="fp32")
+            candidates.append(Candidate(name, "fp32", file, parity))
+            if quantize == "int8" and parity.passed:
+                name = f"{name}-int8"
+                progress(f"quantizing the {file.stem} graph")
+                quantized = folder / f"{file.stem}.int8.onnx"
+                quantize_int8(file, quantized)
+                parity = check_parity(quantized, batches, task=encoder.task, precision="int8")
+                candidates.append(Candidate(name, "int8", quantized, parity))
+        except OSError:
+            raise  # a full disk says nothing about the graph
+        except Exception as error:  # what onnxscript and onnxruntime raise of graphs has no base but this
+            left_out[name] = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return candidates, left_out
 
 
-def choose(candidates: Sequence[Candidate], precision: Precision, rank: Rank) -> tuple[Candidate, list[Candidate]]:
+def choose(
+    candidates: Sequence[Candidate], precision: Precision, rank: Rank, left_out: Mapping[str, str] | None = None
+) -> tuple[Candidate, list[Candidate]]:
     """The fastest candidate of a precision that answers as torch does; of those as fast, the smallest file.
 
     Args:
         candidates: from `make_candidates`.
         precision: what is to be shipped.
         rank: median milliseconds of files, in their order.
+        left_out: why other graphs are no candidates.
 
     Returns:
         The chosen one, and all of them with the latencies that were measured.
@@ -132,8 +153,9 @@ def choose(candidates: Sequence[Candidate], precision: Precision, rank: Rank) ->
     """
     sound = [candidate for candidate in candidates if candidate.precision == precision and candidate.parity.passed]
     if not sound:
-        figures = "; ".join(_figures_line(candidate) for candidate in candidates if not candidate.parity.passed)
-        raise ParityError(f"no {precision} graph answers as the model does: {figures}")
+        figures = [_figures_line(candidate) for candidate in candidates if not candidate.parity.passed]
+        figures += [f"{name} {reason}" for name, reason in (left_out or {}).items()]
+        raise ParityError(f"no {precision} graph answers as the model does: {'; '.join(figures)}")
     latencies = dict(zip([item.name for item in sound], rank([item.file for item in sound]), strict=True))
     measured = [replace(item, latency_p50_ms=latencies.get(item.name)) for item in candidates]
     limit = TIE * min(latencies.values())
@@ -156,6 +178,9 @@ def _write_files(encoder: Encoder, chosen: Candidate, folder: Path, *, max_lengt
     shutil.copyfile(chosen.file, model_file)
     tokenizer = copy.deepcopy(encoder.tokenizer)
     tokenizer.model_max_length = max_length  # so that truncation=True cuts where the graph ends
+    # So that its answer can be fed to the graph as it is, now and after loading.
+    tokenizer.model_input_names = list(input_names(encoder))
+    tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names
     tokenizer.save_pretrained(folder)
     shutil.copyfile(encoder.folder / "config.json", folder / "config.json")
     write_sentence_files(encoder, folder, hidden_size=encoder.model.config.hidden_size, max_length=max_length)
@@ -206,7 +231,7 @@ def export_encoder(
     }
     with staged(out_dir, force=force) as folder, tempfile.TemporaryDirectory(prefix="homoexport-") as work:
         with output_errors(Path(work)):
-            candidates = make_candidates(
+            candidates, left_out = make_candidates(
                 encoder,
                 Path(work),
                 texts=texts or SAMPLE_TEXT,
@@ -217,12 +242,11 @@ def export_encoder(
                 progress=progress,
             )
         progress("measuring the candidates")
-        chosen, measured = choose(candidates, precision, rank)
+        chosen, measured = choose(candidates, precision, rank, left_out)
         progress(f"writing the {chosen.name} graph")
         _write_files(encoder, chosen, folder, max_length=max_length)
-        config = NormalizedConfigManager.get_normalized_config_class(encoder.model.config.model_type)(
-            encoder.model.config
-        )
+        config = encoder.model.config
+        labels = encoder.task in ("text-classification", "token-classification")
         details = {
             "model_file": MODEL_FILES[precision],
             "task": encoder.task,
@@ -232,6 +256,7 @@ def export_encoder(
             "hidden_size": config.hidden_size,
             "input_names": list(input_names(encoder)),
             "output_names": list(OUTPUT_NAMES[encoder.task]),
+            "labels": [config.id2label[index] for index in range(config.num_labels)] if labels else None,
             "precision": precision,
             "quantization": DESCRIPTION if precision == "int8" else None,
             "parameters": count_parameters(encoder.model),
@@ -239,6 +264,7 @@ def export_encoder(
             "graph": chosen.name,
             "parity": chosen.parity.as_json(),
             "candidates": [candidate.as_json() for candidate in measured],
+            "left_out": left_out,
         }
         write_manifest(folder, "package", parent=parent_of(encoder), recipe=recipe_digest, details=details)
     return out_dir

@@ -18,6 +18,7 @@ from homoexport.report.wording import budget_line, judgement, metric, number, pa
 SUMMARY, REPORT, PLOTS = "summary.json", "report.md", "plots"
 LOG, MEASUREMENT, PACKAGE = "1-student/log.jsonl", "3-measured/measurement.json", "2-onnx"
 _DPI = 150
+_NO_GAP = 1e-5
 
 
 def write_report(run_dir: Path, summary: Mapping[str, Any], *, log_path: Path, measurement: Mapping[str, Any]) -> Path:
@@ -131,14 +132,19 @@ def _distilling(log: Sequence[Mapping[str, Any]]) -> str:
         "intermediate_size": "feed-forward size",
         "num_attention_heads": "attention heads",
         "head_dim": "head dimension",
+        "num_hidden_layers": "layers",
     }
-    widths = ", ".join(
-        f"{label} {width_of(first['widths'][name])} to {width_of(last['widths'][name])}"
-        for name, label in names.items()
+    ways = [(label, first["widths"].get(name), last["widths"].get(name)) for name, label in names.items()]
+    widths = ", ".join(f"{label} {width_of(old)} to {width_of(new)}" for label, old, new in ways if old != new)
+    began = (
+        "The student started as the teacher"
+        if abs(first["gap"]) < _NO_GAP
+        else "The student started apart from the teacher"
     )
+    pruned = f" and was pruned while it learned from it: {widths}" if widths else " and learned from it at one width"
     return (
         "## How the student came about\n\n"
-        f"The student started as the teacher and was pruned while it learned from it: {widths}. "
+        f"{began}{pruned}. "
         f"The gap between them was {number(first['gap'])} at the first of {len(log)} steps, "
         f"{number(widest['gap'])} at its widest (step {widest['step']}) and {number(last['gap'])} at the last.\n\n"
         f"![Widths and gap over the steps]({PLOTS}/homotopy.png)\n\n"

@@ -36,13 +36,15 @@ _WIDTHS = {
     "intermediate_size": ("feed-forward size", _ORANGE, "-", 3.0),
     "num_attention_heads": ("attention heads", _INK, "-", 1.0),
     "head_dim": ("head dimension", _PURPLE, ":", 2.0),
+    "num_hidden_layers": ("layers", _RED, "-.", 2.0),
 }
 _TERMS = {
     "task": "task",
     "kl": "KL divergence",
     "hidden": "hidden states",
-    "attention": "attention scores",
+    "attention": "attention",
     "embedding": "embeddings",
+    "relation": "relations of Q, K, V",
 }
 
 
@@ -85,7 +87,9 @@ def homotopy_figure(log: Sequence[Mapping[str, Any]]) -> Figure:
         for axes in (above, below):
             _mark_pruning(axes, log)
         for name, (label, colour, dashes, thickness) in _WIDTHS.items():
-            widths = np.array([line["widths"][name] for line in log], dtype=float)
+            widths = np.array([line["widths"].get(name, 1) for line in log], dtype=float)
+            if name == "num_hidden_layers" and widths[0] == widths[-1]:
+                continue  # depth is the exception
             told = f"{label}: {width_of(widths[0])} to {width_of(widths[-1])}"
             above.plot(steps, 100 * widths / widths[0], dashes, color=colour, linewidth=thickness, label=told)
         above.set_ylim(0, 105)

@@ -19,6 +19,14 @@ _METRICS = {
         "Spearman's correlation of the cosine similarities of all pairs of held-out texts with the teacher's: "
         "fidelity to the teacher, 1 at best",
     ),
+    "label_agreement": (
+        "labels as the teacher's",
+        "the share of held-out texts (of their tokens, for a tagger) that get the teacher's label: 1 at best",
+    ),
+    "score_spearman": (
+        "Spearman with teacher's scores",
+        "Spearman's correlation of the scores of held-out texts with the teacher's: 1 at best",
+    ),
     "masked_lm_loss": (
         "masked-LM loss, lower is better",
         "the cross-entropy at masked tokens of held-out text, in nats: lower is better, and the teacher's is the mark",

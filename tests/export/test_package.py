@@ -19,7 +19,8 @@ from homoexport.errors import OutputError, ParityError
 from homoexport.export import SAMPLE_TEXT, export_encoder, package
 from homoexport.export.package import Candidate, choose
 from homoexport.export.parity import INT8_MIN_COSINE, Parity, check_parity, make_batches
-from tests.conftest import BERT_TINY, MINILM
+from homoexport.inference import open_package
+from tests.conftest import BERT_TINY, MINILM, tiny_model, tiny_tokenizer
 
 TEXTS = ["w1", "w5 w6 w7 w8 w9 w10 w11 w12", "w20 w21 w22", "w3 w4 " * 20]
 
@@ -148,6 +149,63 @@ def test_existing_folder_is_refused_and_replaced_by_force(tiny_encoder, export_o
         export_encoder(encoder, **arguments)
     export_encoder(encoder, **arguments, force=True)
     assert verify(out)["details"]["task"] == "feature-extraction"
+
+
+def test_graphs_that_fail_are_left_out_with_the_reason_and_the_others_ship(
+    tiny_encoder, export_once, tmp_path, monkeypatch
+):
+    encoder = tiny_encoder("feature-extraction")
+
+    def fail(_model: object) -> None:
+        raise RuntimeError("no such\nfusion")
+
+    def fail_to_quantize(source: Path, _target: Path) -> None:
+        raise RuntimeError(f"{source.stem} has no integers")
+
+    makers = {"portable": package.make_portable, "fused": fail, "fused-skip-layer-norm": package.make_portable}
+    monkeypatch.setattr(package, "QUANTIZABLE", makers)
+    arguments = {"texts": TEXTS, "rank": by_name("portable.onnx")}
+    out = export_encoder(encoder, out_dir=tmp_path / "fp32", quantize="none", **arguments)
+    details = verify(out)["details"]
+    assert details["left_out"] == {
+        "fused": "RuntimeError: no such fusion",
+        "fused-skip-layer-norm": "nothing in the graph could be fused",
+    }
+    assert [item["name"] for item in details["candidates"]] == ["portable", "fused-attention"]
+    monkeypatch.setattr(package, "quantize_int8", fail_to_quantize)
+    with pytest.raises(
+        ParityError, match=r"no int8 graph answers.*portable-int8 RuntimeError: portable has no integers"
+    ):
+        export_encoder(encoder, out_dir=tmp_path / "int8", quantize="int8", **arguments)
+
+
+def test_classifier_package_names_its_labels_and_its_tokenizer_feeds_it(tmp_path):
+    torch.manual_seed(0)
+    model = tiny_model("distilbert", "token")
+    model.config.id2label = {0: "O", 1: "B-PER", 2: "I-PER"}
+    model.save_pretrained(tmp_path / "model")
+    tokenizer = tiny_tokenizer()
+    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names
+    tokenizer.save_pretrained(tmp_path / "model")
+    encoder = load_encoder(str(tmp_path / "model"))
+    assert "token_type_ids" in encoder.tokenizer(TEXTS)
+    out = export_encoder(
+        encoder, out_dir=tmp_path / "package", rank=by_name("fused.onnx"), texts=TEXTS, quantize="none"
+    )
+    details = verify(out)["details"]
+    assert (details["labels"], details["input_names"]) == (["O", "B-PER", "I-PER"], ["input_ids", "attention_mask"])
+    session = ort.InferenceSession(out / "onnx/model.onnx", providers=["CPUExecutionProvider"])
+    tokens = AutoTokenizer.from_pretrained(out)(TEXTS, padding=True, return_tensors="np")
+    answer = session.run(["logits"], dict(tokens))[0]
+    opened = open_package(out, threads=1)
+    assert opened.details.labels == ("O", "B-PER", "I-PER")
+    for text, row, ours in zip(TEXTS, answer, opened.logits(TEXTS), strict=True):
+        with torch.no_grad():
+            alone = encoder.tokenizer([text], return_tensors="pt")
+            expected = encoder.model(alone["input_ids"], attention_mask=alone["attention_mask"]).logits[0].numpy()
+        np.testing.assert_allclose(row[: len(expected)], expected, atol=1e-4)
+        np.testing.assert_allclose(ours, expected, atol=1e-4)
 
 
 def test_sample_text_is_varied():

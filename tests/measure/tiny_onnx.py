@@ -17,11 +17,13 @@ OUTPUTS = {
     "sentence-similarity": ["sentence_embedding", "last_hidden_state"],
     "fill-mask": ["logits"],
     "feature-extraction": ["last_hidden_state"],
+    "text-classification": ["logits"],
+    "token-classification": ["logits"],
 }
 
 
 def weights(hidden: int = 16, layers: int = 1, vocab_size: int = 64, seed: int = 0) -> dict[str, np.ndarray]:
-    """`embedding` [V, D], `layer0`... [D, D] and `head` [D, V]."""
+    """`embedding` [V, D], `layer0`... [D, D] and `head` [D, V], of which a classifier of C labels takes [D, C]."""
     rng = np.random.default_rng(seed)
     arrays = {"embedding": rng.normal(size=(vocab_size, hidden)), "head": rng.normal(size=(hidden, vocab_size))}
     arrays |= {f"layer{i}": rng.normal(size=(hidden, hidden)) / hidden**0.5 for i in range(layers)}
@@ -29,14 +31,20 @@ def weights(hidden: int = 16, layers: int = 1, vocab_size: int = 64, seed: int =
 
 
 def write_encoder(path: Path, task: str, arrays: dict[str, np.ndarray], *, repeat: int = 1) -> Path:
-    """An encoder of tanh layers, gone through `repeat` times; the sentence's vector is the normalised masked mean."""
+    """An encoder of tanh layers, gone through `repeat` times; the sentence's vector is the normalised masked mean.
+
+    A text's class is that of its first token.
+    """
     layers = sorted(name for name in arrays if name.startswith("layer")) * repeat
     nodes = [helper.make_node("Gather", ["embedding", "input_ids"], ["h0"])]
     for i, name in enumerate(layers):
         nodes.append(helper.make_node("MatMul", [f"h{i}", name], [f"m{i}"]))
         nodes.append(helper.make_node("Tanh", [f"m{i}"], [f"h{i + 1}"]))
     last = f"h{len(layers)}"
-    if task == "fill-mask":
+    if task == "text-classification":
+        nodes.append(helper.make_node("Gather", [last, "first"], ["h"], axis=1))
+        last = "h"
+    if OUTPUTS[task] == ["logits"]:
         nodes.append(helper.make_node("MatMul", [last, "head"], ["logits"]))
     else:
         nodes.append(helper.make_node("Identity", [last], ["last_hidden_state"]))
@@ -48,13 +56,13 @@ def write_encoder(path: Path, task: str, arrays: dict[str, np.ndarray], *, repea
             helper.make_node("ReduceSum", ["masked", "axis1"], ["sum"], keepdims=0),
             helper.make_node("LpNormalization", ["sum"], ["sentence_embedding"], axis=-1, p=2),
         ]
-    constants = {**arrays, "axis1": np.array([1]), "axis2": np.array([2])}
+    constants = {**arrays, "axis1": np.array([1]), "axis2": np.array([2]), "first": np.array(0)}
     used = {name for node in nodes for name in node.input}
-    hidden, vocab_size = arrays["head"].shape
+    hidden, classes = arrays["head"].shape
     shapes = {
         "sentence_embedding": ["batch", hidden],
         "last_hidden_state": ["batch", "sequence", hidden],
-        "logits": ["batch", "sequence", vocab_size],
+        "logits": ["batch", classes] if task == "text-classification" else ["batch", "sequence", classes],
     }
     graph = helper.make_graph(
         nodes,

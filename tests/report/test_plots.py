@@ -21,7 +21,7 @@ def test_widths_and_gap_are_the_logs(log: list[dict[str, Any]]) -> None:
 
 def test_every_active_term_has_its_own_axes(log: list[dict[str, Any]]) -> None:
     axes = terms_figure(log).axes
-    assert [one.get_title(loc="left") for one in axes] == ["task", "hidden states", "attention scores", "embeddings"]
+    assert [one.get_title(loc="left") for one in axes] == ["task", "hidden states", "attention", "embeddings"]
     np.testing.assert_array_equal(axes[2].get_lines()[0].get_ydata(), [line["terms"]["attention"] for line in log])
 
 

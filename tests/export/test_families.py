@@ -1,0 +1,160 @@
+"""Every family and task: exported, fused and quantized graphs against Hugging Face's own forward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+import torch
+import transformers
+
+from homoexport.encoder import Encoder, Task, load_encoder
+from homoexport.export import OUTPUT_NAMES, graph
+from homoexport.export.graph import input_names, pool
+from homoexport.export.package import Candidate, make_candidates, max_length_of
+from tests.conftest import FAMILY_CONFIGS, tiny_model, tiny_tokenizer
+
+# transformers 4.57 imports torch.compile for one family, and that imports what torch itself has deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+
+HEADS: dict[Task, str] = {
+    "fill-mask": "masked-lm",
+    "sentence-similarity": "model",
+    "feature-extraction": "model",
+    "text-classification": "sequence",
+    "token-classification": "token",
+}
+# Every family and every task once or more; the other pairs are slow together.
+QUICK = [
+    ("bert", "text-classification"),
+    ("roberta", "token-classification"),
+    ("electra-projected", "fill-mask"),
+    ("distilbert", "feature-extraction"),
+    ("mpnet", "sentence-similarity"),
+    ("modernbert-biased", "text-classification"),
+]
+CONFIGS = {"modernbert-biased": {"classifier_pooling": "mean"}}  # its head reads the mask, too
+PAIRS = [
+    pytest.param(kind, task, marks=[] if (kind, task) in QUICK else pytest.mark.slow)
+    for kind in FAMILY_CONFIGS
+    for task in HEADS
+]
+RUNGS = {name + end for name in ("portable", "fused", "fused-skip-layer-norm") for end in ("", "-int8")}
+LENGTHS = [(9,), (3, 58), (1, 2, 17, 30, 11), (40,) * 7]  # in words; local layers see 2 tokens to either side
+
+Make = Callable[..., Encoder]
+
+
+@pytest.fixture
+def family_encoder(tmp_path) -> Make:
+    """A tiny random model of a family, loaded for a task."""
+
+    def make(kind: str, task: Task) -> Encoder:
+        torch.manual_seed(0)
+        folder = tmp_path / "model"
+        model = tiny_model(kind, HEADS[task], layers=3)
+        model.config.update(CONFIGS.get(kind, {}))
+        model.save_pretrained(folder)
+        tokenizer = tiny_tokenizer()
+        tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+        tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names
+        tokenizer.save_pretrained(folder)
+        return load_encoder(str(folder), task=task)
+
+    return make
+
+
+def candidates_of(encoder: Encoder, folder: Path, **settings: object) -> tuple[dict[str, Candidate], dict[str, str]]:
+    rng = np.random.default_rng(0)
+    texts = [" ".join(f"w{word}" for word in rng.integers(0, 95, length)) for length in (1, 3, 58, 7, 20, 5, 2, 40)]
+    arguments = {"quantize": "int8", "opset": 18, "max_length": max_length_of(encoder), "properties": {}}
+    found, left_out = make_candidates(
+        encoder, folder, texts=texts, progress=lambda _step: None, **{**arguments, **settings}
+    )
+    return {candidate.name: candidate for candidate in found}, left_out
+
+
+def tokens_of(encoder: Encoder, lengths: tuple[int, ...], seed: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    texts = [" ".join(f"w{word}" for word in rng.integers(0, 95, length)) for length in lengths]
+    tokens = encoder.tokenizer(texts, padding=True, truncation=True, return_tensors="np")
+    tokens["token_type_ids"] = rng.integers(0, 2, tokens["input_ids"].shape)
+    return {name: tokens[name] for name in input_names(encoder)}
+
+
+def answers_of_torch(encoder: Encoder, tokens: dict[str, np.ndarray]) -> list[list[np.ndarray]]:
+    """For each text what the graph should give for it, each asked alone and without padding."""
+    rows = []
+    for row, length in enumerate(tokens["attention_mask"].sum(axis=1)):
+        alone = {name: torch.from_numpy(value[row : row + 1, :length]) for name, value in tokens.items()}
+        with torch.no_grad():
+            output = encoder.model(**alone)
+        if OUTPUT_NAMES[encoder.task] == ("logits",):
+            answers = [output.logits]
+        else:
+            answers = [output.last_hidden_state]
+            if encoder.pooling is not None:
+                answers.insert(0, pool(answers[0], alone["attention_mask"], encoder.pooling))
+        rows.append([answer[0].numpy() for answer in answers])
+    return rows
+
+
+def run(file: Path, tokens: dict[str, np.ndarray]) -> list[np.ndarray]:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    assert [node.name for node in session.get_inputs()] == list(tokens)
+    return session.run(None, tokens)
+
+
+@pytest.mark.parametrize(("kind", "task"), PAIRS)
+def test_graphs_answer_padded_batches_as_torch_answers_each_text_alone(family_encoder, tmp_path, kind, task):
+    encoder = family_encoder(kind, task)
+    candidates, left_out = candidates_of(encoder, tmp_path)
+    graphs = [candidate for candidate in candidates.values() if candidate.precision == "fp32"]
+    assert "portable" in candidates
+    assert all(candidate.parity.passed for candidate in graphs)
+    for seed, lengths in enumerate(LENGTHS):
+        tokens = tokens_of(encoder, lengths, seed)
+        expected = answers_of_torch(encoder, tokens)
+        for candidate in graphs:
+            outputs = run(candidate.file, tokens)
+            for row, answers in enumerate(expected):
+                for output, answer in zip(outputs, answers, strict=True):
+                    actual = output[row] if answer.ndim == 1 else output[row, : len(answer)]
+                    np.testing.assert_allclose(actual, answer, atol=1e-4, err_msg=candidate.name)
+    assert {node.domain for node in ir.load(candidates["portable"].file).graph} == {""}
+    # Of the others, a rung is there with its figures, or missing with a reason, and int8 is never without its fp32.
+    assert set(candidates) | {end for name in left_out for end in (name, f"{name}-int8")} == RUNGS
+    assert all(left_out.values())
+    for candidate in candidates.values():
+        if candidate.precision == "int8":
+            assert candidate.parity.passed, candidate
+
+
+def test_inputs_are_those_that_the_model_needs_of_what_the_tokenizer_gives(family_encoder):
+    three = ("input_ids", "token_type_ids", "attention_mask")
+    two = ("input_ids", "attention_mask")
+    needed = {"distilbert": two, "mpnet": two, "modernbert": two, "bert": three, "roberta": three}
+    assert {kind: input_names(family_encoder(kind, "feature-extraction")) for kind in needed} == needed
+    encoder = family_encoder("roberta", "feature-extraction")
+    encoder.model.config.type_vocab_size = 1
+    assert input_names(encoder) == two
+
+
+def test_what_torch_cannot_export_is_refused_in_one_line(family_encoder, monkeypatch):
+    encoder = family_encoder("bert", "feature-extraction")
+
+    def fail(*_arguments: object, **_settings: object) -> None:
+        raise torch.onnx.OnnxExporterError("cannot be traced\nat line 7")
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    with pytest.raises(graph.UserError, match="cannot export this BertModel of transformers") as caught:
+        graph.torch_to_onnx(encoder, opset=18)
+    assert "\n" not in str(caught.value)
+    assert transformers.__version__ in str(caught.value)
+    assert "(cannot be traced)" in str(caught.value)

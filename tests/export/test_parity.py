@@ -1,0 +1,96 @@
+"""What passes and what does not, against graphs whose answers are written down."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper, save
+
+from homoexport.export.parity import Batch, check_parity, make_batches
+
+
+def graph_of(path: Path, answers: np.ndarray) -> Path:
+    """A graph that gives `answers` [N, C] or [N, S, C] for the rows that `input_ids` [B, 1] names."""
+    shape = ["batch", *answers.shape[1:]]
+    nodes = [
+        helper.make_node("Squeeze", ["input_ids", "axis"], ["rows"]),
+        helper.make_node("Gather", ["answers", "rows"], ["logits"]),
+    ]
+    constants = [numpy_helper.from_array(answers, "answers"), numpy_helper.from_array(np.array([1]), "axis")]
+    inputs = [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", 1])]
+    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape)]
+    graph = helper.make_graph(nodes, "rows", inputs, outputs, constants)
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    return path
+
+
+def batches_of(expected: np.ndarray, mask: np.ndarray | None = None) -> list[Batch]:
+    """Two batches, of the first row and of all others."""
+    rows = np.arange(len(expected))[:, None]
+    mask = np.ones_like(rows) if mask is None else mask
+    parts = [slice(0, 1), slice(1, None)]
+    return [Batch({"input_ids": rows[at], "attention_mask": mask[at]}, {"logits": expected[at]}) for at in parts]
+
+
+@pytest.fixture
+def logits() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+
+
+def flipped(logits: np.ndarray, count: int) -> np.ndarray:
+    """Another likeliest label for the first texts, at nearly the same logits."""
+    close = logits.copy()
+    close[:, 0] = close[:, 1:].max(axis=1) + 1e-3
+    moved = close.copy()
+    moved[:count, 0] -= 2e-3
+    return np.stack([close, moved])
+
+
+@pytest.mark.parametrize(("flips", "passed"), [(4, True), (8, False)])
+def test_share_of_labels_that_stay_is_what_int8_is_held_to(tmp_path, logits, flips, passed):
+    expected, actual = flipped(logits, flips)
+    file = graph_of(tmp_path / "graph.onnx", actual)
+    parity = check_parity(file, batches_of(expected), task="text-classification", precision="int8")
+    assert parity.top1_agreement == pytest.approx(1 - flips / 40)
+    assert (parity.passed, parity.mean_cosine > 0.999) == (passed, True)
+    assert not check_parity(file, batches_of(expected), task="text-classification", precision="fp32").passed
+
+
+def test_graph_that_knows_one_label_alone_does_not_pass_on_texts_of_that_label(tmp_path, logits):
+    logits[:, 0] = 5
+    file = graph_of(tmp_path / "graph.onnx", np.tile(np.float32([5, -5, -5]), (40, 1)))
+    parity = check_parity(file, batches_of(logits), task="text-classification", precision="int8")
+    assert (parity.top1_agreement, parity.passed) == (1.0, False)
+
+
+def test_padding_does_not_count_for_token_labels(tmp_path):
+    rng = np.random.default_rng(0)
+    expected = rng.normal(size=(6, 4, 3)).astype(np.float32)
+    mask = (np.arange(4) < np.array([4, 1, 2, 3, 4, 1])[:, None]).astype(np.int64)
+    actual = np.where(mask[..., None] == 1, expected, -expected)
+    file = graph_of(tmp_path / "graph.onnx", actual)
+    parity = check_parity(file, batches_of(expected, mask), task="token-classification", precision="fp32")
+    assert (parity.passed, parity.top1_agreement, parity.max_difference) == (True, 1.0, 0.0)
+
+
+def test_scores_of_one_label_are_held_together(tmp_path, logits):
+    scores = logits[:, :1] + 10  # all of one sign and size: each by itself has a cosine of 1 with anything
+    noise = np.random.default_rng(1).normal(size=scores.shape).astype(np.float32)
+    for scale, passed in [(0.01, True), (1.0, False)]:
+        actual = scores + scale * noise
+        file = graph_of(tmp_path / "graph.onnx", actual)
+        parity = check_parity(file, batches_of(scores), task="text-classification", precision="int8")
+        centre = scores.mean()
+        ours, theirs = (actual - centre)[:, 0], (scores - centre)[:, 0]
+        expected = ours @ theirs / np.linalg.norm(ours) / np.linalg.norm(theirs)
+        assert parity.mean_cosine == parity.min_cosine == pytest.approx(expected, abs=1e-5)
+        assert (parity.passed, parity.top1_agreement) == (passed, None)
+
+
+def test_even_one_short_text_is_checked_in_a_batch_and_to_the_last_position(tiny_encoder):
+    encoder = tiny_encoder("feature-extraction")
+    shapes = [batch.tokens["input_ids"].shape for batch in make_batches(encoder, ["w1 w2"], max_length=64)]
+    assert (2, 64) in shapes
+    assert shapes[0] == (1, 4)
