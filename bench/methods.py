@@ -146,13 +146,16 @@ def keep(path: Path, result: dict[str, Any] | None, **about: Any) -> list[dict[s
         return runs
 
 
-def todo(path: Path, seeds: list[int], share: tuple[int, int]) -> Iterator[tuple[Cell, int]]:
+def todo(path: Path, seeds: list[int], steps: int, share: tuple[int, int]) -> Iterator[tuple[Cell, int]]:
     """Cells and seeds without a result, the methods' further seeds before the sweeps'; `share` is as in 0/2."""
     sweeps = (*STOPS, *IMPORTANCES)
     work = [(cell, seeds[0]) for cell in (*METHODS, *sweeps)]
     work += [(cell, seed) for cells in (METHODS, sweeps) for seed in seeds[1:] for cell in cells]
     for cell, seed in work[share[0] :: share[1]]:
-        if not any(run["cell"] == cell.name and run["seed"] == seed for run in keep(path, None)):
+        kept = keep(path, None)
+        if any(run["steps"] != steps for run in kept):
+            raise SystemExit(f"{path} has runs of other steps; name another --output")
+        if not any(run["cell"] == cell.name and run["seed"] == seed for run in kept):
             yield cell, seed
 
 
@@ -240,7 +243,7 @@ def main() -> None:
     arguments = parser.parse_args()
     index, of = map(int, arguments.share.split("/"))
     if not arguments.plot:
-        for cell, seed in todo(arguments.output, arguments.seeds, (index, of)):
+        for cell, seed in todo(arguments.output, arguments.seeds, arguments.steps, (index, of)):
             result = measure(cell, arguments.data, steps=arguments.steps, seed=seed, threads=arguments.threads)
             print(f"{cell.name}, seed {seed}: {result['spearman']:.4f} in {result['seconds']:.0f} s", flush=True)
             keep(arguments.output, result, data=arguments.data.name)

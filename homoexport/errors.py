@@ -8,7 +8,7 @@
         ├── ShapeError              a student that the teacher cannot become
         ├── OutputError             folder exists, disk full, not writable
         ├── PackageError            truncated or altered file, not a package
-        ├── TrainingError           a loss that is no number
+        ├── TrainingError           a loss that is no number, a process that is gone
         └── DeviceError             a target that is not there
     ParityError                     exit 3: a graph that does not answer as the model does
 
@@ -68,7 +68,7 @@ class PackageError(UserError):
 
 
 class TrainingError(UserError):
-    """A distillation whose loss is not finite."""
+    """A distillation whose loss is not finite, or one of whose processes is gone."""
 
 
 class DeviceError(UserError):

@@ -28,7 +28,7 @@ AttentionKind = Literal["scores", "probabilities"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Quantize = Literal["none", "int8"]
 
-_NAME = r"^[A-Za-z0-9._-]+$"
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # a folder of its own: no dot in front, no way up
 
 
 class _Section(BaseModel):
@@ -114,6 +114,12 @@ class LossWeights(_Section):
     relation: float = Field(
         1.0, ge=0, description="Relations of queries, keys and values in the last layer (method minilm alone)."
     )
+
+    @model_validator(mode="after")
+    def _some(self) -> LossWeights:
+        if not any(self.model_dump().values()):
+            raise ValueError("every term has weight 0")
+        return self
 
 
 class DistillSettings(_Section):
@@ -231,8 +237,10 @@ class Recipe(_Section):
         if (self.student is None) == (not self.students):
             raise ValueError("give either 'student' or 'students'")
         names = [student.name for student in self.students]
-        if None in names or len(set(names)) < len(names):
+        if None in names or len({str(name).lower() for name in names}) < len(names):
             raise ValueError("each of 'students' needs a name of its own")
+        if taken := {str(name).lower() for name in names} & {"trackers", "run.json"}:
+            raise ValueError(f"'{taken.pop()}' is a name of the run's own; call the student something else")
         return self
 
     def digest(self) -> str:

@@ -62,6 +62,9 @@ def test_overrides_reach_any_key():
         ("distill.prune_from=0.9", "prune_until comes before prune_from"),
         ("text.sources.0.dataset=wiki", "either 'dataset' or 'files'"),
         ("name=../up", "'name'"),
+        ("name=..", "'name'"),
+        ("students=[{name: .., hidden_size: 96}]", "'students.0.name'"),
+        ("distill.weights={task: 0, kl: 0, hidden: 0, attention: 0, embedding: 0, relation: 0}", "weight 0"),
     ],
 )
 def test_mistakes_are_named(override, words):

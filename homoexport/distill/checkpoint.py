@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from homoexport.artifact import output_errors
 from homoexport.errors import PackageError
 
 CHECKPOINT = ".checkpoint.pt"  # hidden: no part of the artifact
+_FORMAT = 2  # raised whenever a checkpoint's content changes
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
@@ -25,7 +27,7 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     with output_errors(path):
         try:
             with part.open("wb") as file:
-                torch.save(state, file)
+                torch.save({"format": _FORMAT, **state}, file)
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(path)
@@ -44,11 +46,14 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, ValueError) as error:
+    except (RuntimeError, OSError, EOFError, ValueError, UnpicklingError) as error:
         raise PackageError(
             f"the checkpoint does not load ({str(error).splitlines()[0]})",
             where=str(path),
             mend="start again with --force",
         ) from None
-    assert isinstance(state, dict)
+    if not isinstance(state, dict) or state.get("format") != _FORMAT:
+        raise PackageError(
+            "the checkpoint is of another version of homoexport", where=str(path), mend="start again with --force"
+        )
     return state

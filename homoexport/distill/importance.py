@@ -121,6 +121,10 @@ class Ranking:
         products = torch._foreach_mul(self._smoothed.tensors(), self._uncertainty.tensors())
         return self._smoothed.with_tensors(list(products))
 
+    def forget(self) -> None:
+        """Begin anew: what was seen so far was in other units."""
+        self._smoothed, self._uncertainty = self._zeros(), self._zeros()
+
     def keep(self, keep: Keep) -> None:
         """Follow a slice."""
         self._smoothed, self._uncertainty = (keep_scores(s, keep) for s in (self._smoothed, self._uncertainty))
@@ -153,6 +157,8 @@ def sensitivity(model: nn.Module, family: Family, *, token_ids: Tensor | None) -
                 touched = token_ids if name == rows else None
                 weights[name] = parameter.data if touched is None else parameter.data[touched]
                 gradients[name] = parameter.grad if touched is None else parameter.grad[touched]
+        if not weights:
+            return {}
         products = torch._foreach_mul(list(weights.values()), list(gradients.values()))
         torch._foreach_abs_(products)
         return dict(zip(weights, products, strict=True))
@@ -170,7 +176,7 @@ def magnitude(model: nn.Module, family: Family) -> Scores:
 
 
 def _sums(model: nn.Module, family: Family, measure: Callable[[dict[str, nn.Parameter]], dict[str, Tensor]]) -> Scores:
-    """A figure for each weight, summed into each neuron's; a layer at a time, which bounds the memory."""
+    """A figure for each weight, summed into each neuron's; some parameters at a time, which bounds the memory."""
     layout, widths = family.layout(model), family.widths(model)
     scores = zero_scores(layout, widths, next(model.parameters()).device)
     axes: dict[str, set[int]] = {}
@@ -179,8 +185,9 @@ def _sums(model: nn.Module, family: Family, measure: Callable[[dict[str, nn.Para
             axes.setdefault(slot.parameter, set()).add(slot.axis)
     axis_sums: dict[tuple[str, int], Tensor] = {}
     names = list(axes)
-    for start in range(0, len(names), _AT_ONCE):
-        chunk = {name: model.get_parameter(name) for name in names[start : start + _AT_ONCE]}
+    at_once = 1 if scores.hidden.device.type == "cpu" else _AT_ONCE
+    for start in range(0, len(names), at_once):
+        chunk = {name: model.get_parameter(name) for name in names[start : start + at_once]}
         for name, values in measure(chunk).items():
             for axis in axes[name]:
                 axis_sums[name, axis] = values if values.dim() == 1 else values.sum(1 - axis)
@@ -192,7 +199,7 @@ def _sums(model: nn.Module, family: Family, measure: Callable[[dict[str, nn.Para
     return scores
 
 
-_AT_ONCE = 16  # parameters of one fused call: about a layer's
+_AT_ONCE = 16  # parameters of one fused call: about a layer's; a CPU is faster with what stays in its cache
 
 
 def _part(sums: Tensor, slot: Slot) -> Tensor:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
+from accelerate.utils import DistributedType, gather_object
 
 from homoexport.distill.batches import BatchMaker
 from homoexport.encoder import Encoder, Family, Task, Widths, family_of, load_encoder, target_widths, weights_digest
-from homoexport.errors import RecipeError, TeacherError, TrainingError
+from homoexport.errors import RecipeError, TeacherError, TrainingError, UserError
 from homoexport.host import available_cores, describe_host
 from homoexport.recipe import DistillSettings, Objective, StudentShape, TextSettings
 from homoexport.text import Corpus, prepare_text
@@ -42,6 +45,7 @@ class Job:
         max_length: tokens of the longest training sequence.
         seed: of everything random.
         sources: digests of teacher and text; a run resumes on nothing else.
+        targets: widths of the students that were asked for.
     """
 
     encoder: Encoder
@@ -53,6 +57,7 @@ class Job:
     max_length: int
     seed: int
     sources: dict[str, Any]
+    targets: tuple[Widths, ...]
 
     def with_settings(self, settings: DistillSettings) -> Job:
         """The same with other settings, as a branch has them."""
@@ -60,27 +65,30 @@ class Job:
 
 
 def open_job(
-    teacher: str, *, text: TextSettings, settings: DistillSettings, seed: int, tracker_dir: Path | None = None
+    teacher: str,
+    *,
+    text: TextSettings,
+    settings: DistillSettings,
+    seed: int,
+    shapes: Sequence[StudentShape] = (),
+    tracker_dir: Path | None = None,
 ) -> Job:
-    """Load the teacher and the text, and join the other processes.
+    """Load the teacher and the text, and join the other processes; the text comes last, for it takes longest.
 
     Args:
         teacher: hub name, folder, or `package:DISTRIBUTION/PATH`.
         text: what to distil on.
         settings: how to distil.
         seed: of data order, held-out split and masks.
+        shapes: the students, the widest first.
         tracker_dir: where trackers keep what they keep on disk.
 
     Raises:
-        TeacherError, TextError, RecipeError: see `homoexport.errors`.
+        TeacherError, TextError, ShapeError, RecipeError: see `homoexport.errors`; every process raises
+            what the first one to fail did.
     """
     _check_trackers(settings.trackers)
-    accelerator = Accelerator(
-        mixed_precision=_mixed_precision(settings),
-        cpu=not torch.cuda.is_available(),
-        log_with=list(settings.trackers) or None,
-        project_dir=tracker_dir,
-    )
+    accelerator = _accelerator(settings, tracker_dir)
     if accelerator.device.type == "cpu":
         processes_here = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
         torch.set_num_threads(settings.threads or max(1, available_cores() // processes_here))
@@ -90,25 +98,31 @@ def open_job(
             f"batch_size {settings.batch_size} is not divisible by {accelerator.num_processes} processes",
             where="distill.batch_size",
         )
-    encoder = load_encoder(teacher, task=TASKS[settings.objective])
-    config, family = encoder.model.config, family_of(encoder.model.config)
-    if getattr(config, "problem_type", None) == "multi_label_classification":
-        raise TeacherError("its head has many labels for one text, which is not supported", where=teacher)
-    _check_against_teacher(text, settings, family, config)
-    with accelerator.local_main_process_first():
-        corpus = prepare_text(
-            text,
-            encoder.tokenizer,
-            objective=settings.objective,
-            seed=seed,
-            label2id=config.label2id if "classification" in settings.objective else None,
-            process=accelerator.process_index,
-            processes=accelerator.num_processes,
-        )
-    corpus.require(settings.batch_size)
+    with failing_together(accelerator):
+        encoder = load_encoder(teacher, task=TASKS[settings.objective])
+        config, family = encoder.model.config, family_of(encoder.model.config)
+        if getattr(config, "problem_type", None) == "multi_label_classification":
+            raise TeacherError("its head has many labels for one text, which is not supported", where=teacher)
+        _check_against_teacher(text, settings, family, config)
+        targets = tuple(target_of(encoder, shape, settings) for shape in shapes)
+        if len(targets) > 1:
+            _check_students(family.widths(encoder.model), targets, settings)
+    for first in (True, False):  # the first process of each machine fills the cache that the others then find
+        with failing_together(accelerator):
+            if accelerator.is_local_main_process == first:
+                corpus = prepare_text(
+                    text,
+                    encoder.tokenizer,
+                    objective=settings.objective,
+                    seed=seed,
+                    label2id=config.label2id if "classification" in settings.objective else None,
+                    process=accelerator.process_index,
+                    processes=accelerator.num_processes,
+                )
+                corpus.require(settings.batch_size)
     batches = BatchMaker(corpus, encoder.tokenizer, settings, text.max_length, seed, accelerator)
     sources = {"teacher": weights_digest(encoder), "text": corpus.describe()}
-    return Job(encoder, family, corpus, batches, settings, accelerator, text.max_length, seed, sources)
+    return Job(encoder, family, corpus, batches, settings, accelerator, text.max_length, seed, sources, targets)
 
 
 def target_of(encoder: Encoder, shape: StudentShape, settings: DistillSettings) -> Widths:
@@ -125,6 +139,75 @@ def target_of(encoder: Encoder, shape: StudentShape, settings: DistillSettings) 
     target = target_widths(widths, **wanted, prune=settings.prune, prunes_head_width=family.prunes_head_width)
     family.check_target(encoder.model.config, target)
     return target
+
+
+def _accelerator(settings: DistillSettings, tracker_dir: Path | None) -> Accelerator:
+    precision = _mixed_precision(settings)
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
+        AcceleratorState._reset_state()  # of an earlier distillation in this process
+    accelerator = Accelerator(
+        mixed_precision=precision,
+        cpu=not torch.cuda.is_available(),
+        log_with=list(settings.trackers) or None,
+        project_dir=tracker_dir,
+    )
+    accelerator.gradient_accumulation_steps = 1  # micro-batches are ours, whatever the launcher's environment says
+    if accelerator.distributed_type not in (DistributedType.NO, *_DATA_PARALLEL):
+        raise RecipeError(
+            f"{accelerator.distributed_type.value} shards the model, which is sliced here",
+            where="accelerate",
+            mend="launch with --multi_gpu: each process holds the whole student",
+        )
+    return accelerator
+
+
+_DATA_PARALLEL = (DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
+
+
+@contextmanager
+def failing_together(accelerator: Accelerator) -> Iterator[None]:
+    """A block that all processes leave alike: where one of them fails, all raise its error.
+
+    Raises:
+        UserError: of the first process that failed.
+    """
+    error = None
+    try:
+        yield
+    except UserError as raised:
+        error = raised
+    if accelerator.num_processes == 1:
+        if error is not None:
+            raise error
+        return
+    told = gather_object([None if error is None else (error.what, error.where, error.mend)])
+    if error is not None:
+        raise error
+    for other in told:
+        if other is not None:
+            what, where, mend = other
+            raise UserError(what, where=where, mend=mend)
+
+
+def _check_students(teacher: Widths, targets: Sequence[Widths], settings: DistillSettings) -> None:
+    """Students that can lie on one way of widths."""
+    if settings.method != "homodistil" or settings.prune_until == 0:
+        what = settings.method if settings.method != "homodistil" else "pruning at step 0"
+        raise RecipeError(
+            f"{what} has no path of widths to branch off from",
+            where="students",
+            mend="distill.method: homodistil and a later distill.prune_until, or one run for each student",
+        )
+    for target in targets:
+        if target.num_hidden_layers != teacher.num_hidden_layers:
+            raise RecipeError(
+                "students of one run keep all of the teacher's layers",
+                where="students",
+                mend="leave num_hidden_layers out, or one run for each student",
+            )
+    for wider, narrower in pairwise(targets):
+        if not (wider.hidden_size > narrower.hidden_size and wider.intermediate_size >= narrower.intermediate_size):
+            raise RecipeError("give the widest student first", where="students")
 
 
 def _check_against_teacher(text: TextSettings, settings: DistillSettings, family: Family, config: Any) -> None:

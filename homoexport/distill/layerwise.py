@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from homoexport.distill import objective
 from homoexport.distill.trace import Trace
 from homoexport.encoder import Family, Widths
+from homoexport.errors import RecipeError
 from homoexport.recipe import AttentionKind, LossWeights
 
 
@@ -146,6 +147,16 @@ class LayerTerms:
         )
         self._student_trace = Trace(family.taps(student), embedding=False, layers=(), projections=())
         self.follow(layer_map)
+        for term, weight, matched, answered in (
+            ("hidden", weights.hidden, self._hidden_layers, layer_map.hidden),
+            ("attention", weights.attention, self._attention_layers, layer_map.attention),
+        ):
+            if weight > 0 and not matched:
+                raise RecipeError(
+                    f"none of the student's layers answers to these of the teacher's in the {term} term",
+                    where="distill.layers",
+                    mend=f"answered are {', '.join(str(layer + 1) for layer in answered)}; or weigh the term 0",
+                )
 
     @property
     def windows(self) -> frozenset[int | None]:

@@ -22,7 +22,7 @@ from homoexport.distill.depth import Depth
 from homoexport.distill.importance import Ranking, choose
 from homoexport.distill.layerwise import LayerTerms, Projections
 from homoexport.distill.memory import recompute_activations
-from homoexport.distill.schedule import PruneSchedule, Sizes, sizes_at
+from homoexport.distill.schedule import Sizes, sizes_at
 from homoexport.distill.start import Start, schedule_of, weights_of
 from homoexport.distill.step import MicroBatch, StepLoss
 from homoexport.encoder import Encoder, Keep, LayerKeep, Widths, count_parameters, family_of, slice_model
@@ -59,7 +59,6 @@ class Run:
         settings: how to distil.
         accelerator: device, precision and processes.
         waypoints: widths to pass on the way, the widest first; `on_waypoint` is called at each.
-        schedule: when to prune; by default what the settings say.
     """
 
     def __init__(
@@ -71,7 +70,6 @@ class Run:
         settings: DistillSettings,
         accelerator: Accelerator,
         waypoints: Sequence[Widths] = (),
-        schedule: PruneSchedule | None = None,
     ) -> None:
         self.settings, self.accelerator, self.target = settings, accelerator, target
         self.waypoints = list(waypoints)
@@ -81,7 +79,7 @@ class Run:
         self.teacher = teacher.model.to(device).requires_grad_(False).eval()
         self.student = start.student.to(device).requires_grad_(True).eval()  # eval: no dropout
         self.start_widths = self.family.widths(self.student)
-        self.schedule = schedule or schedule_of(settings)
+        self.schedule = schedule_of(settings)
         self.projections = start.projections.to(device)
         self.optimizer = _optimizer(self.student, self.projections, settings)
         self.rate = get_linear_schedule_with_warmup(
@@ -127,6 +125,7 @@ class Run:
         )
         self.step = 0
         self.is_teacher = start.is_teacher
+        self._probed = False
         self._compiled = False
         if settings.activation_checkpointing:
             recompute_activations(self.family.taps(self.student).layers)
@@ -136,6 +135,8 @@ class Run:
     def close(self) -> None:
         """Take this run's hooks off the teacher, which other runs may copy."""
         self.layer_terms.remove()
+        if self.settings.compile:
+            torch.compiler.reset()  # what was made for this student's shapes
 
     @property
     def finished(self) -> bool:
@@ -150,7 +151,10 @@ class Run:
     def advance(self, micro_batches: Sequence[MicroBatch]) -> StepReport:
         """One step: gradients, importance, update, and pruning where it is due."""
         began = time.perf_counter()
-        pruned = self._prune_at_once(micro_batches) if self.step == self.schedule.stop == 0 else False
+        pruned = False
+        if self.step == self.schedule.stop == 0 and self.widths != self.target:
+            self._probe(micro_batches)  # everything that is to go goes before the first update
+            pruned = self._event()
         widths, parameters, step = self.widths, count_parameters(self.student), self.step
         terms = self.loss.backward(micro_batches, also=[*self.projections.parameters(), self.depth.scales])
         sound = self._unscale()
@@ -164,7 +168,7 @@ class Run:
         self._forget_gradients()
         self.rate.step()
         self.step += 1
-        pruned = self._fade() | self._prune() | pruned
+        pruned |= self._event()
         if self.settings.compile and not self._compiled and self.step >= self.schedule.stop:
             self._compiled = True
             self.family.body(self.student).compile()
@@ -199,6 +203,8 @@ class Run:
         scaler = self.accelerator.scaler
         if scaler is None:
             return True
+        if self.depth.scales.grad is not None:  # which is none of the optimizer's
+            self.depth.scales.grad.div_(scaler.get_scale())
         scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self.student.parameters() if p.grad is not None]
         return not gradients or bool(torch.nn.utils.get_total_norm(gradients).isfinite())
@@ -223,8 +229,8 @@ class Run:
     def _score(self, micro_batches: Sequence[MicroBatch]) -> None:
         """Blend this step's sensitivity into the ranking.
 
-        Before the first event of a student with nothing to learn, that is what the probe says, once;
-        its gradients are for scoring alone, and the student stays its teacher.
+        While a student has nothing to learn, that is what the probe says, at the events alone; its
+        gradients are for scoring, and the student stays its teacher until an event takes something.
         """
         if not self._nothing_to_learn:
             self._rank(micro_batches)
@@ -238,6 +244,7 @@ class Run:
             self.loss.probe(micro_batches, also=[self.depth.scales])
             self._rank(micro_batches)
             self._forget_gradients()
+            self._probed = True
 
     def _rank(self, micro_batches: Sequence[MicroBatch]) -> None:
         token_ids = None
@@ -247,17 +254,17 @@ class Run:
             self.ranking.update(token_ids)
         self.depth.update()
 
-    def _prune_at_once(self, micro_batches: Sequence[MicroBatch]) -> bool:
-        """Everything that is to go, before the first update; scored on the first batch."""
-        if self.widths == self.target:
-            return False
-        if self.is_teacher:
-            self._probe(micro_batches)
-        else:
-            self.loss.backward(micro_batches, also=[*self.projections.parameters(), self.depth.scales])
-            self._rank(micro_batches)
-            self._forget_gradients()
-        return self._fade() | self._prune()
+    def _event(self) -> bool:
+        """Fade and prune what is due; whether neurons or a layer went.
+
+        What a probe said is in other units than a loss's sensitivity, so it counts for one event.
+        """
+        gone = self._fade() | self._prune()
+        if self._probed and not self.is_teacher:
+            self.ranking.forget()
+            self.depth.scores.zero_()
+            self._probed = False
+        return gone
 
     def _fade(self) -> bool:
         """Move the fading layer on; whether a layer went."""
@@ -317,6 +324,8 @@ class Run:
         if sizes == Sizes.of(self.widths):
             return False
         keep = choose(self.ranking.scores(), self.widths, sizes)
+        if keep.is_everything and keep.head_dim == self.widths.head_dim:
+            return False  # heads that layers share leave when there is one for each layer to lose
         self._slice(keep)
         self.ranking.keep(keep)
         self.is_teacher = False
@@ -339,6 +348,8 @@ class Run:
             "ranking": self.ranking.state(),
             "depth": self.depth.state(),
             "is_teacher": self.is_teacher,
+            "probed": self._probed,
+            "labels_seen": self.loss.labels_seen,
             "waypoints": len(self.waypoints),
             "scaler": scaler.state_dict() if scaler is not None else {},
         }
@@ -374,7 +385,8 @@ class Run:
         self.student.load_state_dict(state["student"])
         self.projections.load_state_dict(state["projections"])
         self.ranking.load(state["ranking"])
-        self.is_teacher = state["is_teacher"]
+        self.is_teacher, self._probed = state["is_teacher"], state["probed"]
+        self.loss.labels_seen = state["labels_seen"]
 
 
 def run_steps(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -22,7 +22,7 @@ from homoexport.artifact import (
     write_run_mark,
 )
 from homoexport.distill.checkpoint import CHECKPOINT, load_checkpoint
-from homoexport.distill.job import Job, all_processes_alive, open_job, target_of
+from homoexport.distill.job import Job, all_processes_alive, open_job
 from homoexport.distill.loop import Run, run_steps
 from homoexport.distill.start import start_student
 from homoexport.distill.writer import LOG, Progress, Writer
@@ -30,6 +30,9 @@ from homoexport.encoder import Widths
 from homoexport.errors import OutputError, RecipeError
 from homoexport.recipe import DistillSettings, StudentShape, TextSettings
 
+_FREE_TO_CHANGE = {
+    *("threads", "trackers", "micro_batch_size", "checkpoint_every", "activation_checkpointing", "compile")
+}  # between a run and its resumption
 _BRANCH_PRUNES_UNTIL = 0.3  # where the trunk's heads are not the branch's: share of the branch's steps
 
 
@@ -73,11 +76,13 @@ def distill(
     _check_output(out_dir, digest, force=force, resume=resume)
     if resume and _done(out_dir):
         return out_dir
-    job = open_job(teacher, text=text, settings=settings, seed=seed, tracker_dir=out_dir / "trackers")
-    target = target_of(job.encoder, shape, settings)
-    place = _Place(out_dir, digest, recipe_digest, resume, on_progress)
-    with output_errors(out_dir), _resumable_or_gone(out_dir, job.accelerator):
-        _run_student(job, place, target)
+    with all_processes_alive():
+        job = open_job(
+            teacher, text=text, settings=settings, seed=seed, shapes=[shape], tracker_dir=out_dir / "trackers"
+        )
+        place = _Place(out_dir, digest, recipe_digest, resume, on_progress)
+        with output_errors(out_dir), _resumable_or_as_before(out_dir, job.accelerator, resume=resume):
+            _run_student(job, place, job.targets[0])
     return out_dir
 
 
@@ -124,9 +129,6 @@ def distill_students(
     folders = [out_dir / str(shape.name) for shape in shapes]
     if resume and all(_done(folder) for folder in folders):
         return folders
-    job = open_job(teacher, text=text, settings=settings, seed=seed, tracker_dir=out_dir / "trackers")
-    targets = [target_of(job.encoder, shape, settings) for shape in shapes]
-    _check_students(targets, settings)
     trunk_steps = round((settings.prune_until + shapes[-1].finish) * settings.steps)
     trunk_settings = settings.model_copy(
         update={
@@ -139,26 +141,30 @@ def distill_students(
     def place_of(folder: Path, *, goes_on: bool) -> _Place:
         return _Place(folder, digest, recipe_digest, goes_on, on_progress, name=folder.name)
 
-    with output_errors(out_dir), _resumable_or_gone(out_dir, job.accelerator):
-        if job.accelerator.is_main_process and not resume:
-            _start_folder(out_dir, digest)
-        job.accelerator.wait_for_everyone()
-        if not _done(folders[-1]):
-            _run_student(
-                job.with_settings(trunk_settings),
-                place_of(folders[-1], goes_on=resume),
-                targets[-1],
-                waypoints=list(zip(folders[:-1], targets[:-1], strict=True)),
-            )
-        for folder, shape, target in zip(folders[:-1], shapes, targets, strict=False):
-            if not _done(folder):
-                if job.accelerator.is_main_process and not (folder / LOG).exists():
-                    shutil.copyfile(folders[-1] / LOG, folder / LOG)  # the way up to where it branched off
-                steps = max(1, round(shape.finish * settings.steps))
-                branch = settings.model_copy(
-                    update={"steps": steps, "warmup": 0.0, "prune_from": 0.0, "prune_until": _BRANCH_PRUNES_UNTIL}
+    with all_processes_alive():
+        job = open_job(
+            teacher, text=text, settings=settings, seed=seed, shapes=shapes, tracker_dir=out_dir / "trackers"
+        )
+        with output_errors(out_dir), _resumable_or_as_before(out_dir, job.accelerator, resume=resume):
+            if job.accelerator.is_main_process and not resume:
+                _start_folder(out_dir, digest)
+            job.accelerator.wait_for_everyone()
+            if not _done(folders[-1]):
+                _run_student(
+                    job.with_settings(trunk_settings),
+                    place_of(folders[-1], goes_on=resume),
+                    job.targets[-1],
+                    waypoints=list(zip(folders[:-1], job.targets[:-1], strict=True)),
                 )
-                _run_student(job.with_settings(branch), place_of(folder, goes_on=True), target)
+            for folder, shape, target in zip(folders[:-1], shapes, job.targets, strict=False):
+                if not _done(folder):
+                    if job.accelerator.is_main_process and not (folder / LOG).exists():
+                        _copy(folders[-1] / LOG, folder / LOG)  # the way up to where it branched off
+                    steps = max(1, round(shape.finish * settings.steps))
+                    branch = settings.model_copy(
+                        update={"steps": steps, "warmup": 0.0, "prune_from": 0.0, "prune_until": _BRANCH_PRUNES_UNTIL}
+                    )
+                    _run_student(job.with_settings(branch), place_of(folder, goes_on=True), target)
     return folders
 
 
@@ -207,10 +213,9 @@ def _run_student(job: Job, place: _Place, target: Widths, *, waypoints: Sequence
         writer.checkpoint(branch, at_branch=True)
 
     run.on_waypoint = leave_branch
-    with all_processes_alive():
-        with writer.trackers():
-            run_steps(run, job.batches, offset=writer.offset, on_step=writer.log, on_checkpoint=writer.checkpoint)
-        writer.save_student(place.recipe_digest)
+    with writer.trackers():
+        run_steps(run, job.batches, offset=writer.offset, on_step=writer.log, on_checkpoint=writer.checkpoint)
+    writer.save_student(place.recipe_digest)
     run.close()
 
 
@@ -233,48 +238,51 @@ def new_run(job: Job, target: Widths, *, waypoints: Sequence[Widths] = ()) -> Ru
     )
 
 
-def _check_students(targets: Sequence[Widths], settings: DistillSettings) -> None:
-    if settings.method != "homodistil":
-        raise RecipeError(
-            f"{settings.method} has no path of widths to branch off from",
-            where="students",
-            mend="distill.method: homodistil, or one run for each student",
-        )
-    for wider, narrower in pairwise(targets):
-        if wider.num_hidden_layers != narrower.num_hidden_layers:
-            raise RecipeError("students of one run have the same number of layers", where="students")
-        if not (wider.hidden_size > narrower.hidden_size and wider.intermediate_size >= narrower.intermediate_size):
-            raise RecipeError("give the widest student first", where="students")
-
-
 def _settings_digest(
     teacher: str, text: TextSettings, shapes: Sequence[StudentShape], settings: DistillSettings, seed: int
 ) -> str:
     """What must not change between a run and its resumption; where and how it is computed may."""
-    fixed = settings.model_dump(mode="json", exclude={"threads", "trackers", "micro_batch_size", "checkpoint_every"})
+    fixed = settings.model_dump(mode="json", exclude=_FREE_TO_CHANGE)
     return digest_of([teacher, text.model_dump(mode="json"), [s.model_dump(mode="json") for s in shapes], fixed, seed])
 
 
 @contextmanager
-def _resumable_or_gone(out_dir: Path, accelerator: Accelerator) -> Iterator[None]:
-    """Where the block fails before its first checkpoint, nothing half-written stays behind."""
+def _resumable_or_as_before(out_dir: Path, accelerator: Accelerator, *, resume: bool) -> Iterator[None]:
+    """Where the block fails before its first checkpoint, all is as it was: nothing there, or what `force` replaces."""
+    main, aside = accelerator.is_main_process, out_dir.with_name(f".{out_dir.name}.old")
+    if main and not resume and out_dir.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+        out_dir.rename(aside)
+    accelerator.wait_for_everyone()
     try:
         yield
-    except BaseException:
-        if accelerator.is_main_process and not any(any(out_dir.rglob(name)) for name in (CHECKPOINT, MANIFEST)):
+    finally:
+        if main and any(any(out_dir.rglob(name)) for name in (CHECKPOINT, MANIFEST)):
+            shutil.rmtree(aside, ignore_errors=True)
+        elif main:
             shutil.rmtree(out_dir, ignore_errors=True)
-        raise
+            if aside.exists():
+                aside.rename(out_dir)
+
+
+def _copy(source: Path, destination: Path) -> None:
+    part = destination.with_suffix(".part")
+    shutil.copyfile(source, part)
+    part.replace(destination)
 
 
 def _done(folder: Path) -> bool:
     """Whether the student is there; a checkpoint that an interrupt left beside it is not needed."""
     if not (folder / MANIFEST).is_file():
         return False
-    (folder / CHECKPOINT).unlink(missing_ok=True)
+    if int(os.environ.get("RANK", "0")) == 0:
+        (folder / CHECKPOINT).unlink(missing_ok=True)
     return True
 
 
 def _check_output(out_dir: Path, settings_digest: str, *, force: bool, resume: bool) -> None:
+    if resume and force:
+        raise RecipeError("--force starts anew and --resume goes on", where=str(out_dir), mend="give one of them")
     if not resume:
         refuse_existing(out_dir, force=force)
         return

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from homoexport.distill import objective
 from homoexport.distill.layerwise import Counts, LayerTerms
 from homoexport.encoder import Family
+from homoexport.errors import RecipeError
 from homoexport.recipe import LossWeights, Objective
 
 NO_LABEL = -100  # as in torch's cross_entropy
@@ -124,6 +125,12 @@ class StepLoss:
         return Counts(tokens, labelled, rows, dict(zip(windows, pairs, strict=True)))
 
     def _weighted(self, terms: dict[str, Tensor]) -> Tensor:
+        if not terms:
+            raise RecipeError(
+                "no term with a weight has anything to compare here",
+                where="distill.weights",
+                mend="give another term a weight, or other distill.layers",
+            )
         return torch.stack([value * getattr(self.weights, name) for name, value in terms.items()]).sum()
 
     def probe(self, micro_batches: Sequence[MicroBatch], *, also: Sequence[nn.Parameter] = ()) -> None:
@@ -152,7 +159,7 @@ class StepLoss:
                     states = self.student_states(micro)
                     signs = _signs(states.shape[1], states.shape[2], states.device)
                     loss = (states.float() * signs * micro.attention_mask[:, :, None]).sum() / counts.tokens
-            self.accelerator.backward(loss)
+            torch.autograd.backward(loss)  # without fp16's loss scale, which gradients for scoring alone do not need
         self.layer_terms.clear()
         self._reduce_gradients(also)
 

@@ -45,6 +45,12 @@ class Keep:
     head_dim: int
     heads: Tensor | None = None
 
+    @property
+    def is_everything(self) -> bool:
+        """Whether no neuron goes."""
+        indices = [self.hidden, *(i for layer in self.layers for i in (layer.query_key, layer.value_out, layer.ffn))]
+        return all(index is None for index in indices)
+
 
 def slice_model(
     model: nn.Module,

@@ -15,8 +15,9 @@ from transformers import AutoModel
 from homoexport.artifact import verify
 from homoexport.distill import LOG, Run, distill, new_run, open_job, target_of
 from homoexport.distill.batches import BatchMaker
+from homoexport.distill.checkpoint import CHECKPOINT
 from homoexport.encoder import load_encoder
-from homoexport.errors import OutputError, RecipeError, ShapeError, TextError
+from homoexport.errors import OutputError, PackageError, RecipeError, ShapeError, TextError
 from homoexport.recipe import DistillSettings, LossWeights, StudentShape, TextSettings, TextSource
 from tests.conftest import MINILM
 
@@ -65,7 +66,6 @@ def test_at_step_0_the_student_equals_the_teacher(tiny_folder, corpus_file, obje
 @pytest.mark.parametrize("objective", ["masked-lm", "sentence-embedding"])
 def test_at_step_0_the_terms_are_zero_under_bf16_too(tiny_folder, corpus_file, objective):
     folder = tiny_folder(masked_lm=objective == "masked-lm")
-    AcceleratorState._reset_state(True)
     try:
         run, batches = run_of(folder, corpus_file, settings_of(objective, precision="bf16"))
         terms = run.loss.backward(batches.of_step(0))
@@ -311,3 +311,46 @@ def test_more_tokens_than_the_teacher_has_positions_are_refused(tiny_folder, cor
             settings=settings_of("sentence-embedding"),
             out_dir=tmp_path / "out",
         )
+
+
+def test_what_force_replaces_stays_until_the_new_run_has_a_checkpoint(tiny_folder, corpus_file, tmp_path):
+    arguments = {"text": text_of(corpus_file), "shape": SHAPE, "out_dir": tmp_path / "out"}
+    teacher, settings = str(tiny_folder()), settings_of("sentence-embedding")
+    distill(teacher, settings=settings, **arguments)
+    before = verify(tmp_path / "out")["digest"]
+
+    def stop(_progress: object) -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        distill(teacher, settings=settings, force=True, on_progress=stop, **arguments)
+    assert verify(tmp_path / "out")["digest"] == before
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    with pytest.raises(RecipeError, match="--force starts anew"):
+        distill(teacher, settings=settings, force=True, resume=True, **arguments)
+
+
+@pytest.mark.parametrize("content", [b"garbage", None], ids=["garbage", "another version's"])
+def test_checkpoint_that_is_none_is_refused(tiny_folder, corpus_file, tmp_path, content):
+    def stop(progress: object) -> None:
+        if progress.report.step == 5:
+            raise Stop
+
+    arguments = {"text": text_of(corpus_file), "shape": SHAPE, "out_dir": tmp_path / "out"}
+    arguments["settings"] = settings_of("sentence-embedding")
+    teacher = str(tiny_folder())
+    with pytest.raises(Stop):
+        distill(teacher, on_progress=stop, **arguments)
+    path = tmp_path / "out" / CHECKPOINT
+    if content is None:
+        torch.save({"run": {}}, path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(PackageError, match=r"checkpoint.*start again with --force"):
+        distill(teacher, resume=True, **arguments)
+
+
+def test_one_process_may_distil_in_two_precisions(tiny_folder, corpus_file):
+    for precision in ("fp32", "bf16", "fp32"):
+        run, _ = run_of(tiny_folder(), corpus_file, settings_of("sentence-embedding", precision=precision))
+        assert run.accelerator.mixed_precision == ("no" if precision == "fp32" else precision)

@@ -44,7 +44,8 @@ def test_one_shot_by_magnitude_keeps_the_heaviest_neurons(tiny_folder, corpus_fi
         + run.teacher.encoder.layer[0].intermediate.dense.bias.abs()
         + run.teacher.encoder.layer[0].output.dense.weight.abs().sum(0)
     )
-    run._prune_at_once(batches.of_step(0))
+    run._probe(batches.of_step(0))
+    run._event()
     expected = weight[heaviness.topk(24).indices.sort().values]
     torch.testing.assert_close(run.student.encoder.layer[0].intermediate.dense.weight.data, expected)
 
@@ -180,6 +181,8 @@ def test_chosen_layers_alone_are_matched(tiny_folder, corpus_file):
     for name in ("hidden", "attention"):
         assert terms[2, 4][name] == pytest.approx(terms[2,][name] + terms[4,][name], rel=1e-5)
         assert terms[2, 4][name] < terms[None][name]
+    with pytest.raises(RecipeError, match=r"answers to these of the teacher's in the hidden term.*answered are 2, 4"):
+        run_of(folder, corpus_file, settings_of("sentence-embedding", layers=(1,), method="layers"))
     with pytest.raises(RecipeError, match=r"no layer 5.*1 to 4"):
         run_of(folder, corpus_file, settings_of("sentence-embedding", layers=(5,)))
 
@@ -216,9 +219,15 @@ def test_every_importance_and_schedule_reaches_the_target(tiny_folder, corpus_fi
 def test_activations_computed_again_give_the_same_gradients(tiny_folder, corpus_file):
     folder = tiny_folder(masked_lm=True)
     results = []
+    calls = []
     for again in (False, True):
         settings = settings_of("masked-lm", activation_checkpointing=again, method="one-shot")
         run, batches = run_of(folder, corpus_file, settings)
-        losses = [run.advance(batches.of_step(step)).loss for step in range(4)]
-        results.append(losses)
-    assert results[0] == pytest.approx(results[1], rel=1e-6)
+        seen = []
+        run.student.bert.encoder.layer[0].intermediate.register_forward_hook(lambda *_, seen=seen: seen.append(1))
+        run.loss.backward(batches.of_step(0))
+        results.append([p.grad.clone() for p in run.student.parameters() if p.grad is not None])
+        calls.append(len(seen))
+    assert calls[1] == 2 * calls[0]  # forward, and again in the backward pass
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)

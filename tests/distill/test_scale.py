@@ -73,14 +73,40 @@ def test_scaled_gradients_make_the_same_run(tiny_folder, corpus_file):
 
 
 @pytest.mark.slow
+def test_the_probe_is_free_of_the_loss_scale(tiny_folder, corpus_file):
+    scores = []
+    for scale in (1.0, 65536.0):
+        run, batches = run_of(tiny_folder(), corpus_file, settings_of("sentence-embedding"))
+        run.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        run.advance(batches.of_step(0))
+        run._score(batches.of_step(1))
+        scores.append(run.ranking.scores().hidden)
+    assert scores[0].sum() > 0
+    torch.testing.assert_close(scores[1], scores[0])
+
+
+def test_what_the_probe_said_counts_for_one_event(tiny_folder, corpus_file):
+    """Its figures are a curvature's, thousands of times a gap's sensitivities."""
+    run, batches = run_of(tiny_folder(), corpus_file, settings_of("sentence-embedding"))
+    for step in range(2):
+        run.advance(batches.of_step(step))
+    assert run.widths.hidden_size < 32
+    assert all(not vector.any() for vector in run.ranking.scores().tensors())
+    run.advance(batches.of_step(2))
+    assert run.ranking.scores().hidden.sum() > 0
+
+
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
 def test_compiled_run_has_the_same_losses(tiny_folder, corpus_file, tmp_path, monkeypatch):
     """Tracing and its guards are what can go wrong here; generated code would take minutes."""
     monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend="eager"))
-    losses = []
+    losses, compilations = [], []
     for compiled in (False, True):
+        torch._dynamo.utils.counters.clear()
         out = tmp_path / f"student-{compiled}"
         settings = settings_of("sentence-embedding", compile=compiled)
         distill(str(tiny_folder()), text=text_of(corpus_file), shape=SHAPE, settings=settings, out_dir=out)
         losses.append([json.loads(line)["loss"] for line in (out / LOG).read_text().splitlines()])
+        compilations.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert compilations[0] == 0 < compilations[1]
     assert losses[1] == pytest.approx(losses[0], rel=1e-3, abs=1e-6)

@@ -97,8 +97,9 @@ def test_widths_passed_in_one_event_are_all_reached(tiny_folder, corpus_file, tm
 @pytest.mark.parametrize(
     ("shapes", "settings", "words"),
     [
+        (SHAPES, {"prune_until": 0.0}, "pruning at step 0 has no path of widths"),
         (SHAPES[::-1], {}, "give the widest student first"),
-        ([SHAPES[0], SHAPES[1].model_copy(update={"num_hidden_layers": 1})], {}, "same number of layers"),
+        ([SHAPES[0], SHAPES[1].model_copy(update={"num_hidden_layers": 1})], {}, "keep all of the teacher's layers"),
         (SHAPES, {"method": "one-shot"}, "one-shot has no path of widths"),
     ],
 )
