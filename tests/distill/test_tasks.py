@@ -122,7 +122,11 @@ def test_pairs_are_encoded_together_with_their_types(classifier, tmp_path):
     path.write_text("\n".join(json.dumps(row) for row in rows))
     text = text_of(path, column="a", pair_column="b", label_column="y")
     settings = settings_of("classification")
-    job = open_job(str(classifier("classification")), text=text, settings=settings, seed=0)
+    teacher = classifier("classification")
+    tokenizer_config = json.loads((teacher / "tokenizer_config.json").read_text())
+    tokenizer_config["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
+    (teacher / "tokenizer_config.json").write_text(json.dumps(tokenizer_config))
+    job = open_job(str(teacher), text=text, settings=settings, seed=0)
     micro = job.batches.of_step(0)[0]
     run = new_run(job, target_of(job.encoder, SHAPE, settings))
     with torch.no_grad():
