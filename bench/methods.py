@@ -192,7 +192,7 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
         texts = [f"{label}\n{cell['parameters'] / 1e6:.1f} M" for label, cell in zip(labels, cells, strict=True)]
         axis.set_yticks(range(len(names)), texts)
         axis.invert_yaxis()
-        axis.set_xlim(min(0.4, *(cell["low"] for cell in cells)), 0.9)
+        axis.set_xlim(0, 0.9)
         axis.set_xlabel("STS-B dev, Spearman (mean; lowest and highest seed)")
         axis.set_title(title)
 
