@@ -242,21 +242,35 @@ class LayerTerms:
         for layer in self._attention_layers:
             origin = self.map.attention[layer]
             window = self.family.window(self.teacher, origin)
-            ours = self._map_of(self.student, self._student_trace, layer, counted[window], widths)
-            theirs = self._map_of(self.teacher, self._teacher_trace, origin, counted[window], full)
-            error = objective.attention_error(ours, theirs, counted[window], counts.pairs[window])
+            mask, pairs = counted[window], counts.pairs[window]
+            theirs = self._map_of(self.teacher, self._teacher_trace, origin, mask, full)
+            if self.attention_kind == "scores":
+                heads, head_dim = widths.heads[layer], widths.head_dim
+                query, key, bias = self._attention_inputs(self.student, self._student_trace, layer, head_dim)
+                error = objective.attention_scores_error(
+                    query, key, theirs, mask, pairs, heads=heads, head_dim=head_dim, bias=bias
+                )
+            else:
+                ours = self._map_of(self.student, self._student_trace, layer, mask, widths)
+                error = objective.attention_error(ours, theirs, mask, pairs)
             errors.append(error * self.map.attention_weight(layer))
         return torch.stack(errors).sum()
 
     def _map_of(self, model: nn.Module, trace: Trace, layer: int, counted: Tensor, widths: Widths) -> Tensor:
         """Scores or probabilities [B, S, S] of one layer of one model."""
         heads, head_dim = widths.heads[layer], widths.head_dim
-        query, key, _ = trace.projections(layer)
-        query, key = (self.family.rotate(model, layer, side, head_dim) for side in (query, key))
-        bias = self.family.score_bias(model, query.shape[1])
+        query, key, bias = self._attention_inputs(model, trace, layer, head_dim)
         if self.attention_kind == "scores":
             return objective.attention_scores(query, key, heads=heads, head_dim=head_dim, bias=bias)
         return objective.attention_probabilities(query, key, counted, heads=heads, head_dim=head_dim, bias=bias)
+
+    def _attention_inputs(
+        self, model: nn.Module, trace: Trace, layer: int, head_dim: int
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Queries and keys [B, S, H·d] of one layer, with their positions, and the bias of its scores."""
+        query, key, _ = trace.projections(layer)
+        query, key = (self.family.rotate(model, layer, side, head_dim) for side in (query, key))
+        return query, key, self.family.score_bias(model, query.shape[1])
 
 
 def _pair_mask(token_mask: Tensor, window: int | None) -> Tensor:

@@ -59,6 +59,30 @@ def test_attention_error_leaves_padding_out():
     torch.testing.assert_close(objective.attention_error(student, teacher, pairs, 20), expected.square().mean())
 
 
+def test_hidden_errors_gradients_are_autograds():
+    student, teacher, projection = torch.randn(3, 5, 4), torch.randn(3, 5, 6), torch.randn(6, 4)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0]]).bool()
+    inputs = [student.requires_grad_(), projection.requires_grad_()]
+    plain = (student - teacher @ projection)[mask].square().mean()
+    ours = objective.hidden_error(student, teacher, projection, mask, 8)
+    torch.testing.assert_close(torch.autograd.grad(ours * 3, inputs), torch.autograd.grad(plain * 3, inputs))
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_attention_scores_errors_gradients_are_autograds(with_bias):
+    query, key = torch.randn(2, 4, 6, requires_grad=True), torch.randn(2, 4, 6, requires_grad=True)
+    bias = torch.randn(3, 4, 4, requires_grad=True) if with_bias else None
+    teacher = torch.randn(2, 4, 4)
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]).bool()
+    pairs = mask[:, :, None] & mask[:, None, :]
+    inputs = [query, key] if bias is None else [query, key, bias]
+    scores = objective.attention_scores(query, key, heads=3, head_dim=2, bias=bias)
+    plain = objective.attention_error(scores, teacher, pairs, 20)
+    ours = objective.attention_scores_error(query, key, teacher, pairs, 20, heads=3, head_dim=2, bias=bias)
+    torch.testing.assert_close(ours, plain)
+    torch.testing.assert_close(torch.autograd.grad(ours * 3, inputs), torch.autograd.grad(plain * 3, inputs))
+
+
 def test_kl_is_torchs_at_temperature_one_and_grows_flat_at_a_high_one():
     student, teacher = torch.randn(7, 11), torch.randn(7, 11)
     p, q = teacher.softmax(-1), student.softmax(-1)
