@@ -1,6 +1,6 @@
 """What a distillation step costs: against its floor, against masks, and what importance and slicing take of it.
 
-    python bench/distill_step.py [--steps 60] [--repeats 12] [--threads N] [--output bench/results/distill_step.json]
+    python bench/distill_step.py [--steps 240] [--repeats 12] [--threads N] [--output bench/results/distill_step.json]
 
 All in one run, on the packaged models and texts:
 
@@ -180,8 +180,7 @@ def base_job(folder: Path, settings: DistillSettings) -> tuple[Job, Widths]:
 
 def whole_run(kind: type[Run], job: Job, target: Widths) -> tuple[float, Run]:
     """Seconds of a run to the end."""
-    fresh = new_run(job, target)
-    fresh.__class__ = kind
+    fresh = new_run(job, target, kind=kind)
     began = time.perf_counter()
     while not fresh.finished:
         fresh.advance(job.batches.of_step(fresh.step))
@@ -192,8 +191,7 @@ def whole_run(kind: type[Run], job: Job, target: Widths) -> tuple[float, Run]:
 
 def share(job: Job, target: Widths) -> dict[str, Any]:
     """What scoring and slicing take of the steps that prune, and of the whole run."""
-    run = new_run(job, target)
-    run.__class__ = TimedRun
+    run = new_run(job, target, kind=TimedRun)
     assert isinstance(run, TimedRun)
     seconds = [run.advance(job.batches.of_step(step)).seconds for step in range(job.settings.steps)]
     run.close()
@@ -235,7 +233,7 @@ def measure(steps: int, repeats: int, threads: int) -> dict[str, Any]:
 def main() -> None:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=240, help="of the run whose shares are taken: the quickstart's")
     parser.add_argument("--repeats", type=int, default=12)
     parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results/distill_step.json")

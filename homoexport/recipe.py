@@ -84,7 +84,7 @@ class StudentShape(_Section):
     num_attention_heads: int | None = Field(None, ge=1, description="Heads; hidden_size must be divisible by it.")
     num_hidden_layers: int | None = Field(None, ge=1, description="Layers; fewer than the teacher's fade out.")
     finish: float = Field(
-        0.25, gt=0, description="Among several: steps after its width is reached, as a share of distill.steps."
+        0.25, gt=0, le=1, description="Among several: steps after its width is reached, as a share of distill.steps."
     )
 
     @property
@@ -136,7 +136,9 @@ class DistillSettings(_Section):
     steps: int = Field(ge=1, description="Optimizer steps.")
     batch_size: int = Field(ge=1, description="Sequences of one step, over all processes and micro-batches.")
     micro_batch_size: int | None = Field(
-        None, ge=1, description="Sequences of one forward pass; bounds memory but for sentence-embedding."
+        None,
+        ge=1,
+        description="Sequences of one forward pass, which bounds memory; sentence-embedding then makes two.",
     )
     learning_rate: float = Field(6e-4, gt=0, description="Peak learning rate of AdamW.")
     warmup: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the rate rises; then it falls.")
@@ -236,6 +238,8 @@ class Recipe(_Section):
     def _student_or_students(self) -> Recipe:
         if (self.student is None) == (not self.students):
             raise ValueError("give either 'student' or 'students'")
+        if self.student is not None and (ignored := self.student.model_fields_set & {"name", "finish"}):
+            raise ValueError(f"student.{ignored.pop()} is for one of several 'students'")
         names = [student.name for student in self.students]
         if None in names or len({str(name).lower() for name in names}) < len(names):
             raise ValueError("each of 'students' needs a name of its own")

@@ -64,6 +64,7 @@ def test_overrides_reach_any_key():
         ("name=../up", "'name'"),
         ("name=..", "'name'"),
         ("students=[{name: .., hidden_size: 96}]", "'students.0.name'"),
+        ("student={hidden_size: 96, finish: 0.5}", "student.finish is for one of several 'students'"),
         ("distill.weights={task: 0, kl: 0, hidden: 0, attention: 0, embedding: 0, relation: 0}", "weight 0"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from accelerate import Accelerator
@@ -80,5 +81,41 @@ class BatchMaker:
                 positions=positions,
             )
         device = self.accelerator.device
+        if device.type == "cuda":  # from pinned memory the copy runs beside the computation
+            batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
         moved = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
         return MicroBatch(moved["input_ids"], moved["attention_mask"], moved.get("token_type_ids"), moved.get("labels"))
+
+
+class BatchesAhead:
+    """Makes a step's micro-batches in a thread of its own while the step before is computed.
+
+    So reading and tokenizing hold no step up. A stream then stands one step further than the run.
+    """
+
+    def __init__(self, batches: BatchMaker) -> None:
+        self._batches = batches
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
+        self._ahead: tuple[int, Future[list[MicroBatch]]] | None = None
+
+    def __enter__(self) -> BatchesAhead:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    def of_step(self, step: int, *, go_on: bool) -> list[MicroBatch]:
+        """This process's micro-batches of a step.
+
+        Args:
+            step: in order.
+            go_on: whether to begin with the next step's; not where the text's state is wanted before it.
+        """
+        if self._ahead is None:
+            micro_batches = self._batches.of_step(step)
+        else:
+            begun, future = self._ahead
+            assert begun == step, "steps come in order"
+            micro_batches = future.result()
+        self._ahead = (step + 1, self._thread.submit(self._batches.of_step, step + 1)) if go_on else None
+        return micro_batches

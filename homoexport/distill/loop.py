@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from torch import nn
 from transformers import get_linear_schedule_with_warmup
 
-from homoexport.distill.batches import BatchMaker
+from homoexport.distill.batches import BatchesAhead, BatchMaker
 from homoexport.distill.depth import Depth
 from homoexport.distill.importance import Ranking, choose
 from homoexport.distill.layerwise import LayerTerms, Projections
@@ -122,6 +122,7 @@ class Run:
             temperature=settings.temperature,
             pooling_mode=teacher.pooling.mode if teacher.pooling else "mean",
             accelerator=accelerator,
+            bounded=settings.micro_batch_size is not None,
         )
         self.step = 0
         self.is_teacher = start.is_teacher
@@ -147,6 +148,11 @@ class Run:
     def widths(self) -> Widths:
         """The student's, now."""
         return self.family.widths(self.student)
+
+    @property
+    def may_pass_waypoint(self) -> bool:
+        """Whether the next step may end with a call of `on_waypoint`."""
+        return bool(self.waypoints) and self.schedule.is_event(self.step + 1)
 
     def advance(self, micro_batches: Sequence[MicroBatch]) -> StepReport:
         """One step: gradients, importance, update, and pruning where it is due."""
@@ -406,18 +412,22 @@ def run_steps(
         on_step: is given every step's report.
         on_checkpoint: is called every `checkpoint_every` steps.
     """
-    while not run.finished:
-        began = time.perf_counter()
-        report = run.advance(batches.of_step(offset + run.step))
-        if not math.isfinite(report.loss):
-            raise TrainingError(
-                f"the loss is {report.loss} at step {report.step}",
-                where="distill",
-                mend="check the teacher's weights" if report.step == 0 else "lower distill.learning_rate",
-            )
-        on_step(replace(report, seconds=time.perf_counter() - began))
-        if run.step % run.settings.checkpoint_every == 0 and not run.finished:
-            on_checkpoint()
+    every, steps = run.settings.checkpoint_every, run.settings.steps
+    with BatchesAhead(batches) as ahead:
+        while not run.finished:
+            began = time.perf_counter()
+            saves = (run.step + 1) % every == 0 or run.may_pass_waypoint
+            go_on = not saves and run.step + 1 < steps
+            report = run.advance(ahead.of_step(offset + run.step, go_on=go_on))
+            if not math.isfinite(report.loss):
+                raise TrainingError(
+                    f"the loss is {report.loss} at step {report.step}",
+                    where="distill",
+                    mend="check the teacher's weights" if report.step == 0 else "lower distill.learning_rate",
+                )
+            on_step(replace(report, seconds=time.perf_counter() - began))
+            if run.step % every == 0 and not run.finished:
+                on_checkpoint()
 
 
 def _optimizer(student: nn.Module, projections: Projections, settings: DistillSettings) -> torch.optim.AdamW:

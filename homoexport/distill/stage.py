@@ -219,16 +219,17 @@ def _run_student(job: Job, place: _Place, target: Widths, *, waypoints: Sequence
     run.close()
 
 
-def new_run(job: Job, target: Widths, *, waypoints: Sequence[Widths] = ()) -> Run:
+def new_run(job: Job, target: Widths, *, waypoints: Sequence[Widths] = (), kind: type[Run] = Run) -> Run:
     """A run at step 0.
 
     Args:
         job: teacher, text, settings, processes.
         target: widths to end at.
         waypoints: widths to pass on the way, the widest first.
+        kind: Run, or one that differs in some of its parts.
     """
     start = start_student(job.encoder.model, job.family, target, job.settings.method, seed=job.seed)
-    return Run(
+    return kind(
         job.encoder,
         start,
         target=target,

@@ -58,6 +58,8 @@ class StepLoss:
         temperature: of the KL, and of the similarity matrix's softmax.
         pooling_mode: `mean` or `cls`, for sentence-embedding.
         accelerator: device, autocast and processes.
+        bounded: whether memory is that of one micro-batch, for sentence-embedding too, at the price of a
+            second forward pass.
     """
 
     def __init__(
@@ -72,11 +74,12 @@ class StepLoss:
         temperature: float,
         pooling_mode: str,
         accelerator: Accelerator,
+        bounded: bool = False,
     ) -> None:
         self.teacher, self.student, self.family = teacher, student, family
         self.layer_terms, self.weights = layer_terms, weights
         self.objective_name, self.temperature, self.pooling_mode = objective_name, temperature, pooling_mode
-        self.accelerator = accelerator
+        self.accelerator, self.bounded = accelerator, bounded
         self.labels_seen = False
 
     def backward(self, micro_batches: Sequence[MicroBatch], *, also: Sequence[nn.Parameter] = ()) -> dict[str, float]:
@@ -93,11 +96,14 @@ class StepLoss:
         self.labels_seen |= counts.labelled > 0
         sums: dict[str, Tensor] = {}
         if self.objective_name == "sentence-embedding":
-            terms = self._sentence_terms(micro_batches, counts)
-            self.accelerator.backward(self._weighted(terms))
-            if "task" in terms:  # every process computed all of it; the sum below must count it once
-                terms["task"] = terms["task"] / self.accelerator.num_processes
-            _add(sums, {name: value.detach() for name, value in terms.items()})
+            if self.bounded and len(micro_batches) > 1 and self.weights.task > 0:
+                sums = self._sentences_one_by_one(micro_batches, counts)
+            else:
+                terms = self._sentence_terms(micro_batches, counts)
+                self.accelerator.backward(self._weighted(terms))
+                _add(sums, {name: value.detach() for name, value in terms.items()})
+            if "task" in sums:  # every process computed all of it; the sum below must count it once
+                sums["task"] = sums["task"] / self.accelerator.num_processes
         else:
             for micro in micro_batches:
                 terms = self._logits_terms(micro, counts)
@@ -229,12 +235,39 @@ class StepLoss:
                 vectors.append(self.sentence_vectors(micro))
                 _add(terms, self.layer_terms.of(micro.attention_mask, counts))
         if self.weights.task > 0:
-            gathered = [
-                (self._of_all_processes(students), self._of_all_processes(teachers))
-                for students, teachers in _texts_and_documents(micro_batches, vectors)
-            ]
-            terms["task"] = self._similarity(gathered)
+            terms["task"] = self._similarity_over_processes(micro_batches, vectors)
         return terms
+
+    def _sentences_one_by_one(self, micro_batches: Sequence[MicroBatch], counts: Counts) -> dict[str, Tensor]:
+        """Leave the gradients of `_sentence_terms`, holding one micro-batch's graph at a time; the terms' sums.
+
+        The similarities' gradients in the vectors come first, from a pass without graphs; then each
+        micro-batch's vectors are computed again and given theirs (GradCache, arXiv 2101.06983).
+        """
+        with torch.no_grad(), self.accelerator.autocast():
+            seen = [self.sentence_vectors(micro) for micro in micro_batches]
+        students = [student.requires_grad_() for student, _ in seen]
+        task = self._similarity_over_processes(micro_batches, seen)
+        gradients = torch.autograd.grad(task * self.weights.task, students)
+        sums = {"task": task.detach()}
+        for micro, gradient in zip(micro_batches, gradients, strict=True):
+            with self.accelerator.autocast():
+                student, _ = self.sentence_vectors(micro)
+                terms = self.layer_terms.of(micro.attention_mask, counts)
+            _add(sums, {name: value.detach() for name, value in terms.items()})
+            loss = (student * gradient).sum()
+            self.accelerator.backward(loss + self._weighted(terms) if terms else loss)
+        return sums
+
+    def _similarity_over_processes(
+        self, micro_batches: Sequence[MicroBatch], vectors: Sequence[tuple[Tensor, Tensor]]
+    ) -> Tensor:
+        """The similarity error of the whole step; gradients flow into this process's vectors."""
+        gathered = [
+            (self._of_all_processes(students), self._of_all_processes(teachers))
+            for students, teachers in _texts_and_documents(micro_batches, vectors)
+        ]
+        return self._similarity(gathered)
 
     def similarity(self, micro_batches: Sequence[MicroBatch]) -> Tensor:
         """The similarity error of this process's micro-batches."""

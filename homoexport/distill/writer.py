@@ -102,7 +102,7 @@ class Writer:
         path = self.folder / LOG
         steps = self.offset + self.run.step
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[:steps] if path.is_file() else []
-        self.seconds = sum(json.loads(line)["seconds"] for line in lines[self.offset :])
+        self.seconds = sum(json.loads(line)["seconds"] for line in lines)
         part = path.with_suffix(".part")
         part.write_text("".join(lines), encoding="utf-8")
         part.replace(path)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,6 +103,46 @@ def test_micro_batches_add_up_to_the_whole_batchs_gradients(tiny_folder, corpus_
     assert terms_parts == pytest.approx(terms_whole, rel=1e-4)
     for one, other in zip(whole_gradients, part_gradients, strict=True):
         torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("objective", ["masked-lm", "sentence-embedding"])
+def test_micro_batches_bound_the_memory_of_graphs(tiny_folder, corpus_file, objective):
+    folder = tiny_folder(masked_lm=objective == "masked-lm")
+    peaks = []
+    for size, micro in ((4, 4), (24, 4), (24, 24)):
+        settings = settings_of(objective, batch_size=size, micro_batch_size=micro)
+        run, batches = run_of(folder, corpus_file, settings)
+        with graph_memory() as memory:
+            run.loss.backward(batches.of_step(0))
+        peaks.append(memory.peak)
+    small, in_parts, at_once = peaks
+    assert in_parts < 2 * small < at_once
+
+
+class GraphMemory:
+    """Bytes that graphs hold for their backward passes, and their peak."""
+
+    held = peak = 0
+
+    def add(self, count: int) -> None:
+        self.held += count
+        self.peak = max(self.peak, self.held)
+
+
+@contextmanager
+def graph_memory() -> Iterator[GraphMemory]:
+    memory = GraphMemory()
+
+    class Held:
+        def __init__(self, tensor: torch.Tensor) -> None:
+            self.tensor, self.size = tensor, tensor.numel() * tensor.element_size()
+            memory.add(self.size)
+
+        def __del__(self) -> None:
+            memory.add(-self.size)
+
+    with torch.autograd.graph.saved_tensors_hooks(Held, lambda held: held.tensor):
+        yield memory
 
 
 @pytest.mark.parametrize("objective", ["masked-lm", "sentence-embedding"])
