@@ -10,7 +10,7 @@ import copy
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -31,8 +31,11 @@ Quantize = Literal["none", "int8"]
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # a folder of its own: no dot in front, no way up
 
 
+_Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class TextSource(_Section):
@@ -142,7 +145,7 @@ class DistillSettings(_Section):
     )
     learning_rate: float = Field(6e-4, gt=0, description="Peak learning rate of AdamW.")
     warmup: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the rate rises; then it falls.")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's two decay rates.")
+    betas: tuple[_Decay, _Decay] = Field((0.9, 0.999), description="AdamW's two decay rates.")
     eps: float = Field(1e-6, gt=0, description="AdamW's epsilon.")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's weight decay (not on biases and LayerNorms).")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
@@ -222,7 +225,7 @@ class Recipe(_Section):
     export: ExportSettings = ExportSettings()
     measure: MeasureSettings = MeasureSettings()
     budget: Budget = Budget()
-    seed: int = Field(0, ge=0, description="Seed of everything that is random.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of everything that is random.")
 
     @field_validator("students", mode="before")
     @classmethod
@@ -283,7 +286,7 @@ def _explain(error: ValidationError, where: str) -> RecipeError:
         return RecipeError(f"'{key}' is missing", where=where, mend="add it, or give it with --set")
     message = first["msg"].removeprefix("Value error, ")
     given = "" if isinstance(first["input"], dict | list | tuple | BaseModel) else f" (given: {first['input']!r})"
-    return RecipeError(f"'{key}': {message}{given}", where=where)
+    return RecipeError(f"'{key}': {message}{given}" if key else message, where=where)
 
 
 def _apply(tree: dict[str, Any], assignment: str) -> None:

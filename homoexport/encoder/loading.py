@@ -38,6 +38,7 @@ _TASK_OF_ARCHITECTURE: dict[str, Task] = {  # by the end of the class's name
     "ForTokenClassification": "token-classification",
     "Model": "feature-extraction",
 }
+_CLASSIFIERS = {"text-classification", "token-classification"}  # their heads can have the same weights
 _NOT_A_MODEL = "name a folder with config.json, model.safetensors and a tokenizer"
 
 
@@ -170,6 +171,9 @@ def load_encoder(source: str, *, task: Task | None = None) -> Encoder:
     if positions != "absolute":
         raise TeacherError(f"its positions are '{positions}'", where=source, mend="name a model with absolute ones")
     family.prepare_config(config)
+    if task in _CLASSIFIERS and config.architectures and _infer_task(folder, config) in _CLASSIFIERS - {task}:
+        what = f"is a {config.architectures[0]}, which is for {_infer_task(folder, config)}, not {task}"
+        raise TeacherError(what, where=source, mend="name a model with that head")
     task = task or _infer_task(folder, config)
     model = _load_weights(folder, config, task, source)
     try:

@@ -193,6 +193,13 @@ def test_a_head_that_is_not_in_the_folder_is_refused(kind, head, tmp_path):
         load_encoder(_write(tmp_path, kind, "model"), task=TASKS[head])
 
 
+@pytest.mark.parametrize(("saved", "wanted"), [("sequence", "token"), ("token", "sequence")])
+@pytest.mark.parametrize("kind", FAMILY_CONFIGS)
+def test_a_classifier_of_the_other_kind_is_refused_though_its_weights_would_fit(kind, saved, wanted, tmp_path):
+    with pytest.raises(TeacherError, match=f"which is for {TASKS[saved]}, not {TASKS[wanted]}"):
+        load_encoder(_write(tmp_path, kind, saved), task=TASKS[wanted])
+
+
 @pytest.mark.parametrize("kind", FAMILY_CONFIGS)
 def test_a_pooler_and_old_buffers_do_no_harm(kind, tmp_path, token_batch):
     """What a folder lacks of the pooler, and what it has too much of, changes no hidden state."""
