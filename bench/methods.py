@@ -189,7 +189,10 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
         means = [cell["mean"] for cell in cells]
         spread = [[cell["mean"] - cell["low"] for cell in cells], [cell["high"] - cell["mean"] for cell in cells]]
         axis.barh(range(len(names)), means, xerr=spread, color="#0072B2", capsize=3, height=0.6)
-        texts = [f"{label}\n{cell['parameters'] / 1e6:.1f} M" for label, cell in zip(labels, cells, strict=True)]
+        texts = [
+            f"{label}\n{cell['parameters'] / 1e6:.1f} M, seeds: {cell['seeds']}"
+            for label, cell in zip(labels, cells, strict=True)
+        ]
         axis.set_yticks(range(len(names)), texts)
         axis.invert_yaxis()
         axis.set_xlim(0, 0.9)
@@ -216,6 +219,7 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
     )
     axis.set_xlabel("t_f, share of the steps")
     axis.set_ylabel("STS-B dev, Spearman")
+    axis.set_ylim(0.75, 0.85)
     axis.set_title("when the target width is met")
     axis = axes[1, 1]
     for name, colour in ((DEFAULT, "#0072B2"), ("one-shot", "#D55E00"), ("from-scratch", "#333333")):

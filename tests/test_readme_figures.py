@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from pathlib import Path
 
 from homoexport.report.tables import summary_rows
@@ -16,8 +17,37 @@ def test_table_is_the_kept_summarys():
     summary = json.loads((ROOT / "docs" / "quickstart-summary.json").read_text())
     for row in summary_rows(summary):
         assert f"| {' | '.join(row)} |" in README
-    shown = re.findall(r"^\| (\w.*?) \|", README, re.MULTILINE)
+    shown = re.findall(r"^\| (\w.*?) \|", README.split("Beside its peers")[0], re.MULTILINE)
     assert shown == [row[0] for row in summary_rows(summary)]
+
+
+PEERS = {  # the README's words for a cell of bench/methods.py
+    "`homodistil`": "homodistil",
+    "`one-shot`": "one-shot",
+    "`layers`, cut to the same size": "layers, same size",
+    "`layers`, full width": "layers, full width",
+    "`one-shot` by magnitude": "one-shot, magnitude",
+    "`minilm`": "minilm",
+    "`from-scratch`": "from-scratch",
+}
+
+
+def test_peers_are_the_kept_runs():
+    runs = json.loads((ROOT / "bench/results/methods.json").read_text())["runs"]
+    table = re.findall(r"^\| (`.*?) \| (.*?) M \| (.*?) \|$", README, re.MULTILINE)
+    assert [row[0] for row in table] == list(PEERS)
+    for name, millions, spearman in table:
+        cell = [run for run in runs if run["cell"] == PEERS[name]]
+        assert len(cell) == 3
+        assert millions == f"{cell[0]['parameters'] / 1e6:.1f}"
+        values = [run["spearman"] for run in cell]
+        assert spearman == f"{statistics.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+    jumps = {
+        name: statistics.mean(run["largest_jump"] for run in runs if run["cell"] == name)
+        for name in ("homodistil", "one-shot")
+    }
+    flat = " ".join(README.split())
+    assert f"largest jump at {jumps['homodistil']:.2f} where one-shot's is {jumps['one-shot']:.2f}" in flat
 
 
 def test_figures_of_the_benchmarks_are_the_kept_ones():
