@@ -12,7 +12,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -202,11 +202,17 @@ def _refusal(error: BaseException | None) -> tuple[int, str | None] | None:
     return None
 
 
-def refuse_existing(out_dir: Path, *, force: bool) -> None:
+def refuse_existing(out_dir: Path, *, force: bool, inputs: Sequence[str] = ()) -> None:
     """Stop before any work is done where `out_dir` exists with something in it.
 
+    Args:
+        out_dir: the folder to be made.
+        force: whether it may be replaced.
+        inputs: paths that the work reads; other names among them do no harm.
+
     Raises:
-        OutputError: it exists and `force` is not set, or it is nothing that homoexport wrote.
+        OutputError: it exists and `force` is not set, or it is nothing that homoexport wrote, or it
+            holds an input.
     """
     if not out_dir.exists():
         return
@@ -224,6 +230,9 @@ def refuse_existing(out_dir: Path, *, force: bool) -> None:
             where=str(out_dir),
             mend="name another folder",
         )
+    for path in map(Path, inputs):
+        if out_dir.resolve() in (path.resolve(), *path.resolve().parents):
+            raise OutputError(f"would be replaced, but {path} is read", where=str(out_dir), mend="name another folder")
 
 
 def make_folder(path: Path) -> None:

@@ -97,7 +97,7 @@ def run_recipe(
         clock = _resume_run(recipe, run_dir, listener)
     else:
         clock = _Clock(run_dir / RUN_MARK, listener)
-        refuse_existing(run_dir, force=force)
+        refuse_existing(run_dir, force=force, inputs=[recipe.teacher, *recipe.text.paths])
     check_recipe(recipe)
     with output_errors(run_dir):
         if resume:
@@ -246,7 +246,7 @@ def export_folder(
         force: replace `out_dir` where homoexport wrote it.
         progress: is told each step.
     """
-    refuse_existing(out_dir, force=force)
+    refuse_existing(out_dir, force=force, inputs=[source])
     encoder = load_encoder(source, task=task)
 
     def rank(files: Sequence[Path]) -> list[float]:

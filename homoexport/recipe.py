@@ -77,6 +77,11 @@ class TextSettings(_Section):
     min_words: int = Field(3, ge=1, description="Sentences of fewer words are left out (sentence-embedding).")
     held_out: int = Field(1000, ge=3, description="Sequences kept for evaluation; training never sees them.")
 
+    @property
+    def paths(self) -> list[str]:
+        """Globs of files, and folders or hub names of datasets."""
+        return [str(source.files or source.dataset) for source in self.sources]
+
 
 class StudentShape(_Section):
     """The student's widths and depth. What is left out keeps the teacher's proportion."""

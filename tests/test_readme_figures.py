@@ -55,7 +55,9 @@ def test_figures_of_the_benchmarks_are_the_kept_ones():
     flat = " ".join(README.split())
     assert f"with human scores is {student['value']:.3f} where the teacher's is {teacher['value']:.3f}" in flat
     step = json.loads((ROOT / "bench/results/distill_step.json").read_text())
-    assert f"slicing together take {step['share_while_pruning']:.1%} of the pruning steps" in flat
+    ratios = [figures["ratio"] for figures in step["floor"].values()]
+    assert f"slicing together take {step['share']['share_while_pruning']:.1%} of the pruning steps" in flat
+    assert f"all its terms {min(ratios):.2f} to {max(ratios):.2f} times" in flat
 
 
 def test_links_lead_somewhere():

@@ -73,7 +73,7 @@ def distill(
             `homoexport.errors`.
     """
     digest = _settings_digest(teacher, text, [shape], settings, seed)
-    _check_output(out_dir, digest, force=force, resume=resume)
+    _check_output(out_dir, digest, [teacher, *text.paths], force=force, resume=resume)
     if resume and _done(out_dir):
         return out_dir
     with all_processes_alive():
@@ -125,7 +125,7 @@ def distill_students(
         TeacherError, TextError, ShapeError, OutputError, TrainingError: see `homoexport.errors`.
     """
     digest = _settings_digest(teacher, text, shapes, settings, seed)
-    _check_output(out_dir, digest, force=force, resume=resume)
+    _check_output(out_dir, digest, [teacher, *text.paths], force=force, resume=resume)
     folders = [out_dir / str(shape.name) for shape in shapes]
     if resume and all(_done(folder) for folder in folders):
         return folders
@@ -281,11 +281,11 @@ def _done(folder: Path) -> bool:
     return True
 
 
-def _check_output(out_dir: Path, settings_digest: str, *, force: bool, resume: bool) -> None:
+def _check_output(out_dir: Path, settings_digest: str, inputs: Sequence[str], *, force: bool, resume: bool) -> None:
     if resume and force:
         raise RecipeError("--force starts anew and --resume goes on", where=str(out_dir), mend="give one of them")
     if not resume:
-        refuse_existing(out_dir, force=force)
+        refuse_existing(out_dir, force=force, inputs=inputs)
         return
     if not (out_dir / RUN_MARK).is_file():
         raise OutputError("holds no run to resume", where=str(out_dir), mend="leave --resume out to start one")

@@ -261,6 +261,11 @@ def test_existing_output_is_kept_and_other_settings_do_not_resume(tiny_folder, c
     assert verify(tmp_path / "out")["digest"] == before
     distill(teacher, settings=settings_of("sentence-embedding", steps=4), force=True, **arguments)
     assert verify(tmp_path / "out")["details"]["steps"] == 4
+    its_own_text = arguments | {"text": text_of(tmp_path / "out" / "*.txt")}
+    for source, changed in ((tmp_path / "out", arguments), (teacher, its_own_text)):
+        with pytest.raises(OutputError, match=r"would be replaced, but .* is read"):
+            distill(str(source), settings=settings, force=True, **changed)
+    assert verify(tmp_path / "out")["details"]["steps"] == 4
 
 
 def test_force_does_not_replace_a_folder_of_someone_elses(tiny_folder, corpus_file, tmp_path):
