@@ -165,7 +165,7 @@ def _run_stages(recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener
     teacher, student, package = run_dir / TEACHER, run_dir / STUDENT, run_dir / PACKAGE
     digest = recipe.digest()
     if not _done(student, "student"):
-        with clock.stage("distill", "Distilling"):
+        with clock.stage("distill", f"Distilling {recipe.teacher}"):
             distill(
                 recipe.teacher,
                 text=recipe.text,

@@ -194,6 +194,8 @@ class DistillSettings(_Section):
             raise ValueError("prune_until comes before prune_from")
         if self.layers is not None and (not self.layers or min(self.layers) < 1):
             raise ValueError("'layers' are counted from 1")
+        if self.objective == "sentence-embedding" and self.batch_size == 1:
+            raise ValueError("sentence-embedding matches the sentences of a batch; 'batch_size' must be 2 or more")
         return self
 
 
@@ -245,7 +247,7 @@ class Recipe(_Section):
     @model_validator(mode="after")
     def _student_or_students(self) -> Recipe:
         if (self.student is None) == (not self.students):
-            raise ValueError("give either 'student' or 'students'")
+            raise ValueError("give either 'student' or 'students' (flags like --hidden-size shape the student)")
         if self.student is not None and (ignored := self.student.model_fields_set & {"name", "finish"}):
             raise ValueError(f"student.{ignored.pop()} is for one of several 'students'")
         names = [student.name for student in self.students]

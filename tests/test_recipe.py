@@ -63,6 +63,7 @@ def test_overrides_reach_any_key():
         ("text.sources.0.dataset=wiki", "either 'dataset' or 'files'"),
         ("distill.betas=[2, 0.9]", "'distill.betas.0'.*less than 1"),
         ("distill.weights.hidden=.inf", "finite number"),
+        ("distill={objective: sentence-embedding, steps: 3, batch_size: 1}", "'batch_size' must be 2 or more"),
         ("seed=99999999999999999999999", "'seed'"),
         ("name=../up", "'name'"),
         ("name=..", "'name'"),

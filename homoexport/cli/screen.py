@@ -57,8 +57,9 @@ def distill_bar() -> Iterator[Callable[[DistillProgress], None]]:
                 tasks[name] = bar.add_task(f"distilling {name}".strip(), total=steps, text="")
             widths = report.widths
             text = (
-                f"loss {report.loss:.4f}  {widths['hidden_size']}/{widths['intermediate_size']}/"
-                f"{widths['num_attention_heads']:g}x{widths['head_dim']}  {report.parameters / 1e6:.2f} M  "
+                f"loss {report.loss:.4f}  width {widths['hidden_size']}/{widths['intermediate_size']}  "
+                f"heads {round(widths['num_attention_heads'], 1):g}x{widths['head_dim']}  "
+                f"layers {widths['num_hidden_layers']}  {report.parameters / 1e6:.2f} M  "
                 f"{1 / report.seconds:.2f} steps/s"
             )
             bar.update(tasks[name], completed=report.step + 1, text=text)

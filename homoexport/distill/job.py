@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedType, gather_object
+from accelerate.utils import DistributedType, LoggerType, gather_object
 
 from homoexport.distill.batches import BatchMaker
 from homoexport.encoder import Encoder, Family, Task, Widths, family_of, load_encoder, target_widths, weights_digest
@@ -90,6 +90,12 @@ def open_job(
     _check_trackers(settings.trackers)
     accelerator = _accelerator(settings, tracker_dir)
     if accelerator.device.type == "cpu":
+        if settings.threads and settings.threads > (cores := available_cores()):
+            raise RecipeError(
+                f"{settings.threads} threads where {cores} core{'s' * (cores > 1)} may be used",
+                where="distill.threads",
+                mend=f"at most {cores}, or leave it out",
+            )
         processes_here = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
         torch.set_num_threads(settings.threads or max(1, available_cores() // processes_here))
     torch.manual_seed(seed)
@@ -229,12 +235,13 @@ def _check_against_teacher(text: TextSettings, settings: DistillSettings, family
 
 def _check_trackers(names: tuple[str, ...]) -> None:
     available = sorted(str(tracker) for tracker in get_available_trackers())
+    known = sorted(str(tracker.value) for tracker in LoggerType if tracker is not LoggerType.ALL)
     for name in names:
         if name != "all" and name not in available:
             raise RecipeError(
                 f"the tracker '{name}' is not installed",
                 where="distill.trackers",
-                mend=f"pip install {name}; installed: {', '.join(available) or 'none'}",
+                mend=f"installed: {', '.join(available) or 'none'}; accelerate knows {', '.join(known)}",
             )
 
 

@@ -10,6 +10,7 @@ from homoexport.encoder.loading import (
     parent_of,
     resolve_folder,
     save_encoder,
+    save_tokenizer,
     weights_digest,
     write_sentence_files,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "parent_of",
     "resolve_folder",
     "save_encoder",
+    "save_tokenizer",
     "slice_model",
     "start_from_scratch",
     "supported_model_types",

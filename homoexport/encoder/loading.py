@@ -254,8 +254,18 @@ def save_encoder(encoder: Encoder, model: PreTrainedModel, folder: Path, *, max_
     model.save_pretrained(folder)
     for weights in folder.glob("*.safetensors"):
         weights.chmod(0o644)  # safetensors makes them private to the user; a server may be another one
-    encoder.tokenizer.save_pretrained(folder)
+    save_tokenizer(encoder.tokenizer, folder)
     write_sentence_files(encoder, folder, hidden_size=model.config.hidden_size, max_length=max_length)
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a tokenizer under a class name that transformers 4 and 5 both know."""
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if config.get("tokenizer_class") == "TokenizersBackend":  # what 5 calls PreTrainedTokenizerFast
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+        path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_sentence_files(encoder: Encoder, folder: Path, *, hidden_size: int, max_length: int | None = None) -> None:

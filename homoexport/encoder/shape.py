@@ -67,7 +67,7 @@ def target_widths(
         raise ShapeError(
             f"hidden_size {hidden} is not divisible into {heads} heads",
             where="student",
-            mend=f"the nearest that is: {_nearest(hidden, heads)}, or set num_attention_heads",
+            mend=f"the nearest that is: {_nearest(hidden, heads)}, or another num_attention_heads",
         )
     layers = num_hidden_layers or teacher.num_hidden_layers
     target = Widths(hidden, ffn, (heads,) * layers, hidden // heads)

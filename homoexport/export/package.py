@@ -20,7 +20,15 @@ from typing import Any, Literal
 import onnx_ir as ir
 
 from homoexport.artifact import output_errors, staged, write_manifest
-from homoexport.encoder import Encoder, count_parameters, family_of, parent_of, weights_digest, write_sentence_files
+from homoexport.encoder import (
+    Encoder,
+    count_parameters,
+    family_of,
+    parent_of,
+    save_tokenizer,
+    weights_digest,
+    write_sentence_files,
+)
 from homoexport.errors import ParityError
 from homoexport.export.fuse import (
     MICROSOFT,
@@ -181,7 +189,7 @@ def _write_files(encoder: Encoder, chosen: Candidate, folder: Path, *, max_lengt
     # So that its answer can be fed to the graph as it is, now and after loading.
     tokenizer.model_input_names = list(input_names(encoder))
     tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names
-    tokenizer.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
     shutil.copyfile(encoder.folder / "config.json", folder / "config.json")
     write_sentence_files(encoder, folder, hidden_size=encoder.model.config.hidden_size, max_length=max_length)
 

@@ -124,6 +124,10 @@ def _comparison(summary: Mapping[str, Any]) -> str:
     return f"## Teacher against student\n\n{table}\n\n![Latency of teacher and student]({PLOTS}/latency.png)"
 
 
+def _gap(line: Mapping[str, Any]) -> str:
+    return number(0.0 if abs(line["gap"]) < _NO_GAP else line["gap"])
+
+
 def _distilling(log: Sequence[Mapping[str, Any]]) -> str:
     first, last = log[0], log[-1]
     widest = max(log, key=lambda line: line["gap"])
@@ -145,8 +149,8 @@ def _distilling(log: Sequence[Mapping[str, Any]]) -> str:
     return (
         "## How the student came about\n\n"
         f"{began}{pruned}. "
-        f"The gap between them was {number(first['gap'])} at the first of {len(log)} steps, "
-        f"{number(widest['gap'])} at its widest (step {widest['step']}) and {number(last['gap'])} at the last.\n\n"
+        f"The gap between them was {_gap(first)} at the first of {len(log)} steps, "
+        f"{_gap(widest)} at its widest (step {widest['step']}) and {_gap(last)} at the last.\n\n"
         f"![Widths and gap over the steps]({PLOTS}/homotopy.png)\n\n"
         f"![Loss terms over the steps]({PLOTS}/terms.png)"
     )

@@ -45,6 +45,12 @@ def test_tracker_that_is_not_there_is_named(tiny_folder, corpus_file, tmp_path):
         distill(str(tiny_folder()), text=text_of(corpus_file), shape=SHAPE, settings=settings, out_dir=tmp_path / "out")
 
 
+def test_more_threads_than_cores_are_refused(tiny_folder, corpus_file, tmp_path):
+    settings = settings_of("sentence-embedding", threads=99_999)
+    with pytest.raises(RecipeError, match=r"99999 threads where .* may be used"):
+        distill(str(tiny_folder()), text=text_of(corpus_file), shape=SHAPE, settings=settings, out_dir=tmp_path / "out")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has it")
 def test_fp16_without_a_gpu_is_refused(tiny_folder, corpus_file):
     with pytest.raises(RecipeError, match="fp16 needs a GPU"):

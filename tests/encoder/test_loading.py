@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertModel, ElectraForPreTraining, GPT2Config
+from transformers import AutoTokenizer, BertConfig, BertModel, ElectraForPreTraining, GPT2Config
 
 from homoexport.encoder import Pooling, family_of, load_encoder, save_encoder, slice_model
 from homoexport.errors import TeacherError
@@ -191,6 +191,17 @@ def test_every_family_loads_with_the_head_that_it_was_saved_with(kind, head, tmp
 def test_a_head_that_is_not_in_the_folder_is_refused(kind, head, tmp_path):
     with pytest.raises(TeacherError, match=f"it has no {HEADS[head]}"):
         load_encoder(_write(tmp_path, kind, "model"), task=TASKS[head])
+
+
+@pytest.mark.parametrize("kind", FAMILY_CONFIGS)
+def test_a_tokenizers_class_has_a_name_that_transformers_4_knows_too(kind, tmp_path):
+    encoder = load_encoder(_write(tmp_path / "teacher", kind, "model"))
+    (tmp_path / "student").mkdir()
+    save_encoder(encoder, encoder.model, tmp_path / "student")
+    name = json.loads((tmp_path / "student/tokenizer_config.json").read_text())["tokenizer_class"]
+    assert name != "TokenizersBackend"
+    again = AutoTokenizer.from_pretrained(tmp_path / "student")
+    assert again("w3 w5 w8")["input_ids"] == encoder.tokenizer("w3 w5 w8")["input_ids"]
 
 
 @pytest.mark.parametrize(("saved", "wanted"), [("sequence", "token"), ("token", "sequence")])
