@@ -60,6 +60,12 @@ def test_figures_of_the_benchmarks_are_the_kept_ones():
     assert f"all its terms {min(ratios):.2f} to {max(ratios):.2f} times" in flat
 
 
+def test_several_students_take_what_the_docs_say():
+    students = json.loads((ROOT / "bench/results/students.json").read_text())
+    docs = " ".join((ROOT / "docs/distilling.md").read_text(encoding="utf-8").split())
+    assert f"in time that was {students['ratio']:.2f} of the four runs'" in docs
+
+
 def test_links_lead_somewhere():
     for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / link).exists(), link
