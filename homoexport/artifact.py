@@ -8,6 +8,7 @@ files' digests, so that a child names exactly the parent it was made from.
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import shutil
@@ -208,7 +209,7 @@ def refuse_existing(out_dir: Path, *, force: bool, inputs: Sequence[str] = ()) -
     Args:
         out_dir: the folder to be made.
         force: whether it may be replaced.
-        inputs: paths that the work reads; other names among them do no harm.
+        inputs: paths and globs that the work reads; what names no local file, as a hub's names, does no harm.
 
     Raises:
         OutputError: it exists and `force` is not set, or it is nothing that homoexport wrote, or it
@@ -230,9 +231,16 @@ def refuse_existing(out_dir: Path, *, force: bool, inputs: Sequence[str] = ()) -
             where=str(out_dir),
             mend="name another folder",
         )
-    for path in map(Path, inputs):
-        if out_dir.resolve() in (path.resolve(), *path.resolve().parents):
-            raise OutputError(f"would be replaced, but {path} is read", where=str(out_dir), mend="name another folder")
+    for spec in inputs:
+        if any(out_dir.resolve() in (path, *path.parents) for path in _files_named(spec)):
+            raise OutputError(f"would be replaced, but {spec} is read", where=str(out_dir), mend="name another folder")
+
+
+def _files_named(spec: str) -> list[Path]:
+    """The files and folders there are that a path or a glob names."""
+    path = Path(spec).expanduser()
+    hits = [path, *map(Path, glob.glob(str(path), recursive=True))]  # noqa: PTH207 - Path.glob takes no absolute one
+    return [hit.resolve() for hit in hits if hit.exists()]
 
 
 def make_folder(path: Path) -> None:

@@ -84,7 +84,8 @@ class TextSettings(_Section):
 
 
 class StudentShape(_Section):
-    """The student's widths and depth. What is left out keeps the teacher's proportion."""
+    """The student's widths and depth. Hidden size and layers are the teacher's where they are left out; the
+    feed-forward width then keeps its proportion to the hidden size."""
 
     name: str | None = Field(None, pattern=_NAME, description="Name of the student's folder among several.")
     hidden_size: int | None = Field(None, ge=1, description="Width of the residual stream; the teacher's by default.")
@@ -194,7 +195,7 @@ class DistillSettings(_Section):
             raise ValueError("prune_until comes before prune_from")
         if self.layers is not None and (not self.layers or min(self.layers) < 1):
             raise ValueError("'layers' are counted from 1")
-        if self.objective == "sentence-embedding" and self.batch_size == 1:
+        if self.objective == "sentence-embedding" and self.batch_size == 1 and self.weights.task > 0:
             raise ValueError("sentence-embedding matches the sentences of a batch; 'batch_size' must be 2 or more")
         return self
 

@@ -9,7 +9,7 @@ import os
 import pytest
 from safetensors import SafetensorError
 
-from homoexport.artifact import output_errors, read_manifest, staged, verify, write_manifest
+from homoexport.artifact import output_errors, read_manifest, refuse_existing, staged, verify, write_manifest
 from homoexport.errors import OutputError, PackageError, TextError
 
 
@@ -129,3 +129,23 @@ def test_full_disk_is_one_line_however_it_is_told(tmp_path, fail):
 def test_other_errors_pass(tmp_path):
     with pytest.raises(ValueError, match="os"), output_errors(tmp_path):
         raise ValueError("os")
+
+
+@pytest.mark.parametrize(
+    "spec", ["{out}/texts/a.txt", "{out}/texts/*.txt", "{parent}/*/texts/a.txt", "~/out/**/*.txt"], ids=str
+)
+def test_force_spares_a_folder_that_holds_an_input(tmp_path, monkeypatch, spec):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    out = tmp_path / "out"
+    (out / "texts").mkdir(parents=True)
+    (out / "texts" / "a.txt").write_text("text")
+    write_manifest(out, "student")
+    with pytest.raises(OutputError, match="would be replaced, but"):
+        refuse_existing(out, force=True, inputs=[spec.format(out=out, parent=tmp_path)])
+    assert (out / "texts" / "a.txt").read_text() == "text"
+
+
+def test_force_minds_no_names_that_are_no_files(tmp_path, monkeypatch):
+    write_manifest(tmp_path, "student")
+    monkeypatch.chdir(tmp_path)
+    refuse_existing(tmp_path, force=True, inputs=["org/model", "package:some-package/model"])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 from accelerate import Accelerator
@@ -81,7 +82,7 @@ class BatchMaker:
                 positions=positions,
             )
         device = self.accelerator.device
-        if device.type == "cuda":  # from pinned memory the copy runs beside the computation
+        if device.type == "cuda":  # so that nobody waits for the copy, which is queued with the computation
             batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
         moved = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
         return MicroBatch(moved["input_ids"], moved["attention_mask"], moved.get("token_type_ids"), moved.get("labels"))
@@ -91,18 +92,12 @@ class BatchesAhead:
     """Makes a step's micro-batches in a thread of its own while the step before is computed.
 
     So reading and tokenizing hold no step up. A stream then stands one step further than the run.
+    Where the run ends early, nobody waits for what is being made: it may hang on a network.
     """
 
     def __init__(self, batches: BatchMaker) -> None:
         self._batches = batches
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
         self._ahead: tuple[int, Future[list[MicroBatch]]] | None = None
-
-    def __enter__(self) -> BatchesAhead:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._thread.shutdown(cancel_futures=True)
 
     def of_step(self, step: int, *, go_on: bool) -> list[MicroBatch]:
         """This process's micro-batches of a step.
@@ -117,5 +112,17 @@ class BatchesAhead:
             begun, future = self._ahead
             assert begun == step, "steps come in order"
             micro_batches = future.result()
-        self._ahead = (step + 1, self._thread.submit(self._batches.of_step, step + 1)) if go_on else None
+        self._ahead = (step + 1, self._begin(step + 1)) if go_on else None
         return micro_batches
+
+    def _begin(self, step: int) -> Future[list[MicroBatch]]:
+        future: Future[list[MicroBatch]] = Future()
+
+        def make() -> None:
+            try:
+                future.set_result(self._batches.of_step(step))
+            except BaseException as error:  # raised where the step is wanted
+                future.set_exception(error)
+
+        threading.Thread(target=make, name="batches", daemon=True).start()
+        return future

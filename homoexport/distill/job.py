@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +19,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedType, LoggerType, gather_object
 
 from homoexport.distill.batches import BatchMaker
+from homoexport.distill.start import schedule_of
 from homoexport.encoder import Encoder, Family, Task, Widths, family_of, load_encoder, target_widths, weights_digest
 from homoexport.errors import RecipeError, TeacherError, TrainingError, UserError
 from homoexport.host import available_cores, describe_host
@@ -197,7 +200,7 @@ def failing_together(accelerator: Accelerator) -> Iterator[None]:
 
 def _check_students(teacher: Widths, targets: Sequence[Widths], settings: DistillSettings) -> None:
     """Students that can lie on one way of widths."""
-    if settings.method != "homodistil" or settings.prune_until == 0:
+    if settings.method != "homodistil" or schedule_of(settings).stop == 0:
         what = settings.method if settings.method != "homodistil" else "pruning at step 0"
         raise RecipeError(
             f"{what} has no path of widths to branch off from",
@@ -268,15 +271,29 @@ def all_processes_alive() -> Iterator[None]:
     """Turn the end of another process into one line.
 
     Raises:
-        TrainingError: a message to or from another process did not get through.
+        TrainingError: a message to or from another process did not get through, or the launcher, which
+            may be the first to see it, ends this one too (SIGTERM).
     """
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _end_with_the_others) if several else None
     try:
         yield
     except RuntimeError as error:
         if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
             raise
-        raise TrainingError(
-            "another process of this job has ended",
-            where="distill",
-            mend="see its own message; start the job again with --resume, on any number of processes",
-        ) from None
+        raise _another_has_ended() from None
+    finally:
+        if several:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _another_has_ended() -> TrainingError:
+    return TrainingError(
+        "another process of this job has ended",
+        where="distill",
+        mend="see its own message; start the job again with --resume, on any number of processes",
+    )
+
+
+def _end_with_the_others(_signal: int, _frame: object) -> None:
+    raise _another_has_ended()

@@ -196,6 +196,12 @@ class LayerTerms:
         self._teacher_trace.remove()
         self._student_trace.remove()
 
+    @property
+    def wanted(self) -> bool:
+        """Whether any of these terms has a weight."""
+        weights = self.weights
+        return any(weight > 0 for weight in (weights.hidden, weights.attention, weights.embedding, weights.relation))
+
     def of(self, attention_mask: Tensor, counts: Counts) -> dict[str, Tensor]:
         """The terms of the forward passes just made, by name.
 

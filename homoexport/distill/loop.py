@@ -6,10 +6,9 @@ starts as the teacher; after each prune event it is a smaller dense model.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -17,7 +16,6 @@ from accelerate import Accelerator
 from torch import nn
 from transformers import get_linear_schedule_with_warmup
 
-from homoexport.distill.batches import BatchesAhead, BatchMaker
 from homoexport.distill.depth import Depth
 from homoexport.distill.importance import Ranking, choose
 from homoexport.distill.layerwise import LayerTerms, Projections
@@ -26,7 +24,6 @@ from homoexport.distill.schedule import Sizes, sizes_at
 from homoexport.distill.start import Start, schedule_of, weights_of
 from homoexport.distill.step import MicroBatch, StepLoss
 from homoexport.encoder import Encoder, Keep, LayerKeep, Widths, count_parameters, family_of, slice_model
-from homoexport.errors import TrainingError
 from homoexport.recipe import DistillSettings
 
 
@@ -393,41 +390,6 @@ class Run:
         self.ranking.load(state["ranking"])
         self.is_teacher, self._probed = state["is_teacher"], state["probed"]
         self.loss.labels_seen = state["labels_seen"]
-
-
-def run_steps(
-    run: Run,
-    batches: BatchMaker,
-    *,
-    offset: int = 0,
-    on_step: Callable[[StepReport], None],
-    on_checkpoint: Callable[[], None],
-) -> None:
-    """Advance a run to its end.
-
-    Args:
-        run: fresh or restored.
-        batches: the training text.
-        offset: place in the text's order at which the run's step 0 stands.
-        on_step: is given every step's report.
-        on_checkpoint: is called every `checkpoint_every` steps.
-    """
-    every, steps = run.settings.checkpoint_every, run.settings.steps
-    with BatchesAhead(batches) as ahead:
-        while not run.finished:
-            began = time.perf_counter()
-            saves = (run.step + 1) % every == 0 or run.may_pass_waypoint
-            go_on = not saves and run.step + 1 < steps
-            report = run.advance(ahead.of_step(offset + run.step, go_on=go_on))
-            if not math.isfinite(report.loss):
-                raise TrainingError(
-                    f"the loss is {report.loss} at step {report.step}",
-                    where="distill",
-                    mend="check the teacher's weights" if report.step == 0 else "lower distill.learning_rate",
-                )
-            on_step(replace(report, seconds=time.perf_counter() - began))
-            if run.step % every == 0 and not run.finished:
-                on_checkpoint()
 
 
 def _optimizer(student: nn.Module, projections: Projections, settings: DistillSettings) -> torch.optim.AdamW:

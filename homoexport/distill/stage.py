@@ -23,8 +23,9 @@ from homoexport.artifact import (
 )
 from homoexport.distill.checkpoint import CHECKPOINT, load_checkpoint
 from homoexport.distill.job import Job, all_processes_alive, open_job
-from homoexport.distill.loop import Run, run_steps
+from homoexport.distill.loop import Run
 from homoexport.distill.start import start_student
+from homoexport.distill.steps import run_steps
 from homoexport.distill.writer import LOG, Progress, Writer
 from homoexport.encoder import Widths
 from homoexport.errors import OutputError, RecipeError

@@ -96,7 +96,7 @@ class StepLoss:
         self.labels_seen |= counts.labelled > 0
         sums: dict[str, Tensor] = {}
         if self.objective_name == "sentence-embedding":
-            if self.bounded and len(micro_batches) > 1 and self.weights.task > 0:
+            if self.bounded and self.weights.task > 0 and _is_cut(micro_batches):
                 sums = self._sentences_one_by_one(micro_batches, counts)
             else:
                 terms = self._sentence_terms(micro_batches, counts)
@@ -252,7 +252,10 @@ class StepLoss:
         sums = {"task": task.detach()}
         for micro, gradient in zip(micro_batches, gradients, strict=True):
             with self.accelerator.autocast():
-                student, _ = self.sentence_vectors(micro)
+                if self.layer_terms.wanted:
+                    student, _ = self.sentence_vectors(micro)
+                else:  # the teacher has said all that is needed of it
+                    student = objective.pool(self.student_states(micro), micro.attention_mask, mode=self.pooling_mode)
                 terms = self.layer_terms.of(micro.attention_mask, counts)
             _add(sums, {name: value.detach() for name, value in terms.items()})
             loss = (student * gradient).sum()
@@ -312,6 +315,12 @@ def _texts_and_documents(
             students, teachers = zip(*chosen, strict=True)
             groups.append((torch.cat(students), torch.cat(teachers)))
     return groups
+
+
+def _is_cut(micro_batches: Sequence[MicroBatch]) -> bool:
+    """Whether the texts, or the documents, are more than one micro-batch."""
+    documents = sum(micro.documents for micro in micro_batches)
+    return max(documents, len(micro_batches) - documents) > 1
 
 
 def _add(totals: dict[str, Tensor], terms: dict[str, Tensor]) -> None:

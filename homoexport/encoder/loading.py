@@ -111,14 +111,19 @@ def _infer_task(folder: Path, config: Any) -> Task:
     architecture = (getattr(config, "architectures", None) or ["Model"])[0]
     if architecture.endswith("ForPreTraining") and not family_of(config).pretrains_lm_head:
         return "feature-extraction"
-    for ending, task in _TASK_OF_ARCHITECTURE.items():
-        if architecture.endswith(ending):
-            return task
+    if task := _task_of_head(config):
+        return task
     raise TeacherError(
         f"the head of a {architecture} is not supported, and would be lost",
         where=str(folder),
         mend="supported: bare models, masked-LM models, sequence and token classifiers, sentence-transformers folders",
     )
+
+
+def _task_of_head(config: Any) -> Task | None:
+    """What the class that a config names is for; None where its name does not say."""
+    architecture = (getattr(config, "architectures", None) or ["Model"])[0]
+    return next((task for ending, task in _TASK_OF_ARCHITECTURE.items() if architecture.endswith(ending)), None)
 
 
 def read_pooling(folder: Path) -> Pooling:
@@ -171,8 +176,9 @@ def load_encoder(source: str, *, task: Task | None = None) -> Encoder:
     if positions != "absolute":
         raise TeacherError(f"its positions are '{positions}'", where=source, mend="name a model with absolute ones")
     family.prepare_config(config)
-    if task in _CLASSIFIERS and config.architectures and _infer_task(folder, config) in _CLASSIFIERS - {task}:
-        what = f"is a {config.architectures[0]}, which is for {_infer_task(folder, config)}, not {task}"
+    other = _task_of_head(config)
+    if task in _CLASSIFIERS and other in _CLASSIFIERS - {task}:
+        what = f"is a {config.architectures[0]}, which is for {other}, not {task}"
         raise TeacherError(what, where=source, mend="name a model with that head")
     task = task or _infer_task(folder, config)
     model = _load_weights(folder, config, task, source)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,6 +25,7 @@ from homoexport.recipe import DistillSettings, LossWeights, StudentShape, TextSe
 from tests.conftest import MINILM
 
 ALL_TERMS = LossWeights(task=1, kl=1, hidden=1, attention=1, embedding=1)
+TASK_ALONE = LossWeights(task=1, kl=0, hidden=0, attention=0, embedding=0)
 
 
 def text_of(path: Path) -> TextSettings:
@@ -84,13 +86,18 @@ def test_at_step_0_minilm_equals_itself(corpus_file):
     assert max(map(abs, terms.values())) <= 1e-6
 
 
-@pytest.mark.parametrize("objective", ["masked-lm", "sentence-embedding"])
-def test_micro_batches_add_up_to_the_whole_batchs_gradients(tiny_folder, corpus_file, objective):
+@pytest.mark.parametrize(
+    ("objective", "weights"),
+    [("masked-lm", ALL_TERMS), ("sentence-embedding", ALL_TERMS), ("sentence-embedding", TASK_ALONE)],
+    ids=["masked-lm", "sentence-embedding", "sentence-embedding, task alone"],
+)
+def test_micro_batches_add_up_to_the_whole_batchs_gradients(tiny_folder, corpus_file, objective, weights):
     """Taken after pruning, so that every term and gradient is there."""
     folder = tiny_folder(masked_lm=objective == "masked-lm")
     results = []
     for micro in (8, 3):
-        run, batches = run_of(folder, corpus_file, settings_of(objective, micro_batch_size=micro, prune_until=0.1))
+        settings = settings_of(objective, micro_batch_size=micro, prune_until=0.1, weights=weights)
+        run, batches = run_of(folder, corpus_file, settings)
         whole = replace(batches, settings=settings_of(objective, micro_batch_size=8))
         run.advance(whole.of_step(0))
         assert run.widths.hidden_size == 16
@@ -189,12 +196,19 @@ class Stop(Exception):
     pass
 
 
+@pytest.mark.parametrize("streaming", [False, True], ids=["map", "stream"])
 @pytest.mark.parametrize("objective", ["masked-lm", "sentence-embedding"])
 @pytest.mark.parametrize("stop_after", [5, 9], ids=["while pruning", "after pruning"])
-def test_resumed_run_ends_with_the_same_bits(tiny_folder, corpus_file, tmp_path, objective, stop_after):
+def test_resumed_run_ends_with_the_same_bits(tiny_folder, corpus_file, tmp_path, objective, stop_after, streaming):
     torch.set_num_threads(1)
     folder = tiny_folder(masked_lm=objective == "masked-lm")
-    arguments = {"text": text_of(corpus_file), "shape": SHAPE, "settings": settings_of(objective)}
+    source = TextSource(files=str(corpus_file))
+    if streaming:
+        (tmp_path / "data").mkdir()
+        shutil.copy(corpus_file, tmp_path / "data" / "train.txt")
+        source = TextSource(dataset=str(tmp_path / "data"), streaming=True)
+    text = TextSettings(sources=(source,), max_length=24, held_out=20)
+    arguments = {"text": text, "shape": SHAPE, "settings": settings_of(objective)}
     distill(str(folder), out_dir=tmp_path / "whole", **arguments)
 
     def stop(progress: object) -> None:
