@@ -13,7 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-_CGROUP = Path("/sys/fs/cgroup")
+from homoexport.cgroup import cpu_quota, memory_limit_bytes
+
 _LIBRARIES = (
     "torch",
     "transformers",
@@ -27,24 +28,10 @@ _LIBRARIES = (
 _INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp")
 
 
-def _cgroup_quota() -> float | None:
-    """Cores that the cgroup's CPU quota allows (v2, then v1), or None where there is no limit."""
-    try:
-        quota, period = (_CGROUP / "cpu.max").read_text().split()
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
-        pass
-    try:
-        microseconds = int((_CGROUP / "cpu/cpu.cfs_quota_us").read_text())
-        return None if microseconds < 0 else microseconds / int((_CGROUP / "cpu/cpu.cfs_period_us").read_text())
-    except (OSError, ValueError):
-        return None
-
-
 def available_cores() -> int:
     """Cores that this process may use: its affinity, cut by the cgroup's quota (rounded up)."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _cgroup_quota()
+    quota = cpu_quota()
     return cores if quota is None else max(1, min(cores, math.ceil(quota)))
 
 
@@ -68,21 +55,26 @@ def library_versions() -> dict[str, str]:
     return versions
 
 
+def _memory_mb() -> int:
+    """Memory that may be used: the machine's, cut by the cgroup's limit."""
+    try:
+        installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (OSError, ValueError):
+        installed = 0
+    return min(installed, memory_limit_bytes() or installed) // 10**6
+
+
 @lru_cache(maxsize=1)
 def describe_host() -> dict[str, Any]:
     """The host as a JSON-ready dict: CPU model, instruction sets, cores, memory in MB, system."""
     cpu = _cpuinfo()
     flags = set(cpu.get("flags", cpu.get("Features", "")).split())
-    try:
-        memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 10**6
-    except (OSError, ValueError):
-        memory_mb = 0
     return {
         "cpu": cpu.get("model name", platform.processor() or platform.machine()),
         "architecture": platform.machine(),
         "instruction_sets": [name for name in _INSTRUCTION_SETS if name in flags],
         "cores": os.cpu_count() or 1,
         "available_cores": available_cores(),
-        "memory_mb": memory_mb,
+        "memory_mb": _memory_mb(),
         "system": f"{platform.system()} {platform.release()}",
     }

@@ -258,7 +258,16 @@ def open_package(folder: Path, *, threads: int) -> Package:
         session = ort.InferenceSession(str(details.model), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base but this
         raise PackageError(f"onnxruntime cannot load it ({error})", where=str(details.model)) from error
-    path = folder / "tokenizer.json"
+    return Package(details, session, load_tokenizer(details))
+
+
+def load_tokenizer(details: PackageDetails, *, max_length: int | None = None) -> Tokenizer:
+    """A package's tokenizer, which truncates to `max_length` (by default the package's) and does not pad.
+
+    Raises:
+        PackageError: it is missing, or tokenizers cannot load it.
+    """
+    path = details.folder / "tokenizer.json"
     if not path.is_file():
         raise PackageError("is missing", where=str(path), mend="export the package again")
     try:
@@ -266,5 +275,5 @@ def open_package(folder: Path, *, threads: int) -> Package:
     except Exception as error:  # tokenizers raises plain Exception
         raise PackageError(f"tokenizers cannot load it ({error})", where=str(path)) from error
     tokenizer.no_padding()
-    tokenizer.enable_truncation(details.max_length)
-    return Package(details, session, tokenizer)
+    tokenizer.enable_truncation(max_length or details.max_length)
+    return tokenizer

@@ -33,13 +33,14 @@ from homoexport.artifact import (
     write_manifest,
     write_run_mark,
 )
-from homoexport.budget import Budget, Verdict, judge
+from homoexport.bench import judge_result, measure
 from homoexport.distill import HELD_OUT, LOG, TASKS, Progress, distill, target_of
 from homoexport.encoder import Task, load_encoder
-from homoexport.errors import OutputError, RecipeError
+from homoexport.errors import DeviceError, OutputError, RecipeError
 from homoexport.evaluate import evaluate_packages
 from homoexport.export import OUTPUT_NAMES, export_encoder, max_length_of
-from homoexport.measure import check_measurement, measure_packages, rank_files
+from homoexport.host import available_cores
+from homoexport.measure import check_measurement, rank_files
 from homoexport.recipe import ExportSettings, MeasureSettings, Recipe, StudentShape
 from homoexport.report import summarize, write_report
 
@@ -196,9 +197,16 @@ def _run_stages(recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener
     if not _done(run_dir / MEASURED, "measurement"):
         with clock.stage("measure", f"Measuring on {recipe.measure.device}"), staged(run_dir / MEASURED) as folder:
             packages = [teacher, package]
-            measurement = measure(packages, recipe.measure, listener.on_measure)
+            measured = measure(packages, recipe.measure, progress=listener.on_measure)
+            for failure in measured.failures:
+                raise DeviceError(
+                    f"{failure.package} does not fit ({failure.stage}: {failure.reason})",
+                    where=recipe.measure.device,
+                    mend="ask for a smaller student, or measure where there is more memory, and --resume",
+                )
+            measurement = measured.as_json()
             qualities = evaluate_packages(
-                packages, texts, teacher=teacher, seed=recipe.seed, threads=recipe.measure.threads
+                packages, texts, teacher=teacher, seed=recipe.seed, threads=_threads_here(recipe.measure)
             )
             quality = dict(zip(("teacher", "student"), qualities, strict=True))
             write_json(folder / "measurement.json", measurement)
@@ -252,7 +260,7 @@ def export_folder(
     def rank(files: Sequence[Path]) -> list[float]:
         return rank_files(
             files,
-            threads=measure.threads,
+            threads=_threads_here(measure),
             batch_size=measure.batch_size,
             length=min(measure.length, max_length_of(encoder)),
             vocab_size=encoder.model.config.vocab_size,
@@ -272,27 +280,10 @@ def export_folder(
     )
 
 
-def measure(
-    packages: Sequence[Path], settings: MeasureSettings, progress: Callable[[str, float], None] | None = None
-) -> dict[str, Any]:
-    """Measure packages as a recipe's `measure` section says; JSON-ready."""
-    return measure_packages(
-        packages,
-        device=settings.device,
-        threads=settings.threads,
-        batch_size=settings.batch_size,
-        length=settings.length,
-        min_seconds=settings.min_seconds,
-        progress=progress,
-    ).as_json()
-
-
-def judge_result(budget: Budget, result: dict[str, Any]) -> list[Verdict]:
-    """Hold one package's measured figures against a budget."""
-    figures = {name: result[name] for name in ("latency_p50_ms", "latency_p95_ms", "peak_rss_mb")}
-    figures["file_mb"] = result["file_bytes"] / 10**6
-    intervals = {f"latency_{name}_ms": tuple(result[f"latency_{name}_interval_ms"]) for name in ("p50", "p95")}
-    return judge(budget, figures, intervals)
+def _threads_here(settings: MeasureSettings) -> int:
+    """Threads of what is done on this machine for a measurement that may be another's."""
+    here = available_cores()
+    return min(settings.threads or here, here)
 
 
 def held_out_texts(student: Path) -> list[str]:

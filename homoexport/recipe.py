@@ -211,9 +211,10 @@ class MeasureSettings(_Section):
     """How to measure."""
 
     device: str = Field("cpu", description="Target to measure on.")
-    threads: int = Field(1, ge=1, description="Threads of one inference.")
+    threads: int | None = Field(None, ge=1, description="Threads of one inference; by default all cores there.")
     batch_size: int = Field(1, ge=1, description="Sequences of one call.")
-    length: int = Field(128, ge=2, description="Tokens of one sequence.")
+    length: int = Field(128, ge=2, description="Tokens of one sequence; of real texts, the most.")
+    text: str | None = Field(None, description="File of real texts, one a line, whose own lengths are measured with.")
     min_seconds: float = Field(2.0, gt=0, description="Seconds measured of each package at the least.")
 
 

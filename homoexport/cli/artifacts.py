@@ -34,7 +34,7 @@ def export(
         typer.Option(help="A txt file of real text for the parity checks, a line each; by default held-out text."),
     ] = None,
     opset: Annotated[int, typer.Option(min=18, help="ONNX opset of the portable graph.")] = 18,
-    threads: Threads = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of one inference (default: all cores).")] = None,
     batch_size: BatchSize = 1,
     length: Length = 128,
     force: Force = False,
@@ -48,11 +48,12 @@ def export(
     if not onnx:
         raise UserError("there is no other format than ONNX", where="export", mend="give --onnx")
     output = output or Path(f"{student.rstrip('/').rsplit('/', 1)[-1]}-onnx")
-    texts = _lines_of(text)
     from homoexport.artifact import read_manifest
+    from homoexport.bench import read_lines
     from homoexport.pipeline import export_folder, held_out_texts
     from homoexport.recipe import ExportSettings, MeasureSettings
 
+    texts = read_lines(text) if text else []
     export_folder(
         student,
         output,
@@ -69,18 +70,6 @@ def export(
     details = manifest["details"]
     size = manifest["files"][details["model_file"]]["bytes"]
     screen.output.print(f"Package: {output}  {details['precision']}, {size / 1e6:.2f} MB", soft_wrap=True)
-
-
-def _lines_of(path: Path | None) -> list[str]:
-    if path is None:
-        return []
-    try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise TextError(f"cannot be read ({error})", where=str(path), mend="name a UTF-8 text file") from None
-    if not lines:
-        raise TextError("holds no text", where=str(path), mend="give a text a line")
-    return lines
 
 
 def embed(

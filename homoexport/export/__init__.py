@@ -2,6 +2,6 @@
 
 from homoexport.export.graph import OUTPUT_NAMES
 from homoexport.export.package import export_encoder, max_length_of
-from homoexport.export.sample_text import SAMPLE_TEXT
+from homoexport.sample_text import SAMPLE_TEXT
 
 __all__ = ["OUTPUT_NAMES", "SAMPLE_TEXT", "export_encoder", "max_length_of"]

@@ -40,8 +40,8 @@ from homoexport.export.fuse import (
 from homoexport.export.graph import OUTPUT_NAMES, describe, input_names, torch_to_onnx
 from homoexport.export.parity import Parity, Precision, check_parity, make_batches
 from homoexport.export.quantize import DESCRIPTION, quantize_int8
-from homoexport.export.sample_text import SAMPLE_TEXT
 from homoexport.host import library_versions
+from homoexport.sample_text import SAMPLE_TEXT
 
 Rank = Callable[[Sequence[Path]], Sequence[float]]
 

@@ -1,12 +1,27 @@
 """Measuring: the shipped file, in a clean process, in turns with what it is compared to."""
 
-from homoexport.measure.measurement import (
-    Comparison,
-    Measurement,
-    PackageFigures,
-    check_measurement,
-    measure_packages,
-    rank_files,
-)
+from homoexport.measure.compare import Change, compare_results, slower_than
+from homoexport.measure.devices import Device, diagnose, list_devices, set_up
+from homoexport.measure.measurement import Extras, check_measurement, measure_packages, rank_files
+from homoexport.measure.results import Comparison, Grid, Measurement, PackageFigures
+from homoexport.measure.schema import json_schema, read_results
 
-__all__ = ["Comparison", "Measurement", "PackageFigures", "check_measurement", "measure_packages", "rank_files"]
+__all__ = [
+    "Change",
+    "Comparison",
+    "Device",
+    "Extras",
+    "Grid",
+    "Measurement",
+    "PackageFigures",
+    "check_measurement",
+    "compare_results",
+    "diagnose",
+    "json_schema",
+    "list_devices",
+    "measure_packages",
+    "rank_files",
+    "read_results",
+    "set_up",
+    "slower_than",
+]

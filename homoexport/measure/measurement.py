@@ -2,172 +2,157 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from homoexport.errors import PackageError, UserError
-from homoexport.host import describe_host, library_versions
-from homoexport.inference import PackageDetails, read_package
-from homoexport.measure.intervals import MARGIN, Verdict, percentile_intervals, speedup, verdict_of
-from homoexport.measure.target import find_target
-from homoexport.measure.timing import Progress, Subject, Timing, check_request, time_interleaved
+from homoexport.host import library_versions
+from homoexport.inference import PackageDetails, load_tokenizer, read_package
+from homoexport.measure.agreement import agreement
+from homoexport.measure.extras import arena_steps, open_loop, stream_figures, time_around
+from homoexport.measure.intervals import MARGIN, drift, percentile_intervals, speedup, verdict_of
+from homoexport.measure.results import Comparison, Measurement, PackageFigures, Quiet, TextLengths
+from homoexport.measure.targets import Target, find_target
+from homoexport.measure.timing import Progress, Running, Subject, Workload, check_request, running, take_rounds
 
-SCHEMA_VERSION = 1
 _PERCENTS = (50, 90, 95, 99)
 _MB = 10**6
+_MAX_TEXTS = 64
 
 
 @dataclass(frozen=True)
-class PackageFigures:
-    """One package's figures: latencies of one call in milliseconds, memory in MB of 10**6 bytes.
+class Extras:
+    """What is measured besides the latency of one call, each in the same workers after it.
 
-    The file is in the page cache when it is loaded. `peak_rss_mb` is the worker's high-water mark
-    after all runs, `runtime_rss_mb` the same worker's before it loaded anything. Intervals are 95 %.
-    `samples_ms` holds every timed run in order, `runs_per_round` of them from each round.
+    Args:
+        streams: numbers of callers that share a session.
+        rates_per_s: rates of Poisson arrivals.
+        budget_p95_ms: look for the highest rate that keeps this p95.
+        arena_batches: batch sizes after which a fresh worker's memory is read.
     """
 
-    package: str
-    name: str
-    task: str
-    precision: str
-    parameters: int
-    file_bytes: int
-    load_ms: float
-    first_inference_ms: float
-    latency_p50_ms: float
-    latency_p90_ms: float
-    latency_p95_ms: float
-    latency_p99_ms: float
-    latency_mean_ms: float
-    latency_std_ms: float
-    latency_p50_interval_ms: tuple[float, float]
-    latency_p95_interval_ms: tuple[float, float]
-    throughput_per_s: float
-    peak_rss_mb: float
-    runtime_rss_mb: float
-    warmup_runs: int
-    runs: int
-    runs_per_round: int
-    samples_ms: tuple[float, ...]
+    streams: tuple[int, ...] = ()
+    rates_per_s: tuple[float, ...] = ()
+    budget_p95_ms: float | None = None
+    arena_batches: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """How many times faster than `against` (the first package) a package is at the median."""
+@contextmanager
+def opened(device: str) -> Iterator[Target]:
+    """The target that a device names, open inside the block.
 
-    package: str
-    against: str
-    speedup_p50: float
-    interval: tuple[float, float]
-    verdict: Verdict
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """Packages measured in one interleaved run. `margin` is what still counts as the same speed."""
-
-    device: str
-    threads: int
-    batch_size: int
-    length: int
-    margin: float
-    host: dict[str, Any]
-    versions: dict[str, str]
-    results: tuple[PackageFigures, ...]
-    comparisons: tuple[Comparison, ...]
-
-    def as_json(self) -> dict[str, Any]:
-        """A JSON-ready dict, with `schema_version`."""
-        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+    Raises:
+        DeviceError: it is unknown, or cannot be used here.
+    """
+    target = find_target(device)
+    try:
+        target.open()
+        yield target
+    finally:
+        target.close()
 
 
-def check_measurement(device: str, *, threads: int, batch_size: int, length: int, min_seconds: float) -> None:
+def check_measurement(device: str, *, threads: int | None, batch_size: int, length: int, min_seconds: float) -> None:
     """Refuse at once what `measure_packages` would refuse, as far as the packages do not matter.
 
     Raises:
-        DeviceError: unknown device, or more threads than it has cores.
+        DeviceError: a device that is unknown or cannot be used, or more threads than it has cores.
         UserError: a figure that is not positive.
     """
-    target = find_target(device)
-    check_request(target, threads=threads, batch_size=batch_size, length=length, min_seconds=min_seconds)
+    with opened(device) as target:
+        check_request(target, _workload(target, threads, batch_size, length), min_seconds=min_seconds)
 
 
 def measure_packages(
     packages: Sequence[Path],
     *,
     device: str = "cpu",
-    threads: int = 1,
+    threads: int | None = None,
     batch_size: int = 1,
     length: int = 128,
+    texts: Sequence[str] = (),
+    text_source: str = "",
     min_seconds: float = 2.0,
+    extras: Extras | None = None,
     progress: Progress | None = None,
 ) -> Measurement:
     """Measure packages, and compare each of them with the first.
 
     Every package runs in a fresh process that imports only numpy and onnxruntime; they are timed in
     turns, in one run. Nothing but the inference is in the timed region, for the package's own
-    output and full-length sequences.
+    output. A package that does not fit into the target's memory is told among the failures.
 
     Args:
         packages: folders that `homoexport export` wrote.
-        device: where to measure: `cpu`.
-        threads: threads of one inference.
+        device: where to measure; see `homoexport.measure.targets`.
+        threads: threads of one inference; by default as many as the target gives cores.
         batch_size: sequences of one inference.
-        length: tokens of one sequence.
-        min_seconds: timed seconds of each package at the least.
+        length: tokens of one sequence; of real texts, what they are truncated to.
+        texts: real texts, whose own lengths are measured with; up to 64, evenly taken, in their order.
+        text_source: what the texts are called.
+        min_seconds: timed seconds of each package at the least; up to five times that where a
+            comparison is too noisy to call.
+        extras: what to measure besides.
         progress: called with what is being done and the share of it that is done.
 
     Raises:
         PackageError: not a package, altered, truncated, or nothing that onnxruntime can run.
-        DeviceError: unknown device, too many threads, or a worker that was killed.
-        UserError: no package, a length above a package's own, or a figure that is not positive.
+        DeviceError: a device that is unknown or cannot be used, or too many threads.
+        UserError: no package, a length above a package's own, too few texts, or a figure that is not positive.
     """
-    target = find_target(device)
+    tell = progress or _tell_nobody
     if not packages:
         raise UserError("no package to measure", mend="name at least one package folder")
-    check_request(target, threads=threads, batch_size=batch_size, length=length, min_seconds=min_seconds)
-    described = [read_package(folder) for folder in packages]
-    for details in described:
-        if length > details.max_length:
-            raise UserError(
-                f"{length} tokens where {details.folder} takes {details.max_length}",
-                where="length",
-                mend=f"measure with {details.max_length} or fewer",
+    with opened(device) as target:
+        workload = _workload(target, threads, batch_size, length)
+        check_request(target, workload, min_seconds=min_seconds)
+        described = [read_package(folder) for folder in packages]
+        for details in described:
+            if length > details.max_length and not texts:
+                raise UserError(
+                    f"{length} tokens where {details.folder} takes {details.max_length}",
+                    where="length",
+                    mend=f"measure with {details.max_length} or fewer",
+                )
+        details_of = {str(details.folder): details for details in described}
+        chosen = _evenly(texts, batch_size, text_source)
+        subjects = [_subject(details, chosen, length) for details in described]
+        with running(subjects, target, workload, tell=tell) as session:
+            noise = take_rounds(session, min_seconds=min_seconds, tell=tell)
+            energy_source = session.running[0].worker.ask("counters")["energy_source"] if session.running else None
+            results = [
+                _figures(details_of[one.subject.name], one, target, workload, chosen, extras or Extras(), tell)
+                for one in session.running
+            ]
+            greeting = session.running[0].worker.greeting if session.running else {}
+            return Measurement(
+                device=device,
+                emulated=target.emulated,
+                limits=target.limits(),
+                threads=workload.threads,
+                batch_size=batch_size,
+                length=max(len(row) for row in subjects[0].rows) if subjects[0].rows else length,
+                texts=_text_lengths(subjects[0], text_source),
+                margin=MARGIN,
+                host=greeting.get("host", {}),
+                versions={**library_versions(), **greeting.get("versions", {})},
+                noise=noise,
+                energy_source=energy_source,
+                results=tuple(results),
+                failures=tuple(session.failures),
+                comparisons=tuple(_compare(one, session.running[0]) for one in session.running[1:]),
             )
-    timings = time_interleaved(
-        [Subject(details.model, str(details.folder), details.vocab_size, (details.output,)) for details in described],
-        target,
-        threads=threads,
-        batch_size=batch_size,
-        length=length,
-        min_seconds=min_seconds,
-        progress=progress,
-    )
-    results = [_figures(*pair, batch_size=batch_size) for pair in zip(described, timings, strict=True)]
-    return Measurement(
-        device=device,
-        threads=threads,
-        batch_size=batch_size,
-        length=length,
-        margin=MARGIN,
-        host=describe_host(),
-        versions={**library_versions(), **timings[0].versions},
-        results=tuple(results),
-        comparisons=tuple(
-            _compare(result.package, results[0].package, timing, timings[0])
-            for result, timing in zip(results[1:], timings[1:], strict=True)
-        ),
-    )
 
 
 def rank_files(
     files: Sequence[Path],
     *,
-    threads: int = 1,
+    device: str = "cpu",
+    threads: int | None = None,
     batch_size: int = 1,
     length: int = 128,
     min_seconds: float = 1.0,
@@ -175,11 +160,12 @@ def rank_files(
     outputs: tuple[str, ...] | None = None,
     progress: Progress | None = None,
 ) -> list[float]:
-    """Median latency of plain ONNX files on this CPU, measured as packages are.
+    """Median latency of plain ONNX files, measured as packages are.
 
     Args:
         files: ONNX files whose inputs are `input_ids`, `attention_mask`, `token_type_ids`, or some of them.
-        threads: threads of one inference.
+        device: where to measure.
+        threads: threads of one inference; by default as many as the target gives cores.
         batch_size: sequences of one inference.
         length: tokens of one sequence.
         min_seconds: timed seconds of each file at the least.
@@ -188,11 +174,11 @@ def rank_files(
         progress: called with what is being done and the share of it that is done.
 
     Returns:
-        Milliseconds, in the order of the files.
+        Milliseconds, in the order of the files; infinity for one that the target's memory cannot hold.
 
     Raises:
         PackageError: a missing file, or one that onnxruntime cannot load or run.
-        DeviceError: too many threads, or a worker that was killed.
+        DeviceError: a device that is unknown or cannot be used, or too many threads.
         UserError: no file, or a figure that is not positive.
     """
     if not files:
@@ -200,22 +186,76 @@ def rank_files(
     for file in files:
         if not file.is_file():
             raise PackageError("no such file", where=str(file))
-    timings = time_interleaved(
-        [Subject(file, str(file), vocab_size, outputs) for file in files],
-        find_target("cpu"),
-        threads=threads,
-        batch_size=batch_size,
-        length=length,
-        min_seconds=min_seconds,
-        progress=progress,
+    tell = progress or _tell_nobody
+    subjects = [Subject(file, str(file), vocab_size, outputs) for file in files]
+    with opened(device) as target:
+        workload = _workload(target, threads, batch_size, length)
+        check_request(target, workload, min_seconds=min_seconds)
+        with running(subjects, target, workload, tell=tell) as session:
+            take_rounds(session, min_seconds=min_seconds, tell=tell, patient=False)
+            medians = {one.subject.name: float(np.median(one.rounds_ms)) for one in session.running}
+    return [medians.get(subject.name, float("inf")) for subject in subjects]
+
+
+def _workload(target: Target, threads: int | None, batch_size: int, length: int) -> Workload:
+    return Workload(target.cores() if threads is None else threads, batch_size, length)
+
+
+def _evenly(texts: Sequence[str], batch_size: int, source: str) -> list[str]:
+    """Up to 64 of the texts, or a batch of them if that is more, whole batches, spread over all."""
+    if not texts:
+        return []
+    count = min(len(texts), max(_MAX_TEXTS, batch_size)) // batch_size * batch_size
+    if count == 0:
+        raise UserError(
+            f"{len(texts)} texts where a batch takes {batch_size}", where=source, mend="give more, or a smaller batch"
+        )
+    return [texts[i * len(texts) // count] for i in range(count)]
+
+
+def _subject(details: PackageDetails, texts: Sequence[str], length: int) -> Subject:
+    path = details.folder / "tokenizer.json"
+    rows = None
+    if texts:
+        tokenizer = load_tokenizer(details, max_length=min(length, details.max_length))
+        rows = tuple(tuple(encoding.ids or [details.pad_token_id]) for encoding in tokenizer.encode_batch(list(texts)))
+    return Subject(
+        details.model,
+        str(details.folder),
+        details.vocab_size,
+        (details.output,),
+        rows=rows,
+        pad_token_id=details.pad_token_id,
+        tokenizer=path if path.is_file() else None,
     )
-    return [float(np.median(timing.rounds_ms)) for timing in timings]
 
 
-def _figures(details: PackageDetails, timing: Timing, *, batch_size: int) -> PackageFigures:
-    samples_ms = timing.rounds_ms.ravel()
+def _text_lengths(subject: Subject, source: str) -> TextLengths | None:
+    if subject.rows is None:
+        return None
+    tokens = [len(row) for row in subject.rows]
+    p50, p95 = np.percentile(tokens, (50, 95))
+    return TextLengths(source, len(tokens), float(p50), float(p95), max(tokens))
+
+
+def _figures(
+    details: PackageDetails,
+    one: Running,
+    target: Target,
+    workload: Workload,
+    texts: Sequence[str],
+    extras: Extras,
+    tell: Progress,
+) -> PackageFigures:
+    memory = one.worker.ask("memory")  # before anything but the timed runs has taken some
+    rounds_ms = one.rounds_ms
+    samples_ms = rounds_ms.ravel()
     p50, p90, p95, p99 = (float(value) for value in np.percentile(samples_ms, _PERCENTS))
-    p50_interval, p95_interval = percentile_intervals(timing.rounds_ms, (50, 95))
+    p50_interval, p95_interval = percentile_intervals(rounds_ms, (50, 95))
+    drifted = drift(rounds_ms)
+    wide = max(p50_interval[1] / p50, p50 / p50_interval[0]) > 1 + MARGIN
+    verdict: Quiet = "too noisy to call" if wide or abs(drifted) > MARGIN else "steady"
+    tokenize_ms, post_ms = time_around(one, details, workload, texts)
     return PackageFigures(
         package=str(details.folder),
         name=details.folder.resolve().name,
@@ -223,8 +263,8 @@ def _figures(details: PackageDetails, timing: Timing, *, batch_size: int) -> Pac
         precision=details.precision,
         parameters=details.parameters,
         file_bytes=details.file_bytes,
-        load_ms=timing.load_ms,
-        first_inference_ms=timing.first_inference_ms,
+        load_ms=one.load["load_ns"] / 1e6,
+        first_inference_ms=one.warm_up["first_inference_ns"] / 1e6,
         latency_p50_ms=p50,
         latency_p90_ms=p90,
         latency_p95_ms=p95,
@@ -233,16 +273,33 @@ def _figures(details: PackageDetails, timing: Timing, *, batch_size: int) -> Pac
         latency_std_ms=float(samples_ms.std()),
         latency_p50_interval_ms=p50_interval,
         latency_p95_interval_ms=p95_interval,
-        throughput_per_s=float(batch_size * 1000 / samples_ms.mean()),
-        peak_rss_mb=timing.peak_rss_bytes / _MB,
-        runtime_rss_mb=timing.runtime_rss_bytes / _MB,
-        warmup_runs=timing.warmup_runs,
+        throughput_per_s=float(workload.batch_size * 1000 / samples_ms.mean()),
+        drift=drifted,
+        verdict=verdict,
+        tokenize_p50_ms=tokenize_ms,
+        post_p50_ms=post_ms,
+        energy_mj=sum(one.energy_uj) / one.energy_runs / 1000 if one.energy_runs else None,
+        peak_rss_mb=memory["peak_rss_bytes"] / _MB,
+        runtime_rss_mb=one.worker.greeting["runtime_rss_bytes"] / _MB,
+        arena=arena_steps(one, target, workload, extras.arena_batches, tell),
+        streams=stream_figures(one, workload, extras.streams, tell),
+        open_loop=open_loop(one, extras.rates_per_s, extras.budget_p95_ms, p50, tell),
+        agreement=agreement(one, target, precision=details.precision),
+        download_bytes=one.load.get("download_bytes"),
+        time_to_first_result_ms=one.load.get("time_to_first_result_ms"),
+        instructions=None,
+        warmup_runs=one.warm_up["runs"],
+        warmup_steady=one.warm_up["steady"],
         runs=samples_ms.size,
-        runs_per_round=timing.rounds_ms.shape[1],
+        runs_per_round=rounds_ms.shape[1],
         samples_ms=tuple(samples_ms.tolist()),
     )
 
 
-def _compare(package: str, against: str, timing: Timing, against_timing: Timing) -> Comparison:
-    ratio, interval = speedup(against_timing.rounds_ms, timing.rounds_ms)
-    return Comparison(package, against, ratio, interval, verdict_of(interval))
+def _compare(one: Running, first: Running) -> Comparison:
+    ratio, interval = speedup(first.rounds_ms, one.rounds_ms)
+    return Comparison(one.subject.name, first.subject.name, ratio, interval, verdict_of(ratio, interval))
+
+
+def _tell_nobody(_stage: str, _share: float) -> None:
+    """Progress that nobody asked for."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 import tempfile
 from types import TracebackType
 from typing import Any
 
-from homoexport.errors import DeviceError, HomoexportError, PackageError
-from homoexport.measure.target import Target
+from homoexport.errors import HomoexportError, PackageError
+from homoexport.measure.targets import OutOfMemory, Target
+from homoexport.worker import PROTOCOL_VERSION
 
 _EXIT_SECONDS = 5.0
 
@@ -22,8 +24,10 @@ class Worker:
 
         Raises:
             DeviceError: the worker does not start, or dies at once.
+            OutOfMemory: it has too little memory even to start.
         """
         self.subject = subject
+        self._target = target
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
         try:
             self._process = target.start(self._stderr)
@@ -32,6 +36,7 @@ class Worker:
             raise
         try:
             self.greeting = self._receive()
+            assert self.greeting["protocol_version"] == PROTOCOL_VERSION
         except BaseException:
             self.kill()
             raise
@@ -54,7 +59,8 @@ class Worker:
 
         Raises:
             PackageError: the model cannot be loaded or run.
-            DeviceError: the worker was killed, most often for want of memory.
+            OutOfMemory: the target has too little memory for it.
+            DeviceError: the target is gone.
             HomoexportError: the worker died by itself.
         """
         assert self._process.stdin is not None
@@ -83,20 +89,29 @@ class Worker:
             raise self._death()
         reply: dict[str, Any] = json.loads(line)
         if not reply.pop("ok"):
+            if reply["kind"] == "memory":
+                raise OutOfMemory(f"needs more memory than there is ({reply['error']})", where=self.subject)
             raise PackageError(f"the worker cannot measure it ({reply['error']})", where=self.subject)
         return reply
 
     def _death(self) -> HomoexportError:
         """What to say of a worker that is no more."""
-        status = self._process.wait(timeout=_EXIT_SECONDS)
+        try:
+            status = self._process.wait(timeout=_EXIT_SECONDS)
+        except subprocess.TimeoutExpired:  # it closed its pipe and lives on
+            self._process.kill()
+            status = self._process.wait()
         self._stderr.seek(0)
-        last = (self._stderr.read().decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
-        if status == -signal.SIGKILL:
-            return DeviceError(
-                "the worker was killed, most likely for want of memory",
+        said = self._stderr.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
+        special = self._target.explain(status, "\n".join(said))
+        if isinstance(special, OutOfMemory):
+            return OutOfMemory(
+                special.what,
                 where=self.subject,
                 mend="measure with a smaller batch or length, or with more memory",
             )
+        if special is not None:
+            return special
         if status < 0:
-            return HomoexportError(f"{self.subject}: the worker died of {signal.Signals(-status).name}: {last}")
-        return HomoexportError(f"{self.subject}: the worker ended with status {status}: {last}")
+            return HomoexportError(f"{self.subject}: the worker died of {signal.Signals(-status).name}: {said[-1]}")
+        return HomoexportError(f"{self.subject}: the worker ended with status {status}: {said[-1]}")

@@ -8,23 +8,27 @@ disturbs all models alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from homoexport.errors import DeviceError, UserError
-from homoexport.measure.intervals import FloatArray
+from homoexport.measure.intervals import MARGIN, FloatArray, speedup, verdict_of
+from homoexport.measure.noise import Noise, calibrate, judge_noise
 from homoexport.measure.process import Worker
-from homoexport.measure.target import Target
+from homoexport.measure.targets import OutOfMemory, Target
 
 Progress = Callable[[str, float], None]  # what is being done, and the share of it that is done (0 to 1)
 
-_MIN_ROUNDS = 20
+MIN_ROUNDS = 20
 _TURN_SECONDS = 0.1
 _WARM_SECONDS = 10.0
+_LOOK_EVERY = 5  # rounds: each look at the interval is a chance to be misled by it
+_PATIENCE = 5  # rounds go on for up to this many times `min_seconds` while a comparison cannot be called
 
 
 @dataclass(frozen=True)
@@ -34,134 +38,209 @@ class Subject:
     Args:
         model: the ONNX file.
         name: what messages call it.
-        vocab_size: token ids are drawn below it.
+        vocab_size: random token ids are drawn below it.
         outputs: names of the outputs to ask for; None for all.
+        rows: token ids of real texts, in place of random ones.
+        pad_token_id: what shorter rows of a batch are filled up with.
+        tokenizer: its tokenizer.json, to be placed with the model.
     """
 
     model: Path
     name: str
     vocab_size: int
     outputs: tuple[str, ...] | None = None
+    rows: tuple[tuple[int, ...], ...] | None = None
+    pad_token_id: int = 0
+    tokenizer: Path | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        """The model, the external data beside it, and the tokenizer."""
+        beside = sorted(
+            file for file in self.model.parent.iterdir() if file.name.startswith(self.model.name) and file != self.model
+        )
+        return [self.model, *beside, *([self.tokenizer] if self.tokenizer else [])]
 
 
-@dataclass(frozen=True, eq=False)
-class Timing:
-    """What one worker had to say. Times in milliseconds, memory in bytes.
+@dataclass(frozen=True)
+class Workload:
+    """What one inference is: its threads, sequences, and tokens of each (without meaning for real texts)."""
 
-    `rounds_ms` is [R, K]: R rounds of K runs each, in the order in which they ran.
-    """
-
-    load_ms: float
-    first_inference_ms: float
-    warmup_runs: int
-    rounds_ms: FloatArray
-    peak_rss_bytes: int
-    runtime_rss_bytes: int
-    versions: dict[str, str]
+    threads: int
+    batch_size: int
+    length: int
 
 
-def check_request(target: Target, *, threads: int, batch_size: int, length: int, min_seconds: float) -> None:
-    """Refuse what cannot be measured.
+@dataclass(eq=False)
+class Running:
+    """A worker with its model loaded and warm, and what it has told so far. Times in nanoseconds."""
+
+    subject: Subject
+    worker: Worker
+    model: str
+    tokenizer: str | None
+    batches: int
+    load: dict[str, Any]
+    warm_up: dict[str, Any]
+    runs_per_round: int = 1
+    rounds_ns: list[list[int]] = field(default_factory=list)
+    energy_uj: list[int] = field(default_factory=list)
+    energy_runs: int = 0
+
+    @property
+    def rounds_ms(self) -> FloatArray:
+        """[R, K]: R rounds of K runs each, in the order in which they ran."""
+        return np.array(self.rounds_ns, dtype=np.float64) / 1e6
+
+    @property
+    def timed_ns(self) -> int:
+        """Time of all timed runs."""
+        return sum(map(sum, self.rounds_ns))
+
+    def take_turn(self) -> None:
+        """One round's runs."""
+        reply = self.worker.ask("time", runs=self.runs_per_round)
+        self.rounds_ns.append(reply["samples_ns"])
+        if reply["energy_uj"] is not None:
+            self.energy_uj.append(reply["energy_uj"])
+            self.energy_runs += reply["energy_runs"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A package that the target cannot hold: a result as good as a figure."""
+
+    package: str
+    stage: str
+    reason: str
+
+
+@dataclass(eq=False)
+class Session:
+    """Workers that run side by side, and the models that did not fit."""
+
+    running: list[Running] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    spin_us: list[float] = field(default_factory=list)
+
+
+def check_request(target: Target, workload: Workload, *, min_seconds: float) -> None:
+    """Refuse what cannot be measured on an open target.
 
     Raises:
         DeviceError: more threads than the target has cores.
         UserError: a figure that is not positive.
     """
     for name, value in {
-        "threads": threads,
-        "batch_size": batch_size,
-        "length": length,
+        "threads": workload.threads,
+        "batch_size": workload.batch_size,
+        "length": workload.length,
         "min_seconds": min_seconds,
     }.items():
         if value <= 0:
             raise UserError(f"{value} is not positive", where=name)
-    if threads > (cores := target.cores()):
+    if workload.threads > (cores := target.cores()):
         raise DeviceError(
-            f"{threads} threads where {cores} core{'s' * (cores > 1)} may be used",
+            f"{workload.threads} threads where {cores} core{'s' * (cores > 1)} may be used",
             where="threads",
             mend=f"measure with {cores} or fewer",
         )
 
 
-def time_interleaved(
-    subjects: Sequence[Subject],
-    target: Target,
-    *,
-    threads: int,
-    batch_size: int,
-    length: int,
-    min_seconds: float,
-    progress: Progress | None = None,
-) -> list[Timing]:
-    """Time models in turns.
+@contextmanager
+def running(subjects: Sequence[Subject], target: Target, workload: Workload, *, tell: Progress) -> Iterator[Session]:
+    """Start a worker for every model, load and warm it; all are gone when the block is left.
 
-    Args:
-        subjects: the models.
-        target: where the workers run.
-        threads: threads of one inference.
-        batch_size: sequences of one inference.
-        length: tokens of one sequence.
-        min_seconds: timed seconds of each model at the least; there are at least 20 rounds.
-        progress: told what is being done.
+    A model that does not fit into the target's memory is among the failures.
 
     Raises:
         PackageError: a file that onnxruntime cannot load or run.
-        DeviceError: too many threads, or a worker that was killed.
-        UserError: a figure that is not positive.
+        DeviceError: the target is gone.
     """
-    check_request(target, threads=threads, batch_size=batch_size, length=length, min_seconds=min_seconds)
-    tell = progress or _tell_nobody
+    session = Session()
     with ExitStack() as stack:
-        workers, loads, warm_ups = [], [], []
-        for done, subject in enumerate(subjects):
-            tell(f"warming up {subject.name}", done / len(subjects))
-            worker = stack.enter_context(Worker(target, subject=subject.name))
-            load = worker.ask(
-                "load",
-                model=str(subject.model.resolve()),
-                outputs=subject.outputs,
-                threads=threads,
-                batch_size=batch_size,
-                length=length,
-                vocab_size=subject.vocab_size,
-            )
-            workers.append(worker)
-            loads.append(load)
-            warm_ups.append(worker.ask("warm", seconds=_WARM_SECONDS))
-        turn_ns = min(_TURN_SECONDS, min_seconds / _MIN_ROUNDS) * 1e9
-        runs = [max(1, round(turn_ns / warm_up["median_ns"])) for warm_up in warm_ups]
-        rounds = _take_rounds(workers, runs, min_seconds, tell)
-        return [
-            Timing(
-                load_ms=loads[i]["load_ns"] / 1e6,
-                first_inference_ms=warm_ups[i]["first_inference_ns"] / 1e6,
-                warmup_runs=warm_ups[i]["runs"],
-                rounds_ms=np.array(rounds[i], dtype=np.float64) / 1e6,
-                peak_rss_bytes=worker.ask("memory")["peak_rss_bytes"],
-                runtime_rss_bytes=worker.greeting["runtime_rss_bytes"],
-                versions=worker.greeting["versions"],
-            )
-            for i, worker in enumerate(workers)
-        ]
+        for number, subject in enumerate(subjects):
+            tell(f"warming up {subject.name}", number / len(subjects))
+            stage = "start"
+            try:
+                model, tokenizer = place(subject, target)
+                worker = stack.enter_context(Worker(target, subject=subject.name))
+                if not session.spin_us:
+                    session.spin_us = calibrate(worker)
+                stage = "load"
+                load = load_model(worker, subject, target, model=model, threads=workload.threads)
+                stage = "first inference"
+                batches = give_inputs(worker, subject, workload)
+                warm_up = worker.ask("warm", seconds=_WARM_SECONDS)
+            except OutOfMemory as error:
+                session.failures.append(Failure(subject.name, stage, error.what))
+                continue
+            session.running.append(Running(subject, worker, model, tokenizer, batches, load, warm_up))
+        yield session
 
 
-def _take_rounds(
-    workers: Sequence[Worker], runs: Sequence[int], min_seconds: float, tell: Progress
-) -> list[list[list[int]]]:
-    """Nanoseconds of every run, by worker and round."""
-    rounds: list[list[list[int]]] = [[] for _ in workers]
-    timed_ns = [0] * len(workers)
-    order = list(range(len(workers)))
-    while len(rounds[0]) < _MIN_ROUNDS or min(timed_ns) < min_seconds * 1e9:
-        tell("timing", min(1.0, len(rounds[0]) / _MIN_ROUNDS, min(timed_ns) / (min_seconds * 1e9)))
-        for i in order:
-            samples_ns = workers[i].ask("time", runs=runs[i])["samples_ns"]
-            rounds[i].append(samples_ns)
-            timed_ns[i] += sum(samples_ns)
+def place(subject: Subject, target: Target) -> tuple[str, str | None]:
+    """Where the target has the model and its tokenizer."""
+    placed = target.place(subject.files)
+    return placed[0], placed[-1] if subject.tokenizer else None
+
+
+def load_model(worker: Worker, subject: Subject, target: Target, *, model: str, threads: int) -> dict[str, Any]:
+    """Have a worker load a model that has been placed."""
+    return worker.ask("load", model=model, outputs=subject.outputs, threads=threads, providers=list(target.providers))
+
+
+def give_inputs(worker: Worker, subject: Subject, workload: Workload) -> int:
+    """Say what one inference is; the number of different batches that take turns."""
+    if subject.rows is None:
+        inputs: dict[str, Any] = {"length": workload.length, "vocab_size": subject.vocab_size}
+    else:
+        inputs = {"rows": subject.rows, "pad_token_id": subject.pad_token_id}
+    batches: int = worker.ask("inputs", batch_size=workload.batch_size, **inputs)["batches"]
+    return batches
+
+
+def take_rounds(
+    session: Session, *, min_seconds: float, tell: Progress, patient: bool = True, margin: float = MARGIN
+) -> Noise | None:
+    """Time all models in turns until each has its share, and until every comparison can be called.
+
+    Each has at least 20 rounds and `min_seconds`; where a comparison with the first is too noisy to
+    call, rounds go on for up to five times that.
+
+    Args:
+        session: the workers; what they say is added to them.
+        min_seconds: timed seconds of each model at the least.
+        tell: told what is being done.
+        patient: whether rounds go on for the comparisons' sake.
+        margin: what still counts as the same speed.
+
+    Returns:
+        What disturbed it; None where no model fits.
+    """
+    turn_ns = min(_TURN_SECONDS, min_seconds / MIN_ROUNDS) * 1e9
+    for one in session.running:
+        turns = max(1, round(turn_ns / one.warm_up["median_ns"] / one.batches))
+        one.runs_per_round = turns * one.batches  # so that every round is of the same texts
+    before = [one.worker.ask("counters") for one in session.running]
+    order = list(session.running)
+    while order:
+        least_ns, rounds = min(one.timed_ns for one in order), len(order[0].rounds_ns)
+        if rounds >= MIN_ROUNDS and least_ns >= min_seconds * 1e9:
+            patience = _PATIENCE * max(min_seconds * 1e9, turn_ns * MIN_ROUNDS) if patient else 0
+            if least_ns >= patience or (rounds % _LOOK_EVERY == 0 and not _undecided(session.running, margin)):
+                break
+        tell("timing", min(1.0, rounds / MIN_ROUNDS, least_ns / (min_seconds * 1e9)))
+        for one in order:
+            one.take_turn()
         order.reverse()
     tell("timing", 1.0)
-    return rounds
+    after = [one.worker.ask("counters") for one in session.running]
+    return judge_noise(session.spin_us, before, after) if session.running else None
 
 
-def _tell_nobody(_stage: str, _share: float) -> None:
-    """Progress that nobody asked for."""
+def _undecided(running: Sequence[Running], margin: float) -> bool:
+    first, *others = running
+    return any(
+        verdict_of(*speedup(first.rounds_ms, other.rounds_ms), margin) == "too noisy to call" for other in others
+    )

@@ -1,16 +1,31 @@
 """Reports: a run's figures as a summary, tables, plots, and a page for whoever decides on the release."""
 
+from homoexport.report.bench import write_bench_report
 from homoexport.report.markdown import rebuild_report, write_report
+from homoexport.report.measured import (
+    change_table,
+    device_table,
+    grid_table,
+    measurement_remarks,
+    measurement_table,
+    need_lines,
+)
 from homoexport.report.summary import budget_kept, summarize, verdicts_of
-from homoexport.report.tables import measurement_table, summary_table, verdict_lines
+from homoexport.report.tables import summary_table, verdict_lines
 
 __all__ = [
     "budget_kept",
+    "change_table",
+    "device_table",
+    "grid_table",
+    "measurement_remarks",
     "measurement_table",
+    "need_lines",
     "rebuild_report",
     "summarize",
     "summary_table",
     "verdict_lines",
     "verdicts_of",
+    "write_bench_report",
     "write_report",
 ]

@@ -90,7 +90,8 @@ def _read_log(path: Path) -> list[dict[str, Any]]:
     return log
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown: the first column to the left, the others to the right."""
     alignment = ["---", *["---:"] * (len(head) - 1)]
     lines = [head, alignment, *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
@@ -115,12 +116,12 @@ def _verdict(summary: Mapping[str, Any]) -> str:
         label, unit = budget_line(verdict.line)
         figure = quantity(verdict.measured, unit, verdict.interval)
         rows.append((label, f"at most {quantity(verdict.limit, unit)}", figure, judgement(verdict)))
-    table = _table(("Budget", "Asked for", "Measured (95 % interval)", "Verdict"), rows)
+    table = markdown_table(("Budget", "Asked for", "Measured (95 % interval)", "Verdict"), rows)
     return f"# {summary['name']}\n\n{told} {asked}\n\n{table}"
 
 
 def _comparison(summary: Mapping[str, Any]) -> str:
-    table = _table(("", "Teacher", "Student", "Student is"), summary_rows(summary))
+    table = markdown_table(("", "Teacher", "Student", "Student is"), summary_rows(summary))
     return f"## Teacher against student\n\n{table}\n\n![Latency of teacher and student]({PLOTS}/latency.png)"
 
 
@@ -164,7 +165,7 @@ def _measuring(summary: Mapping[str, Any], measurement: Mapping[str, Any]) -> st
         f"onnxruntime, timed in turns in one run ({runs} timed calls of full-length sequences). "
         "Peak memory is the kernel's high-water mark of the whole process; "
         f"{quantity(results[1]['runtime_rss_mb'], 'MB')} of the student's were there before the model was loaded.",
-        _table(
+        markdown_table(
             ("Figure", "Teacher", "Student"),
             [
                 (label, *(quantity(result[key], unit, result.get(interval)) for result in results))
@@ -216,4 +217,4 @@ def _caveats(summary: Mapping[str, Any]) -> str:
 def _stages(summary: Mapping[str, Any]) -> str:
     rows = [(stage, f"{seconds:,.1f} s") for stage, seconds in summary["seconds"].items()]
     rows.append(("together", f"{sum(summary['seconds'].values()):,.1f} s"))
-    return "## Where the time went\n\n" + _table(("Stage", "Wall time"), rows)
+    return "## Where the time went\n\n" + markdown_table(("Stage", "Wall time"), rows)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from homoexport.report.wording import number, ratio
 
 _BLUE, _ORANGE, _RED, _PURPLE, _INK = "#0072B2", "#E69F00", "#D55E00", "#CC79A7", "#333333"
-_STYLE = {
+STYLE = {
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.titlelocation": "left",
@@ -81,7 +81,7 @@ def _step_label(log: Sequence[Mapping[str, Any]], window: int) -> str:
 def homotopy_figure(log: Sequence[Mapping[str, Any]]) -> Figure:
     """Widths as shares of the teacher's, above the gap between student and teacher, over the steps."""
     steps = [line["step"] for line in log]
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(8, 5.6), layout="constrained")
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1.2))
         for axes in (above, below):
@@ -114,7 +114,7 @@ def terms_figure(log: Sequence[Mapping[str, Any]]) -> Figure:
     names = [name for name in _TERMS if name in log[0]["terms"]]
     columns = 2 if len(names) in (2, 4) else min(3, len(names))
     rows = -(-len(names) // columns)
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(3.0 * columns + 0.5, 2.3 * rows + 0.4), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
         for axes, name in zip(grid.flat, names, strict=False):
@@ -135,7 +135,7 @@ def latency_figure(measurement: Mapping[str, Any], *, labels: Sequence[str]) -> 
     """Bars of p50 and p95 with 95 % intervals for the packages of a measurement, the first on top."""
     results = measurement["results"][: len(labels)]
     thickness = 0.36
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(8, 1.3 + 0.8 * len(results)), layout="constrained")
         axes = figure.subplots()
         reach = 0.0

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
 from homoexport.budget import Verdict
-from homoexport.report.wording import budget_line, judgement, megabytes, metric, number, parameters, quantity, ratio
+from homoexport.report.wording import budget_line, judgement, megabytes, metric, parameters, quantity, ratio
 
 _STYLES = {True: "green", False: "bold red", None: "yellow"}
 
@@ -76,43 +75,6 @@ def conditions(measurement: Mapping[str, Any]) -> str:
         f"{measurement['device']}, {threads} thread{'' if threads == 1 else 's'}, "
         f"{measurement['batch_size']} x {measurement['length']} tokens"
     )
-
-
-def measurement_table(measurement: Mapping[str, Any]) -> Table:
-    """Packages side by side, a row for each figure; latencies with their 95 % intervals."""
-    results = measurement["results"]
-    table = Table(title=conditions(measurement), title_justify="left")
-    table.add_column("")
-    for result in results:
-        table.add_column(f"{PurePath(result['package']).name}\n{result['name']}", justify="right", overflow="fold")
-    speedups = {line["package"]: line for line in measurement["comparisons"]}
-
-    def add(label: str, cells: Sequence[str]) -> None:
-        table.add_row(label, *cells)
-
-    add("Precision", [result["precision"] for result in results])
-    add("Parameters", [parameters(result["parameters"]) for result in results])
-    add("ONNX file", [megabytes(result["file_bytes"]) for result in results])
-    add("Load", [quantity(result["load_ms"], "ms") for result in results])
-    add("First inference", [quantity(result["first_inference_ms"], "ms") for result in results])
-    for percent in (50, 90, 95, 99):
-        figure = f"latency_p{percent}"
-        cells = [quantity(result[f"{figure}_ms"], "ms", result.get(f"{figure}_interval_ms")) for result in results]
-        add(f"Latency p{percent}", cells)
-    add("Throughput", [quantity(result["throughput_per_s"], "/s") for result in results])
-    add("Peak memory", [quantity(result["peak_rss_mb"], "MB") for result in results])
-    add("of which runtime", [quantity(result["runtime_rss_mb"], "MB") for result in results])
-    add("Runs", [number(result["runs"]) for result in results])
-    if speedups:
-        add("Against the first", [_speedup(speedups.get(result["package"])) for result in results])
-    return table
-
-
-def _speedup(comparison: Mapping[str, Any] | None) -> str:
-    if comparison is None:
-        return ""
-    low, high = comparison["interval"]
-    return f"{number(comparison['speedup_p50'])}x ({number(low)} to {number(high)})\n{comparison['verdict']}"
 
 
 def verdict_lines(verdicts: Sequence[Verdict]) -> list[Text]:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from homoexport.measure.intervals import percentile_intervals, speedup, verdict_of
+from homoexport.measure.intervals import drift, independent_speedup, percentile_intervals, speedup, verdict_of
 
 
 def noisy_rounds(rng: np.random.Generator, rounds: int, runs: int) -> np.ndarray:
@@ -41,21 +41,38 @@ def test_speedup_finds_the_ratio_under_noise_that_both_share() -> None:
 
 def test_speedup_of_like_with_like_is_seldom_called_faster() -> None:
     rng = np.random.default_rng(4)
-    verdicts = [verdict_of(speedup(noisy_rounds(rng, 20, 5), noisy_rounds(rng, 20, 5))[1]) for _ in range(200)]
-    assert sum(verdict in ("faster", "slower") for verdict in verdicts) <= 0.12 * 200
+    verdicts = [verdict_of(*speedup(noisy_rounds(rng, 20, 5), noisy_rounds(rng, 20, 5))) for _ in range(200)]
+    assert sum(verdict in ("faster", "slower") for verdict in verdicts) <= 0.05 * 200
+
+
+def test_independent_runs_have_a_wider_interval_than_paired_ones() -> None:
+    rng = np.random.default_rng(6)
+    shared = rng.normal(size=(40, 1))
+    before, after = (10 + shared + 0.1 * rng.normal(size=(40, 5)) for _ in range(2))
+    paired, independent = speedup(before, after)[1], independent_speedup(before, after)[1]
+    assert independent[0] < 1 < independent[1]
+    assert independent[1] - independent[0] > 3 * (paired[1] - paired[0])
+
+
+def test_drift_is_the_last_thirds_against_the_firsts() -> None:
+    assert drift(np.linspace(10, 10, 30)[:, None]) == 0
+    rounds = np.repeat([10.0, 15.0, 12.0], 10)[:, None]
+    assert drift(rounds) == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize(
-    ("interval", "verdict"),
+    ("ratio", "interval", "verdict"),
     [
-        ((0.99, 1.01), "same"),
-        ((1.01, 1.04), "same"),
-        ((1.01, 1.20), "faster"),
-        ((3.0, 4.0), "faster"),
-        ((0.2, 0.3), "slower"),
-        ((0.96, 1.06), "too noisy to call"),
-        ((0.5, 2.0), "too noisy to call"),
+        (1.0, (0.99, 1.01), "same"),
+        (1.03, (1.01, 1.04), "same"),
+        (1.10, (1.01, 1.20), "faster"),
+        (1.03, (1.01, 1.06), "too noisy to call"),
+        (3.5, (3.0, 4.0), "faster"),
+        (0.25, (0.2, 0.3), "slower"),
+        (0.97, (0.93, 0.99), "too noisy to call"),
+        (1.01, (0.96, 1.06), "too noisy to call"),
+        (1.0, (0.5, 2.0), "too noisy to call"),
     ],
 )
-def test_verdict(interval: tuple[float, float], verdict: str) -> None:
-    assert verdict_of(interval) == verdict
+def test_verdict(ratio: float, interval: tuple[float, float], verdict: str) -> None:
+    assert verdict_of(ratio, interval) == verdict

@@ -14,25 +14,35 @@ import pytest
 from homoexport.errors import DeviceError, HomoexportError, PackageError
 from homoexport.host import available_cores
 from homoexport.inference import open_package
-from homoexport.measure import worker as worker_script
 from homoexport.measure.process import Worker
-from homoexport.measure.target import WORKER, LocalCpu
+from homoexport.measure.targets import LocalCpu
+from homoexport.measure.targets.protocol import build_worker
+from homoexport.worker.model import Model
 from tests.measure.tiny_onnx import weights, write_encoder, write_package
 
 pytestmark = pytest.mark.processes
 
 
 @pytest.fixture
-def worker() -> Iterator[Worker]:
-    with Worker(LocalCpu(), subject="the package") as running:
+def local() -> Iterator[LocalCpu]:
+    target = LocalCpu()
+    target.open()
+    yield target
+    target.close()
+
+
+@pytest.fixture
+def worker(local: LocalCpu) -> Iterator[Worker]:
+    with Worker(local, subject="the package") as running:
         yield running
 
 
 def load(
-    worker: Worker, model: Path, *, threads: int = 1, batch_size: int = 1, length: int = 16, **more: object
+    worker: Worker, model: Path, *, threads: int = 1, batch_size: int = 1, length: int = 16, vocab_size: int = 64
 ) -> dict:
-    request = {"model": str(model), "outputs": None, "vocab_size": 64} | more
-    return worker.ask("load", threads=threads, batch_size=batch_size, length=length, **request)
+    loaded = worker.ask("load", model=str(model), threads=threads)
+    worker.ask("inputs", batch_size=batch_size, length=length, vocab_size=vocab_size)
+    return loaded
 
 
 def is_running(process_id: int) -> bool:
@@ -45,9 +55,12 @@ def is_running(process_id: int) -> bool:
 def test_worker_imports_the_runtime_and_none_of_the_frameworks(worker: Worker, tmp_path: Path) -> None:
     load(worker, write_encoder(tmp_path / "model.onnx", "sentence-similarity", weights()))
     worker.ask("warm", seconds=0.1)
-    modules = {name.partition(".")[0] for name in worker.ask("modules")["modules"]}
+    names = set(worker.ask("modules")["modules"])
+    modules = {name.partition(".")[0] for name in names}
     assert {"numpy", "onnxruntime"} <= modules
-    assert not modules & {"torch", "transformers", "tokenizers", "onnx", "scipy", "homoexport"}
+    assert not modules & {"torch", "transformers", "tokenizers", "onnx", "scipy"}
+    ours = {name for name in names if name.startswith("homoexport.") and not name.startswith("homoexport.worker")}
+    assert ours == {"homoexport.host", "homoexport.cgroup"}
 
 
 def test_peak_memory_is_the_kernels_and_grows_with_the_model(worker: Worker, tmp_path: Path) -> None:
@@ -60,18 +73,18 @@ def test_peak_memory_is_the_kernels_and_grows_with_the_model(worker: Worker, tmp
     assert growth > sum(array.nbytes for name, array in arrays.items() if name.startswith("layer"))
 
 
-def test_peak_memory_is_not_the_parents(worker: Worker) -> None:
+def test_peak_memory_is_not_the_parents(worker: Worker, local: LocalCpu) -> None:
     ballast = np.ones(40_000_000)  # 320 MB
-    with Worker(LocalCpu(), subject="the package") as later:
+    with Worker(local, subject="the package") as later:
         difference = later.greeting["runtime_rss_bytes"] - worker.greeting["runtime_rss_bytes"]
     assert abs(difference) < ballast.nbytes / 10
 
 
-def test_asked_batch_and_length_make_the_memory(tmp_path: Path) -> None:
+def test_asked_batch_and_length_make_the_memory(local: LocalCpu, tmp_path: Path) -> None:
     model = write_encoder(tmp_path / "model.onnx", "feature-extraction", weights(hidden=64))
     peaks = []
     for batch_size in (1, 256):
-        with Worker(LocalCpu(), subject="the package") as running:
+        with Worker(local, subject="the package") as running:
             load(running, model, batch_size=batch_size, length=512)
             running.ask("warm", seconds=0.1)
             peaks.append(running.ask("memory")["peak_rss_bytes"])
@@ -101,38 +114,40 @@ def test_worker_opens_a_package_as_inference_does(tmp_path: Path, monkeypatch: p
     create = ort.InferenceSession
     monkeypatch.setattr(ort, "InferenceSession", record)
     details = open_package(package, threads=1).details
-    request = {"threads": 1, "batch_size": 1, "length": 8, "vocab_size": 64}
-    worker_script.Subject({"model": str(details.model), **request})
+    Model(str(details.model), threads=1)
     assert opened[0] == opened[1]
     assert opened[0][1:] == (1, 1, {"providers": ["CPUExecutionProvider"]})
 
 
-def test_sleeping_worker_takes_no_processor_time(tmp_path: Path) -> None:
+def test_sleeping_worker_takes_no_processor_time(local: LocalCpu, tmp_path: Path) -> None:
     model = write_encoder(tmp_path / "model.onnx", "sentence-similarity", weights(hidden=256), repeat=8)
-    with Worker(LocalCpu(), subject="the package") as running:
+    with Worker(local, subject="the package") as running:
         load(running, model, threads=min(2, available_cores()), length=64)
         running.ask("warm", seconds=0.2)
         running.ask("time", runs=20)
-        before_ns = running.ask("cpu")["cpu_ns"]
+        before_ns = running.ask("counters")["own_cpu_ns"]
         time.sleep(0.3)
-        assert running.ask("cpu")["cpu_ns"] - before_ns < 15e6
+        assert running.ask("counters")["own_cpu_ns"] - before_ns < 15e6
 
 
 def test_only_the_protocol_is_on_stdout(tmp_path: Path) -> None:
+    worker_file = build_worker(tmp_path)
     model = write_encoder(tmp_path / "model.onnx", "sentence-similarity", weights())
     requests = [
         {"command": "warm", "seconds": 0.1},
-        {"command": "load", "model": str(model), "threads": 1, "batch_size": 1, "length": 8, "vocab_size": 64},
+        {"command": "load", "model": str(model), "threads": 1},
+        {"command": "inputs", "batch_size": 1, "length": 8, "vocab_size": 64},
         {"command": "time", "runs": 2},
         {"command": "quit"},
         {"command": "memory"},
     ]
     lines = "".join(json.dumps(request) + "\n" for request in requests)
-    done = subprocess.run([sys.executable, "-I", WORKER], input=lines, capture_output=True, text=True, check=True)
-    greeting, too_early, loaded, timed = (json.loads(line) for line in done.stdout.splitlines())
+    done = subprocess.run([sys.executable, "-I", worker_file], input=lines, capture_output=True, text=True, check=True)
+    greeting, too_early, loaded, given, timed = (json.loads(line) for line in done.stdout.splitlines())
     assert greeting["versions"]["numpy"] == np.__version__
     assert not too_early["ok"]
     assert loaded["ok"]
+    assert given["batches"] == 1
     assert len(timed["samples_ns"]) == 2
 
 
@@ -163,19 +178,20 @@ def test_crashed_worker_is_our_failure(worker: Worker) -> None:
     assert raised.value.exit_code == 1
 
 
-def test_worker_ends_with_the_block_and_with_an_interrupt() -> None:
-    with Worker(LocalCpu(), subject="the package") as running:
+def test_worker_ends_with_the_block_and_with_an_interrupt(local: LocalCpu) -> None:
+    with Worker(local, subject="the package") as running:
         ended = running.process_id
     assert not is_running(ended)
-    with pytest.raises(KeyboardInterrupt), Worker(LocalCpu(), subject="the package") as running:
+    with pytest.raises(KeyboardInterrupt), Worker(local, subject="the package") as running:
         raise KeyboardInterrupt
     assert not is_running(running.process_id)
 
 
 def test_worker_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     parent_code = (
-        "import time; from homoexport.measure.process import Worker; from homoexport.measure.target import LocalCpu\n"
-        "worker = Worker(LocalCpu(), subject='x'); print(worker.process_id, flush=True); time.sleep(60)"
+        "import time; from homoexport.measure.process import Worker; from homoexport.measure.targets import LocalCpu\n"
+        "target = LocalCpu(); target.open(); worker = Worker(target, subject='x')\n"
+        "print(worker.process_id, flush=True); time.sleep(60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", parent_code], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None

@@ -1,4 +1,4 @@
-"""English sentences of our own for the parity ladder, from 3 words to about 100, where no text is given."""
+"""English sentences of our own, from 3 words to about 100, for where no text is given."""
 
 SAMPLE_TEXT: tuple[str, ...] = (
     "The kettle whistled.",

@@ -1,0 +1,125 @@
+"""How far a measurement can be trusted on a machine, quiet or with a neighbour that burns a core.
+
+    python bench/repeatability.py [--repeats 10] [--same 200] [--slower 100] [--output ...]
+
+- ten measurements of one package: the spread of p50, and what the verdict said
+- 200 comparisons of a package with itself: how many call a winner
+- 100 comparisons with a package that does a tenth more work: how many find it
+
+Each is done without and with the neighbour. The packages are stacks of small layers, made here: 20 layers,
+and 22 for the slower one. What a tenth more layers really costs is measured besides, over all rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import statistics
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from homoexport.artifact import write_json
+from homoexport.host import describe_host, library_versions
+from homoexport.measure import measure_packages
+from tests.measure.tiny_onnx import weights, write_package
+
+LAYERS, SLOWER = 20, 22
+OUTPUT = Path(__file__).parent / "results" / "repeatability.json"
+QUICK = {"threads": 1, "length": 64, "min_seconds": 0.4}
+
+
+def burn() -> None:
+    """One core's worth of nothing."""
+    while True:
+        sum(range(100_000))
+
+
+@contextmanager
+def neighbour(there: bool) -> Iterator[None]:
+    """A process that burns a core, for as long as the block lasts."""
+    process = multiprocessing.Process(target=burn, daemon=True)
+    if there:
+        process.start()
+    try:
+        yield
+    finally:
+        if there:
+            process.kill()
+            process.join()
+
+
+def spread(package: Path, repeats: int) -> dict[str, Any]:
+    """Measurements of one package by itself."""
+    runs = [measure_packages([package], threads=1, length=64, min_seconds=2.0) for _ in range(repeats)]
+    medians = [run.results[0].latency_p50_ms for run in runs]
+    centre = statistics.median(medians)
+    right = [
+        run.results[0].verdict != "steady" or abs(median / centre - 1) <= run.margin
+        for run, median in zip(runs, medians, strict=True)
+    ]
+    return {
+        "p50_ms": medians,
+        "spread": (max(medians) - min(medians)) / centre,
+        "verdicts": [run.results[0].verdict for run in runs],
+        "steady_and_within_margin_or_not_called": sum(right),
+        "other_load_cores": [run.noise.other_load_cores if run.noise else None for run in runs],
+    }
+
+
+def comparisons(one: Path, other: Path, count: int, label: str) -> dict[str, Any]:
+    """Verdicts of interleaved comparisons of two packages."""
+    verdicts: Counter[str] = Counter()
+    ratios = []
+    for number in range(count):
+        (found,) = measure_packages([one, other], **QUICK).comparisons
+        verdicts[found.verdict] += 1
+        ratios.append(found.speedup_p50)
+        if (number + 1) % 20 == 0:
+            print(f"  {label} {number + 1}/{count}: {dict(verdicts)}", flush=True)
+    return {"count": count, "verdicts": dict(verdicts), "median_ratio": statistics.median(ratios), "ratios": ratios}
+
+
+def measure(repeats: int, same: int, slower: int) -> dict[str, Any]:
+    """Everything, without and with the neighbour."""
+    result: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as name:
+        arrays = weights(hidden=192, layers=2)
+        one, twin, more = (
+            write_package(Path(name) / label, arrays=arrays, max_length=64, repeat=layers // 2)
+            for label, layers in (("one", LAYERS), ("twin", LAYERS), ("more", SLOWER))
+        )
+        for there in (False, True):
+            label = "with a neighbour" if there else "quiet"
+            print(label, flush=True)
+            with neighbour(there):
+                result[label] = {
+                    "alone": spread(one, repeats),
+                    "same": comparisons(one, twin, same, "same"),
+                    "slower": comparisons(one, more, slower, "a tenth slower"),
+                }
+    return result
+
+
+def main() -> None:
+    """Measure, print, and keep the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--same", type=int, default=200)
+    parser.add_argument("--slower", type=int, default=100)
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    arguments = parser.parse_args()
+    result = measure(arguments.repeats, arguments.same, arguments.slower)
+    for label, each in result.items():
+        print(label, f"spread {each['alone']['spread']:.1%}", each["same"]["verdicts"], each["slower"]["verdicts"])
+    write_json(arguments.output, {**result, "host": describe_host(), "versions": library_versions()})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Measuring as a recipe says, and holding what comes out against its budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from homoexport.budget import Budget, Verdict, judge
+from homoexport.errors import TextError
+from homoexport.measure import Extras, Grid, Measurement, check_measurement, measure_packages
+from homoexport.recipe import MeasureSettings
+
+
+def measure(
+    packages: Sequence[Path],
+    settings: MeasureSettings,
+    *,
+    extras: Extras | None = None,
+    progress: Callable[[str, float], None] | None = None,
+) -> Measurement:
+    """Measure packages as a recipe's `measure` section says; see `measure_packages`."""
+    return measure_packages(
+        packages,
+        device=settings.device,
+        threads=settings.threads,
+        batch_size=settings.batch_size,
+        length=settings.length,
+        texts=read_lines(Path(settings.text).expanduser()) if settings.text else (),
+        text_source=settings.text or "",
+        min_seconds=settings.min_seconds,
+        extras=extras,
+        progress=progress,
+    )
+
+
+def measure_conditions(
+    packages: Sequence[Path],
+    settings: MeasureSettings,
+    *,
+    threads: Sequence[int | None],
+    batch_sizes: Sequence[int],
+    lengths: Sequence[int],
+    budget: Budget,
+    extras: Extras | None = None,
+    progress: Callable[[str, float], None] | None = None,
+) -> Measurement | Grid:
+    """Measure under one condition, or under every combination of several.
+
+    The budget is held against the last package, of each condition. A package that did not fit has missed
+    it, which its failure says.
+
+    Raises:
+        UserError: see `measure_packages`; of several conditions, all are checked before the first is measured.
+    """
+    tell = progress or (lambda _stage, _share: None)
+    each = [
+        settings.model_copy(update={"threads": count, "batch_size": batch_size, "length": length})
+        for count, batch_size, length in product(threads, batch_sizes, lengths)
+    ]
+    for one in each:
+        check_measurement(
+            one.device, threads=one.threads, batch_size=one.batch_size, length=one.length, min_seconds=one.min_seconds
+        )
+    cells = []
+    for number, one in enumerate(each):
+
+        def show(stage: str, share: float, number: int = number, one: MeasureSettings = one) -> None:
+            where = f"{one.batch_size} x {one.length} tokens: " if len(each) > 1 else ""
+            tell(f"{where}{stage}", (number + share) / len(each))
+
+        measured = measure(packages, one, extras=extras, progress=show)
+        last = measured.results[-1] if measured.results else None
+        if last is not None and last.package == str(packages[-1]):
+            measured = replace(measured, budget=tuple(judge_result(budget, asdict(last))))
+        cells.append(measured)
+    return cells[0] if len(cells) == 1 else Grid(tuple(cells))
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file that hold anything.
+
+    Raises:
+        TextError: it cannot be read, is not UTF-8, or holds no text.
+    """
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise TextError(f"cannot be read ({error})", where=str(path), mend="name a UTF-8 text file") from None
+    if not lines:
+        raise TextError("holds no text", where=str(path), mend="give a text a line")
+    return lines
+
+
+def judge_result(budget: Budget, result: Mapping[str, Any]) -> list[Verdict]:
+    """Hold one package's measured figures, as JSON, against a budget."""
+    figures = {name: result[name] for name in ("latency_p50_ms", "latency_p95_ms", "peak_rss_mb")}
+    figures["file_mb"] = result["file_bytes"] / 10**6
+    intervals = {f"latency_{name}_ms": tuple(result[f"latency_{name}_interval_ms"]) for name in ("p50", "p95")}
+    return judge(budget, figures, intervals)

@@ -1,0 +1,164 @@
+"""Control groups: what this process is allowed, and groups of its own for other processes.
+
+Version 2 has one tree with all controllers, version 1 one tree for each (cgroups(7)); a machine may
+have both mounted. A limit of any group above counts, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Controller = Literal["cpu", "memory"]
+
+_MOUNTS = Path("/proc/self/mountinfo")
+_MEMBERSHIP = Path("/proc/self/cgroup")
+_PERIOD_US = 100_000
+
+
+@dataclass(frozen=True)
+class Group:
+    """The group of this process in the tree that has a controller: its folder and the tree's mount."""
+
+    version: int
+    folder: Path
+    mount: Path
+
+    def chain(self) -> list[Path]:
+        """The folder and all above it, up to the mount."""
+        above = [folder for folder in self.folder.parents if folder.is_relative_to(self.mount)]
+        return [self.folder, *above]
+
+
+def find_group(controller: Controller) -> Group | None:
+    """This process's group for a controller; None where there is no such tree."""
+    try:
+        mounts = [line.split() for line in _MOUNTS.read_text().splitlines()]
+        membership = [line.split(":", 2) for line in _MEMBERSHIP.read_text().splitlines()]
+    except OSError:
+        return None
+    unified = None
+    for fields in mounts:
+        kind, options = fields[fields.index("-") + 1], fields[-1].split(",")
+        mount, root = Path(fields[4]), fields[3]
+        for _, controllers, path in membership:
+            if kind == "cgroup" and controller in options and controller in controllers.split(","):
+                return Group(1, _folder(mount, root, path), mount)
+            if kind == "cgroup2" and controllers == "":
+                unified = Group(2, _folder(mount, root, path), mount)
+    if unified is None or controller not in _words(unified.folder / "cgroup.controllers"):
+        return None
+    return unified
+
+
+def _folder(mount: Path, root: str, path: str) -> Path:
+    """A container's mount may show only a part of the tree, whose root the paths still hold."""
+    inner = path[len(root) :] if root != "/" and path.startswith(root) else path
+    folder = mount / inner.strip("/")
+    return folder if folder.is_dir() else mount
+
+
+def _words(path: Path) -> list[str]:
+    try:
+        return path.read_text().split()
+    except OSError:
+        return []
+
+
+def cpu_quota() -> float | None:
+    """Cores that the CPU quota of this process's groups allows; None where there is no limit."""
+    group = find_group("cpu")
+    quotas = [quota for folder in group.chain() if (quota := _quota_of(folder)) is not None] if group else []
+    return min(quotas, default=None)
+
+
+def _quota_of(folder: Path) -> float | None:
+    try:
+        if words := _words(folder / "cpu.max"):
+            return None if words[0] == "max" else int(words[0]) / int(words[1])
+        microseconds = int((folder / "cpu.cfs_quota_us").read_text())
+        return None if microseconds < 0 else microseconds / int((folder / "cpu.cfs_period_us").read_text())
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def memory_limit_bytes() -> int | None:
+    """Memory that this process's groups allow; None where there is no limit."""
+    group = find_group("memory")
+    limits = []
+    for folder in group.chain() if group else []:
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            words = _words(folder / name)
+            if words and words[0].isdigit() and int(words[0]) < 1 << 60:  # version 1 has a huge number for none
+                limits.append(int(words[0]))
+    return min(limits, default=None)
+
+
+class ChildGroups:
+    """Groups below this process's own, with the same limits, for processes that are to be limited.
+
+    Args:
+        quota: cores' worth of processor time, or None.
+        memory_bytes: memory, swap included where the kernel counts it, or None.
+
+    Raises:
+        OSError: the kernel or its configuration does not allow it.
+    """
+
+    def __init__(self, *, quota: float | None, memory_bytes: int | None) -> None:
+        self._quota, self._memory_bytes = quota, memory_bytes
+        self._made: list[Path] = []
+        wanted: dict[Controller, bool] = {"cpu": quota is not None, "memory": memory_bytes is not None}
+        self._parents = {controller: self._usable(controller) for controller, limited in wanted.items() if limited}
+        self.version = min((group.version for group in self._parents.values()), default=0)
+
+    @staticmethod
+    def _usable(controller: Controller) -> Group:
+        group = find_group(controller)
+        if group is None:
+            raise OSError(f"no control group has the controller '{controller}'")
+        if group.version == 2 and controller not in _words(group.folder / "cgroup.subtree_control"):
+            # Refused where the group itself holds processes, unless it is the root.
+            (group.folder / "cgroup.subtree_control").write_text(f"+{controller}")
+        return group
+
+    def make(self, name: str) -> list[Path]:
+        """A new group in each tree; a process joins by writing 0 into their `cgroup.procs`."""
+        folders = []
+        for controller, group in self._parents.items():
+            folder = group.folder / f"homoexport-{os.getpid()}-{name}"
+            if folder not in self._made:
+                folder.mkdir()
+                self._made.append(folder)
+                folders.append(folder)
+            if controller == "cpu":
+                self._limit_cpu(folder, group.version)
+            else:
+                self._limit_memory(folder, group.version)
+        return folders
+
+    def _limit_cpu(self, folder: Path, version: int) -> None:
+        assert self._quota is not None
+        microseconds = round(self._quota * _PERIOD_US)
+        if version == 2:
+            (folder / "cpu.max").write_text(f"{microseconds} {_PERIOD_US}")
+        else:
+            (folder / "cpu.cfs_period_us").write_text(str(_PERIOD_US))
+            (folder / "cpu.cfs_quota_us").write_text(str(microseconds))
+
+    def _limit_memory(self, folder: Path, version: int) -> None:
+        limit = str(self._memory_bytes)
+        (folder / ("memory.max" if version == 2 else "memory.limit_in_bytes")).write_text(limit)
+        swap = folder / ("memory.swap.max" if version == 2 else "memory.memsw.limit_in_bytes")
+        if swap.exists():  # not where the kernel keeps no account of it
+            swap.write_text("0" if version == 2 else limit)
+
+    def remove(self) -> None:
+        """Remove all groups; their processes must be gone."""
+        while self._made:
+            with contextlib.suppress(FileNotFoundError):
+                self._made[-1].rmdir()
+            self._made.pop()

@@ -1,0 +1,80 @@
+"""Does a package answer on the target as it does on this machine's CPU?
+
+The bounds: fp32 kernels do the same sums in another order. Dynamic int8 rounds its activations by scales
+that follow from those sums, so a difference in the last digit can move a value by one step of the scale;
+CPUs without VNNI saturate besides. Where answers leave the bound, the package is another model there.
+
+B batch, S sequence, D hidden.
+"""
+
+from __future__ import annotations
+
+import base64
+
+import numpy as np
+from numpy.typing import NDArray
+
+from homoexport.measure.process import Worker
+from homoexport.measure.results import Agreement
+from homoexport.measure.targets import LocalCpu, Target
+from homoexport.measure.timing import Running, Subject, Workload, give_inputs, load_model, place
+
+FloatArray = NDArray[np.float32]
+
+TOKENS = 16
+FP32_MAX_RELATIVE_DIFFERENCE = 1e-3
+INT8_MIN_COSINE = 0.99
+
+_WORKLOAD = Workload(threads=1, batch_size=2, length=TOKENS)
+
+
+def agreement(one: Running, target: Target, *, precision: str) -> Agreement | None:
+    """A running package's answer held against this CPU's; None where that is where it runs."""
+    if isinstance(target, LocalCpu) and target.providers == ("CPUExecutionProvider",):
+        return None
+    assert one.subject.outputs is not None
+    there, here = answer_of(one.worker, one.subject), reference_answer(one.subject)
+    return compare_answers(there, here, output=one.subject.outputs[0], precision=precision)
+
+
+def answer_of(worker: Worker, subject: Subject) -> FloatArray:
+    """What a loaded model answers to one small batch of random token ids, the same everywhere."""
+    assert subject.outputs is not None
+    random = Subject(subject.model, subject.name, subject.vocab_size, subject.outputs)
+    give_inputs(worker, random, _WORKLOAD)
+    reply = worker.ask("answer", output=subject.outputs[0])
+    return np.frombuffer(base64.b64decode(reply["float32"]), dtype="<f4").reshape(reply["shape"])
+
+
+def reference_answer(subject: Subject) -> FloatArray:
+    """The same from this machine's CPU, in a worker of its own."""
+    target = LocalCpu()
+    target.open()
+    try:
+        with Worker(target, subject=subject.name) as worker:
+            load_model(worker, subject, target, model=place(subject, target)[0], threads=1)
+            return answer_of(worker, subject)
+    finally:
+        target.close()
+
+
+def compare_answers(there: FloatArray, here: FloatArray, *, output: str, precision: str) -> Agreement:
+    """Hold two answers against each other, by the bound of the precision."""
+    difference = float(np.abs(there - here).max()) if there.shape == here.shape else float("inf")
+    relative = difference / float(np.abs(here).max() or 1)
+    cosine = _min_cosine(there, here) if there.shape == here.shape else -1.0
+    if precision == "fp32":
+        bound = f"largest difference at most {FP32_MAX_RELATIVE_DIFFERENCE:g} of the largest value"
+        within = relative <= FP32_MAX_RELATIVE_DIFFERENCE
+    else:
+        bound = f"cosine at least {INT8_MIN_COSINE:g}"
+        within = cosine >= INT8_MIN_COSINE
+    return Agreement(output, difference, relative, cosine, bound, within)
+
+
+def _min_cosine(there: FloatArray, here: FloatArray) -> float:
+    """The least cosine of rows of the last axis: vectors, or logits."""
+    one, other = (values.reshape(-1, values.shape[-1]).astype(np.float64) for values in (there, here))
+    norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    cosines = (one * other).sum(axis=1) / np.where(norms == 0, 1, norms)
+    return float(np.where(norms == 0, (one == other).all(axis=1), cosines).min())

@@ -1,0 +1,129 @@
+"""Results of two runs against each other, for a user's CI.
+
+Runs at different times have not seen the same noise, so their ratio is worth less than that of two
+packages in one interleaved run. The idle spins of both runs say whether the machine was equally fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from homoexport.errors import UserError
+from homoexport.measure.intervals import MARGIN, Verdict, independent_speedup, verdict_of
+from homoexport.measure.results import Comparison, Grid, Measurement, PackageFigures
+
+_SAME_HOST = ("cpu", "architecture", "cores", "available_cores", "instruction_sets")
+_CONDITIONS = ("device", "threads", "batch_size", "length", "texts")
+
+
+@dataclass(frozen=True)
+class Change:
+    """How many times faster the second run's package is at the median than the first run's; a 99 % interval."""
+
+    package: str
+    device: str
+    threads: int
+    batch_size: int
+    length: int
+    before_p50_ms: float
+    after_p50_ms: float
+    speedup_p50: float
+    interval: tuple[float, float]
+    verdict: Verdict
+    remarks: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """A JSON-ready dict."""
+        return asdict(self)
+
+
+def compare_results(before: Measurement | Grid, after: Measurement | Grid) -> list[Change]:
+    """The packages of two results, pair by pair: by name, or in their order where the names differ.
+
+    Raises:
+        UserError: results of other hosts, devices or conditions, or of unlike numbers of packages.
+    """
+    ones, others = _cells(before), _cells(after)
+    if len(ones) != len(others):
+        raise UserError(f"{len(ones)} conditions against {len(others)}", where="--compare", mend=_MEND)
+    changes = []
+    for one, other in zip(ones, others, strict=True):
+        _refuse_unlike(one, other)
+        remarks = _remarks(one, other)
+        changes += [_change(*pair, one, remarks) for pair in _pairs(one.results, other.results)]
+    return changes
+
+
+def _cells(document: Measurement | Grid) -> tuple[Measurement, ...]:
+    return document.cells if isinstance(document, Grid) else (document,)
+
+
+def _refuse_unlike(one: Measurement, other: Measurement) -> None:
+    for key in _CONDITIONS:
+        if getattr(one, key) != getattr(other, key):
+            what = f"{key} {getattr(one, key)} against {getattr(other, key)}"
+            raise UserError(what, where="--compare", mend=_MEND)
+    for key in _SAME_HOST:
+        if one.host.get(key) != other.host.get(key):
+            what = f"measured on other machines ({key}: {one.host.get(key)} against {other.host.get(key)})"
+            raise UserError(what, where="--compare", mend=_MEND)
+    if one.emulated:
+        raise UserError("an emulator's times say nothing of the device", where="--compare", mend=_MEND)
+
+
+def _pairs(
+    ones: Sequence[PackageFigures], others: Sequence[PackageFigures]
+) -> list[tuple[PackageFigures, PackageFigures]]:
+    names = [figures.name for figures in ones]
+    if len(set(names)) == len(names) and sorted(names) == sorted(figures.name for figures in others):
+        by_name = {figures.name: figures for figures in others}
+        return [(figures, by_name[figures.name]) for figures in ones]
+    if len(ones) != len(others):
+        raise UserError(f"{len(ones)} packages against {len(others)}", where="--compare", mend=_MEND)
+    return list(zip(ones, others, strict=True))
+
+
+def _remarks(one: Measurement, other: Measurement) -> tuple[str, ...]:
+    remarks = [
+        f"{when}: {remark}"
+        for when, each in (("before", one), ("after", other))
+        if each.noise
+        for remark in each.noise.remarks
+    ]
+    if one.noise and other.noise:
+        ratio = other.noise.spin_p50_us / one.noise.spin_p50_us
+        if abs(ratio - 1) > MARGIN:
+            remarks.append(f"the machine itself took {ratio:.2f} times as long for the same arithmetic")
+    return tuple(remarks)
+
+
+def _change(before: PackageFigures, after: PackageFigures, at: Measurement, remarks: tuple[str, ...]) -> Change:
+    rounds = [np.array(each.samples_ms).reshape(-1, each.runs_per_round) for each in (before, after)]
+    ratio, interval = independent_speedup(*rounds)
+    verdict = verdict_of(ratio, interval)
+    unequal = any("same arithmetic" in remark for remark in remarks)
+    return Change(
+        package=after.name,
+        device=at.device,
+        threads=at.threads,
+        batch_size=at.batch_size,
+        length=at.length,
+        before_p50_ms=before.latency_p50_ms,
+        after_p50_ms=after.latency_p50_ms,
+        speedup_p50=ratio,
+        interval=interval,
+        verdict="too noisy to call" if unequal and verdict != "same" else verdict,
+        remarks=remarks,
+    )
+
+
+def slower_than(change: Change | Comparison, allowed: float) -> bool:
+    """Whether it is proven slower by more than the allowed share: the whole interval lies beyond it."""
+    return change.verdict != "too noisy to call" and change.interval[1] < 1 / (1 + allowed)
+
+
+_MEND = "compare results of the same command on the same machine"

@@ -1,0 +1,117 @@
+"""Which targets there are here, what they can do, and what is missing for the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from homoexport.errors import DeviceError, HomoexportError
+from homoexport.measure.process import Worker
+from homoexport.measure.targets import KINDS, Need, find_target
+
+_EXAMPLES = {"x86": "x86:haswell", "arm64": "arm64:cortex-a76"}  # kinds that need more than their name
+_REMOTE = "ssh"
+
+
+@dataclass(frozen=True)
+class Device:
+    """One kind of target.
+
+    `ready` is whether it can be measured on now; where not, `needs` says what is missing and how to
+    get it. `host` is what its worker says of the machine, `providers` what its onnxruntime can run on.
+    For `ssh` both depend on the machine that is named.
+    """
+
+    name: str
+    how: str
+    ready: bool
+    emulated: bool
+    cores: int | None
+    providers: tuple[str, ...]
+    host: dict[str, Any]
+    needs: tuple[Need, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """A JSON-ready dict."""
+        return asdict(self)
+
+
+def diagnose() -> list[Device]:
+    """Every kind of target with what it lacks here; nothing is started, so hosts are empty."""
+    return [_without_host(kind) for kind in KINDS]
+
+
+def list_devices(progress: Callable[[str], None] = lambda _name: None) -> list[Device]:
+    """Every kind of target; those that are ready are asked what they are.
+
+    Args:
+        progress: told which one is being asked.
+    """
+    devices = []
+    for kind in KINDS:
+        device = _without_host(kind)
+        if device.ready and kind != _REMOTE:
+            progress(device.name)
+            device = _asked(device)
+        devices.append(device)
+    return devices
+
+
+def set_up(kind: str, tell: Callable[[str], None]) -> str:
+    """Get what homoexport itself can get for a kind of target: trees, runtimes.
+
+    Args:
+        kind: one of `set_up_kinds()`.
+        tell: told each step.
+
+    Returns:
+        Where it lies.
+
+    Raises:
+        DeviceError: nothing to set up for it, or a step that failed.
+    """
+    setters = _setters()
+    if kind not in setters:
+        raise DeviceError(
+            f"nothing to set up for '{kind}'", where="--set-up", mend=f"name one of: {', '.join(setters)}"
+        )
+    return str(setters[kind](tell))
+
+
+def _setters() -> dict[str, Callable[[Callable[[str], None]], Any]]:
+    return {}
+
+
+def _without_host(kind: str) -> Device:
+    how = KINDS[kind][1]
+    name = _EXAMPLES.get(kind, kind)
+    target = find_target("ssh://host" if kind == _REMOTE else name)
+    try:
+        needs = tuple(target.needs())
+        return Device(name, how, not needs, target.emulated, None, target.providers, {}, needs)
+    finally:
+        target.close()
+
+
+def _asked(device: Device) -> Device:
+    """The same with what a worker there says."""
+    target = find_target(device.name)
+    try:
+        target.open()
+        with Worker(target, subject=device.name) as worker:
+            greeting = worker.greeting
+            return Device(
+                device.name,
+                device.how,
+                True,
+                device.emulated,
+                target.cores(),
+                tuple(greeting.get("providers", ())),
+                greeting["host"],
+                (),
+            )
+    except HomoexportError as error:
+        return Device(device.name, device.how, False, device.emulated, None, (), {}, (Need(str(error), device.how),))
+    finally:
+        target.close()

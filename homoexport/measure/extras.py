@@ -1,0 +1,129 @@
+"""What is measured besides the latency of one call: the caller's part, many callers, memory over batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from homoexport.inference import PackageDetails
+from homoexport.measure.process import Worker
+from homoexport.measure.results import ArenaStep, OpenLoop, RateFigures, StreamFigures
+from homoexport.measure.targets import OutOfMemory, Target
+from homoexport.measure.timing import Progress, Running, Workload, load_model
+from homoexport.sample_text import SAMPLE_TEXT
+
+_AROUND_RUNS = 50
+_STREAM_SECONDS = 1.0
+_REQUESTS = 300  # enough for a p95 of 15 samples beyond it
+_MIN_SECONDS_OF_RATE = 2.0
+_HALVINGS = 6
+_MB = 10**6
+
+
+def time_around(
+    one: Running, details: PackageDetails, workload: Workload, texts: Sequence[str]
+) -> tuple[float | None, float | None]:
+    """Milliseconds of making token ids of a batch's texts, and of what is done with the answer, at the median.
+
+    Without texts of the user's, sentences are joined until they have the workload's tokens, roughly.
+
+    Returns:
+        (tokenizing, post-processing); None for what is not done, or cannot be done there.
+    """
+    post = one.worker.ask("post", task=details.task, output=details.output, runs=_AROUND_RUNS)["samples_ns"]
+    post_ms = None if post is None else float(np.median(post)) / 1e6
+    if one.tokenizer is None:
+        return None, post_ms
+    each = one.worker.ask(
+        "tokenize",
+        tokenizer=one.tokenizer,
+        texts=list(texts) or [_text_of(workload.length)],
+        max_length=min(workload.length, details.max_length),
+        runs=max(_AROUND_RUNS, len(texts)),
+    )["samples_ns"]
+    return None if each is None else float(np.median(each)) / 1e6 * workload.batch_size, post_ms
+
+
+def _text_of(tokens: int) -> str:
+    """Sentences of about so many tokens: English has some four for three words."""
+    words = " ".join(SAMPLE_TEXT).split()
+    count = max(1, tokens * 3 // 4)
+    return " ".join((words * (count // len(words) + 1))[:count])
+
+
+def stream_figures(
+    one: Running, workload: Workload, streams: Sequence[int], tell: Progress
+) -> tuple[StreamFigures, ...]:
+    """Throughput and latency with so many callers at once."""
+    found = []
+    for number, callers in enumerate(streams):
+        tell(f"{callers} streams", number / len(streams))
+        reply = one.worker.ask("streams", streams=callers, seconds=_STREAM_SECONDS)
+        p50, p95 = np.percentile(reply["samples_ns"], (50, 95)) / 1e6
+        rate = len(reply["samples_ns"]) * workload.batch_size / (reply["wall_ns"] / 1e9)
+        found.append(StreamFigures(callers, rate, float(p50), float(p95)))
+    return tuple(found)
+
+
+def open_loop(
+    one: Running, rates_per_s: Sequence[float], budget_p95_ms: float | None, p50_ms: float, tell: Progress
+) -> OpenLoop | None:
+    """Poisson arrivals at the given rates; then the highest rate whose p95 keeps the budget, by halving.
+
+    No rate above that of the closed loop can be served for long, so it is sought between 0 and there.
+    """
+    if not rates_per_s and budget_p95_ms is None:
+        return None
+    found = [_at_rate(one.worker, rate, tell) for rate in rates_per_s]
+    highest = None
+    if budget_p95_ms is not None:
+        low, high = 0.0, 1000 / p50_ms
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            figures = _at_rate(one.worker, middle, tell)
+            found.append(figures)
+            if figures.latency_p95_ms <= budget_p95_ms:
+                low = highest = middle
+            else:
+                high = middle
+    return OpenLoop(tuple(sorted(found, key=lambda at: at.rate_per_s)), budget_p95_ms, highest)
+
+
+def _at_rate(worker: Worker, rate: float, tell: Progress) -> RateFigures:
+    requests = max(_REQUESTS, round(rate * _MIN_SECONDS_OF_RATE))
+    tell(f"{rate:.3g} arrivals/s", 0.5)
+    reply = worker.ask("arrivals", rate_per_s=rate, requests=requests, seed=0)
+    p50, p95, p99 = (float(value) / 1e6 for value in np.percentile(reply["latency_ns"], (50, 95, 99)))
+    return RateFigures(rate, requests, p50, p95, p99, sum(reply["service_ns"]) / reply["wall_ns"])
+
+
+def arena_steps(
+    one: Running, target: Target, workload: Workload, batch_sizes: Sequence[int], tell: Progress
+) -> tuple[ArenaStep, ...]:
+    """Memory of fresh workers after batches of these sizes, in this order, with and without shrinking.
+
+    A batch that does not fit ends the row: it and what follows have no figure.
+    """
+    if not batch_sizes:
+        return ()
+    tell("memory over batches", 0.0)
+    ways = [_grown(one, target, workload, batch_sizes, shrink=shrink) for shrink in (False, True)]
+    return tuple(ArenaStep(*row) for row in zip(batch_sizes, *ways, strict=True))
+
+
+def _grown(
+    one: Running, target: Target, workload: Workload, batch_sizes: Sequence[int], *, shrink: bool
+) -> list[float | None]:
+    after: list[float | None] = []
+    try:
+        with Worker(target, subject=one.subject.name) as worker:
+            load_model(worker, one.subject, target, model=one.model, threads=workload.threads)
+            for batch_size in batch_sizes:
+                shape: dict[str, Any] = {"length": workload.length, "vocab_size": one.subject.vocab_size}
+                (rss,) = worker.ask("grow", batch_sizes=[batch_size], shrink=shrink, **shape)["rss_bytes"]
+                after.append(None if rss is None else rss / _MB)
+    except OutOfMemory:
+        after += [None] * (len(batch_sizes) - len(after))
+    return after

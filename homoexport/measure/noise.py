@@ -1,0 +1,77 @@
+"""How quiet the machine is: before measuring, and while it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from homoexport.measure.process import Worker
+
+SPIN_SECONDS = 0.3
+_LONG = 1.25  # a quantum that takes this many times the median was disturbed
+_DISTURBED = 0.05
+_OTHER_LOAD = 0.25
+_STOLEN = 0.02
+_FREQUENCY = 0.05
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What disturbed a measurement. A figure that the target's kernel does not give is None.
+
+    `spin_p50_us` is the median of a fixed piece of arithmetic on the idle machine, before anything is
+    timed; `disturbed_share` is the share of these that took over 1.25 times as long. `other_load_cores`
+    are cores' worth of time that other processes took while packages were timed, `stolen_share` is what
+    the hypervisor took of one core. `remarks` say in words what is beyond the usual.
+    """
+
+    spin_p50_us: float
+    spin_p95_us: float
+    disturbed_share: float
+    other_load_cores: float | None
+    stolen_share: float | None
+    frequency_before_mhz: float | None
+    frequency_after_mhz: float | None
+    remarks: tuple[str, ...]
+
+
+def calibrate(worker: Worker) -> list[float]:
+    """Microseconds of the same arithmetic, again and again, in a worker that has nothing else to do."""
+    quanta: list[float] = worker.ask("spin", seconds=SPIN_SECONDS)["quanta_ns"]
+    return [quantum / 1e3 for quantum in quanta]
+
+
+def judge_noise(spin_us: Sequence[float], before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) -> Noise:
+    """Noise from the calibration and the workers' counters at both ends of the timed rounds."""
+    p50, p95 = (float(value) for value in np.percentile(spin_us, (50, 95)))
+    disturbed = float(np.mean(np.array(spin_us) > _LONG * p50))
+    elapsed_ns = after[0]["time_ns"] - before[0]["time_ns"]
+    other = _cores(before, after, elapsed_ns)
+    stolen = _share(before[0]["stolen_ns"], after[0]["stolen_ns"], elapsed_ns)
+    rates = before[0]["frequency_mhz"], after[0]["frequency_mhz"]
+    remarks = []
+    if disturbed > _DISTURBED:
+        remarks.append(f"{disturbed:.0%} of the idle spins were disturbed before the timing began")
+    if other is not None and other > _OTHER_LOAD:
+        remarks.append(f"other processes used {other:.1f} cores meanwhile")
+    if stolen is not None and stolen > _STOLEN:
+        remarks.append(f"the hypervisor took {stolen:.0%} of a core")
+    if rates[0] and rates[1] and abs(rates[1] / rates[0] - 1) > _FREQUENCY:
+        remarks.append(f"the clock rate went from {rates[0]:.0f} to {rates[1]:.0f} MHz")
+    return Noise(p50, p95, disturbed, other, stolen, *rates, tuple(remarks))
+
+
+def _cores(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]], elapsed_ns: int) -> float | None:
+    """Cores' worth of time that went to others than the workers."""
+    busy = _share(before[0]["host_busy_ns"], after[0]["host_busy_ns"], elapsed_ns)
+    if busy is None:
+        return None
+    own = sum(late["own_cpu_ns"] - early["own_cpu_ns"] for early, late in zip(before, after, strict=True))
+    return float(max(0.0, busy - own / elapsed_ns))
+
+
+def _share(before: int | None, after: int | None, elapsed_ns: int) -> float | None:
+    return None if before is None or after is None else float((after - before) / elapsed_ns)

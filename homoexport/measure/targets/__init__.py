@@ -1,0 +1,29 @@
+"""Targets: where packages are measured. A target is a way to start a worker and to have files there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from homoexport.errors import DeviceError
+from homoexport.measure.targets.local import LimitedCpu, LocalCpu, parse_cpu, parse_cuda
+from homoexport.measure.targets.protocol import Need, OutOfMemory, Target
+
+__all__ = ["KINDS", "LimitedCpu", "LocalCpu", "Need", "OutOfMemory", "Target", "find_target"]
+
+# How each kind of device is written; the parser takes the whole and what follows the first colon.
+KINDS: dict[str, tuple[Callable[[str, str], Target], str]] = {
+    "cpu": (parse_cpu, "cpu, or cpu:threads=1,memory=256MB,quota=0.5"),
+    "cuda": (parse_cuda, "cuda"),
+}
+
+
+def find_target(device: str) -> Target:
+    """The target that a device names, not open yet.
+
+    Raises:
+        DeviceError: there is no such target, or an option of it cannot be read.
+    """
+    kind, _, options = device.partition(":")
+    if kind not in KINDS:
+        raise DeviceError(f"unknown device '{device}'", where="--device", mend=f"name one of: {', '.join(KINDS)}")
+    return KINDS[kind][0](device, options)

@@ -1,0 +1,235 @@
+"""This machine: its CPU, its CPU under limits, its GPU."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from itertools import count
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import onnxruntime as ort
+
+from homoexport.cgroup import ChildGroups
+from homoexport.errors import DeviceError, HomoexportError
+from homoexport.host import available_cores
+from homoexport.measure.targets.protocol import Need, OutOfMemory, build_worker, read_options, refuse_needs
+from homoexport.units import parse_bytes
+
+_JOIN_AND_RUN = 'for group in $1; do echo 0 > "$group/cgroup.procs" || exit 125; done; shift; exec "$@"'
+_LIMIT_AND_RUN = 'ulimit -d "$1" || exit 125; shift; exec "$@"'  # RLIMIT_DATA, in kibibytes
+_MEMORY_SIGNS = (
+    "MemoryError",
+    "bad_alloc",
+    "Cannot allocate memory",
+    "failed to map segment",
+    "OpenBLAS: malloc failed",
+)
+_BUILDS = {
+    "CPUExecutionProvider": "pip install onnxruntime",
+    "CUDAExecutionProvider": "pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'",
+}
+_MB = 10**6
+
+Number = TypeVar("Number", int, float)
+
+
+def parse_cpu(device: str, options: str) -> LocalCpu:
+    """`cpu`, or `cpu:threads=1,memory=256MB,quota=0.5`.
+
+    Raises:
+        UserError: an option that cannot be read.
+    """
+    if not options:
+        return LocalCpu(device)
+    given = read_options(options, device=device, known=("threads", "memory", "quota"))
+    memory = given.get("memory")
+    return LimitedCpu(
+        device,
+        threads=_positive(given, "threads", int, device),
+        memory_bytes=None if memory is None else parse_bytes(memory, where=f"--device {device}"),
+        quota=_positive(given, "quota", float, device),
+    )
+
+
+def parse_cuda(device: str, options: str) -> LocalCpu:
+    """`cuda`: the first GPU.
+
+    Raises:
+        UserError: an option; there is none.
+    """
+    read_options(options, device=device, known=())
+    return LocalCpu(device, ("CUDAExecutionProvider", "CPUExecutionProvider"))
+
+
+def _positive(given: dict[str, str], key: str, kind: Callable[[str], Number], device: str) -> Number | None:
+    if key not in given:
+        return None
+    try:
+        value = kind(given[key])
+    except ValueError:
+        value = kind("0")
+    if not 0 < value < math.inf:
+        raise DeviceError(f"{key}={given[key]}", where=f"--device {device}", mend="give a positive number")
+    return value
+
+
+class LocalCpu:
+    """This machine's CPU; or its GPU, where the providers say so."""
+
+    emulated = False
+
+    def __init__(self, name: str = "cpu", providers: tuple[str, ...] = ("CPUExecutionProvider",)) -> None:
+        self.name = name
+        self.providers = providers
+        self._folder = tempfile.TemporaryDirectory(prefix="homoexport-worker-", ignore_cleanup_errors=True)
+
+    def needs(self) -> list[Need]:
+        """An onnxruntime that was built with the provider."""
+        there = ort.get_available_providers()
+        return [Need(f"onnxruntime's {name}", _BUILDS[name]) for name in self.providers if name not in there]
+
+    def open(self) -> None:
+        """Pack the worker.
+
+        Raises:
+            DeviceError: onnxruntime is built without the provider.
+        """
+        refuse_needs(self)
+        self._worker = build_worker(Path(self._folder.name))
+
+    def cores(self) -> int:
+        """Cores that the scheduler and the cgroup give to this process."""
+        return available_cores()
+
+    def limits(self) -> dict[str, Any]:
+        """None of its own."""
+        return {}
+
+    def place(self, files: Sequence[Path]) -> list[str]:
+        """The files are here already."""
+        return [str(file.resolve()) for file in files]
+
+    def start(self, stderr: IO[bytes]) -> subprocess.Popen[bytes]:
+        """A worker in this interpreter, isolated from the environment's Python settings."""
+        pipe = subprocess.PIPE
+        return subprocess.Popen(self._command(), stdin=pipe, stdout=pipe, stderr=stderr)
+
+    def explain(self, status: int, said: str) -> HomoexportError | None:  # noqa: ARG002 - the protocol's
+        """A SIGKILL that nobody here sent is the kernel's, for want of memory."""
+        if status in (-signal.SIGKILL, 128 + signal.SIGKILL):
+            return OutOfMemory("the worker was killed, most likely for want of memory", where=self.name)
+        return None
+
+    def close(self) -> None:
+        """Remove the packed worker."""
+        self._folder.cleanup()
+
+    def _command(self) -> list[str]:
+        return [sys.executable, "-I", str(self._worker)]
+
+
+class LimitedCpu(LocalCpu):
+    """This machine's CPU with fewer cores, a quota of their time, or less memory.
+
+    Args:
+        name: as the user wrote it.
+        threads: cores that a worker may use.
+        memory_bytes: memory that a worker may use.
+        quota: cores' worth of time that a worker may use, such as 0.5.
+    """
+
+    def __init__(
+        self, name: str, *, threads: int | None = None, memory_bytes: int | None = None, quota: float | None = None
+    ) -> None:
+        super().__init__(name)
+        self._threads, self._memory_bytes, self._quota = threads, memory_bytes, quota
+        self._groups: ChildGroups | None = None
+        self._numbers = count()
+        self._affinity: set[int] = set()
+
+    def open(self) -> None:
+        """Find out what can enforce the limits.
+
+        Raises:
+            DeviceError: more cores than there are, or a quota that nothing here can enforce.
+        """
+        super().open()
+        here = available_cores()
+        wanted = self._threads or min(here, math.ceil(self._quota or here))
+        for what, cores in (("threads", wanted), ("quota", math.ceil(self._quota or 0))):
+            if cores > here:
+                raise DeviceError(
+                    f"{what} of {cores} where {here} core{'s' * (here > 1)} may be used",
+                    where=self.name,
+                    mend="ask for fewer",
+                )
+        self._affinity = set(sorted(os.sched_getaffinity(0))[:wanted])
+        if self._quota is None and self._memory_bytes is None:
+            return
+        try:
+            self._groups = ChildGroups(quota=self._quota, memory_bytes=self._memory_bytes)
+            self._groups.make("probe")
+            self._groups.remove()
+        except OSError as error:
+            self._groups = None
+            if self._quota is not None and self._quota < wanted:
+                raise DeviceError(
+                    f"a quota of {self._quota:g} needs a control group, which may not be made here ({error})",
+                    where=self.name,
+                    mend="run it as root, or where groups are delegated (systemd-run --user --scope -p Delegate=yes "
+                    "homoexport ...), or leave the quota out",
+                ) from None
+
+    def cores(self) -> int:
+        """Cores that a worker may use."""
+        return len(self._affinity)
+
+    def limits(self) -> dict[str, Any]:
+        """Each limit with what enforces it."""
+        by_group = f"cgroup v{self._groups.version}" if self._groups else None
+        limits: dict[str, Any] = {"cores": {"limit": self.cores(), "by": "sched_setaffinity"}}
+        if self._quota is not None:
+            limits["quota"] = {"limit": self._quota, "by": by_group or "sched_setaffinity"}
+        if self._memory_bytes is not None:
+            limits["memory_mb"] = {"limit": self._memory_bytes / _MB, "by": by_group or "RLIMIT_DATA"}
+        return limits
+
+    def start(self, stderr: IO[bytes]) -> subprocess.Popen[bytes]:
+        """A worker in groups of its own, or with limits of its own."""
+        mine = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, self._affinity)  # of this thread, and of what it starts
+        try:
+            return super().start(stderr)
+        finally:
+            os.sched_setaffinity(0, mine)
+
+    def _command(self) -> list[str]:
+        if self._groups is not None:
+            groups = self._groups.make(str(next(self._numbers)))
+            return ["/bin/sh", "-c", _JOIN_AND_RUN, "sh", " ".join(map(str, groups)), *super()._command()]
+        if self._memory_bytes is not None:
+            return ["/bin/sh", "-c", _LIMIT_AND_RUN, "sh", str(self._memory_bytes // 1024), *super()._command()]
+        return super()._command()
+
+    def explain(self, status: int, said: str) -> HomoexportError | None:
+        """Out of memory shows as SIGKILL under a group, and as all kinds of deaths under a resource limit."""
+        if self._memory_bytes is None:
+            return super().explain(status, said)
+        killed = super().explain(status, said) is not None
+        if killed or status == -signal.SIGABRT or any(sign in said for sign in _MEMORY_SIGNS):
+            return OutOfMemory(
+                f"needs more than the {self._memory_bytes / _MB:g} MB that it was given", where=self.name
+            )
+        return None
+
+    def close(self) -> None:
+        """Remove the groups, too."""
+        if self._groups is not None:
+            self._groups.remove()
+        super().close()

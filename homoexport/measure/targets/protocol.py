@@ -1,0 +1,139 @@
+"""What measuring needs of a target. A new target is one class like this, and a line in `devices.py`.
+
+`tests/measure/test_conformance.py` holds every target against it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import homoexport
+from homoexport.errors import DeviceError, HomoexportError
+
+WORKER_FILE = "worker.pyz"
+
+_PACKAGE = Path(homoexport.__file__).parent
+_WORKER_SOURCES = ("__init__.py", "host.py", "cgroup.py")
+_WORKER_MAIN = "from homoexport.worker.serve import main\n\nmain()\n"
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest date of the format: the same sources are the same bytes
+
+
+class OutOfMemory(DeviceError):
+    """A package that needs more memory than the target gives: a result, which measuring reports."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """Something that a target lacks here, and the command that gets it."""
+
+    what: str
+    command: str
+
+
+class Target(Protocol):
+    """Somewhere to measure."""
+
+    name: str
+    """As the user wrote it."""
+
+    emulated: bool
+    """Whether another processor is imitated there, so that its times say nothing of the real one."""
+
+    providers: tuple[str, ...]
+    """onnxruntime's execution providers, the preferred one first."""
+
+    def needs(self) -> list[Need]:
+        """What is missing here before it can be opened; quick, and nothing is started or connected to."""
+
+    def open(self) -> None:
+        """Make it ready. Once, before anything else but `needs`.
+
+        Raises:
+            DeviceError: it is not there, or lacks something; with the mend.
+        """
+
+    def cores(self) -> int:
+        """Cores that a worker may use there."""
+
+    def limits(self) -> dict[str, Any]:
+        """Limits that hold there, and what enforces each of them; JSON-ready."""
+
+    def place(self, files: Sequence[Path]) -> list[str]:
+        """Have files there, side by side under their own names, and say where; what is there already stays.
+
+        Raises:
+            DeviceError: there is no room, or no way there any more.
+        """
+
+    def start(self, stderr: IO[bytes]) -> subprocess.Popen[bytes]:
+        """A fresh worker with its stdin and stdout as pipes, and `stderr` for what it says besides."""
+
+    def explain(self, status: int, said: str) -> HomoexportError | None:
+        """What a worker's end means here, by its exit status and last words; None where nothing is special."""
+
+    def close(self) -> None:
+        """Leave nothing behind but what is kept to be found again by its digest. All workers are gone."""
+
+
+def refuse_needs(target: Target) -> None:
+    """Raise what `needs` says, if anything.
+
+    Raises:
+        DeviceError: the first thing that is missing, with the command that gets it.
+    """
+    for need in target.needs():
+        raise DeviceError(f"{need.what} is missing", where=target.name, mend=need.command)
+
+
+def read_options(text: str, *, device: str, known: Sequence[str]) -> dict[str, str]:
+    """The options of `threads=1,memory=256MB`.
+
+    Raises:
+        DeviceError: an unknown or repeated one, or one without a value.
+    """
+    options: dict[str, str] = {}
+    for part in filter(None, text.split(",")):
+        key, _, value = part.partition("=")
+        if key not in known or key in options or not value:
+            raise DeviceError(
+                f"cannot read '{part}'", where=f"--device {device}", mend=f"options are {', '.join(known)}"
+            )
+        options[key] = value
+    return options
+
+
+def cache_folder() -> Path:
+    """Where things are kept that can be had again: $HOMOEXPORT_CACHE, or `homoexport` in the user's cache."""
+    if own := os.environ.get("HOMOEXPORT_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "homoexport"
+
+
+def build_worker(folder: Path) -> Path:
+    """The worker as one zip file in `folder`; any Python with onnxruntime runs it."""
+    path = folder / WORKER_FILE
+    sources = [_PACKAGE / name for name in _WORKER_SOURCES] + sorted((_PACKAGE / "worker").glob("*.py"))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("__main__.py", _EPOCH), _WORKER_MAIN)
+        for source in sources:
+            name = f"homoexport/{source.relative_to(_PACKAGE).as_posix()}"
+            archive.writestr(zipfile.ZipInfo(name, _EPOCH), source.read_bytes())
+    return path
+
+
+def digest_of(files: Sequence[Path]) -> str:
+    """One digest of files' names and contents, in hexadecimal."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
+        with file.open("rb") as opened:
+            while chunk := opened.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()

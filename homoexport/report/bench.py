@@ -1,0 +1,140 @@
+"""A measurement kept as a folder: `measurement.json`, `report.md`, and plots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from homoexport.artifact import write_json, write_manifest
+from homoexport.report.markdown import PLOTS, REPORT, markdown_table
+from homoexport.report.measured import GRID_HEAD, figure_rows, grid_rows, measurement_remarks
+from homoexport.report.plots import STYLE
+from homoexport.report.tables import conditions
+from homoexport.report.wording import number
+
+MEASUREMENT_FILE = "measurement.json"
+_DPI = 150
+_BLUE, _ORANGE = "#0072B2", "#E69F00"
+
+
+def write_bench_report(folder: Path, document: Mapping[str, Any]) -> None:
+    """Fill an empty folder with a measurement or a grid, as JSON, as a page and as plots.
+
+    Args:
+        folder: to be filled; becomes a `measurement` artifact.
+        document: what `homoexport bench --json` prints.
+    """
+    (folder / PLOTS).mkdir()
+    cells = document["cells"] if document["kind"] == "grid" else [document]
+    figures: dict[str, Figure] = {}
+    if document["kind"] == "grid":
+        for name in dict.fromkeys(result["name"] for cell in cells for result in cell["results"]):
+            figures[f"heat-{name}"] = heat_figure(cells, name)
+    elif cells[0]["results"]:
+        figures["samples"] = samples_figure(cells[0])
+        if any(result["open_loop"] for result in cells[0]["results"]):
+            figures["arrivals"] = arrivals_figure(cells[0])
+    for name, figure in figures.items():
+        figure.savefig(folder / PLOTS / f"{name}.png", dpi=_DPI)
+    sections = ["# Measured"]
+    if document["kind"] == "grid":
+        sections.append(markdown_table(GRID_HEAD, grid_rows(document)))
+    else:
+        sections.append(f"{conditions(document)}.".capitalize())
+        head = ("", *(result["name"] for result in document["results"]))
+        rows = [(label, *(cell.replace("\n", ", ") for cell in row)) for label, row in figure_rows(document)]
+        sections.append(markdown_table(head, rows))
+    sections += [f"![{name}]({PLOTS}/{name}.png)" for name in figures]
+    remarks = measurement_remarks(document)
+    if remarks:
+        sections.append("\n".join(f"- {remark}" for remark in remarks))
+    host = cells[0]["host"]
+    if host:
+        sections.append(
+            f"Host: {host['cpu']} ({', '.join([host['architecture'], *host['instruction_sets']])}), "
+            f"{host['available_cores']} of {host['cores']} cores, {host['system']}."
+        )
+    sections.append("Versions: " + ", ".join(f"{name} {it}" for name, it in cells[0]["versions"].items()) + ".")
+    write_json(folder / MEASUREMENT_FILE, document)
+    (folder / REPORT).write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+    write_manifest(folder, "measurement")
+
+
+def heat_figure(cells: Sequence[Mapping[str, Any]], name: str) -> Figure:
+    """Median latency of one package over batch size and length, a map for each number of threads.
+
+    A condition that did not fit into memory is left white.
+    """
+    threads = sorted({cell["threads"] for cell in cells})
+    batches = sorted({cell["batch_size"] for cell in cells})
+    lengths = sorted({cell["length"] for cell in cells})
+    maps = np.full((len(threads), len(batches), len(lengths)), np.nan)
+    for cell in cells:
+        place = threads.index(cell["threads"]), batches.index(cell["batch_size"]), lengths.index(cell["length"])
+        for result in cell["results"]:
+            if result["name"] == name:
+                maps[place] = result["latency_p50_ms"]
+    with rc_context({**STYLE, "axes.grid": False}):
+        size = (1.6 + 1.1 * len(lengths) * len(threads), 1.6 + 0.55 * len(batches))
+        figure = Figure(figsize=size, layout="constrained")
+        row = figure.subplots(1, len(threads), squeeze=False)[0]
+        low, high = np.nanmin(maps), np.nanmax(maps)
+        for axes, count, values in zip(row, threads, maps, strict=True):
+            axes.imshow(np.log(values), cmap="viridis", vmin=np.log(low), vmax=np.log(high), aspect="auto")
+            for (i, j), value in np.ndenumerate(values):
+                if not np.isnan(value):
+                    dark = np.log(value) < (np.log(low) + np.log(high)) / 2
+                    axes.text(j, i, number(value), ha="center", va="center", color="white" if dark else "black")
+            axes.set_xticks(range(len(lengths)), [str(length) for length in lengths])
+            axes.set_yticks(range(len(batches)), [str(batch) for batch in batches])
+            axes.set_xlabel("tokens")
+            axes.set_title(f"{count} thread{'' if count == 1 else 's'}")
+        row[0].set_ylabel("batch size")
+        figure.suptitle(f"{name}: median latency, ms", x=0.01, ha="left", fontsize=11)
+    return figure
+
+
+def samples_figure(measurement: Mapping[str, Any]) -> Figure:
+    """Every timed call in the order of the rounds: noise, drift and outliers, in sight."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(8, 1.2 + 1.8 * len(measurement["results"])), layout="constrained")
+        rows = figure.subplots(len(measurement["results"]), 1, squeeze=False)[:, 0]
+        for axes, result in zip(rows, measurement["results"], strict=True):
+            samples = np.array(result["samples_ms"])
+            axes.plot(np.arange(samples.size) / result["runs_per_round"], samples, ".", color=_BLUE, markersize=2)
+            axes.axhline(result["latency_p50_ms"], color="#333333", linewidth=1)
+            axes.axhline(result["latency_p95_ms"], color=_ORANGE, linewidth=1)
+            axes.set_ylim(0, float(np.percentile(samples, 99.5)) * 1.15)
+            axes.set_ylabel("ms")
+            axes.set_title(f"{result['name']}: p50 and p95 of {result['runs']} calls")
+        rows[-1].set_xlabel("round")
+    return figure
+
+
+def arrivals_figure(measurement: Mapping[str, Any]) -> Figure:
+    """p95 from arrival to answer over the rate of arrivals."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(8, 3.6), layout="constrained")
+        axes = figure.subplots()
+        for result, colour in zip(measurement["results"], (_BLUE, _ORANGE, "#D55E00", "#CC79A7"), strict=False):
+            rates = result["open_loop"]["rates"]
+            axes.plot(
+                [rate["rate_per_s"] for rate in rates],
+                [rate["latency_p95_ms"] for rate in rates],
+                "o-",
+                color=colour,
+                label=result["name"],
+            )
+        budget = measurement["results"][0]["open_loop"]["budget_p95_ms"]
+        if budget is not None:
+            axes.axhline(budget, color="#333333", linewidth=1, linestyle=":")
+        axes.set_yscale("log")
+        axes.set_xlabel("arrivals a second (Poisson)")
+        axes.set_ylabel("p95 from arrival to answer, ms")
+        axes.legend(frameon=False)
+    return figure

@@ -1,0 +1,141 @@
+"""What the kernel says of this process and of its host: memory, processor time, clock rate, energy.
+
+Linux's /proc and /sys: proc_pid_status(5), proc_stat(5), and the kernel's documents on cpufreq,
+power capping (RAPL) and hwmon. Where a file is not there, the figure is None.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+_SYS = Path("/sys")
+_STATUS = Path("/proc/self/status")
+_SPIN_NS = 500_000
+
+
+def peak_rss_bytes() -> int:
+    """The most resident memory that this process has ever had.
+
+    Linux says so in VmHWM, which starts anew with the program; `ru_maxrss` is what a parent's
+    memory shows up in, so it serves only where there is no /proc.
+    """
+    if _STATUS.exists():
+        return _status_bytes("VmHWM")
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def rss_bytes() -> int | None:
+    """The resident memory of this process now."""
+    return _status_bytes("VmRSS") if _STATUS.exists() else None
+
+
+def _status_bytes(key: str) -> int:
+    return int(_STATUS.read_text().split(f"{key}:")[1].split()[0]) * 1024
+
+
+def counters() -> dict[str, Any]:
+    """Processor time of this process and of the whole host so far, and the clock rate now."""
+    return {
+        "time_ns": time.monotonic_ns(),
+        "own_cpu_ns": time.process_time_ns(),
+        **_host_cpu(),
+        "frequency_mhz": _frequency_mhz(),
+    }
+
+
+def _host_cpu() -> dict[str, int | None]:
+    """Nanoseconds that all cores together were busy, and that a hypervisor took away."""
+    try:
+        import os
+
+        tick_ns = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+        fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    except (OSError, ValueError):
+        return {"host_busy_ns": None, "stolen_ns": None}
+    user, nice, system, _idle, _iowait, irq, softirq, steal = fields
+    return {"host_busy_ns": (user + nice + system + irq + softirq) * tick_ns, "stolen_ns": steal * tick_ns}
+
+
+def _frequency_mhz(root: Path = _SYS) -> float | None:
+    """The fastest core's clock rate now; None where the kernel does not say (most virtual machines)."""
+    rates = []
+    for path in root.glob("devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq"):
+        try:
+            rates.append(int(path.read_text()) / 1000)
+        except (OSError, ValueError):
+            continue
+    return max(rates, default=None)
+
+
+class EnergyMeter:
+    """Energy counters of the host in microjoules: RAPL packages, else hwmon's energy sensors.
+
+    They count the whole package, whatever runs on it, idle power included.
+    """
+
+    def __init__(self, root: Path = _SYS) -> None:
+        packages = sorted(
+            path
+            for path in root.glob("class/powercap/intel-rapl:*/energy_uj")
+            if path.parent.name.count(":") == 1  # intel-rapl:0:0 is a part of intel-rapl:0
+        )
+        sensors = sorted(root.glob("class/hwmon/hwmon*/energy*_input"))
+        self._counters = [path for path in packages or sensors if _reading(path) is not None]
+
+    @property
+    def source(self) -> str | None:
+        """`rapl`, `hwmon`, or None where no counter can be read."""
+        if not self._counters:
+            return None
+        return "rapl" if self._counters[0].name == "energy_uj" else "hwmon"
+
+    def read(self) -> list[int]:
+        """Every counter now."""
+        return [_reading(path) or 0 for path in self._counters]
+
+    def since(self, before: list[int]) -> int | None:
+        """Microjoules since `before`; a counter that wrapped is set right. None where there is no counter."""
+        if not self._counters:
+            return None
+        spent = 0
+        for path, was, now in zip(self._counters, before, self.read(), strict=True):
+            spent += now - was if now >= was else now - was + (_reading(path.with_name("max_energy_range_uj")) or 0)
+        return spent
+
+
+def _reading(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):  # RAPL is root's alone since CVE-2020-8694
+        return None
+
+
+def spin(seconds: float) -> list[int]:
+    """Nanoseconds of one fixed piece of arithmetic (about half a millisecond), done again and again.
+
+    On a quiet machine all are alike; what is longer was interrupted, throttled or stolen.
+    """
+    count = 1000
+    while (taken := _spin_ns(count)) < _SPIN_NS / 4:
+        count *= 2
+    count = max(1, round(count * _SPIN_NS / taken))
+    _spin_ns(count)
+    quanta: list[int] = []
+    end = time.perf_counter_ns() + seconds * 1e9
+    while time.perf_counter_ns() < end:
+        quanta.append(_spin_ns(count))
+    return quanta
+
+
+def _spin_ns(count: int) -> int:
+    start = time.perf_counter_ns()
+    total = 0
+    for i in range(count):
+        total += i
+    return time.perf_counter_ns() - start

@@ -1,0 +1,67 @@
+"""Many callers of one session: in closed loops (streams), or arriving by chance (open loop).
+
+The open loop is the server scenario of MLPerf Inference (Reddi et al. 2020, arXiv 1911.02549): requests
+arrive by a Poisson process and are served in their order; a latency counts from the arrival, so time
+in the queue is part of it, and a slow answer makes no later request come later.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import numpy as np
+
+from homoexport.worker.model import Model
+
+
+def run_streams(model: Model, streams: int, seconds: float) -> dict[str, Any]:
+    """`streams` callers, each asking again as soon as it is answered.
+
+    Returns:
+        `samples_ns` of all calls, and the `wall_ns` from the first start to the last end.
+    """
+    samples: list[list[int]] = [[] for _ in range(streams)]
+    failures: list[BaseException] = []
+    ready = threading.Barrier(streams + 1)
+
+    def call(mine: list[int]) -> None:
+        ready.wait()
+        end = time.perf_counter_ns() + seconds * 1e9
+        try:
+            while not mine or time.perf_counter_ns() < end:
+                mine.append(model.run_ns())
+        except Exception as error:  # told by the thread that asked
+            failures.append(error)
+
+    threads = [threading.Thread(target=call, args=(mine,)) for mine in samples]
+    for thread in threads:
+        thread.start()
+    ready.wait()
+    start = time.perf_counter_ns()
+    for thread in threads:
+        thread.join()
+    wall_ns = time.perf_counter_ns() - start
+    if failures:
+        raise failures[0]
+    return {"samples_ns": [sample for mine in samples for sample in mine], "wall_ns": wall_ns}
+
+
+def run_arrivals(model: Model, rate_per_s: float, requests: int, seed: int) -> dict[str, Any]:
+    """`requests` arrivals of a Poisson process, one after the other through the session.
+
+    Returns:
+        `latency_ns` from arrival to answer, `service_ns` of the inference alone, by request; and `wall_ns`.
+    """
+    gaps = np.random.default_rng(seed).exponential(1e9 / rate_per_s, requests)
+    arrivals = np.cumsum(gaps).astype(np.int64).tolist()
+    latency, service = [], []
+    start = time.perf_counter_ns()
+    for arrival in arrivals:
+        early = start + arrival - time.perf_counter_ns()
+        if early > 0:
+            time.sleep(early / 1e9)
+        service.append(model.run_ns())
+        latency.append(time.perf_counter_ns() - start - arrival)
+    return {"latency_ns": latency, "service_ns": service, "wall_ns": time.perf_counter_ns() - start}

@@ -1,0 +1,163 @@
+"""`homoexport bench`, `devices` and `doctor` as a user types them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from homoexport.artifact import verify
+from homoexport.cli import main
+from tests.measure.tiny_onnx import weights, write_package
+
+pytestmark = pytest.mark.processes
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("packages")
+    arrays = weights(hidden=128, layers=2)
+    quick, slow = (write_package(folder / name, arrays=arrays, repeat=n) for name, n in (("quick", 4), ("slow", 12)))
+    return quick, slow
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
+    """Exit code, stdout and stderr of `homoexport WORDS` in a wide terminal."""
+    monkeypatch.setattr("homoexport.cli.screen.output", Console(markup=False, highlight=False, width=200))
+    monkeypatch.setattr("homoexport.cli.screen.errors", Console(stderr=True, markup=False, highlight=False, width=200))
+    monkeypatch.setattr("homoexport.cli.errors", Console(stderr=True, markup=False, highlight=False, width=200))
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["homoexport", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        captured = capsys.readouterr()
+        return int(end.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+QUICK = ("--min-seconds", "0.1", "--length", "16", "--threads", "1")
+
+
+def test_a_measurement_is_shown_kept_and_judged(run, packages, tmp_path):
+    out = tmp_path / "kept"
+    text = tmp_path / "texts.txt"
+    text.write_text("w1 w2 w3\nw4\n\nw5 w6\n")
+    words = ("--streams", "1,2", "--rate", "100", "--memory", "--latency-p95-ms", "1000", "--text", text, "-o", out)
+    code, shown, _ = run("bench", *packages, *QUICK, *words)
+    assert code == 0
+    for row in ("Latency p50", "Tokenizing before it", "2 streams", "At 100 arrivals/s", "Memory after batch 32"):
+        assert row in shown
+    assert "Latency p95: " in shown
+    assert "kept" in shown
+    assert f"Texts: 3 of {text}" in shown.replace("\n", " ")
+    assert verify(out)["kind"] == "measurement"
+    kept = json.loads((out / "measurement.json").read_text())
+    assert kept["texts"]["texts"] == 3
+    assert kept["budget"][0]["kept"] is True
+    page = (out / "report.md").read_text()
+    assert "| Latency p50 |" in page
+    for plot in ("samples", "arrivals"):
+        assert f"plots/{plot}.png" in page
+        assert (out / "plots" / f"{plot}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_several_conditions_are_a_grid_with_a_heat_map(run, packages, tmp_path):
+    out = tmp_path / "grid"
+    words = ("--min-seconds", "0.05", "--threads", "1", "--batch-size", "1,2", "--length", "8,16", "-o", out)
+    code, shown, _ = run("bench", packages[0], *words)
+    assert code == 0
+    assert "Per second" in shown
+    grid = json.loads((out / "measurement.json").read_text())
+    assert grid["kind"] == "grid"
+    conditions = [(cell["batch_size"], cell["length"]) for cell in grid["cells"]]
+    assert conditions == [(1, 8), (1, 16), (2, 8), (2, 16)]
+    assert (out / "plots" / "heat-quick.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_slower_package_ends_a_users_ci(run, packages, tmp_path):
+    quick, slow = packages
+    assert run("bench", quick, slow, *QUICK, "--fail-if-slower", "5%")[0] == 3
+    assert run("bench", slow, quick, *QUICK, "--fail-if-slower", "5%")[0] == 0
+
+
+def test_kept_results_are_compared_without_measuring(run, packages, tmp_path):
+    before, after = tmp_path / "before.json", tmp_path / "after.json"
+    for path, package in ((before, packages[0]), (after, packages[1])):
+        code, out, _ = run("bench", package, *QUICK, "--json")
+        assert code == 0
+        document = json.loads(out)
+        document["noise"]["spin_p50_us"] = 500.0  # this test is not about the machine
+        path.write_text(json.dumps(document))
+    code, shown, _ = run("bench", "--compare", before, after)
+    assert code == 0
+    assert "slower" in shown
+    assert run("bench", "--compare", before, after, "--fail-if-slower", "5%")[0] == 3
+    assert run("bench", "--compare", after, before, "--fail-if-slower", "5%")[0] == 0
+    code, out, _ = run("bench", "--compare", before, after, "--json")
+    assert json.loads(out)[0]["verdict"] == "slower"
+
+
+def test_a_missed_budget_and_missing_memory_exit_with_3(run, packages, tmp_path):
+    assert run("bench", packages[0], *QUICK, "--peak-rss-mb", "1")[0] == 3
+    code, shown, _ = run("bench", packages[0], *QUICK[:-2], "--device", "cpu:memory=4MB")
+    assert code == 3
+    assert "does not fit (start)" in shown.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--batch-size", "1,x"), "--batch-size: '1,x' is no list of positive numbers"),
+        (("--threads", "0"), "--threads: '0' is no list of positive numbers"),
+        (("--rate", "-3"), "--rate: '-3' is no list of positive numbers"),
+        (("--length", "8,99"), "length: 99 tokens where"),
+        (("--find-rate",), "--find-rate: which p95 should be kept?"),
+        (("--fail-if-slower", "5"), "--fail-if-slower: '5' is no percentage"),
+        (("--device", "toaster"), "--device: unknown device 'toaster'"),
+        (("--device", "cpu:memory=lots"), "--device cpu:memory=lots: 'lots' is no size"),
+        (("--text", "none.txt"), "none.txt: cannot be read"),
+        (("--min-seconds", "-1"), "min_seconds: -1"),
+    ],
+)
+def test_bad_requests_are_one_line_and_leave_nothing(run, packages, tmp_path, words, message):
+    out = tmp_path / "out"
+    code, _, told = run("bench", packages[0], *words, "-o", out)
+    assert code == 2
+    assert message in " ".join(told.split())
+    assert not out.exists()
+
+
+def test_no_package_is_one_line(run):
+    code, _, told = run("bench")
+    assert code == 2
+    assert "no package to measure" in told
+
+
+def test_the_schema_is_printed(run):
+    code, out, _ = run("bench", "--schema")
+    assert code == 0
+    assert json.loads(out)["$schema"].startswith("https://json-schema.org")
+
+
+def test_devices_and_doctor_name_every_kind(run):
+    code, out, _ = run("devices", "--json")
+    assert code == 0
+    found = {device["name"].partition(":")[0]: device for device in json.loads(out)}
+    assert found["cpu"]["ready"]
+    assert found["cpu"]["host"]["available_cores"] == found["cpu"]["cores"]
+    code, out, _ = run("doctor", "--json")
+    told = {device["name"].partition(":")[0]: device for device in json.loads(out)}
+    assert set(told) == set(found)
+    for device in told.values():
+        assert device["ready"] == (not device["needs"])
+        assert all(need["what"] and need["command"] for need in device["needs"])
+    assert run("devices")[0] == run("doctor")[0] == 0
+    code, _, told = run("doctor", "--set-up", "toaster")
+    assert code == 2
+    assert "nothing to set up for 'toaster'" in told

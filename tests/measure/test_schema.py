@@ -1,0 +1,92 @@
+"""The published schema: results follow it, readers of it refuse what they cannot know."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from homoexport.budget import Verdict
+from homoexport.errors import UserError
+from homoexport.measure import Grid, json_schema, measure_packages, read_results
+from homoexport.measure.measurement import Extras
+from homoexport.measure.schema import SCHEMA_FILE
+from tests.measure.tiny_onnx import write_package
+
+pytestmark = pytest.mark.processes
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    folder = tmp_path_factory.mktemp("schema")
+    packages = [write_package(folder / name) for name in ("one", "other")]
+    extras = Extras(streams=(1, 2), rates_per_s=(200.0,), budget_p95_ms=50.0, arena_batches=(1, 4))
+    found = measure_packages(packages, length=8, min_seconds=0.05, extras=extras)
+    assert len(found.results[0].streams) == 2
+    assert found.results[0].open_loop is not None
+    assert [step.batch_size for step in found.results[0].arena] == [1, 4]
+    return {"alone": found, "grid": Grid((found, found))}
+
+
+def test_the_shipped_schema_is_the_codes() -> None:
+    assert json.loads(SCHEMA_FILE.read_text()) == json_schema()
+
+
+@pytest.mark.parametrize("kind", ["alone", "grid"])
+def test_results_follow_the_schema_and_read_back_as_they_were(measured: dict, kind: str, tmp_path: Path) -> None:
+    document = json.loads(json.dumps(measured[kind].as_json()))
+    jsonschema.Draft202012Validator.check_schema(json_schema())
+    jsonschema.validate(document, json_schema(), cls=jsonschema.Draft202012Validator)
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(document))
+    assert read_results(path) == measured[kind]
+
+
+def test_a_budgets_verdicts_are_part_of_it(measured: dict, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    judged = replace(measured["alone"], budget=(Verdict("latency_p95_ms", 8.0, 7.0, (6.5, 7.5), True),))
+    document = json.loads(json.dumps(judged.as_json()))
+    jsonschema.validate(document, json_schema())
+    (tmp_path / "r.json").write_text(json.dumps(document))
+    assert read_results(tmp_path / "r.json") == judged
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema_version": "3.0"}, "is of schema version 3.0, and this homoexport reads 2.0"),
+        ({"schema_version": 1}, "is of schema version 1"),
+        ({"schema_version": None}, "has no schema_version"),
+        ({"threads": "many"}, "does not follow the schema: .*threads"),
+        ({"kind": "guess"}, "does not follow the schema"),
+    ],
+)
+def test_what_is_not_of_this_version_is_refused(measured: dict, tmp_path: Path, change: dict, message: str) -> None:
+    document = copy.deepcopy(measured["alone"].as_json()) | change
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(UserError, match=message) as raised:
+        read_results(path)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_later_minor_version_is_read(measured: dict, tmp_path: Path) -> None:
+    document = measured["alone"].as_json() | {"schema_version": "2.9", "something_new": 1}
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(document))
+    assert read_results(path).results == measured["alone"].results  # type: ignore[union-attr]
+
+
+def test_no_file_and_no_json_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        read_results(tmp_path / "none.json")
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(UserError, match="is not JSON"):
+        read_results(tmp_path / "bad.json")
+    (tmp_path / "list.json").write_text("[]")
+    with pytest.raises(UserError, match="has no schema_version"):
+        read_results(tmp_path / "list.json")

@@ -1,0 +1,114 @@
+"""What a reader is told of a measurement, a grid, and the targets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from homoexport.artifact import verify
+from homoexport.report import measurement_remarks, need_lines, write_bench_report
+from homoexport.report.bench import heat_figure
+from homoexport.report.measured import figure_rows, grid_rows
+
+
+def rows_of(measurement: dict[str, Any]) -> dict[str, list[str]]:
+    return dict(figure_rows(measurement))
+
+
+def test_only_rows_with_figures_are_shown(measurement: dict[str, Any]) -> None:
+    rows = rows_of(measurement)
+    assert rows["Tokenizing before it, p50"] == ["0.0800 ms"] * 2
+    assert not {"Energy, whole processor", "Download", "Instructions", "Answers as on this CPU"} & set(rows)
+    measurement["results"][0]["energy_mj"] = 12.5
+    assert rows_of(measurement)["Energy, whole processor"] == ["12.5 mJ", ""]
+
+
+def test_callers_memory_and_answers_have_rows(measurement: dict[str, Any]) -> None:
+    for result, rss in zip(measurement["results"], (200.0, None), strict=True):
+        result["arena"] = [{"batch_size": 8, "rss_mb": rss, "shrunk_rss_mb": 90.0}]
+        result["streams"] = [
+            {"streams": 2, "throughput_per_s": 150.0, "latency_p50_ms": 13.0, "latency_p95_ms": 15.0}
+        ]
+        rate = {"rate_per_s": 40.0, "requests": 300, "latency_p50_ms": 9.0, "latency_p95_ms": 20.0}
+        rate |= {"latency_p99_ms": 30.0, "utilization": 0.5}
+        own = {**rate, "rate_per_s": 40.0 + (rss or 0)}
+        result["open_loop"] = {"rates": [rate, own], "budget_p95_ms": 25.0, "highest_rate_per_s": rss}
+        agreement = {"output": "x", "max_difference": 0.002, "max_relative_difference": 0.01, "min_cosine": 0.9999}
+        result["agreement"] = agreement | {"bound": "cosine at least 0.99", "within": rss is not None}
+    rows = rows_of(measurement)
+    assert rows["Memory after batch 8"] == ["200 MB (shrunk: 90.0 MB)", "does not fit (shrunk: 90.0 MB)"]
+    assert rows["2 streams"] == ["150 /s, p95 15.0 ms"] * 2
+    assert rows["At 40.0 arrivals/s"] == ["p95 20.0 ms, 50% busy"] * 2
+    assert "At 240 arrivals/s" not in rows  # the other package was not tried there
+    assert rows["Most arrivals/s with p95 within 25.0 ms"] == ["200", "none"]
+    within, beyond = rows["Answers as on this CPU"]
+    assert within.endswith("within the bound")
+    assert beyond.endswith("BEYOND the bound")
+
+
+def test_remarks_tell_failures_limits_and_emulation(measurement: dict[str, Any]) -> None:
+    assert measurement_remarks(measurement) == []
+    measurement |= {
+        "emulated": True,
+        "limits": {"memory_mb": {"limit": 256.0, "by": "cgroup v2"}},
+        "failures": [{"package": "big", "stage": "load", "reason": "needs more than the 256 MB that it was given"}],
+        "noise": {"remarks": ["other processes used 1.0 cores meanwhile"]},
+    }
+    remarks = measurement_remarks(measurement)
+    assert remarks[:3] == [
+        "big does not fit (load): needs more than the 256 MB that it was given",
+        "other processes used 1.0 cores meanwhile",
+        "Limited to 256 MB of memory, by cgroup v2",
+    ]
+    assert remarks[3].startswith("Emulated: ")
+
+
+@pytest.fixture
+def grid(measurement: dict[str, Any]) -> dict[str, Any]:
+    cells = []
+    for threads, batch_size, length in [(1, 1, 32), (1, 8, 32), (1, 1, 128), (2, 1, 32)]:
+        cell = json.loads(json.dumps(measurement)) | {"threads": threads, "batch_size": batch_size, "length": length}
+        for result in cell["results"]:
+            result["latency_p50_ms"] = 1.5 * threads + batch_size + length
+        cells.append(cell)
+    return {"schema_version": "2.0", "kind": "grid", "cells": cells}
+
+
+def test_a_grid_has_a_row_for_each_condition_and_package(grid: dict[str, Any]) -> None:
+    rows = grid_rows(grid)
+    assert len(rows) == 8
+    assert rows[0][:5] == ["1", "1", "32", "minilm", "34.5"]
+    assert rows[-1][:4] == ["2", "1", "32", "quickstart"]
+
+
+def test_the_heat_map_shows_every_figure_in_its_place(grid: dict[str, Any]) -> None:
+    figure = heat_figure(grid["cells"], "minilm")
+    one, two = figure.axes
+    assert (one.get_title(loc="left"), two.get_title(loc="left")) == ("1 thread", "2 threads")
+    told = {(text.get_position()): text.get_text() for text in one.texts}
+    assert told == {(0, 0): "34.5", (1, 0): "130", (0, 1): "41.5"}  # 8 x 128 was not measured
+    assert [text.get_text() for text in two.texts] == ["36.0"]
+
+
+def test_a_kept_grid_is_an_artifact_with_a_page(grid: dict[str, Any], tmp_path: Path) -> None:
+    write_bench_report(tmp_path, grid)
+    assert set(verify(tmp_path)["files"]) == {
+        "measurement.json",
+        "report.md",
+        "plots/heat-minilm.png",
+        "plots/heat-quickstart.png",
+    }
+    assert "| 1 | 8 | 32 | quickstart |" in (tmp_path / "report.md").read_text()
+
+
+def test_needs_name_the_command_that_gets_them() -> None:
+    devices = [
+        {"name": "cpu", "ready": True, "needs": []},
+        {"name": "web", "ready": False, "needs": [{"what": "a browser", "command": "apt-get install chromium"}]},
+    ]
+    ready, missing = map(str, need_lines(devices))
+    assert ready == "cpu: ready"
+    assert missing == "web: a browser is missing\n    apt-get install chromium"

@@ -1,0 +1,151 @@
+"""The worker's parts in this process: inputs, counters, energy, callers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from homoexport.worker import traffic
+from homoexport.worker.around import time_post_processing, time_tokenizing
+from homoexport.worker.machine import EnergyMeter, counters, spin
+from homoexport.worker.model import Model
+from tests.measure.tiny_onnx import weights, write_encoder, write_tokenizer
+
+
+@pytest.fixture
+def model(tmp_path):
+    return Model(str(write_encoder(tmp_path / "model.onnx", "feature-extraction", weights())), threads=1)
+
+
+def test_rows_are_padded_by_batch_and_take_turns(model):
+    model.use_rows([[2, 5, 3], [2, 3], [2, 5, 6, 7, 3], [2, 3], [9]], 2, 0)
+    assert len(model.batches) == 2  # the last row makes no whole batch
+    first, second = model.batches
+    assert first["input_ids"].tolist() == [[2, 5, 3], [2, 3, 0]]
+    assert first["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
+    assert second["input_ids"].shape == (2, 5)
+    assert [model.next_feeds() is batch for batch in (first, second, first)] == [True, True, True]
+    assert len(model.time(5)) == 5
+    assert model.next_feeds() is second  # five runs from the first batch on
+
+
+def test_random_ids_are_the_same_every_time_and_within_the_vocabulary(model):
+    model.use_random(2, 8, 64)
+    once = model.batches[0]["input_ids"]
+    model.use_random(2, 8, 64)
+    np.testing.assert_array_equal(model.batches[0]["input_ids"], once)
+    assert once.min() >= 0
+    assert once.max() < 64
+    assert model.batches[0]["attention_mask"].all()
+
+
+def test_an_answer_is_the_sessions(model):
+    model.use_random(1, 4, 64)
+    (expected,) = model.session.run(["last_hidden_state"], model.batches[0])
+    told = model.answer("last_hidden_state")
+    assert told["shape"] == list(expected.shape)
+    import base64
+
+    values = np.frombuffer(base64.b64decode(told["float32"]), "<f4").reshape(told["shape"])
+    np.testing.assert_array_equal(values, expected)
+
+
+class Slow:
+    """Stands for a model whose inference takes 5 ms, one at a time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def run_ns(self) -> int:
+        start = time.perf_counter_ns()
+        with self._lock:
+            time.sleep(0.005)
+        return time.perf_counter_ns() - start
+
+
+def test_latency_of_arrivals_counts_the_wait():
+    """Twice as many arrivals as can be served: the queue, and so the latency, grows to the end."""
+    told = traffic.run_arrivals(Slow(), rate_per_s=400, requests=40, seed=0)
+    latency = np.array(told["latency_ns"]) / 1e6
+    service = np.array(told["service_ns"]) / 1e6
+    assert len(latency) == 40
+    assert (latency >= service).all()
+    assert np.median(latency[-10:]) > 3 * np.median(latency[:10])
+    assert sum(told["service_ns"]) / told["wall_ns"] > 0.8  # hardly ever idle
+
+
+def test_few_arrivals_hardly_wait():
+    told = traffic.run_arrivals(Slow(), rate_per_s=20, requests=15, seed=1)
+    assert np.median(told["latency_ns"]) < 2 * np.median(told["service_ns"])
+    assert sum(told["service_ns"]) / told["wall_ns"] < 0.5
+
+
+def test_streams_wait_for_each_other_and_all_are_counted():
+    alone = traffic.run_streams(Slow(), 1, 0.2)
+    four = traffic.run_streams(Slow(), 4, 0.2)
+    assert np.median(four["samples_ns"]) > 2.5 * np.median(alone["samples_ns"])
+    rates = [len(each["samples_ns"]) / each["wall_ns"] for each in (alone, four)]
+    assert 0.6 < rates[1] / rates[0] < 1.6  # one at a time, however many ask
+
+
+def test_a_stream_that_fails_is_told():
+    class Broken:
+        def run_ns(self) -> int:
+            raise ValueError("no such input")
+
+    with pytest.raises(ValueError, match="no such input"):
+        traffic.run_streams(Broken(), 2, 0.1)
+
+
+def test_post_processing_is_the_tasks(tmp_path, model):
+    model.use_rows([[2, 5, 3], [2, 3]], 2, 0)
+    assert len(time_post_processing(model, "feature-extraction", "last_hidden_state", 7)) == 7
+    assert time_post_processing(model, "sentence-similarity", "last_hidden_state", 7) is None
+
+
+def test_tokenizing_is_timed_text_by_text(tmp_path):
+    write_tokenizer(tmp_path)
+    samples = time_tokenizing(str(tmp_path / "tokenizer.json"), ["w1 w2", "w3"], 8, 5)
+    assert len(samples) == 5
+    assert min(samples) > 0
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def test_energy_is_the_sum_of_the_packages_and_wraps(tmp_path):
+    for package, start in enumerate((1000, 999_000)):
+        write(tmp_path / f"class/powercap/intel-rapl:{package}/energy_uj", str(start))
+        write(tmp_path / f"class/powercap/intel-rapl:{package}/max_energy_range_uj", "1000000")
+        write(tmp_path / f"class/powercap/intel-rapl:{package}:0/energy_uj", "5")  # a part of its package
+    meter = EnergyMeter(tmp_path)
+    assert meter.source == "rapl"
+    before = meter.read()
+    assert before == [1000, 999_000]
+    write(tmp_path / "class/powercap/intel-rapl:0/energy_uj", "1500")
+    write(tmp_path / "class/powercap/intel-rapl:1/energy_uj", "200")
+    assert meter.since(before) == 500 + 1200
+
+
+def test_energy_of_sensors_or_of_nothing(tmp_path):
+    assert EnergyMeter(tmp_path).source is None
+    assert EnergyMeter(tmp_path).since([]) is None
+    write(tmp_path / "class/hwmon/hwmon3/energy1_input", "70")
+    meter = EnergyMeter(tmp_path)
+    assert (meter.source, meter.read()) == ("hwmon", [70])
+
+
+def test_counters_count_this_process_and_the_host():
+    before = counters()
+    spun = spin(0.15)
+    after = counters()
+    assert 0 < after["own_cpu_ns"] - before["own_cpu_ns"] <= after["time_ns"] - before["time_ns"] + 1e7
+    assert after["host_busy_ns"] >= before["host_busy_ns"]
+    assert len(spun) > 20
+    assert sum(spun) <= after["time_ns"] - before["time_ns"]
