@@ -1,6 +1,7 @@
 # make demo   the whole journey: set up, distil, export, quantize, measure, report
 # make test   the tests
 # make check  ruff and mypy
+# make targets  the tests of the targets that need more than Python: SSH, emulated CPUs, the browser
 # make interop  the tests that need optimum-onnx, and the rest of the core, on transformers 4.57
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ WEIGHTS := .weights
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check interop clean
+.PHONY: demo test check targets interop clean
 
 demo: $(SETUP)
 	$(BIN)/homoexport run recipes/quickstart.yaml --output runs/quickstart --force
@@ -24,6 +25,14 @@ check: $(SETUP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# As root, so that the packages can be installed where they are missing.
+targets: $(SETUP)
+	which sshd qemu-aarch64 chromium npm >/dev/null || (apt-get update --quiet && apt-get install --yes --quiet \
+		--no-install-recommends openssh-server qemu-user chromium $$(which npm >/dev/null || echo npm))
+	$(BIN)/homoexport doctor --set-up arm64
+	$(BIN)/homoexport doctor --set-up web
+	$(BIN)/python -m pytest -m "ssh or emulated or web" tests/measure
 
 # The marker is written last, so that an interrupted set-up is done again.
 $(SETUP): pyproject.toml constraints.txt requirements-demo.txt

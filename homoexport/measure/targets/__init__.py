@@ -7,6 +7,7 @@ from collections.abc import Callable
 from homoexport.errors import DeviceError
 from homoexport.measure.targets.local import LimitedCpu, LocalCpu, parse_cpu, parse_cuda
 from homoexport.measure.targets.protocol import Need, OutOfMemory, Target
+from homoexport.measure.targets.ssh import parse_ssh
 
 __all__ = ["KINDS", "LimitedCpu", "LocalCpu", "Need", "OutOfMemory", "Target", "find_target"]
 
@@ -14,6 +15,7 @@ __all__ = ["KINDS", "LimitedCpu", "LocalCpu", "Need", "OutOfMemory", "Target", "
 KINDS: dict[str, tuple[Callable[[str, str], Target], str]] = {
     "cpu": (parse_cpu, "cpu, or cpu:threads=1,memory=256MB,quota=0.5"),
     "cuda": (parse_cuda, "cuda"),
+    "ssh": (parse_ssh, "ssh://[user@]host[:port]?python=PATH,cache=FOLDER"),
 }
 
 
