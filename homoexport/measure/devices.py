@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from homoexport.errors import DeviceError, HomoexportError
 from homoexport.measure.process import Worker
 from homoexport.measure.targets import KINDS, Need, find_target
+from homoexport.measure.targets.emulated import set_up_arm64
+from homoexport.measure.targets.web import set_up_web
 
 _EXAMPLES = {"x86": "x86:haswell", "arm64": "arm64:cortex-a76"}  # kinds that need more than their name
 _REMOTE = "ssh"
+_SET_UP: dict[str, Callable[[Callable[[str], None]], Path]] = {"arm64": set_up_arm64, "web": set_up_web}
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ def set_up(kind: str, tell: Callable[[str], None]) -> str:
     """Get what homoexport itself can get for a kind of target: trees, runtimes.
 
     Args:
-        kind: one of `set_up_kinds()`.
+        kind: `arm64` or `web`.
         tell: told each step.
 
     Returns:
@@ -71,16 +75,11 @@ def set_up(kind: str, tell: Callable[[str], None]) -> str:
     Raises:
         DeviceError: nothing to set up for it, or a step that failed.
     """
-    setters = _setters()
-    if kind not in setters:
+    if kind not in _SET_UP:
         raise DeviceError(
-            f"nothing to set up for '{kind}'", where="--set-up", mend=f"name one of: {', '.join(setters)}"
+            f"nothing to set up for '{kind}'", where="--set-up", mend=f"name one of: {', '.join(_SET_UP)}"
         )
-    return str(setters[kind](tell))
-
-
-def _setters() -> dict[str, Callable[[Callable[[str], None]], Any]]:
-    return {}
+    return str(_SET_UP[kind](tell))
 
 
 def _without_host(kind: str) -> Device:

@@ -286,7 +286,7 @@ def _figures(
         open_loop=open_loop(one, extras.rates_per_s, extras.budget_p95_ms, p50, tell),
         agreement=agreement(one, target, precision=details.precision),
         download_bytes=one.load.get("download_bytes"),
-        time_to_first_result_ms=one.load.get("time_to_first_result_ms"),
+        time_to_first_result_ms=one.warm_up.get("time_to_first_result_ms"),
         instructions=None,
         warmup_runs=one.warm_up["runs"],
         warmup_steady=one.warm_up["steady"],

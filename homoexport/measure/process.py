@@ -9,7 +9,7 @@ import tempfile
 from types import TracebackType
 from typing import Any
 
-from homoexport.errors import HomoexportError, PackageError
+from homoexport.errors import DeviceError, HomoexportError, PackageError
 from homoexport.measure.targets import OutOfMemory, Target
 from homoexport.worker import PROTOCOL_VERSION
 
@@ -91,6 +91,8 @@ class Worker:
         if not reply.pop("ok"):
             if reply["kind"] == "memory":
                 raise OutOfMemory(f"needs more memory than there is ({reply['error']})", where=self.subject)
+            if reply["kind"] == "unsupported":
+                raise DeviceError(reply["error"], where=self._target.name, mend="measure that on another device")
             raise PackageError(f"the worker cannot measure it ({reply['error']})", where=self.subject)
         return reply
 

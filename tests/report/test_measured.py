@@ -29,9 +29,7 @@ def test_only_rows_with_figures_are_shown(measurement: dict[str, Any]) -> None:
 def test_callers_memory_and_answers_have_rows(measurement: dict[str, Any]) -> None:
     for result, rss in zip(measurement["results"], (200.0, None), strict=True):
         result["arena"] = [{"batch_size": 8, "rss_mb": rss, "shrunk_rss_mb": 90.0}]
-        result["streams"] = [
-            {"streams": 2, "throughput_per_s": 150.0, "latency_p50_ms": 13.0, "latency_p95_ms": 15.0}
-        ]
+        result["streams"] = [{"streams": 2, "throughput_per_s": 150.0, "latency_p50_ms": 13.0, "latency_p95_ms": 15.0}]
         rate = {"rate_per_s": 40.0, "requests": 300, "latency_p50_ms": 9.0, "latency_p95_ms": 20.0}
         rate |= {"latency_p99_ms": 30.0, "utilization": 0.5}
         own = {**rate, "rate_per_s": 40.0 + (rss or 0)}

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from homoexport.errors import DeviceError
+from homoexport.measure.targets.emulated import parse_emulated
 from homoexport.measure.targets.local import LimitedCpu, LocalCpu, parse_cpu, parse_cuda
 from homoexport.measure.targets.protocol import Need, OutOfMemory, Target
 from homoexport.measure.targets.ssh import parse_ssh
+from homoexport.measure.targets.web import parse_web
 
 __all__ = ["KINDS", "LimitedCpu", "LocalCpu", "Need", "OutOfMemory", "Target", "find_target"]
 
@@ -15,6 +17,9 @@ __all__ = ["KINDS", "LimitedCpu", "LocalCpu", "Need", "OutOfMemory", "Target", "
 KINDS: dict[str, tuple[Callable[[str, str], Target], str]] = {
     "cpu": (parse_cpu, "cpu, or cpu:threads=1,memory=256MB,quota=0.5"),
     "cuda": (parse_cuda, "cuda"),
+    "arm64": (parse_emulated, "arm64, or arm64:CORE (cortex-a53, cortex-a76, neoverse-n1, ...)"),
+    "x86": (parse_emulated, "x86:CORE (nehalem, haswell, ...)"),
+    "web": (parse_web, "web, or web:threads=2,backend=webgpu,browser=PATH"),
     "ssh": (parse_ssh, "ssh://[user@]host[:port]?python=PATH,cache=FOLDER"),
 }
 

@@ -1,0 +1,525 @@
+"""The `web` target: onnxruntime-web in a browser of this machine."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import QuantType, quantize_dynamic
+
+from homoexport.artifact import write_manifest
+from homoexport.errors import DeviceError, PackageError
+from homoexport.host import available_cores
+from homoexport.inference import read_package
+from homoexport.measure import measure_packages, targets
+from homoexport.measure.process import Worker
+from homoexport.measure.targets import OutOfMemory
+from homoexport.measure.targets.web import (
+    RUNTIME_VERSION,
+    WebTarget,
+    find_browser,
+    parse_web,
+    runtime_folder,
+    set_up_web,
+)
+from homoexport.measure.web import site as site_module
+from homoexport.measure.web.bridge import padded_batches, random_batch
+from homoexport.measure.web.site import Site
+from homoexport.worker.model import Model
+from tests.measure.tiny_onnx import weights, write_encoder, write_package
+
+WORKER_JS = Path(site_module.__file__).parent / "worker.js"
+LACKING = [need.what for need in WebTarget().needs()]
+
+needs_browser = [
+    pytest.mark.web,
+    pytest.mark.processes,
+    pytest.mark.skipif(bool(LACKING), reason=f"lacks {' and '.join(LACKING)} (homoexport doctor --set-up web)"),
+]
+
+
+def marked(test: Callable[..., None]) -> Callable[..., None]:
+    """A test that starts a browser."""
+    for mark in needs_browser:
+        test = mark(test)
+    return test
+
+
+@pytest.fixture(autouse=True)
+def kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(targets.KINDS, "web", (parse_web, "web"))
+
+
+@pytest.fixture
+def target() -> Iterator[WebTarget]:
+    opened = WebTarget()
+    opened.open()
+    yield opened
+    opened.close()
+
+
+def write_int8_package(folder: Path) -> Path:
+    """The tiny package with dynamically quantized products."""
+    package = write_package(folder, precision="int8")
+    model = package / "onnx" / "model.onnx"
+    quantize_dynamic(model, model, weight_type=QuantType.QInt8, per_channel=True)
+    details = json.loads((package / "manifest.json").read_text())["details"]
+    (package / "manifest.json").unlink()
+    write_manifest(package, "package", details=details)
+    return package
+
+
+def load(worker: Worker, model: Path, *, threads: int = 1) -> dict[str, Any]:
+    return worker.ask("load", model=str(model), outputs=["sentence_embedding"], threads=threads, providers=["wasm"])
+
+
+def encoder(folder: Path) -> Path:
+    return write_encoder(folder / "model.onnx", "sentence-similarity", weights())
+
+
+def browser_processes() -> dict[int, str]:
+    """Every process of a browser whose profile is of this target's making, with its command line."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            dead = path.with_name("stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        except OSError:
+            continue
+        if "--user-data-dir=" in line and "homoexport-browser-" in line and not dead:
+            found[int(path.parent.name)] = line
+    return found
+
+
+def profiles(processes: dict[int, str]) -> set[Path]:
+    return {Path(match[1]) for line in processes.values() if (match := re.search(r"--user-data-dir=(\S+)", line))}
+
+
+def started_with(before: dict[int, str]) -> dict[int, str]:
+    return {process: line for process, line in browser_processes().items() if process not in before}
+
+
+def wait_until(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 10
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return condition()
+
+
+@marked
+@pytest.mark.parametrize("write", [write_package, write_int8_package], ids=["fp32", "int8"])
+def test_package_answers_as_it_does_natively(tmp_path: Path, write: Callable[[Path], Path]) -> None:
+    package = write(tmp_path / "package")
+    measured = measure_packages([package], device="web", threads=1, length=8, min_seconds=0.05)
+    (figures,) = measured.results
+    assert figures.agreement is not None
+    assert figures.agreement.within
+    assert not measured.emulated
+    assert measured.versions["onnxruntime-web"] == RUNTIME_VERSION
+    assert re.fullmatch(r"\d+(\.\d+)+", measured.versions["chromium"])
+    assert measured.host["cross_origin_isolated"] is True
+    assert figures.peak_rss_mb > figures.runtime_rss_mb > 0
+    assert 0 < figures.latency_p50_ms <= figures.latency_p95_ms
+    model_bytes = read_package(package).model.stat().st_size
+    runtime = runtime_folder() / "node_modules" / "onnxruntime-web" / "dist"
+    wasm_bytes = (runtime / "ort-wasm-simd-threaded.wasm").stat().st_size
+    script_bytes = (runtime / "ort.wasm.min.mjs").stat().st_size
+    assert figures.download_bytes is not None
+    rest = figures.download_bytes - model_bytes - wasm_bytes - script_bytes
+    assert 0 < rest < 100_000  # the page, its script, and what starts the runtime
+
+
+@marked
+def test_packages_are_compared_on_real_texts(tmp_path: Path) -> None:
+    packages = [write_package(tmp_path / name, repeat=repeat) for name, repeat in (("one", 1), ("two", 200))]
+    texts = [" ".join(f"w{i}" for i in range(3 + number % 5)) for number in range(8)]
+    measured = measure_packages(
+        packages, device="web", threads=1, length=16, min_seconds=0.05, texts=texts, text_source="words"
+    )
+    assert [comparison.verdict for comparison in measured.comparisons] == ["slower"]
+    assert all(figures.agreement is not None and figures.agreement.within for figures in measured.results)
+
+
+@marked
+@pytest.mark.skipif(available_cores() < 2, reason="needs two cores")
+def test_two_threads_give_the_same_answer_where_the_page_is_isolated(tmp_path: Path) -> None:
+    package = write_package(tmp_path / "package", arrays=weights(hidden=64))
+    measured = measure_packages([package], device="web:threads=2", length=8, min_seconds=0.05)
+    (figures,) = measured.results
+    assert measured.threads == 2
+    assert figures.agreement is not None
+    assert figures.agreement.within
+
+
+@marked
+def test_threads_without_isolation_are_refused_and_one_thread_measures(tmp_path: Path) -> None:
+    target = WebTarget(isolated=False)
+    target.open()
+    assert target.cores() == 1
+    with Worker(target, subject="the package") as worker:
+        assert worker.greeting["host"]["cross_origin_isolated"] is False
+        assert worker.greeting["host"]["clock_step_us"] > 50
+        load(worker, encoder(tmp_path))
+        worker.ask("inputs", batch_size=1, length=8, vocab_size=64)
+        assert len(worker.ask("time", runs=3)["samples_ns"]) == 3
+        with pytest.raises(DeviceError, match="more than one thread needs a cross-origin isolated page"):
+            load(worker, encoder(tmp_path), threads=2)
+    target.close()
+
+
+@marked
+def test_protocol_is_the_workers(target: WebTarget, tmp_path: Path) -> None:
+    with Worker(target, subject="the package") as worker:
+        assert worker.greeting["protocol_version"] == 1
+        assert worker.greeting["providers"] == ["wasm"]
+        quanta_ns = worker.ask("spin", seconds=0.1)["quanta_ns"]
+        assert np.median(quanta_ns) >= 200_000
+        loaded = load(worker, encoder(tmp_path))
+        assert loaded["load_ns"] > 0
+        assert worker.ask("inputs", batch_size=2, length=8, vocab_size=64) == {"batches": 1}
+        warm_up = worker.ask("warm", seconds=5)
+        assert warm_up["time_to_first_result_ms"] * 1e6 > loaded["load_ns"] + warm_up["first_inference_ns"]
+        assert "time_to_first_result_ms" not in worker.ask("warm", seconds=0.1)
+        start = time.perf_counter_ns()
+        timed = worker.ask("time", runs=20)
+        assert 0 <= sum(timed["samples_ns"]) < time.perf_counter_ns() - start
+        assert len(timed["samples_ns"]) == 20
+        assert timed["energy_uj"] is None
+        memory = worker.ask("memory")
+        assert memory["peak_rss_bytes"] >= memory["rss_bytes"] > 10_000_000
+        assert worker.ask("tokenize", tokenizer="", texts=[], max_length=8, runs=1) == {"samples_ns": None}
+        assert worker.ask("post", task="", output="", runs=1) == {"samples_ns": None}
+        before = worker.ask("counters")
+        worker.ask("spin", seconds=0.3)
+        after = worker.ask("counters")
+        assert 0.2e9 < after["own_cpu_ns"] - before["own_cpu_ns"] < 2 * (after["time_ns"] - before["time_ns"])
+        grown = worker.ask("grow", batch_sizes=[1, 256], length=64, vocab_size=64, shrink=False)["rss_bytes"]
+        assert grown[0] < grown[1]
+        assert not {"torch", "transformers", "onnxruntime"} & set(worker.ask("modules")["modules"])
+        for command in ("streams", "arrivals"):
+            with pytest.raises((DeviceError, PackageError), match="cannot be measured in a browser"):
+                worker.ask(command)
+
+
+@marked
+def test_idle_page_takes_no_processor_time(target: WebTarget, tmp_path: Path) -> None:
+    with Worker(target, subject="the package") as worker:
+        load(worker, encoder(tmp_path))
+        worker.ask("inputs", batch_size=1, length=8, vocab_size=64)
+        worker.ask("warm", seconds=2)
+        before_ns = worker.ask("counters")["own_cpu_ns"]
+        time.sleep(1)
+        assert worker.ask("counters")["own_cpu_ns"] - before_ns < 0.15e9
+
+
+@marked
+def test_external_data_is_fetched_and_counted(target: WebTarget, tmp_path: Path) -> None:
+    model = encoder(tmp_path)
+    with Worker(target, subject="the package") as worker:
+        whole = load(worker, model)["download_bytes"]
+        onnx.save(onnx.load(model), model, save_as_external_data=True, location="model.onnx.data", size_threshold=500)
+        (tmp_path / "other.bin").write_bytes(b"x" * 100_000)
+        split = load(worker, model)["download_bytes"]
+        worker.ask("inputs", batch_size=1, length=8, vocab_size=64)
+        worker.ask("time", runs=1)
+    parts = model.stat().st_size + (tmp_path / "model.onnx.data").stat().st_size
+    assert abs(split - whole) < 5000 < parts < 100_000
+
+
+@marked
+@pytest.mark.parametrize("damage", ["truncated", "missing", "token"])
+def test_what_cannot_be_measured_is_told_in_one_line(target: WebTarget, tmp_path: Path, damage: str) -> None:
+    model = encoder(tmp_path)
+    if damage == "truncated":
+        model.write_bytes(model.read_bytes()[:-500])
+    if damage == "missing":
+        model.unlink()
+    with Worker(target, subject="the package") as worker:
+
+        def measure(vocab_size: int) -> None:
+            load(worker, model)
+            worker.ask("inputs", batch_size=1, length=8, vocab_size=vocab_size)
+            worker.ask("warm", seconds=0.1)
+
+        with pytest.raises(PackageError, match="the package: ") as raised:
+            measure(10_000 if damage == "token" else 64)
+        assert "\n" not in str(raised.value)
+        encoder(tmp_path)
+        measure(64)  # the page goes on working
+
+
+@marked
+def test_tensor_beyond_webassemblys_memory_is_told_as_such(target: WebTarget, tmp_path: Path) -> None:
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["input_ids"], ["values"], to=TensorProto.FLOAT),
+            helper.make_node("Expand", ["values", "shape"], ["sentence_embedding"]),
+        ],
+        "huge",
+        [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "sequence"])],
+        [helper.make_tensor_value_info("sentence_embedding", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.array([200_000_000, 1, 8]), "shape")],
+    )
+    model = tmp_path / "model.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), model)
+    with Worker(target, subject="the package") as worker:
+        load(worker, model)
+        worker.ask("inputs", batch_size=1, length=8, vocab_size=64)
+        with pytest.raises(OutOfMemory, match="the package: needs more memory than there is"):
+            worker.ask("warm", seconds=1)
+
+
+@marked
+def test_crashed_page_is_told_as_want_of_memory(target: WebTarget, tmp_path: Path) -> None:
+    before = browser_processes()
+    with Worker(target, subject="the package") as worker:
+        load(worker, encoder(tmp_path))
+        for process, line in started_with(before).items():
+            if "--type=renderer" in line:
+                os.kill(process, signal.SIGKILL)
+        with pytest.raises(OutOfMemory, match="the page crashed, most likely for want of memory"):
+            worker.ask("spin", seconds=60)
+
+
+@marked
+def test_ended_browser_is_told_in_one_line(target: WebTarget) -> None:
+    before = browser_processes()
+    with Worker(target, subject="the package") as worker:
+        (browser,) = (process for process, line in started_with(before).items() if is_browser(line))
+        os.kill(browser, signal.SIGKILL)
+        with pytest.raises(DeviceError, match="web: the browser ended: "):
+            worker.ask("spin", seconds=60)
+
+
+def is_browser(line: str) -> bool:
+    return "--type=" not in line and "keeper.py" not in line
+
+
+@marked
+@pytest.mark.parametrize("victim", ["bridge", "keeper", "nobody"])
+def test_no_browser_and_no_profile_stay_behind(target: WebTarget, tmp_path: Path, victim: str) -> None:
+    before = browser_processes()
+    with Worker(target, subject="the package") as worker:
+        load(worker, encoder(tmp_path))
+        mine = started_with(before)
+        folders = profiles(mine)
+        assert len(folders) == 1
+        assert all(folder.is_dir() for folder in folders)
+        if victim == "keeper":
+            (browser,) = (process for process, line in mine.items() if is_browser(line))
+            keeper = int(Path(f"/proc/{browser}/stat").read_text().rpartition(")")[2].split()[1])
+            assert b"keeper.py" in Path(f"/proc/{keeper}/cmdline").read_bytes()
+            os.kill(keeper, signal.SIGKILL)
+        if victim == "bridge":
+            os.kill(worker.process_id, signal.SIGKILL)
+        if victim != "nobody":
+            assert wait_until(lambda: not set(mine) & set(browser_processes()))
+    target.close()
+    assert not set(mine) & set(browser_processes())
+    for folder in folders:
+        if victim == "keeper":  # killed before it could
+            subprocess.run(["rm", "-r", folder], check=True)
+        assert not folder.exists()
+
+
+@marked
+def test_browser_ends_when_the_parent_is_killed() -> None:
+    code = (
+        "import time; from homoexport.measure.process import Worker\n"
+        "from homoexport.measure.targets.web import WebTarget\n"
+        "target = WebTarget(); target.open(); worker = Worker(target, subject='x')\n"
+        "print(worker.process_id, flush=True); worker.ask('spin', seconds=60)"
+    )
+    before = browser_processes()
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    with parent:
+        bridge = int(parent.stdout.readline())
+        mine = started_with(before)
+        folders = profiles(mine)
+        assert folders
+        parent.kill()
+    assert wait_until(lambda: not set(mine) & set(browser_processes()))
+    assert wait_until(lambda: not any(folder.exists() for folder in folders))
+    assert wait_until(lambda: not Path(f"/proc/{bridge}").exists())
+
+
+@marked
+def test_browser_that_cannot_start_is_told_in_one_line(tmp_path: Path) -> None:
+    fake = tmp_path / "chrome"
+    fake.write_text("#!/bin/sh\necho 'no usable sandbox' >&2\nexit 1\n")
+    fake.chmod(0o755)
+    target = WebTarget("web:browser=x", browser=str(fake))
+    target.open()
+    with pytest.raises(DeviceError) as raised:
+        Worker(target, subject="the package")
+    target.close()
+    assert str(raised.value) == "web:browser=x: the browser ended: no usable sandbox"
+
+
+def test_missing_browser_is_told_with_the_command() -> None:
+    target = WebTarget("web:browser=/nowhere/chrome", browser="/nowhere/chrome")
+    with pytest.raises(DeviceError) as raised:
+        target.open()
+    assert str(raised.value) == "web:browser=/nowhere/chrome: /nowhere/chrome is missing; apt-get install chromium"
+
+
+def test_missing_runtime_is_told_with_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOMOEXPORT_CACHE", str(tmp_path))
+    needs = {need.what: need.command for need in WebTarget().needs()}
+    assert needs[f"onnxruntime-web {RUNTIME_VERSION}"] == "homoexport doctor --set-up web"
+
+
+@pytest.mark.parametrize(
+    "options", ["threads=0", "threads=two", "threads=", "backend=webgl", "isolation=maybe", "colour=red"]
+)
+def test_unknown_options_are_refused(options: str) -> None:
+    with pytest.raises(DeviceError) as raised:
+        parse_web(f"web:{options}", options)
+    assert options in str(raised.value)
+
+
+def test_options_are_read() -> None:
+    target = parse_web("web:threads=1,backend=webgpu,browser=sh", "threads=1,backend=webgpu,browser=sh")
+    assert (target.cores(), target.providers, target.emulated) == (1, ("webgpu",), False)
+    assert find_browser("sh") is not None
+    assert parse_web("web", "").cores() == available_cores()
+    assert parse_web("web:isolation=off", "isolation=off").cores() == 1
+
+
+def test_more_threads_than_can_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WebTarget, "needs", lambda self: [])
+    with pytest.raises(DeviceError, match="threads of 1000 where"):
+        WebTarget(threads=1000).open()
+    with pytest.raises(DeviceError, match="threads of 2 where 1 core can be used without isolation"):
+        WebTarget(threads=2, isolated=False).open()
+
+
+FAKE_NPM = """#!/bin/sh
+echo "$@" >> "$LOG"
+{}
+while [ "$1" != --prefix ]; do shift; done
+mkdir -p "$2/node_modules/onnxruntime-web/dist"
+touch "$2/node_modules/onnxruntime-web/dist/ort.wasm.min.mjs"
+"""
+
+
+@pytest.fixture
+def npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Puts an npm of one's own on PATH, which notes its arguments in the file returned."""
+
+    def write(does: str) -> Path:
+        folder = tmp_path / "bin"
+        folder.mkdir()
+        (folder / "npm").write_text(FAKE_NPM.format(does))
+        (folder / "npm").chmod(0o755)
+        monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+        monkeypatch.setenv("HOMOEXPORT_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setenv("LOG", str(tmp_path / "log"))
+        return tmp_path / "log"
+
+    return write
+
+
+def test_runtime_is_installed_once_and_no_script_is_run(npm: Callable[[str], Path]) -> None:
+    log, told = npm(""), list[str]()
+    folder = set_up_web(told.append)
+    assert folder == runtime_folder()
+    assert set_up_web(told.append) == folder
+    (arguments,) = log.read_text().splitlines()
+    assert "--ignore-scripts" in arguments
+    assert arguments.endswith(f"onnxruntime-web@{RUNTIME_VERSION}")
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert len(told) == 2
+    assert "onnxruntime-web" not in "".join(need.what for need in WebTarget().needs())
+
+
+@pytest.mark.parametrize("does", ["echo 'npm error 404 Not Found' >&2; exit 1", "exit 0"], ids=["failing", "idle"])
+def test_failing_npm_is_told_in_one_line_and_leaves_nothing(npm: Callable[[str], Path], does: str) -> None:
+    npm(does)
+    with pytest.raises(DeviceError, match="web: npm cannot install onnxruntime-web") as raised:
+        set_up_web(lambda _: None)
+    assert "\n" not in str(raised.value)
+    assert ("404 Not Found" in str(raised.value)) == ("404" in does)
+    assert list(runtime_folder().parent.iterdir()) == []
+
+
+def test_missing_npm_is_told_with_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOMOEXPORT_CACHE", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(DeviceError) as raised:
+        set_up_web(lambda _: None)
+    assert str(raised.value) == "web: npm is missing; apt-get install npm"
+
+
+def status_of(url: str, path: str, method: str = "GET") -> int:
+    connection = http.client.HTTPConnection(str(urlsplit(url).netloc), timeout=10)
+    connection.request(method, path, body="null" if method == "POST" else None)
+    status = connection.getresponse().status
+    connection.close()
+    return status
+
+
+def test_only_the_present_pages_files_are_served(tmp_path: Path) -> None:
+    for name in ("page.html", "model.onnx", "secret.txt"):
+        (tmp_path / name).write_text(name)
+    site = Site({"page.html": tmp_path / "page.html"}, isolated=True, on_reply=lambda _: None)
+    old = urlsplit(site.open_page("127.0.0.1", {})).path
+    assert status_of(f"http://127.0.0.1:{site.port}", old) == 200
+    url = site.open_page("127.0.0.1", {"model/model.onnx": tmp_path / "model.onnx"})
+    page = urlsplit(url).path.removesuffix("page.html")
+    _, secret, number, _ = page.split("/")
+    served = {
+        f"{page}page.html": 200,
+        f"{page}model/model.onnx": 200,
+        f"{page}model/secret.txt": 404,
+        f"{page}model/../secret.txt": 404,
+        f"{page}model/%2e%2e/secret.txt": 404,
+        f"{page}{tmp_path}/secret.txt": 404,
+        f"{page}/etc/hostname": 404,
+        f"{page}model/": 404,
+        old: 404,
+        f"/{'x' * len(secret)}/{number}/page.html": 404,
+        f"/{secret}/page.html": 404,
+        f"/{secret}%C3%A9/{number}/page.html": 404,
+        "/page.html": 404,
+        "/": 404,
+    }
+    assert {path: status_of(url, path) for path in served} == served
+    assert status_of(url, f"/{'x' * len(secret)}/{number}/next", "POST") == 404
+    assert site.fetched_bytes() == len("page.html") + len("model.onnx")
+
+
+def test_token_ids_are_those_of_every_other_target(tmp_path: Path) -> None:
+    model = Model(str(encoder(tmp_path)), threads=1)
+    model.use_random(3, 7, 64)
+    assert random_batch(3, 7, 64)["input_ids"] == model.batches[0]["input_ids"].tolist()
+    numbers = count(5)
+    rows = [[next(numbers) % 64 for _ in range(length)] for length in (3, 5, 1, 4, 2)]
+    model.use_rows(rows, 2, 9)
+    expected = [{name: values.tolist() for name, values in feeds.items()} for feeds in model.batches]
+    assert padded_batches(rows, 2, 9) == expected
+
+
+def test_graph_that_starts_the_runtime_is_one_identity() -> None:
+    match = re.search(r'IDENTITY = "([^"]+)"', WORKER_JS.read_text())
+    assert match is not None
+    model = onnx.load_from_string(base64.b64decode(match[1]))
+    onnx.checker.check_model(model)
+    assert [node.op_type for node in model.graph.node] == ["Identity"]
