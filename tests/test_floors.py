@@ -72,7 +72,7 @@ def test_what_a_room_does_not_load(modules, absent):
 
 def test_only_the_command_line_prints():
     for path in PACKAGE.rglob("*.py"):
-        if room_of(path) in ("cli",):
+        if room_of(path) == "cli" or path.name in ("ssh_there.py", "bridge.py"):  # programs that speak over pipes
             continue
         calls = [
             node.func.id

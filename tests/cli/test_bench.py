@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -161,3 +162,24 @@ def test_devices_and_doctor_name_every_kind(run):
     code, _, told = run("doctor", "--set-up", "toaster")
     assert code == 2
     assert "nothing to set up for 'toaster'" in told
+
+
+COMMANDS = re.findall(
+    r"^homoexport (bench [^#>\n]*)", (Path(__file__).parents[2] / "docs/measuring.md").read_text(), re.MULTILINE
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_docs_commands_do_what_they_say(run, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    for name in ("package", "other", "released", "candidate"):
+        write_package(Path(name), max_length=128)
+    Path("texts.txt").write_text("w1 w2 w3\nw4\n")
+    for name in ("before", "after"):
+        if f"{name}.json" in command:
+            _, out, _ = run("bench", "package", *QUICK, "--json")
+            Path(f"{name}.json").write_text(out)
+    quick = () if "--compare" in command else ("--min-seconds", "0.05")
+    code, out, told = run(*command.split(), *quick)
+    assert code == 0, told
+    assert "p50" in out

@@ -151,6 +151,14 @@ def test_only_the_protocol_is_on_stdout(tmp_path: Path) -> None:
     assert len(timed["samples_ns"]) == 2
 
 
+def test_the_parent_sleeps_while_its_worker_measures(worker: Worker, tmp_path: Path) -> None:
+    load(worker, write_encoder(tmp_path / "model.onnx", "sentence-similarity", weights(hidden=256), repeat=8))
+    median_ns = worker.ask("warm", seconds=1)["median_ns"]
+    before_ns = time.process_time_ns()
+    samples_ns = worker.ask("time", runs=round(1e9 / median_ns))["samples_ns"]
+    assert time.process_time_ns() - before_ns < 0.02 * sum(samples_ns)
+
+
 @pytest.mark.parametrize("damage", ["truncated", "token", "missing"])
 def test_what_cannot_be_measured_is_told_in_one_line(worker: Worker, tmp_path: Path, damage: str) -> None:
     model = write_encoder(tmp_path / "model.onnx", "sentence-similarity", weights())
