@@ -33,7 +33,8 @@ from homoexport.measure.process import Worker
 from homoexport.measure.targets import LocalCpu
 from homoexport.measure.targets.protocol import build_worker
 
-SECONDS = 2.0
+SECONDS = 0.7
+BLOCKS = 3  # of ours and of the loop, in turns within a turn
 FEW, MANY = 50, 250  # runs of the two processes that hyperfine's slope is taken between
 SOURCE = Path(__file__).parent / "clock" / "loop.c"
 OUTPUT = Path(__file__).parent / "results" / "clock.json"
@@ -85,8 +86,8 @@ def slope_ms(command: list[str], folder: Path) -> float:
     return (medians[1] - medians[0]) / (MANY - FEW) * 1000
 
 
-def our_figures(details: PackageDetails, *, length: int) -> dict[str, float]:
-    """Our median, the worker's overheads, and what the parent itself used meanwhile."""
+def side_by_side(details: PackageDetails, command: list[str], *, length: int) -> dict[str, float]:
+    """Our median and the loop's, block by block; the worker's overheads; what the parent itself used meanwhile."""
     target = LocalCpu()
     target.open()
     began = time.perf_counter()
@@ -95,14 +96,22 @@ def our_figures(details: PackageDetails, *, length: int) -> dict[str, float]:
         worker.ask("inputs", batch_size=1, length=length, vocab_size=details.vocab_size)
         worker.ask("time", runs=1)
         first_sample = time.perf_counter() - began - load["load_ns"] / 1e9
-        warm = worker.ask("warm", seconds=10)
-        before, start = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-        samples = worker.ask("time", runs=max(1, round(SECONDS * 1e9 / warm["median_ns"])))["samples_ns"]
-        after, elapsed = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter() - start
+        runs = max(10, round(SECONDS * 1e9 / worker.ask("warm", seconds=10)["median_ns"]))
+        ours, loops, used, elapsed = [], [], 0.0, 0.0
+        for block in range(BLOCKS):
+            for who in ("ours", "loop")[:: 1 if block % 2 else -1]:
+                if who == "loop":
+                    loops.append(loop_p50_ms(command, runs))
+                    continue
+                before, start = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+                ours.append(statistics.median(worker.ask("time", runs=runs)["samples_ns"]) / 1e6)
+                after = resource.getrusage(resource.RUSAGE_SELF)
+                elapsed += time.perf_counter() - start
+                used += after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     target.close()
-    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {
-        "p50_ms": statistics.median(samples) / 1e6,
+        "p50_ms": statistics.median(ours),
+        "loop_p50_ms": statistics.median(loops),
         "start_to_first_sample_s": first_sample,
         "parent_cpu_share": used / elapsed,
     }
@@ -133,9 +142,8 @@ def measure(package: Path, *, turns: int, length: int) -> dict[str, Any]:
         command = loop_command(compiled(folder), details, folder, length=length)
         rows = []
         for turn in range(turns):
-            ours = our_figures(details, length=length)
-            loop_ms = loop_p50_ms(command, max(20, round(SECONDS * 1000 / ours["p50_ms"])))
-            row = {**ours, "loop_p50_ms": loop_ms, "hyperfine_slope_ms": slope_ms(command, folder)}
+            row = side_by_side(details, command, length=length)
+            row["hyperfine_slope_ms"] = slope_ms(command, folder)
             rows.append(row)
             print(f"turn {turn + 1}/{turns}  " + "  ".join(f"{key} {value:.4g}" for key, value in row.items()))
         memory = [memory_mb(details, folder, length=length) for _ in range(3)]

@@ -1,13 +1,13 @@
 """How far a measurement can be trusted on a machine, quiet or with a neighbour that burns a core.
 
-    python bench/repeatability.py [--repeats 10] [--same 200] [--slower 100] [--output ...]
+    python bench/repeatability.py [--repeats 10] [--same 100] [--slower 50] [--output ...]
 
 - ten measurements of one package: the spread of p50, and what the verdict said
-- 200 comparisons of a package with itself: how many call a winner
-- 100 comparisons with a package that does a tenth more work: how many find it
+- 100 comparisons of a package with itself: how many call a winner
+- 50 comparisons with a package that does a tenth more work: how many find it
 
-Each is done without and with the neighbour. The packages are stacks of small layers, made here: 20 layers,
-and 22 for the slower one. What a tenth more layers really costs is measured besides, over all rounds.
+Each is done without and with the neighbour, so there are 200 and 100 in all. The packages are stacks of small
+layers, made here: 20 layers, and 22 for the slower one.
 """
 
 from __future__ import annotations
@@ -111,8 +111,8 @@ def main() -> None:
     """Measure, print, and keep the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--same", type=int, default=200)
-    parser.add_argument("--slower", type=int, default=100)
+    parser.add_argument("--same", type=int, default=100)
+    parser.add_argument("--slower", type=int, default=50)
     parser.add_argument("--output", type=Path, default=OUTPUT)
     arguments = parser.parse_args()
     result = measure(arguments.repeats, arguments.same, arguments.slower)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from homoexport.budget import Budget, Verdict, judge
-from homoexport.errors import TextError
-from homoexport.measure import Extras, Grid, Measurement, check_measurement, measure_packages
+from homoexport.errors import DeviceError, TextError
+from homoexport.measure import Extras, Grid, Measurement, check_measurement, find_target, measure_packages
 from homoexport.recipe import MeasureSettings
 
 
@@ -55,6 +55,7 @@ def measure_conditions(
     Raises:
         UserError: see `measure_packages`; of several conditions, all are checked before the first is measured.
     """
+    refuse_emulated_latency(budget, settings.device)
     tell = progress or (lambda _stage, _share: None)
     each = [
         settings.model_copy(update={"threads": count, "batch_size": batch_size, "length": length})
@@ -92,6 +93,20 @@ def read_lines(path: Path) -> list[str]:
     if not lines:
         raise TextError("holds no text", where=str(path), mend="give a text a line")
     return lines
+
+
+def refuse_emulated_latency(budget: Budget, device: str) -> None:
+    """An emulator's times say nothing of the device, so no budget of latency can be held against them.
+
+    Raises:
+        DeviceError: an emulated device and such a budget; or an unknown device.
+    """
+    if find_target(device).emulated and (budget.latency_p50_ms or budget.latency_p95_ms):
+        raise DeviceError(
+            "its times are an emulator's and say nothing of the device",
+            where=device,
+            mend="leave the budget's latency out, or measure on a real one",
+        )
 
 
 def judge_result(budget: Budget, result: Mapping[str, Any]) -> list[Verdict]:

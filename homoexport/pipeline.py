@@ -33,7 +33,7 @@ from homoexport.artifact import (
     write_manifest,
     write_run_mark,
 )
-from homoexport.bench import judge_result, measure
+from homoexport.bench import judge_result, measure, refuse_emulated_latency
 from homoexport.distill import HELD_OUT, LOG, TASKS, Progress, distill, target_of
 from homoexport.encoder import Task, load_encoder
 from homoexport.errors import DeviceError, OutputError, RecipeError
@@ -118,6 +118,7 @@ def check_recipe(recipe: Recipe) -> None:
     """
     student = _student_of(recipe)
     settings = recipe.measure
+    refuse_emulated_latency(recipe.budget, settings.device)
     check_measurement(
         settings.device,
         threads=settings.threads,

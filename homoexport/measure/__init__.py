@@ -5,6 +5,7 @@ from homoexport.measure.devices import Device, diagnose, list_devices, set_up
 from homoexport.measure.measurement import Extras, check_measurement, measure_packages, rank_files
 from homoexport.measure.results import Comparison, Grid, Measurement, PackageFigures
 from homoexport.measure.schema import json_schema, read_results
+from homoexport.measure.targets import find_target
 
 __all__ = [
     "Change",
@@ -17,6 +18,7 @@ __all__ = [
     "check_measurement",
     "compare_results",
     "diagnose",
+    "find_target",
     "json_schema",
     "list_devices",
     "measure_packages",

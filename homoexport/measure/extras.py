@@ -11,7 +11,8 @@ from homoexport.inference import PackageDetails
 from homoexport.measure.process import Worker
 from homoexport.measure.results import ArenaStep, OpenLoop, RateFigures, StreamFigures
 from homoexport.measure.targets import OutOfMemory, Target
-from homoexport.measure.timing import Progress, Running, Workload, load_model
+from homoexport.measure.targets.emulated import EmulatedCpu
+from homoexport.measure.timing import Progress, Running, Workload, input_fields, load_fields, load_model
 from homoexport.sample_text import SAMPLE_TEXT
 
 _AROUND_RUNS = 50
@@ -44,6 +45,15 @@ def time_around(
         runs=max(_AROUND_RUNS, len(texts)),
     )["samples_ns"]
     return None if each is None else float(np.median(each)) / 1e6 * workload.batch_size, post_ms
+
+
+def instructions(one: Running, target: Target, workload: Workload) -> float | None:
+    """Instructions of one inference, where an emulator counts them."""
+    if not isinstance(target, EmulatedCpu):
+        return None
+    load = load_fields(one.subject, target, model=one.model, threads=workload.threads)
+    prepare = [{"command": "load", **load}, {"command": "inputs", **input_fields(one.subject, workload)}]
+    return target.count_instructions(prepare, batches=one.batches)
 
 
 def _text_of(tokens: int) -> str:

@@ -13,11 +13,20 @@ from homoexport.errors import PackageError, UserError
 from homoexport.host import library_versions
 from homoexport.inference import PackageDetails, load_tokenizer, read_package
 from homoexport.measure.agreement import agreement
-from homoexport.measure.extras import arena_steps, open_loop, stream_figures, time_around
+from homoexport.measure.extras import arena_steps, instructions, open_loop, stream_figures, time_around
 from homoexport.measure.intervals import MARGIN, drift, percentile_intervals, speedup, verdict_of
 from homoexport.measure.results import Comparison, Measurement, PackageFigures, Quiet, TextLengths
 from homoexport.measure.targets import Target, find_target
-from homoexport.measure.timing import Progress, Running, Subject, Workload, check_request, running, take_rounds
+from homoexport.measure.timing import (
+    Progress,
+    Running,
+    Subject,
+    Workload,
+    check_request,
+    peak_bytes,
+    running,
+    take_rounds,
+)
 
 _PERCENTS = (50, 90, 95, 99)
 _MB = 10**6
@@ -144,7 +153,9 @@ def measure_packages(
                 energy_source=energy_source,
                 results=tuple(results),
                 failures=tuple(session.failures),
-                comparisons=tuple(_compare(one, session.running[0]) for one in session.running[1:]),
+                comparisons=()
+                if target.emulated
+                else tuple(_compare(one, session.running[0]) for one in session.running[1:]),
             )
 
 
@@ -247,7 +258,7 @@ def _figures(
     extras: Extras,
     tell: Progress,
 ) -> PackageFigures:
-    memory = one.worker.ask("memory")  # before anything but the timed runs has taken some
+    peak = max(one.load_peak_bytes, peak_bytes(one.worker, target))  # before anything but the timed runs takes some
     rounds_ms = one.rounds_ms
     samples_ms = rounds_ms.ravel()
     p50, p90, p95, p99 = (float(value) for value in np.percentile(samples_ms, _PERCENTS))
@@ -279,15 +290,15 @@ def _figures(
         tokenize_p50_ms=tokenize_ms,
         post_p50_ms=post_ms,
         energy_mj=sum(one.energy_uj) / one.energy_runs / 1000 if one.energy_runs else None,
-        peak_rss_mb=memory["peak_rss_bytes"] / _MB,
-        runtime_rss_mb=one.worker.greeting["runtime_rss_bytes"] / _MB,
+        peak_rss_mb=peak / _MB,
+        runtime_rss_mb=one.runtime_rss_bytes / _MB,
         arena=arena_steps(one, target, workload, extras.arena_batches, tell),
         streams=stream_figures(one, workload, extras.streams, tell),
         open_loop=open_loop(one, extras.rates_per_s, extras.budget_p95_ms, p50, tell),
         agreement=agreement(one, target, precision=details.precision),
         download_bytes=one.load.get("download_bytes"),
         time_to_first_result_ms=one.warm_up.get("time_to_first_result_ms"),
-        instructions=None,
+        instructions=instructions(one, target, workload),
         warmup_runs=one.warm_up["runs"],
         warmup_steady=one.warm_up["steady"],
         runs=samples_ms.size,

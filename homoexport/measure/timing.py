@@ -3,7 +3,8 @@
 Sessions that live in one process spin on each other's cores, so every model has its own worker. In
 a round each worker has its turn while the others, and the parent, sleep in a blocking read; every
 other round goes backwards, so that no model always comes first. Whatever disturbs the machine thus
-disturbs all models alike.
+disturbs all models alike. Cores are not alike, least of all in a virtual machine, and a process tends to
+stay on one: so all models of a round run on the same cores, and the rounds go over all cores.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from homoexport.measure.targets import OutOfMemory, Target
 Progress = Callable[[str, float], None]  # what is being done, and the share of it that is done (0 to 1)
 
 MIN_ROUNDS = 20
+_EMULATED_ROUNDS = 3  # an emulator's times say nothing, and it may take ten seconds for one run
 _TURN_SECONDS = 0.1
 _WARM_SECONDS = 10.0
 _LOOK_EVERY = 5  # rounds: each look at the interval is a chance to be misled by it
@@ -82,6 +84,8 @@ class Running:
     batches: int
     load: dict[str, Any]
     warm_up: dict[str, Any]
+    runtime_rss_bytes: int
+    load_peak_bytes: int
     runs_per_round: int = 1
     rounds_ns: list[list[int]] = field(default_factory=list)
     energy_uj: list[int] = field(default_factory=list)
@@ -97,9 +101,10 @@ class Running:
         """Time of all timed runs."""
         return sum(map(sum, self.rounds_ns))
 
-    def take_turn(self) -> None:
-        """One round's runs."""
-        reply = self.worker.ask("time", runs=self.runs_per_round)
+    def take_turn(self, cores: list[int]) -> None:
+        """One round's runs, on those cores; on any where none are named."""
+        where = {"cores": cores} if cores else {}
+        reply = self.worker.ask("time", runs=self.runs_per_round, **where)
         self.rounds_ns.append(reply["samples_ns"])
         if reply["energy_uj"] is not None:
             self.energy_uj.append(reply["energy_uj"])
@@ -119,6 +124,9 @@ class Failure:
 class Session:
     """Workers that run side by side, and the models that did not fit."""
 
+    emulated: bool
+    threads: int
+    cores: list[int] = field(default_factory=list)  # that workers can be moved among
     running: list[Running] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     spin_us: list[float] = field(default_factory=list)
@@ -157,7 +165,7 @@ def running(subjects: Sequence[Subject], target: Target, workload: Workload, *, 
         PackageError: a file that onnxruntime cannot load or run.
         DeviceError: the target is gone.
     """
-    session = Session()
+    session = Session(target.emulated, workload.threads)
     with ExitStack() as stack:
         for number, subject in enumerate(subjects):
             tell(f"warming up {subject.name}", number / len(subjects))
@@ -165,18 +173,29 @@ def running(subjects: Sequence[Subject], target: Target, workload: Workload, *, 
             try:
                 model, tokenizer = place(subject, target)
                 worker = stack.enter_context(Worker(target, subject=subject.name))
+                runtime = worker.greeting["runtime_rss_bytes"] - target.overhead_bytes(worker.process_id)
                 if not session.spin_us:
                     session.spin_us = calibrate(worker)
+                    session.cores = [] if target.emulated else worker.greeting.get("cores", [])
                 stage = "load"
                 load = load_model(worker, subject, target, model=model, threads=workload.threads)
+                load_peak = peak_bytes(worker, target)
                 stage = "first inference"
                 batches = give_inputs(worker, subject, workload)
-                warm_up = worker.ask("warm", seconds=_WARM_SECONDS)
+                warm_up = worker.ask("warm", seconds=0.0 if target.emulated else _WARM_SECONDS)
             except OutOfMemory as error:
                 session.failures.append(Failure(subject.name, stage, error.what))
                 continue
-            session.running.append(Running(subject, worker, model, tokenizer, batches, load, warm_up))
+            session.running.append(
+                Running(subject, worker, model, tokenizer, batches, load, warm_up, runtime, load_peak)
+            )
         yield session
+
+
+def peak_bytes(worker: Worker, target: Target) -> int:
+    """The most that a worker has had resident, less the target's overhead now."""
+    peak: int = worker.ask("memory")["peak_rss_bytes"]
+    return peak - target.overhead_bytes(worker.process_id)
 
 
 def place(subject: Subject, target: Target) -> tuple[str, str | None]:
@@ -187,17 +206,25 @@ def place(subject: Subject, target: Target) -> tuple[str, str | None]:
 
 def load_model(worker: Worker, subject: Subject, target: Target, *, model: str, threads: int) -> dict[str, Any]:
     """Have a worker load a model that has been placed."""
-    return worker.ask("load", model=model, outputs=subject.outputs, threads=threads, providers=list(target.providers))
+    return worker.ask("load", **load_fields(subject, target, model=model, threads=threads))
+
+
+def load_fields(subject: Subject, target: Target, *, model: str, threads: int) -> dict[str, Any]:
+    """The request's fields."""
+    return {"model": model, "outputs": subject.outputs, "threads": threads, "providers": list(target.providers)}
 
 
 def give_inputs(worker: Worker, subject: Subject, workload: Workload) -> int:
     """Say what one inference is; the number of different batches that take turns."""
-    if subject.rows is None:
-        inputs: dict[str, Any] = {"length": workload.length, "vocab_size": subject.vocab_size}
-    else:
-        inputs = {"rows": subject.rows, "pad_token_id": subject.pad_token_id}
-    batches: int = worker.ask("inputs", batch_size=workload.batch_size, **inputs)["batches"]
+    batches: int = worker.ask("inputs", **input_fields(subject, workload))["batches"]
     return batches
+
+
+def input_fields(subject: Subject, workload: Workload) -> dict[str, Any]:
+    """The request's fields."""
+    if subject.rows is None:
+        return {"batch_size": workload.batch_size, "length": workload.length, "vocab_size": subject.vocab_size}
+    return {"batch_size": workload.batch_size, "rows": subject.rows, "pad_token_id": subject.pad_token_id}
 
 
 def take_rounds(
@@ -206,7 +233,7 @@ def take_rounds(
     """Time all models in turns until each has its share, and until every comparison can be called.
 
     Each has at least 20 rounds and `min_seconds`; where a comparison with the first is too noisy to
-    call, rounds go on for up to five times that.
+    call, rounds go on for up to five times that. Under an emulator it is three rounds of one run.
 
     Args:
         session: the workers; what they say is added to them.
@@ -218,6 +245,9 @@ def take_rounds(
     Returns:
         What disturbed it; None where no model fits.
     """
+    if session.emulated:
+        min_seconds, patient = 1e-9, False
+    least_rounds = _EMULATED_ROUNDS if session.emulated else MIN_ROUNDS
     turn_ns = min(_TURN_SECONDS, min_seconds / MIN_ROUNDS) * 1e9
     for one in session.running:
         turns = max(1, round(turn_ns / one.warm_up["median_ns"] / one.batches))
@@ -226,17 +256,29 @@ def take_rounds(
     order = list(session.running)
     while order:
         least_ns, rounds = min(one.timed_ns for one in order), len(order[0].rounds_ns)
-        if rounds >= MIN_ROUNDS and least_ns >= min_seconds * 1e9:
+        if rounds >= least_rounds and least_ns >= min_seconds * 1e9:
             patience = _PATIENCE * max(min_seconds * 1e9, turn_ns * MIN_ROUNDS) if patient else 0
             if least_ns >= patience or (rounds % _LOOK_EVERY == 0 and not _undecided(session.running, margin)):
                 break
-        tell("timing", min(1.0, rounds / MIN_ROUNDS, least_ns / (min_seconds * 1e9)))
+        tell("timing", min(1.0, rounds / least_rounds, least_ns / (min_seconds * 1e9)))
+        cores = _cores_of_round(session.cores, session.threads, rounds)
         for one in order:
-            one.take_turn()
+            one.take_turn(cores)
         order.reverse()
     tell("timing", 1.0)
+    if len(session.cores) > session.threads:
+        for one in session.running:
+            one.worker.ask("pin", cores=session.cores)
     after = [one.worker.ask("counters") for one in session.running]
     return judge_noise(session.spin_us, before, after) if session.running else None
+
+
+def _cores_of_round(cores: Sequence[int], threads: int, rounds: int) -> list[int]:
+    """As many cores as threads, the next ones every other round; none where a worker may use all of them."""
+    if len(cores) <= threads:
+        return []
+    start = rounds // 2 * threads
+    return [cores[(start + i) % len(cores)] for i in range(threads)]
 
 
 def _undecided(running: Sequence[Running], margin: float) -> bool:

@@ -11,7 +11,8 @@ line is a greeting. Times are nanoseconds, memory is bytes.
     {"command": "inputs", "batch_size", "length", "vocab_size"}   the same random token ids every time
     {"command": "inputs", "batch_size", "rows", "pad_token_id"}   real texts' token ids, padded by batch
     {"command": "warm", "seconds"}        one first inference, then runs until the latency is steady
-    {"command": "time", "runs"}           one untimed run, then `runs` timed ones; energy where it can be read
+    {"command": "time", "runs", "cores"}  one untimed run, then `runs` timed ones, on those cores; energy, too
+    {"command": "pin", "cores"}           the cores that this process may run on from now
     {"command": "answer", "output"}       the first batch's answer, base64 of little-endian float32
     {"command": "memory"}                 the kernel's high-water mark, and what is resident now
     {"command": "grow", "batch_sizes", "length", "vocab_size", "shrink"}   memory after each of these batches

@@ -6,14 +6,18 @@ power capping (RAPL) and hwmon. Where a file is not there, the figure is None.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 _SYS = Path("/sys")
 _STATUS = Path("/proc/self/status")
 _SPIN_NS = 500_000
+_LIKE = 0.9  # cores whose highest clock rate is at least this share of the fastest one's
 
 
 def peak_rss_bytes() -> int:
@@ -52,8 +56,6 @@ def counters() -> dict[str, Any]:
 def _host_cpu() -> dict[str, int | None]:
     """Nanoseconds that all cores together were busy, and that a hypervisor took away."""
     try:
-        import os
-
         tick_ns = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
         fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     except (OSError, ValueError):
@@ -71,6 +73,23 @@ def _frequency_mhz(root: Path = _SYS) -> float | None:
         except (OSError, ValueError):
             continue
     return max(rates, default=None)
+
+
+def like_cores() -> list[int]:
+    """The cores that this process may run on and be moved among; of unlike ones, the fast. Empty where unknown."""
+    if not hasattr(os, "sched_getaffinity"):
+        return []
+    cores = sorted(os.sched_getaffinity(0))
+    rates = {core: _reading(_SYS / f"devices/system/cpu/cpu{core}/cpufreq/cpuinfo_max_freq") for core in cores}
+    fastest = max((rate for rate in rates.values() if rate), default=None)
+    return [core for core in cores if fastest is None or (rates[core] or 0) >= _LIKE * fastest]
+
+
+def pin(cores: Sequence[int]) -> None:
+    """Have all threads of this process run on these cores alone."""
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(ProcessLookupError):  # a thread that has just ended
+            os.sched_setaffinity(int(task.name), cores)
 
 
 class EnergyMeter:

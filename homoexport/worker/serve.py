@@ -23,7 +23,7 @@ import onnxruntime as ort
 from homoexport.host import describe_host
 from homoexport.worker import PROTOCOL_VERSION
 from homoexport.worker.around import time_post_processing, time_tokenizing
-from homoexport.worker.machine import EnergyMeter, counters, peak_rss_bytes, rss_bytes, spin
+from homoexport.worker.machine import EnergyMeter, counters, like_cores, peak_rss_bytes, pin, rss_bytes, spin
 from homoexport.worker.model import Model
 from homoexport.worker.traffic import run_arrivals, run_streams
 
@@ -90,11 +90,17 @@ class Worker:
     def _warm(self, seconds: float) -> dict[str, Any]:
         return self.model.warm(seconds)
 
-    def _time(self, runs: int) -> dict[str, Any]:
+    def _time(self, runs: int, cores: list[int] | None = None) -> dict[str, Any]:
+        if cores:
+            pin(cores)
         before = self._meter.read()
         samples_ns = self.model.time(runs)
         # The untimed run before them is in the energy, too.
         return {"samples_ns": samples_ns, "energy_uj": self._meter.since(before), "energy_runs": runs + 1}
+
+    def _pin(self, cores: list[int]) -> dict[str, Any]:
+        pin(cores)
+        return {}
 
     def _answer(self, output: str) -> dict[str, Any]:
         return self.model.answer(output)
@@ -155,6 +161,7 @@ def main() -> None:
             },
             "runtime_rss_bytes": runtime_rss_bytes,
             "providers": ort.get_available_providers(),
+            "cores": like_cores(),
             "host": describe_host(),
         }
     )

@@ -8,6 +8,7 @@ from homoexport.errors import DeviceError, PackageError, UserError
 from homoexport.host import available_cores
 from homoexport.measure import measure_packages, rank_files
 from homoexport.measure.process import Worker
+from homoexport.measure.timing import _cores_of_round
 from tests.measure.tiny_onnx import weights, write_encoder, write_package
 
 pytestmark = pytest.mark.processes
@@ -145,3 +146,12 @@ def test_nothing_to_measure_is_refused(tmp_path: Path) -> None:
         rank_files([])
     with pytest.raises(PackageError, match="no such file"):
         rank_files([tmp_path / "model.onnx"])
+
+
+def test_models_of_a_round_share_their_cores_and_rounds_go_over_all() -> None:
+    def cores_of(rounds: int) -> list[int]:
+        return _cores_of_round([0, 2, 4], 2, rounds)
+
+    assert [cores_of(rounds) for rounds in range(6)] == [[0, 2], [0, 2], [4, 0], [4, 0], [2, 4], [2, 4]]
+    assert _cores_of_round([0, 1], 2, 3) == []
+    assert _cores_of_round([], 1, 3) == []

@@ -223,9 +223,14 @@ def test_idle_page_takes_no_processor_time(target: WebTarget, tmp_path: Path) ->
         load(worker, encoder(tmp_path))
         worker.ask("inputs", batch_size=1, length=8, vocab_size=64)
         worker.ask("warm", seconds=2)
-        before_ns = worker.ask("counters")["own_cpu_ns"]
-        time.sleep(1)
-        assert worker.ask("counters")["own_cpu_ns"] - before_ns < 0.15e9
+        spent_ns = []
+        for _ in range(5):  # on a busy machine the browser is at its own start for a while
+            before_ns = worker.ask("counters")["own_cpu_ns"]
+            time.sleep(1)
+            spent_ns.append(worker.ask("counters")["own_cpu_ns"] - before_ns)
+            if spent_ns[-1] < 0.1e9:
+                return
+        pytest.fail(f"{spent_ns} ns of processor time in idle seconds")
 
 
 @marked
@@ -339,7 +344,7 @@ def test_no_browser_and_no_profile_stay_behind(target: WebTarget, tmp_path: Path
 
 
 @marked
-def test_browser_ends_when_the_parent_is_killed() -> None:
+def test_browser_ends_when_the_parent_is_killed(tmp_path: Path) -> None:
     code = (
         "import time; from homoexport.measure.process import Worker\n"
         "from homoexport.measure.targets.web import WebTarget\n"
@@ -347,7 +352,8 @@ def test_browser_ends_when_the_parent_is_killed() -> None:
         "print(worker.process_id, flush=True); worker.ask('spin', seconds=60)"
     )
     before = browser_processes()
-    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}  # what the killed parent itself leaves there
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
     assert parent.stdout is not None
     with parent:
         bridge = int(parent.stdout.readline())
@@ -371,6 +377,19 @@ def test_browser_that_cannot_start_is_told_in_one_line(tmp_path: Path) -> None:
         Worker(target, subject="the package")
     target.close()
     assert str(raised.value) == "web:browser=x: the browser ended: no usable sandbox"
+
+
+@marked
+def test_gpu_that_is_none_is_refused(tmp_path: Path) -> None:
+    browser = tmp_path / "chrome"
+    flags = "--use-webgpu-adapter=swiftshader --enable-unsafe-swiftshader"
+    browser.write_text(f'#!/bin/sh\nexec {find_browser()} {flags} "$@"\n')
+    browser.chmod(0o755)
+    target = WebTarget(backend="webgpu", browser=str(browser))
+    target.open()
+    with pytest.raises(DeviceError, match="WebGPU adapter here"):
+        Worker(target, subject="the package")
+    target.close()
 
 
 def test_missing_browser_is_told_with_the_command() -> None:

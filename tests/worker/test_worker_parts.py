@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from homoexport.worker import traffic
+from homoexport.worker import machine, traffic
 from homoexport.worker.around import time_post_processing, time_tokenizing
 from homoexport.worker.machine import EnergyMeter, counters, spin
 from homoexport.worker.model import Model
@@ -139,6 +140,29 @@ def test_energy_of_sensors_or_of_nothing(tmp_path):
     write(tmp_path / "class/hwmon/hwmon3/energy1_input", "70")
     meter = EnergyMeter(tmp_path)
     assert (meter.source, meter.read()) == ("hwmon", [70])
+
+
+def test_cores_are_the_fast_ones_and_threads_follow(tmp_path, monkeypatch):
+    mine = sorted(os.sched_getaffinity(0))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    monkeypatch.setattr(machine, "_SYS", tmp_path)
+    assert machine.like_cores() == [0, 1, 2, 3]
+    for core, rate in enumerate((4_800_000, 5_000_000, 3_400_000, 3_400_000)):
+        write(tmp_path / f"devices/system/cpu/cpu{core}/cpufreq/cpuinfo_max_freq", str(rate))
+    assert machine.like_cores() == [0, 1]
+    monkeypatch.undo()
+    ready, done = threading.Event(), threading.Event()
+    helper = threading.Thread(target=lambda: (ready.set(), done.wait()))
+    helper.start()
+    ready.wait()
+    try:
+        machine.pin(mine[:1])
+        assert os.sched_getaffinity(helper.native_id) == {mine[0]}
+    finally:
+        machine.pin(mine)
+        done.set()
+        helper.join()
+    assert sorted(os.sched_getaffinity(0)) == mine
 
 
 def test_counters_count_this_process_and_the_host():

@@ -17,8 +17,8 @@ __all__ = ["KINDS", "LimitedCpu", "LocalCpu", "Need", "OutOfMemory", "Target", "
 KINDS: dict[str, tuple[Callable[[str, str], Target], str]] = {
     "cpu": (parse_cpu, "cpu, or cpu:threads=1,memory=256MB,quota=0.5"),
     "cuda": (parse_cuda, "cuda"),
-    "arm64": (parse_emulated, "arm64, or arm64:CORE (cortex-a53, cortex-a76, neoverse-n1, ...)"),
-    "x86": (parse_emulated, "x86:CORE (nehalem, haswell, ...)"),
+    "arm64": (parse_emulated, "arm64, or arm64:cortex-a53 (-a57, -a72, -a76, neoverse-n1)"),
+    "x86": (parse_emulated, "x86:haswell (nehalem, sandybridge, skylake-server, epyc)"),
     "web": (parse_web, "web, or web:threads=2,backend=webgpu,browser=PATH"),
     "ssh": (parse_ssh, "ssh://[user@]host[:port]?python=PATH,cache=FOLDER"),
 }

@@ -256,7 +256,7 @@ class EmulatedCpu:
             batches: different batches that take turns; each is run equally often.
 
         Returns:
-            The count, the same within one in a thousand each time; None without the plugin.
+            The count, the same within some ten thousand each time; None without the plugin.
 
         Raises:
             DeviceError: the worker fails, or the plugin says nothing.

@@ -87,7 +87,7 @@ class LocalCpu:
     def __init__(self, name: str = "cpu", providers: tuple[str, ...] = ("CPUExecutionProvider",)) -> None:
         self.name = name
         self.providers = providers
-        self._folder = tempfile.TemporaryDirectory(prefix="homoexport-worker-", ignore_cleanup_errors=True)
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def needs(self) -> list[Need]:
         """An onnxruntime that was built with the provider."""
@@ -101,6 +101,7 @@ class LocalCpu:
             DeviceError: onnxruntime is built without the provider.
         """
         refuse_needs(self)
+        self._folder = tempfile.TemporaryDirectory(prefix="homoexport-worker-", ignore_cleanup_errors=True)
         self._worker = build_worker(Path(self._folder.name))
 
     def cores(self) -> int:
@@ -126,9 +127,14 @@ class LocalCpu:
             return OutOfMemory("the worker was killed, most likely for want of memory", where=self.name)
         return None
 
+    def overhead_bytes(self, process_id: int) -> int:  # noqa: ARG002 - the protocol's
+        """None."""
+        return 0
+
     def close(self) -> None:
         """Remove the packed worker."""
-        self._folder.cleanup()
+        if self._folder is not None:
+            self._folder.cleanup()
 
     def _command(self) -> list[str]:
         return [sys.executable, "-I", str(self._worker)]

@@ -78,6 +78,9 @@ class Target(Protocol):
     def explain(self, status: int, said: str) -> HomoexportError | None:
         """What a worker's end means here, by its exit status and last words; None where nothing is special."""
 
+    def overhead_bytes(self, process_id: int) -> int:
+        """Of what a worker has resident now, what is not its own but the target's: an emulator's. Else 0."""
+
     def close(self) -> None:
         """Leave nothing behind but what is kept to be found again by its digest. All workers are gone."""
 

@@ -220,6 +220,10 @@ class Ssh:
             return DeviceError("its Python is gone", where=self.name, mend="measure again")
         return None
 
+    def overhead_bytes(self, process_id: int) -> int:  # noqa: ARG002 - the protocol's
+        """None."""
+        return 0
+
     def close(self) -> None:
         """End the connection. Packages and the virtual environment stay there to be found again."""
         self._stack.close()

@@ -234,6 +234,10 @@ class WebTarget:
             return OutOfMemory(f"the browser has too little memory ({last})", where=self.name)
         return DeviceError(last, where=self.name)
 
+    def overhead_bytes(self, process_id: int) -> int:  # noqa: ARG002 - the protocol's
+        """None."""
+        return 0
+
     def close(self) -> None:
         """Wait until all browsers are gone with their profiles, then remove the packed bridge."""
         if self._lifeline is not None:

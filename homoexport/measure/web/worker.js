@@ -54,8 +54,12 @@ async function start() {
 async function describeGpu() {
   const adapter = await self.navigator.gpu?.requestAdapter();
   if (!adapter) throw new Error("this browser offers no WebGPU adapter here");
-  const { vendor, architecture, device, description } = adapter.info;
-  return [vendor, architecture, device, description].filter(Boolean).join(" ") || "unnamed";
+  const { vendor, architecture, device, description, isFallbackAdapter } = adapter.info;
+  const name = [vendor, architecture, device, description].filter(Boolean).join(" ") || "unnamed";
+  if (isFallbackAdapter || /swiftshader|llvmpipe/i.test(name)) {
+    throw new Error(`the only WebGPU adapter here imitates a GPU in software (${name})`);
+  }
+  return name;
 }
 
 async function browserVersion() {
@@ -223,7 +227,8 @@ function base64(bytes) {
 
 // What is thrown is an Error, or where it comes out of compiled code, a bare number.
 function told(error) {
-  return error instanceof Error ? `${error.name}: ${error.message}` : `error ${String(error)}`;
+  if (!(error instanceof Error)) return `error ${String(error)}`;
+  return error.name === "Error" ? error.message : `${error.name}: ${error.message}`;
 }
 
 async function serve() {
