@@ -88,7 +88,8 @@ def test_few_arrivals_hardly_wait():
 def test_streams_wait_for_each_other_and_all_are_counted():
     alone = traffic.run_streams(Slow(), 1, 0.2)
     four = traffic.run_streams(Slow(), 4, 0.2)
-    assert np.median(four["samples_ns"]) > 2.5 * np.median(alone["samples_ns"])
+    # The mean, by Little's law whatever the order in which the lock lets them in; the median is not.
+    assert np.mean(four["samples_ns"]) > 2.5 * np.mean(alone["samples_ns"])
     rates = [len(each["samples_ns"]) / each["wall_ns"] for each in (alone, four)]
     assert 0.6 < rates[1] / rates[0] < 1.6  # one at a time, however many ask
 
