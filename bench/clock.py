@@ -7,19 +7,23 @@
 - the peak memory of our worker as /usr/bin/time -v sees it, against our own figure
 - what the parent's processor time is while a worker measures, and how long a worker takes to its first sample
 
-Needs gcc, hyperfine and GNU time. A turn takes about ten seconds.
+All of it on one core, since the cores of a virtual machine need not be equally fast. Needs gcc,
+hyperfine and GNU time. A turn takes about 20 seconds.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +37,10 @@ from homoexport.measure.process import Worker
 from homoexport.measure.targets import LocalCpu
 from homoexport.measure.targets.protocol import build_worker
 
-SECONDS = 0.7
-BLOCKS = 3  # of ours and of the loop, in turns within a turn
-FEW, MANY = 50, 250  # runs of the two processes that hyperfine's slope is taken between
+ROUND_SECONDS = 0.1
+ROUNDS = 24  # of ours and of the loop in a turn: the machine's speed moves within seconds
+PAIR_EVERY = 3  # rounds: one pair of processes for hyperfine
+FEW, MANY = 0.2, 0.8  # seconds of the two processes that hyperfine's slope is taken between
 SOURCE = Path(__file__).parent / "clock" / "loop.c"
 OUTPUT = Path(__file__).parent / "results" / "clock.json"
 
@@ -67,51 +72,70 @@ def with_runs(command: list[str], runs: int | str) -> list[str]:
     return [*command[:7], str(runs), *command[7:]]
 
 
-def loop_p50_ms(command: list[str], runs: int) -> float:
-    """The C loop's median, without its first tenth."""
-    done = subprocess.run(with_runs(command, runs), check=True, capture_output=True, text=True)
-    samples = [int(line) for line in done.stdout.split()]
-    return statistics.median(samples[len(samples) // 10 :]) / 1e6
+def process_seconds(command: list[str], runs: int, path: Path) -> float:
+    """Seconds of a whole process of so many runs, by hyperfine."""
+    quoted = " ".join(f"'{word}'" for word in with_runs(command, runs))
+    words = ["hyperfine", "--shell=none", "--runs=1", f"--export-json={path}", quoted]
+    subprocess.run(words, check=True, capture_output=True)
+    return float(json.loads(path.read_text())["results"][0]["mean"])
 
 
-def slope_ms(command: list[str], folder: Path) -> float:
-    """Milliseconds of one more run, by hyperfine's medians of processes of few and of many runs."""
-    medians = []
-    for runs in (FEW, MANY):
-        path = folder / "hyperfine.json"
-        words = ["hyperfine", "--shell=none", "--warmup=1", "--runs=5", f"--export-json={path}"]
-        quoted = " ".join(f"'{word}'" for word in with_runs(command, runs))
-        subprocess.run([*words, quoted], check=True, capture_output=True)
-        medians.append(json.loads(path.read_text())["results"][0]["median"])
-    return (medians[1] - medians[0]) / (MANY - FEW) * 1000
+def slope_ms(command: list[str], runs: tuple[int, int], path: Path) -> float:
+    """Milliseconds of one more run, between a process of few runs and one of many."""
+    few, many = (process_seconds(command, count, path) for count in runs)
+    return (many - few) / (runs[1] - runs[0]) * 1000
 
 
-def side_by_side(details: PackageDetails, command: list[str], *, length: int) -> dict[str, float]:
-    """Our median and the loop's, block by block; the worker's overheads; what the parent itself used meanwhile."""
+@contextmanager
+def looping(command: list[str]) -> Iterator[Callable[[int], float]]:
+    """The loop as a process that waits to be asked; asked for so many runs, it tells their median in milliseconds."""
+    with subprocess.Popen(with_runs(command, 0), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+
+        def ask(runs: int) -> float:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(f"{runs + 1}\n")
+            process.stdin.flush()
+            _first, *samples = map(int, process.stdout.readline().split())  # ours runs once untimed, too
+            return statistics.median(samples) / 1e6
+
+        yield ask
+        process.kill()
+
+
+def turn(details: PackageDetails, command: list[str], folder: Path, *, length: int) -> dict[str, Any]:
+    """All three clocks, round by round, in fresh processes; what starting and watching a worker costs."""
     target = LocalCpu()
     target.open()
     began = time.perf_counter()
-    with Worker(target, subject="package") as worker:
+    with Worker(target, subject="package") as worker, looping(command) as ask_loop:
         load = worker.ask("load", model=str(details.model.resolve()), outputs=[details.output], threads=1)
         worker.ask("inputs", batch_size=1, length=length, vocab_size=details.vocab_size)
         worker.ask("time", runs=1)
         first_sample = time.perf_counter() - began - load["load_ns"] / 1e9
-        runs = max(10, round(SECONDS * 1e9 / worker.ask("warm", seconds=10)["median_ns"]))
-        ours, loops, used, elapsed = [], [], 0.0, 0.0
-        for block in range(BLOCKS):
-            for who in ("ours", "loop")[:: 1 if block % 2 else -1]:
+        median_ns = worker.ask("warm", seconds=10)["median_ns"]
+        runs, few, many = (max(3, round(seconds * 1e9 / median_ns)) for seconds in (ROUND_SECONDS, FEW, MANY))
+        ask_loop(5 * runs)
+        rounds, slopes, used, elapsed = [], [], 0.0, 0.0
+        for number in range(ROUNDS):
+            row = {}
+            for who in ("loop", "ours")[:: 1 if number % 2 else -1]:
                 if who == "loop":
-                    loops.append(loop_p50_ms(command, runs))
+                    row[who] = ask_loop(runs)
                     continue
                 before, start = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-                ours.append(statistics.median(worker.ask("time", runs=runs)["samples_ns"]) / 1e6)
+                row[who] = statistics.median(worker.ask("time", runs=runs)["samples_ns"]) / 1e6
                 after = resource.getrusage(resource.RUSAGE_SELF)
                 elapsed += time.perf_counter() - start
                 used += after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+            rounds.append(row)
+            if number % PAIR_EVERY == 0:
+                slopes.append(slope_ms(command, (few, many), folder / "hyperfine.json"))
     target.close()
     return {
-        "p50_ms": statistics.median(ours),
-        "loop_p50_ms": statistics.median(loops),
+        "ours_ms": [row["ours"] for row in rounds],
+        "loop_ms": [row["loop"] for row in rounds],
+        "slope_ms": slopes,
         "start_to_first_sample_s": first_sample,
         "parent_cpu_share": used / elapsed,
     }
@@ -134,6 +158,18 @@ def memory_mb(details: PackageDetails, folder: Path, *, length: int) -> dict[str
     return {"ours_mb": ours / 1e6, "gnu_time_mb": theirs / 1e6, "ratio": ours / theirs}
 
 
+def compared(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Our time over the loop's, at the median of all rounds' ratios; our rounds' mean over that of the slopes.
+
+    A slope lets through whatever noise its two processes saw, so only the mean of all of them is worth something.
+    """
+    ours, loop, slopes = ([value for row in rows for value in row[key]] for key in ("ours_ms", "loop_ms", "slope_ms"))
+    return {
+        "loop": statistics.median(one / other for one, other in zip(ours, loop, strict=True)),
+        "hyperfine_slope": statistics.fmean(ours) / statistics.fmean(slopes),
+    }
+
+
 def measure(package: Path, *, turns: int, length: int) -> dict[str, Any]:
     """All clocks in turns; ratios are medians over the turns."""
     details = read_package(package)
@@ -141,22 +177,16 @@ def measure(package: Path, *, turns: int, length: int) -> dict[str, Any]:
         folder = Path(name)
         command = loop_command(compiled(folder), details, folder, length=length)
         rows = []
-        for turn in range(turns):
-            row = side_by_side(details, command, length=length)
-            row["hyperfine_slope_ms"] = slope_ms(command, folder)
-            rows.append(row)
-            print(f"turn {turn + 1}/{turns}  " + "  ".join(f"{key} {value:.4g}" for key, value in row.items()))
+        for number in range(turns):
+            rows.append(turn(details, command, folder, length=length))
+            print(f"{package.name} {number + 1}/{turns}: {compared(rows)}", flush=True)
         memory = [memory_mb(details, folder, length=length) for _ in range(3)]
-    ratio = {
-        key: statistics.median(row["p50_ms"] / row[key] for row in rows)
-        for key in ("loop_p50_ms", "hyperfine_slope_ms")
-    }
     return {
         "package": {"name": package.name, "precision": details.precision, "file_bytes": details.file_bytes},
         "threads": 1,
         "length": length,
-        "ours_over": ratio,
-        "memory": memory[len(memory) // 2],
+        "ours_over": compared(rows),
+        "memory": sorted(memory, key=lambda each: each["ratio"])[len(memory) // 2],
         "start_to_first_sample_s": statistics.median(row["start_to_first_sample_s"] for row in rows),
         "parent_cpu_share": statistics.median(row["parent_cpu_share"] for row in rows),
         "turns": rows,
@@ -173,6 +203,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--output", type=Path, default=OUTPUT)
     arguments = parser.parse_args()
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     results = [measure(package, turns=arguments.turns, length=arguments.length) for package in arguments.packages]
     for result in results:
         print(json.dumps({key: result[key] for key in ("package", "ours_over", "memory")}, indent=2))

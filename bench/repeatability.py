@@ -2,7 +2,8 @@
 
     python bench/repeatability.py [--repeats 10] [--same 100] [--slower 50] [--output ...]
 
-- ten measurements of one package: the spread of p50, and what the verdict said
+- ten measurements of one package: the spread of p50, and how often the verdict was right (the truth is the
+  quiet median)
 - 100 comparisons of a package with itself: how many call a winner
 - 50 comparisons with a package that does a tenth more work: how many find it
 
@@ -18,7 +19,7 @@ import statistics
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from homoexport.artifact import write_json
 from homoexport.host import describe_host, library_versions
 from homoexport.measure import measure_packages
+from homoexport.measure.intervals import MARGIN
 from tests.measure.tiny_onnx import weights, write_package
 
 LAYERS, SLOWER = 20, 22
@@ -55,21 +57,33 @@ def neighbour(there: bool) -> Iterator[None]:
             process.join()
 
 
-def spread(package: Path, repeats: int) -> dict[str, Any]:
+def alone(package: Path, repeats: int) -> list[dict[str, Any]]:
     """Measurements of one package by itself."""
-    runs = [measure_packages([package], threads=1, length=64, min_seconds=2.0) for _ in range(repeats)]
-    medians = [run.results[0].latency_p50_ms for run in runs]
-    centre = statistics.median(medians)
-    right = [
-        run.results[0].verdict != "steady" or abs(median / centre - 1) <= run.margin
-        for run, median in zip(runs, medians, strict=True)
-    ]
+    rows = []
+    for _ in range(repeats):
+        run = measure_packages([package], threads=1, length=64, min_seconds=2.0)
+        (figures,) = run.results
+        rows.append(
+            {
+                "p50_ms": figures.latency_p50_ms,
+                "verdict": figures.verdict,
+                "other_load_cores": run.noise.other_load_cores if run.noise else None,
+            }
+        )
+    return rows
+
+
+def told(rows: Sequence[dict[str, Any]], truth_ms: float) -> dict[str, Any]:
+    """How far medians spread, and how often `steady` was said of one that is within the margin of the quiet truth."""
+    medians = [row["p50_ms"] for row in rows]
+    steady = [row["p50_ms"] for row in rows if row["verdict"] == "steady"]
+    right = sum(abs(median / truth_ms - 1) <= MARGIN for median in steady)
     return {
-        "p50_ms": medians,
-        "spread": (max(medians) - min(medians)) / centre,
-        "verdicts": [run.results[0].verdict for run in runs],
-        "steady_and_within_margin_or_not_called": sum(right),
-        "other_load_cores": [run.noise.other_load_cores if run.noise else None for run in runs],
+        "spread": (max(medians) - min(medians)) / statistics.median(medians),
+        "called_steady_and_right": right,
+        "called_steady_and_wrong": len(steady) - right,
+        "too_noisy_to_call": len(rows) - len(steady),
+        "runs": list(rows),
     }
 
 
@@ -99,8 +113,11 @@ def measure(repeats: int, same: int, slower: int) -> dict[str, Any]:
             label = "with a neighbour" if there else "quiet"
             print(label, flush=True)
             with neighbour(there):
+                rows = alone(one, repeats)
+                if not there:
+                    truth_ms = statistics.median(row["p50_ms"] for row in rows)
                 result[label] = {
-                    "alone": spread(one, repeats),
+                    "alone": told(rows, truth_ms),
                     "same": comparisons(one, twin, same, "same"),
                     "slower": comparisons(one, more, slower, "a tenth slower"),
                 }

@@ -9,8 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from homoexport.budget import Budget, Verdict, judge
-from homoexport.errors import DeviceError, TextError
-from homoexport.measure import Extras, Grid, Measurement, check_measurement, find_target, measure_packages
+from homoexport.errors import DeviceError, TextError, UserError
+from homoexport.measure import (
+    Extras,
+    Grid,
+    Measurement,
+    check_measurement,
+    check_packages,
+    find_target,
+    measure_packages,
+)
 from homoexport.recipe import MeasureSettings
 
 
@@ -28,7 +36,7 @@ def measure(
         threads=settings.threads,
         batch_size=settings.batch_size,
         length=settings.length,
-        texts=read_lines(Path(settings.text).expanduser()) if settings.text else (),
+        texts=texts_of(settings),
         text_source=settings.text or "",
         min_seconds=settings.min_seconds,
         extras=extras,
@@ -54,17 +62,24 @@ def measure_conditions(
 
     Raises:
         UserError: see `measure_packages`; of several conditions, all are checked before the first is measured.
+            Extras of several conditions.
     """
     refuse_emulated_latency(budget, settings.device)
     tell = progress or (lambda _stage, _share: None)
+    workloads = list(product(threads, batch_sizes, lengths))
+    if len(workloads) > 1 and extras not in (None, Extras()):
+        raise UserError(
+            "streams, arrivals and memory over batches are measured under one condition",
+            where="bench",
+            mend="give one number of threads, one batch size and one length, or leave them out",
+        )
+    texts = texts_of(settings)
+    check_packages(packages, lengths, with_texts=bool(texts))
+    check_measurement(settings.device, workloads, texts=texts, min_seconds=settings.min_seconds)
     each = [
         settings.model_copy(update={"threads": count, "batch_size": batch_size, "length": length})
-        for count, batch_size, length in product(threads, batch_sizes, lengths)
+        for count, batch_size, length in workloads
     ]
-    for one in each:
-        check_measurement(
-            one.device, threads=one.threads, batch_size=one.batch_size, length=one.length, min_seconds=one.min_seconds
-        )
     cells = []
     for number, one in enumerate(each):
 
@@ -78,6 +93,15 @@ def measure_conditions(
             measured = replace(measured, budget=tuple(judge_result(budget, asdict(last))))
         cells.append(measured)
     return cells[0] if len(cells) == 1 else Grid(tuple(cells))
+
+
+def texts_of(settings: MeasureSettings) -> list[str]:
+    """The real texts that a recipe measures with; none where it names no file.
+
+    Raises:
+        TextError: see `read_lines`.
+    """
+    return read_lines(Path(settings.text).expanduser()) if settings.text else []
 
 
 def read_lines(path: Path) -> list[str]:

@@ -7,10 +7,13 @@ have both mounted. A limit of any group above counts, too.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from uuid import uuid4
 
 Controller = Literal["cpu", "memory"]
 
@@ -97,8 +100,35 @@ def memory_limit_bytes() -> int | None:
     return min(limits, default=None)
 
 
+def _own(controller: Controller) -> Group:
+    group = find_group(controller)
+    if group is None:
+        raise OSError(errno.ENOENT, f"no control group has the controller '{controller}'")
+    return group
+
+
+def _limiting(chain: Sequence[Path], controllers: Sequence[Controller]) -> Path:
+    """The first of these groups whose groups below can be limited, and into which this process may write."""
+    refusal = OSError(errno.EACCES, "no control group may be made")
+    for folder in chain:
+        try:
+            missing = [each for each in controllers if each not in _words(folder / "cgroup.subtree_control")]
+            if missing:
+                enabled = " ".join(f"+{controller}" for controller in missing)
+                (folder / "cgroup.subtree_control").write_text(enabled)
+            if os.access(folder, os.W_OK) and os.access(folder / "cgroup.procs", os.W_OK):
+                return folder
+        except OSError as error:
+            refusal = error
+    raise refusal
+
+
 class ChildGroups:
-    """Groups below this process's own, with the same limits, for processes that are to be limited.
+    """Groups of this process's making, all with the same limits, for processes that are to be limited.
+
+    In version 1 they are below its own group. In version 2 a group that holds processes cannot limit groups
+    below it ("no internal processes", cgroups(7)), so they are below the nearest group above that can and
+    that this process may write into: `app.slice` of a user's own systemd, any slice for root.
 
     Args:
         quota: cores' worth of processor time, or None.
@@ -111,33 +141,36 @@ class ChildGroups:
     def __init__(self, *, quota: float | None, memory_bytes: int | None) -> None:
         self._quota, self._memory_bytes = quota, memory_bytes
         self._made: list[Path] = []
+        self._stem = f"homoexport-{os.getpid()}-{uuid4().hex[:6]}"
         wanted: dict[Controller, bool] = {"cpu": quota is not None, "memory": memory_bytes is not None}
-        self._parents = {controller: self._usable(controller) for controller, limited in wanted.items() if limited}
-        self.version = min((group.version for group in self._parents.values()), default=0)
-
-    @staticmethod
-    def _usable(controller: Controller) -> Group:
-        group = find_group(controller)
-        if group is None:
-            raise OSError(f"no control group has the controller '{controller}'")
-        if group.version == 2 and controller not in _words(group.folder / "cgroup.subtree_control"):
-            # Refused where the group itself holds processes, unless it is the root.
-            (group.folder / "cgroup.subtree_control").write_text(f"+{controller}")
-        return group
+        groups = {controller: _own(controller) for controller, limited in wanted.items() if limited}
+        self.version = min((group.version for group in groups.values()), default=0)
+        unified = [controller for controller, group in groups.items() if group.version == 2]
+        limiting = _limiting(groups[unified[0]].chain(), unified) if unified else None
+        self._parents = {
+            controller: limiting if limiting and controller in unified else group.folder
+            for controller, group in groups.items()
+        }
+        self._unified = unified
 
     def make(self, name: str) -> list[Path]:
-        """A new group in each tree; a process joins by writing 0 into their `cgroup.procs`."""
+        """A new group in each tree; a process joins by writing 0 into their `cgroup.procs`.
+
+        Raises:
+            OSError: it cannot be made, or not with these limits.
+        """
         folders = []
-        for controller, group in self._parents.items():
-            folder = group.folder / f"homoexport-{os.getpid()}-{name}"
+        for controller, parent in self._parents.items():
+            folder = parent / f"{self._stem}-{name}"
             if folder not in self._made:
                 folder.mkdir()
                 self._made.append(folder)
                 folders.append(folder)
+            version = 2 if controller in self._unified else 1
             if controller == "cpu":
-                self._limit_cpu(folder, group.version)
+                self._limit_cpu(folder, version)
             else:
-                self._limit_memory(folder, group.version)
+                self._limit_memory(folder, version)
         return folders
 
     def _limit_cpu(self, folder: Path, version: int) -> None:

@@ -10,6 +10,7 @@
         ├── PackageError            truncated or altered file, not a package
         ├── TrainingError           a loss that is no number, a process that is gone
         └── DeviceError             a target that is not there
+            └── DoesNotFit          exit 3: a student that the target's memory cannot hold
     ParityError                     exit 3: a graph that does not answer as the model does
 
 A missed budget is a result, not an exception: the command line turns it into exit code 3.
@@ -73,6 +74,12 @@ class TrainingError(UserError):
 
 class DeviceError(UserError):
     """A target that does not exist or cannot be used here."""
+
+
+class DoesNotFit(DeviceError):
+    """A student whose package needs more memory than the target gives."""
+
+    exit_code = 3
 
 
 class ParityError(HomoexportError):

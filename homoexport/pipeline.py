@@ -33,13 +33,14 @@ from homoexport.artifact import (
     write_manifest,
     write_run_mark,
 )
-from homoexport.bench import judge_result, measure, refuse_emulated_latency
+from homoexport.bench import judge_result, measure, refuse_emulated_latency, texts_of
 from homoexport.distill import HELD_OUT, LOG, TASKS, Progress, distill, target_of
 from homoexport.encoder import Task, load_encoder
-from homoexport.errors import DeviceError, OutputError, RecipeError
+from homoexport.errors import DoesNotFit, OutputError, RecipeError
 from homoexport.evaluate import evaluate_packages
 from homoexport.export import OUTPUT_NAMES, export_encoder, max_length_of
 from homoexport.host import available_cores
+from homoexport.inference import read_package
 from homoexport.measure import check_measurement, rank_files
 from homoexport.recipe import ExportSettings, MeasureSettings, Recipe, StudentShape
 from homoexport.report import summarize, write_report
@@ -92,6 +93,7 @@ def run_recipe(
 
     Raises:
         UserError, ParityError: see `homoexport.errors`.
+        DoesNotFit: the student's package needs more memory than the device gives.
     """
     listener = listener or Listener()
     if resume:
@@ -119,13 +121,8 @@ def check_recipe(recipe: Recipe) -> None:
     student = _student_of(recipe)
     settings = recipe.measure
     refuse_emulated_latency(recipe.budget, settings.device)
-    check_measurement(
-        settings.device,
-        threads=settings.threads,
-        batch_size=settings.batch_size,
-        length=settings.length,
-        min_seconds=settings.min_seconds,
-    )
+    workload = settings.threads, settings.batch_size, settings.length
+    check_measurement(settings.device, [workload], texts=texts_of(settings), min_seconds=settings.min_seconds)
     teacher = load_encoder(recipe.teacher, task=TASKS[recipe.distill.objective])
     target_of(teacher, student, recipe.distill)
     if settings.length > (longest := max_length_of(teacher)):
@@ -199,8 +196,9 @@ def _run_stages(recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener
         with clock.stage("measure", f"Measuring on {recipe.measure.device}"), staged(run_dir / MEASURED) as folder:
             packages = [teacher, package]
             measured = measure(packages, recipe.measure, progress=listener.on_measure)
-            for failure in measured.failures:
-                raise DeviceError(
+            if not any(result.package == str(package) for result in measured.results):
+                failure = next(failure for failure in measured.failures if failure.package == str(package))
+                raise DoesNotFit(
                     f"{failure.package} does not fit ({failure.stage}: {failure.reason})",
                     where=recipe.measure.device,
                     mend="ask for a smaller student, or measure where there is more memory, and --resume",
@@ -219,9 +217,10 @@ def _run_stages(recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener
         name=recipe.name,
         teacher=recipe.teacher,
         student=recipe.name,
+        packages=(read_package(teacher), read_package(package)),
         measurement=measurement,
         quality=read_json(run_dir / MEASURED / "quality.json"),
-        verdicts=judge_result(recipe.budget, measurement["results"][1]),
+        verdicts=judge_result(recipe.budget, measurement["results"][-1]),
         recipe_digest=digest,
         seconds=clock.seconds,
     )

@@ -83,11 +83,12 @@ def test_child_groups_of_version_2_are_written_and_removed(tree):
         "v2/cgroup.controllers": "cpu memory",
         "v2/job/cgroup.controllers": "cpu memory",
         "v2/job/cgroup.subtree_control": "",
+        "v2/job/cgroup.procs": "",
     }
     root = tree(mounts=[UNIFIED], membership=["0::/job"], files=files)
     groups = cgroup.ChildGroups(quota=0.5, memory_bytes=10**8)
     assert groups.version == 2
-    assert (root / "v2/job/cgroup.subtree_control").read_text() == "+memory"  # the kernel adds them up; a file does not
+    assert (root / "v2/job/cgroup.subtree_control").read_text() == "+cpu +memory"
     (folder,) = groups.make("one")
     assert folder.parent == root / "v2/job"
     assert (folder / "cpu.max").read_text() == "50000 100000"
@@ -96,6 +97,29 @@ def test_child_groups_of_version_2_are_written_and_removed(tree):
         file.unlink()
     groups.remove()
     assert not folder.exists()
+
+
+def test_where_a_group_holds_processes_the_next_one_above_serves(tree):
+    files = {
+        **{f"v2{folder}/cgroup.controllers": "cpu memory" for folder in ("", "/slice", "/slice/scope")},
+        "v2/slice/cgroup.subtree_control": "cpu memory",
+        "v2/slice/cgroup.procs": "",
+        # A folder is what refuses to be written here, as the kernel does for a group with processes (EBUSY).
+        "v2/slice/scope/cgroup.subtree_control/refuses": "",
+    }
+    root = tree(mounts=[UNIFIED], membership=["0::/slice/scope"], files=files)
+    groups = cgroup.ChildGroups(quota=0.5, memory_bytes=None)
+    (folder,) = groups.make("one")
+    assert folder.parent == root / "v2/slice"
+    assert (folder / "cpu.max").read_text() == "50000 100000"
+    assert (root / "v2/slice/cgroup.subtree_control").read_text() == "cpu memory"
+
+
+def test_where_no_group_can_be_written_it_is_an_error(tree):
+    files = {"v2/cgroup.controllers": "cpu", "v2/cgroup.subtree_control/refuses": ""}
+    tree(mounts=[UNIFIED], membership=["0::/"], files=files)
+    with pytest.raises(OSError, match="directory"):
+        cgroup.ChildGroups(quota=0.5, memory_bytes=None)
 
 
 def test_a_real_quota_slows_a_process_down():

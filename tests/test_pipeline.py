@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,10 @@ import yaml
 from transformers import AutoModel, AutoTokenizer
 
 from homoexport.artifact import verify
+from homoexport.bench import measure
 from homoexport.budget import Budget
 from homoexport.inference import open_package
+from homoexport.measure.timing import Failure
 from homoexport.pipeline import judge_result
 from tests.conftest import write_sentences
 
@@ -120,6 +123,31 @@ def test_run_stopped_after_distilling_goes_on(homoexport, recipe, tmp_path):
     assert homoexport("run", path, "-o", run, "--resume").code == 0
     assert verify(run / "1-student") == student
     assert (run / "summary.json").is_file()
+
+
+def test_a_teacher_that_does_not_fit_the_device_is_left_out(homoexport, recipe, tmp_path, monkeypatch):
+    def without_teacher(packages, settings, **rest):
+        measured = measure(packages[1:], settings, **rest)
+        return replace(measured, failures=(Failure(str(packages[0]), "load", "needs more than it was given"),))
+
+    monkeypatch.setattr("homoexport.pipeline.measure", without_teacher)
+    outcome = homoexport("run", recipe(file_mb=5), "-o", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    assert "does not fit" in outcome.out
+    page = (tmp_path / "run" / "report.md").read_text()
+    assert "| Latency p50 | does not fit |" in page
+    assert "0-teacher does not fit (load): needs more than it was given." in page
+    assert (tmp_path / "run" / "plots" / "latency.png").is_file()
+    assert homoexport("report", tmp_path / "run").code == 0
+
+
+def test_a_student_that_does_not_fit_the_device_exits_with_3(homoexport, recipe, tmp_path):
+    run, path = tmp_path / "run", recipe()
+    outcome = homoexport("run", path, "-o", run, "--set", "measure.device=cpu:memory=4MB")
+    assert outcome.code == 3
+    assert re.search(r"cpu:memory=4MB: .*2-onnx does not fit \(start: .*; ask for a smaller student", outcome.err)
+    assert not (run / "3-measured").exists()
+    verify(run / "2-onnx", kind="package")
 
 
 def test_budget_lines_are_judged_by_their_intervals():

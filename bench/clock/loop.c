@@ -2,8 +2,8 @@
  *
  *     loop LIBONNXRUNTIME MODEL OUTPUT THREADS BATCH LENGTH RUNS IDS INPUT...
  *
- * IDS is a file of BATCH x LENGTH int64 token ids. Prints the nanoseconds of every run, one a line; the
- * first is the first inference. The API is a table of functions to which new ones are only ever appended
+ * IDS is a file of BATCH x LENGTH int64 token ids. Where RUNS is above 0, does them and ends. Where it is 0,
+ * reads numbers of runs from stdin, and for each prints the nanoseconds of every run in one line. The API is a table of functions to which new ones are only ever appended
  * (onnxruntime_c_api.h, struct OrtApi), so a function's place in it serves in place of the header, which
  * the Python wheel does not bring.
  */
@@ -95,16 +95,23 @@ int main(int count, char **words)
         check(api[CREATE_TENSOR_WITH_DATA](memory, values, bytes, shape, (size_t)2, INT64, &tensors[i]));
     }
 
-    int64_t *samples = malloc((size_t)runs * sizeof *samples);
     const char *const *names = (const char *const *)&words[9];
-    for (int run = 0; run < runs; run++) {
-        void *answer = NULL;
-        int64_t start = now_ns();
-        check(api[RUN](session, NULL, names, tensors, (size_t)inputs, &output, (size_t)1, &answer));
-        samples[run] = now_ns() - start;
-        api[RELEASE_VALUE](answer);
+    int asked = runs == 0;
+    while (asked ? scanf("%d", &runs) == 1 : runs > 0) {
+        int64_t *samples = malloc((size_t)runs * sizeof *samples);
+        for (int run = 0; run < runs; run++) {
+            void *answer = NULL;
+            int64_t start = now_ns();
+            check(api[RUN](session, NULL, names, tensors, (size_t)inputs, &output, (size_t)1, &answer));
+            samples[run] = now_ns() - start;
+            api[RELEASE_VALUE](answer);
+        }
+        for (int run = 0; run < runs; run++)
+            printf(run + 1 < runs ? "%lld " : "%lld\n", (long long)samples[run]);
+        fflush(stdout);
+        free(samples);
+        if (!asked)
+            break;
     }
-    for (int run = 0; run < runs; run++)
-        printf("%lld\n", (long long)samples[run]);
     return 0;
 }

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from homoexport.cli import screen
 from homoexport.cli.options import AsJson, Force
@@ -77,8 +78,8 @@ def bench(
     """Measure packages in fresh processes, in turns: latency, load time, memory, ratios.
 
     Each package is compared with the first. A budget is held against the last one. Several threads, batch
-    sizes or lengths make a grid. Exit code 3: a budget is missed, memory does not suffice, or --fail-if-slower
-    found something.
+    sizes or lengths make a grid. Exit code 3: a budget is missed, memory does not suffice, a package does not
+    answer on the device as it does here, or --fail-if-slower found something.
     """
     from homoexport.measure import json_schema
     from homoexport.units import parse_percent
@@ -184,6 +185,7 @@ def _measured(
 
 
 def _show(document: Measurement | Grid) -> None:
+    from homoexport.measure import Grid
     from homoexport.report import grid_table, measurement_remarks, measurement_table, verdict_lines
 
     tree = document.as_json()
@@ -191,19 +193,23 @@ def _show(document: Measurement | Grid) -> None:
         screen.output.print(grid_table(tree))
     elif tree["results"]:
         screen.output.print(measurement_table(tree))
-        for line in verdict_lines(list(document.budget)):  # type: ignore[union-attr]
-            screen.output.print(line)
+    for cell in document.cells if isinstance(document, Grid) else (document,):
+        where = f"{cell.threads} threads, {cell.batch_size} x {cell.length}: " if isinstance(document, Grid) else ""
+        for line in verdict_lines(list(cell.budget)):
+            screen.output.print(Text(where).append(line))
     for remark in measurement_remarks(tree):
         screen.output.print(remark, soft_wrap=True)
 
 
 def _holds(document: Measurement | Grid, allowed: float | None) -> bool:
-    """Whether every package fitted, every line of the budget is kept, and nothing is slower than allowed."""
+    """Whether every package fitted and answers as here, the budget is kept, and nothing is slower than allowed."""
     from homoexport.budget import proven
     from homoexport.measure import Grid, slower_than
 
     for cell in document.cells if isinstance(document, Grid) else (document,):
         if cell.failures or not proven(list(cell.budget)):
+            return False
+        if any(result.agreement is not None and not result.agreement.within for result in cell.results):
             return False
         if allowed is not None and any(slower_than(comparison, allowed) for comparison in cell.comparisons):
             return False
@@ -250,7 +256,10 @@ def doctor(
 
     if set_up is not None:
         where = get(set_up, screen.stage_line)
-        screen.output.print(f"{set_up}: {where}", soft_wrap=True)
+        if as_json:
+            screen.print_json({"name": set_up, "folder": str(where)})
+        else:
+            screen.output.print(f"{set_up}: {where}", soft_wrap=True)
         return
     found = [device.as_json() for device in diagnose()]
     if as_json:

@@ -2,7 +2,7 @@
 
 from homoexport.measure.compare import Change, compare_results, slower_than
 from homoexport.measure.devices import Device, diagnose, list_devices, set_up
-from homoexport.measure.measurement import Extras, check_measurement, measure_packages, rank_files
+from homoexport.measure.measurement import Extras, check_measurement, check_packages, measure_packages, rank_files
 from homoexport.measure.results import Comparison, Grid, Measurement, PackageFigures
 from homoexport.measure.schema import json_schema, read_results
 from homoexport.measure.targets import find_target
@@ -16,6 +16,7 @@ __all__ = [
     "Measurement",
     "PackageFigures",
     "check_measurement",
+    "check_packages",
     "compare_results",
     "diagnose",
     "find_target",

@@ -60,15 +60,18 @@ def reference_answer(subject: Subject) -> FloatArray:
 
 def compare_answers(there: FloatArray, here: FloatArray, *, output: str, precision: str) -> Agreement:
     """Hold two answers against each other, by the bound of the precision."""
-    difference = float(np.abs(there - here).max()) if there.shape == here.shape else float("inf")
+    exact = precision == "fp32"
+    bound = (
+        f"largest difference at most {FP32_MAX_RELATIVE_DIFFERENCE:g} of the largest value"
+        if exact
+        else f"cosine at least {INT8_MIN_COSINE:g}"
+    )
+    if there.shape != here.shape or not (np.isfinite(there).all() and np.isfinite(here).all()):
+        return Agreement(output, None, None, None, bound, within=False)
+    difference = float(np.abs(there - here).max())
     relative = difference / float(np.abs(here).max() or 1)
-    cosine = _min_cosine(there, here) if there.shape == here.shape else -1.0
-    if precision == "fp32":
-        bound = f"largest difference at most {FP32_MAX_RELATIVE_DIFFERENCE:g} of the largest value"
-        within = relative <= FP32_MAX_RELATIVE_DIFFERENCE
-    else:
-        bound = f"cosine at least {INT8_MIN_COSINE:g}"
-        within = cosine >= INT8_MIN_COSINE
+    cosine = _min_cosine(there, here)
+    within = relative <= FP32_MAX_RELATIVE_DIFFERENCE if exact else cosine >= INT8_MIN_COSINE
     return Agreement(output, difference, relative, cosine, bound, within)
 
 

@@ -42,10 +42,10 @@ class Change:
 
 
 def compare_results(before: Measurement | Grid, after: Measurement | Grid) -> list[Change]:
-    """The packages of two results, pair by pair: by name, or in their order where the names differ.
+    """The packages of two results, pair by pair: by name, or in their order where all names differ.
 
     Raises:
-        UserError: results of other hosts, devices or conditions, or of unlike numbers of packages.
+        UserError: results of other hosts, devices or conditions, or packages that cannot be paired.
     """
     ones, others = _cells(before), _cells(after)
     if len(ones) != len(others):
@@ -53,8 +53,8 @@ def compare_results(before: Measurement | Grid, after: Measurement | Grid) -> li
     changes = []
     for one, other in zip(ones, others, strict=True):
         _refuse_unlike(one, other)
-        remarks = _remarks(one, other)
-        changes += [_change(*pair, one, remarks) for pair in _pairs(one.results, other.results)]
+        remarks, alike = _remarks(one, other), _pace(one, other) == 1
+        changes += [_change(*pair, one, remarks, alike=alike) for pair in _pairs(one.results, other.results)]
     return changes
 
 
@@ -78,13 +78,16 @@ def _refuse_unlike(one: Measurement, other: Measurement) -> None:
 def _pairs(
     ones: Sequence[PackageFigures], others: Sequence[PackageFigures]
 ) -> list[tuple[PackageFigures, PackageFigures]]:
-    names = [figures.name for figures in ones]
-    if len(set(names)) == len(names) and sorted(names) == sorted(figures.name for figures in others):
-        by_name = {figures.name: figures for figures in others}
-        return [(figures, by_name[figures.name]) for figures in ones]
-    if len(ones) != len(others):
-        raise UserError(f"{len(ones)} packages against {len(others)}", where="--compare", mend=_MEND)
-    return list(zip(ones, others, strict=True))
+    names, theirs = ([figures.name for figures in each] for each in (ones, others))
+    if len(names) != len(theirs):
+        raise UserError(f"{len(names)} packages against {len(theirs)}", where="--compare", mend=_MEND)
+    if names == theirs or not set(names) & set(theirs):
+        return list(zip(ones, others, strict=True))
+    if sorted(names) != sorted(theirs) or len(set(names)) < len(names):
+        what = f"which is which of {', '.join(names)} against {', '.join(theirs)}?"
+        raise UserError(what, where="--compare", mend="measure packages of the same names, or in the same order")
+    by_name = {figures.name: figures for figures in others}
+    return [(figures, by_name[figures.name]) for figures in ones]
 
 
 def _remarks(one: Measurement, other: Measurement) -> tuple[str, ...]:
@@ -94,18 +97,24 @@ def _remarks(one: Measurement, other: Measurement) -> tuple[str, ...]:
         if each.noise
         for remark in each.noise.remarks
     ]
-    if one.noise and other.noise:
-        ratio = other.noise.spin_p50_us / one.noise.spin_p50_us
-        if abs(ratio - 1) > MARGIN:
-            remarks.append(f"the machine itself took {ratio:.2f} times as long for the same arithmetic")
+    if (ratio := _pace(one, other)) != 1:
+        remarks.append(f"the machine itself took {ratio:.2f} times as long for the same arithmetic")
     return tuple(remarks)
 
 
-def _change(before: PackageFigures, after: PackageFigures, at: Measurement, remarks: tuple[str, ...]) -> Change:
+def _pace(one: Measurement, other: Measurement) -> float:
+    """How many times as long the second run's idle machine took for the same arithmetic; 1 within the margin."""
+    if one.noise is None or other.noise is None:
+        return 1
+    ratio = other.noise.spin_p50_us / one.noise.spin_p50_us
+    return 1 if 1 / (1 + MARGIN) <= ratio <= 1 + MARGIN else ratio
+
+
+def _change(
+    before: PackageFigures, after: PackageFigures, at: Measurement, remarks: tuple[str, ...], *, alike: bool
+) -> Change:
     rounds = [np.array(each.samples_ms).reshape(-1, each.runs_per_round) for each in (before, after)]
     ratio, interval = independent_speedup(*rounds)
-    verdict = verdict_of(ratio, interval)
-    unequal = any("same arithmetic" in remark for remark in remarks)
     return Change(
         package=after.name,
         device=at.device,
@@ -116,7 +125,7 @@ def _change(before: PackageFigures, after: PackageFigures, at: Measurement, rema
         after_p50_ms=after.latency_p50_ms,
         speedup_p50=ratio,
         interval=interval,
-        verdict="too noisy to call" if unequal and verdict != "same" else verdict,
+        verdict=verdict_of(ratio, interval) if alike else "too noisy to call",
         remarks=remarks,
     )
 

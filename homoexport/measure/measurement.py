@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,13 +14,22 @@ from homoexport.errors import PackageError, UserError
 from homoexport.host import library_versions
 from homoexport.inference import PackageDetails, load_tokenizer, read_package
 from homoexport.measure.agreement import agreement
-from homoexport.measure.extras import arena_steps, instructions, open_loop, stream_figures, time_around
+from homoexport.measure.extras import (
+    arena_steps,
+    instructions,
+    open_loop,
+    post_processing_ms,
+    stream_figures,
+    tokenizing_ms,
+)
 from homoexport.measure.intervals import MARGIN, drift, percentile_intervals, speedup, verdict_of
 from homoexport.measure.results import Comparison, Measurement, PackageFigures, Quiet, TextLengths
-from homoexport.measure.targets import Target, find_target
+from homoexport.measure.targets import OutOfMemory, Target, find_target
 from homoexport.measure.timing import (
+    Failure,
     Progress,
     Running,
+    Session,
     Subject,
     Workload,
     check_request,
@@ -31,6 +41,8 @@ from homoexport.measure.timing import (
 _PERCENTS = (50, 90, 95, 99)
 _MB = 10**6
 _MAX_TEXTS = 64
+
+Figure = TypeVar("Figure")
 
 
 @dataclass(frozen=True)
@@ -65,15 +77,50 @@ def opened(device: str) -> Iterator[Target]:
         target.close()
 
 
-def check_measurement(device: str, *, threads: int | None, batch_size: int, length: int, min_seconds: float) -> None:
+def check_measurement(
+    device: str, workloads: Sequence[tuple[int | None, int, int]], *, texts: Sequence[str] = (), min_seconds: float
+) -> None:
     """Refuse at once what `measure_packages` would refuse, as far as the packages do not matter.
+
+    Args:
+        device: where to measure.
+        workloads: threads (None for all cores there), batch size and length, one or more of them.
+        texts: real texts to measure with.
+        min_seconds: timed seconds of each package.
 
     Raises:
         DeviceError: a device that is unknown or cannot be used, or more threads than it has cores.
-        UserError: a figure that is not positive.
+        UserError: a figure that is not positive, or fewer texts than a batch takes.
     """
     with opened(device) as target:
-        check_request(target, _workload(target, threads, batch_size, length), min_seconds=min_seconds)
+        for workload in workloads:
+            check_request(target, _workload(target, *workload), min_seconds=min_seconds)
+            _evenly(texts, workload[1], "texts")
+
+
+def check_packages(packages: Sequence[Path], lengths: Sequence[int], *, with_texts: bool) -> list[PackageDetails]:
+    """Read packages, and refuse those that cannot take a length.
+
+    Args:
+        packages: their folders.
+        lengths: tokens of one sequence, one or more lengths.
+        with_texts: whether real texts are measured with, which are truncated to a package's own length.
+
+    Raises:
+        PackageError: not a package, or altered.
+        UserError: no package, or a length above a package's own.
+    """
+    if not packages:
+        raise UserError("no package to measure", mend="name at least one package folder")
+    described = [read_package(folder) for folder in packages]
+    for details in described:
+        if max(lengths) > details.max_length and not with_texts:
+            raise UserError(
+                f"{max(lengths)} tokens where {details.folder} takes {details.max_length}",
+                where="length",
+                mend=f"measure with {details.max_length} or fewer",
+            )
+    return described
 
 
 def measure_packages(
@@ -114,19 +161,10 @@ def measure_packages(
         UserError: no package, a length above a package's own, too few texts, or a figure that is not positive.
     """
     tell = progress or _tell_nobody
-    if not packages:
-        raise UserError("no package to measure", mend="name at least one package folder")
+    described = check_packages(packages, [length], with_texts=bool(texts))
     with opened(device) as target:
         workload = _workload(target, threads, batch_size, length)
         check_request(target, workload, min_seconds=min_seconds)
-        described = [read_package(folder) for folder in packages]
-        for details in described:
-            if length > details.max_length and not texts:
-                raise UserError(
-                    f"{length} tokens where {details.folder} takes {details.max_length}",
-                    where="length",
-                    mend=f"measure with {details.max_length} or fewer",
-                )
         details_of = {str(details.folder): details for details in described}
         chosen = _evenly(texts, batch_size, text_source)
         subjects = [_subject(details, chosen, length) for details in described]
@@ -134,10 +172,9 @@ def measure_packages(
             noise = take_rounds(session, min_seconds=min_seconds, tell=tell)
             energy_source = session.running[0].worker.ask("counters")["energy_source"] if session.running else None
             results = [
-                _figures(details_of[one.subject.name], one, target, workload, chosen, extras or Extras(), tell)
+                _figures(details_of[one.subject.name], one, session, target, workload, chosen, extras or Extras(), tell)
                 for one in session.running
             ]
-            greeting = session.running[0].worker.greeting if session.running else {}
             return Measurement(
                 device=device,
                 emulated=target.emulated,
@@ -147,15 +184,13 @@ def measure_packages(
                 length=max(len(row) for row in subjects[0].rows) if subjects[0].rows else length,
                 texts=_text_lengths(subjects[0], text_source),
                 margin=MARGIN,
-                host=greeting.get("host", {}),
-                versions={**library_versions(), **greeting.get("versions", {})},
+                host=session.greeting.get("host", {}),
+                versions={**library_versions(), **session.greeting.get("versions", {})},
                 noise=noise,
                 energy_source=energy_source,
                 results=tuple(results),
                 failures=tuple(session.failures),
-                comparisons=()
-                if target.emulated
-                else tuple(_compare(one, session.running[0]) for one in session.running[1:]),
+                comparisons=() if target.emulated else _comparisons(session.running, subjects[0]),
             )
 
 
@@ -252,12 +287,21 @@ def _text_lengths(subject: Subject, source: str) -> TextLengths | None:
 def _figures(
     details: PackageDetails,
     one: Running,
+    session: Session,
     target: Target,
     workload: Workload,
     texts: Sequence[str],
     extras: Extras,
     tell: Progress,
 ) -> PackageFigures:
+    def fitting(stage: str, measure: Callable[[], Figure]) -> Figure | None:
+        """What is measured after the timing; where that takes too much memory, the failure is told."""
+        try:
+            return measure()
+        except OutOfMemory as error:
+            session.failures.append(Failure(one.subject.name, stage, error.what))
+            return None
+
     peak = max(one.load_peak_bytes, peak_bytes(one.worker, target))  # before anything but the timed runs takes some
     rounds_ms = one.rounds_ms
     samples_ms = rounds_ms.ravel()
@@ -266,7 +310,13 @@ def _figures(
     drifted = drift(rounds_ms)
     wide = max(p50_interval[1] / p50, p50 / p50_interval[0]) > 1 + MARGIN
     verdict: Quiet = "too noisy to call" if wide or abs(drifted) > MARGIN else "steady"
-    tokenize_ms, post_ms = time_around(one, details, workload, texts)
+    post_ms = fitting("post-processing", lambda: post_processing_ms(one, details))
+    streams = fitting("streams", lambda: stream_figures(one, workload, extras.streams, tell))
+    closed_ms = p50, p95
+    rates, budget_ms = extras.rates_per_s, extras.budget_p95_ms
+    arrivals = fitting("arrivals", lambda: open_loop(one, rates, budget_ms, closed_ms=closed_ms, tell=tell))
+    # It leaves a batch of its own in the worker, so it comes after all that is of the workload.
+    agreed = fitting("agreement", lambda: agreement(one, target, precision=details.precision))
     return PackageFigures(
         package=str(details.folder),
         name=details.folder.resolve().name,
@@ -287,15 +337,15 @@ def _figures(
         throughput_per_s=float(workload.batch_size * 1000 / samples_ms.mean()),
         drift=drifted,
         verdict=verdict,
-        tokenize_p50_ms=tokenize_ms,
+        tokenize_p50_ms=fitting("tokenizing", lambda: tokenizing_ms(one, target, details, workload, texts)),
         post_p50_ms=post_ms,
         energy_mj=sum(one.energy_uj) / one.energy_runs / 1000 if one.energy_runs else None,
         peak_rss_mb=peak / _MB,
         runtime_rss_mb=one.runtime_rss_bytes / _MB,
         arena=arena_steps(one, target, workload, extras.arena_batches, tell),
-        streams=stream_figures(one, workload, extras.streams, tell),
-        open_loop=open_loop(one, extras.rates_per_s, extras.budget_p95_ms, p50, tell),
-        agreement=agreement(one, target, precision=details.precision),
+        streams=streams or (),
+        open_loop=arrivals,
+        agreement=agreed,
         download_bytes=one.load.get("download_bytes"),
         time_to_first_result_ms=one.warm_up.get("time_to_first_result_ms"),
         instructions=instructions(one, target, workload),
@@ -305,6 +355,14 @@ def _figures(
         runs_per_round=rounds_ms.shape[1],
         samples_ms=tuple(samples_ms.tolist()),
     )
+
+
+def _comparisons(running: Sequence[Running], subject: Subject) -> tuple[Comparison, ...]:
+    """All but the first package against it; none where it did not fit."""
+    first = next((one for one in running if one.subject is subject), None)
+    if first is None:
+        return ()
+    return tuple(_compare(one, first) for one in running if one is not first)
 
 
 def _compare(one: Running, first: Running) -> Comparison:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from homoexport.measure.process import Worker
 
 SPIN_SECONDS = 0.3
+_SPIN_CORES = 8
 _LONG = 1.25  # a quantum that takes this many times the median was disturbed
 _DISTURBED = 0.05
 _OTHER_LOAD = 0.25
@@ -28,7 +30,7 @@ class Noise:
     the hypervisor took of one core. `remarks` say in words what is beyond the usual.
     """
 
-    spin_p50_us: float
+    spin_p50_us: Annotated[float, Field(gt=0)]
     spin_p95_us: float
     disturbed_share: float
     other_load_cores: float | None
@@ -38,14 +40,19 @@ class Noise:
     remarks: tuple[str, ...]
 
 
-def calibrate(worker: Worker) -> list[float]:
-    """Microseconds of the same arithmetic, again and again, in a worker that has nothing else to do."""
-    quanta: list[float] = worker.ask("spin", seconds=SPIN_SECONDS)["quanta_ns"]
+def calibrate(worker: Worker, cores: Sequence[int] = ()) -> list[float]:
+    """Microseconds of the same arithmetic, again and again, in a worker that has nothing else to do.
+
+    Of up to eight cores each has its share of the time.
+    """
+    chosen = {"cores": list(cores[:_SPIN_CORES])} if cores else {}
+    quanta: list[float] = worker.ask("spin", seconds=SPIN_SECONDS, **chosen)["quanta_ns"]
     return [quantum / 1e3 for quantum in quanta]
 
 
-def judge_noise(spin_us: Sequence[float], before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) -> Noise:
-    """Noise from the calibration and the workers' counters at both ends of the timed rounds."""
+def judge_noise(spin_us: Sequence[float], counters: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> Noise:
+    """Noise from the calibration and each worker's counters before and after the timed rounds."""
+    before, after = zip(*counters, strict=True)
     p50, p95 = (float(value) for value in np.percentile(spin_us, (50, 95)))
     disturbed = float(np.mean(np.array(spin_us) > _LONG * p50))
     elapsed_ns = after[0]["time_ns"] - before[0]["time_ns"]

@@ -6,7 +6,9 @@ Latency is of one call, in milliseconds; memory is in MB of 10**6 bytes; interva
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from homoexport.budget import Verdict as BudgetVerdict
 from homoexport.measure.intervals import Verdict
@@ -16,6 +18,8 @@ from homoexport.measure.timing import Failure
 SCHEMA_VERSION = "2.0"
 
 Quiet = Literal["steady", "too noisy to call"]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(gt=0)]
 
 
 @dataclass(frozen=True)
@@ -23,13 +27,14 @@ class Agreement:
     """A package's answer on the target, held against its answer on this machine's CPU.
 
     Differences are over one batch of random token ids; `max_relative_difference` is over the largest
-    absolute value here, cosines are of the rows of the last axis. `bound` is what `within` was judged by.
+    absolute value here, cosines are of the rows of the last axis; all None where an answer has another shape or
+    holds what is no number. `bound` is what `within` was judged by.
     """
 
     output: str
-    max_difference: float
-    max_relative_difference: float
-    min_cosine: float
+    max_difference: float | None
+    max_relative_difference: float | None
+    min_cosine: float | None
     bound: str
     within: bool
 
@@ -59,7 +64,10 @@ class StreamFigures:
 
 @dataclass(frozen=True)
 class RateFigures:
-    """Poisson arrivals at a rate, served in their order; latency counts from the arrival."""
+    """Poisson arrivals at a rate, served in their order; latency counts from the arrival.
+
+    `requests` were served; at a rate beyond what can be served these are the first ones, for ten seconds.
+    """
 
     rate_per_s: float
     requests: int
@@ -71,7 +79,7 @@ class RateFigures:
 
 @dataclass(frozen=True)
 class OpenLoop:
-    """The rates that were tried; the highest one that kept the p95 within the budget, where there is one."""
+    """The runs at each rate; the highest rate that kept the p95 within the budget, if any, at the median of three."""
 
     rates: tuple[RateFigures, ...]
     budget_p95_ms: float | None
@@ -101,11 +109,11 @@ class PackageFigures:
     file_bytes: int
     load_ms: float
     first_inference_ms: float
-    latency_p50_ms: float
-    latency_p90_ms: float
-    latency_p95_ms: float
-    latency_p99_ms: float
-    latency_mean_ms: float
+    latency_p50_ms: Positive
+    latency_p90_ms: Positive
+    latency_p95_ms: Positive
+    latency_p99_ms: Positive
+    latency_mean_ms: Positive
     latency_std_ms: float
     latency_p50_interval_ms: tuple[float, float]
     latency_p95_interval_ms: tuple[float, float]
@@ -126,9 +134,9 @@ class PackageFigures:
     instructions: float | None
     warmup_runs: int
     warmup_steady: bool
-    runs: int
-    runs_per_round: int
-    samples_ms: tuple[float, ...]
+    runs: Count
+    runs_per_round: Count
+    samples_ms: Annotated[tuple[Positive, ...], Field(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -159,16 +167,17 @@ class Measurement:
 
     `length` is the tokens of every sequence; where real texts were measured with, it is their longest and `texts`
     describes them. `emulated` says that the latencies are an emulator's and not the device's. `limits` are the
-    target's, each with what enforces it. `energy_source` is `rapl`, `hwmon` or None. `budget` holds what
-    was asked of the last package.
+    target's, each with what enforces it. `energy_source` is `rapl`, `hwmon` or None. `failures` are packages
+    that did not fit into memory, and what of a package's figures did not. `comparisons` are with the first
+    package; there are none where it did not fit. `budget` holds what was asked of the last package.
     """
 
     device: str
     emulated: bool
     limits: dict[str, Any]
-    threads: int
-    batch_size: int
-    length: int
+    threads: Count
+    batch_size: Count
+    length: Count
     texts: TextLengths | None
     margin: float
     host: dict[str, Any]

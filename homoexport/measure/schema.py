@@ -51,11 +51,17 @@ def read_results(path: Path) -> Measurement | Grid:
             mend="measure again, or use the homoexport that wrote it",
         )
     try:
-        return _DOCUMENT.validate_python(document)
+        read = _DOCUMENT.validate_python(document)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"][1:])
         raise UserError(f"does not follow the schema: {place}: {first['msg']}", where=str(path), mend=_MEND) from None
+    for cell in read.cells if isinstance(read, Grid) else (read,):
+        for figures in cell.results:
+            if len(figures.samples_ms) % figures.runs_per_round:
+                what = f"{len(figures.samples_ms)} samples of {figures.name} in rounds of {figures.runs_per_round}"
+                raise UserError(f"does not follow the schema: {what}", where=str(path), mend=_MEND)
+    return read
 
 
 _MEND = "give a file that `homoexport bench --json` wrote"

@@ -122,14 +122,19 @@ class Failure:
 
 @dataclass(eq=False)
 class Session:
-    """Workers that run side by side, and the models that did not fit."""
+    """Workers that run side by side, and the models that did not fit. `greeting` is the first worker's."""
 
     emulated: bool
     threads: int
-    cores: list[int] = field(default_factory=list)  # that workers can be moved among
+    greeting: dict[str, Any] = field(default_factory=dict)
     running: list[Running] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     spin_us: list[float] = field(default_factory=list)
+
+    @property
+    def cores(self) -> list[int]:
+        """Cores that workers can be moved among; none where that has no sense."""
+        return [] if self.emulated else self.greeting.get("cores", [])
 
 
 def check_request(target: Target, workload: Workload, *, min_seconds: float) -> None:
@@ -163,7 +168,7 @@ def running(subjects: Sequence[Subject], target: Target, workload: Workload, *, 
 
     Raises:
         PackageError: a file that onnxruntime cannot load or run.
-        DeviceError: the target is gone.
+        DeviceError: the target is gone, or its provider cannot be used.
     """
     session = Session(target.emulated, workload.threads)
     with ExitStack() as stack:
@@ -175,8 +180,8 @@ def running(subjects: Sequence[Subject], target: Target, workload: Workload, *, 
                 worker = stack.enter_context(Worker(target, subject=subject.name))
                 runtime = worker.greeting["runtime_rss_bytes"] - target.overhead_bytes(worker.process_id)
                 if not session.spin_us:
-                    session.spin_us = calibrate(worker)
-                    session.cores = [] if target.emulated else worker.greeting.get("cores", [])
+                    session.greeting = worker.greeting
+                    session.spin_us = calibrate(worker, session.cores)
                 stage = "load"
                 load = load_model(worker, subject, target, model=model, threads=workload.threads)
                 load_peak = peak_bytes(worker, target)
@@ -205,8 +210,19 @@ def place(subject: Subject, target: Target) -> tuple[str, str | None]:
 
 
 def load_model(worker: Worker, subject: Subject, target: Target, *, model: str, threads: int) -> dict[str, Any]:
-    """Have a worker load a model that has been placed."""
-    return worker.ask("load", **load_fields(subject, target, model=model, threads=threads))
+    """Have a worker load a model that has been placed.
+
+    Raises:
+        DeviceError: onnxruntime quietly took another provider than the target's, as it does where a GPU cannot be used.
+    """
+    load = worker.ask("load", **load_fields(subject, target, model=model, threads=threads))
+    if load["providers"][:1] != list(target.providers[:1]):
+        raise DeviceError(
+            f"onnxruntime cannot use its {target.providers[0]} here and took {load['providers'][0]} in its place",
+            where=target.name,
+            mend="see `homoexport devices`, and check the driver and the libraries that the provider needs",
+        )
+    return load
 
 
 def load_fields(subject: Subject, target: Target, *, model: str, threads: int) -> dict[str, Any]:
@@ -233,7 +249,8 @@ def take_rounds(
     """Time all models in turns until each has its share, and until every comparison can be called.
 
     Each has at least 20 rounds and `min_seconds`; where a comparison with the first is too noisy to
-    call, rounds go on for up to five times that. Under an emulator it is three rounds of one run.
+    call, rounds go on for up to five times that. Under an emulator it is three rounds of one run. A model
+    that needs more memory than there is leaves, and is among the failures.
 
     Args:
         session: the workers; what they say is added to them.
@@ -252,7 +269,7 @@ def take_rounds(
     for one in session.running:
         turns = max(1, round(turn_ns / one.warm_up["median_ns"] / one.batches))
         one.runs_per_round = turns * one.batches  # so that every round is of the same texts
-    before = [one.worker.ask("counters") for one in session.running]
+    before = {one.subject.name: one.worker.ask("counters") for one in session.running}
     order = list(session.running)
     while order:
         least_ns, rounds = min(one.timed_ns for one in order), len(order[0].rounds_ns)
@@ -262,20 +279,25 @@ def take_rounds(
                 break
         tell("timing", min(1.0, rounds / least_rounds, least_ns / (min_seconds * 1e9)))
         cores = _cores_of_round(session.cores, session.threads, rounds)
-        for one in order:
-            one.take_turn(cores)
+        for one in list(order):
+            try:
+                one.take_turn(cores)
+            except OutOfMemory as error:
+                session.failures.append(Failure(one.subject.name, "timing", error.what))
+                session.running.remove(one)
+                order.remove(one)
         order.reverse()
     tell("timing", 1.0)
-    if len(session.cores) > session.threads:
-        for one in session.running:
-            one.worker.ask("pin", cores=session.cores)
-    after = [one.worker.ask("counters") for one in session.running]
-    return judge_noise(session.spin_us, before, after) if session.running else None
+    for one in session.running if session.cores else ():
+        one.worker.ask("unpin")
+    after = {one.subject.name: one.worker.ask("counters") for one in session.running}
+    pairs = [(before[name], late) for name, late in after.items()]
+    return judge_noise(session.spin_us, pairs) if pairs else None
 
 
 def _cores_of_round(cores: Sequence[int], threads: int, rounds: int) -> list[int]:
-    """As many cores as threads, the next ones every other round; none where a worker may use all of them."""
-    if len(cores) <= threads:
+    """As many cores as threads, the next ones every other round; none where there are too few alike."""
+    if len(cores) < threads:
         return []
     start = rounds // 2 * threads
     return [cores[(start + i) % len(cores)] for i in range(threads)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,17 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from homoexport.artifact import write_json, write_manifest
+from homoexport.budget import Verdict
 from homoexport.report.markdown import PLOTS, REPORT, markdown_table
-from homoexport.report.measured import GRID_HEAD, figure_rows, grid_rows, measurement_remarks
+from homoexport.report.measured import GRID_HEAD, figure_rows, grid_rows, labels_of, measurement_remarks
 from homoexport.report.plots import STYLE
-from homoexport.report.tables import conditions
+from homoexport.report.tables import conditions, verdict_lines
 from homoexport.report.wording import number
 
 MEASUREMENT_FILE = "measurement.json"
 _DPI = 150
 _BLUE, _ORANGE = "#0072B2", "#E69F00"
+_COLOURS = (_BLUE, _ORANGE, "#D55E00", "#CC79A7", "#009E73", "#56B4E9")
 
 
 def write_bench_report(folder: Path, document: Mapping[str, Any]) -> None:
@@ -33,8 +36,9 @@ def write_bench_report(folder: Path, document: Mapping[str, Any]) -> None:
     cells = document["cells"] if document["kind"] == "grid" else [document]
     figures: dict[str, Figure] = {}
     if document["kind"] == "grid":
-        for name in dict.fromkeys(result["name"] for cell in cells for result in cell["results"]):
-            figures[f"heat-{name}"] = heat_figure(cells, name)
+        packages = {result["package"]: result for cell in cells for result in cell["results"]}
+        for package, label in zip(packages, labels_of(list(packages.values())), strict=True):
+            figures[f"heat-{len(figures) + 1}"] = heat_figure(cells, package, label)
     elif cells[0]["results"]:
         figures["samples"] = samples_figure(cells[0])
         if any(result["open_loop"] for result in cells[0]["results"]):
@@ -45,10 +49,11 @@ def write_bench_report(folder: Path, document: Mapping[str, Any]) -> None:
     if document["kind"] == "grid":
         sections.append(markdown_table(GRID_HEAD, grid_rows(document)))
     else:
-        sections.append(f"{conditions(document)}.".capitalize())
-        head = ("", *(result["name"] for result in document["results"]))
+        sections.append(f"Device: {conditions(document)}.")
+        head = ("", *labels_of(document["results"]))
         rows = [(label, *(cell.replace("\n", ", ") for cell in row)) for label, row in figure_rows(document)]
         sections.append(markdown_table(head, rows))
+    sections += [_budget(cell, alone=len(cells) == 1) for cell in cells if cell["budget"]]
     sections += [f"![{name}]({PLOTS}/{name}.png)" for name in figures]
     remarks = measurement_remarks(document)
     if remarks:
@@ -65,7 +70,14 @@ def write_bench_report(folder: Path, document: Mapping[str, Any]) -> None:
     write_manifest(folder, "measurement")
 
 
-def heat_figure(cells: Sequence[Mapping[str, Any]], name: str) -> Figure:
+def _budget(cell: Mapping[str, Any], *, alone: bool) -> str:
+    """The budget's lines under one condition, as a list."""
+    where = "" if alone else f"{conditions(cell)}: "
+    verdicts = [Verdict(**line) for line in cell["budget"]]
+    return "\n".join(f"- Budget, {where}{line}" for line in verdict_lines(verdicts))
+
+
+def heat_figure(cells: Sequence[Mapping[str, Any]], package: str, label: str) -> Figure:
     """Median latency of one package over batch size and length, a map for each number of threads.
 
     A condition that did not fit into memory is left white.
@@ -77,7 +89,7 @@ def heat_figure(cells: Sequence[Mapping[str, Any]], name: str) -> Figure:
     for cell in cells:
         place = threads.index(cell["threads"]), batches.index(cell["batch_size"]), lengths.index(cell["length"])
         for result in cell["results"]:
-            if result["name"] == name:
+            if result["package"] == package:
                 maps[place] = result["latency_p50_ms"]
     with rc_context({**STYLE, "axes.grid": False}):
         size = (1.6 + 1.1 * len(lengths) * len(threads), 1.6 + 0.55 * len(batches))
@@ -95,7 +107,7 @@ def heat_figure(cells: Sequence[Mapping[str, Any]], name: str) -> Figure:
             axes.set_xlabel("tokens")
             axes.set_title(f"{count} thread{'' if count == 1 else 's'}")
         row[0].set_ylabel("batch size")
-        figure.suptitle(f"{name}: median latency, ms", x=0.01, ha="left", fontsize=11)
+        figure.suptitle(f"{label}: median latency, ms", x=0.01, ha="left", fontsize=11)
     return figure
 
 
@@ -104,14 +116,14 @@ def samples_figure(measurement: Mapping[str, Any]) -> Figure:
     with rc_context(STYLE):
         figure = Figure(figsize=(8, 1.2 + 1.8 * len(measurement["results"])), layout="constrained")
         rows = figure.subplots(len(measurement["results"]), 1, squeeze=False)[:, 0]
-        for axes, result in zip(rows, measurement["results"], strict=True):
+        for axes, result, label in zip(rows, measurement["results"], labels_of(measurement["results"]), strict=True):
             samples = np.array(result["samples_ms"])
             axes.plot(np.arange(samples.size) / result["runs_per_round"], samples, ".", color=_BLUE, markersize=2)
             axes.axhline(result["latency_p50_ms"], color="#333333", linewidth=1)
             axes.axhline(result["latency_p95_ms"], color=_ORANGE, linewidth=1)
             axes.set_ylim(0, float(np.percentile(samples, 99.5)) * 1.15)
             axes.set_ylabel("ms")
-            axes.set_title(f"{result['name']}: p50 and p95 of {result['runs']} calls")
+            axes.set_title(f"{label}: p50 and p95 of {result['runs']} calls")
         rows[-1].set_xlabel("round")
     return figure
 
@@ -121,16 +133,19 @@ def arrivals_figure(measurement: Mapping[str, Any]) -> Figure:
     with rc_context(STYLE):
         figure = Figure(figsize=(8, 3.6), layout="constrained")
         axes = figure.subplots()
-        for result, colour in zip(measurement["results"], (_BLUE, _ORANGE, "#D55E00", "#CC79A7"), strict=False):
+        results = measurement["results"]
+        for result, label, colour in zip(results, labels_of(results), cycle(_COLOURS), strict=False):
+            if result["open_loop"] is None:
+                continue
             rates = result["open_loop"]["rates"]
             axes.plot(
                 [rate["rate_per_s"] for rate in rates],
                 [rate["latency_p95_ms"] for rate in rates],
                 "o-",
                 color=colour,
-                label=result["name"],
+                label=label,
             )
-        budget = measurement["results"][0]["open_loop"]["budget_p95_ms"]
+        budget = next(result["open_loop"]["budget_p95_ms"] for result in results if result["open_loop"])
         if budget is not None:
             axes.axhline(budget, color="#333333", linewidth=1, linestyle=":")
         axes.set_yscale("log")

@@ -10,6 +10,7 @@ from typing import Any
 from homoexport.artifact import output_errors, read_json
 from homoexport.errors import PackageError
 from homoexport.inference import TASK_OUTPUTS, PackageDetails, read_package
+from homoexport.report.measured import measurement_remarks
 from homoexport.report.plots import homotopy_figure, latency_figure, terms_figure, width_of
 from homoexport.report.summary import SCHEMA_VERSION, verdicts_of
 from homoexport.report.tables import conditions, summary_rows
@@ -41,7 +42,8 @@ def write_report(run_dir: Path, summary: Mapping[str, Any], *, log_path: Path, m
     package = read_package(run_dir / PACKAGE)
     with output_errors(run_dir):
         (run_dir / PLOTS).mkdir(exist_ok=True)
-        labels = [f"{who}\n({summary[who]['precision']})" for who in ("teacher", "student")]
+        measured = [who for who in ("teacher", "student") if summary[who]["latency_p50_ms"] is not None]
+        labels = [f"{who}\n({summary[who]['precision']})" for who in measured]
         figures = {
             "homotopy": homotopy_figure(log),
             "terms": terms_figure(log),
@@ -158,15 +160,18 @@ def _distilling(log: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _measuring(summary: Mapping[str, Any], measurement: Mapping[str, Any]) -> str:
-    host, results = summary["host"], measurement["results"][:2]
+    host, results = summary["host"], measurement["results"]
     runs = " and ".join(f"{result['runs']}" for result in results)
+    whole = "of full-length sequences" if measurement["texts"] is None else "of real texts"
+    who, each = ("Both packages", "each in") if len(results) == 2 else ("The student's package", "in")
     lines = [
-        f"Both packages ran on {conditions(measurement)}, each in a fresh process that imports only numpy and "
-        f"onnxruntime, timed in turns in one run ({runs} timed calls of full-length sequences). "
+        f"{who} ran on {conditions(measurement)}, {each} a fresh process that imports only numpy and "
+        f"onnxruntime, timed in turns in one run ({runs} timed calls {whole}). "
         "Peak memory is the kernel's high-water mark of the whole process; "
-        f"{quantity(results[1]['runtime_rss_mb'], 'MB')} of the student's were there before the model was loaded.",
+        f"{quantity(results[-1]['runtime_rss_mb'], 'MB')} of the student's were there before the model was loaded.",
+        *[f"{remark}." for remark in measurement_remarks(measurement)],
         markdown_table(
-            ("Figure", "Teacher", "Student"),
+            ("Figure", "Teacher", "Student") if len(results) == 2 else ("Figure", "Student"),
             [
                 (label, *(quantity(result[key], unit, result.get(interval)) for result in results))
                 for label, key, unit, interval in (

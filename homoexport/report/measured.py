@@ -6,7 +6,6 @@ Nothing here prints: the caller does.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
 from typing import Any
 
 from rich import box
@@ -84,41 +83,55 @@ def _grown(step: Mapping[str, Any]) -> str:
 
 
 def _stream_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
-    steps = results[0]["streams"] if results else ()
+    figures = [{step["streams"]: step for step in result["streams"]} for result in results]
     return [
-        (
-            f"{step['streams']} stream{'' if step['streams'] == 1 else 's'}",
-            [
-                f"{quantity(result['streams'][place]['throughput_per_s'], '/s')}, "
-                f"p95 {quantity(result['streams'][place]['latency_p95_ms'], 'ms')}"
-                for result in results
-            ],
-        )
-        for place, step in enumerate(steps)
+        (f"{callers} stream{'' if callers == 1 else 's'}", [_stream(steps.get(callers)) for steps in figures])
+        for callers in dict.fromkeys(callers for steps in figures for callers in steps)
     ]
 
 
+def _stream(step: Mapping[str, Any] | None) -> str:
+    if step is None:
+        return "does not fit"
+    return f"{quantity(step['throughput_per_s'], '/s')}, p95 {quantity(step['latency_p95_ms'], 'ms')}"
+
+
 def _rate_rows(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+    """A row for each rate that all packages met, and for the highest that keeps the budget."""
     loops = [result["open_loop"] for result in results]
-    if not any(loops):
+    there = [loop for loop in loops if loop]
+    if not there:
         return []
-    asked = sorted(set.intersection(*({rate["rate_per_s"] for rate in loop["rates"]} for loop in loops)))
-    rows = []
-    for rate in asked:
-        found = [next(each for each in loop["rates"] if each["rate_per_s"] == rate) for loop in loops]
-        cells = [f"p95 {quantity(each['latency_p95_ms'], 'ms')}, {each['utilization']:.0%} busy" for each in found]
-        rows.append((f"At {number(rate)} arrivals/s", cells))
-    budget = loops[0]["budget_p95_ms"]
+    figures = [{rate["rate_per_s"]: rate for rate in loop["rates"]} if loop else None for loop in loops]
+    common = set.intersection(*(set(rates) for rates in figures if rates is not None))
+    rows = [
+        (f"At {number(rate)} arrivals/s", [_rate(rates[rate] if rates else None) for rates in figures])
+        for rate in sorted(common)
+    ]
+    budget = there[0]["budget_p95_ms"]
     if budget is not None:
-        highest = [loop["highest_rate_per_s"] for loop in loops]
         label = f"Most arrivals/s with p95 within {quantity(budget, 'ms')}"
-        rows.append((label, ["none" if rate is None else number(rate) for rate in highest]))
+        rows.append((label, [_highest(loop) for loop in loops]))
     return rows
+
+
+def _rate(figures: Mapping[str, Any] | None) -> str:
+    if figures is None:
+        return "does not fit"
+    return f"p95 {quantity(figures['latency_p95_ms'], 'ms')}, {figures['utilization']:.0%} busy"
+
+
+def _highest(loop: Mapping[str, Any] | None) -> str:
+    if loop is None:
+        return "does not fit"
+    return "none" if loop["highest_rate_per_s"] is None else number(loop["highest_rate_per_s"])
 
 
 def _agreement(agreement: Mapping[str, Any] | None) -> str:
     if agreement is None:
         return ""
+    if agreement["min_cosine"] is None:
+        return "NO: of another shape, or no numbers"
     told = f"cosine {agreement['min_cosine']:.5f}, largest difference {agreement['max_difference']:.2g}"
     return f"{told}: {'within' if agreement['within'] else 'BEYOND'} the bound"
 
@@ -138,16 +151,17 @@ def measurement_table(measurement: Mapping[str, Any]) -> Table:
     """Packages side by side, a row for each figure; latencies with their 95 % intervals."""
     table = Table(title=Text(conditions(measurement)), title_justify="left")
     table.add_column("")
-    for result in measurement["results"]:
-        table.add_column(Text(_title(result)), justify="right", overflow="fold")
+    for label in labels_of(measurement["results"]):
+        table.add_column(Text(label), justify="right", overflow="fold")
     for label, cells in figure_rows(measurement):
         table.add_row(label, *map(Text, cells))
     return table
 
 
-def _title(result: Mapping[str, Any]) -> str:
-    place = PurePath(result["package"]).name
-    return place if place == result["name"] else f"{place}\n{result['name']}"
+def labels_of(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What to call each package: its folder's name, or its whole path where several folders have that name."""
+    names = [result["name"] for result in results]
+    return [name if names.count(name) == 1 else result["package"] for name, result in zip(names, results, strict=True)]
 
 
 def measurement_remarks(document: Mapping[str, Any]) -> list[str]:
@@ -158,6 +172,12 @@ def measurement_remarks(document: Mapping[str, Any]) -> list[str]:
         where = f"{conditions(cell)}: " if len(cells) > 1 else ""
         for failure in cell["failures"]:
             remarks.append(f"{where}{failure['package']} does not fit ({failure['stage']}): {failure['reason']}")
+        for result in cell["results"]:
+            if result["agreement"] and not result["agreement"]["within"]:
+                remarks.append(
+                    f"{where}{result['package']} is another model there: its answers are beyond the bound "
+                    f"({result['agreement']['bound']})"
+                )
         for remark in (cell["noise"] or {}).get("remarks", ()):
             remarks.append(f"{where}{remark}")
     first = cells[0]
@@ -173,35 +193,57 @@ def measurement_remarks(document: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(remarks))
 
 
-GRID_HEAD = ("Threads", "Batch", "Length", "Package", "p50, ms", "p95, ms", "Per second", "Memory, MB", "Steady")
+GRID_HEAD = (
+    *("Threads", "Batch", "Length", "Package", "p50, ms", "p95, ms", "Per second", "Memory, MB", "Steady"),
+    *("Against the first", "Budget"),
+)
+_LEFT = ("Package", "Steady", "Against the first", "Budget")
 
 
 def grid_rows(grid: Mapping[str, Any]) -> list[list[str]]:
     """The rows under `GRID_HEAD`: one for each condition and package."""
-    return [
-        [
-            str(cell["threads"]),
-            str(cell["batch_size"]),
-            str(cell["length"]),
-            result["name"],
-            number(result["latency_p50_ms"]),
-            number(result["latency_p95_ms"]),
-            number(result["throughput_per_s"]),
-            number(result["peak_rss_mb"]),
-            "yes" if result["verdict"] == "steady" else "too noisy",
-        ]
-        for cell in grid["cells"]
-        for result in cell["results"]
-    ]
+    rows = []
+    for cell in grid["cells"]:
+        against = {line["package"]: line for line in cell["comparisons"]}
+        last = cell["results"][-1]["package"] if cell["results"] else None
+        for result, label in zip(cell["results"], labels_of(cell["results"]), strict=True):
+            rows.append(
+                [
+                    str(cell["threads"]),
+                    str(cell["batch_size"]),
+                    str(cell["length"]),
+                    label,
+                    number(result["latency_p50_ms"]),
+                    number(result["latency_p95_ms"]),
+                    number(result["throughput_per_s"]),
+                    number(result["peak_rss_mb"]),
+                    "yes" if result["verdict"] == "steady" else "too noisy",
+                    _speedup(against.get(result["package"])).replace("\n", ", "),
+                    _kept(cell["budget"]) if result["package"] == last else "",
+                ]
+            )
+    return rows
+
+
+def _kept(budget: Sequence[Mapping[str, Any]]) -> str:
+    """What a whole budget comes to."""
+    if any(line["kept"] is False for line in budget):
+        return "missed"
+    if any(line["kept"] is None for line in budget):
+        return "too noisy to call"
+    return "kept" if budget else ""
 
 
 def grid_table(grid: Mapping[str, Any]) -> Table:
     """A grid of conditions, a row for each package in each."""
     table = Table(title=Text(grid["cells"][0]["device"]), title_justify="left", box=box.SIMPLE_HEAD)
-    for head in GRID_HEAD:
-        table.add_column(head, justify="left" if head in ("Package", "Steady") else "right", overflow="fold")
-    for row in grid_rows(grid):
-        table.add_row(*map(Text, row))
+    rows = grid_rows(grid)
+    told = [column for column in range(len(GRID_HEAD)) if any(row[column] for row in rows)]
+    for column in told:
+        head = GRID_HEAD[column]
+        table.add_column(head, justify="left" if head in _LEFT else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(row[column]) for column in told))
     return table
 
 

@@ -133,7 +133,7 @@ def terms_figure(log: Sequence[Mapping[str, Any]]) -> Figure:
 
 def latency_figure(measurement: Mapping[str, Any], *, labels: Sequence[str]) -> Figure:
     """Bars of p50 and p95 with 95 % intervals for the packages of a measurement, the first on top."""
-    results = measurement["results"][: len(labels)]
+    results = measurement["results"]
     thickness = 0.36
     with rc_context(STYLE):
         figure = Figure(figsize=(8, 1.3 + 0.8 * len(results)), layout="constrained")
@@ -167,5 +167,9 @@ def latency_figure(measurement: Mapping[str, Any], *, labels: Sequence[str]) -> 
 
 
 def _latency_title(measurement: Mapping[str, Any]) -> str:
+    if measurement["emulated"]:
+        return "An emulator's times, which say nothing of the device"
+    if not measurement["comparisons"]:
+        return "Latency of the student; the teacher does not fit"
     comparison = measurement["comparisons"][0]
     return f"The student is {ratio(comparison['speedup_p50'], 'faster', 'slower', comparison['interval'])} at p50"

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from homoexport.budget import Verdict
+from homoexport.inference import PackageDetails
 
 SCHEMA_VERSION = 1
-_FIGURES = ("parameters", "file_bytes", "latency_p50_ms", "latency_p95_ms", "peak_rss_mb")
+_FIGURES = ("latency_p50_ms", "latency_p95_ms", "peak_rss_mb")
 
 
 def budget_kept(verdicts: Sequence[Verdict]) -> bool | None:
@@ -18,11 +19,15 @@ def budget_kept(verdicts: Sequence[Verdict]) -> bool | None:
     return None if any(verdict.kept is None for verdict in verdicts) else True
 
 
-def _model(name: str, figures: Mapping[str, Any], quality: Mapping[str, Any]) -> dict[str, Any]:
+def _model(
+    name: str, package: PackageDetails, figures: Mapping[str, Any] | None, quality: Mapping[str, Any]
+) -> dict[str, Any]:
     return {
         "name": name,
-        "precision": figures["precision"],
-        **{key: figures[key] for key in _FIGURES},
+        "precision": package.precision,
+        "parameters": package.parameters,
+        "file_bytes": package.file_bytes,
+        **{key: figures[key] if figures else None for key in _FIGURES},
         "quality": quality["value"],
     }
 
@@ -37,6 +42,7 @@ def summarize(
     name: str,
     teacher: str,
     student: str,
+    packages: tuple[PackageDetails, PackageDetails],
     measurement: Mapping[str, Any],
     quality: Mapping[str, Mapping[str, Any]],
     verdicts: Sequence[Verdict],
@@ -49,8 +55,8 @@ def summarize(
         name: of the run.
         teacher: the teacher's name.
         student: the student's name.
-        measurement: a measurement as JSON, whose first result is the teacher's package and whose
-            second is the student's.
+        packages: the teacher's and the student's.
+        measurement: a measurement of both as JSON; the teacher's may be among the failures.
         quality: for `teacher` and `student`: `metric`, `value`, and `interval` where there is one.
         verdicts: the budget's lines.
         recipe_digest: of the recipe.
@@ -58,22 +64,24 @@ def summarize(
 
     Returns:
         Figures of teacher and student, their ratios (how many times smaller or faster the student
-        is), the verdicts, host and versions.
+        is), the verdicts, host and versions. None for what was not measured: the teacher's where it does not
+        fit, a ratio of latencies there and under an emulator.
     """
-    of_teacher, of_student = measurement["results"][:2]
-    comparison = measurement["comparisons"][0]
-    assert comparison["package"] == of_student["package"]
-    assert comparison["against"] == of_teacher["package"]
-    smaller = {key: of_teacher[key] / of_student[key] for key in ("parameters", "file_bytes", "peak_rss_mb")}
+    *others, of_student = measurement["results"]
+    models = {
+        "teacher": _model(teacher, packages[0], others[0] if others else None, quality["teacher"]),
+        "student": _model(student, packages[1], of_student, quality["student"]),
+    }
+    comparison = measurement["comparisons"][0] if measurement["comparisons"] else None
+    assert comparison is None or comparison["package"] == of_student["package"]
     return {
         "schema_version": SCHEMA_VERSION,
         "name": name,
-        "teacher": _model(teacher, of_teacher, quality["teacher"]),
-        "student": _model(student, of_student, quality["student"]),
+        **models,
         "ratios": {
-            **smaller,
-            "latency_p50_ms": comparison["speedup_p50"],
-            "latency_p50_interval": list(comparison["interval"]),
+            **{key: _ratio(models, key) for key in ("parameters", "file_bytes", "peak_rss_mb")},
+            "latency_p50_ms": comparison["speedup_p50"] if comparison else None,
+            "latency_p50_interval": list(comparison["interval"]) if comparison else None,
         },
         "quality_metric": quality["student"]["metric"],
         "quality_detail": {model: dict(figures) for model, figures in quality.items()},
@@ -81,10 +89,15 @@ def summarize(
         "budget_kept": budget_kept(verdicts),
         "recipe_digest": recipe_digest,
         "seconds": dict(seconds),
-        "measured": {key: measurement[key] for key in ("device", "threads", "batch_size", "length")},
+        "measured": {key: measurement[key] for key in ("device", "emulated", "threads", "batch_size", "length")},
         "host": measurement["host"],
         "versions": measurement["versions"],
     }
+
+
+def _ratio(models: Mapping[str, Mapping[str, Any]], key: str) -> float | None:
+    of_teacher = models["teacher"][key]
+    return None if of_teacher is None else float(of_teacher / models["student"][key])
 
 
 def verdicts_of(summary: Mapping[str, Any]) -> list[Verdict]:

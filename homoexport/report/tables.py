@@ -18,8 +18,10 @@ def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     """Rows of teacher against student: figure, teacher, student, ratio."""
     teacher, student, ratios = summary["teacher"], summary["student"], summary["ratios"]
     detail = summary["quality_detail"]
-    faster = ratio(ratios["latency_p50_ms"], "faster", "slower", ratios["latency_p50_interval"])
-    tail = ratio(teacher["latency_p95_ms"] / student["latency_p95_ms"], "faster", "slower")
+    speedup = ratios["latency_p50_ms"]
+    timed = speedup is not None  # not under an emulator, nor where the teacher does not fit
+    faster = ratio(speedup, "faster", "slower", ratios["latency_p50_interval"]) if timed else ""
+    tail = ratio(teacher["latency_p95_ms"] / student["latency_p95_ms"], "faster", "slower") if timed else ""
     return [
         ("Precision", teacher["precision"], student["precision"], ""),
         (
@@ -34,13 +36,13 @@ def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
             megabytes(student["file_bytes"]),
             ratio(ratios["file_bytes"], "smaller", "bigger"),
         ),
-        ("Latency p50", quantity(teacher["latency_p50_ms"], "ms"), quantity(student["latency_p50_ms"], "ms"), faster),
-        ("Latency p95", quantity(teacher["latency_p95_ms"], "ms"), quantity(student["latency_p95_ms"], "ms"), tail),
+        ("Latency p50", _fitting(teacher["latency_p50_ms"], "ms"), quantity(student["latency_p50_ms"], "ms"), faster),
+        ("Latency p95", _fitting(teacher["latency_p95_ms"], "ms"), quantity(student["latency_p95_ms"], "ms"), tail),
         (
             "Peak memory",
-            quantity(teacher["peak_rss_mb"], "MB"),
+            _fitting(teacher["peak_rss_mb"], "MB"),
             quantity(student["peak_rss_mb"], "MB"),
-            ratio(ratios["peak_rss_mb"], "less", "more"),
+            "" if ratios["peak_rss_mb"] is None else ratio(ratios["peak_rss_mb"], "less", "more"),
         ),
         (
             f"Quality: {metric(summary['quality_metric'])[0]}",
@@ -49,6 +51,10 @@ def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
             "",
         ),
     ]
+
+
+def _fitting(value: float | None, unit: str) -> str:
+    return "does not fit" if value is None else quantity(value, unit)
 
 
 def _quality(detail: Mapping[str, Any]) -> str:
@@ -70,9 +76,9 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
 
 def conditions(measurement: Mapping[str, Any]) -> str:
     """Device, threads and input shape of a measurement, in words."""
-    threads = measurement["threads"]
+    threads, emulated = measurement["threads"], measurement.get("emulated", False)
     return (
-        f"{measurement['device']}, {threads} thread{'' if threads == 1 else 's'}, "
+        f"{measurement['device']}{' (emulated)' if emulated else ''}, {threads} thread{'' if threads == 1 else 's'}, "
         f"{measurement['batch_size']} x {measurement['length']} tokens"
     )
 

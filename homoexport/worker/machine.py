@@ -10,13 +10,14 @@ import contextlib
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 _SYS = Path("/sys")
 _STATUS = Path("/proc/self/status")
-_SPIN_NS = 500_000
+_SPIN_ADDITIONS = 10_000
 _LIKE = 0.9  # cores whose highest clock rate is at least this share of the fastest one's
 
 
@@ -75,14 +76,29 @@ def _frequency_mhz(root: Path = _SYS) -> float | None:
     return max(rates, default=None)
 
 
-def like_cores() -> list[int]:
-    """The cores that this process may run on and be moved among; of unlike ones, the fast. Empty where unknown."""
-    if not hasattr(os, "sched_getaffinity"):
-        return []
-    cores = sorted(os.sched_getaffinity(0))
-    rates = {core: _reading(_SYS / f"devices/system/cpu/cpu{core}/cpufreq/cpuinfo_max_freq") for core in cores}
+def allowed_cores() -> list[int]:
+    """The cores that this process may run on. Empty where unknown."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
+def like_cores(root: Path = _SYS) -> list[int]:
+    """The allowed cores that a process can be moved among; of unlike ones, the fast.
+
+    Hardware threads of one core stand far apart: first one of each core, then the second of each. So cores that
+    follow one another in this list, as many as there are cores, are cores of their own.
+    """
+    cores = allowed_cores()
+    folders = {core: root / f"devices/system/cpu/cpu{core}" for core in cores}
+    rates = {core: _reading(folder / "cpufreq/cpuinfo_max_freq") for core, folder in folders.items()}
     fastest = max((rate for rate in rates.values() if rate), default=None)
-    return [core for core in cores if fastest is None or (rates[core] or 0) >= _LIKE * fastest]
+    alike = [core for core in cores if fastest is None or (rates[core] or 0) >= _LIKE * fastest]
+    seen: Counter[str] = Counter()
+    turns = {}
+    for core in alike:
+        siblings = _text(folders[core] / "topology/thread_siblings_list") or str(core)
+        turns[core] = seen[siblings]
+        seen[siblings] += 1
+    return sorted(alike, key=lambda core: (turns[core], core))
 
 
 def pin(cores: Sequence[int]) -> None:
@@ -129,32 +145,37 @@ class EnergyMeter:
 
 
 def _reading(path: Path) -> int | None:
+    text = _text(path)
+    return int(text) if text and text.isdigit() else None
+
+
+def _text(path: Path) -> str | None:
     try:
-        return int(path.read_text())
-    except (OSError, ValueError):  # RAPL is root's alone since CVE-2020-8694
+        return path.read_text().strip()
+    except OSError:  # RAPL is root's alone since CVE-2020-8694
         return None
 
 
-def spin(seconds: float) -> list[int]:
-    """Nanoseconds of one fixed piece of arithmetic (about half a millisecond), done again and again.
+def spin(seconds: float, cores: Sequence[int] = ()) -> list[int]:
+    """Nanoseconds of one fixed piece of arithmetic (some half a millisecond), done again and again.
 
-    On a quiet machine all are alike; what is longer was interrupted, throttled or stolen.
+    On a quiet machine all are alike; what is longer was interrupted, throttled or stolen. The piece is the same
+    everywhere, so that its time also says how fast the machine was. Cores that are named share the time.
     """
-    count = 1000
-    while (taken := _spin_ns(count)) < _SPIN_NS / 4:
-        count *= 2
-    count = max(1, round(count * _SPIN_NS / taken))
-    _spin_ns(count)
     quanta: list[int] = []
-    end = time.perf_counter_ns() + seconds * 1e9
-    while time.perf_counter_ns() < end:
-        quanta.append(_spin_ns(count))
+    for where in [[core] for core in cores] or [[]]:
+        if where:
+            pin(where)
+        _spin_ns()
+        end = time.perf_counter_ns() + seconds * 1e9 / max(1, len(cores))
+        while time.perf_counter_ns() < end:
+            quanta.append(_spin_ns())
     return quanta
 
 
-def _spin_ns(count: int) -> int:
+def _spin_ns() -> int:
     start = time.perf_counter_ns()
     total = 0
-    for i in range(count):
+    for i in range(_SPIN_ADDITIONS):
         total += i
     return time.perf_counter_ns() - start

@@ -23,7 +23,16 @@ import onnxruntime as ort
 from homoexport.host import describe_host
 from homoexport.worker import PROTOCOL_VERSION
 from homoexport.worker.around import time_post_processing, time_tokenizing
-from homoexport.worker.machine import EnergyMeter, counters, like_cores, peak_rss_bytes, pin, rss_bytes, spin
+from homoexport.worker.machine import (
+    EnergyMeter,
+    allowed_cores,
+    counters,
+    like_cores,
+    peak_rss_bytes,
+    pin,
+    rss_bytes,
+    spin,
+)
 from homoexport.worker.model import Model
 from homoexport.worker.traffic import run_arrivals, run_streams
 
@@ -51,6 +60,7 @@ class Worker:
     def __init__(self) -> None:
         self._model: Model | None = None
         self._meter = EnergyMeter()
+        self._allowed = allowed_cores()
 
     @property
     def model(self) -> Model:
@@ -98,8 +108,9 @@ class Worker:
         # The untimed run before them is in the energy, too.
         return {"samples_ns": samples_ns, "energy_uj": self._meter.since(before), "energy_runs": runs + 1}
 
-    def _pin(self, cores: list[int]) -> dict[str, Any]:
-        pin(cores)
+    def _unpin(self) -> dict[str, Any]:
+        if self._allowed:
+            pin(self._allowed)
         return {}
 
     def _answer(self, output: str) -> dict[str, Any]:
@@ -119,8 +130,8 @@ class Worker:
     def _streams(self, streams: int, seconds: float) -> dict[str, Any]:
         return run_streams(self.model, streams, seconds)
 
-    def _arrivals(self, rate_per_s: float, requests: int, seed: int) -> dict[str, Any]:
-        return run_arrivals(self.model, rate_per_s, requests, seed)
+    def _arrivals(self, rate_per_s: float, requests: int, seconds: float, seed: int) -> dict[str, Any]:
+        return run_arrivals(self.model, rate_per_s, requests, seconds, seed)
 
     def _tokenize(self, tokenizer: str, texts: list[str], max_length: int, runs: int) -> dict[str, Any]:
         return {"samples_ns": time_tokenizing(tokenizer, texts, max_length, runs)}
@@ -128,8 +139,10 @@ class Worker:
     def _post(self, task: str, output: str, runs: int) -> dict[str, Any]:
         return {"samples_ns": time_post_processing(self.model, task, output, runs)}
 
-    def _spin(self, seconds: float) -> dict[str, Any]:
-        return {"quanta_ns": spin(seconds)}
+    def _spin(self, seconds: float, cores: list[int] | None = None) -> dict[str, Any]:
+        quanta_ns = spin(seconds, cores or ())
+        self._unpin()
+        return {"quanta_ns": quanta_ns}
 
     def _counters(self) -> dict[str, Any]:
         return counters() | {"energy_source": self._meter.source}

@@ -48,17 +48,23 @@ def run_streams(model: Model, streams: int, seconds: float) -> dict[str, Any]:
     return {"samples_ns": [sample for mine in samples for sample in mine], "wall_ns": wall_ns}
 
 
-def run_arrivals(model: Model, rate_per_s: float, requests: int, seed: int) -> dict[str, Any]:
+def run_arrivals(model: Model, rate_per_s: float, requests: int, seconds: float, seed: int) -> dict[str, Any]:
     """`requests` arrivals of a Poisson process, one after the other through the session.
+
+    The first comes at once. After `seconds` no more of them are taken, so that a rate that is too high, whose
+    queue grows and grows, has an end.
 
     Returns:
         `latency_ns` from arrival to answer, `service_ns` of the inference alone, by request; and `wall_ns`.
     """
     gaps = np.random.default_rng(seed).exponential(1e9 / rate_per_s, requests)
-    arrivals = np.cumsum(gaps).astype(np.int64).tolist()
-    latency, service = [], []
+    arrivals = (np.cumsum(gaps) - gaps[0]).astype(np.int64).tolist()
+    latency: list[int] = []
+    service: list[int] = []
     start = time.perf_counter_ns()
     for arrival in arrivals:
+        if service and max(arrival, time.perf_counter_ns() - start) > seconds * 1e9:
+            break
         early = start + arrival - time.perf_counter_ns()
         if early > 0:
             time.sleep(early / 1e9)

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from homoexport.artifact import verify
 from homoexport.cli import main
+from homoexport.measure.results import Agreement
 from tests.measure.tiny_onnx import weights, write_package
 
 pytestmark = pytest.mark.processes
@@ -78,7 +79,7 @@ def test_several_conditions_are_a_grid_with_a_heat_map(run, packages, tmp_path):
     assert grid["kind"] == "grid"
     conditions = [(cell["batch_size"], cell["length"]) for cell in grid["cells"]]
     assert conditions == [(1, 8), (1, 16), (2, 8), (2, 16)]
-    assert (out / "plots" / "heat-quick.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "plots" / "heat-1.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_slower_package_ends_a_users_ci(run, packages, tmp_path):
@@ -123,7 +124,10 @@ def test_a_missed_budget_and_missing_memory_exit_with_3(run, packages, tmp_path)
         (("--device", "toaster"), "--device: unknown device 'toaster'"),
         (("--device", "cpu:memory=lots"), "--device cpu:memory=lots: 'lots' is no size"),
         (("--text", "none.txt"), "none.txt: cannot be read"),
-        (("--min-seconds", "-1"), "min_seconds: -1"),
+        (("--min-seconds", "-1", "--length", "8"), "min_seconds: -1"),
+        (("--length", "8,16", "--memory"), "bench: streams, arrivals and memory over batches are measured under one"),
+        (("--batch-size", "1,8", "--text", Path(__file__).parent / "__init__.py"), "__init__.py: holds no text"),
+        (("--batch-size", "1,4096", "--text", Path(__file__)), "texts where a batch takes 4096"),
     ],
 )
 def test_bad_requests_are_one_line_and_leave_nothing(run, packages, tmp_path, words, message):
@@ -132,6 +136,14 @@ def test_bad_requests_are_one_line_and_leave_nothing(run, packages, tmp_path, wo
     assert code == 2
     assert message in " ".join(told.split())
     assert not out.exists()
+
+
+def test_a_package_that_is_another_model_there_exits_with_3(run, packages, monkeypatch):
+    beyond = Agreement("sentence_embedding", 0.5, 1.0, 0.7, "cosine at least 0.99", within=False)
+    monkeypatch.setattr("homoexport.measure.measurement.agreement", lambda *_, **__: beyond)
+    code, shown, _ = run("bench", packages[0], *QUICK)
+    assert code == 3
+    assert "is another model there: its answers are beyond the bound" in " ".join(shown.split())
 
 
 def test_no_package_is_one_line(run):

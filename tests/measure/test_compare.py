@@ -63,6 +63,24 @@ def test_a_machine_that_was_slower_itself_is_no_proof() -> None:
     assert change.remarks == ("the machine itself took 1.24 times as long for the same arithmetic",)
 
 
+def test_the_same_times_on_a_faster_machine_are_not_the_same_speed() -> None:
+    fast = replace(QUIET, spin_p50_us=400.0)
+    (change,) = compare_results(measurement(figures("a", 10)), measurement(figures("a", 10), noise=fast))
+    assert change.verdict == "too noisy to call"
+    assert not slower_than(change, 0.05)
+
+
+def test_packages_are_paired_by_name_or_by_order_and_never_by_guess() -> None:
+    before = measurement(figures("a", 10), figures("b", 5))
+    renamed = compare_results(before, measurement(figures("c", 10), figures("d", 20)))
+    assert [(change.package, change.verdict) for change in renamed] == [("c", "same"), ("d", "slower")]
+    twice = measurement(figures("a", 10), figures("a", 5))
+    assert [change.verdict for change in compare_results(twice, twice)] == ["same", "same"]
+    for other in (measurement(figures("c", 1), figures("a", 1)), measurement(figures("a", 1), figures("a", 1))):
+        with pytest.raises(UserError, match="which is which of a, b against"):
+            compare_results(before, other)
+
+
 def test_grids_are_compared_cell_by_cell() -> None:
     cells = [measurement(figures("a", 10), length=length) for length in (32, 128)]
     later = [measurement(figures("a", ms, seed=3), length=length) for ms, length in ((10, 32), (20, 128))]
@@ -98,7 +116,7 @@ def counters(time_s: float, own_s: float, busy_s: float, stolen_s: float = 0.0, 
 def test_other_load_is_the_hosts_without_the_workers() -> None:
     before = [counters(0, 1, 100), counters(0, 2, 100)]
     after = [counters(10, 6, 121), counters(10, 8, 121)]  # 21 s of the host in 10 s, 11 s of them the workers'
-    noise = judge_noise([500.0] * 100, before, after)
+    noise = judge_noise([500.0] * 100, list(zip(before, after, strict=True)))
     assert noise.other_load_cores == pytest.approx(1.0)
     assert noise.disturbed_share == 0
     assert noise.remarks == ("other processes used 1.0 cores meanwhile",)
@@ -106,7 +124,7 @@ def test_other_load_is_the_hosts_without_the_workers() -> None:
 
 def test_everything_that_disturbs_is_said() -> None:
     spins = [500.0] * 90 + [900.0] * 10
-    noise = judge_noise(spins, [counters(0, 0, 0, mhz=3000)], [counters(10, 10, 10, 0.5, mhz=2000)])
+    noise = judge_noise(spins, [(counters(0, 0, 0, mhz=3000), counters(10, 10, 10, 0.5, mhz=2000))])
     assert noise.disturbed_share == pytest.approx(0.1)
     assert noise.remarks == (
         "10% of the idle spins were disturbed before the timing began",
@@ -117,5 +135,5 @@ def test_everything_that_disturbs_is_said() -> None:
 
 def test_a_kernel_that_says_nothing_is_no_noise() -> None:
     silent = {"time_ns": 0, "own_cpu_ns": 0, "host_busy_ns": None, "stolen_ns": None, "frequency_mhz": None}
-    noise = judge_noise([500.0] * 10, [silent], [silent | {"time_ns": 10**9}])
+    noise = judge_noise([500.0] * 10, [(silent, silent | {"time_ns": 10**9})])
     assert (noise.other_load_cores, noise.stolen_share, noise.remarks) == (None, None, ())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from homoexport.cgroup import ChildGroups
+from homoexport.cgroup import ChildGroups, find_group
 from homoexport.errors import DeviceError
 from homoexport.host import available_cores
 from homoexport.measure import measure_packages
@@ -105,6 +105,18 @@ def test_a_quota_that_nothing_can_enforce_is_refused(monkeypatch: pytest.MonkeyP
     with pytest.raises(DeviceError, match=r"a quota of 0.5 needs a control group, .* \(read-only file system\)"):
         target.open()
     target.close()
+
+
+def test_a_quota_below_what_the_kernel_takes_is_told_and_leaves_no_group(tmp_path: Path) -> None:
+    if not groups_may_be_made():
+        pytest.skip("control groups may not be made here")
+    target = find_target("cpu:quota=0.001")
+    with pytest.raises(DeviceError, match=r"the kernel refuses a quota of 0.001"):
+        target.open()
+    target.close()
+    group = find_group("cpu")
+    assert group is not None
+    assert not list(group.folder.glob(f"homoexport-{os.getpid()}-*"))
 
 
 def test_more_cores_than_there_are_is_refused() -> None:

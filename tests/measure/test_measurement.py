@@ -1,13 +1,16 @@
 import json
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from homoexport.errors import DeviceError, PackageError, UserError
 from homoexport.host import available_cores
-from homoexport.measure import measure_packages, rank_files
+from homoexport.measure import Extras, measure_packages, rank_files
 from homoexport.measure.process import Worker
+from homoexport.measure.targets import LocalCpu, OutOfMemory
 from homoexport.measure.timing import _cores_of_round
 from tests.measure.tiny_onnx import weights, write_encoder, write_package
 
@@ -95,6 +98,74 @@ def test_files_are_ranked_by_their_latency(tmp_path: Path) -> None:
     assert quickest < middle < slowest
 
 
+def short_of_memory(monkeypatch: pytest.MonkeyPatch, *, package: str, command: str, after: int = 0) -> None:
+    """Have that package's worker die for want of memory, at a command's first call after so many."""
+    ask, calls = Worker.ask, count()
+
+    def asked(worker: Worker, name: str, **fields: Any) -> dict[str, Any]:
+        if worker.subject.endswith(package) and name == command and next(calls) >= after:
+            worker.kill()
+            raise OutOfMemory("needs more than it was given", where=worker.subject)
+        return ask(worker, name, **fields)
+
+    monkeypatch.setattr(Worker, "ask", asked)
+
+
+def test_a_package_that_outgrows_its_memory_while_timed_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packages = [write_package(tmp_path / name) for name in ("one", "big", "other")]
+    short_of_memory(monkeypatch, package="big", command="time", after=3)
+    found = measure_packages(packages, length=8, min_seconds=0.05)
+    assert [figures.name for figures in found.results] == ["one", "other"]
+    (failure,) = found.failures
+    assert (failure.package, failure.stage) == (str(packages[1]), "timing")
+    assert [comparison.package for comparison in found.comparisons] == [str(packages[2])]
+    assert found.noise is not None
+
+
+def test_without_the_first_package_nothing_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packages = [write_package(tmp_path / name) for name in ("big", "one", "other")]
+    short_of_memory(monkeypatch, package="big", command="warm")
+    found = measure_packages(packages, length=8, min_seconds=0.05)
+    assert [failure.stage for failure in found.failures] == ["first inference"]
+    assert len(found.results) == 2
+    assert found.comparisons == ()
+
+
+def test_what_does_not_fit_after_the_timing_keeps_the_timing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packages = [write_package(tmp_path / name) for name in ("one", "big")]
+    short_of_memory(monkeypatch, package="big", command="streams")
+    found = measure_packages(packages, length=8, min_seconds=0.05, extras=Extras(streams=(2,)))
+    assert [len(figures.streams) for figures in found.results] == [1, 0]
+    assert [(failure.package, failure.stage) for failure in found.failures] == [(str(packages[1]), "streams")]
+    assert len(found.comparisons) == 1
+
+
+def test_another_provider_than_the_targets_is_no_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a GPU cannot be used, onnxruntime says so in its log alone and takes the CPU."""
+    ask = Worker.ask
+
+    def fall_back(worker: Worker, command: str, **fields: Any) -> dict[str, Any]:
+        if command == "load":
+            assert fields.pop("providers")[0] == "CUDAExecutionProvider"
+            fields["providers"] = ["CPUExecutionProvider"]
+        return ask(worker, command, **fields)
+
+    monkeypatch.setattr(Worker, "ask", fall_back)
+    monkeypatch.setattr(LocalCpu, "needs", lambda _: [])
+    package = write_package(tmp_path / "package")
+    with pytest.raises(DeviceError, match="cannot use its CUDAExecutionProvider here and took CPUExecutionProvider"):
+        measure_packages([package], device="cuda", length=8, min_seconds=0.05)
+
+
+def test_no_rate_is_sought_where_a_single_call_is_too_slow(tmp_path: Path) -> None:
+    package = write_package(tmp_path / "package")
+    (figures,) = measure_packages([package], length=8, min_seconds=0.05, extras=Extras(budget_p95_ms=1e-6)).results
+    assert figures.open_loop is not None
+    assert (figures.open_loop.rates, figures.open_loop.highest_rate_per_s) == ((), None)
+
+
 def test_every_worker_is_gone_when_one_of_them_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     good = write_encoder(tmp_path / "good.onnx", "sentence-similarity", weights())
     bad = tmp_path / "bad.onnx"
@@ -153,5 +224,6 @@ def test_models_of_a_round_share_their_cores_and_rounds_go_over_all() -> None:
         return _cores_of_round([0, 2, 4], 2, rounds)
 
     assert [cores_of(rounds) for rounds in range(6)] == [[0, 2], [0, 2], [4, 0], [4, 0], [2, 4], [2, 4]]
-    assert _cores_of_round([0, 1], 2, 3) == []
+    assert [_cores_of_round([0, 1], 2, rounds) for rounds in (0, 2)] == [[0, 1], [0, 1]]
+    assert _cores_of_round([0, 1], 3, 3) == []  # the threads need unlike cores, too
     assert _cores_of_round([], 1, 3) == []

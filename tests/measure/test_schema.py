@@ -74,6 +74,24 @@ def test_what_is_not_of_this_version_is_refused(measured: dict, tmp_path: Path, 
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"runs_per_round": 0}, "runs_per_round"),
+        ({"runs_per_round": 7, "samples_ms": [1.0] * 10}, "10 samples of one in rounds of 7"),
+        ({"samples_ms": []}, "samples_ms"),
+        ({"latency_p50_ms": 0.0}, "latency_p50_ms"),
+    ],
+)
+def test_figures_that_cannot_be_are_refused(measured: dict, tmp_path: Path, change: dict, message: str) -> None:
+    document = json.loads(json.dumps(measured["alone"].as_json()))
+    document["results"][0] |= change
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(UserError, match=message):
+        read_results(path)
+
+
 def test_a_later_minor_version_is_read(measured: dict, tmp_path: Path) -> None:
     document = measured["alone"].as_json() | {"schema_version": "2.9", "something_new": 1}
     path = tmp_path / "result.json"

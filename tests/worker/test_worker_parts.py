@@ -70,7 +70,7 @@ class Slow:
 
 def test_latency_of_arrivals_counts_the_wait():
     """Twice as many arrivals as can be served: the queue, and so the latency, grows to the end."""
-    told = traffic.run_arrivals(Slow(), rate_per_s=400, requests=40, seed=0)
+    told = traffic.run_arrivals(Slow(), rate_per_s=400, requests=40, seconds=10, seed=0)
     latency = np.array(told["latency_ns"]) / 1e6
     service = np.array(told["service_ns"]) / 1e6
     assert len(latency) == 40
@@ -80,9 +80,15 @@ def test_latency_of_arrivals_counts_the_wait():
 
 
 def test_few_arrivals_hardly_wait():
-    told = traffic.run_arrivals(Slow(), rate_per_s=20, requests=15, seed=1)
+    told = traffic.run_arrivals(Slow(), rate_per_s=20, requests=15, seconds=10, seed=1)
     assert np.median(told["latency_ns"]) < 2 * np.median(told["service_ns"])
     assert sum(told["service_ns"]) / told["wall_ns"] < 0.5
+
+
+def test_a_rate_beyond_what_can_be_served_has_an_end():
+    told = traffic.run_arrivals(Slow(), rate_per_s=1e6, requests=10_000, seconds=0.1, seed=0)
+    assert 1 <= len(told["latency_ns"]) == len(told["service_ns"]) < 100
+    assert len(traffic.run_arrivals(Slow(), rate_per_s=0.01, requests=100, seconds=0.1, seed=9)["latency_ns"]) == 1
 
 
 def test_streams_wait_for_each_other_and_all_are_counted():
@@ -143,14 +149,28 @@ def test_energy_of_sensors_or_of_nothing(tmp_path):
     assert (meter.source, meter.read()) == ("hwmon", [70])
 
 
+def test_hardware_threads_of_one_core_stand_apart(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)))
+    for core, siblings in enumerate(("0-1", "0-1", "2-3", "2-3", "4", "5")):
+        write(tmp_path / f"devices/system/cpu/cpu{core}/topology/thread_siblings_list", siblings)
+    assert machine.like_cores(tmp_path) == [0, 2, 4, 5, 1, 3]
+
+
+def test_every_core_has_its_share_of_the_spinning(monkeypatch):
+    pinned = []
+    monkeypatch.setattr(machine, "pin", pinned.append)
+    quanta = machine.spin(0.06, [3, 5])
+    assert pinned == [[3], [5]]
+    assert 0.03e9 < sum(quanta) < 0.3e9
+
+
 def test_cores_are_the_fast_ones_and_threads_follow(tmp_path, monkeypatch):
     mine = sorted(os.sched_getaffinity(0))
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
-    monkeypatch.setattr(machine, "_SYS", tmp_path)
-    assert machine.like_cores() == [0, 1, 2, 3]
+    assert machine.like_cores(tmp_path) == [0, 1, 2, 3]
     for core, rate in enumerate((4_800_000, 5_000_000, 3_400_000, 3_400_000)):
         write(tmp_path / f"devices/system/cpu/cpu{core}/cpufreq/cpuinfo_max_freq", str(rate))
-    assert machine.like_cores() == [0, 1]
+    assert machine.like_cores(tmp_path) == [0, 1]
     monkeypatch.undo()
     ready, done = threading.Event(), threading.Event()
     helper = threading.Thread(target=lambda: (ready.set(), done.wait()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import signal
@@ -178,19 +179,38 @@ class LimitedCpu(LocalCpu):
         self._affinity = set(sorted(os.sched_getaffinity(0))[:wanted])
         if self._quota is None and self._memory_bytes is None:
             return
+        self._groups, refusal = self._usable_groups()
+        if self._groups is None and self._quota is not None and self._quota < wanted:
+            too_small = refusal.errno == errno.EINVAL
+            raise DeviceError(
+                f"the kernel refuses a quota of {self._quota:g}"
+                if too_small
+                else f"a quota of {self._quota:g} needs a control group, which may not be made here ({refusal})",
+                where=self.name,
+                mend="ask for more: it gives a hundredth of a core at the least"
+                if too_small
+                else "run it as root, or below a systemd of your own (systemd-run --user --scope homoexport ...), "
+                "or leave the quota out",
+            )
+
+    def _usable_groups(self) -> tuple[ChildGroups | None, OSError]:
+        """Groups that a worker can be put into, after one of them was made and removed; or why there are none."""
+        groups = None
         try:
-            self._groups = ChildGroups(quota=self._quota, memory_bytes=self._memory_bytes)
-            self._groups.make("probe")
-            self._groups.remove()
+            groups = ChildGroups(quota=self._quota, memory_bytes=self._memory_bytes)
+            probe = groups.make("probe")
+            joined = subprocess.run(
+                ["/bin/sh", "-c", _JOIN_AND_RUN, "sh", " ".join(map(str, probe)), "true"], check=False
+            )
+            if joined.returncode:
+                raise PermissionError(errno.EACCES, "no process can be moved into it")
         except OSError as error:
-            self._groups = None
-            if self._quota is not None and self._quota < wanted:
-                raise DeviceError(
-                    f"a quota of {self._quota:g} needs a control group, which may not be made here ({error})",
-                    where=self.name,
-                    mend="run it as root, or where groups are delegated (systemd-run --user --scope -p Delegate=yes "
-                    "homoexport ...), or leave the quota out",
-                ) from None
+            return None, error
+        else:
+            return groups, OSError()
+        finally:
+            if groups is not None:
+                groups.remove()
 
     def cores(self) -> int:
         """Cores that a worker may use."""

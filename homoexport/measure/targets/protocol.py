@@ -1,4 +1,4 @@
-"""What measuring needs of a target. A new target is one class like this, and a line in `devices.py`.
+"""What measuring needs of a target. A new target is one class like this, and a line in `targets.KINDS`.
 
 `tests/measure/test_conformance.py` holds every target against it.
 """
