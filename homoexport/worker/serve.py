@@ -141,7 +141,8 @@ class Worker:
 
     def _spin(self, seconds: float, cores: list[int] | None = None) -> dict[str, Any]:
         quanta_ns = spin(seconds, cores or ())
-        self._unpin()
+        if cores:
+            self._unpin()
         return {"quanta_ns": quanta_ns}
 
     def _counters(self) -> dict[str, Any]:

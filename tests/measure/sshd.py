@@ -13,7 +13,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import pytest
+
+from homoexport.errors import DeviceError
+from homoexport.measure import targets
+from homoexport.measure.targets.ssh import Ssh
 
 SSHD = Path("/usr/sbin/sshd")
 PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
@@ -175,3 +182,80 @@ def children_of(process_id: int) -> list[int]:
         return [int(word) for word in Path(f"/proc/{process_id}/task/{process_id}/children").read_text().split()]
     except OSError:
         return []
+
+
+@contextmanager
+def opened(device: str) -> Iterator[Ssh]:
+    target = targets.find_target(device)
+    assert isinstance(target, Ssh)
+    try:
+        target.open()
+        yield target
+    finally:
+        target.close()
+
+
+@contextmanager
+def refused(device: str, message: str) -> Iterator[None]:
+    """The block ends in one clear line that names the device."""
+    with pytest.raises(DeviceError, match=message) as raised:
+        yield
+    assert str(raised.value).startswith(device)
+    assert "\n" not in str(raised.value)
+    assert raised.value.exit_code == 2
+
+
+def refuses(device: str, message: str) -> None:
+    with refused(device, message), opened(device):
+        pass
+
+
+def files_in(folder: Path) -> dict[str, tuple[int, int]]:
+    """Which files there are: their names with inode and time of change."""
+    found = {}
+    for above, _, names in os.walk(folder):
+        for path in (Path(above, name) for name in names):
+            with suppress(FileNotFoundError):  # it is being removed
+                found[str(path.relative_to(folder))] = (path.stat().st_ino, path.stat().st_mtime_ns)
+    return found
+
+
+def big_file(path: Path, megabytes: int) -> Path:
+    """Zeros that take no room here."""
+    with path.open("wb") as file:
+        file.truncate(megabytes * 10**6)
+    return path
+
+
+def script(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def bare_python(folder: Path) -> Path:
+    """A Python without onnxruntime."""
+    base = Path(sys.base_prefix, "bin", f"python{sys.version_info.major}.{sys.version_info.minor}")
+    subprocess.run([base, "-I", "-m", "venv", "--without-pip", folder], check=True)
+    return folder / "bin/python"
+
+
+@contextmanager
+def small_disk(folder: Path, kilobytes: int) -> Iterator[Path]:
+    """A file system of its own in memory; skips where it may not be mounted."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "homoexport-test", str(folder)]
+    if os.geteuid() or shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("a small disk can be mounted by root alone, and not everywhere")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def is_running(process_id: int) -> bool:
+    try:
+        return Path(f"/proc/{process_id}/stat").read_text().split(")")[-1].split()[0] != "Z"
+    except OSError:
+        return False

@@ -11,7 +11,7 @@ import pytest
 
 from homoexport.budget import Verdict
 from homoexport.errors import UserError
-from homoexport.measure import Grid, json_schema, measure_packages, read_results
+from homoexport.measure import Grid, extras, json_schema, measure_packages, read_results
 from homoexport.measure.measurement import Extras
 from homoexport.measure.schema import SCHEMA_FILE
 from tests.measure.tiny_onnx import write_package
@@ -23,8 +23,10 @@ pytestmark = pytest.mark.processes
 def measured(tmp_path_factory: pytest.TempPathFactory) -> dict:
     folder = tmp_path_factory.mktemp("schema")
     packages = [write_package(folder / name) for name in ("one", "other")]
-    extras = Extras(streams=(1, 2), rates_per_s=(200.0,), budget_p95_ms=50.0, arena_batches=(1, 4))
-    found = measure_packages(packages, length=8, min_seconds=0.05, extras=extras)
+    wanted = Extras(streams=(1, 2), rates_per_s=(200.0,), budget_p95_ms=50.0, arena_batches=(1, 4))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extras, "_HALVINGS", 1)  # a search that is over soon
+        found = measure_packages(packages, length=8, min_seconds=0.05, extras=wanted)
     assert len(found.results[0].streams) == 2
     assert found.results[0].open_loop is not None
     assert [step.batch_size for step in found.results[0].arena] == [1, 4]

@@ -234,7 +234,7 @@ class Ssh:
         port, address = config.get("port", "22"), config.get("hostkeyalias") or config.get("hostname", self._host)
         self._known_as = shlex.quote(address if port == "22" else f"[{address}]:{port}")
         options = _OPTIONS | {"ControlPath": str(folder / "s").replace("%", "%%")}
-        if config.get("stricthostkeychecking") in ("false", "no", "off"):
+        if config.get("stricthostkeychecking") not in ("true", "yes", "ask"):  # it would take any new key
             options["StrictHostKeyChecking"] = "yes"
         self._options = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
         self._master_said = self._stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - the stack closes it
