@@ -69,6 +69,42 @@ def test_several_students_take_what_the_docs_say():
     assert higher[0] == max(higher)  # the widest comes first
 
 
+def test_the_clock_and_the_verdicts_are_as_good_as_the_docs_say():
+    docs = " ".join((ROOT / "docs/measuring.md").read_text(encoding="utf-8").split())
+    student, teacher = json.loads((ROOT / "bench/results/clock.json").read_text())["results"]
+    assert (student["package"]["precision"], teacher["package"]["precision"]) == ("int8", "fp32")
+    loop, slope, memory, start = (
+        [f"{figure:.{digits}f}" for figure in figures]
+        for digits, figures in (
+            (3, [each["ours_over"]["loop"] for each in (student, teacher)]),
+            (3, [each["ours_over"]["hyperfine_slope"] for each in (student, teacher)]),
+            (3, [each["memory"]["ratio"] for each in (student, teacher)]),
+            (2, [each["start_to_first_sample_s"] for each in (student, teacher)]),
+        )
+    )
+    assert f"{loop[0]} times (int8 student) and {loop[1]} times (fp32 teacher) that of a plain loop" in docs
+    assert f"{slope[0]} and {slope[1]} times the slope that hyperfine" in docs
+    assert f"{memory[0]} and {memory[1]} times what `/usr/bin/time -v`" in docs
+    assert f"after {start[0]} and {start[1]} s besides" in docs
+    assert max(each["parent_cpu_share"] for each in (student, teacher)) < 0.002
+    assert "less than 0.2 % of a core" in docs
+    kept = json.loads((ROOT / "bench/results/repeatability.json").read_text())
+    conditions = [kept["quiet"], kept["with a neighbour"]]
+    same, slower = (
+        {word: sum(each[kind]["verdicts"].get(word, 0) for each in conditions) for word in ("same", "faster", "slower")}
+        for kind in ("same", "slower")
+    )
+    counts = [sum(each[kind]["count"] for each in conditions) for kind in ("same", "slower")]
+    assert f"of {counts[0]} comparisons of a package with itself" in docs
+    assert f"{same['faster'] + same['slower']} called a winner" in docs
+    assert f"in {slower['slower']} of {counts[1]}" in docs
+    for each, where in zip(conditions, ("on the quiet machine", "with the neighbour"), strict=True):
+        alone = each["alone"]
+        steady = alone["called_steady_and_right"] + alone["called_steady_and_wrong"]
+        told = f"{100 * alone['spread']:.1f} % {where}, `steady` {steady} times, {alone['called_steady_and_right']} of"
+        assert told in docs
+
+
 def test_links_lead_somewhere():
     for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / link).exists(), link
