@@ -52,9 +52,11 @@ def find_group(controller: Controller) -> Group | None:
                 return Group(1, _folder(mount, root, path), mount)
             if kind == "cgroup2" and controllers == "":
                 unified = Group(2, _folder(mount, root, path), mount)
-    if unified is None or controller not in _words(unified.folder / "cgroup.controllers"):
+    if unified is None:
         return None
-    return unified
+    # The groups above may keep a controller to themselves; their limits count all the same.
+    known = any(controller in _words(folder / "cgroup.controllers") for folder in unified.chain())
+    return unified if known else None
 
 
 def _folder(mount: Path, root: str, path: str) -> Path:

@@ -50,6 +50,23 @@ def test_limits_of_version_2_with_those_of_the_groups_above(tree):
     assert cgroup.memory_limit_bytes() == 536870912
 
 
+def test_a_controller_that_the_groups_above_keep_to_themselves(tree):
+    """A login session's group has no `cpu`; the slice above it does."""
+    files = {
+        "v2/cgroup.controllers": "cpu memory",
+        "v2/slice/cgroup.controllers": "cpu memory",
+        "v2/slice/cgroup.subtree_control": "memory",
+        "v2/slice/cgroup.procs": "",
+        "v2/slice/cpu.max": "100000 100000",
+        "v2/slice/session/cgroup.controllers": "memory",
+        "v2/slice/session/cgroup.subtree_control/refuses": "",
+    }
+    root = tree(mounts=[UNIFIED], membership=["0::/slice/session"], files=files)
+    assert cgroup.cpu_quota() == 1.0
+    (folder,) = cgroup.ChildGroups(quota=0.5, memory_bytes=None).make("one")
+    assert folder.parent == root / "v2/slice"
+
+
 def test_limits_of_version_1_where_version_2_has_no_controllers(tree):
     files = {
         "v2/cgroup.controllers": "hugetlb",
