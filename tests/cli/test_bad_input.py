@@ -27,7 +27,7 @@ def recipe(tiny_folder, tmp_path):
             "text": {"sources": [{"files": str(text)}], "max_length": 24, "held_out": 20},
             "student": {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2},
             "distill": {"objective": "sentence-embedding", "steps": 4, "batch_size": 8},
-            "measure": {"length": 16, "min_seconds": 0.1},
+            "measure": {"length": 16, "threads": 1, "min_seconds": 0.1},
         }
         for key, value in changes.items():
             *parents, last = key.split("__")

@@ -283,13 +283,15 @@ def test_tensor_beyond_webassemblys_memory_is_told_as_such(target: WebTarget, tm
 
 
 @marked
-def test_crashed_page_is_told_as_want_of_memory(target: WebTarget, tmp_path: Path) -> None:
+@pytest.mark.parametrize("wait", [0.0, 1.0], ids=["at-work", "before-the-request"])
+def test_crashed_page_is_told_as_want_of_memory(target: WebTarget, tmp_path: Path, wait: float) -> None:
     before = browser_processes()
     with Worker(target, subject="the package") as worker:
         load(worker, encoder(tmp_path))
         for process, line in started_with(before).items():
             if "--type=renderer" in line:
                 os.kill(process, signal.SIGKILL)
+        time.sleep(wait)
         with pytest.raises(OutOfMemory, match="the page crashed, most likely for want of memory"):
             worker.ask("spin", seconds=60)
 

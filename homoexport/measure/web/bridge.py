@@ -33,6 +33,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 
+_CRASHED = "the page crashed, most likely for want of memory"
 _START_SECONDS = 60.0
 _STEADY = 0.98  # as in `homoexport.worker.model`
 # Two names of one machine are two sites, so the page with the model gets a process of its own.
@@ -143,7 +144,7 @@ class Bridge:
         beside = {file.name: file for file in path.parent.iterdir() if file.name.startswith(path.name) and file != path}
         files = {f"model/{name}": file for name, file in {path.name: path, **beside}.items()}
         if self._renderer is None:
-            raise Refused("model", "the page has crashed")
+            raise Refused("memory", _CRASHED)
         old, self._renderer = self._renderer, None  # its end is no crash
         self._site.replace_page(_MODEL_HOST, files, backend=self._backend, threads=threads)
         ready = self._await_page(but=old)
@@ -235,7 +236,7 @@ class Bridge:
     def _ask(self, command: str, **request: Any) -> dict[str, Any]:
         """Have the page do something, and sleep until it has."""
         if self._renderer is None:
-            raise Refused("model", "the page has crashed")
+            raise Refused("memory", _CRASHED)
         self._site.command(command, **request)
         reply = self._await_reply(None)
         if not reply.pop("ok"):
@@ -266,7 +267,7 @@ class Bridge:
             if kind == "end":
                 raise EOFError
             if self._note(kind, value):
-                raise Refused("memory", "the page crashed, most likely for want of memory")
+                raise Refused("memory", _CRASHED)
 
     def _note(self, kind: str, value: Any) -> bool:
         """Take in an event between two commands, or within one; whether the page is gone with it."""
