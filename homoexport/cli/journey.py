@@ -27,7 +27,7 @@ def run(
     """Do the whole journey: distil, export, quantize, measure, report.
 
     The run's folder holds the student, its ONNX package, the measurement, report.md and
-    summary.json. Exits with 3 where a line of the budget is missed.
+    summary.json. Exits with 3 where a line of the budget is missed or the student does not fit the device.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("run is one process's", where="run", mend="launch `distill` with many, then `export`")
