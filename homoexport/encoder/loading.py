@@ -230,6 +230,13 @@ def _load_weights(folder: Path, config: Any, task: Task, source: str) -> PreTrai
             else f"weights are missing ({missing[0]})"
         )
         raise TeacherError(what, where=source, mend="name a model that was saved with it")
+    broken = next((name for name, weight in model.named_parameters() if not weight.isfinite().all()), None)
+    if broken is not None:
+        raise TeacherError(
+            f"{broken} holds what is no number (NaN or infinity)",
+            where=source,
+            mend="name a checkpoint from before its training went wrong",
+        )
     model.eval()
     assert isinstance(model, PreTrainedModel)
     return model

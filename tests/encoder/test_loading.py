@@ -249,3 +249,15 @@ def test_pooling_that_is_not_supported_is_named(tiny_folder):
     (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_max_tokens": True}))
     with pytest.raises(TeacherError, match="pooling max_tokens is not supported"):
         load_encoder(str(folder))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused_by_name(value, tmp_path):
+    folder = Path(_write(tmp_path, "bert", "model"))
+    tensors = load_file(folder / "model.safetensors")
+    name = "encoder.layer.0.output.dense.weight"
+    tensors[name][0, 0] = value
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(TeacherError, match=f"{name} holds what is no number") as raised:
+        load_encoder(str(folder))
+    assert raised.value.exit_code == 2
