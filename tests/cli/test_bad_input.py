@@ -218,11 +218,15 @@ def test_head_that_would_be_lost_is_refused(homoexport, tiny_folder, tmp_path):
 def test_teacher_that_answers_with_no_numbers(homoexport, recipe, tiny_folder, tmp_path):
     folder = tiny_folder("broken")
     weights = load_file(folder / "model.safetensors")
-    weights["embeddings.word_embeddings.weight"][7] = float("nan")
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    outcome = homoexport("distill", recipe(teacher=str(folder)), "-o", tmp_path / "out")
-    assert_refused(outcome, "the loss is nan at step 0", "the teacher's weights")
-    assert not (tmp_path / "out").exists()
+    for value, told in (
+        (float("nan"), "LayerNorm.weight holds what is no number"),
+        (3e38, "the loss is nan at step 0"),
+    ):
+        weights["encoder.layer.0.output.LayerNorm.weight"][:] = value
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        outcome = homoexport("distill", recipe(teacher=str(folder)), "-o", tmp_path / "out")
+        assert_refused(outcome, told)
+        assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("command", ["run", "distill"])
