@@ -156,7 +156,7 @@ def _grown(
             for batch_size in batch_sizes:
                 shape: dict[str, Any] = {"length": workload.length, "vocab_size": one.subject.vocab_size}
                 (rss,) = worker.ask("grow", batch_sizes=[batch_size], shrink=shrink, **shape)["rss_bytes"]
-                after.append(None if rss is None else rss / _MB)
+                after.append(None if rss is None else (rss - target.overhead_bytes(worker.process_id)) / _MB)
     except OutOfMemory:
         after += [None] * (len(batch_sizes) - len(after))
     return after

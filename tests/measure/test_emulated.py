@@ -15,7 +15,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from homoexport.artifact import write_manifest
 from homoexport.errors import DeviceError
 from homoexport.inference import read_package
-from homoexport.measure import measure_packages, targets
+from homoexport.measure import Extras, measure_packages, targets
 from homoexport.measure.process import Worker
 from homoexport.measure.targets import LocalCpu, OutOfMemory, debian_tree, emulated
 from homoexport.measure.targets.emulated import ARM_CORES, X86_CORES, EmulatedCpu, parse_emulated, set_up_arm64
@@ -86,7 +86,8 @@ def write_int8_package(folder: Path, *, reduce_range: bool = True) -> Path:
 @pytest.mark.parametrize("device", DEVICES)
 def test_int8_package_agrees_with_native_and_is_labelled_emulated(device: str, tmp_path: Path) -> None:
     package = write_int8_package(tmp_path / "int8")
-    measured = measure_packages([package], device=device, length=8, min_seconds=0.05)
+    extras = Extras(arena_batches=(1,))
+    measured = measure_packages([package], device=device, length=8, min_seconds=0.05, extras=extras)
     (result,) = measured.results
     assert result.agreement is not None
     assert result.agreement.within, result.agreement
@@ -97,6 +98,9 @@ def test_int8_package_agrees_with_native_and_is_labelled_emulated(device: str, t
     assert measured.host["architecture"] == ("aarch64" if device.startswith("arm64") else "x86_64")
     assert measured.host["cores"] == 1
     assert measured.energy_source is None, "this machine's energy is not the imitated processor's"
+    rss_mb = result.arena[0].rss_mb
+    assert rss_mb is not None
+    assert rss_mb < 1.1 * result.peak_rss_mb, "both are without the emulator's share"
 
 
 @pytest.mark.parametrize(
