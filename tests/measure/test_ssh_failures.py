@@ -139,10 +139,24 @@ def test_unknown_host_is_refused_even_where_the_configuration_would_take_it(serv
     (server.folder / "known").unlink()
     refuses(server.device(), f"its host key is not known here; connect once by hand .* ssh -p {server.port} 127.0.0.1")
     config = server.client_config.read_text()
-    for lax in ("no", "accept-new"):
-        server.client_config.write_text(f"StrictHostKeyChecking {lax}\n{config}")
-        refuses(server.device(), "its host key is not known here")
-        assert not (server.folder / "known").exists()
+    seen = server.folder / "seen"
+    at_the_second_call = f'Match exec "test -e {seen} || ! touch {seen}"\n'
+    for when in ("", at_the_second_call):
+        for lax in ("no", "accept-new"):
+            seen.unlink(missing_ok=True)
+            server.client_config.write_text(f"{when}StrictHostKeyChecking {lax}\nMatch all\n{config}")
+            refuses(server.device(), "its host key is not known here")
+            assert seen.exists() == bool(when)
+            assert not (server.folder / "known").exists()
+    assert server.left() == []
+
+
+@pytest.mark.parametrize("lax", ["no", "accept-new"])
+def test_client_told_to_take_unknown_hosts_is_refused(server: Sshd, monkeypatch: pytest.MonkeyPatch, lax: str) -> None:
+    (server.folder / "known").unlink()
+    monkeypatch.setenv("HOMOEXPORT_SSH", f"{server.command} -o StrictHostKeyChecking={lax}")
+    refuses(server.device(), "the SSH client is told to take unknown host keys; leave StrictHostKeyChecking out of")
+    assert not (server.folder / "known").exists()
     assert server.left() == []
 
 

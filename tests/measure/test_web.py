@@ -33,10 +33,8 @@ from homoexport.measure.targets.web import (
     parse_web,
     runtime_folder,
 )
-from homoexport.measure.web import site as site_module
 from tests.measure.tiny_onnx import weights, write_encoder, write_package
 
-WORKER_JS = Path(site_module.__file__).parent / "worker.js"
 LACKING = [need.what for need in WebTarget().needs()]
 
 needs_browser = [

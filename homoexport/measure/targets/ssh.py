@@ -72,6 +72,7 @@ _OPTIONS = {
     "LogLevel": "INFO",  # what it says of a failure is read
     "PermitLocalCommand": "no",
     "RemoteCommand": "none",
+    "StrictHostKeyChecking": "yes",  # always: what decides it in a configuration may change between two calls
 }
 _SOCKET_BYTES = 70  # a socket's path may have some 100, of which its folder's and file's names take 30
 _OUT_OF_MEMORY = ("bad_alloc", "MemoryError", "Cannot allocate memory")
@@ -234,8 +235,12 @@ class Ssh:
         port, address = config.get("port", "22"), config.get("hostkeyalias") or config.get("hostname", self._host)
         self._known_as = shlex.quote(address if port == "22" else f"[{address}]:{port}")
         options = _OPTIONS | {"ControlPath": str(folder / "s").replace("%", "%%")}
-        if config.get("stricthostkeychecking") not in ("true", "yes", "ask"):  # it would take any new key
-            options["StrictHostKeyChecking"] = "yes"
+        if config.get("stricthostkeychecking") not in ("true", "yes", "ask"):  # the client's first argument counts
+            raise DeviceError(
+                "the SSH client is told to take unknown host keys",
+                where=self.name,
+                mend="leave StrictHostKeyChecking out of HOMOEXPORT_SSH",
+            )
         self._options = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
         self._master_said = self._stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - the stack closes it
         master = self._client(f"echo {_READY}; exec cat", self._master_said, "-o", "ControlMaster=yes")
@@ -255,8 +260,9 @@ class Ssh:
         self._connected = True
 
     def _settings(self) -> dict[str, str]:
-        """What the user's configuration says of the host; keys are in small letters."""
-        command = [*self._ssh, "-G", "-T", *self._login]
+        """What the client makes of the user's configuration and its own arguments; keys are in small letters."""
+        strict = f"StrictHostKeyChecking={_OPTIONS['StrictHostKeyChecking']}"
+        command = [*self._ssh, "-G", "-o", strict, "-T", *self._login]
         told = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
         if told.returncode:
             raise DeviceError(
