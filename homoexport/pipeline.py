@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,7 +41,7 @@ from homoexport.evaluate import evaluate_packages
 from homoexport.export import OUTPUT_NAMES, export_encoder, max_length_of
 from homoexport.host import available_cores
 from homoexport.inference import read_package
-from homoexport.measure import check_measurement, rank_files
+from homoexport.measure import answers_of_file, check_measurement, host_of, rank_files
 from homoexport.recipe import ExportSettings, MeasureSettings, Recipe, StudentShape
 from homoexport.report import summarize, write_report
 
@@ -183,7 +183,7 @@ def _run_stages(recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener
                 recipe.teacher,
                 teacher,
                 task=TASKS[recipe.distill.objective],
-                settings=ExportSettings(quantize="none", opset=recipe.export.opset),
+                settings=recipe.export.model_copy(update={"quantize": "none", "embeddings": "auto"}),
                 measure=recipe.measure,
                 recipe_digest=digest,
             )
@@ -241,13 +241,13 @@ def export_folder(
     force: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Path:
-    """Export a model, choosing among the candidate graphs by measuring them on this CPU.
+    """Export a model, choosing among the candidate graphs by measuring them on the target.
 
     Args:
         source: a student's folder, or any model that `load_encoder` takes.
         out_dir: becomes the package's folder.
         settings: quantization and opset.
-        measure: threads, batch and length that the candidates are ranked at.
+        measure: the target, and the threads, batch and length that the candidates are ranked at.
         task: what the model is for; by default what its folder says.
         texts: real text for the parity ladder; by default sentences of the project's own.
         recipe_digest: of the recipe that this is part of.
@@ -256,21 +256,33 @@ def export_folder(
     """
     refuse_existing(out_dir, force=force, inputs=[source])
     encoder = load_encoder(source, task=task)
+    there = host_of(measure.device)
+    output = OUTPUT_NAMES[encoder.task][0]
 
     def rank(files: Sequence[Path]) -> list[float]:
         return rank_files(
             files,
-            threads=_threads_here(measure),
+            # An emulator's times say nothing of its device: graphs are ranked here, and the gate alone is held there.
+            device="cpu" if there.emulated else measure.device,
+            threads=_threads_here(measure) if there.emulated else measure.threads,
             batch_size=measure.batch_size,
             length=min(measure.length, max_length_of(encoder)),
             vocab_size=encoder.model.config.vocab_size,
-            outputs=OUTPUT_NAMES[encoder.task][:1],
+            outputs=(output,),
         )
+
+    def answer(file: Path, batches: Sequence[Mapping[str, Any]]) -> list[Any]:
+        padding = encoder.tokenizer.pad_token_id or 0
+        return answers_of_file(file, batches, device=measure.device, pad_token_id=padding, output=output)
 
     return export_encoder(
         encoder,
         texts=texts,
         quantize=settings.quantize,
+        embeddings=settings.embeddings,
+        instruction_sets=there.instruction_sets,
+        x86=there.x86,
+        answer=None if there.is_here else answer,
         opset=settings.opset,
         out_dir=out_dir,
         rank=rank,

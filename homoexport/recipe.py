@@ -26,7 +26,8 @@ Schedule = Literal["cubic", "linear"]
 PruneGroup = Literal["hidden", "ffn", "heads", "head-width"]
 AttentionKind = Literal["scores", "probabilities"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-Quantize = Literal["none", "int8"]
+Quantize = Literal["auto", "none", "int8", "int8-static", "int4", "fp16"]
+Embeddings = Literal["auto", "fp32", "int8", "int4"]
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # a folder of its own: no dot in front, no way up
 
@@ -203,8 +204,17 @@ class DistillSettings(_Section):
 class ExportSettings(_Section):
     """How to export."""
 
-    quantize: Quantize = Field("int8", description="none, or int8: dynamic, of the portable or the fused graph.")
-    opset: int = Field(18, ge=18, description="ONNX opset of the portable graph.")
+    quantize: Quantize = Field(
+        "auto",
+        description="auto: the fastest that passes the gate; none: fp32; int8: scales as values come; int8-static: "
+        "calibrated scales; int4: 4-bit weights; fp16.",
+    )
+    embeddings: Embeddings = Field(
+        "auto", description="Embedding tables in fp32, int8 or int4; auto: int8 where weights are quantized."
+    )
+    opset: int | None = Field(
+        None, ge=18, description="ONNX opset, and nothing newer; by default 18, and newer operators where they pay."
+    )
 
 
 class MeasureSettings(_Section):

@@ -17,23 +17,59 @@ from homoexport.errors import TextError, UserError
 class Quantization(str, Enum):
     """What `--quantize` takes."""
 
+    auto = "auto"
     none = "none"
     int8 = "int8"
+    int8_static = "int8-static"
+    int4 = "int4"
+    fp16 = "fp16"
+
+
+class EmbeddingBits(str, Enum):
+    """What `--embeddings` takes."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    int8 = "int8"
+    int4 = "int4"
 
 
 def export(
     student: Annotated[str, typer.Argument(metavar="STUDENT", help="A student's folder, or any supported model.")],
     onnx: Annotated[bool, typer.Option("--onnx", help="Export to ONNX (the one format there is).")] = True,
-    quantize: Annotated[Quantization, typer.Option(help="none: fp32; int8: dynamic.")] = Quantization.int8,
+    quantize: Annotated[
+        Quantization,
+        typer.Option(
+            help="auto: the fastest that passes the accuracy gate; none: fp32; int8: scales follow the values as they "
+            "come; int8-static: calibrated scales, the same answer in any batch; int4: 4-bit weights, for size; "
+            "fp16: for GPUs and browsers."
+        ),
+    ] = Quantization.auto,
+    embeddings: Annotated[
+        EmbeddingBits,
+        typer.Option(
+            help="Embedding tables; auto: int8 where weights are quantized. The word table is most of a "
+            "small student's file."
+        ),
+    ] = EmbeddingBits.auto,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="DIR", help="Output folder; by default the student's name with -onnx."),
     ] = None,
     text: Annotated[
         Path | None,
-        typer.Option(help="A txt file of real text for the parity checks, a line each; by default held-out text."),
+        typer.Option(
+            help="A txt file of real text, a line each, for the parity checks and for calibration; by default "
+            "held-out text."
+        ),
     ] = None,
-    opset: Annotated[int, typer.Option(min=18, help="ONNX opset of the portable graph.")] = 18,
+    opset: Annotated[
+        int | None,
+        typer.Option(min=18, help="ONNX opset, and nothing newer (default: 18, and newer operators where they pay)."),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="Target that it is for, and measured on; see `homoexport devices`.")
+    ] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of one inference (default: all cores).")] = None,
     batch_size: BatchSize = 1,
     length: Length = 128,
@@ -42,8 +78,9 @@ def export(
 ) -> None:
     """Export a model to an ONNX package: the fastest candidate graph that answers as the model does.
 
-    The package holds the ONNX file, config, tokenizer and a manifest with every candidate's figures.
-    Threads, batch size and length say what the candidates are timed at.
+    Candidates are the graph in several forms (which operators) and schemes (how many bits), held against torch on real
+    text and timed in turns on the device. The package holds the ONNX file, config, tokenizer, and a manifest with
+    every candidate's figures. Threads, batch size and length say what the candidates are timed at.
     """
     if not onnx:
         raise UserError("there is no other format than ONNX", where="export", mend="give --onnx")
@@ -57,8 +94,8 @@ def export(
     export_folder(
         student,
         output,
-        settings=ExportSettings(quantize=quantize.value, opset=opset),
-        measure=MeasureSettings(threads=threads, batch_size=batch_size, length=length),
+        settings=ExportSettings(quantize=quantize.value, embeddings=embeddings.value, opset=opset),
+        measure=MeasureSettings(device=device, threads=threads, batch_size=batch_size, length=length),
         texts=texts or held_out_texts(Path(student)),
         force=force,
         progress=screen.stage_line,
@@ -67,9 +104,11 @@ def export(
     if as_json:
         screen.print_json(manifest)
         return
-    details = manifest["details"]
-    size = manifest["files"][details["model_file"]]["bytes"]
-    screen.output.print(f"Package: {output}  {details['precision']}, {size / 1e6:.2f} MB", soft_wrap=True)
+    from homoexport.report import candidate_table, export_lines
+
+    screen.output.print(candidate_table(manifest["details"]))
+    for line in export_lines(str(output), manifest):
+        screen.output.print(line, soft_wrap=True)
 
 
 def embed(

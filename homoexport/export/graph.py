@@ -22,6 +22,7 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
 from homoexport.encoder import Encoder, Pooling, Task, family_of
 from homoexport.errors import UserError
+from homoexport.export.fuse import unfold_gemms
 
 OUTPUT_NAMES: dict[Task, tuple[str, ...]] = {
     "sentence-similarity": ("sentence_embedding", "last_hidden_state"),  # [B, D], [B, S, D]
@@ -166,6 +167,7 @@ def torch_to_onnx(encoder: Encoder, *, opset: int) -> ir.Model:
     model: ir.Model = program.model
     if model.opset_imports[""] != opset:
         raise UserError(f"torch cannot write opset {opset}", where="opset", mend=f"give {MIN_OPSET}")
+    unfold_gemms(model)
     ClearMetadataAndDocStringPass()(model)  # the exporter leaves a stack trace at every node: 0.4 MB
     return model
 

@@ -6,6 +6,7 @@ from homoexport.measure.measurement import Extras, check_measurement, check_pack
 from homoexport.measure.results import Comparison, Grid, Measurement, PackageFigures
 from homoexport.measure.schema import json_schema, read_results
 from homoexport.measure.targets import find_target
+from homoexport.measure.there import TargetHost, answers_of_file, host_of
 
 __all__ = [
     "Change",
@@ -15,11 +16,14 @@ __all__ = [
     "Grid",
     "Measurement",
     "PackageFigures",
+    "TargetHost",
+    "answers_of_file",
     "check_measurement",
     "check_packages",
     "compare_results",
     "diagnose",
     "find_target",
+    "host_of",
     "json_schema",
     "list_devices",
     "measure_packages",

@@ -1,6 +1,7 @@
 """Reports: a run's figures as a summary, tables, plots, and a page for whoever decides on the release."""
 
 from homoexport.report.bench import write_bench_report
+from homoexport.report.exported import candidate_table, export_lines
 from homoexport.report.markdown import rebuild_report, write_report
 from homoexport.report.measured import (
     change_table,
@@ -15,8 +16,10 @@ from homoexport.report.tables import summary_table, verdict_lines
 
 __all__ = [
     "budget_kept",
+    "candidate_table",
     "change_table",
     "device_table",
+    "export_lines",
     "grid_table",
     "measurement_remarks",
     "measurement_table",

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from homoexport.encoder import Encoder, load_encoder
-from homoexport.export import package
+from homoexport.export import candidates
 from homoexport.export.graph import torch_to_onnx
 from tests.conftest import tiny_bert, tiny_tokenizer
 
@@ -51,4 +51,4 @@ def exported(tiny_encoder: Make, tmp_path_factory: pytest.TempPathFactory) -> Ca
 @pytest.fixture
 def export_once(exported: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Packages of tiny encoders are made from the graphs that are there already."""
-    monkeypatch.setattr(package, "torch_to_onnx", lambda encoder, opset: ir.load(exported(encoder.task)))
+    monkeypatch.setattr(candidates, "torch_to_onnx", lambda encoder, opset: ir.load(exported(encoder.task)))

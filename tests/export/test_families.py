@@ -14,8 +14,10 @@ import transformers
 
 from homoexport.encoder import Encoder, Task, load_encoder
 from homoexport.export import OUTPUT_NAMES, graph
+from homoexport.export.candidates import Maker
+from homoexport.export.forms import ATTENTION_FORMS
 from homoexport.export.graph import input_names, pool
-from homoexport.export.package import Candidate, make_candidates, max_length_of
+from homoexport.export.package import max_length_of
 from tests.conftest import FAMILY_CONFIGS, tiny_model, tiny_tokenizer
 
 # transformers 4.57 imports torch.compile for one family, and that imports what torch itself has deprecated.
@@ -45,7 +47,7 @@ PAIRS = [
     for task in HEADS
     if kind not in TWINS
 ]
-RUNGS = {name + end for name in ("portable", "fused", "fused-skip-layer-norm") for end in ("", "-int8")}
+KEY_MASKED = {"bert", "roberta", "electra-projected", "distilbert"}  # no relative positions, no local windows
 LENGTHS = [(9,), (3, 58), (1, 2, 17, 30, 11), (40,) * 7]  # in words; local layers see 2 tokens to either side
 
 Make = Callable[..., Encoder]
@@ -70,14 +72,18 @@ def family_encoder(tmp_path) -> Make:
     return make
 
 
-def candidates_of(encoder: Encoder, folder: Path, **settings: object) -> tuple[dict[str, Candidate], dict[str, str]]:
+def maker_of(encoder: Encoder, folder: Path) -> Maker:
     rng = np.random.default_rng(0)
     texts = [" ".join(f"w{word}" for word in rng.integers(0, 95, length)) for length in (1, 3, 58, 7, 20, 5, 2, 40)]
-    arguments = {"quantize": "int8", "opset": 18, "max_length": max_length_of(encoder), "properties": {}}
-    found, left_out = make_candidates(
-        encoder, folder, texts=texts, progress=lambda _step: None, **{**arguments, **settings}
+    return Maker(
+        encoder,
+        folder,
+        texts=texts,
+        opset=18,
+        max_opset=None,
+        max_length=max_length_of(encoder),
+        progress=lambda _step: None,
     )
-    return {candidate.name: candidate for candidate in found}, left_out
 
 
 def tokens_of(encoder: Encoder, lengths: tuple[int, ...], seed: int) -> dict[str, np.ndarray]:
@@ -116,26 +122,30 @@ def run(file: Path, tokens: dict[str, np.ndarray]) -> list[np.ndarray]:
 @pytest.mark.parametrize(("kind", "task"), PAIRS)
 def test_graphs_answer_padded_batches_as_torch_answers_each_text_alone(family_encoder, tmp_path, kind, task):
     encoder = family_encoder(kind, task)
-    candidates, left_out = candidates_of(encoder, tmp_path)
-    graphs = [candidate for candidate in candidates.values() if candidate.precision == "fp32"]
-    assert "portable" in candidates
-    assert all(candidate.parity.passed for candidate in graphs)
+    maker = maker_of(encoder, tmp_path)
+    written = {form.name: candidate for form in ATTENTION_FORMS if (candidate := maker.write(form)) is not None}
+    assert all(candidate.sound for candidate in written.values())
+    # A form is there, or missing with a reason; the unfused one always is.
+    assert set(written) | set(maker.left_out) == {form.name for form in ATTENTION_FORMS}
+    assert all(maker.left_out.values())
+    assert {node.domain for node in ir.load(written["unfused+merged"].file).graph} == {""}
+    assert ("flash" in written) == (kind in KEY_MASKED and "multi-head" in written)
     for seed, lengths in enumerate(LENGTHS):
         tokens = tokens_of(encoder, lengths, seed)
         expected = answers_of_torch(encoder, tokens)
-        for candidate in graphs:
+        for candidate in written.values():
             outputs = run(candidate.file, tokens)
             for row, answers in enumerate(expected):
                 for output, answer in zip(outputs, answers, strict=True):
                     actual = output[row] if answer.ndim == 1 else output[row, : len(answer)]
                     np.testing.assert_allclose(actual, answer, atol=1e-4, err_msg=candidate.name)
-    assert {node.domain for node in ir.load(candidates["portable"].file).graph} == {""}
-    # Of the others, a rung is there with its figures, or missing with a reason, and int8 is never without its fp32.
-    assert set(candidates) | {end for name in left_out for end in (name, f"{name}-int8")} == RUNGS
-    assert all(left_out.values())
-    for candidate in candidates.values():
-        if candidate.precision == "int8":
-            assert candidate.parity.passed, candidate
+    form = next(candidate.form for candidate in written.values())
+    for scheme in ("int8", "int8-static"):
+        made = maker.quantize(form, scheme, "int8")
+        assert made is not None, maker.left_out
+        checked = maker.check(made)
+        assert checked is not None, maker.left_out
+        assert checked.sound, checked
 
 
 def test_inputs_are_those_that_the_model_needs_of_what_the_tokenizer_gives(family_encoder):

@@ -14,16 +14,10 @@ import torch
 from homoexport.encoder import Encoder, Pooling
 from homoexport.errors import UserError
 from homoexport.export import graph
-from homoexport.export.fuse import (
-    make_fused,
-    make_fused_attention,
-    make_fused_skip_layer_norm,
-    make_portable,
-    merge_projections,
-    sum_residuals,
-)
+from homoexport.export.attention import fold_mask, use_standard_attention
+from homoexport.export.forms import Form, NotThisForm, fused_base, variants_of, write_as
+from homoexport.export.fuse import merge_projections, split_projections, sum_residuals
 from homoexport.export.graph import torch_to_onnx
-from homoexport.export.quantize import quantize_int8
 
 TEXTS = ["w1", "w5 w6 w7 w8 w9 w10 w11 w12", "w20 w21 w22"]
 
@@ -39,6 +33,23 @@ def run(file: Path, tokens: dict[str, np.ndarray]) -> list[np.ndarray]:
 def save(model: ir.Model, file: Path) -> Path:
     ir.save(model, file)
     return file
+
+
+UNFUSED = Form("unfused", merged=True)
+FORMS = [
+    Form(attention, merged, skip)
+    for attention in ("standard", "flash", "multi-head")
+    for merged in (False, True)
+    for skip in (False, True)
+]
+
+
+def written(graph_file: Path, form: Form) -> ir.Model:
+    """The exported graph in a form."""
+    model = ir.load(graph_file)
+    if form.attention != "unfused":
+        model = fused_base(model, skip_layer_norm=form.skip_layer_norm)
+    return write_as(model, form)
 
 
 def tokens_of(encoder: Encoder, texts: list[str]) -> dict[str, np.ndarray]:
@@ -69,7 +80,7 @@ def sentence_oracle(encoder: Encoder, tokens: dict[str, np.ndarray], pooling: Po
 @pytest.mark.parametrize("pooling", [Pooling("cls", True), Pooling("mean", False)])
 def test_pooling_lies_in_the_graph(encoder, tmp_path, pooling):
     encoder = Encoder(encoder.model, encoder.tokenizer, encoder.task, pooling, encoder.folder, encoder.source)
-    file = save(make_portable(torch_to_onnx(encoder, opset=18)), tmp_path / "portable.onnx")
+    file = save(write_as(torch_to_onnx(encoder, opset=18), UNFUSED), tmp_path / "portable.onnx")
     tokens = tokens_of(encoder, TEXTS)
     np.testing.assert_allclose(run(file, tokens)[0], sentence_oracle(encoder, tokens, pooling), atol=1e-5)
 
@@ -82,7 +93,7 @@ def test_mean_pooled_and_normalised_sentences(encoder, graph_file):
 @pytest.mark.parametrize("task", ["fill-mask", "feature-extraction"])
 def test_other_tasks_answer_as_torch(tiny_encoder, exported, tmp_path, task):
     encoder = tiny_encoder(task)
-    file = save(make_portable(ir.load(exported(task))), tmp_path / "portable.onnx")
+    file = save(write_as(ir.load(exported(task)), UNFUSED), tmp_path / "portable.onnx")
     tokens = tokens_of(encoder, TEXTS)
     with torch.no_grad():
         expected = encoder.model(**{name: torch.from_numpy(value) for name, value in tokens.items()})[0].numpy()
@@ -91,8 +102,8 @@ def test_other_tasks_answer_as_torch(tiny_encoder, exported, tmp_path, task):
     np.testing.assert_allclose(actual[present], expected[present], atol=1e-4)
 
 
-def test_portable_graph_has_standard_operators_and_dynamic_axes(encoder, graph_file, tmp_path):
-    file = save(make_portable(ir.load(graph_file)), tmp_path / "portable.onnx")
+def test_unfused_graph_has_standard_operators_and_dynamic_axes(encoder, graph_file, tmp_path):
+    file = save(write_as(ir.load(graph_file), UNFUSED), tmp_path / "portable.onnx")
     model = onnx.load(file)
     assert {node.domain for node in model.graph.node} == {""}
     assert [(item.domain, item.version) for item in model.opset_import if item.domain == ""] == [("", 18)]
@@ -107,43 +118,74 @@ def test_portable_graph_has_standard_operators_and_dynamic_axes(encoder, graph_f
         assert hidden.shape == (*tokens["input_ids"].shape, 32)
 
 
-@pytest.mark.parametrize("rewrite", [make_portable, make_fused, make_fused_skip_layer_norm, make_fused_attention])
-def test_rewritten_graphs_equal_the_exported_one(encoder, graph_file, tmp_path, rewrite):
+@pytest.mark.parametrize("form", [UNFUSED, Form("unfused"), *FORMS], ids=lambda form: form.name)
+def test_every_form_equals_the_exported_graph(encoder, graph_file, tmp_path, form):
     tokens = tokens_of(encoder, TEXTS)
     present = tokens["attention_mask"].astype(bool)
     expected, hidden = run(graph_file, tokens)
-    actual, rewritten_hidden = run(save(rewrite(ir.load(graph_file)), tmp_path / "rewritten.onnx"), tokens)
+    actual, rewritten_hidden = run(save(written(graph_file, form), tmp_path / "rewritten.onnx"), tokens)
     np.testing.assert_allclose(actual, expected, atol=1e-5)
     np.testing.assert_allclose(rewritten_hidden[present], hidden[present], atol=1e-4)
 
 
+def operators_of(model: ir.Model) -> list[str]:
+    return [f"{node.domain}.{node.op_type}".lstrip(".") for node in model.graph]
+
+
 def test_rewrites_find_every_layer(graph_file):
     model = ir.load(graph_file)
-    before = sum(node.op_type == "MatMul" for node in model.graph)
+    before = operators_of(model).count("MatMul")
     assert merge_projections(model) == 2
-    assert sum(node.op_type == "MatMul" for node in model.graph) == before - 4
+    assert operators_of(model).count("MatMul") == before - 4
+    assert split_projections(model) == 2
+    assert operators_of(model).count("MatMul") == before
     assert sum_residuals(model) == 5  # two a layer, and the embeddings'
-    operators = [node.op_type for node in make_fused(ir.load(graph_file)).graph]
-    assert (operators.count("MultiHeadAttention"), operators.count("Gelu")) == (2, 2)
-    assert "SkipLayerNormalization" not in operators
-    operators = [node.op_type for node in make_fused_skip_layer_norm(ir.load(graph_file)).graph]
-    assert (operators.count("MultiHeadAttention"), operators.count("SkipLayerNormalization")) == (2, 4)
-    operators = [node.op_type for node in make_fused_attention(ir.load(graph_file)).graph]
-    assert (operators.count("Attention"), operators.count("MatMul")) == (2, 6)
+    operators = operators_of(written(graph_file, Form("multi-head")))
+    counted = ("com.microsoft.MultiHeadAttention", "com.microsoft.Gelu", "Sum", "Split")
+    assert [operators.count(name) for name in counted] == [2, 2, 5, 0]
+    operators = operators_of(written(graph_file, Form("multi-head", merged=True, skip_layer_norm=True)))
+    counted = ("com.microsoft.SkipLayerNormalization", "com.microsoft.BiasGelu", "Split")
+    assert [operators.count(name) for name in counted] == [4, 2, 2]
 
 
-@pytest.mark.parametrize("rewrite", [make_portable, make_fused, make_fused_skip_layer_norm])
-def test_int8_leaves_no_matrix_in_fp32(graph_file, tmp_path, rewrite):
-    fp32 = save(rewrite(ir.load(graph_file)), tmp_path / "fp32.onnx")
-    int8 = tmp_path / "int8.onnx"
-    quantize_int8(fp32, int8)
-    constants = {item.name: onnx.numpy_helper.to_array(item) for item in onnx.load(int8).graph.initializer}
-    assert [name for name, array in constants.items() if array.ndim == 2 and array.dtype == np.float32] == []
-    eight_bits = [array for array in constants.values() if array.ndim == 2 and array.itemsize == 1]
-    # embeddings: words, positions, token types; each layer: query-key-value, attention output, FFN in and out
-    assert sorted(array.shape for array in eight_bits) == sorted(
-        [(100, 32), (64, 32), (2, 32), *[(32, 96), (32, 32), (32, 64), (64, 32)] * 2]
-    )
+def test_standard_form_has_standard_operators_alone(graph_file):
+    model = written(graph_file, Form("standard"))
+    assert {node.domain for node in model.graph} == {""}
+    assert model.opset_imports[""] == 23
+    operators = operators_of(model)
+    assert [operators.count(name) for name in ("Attention", "Gelu", "Softmax")] == [2, 2, 0]
+
+
+def test_flash_form_has_its_mask_in_one_more_dimension_of_each_head(graph_file):
+    model = written(graph_file, Form("flash"))
+    (first, second) = [node for node in model.graph if node.op_type == "MultiHeadAttention"]
+    assert [value is None for value in first.inputs] == [False] * 3  # no bias
+    assert first.attributes["scale"].as_float() == pytest.approx(8**-0.5)  # of the heads as they were
+    widths = [node.inputs[1].const_value.shape[1] for node in model.graph if node.op_type == "MatMul"]
+    assert sorted(widths) == sorted([4 * 9, 4 * 9, 32, 32, 64, 32] * 2)
+    columns = {node.inputs[1].producer().inputs[1] for node in (first, second)}
+    assert len(columns) == 1  # computed once for all layers
+
+
+def test_a_bias_of_queries_and_keys_is_not_folded(graph_file):
+    model = fused_base(ir.load(graph_file), skip_layer_norm=False)
+    split_projections(model)
+    for node in model.graph:
+        if node.op_type == "MultiHeadAttention":
+            node.inputs[5].producer().inputs[0].shape = ir.Shape(["batch", 1, "sequence", "sequence"])
+    assert fold_mask(model) == 0
+    assert use_standard_attention(model) == 2
+
+
+def test_variants_change_one_thing_each(graph_file):
+    assert variants_of(Form("flash")) == (Form("flash", merged=True), Form("flash", skip_layer_norm=True))
+    assert variants_of(UNFUSED) == (Form("unfused"),)
+
+
+def test_no_form_takes_newer_operators_than_it_may(graph_file):
+    base = fused_base(ir.load(graph_file), skip_layer_norm=False)
+    with pytest.raises(NotThisForm, match="opset 23"):
+        write_as(base, Form("standard"), max_opset=22)
 
 
 def test_newer_opset_is_written_and_the_model_left_alone(encoder):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 import torch
@@ -16,9 +17,8 @@ from transformers import AutoTokenizer
 from homoexport.artifact import verify
 from homoexport.encoder import load_encoder
 from homoexport.errors import OutputError, ParityError
-from homoexport.export import SAMPLE_TEXT, export_encoder, package
-from homoexport.export.package import Candidate, choose
-from homoexport.export.parity import INT8_MIN_COSINE, Parity, check_parity, make_batches
+from homoexport.export import SAMPLE_TEXT, candidates, export_encoder
+from homoexport.export.parity import FEWER_BITS_MIN_COSINE, check_parity, make_batches
 from homoexport.inference import open_package
 from tests.conftest import BERT_TINY, MINILM, tiny_model, tiny_tokenizer
 
@@ -28,10 +28,6 @@ TEXTS = ["w1", "w5 w6 w7 w8 w9 w10 w11 w12", "w20 w21 w22", "w3 w4 " * 20]
 def by_name(fastest: str):
     """A ranking under which the file named `fastest` is."""
     return lambda files: [1.0 if file.name == fastest else 2.0 for file in files]
-
-
-def parity(passed: bool) -> Parity:
-    return Parity("sentence_embedding", 0.1, 0.1, 0.5, 0.5, None, passed)
 
 
 @pytest.fixture
@@ -45,7 +41,14 @@ def scratch(tmp_path, monkeypatch) -> Path:
 
 @pytest.mark.parametrize(
     ("quantize", "fastest", "model_file"),
-    [("none", "fused-attention.onnx", "onnx/model.onnx"), ("int8", "fused.int8.onnx", "onnx/model_quantized.onnx")],
+    [
+        ("none", "flash.onnx", "onnx/model.onnx"),
+        ("auto", "flash-int8-0.onnx", "onnx/model_quantized.onnx"),
+        ("int8", "flash-int8-0.onnx", "onnx/model_quantized.onnx"),
+        ("int8-static", "flash-int8-static-min-max-0.onnx", "onnx/model_quantized.onnx"),
+        ("int4", "flash-int4-0.onnx", "onnx/model_q4.onnx"),
+        ("fp16", "flash-fp16-0.onnx", "onnx/model_fp16.onnx"),
+    ],
 )
 def test_package_holds_the_fastest_graph_and_loads_with_stock_libraries(
     tiny_encoder, export_once, tmp_path, scratch, quantize, fastest, model_file
@@ -55,13 +58,16 @@ def test_package_holds_the_fastest_graph_and_loads_with_stock_libraries(
     manifest = verify(out, kind="package")
     details = manifest["details"]
     assert details["model_file"] == model_file
-    assert details["graph"] == fastest.removesuffix(".onnx").replace(".", "-")
+    assert details["graph"] == "flash"
+    assert details["scheme"] == {"none": "fp32", "auto": "int8"}.get(quantize, quantize)
     assert [name for name in manifest["files"] if name.endswith(".onnx")] == [model_file]
     assert {"config.json", "tokenizer.json"} < set(manifest["files"])
     assert (details["max_length"], details["vocab_size"], details["hidden_size"]) == (64, 100, 32)
-    chosen = [item for item in details["candidates"] if item["latency_p50_ms"] == 1.0]
-    assert [item["file_bytes"] for item in chosen] == [manifest["files"][model_file]["bytes"]]
-    assert len(details["candidates"]) == (4 if quantize == "none" else 6)
+    names = [item["name"] for item in details["candidates"]]
+    assert len(names) == len(set(names))
+    assert {"flash-fp32", f"flash-{details['scheme']}"} <= set(names)
+    assert all(item["latency_p50_ms"] for item in details["candidates"])
+    assert details["batch_invariance"]["texts"] == len(TEXTS)
     assert list(scratch.iterdir()) == []
 
     tokenizer = AutoTokenizer.from_pretrained(out)
@@ -72,7 +78,7 @@ def test_package_holds_the_fastest_graph_and_loads_with_stock_libraries(
         hidden = encoder.model(**tokens).last_hidden_state
     mean = (hidden * tokens["attention_mask"][..., None]).sum(1) / tokens["attention_mask"].sum(1, keepdim=True)
     cosine = torch.nn.functional.cosine_similarity(mean, torch.from_numpy(vectors)).min().item()
-    assert cosine > (0.99999 if quantize == "none" else INT8_MIN_COSINE)
+    assert cosine > (0.99999 if quantize == "none" else FEWER_BITS_MIN_COSINE)
 
     properties = {item.key: item.value for item in onnx.load(out / model_file).metadata_props}
     assert (properties["homoexport.task"], properties["homoexport.opset"]) == ("sentence-similarity", "18")
@@ -82,7 +88,7 @@ def test_package_holds_the_fastest_graph_and_loads_with_stock_libraries(
 def test_mixed_lengths_in_a_batch_answer_as_each_alone(tiny_encoder, export_once, tmp_path):
     encoder = tiny_encoder("sentence-similarity")
     out = export_encoder(
-        encoder, out_dir=tmp_path / "package", rank=by_name("portable.onnx"), texts=TEXTS, quantize="none"
+        encoder, out_dir=tmp_path / "package", rank=by_name("unfused+merged.onnx"), texts=TEXTS, quantize="none"
     )
     session = ort.InferenceSession(out / "onnx/model.onnx", providers=["CPUExecutionProvider"])
     together = session.run(None, dict(encoder.tokenizer(TEXTS, padding=True, return_tensors="np")))[0]
@@ -93,57 +99,34 @@ def test_mixed_lengths_in_a_batch_answer_as_each_alone(tiny_encoder, export_once
 def test_poisoned_graph_is_refused_with_its_figures(tiny_encoder, export_once, tmp_path, scratch, monkeypatch):
     encoder = tiny_encoder("feature-extraction")
 
-    def poison(model):
+    def poison(model, form, *, max_opset):
         weight = next(value for name, value in model.graph.initializers.items() if name.endswith("LayerNorm.weight"))
-        weight.const_value = package.ir.tensor(1.1 * weight.const_value.numpy(), name=weight.name)
+        weight.const_value = ir.tensor(1.1 * weight.const_value.numpy(), name=weight.name)
         return model
 
-    monkeypatch.setattr(package, "QUANTIZABLE", {"portable": poison})
-    with pytest.raises(ParityError, match=r"portable \(last_hidden_state\) largest difference .* cosine"):
+    monkeypatch.setattr(candidates, "write_as", poison)
+    with pytest.raises(ParityError, match=r"standard-fp32 \(last_hidden_state\) largest difference .* cosine"):
         export_encoder(encoder, out_dir=tmp_path / "package", rank=by_name(""), texts=TEXTS, quantize="int8")
     assert not (tmp_path / "package").exists()
     assert list(scratch.iterdir()) == []
     assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".part")] == []
 
 
-def test_choice_is_the_fastest_that_passed_and_the_smaller_on_a_tie(tmp_path):
-    candidates = []
-    for name, size, passed in [("wrong", 10, False), ("small", 20, True), ("big", 30, True), ("slow", 5, True)]:
-        file = tmp_path / name
-        file.write_bytes(bytes(size))
-        candidates.append(Candidate(name, "int8", file, parity(passed)))
-    asked: list[str] = []
-
-    def rank(files):
-        asked.extend(file.name for file in files)
-        return [{"small": 1.01, "big": 1.0, "slow": 3.0}[file.name] for file in files]
-
-    chosen, measured = choose(candidates, "int8", rank)
-    assert chosen.name == "small"
-    assert asked == ["small", "big", "slow"]
-    assert {item.name: item.latency_p50_ms for item in measured} == {
-        "wrong": None,
-        "small": 1.01,
-        "big": 1.0,
-        "slow": 3.0,
-    }
-
-
 def test_values_that_are_not_finite_do_not_pass(tiny_encoder, export_once, tmp_path):
     encoder = tiny_encoder("feature-extraction")
     batches = make_batches(encoder, TEXTS, max_length=64)
-    exported = package.torch_to_onnx(encoder, opset=18)
+    exported = candidates.torch_to_onnx(encoder, opset=18)
     weight = next(value for name, value in exported.graph.initializers.items() if name.endswith("LayerNorm.bias"))
-    weight.const_value = package.ir.tensor(np.nan * weight.const_value.numpy(), name=weight.name)
-    package.ir.save(exported, tmp_path / "nan.onnx")
-    figures = check_parity(tmp_path / "nan.onnx", batches, task="feature-extraction", precision="int8")
+    weight.const_value = ir.tensor(np.nan * weight.const_value.numpy(), name=weight.name)
+    ir.save(exported, tmp_path / "nan.onnx")
+    figures = check_parity(tmp_path / "nan.onnx", batches.all, task="feature-extraction", precision="int8")
     assert (figures.passed, figures.max_difference) == (False, float("inf"))
 
 
 def test_existing_folder_is_refused_and_replaced_by_force(tiny_encoder, export_once, tmp_path):
     encoder = tiny_encoder("feature-extraction")
     out = tmp_path / "package"
-    arguments = {"out_dir": out, "rank": by_name("portable.onnx"), "texts": TEXTS, "quantize": "none"}
+    arguments = {"out_dir": out, "rank": by_name("unfused+merged.onnx"), "texts": TEXTS, "quantize": "none"}
     export_encoder(encoder, **arguments)
     with pytest.raises(OutputError, match="already exists"):
         export_encoder(encoder, **arguments)
@@ -156,26 +139,20 @@ def test_graphs_that_fail_are_left_out_with_the_reason_and_the_others_ship(
 ):
     encoder = tiny_encoder("feature-extraction")
 
-    def fail(_model: object) -> None:
+    def fail(_model: object, *, skip_layer_norm: bool) -> None:
         raise RuntimeError("no such\nfusion")
 
-    def fail_to_quantize(source: Path, _target: Path) -> None:
+    def fail_to_quantize(source: Path, *_arguments: object, **_settings: object) -> None:
         raise RuntimeError(f"{source.stem} has no integers")
 
-    makers = {"portable": package.make_portable, "fused": fail, "fused-skip-layer-norm": package.make_portable}
-    monkeypatch.setattr(package, "QUANTIZABLE", makers)
-    arguments = {"texts": TEXTS, "rank": by_name("portable.onnx")}
+    monkeypatch.setattr(candidates, "fused_base", fail)
+    arguments = {"texts": TEXTS, "rank": by_name("unfused+merged.onnx")}
     out = export_encoder(encoder, out_dir=tmp_path / "fp32", quantize="none", **arguments)
     details = verify(out)["details"]
-    assert details["left_out"] == {
-        "fused": "RuntimeError: no such fusion",
-        "fused-skip-layer-norm": "nothing in the graph could be fused",
-    }
-    assert [item["name"] for item in details["candidates"]] == ["portable", "fused-attention"]
-    monkeypatch.setattr(package, "quantize_int8", fail_to_quantize)
-    with pytest.raises(
-        ParityError, match=r"no int8 graph answers.*portable-int8 RuntimeError: portable has no integers"
-    ):
+    assert details["left_out"] == dict.fromkeys(["standard", "flash", "multi-head"], "RuntimeError: no such fusion")
+    assert [item["name"] for item in details["candidates"]] == ["unfused-fp32", "unfused+merged-fp32"]
+    monkeypatch.setattr(candidates, "quantize", fail_to_quantize)
+    with pytest.raises(ParityError, match=r"unfused\+merged-int8 RuntimeError: unfused\+merged has no integers"):
         export_encoder(encoder, out_dir=tmp_path / "int8", quantize="int8", **arguments)
 
 
@@ -191,7 +168,7 @@ def test_classifier_package_names_its_labels_and_its_tokenizer_feeds_it(tmp_path
     encoder = load_encoder(str(tmp_path / "model"))
     assert "token_type_ids" in encoder.tokenizer(TEXTS)
     out = export_encoder(
-        encoder, out_dir=tmp_path / "package", rank=by_name("fused.onnx"), texts=TEXTS, quantize="none"
+        encoder, out_dir=tmp_path / "package", rank=by_name("flash.onnx"), texts=TEXTS, quantize="none"
     )
     details = verify(out)["details"]
     assert (details["labels"], details["input_names"]) == (["O", "B-PER", "I-PER"], ["input_ids", "attention_mask"])
@@ -218,10 +195,12 @@ def test_sample_text_is_varied():
 @pytest.mark.parametrize("source", [MINILM, BERT_TINY])
 def test_trained_models_keep_every_bound(source, tmp_path):
     encoder = load_encoder(source)
-    out = export_encoder(encoder, out_dir=tmp_path / "package", rank=by_name("portable.int8.onnx"))
+    out = export_encoder(encoder, out_dir=tmp_path / "package", rank=by_name("standard-int8-0.onnx"))
     details = json.loads((out / "manifest.json").read_text())["details"]
-    assert len(details["candidates"]) == 6
-    assert [item["name"] for item in details["candidates"] if not item["parity"]["passed"]] == []
+    checked = [item for item in details["candidates"] if item["parity"] is not None]
+    assert {item["name"] for item in checked} == {"standard-int8", "standard-fp32"}
+    assert [item["name"] for item in checked if not item["parity"]["passed"]] == []
+    assert details["left_out"] == {}
     if source == MINILM:
         assert (details["max_length"], details["parity"]["output"]) == (256, "sentence_embedding")
         files = set(verify(out)["files"])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper, save
 
-from homoexport.export.parity import Batch, check_parity, make_batches
+from homoexport.export.parity import Batch, Batches, check_invariance, check_parity, make_batches
 
 
 def graph_of(path: Path, answers: np.ndarray) -> Path:
@@ -91,6 +91,40 @@ def test_scores_of_one_label_are_held_together(tmp_path, logits):
 
 def test_even_one_short_text_is_checked_in_a_batch_and_to_the_last_position(tiny_encoder):
     encoder = tiny_encoder("feature-extraction")
-    shapes = [batch.tokens["input_ids"].shape for batch in make_batches(encoder, ["w1 w2"], max_length=64)]
+    batches = make_batches(encoder, ["w1 w2"], max_length=64)
+    shapes = [batch.tokens["input_ids"].shape for batch in batches.all]
+    assert [batch.tokens["input_ids"].shape for batch in batches.few] == [(1, 4), (1, 4), (3, 4), (2, 64)]
     assert (2, 64) in shapes
     assert shapes[0] == (1, 4)
+
+
+def test_answers_of_the_target_are_held_to_the_same_bounds(tmp_path, logits):
+    def answer(file: Path, batches: object) -> list[np.ndarray]:
+        assert file == tmp_path / "graph.onnx"
+        return [sign * logits[batch["input_ids"][:, 0]] for batch in batches]
+
+    for sign in (1, -1):
+        file = tmp_path / "graph.onnx"
+        parity = check_parity(file, batches_of(logits), task="text-classification", precision="int8", answer=answer)
+        assert (parity.passed, parity.mean_cosine) == (sign == 1, pytest.approx(sign))
+
+
+def test_a_text_that_its_neighbours_change_is_told(tmp_path):
+    """A graph that adds the batch's largest token id to every answer."""
+    nodes = [
+        helper.make_node("Cast", ["input_ids"], ["ids"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMax", ["ids"], ["largest"], keepdims=0),
+        helper.make_node("Add", ["ids", "largest"], ["logits"]),
+    ]
+    inputs = [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", 1])]
+    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 1])]
+    graph = helper.make_graph(nodes, "neighbours", inputs, outputs)
+    file = tmp_path / "graph.onnx"
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), file)
+    rows = np.array([[1], [2], [5]])
+    expected = {"logits": rows.astype(np.float32)}
+    ones = tuple(Batch({"input_ids": row[None]}, expected) for row in rows)
+    batches = Batches(singles=ones, eights=(Batch({"input_ids": rows}, expected),), mixed=())
+    assert check_invariance(file, batches, task="text-classification").max_difference == 4.0
+    same = Batches(singles=ones[2:], eights=(Batch({"input_ids": rows[2:]}, expected),), mixed=())
+    assert check_invariance(file, same, task="text-classification").max_difference == 0.0

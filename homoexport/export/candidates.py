@@ -1,0 +1,239 @@
+"""Candidates: one graph in its forms and schemes, each a file with what is known of it.
+
+B batch, S sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from onnxruntime.quantization.calibrate import TensorsData
+
+from homoexport.encoder import Encoder
+from homoexport.export.calibrate import Calibration, Tokens, calibrate
+from homoexport.export.forms import Form, NotThisForm, fused_base, write_as
+from homoexport.export.graph import input_names, torch_to_onnx
+from homoexport.export.parity import Answer, Batches, Parity, check_parity, ladder_texts, make_batches
+from homoexport.export.quantize import (
+    CALIBRATED,
+    PRECISIONS,
+    Embeddings,
+    Precision,
+    Scheme,
+    products_of,
+    quantize,
+)
+
+MAX_CALIBRATION_TEXTS = 128
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A graph that could be shipped.
+
+    `parity` is None where the candidate was too slow to be worth the question; `latency_p50_ms` where it was wrong,
+    or nothing was to be compared. `kept` are products left in fp32, for they break the gate in fewer bits.
+    """
+
+    form: Form
+    scheme: Scheme
+    embeddings: Embeddings
+    file: Path
+    file_bytes: int
+    calibration: Calibration | None = None
+    kept: tuple[str, ...] = ()
+    parity: Parity | None = None
+    parity_there: Parity | None = None
+    latency_p50_ms: float | None = None
+
+    @property
+    def name(self) -> str:
+        """Form and scheme."""
+        return f"{self.form.name}-{self.scheme}"
+
+    @property
+    def precision(self) -> Precision:
+        """Of the weights of its products."""
+        return PRECISIONS[self.scheme]
+
+    @property
+    def bounds(self) -> Precision:
+        """Which bounds of the ladder apply."""
+        return "int8" if self.precision == "fp32" and self.embeddings != "fp32" else self.precision
+
+    @property
+    def sound(self) -> bool:
+        """Whether it answers as the model does, here and on the target."""
+        checked = [parity for parity in (self.parity, self.parity_there) if parity is not None]
+        return bool(checked) and all(parity.passed for parity in checked)
+
+    def as_json(self) -> dict[str, Any]:
+        """A JSON-ready dict."""
+        return {
+            "name": self.name,
+            "precision": self.precision,
+            "embeddings": self.embeddings,
+            "calibration": self.calibration,
+            "kept_in_fp32": list(self.kept),
+            "file_bytes": self.file_bytes,
+            "latency_p50_ms": self.latency_p50_ms,
+            "parity": self.parity.as_json() if self.parity else None,
+            "parity_on_target": self.parity_there.as_json() if self.parity_there else None,
+        }
+
+
+@dataclass
+class Maker:
+    """Makes candidates of one encoder as files in a folder, and says why others are missing.
+
+    Args:
+        encoder: the model, which is the oracle, too.
+        folder: for the files.
+        texts: real text, for the ladder and for calibration.
+        opset: of the exported graph.
+        max_opset: of every form, where there is a limit.
+        max_length: tokens that a text is cut to.
+        progress: is told each step.
+        answer: runs a file on the target, where that is not this machine's CPU.
+    """
+
+    encoder: Encoder
+    folder: Path
+    texts: Sequence[str]
+    opset: int
+    max_opset: int | None
+    max_length: int
+    progress: Callable[[str], None]
+    answer: Answer | None = None
+    left_out: dict[str, str] = field(default_factory=dict)
+    batches: Batches = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.progress("exporting the graph")
+        ir.save(torch_to_onnx(self.encoder, opset=self.opset), self._raw)
+        self.batches = make_batches(self.encoder, self.texts, max_length=self.max_length)
+        self._written: dict[Form, Candidate] = {}
+        self._ranges: dict[tuple[Form, Calibration], TensorsData] = {}
+
+    @property
+    def _raw(self) -> Path:
+        return self.folder / "exported.onnx"
+
+    def write(self, form: Form) -> Candidate | None:
+        """The graph in a form, in fp32, held against torch on a few batches; None, with the reason, if it is wrong."""
+        if form in self._written:
+            return self._written[form]
+        self.progress(f"checking the {form.name} graph against torch")
+        file = self._file_of(form)
+        try:
+            ir.save(write_as(ir.load(self._base(form)), form, max_opset=self.max_opset), file)
+        except NotThisForm as error:
+            self.left_out[form.name] = str(error)
+            return None
+        except OSError:
+            raise  # a full disk says nothing about the graph
+        except Exception as error:  # what onnxscript raises of graphs has no base but this
+            self.left_out[form.name] = _one_line(error)
+            return None
+        checked = self.check(Candidate(form, "fp32", "fp32", file, file.stat().st_size), few=True)
+        if checked is not None:
+            self._written[form] = checked
+        return checked
+
+    def _file_of(self, form: Form) -> Path:
+        return self.folder / f"{form.name}.onnx"
+
+    def _base(self, form: Form) -> Path:
+        """What a form is made from; fusing is slow, so its result is kept."""
+        if form.attention == "unfused":
+            return self._raw
+        file = self.folder / f"fused{'-skip-layer-norm' * form.skip_layer_norm}.base.onnx"
+        if not file.exists():
+            ir.save(fused_base(ir.load(self._raw), skip_layer_norm=form.skip_layer_norm), file)
+        return file
+
+    def check(self, candidate: Candidate, *, few: bool = False) -> Candidate | None:
+        """The candidate with its parity; None, with the reason, if the runtime cannot run it."""
+        batches = self.batches.few if few else self.batches.all
+        arguments: dict[str, Any] = {"task": self.encoder.task, "precision": candidate.bounds}
+        try:
+            parity = check_parity(candidate.file, batches, **arguments)
+            there = None
+            if self.answer is not None and not few:
+                there = check_parity(candidate.file, self.batches.short, answer=self.answer, **arguments)
+        except OSError:
+            raise
+        except Exception as error:  # onnxruntime's errors have no base but this
+            self.left_out[candidate.name] = _one_line(error)
+            return None
+        return replace(candidate, parity=parity, parity_there=there)
+
+    def quantize(
+        self,
+        form: Form,
+        scheme: Scheme,
+        embeddings: Embeddings,
+        *,
+        keep: Sequence[str] = (),
+        calibration: Calibration = "min-max",
+    ) -> Candidate | None:
+        """A form in a scheme, not held against torch yet; None, with the reason, if it cannot be made."""
+        source = self._file_of(form)
+        if scheme == "fp32" and embeddings == "fp32":
+            return Candidate(form, scheme, embeddings, source, source.stat().st_size)
+        calibrated = calibration if scheme in CALIBRATED else None
+        name = f"{form.name}-{scheme}{f'-{calibration}' if calibrated else ''}-{len(keep)}"
+        self.progress(f"quantizing the {form.name} graph ({scheme})")
+        file = self.folder / f"{name}.onnx"
+        try:
+            ranges = self._calibrated(form, calibration) if calibrated else None
+            quantize(source, file, scheme, embeddings=embeddings, keep=keep, ranges=ranges)
+        except OSError:
+            raise
+        except Exception as error:  # nor have those of its quantizers
+            self.left_out[f"{form.name}-{scheme}"] = _one_line(error)
+            return None
+        return Candidate(form, scheme, embeddings, file, file.stat().st_size, calibrated, tuple(keep))
+
+    def products(self, form: Form) -> list[str]:
+        """Names of a form's products, in their order."""
+        return products_of(self._file_of(form))
+
+    def discard(self, candidate: Candidate) -> None:
+        """Delete a file that nobody will ask for again; an fp32 form's stays."""
+        if candidate.file != self._file_of(candidate.form):
+            candidate.file.unlink(missing_ok=True)
+
+    def forget(self, forms: Iterable[Form]) -> None:
+        """Delete forms' files."""
+        for form in forms:
+            self._written.pop(form, None)
+            self._file_of(form).unlink(missing_ok=True)
+
+    def _calibrated(self, form: Form, method: Calibration) -> TensorsData:
+        if (form, method) not in self._ranges:
+            source = self._file_of(form)
+            self._ranges[form, method] = calibrate(source, self._calibration_tokens(), method=method, work=self.folder)
+        return self._ranges[form, method]
+
+    def _calibration_tokens(self) -> list[Tokens]:
+        """Texts one by one; other ones than the ladder's, where there are enough."""
+        ladder = set(ladder_texts(self.texts))
+        others = [text for text in self.texts if text not in ladder]
+        texts = others if len(others) >= len(ladder) else list(self.texts)
+        texts = texts[:: max(1, len(texts) // MAX_CALIBRATION_TEXTS)][:MAX_CALIBRATION_TEXTS]
+        names = input_names(self.encoder)
+        encoded = [
+            self.encoder.tokenizer([text], truncation=True, max_length=self.max_length, return_tensors="np")
+            for text in texts
+        ]
+        return [{name: tokens[name].astype(np.int64) for name in names} for tokens in encoded]
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

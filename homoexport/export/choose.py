@@ -1,0 +1,250 @@
+"""The measured choice: forms first, then schemes, then the fastest that is right.
+
+1. Forms of the graph are held against torch in fp32, and those that are right are timed in turns, in the scheme that
+   is likely to ship: those of attention first, then variants of the fastest one.
+2. The best form is made in every scheme that makes sense on the target. Each is held against torch, layers that break
+   the gate are found by bisection and left in fp32, and what is right is timed in turns with the fp32 graph.
+3. The fastest ships; of those as fast, the smallest file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from homoexport.errors import ParityError
+from homoexport.export.calibrate import Calibration
+from homoexport.export.candidates import Candidate, Maker
+from homoexport.export.forms import ATTENTION_FORMS, Form, variants_of
+from homoexport.export.parity import Parity
+from homoexport.export.quantize import CALIBRATED, Embeddings, Scheme
+
+Quantize = Literal["auto", "none", "int8", "int8-static", "int4", "fp16"]
+EmbeddingChoice = Literal["auto", "fp32", "int8", "int4"]
+Rank = Callable[[Sequence[Path]], Sequence[float]]
+
+TIE = 1.02  # medians closer than this are a tie, and the smaller file is shipped
+_MULTIPLIES_BYTES = frozenset(
+    {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
+)  # exactly, four products a sum; without, AVX2 adds pairs of them in 16 bits, which can overflow
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What ships, everything that it was chosen from, and why faster or smaller schemes were not taken."""
+
+    chosen: Candidate
+    candidates: tuple[Candidate, ...]
+    refused: dict[str, str]
+
+
+def schemes_for(
+    quantize: Quantize, instruction_sets: Collection[str], *, x86: bool, calibrated: bool
+) -> tuple[Scheme, ...]:
+    """The schemes to try, the likeliest first; fp32 is among them as what the others are held against.
+
+    Args:
+        quantize: what was asked for.
+        instruction_sets: of the target's CPU, as `homoexport.host` names them.
+        x86: whether it is an x86 CPU.
+        calibrated: whether there is text of the user's own. Calibrated scales clip what no text of the calibration
+            reached, so without they ship on demand alone.
+    """
+    overflows = x86 and not _MULTIPLIES_BYTES & set(instruction_sets)
+    dynamic: tuple[Scheme, ...] = ("int8", "int8-7-bit", "int8-unsigned") if overflows else ("int8",)
+    static: tuple[Scheme, ...] = ("int8-static",) if calibrated else ()
+    schemes: dict[Quantize, tuple[Scheme, ...]] = {
+        "auto": (*dynamic, *static, "fp32"),
+        "none": ("fp32",),
+        "int8": (*dynamic, "fp32"),
+        "int8-static": ("int8-static", "int8-qdq", "fp32"),
+        "int4": ("int4", "fp32"),
+        "fp16": ("fp16", "fp32"),
+    }
+    return schemes[quantize]
+
+
+def embeddings_of(choice: EmbeddingChoice, scheme: Scheme) -> Embeddings:
+    """How a scheme's embedding tables are stored: where nothing else was asked for, in 8 bits if its weights are."""
+    if choice != "auto":
+        return choice
+    return "int8" if scheme.startswith("int") else "fp32"
+
+
+def choose(
+    maker: Maker, *, quantize: Quantize, embeddings: EmbeddingChoice, schemes: Sequence[Scheme], rank: Rank
+) -> Choice:
+    """Make candidates, measure them, and choose.
+
+    Args:
+        maker: of the model.
+        quantize: what was asked for.
+        embeddings: how the embedding tables are to be stored.
+        schemes: from `schemes_for`.
+        rank: median milliseconds of files, in their order.
+
+    Raises:
+        ParityError: nothing that was asked for answers as the model does; with the figures of all.
+    """
+    forms, form = _best_form(maker, schemes[0], embeddings_of(embeddings, schemes[0]), rank)
+    finalists = [
+        candidate
+        for scheme in schemes
+        for candidate in _sound_or_mended(maker, form, scheme, embeddings_of(embeddings, scheme))
+    ]
+    maker.progress("measuring the schemes")
+    sound = [candidate for candidate in finalists if candidate.sound]
+    timed = dict(zip([item.name for item in sound], rank([item.file for item in sound]) if sound else [], strict=True))
+    finalists = [replace(item, latency_p50_ms=timed.get(item.name)) for item in finalists]
+    everything = [*[item for item in forms if item.name not in {one.name for one in finalists}], *finalists]
+    shippable = [
+        item
+        for item in finalists
+        if item.latency_p50_ms is not None and (item.scheme != "fp32" or quantize in ("auto", "none"))
+    ]
+    if not shippable:
+        figures = [line for item in everything if (line := _failure(item))]
+        figures += [f"{name} {reason}" for name, reason in maker.left_out.items()]
+        raise ParityError(f"no {quantize} graph answers as the model does: {'; '.join(figures)}")
+    chosen = fastest(shippable)
+    return Choice(chosen, tuple(everything), _refusals(finalists, chosen))
+
+
+def fastest(candidates: Sequence[Candidate]) -> Candidate:
+    """The fastest; of those within the noise of it, the one with the smallest file."""
+    limit = TIE * min(_latency(candidate) for candidate in candidates)
+    return min(
+        (candidate for candidate in candidates if _latency(candidate) <= limit),
+        key=lambda candidate: candidate.file_bytes,
+    )
+
+
+def _latency(candidate: Candidate) -> float:
+    return float("inf") if candidate.latency_p50_ms is None else candidate.latency_p50_ms
+
+
+def _best_form(maker: Maker, scheme: Scheme, embeddings: Embeddings, rank: Rank) -> tuple[list[Candidate], Form]:
+    """Every form with its figures, and the fastest that is right."""
+    tried = _timed_forms(maker, ATTENTION_FORMS, scheme, embeddings, rank)
+    best = min(tried, key=_latency, default=None)
+    if best is None or best.latency_p50_ms is None:
+        figures = [line for item in tried if (line := _failure(item))]
+        figures += [f"{name} {reason}" for name, reason in maker.left_out.items()]
+        raise ParityError(f"no graph answers as the model does: {'; '.join(figures)}")
+    if variants := variants_of(best.form):
+        again = _timed_forms(maker, (best.form, *variants), scheme, embeddings, rank)
+        best = min(again, key=_latency)
+        tried += [item for item in again if item.form in variants]
+    maker.forget([item.form for item in tried if item.form != best.form])
+    return tried, best.form
+
+
+def _timed_forms(
+    maker: Maker, forms: Sequence[Form], scheme: Scheme, embeddings: Embeddings, rank: Rank
+) -> list[Candidate]:
+    """Forms in a scheme, timed in turns; those that are wrong in fp32 already with the figures of that."""
+    written = [item for form in forms if (item := maker.write(form)) is not None]
+    right = [
+        item for one in written if one.sound and (item := maker.quantize(one.form, scheme, embeddings)) is not None
+    ]
+    maker.progress("measuring the forms")
+    latencies = rank([item.file for item in right]) if right else []
+    timed = [replace(item, latency_p50_ms=latency) for item, latency in zip(right, latencies, strict=True)]
+    for item in timed:
+        maker.discard(item)
+    return [item for item in written if not item.sound] + timed
+
+
+def _sound_or_mended(maker: Maker, form: Form, scheme: Scheme, embeddings: Embeddings) -> list[Candidate]:
+    """A form in a scheme, held against torch; with the products that break the gate left in fp32, if need be."""
+    methods: tuple[Calibration, ...] = ("min-max", "percentile") if scheme in CALIBRATED else ("min-max",)
+    made = [maker.quantize(form, scheme, embeddings, calibration=method) for method in methods]
+    checked = [parity for item in made if item is not None and (parity := maker.check(item)) is not None]
+    if not checked:
+        return []
+    best = max(checked, key=_mean_cosine)
+    for item in checked:
+        if item is not best:
+            maker.discard(item)
+    if best.sound or scheme == "fp32":
+        return [best]
+    maker.progress(f"looking for the layers that break the gate ({scheme})")
+    names = maker.products(form)
+
+    def breaks(in_fewer_bits: Sequence[str]) -> bool:
+        keep = [name for name in names if name not in set(in_fewer_bits)]
+        trial = maker.quantize(form, scheme, embeddings, keep=keep, calibration=best.calibration or "min-max")
+        checked = None if trial is None else maker.check(trial, few=True)
+        if checked is not None and len(keep) < len(names):
+            maker.discard(checked)
+        return checked is None or not checked.sound
+
+    if breaks([]):  # it is not the products
+        return [best]
+    keep = breakers(names, breaks)
+    mended = maker.quantize(form, scheme, embeddings, keep=keep, calibration=best.calibration or "min-max")
+    mended = None if mended is None else maker.check(mended)
+    return [best] if mended is None or not mended.sound else [mended]
+
+
+def breakers(names: Sequence[str], breaks: Callable[[Sequence[str]], bool]) -> list[str]:
+    """Which of the names must be left out so that the others together do not break.
+
+    Halves are taken in as a whole where that breaks nothing, and divided where it does, so that k breakers among n
+    take about k log2(n) questions.
+
+    Args:
+        names: in their order.
+        breaks: whether these together do; none of them do not.
+    """
+
+    def divide(part: Sequence[str], taken_in: list[str]) -> list[str]:
+        if not breaks([*taken_in, *part]):
+            taken_in.extend(part)
+            return []
+        if len(part) == 1:
+            return list(part)
+        half = len(part) // 2
+        return divide(part[:half], taken_in) + divide(part[half:], taken_in)
+
+    return divide(names, []) if names else []
+
+
+def _mean_cosine(candidate: Candidate) -> float:
+    return candidate.parity.mean_cosine if candidate.parity else -1.0
+
+
+def _refusals(finalists: Sequence[Candidate], chosen: Candidate) -> dict[str, str]:
+    """Why each other scheme does not ship, with its figures."""
+    reasons = {}
+    for item in finalists:
+        if item is chosen or item.name == chosen.name:
+            continue
+        if not item.sound:
+            reasons[item.name] = f"breaks the gate: {_failure(item)}"
+        else:
+            ratio = _latency(item) / _latency(chosen)
+            size = f"{item.file_bytes / 1e6:.2f} MB against {chosen.file_bytes / 1e6:.2f} MB"
+            reasons[item.name] = (
+                f"takes {ratio:.2f} times as long as {chosen.name} ({_latency(item):.3f} ms against "
+                f"{_latency(chosen):.3f} ms; {size})"
+            )
+    return reasons
+
+
+def _failure(candidate: Candidate) -> str:
+    """The figures that broke a bound; empty where none did."""
+    for parity, where in ((candidate.parity, ""), (candidate.parity_there, " on the target")):
+        if parity is not None and not parity.passed:
+            return f"{candidate.name}{where} {_figures(parity)}"
+    return ""
+
+
+def _figures(parity: Parity) -> str:
+    agreement = "" if parity.top1_agreement is None else f", top-1 agreement {parity.top1_agreement:.3f}"
+    return (
+        f"({parity.output}) largest difference {parity.max_difference:.2g}, "
+        f"cosine {parity.mean_cosine:.4f} mean and {parity.min_cosine:.4f} least{agreement}"
+    )

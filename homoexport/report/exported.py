@@ -1,0 +1,54 @@
+"""What an export made, in a few lines for a person."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+
+def export_lines(folder: str, manifest: dict[str, Any]) -> list[str]:
+    """The package, why it is what it is, and what its user should know.
+
+    Args:
+        folder: the package's.
+        manifest: of a package.
+    """
+    details = manifest["details"]
+    size = manifest["files"][details["model_file"]]["bytes"]
+    parity, alone = details["parity"], details["batch_invariance"]
+    agreement = parity["top1_agreement"]
+    labels = "" if agreement is None else f", likeliest label or token the same in {agreement:.1%}"
+    lines = [
+        f"Package: {folder}  {details['precision']}, {size / 1e6:.2f} MB "
+        f"({details['graph']} graph, {details['scheme']})",
+        f"Against torch, on {parity['output']}: cosine {parity['mean_cosine']:.4f} mean, "
+        f"{parity['min_cosine']:.4f} least{labels}",
+        f"The same text alone and in a batch: largest difference {alone['max_difference']:.2g}"
+        + ("; --quantize int8-static does not depend on the batch" if _depends_on_batch(details) else ""),
+    ]
+    lines += [f"Kept in fp32, for they break the gate: {', '.join(kept)}"] if (kept := details["kept_in_fp32"]) else []
+    lines += [f"Not {name}: {reason}" for name, reason in details["refused"].items()]
+    return lines
+
+
+def _depends_on_batch(details: dict[str, Any]) -> bool:
+    return details["scheme"] in ("int8", "int8-unsigned", "int8-7-bit")
+
+
+def candidate_table(details: dict[str, Any]) -> Table:
+    """Every candidate of an export with its figures; a dash where one was not asked for."""
+    table = Table(
+        "candidate", title=f"Candidates, chosen: {details['graph']}-{details['scheme']}", title_justify="left"
+    )
+    for column in ("MB", "p50 ms", "cosine, mean"):
+        table.add_column(column, justify="right")
+    for candidate in details["candidates"]:
+        latency, parity = candidate["latency_p50_ms"], candidate["parity"]
+        table.add_row(
+            candidate["name"],
+            f"{candidate['file_bytes'] / 1e6:.2f}",
+            "-" if latency is None else f"{latency:.3f}",
+            "-" if parity is None else f"{parity['mean_cosine']:.5f}",
+        )
+    return table
