@@ -1,0 +1,220 @@
+"""Packing a tokenizer into an ONNX file, so that a program in any language passes strings.
+
+The file then needs two operators of onnxruntime-extensions: one shared library to register with the session. The
+library has them unless it was built with a selection of operators, as its packages for Android and iOS are; there,
+build it with `ai.onnx.contrib;1;TrieTokenizer,TrieDetokenizer` in the selection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase
+
+from homoexport.errors import ParityError, UserError
+from homoexport.export.awkward_text import PLAIN_ENGLISH, awkward_texts
+from homoexport.export.wordpiece import (
+    EXTENSIONS_DOMAIN,
+    OPERATORS,
+    GraphWriter,
+    backend_of,
+    read_wordpiece,
+    write_tokens,
+)
+
+TEXT_INPUT = "text"
+_COMPARED = ("input_ids", "attention_mask")
+_BATCH = 64  # texts of one run of the comparison
+_ANSWERED = 4  # texts whose answers are compared, too
+
+
+@dataclass(frozen=True)
+class KindReport:
+    """How many strings of a kind the file and Hugging Face's tokenizer make the same ids of."""
+
+    strings: int
+    equal: int
+
+
+@dataclass(frozen=True)
+class TokenizerReport:
+    """How the packed tokenizer compares with the one that it was made from.
+
+    Attributes:
+        kinds: by their names.
+        extensions_version: of onnxruntime-extensions in the comparison.
+    """
+
+    kinds: Mapping[str, KindReport]
+    extensions_version: str
+
+    @property
+    def differing_kinds(self) -> list[str]:
+        """Kinds of which at least one string got other ids."""
+        return [name for name, kind in self.kinds.items() if kind.equal < kind.strings]
+
+    def as_json(self) -> dict[str, Any]:
+        """A JSON-ready dict."""
+        return {
+            "input": TEXT_INPUT,
+            "onnxruntime_extensions": self.extensions_version,
+            "operators": [f"{EXTENSIONS_DOMAIN}::{operator}" for operator in OPERATORS],
+            "strings": sum(kind.strings for kind in self.kinds.values()),
+            "equal": sum(kind.equal for kind in self.kinds.values()),
+            "differing_kinds": self.differing_kinds,
+            "kinds": {name: {"strings": kind.strings, "equal": kind.equal} for name, kind in self.kinds.items()},
+        }
+
+
+def extensions_library() -> str:
+    """Path of the operators' shared library, for `SessionOptions.register_custom_ops_library`.
+
+    Raises:
+        UserError: onnxruntime-extensions is not installed.
+    """
+    try:
+        import onnxruntime_extensions
+    except ImportError:
+        raise UserError(
+            "onnxruntime-extensions is not installed",
+            where="--with-tokenizer",
+            mend="pip install 'homoexport[strings]'",
+        ) from None
+    return str(onnxruntime_extensions.get_library_path())
+
+
+def pack_tokenizer(
+    model_file: Path, tokenizer: PreTrainedTokenizerBase, *, max_length: int, target: Path
+) -> TokenizerReport:
+    """Write a copy of an ONNX file that takes texts in place of token ids, and compare it with the tokenizer.
+
+    Its one input is `text`, strings [B]; its outputs are those of `model_file`. Texts are truncated to `max_length`
+    tokens and padded to the longest one of the batch, both on the right. The comparison takes a few seconds.
+
+    Args:
+        model_file: a graph whose inputs are among `input_ids`, `attention_mask` and `token_type_ids`, int64 [B, S].
+        tokenizer: the model's.
+        max_length: tokens of the longest sequence, special ones included.
+        target: the file to write; its folder exists.
+
+    Returns:
+        The comparison's result on strings of many kinds.
+
+    Raises:
+        UserError: onnxruntime-extensions is not installed; a tokenizer that cannot be expressed, or that the packed
+            one differs from on plain English; inputs that no tokenizer gives; a `max_length` without room for text.
+    """
+    library = extensions_library()
+    pieces = read_wordpiece(tokenizer)
+    if max_length <= pieces.special_tokens:
+        what = f"{max_length} tokens hold no text beside {pieces.special_tokens} special ones"
+        raise UserError(what, where="max_length", mend="give more")
+    model = ir.load(model_file)
+    writer = GraphWriter()
+    text = ir.Value(name=TEXT_INPUT, type=ir.TensorType(ir.DataType.STRING), shape=ir.Shape(["batch"]))
+    _replace_inputs(model, text, write_tokens(writer, text, pieces, max_length=max_length), where=str(model_file))
+    model.graph.insert_before(model.graph[0], writer.nodes)
+    for constant in writer.constants:
+        model.graph.register_initializer(constant)
+    model.graph.opset_imports[EXTENSIONS_DOMAIN] = 1
+    RemoveUnusedNodesPass()(model)
+    ir.save(model, target)
+
+    texts = awkward_texts(token.content for token in tokenizer.added_tokens_decoder.values())
+    oracle = backend_of(tokenizer)
+    oracle.enable_truncation(max_length)
+    tokens_alone = _session(ir.to_proto(_tokens_alone(target)).SerializeToString(), library)
+    kinds = {name: _compare(tokens_alone, oracle, kind, pieces.pad_id) for name, kind in texts.items()}
+    report = TokenizerReport(kinds, metadata.version("onnxruntime-extensions"))
+    if PLAIN_ENGLISH in report.differing_kinds:
+        target.unlink()
+        figures = report.kinds[PLAIN_ENGLISH]
+        raise UserError(
+            f"the packed tokenizer differs from this one on {figures.strings - figures.equal} of {figures.strings} "
+            "plain English texts",
+            where="--with-tokenizer",
+            mend="export without it",
+        )
+    _check_answers(model_file, target, oracle, texts[PLAIN_ENGLISH][:_ANSWERED], pieces.pad_id, library)
+    return report
+
+
+def _replace_inputs(model: ir.Model, text: ir.Value, tokens: Mapping[str, ir.Value], *, where: str) -> None:
+    """Whatever read the model's inputs reads `tokens` of the same names from now on."""
+    taken = list(model.graph.inputs)
+    names = [str(value.name) for value in taken]
+    if unknown := sorted(set(names) - set(tokens)):
+        known = ", ".join(tokens)
+        raise UserError(f"its graph takes {', '.join(unknown)}", where=where, mend=f"a tokenizer gives {known}")
+    model.graph.inputs[:] = [text]
+    for value, name in zip(taken, names, strict=True):
+        token = tokens[name]
+        value.replace_all_uses_with(token)
+        token.name, token.type, token.shape = name, value.type, value.shape
+
+
+def _tokens_alone(packed: Path) -> ir.Model:
+    """The part of a packed file that makes token ids and their mask."""
+    model = ir.load(packed)
+    made = {value.name: value for node in model.graph for value in node.outputs}
+    model.graph.outputs[:] = [made[name] for name in _COMPARED]
+    RemoveUnusedNodesPass()(model)
+    return model
+
+
+def _session(model: bytes | Path, library: str) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.register_custom_ops_library(library)
+    content = model if isinstance(model, bytes) else str(model)
+    return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def _compare(packed: ort.InferenceSession, oracle: Tokenizer, texts: Sequence[str], pad_id: int) -> KindReport:
+    equal = 0
+    for start in range(0, len(texts), _BATCH):
+        batch = texts[start : start + _BATCH]
+        found, mask = packed.run(list(_COMPARED), {TEXT_INPUT: np.array(batch, dtype=object)})
+        for row, attended, encoding in zip(found, mask, oracle.encode_batch(batch), strict=True):
+            wanted, wanted_mask = _padded([encoding.ids], pad_id, width=max(len(row), len(encoding.ids)))
+            equal += np.array_equal(row, wanted[0]) and np.array_equal(attended, wanted_mask[0])
+    return KindReport(len(texts), equal)
+
+
+def _padded(rows: Sequence[Sequence[int]], pad_id: int, width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Ids and mask, each [B, S]; one padding token is attended to where there is none."""
+    ids = np.full((len(rows), width), pad_id, dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for row, numbers in enumerate(rows):
+        ids[row, : len(numbers)] = numbers
+        mask[row, : max(len(numbers), 1)] = 1
+    return ids, mask
+
+
+def _check_answers(
+    model_file: Path, packed: Path, oracle: Tokenizer, texts: Sequence[str], pad_id: int, library: str
+) -> None:
+    """The packed file answers texts as the other one answers their ids, to the last bit.
+
+    Raises:
+        ParityError: it does not.
+    """
+    rows = [encoding.ids for encoding in oracle.encode_batch(texts)]
+    ids, mask = _padded(rows, pad_id, width=max(map(len, rows)))
+    given = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+    plain = _session(model_file, library)
+    wanted = plain.run(None, {value.name: given[value.name] for value in plain.get_inputs()})
+    found = _session(packed, library).run(None, {TEXT_INPUT: np.array(texts, dtype=object)})
+    if not all(map(np.array_equal, found, wanted)):
+        raise ParityError(f"{packed} does not answer texts as {model_file} answers their token ids")
