@@ -21,7 +21,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from homoexport.errors import ParityError, UserError
+from homoexport.errors import HomoexportError, ParityError, UserError
 from homoexport.export.awkward_text import PLAIN_ENGLISH, awkward_texts
 from homoexport.export.wordpiece import (
     EXTENSIONS_DOMAIN,
@@ -102,7 +102,8 @@ def pack_tokenizer(
     tokens and padded to the longest one of the batch, both on the right. The comparison takes a few seconds.
 
     Args:
-        model_file: a graph whose inputs are among `input_ids`, `attention_mask` and `token_type_ids`, int64 [B, S].
+        model_file: a graph whose inputs are `input_ids`, `attention_mask` and, where it has a use for them,
+            `token_type_ids`, each int64 [B, S].
         tokenizer: the model's.
         max_length: tokens of the longest sequence, special ones included.
         target: the file to write; its folder exists.
@@ -112,7 +113,8 @@ def pack_tokenizer(
 
     Raises:
         UserError: onnxruntime-extensions is not installed; a tokenizer that cannot be expressed, or that the packed
-            one differs from on plain English; inputs that no tokenizer gives; a `max_length` without room for text.
+            one differs from on plain English; other inputs than these; a `max_length` without room for text.
+        ParityError: the packed file does not answer some texts as `model_file` answers their ids.
     """
     library = extensions_library()
     pieces = read_wordpiece(tokenizer)
@@ -130,14 +132,24 @@ def pack_tokenizer(
     RemoveUnusedNodesPass()(model)
     ir.save(model, target)
 
+    try:
+        return _check(target, model_file, tokenizer, max_length=max_length, library=library)
+    except HomoexportError:
+        target.unlink()
+        raise
+
+
+def _check(
+    packed: Path, model_file: Path, tokenizer: PreTrainedTokenizerBase, *, max_length: int, library: str
+) -> TokenizerReport:
+    """What `pack_tokenizer` returns and raises of its file."""
     texts = awkward_texts(token.content for token in tokenizer.added_tokens_decoder.values())
-    oracle = backend_of(tokenizer)
+    oracle, pad_id = backend_of(tokenizer), tokenizer.pad_token_id
     oracle.enable_truncation(max_length)
-    tokens_alone = _session(ir.to_proto(_tokens_alone(target)).SerializeToString(), library)
-    kinds = {name: _compare(tokens_alone, oracle, kind, pieces.pad_id) for name, kind in texts.items()}
+    tokens_alone = _session(ir.to_proto(_tokens_alone(packed)).SerializeToString(), library)
+    kinds = {name: _compare(tokens_alone, oracle, kind, pad_id) for name, kind in texts.items()}
     report = TokenizerReport(kinds, metadata.version("onnxruntime-extensions"))
     if PLAIN_ENGLISH in report.differing_kinds:
-        target.unlink()
         figures = report.kinds[PLAIN_ENGLISH]
         raise UserError(
             f"the packed tokenizer differs from this one on {figures.strings - figures.equal} of {figures.strings} "
@@ -145,7 +157,7 @@ def pack_tokenizer(
             where="--with-tokenizer",
             mend="export without it",
         )
-    _check_answers(model_file, target, oracle, texts[PLAIN_ENGLISH][:_ANSWERED], pieces.pad_id, library)
+    _check_answers(model_file, packed, oracle, texts[PLAIN_ENGLISH][:_ANSWERED], pad_id, library)
     return report
 
 
@@ -153,9 +165,9 @@ def _replace_inputs(model: ir.Model, text: ir.Value, tokens: Mapping[str, ir.Val
     """Whatever read the model's inputs reads `tokens` of the same names from now on."""
     taken = list(model.graph.inputs)
     names = [str(value.name) for value in taken]
-    if unknown := sorted(set(names) - set(tokens)):
-        known = ", ".join(tokens)
-        raise UserError(f"its graph takes {', '.join(unknown)}", where=where, mend=f"a tokenizer gives {known}")
+    if not set(_COMPARED) <= set(names) <= set(tokens):
+        mend = "name a graph that takes input_ids and attention_mask, and at most token_type_ids beside them"
+        raise UserError(f"its graph takes {', '.join(names)}", where=where, mend=mend)
     model.graph.inputs[:] = [text]
     for value, name in zip(taken, names, strict=True):
         token = tokens[name]

@@ -99,7 +99,7 @@ def _refusal(what: str) -> UserError:
 
 
 def read_wordpiece(tokenizer: PreTrainedTokenizerBase) -> WordPiece:
-    """Ask a tokenizer for all that its graph needs; every code point is normalised once (about 2 seconds).
+    """Ask a tokenizer for all that its graph needs; every code point is normalised once (about 1.5 seconds).
 
     Raises:
         UserError: it is not WordPiece as BERT has it, or has a setting that the graph cannot express.
