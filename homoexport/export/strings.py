@@ -1,8 +1,8 @@
 """Packing a tokenizer into an ONNX file, so that a program in any language passes strings.
 
-The file then needs two operators of onnxruntime-extensions: one shared library to register with the session. The
-library has them unless it was built with a selection of operators, as its packages for Android and iOS are; there,
-build it with `ai.onnx.contrib;1;TrieTokenizer,TrieDetokenizer` in the selection.
+The file then needs operators of onnxruntime-extensions: one shared library to register with the session. The library
+has all of them unless it was built with a selection, as its packages for Android and iOS are, which lack those of
+WordPiece: there, build it with `ai.onnx.contrib;1;TrieTokenizer,TrieDetokenizer` in the selection.
 """
 
 from __future__ import annotations
@@ -18,19 +18,14 @@ import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerBase
 
 from homoexport.errors import HomoexportError, ParityError, UserError
 from homoexport.export.awkward_text import PLAIN_ENGLISH, awkward_texts
-from homoexport.export.wordpiece import (
-    EXTENSIONS_DOMAIN,
-    OPERATORS,
-    GraphWriter,
-    backend_of,
-    read_wordpiece,
-    write_tokens,
-)
+from homoexport.export.byte_level import BYTE_LEVEL_OPERATORS, ByteLevel, read_byte_level, write_byte_level
+from homoexport.export.sequences import EXTENSIONS_DOMAIN, GraphWriter, backend_of
+from homoexport.export.wordpiece import WORDPIECE_OPERATORS, WordPiece, read_wordpiece, write_wordpiece
 
 TEXT_INPUT = "text"
 _COMPARED = ("input_ids", "attention_mask")
@@ -52,10 +47,12 @@ class TokenizerReport:
 
     Attributes:
         kinds: by their names.
+        operators: of onnxruntime-extensions, without which the file does not load.
         extensions_version: of onnxruntime-extensions in the comparison.
     """
 
     kinds: Mapping[str, KindReport]
+    operators: Sequence[str]
     extensions_version: str
 
     @property
@@ -68,7 +65,7 @@ class TokenizerReport:
         return {
             "input": TEXT_INPUT,
             "onnxruntime_extensions": self.extensions_version,
-            "operators": [f"{EXTENSIONS_DOMAIN}::{operator}" for operator in OPERATORS],
+            "operators": [f"{EXTENSIONS_DOMAIN}::{operator}" for operator in self.operators],
             "strings": sum(kind.strings for kind in self.kinds.values()),
             "equal": sum(kind.equal for kind in self.kinds.values()),
             "differing_kinds": self.differing_kinds,
@@ -117,14 +114,11 @@ def pack_tokenizer(
         ParityError: the packed file does not answer some texts as `model_file` answers their ids.
     """
     library = extensions_library()
-    pieces = read_wordpiece(tokenizer)
-    if max_length <= pieces.special_tokens:
-        what = f"{max_length} tokens hold no text beside {pieces.special_tokens} special ones"
-        raise UserError(what, where="max_length", mend="give more")
-    model = ir.load(model_file)
     writer = GraphWriter()
     text = ir.Value(name=TEXT_INPUT, type=ir.TensorType(ir.DataType.STRING), shape=ir.Shape(["batch"]))
-    _replace_inputs(model, text, write_tokens(writer, text, pieces, max_length=max_length), where=str(model_file))
+    tokens, operators = _write_tokens(writer, text, tokenizer, max_length=max_length)
+    model = ir.load(model_file)
+    _replace_inputs(model, text, tokens, where=str(model_file))
     model.graph.insert_before(model.graph[0], writer.nodes)
     for constant in writer.constants:
         model.graph.register_initializer(constant)
@@ -133,24 +127,42 @@ def pack_tokenizer(
     ir.save(model, target)
 
     try:
-        return _check(target, model_file, tokenizer, max_length=max_length, library=library)
+        kinds = _check(target, model_file, tokenizer, max_length=max_length, library=library)
     except HomoexportError:
         target.unlink()
         raise
+    return TokenizerReport(kinds, operators, metadata.version("onnxruntime-extensions"))
+
+
+def _write_tokens(
+    writer: GraphWriter, text: ir.Value, tokenizer: PreTrainedTokenizerBase, *, max_length: int
+) -> tuple[dict[str, ir.Value], Sequence[str]]:
+    """Token ids of texts, and the operators of onnxruntime-extensions that they take."""
+    operators: Sequence[str]
+    pieces: ByteLevel | WordPiece
+    if type(backend_of(tokenizer).model) is models.BPE:
+        pieces, operators = read_byte_level(tokenizer), BYTE_LEVEL_OPERATORS
+    else:
+        pieces, operators = read_wordpiece(tokenizer), WORDPIECE_OPERATORS
+    if max_length <= pieces.frame.special_tokens:
+        what = f"{max_length} tokens hold no text beside {pieces.frame.special_tokens} special ones"
+        raise UserError(what, where="max_length", mend="give more")
+    if isinstance(pieces, ByteLevel):
+        return write_byte_level(writer, text, pieces, max_length=max_length), operators
+    return write_wordpiece(writer, text, pieces, max_length=max_length), operators
 
 
 def _check(
     packed: Path, model_file: Path, tokenizer: PreTrainedTokenizerBase, *, max_length: int, library: str
-) -> TokenizerReport:
-    """What `pack_tokenizer` returns and raises of its file."""
+) -> dict[str, KindReport]:
+    """The comparison by kinds, and what else `pack_tokenizer` raises of its file."""
     texts = awkward_texts(token.content for token in tokenizer.added_tokens_decoder.values())
     oracle, pad_id = backend_of(tokenizer), tokenizer.pad_token_id
     oracle.enable_truncation(max_length)
     tokens_alone = _session(ir.to_proto(_tokens_alone(packed)).SerializeToString(), library)
     kinds = {name: _compare(tokens_alone, oracle, kind, pad_id) for name, kind in texts.items()}
-    report = TokenizerReport(kinds, metadata.version("onnxruntime-extensions"))
-    if PLAIN_ENGLISH in report.differing_kinds:
-        figures = report.kinds[PLAIN_ENGLISH]
+    figures = kinds[PLAIN_ENGLISH]
+    if figures.equal < figures.strings:
         raise UserError(
             f"the packed tokenizer differs from this one on {figures.strings - figures.equal} of {figures.strings} "
             "plain English texts",
@@ -158,7 +170,7 @@ def _check(
             mend="export without it",
         )
     _check_answers(model_file, packed, oracle, texts[PLAIN_ENGLISH][:_ANSWERED], pad_id, library)
-    return report
+    return kinds
 
 
 def _replace_inputs(model: ir.Model, text: ir.Value, tokens: Mapping[str, ir.Value], *, where: str) -> None:

@@ -29,10 +29,17 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from homoexport.errors import UserError
+from homoexport.export.sequences import (
+    EXTENSIONS_DOMAIN,
+    Frame,
+    GraphWriter,
+    backend_of,
+    read_frame,
+    refusal,
+    write_sequences,
+)
 
-EXTENSIONS_DOMAIN = "ai.onnx.contrib"
-OPERATORS = ("TrieTokenizer", "TrieDetokenizer")
+WORDPIECE_OPERATORS = ("TrieTokenizer", "TrieDetokenizer")
 PAGE = 64  # code points that differ in the last byte of UTF-8 alone
 KEEP, DROP, ISOLATE = 0, 1, 2
 # Numbers of the first list: a byte by itself, with a space before it, with one behind it; nothing; the entries.
@@ -42,7 +49,6 @@ _SURROGATES = range(0xD800, 0xE000)
 _BETWEEN = "\U00010900"  # a letter without case, accents or a meaning to any normaliser
 _NONCHARACTERS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
 _NOT_WRITTEN = "\ufffe\uffff"  # TrieDetokenizer takes them for invalid UTF-8
-_SUPPORTED = "supported: WordPiece with BERT's normalizer and pre-tokenizer (BERT, DistilBERT, ELECTRA, MPNet)"
 
 
 @dataclass(frozen=True)
@@ -55,47 +61,17 @@ class WordPiece:
             spaces, and the image of a character that stands alone has one on either side.
         pages: KEEP, DROP or ISOLATE for every `PAGE` code points that are all treated so.
         added: images of the added tokens by their contents, and their ids by their images.
-        prefix, suffix: ids around a text.
+        frame: ids around a text.
     """
 
     vocabulary: Mapping[str, int]
     continuation: str
     unknown_id: int
-    pad_id: int
     longest_word: int
     images: Mapping[str, str]
     pages: NDArray[np.int64]
     added: Sequence[tuple[str, str, int]]
-    prefix: Sequence[int]
-    suffix: Sequence[int]
-
-    @property
-    def special_tokens(self) -> int:
-        """Tokens around a text."""
-        return len(self.prefix) + len(self.suffix)
-
-
-def backend_of(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """A copy of the Rust tokenizer, without truncation and padding.
-
-    Raises:
-        UserError: there is none.
-    """
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if not isinstance(backend, Tokenizer):
-        raise _refusal(f"its {type(tokenizer).__name__} has no tokenizer.json")
-    copied = Tokenizer.from_str(backend.to_str())
-    copied.no_padding()
-    copied.no_truncation()
-    return copied
-
-
-def _refusal(what: str) -> UserError:
-    return UserError(
-        f"this tokenizer cannot be packed into the graph: {what}",
-        where="--with-tokenizer",
-        mend=f"export without it ({_SUPPORTED})",
-    )
+    frame: Frame
 
 
 def read_wordpiece(tokenizer: PreTrainedTokenizerBase) -> WordPiece:
@@ -111,34 +87,24 @@ def read_wordpiece(tokenizer: PreTrainedTokenizerBase) -> WordPiece:
     for part, wanted in wanted_types.items():
         found = (spec[part] or {}).get("type")
         if found != wanted:
-            raise _refusal(f"its {part.replace('_', '-')} is {found}, not {wanted}")
-    if tokenizer.truncation_side != "right":
-        raise _refusal(f"it truncates on the {tokenizer.truncation_side}")
-    if tokenizer.pad_token_id is None:
-        raise _refusal("it has no padding token")
+            raise refusal(f"its {part.replace('_', '-')} is {found}, not {wanted}")
+    frame = read_frame(tokenizer)
     if model["unk_token"] not in model["vocab"]:
-        raise _refusal(f"its unknown token {model['unk_token']!r} is not in its vocabulary")
+        raise refusal(f"its unknown token {model['unk_token']!r} is not in its vocabulary")
     known = set().union(*model["vocab"], *(token["content"] for token in spec["added_tokens"]))
     unused = [character for character in _NONCHARACTERS if character not in known]
     if len(unused) < 2 or _BETWEEN in known:
-        raise _refusal("its vocabulary holds Unicode's noncharacters")
+        raise refusal("its vocabulary holds Unicode's noncharacters")
     images, pages = _images_of(backend, mark=unused[0], stand_in=unused[1])
-    around = backend.encode("a")
-    text_at = around.special_tokens_mask.index(0)
-    text_end = len(around.ids) - around.special_tokens_mask[::-1].index(0)
-    if any(around.type_ids):
-        raise _refusal("its token types are not all 0")
     return WordPiece(
         vocabulary=model["vocab"],
         continuation=model["continuing_subword_prefix"],
         unknown_id=model["vocab"][model["unk_token"]],
-        pad_id=tokenizer.pad_token_id,
         longest_word=model["max_input_chars_per_word"],
         images=images,
         pages=pages,
         added=[_added_token(token, images, mark=unused[0]) for token in spec["added_tokens"]],
-        prefix=around.ids[:text_at],
-        suffix=around.ids[text_end:],
+        frame=frame,
     )
 
 
@@ -146,13 +112,13 @@ def _added_token(token: Mapping[str, Any], images: Mapping[str, str], *, mark: s
     """Content, image, id. White space around it, which some take along, means nothing between words."""
     content, number = token["content"], token["id"]
     if token["single_word"]:
-        raise _refusal(f"its added token {content!r} is found as a whole word only")
+        raise refusal(f"its added token {content!r} is found as a whole word only")
     if not token["normalized"]:
         return content, f" {mark}{content} ", number  # the mark: no other text has this image
     # Found in the normalised text, where its image ends in spaces if it is to be found within words, too.
     image = "".join(images.get(character, character) for character in content)
     if not (image.startswith(" ") and image.endswith(" ")):
-        raise _refusal(f"its added token {content!r} is found in normalised text, inside of words")
+        raise refusal(f"its added token {content!r} is found in normalised text, inside of words")
     return "", image, number
 
 
@@ -194,30 +160,7 @@ def _common_treatment(page: Mapping[str, str]) -> int:
     return KEEP
 
 
-class GraphWriter:
-    """Collects nodes and constants; call it with an operator and its inputs, numbers and arrays among them."""
-
-    def __init__(self) -> None:
-        self.nodes: list[ir.Node] = []
-        self.constants: list[ir.Value] = []
-
-    def __call__(self, operator: str, *inputs: Any, domain: str = "", **attributes: Any) -> ir.Value:
-        """The first output of a new node."""
-        name = f"tokenizer/{operator}_{len(self.nodes)}"
-        values = [each if isinstance(each, ir.Value) else self._constant(each) for each in inputs]
-        node = ir.node(operator, values, domain=domain, attributes=attributes, name=name)
-        node.outputs[0].name = name
-        self.nodes.append(node)
-        return node.outputs[0]
-
-    def _constant(self, number: Any) -> ir.Value:
-        name = f"tokenizer/constant_{len(self.constants)}"
-        value = ir.Value(name=name, const_value=ir.tensor(np.asarray(number, dtype=np.int64), name=name))
-        self.constants.append(value)
-        return value
-
-
-def write_tokens(op: GraphWriter, text: ir.Value, pieces: WordPiece, *, max_length: int) -> dict[str, ir.Value]:
+def write_wordpiece(op: GraphWriter, text: ir.Value, pieces: WordPiece, *, max_length: int) -> dict[str, ir.Value]:
     """`input_ids`, `attention_mask` and `token_type_ids`, each int64 [B, S], of texts [B].
 
     Args:
@@ -287,24 +230,7 @@ def _write_ids(op: GraphWriter, words: ir.Value, pieces: WordPiece, *, max_lengt
     kept = op("And", op("Greater", length, 0), op("Or", op("Greater", starts, 0), op("Not", unknown)))
     kept = op("And", kept, op("Greater", numbers, 0))
     ids = op("Where", unknown, pieces.unknown_id, ids)
-
-    place = op("CumSum", op("Cast", kept, to=ir.DataType.INT64), 1)  # [B, P] from 1 on
-    kept = op("And", kept, op("LessOrEqual", place, max_length - pieces.special_tokens))
-    counts = op("ReduceSum", op("Cast", kept, to=ir.DataType.INT64), [1])  # [B, 1]
-    ends = op("Add", counts, pieces.special_tokens)
-    # Attention to no position at all would be a division by zero: one padding token stands for an empty text.
-    width = op("ReduceMax", op("Max", ends, 1), keepdims=0)
-    position = op("Unsqueeze", op("Range", 0, width, 1), [0])  # [1, S]
-    shape = op("Concat", op("Shape", counts, end=1), op("Reshape", op("Add", width, 1), [1]), axis=0)
-    column = op("Where", kept, op("Add", place, len(pieces.prefix) - 1), width)  # what is not kept: the spare one
-    filled = op("ScatterElements", op("Expand", pieces.pad_id, shape), column, ids, axis=1)  # [B, S + 1]
-    filled = op("Slice", filled, [0], [-1], [1])
-    for index, number in enumerate(pieces.prefix):
-        filled = op("Where", op("Equal", position, index), number, filled)
-    for index, number in enumerate(pieces.suffix, start=len(pieces.prefix)):
-        filled = op("Where", op("Equal", position, op("Add", counts, index)), number, filled)
-    mask = op("Cast", op("Less", position, op("Max", ends, 1)), to=ir.DataType.INT64)
-    return {"input_ids": filled, "attention_mask": mask, "token_type_ids": op("Mul", mask, 0)}
+    return write_sequences(op, ids, kept, pieces.frame, max_length=max_length)
 
 
 def _piece_table(pieces: WordPiece) -> tuple[list[str], NDArray[np.int64]]:

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from homoexport.encoder.loading import resolve_folder
@@ -219,6 +219,66 @@ def bpe_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+def wordless(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    backend = tokenizer.backend_tokenizer
+    backend.model = models.BPE({"<s>": 0, "</s>": 1, "<pad>": 2, "<unk>": 3}, [])
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return tokenizer
+
+
+def unigram_tokenizer() -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.Unigram([("<unk>", 0.0), ("a", -1.0)], 0)), pad_token="<unk>"
+    )
+
+
+@pytest.fixture(scope="module")
+def byte_level() -> PreTrainedTokenizerFast:
+    """RoBERTa's tokenizer, of 700 pieces that are learned from our own sentences."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=700,
+        show_progress=False,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    tokenizer.train_from_iterator([text for kind in awkward_texts([]).values() for text in kind], trainer)
+    tokenizer.add_special_tokens([AddedToken("<mask>", lstrip=True)])
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        cls_token="<s>",
+        bos_token="<s>",
+        sep_token="</s>",
+        eos_token="</s>",
+        mask_token="<mask>",
+        model_max_length=64,
+    )
+
+
+def test_byte_level_bpe_differs_on_few_kinds(echo, byte_level):
+    _, report = packed(echo(*INPUTS), byte_level, max_length=20_000)
+    assert report.operators == ("RobertaTokenizer",)
+    assert set(report.differing_kinds) <= {"NUL", "special tokens", "control characters", "mixed"}
+    assert {"NUL", "special tokens"} <= set(report.differing_kinds)
+    control = report.kinds["control characters"]
+    assert control.equal >= control.strings - 2
+
+
+def test_byte_level_batches_are_padded_and_truncated(echo, byte_level):
+    target, _ = packed(echo(*INPUTS), byte_level, max_length=8)
+    run = open_packed(target)
+    texts = ["The kettle", "", "Where is the invoice? " * 9, "a<b<s></s>", " ", "naïve \u65e5\u672c"]
+    settings = {"padding": "longest", "truncation": True, "max_length": 8, "return_token_type_ids": True}
+    wanted = byte_level(texts, return_tensors="np", **settings)
+    for found, name in zip(run(*texts), INPUTS, strict=True):
+        np.testing.assert_array_equal(found, wanted[name])
+    assert run("")[0].tolist() == [[0, 2]]
+
+
 def changed(change: Callable[[PreTrainedTokenizerFast], object]) -> Callable[[], PreTrainedTokenizerFast]:
     def make() -> PreTrainedTokenizerFast:
         tokenizer = wordpiece_tokenizer(PIECES)
@@ -232,7 +292,9 @@ def changed(change: Callable[[PreTrainedTokenizerFast], object]) -> Callable[[],
     ("make", "what"),
     [
         (tiny_tokenizer, "its model is WordLevel, not WordPiece"),
-        (bpe_tokenizer, "its model is BPE, not WordPiece"),
+        (bpe_tokenizer, "its model is BPE, but does not split text as RoBERTa's"),
+        (lambda: wordless(bpe_tokenizer()), "it makes nothing of the letter a"),
+        (unigram_tokenizer, "its model is Unigram, not WordPiece"),
         (
             changed(lambda each: setattr(each.backend_tokenizer, "normalizer", normalizers.NFKC())),
             "its normalizer is NFKC, not BertNormalizer",
@@ -291,11 +353,11 @@ def test_refuses_one_that_differs_on_plain_english(echo, monkeypatch):
 
 def test_answers_that_are_not_the_models_are_an_error(echo, monkeypatch):
     def write(*arguments, **settings):
-        tokens = write_tokens(*arguments, **settings)
+        tokens = write_wordpiece(*arguments, **settings)
         return {**tokens, "token_type_ids": arguments[0]("Add", tokens["token_type_ids"], 1)}
 
-    write_tokens = strings.write_tokens
-    monkeypatch.setattr(strings, "write_tokens", write)
+    write_wordpiece = strings.write_wordpiece
+    monkeypatch.setattr(strings, "write_wordpiece", write)
     model = echo(*INPUTS)
     with pytest.raises(ParityError, match="does not answer texts"):
         packed(model, wordpiece_tokenizer(PIECES))
