@@ -183,7 +183,9 @@ def _run_stages(recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener
                 recipe.teacher,
                 teacher,
                 task=TASKS[recipe.distill.objective],
-                settings=recipe.export.model_copy(update={"quantize": "none", "embeddings": "auto"}),
+                settings=recipe.export.model_copy(
+                    update={"quantize": "none", "embeddings": "auto", "with_tokenizer": False}
+                ),
                 measure=recipe.measure,
                 recipe_digest=digest,
             )
@@ -284,6 +286,8 @@ def export_folder(
         x86=there.x86,
         answer=None if there.is_here else answer,
         opset=settings.opset,
+        with_tokenizer=settings.with_tokenizer,
+        timed_at=measure.model_dump(include={"device", "threads", "batch_size", "length"}),
         out_dir=out_dir,
         rank=rank,
         recipe_digest=recipe_digest,

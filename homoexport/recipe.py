@@ -215,6 +215,9 @@ class ExportSettings(_Section):
     opset: int | None = Field(
         None, ge=18, description="ONNX opset, and nothing newer; by default 18, and newer operators where they pay."
     )
+    with_tokenizer: bool = Field(
+        False, description="Write strings/model.onnx, too, which takes texts (needs onnxruntime-extensions)."
+    )
 
 
 class MeasureSettings(_Section):

@@ -67,6 +67,18 @@ def export(
         int | None,
         typer.Option(min=18, help="ONNX opset, and nothing newer (default: 18, and newer operators where they pay)."),
     ] = None,
+    with_tokenizer: Annotated[
+        bool,
+        typer.Option(
+            "--with-tokenizer",
+            help="Write strings/model.onnx, too, which takes texts in place of ids (needs onnxruntime-extensions).",
+        ),
+    ] = False,
+    push_to_hub: Annotated[
+        str | None,
+        typer.Option(metavar="OWNER/NAME", help="Upload the package to this model repository of the Hugging Face hub."),
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make that repository private, if it is new.")] = False,
     device: Annotated[
         str, typer.Option(help="Target that it is for, and measured on; see `homoexport devices`.")
     ] = "cpu",
@@ -94,12 +106,20 @@ def export(
     export_folder(
         student,
         output,
-        settings=ExportSettings(quantize=quantize.value, embeddings=embeddings.value, opset=opset),
+        settings=ExportSettings(
+            quantize=quantize.value, embeddings=embeddings.value, opset=opset, with_tokenizer=with_tokenizer
+        ),
         measure=MeasureSettings(device=device, threads=threads, batch_size=batch_size, length=length),
         texts=texts or held_out_texts(Path(student)),
         force=force,
         progress=screen.stage_line,
     )
+    address = None
+    if push_to_hub is not None:
+        from homoexport.export.hub import push_to_hub as push
+
+        screen.stage_line(f"uploading to {push_to_hub}")
+        address = push(output, push_to_hub, private=private)
     manifest = read_manifest(output)
     if as_json:
         screen.print_json(manifest)
@@ -107,7 +127,7 @@ def export(
     from homoexport.report import candidate_table, export_lines
 
     screen.output.print(candidate_table(manifest["details"]))
-    for line in export_lines(str(output), manifest):
+    for line in export_lines(str(output), manifest) + ([f"On the hub: {address}"] if address else []):
         screen.output.print(line, soft_wrap=True)
 
 

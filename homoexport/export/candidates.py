@@ -37,7 +37,8 @@ class Candidate:
     """A graph that could be shipped.
 
     `parity` is None where the candidate was too slow to be worth the question; `latency_p50_ms` where it was wrong,
-    or nothing was to be compared. `kept` are products left in fp32, for they break the gate in fewer bits.
+    or nothing was to be compared; only those of one `round` were timed in turns. `kept` are products left in fp32, for
+    they break the gate in fewer bits.
     """
 
     form: Form
@@ -50,6 +51,7 @@ class Candidate:
     parity: Parity | None = None
     parity_there: Parity | None = None
     latency_p50_ms: float | None = None
+    round: int | None = None
 
     @property
     def name(self) -> str:
@@ -82,6 +84,7 @@ class Candidate:
             "kept_in_fp32": list(self.kept),
             "file_bytes": self.file_bytes,
             "latency_p50_ms": self.latency_p50_ms,
+            "round": self.round,
             "parity": self.parity.as_json() if self.parity else None,
             "parity_on_target": self.parity_there.as_json() if self.parity_there else None,
         }

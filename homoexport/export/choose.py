@@ -25,6 +25,7 @@ Quantize = Literal["auto", "none", "int8", "int8-static", "int4", "fp16"]
 EmbeddingChoice = Literal["auto", "fp32", "int8", "int4"]
 Rank = Callable[[Sequence[Path]], Sequence[float]]
 
+_ATTENTION, _VARIANTS, _SCHEMES = 1, 2, 3  # rounds of measuring
 TIE = 1.02  # medians closer than this are a tie, and the smaller file is shipped
 _MULTIPLIES_BYTES = frozenset(
     {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
@@ -97,8 +98,11 @@ def choose(
     maker.progress("measuring the schemes")
     sound = [candidate for candidate in finalists if candidate.sound]
     timed = dict(zip([item.name for item in sound], rank([item.file for item in sound]) if sound else [], strict=True))
-    finalists = [replace(item, latency_p50_ms=timed.get(item.name)) for item in finalists]
-    everything = [*[item for item in forms if item.name not in {one.name for one in finalists}], *finalists]
+    finalists = [
+        replace(item, latency_p50_ms=timed.get(item.name), round=_SCHEMES if item.name in timed else None)
+        for item in finalists
+    ]
+    everything = [*forms, *finalists]
     shippable = [
         item
         for item in finalists
@@ -127,22 +131,22 @@ def _latency(candidate: Candidate) -> float:
 
 def _best_form(maker: Maker, scheme: Scheme, embeddings: Embeddings, rank: Rank) -> tuple[list[Candidate], Form]:
     """Every form with its figures, and the fastest that is right."""
-    tried = _timed_forms(maker, ATTENTION_FORMS, scheme, embeddings, rank)
+    tried = _timed_forms(maker, ATTENTION_FORMS, scheme, embeddings, rank, _ATTENTION)
     best = min(tried, key=_latency, default=None)
     if best is None or best.latency_p50_ms is None:
         figures = [line for item in tried if (line := _failure(item))]
         figures += [f"{name} {reason}" for name, reason in maker.left_out.items()]
         raise ParityError(f"no graph answers as the model does: {'; '.join(figures)}")
     if variants := variants_of(best.form):
-        again = _timed_forms(maker, (best.form, *variants), scheme, embeddings, rank)
+        again = _timed_forms(maker, (best.form, *variants), scheme, embeddings, rank, _VARIANTS)
         best = min(again, key=_latency)
-        tried += [item for item in again if item.form in variants]
+        tried += again
     maker.forget([item.form for item in tried if item.form != best.form])
     return tried, best.form
 
 
 def _timed_forms(
-    maker: Maker, forms: Sequence[Form], scheme: Scheme, embeddings: Embeddings, rank: Rank
+    maker: Maker, forms: Sequence[Form], scheme: Scheme, embeddings: Embeddings, rank: Rank, round_number: int
 ) -> list[Candidate]:
     """Forms in a scheme, timed in turns; those that are wrong in fp32 already with the figures of that."""
     written = [item for form in forms if (item := maker.write(form)) is not None]
@@ -151,7 +155,10 @@ def _timed_forms(
     ]
     maker.progress("measuring the forms")
     latencies = rank([item.file for item in right]) if right else []
-    timed = [replace(item, latency_p50_ms=latency) for item, latency in zip(right, latencies, strict=True)]
+    timed = [
+        replace(item, latency_p50_ms=latency, round=round_number)
+        for item, latency in zip(right, latencies, strict=True)
+    ]
     for item in timed:
         maker.discard(item)
     return [item for item in written if not item.sound] + timed

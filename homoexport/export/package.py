@@ -6,7 +6,7 @@ import copy
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,13 @@ from homoexport.encoder import (
     write_sentence_files,
 )
 from homoexport.export.candidates import Candidate, Maker
+from homoexport.export.card import model_card
 from homoexport.export.choose import Choice, EmbeddingChoice, Quantize, Rank, choose, schemes_for
 from homoexport.export.graph import OUTPUT_NAMES, describe, input_names
 from homoexport.export.parity import Answer, Invariance, check_invariance
 from homoexport.export.quantize import DESCRIPTIONS, EMBEDDINGS, Precision
-from homoexport.host import library_versions
+from homoexport.export.strings import pack_tokenizer
+from homoexport.host import describe_host, library_versions
 from homoexport.sample_text import SAMPLE_TEXT
 
 # As transformers.js calls them: q8 looks for model_quantized, q4 for model_q4, fp16 for model_fp16.
@@ -37,6 +39,7 @@ MODEL_FILES: dict[Precision, str] = {
     "int4": "onnx/model_q4.onnx",
     "fp16": "onnx/model_fp16.onnx",
 }
+STRINGS_FILE = "strings/model.onnx"  # apart from onnx/, where loaders look for the one file that there is
 DEFAULT_OPSET = 18
 
 
@@ -90,6 +93,8 @@ def export_encoder(
     x86: bool = False,
     answer: Answer | None = None,
     opset: int | None = None,
+    with_tokenizer: bool = False,
+    timed_at: Mapping[str, Any] | None = None,
     recipe_digest: str | None = None,
     force: bool = False,
     progress: Callable[[str], None] | None = None,
@@ -107,6 +112,8 @@ def export_encoder(
         x86: whether that is an x86 CPU.
         answer: runs a file on the target, where that is not this machine's CPU; the gate is held there, too.
         opset: of the standard operators, and no form with newer ones; by default 18, and newer ones where they pay.
+        with_tokenizer: write a second file, too, that takes texts in place of token ids.
+        timed_at: what `rank` times at: device, threads, batch_size, length; for the manifest and the model card.
         recipe_digest: of the recipe that this is part of.
         force: replace `out_dir` where homoexport wrote it.
         progress: is told each step.
@@ -116,7 +123,8 @@ def export_encoder(
 
     Raises:
         OutputError: `out_dir` exists, or cannot be written.
-        UserError: an opset that cannot be written, or a model too big for one ONNX file.
+        UserError: an opset that cannot be written, a model too big for one ONNX file, or a tokenizer that cannot be
+            expressed in a graph.
         ParityError: no graph answers as the model does.
     """
     max_length = max_length_of(encoder)
@@ -138,7 +146,18 @@ def export_encoder(
         written_opset = _write_files(encoder, choice.chosen, folder, max_length=max_length)
         invariance = check_invariance(choice.chosen.file, maker.batches, task=encoder.task)
         details = _details(encoder, choice, maker, invariance, opset=written_opset, max_length=max_length)
-        write_manifest(folder, "package", parent=parent_of(encoder), recipe=recipe_digest, details=details)
+        details["timed_at"] = dict(timed_at or {})
+        if with_tokenizer:
+            maker.progress("packing the tokenizer into the graph")
+            target = folder / STRINGS_FILE
+            target.parent.mkdir()
+            model_file = folder / details["model_file"]
+            report = pack_tokenizer(model_file, encoder.tokenizer, max_length=max_length, target=target)
+            details["with_tokenizer"] = {"file": STRINGS_FILE, **report.as_json()}
+        parent = parent_of(encoder)
+        card = model_card(out_dir.name, details, parent=parent, host=describe_host())
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        write_manifest(folder, "package", parent=parent, recipe=recipe_digest, details=details)
     return out_dir
 
 

@@ -37,17 +37,21 @@ def _depends_on_batch(details: dict[str, Any]) -> bool:
 
 
 def candidate_table(details: dict[str, Any]) -> Table:
-    """Every candidate of an export with its figures; a dash where one was not asked for."""
+    """Every candidate of an export with its figures; a dash where one was not asked for.
+
+    Those of one round were timed in turns, so only they compare.
+    """
     table = Table(
         "candidate", title=f"Candidates, chosen: {details['graph']}-{details['scheme']}", title_justify="left"
     )
-    for column in ("MB", "p50 ms", "cosine, mean"):
+    for column in ("MB", "round", "p50 ms", "cosine, mean"):
         table.add_column(column, justify="right")
     for candidate in details["candidates"]:
         latency, parity = candidate["latency_p50_ms"], candidate["parity"]
         table.add_row(
             candidate["name"],
             f"{candidate['file_bytes'] / 1e6:.2f}",
+            str(candidate["round"] or "-"),
             "-" if latency is None else f"{latency:.3f}",
             "-" if parity is None else f"{parity['mean_cosine']:.5f}",
         )

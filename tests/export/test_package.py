@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import onnx
@@ -12,13 +14,16 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 import torch
+import yaml
 from transformers import AutoTokenizer
 
 from homoexport.artifact import verify
 from homoexport.encoder import load_encoder
-from homoexport.errors import OutputError, ParityError
+from homoexport.errors import OutputError, PackageError, ParityError, UserError
 from homoexport.export import SAMPLE_TEXT, candidates, export_encoder
+from homoexport.export.hub import push_to_hub
 from homoexport.export.parity import FEWER_BITS_MIN_COSINE, check_parity, make_batches
+from homoexport.export.strings import extensions_library
 from homoexport.inference import open_package
 from tests.conftest import BERT_TINY, MINILM, tiny_model, tiny_tokenizer
 
@@ -63,9 +68,10 @@ def test_package_holds_the_fastest_graph_and_loads_with_stock_libraries(
     assert [name for name in manifest["files"] if name.endswith(".onnx")] == [model_file]
     assert {"config.json", "tokenizer.json"} < set(manifest["files"])
     assert (details["max_length"], details["vocab_size"], details["hidden_size"]) == (64, 100, 32)
-    names = [item["name"] for item in details["candidates"]]
+    names = [(item["round"], item["name"]) for item in details["candidates"]]
     assert len(names) == len(set(names))
-    assert {"flash-fp32", f"flash-{details['scheme']}"} <= set(names)
+    assert {(3, "flash-fp32"), (3, f"flash-{details['scheme']}")} <= set(names)
+    assert {number for number, _name in names} == {1, 2, 3}
     assert all(item["latency_p50_ms"] for item in details["candidates"])
     assert details["batch_invariance"]["texts"] == len(TEXTS)
     assert list(scratch.iterdir()) == []
@@ -206,3 +212,85 @@ def test_trained_models_keep_every_bound(source, tmp_path):
         files = set(verify(out)["files"])
         assert {"modules.json", "1_Pooling/config.json", "sentence_bert_config.json"} < files
         assert (out / details["model_file"]).stat().st_size < 23.5e6
+
+
+def test_card_says_what_the_manifest_says(tiny_encoder, export_once, tmp_path):
+    encoder = tiny_encoder("sentence-similarity")
+    out = export_encoder(
+        encoder,
+        out_dir=tmp_path / "package",
+        rank=by_name("standard-int8-0.onnx"),
+        texts=TEXTS,
+        timed_at={"device": "cpu", "threads": 1, "batch_size": 1, "length": 16},
+    )
+    manifest = verify(out)
+    details = manifest["details"]
+    front, card = (out / "README.md").read_text().removeprefix("---\n").split("\n---\n")
+    assert yaml.safe_load(front)["pipeline_tag"] == "sentence-similarity"
+    for words in (f"{details['parameters'] / 1e6:.2f} M parameters", details["quantization"], "1 x 16 tokens"):
+        assert words in card
+    rows = [line.split(" | ") for line in card.splitlines() if line.startswith(("| standard", "| **standard"))]
+    assert len(rows) == sum(item["name"].startswith("standard") for item in details["candidates"])
+    snippet = card.split("```python\n")[1].split("\n```")[0]
+    names: dict[str, object] = {}
+    exec(snippet.replace('"."', repr(str(out))).replace('"./', f'"{out}/').replace("a text", "w1 w2"), names)
+    assert names["vectors"].shape == (2, 32)
+
+
+class FakeHub:
+    """What huggingface_hub's HfApi is asked for."""
+
+    asked: ClassVar[list[tuple[str, dict[str, object]]]] = []
+    error: ClassVar[Exception | None] = None
+
+    def create_repo(self, repository: str, **settings: object) -> SimpleNamespace:
+        if self.error is not None:
+            raise self.error
+        self.asked.append((repository, settings))
+        return SimpleNamespace(repo_id=f"me/{repository}")
+
+    def upload_folder(self, *, repo_id: str, folder_path: Path, commit_message: str) -> SimpleNamespace:
+        self.asked.append((repo_id, {"folder_path": folder_path}))
+        return SimpleNamespace(commit_url=f"https://hub.example/{repo_id}/commit/1")
+
+
+def test_a_package_goes_to_the_hub_as_it_is(tiny_encoder, export_once, tmp_path, monkeypatch):
+    out = export_encoder(tiny_encoder("feature-extraction"), out_dir=tmp_path / "p", rank=by_name(""), texts=TEXTS)
+    monkeypatch.setattr("huggingface_hub.HfApi", FakeHub)
+    assert push_to_hub(out, "small", private=True) == "https://hub.example/me/small/commit/1"
+    assert FakeHub.asked == [("small", {"private": True, "exist_ok": True}), ("me/small", {"folder_path": out})]
+    monkeypatch.setattr(FakeHub, "error", ConnectionError("no route\nto it"))
+    with pytest.raises(UserError, match=r"cannot be reached \(no route\)"):
+        push_to_hub(out, "small")
+    (out / "config.json").write_text("{}")
+    with pytest.raises(PackageError, match=r"config\.json"):
+        push_to_hub(out, "small")
+
+
+def test_the_hub_that_is_switched_off_is_one_line(tiny_encoder, export_once, tmp_path, monkeypatch):
+    out = export_encoder(tiny_encoder("feature-extraction"), out_dir=tmp_path / "p", rank=by_name(""), texts=TEXTS)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="switched off"):
+        push_to_hub(out, "me/small")
+    with pytest.raises(UserError, match="repository's name"):
+        push_to_hub(out, "no such/name/at all")
+
+
+@pytest.mark.weights
+def test_with_its_tokenizer_inside_a_package_takes_texts(tmp_path):
+    encoder = load_encoder(BERT_TINY)
+    out = export_encoder(
+        encoder, out_dir=tmp_path / "package", rank=by_name("standard-int8-0.onnx"), with_tokenizer=True
+    )
+    details = verify(out)["details"]
+    packed = details["with_tokenizer"]
+    assert packed["strings"] >= 1000
+    assert packed["differing_kinds"] == ["NUL"]
+    options = ort.SessionOptions()
+    options.register_custom_ops_library(extensions_library())
+    session = ort.InferenceSession(out / packed["file"], options, providers=["CPUExecutionProvider"])
+    texts = ["The kettle whistled.", "Ångström's café"]
+    (answer,) = session.run(["logits"], {packed["input"]: np.array(texts, dtype=object)})
+    tokens = dict(AutoTokenizer.from_pretrained(out)(texts, padding=True, return_tensors="np"))
+    plain = ort.InferenceSession(out / details["model_file"], providers=["CPUExecutionProvider"])
+    np.testing.assert_array_equal(answer, plain.run(["logits"], tokens)[0])

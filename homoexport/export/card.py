@@ -1,0 +1,146 @@
+"""The model card of a package: what it is, where it comes from, what was measured, how to load it.
+
+The front matter is what the Hugging Face hub reads: https://huggingface.co/docs/hub/model-cards
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+_LOADING = {
+    "sentence-similarity": """from transformers import AutoTokenizer
+import onnxruntime
+
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
+session = onnxruntime.InferenceSession("{folder}/{model_file}")
+tokens = dict(tokenizer(["a text", "another"], padding=True, truncation=True, return_tensors="np"))
+vectors = session.run(["sentence_embedding"], tokens)[0]  # pooled and normalised in the graph""",
+    "other": """from transformers import AutoTokenizer
+import onnxruntime
+
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
+session = onnxruntime.InferenceSession("{folder}/{model_file}")
+tokens = dict(tokenizer(["a text", "another"], padding=True, truncation=True, return_tensors="np"))
+answer = session.run(["{output}"], tokens)[0]""",
+}
+_OPTIMUM = {
+    "fill-mask": "ORTModelForMaskedLM",
+    "feature-extraction": "ORTModelForFeatureExtraction",
+    "text-classification": "ORTModelForSequenceClassification",
+    "token-classification": "ORTModelForTokenClassification",
+}
+
+
+def model_card(name: str, details: Mapping[str, Any], *, parent: str | None, host: Mapping[str, Any]) -> str:
+    """A package's README.md, from what its manifest says.
+
+    Args:
+        name: the package's.
+        details: of its manifest.
+        parent: what it was exported from: a name, or an artifact's digest.
+        host: that the figures were measured on.
+    """
+    front: dict[str, Any] = {"library_name": "onnx", "pipeline_tag": details["task"], "tags": ["homoexport", "onnx"]}
+    if parent and "/" in parent and not parent.startswith(("/", ".", "package:")):
+        front["base_model"] = parent
+    sections = [
+        f"---\n{yaml.safe_dump(front, sort_keys=False).strip()}\n---",
+        f"# {name}",
+        _what(details, parent),
+        _measured(details, host),
+        _how_to_load(details),
+        _limits(details),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _what(details: Mapping[str, Any], parent: str | None) -> str:
+    lines = [
+        f"An ONNX package for {details['task']}, written by homoexport" + (f" from `{parent}`." if parent else "."),
+        "",
+        f"- {details['parameters'] / 1e6:.2f} M parameters; vectors of {details['hidden_size']}; "
+        f"up to {details['max_length']} tokens",
+        f"- weights: {details['quantization'] or 'fp32'}; {details['embeddings']}",
+        f"- graph: {details['graph']}, operator set {details['opset']}",
+    ]
+    if details["labels"]:
+        lines.append(f"- labels: {', '.join(map(str, details['labels']))}")
+    if details["kept_in_fp32"]:
+        lines.append(f"- products left in fp32, for they break the accuracy gate: {', '.join(details['kept_in_fp32'])}")
+    return "\n".join(lines)
+
+
+def _measured(details: Mapping[str, Any], host: Mapping[str, Any]) -> str:
+    timed, where = details["timed_at"], str(host.get("cpu", "an unknown CPU"))
+    if timed:
+        threads = (
+            f"{timed['threads']} thread{'s' * (timed['threads'] > 1)}" if timed["threads"] else "a thread for each core"
+        )
+        where += f" ({timed['device']}), {threads}, {timed['batch_size']} x {timed['length']} tokens"
+    lines = [
+        "## Measured",
+        "",
+        f"On {where}. Candidates of one round were timed in turns, so only those compare. Cosines are to the torch "
+        "model's answers on real text.",
+        "",
+        "| candidate | file, MB | round | p50, ms | cosine, mean | cosine, least |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    chosen = f"{details['graph']}-{details['scheme']}"
+    for item in details["candidates"]:
+        parity = item["parity"]
+        cosines = (f"{parity['mean_cosine']:.5f}", f"{parity['min_cosine']:.5f}") if parity else ("", "")
+        latency = "" if item["latency_p50_ms"] is None else f"{item['latency_p50_ms']:.3f}"
+        name = f"**{item['name']}**" if item["name"] == chosen else item["name"]
+        figures = [f"{item['file_bytes'] / 1e6:.2f}", str(item["round"] or ""), latency, *cosines]
+        lines.append(f"| {name} | {' | '.join(figures)} |")
+    return "\n".join(lines)
+
+
+def _how_to_load(details: Mapping[str, Any]) -> str:
+    task = details["task"]
+    snippet = _LOADING.get(task, _LOADING["other"]).format(
+        folder=".", model_file=details["model_file"], output=details["output_names"][0]
+    )
+    lines = ["## Loading", "", "```python", snippet, "```"]
+    file_name = details["model_file"].removeprefix("onnx/")
+    if task == "sentence-similarity":
+        lines += [
+            "",
+            "Or with sentence-transformers: "
+            f'`SentenceTransformer(".", backend="onnx", model_kwargs={{"file_name": "{file_name}"}})`.',
+        ]
+    elif task in _OPTIMUM:
+        lines += ["", f'Or with optimum: `{_OPTIMUM[task]}.from_pretrained(".", file_name="{file_name}")`.']
+    if (packed := details.get("with_tokenizer")) is not None:
+        lines += [
+            "",
+            f"`{packed['file']}` takes texts in place of token ids, in any language that onnxruntime and "
+            "onnxruntime-extensions have: register the latter's library with the session, and pass strings [batch] "
+            f"as `{packed['input']}`.",
+        ]
+    return "\n".join(lines)
+
+
+def _limits(details: Mapping[str, Any]) -> str:
+    alone = details["batch_invariance"]
+    lines = [
+        "## Limits",
+        "",
+        f"- The same text alone and inside a padded batch: largest difference {alone['max_difference']:.2g}, cosine "
+        f"at least {alone['min_cosine']:.5f}.",
+        f"- Longer texts are cut to {details['max_length']} tokens.",
+        "- Other processors compute int8 by other instructions; `homoexport bench --device` says what one answers.",
+    ]
+    if details["opset"] > 22:
+        lines.append(f"- Operator set {details['opset']} needs a recent onnxruntime; `--opset 18` asks for older ones.")
+    packed = details.get("with_tokenizer")
+    if packed is not None and packed["differing_kinds"]:
+        lines.append(
+            f"- The tokenizer in `{packed['file']}` gave other ids than the original on some strings of these kinds: "
+            f"{', '.join(packed['differing_kinds'])} ({packed['equal']} of {packed['strings']} strings equal)."
+        )
+    return "\n".join(lines)

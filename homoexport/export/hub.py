@@ -1,0 +1,53 @@
+"""Publishing a package on the Hugging Face hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from homoexport.artifact import verify
+from homoexport.errors import UserError
+
+
+def push_to_hub(folder: Path, repository: str, *, private: bool = False) -> str:
+    """Upload a package, as it is, into a model repository, which is made if there is none.
+
+    Args:
+        folder: a package.
+        repository: `owner/name`, or `name` for the owner of the token.
+        private: of a repository that is made.
+
+    Returns:
+        The commit's address.
+
+    Raises:
+        PackageError: not a package, or altered.
+        UserError: no connection, no token, or no right to write there.
+    """
+    # Imported here: it takes a while, and nothing else needs it.
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    verify(folder, kind="package")
+    api = HfApi()
+    try:
+        made = api.create_repo(repository, private=private, exist_ok=True)
+        commit = api.upload_folder(repo_id=made.repo_id, folder_path=folder, commit_message="Package by homoexport")
+    except HFValidationError as error:
+        raise UserError(
+            f"is no repository's name ({_first_line(error)})", where=repository, mend="OWNER/NAME"
+        ) from None
+    except OfflineModeIsEnabled:
+        raise UserError("the hub is switched off", where="HF_HUB_OFFLINE", mend="unset it to push") from None
+    except HfHubHTTPError as error:
+        raise UserError(
+            f"the hub refused it ({_first_line(error)})",
+            where=repository,
+            mend="`hf auth login` with a token that may write there",
+        ) from None
+    except Exception as error:  # of connections: its three HTTP clients, by version, have no base but this
+        raise UserError(f"the hub cannot be reached ({_first_line(error)})", where=repository) from None
+    return str(commit.commit_url)
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
