@@ -78,9 +78,15 @@ def pool(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: Pooling) -
     if pooling.mode == "cls":
         sentence = hidden[:, 0]
     else:
-        weights = attention_mask.unsqueeze(-1).to(hidden.dtype)  # [B, S, 1]
-        sentence = (hidden * weights).sum(1) / weights.sum(1).clamp(min=1e-9)
-    return torch.nn.functional.normalize(sentence, dim=-1) if pooling.normalize else sentence
+        weights = attention_mask.unsqueeze(1).to(hidden.dtype)  # [B, 1, S]
+        sentence = (weights @ hidden).squeeze(1)  # one product, where a sum over S of [B, S, D] reads it twice
+        if not pooling.normalize:  # a vector's length makes no difference to its direction
+            sentence = sentence / weights.sum(2).clamp(min=1e-9)
+    if not pooling.normalize:
+        return sentence
+    # As torch's `normalize`, whose exported form widens the norms by three nodes before it divides.
+    norms: torch.Tensor = torch.linalg.vector_norm(sentence, dim=-1, keepdim=True)
+    return sentence / norms.clamp(min=1e-12)
 
 
 def _eager_copy(model: Any) -> torch.nn.Module:

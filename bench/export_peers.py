@@ -1,0 +1,270 @@
+"""Our package against what other tools make of the same weights, in turns in one run.
+
+    python bench/peers/make.py MODEL OUT         # with the peers' Python (bench/peers/requirements.txt); once a model
+    python bench/export_peers.py NAME=MODEL,OUT [NAME=MODEL,OUT ...] --peers-python PYTHON
+
+For every model: `homoexport export --quantize auto` once, at 1 thread and 1 x 128 tokens, and that one file against
+every peer's in every cell of threads, batch and length. Peers that are nowhere near the fastest one in two cells are
+left out of the others. A cell's figures are medians of turns of 0.1 s on the same core; the ratio is of the fastest
+peer's median to ours. Cosines are of mean-pooled sentence vectors to torch's, over 64 real texts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from homoexport.artifact import write_json
+from homoexport.encoder import Encoder, load_encoder
+from homoexport.host import describe_host, library_versions
+from homoexport.inference import read_package
+from homoexport.measure.process import Worker
+from homoexport.measure.targets import LocalCpu, Target
+from homoexport.measure.timing import Subject, Workload, load_model, running, take_rounds
+from homoexport.sample_text import SAMPLE_TEXT
+
+OPENVINO_WORKER = Path(__file__).parent / "peers" / "openvino_worker.py"
+OUTPUT = Path(__file__).parent / "results" / "export_peers.json"
+LENGTHS, BATCHES, THREADS = (16, 64, 128, 384), (1, 8), (1, 2)
+SCREENS = ((1, 1, 16), (1, 8, 128))  # threads, batch, length
+NEAR = 1.35  # times the fastest peer's time in both screens: slower ones are left out
+OURS = "homoexport"
+
+
+class OpenVinoTarget(LocalCpu):
+    """OpenVINO's own runtime in the peers' Python, with a hint of the precision to compute in."""
+
+    def __init__(self, python: Path, hint: str) -> None:
+        super().__init__(f"openvino-{hint}")
+        self.providers = (f"openvino-{hint}",)
+        self._python = python
+
+    def _command(self) -> list[str]:
+        return [str(self._python), str(OPENVINO_WORKER)]
+
+
+@dataclass
+class Contestant:
+    """One file under one runtime, and its cosine to torch's answers."""
+
+    name: str
+    file: Path
+    output: str
+    runtime: str
+    cosine_mean: float | None = None
+    cosine_min: float | None = None
+    latencies_ms: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def file_bytes(self) -> int:
+        """With the weights that lie beside it."""
+        return sum(path.stat().st_size for path in self.file.parent.iterdir() if path.stem == self.file.stem)
+
+    def as_json(self) -> dict[str, Any]:
+        """A JSON-ready dict; no paths of this machine."""
+        return {**{key: value for key, value in asdict(self).items() if key != "file"}, "file_bytes": self.file_bytes}
+
+
+def cell_name(threads: int, batch: int, length: int) -> str:
+    """Of a cell in the result."""
+    return f"{threads} thread{'s' * (threads > 1)}, {batch} x {length}"
+
+
+def peers_of(folder: Path) -> tuple[list[Contestant], dict[str, str]]:
+    """What `bench/peers/make.py` made, and why it failed to make others."""
+    found, failed = [], {}
+    for entry in json.loads((folder / "peers.json").read_text()):
+        if "error" in entry:
+            failed[entry["name"]] = entry["error"]
+            continue
+        hints = ["f32", "bf16"] if entry["runtime"] == "openvino" else [""]
+        for hint in hints:
+            name = f"{entry['name']}{f' ({hint})' * bool(hint)}"
+            runtime = f"openvino-{hint}" if hint else "onnxruntime"
+            found.append(Contestant(name, folder / entry["file"], entry["token_output"], runtime))
+    return found, failed
+
+
+def exported(name: str, model: str, folder: Path, texts: Path | None) -> Contestant:
+    """Our own package of a model, as a user would make it."""
+    out = folder / name
+    command = [sys.executable, "-m", "homoexport", "export", "--onnx", model, "-o", str(out), "--threads", "1"]
+    subprocess.run([*command, *(["--text", str(texts)] if texts else [])], check=True)
+    details = read_package(out)
+    return Contestant(OURS, details.model, details.output, "onnxruntime")
+
+
+def target_of(one: Contestant, peers_python: Path | None) -> Target:
+    """Where a contestant runs."""
+    if one.runtime == "onnxruntime":
+        return LocalCpu()
+    assert peers_python is not None
+    return OpenVinoTarget(peers_python, one.runtime.removeprefix("openvino-"))
+
+
+def take_cell(
+    contestants: Sequence[Contestant], peers_python: Path | None, workload: Workload, *, seconds: float
+) -> dict[str, float]:
+    """Median milliseconds of each contestant, all in turns."""
+    groups: dict[str, list[Contestant]] = {}
+    for one in contestants:
+        groups.setdefault(one.runtime, []).append(one)
+    with ExitStack() as stack:
+        sessions = []
+        for group in groups.values():
+            target = target_of(group[0], peers_python)
+            stack.callback(target.close)
+            target.open()
+            subjects = [Subject(one.file, one.name, 1000, (one.output,)) for one in group]
+            sessions.append(stack.enter_context(running(subjects, target, workload, tell=lambda *_: None)))
+        first, *others = sessions
+        for other in others:
+            first.running += other.running
+        take_rounds(first, min_seconds=seconds, tell=lambda *_: None, patient=False)
+        return {one.subject.name: float(np.median(one.rounds_ms)) for one in first.running}
+
+
+def add_cosines(contestants: Sequence[Contestant], encoder: Encoder, texts: Sequence[str], python: Path | None) -> None:
+    """Of mean-pooled vectors to torch's, in batches of eight real texts."""
+    import torch
+
+    tokenizer = encoder.tokenizer
+    groups = [list(texts[start : start + 8]) for start in range(0, len(texts), 8)]
+    expected, batches = [], []
+    for group in groups:
+        tokens = tokenizer(group, padding=True, truncation=True, max_length=128, return_tensors="pt")
+        with torch.no_grad():
+            hidden = encoder.model(**tokens).last_hidden_state.numpy()
+        mask = tokens["attention_mask"].numpy()
+        expected.append(pooled(hidden, mask))
+        batches.append((tokens["input_ids"].numpy(), mask))
+    for one in contestants:
+        target = target_of(one, python)
+        target.open()
+        try:
+            subject = Subject(one.file, one.name, 1000, (one.output,))
+            cosines = []
+            with Worker(target, subject=one.name) as worker:
+                load_model(worker, subject, target, model=str(one.file.resolve()), threads=1)
+                for (ids, mask), vectors in zip(batches, expected, strict=True):
+                    rows = [row[:length].tolist() for row, length in zip(ids, mask.sum(axis=1), strict=True)]
+                    worker.ask("inputs", batch_size=len(rows), rows=rows, pad_token_id=tokenizer.pad_token_id)
+                    reply = worker.ask("answer", output=one.output)
+                    answer = np.frombuffer(base64.b64decode(reply["float32"]), dtype="<f4").reshape(reply["shape"])
+                    ours = pooled(answer, mask) if answer.ndim == 3 else answer
+                    norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(vectors, axis=1)
+                    cosines += ((ours * vectors).sum(axis=1) / norms).tolist()
+            one.cosine_mean, one.cosine_min = float(np.mean(cosines)), float(np.min(cosines))
+        finally:
+            target.close()
+
+
+def pooled(hidden: NDArray[np.float32], mask: NDArray[np.int64]) -> NDArray[np.float32]:
+    """[B, S, D] to means over real tokens [B, D]."""
+    weights = mask[:, :, None].astype(np.float32)
+    mean: NDArray[np.float32] = (hidden * weights).sum(axis=1) / weights.sum(axis=1)
+    return mean
+
+
+def verdict(contestants: Sequence[Contestant], cells: Sequence[str]) -> dict[str, Any]:
+    """Ratios to the fastest peer in each cell: of ONNX Runtime, and of OpenVINO; above 1 ours is faster."""
+    ours = next(one for one in contestants if one.name == OURS)
+    told: dict[str, Any] = {}
+    for runtime in ("onnxruntime", "openvino"):
+        rivals = [one for one in contestants if one is not ours and one.runtime.startswith(runtime)]
+        ratios = {}
+        for cell in cells:
+            times = {one.name: one.latencies_ms[cell] for one in rivals if cell in one.latencies_ms}
+            if times:
+                best = min(times, key=lambda name: times[name])
+                ratios[cell] = {"best": best, "ratio": times[best] / ours.latencies_ms[cell]}
+        if ratios:
+            told[runtime] = {
+                "geometric_mean": statistics.geometric_mean(entry["ratio"] for entry in ratios.values()),
+                "least": min(entry["ratio"] for entry in ratios.values()),
+                "cells": ratios,
+            }
+    return told
+
+
+def main() -> None:
+    """Export, screen, measure, keep."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", metavar="NAME=MODEL,OUT")
+    parser.add_argument("--peers-python", type=Path, help="with OpenVINO; without it its files are left out")
+    parser.add_argument("--texts", type=Path, help="real text, a line each, for calibration and cosines")
+    parser.add_argument("--seconds", type=float, default=2.0, help="timed seconds of each contestant in a cell")
+    parser.add_argument("--threads", type=int, nargs="+", default=THREADS)
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    arguments = parser.parse_args()
+    texts = arguments.texts.read_text().splitlines()[-64:] if arguments.texts else list(SAMPLE_TEXT)
+    result: dict[str, Any] = {"host": describe_host(), "versions": library_versions(), "models": {}}
+    with tempfile.TemporaryDirectory() as scratch:
+        for spec in arguments.models:
+            name, _, paths = spec.partition("=")
+            model, _, folder = paths.rpartition(",")
+            peers, failed = peers_of(Path(folder))
+            if arguments.peers_python is None:
+                peers = [one for one in peers if one.runtime == "onnxruntime"]
+            contestants = [exported(name, model, Path(scratch), arguments.texts), *peers]
+            add_cosines(contestants, load_encoder(model), texts, arguments.peers_python)
+            left_out = screened(contestants, arguments.peers_python, seconds=arguments.seconds / 4)
+            kept = [one for one in contestants if one.name not in left_out]
+            cells = []
+            for threads in arguments.threads:
+                for batch in BATCHES:
+                    for length in LENGTHS:
+                        cell = cell_name(threads, batch, length)
+                        cells.append(cell)
+                        workload = Workload(threads, batch, length)
+                        times = take_cell(kept, arguments.peers_python, workload, seconds=arguments.seconds)
+                        for one in kept:
+                            one.latencies_ms[cell] = times[one.name]
+                        tell(name, cell, kept)
+            told = verdict(kept, cells)
+            result["models"][name] = {
+                "verdict": told,
+                "contestants": [one.as_json() for one in contestants],
+                "left_out_after_screening": left_out,
+                "failed": failed,
+            }
+            for runtime, entry in told.items():
+                print(f"{name}, against {runtime}: {entry['geometric_mean']:.3f} mean, {entry['least']:.3f} least")
+            write_json(arguments.output, result)
+
+
+def screened(contestants: Sequence[Contestant], python: Path | None, *, seconds: float) -> dict[str, float]:
+    """Peers that are slower than 1.35 times the fastest of their runtime in both screens, and by how much."""
+    slowness: dict[str, float] = {}
+    for number, screen in enumerate(SCREENS):
+        times = take_cell(contestants, python, Workload(*screen), seconds=seconds)
+        for one in contestants:
+            rivals = [other for other in contestants if other.name != OURS and other.runtime[:4] == one.runtime[:4]]
+            ratio = times[one.name] / min(times[other.name] for other in rivals)
+            slowness[one.name] = ratio if number == 0 else min(ratio, slowness[one.name])
+    return {name: ratio for name, ratio in slowness.items() if ratio > NEAR and name != OURS}
+
+
+def tell(name: str, cell: str, contestants: Sequence[Contestant]) -> None:
+    """A line for each cell."""
+    ours, *peers = sorted(contestants, key=lambda one: one.name != OURS)
+    best = sorted(peers, key=lambda one: one.latencies_ms[cell])[:3]
+    others = "  ".join(f"{one.name} {one.latencies_ms[cell]:.3f} ({one.cosine_mean:.4f})" for one in best)
+    print(f"{name}, {cell}: ours {ours.latencies_ms[cell]:.3f} ms ({ours.cosine_mean:.4f})  {others}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
