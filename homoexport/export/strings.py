@@ -90,6 +90,18 @@ def extensions_library() -> str:
     return str(onnxruntime_extensions.get_library_path())
 
 
+def refuse_inexpressible(tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> None:
+    """Find what would stop `pack_tokenizer` before a graph is made; takes a second or two.
+
+    Raises:
+        UserError: onnxruntime-extensions is not installed; a tokenizer that cannot be expressed; a `max_length` without
+            room for text.
+    """
+    extensions_library()
+    text = ir.Value(name=TEXT_INPUT, type=ir.TensorType(ir.DataType.STRING), shape=ir.Shape(["batch"]))
+    _write_tokens(GraphWriter(), text, tokenizer, max_length=max_length)
+
+
 def pack_tokenizer(
     model_file: Path, tokenizer: PreTrainedTokenizerBase, *, max_length: int, target: Path
 ) -> TokenizerReport:

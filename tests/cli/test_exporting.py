@@ -1,0 +1,113 @@
+"""`homoexport export` as a user calls it: what it tells, what it refuses, and what docs/exporting.md promises."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import onnxruntime_extensions
+import pytest
+
+from homoexport.artifact import verify
+from homoexport.encoder import load_encoder, save_encoder
+from homoexport.sample_text import SAMPLE_TEXT
+from tests.conftest import BERT_TINY, MINILM, tiny_bert, tiny_tokenizer
+
+DOC = Path(__file__).parents[2] / "docs/exporting.md"
+QUICK = ("--threads", 1, "--length", 16)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    tiny_bert().save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join(f"w{i} w{i + 1} w{i + 2}" for i in range(20)))
+    return path
+
+
+def test_what_was_tried_and_why_not_the_others_is_told(homoexport, model, texts, tmp_path):
+    out = tmp_path / "package"
+    told = homoexport("export", "--onnx", model, "-o", out, "--text", texts, *QUICK)
+    assert told.code == 0
+    details = verify(out)["details"]
+    for name in ("standard-int8", "standard-int8-static", "standard-fp32", "unfused+merged-int8"):
+        assert name in told.out or name in details["left_out"]
+    assert f"{details['graph']} graph, {details['scheme']}" in told.out
+    assert details["refused"]
+    assert set(details["refused"]) == set(re.findall(r"^Not (\S+):", told.out, re.M))
+    assert details["timed_at"] == {"device": "cpu", "threads": 1, "batch_size": 1, "length": 16}
+
+
+def test_json_is_the_manifest(homoexport, model, tmp_path):
+    out = tmp_path / "package"
+    told = homoexport("export", "--onnx", model, "-o", out, "--quantize", "none", "--json", *QUICK)
+    assert json.loads(told.out) == json.loads((out / "manifest.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--quantize", "int8-static"], ["int8-static", "--text"]),
+        (["--with-tokenizer"], ["WordLevel"]),
+        (["--device", "toaster"], ["toaster"]),
+        (["--text", "nowhere.txt"], ["nowhere.txt"]),
+        (["--opset", "99"], ["opset 99"]),
+    ],
+)
+def test_bad_wishes_are_refused_in_one_line_and_leave_nothing(homoexport, model, tmp_path, flags, words):
+    out = tmp_path / "package"
+    told = homoexport("export", "--onnx", model, "-o", out, *QUICK, *flags)
+    assert told.code == 2
+    line = told.err.splitlines()[-1]
+    assert all(word in line for word in words), told.err
+    assert "Traceback" not in told.err
+    assert not out.exists()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.weights
+def test_what_the_docs_promise_of_texts_sizes_and_batches(homoexport, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts.txt").write_text("\n".join(SAMPLE_TEXT))
+    encoder = load_encoder(BERT_TINY, task="sentence-similarity")
+    (tmp_path / "student").mkdir()
+    save_encoder(encoder, encoder.model, tmp_path / "student")
+    flags = ["--text", "texts.txt", "--quantize", "int8-static", "--embeddings", "int4", "--with-tokenizer"]
+    assert homoexport("export", "--onnx", "student", "-o", "package", *flags, *QUICK).code == 0
+    manifest = verify(tmp_path / "package")
+    details = manifest["details"]
+    bits = 8 * manifest["files"][details["model_file"]]["bytes"] / details["parameters"]
+    assert bits < 5.5  # 3.9 M of the 4.4 M parameters are the word table's
+    assert details["scheme"].startswith("int8-")
+    assert details["batch_invariance"]["max_difference"] < 1e-5
+    assert details["with_tokenizer"]["differing_kinds"] == ["NUL"]
+    names: dict[str, object] = {}
+    exec(re.findall(r"```python\n(.*?)```", DOC.read_text(), re.S)[0], names)
+    options = ort.SessionOptions()
+    options.register_custom_ops_library(onnxruntime_extensions.get_library_path())
+    session = ort.InferenceSession("package/strings/model.onnx", options)
+    (together,) = session.run(["sentence_embedding"], {"text": np.array(["A text.", SAMPLE_TEXT[-1]], dtype=object)})
+    np.testing.assert_allclose(together[0], names["vectors"][0], atol=1e-5)
+
+
+@pytest.mark.emulated
+def test_for_a_processor_without_vnni_the_gate_is_held_there(homoexport, tmp_path):
+    out = tmp_path / "package"
+    told = homoexport("export", "--onnx", MINILM, "-o", out, "--device", "x86:haswell", "--quantize", "int8", *QUICK)
+    assert told.code == 0
+    details = verify(out)["details"]
+    name = f"{details['graph']}-{details['scheme']}"
+    (chosen,) = [item for item in details["candidates"] if (item["round"], item["name"]) == (3, name)]
+    assert chosen["parity_on_target"]["passed"]
+    tried = {item["name"].split("-", 1)[1] for item in details["candidates"] if item["parity_on_target"]}
+    assert {"int8", "int8-7-bit", "int8-unsigned"} <= tried
