@@ -32,6 +32,7 @@ def peers(source: Source) -> list[Peer]:
         command(source, "olive-auto-opt-int8", "auto-opt", {"precision": "int8", "task": "feature-extraction"}),
         passes(source, "olive-fused", [fused]),
     ]
+    made.append(static(source))
     for per_channel in (False, True):
         suffix = "channel" if per_channel else "tensor"
         int8 = {"type": "OnnxDynamicQuantization", "precision": "int8", "per_channel": per_channel}
@@ -63,23 +64,58 @@ def passes(source: Source, name: str, chosen: list[dict[str, Any]]) -> Peer:
     """`olive run` with passes one after the other, from Optimum's plain export."""
 
     def make(folder: Path) -> Path:
-        config = {
-            "input_model": {"type": "ONNXModel", "model_path": str(made_by(source, "optimum"))},
-            "systems": {
-                "here": {
-                    "type": "LocalSystem",
-                    "accelerators": [{"device": "cpu", "execution_providers": [CPU["provider"]]}],
-                }
-            },
-            "host": "here",
-            "target": "here",
-            "passes": {f"{number}": each for number, each in enumerate(chosen)},
-            "no_artifacts": True,
-        }
-        (folder / "config.json").write_text(json.dumps(config))
-        return run_olive(["run", "--config", str(folder / "config.json")], folder)
+        return run_passes(source, chosen, folder)
 
     return Peer(name, TOOL, make, {"from": "optimum", "passes": chosen})
+
+
+def static(source: Source) -> Peer:
+    """Olive's static int8, on our calibration texts in place of Wikipedia from the network.
+
+    As with Optimum's, Softmax must stay in float.
+    """
+    int8 = {
+        "type": "OnnxStaticQuantization",
+        "precision": "int8",
+        "activation_type": "uint8",
+        "per_channel": True,
+        "op_types_to_quantize": ["MatMul", "Gather"],
+    }
+
+    def make(folder: Path) -> Path:
+        from olive.data.registry import Registry
+
+        @Registry.register_dataset()
+        def our_texts(**_options: Any) -> list[tuple[dict[str, Any], int]]:
+            """Inputs [S] and a label, which Olive expects of each text."""
+            rows = source.calibration()
+            return [({name: values[0] for name, values in batch.items()}, 0) for batch in rows]
+
+        data = {
+            "name": "texts",
+            "type": "DataContainer",
+            "load_dataset_config": {"type": "our_texts"},
+            "pre_process_data_config": {"type": "skip_pre_process"},
+            "dataloader_config": {"type": "default_dataloader", "batch_size": 1},
+        }
+        return run_passes(source, [int8 | {"data_config": data}], folder)
+
+    return Peer("olive-static-matmul", TOOL, make, {"from": "optimum", "passes": [int8], "texts": len(source.texts)})
+
+
+def run_passes(source: Source, chosen: list[dict[str, Any]], folder: Path) -> Path:
+    """`olive run` from Optimum's plain export."""
+    here = {"type": "LocalSystem", "accelerators": [{"device": "cpu", "execution_providers": [CPU["provider"]]}]}
+    config = {
+        "input_model": {"type": "ONNXModel", "model_path": str(made_by(source, "optimum"))},
+        "systems": {"here": here},
+        "host": "here",
+        "target": "here",
+        "passes": {f"pass_{number}": each for number, each in enumerate(chosen)},
+        "no_artifacts": True,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    return run_olive(["run", "--config", str(folder / "config.json")], folder)
 
 
 class LastError(logging.Handler):

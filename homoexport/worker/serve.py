@@ -69,6 +69,17 @@ class Worker:
             raise ValueError("no model is loaded")
         return self._model
 
+    def runtime(self) -> dict[str, Any]:
+        """The greeting's part on what runs models here."""
+        return {
+            "versions": {
+                "python": platform.python_version(),
+                "numpy": np.__version__,
+                "onnxruntime": ort.__version__,
+            },
+            "providers": ort.get_available_providers(),
+        }
+
     def answer(self, command: str, request: dict[str, Any]) -> dict[str, Any]:
         """The answer to one request."""
         handler = getattr(self, f"_{command}", None)
@@ -152,7 +163,7 @@ class Worker:
         return {"modules": sorted(sys.modules)}
 
 
-def main() -> None:
+def main(worker_type: type[Worker] = Worker) -> None:
     """Greet, then answer requests until `quit` or the end of stdin."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this process
     protocol = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -164,22 +175,17 @@ def main() -> None:
         protocol.flush()
 
     runtime_rss_bytes = peak_rss_bytes()
+    worker = worker_type()
     send(
         {
             "ok": True,
             "protocol_version": PROTOCOL_VERSION,
-            "versions": {
-                "python": platform.python_version(),
-                "numpy": np.__version__,
-                "onnxruntime": ort.__version__,
-            },
             "runtime_rss_bytes": runtime_rss_bytes,
-            "providers": ort.get_available_providers(),
+            **worker.runtime(),
             "cores": like_cores(),
             "host": describe_host(),
         }
     )
-    worker = Worker()
     for line in sys.stdin:
         request = json.loads(line)
         command = request.pop("command")
