@@ -184,7 +184,7 @@ def _run_stages(recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener
                 teacher,
                 task=TASKS[recipe.distill.objective],
                 settings=recipe.export.model_copy(
-                    update={"quantize": "none", "embeddings": "auto", "with_tokenizer": False}
+                    update={"quantize": "none", "embeddings": "auto", "with_tokenizer": False, "with_ort_format": False}
                 ),
                 measure=recipe.measure,
                 recipe_digest=digest,
@@ -287,6 +287,7 @@ def export_folder(
         answer=None if there.is_here else answer,
         opset=settings.opset,
         with_tokenizer=settings.with_tokenizer,
+        with_ort_format=settings.with_ort_format,
         timed_at=measure.model_dump(include={"device", "threads", "batch_size", "length"}),
         out_dir=out_dir,
         rank=rank,

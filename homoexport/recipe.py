@@ -218,6 +218,9 @@ class ExportSettings(_Section):
     with_tokenizer: bool = Field(
         False, description="Write strings/model.onnx, too, which takes texts (needs onnxruntime-extensions)."
     )
+    with_ort_format: bool = Field(
+        False, description="Write ort/model.ort, too, for small builds of onnxruntime, and the operators it needs."
+    )
 
 
 class MeasureSettings(_Section):

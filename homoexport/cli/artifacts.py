@@ -74,6 +74,13 @@ def export(
             help="Write strings/model.onnx, too, which takes texts in place of ids (needs onnxruntime-extensions).",
         ),
     ] = False,
+    with_ort_format: Annotated[
+        bool,
+        typer.Option(
+            "--with-ort-format",
+            help="Write ort/model.ort, too, for small builds of onnxruntime, and the list of operators that it needs.",
+        ),
+    ] = False,
     push_to_hub: Annotated[
         str | None,
         typer.Option(metavar="OWNER/NAME", help="Upload the package to this model repository of the Hugging Face hub."),
@@ -107,7 +114,11 @@ def export(
         student,
         output,
         settings=ExportSettings(
-            quantize=quantize.value, embeddings=embeddings.value, opset=opset, with_tokenizer=with_tokenizer
+            quantize=quantize.value,
+            embeddings=embeddings.value,
+            opset=opset,
+            with_tokenizer=with_tokenizer,
+            with_ort_format=with_ort_format,
         ),
         measure=MeasureSettings(device=device, threads=threads, batch_size=batch_size, length=length),
         texts=texts or held_out_texts(Path(student)),

@@ -27,6 +27,7 @@ from homoexport.export.candidates import Candidate, Maker
 from homoexport.export.card import model_card
 from homoexport.export.choose import Choice, EmbeddingChoice, Quantize, Rank, choose, schemes_for
 from homoexport.export.graph import OUTPUT_NAMES, describe, input_names
+from homoexport.export.mobile import write_ort_format
 from homoexport.export.parity import Answer, Invariance, check_invariance
 from homoexport.export.quantize import DESCRIPTIONS, EMBEDDINGS, Precision
 from homoexport.export.strings import pack_tokenizer, refuse_inexpressible
@@ -41,6 +42,7 @@ MODEL_FILES: dict[Precision, str] = {
     "fp16": "onnx/model_fp16.onnx",
 }
 STRINGS_FILE = "strings/model.onnx"  # apart from onnx/, where loaders look for the one file that there is
+ORT_FOLDER = "ort"
 DEFAULT_OPSET = 18
 
 
@@ -95,6 +97,7 @@ def export_encoder(
     answer: Answer | None = None,
     opset: int | None = None,
     with_tokenizer: bool = False,
+    with_ort_format: bool = False,
     timed_at: Mapping[str, Any] | None = None,
     recipe_digest: str | None = None,
     force: bool = False,
@@ -114,6 +117,7 @@ def export_encoder(
         answer: runs a file on the target, where that is not this machine's CPU; the gate is held there, too.
         opset: of the standard operators, and no form with newer ones; by default 18, and newer ones where they pay.
         with_tokenizer: write a second file, too, that takes texts in place of token ids.
+        with_ort_format: write the graph in ORT format, too, with the list of operators that it needs.
         timed_at: what `rank` times at: device, threads, batch_size, length; for the manifest and the model card.
         recipe_digest: of the recipe that this is part of.
         force: replace `out_dir` where homoexport wrote it.
@@ -159,6 +163,10 @@ def export_encoder(
             model_file = folder / details["model_file"]
             report = pack_tokenizer(model_file, encoder.tokenizer, max_length=max_length, target=target)
             details["with_tokenizer"] = {"file": STRINGS_FILE, **report.as_json()}
+        if with_ort_format:
+            maker.progress("converting the graph to ORT format")
+            (folder / ORT_FOLDER).mkdir()
+            write_ort_format(folder / details["model_file"], folder / ORT_FOLDER, arm=not x86)
         parent = parent_of(encoder)
         card = model_card(out_dir.name, details, parent=parent, host=describe_host())
         (folder / "README.md").write_text(card, encoding="utf-8")

@@ -194,7 +194,7 @@ def quantize_embeddings(model: ir.Model, bits: Literal["int8", "int4"]) -> int:
 
     int8: one scale for each table, as products of embeddings are sensitive to directions, hardly to sizes.
     int4: words alone, two values a byte and a scale for each 128 (`com.microsoft.GatherBlockQuantized`); the few
-    rows of positions and token types stay in int8.
+    rows of positions and token types stay in int8, and so do words of odd width.
 
     Returns:
         How many tables.
@@ -208,7 +208,8 @@ def quantize_embeddings(model: ir.Model, bits: Literal["int8", "int4"]) -> int:
     for value, nodes in tables.items():
         table = array_of(value)
         assert table is not None
-        write = _gather_int4 if bits == "int4" and value is words else _gather_int8
+        in_pairs = table.shape[1] % 2 == 0
+        write = _gather_int4 if bits == "int4" and value is words and in_pairs else _gather_int8
         write(model, str(value.name), table, nodes)
     RemoveUnusedNodesPass()(model)
     return len(tables)
@@ -231,14 +232,10 @@ def _gather_int8(model: ir.Model, name: str, table: NDArray[np.float32], nodes: 
 
 def _gather_int4(model: ir.Model, name: str, table: NDArray[np.float32], nodes: list[ir.Node]) -> None:
     stored, scales = quantize_rows_int4(table)
-    data = ir.Value(
-        name=f"{name}_int4",
-        const_value=ir.PackedTensor(stored, ir.DataType.INT4, shape=ir.Shape(table.shape), name=f"{name}_int4"),
-    )
-    model.graph.register_initializer(data)
+    data = add_constant(model, f"{name}_int4", stored)  # as bytes, for ORT format has no type of 4 bits
     scale = add_constant(model, f"{name}_scales", scales)
     model.opset_imports[MICROSOFT] = 1
-    attributes = {"gather_axis": 0, "quantize_axis": 1, "block_size": INT4_TABLE_BLOCK}
+    attributes = {"gather_axis": 0, "quantize_axis": 1, "block_size": INT4_TABLE_BLOCK, "bits": 4}
     for node in nodes:
         rows = ir.node("GatherBlockQuantized", [data, node.inputs[1], scale], attributes=attributes, domain=MICROSOFT)
         as_fp32 = ir.node("Cast", [rows.outputs[0]], attributes={"to": ir.DataType.FLOAT})
@@ -250,10 +247,10 @@ _CLIPS = np.linspace(0.7, 1.0, 13, dtype=np.float32)
 
 
 def quantize_rows_int4(table: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
-    """A table [V, D] as signed 4-bit numbers, two a byte (the first in the low half), and fp16 scales [V, D / 128].
+    """A table [V, D] of even width as 4-bit numbers, and fp16 scales [V, D / 128].
 
-    4 bits reach from -8 to 7, so a block's scale has the sign that lays its largest value at -8; of 13 clippings it
-    is the one that leaves the least squared error.
+    Two numbers a byte, the first in the low half, 8 for zero [V, D / 2]. They reach from -8 to 7, so a block's scale
+    has the sign that lays its largest value at -8; of 13 clippings it is the one that leaves the least squared error.
     """
     rows, width = table.shape
     blocks = -(-width // INT4_TABLE_BLOCK)
@@ -267,9 +264,8 @@ def quantize_rows_int4(table: NDArray[np.float32]) -> tuple[NDArray[np.uint8], N
         error = ((_as_int4(padded, trial) * trial.astype(np.float32)[:, :, None] - padded) ** 2).sum(axis=2)
         better = error < best
         best[better], scales[better] = error[better], trial[better]
-    whole = _as_int4(padded, scales).astype(np.int8).reshape(rows, -1)[:, :width].reshape(-1)
-    halves = np.pad(whole, (0, whole.size % 2)).view(np.uint8) & np.uint8(0xF)
-    packed: NDArray[np.uint8] = halves[0::2] | halves[1::2] << np.uint8(4)
+    halves = (_as_int4(padded, scales).reshape(rows, -1)[:, :width] + 8).astype(np.uint8)
+    packed: NDArray[np.uint8] = halves[:, 0::2] | halves[:, 1::2] << np.uint8(4)
     return packed, scales
 
 

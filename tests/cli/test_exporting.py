@@ -83,6 +83,7 @@ def test_what_the_docs_promise_of_texts_sizes_and_batches(homoexport, tmp_path, 
     (tmp_path / "student").mkdir()
     save_encoder(encoder, encoder.model, tmp_path / "student")
     flags = ["--text", "texts.txt", "--quantize", "int8-static", "--embeddings", "int4", "--with-tokenizer"]
+    flags.append("--with-ort-format")
     assert homoexport("export", "--onnx", "student", "-o", "package", *flags, *QUICK).code == 0
     manifest = verify(tmp_path / "package")
     details = manifest["details"]
@@ -98,6 +99,14 @@ def test_what_the_docs_promise_of_texts_sizes_and_batches(homoexport, tmp_path, 
     session = ort.InferenceSession("package/strings/model.onnx", options)
     (together,) = session.run(["sentence_embedding"], {"text": np.array(["A text.", SAMPLE_TEXT[-1]], dtype=object)})
     np.testing.assert_allclose(together[0], names["vectors"][0], atol=1e-5)
+    operators = (tmp_path / "package/ort/required_operators.config").read_text()
+    assert re.search(r"^com\.microsoft;1;.*GatherBlockQuantized", operators, re.M)
+    tokens = dict(encoder.tokenizer(["A text."], return_tensors="np"))
+    answers = [
+        ort.InferenceSession(f"package/{file}").run(["sentence_embedding"], tokens)[0]
+        for file in (details["model_file"], "ort/model.ort")
+    ]
+    np.testing.assert_allclose(*answers, atol=1e-5)
 
 
 @pytest.mark.emulated
