@@ -284,6 +284,7 @@ def export_folder(
         embeddings=settings.embeddings,
         instruction_sets=there.instruction_sets,
         x86=there.x86,
+        provider=there.provider,
         answer=None if there.is_here else answer,
         opset=settings.opset,
         with_tokenizer=settings.with_tokenizer,

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from homoexport.cli import screen
-from homoexport.cli.options import AsJson, BatchSize, Force, Length, Threads
+from homoexport.cli.options import AsJson, BatchSize, Force, Length, Provider, Threads, device_of
 from homoexport.errors import TextError, UserError
 
 
@@ -87,8 +87,10 @@ def export(
     ] = None,
     private: Annotated[bool, typer.Option("--private", help="Make that repository private, if it is new.")] = False,
     device: Annotated[
-        str, typer.Option(help="Target that it is for, and measured on; see `homoexport devices`.")
-    ] = "cpu",
+        str | None,
+        typer.Option(help="Target that it is for, and measured on; see `homoexport devices` (default: cpu)."),
+    ] = None,
+    provider: Provider = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of one inference (default: all cores).")] = None,
     batch_size: BatchSize = 1,
     length: Length = 128,
@@ -109,6 +111,7 @@ def export(
     from homoexport.pipeline import export_folder, held_out_texts
     from homoexport.recipe import ExportSettings, MeasureSettings
 
+    target = device_of(device, provider) or "cpu"
     texts = read_lines(text) if text else []
     export_folder(
         student,
@@ -120,7 +123,7 @@ def export(
             with_tokenizer=with_tokenizer,
             with_ort_format=with_ort_format,
         ),
-        measure=MeasureSettings(device=device, threads=threads, batch_size=batch_size, length=length),
+        measure=MeasureSettings(device=target, threads=threads, batch_size=batch_size, length=length),
         texts=texts or held_out_texts(Path(student)),
         force=force,
         progress=screen.stage_line,

@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from homoexport.cli import screen
-from homoexport.cli.options import AsJson, Force
+from homoexport.cli.options import AsJson, Force, Provider, device_of
 from homoexport.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def bench(
     device: Annotated[
         str | None, typer.Option(help="Target to measure on, see `homoexport devices` (default: cpu).")
     ] = None,
+    provider: Provider = None,
     threads: Annotated[
         str | None, typer.Option(metavar="N[,N...]", help="Threads of one inference (default: all cores there).")
     ] = None,
@@ -99,7 +100,8 @@ def bench(
         "file_mb": file_mb,
         "peak_rss_mb": peak_rss_mb,
     }
-    settings, budget = _settings(recipe, limits, device=device, min_seconds=min_seconds, text=text)
+    target = device_of(device, provider)
+    settings, budget = _settings(recipe, limits, device=target, min_seconds=min_seconds, text=text)
     if find_rate and budget.latency_p95_ms is None:
         raise UserError("which p95 should be kept?", where="--find-rate", mend="give --latency-p95-ms, too")
     wanted = {

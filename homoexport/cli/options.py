@@ -19,12 +19,32 @@ Overrides = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output folder that homoexport wrote.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the output folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for machines.")]
+_PROVIDERS = ("cpu", "cuda", "openvino")
 OutDir = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="DIR", help="Output folder; by default runs/NAME-TIME.")
+]
+Provider = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="onnxruntime's execution provider on this machine: cpu, cuda, openvino."),
 ]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of one inference.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Sequences of one inference.")]
 Length = Annotated[int, typer.Option(min=2, help="Tokens of one sequence.")]
+
+
+def device_of(device: str | None, provider: str | None) -> str | None:
+    """The target that --device or --provider names; a provider is this machine's.
+
+    Raises:
+        UserError: both are given, or there is no such provider.
+    """
+    if provider is None:
+        return device
+    if device is not None:
+        raise UserError(f"--device is {device}, too", where="--provider", mend="give one of them")
+    if provider not in _PROVIDERS:
+        raise UserError(f"'{provider}' is none", where="--provider", mend=f"name one of: {', '.join(_PROVIDERS)}")
+    return provider
 
 
 def run_folder(name: str, output: Path | None, *, resume: bool) -> Path:

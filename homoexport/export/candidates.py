@@ -176,6 +176,25 @@ class Maker:
             return None
         return replace(candidate, parity=parity, parity_there=there)
 
+    def runs_there(self, candidate: Candidate) -> bool:
+        """Whether the target's runtime can run the file; if not, the reason is kept."""
+        if self.answer is None:
+            return True
+        try:
+            check_parity(
+                candidate.file,
+                self.batches.short[:1],
+                task=self.encoder.task,
+                precision=candidate.bounds,
+                answer=self.answer,
+            )
+        except OSError:
+            raise
+        except Exception as error:  # what a worker there dies of has many kinds
+            self.left_out[candidate.name] = _one_line(error)
+            return False
+        return True
+
     def quantize(
         self,
         form: Form,

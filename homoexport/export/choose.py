@@ -25,6 +25,7 @@ Quantize = Literal["auto", "none", "int8", "int8-static", "int4", "fp16"]
 EmbeddingChoice = Literal["auto", "fp32", "int8", "int4"]
 Rank = Callable[[Sequence[Path]], Sequence[float]]
 
+_CPU = "CPUExecutionProvider"
 _ATTENTION, _VARIANTS, _SCHEMES = 1, 2, 3  # rounds of measuring
 TIE = 1.02  # medians closer than this are a tie, and the smaller file is shipped
 _MULTIPLIES_BYTES = frozenset(
@@ -42,7 +43,7 @@ class Choice:
 
 
 def schemes_for(
-    quantize: Quantize, instruction_sets: Collection[str], *, x86: bool, calibrated: bool
+    quantize: Quantize, instruction_sets: Collection[str], *, x86: bool, calibrated: bool, provider: str = _CPU
 ) -> tuple[Scheme, ...]:
     """The schemes to try, the likeliest first; fp32 is among them as what the others are held against.
 
@@ -52,10 +53,11 @@ def schemes_for(
         x86: whether it is an x86 CPU.
         calibrated: whether there is text of the user's own. Calibrated scales clip what no text of the calibration
             reached, so without they ship on demand alone.
+        provider: onnxruntime's on the target; others than the CPU's know calibrated scales as QDQ.
     """
     overflows = x86 and not _MULTIPLIES_BYTES & set(instruction_sets)
     dynamic: tuple[Scheme, ...] = ("int8", "int8-7-bit", "int8-unsigned") if overflows else ("int8",)
-    static: tuple[Scheme, ...] = ("int8-static",) if calibrated else ()
+    static: tuple[Scheme, ...] = ("int8-static", *(("int8-qdq",) if provider != _CPU else ())) if calibrated else ()
     schemes: dict[Quantize, tuple[Scheme, ...]] = {
         "auto": (*dynamic, *static, "fp32"),
         "none": ("fp32",),
@@ -152,7 +154,9 @@ def _timed_forms(
     """Forms in a scheme, timed in turns; those that are wrong in fp32 already with the figures of that."""
     written = [item for form in forms if (item := maker.write(form)) is not None]
     right = [
-        item for one in written if one.sound and (item := maker.quantize(one.form, scheme, embeddings)) is not None
+        item
+        for one in written
+        if one.sound and (item := maker.quantize(one.form, scheme, embeddings)) is not None and maker.runs_there(item)
     ]
     maker.progress("measuring the forms")
     latencies = rank([item.file for item in right]) if right else []

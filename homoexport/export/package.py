@@ -94,6 +94,7 @@ def export_encoder(
     embeddings: EmbeddingChoice = "auto",
     instruction_sets: Collection[str] = (),
     x86: bool = False,
+    provider: str = "CPUExecutionProvider",
     answer: Answer | None = None,
     opset: int | None = None,
     with_tokenizer: bool = False,
@@ -114,6 +115,7 @@ def export_encoder(
         embeddings: how embedding tables are stored; `auto`: in 8 bits where the weights are quantized.
         instruction_sets: of the target's CPU, as `homoexport.host` names them.
         x86: whether that is an x86 CPU.
+        provider: onnxruntime's there.
         answer: runs a file on the target, where that is not this machine's CPU; the gate is held there, too.
         opset: of the standard operators, and no form with newer ones; by default 18, and newer ones where they pay.
         with_tokenizer: write a second file, too, that takes texts in place of token ids.
@@ -149,7 +151,7 @@ def export_encoder(
                 progress=progress or (lambda _step: None),
                 answer=answer,
             )
-            schemes = schemes_for(quantize, instruction_sets, x86=x86, calibrated=bool(texts))
+            schemes = schemes_for(quantize, instruction_sets, x86=x86, calibrated=bool(texts), provider=provider)
             choice = choose(maker, quantize=quantize, embeddings=embeddings, schemes=schemes, rank=rank)
         maker.progress(f"writing the {choice.chosen.name} graph")
         written_opset = _write_files(encoder, choice.chosen, folder, max_length=max_length)

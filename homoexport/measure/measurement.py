@@ -354,6 +354,7 @@ def _figures(
         runs=samples_ms.size,
         runs_per_round=rounds_ms.shape[1],
         samples_ms=tuple(samples_ms.tolist()),
+        elsewhere=one.load.get("elsewhere"),
     )
 
 

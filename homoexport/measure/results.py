@@ -15,7 +15,7 @@ from homoexport.measure.intervals import Verdict
 from homoexport.measure.noise import Noise
 from homoexport.measure.timing import Failure
 
-SCHEMA_VERSION = "2.0"
+SCHEMA_VERSION = "2.1"
 
 Quiet = Literal["steady", "too noisy to call"]
 Positive = Annotated[float, Field(gt=0)]
@@ -99,6 +99,9 @@ class PackageFigures:
     `tokenize_p50_ms` (of a batch's texts) and `post_p50_ms` are what a caller does before and after, timed
     apart; None where there is nothing to do, or no library for it there. `energy_mj` is millijoules of the
     whole processor for one inference, idle power included; None where no counter can be read.
+
+    `elsewhere` counts the operators, by type, that the CPU's own provider runs in place of the target's (from version
+    2.1 on); None where the target has no other, or its onnxruntime does not tell.
     """
 
     package: str
@@ -137,6 +140,7 @@ class PackageFigures:
     runs: Count
     runs_per_round: Count
     samples_ms: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    elsewhere: dict[str, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -22,16 +22,17 @@ from homoexport.measure.timing import Subject, load_model, place
 
 @dataclass(frozen=True)
 class TargetHost:
-    """A target's processor; `is_here` where it is this machine's, seen by the same kernels."""
+    """A target's processor and runtime; `is_here` where they are this machine's, with the same kernels."""
 
     is_here: bool
     emulated: bool
+    provider: str
     x86: bool
     instruction_sets: tuple[str, ...]
 
 
 def host_of(device: str) -> TargetHost:
-    """The processor of a target, as a worker there tells it.
+    """The processor and runtime of a target, as a worker there tells them.
 
     Raises:
         DeviceError: a device that is unknown, or cannot be used here.
@@ -45,7 +46,7 @@ def host_of(device: str) -> TargetHost:
             with Worker(target, subject=device) as worker:
                 host = worker.greeting.get("host", {})
     x86 = str(host.get("architecture", "")).lower() in ("x86_64", "amd64")
-    return TargetHost(is_here, target.emulated, x86, tuple(host.get("instruction_sets", ())))
+    return TargetHost(is_here, target.emulated, target.providers[0], x86, tuple(host.get("instruction_sets", ())))
 
 
 def _is_here(target: Target) -> bool:

@@ -178,6 +178,12 @@ def measurement_remarks(document: Mapping[str, Any]) -> list[str]:
                     f"{where}{result['package']} is another model there: its answers are beyond the bound "
                     f"({result['agreement']['bound']})"
                 )
+            if elsewhere := result.get("elsewhere"):
+                operators = ", ".join(f"{count} {name}" for name, count in elsewhere.items())
+                remarks.append(
+                    f"{where}{result['package']} runs {sum(elsewhere.values())} operators on the CPU's own provider, "
+                    f"for {cell['device']} has none of them: {operators}"
+                )
         for remark in (cell["noise"] or {}).get("remarks", ()):
             remarks.append(f"{where}{remark}")
     first = cells[0]

@@ -17,10 +17,17 @@ _DTYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
 _WARM_WINDOW_NS = 100_000_000
 _STEADY = 0.98  # a window whose median is below this share of the best one so far still gets faster
 _SHRINK = "memory.enable_memory_arena_shrinkage"
+_CPU = "CPUExecutionProvider"
+_OPENVINO = "OpenVINOExecutionProvider"
+_RECORD = "session.record_ep_graph_assignment_info"
 
 
 class Model:
-    """An open session. `load_ns` is what opening it took."""
+    """An open session. `load_ns` is what opening it took.
+
+    `elsewhere` counts the operators, by type, that another provider than the first runs; None where only one was asked
+    for, or the runtime does not tell.
+    """
 
     def __init__(
         self, path: str, *, threads: int, outputs: Sequence[str] | None = None, providers: Sequence[str] | None = None
@@ -29,9 +36,14 @@ class Model:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        names = list(providers or [_CPU])
+        if len(names) > 1:
+            options.add_session_config_entry(_RECORD, "1")
+        settings = {_OPENVINO: (_OPENVINO, {"device_type": "CPU", "num_of_threads": str(threads)})}
         start = time.perf_counter_ns()
-        self.session = ort.InferenceSession(path, options, providers=list(providers or ["CPUExecutionProvider"]))
+        self.session = ort.InferenceSession(path, options, providers=[settings.get(name, name) for name in names])
         self.load_ns = time.perf_counter_ns() - start
+        self.elsewhere = _elsewhere(self.session, names[0]) if len(names) > 1 else None
         self.outputs = list(outputs) if outputs else None
         self.batches: list[Feeds] = []
         self._next = 0
@@ -119,3 +131,11 @@ class Model:
         if shrink:
             options.add_run_config_entry(_SHRINK, "cpu:0")
         self.session.run(self.outputs, self.next_feeds(), options)
+
+
+def _elsewhere(session: ort.InferenceSession, provider: str) -> dict[str, int] | None:
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return None
+    parts = session.get_provider_graph_assignment_info()
+    types = [node.op_type for part in parts if part.ep_name != provider for node in part.get_nodes()]
+    return {name: types.count(name) for name in sorted(set(types))}

@@ -92,7 +92,11 @@ class Worker:
         self, model: str, threads: int, outputs: list[str] | None = None, providers: list[str] | None = None
     ) -> dict[str, Any]:
         self._model = Model(model, threads=threads, outputs=outputs, providers=providers)
-        return {"load_ns": self._model.load_ns, "providers": self._model.session.get_providers()}
+        return {
+            "load_ns": self._model.load_ns,
+            "providers": self._model.session.get_providers(),
+            "elsewhere": self._model.elsewhere,
+        }
 
     def _inputs(
         self,

@@ -39,6 +39,11 @@ def test_calibrated_scales_are_not_tried_by_themselves_without_text():
     assert "int8-static" not in schemes_for("auto", ["avx512_vnni"], x86=True, calibrated=False)
 
 
+def test_other_providers_get_calibrated_scales_as_they_know_them():
+    schemes = schemes_for("auto", ["avx_vnni"], x86=True, calibrated=True, provider="OpenVINOExecutionProvider")
+    assert schemes == ("int8", "int8-static", "int8-qdq", "fp32")
+
+
 def test_tables_are_quantized_where_the_weights_are_unless_asked_otherwise():
     assert [embeddings_of("auto", scheme) for scheme in ("int8", "int4", "fp32", "fp16")] == [
         "int8",

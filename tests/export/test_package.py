@@ -168,6 +168,22 @@ def test_graphs_that_fail_are_left_out_with_the_reason_and_the_others_ship(
         export_encoder(encoder, out_dir=tmp_path / "int8", quantize="int8", **arguments)
 
 
+def test_graphs_that_the_target_cannot_run_are_left_out(tiny_encoder, export_once, tmp_path):
+    encoder = tiny_encoder("feature-extraction")
+
+    def answer(file, batches):
+        if not file.name.startswith("unfused"):
+            raise PackageError("the worker cannot measure it (no such operator)", where=file.name)
+        session = ort.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        return [session.run(["last_hidden_state"], tokens)[0] for tokens in batches]
+
+    arguments = {"texts": TEXTS, "rank": by_name("unfused-int8-0.onnx"), "quantize": "int8", "answer": answer}
+    details = verify(export_encoder(encoder, out_dir=tmp_path / "package", **arguments))["details"]
+    assert (details["graph"], details["scheme"]) == ("unfused", "int8")
+    for form in ("standard", "flash", "multi-head"):
+        assert "no such operator" in details["left_out"][f"{form}-int8"]
+
+
 def test_classifier_package_names_its_labels_and_its_tokenizer_feeds_it(tmp_path):
     torch.manual_seed(0)
     model = tiny_model("distilbert", "token")

@@ -24,6 +24,7 @@ DEVICES = [
     pytest.param("cpu", id="cpu"),
     pytest.param("cpu:threads=1,memory=400MB", id="limited"),
     pytest.param("cuda", id="cuda"),
+    pytest.param("openvino", id="openvino"),
     pytest.param("ssh", id="ssh", marks=pytest.mark.ssh),
     pytest.param("arm64:cortex-a76", id="arm64", marks=pytest.mark.emulated),
     pytest.param("x86:haswell", id="x86", marks=pytest.mark.emulated),

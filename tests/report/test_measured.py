@@ -124,6 +124,15 @@ def test_an_answer_beyond_the_bound_is_a_remark(measurement: dict[str, Any]) -> 
     assert remark.startswith("run/2-onnx is another model there")
 
 
+def test_operators_that_another_provider_runs_are_told(measurement: dict[str, Any]) -> None:
+    measurement["device"] = "openvino"
+    measurement["results"][1]["elsewhere"] = {"Attention": 2, "MatMulIntegerToFloat": 24}
+    (remark,) = measurement_remarks(measurement)
+    assert remark.startswith("run/2-onnx runs 26 operators on the CPU's own provider")
+    assert "openvino" in remark
+    assert remark.endswith("2 Attention, 24 MatMulIntegerToFloat")
+
+
 def test_the_heat_map_shows_every_figure_in_its_place(grid: dict[str, Any]) -> None:
     figure = heat_figure(grid["cells"], "run/0-teacher", "minilm")
     one, two = figure.axes

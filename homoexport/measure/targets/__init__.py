@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from homoexport.errors import DeviceError
 from homoexport.measure.targets.emulated import parse_emulated
-from homoexport.measure.targets.local import LimitedCpu, LocalCpu, parse_cpu, parse_cuda
+from homoexport.measure.targets.local import LimitedCpu, LocalCpu, parse_cpu, parse_cuda, parse_openvino
 from homoexport.measure.targets.protocol import Need, OutOfMemory, Target
 from homoexport.measure.targets.ssh import parse_ssh
 from homoexport.measure.targets.web import parse_web
@@ -17,6 +17,7 @@ __all__ = ["KINDS", "LimitedCpu", "LocalCpu", "Need", "OutOfMemory", "Target", "
 KINDS: dict[str, tuple[Callable[[str, str], Target], str]] = {
     "cpu": (parse_cpu, "cpu, or cpu:threads=1,memory=256MB,quota=0.5"),
     "cuda": (parse_cuda, "cuda"),
+    "openvino": (parse_openvino, "openvino"),
     "arm64": (parse_emulated, "arm64, or arm64:cortex-a53 (-a57, -a72, -a76, neoverse-n1)"),
     "x86": (parse_emulated, "x86:haswell (nehalem, sandybridge, skylake-server, epyc)"),
     "web": (parse_web, "web, or web:threads=2,backend=webgpu,browser=PATH"),

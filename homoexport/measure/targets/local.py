@@ -1,4 +1,4 @@
-"""This machine: its CPU, its CPU under limits, its GPU."""
+"""This machine: its CPU, its CPU under limits or through OpenVINO, its GPU."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ _MEMORY_SIGNS = (
 _BUILDS = {
     "CPUExecutionProvider": "pip install onnxruntime",
     "CUDAExecutionProvider": "pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'",
+    "OpenVINOExecutionProvider": "pip uninstall -y onnxruntime && pip install onnxruntime-openvino",
 }
 _MB = 10**6
 
@@ -68,6 +69,16 @@ def parse_cuda(device: str, options: str) -> LocalCpu:
     return LocalCpu(device, ("CUDAExecutionProvider", "CPUExecutionProvider"))
 
 
+def parse_openvino(device: str, options: str) -> LocalCpu:
+    """`openvino`: this CPU through OpenVINO.
+
+    Raises:
+        UserError: an option; there is none.
+    """
+    read_options(options, device=device, known=())
+    return LocalCpu(device, ("OpenVINOExecutionProvider", "CPUExecutionProvider"))
+
+
 def _positive(given: dict[str, str], key: str, kind: Callable[[str], Number], device: str) -> Number | None:
     if key not in given:
         return None
@@ -81,7 +92,7 @@ def _positive(given: dict[str, str], key: str, kind: Callable[[str], Number], de
 
 
 class LocalCpu:
-    """This machine's CPU; or its GPU, where the providers say so."""
+    """This machine's CPU; or its GPU, or its CPU through OpenVINO, where the providers say so."""
 
     emulated = False
 
