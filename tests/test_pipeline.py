@@ -24,7 +24,7 @@ from homoexport.budget import Budget
 from homoexport.inference import open_package
 from homoexport.measure.timing import Failure
 from homoexport.pipeline import judge_result
-from tests.conftest import write_sentences
+from tests.conftest import BERT_TINY, write_sentences
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.processes
@@ -171,7 +171,7 @@ def blocks(language: str) -> list[str]:
 @pytest.mark.weights
 @pytest.mark.slow
 def test_commands_of_the_readme(tmp_path, monkeypatch):
-    """Every command and the five lines of Python, in their order, at fewer steps and on less text."""
+    """Every command and the five lines of Python, in their order, with fewer steps, less text, one smaller teacher."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     (tmp_path / "text").mkdir()
@@ -180,6 +180,7 @@ def test_commands_of_the_readme(tmp_path, monkeypatch):
     (tmp_path / "lines.txt").write_text("A text.\nAnother one.\n")
     short = "--set distill.steps=2 --set distill.batch_size=8 --set text.held_out=20 --set measure.min_seconds=0.2"
     small_text = "--set text.sources=[{files: text/*.txt}]"
+    small_model = f"--set teacher={BERT_TINY} --set student.hidden_size=64 --set student.num_attention_heads=2"
 
     def homoexport_command(line: str) -> None:
         words = shlex.split(line)
@@ -188,6 +189,8 @@ def test_commands_of_the_readme(tmp_path, monkeypatch):
         arguments = words[1 : min((words.index(mark) for mark in ("<", ">") if mark in words), default=len(words))]
         if arguments[0] in ("run", "distill"):
             arguments += [*shlex.split(short), *small_text.split(" ", 1)]
+        if "runs/mine" in arguments:
+            arguments += [*shlex.split(small_model), "--set", "student.intermediate_size=256"]
         with Path(stdin or os.devnull).open("rb") as source, Path(stdout or "out.txt").open("wb") as target:
             command = [sys.executable, "-m", "homoexport", *arguments]
             done = subprocess.run(command, stdin=source, stdout=target, check=False)
