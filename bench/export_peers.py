@@ -102,10 +102,16 @@ def peers_of(folder: Path) -> tuple[list[Contestant], dict[str, str]]:
 def exported(name: str, quantize: str, model: str, folder: Path, texts: Path | None) -> Contestant:
     """A package of our own of a model, as a user would make it."""
     out = folder / quantize
-    command = [sys.executable, "-m", "homoexport", "export", "--onnx", model, "-o", str(out), "--threads", "1"]
-    subprocess.run([*command, "--quantize", quantize, *(["--text", str(texts)] if texts else [])], check=True)
+    if not out.exists():
+        export(quantize, model, out, texts)
     details = read_package(out)
     return Contestant(name, details.model, details.output, "onnxruntime")
+
+
+def export(quantize: str, model: str, out: Path, texts: Path | None) -> None:
+    """`homoexport export`, with everything but the scheme left to it."""
+    command = [sys.executable, "-m", "homoexport", "export", "--onnx", model, "-o", str(out), "--threads", "1"]
+    subprocess.run([*command, "--quantize", quantize, *(["--text", str(texts)] if texts else [])], check=True)
 
 
 def target_of(one: Contestant, peers_python: Path | None) -> Target:
@@ -216,7 +222,8 @@ def main() -> None:
     parser.add_argument("models", nargs="+", metavar="NAME=MODEL,OUT")
     parser.add_argument("--peers-python", type=Path, help="with OpenVINO; without it its files are left out")
     parser.add_argument("--texts", type=Path, help="real text, a line each, for calibration and cosines")
-    parser.add_argument("--seconds", type=float, default=2.0, help="timed seconds of each contestant in a cell")
+    parser.add_argument("--packages", type=Path, help="where our packages are kept, for a second run to take them")
+    parser.add_argument("--seconds", type=float, default=1.0, help="timed seconds of each contestant in a cell")
     parser.add_argument("--threads", type=int, nargs="+", default=THREADS)
     parser.add_argument("--output", type=Path, default=OUTPUT)
     arguments = parser.parse_args()
@@ -229,7 +236,7 @@ def main() -> None:
             peers, failed = peers_of(Path(made))
             if arguments.peers_python is None:
                 peers = [one for one in peers if one.runtime == "onnxruntime"]
-            folder = Path(scratch) / name
+            folder = (arguments.packages or Path(scratch)) / name
             ours = exported(OURS, "auto", model, folder, arguments.texts)
             contestants = [ours, exported(OURS_FP32, "none", model, folder, arguments.texts), *peers]
             add_cosines(contestants, load_encoder(model), texts, arguments.peers_python)
