@@ -28,6 +28,7 @@ from homoexport.export.quantize import (
     products_of,
     quantize,
 )
+from homoexport.export.smooth import Maxima, channel_maxima, smooth
 
 MAX_CALIBRATION_TEXTS = 128
 
@@ -122,6 +123,7 @@ class Maker:
         self.batches = make_batches(self.encoder, self.texts, max_length=self.max_length)
         self._written: dict[Form, Candidate] = {}
         self._ranges: dict[tuple[Form, Calibration], TensorsData] = {}
+        self._maxima: dict[Form, Maxima] = {}
 
     @property
     def _raw(self) -> Path:
@@ -221,6 +223,16 @@ class Maker:
             self.left_out[f"{form.name}-{scheme}"] = _one_line(error)
             return None
         return Candidate(form, scheme, embeddings, file, file.stat().st_size, calibrated, tuple(keep))
+
+    def smooth(self, form: Form, strength: float) -> Form:
+        """The form with smoothed inputs of its products; see `homoexport.export.smooth`."""
+        smoothed = replace(form, smoothing=strength)
+        if form not in self._maxima:
+            self.progress(f"measuring the channels of the {form.name} graph")
+            source = self._file_of(form)
+            self._maxima[form] = channel_maxima(source, self._calibration_tokens(), work=self.folder)
+        smooth(self._file_of(form), self._file_of(smoothed), self._maxima[form], strength=strength)
+        return smoothed
 
     def products(self, form: Form) -> list[str]:
         """Names of a form's products, in their order."""

@@ -2,8 +2,9 @@
 
 1. Forms of the graph are held against torch in fp32, and those that are right are timed in turns, in the scheme that
    is likely to ship: those of attention first, then variants of the fastest one.
-2. The best form is made in every scheme that makes sense on the target. Each is held against torch, layers that break
-   the gate are found by bisection and left in fp32, and what is right is timed in turns with the fp32 graph.
+2. The best form is made in every scheme that makes sense on the target. Each is held against torch. What breaks the
+   gate is smoothed, or the layers that break it are found by bisection and left in fp32; what is right is timed in
+   turns with the fp32 graph.
 3. The fastest ships; of those as fast, the smallest file.
 """
 
@@ -19,7 +20,8 @@ from homoexport.export.calibrate import Calibration
 from homoexport.export.candidates import Candidate, Maker
 from homoexport.export.forms import ATTENTION_FORMS, Form, variants_of
 from homoexport.export.parity import Parity
-from homoexport.export.quantize import CALIBRATED, Embeddings, Scheme
+from homoexport.export.quantize import CALIBRATED, PRECISIONS, Embeddings, Scheme
+from homoexport.export.smooth import STRENGTHS
 
 Quantize = Literal["auto", "none", "int8", "int8-static", "int4", "fp16"]
 EmbeddingChoice = Literal["auto", "fp32", "int8", "int4"]
@@ -170,35 +172,56 @@ def _timed_forms(
 
 
 def _sound_or_mended(maker: Maker, form: Form, scheme: Scheme, embeddings: Embeddings) -> list[Candidate]:
-    """A form in a scheme, held against torch; with the products that break the gate left in fp32, if need be."""
-    methods: tuple[Calibration, ...] = ("min-max", "percentile") if scheme in CALIBRATED else ("min-max",)
-    made = [maker.quantize(form, scheme, embeddings, calibration=method) for method in methods]
-    checked = [parity for item in made if item is not None and (parity := maker.check(item)) is not None]
-    if not checked:
+    """A form in a scheme, held against torch.
+
+    If it breaks the gate, with smoothed inputs; if that does not help, with the products left in fp32 that break it.
+    """
+    best = _most_alike(maker, [form], scheme, embeddings)
+    if best is None:
         return []
-    best = max(checked, key=_mean_cosine)
+    if best.sound or scheme == "fp32":
+        return [best]
+    if PRECISIONS[scheme] == "int8":
+        maker.progress(f"smoothing, for the gate is broken ({scheme})")
+        smoothed = _most_alike(maker, [maker.smooth(form, strength) for strength in STRENGTHS], scheme, embeddings)
+        if smoothed is not None and _mean_cosine(smoothed) > _mean_cosine(best):
+            maker.discard(best)
+            best = smoothed
+    return [best] if best.sound else [_mended(maker, best)]
+
+
+def _most_alike(maker: Maker, forms: Sequence[Form], scheme: Scheme, embeddings: Embeddings) -> Candidate | None:
+    """Of forms in a scheme, by every method of calibration, the one that answers most as torch does."""
+    methods: tuple[Calibration, ...] = ("min-max", "percentile") if scheme in CALIBRATED else ("min-max",)
+    made = [maker.quantize(form, scheme, embeddings, calibration=method) for form in forms for method in methods]
+    checked = [parity for item in made if item is not None and (parity := maker.check(item)) is not None]
+    best = max(checked, key=_mean_cosine, default=None)
     for item in checked:
         if item is not best:
             maker.discard(item)
-    if best.sound or scheme == "fp32":
-        return [best]
+    return best
+
+
+def _mended(maker: Maker, broken: Candidate) -> Candidate:
+    """The candidate with the products left in fp32 that break the gate; itself, if that does not mend it."""
+    form, scheme = broken.form, broken.scheme
+    calibration = broken.calibration or "min-max"
     maker.progress(f"looking for the layers that break the gate ({scheme})")
     names = maker.products(form)
 
     def breaks(in_fewer_bits: Sequence[str]) -> bool:
         keep = [name for name in names if name not in set(in_fewer_bits)]
-        trial = maker.quantize(form, scheme, embeddings, keep=keep, calibration=best.calibration or "min-max")
+        trial = maker.quantize(form, scheme, broken.embeddings, keep=keep, calibration=calibration)
         checked = None if trial is None else maker.check(trial, few=True)
         if checked is not None and len(keep) < len(names):
             maker.discard(checked)
         return checked is None or not checked.sound
 
     if breaks([]):  # it is not the products
-        return [best]
-    keep = breakers(names, breaks)
-    mended = maker.quantize(form, scheme, embeddings, keep=keep, calibration=best.calibration or "min-max")
+        return broken
+    mended = maker.quantize(form, scheme, broken.embeddings, keep=breakers(names, breaks), calibration=calibration)
     mended = None if mended is None else maker.check(mended)
-    return [best] if mended is None or not mended.sound else [mended]
+    return broken if mended is None or not mended.sound else mended
 
 
 def breakers(names: Sequence[str], breaks: Callable[[Sequence[str]], bool]) -> list[str]:

@@ -35,16 +35,20 @@ class Form:
         attention: `unfused`: products and Softmax; else see `homoexport.export.attention`.
         merged: query, key and value are one product, split afterwards.
         skip_layer_norm: residual additions and GELU's bias are fused into what follows them.
+        smoothing: the strength that products' inputs are smoothed with, see `homoexport.export.smooth`.
     """
 
     attention: Attention
     merged: bool = False
     skip_layer_norm: bool = False
+    smoothing: float | None = None
 
     @property
     def name(self) -> str:
         """As the manifest has it."""
-        return "+".join([self.attention, *["merged"] * self.merged, *["skip-layer-norm"] * self.skip_layer_norm])
+        variants = [*["merged"] * self.merged, *["skip-layer-norm"] * self.skip_layer_norm]
+        smoothed = [] if self.smoothing is None else [f"smoothed-{self.smoothing:g}"]
+        return "+".join([self.attention, *variants, *smoothed])
 
 
 ATTENTION_FORMS = (Form("standard"), Form("flash"), Form("multi-head"), Form("unfused", merged=True))

@@ -7,13 +7,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 
 from homoexport.artifact import verify
-from homoexport.export import export_encoder
+from homoexport.export import candidates, choose, export_encoder
 from homoexport.export.candidates import Candidate
 from homoexport.export.choose import breakers, embeddings_of, fastest, schemes_for
 from homoexport.export.forms import Form
+from homoexport.export.quantize import products_of
+from homoexport.export.smooth import channel_maxima, smooth
 from homoexport.export.surgery import array_of
 
 TEXTS = ["w1", "w5 w6 w7 w8 w9 w10 w11 w12", "w20 w21 w22", "w3 w4 " * 20]
@@ -108,33 +111,63 @@ def poisoned(encoder, file: Path) -> ir.Model:
     return model
 
 
-@pytest.mark.parametrize("quantize", ["int8", "auto"])
-def test_a_layer_that_breaks_the_gate_alone_is_found_and_left_in_fp32(
-    tiny_encoder, exported, tmp_path, monkeypatch, quantize
-):
-    from homoexport.export import candidates
-
+@pytest.fixture
+def with_a_wild_channel(tiny_encoder, exported, tmp_path, monkeypatch):
+    """Exports a model of which one channel breaks the gate in 8 bits; the package's folder and details."""
     encoder = tiny_encoder("sentence-similarity")
     monkeypatch.setattr(
         candidates, "torch_to_onnx", lambda encoder, opset: poisoned(encoder, exported("sentence-similarity"))
     )
     monkeypatch.setattr("homoexport.export.parity.FEWER_BITS_MEAN_COSINE", 0.995)
-    out = export_encoder(
-        encoder,
-        out_dir=tmp_path / "package",
-        texts=TEXTS * 20,
-        quantize=quantize,
-        rank=lambda files: [2.0 if "fp32" in file.name or "-" not in file.stem else 1.0 for file in files],
-    )
-    details = verify(out)["details"]
-    assert details["precision"] == "int8"
+
+    def export(quantize: str) -> tuple[Path, dict]:
+        out = export_encoder(
+            encoder,
+            out_dir=tmp_path / "package",
+            texts=TEXTS * 20,
+            quantize=quantize,
+            rank=lambda files: [2.0 if "fp32" in file.name or "-" not in file.stem else 1.0 for file in files],
+        )
+        details = verify(out)["details"]
+        assert details["precision"] == "int8"
+        assert details["parity"]["passed"]
+        return out, details
+
+    return export
+
+
+@pytest.mark.parametrize("quantize", ["int8", "int8-static"])
+def test_a_channel_that_breaks_the_gate_is_smoothed(with_a_wild_channel, quantize):
+    out, details = with_a_wild_channel(quantize)
+    assert "+smoothed-0." in details["graph"]
+    assert details["kept_in_fp32"] == []
+    names = [item.name for item in onnx.load(out / details["model_file"]).graph.initializer]
+    assert any(name.endswith("_smoothing") for name in names)
+
+
+@pytest.mark.parametrize("quantize", ["int8", "auto"])
+def test_a_layer_that_breaks_the_gate_alone_is_found_and_left_in_fp32(with_a_wild_channel, monkeypatch, quantize):
+    monkeypatch.setattr(choose, "STRENGTHS", ())
+    out, details = with_a_wild_channel(quantize)
     assert len(details["kept_in_fp32"]) == 1
-    assert details["parity"]["passed"]
     constants = [onnx.numpy_helper.to_array(item) for item in onnx.load(out / details["model_file"]).graph.initializer]
     left = [array for array in constants if array.dtype == np.float32 and array.ndim == 2]
     assert [array.shape for array in left] == [(32, 32)]
     largest, others = np.sort(np.abs(left[0]).max(axis=1))[::-1][[0, -1]]
     assert others < largest / 1000  # it is the product that reads the inflated dimension
+
+
+def test_smoothing_changes_nothing_in_fp32(exported, tmp_path):
+    source, target = exported("sentence-similarity"), tmp_path / "smoothed.onnx"
+    ids = np.random.default_rng(0).integers(5, 60, (1, 12))
+    tokens = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    maxima = channel_maxima(source, [tokens], work=tmp_path)
+    assert {len(largest) for largest in maxima.values()} == {32, 64}
+    smooth(source, target, maxima, strength=0.8)
+    before, after = (ort.InferenceSession(str(file)).run(["sentence_embedding"], tokens) for file in (source, target))
+    np.testing.assert_allclose(before, after, atol=1e-5)
+    assert len(products_of(target)) == len(products_of(source))
+    assert not list(tmp_path.glob("*.telling.onnx"))
 
 
 def test_int8_that_is_slower_is_refused_with_the_figures(tiny_encoder, export_once, tmp_path):
