@@ -33,7 +33,7 @@ from homoexport.encoder import Encoder, load_encoder
 from homoexport.host import describe_host, library_versions
 from homoexport.inference import read_package
 from homoexport.measure.process import Worker
-from homoexport.measure.targets import LocalCpu, Target
+from homoexport.measure.targets import LocalCpu, Need, Target
 from homoexport.measure.timing import Subject, Workload, load_model, running, take_rounds
 from homoexport.sample_text import SAMPLE_TEXT
 
@@ -49,9 +49,12 @@ class OpenVinoTarget(LocalCpu):
     """OpenVINO's own runtime in the peers' Python, with a hint of the precision to compute in."""
 
     def __init__(self, python: Path, hint: str) -> None:
-        super().__init__(f"openvino-{hint}")
-        self.providers = (f"openvino-{hint}",)
+        super().__init__(f"openvino-{hint}", (f"OpenVINO CPU {hint}",))
         self._python = python
+
+    def needs(self) -> list[Need]:
+        """Nothing of onnxruntime's."""
+        return []
 
     def _command(self) -> list[str]:
         return [str(self._python), str(OPENVINO_WORKER)]

@@ -2,10 +2,10 @@
 
     PEERS/bin/python -I bench/peers/openvino_worker.py
 
-`load` takes {"model", "outputs", "threads", "hint": "f32" | "bf16", "shape": [B, S]}; the model is an OpenVINO or an
-ONNX file. OpenVINO is faster by some 5 to 20 % on a graph of fixed shape, so that it gets one wherever it can: of
-`shape` from the start (which load time and memory should be taken with), else as soon as `inputs` are all of one
-shape (`compile_ns` is in the answer). Texts of several lengths go through the dynamic graph. One caller at a time.
+`load` takes {"model", "outputs", "threads", "providers": ["OpenVINO CPU f32"]}, or bf16; the model is an OpenVINO or an
+ONNX file. OpenVINO is faster by some 5 to 20 % on a graph of fixed shape, so that it gets one as soon as `inputs` are
+all of one shape (`compile_ns` is in the answer). Texts of several lengths go through the dynamic graph. One caller at
+a time.
 
 B batch, S sequence.
 """
@@ -87,12 +87,10 @@ class OpenVinoModel(Model):
 
     session: Session
 
-    def __init__(
-        self, path: str, *, threads: int, hint: str, outputs: Sequence[str] | None, shape: tuple[int, ...] | None
-    ) -> None:
+    def __init__(self, path: str, *, threads: int, hint: str, outputs: Sequence[str] | None) -> None:
         start = time.perf_counter_ns()
         self.session = Session(path, threads=threads, hint=hint, outputs=outputs)
-        self.session.compile(shape)
+        self.session.compile(None)
         self.load_ns = time.perf_counter_ns() - start
         self.outputs = list(outputs) if outputs else None
         self.batches = []
@@ -128,12 +126,9 @@ class OpenVinoWorker(Worker):
         model: str,
         threads: int,
         outputs: list[str] | None = None,
-        hint: str = "f32",
-        shape: list[int] | None = None,
+        providers: Sequence[str] = ("OpenVINO CPU f32",),
     ) -> dict[str, Any]:
-        self._model = OpenVinoModel(
-            model, threads=threads, hint=hint, outputs=outputs, shape=tuple(shape) if shape else None
-        )
+        self._model = OpenVinoModel(model, threads=threads, hint=providers[0].split()[-1], outputs=outputs)
         return {"load_ns": self._model.load_ns, "providers": self._model.session.get_providers()}
 
     def _inputs(self, **request: Any) -> dict[str, Any]:
