@@ -190,7 +190,13 @@ def test_commands_of_the_readme(tmp_path, monkeypatch):
         if arguments[0] in ("run", "distill"):
             arguments += [*shlex.split(short), *small_text.split(" ", 1)]
         if "runs/mine" in arguments:
-            arguments += [*shlex.split(small_model), "--set", "student.intermediate_size=256"]
+            arguments += [
+                *shlex.split(small_model),
+                "--set",
+                "student.intermediate_size=256",
+                "--set",
+                "measure.length=32",
+            ]
         with Path(stdin or os.devnull).open("rb") as source, Path(stdout or "out.txt").open("wb") as target:
             command = [sys.executable, "-m", "homoexport", *arguments]
             done = subprocess.run(command, stdin=source, stdout=target, check=False)
