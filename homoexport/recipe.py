@@ -216,7 +216,7 @@ class ExportSettings(_Section):
         None, ge=18, description="ONNX opset, and nothing newer; by default 18, and newer operators where they pay."
     )
     with_tokenizer: bool = Field(
-        False, description="Write strings/model.onnx, too, which takes texts (needs onnxruntime-extensions)."
+        False, description="Write strings/text_model.onnx, too, which takes texts (needs onnxruntime-extensions)."
     )
     with_ort_format: bool = Field(
         False, description="Write ort/model.ort, too, for small builds of onnxruntime, and the operators it needs."

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
     AutoConfig,
@@ -31,6 +33,7 @@ from transformers import (
 from transformers.utils import logging
 
 from homoexport.cli import main
+from homoexport.encoder import Encoder
 from homoexport.export.forms import Form
 from homoexport.measure import rank_files
 
@@ -144,6 +147,16 @@ def tiny_model(
         for name, parameter in model.named_parameters():
             parameter.normal_(mean=float("norm" in name.lower() and name.endswith("weight")), std=0.2)
     return model
+
+
+def sentence_vectors(encoder: Encoder, texts: list[str]) -> NDArray[np.float32]:
+    """What torch makes of texts: the mean over tokens, of length 1."""
+    tokens = encoder.tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        hidden = encoder.model(**tokens).last_hidden_state
+    sums = (hidden * tokens["attention_mask"][..., None]).sum(1)
+    vectors: NDArray[np.float32] = torch.nn.functional.normalize(sums, dim=1).numpy()
+    return vectors
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ def export(
         bool,
         typer.Option(
             "--with-tokenizer",
-            help="Write strings/model.onnx, too, which takes texts in place of ids (needs onnxruntime-extensions).",
+            help="Write strings/text_model.onnx, too, which takes texts (needs onnxruntime-extensions).",
         ),
     ] = False,
     with_ort_format: Annotated[

@@ -282,7 +282,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
 
 
 def write_sentence_files(encoder: Encoder, folder: Path, *, hidden_size: int, max_length: int | None = None) -> None:
-    """Write what sentence-transformers needs to load `folder`: modules, pooling, longest sequence.
+    """Write what sentence-transformers needs to load `folder`: modules, pooling, longest sequence, prompts.
 
     Args:
         encoder: whose pooling it is; where it has none, nothing is written.
@@ -312,6 +312,9 @@ def write_sentence_files(encoder: Encoder, folder: Path, *, hidden_size: int, ma
         for index, kind in enumerate(kinds)
     ]
     (folder / "modules.json").write_text(json.dumps(modules, indent=2))
+    prompts = encoder.folder / "config_sentence_transformers.json"  # what to put before queries, and the similarity
+    if prompts.is_file():
+        shutil.copyfile(prompts, folder / prompts.name)
     settings = encoder.folder / "sentence_bert_config.json"
     if settings.is_file():
         shutil.copyfile(settings, folder / settings.name)

@@ -110,8 +110,7 @@ def _how_to_load(details: Mapping[str, Any]) -> str:
     if task == "sentence-similarity":
         lines += [
             "",
-            "Or with sentence-transformers: "
-            f'`SentenceTransformer(".", backend="onnx", model_kwargs={{"file_name": "{file_name}"}})`.',
+            'Or with sentence-transformers: `SentenceTransformer(".", backend="onnx")`.',
         ]
     elif task in _OPTIMUM:
         lines += ["", f'Or with optimum: `{_OPTIMUM[task]}.from_pretrained(".", file_name="{file_name}")`.']
@@ -135,8 +134,10 @@ def _limits(details: Mapping[str, Any]) -> str:
         f"- Longer texts are cut to {details['max_length']} tokens.",
         "- Other processors compute int8 by other instructions; `homoexport bench --device` says what one answers.",
     ]
+    oldest = f"- onnxruntime {details['oldest_onnxruntime']} is the oldest that runs it"
     if details["opset"] > 22:
-        lines.append(f"- Operator set {details['opset']} needs a recent onnxruntime; `--opset 18` asks for older ones.")
+        oldest += f", for operator set {details['opset']}; `--opset 18` of the export asks for older operators"
+    lines.append(f"{oldest}.")
     packed = details.get("with_tokenizer")
     if packed is not None and packed["differing_kinds"]:
         lines.append(

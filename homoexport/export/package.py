@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +29,7 @@ from homoexport.export.graph import OUTPUT_NAMES, describe, input_names
 from homoexport.export.mobile import write_ort_format
 from homoexport.export.parity import Answer, Invariance, check_invariance
 from homoexport.export.quantize import DESCRIPTIONS, EMBEDDINGS, Precision
+from homoexport.export.runtimes import oldest_onnxruntime
 from homoexport.export.strings import pack_tokenizer, refuse_inexpressible
 from homoexport.host import describe_host, library_versions
 from homoexport.sample_text import SAMPLE_TEXT
@@ -41,7 +41,10 @@ MODEL_FILES: dict[Precision, str] = {
     "int4": "onnx/model_q4.onnx",
     "fp16": "onnx/model_fp16.onnx",
 }
-STRINGS_FILE = "strings/model.onnx"  # apart from onnx/, where loaders look for the one file that there is
+# As transformers.js names them in config.json, where the file is the one to load unless told otherwise.
+TRANSFORMERS_JS_DTYPES: dict[Precision, str] = {"fp32": "fp32", "int8": "q8", "int4": "q4", "fp16": "fp16"}
+# Apart from onnx/, and under a name of its own: optimum takes any model.onnx in any folder for the model.
+STRINGS_FILE = "strings/text_model.onnx"
 ORT_FOLDER = "ort"
 DEFAULT_OPSET = 18
 
@@ -58,8 +61,8 @@ def max_length_of(encoder: Encoder) -> int:
     return min(lengths)
 
 
-def _write_files(encoder: Encoder, chosen: Candidate, folder: Path, *, max_length: int) -> int:
-    """The package's files but for its manifest; the operator set of its graph."""
+def _write_files(encoder: Encoder, chosen: Candidate, folder: Path, *, max_length: int) -> tuple[int, str]:
+    """The package's files but for its manifest; the operator set of its graph, and the onnxruntime that it needs."""
     model_file = folder / MODEL_FILES[chosen.precision]
     model_file.parent.mkdir()
     model = ir.load(chosen.file)
@@ -79,9 +82,24 @@ def _write_files(encoder: Encoder, chosen: Candidate, folder: Path, *, max_lengt
     tokenizer.model_input_names = list(input_names(encoder))
     tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names
     save_tokenizer(tokenizer, folder)
-    shutil.copyfile(encoder.folder / "config.json", folder / "config.json")
+    config = json.loads((encoder.folder / "config.json").read_text(encoding="utf-8"))
+    config["transformers.js_config"] = {"dtype": TRANSFORMERS_JS_DTYPES[chosen.precision]}
+    _write_json(folder / "config.json", config)
     write_sentence_files(encoder, folder, hidden_size=encoder.model.config.hidden_size, max_length=max_length)
-    return opset
+    if encoder.pooling is not None and model_file.name != "model.onnx":
+        _name_the_file(folder / "sentence_bert_config.json", model_file.name)
+    return opset, oldest_onnxruntime(model)
+
+
+def _name_the_file(settings_file: Path, name: str) -> None:
+    """Tell sentence-transformers which ONNX file to load where nobody says; by itself it looks for model.onnx alone."""
+    settings = json.loads(settings_file.read_text(encoding="utf-8"))
+    settings["model_args"] = {**settings.get("model_args", {}), "file_name": name}
+    _write_json(settings_file, settings)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def export_encoder(
@@ -154,9 +172,10 @@ def export_encoder(
             schemes = schemes_for(quantize, instruction_sets, x86=x86, calibrated=bool(texts), provider=provider)
             choice = choose(maker, quantize=quantize, embeddings=embeddings, schemes=schemes, rank=rank)
         maker.progress(f"writing the {choice.chosen.name} graph")
-        written_opset = _write_files(encoder, choice.chosen, folder, max_length=max_length)
+        opset_written, oldest = _write_files(encoder, choice.chosen, folder, max_length=max_length)
         invariance = check_invariance(choice.chosen.file, maker.batches, task=encoder.task)
-        details = _details(encoder, choice, maker, invariance, opset=written_opset, max_length=max_length)
+        details = _details(encoder, choice, maker, invariance, opset=opset_written, max_length=max_length)
+        details["oldest_onnxruntime"] = oldest
         details["timed_at"] = dict(timed_at or {})
         if with_tokenizer:
             maker.progress("packing the tokenizer into the graph")

@@ -14,9 +14,9 @@ import pytest
 from homoexport.artifact import verify
 from homoexport.encoder import load_encoder, save_encoder
 from homoexport.sample_text import SAMPLE_TEXT
-from tests.conftest import BERT_TINY, MINILM, tiny_bert, tiny_tokenizer
+from tests.conftest import BERT_TINY, MINILM, sentence_vectors, tiny_bert, tiny_tokenizer
+from tests.snippets import snippets
 
-DOC = Path(__file__).parents[2] / "docs/exporting.md"
 QUICK = ("--threads", 1, "--length", 16)
 
 
@@ -96,12 +96,15 @@ def test_what_the_docs_promise_of_texts_sizes_and_batches(homoexport, tmp_path, 
     assert details["batch_invariance"]["max_difference"] < 1e-5
     assert details["with_tokenizer"]["differing_kinds"] == ["NUL"]
     names: dict[str, object] = {}
-    exec(re.findall(r"```python\n(.*?)```", DOC.read_text(), re.S)[0], names)
+    exec(snippets("exporting.md", "Texts in place of token ids", "python")[0], names)
     options = ort.SessionOptions()
     options.register_custom_ops_library(onnxruntime_extensions.get_library_path())
-    session = ort.InferenceSession("package/strings/model.onnx", options)
+    session = ort.InferenceSession("package/strings/text_model.onnx", options)
     (together,) = session.run(["sentence_embedding"], {"text": np.array(["A text.", SAMPLE_TEXT[-1]], dtype=object)})
     np.testing.assert_allclose(together[0], names["vectors"][0], atol=1e-5)
+    exec(snippets("loading.md", "onnxruntime", "python")[0], names)
+    expected = sentence_vectors(encoder, ["A cat sat on the mat.", "Why?"])
+    assert (names["vectors"] * expected).sum(1).min() > 0.95
     operators = (tmp_path / "package/ort/required_operators.config").read_text()
     assert re.search(r"^com\.microsoft;1;.*GatherBlockQuantized", operators, re.M)
     tokens = dict(encoder.tokenizer(["A text."], return_tensors="np"))
