@@ -2,18 +2,20 @@
 # make test   the tests
 # make check  ruff and mypy
 # make targets  the tests of the targets that need more than Python: SSH, emulated CPUs, the browser
-# make interop  the tests that need optimum-onnx, and the rest of the core, on transformers 4.57
+# make loaders  the tests of other programs that load packages: Node.js, C, older releases of onnxruntime
+# make interop  the tests that need optimum-onnx or sentence-transformers, and the rest of the core, on transformers 4.57
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.complete
 INTEROP := .venv-interop
+LOADERS := .loaders
 WEIGHTS := .weights
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check targets interop clean
+.PHONY: demo test check targets loaders interop clean
 
 demo: $(SETUP)
 	$(BIN)/homoexport run recipes/quickstart.yaml --output runs/quickstart --force
@@ -34,6 +36,14 @@ targets: $(SETUP)
 	$(BIN)/homoexport doctor --set-up web
 	$(BIN)/python -m pytest -m "ssh or emulated or web" tests/measure
 
+# As root, too.
+loaders: $(VENV)/$(WEIGHTS)
+	which gcc npm >/dev/null || (apt-get update --quiet && apt-get install --yes --quiet --no-install-recommends gcc libc6-dev \
+		$$(which npm >/dev/null || echo npm))
+	$(BIN)/homoexport doctor --set-up web
+	bash tests/loaders/set_up.sh $(BIN)/python $(LOADERS)
+	$(BIN)/python -m pytest -m loaders tests/loaders
+
 # The marker is written last, so that an interrupted set-up is done again.
 $(SETUP): pyproject.toml constraints.txt requirements-demo.txt
 	$(PYTHON) -m venv $(VENV)
@@ -49,7 +59,7 @@ interop: $(INTEROP)/$(WEIGHTS)
 $(INTEROP)/.complete: pyproject.toml constraints-interop.txt requirements-demo.txt
 	$(PYTHON) -m venv $(INTEROP)
 	$(INTEROP)/bin/python -m pip install --quiet --upgrade pip
-	$(INTEROP)/bin/python -m pip install --quiet --constraint constraints-interop.txt --editable '.[optimum,dev]'
+	$(INTEROP)/bin/python -m pip install --quiet --constraint constraints-interop.txt --editable '.[interop,dev]'
 	$(INTEROP)/bin/python -m pip install --quiet --no-deps --require-hashes --requirement requirements-demo.txt
 	touch $@
 
@@ -59,4 +69,4 @@ $(INTEROP)/.complete: pyproject.toml constraints-interop.txt requirements-demo.t
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(INTEROP) runs
+	rm -rf $(VENV) $(INTEROP) $(LOADERS) runs

@@ -7,11 +7,16 @@ import onnx_ir as ir
 from homoexport.export.attention import MICROSOFT
 
 # Version by version, forms and schemes were run on onnxruntime and onnxruntime-web; `make loaders` runs them again.
-_IR_VERSION_10 = (1, 18)  # what the files are written in
-_OPSETS = {22: (1, 21), 23: (1, 23), 24: (1, 24)}
-_MASKS_OF_ONE_HEAD = (1, 21, 1)  # refused before 1.20; until 1.21.0 all texts but a batch's first have wrong answers
-_TABLES_OF_BYTES = (1, 23)
-_QUANTIZE_LINEAR_23 = (1, 24)
+_Version = tuple[int, ...]
+_IR_VERSION_10: _Version = (1, 18)  # what the files are written in
+_OPSETS: dict[int, _Version] = {22: (1, 21), 23: (1, 23), 24: (1, 24)}
+_MASKS_OF_ONE_HEAD: _Version = (
+    1,
+    21,
+    1,
+)  # refused before 1.20; until 1.21.0 all texts but a batch's first have wrong answers
+_TABLES_OF_BYTES: _Version = (1, 23)
+_QUANTIZE_LINEAR_23: _Version = (1, 24)
 _MASK_INPUT = 5  # of MultiHeadAttention
 
 

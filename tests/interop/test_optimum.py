@@ -1,4 +1,4 @@
-"""Other people's loaders, in the environment where optimum-onnx lives (transformers 4.57)."""
+"""Optimum and sentence-transformers, where optimum-onnx lives (transformers 4.57), against torch."""
 
 from __future__ import annotations
 
@@ -7,45 +7,147 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoTokenizer
 
-from homoexport.encoder import load_encoder
+from homoexport.encoder import Encoder, load_encoder
 from homoexport.export import export_encoder
 from tests.conftest import BERT_TINY, MINILM
+from tests.snippets import snippets
 
 pytestmark = [pytest.mark.interop, pytest.mark.weights]
 TEXTS = ["A cat sat on the mat.", "The committee met on Tuesday and voted against the plan.", "Why?"]
+LABELS = ("bad", "middling", "good")
+CLASSES = {
+    "feature-extraction": "ORTModelForFeatureExtraction",
+    "sentence-similarity": "ORTModelForFeatureExtraction",
+    "fill-mask": "ORTModelForMaskedLM",
+    "text-classification": "ORTModelForSequenceClassification",
+    "token-classification": "ORTModelForTokenClassification",
+}
 
 
-def first_is_best(files: list[Path]) -> list[float]:
-    return [float(index) for index, _ in enumerate(files)]
+def in_order(files: list[Path]) -> list[float]:
+    return [1.0 + index for index, _ in enumerate(files)]
+
+
+def with_random_head(task: str, folder: Path) -> str:
+    """The packaged tiny BERT with a head for three labels."""
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification
+
+    encoder = load_encoder(BERT_TINY, task="feature-extraction")
+    config = AutoConfig.from_pretrained(encoder.folder, id2label=dict(enumerate(LABELS)))
+    kinds = {
+        "text-classification": AutoModelForSequenceClassification,
+        "token-classification": AutoModelForTokenClassification,
+    }
+    torch.manual_seed(0)
+    model = kinds[task].from_config(config)
+    model.base_model.load_state_dict(encoder.model.state_dict(), strict=False)
+    torch.nn.init.normal_(model.classifier.weight, std=0.5)
+    model.save_pretrained(folder)
+    encoder.tokenizer.save_pretrained(folder)
+    return str(folder)
 
 
 @pytest.fixture(scope="module")
-def sentence_package(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("sentence") / "package"
-    return export_encoder(load_encoder(MINILM), out_dir=out, rank=first_is_best, quantize="none")
+def package_of(tmp_path_factory):
+    """A package and what it was made from, for a task and a scheme."""
+    made: dict[tuple[str, str], tuple[Encoder, Path]] = {}
+
+    def make(task: str, quantize: str) -> tuple[Encoder, Path]:
+        if (task, quantize) not in made:
+            folder = tmp_path_factory.mktemp(task)
+            source = with_random_head(task, folder / "model") if task.endswith("classification") else BERT_TINY
+            encoder = load_encoder(source, task=task)
+            export_encoder(encoder, out_dir=folder / "package", rank=in_order, quantize=quantize)
+            made[task, quantize] = encoder, folder / "package"
+        return made[task, quantize]
+
+    return make
 
 
-def test_optimum_loads_the_sentence_package_as_it_stands(sentence_package):
+def answer_of(output) -> torch.Tensor:
+    return output.logits if "logits" in output else output.last_hidden_state
+
+
+@pytest.mark.parametrize("quantize", ["none", "int8"])
+@pytest.mark.parametrize("task", list(CLASSES))
+def test_every_class_loads_its_package_without_a_file_name(package_of, task, quantize):
+    from optimum import onnxruntime
+
+    encoder, package = package_of(task, quantize)
+    tokens = AutoTokenizer.from_pretrained(package)(TEXTS, padding=True, return_tensors="pt")
+    model = getattr(onnxruntime, CLASSES[task]).from_pretrained(package)
+    found = answer_of(model(**tokens))
+    named = getattr(onnxruntime, CLASSES[task]).from_pretrained(package, file_name=model.path.name)
+    assert torch.equal(answer_of(named(**tokens)), found)
+    with torch.no_grad():
+        expected = answer_of(encoder.model(**tokens))
+    if expected.dim() == 3:
+        mask = tokens["attention_mask"].bool()
+        found, expected = found[mask], expected[mask]
+    if quantize == "none":
+        np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=1e-3)
+    else:
+        assert torch.nn.functional.cosine_similarity(found, expected).mean() > 0.97
+
+
+@pytest.mark.parametrize("quantize", ["none", "int8"])
+def test_the_docs_snippets(package_of, monkeypatch, tmp_path, quantize):
+    monkeypatch.chdir(tmp_path)
+    encoder, package = package_of("text-classification", quantize)
+    Path("classifier").symlink_to(package)
+    Path("package").symlink_to(package_of("sentence-similarity", "int8")[1])
+    loading, classifying = snippets("loading.md", "Optimum", "python")
+    names: dict[str, object] = {}
+    exec(loading, names)
+    assert names["hidden"].shape[::2] == (1, 128)
+    exec(classifying, names)
+    with torch.no_grad():
+        logits = encoder.model(**encoder.tokenizer(TEXTS[0], return_tensors="pt")).logits[0]
+    (found,) = names["labels"]
+    assert found["label"] == LABELS[logits.argmax()]
+    assert found["score"] == pytest.approx(float(logits.softmax(0).max()), abs=1e-4 if quantize == "none" else 0.05)
+
+
+def test_a_package_with_its_tokenizer_loads_by_the_file_name(tmp_path):
     from optimum.onnxruntime import ORTModelForFeatureExtraction
 
-    tokenizer = AutoTokenizer.from_pretrained(sentence_package)
-    tokens = tokenizer(TEXTS, padding=True, return_tensors="pt")
-    ours = ORTModelForFeatureExtraction.from_pretrained(sentence_package)(**tokens).last_hidden_state
-    with torch.no_grad():
-        theirs = load_encoder(MINILM).model(**tokens).last_hidden_state
-    mask = tokens["attention_mask"].bool()
-    np.testing.assert_allclose(ours[mask].numpy(), theirs[mask].numpy(), atol=1e-4)
+    encoder = load_encoder(BERT_TINY, task="sentence-similarity")
+    for quantize, names in {
+        "none": [{}, {"file_name": "model.onnx"}],
+        "int8": [{"file_name": "model_quantized.onnx"}],
+    }.items():
+        package = export_encoder(
+            encoder, out_dir=tmp_path / quantize, rank=in_order, quantize=quantize, with_tokenizer=True
+        )
+        for name in names:
+            model = ORTModelForFeatureExtraction.from_pretrained(package, **name)
+            assert model.path.parent.name == "onnx"
 
 
-def test_optimum_fills_masks_with_the_package(tmp_path):
-    from optimum.onnxruntime import ORTModelForMaskedLM
+@pytest.fixture(scope="module", params=["none", "int8"])
+def minilm(request, tmp_path_factory) -> tuple[str, Path]:
+    out = tmp_path_factory.mktemp("minilm") / "package"
+    return request.param, export_encoder(load_encoder(MINILM), out_dir=out, rank=in_order, quantize=request.param)
 
-    encoder = load_encoder(BERT_TINY)
-    package = export_encoder(encoder, out_dir=tmp_path / "package", rank=first_is_best, quantize="none")
-    tokens = encoder.tokenizer("The president of the united [MASK].", return_tensors="pt")
-    with torch.no_grad():
-        expected = AutoModelForMaskedLM.from_pretrained(encoder.folder)(**tokens).logits
-    answer = ORTModelForMaskedLM.from_pretrained(package)(**tokens).logits
-    np.testing.assert_allclose(answer.numpy(), expected.numpy(), atol=1e-3)
+
+def test_sentence_transformers_loads_the_package_as_torch_does(minilm, tmp_path, monkeypatch):
+    from sentence_transformers import SentenceTransformer
+
+    quantize, package = minilm
+    monkeypatch.chdir(tmp_path)
+    Path("package").symlink_to(package)
+    expected = SentenceTransformer(str(load_encoder(MINILM).folder), device="cpu").encode(TEXTS)
+    file_name = "model.onnx" if quantize == "none" else "model_quantized.onnx"
+    plain = SentenceTransformer("package", backend="onnx")
+    named = SentenceTransformer("package", backend="onnx", model_kwargs={"file_name": file_name})
+    assert (plain.max_seq_length, plain.similarity_fn_name) == (256, "cosine")
+    found = plain.encode(TEXTS)
+    np.testing.assert_array_equal(named.encode(TEXTS), found)
+    cosines = (found * expected).sum(1)
+    assert cosines.min() > (0.999999 if quantize == "none" else 0.9)
+    assert cosines.mean() > 0.97
+    names: dict[str, object] = {}
+    exec(snippets("loading.md", "sentence-transformers", "python")[0], names)
+    assert (names["vectors"] * expected[[0, 2]]).sum(1).mean() > 0.97
