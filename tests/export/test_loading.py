@@ -71,7 +71,7 @@ def test_prompts_go_along(tiny_encoder, export_once, tmp_path):
 def test_the_oldest_onnxruntime_is_what_the_docs_say(tiny_encoder, export_once, tmp_path, attention):
     write = graphs_of(Form(attention), tiny_encoder("sentence-similarity"), tmp_path)
     said = {}
-    for forms, schemes, tables, oldest, _web in table("loading.md", "The oldest onnxruntime"):
+    for forms, schemes, tables, oldest in table("loading.md", "The oldest onnxruntime"):
         for scheme in SCHEMES:
             if f"`{attention}`" in forms and schemes.startswith("any") != (f"`{scheme}`" in schemes):
                 said |= {(scheme, words): oldest for words in ("fp32", "int4") if tables == "any" or words in tables}
