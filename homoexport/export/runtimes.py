@@ -10,11 +10,8 @@ from homoexport.export.attention import MICROSOFT
 _Version = tuple[int, ...]
 _IR_VERSION_10: _Version = (1, 18)  # what the files are written in
 _OPSETS: dict[int, _Version] = {22: (1, 21), 23: (1, 23), 24: (1, 24)}
-_MASKS_OF_ONE_HEAD: _Version = (
-    1,
-    21,
-    1,
-)  # refused before 1.20; until 1.21.0 all texts but a batch's first have wrong answers
+# Refused before 1.20; until 1.21.0 all texts but a batch's first have wrong answers.
+_MASKS_OF_ONE_HEAD: _Version = (1, 21, 1)
 _TABLES_OF_BYTES: _Version = (1, 23)
 _QUANTIZE_LINEAR_23: _Version = (1, 24)
 _MASK_INPUT = 5  # of MultiHeadAttention
