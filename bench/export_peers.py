@@ -35,7 +35,6 @@ from homoexport.inference import read_package
 from homoexport.measure.process import Worker
 from homoexport.measure.targets import LocalCpu, Need, Target
 from homoexport.measure.timing import Subject, Workload, load_model, running, take_rounds
-from homoexport.sample_text import SAMPLE_TEXT
 
 OPENVINO_WORKER = Path(__file__).parent / "peers" / "openvino_worker.py"
 OUTPUT = Path(__file__).parent / "results" / "export_peers.json"
@@ -43,6 +42,7 @@ LENGTHS, BATCHES, THREADS = (16, 64, 128, 384), (1, 8), (1, 2)
 SCREENS = ((1, 1, 16), (1, 1, 128))  # threads, batch, length
 NEAR = 1.15  # times the fastest peer's time in both screens: slower ones are left out
 OURS, OURS_FP32 = "homoexport", "homoexport-fp32"
+COSINE_TEXTS = 64  # ours are calibrated on the others
 
 
 class OpenVinoTarget(LocalCpu):
@@ -102,19 +102,21 @@ def peers_of(folder: Path) -> tuple[list[Contestant], dict[str, str]]:
     return found, failed
 
 
-def exported(name: str, quantize: str, model: str, folder: Path, texts: Path | None) -> Contestant:
+def exported(name: str, quantize: str, model: str, folder: Path, texts: Sequence[str]) -> Contestant:
     """A package of our own of a model, as a user would make it."""
     out = folder / quantize
     if not out.exists():
-        export(quantize, model, out, texts)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "texts.txt").write_text("\n".join(texts))
+        export(quantize, model, out, folder / "texts.txt")
     details = read_package(out)
     return Contestant(name, details.model, details.output, "onnxruntime")
 
 
-def export(quantize: str, model: str, out: Path, texts: Path | None) -> None:
+def export(quantize: str, model: str, out: Path, texts: Path) -> None:
     """`homoexport export`, with everything but the scheme left to it."""
     command = [sys.executable, "-m", "homoexport", "export", "--onnx", model, "-o", str(out), "--threads", "1"]
-    subprocess.run([*command, "--quantize", quantize, *(["--text", str(texts)] if texts else [])], check=True)
+    subprocess.run([*command, "--quantize", quantize, "--text", str(texts)], check=True)
 
 
 def target_of(one: Contestant, peers_python: Path | None) -> Target:
@@ -224,13 +226,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", metavar="NAME=MODEL,OUT")
     parser.add_argument("--peers-python", type=Path, help="with OpenVINO; without it its files are left out")
-    parser.add_argument("--texts", type=Path, help="real text, a line each, for calibration and cosines")
+    parser.add_argument("--texts", type=Path, required=True, help="real text, a line each: the last 64 for cosines")
     parser.add_argument("--packages", type=Path, help="where our packages are kept, for a second run to take them")
     parser.add_argument("--seconds", type=float, default=1.0, help="timed seconds of each contestant in a cell")
     parser.add_argument("--threads", type=int, nargs="+", default=THREADS)
     parser.add_argument("--output", type=Path, default=OUTPUT)
     arguments = parser.parse_args()
-    texts = arguments.texts.read_text().splitlines()[-64:] if arguments.texts else list(SAMPLE_TEXT)
+    lines = arguments.texts.read_text().splitlines()
+    texts, others = lines[-COSINE_TEXTS:], lines[:-COSINE_TEXTS]
     result: dict[str, Any] = {"host": describe_host(), "versions": library_versions(), "models": {}}
     with tempfile.TemporaryDirectory() as scratch:
         for spec in arguments.models:
@@ -240,8 +243,8 @@ def main() -> None:
             if arguments.peers_python is None:
                 peers = [one for one in peers if one.runtime == "onnxruntime"]
             folder = (arguments.packages or Path(scratch)) / name
-            ours = exported(OURS, "auto", model, folder, arguments.texts)
-            contestants = [ours, exported(OURS_FP32, "none", model, folder, arguments.texts), *peers]
+            ours = exported(OURS, "auto", model, folder, others)
+            contestants = [ours, exported(OURS_FP32, "none", model, folder, others), *peers]
             add_cosines(contestants, load_encoder(model), texts, arguments.peers_python)
             left_out = screened(contestants, arguments.peers_python, seconds=arguments.seconds / 4)
             kept = [one for one in contestants if one.name not in left_out]
