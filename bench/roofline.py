@@ -32,7 +32,14 @@ OUTPUT = Path(__file__).parent / "results" / "roofline.json"
 SHAPES = ((128, 384, 1536), (128, 1536, 384), (256, 768, 768), (512, 512, 512), (256, 1024, 1024))  # M, K, N
 SECONDS = 0.5
 RUNS = 60
-INT8_PRODUCTS = {"MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearMatMul", "QGemm"}
+INT8_PRODUCTS = {
+    "MatMulNBits",
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
+    "DynamicQuantizeMatMul",
+    "QLinearMatMul",
+    "QGemm",
+}
 FP32_PRODUCTS = {"MatMul", "FusedMatMul", "Gemm", "FusedGemm"}
 ATTENTIONS = {"Attention", "MultiHeadAttention"}
 

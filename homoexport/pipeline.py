@@ -260,18 +260,17 @@ def export_folder(
     encoder = load_encoder(source, task=task)
     there = host_of(measure.device)
     output = OUTPUT_NAMES[encoder.task][0]
+    timed_at: dict[str, Any] = {
+        # An emulator's times say nothing of its device: graphs are ranked here, and the gate alone is held there.
+        "device": "cpu" if there.emulated else measure.device,
+        "threads": _threads_here(measure) if there.emulated else measure.threads,
+        "batch_size": measure.batch_size,
+        "length": min(measure.length, max_length_of(encoder)),
+    }
+    vocab_size = encoder.model.config.vocab_size
 
     def rank(files: Sequence[Path]) -> list[float]:
-        return rank_files(
-            files,
-            # An emulator's times say nothing of its device: graphs are ranked here, and the gate alone is held there.
-            device="cpu" if there.emulated else measure.device,
-            threads=_threads_here(measure) if there.emulated else measure.threads,
-            batch_size=measure.batch_size,
-            length=min(measure.length, max_length_of(encoder)),
-            vocab_size=encoder.model.config.vocab_size,
-            outputs=(output,),
-        )
+        return rank_files(files, vocab_size=vocab_size, outputs=(output,), **timed_at)
 
     def answer(file: Path, batches: Sequence[Mapping[str, Any]]) -> list[Any]:
         padding = encoder.tokenizer.pad_token_id or 0
@@ -289,7 +288,8 @@ def export_folder(
         opset=settings.opset,
         with_tokenizer=settings.with_tokenizer,
         with_ort_format=settings.with_ort_format,
-        timed_at=measure.model_dump(include={"device", "threads", "batch_size", "length"}),
+        timed_at={**timed_at, "cpu": host_of("cpu").cpu if there.emulated else there.cpu},
+        held_on=measure.device,
         out_dir=out_dir,
         rank=rank,
         recipe_digest=recipe_digest,

@@ -7,13 +7,20 @@ accuracy gate is missed.
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from types import FrameType
 
 from rich.text import Text
 
 from homoexport.cli.app import app
 from homoexport.cli.screen import errors
 from homoexport.errors import HomoexportError
+
+
+def _end(_signal: int, _frame: FrameType | None) -> None:
+    """Leave as by an error, so that half-written folders and temporary ones go."""
+    sys.exit(128 + signal.SIGTERM)
 
 
 def main() -> None:
@@ -23,6 +30,7 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    signal.signal(signal.SIGTERM, _end)
     try:
         app(standalone_mode=True)
     except HomoexportError as error:

@@ -34,9 +34,23 @@ class EmbeddingBits(str, Enum):
     int4 = "int4"
 
 
+class ModelTask(str, Enum):
+    """What `--task` takes."""
+
+    sentence_similarity = "sentence-similarity"
+    feature_extraction = "feature-extraction"
+    text_classification = "text-classification"
+    token_classification = "token-classification"
+    fill_mask = "fill-mask"
+
+
 def export(
     student: Annotated[str, typer.Argument(metavar="STUDENT", help="A student's folder, or any supported model.")],
     onnx: Annotated[bool, typer.Option("--onnx", help="Export to ONNX (the one format there is).")] = True,
+    task: Annotated[
+        ModelTask | None,
+        typer.Option(help="What the model is for (default: what its folder says); a bare encoder does the first two."),
+    ] = None,
     quantize: Annotated[
         Quantization,
         typer.Option(
@@ -59,8 +73,8 @@ def export(
     text: Annotated[
         Path | None,
         typer.Option(
-            help="A txt file of real text, a line each, for the parity checks and for calibration; by default "
-            "held-out text."
+            help="A txt file of real text, a line each, for the parity checks and for calibration (default: a "
+            "student's held-out text; else a few English sentences, for the checks alone)."
         ),
     ] = None,
     opset: Annotated[
@@ -105,13 +119,20 @@ def export(
     """
     if not onnx:
         raise UserError("there is no other format than ONNX", where="export", mend="give --onnx")
-    output = output or Path(f"{student.rstrip('/').rsplit('/', 1)[-1]}-onnx")
+    if private and push_to_hub is None:
+        raise UserError("nothing is pushed", where="--private", mend="give --push-to-hub, too")
+    name = Path(student).resolve().name if Path(student).is_dir() else student.rstrip("/").rsplit("/", 1)[-1]
+    output = output or Path(f"{name}-onnx")
     from homoexport.artifact import read_manifest
     from homoexport.bench import read_lines
     from homoexport.pipeline import export_folder, held_out_texts
     from homoexport.recipe import ExportSettings, MeasureSettings
 
     target = device_of(device, provider) or "cpu"
+    if push_to_hub is not None:
+        from homoexport.export.hub import check_repository
+
+        check_repository(push_to_hub)
     texts = read_lines(text) if text else []
     export_folder(
         student,
@@ -124,6 +145,7 @@ def export(
             with_ort_format=with_ort_format,
         ),
         measure=MeasureSettings(device=target, threads=threads, batch_size=batch_size, length=length),
+        task=None if task is None else task.value,
         texts=texts or held_out_texts(Path(student)),
         force=force,
         progress=screen.stage_line,

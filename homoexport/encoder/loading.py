@@ -21,6 +21,7 @@ from homoexport.artifact import MANIFEST, digest_of, read_manifest, sha256_file
 from homoexport.encoder.families import family_of
 from homoexport.errors import TeacherError
 
+SENTENCE_SETTINGS = "sentence_bert_config.json"
 Task = Literal["fill-mask", "sentence-similarity", "feature-extraction", "text-classification", "token-classification"]
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -130,9 +131,19 @@ def read_pooling(folder: Path) -> Pooling:
     """Pooling of a sentence-transformers folder; mean and normalised where it says nothing.
 
     Raises:
-        TeacherError: a pooling that is neither mean nor cls.
+        TeacherError: a pooling that is neither mean nor cls, or modules besides Transformer, Pooling and Normalize.
     """
-    path = folder / "1_Pooling" / "config.json"
+    modules = folder / "modules.json"
+    entries = json.loads(modules.read_text(encoding="utf-8")) if modules.is_file() else []
+    kinds = [str(entry["type"]).rsplit(".", 1)[-1] for entry in entries]
+    if entries and kinds not in (["Transformer"], ["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+        raise TeacherError(
+            f"a sentence encoder of {', '.join(kinds)} is not supported, and parts of it would be lost",
+            where=str(modules),
+            mend="supported: Transformer, Pooling and, perhaps, Normalize, in this order",
+        )
+    named = [entry["path"] for entry, kind in zip(entries, kinds, strict=True) if kind == "Pooling"]
+    path = folder / (named[0] if named else "1_Pooling") / "config.json"
     if not path.is_file():
         return Pooling()
     settings = json.loads(path.read_text(encoding="utf-8"))
@@ -145,9 +156,7 @@ def read_pooling(folder: Path) -> Pooling:
     names = {"mean_tokens": "mean", "mean": "mean", "cls_token": "cls", "cls": "cls"}
     if len(modes) != 1 or modes[0] not in names:
         raise TeacherError(f"pooling {'+'.join(modes)} is not supported", where=str(path), mend="supported: mean, cls")
-    modules = folder / "modules.json"
-    normalize = "Normalize" in modules.read_text(encoding="utf-8") if modules.is_file() else True
-    return Pooling("mean" if names[modes[0]] == "mean" else "cls", normalize)
+    return Pooling("mean" if names[modes[0]] == "mean" else "cls", "Normalize" in kinds if entries else True)
 
 
 def load_encoder(source: str, *, task: Task | None = None) -> Encoder:
@@ -288,7 +297,7 @@ def write_sentence_files(encoder: Encoder, folder: Path, *, hidden_size: int, ma
         encoder: whose pooling it is; where it has none, nothing is written.
         folder: an existing folder.
         hidden_size: width of the pooled vector.
-        max_length: tokens of the longest sequence, where the encoder's own folder does not say.
+        max_length: tokens of the longest sequence, at most.
     """
     if encoder.pooling is None:
         return
@@ -315,8 +324,25 @@ def write_sentence_files(encoder: Encoder, folder: Path, *, hidden_size: int, ma
     prompts = encoder.folder / "config_sentence_transformers.json"  # what to put before queries, and the similarity
     if prompts.is_file():
         shutil.copyfile(prompts, folder / prompts.name)
-    settings = encoder.folder / "sentence_bert_config.json"
-    if settings.is_file():
-        shutil.copyfile(settings, folder / settings.name)
-    elif max_length is not None:
-        (folder / settings.name).write_text(json.dumps({"max_seq_length": max_length, "do_lower_case": False}))
+    settings = {"do_lower_case": False} | read_sentence_settings(encoder.folder)
+    if max_length is not None:
+        settings["max_seq_length"] = min(max_length, settings.get("max_seq_length") or max_length)
+    (folder / SENTENCE_SETTINGS).write_text(json.dumps(settings, indent=2))
+
+
+def read_sentence_settings(folder: Path) -> dict[str, Any]:
+    """What a sentence-transformers folder says of its longest sequence and more; empty where it says nothing.
+
+    Raises:
+        TeacherError: a file that is no JSON object.
+    """
+    path = folder / SENTENCE_SETTINGS
+    if not path.is_file():
+        return {}
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        settings = None
+    if not isinstance(settings, dict):
+        raise TeacherError("is no JSON object", where=str(path), mend="mend it, or remove it")
+    return settings

@@ -15,10 +15,12 @@ import onnx_ir as ir
 from onnxruntime.quantization.calibrate import TensorsData
 
 from homoexport.encoder import Encoder
+from homoexport.errors import DeviceError
 from homoexport.export.calibrate import Calibration, Tokens, calibrate
 from homoexport.export.forms import Form, NotThisForm, fused_base, write_as
 from homoexport.export.graph import input_names, torch_to_onnx
-from homoexport.export.parity import Answer, Batches, Parity, check_parity, ladder_texts, make_batches
+from homoexport.export.ladder import MAX_TEXTS, Batches, make_batches, spread, takes_pairs
+from homoexport.export.parity import Answer, Parity, check_parity
 from homoexport.export.quantize import (
     CALIBRATED,
     PRECISIONS,
@@ -58,6 +60,11 @@ class Candidate:
     def name(self) -> str:
         """Form and scheme."""
         return f"{self.form.name}-{self.scheme}"
+
+    @property
+    def full_name(self) -> str:
+        """With the method of calibration."""
+        return self.name if self.calibration is None else f"{self.name}-{self.calibration}"
 
     @property
     def precision(self) -> Precision:
@@ -104,6 +111,8 @@ class Maker:
         max_length: tokens that a text is cut to.
         progress: is told each step.
         answer: runs a file on the target, where that is not this machine's CPU.
+        left_out: why what is missing is, by name.
+        held: every candidate that was held against all of the ladder.
     """
 
     encoder: Encoder
@@ -115,6 +124,7 @@ class Maker:
     progress: Callable[[str], None]
     answer: Answer | None = None
     left_out: dict[str, str] = field(default_factory=dict)
+    held: list[Candidate] = field(default_factory=list)
     batches: Batches = field(init=False)
 
     def __post_init__(self) -> None:
@@ -163,7 +173,11 @@ class Maker:
         return file
 
     def check(self, candidate: Candidate, *, few: bool = False) -> Candidate | None:
-        """The candidate with its parity; None, with the reason, if the runtime cannot run it."""
+        """The candidate with its parity; None, with the reason, if the runtime cannot run it.
+
+        Raises:
+            DeviceError: the target is gone.
+        """
         batches = self.batches.few if few else self.batches.all
         arguments: dict[str, Any] = {"task": self.encoder.task, "precision": candidate.bounds}
         try:
@@ -171,12 +185,15 @@ class Maker:
             there = None
             if self.answer is not None and not few:
                 there = check_parity(candidate.file, self.batches.short, answer=self.answer, **arguments)
-        except OSError:
+        except (OSError, DeviceError):
             raise
         except Exception as error:  # onnxruntime's errors have no base but this
-            self.left_out[candidate.name] = _one_line(error)
+            self.left_out[candidate.full_name] = _one_line(error)
             return None
-        return replace(candidate, parity=parity, parity_there=there)
+        checked = replace(candidate, parity=parity, parity_there=there)
+        if not few:
+            self.held.append(checked)
+        return checked
 
     def runs_there(self, candidate: Candidate) -> bool:
         """Whether the target's runtime can run the file; if not, the reason is kept."""
@@ -190,7 +207,7 @@ class Maker:
                 precision=candidate.bounds,
                 answer=self.answer,
             )
-        except OSError:
+        except (OSError, DeviceError):
             raise
         except Exception as error:  # what a worker there dies of has many kinds
             self.left_out[candidate.name] = _one_line(error)
@@ -211,27 +228,33 @@ class Maker:
         if scheme == "fp32" and embeddings == "fp32":
             return Candidate(form, scheme, embeddings, source, source.stat().st_size)
         calibrated = calibration if scheme in CALIBRATED else None
-        name = f"{form.name}-{scheme}{f'-{calibration}' if calibrated else ''}-{len(keep)}"
+        name = f"{form.name}-{scheme}{f'-{calibration}' if calibrated else ''}"
         self.progress(f"quantizing the {form.name} graph ({scheme})")
-        file = self.folder / f"{name}.onnx"
+        file = self.folder / f"{name}-{len(keep)}.onnx"
         try:
             ranges = self._calibrated(form, calibration) if calibrated else None
             quantize(source, file, scheme, embeddings=embeddings, keep=keep, ranges=ranges)
         except OSError:
             raise
         except Exception as error:  # nor have those of its quantizers
-            self.left_out[f"{form.name}-{scheme}"] = _one_line(error)
+            self.left_out[name] = _one_line(error)
             return None
         return Candidate(form, scheme, embeddings, file, file.stat().st_size, calibrated, tuple(keep))
 
-    def smooth(self, form: Form, strength: float) -> Form:
-        """The form with smoothed inputs of its products; see `homoexport.export.smooth`."""
+    def smooth(self, form: Form, strength: float) -> Form | None:
+        """The form with smoothed inputs of its products, see `homoexport.export.smooth`; None, with the reason."""
         smoothed = replace(form, smoothing=strength)
-        if form not in self._maxima:
-            self.progress(f"measuring the channels of the {form.name} graph")
-            source = self._file_of(form)
-            self._maxima[form] = channel_maxima(source, self._calibration_tokens(), work=self.folder)
-        smooth(self._file_of(form), self._file_of(smoothed), self._maxima[form], strength=strength)
+        try:
+            if form not in self._maxima:
+                self.progress(f"measuring the channels of the {form.name} graph")
+                source = self._file_of(form)
+                self._maxima[form] = channel_maxima(source, self._calibration_tokens(), work=self.folder)
+            smooth(self._file_of(form), self._file_of(smoothed), self._maxima[form], strength=strength)
+        except OSError:
+            raise
+        except Exception as error:
+            self.left_out[smoothed.name] = _one_line(error)
+            return None
         return smoothed
 
     def products(self, form: Form) -> list[str]:
@@ -256,15 +279,19 @@ class Maker:
         return self._ranges[form, method]
 
     def _calibration_tokens(self) -> list[Tokens]:
-        """Texts one by one; other ones than the ladder's, where there are enough."""
-        ladder = set(ladder_texts(self.texts))
+        """Texts one by one, or by turns with another; other ones than the ladder's, where there are enough."""
+        ladder = set(spread(self.texts, MAX_TEXTS))
         others = [text for text in self.texts if text not in ladder]
-        texts = others if len(others) >= len(ladder) else list(self.texts)
-        texts = texts[:: max(1, len(texts) // MAX_CALIBRATION_TEXTS)][:MAX_CALIBRATION_TEXTS]
+        texts = spread(others if len(others) >= len(ladder) else self.texts, MAX_CALIBRATION_TEXTS)
         names = input_names(self.encoder)
+        inputs: list[tuple[str, ...]] = [(text,) for text in texts]
+        if takes_pairs(self.encoder):
+            inputs = [(text, texts[-1 - number])[: 1 + number % 2] for number, text in enumerate(texts)]
         encoded = [
-            self.encoder.tokenizer([text], truncation=True, max_length=self.max_length, return_tensors="np")
-            for text in texts
+            self.encoder.tokenizer(
+                *([text] for text in item), truncation=True, max_length=self.max_length, return_tensors="np"
+            )
+            for item in inputs
         ]
         return [{name: tokens[name].astype(np.int64) for name in names} for tokens in encoded]
 

@@ -6,6 +6,7 @@ The front matter is what the Hugging Face hub reads: https://huggingface.co/docs
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -17,7 +18,7 @@ import onnxruntime
 tokenizer = AutoTokenizer.from_pretrained("{folder}")
 session = onnxruntime.InferenceSession("{folder}/{model_file}")
 tokens = dict(tokenizer(["a text", "another"], padding=True, truncation=True, return_tensors="np"))
-vectors = session.run(["sentence_embedding"], tokens)[0]  # pooled and normalised in the graph""",
+vectors = session.run(["sentence_embedding"], tokens)[0]  # {pooled} in the graph""",
     "other": """from transformers import AutoTokenizer
 import onnxruntime
 
@@ -34,15 +35,16 @@ _OPTIMUM = {
 }
 
 
-def model_card(name: str, details: Mapping[str, Any], *, parent: str | None, host: Mapping[str, Any]) -> str:
+def model_card(name: str, details: Mapping[str, Any], *, parent: str | None) -> str:
     """A package's README.md, from what its manifest says.
 
     Args:
         name: the package's.
         details: of its manifest.
-        parent: what it was exported from: a name, or an artifact's digest.
-        host: that the figures were measured on.
+        parent: what it was exported from: a name, a folder, or an artifact's digest.
     """
+    if parent and Path(parent).exists():
+        parent = Path(parent).resolve().name  # the rest of the path is nobody else's business
     front: dict[str, Any] = {"library_name": "onnx", "pipeline_tag": details["task"], "tags": ["homoexport", "onnx"]}
     if parent and "/" in parent and not parent.startswith(("/", ".", "package:")):
         front["base_model"] = parent
@@ -50,7 +52,7 @@ def model_card(name: str, details: Mapping[str, Any], *, parent: str | None, hos
         f"---\n{yaml.safe_dump(front, sort_keys=False).strip()}\n---",
         f"# {name}",
         _what(details, parent),
-        _measured(details, host),
+        _measured(details),
         _how_to_load(details),
         _limits(details),
     ]
@@ -73,22 +75,24 @@ def _what(details: Mapping[str, Any], parent: str | None) -> str:
     return "\n".join(lines)
 
 
-def _measured(details: Mapping[str, Any], host: Mapping[str, Any]) -> str:
-    timed, where = details["timed_at"], str(host.get("cpu", "an unknown CPU"))
+def _measured(details: Mapping[str, Any]) -> str:
+    timed, where = details["timed_at"], "an unknown CPU"
     if timed:
         threads = (
             f"{timed['threads']} thread{'s' * (timed['threads'] > 1)}" if timed["threads"] else "a thread for each core"
         )
-        where += f" ({timed['device']}), {threads}, {timed['batch_size']} x {timed['length']} tokens"
+        where = f"{timed['cpu']} ({timed['device']}), {threads}, {timed['batch_size']} x {timed['length']} tokens"
     lines = [
         "## Measured",
         "",
         f"On {where}. Candidates of one round were timed in turns, so only those compare. Cosines are to the torch "
-        "model's answers on real text.",
+        "model's answers on text.",
         "",
         "| candidate | file, MB | round | p50, ms | cosine, mean | cosine, least |",
         "|---|---:|---:|---:|---:|---:|",
     ]
+    if details["held_on"] != timed.get("device", "cpu"):
+        lines[2] += f" The gate was held on {details['held_on']}, too."
     chosen = f"{details['graph']}-{details['scheme']}"
     for item in details["candidates"]:
         parity = item["parity"]
@@ -103,7 +107,10 @@ def _measured(details: Mapping[str, Any], host: Mapping[str, Any]) -> str:
 def _how_to_load(details: Mapping[str, Any]) -> str:
     task = details["task"]
     snippet = _LOADING.get(task, _LOADING["other"]).format(
-        folder=".", model_file=details["model_file"], output=details["output_names"][0]
+        folder=".",
+        model_file=details["model_file"],
+        output=details["output_names"][0],
+        pooled="pooled and normalised" if (details["pooling"] or {}).get("normalize") else "pooled",
     )
     lines = ["## Loading", "", "```python", snippet, "```"]
     file_name = details["model_file"].removeprefix("onnx/")
@@ -126,11 +133,11 @@ def _how_to_load(details: Mapping[str, Any]) -> str:
 
 def _limits(details: Mapping[str, Any]) -> str:
     alone = details["batch_invariance"]
+    cosine = "" if alone["min_cosine"] is None else f", cosine at least {alone['min_cosine']:.5f}"
     lines = [
         "## Limits",
         "",
-        f"- The same text alone and inside a padded batch: largest difference {alone['max_difference']:.2g}, cosine "
-        f"at least {alone['min_cosine']:.5f}.",
+        f"- The same text alone and inside a padded batch: largest difference {alone['max_difference']:.2g}{cosine}.",
         f"- Longer texts are cut to {details['max_length']} tokens.",
         "- Other processors compute int8 by other instructions; `homoexport bench --device` says what one answers.",
     ]
@@ -138,6 +145,8 @@ def _limits(details: Mapping[str, Any]) -> str:
     if details["opset"] > 22:
         oldest += f", for operator set {details['opset']}; `--opset 18` of the export asks for older operators"
     lines.append(f"{oldest}.")
+    if (small := details.get("ort_format")) is not None:
+        lines.append(f"- `{small['file']}` is for small builds of onnxruntime, which need `{small['operators']}`.")
     packed = details.get("with_tokenizer")
     if packed is not None and packed["differing_kinds"]:
         lines.append(

@@ -10,12 +10,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from homoexport.errors import ParityError
+from homoexport.errors import ParityError, UserError
 from homoexport.export.calibrate import Calibration
 from homoexport.export.candidates import Candidate, Maker
 from homoexport.export.forms import ATTENTION_FORMS, Form, variants_of
@@ -31,7 +32,7 @@ _CPU = "CPUExecutionProvider"
 _ATTENTION, _VARIANTS, _SCHEMES = 1, 2, 3  # rounds of measuring
 TIE = 1.02  # medians closer than this are a tie, and the smaller file is shipped
 _MULTIPLIES_BYTES = frozenset(
-    {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
+    {"avx512_vnni", "avx_vnni", "amx_int8"}
 )  # exactly, four products a sum; without, AVX2 adds pairs of them in 16 bits, which can overflow
 
 
@@ -72,42 +73,44 @@ def schemes_for(
 
 
 def embeddings_of(choice: EmbeddingChoice, scheme: Scheme) -> Embeddings:
-    """How a scheme's embedding tables are stored: where nothing else was asked for, in 8 bits if its weights are."""
+    """How a scheme's embedding tables are stored: where nothing else was asked for, in 8 bits if its weights are.
+
+    Raises:
+        UserError: tables of fewer bits in fp16, which has them in fp16.
+    """
+    if scheme == "fp16" and choice in ("int8", "int4"):
+        raise UserError(f"fp16 has its tables in fp16, not in {choice}", where="--embeddings", mend="leave it out")
     if choice != "auto":
         return choice
     return "int8" if scheme.startswith("int") else "fp32"
 
 
-def choose(
-    maker: Maker, *, quantize: Quantize, embeddings: EmbeddingChoice, schemes: Sequence[Scheme], rank: Rank
-) -> Choice:
+def choose(maker: Maker, *, quantize: Quantize, schemes: Mapping[Scheme, Embeddings], rank: Rank) -> Choice:
     """Make candidates, measure them, and choose.
 
     Args:
         maker: of the model.
         quantize: what was asked for.
-        embeddings: how the embedding tables are to be stored.
-        schemes: from `schemes_for`.
+        schemes: from `schemes_for`, the likeliest first, and how each stores the embedding tables.
         rank: median milliseconds of files, in their order.
 
     Raises:
         ParityError: nothing that was asked for answers as the model does; with the figures of all.
     """
     # How the tables are stored makes no difference between forms, and 4-bit ones take seconds to make.
-    forms, form = _best_form(maker, schemes[0], embeddings_of("auto", schemes[0]), rank)
+    likeliest = next(iter(schemes))
+    forms, form = _best_form(maker, likeliest, embeddings_of("auto", likeliest), rank)
     finalists = [
         candidate
-        for scheme in schemes
-        for candidate in _sound_or_mended(maker, form, scheme, embeddings_of(embeddings, scheme))
+        for scheme, embeddings in schemes.items()
+        for candidate in _sound_or_mended(maker, form, scheme, embeddings)
     ]
     maker.progress("measuring the schemes")
-    sound = [candidate for candidate in finalists if candidate.sound]
-    timed = dict(zip([item.name for item in sound], rank([item.file for item in sound]) if sound else [], strict=True))
-    finalists = [
-        replace(item, latency_p50_ms=timed.get(item.name), round=_SCHEMES if item.name in timed else None)
-        for item in finalists
-    ]
-    everything = [*forms, *finalists]
+    sound = _timed(maker, [candidate for candidate in finalists if candidate.sound], rank, _SCHEMES)
+    timed = {item.file: item for item in sound}
+    finalists = [timed.get(item.file, item) for item in finalists]
+    lost = [item for item in maker.held if item.file not in {finalist.file for finalist in finalists}]
+    everything = [*forms, *lost, *finalists]
     shippable = [
         item
         for item in finalists
@@ -161,14 +164,22 @@ def _timed_forms(
         if one.sound and (item := maker.quantize(one.form, scheme, embeddings)) is not None and maker.runs_there(item)
     ]
     maker.progress("measuring the forms")
-    latencies = rank([item.file for item in right]) if right else []
-    timed = [
-        replace(item, latency_p50_ms=latency, round=round_number)
-        for item, latency in zip(right, latencies, strict=True)
-    ]
-    for item in timed:
+    timed = _timed(maker, right, rank, round_number)
+    for item in right:
         maker.discard(item)
     return [item for item in written if not item.sound] + timed
+
+
+def _timed(maker: Maker, candidates: Sequence[Candidate], rank: Rank, round_number: int) -> list[Candidate]:
+    """Those that fit into the target's memory, with the median that they were timed with in turns."""
+    latencies = rank([item.file for item in candidates]) if candidates else []
+    timed = []
+    for item, latency in zip(candidates, latencies, strict=True):
+        if math.isfinite(latency):
+            timed.append(replace(item, latency_p50_ms=latency, round=round_number))
+        else:
+            maker.left_out[item.name] = "does not fit into the target's memory"
+    return timed
 
 
 def _sound_or_mended(maker: Maker, form: Form, scheme: Scheme, embeddings: Embeddings) -> list[Candidate]:
@@ -183,8 +194,9 @@ def _sound_or_mended(maker: Maker, form: Form, scheme: Scheme, embeddings: Embed
         return [best]
     if PRECISIONS[scheme] == "int8":
         maker.progress(f"smoothing, for the gate is broken ({scheme})")
-        smoothed = _most_alike(maker, [maker.smooth(form, strength) for strength in STRENGTHS], scheme, embeddings)
-        if smoothed is not None and _mean_cosine(smoothed) > _mean_cosine(best):
+        forms = [other for strength in STRENGTHS if (other := maker.smooth(form, strength)) is not None]
+        smoothed = _most_alike(maker, forms, scheme, embeddings)
+        if smoothed is not None and _soundness(smoothed) > _soundness(best):
             maker.discard(best)
             best = smoothed
     return [best] if best.sound else [_mended(maker, best)]
@@ -195,7 +207,7 @@ def _most_alike(maker: Maker, forms: Sequence[Form], scheme: Scheme, embeddings:
     methods: tuple[Calibration, ...] = ("min-max", "percentile") if scheme in CALIBRATED else ("min-max",)
     made = [maker.quantize(form, scheme, embeddings, calibration=method) for form in forms for method in methods]
     checked = [parity for item in made if item is not None and (parity := maker.check(item)) is not None]
-    best = max(checked, key=_mean_cosine, default=None)
+    best = max(checked, key=_soundness, default=None)
     for item in checked:
         if item is not best:
             maker.discard(item)
@@ -208,11 +220,13 @@ def _mended(maker: Maker, broken: Candidate) -> Candidate:
     calibration = broken.calibration or "min-max"
     maker.progress(f"looking for the layers that break the gate ({scheme})")
     names = maker.products(form)
+    on_few = maker.check(broken, few=True)
+    few = on_few is not None and not on_few.sound  # else only all of the ladder, or the target, shows it
 
     def breaks(in_fewer_bits: Sequence[str]) -> bool:
         keep = [name for name in names if name not in set(in_fewer_bits)]
         trial = maker.quantize(form, scheme, broken.embeddings, keep=keep, calibration=calibration)
-        checked = None if trial is None else maker.check(trial, few=True)
+        checked = None if trial is None else maker.check(trial, few=few)
         if checked is not None and len(keep) < len(names):
             maker.discard(checked)
         return checked is None or not checked.sound
@@ -247,8 +261,8 @@ def breakers(names: Sequence[str], breaks: Callable[[Sequence[str]], bool]) -> l
     return divide(names, []) if names else []
 
 
-def _mean_cosine(candidate: Candidate) -> float:
-    return candidate.parity.mean_cosine if candidate.parity else -1.0
+def _soundness(candidate: Candidate) -> tuple[bool, float]:
+    return candidate.sound, candidate.parity.mean_cosine if candidate.parity else -1.0
 
 
 def _refusals(finalists: Sequence[Candidate], chosen: Candidate) -> dict[str, str]:
@@ -257,13 +271,16 @@ def _refusals(finalists: Sequence[Candidate], chosen: Candidate) -> dict[str, st
     for item in finalists:
         if item is chosen or item.name == chosen.name:
             continue
+        if item.sound and item.latency_p50_ms is None:
+            continue  # it did not fit, which is among what was left out
         if not item.sound:
             reasons[item.name] = f"breaks the gate: {_failure(item)}"
         else:
             ratio = _latency(item) / _latency(chosen)
             size = f"{item.file_bytes / 1e6:.2f} MB against {chosen.file_bytes / 1e6:.2f} MB"
+            why = "was not asked for, though it " if ratio * TIE < 1 else ""
             reasons[item.name] = (
-                f"takes {ratio:.2f} times as long as {chosen.name} ({_latency(item):.3f} ms against "
+                f"{why}takes {ratio:.2f} times as long as {chosen.name} ({_latency(item):.3f} ms against "
                 f"{_latency(chosen):.3f} ms; {size})"
             )
     return reasons

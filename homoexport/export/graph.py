@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import onnx
 import onnx_ir as ir
 import torch
 import transformers
@@ -141,6 +142,8 @@ def torch_to_onnx(encoder: Encoder, *, opset: int) -> ir.Model:
         )
     if opset < MIN_OPSET:
         raise UserError(f"opset {opset} is too old", where="opset", mend=f"give {MIN_OPSET} or more")
+    if opset > onnx.defs.onnx_opset_version():  # torch tries, and prints what its converter thinks of that
+        raise UserError(f"there is no opset {opset}", where="opset", mend=f"give {MIN_OPSET}")
     names, outputs = input_names(encoder), OUTPUT_NAMES[encoder.task]
     mask = torch.ones(2, 8, dtype=torch.long)
     mask[1, 5:] = 0

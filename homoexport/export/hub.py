@@ -8,6 +8,23 @@ from homoexport.artifact import verify
 from homoexport.errors import UserError
 
 
+def check_repository(name: str) -> None:
+    """Refuse a name that no repository can have, before an hour's work is to be pushed there.
+
+    Raises:
+        UserError: it cannot be one.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils._validators import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise UserError(
+            f"is no repository's name ({_first_line(error)})", where=name, mend="name it OWNER/NAME"
+        ) from None
+
+
 def push_to_hub(folder: Path, repository: str, *, private: bool = False) -> str:
     """Upload a package, as it is, into a model repository, which is made if there is none.
 
@@ -25,27 +42,27 @@ def push_to_hub(folder: Path, repository: str, *, private: bool = False) -> str:
     """
     # Imported here: it takes a while, and nothing else needs it.
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
+    check_repository(repository)
     verify(folder, kind="package")
     api = HfApi()
     try:
         made = api.create_repo(repository, private=private, exist_ok=True)
         commit = api.upload_folder(repo_id=made.repo_id, folder_path=folder, commit_message="Package by homoexport")
-    except HFValidationError as error:
-        raise UserError(
-            f"is no repository's name ({_first_line(error)})", where=repository, mend="OWNER/NAME"
-        ) from None
     except OfflineModeIsEnabled:
-        raise UserError("the hub is switched off", where="HF_HUB_OFFLINE", mend="unset it to push") from None
+        raise UserError(
+            f"the hub is switched off; the package is at {folder}", where="HF_HUB_OFFLINE", mend="unset it to push"
+        ) from None
     except HfHubHTTPError as error:
         raise UserError(
-            f"the hub refused it ({_first_line(error)})",
+            f"the hub refused the package at {folder} ({_first_line(error)})",
             where=repository,
             mend="`hf auth login` with a token that may write there",
         ) from None
     except Exception as error:  # of connections: its three HTTP clients, by version, have no base but this
-        raise UserError(f"the hub cannot be reached ({_first_line(error)})", where=repository) from None
+        what = f"the package at {folder} did not reach the hub ({_first_line(error)})"
+        raise UserError(what, where=repository, mend="check the connection") from None
     return str(commit.commit_url)
 
 

@@ -23,7 +23,8 @@ OPERATORS_NAME = "required_operators.config"
 def _quiet() -> Iterator[None]:
     """The converter prints its progress, leaves files for Python to close, and has the root logger print everything."""
     root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
+    handlers, level, disabled = list(root.handlers), root.level, root.manager.disable
+    logging.disable(logging.INFO)
     try:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
@@ -32,6 +33,7 @@ def _quiet() -> Iterator[None]:
         for handler in set(root.handlers) - set(handlers):
             root.removeHandler(handler)
         root.setLevel(level)
+        logging.disable(disabled)
 
 
 def write_ort_format(model_file: Path, folder: Path, *, arm: bool) -> None:

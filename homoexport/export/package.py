@@ -17,6 +17,7 @@ from homoexport.encoder import (
     count_parameters,
     family_of,
     parent_of,
+    read_sentence_settings,
     save_tokenizer,
     weights_digest,
     write_sentence_files,
@@ -24,14 +25,15 @@ from homoexport.encoder import (
 from homoexport.errors import UserError
 from homoexport.export.candidates import Candidate, Maker
 from homoexport.export.card import model_card
-from homoexport.export.choose import Choice, EmbeddingChoice, Quantize, Rank, choose, schemes_for
+from homoexport.export.choose import Choice, EmbeddingChoice, Quantize, Rank, choose, embeddings_of, schemes_for
 from homoexport.export.graph import OUTPUT_NAMES, describe, input_names
-from homoexport.export.mobile import write_ort_format
+from homoexport.export.ladder import known_texts
+from homoexport.export.mobile import MODEL_NAME, OPERATORS_NAME, write_ort_format
 from homoexport.export.parity import Answer, Invariance, check_invariance
 from homoexport.export.quantize import DESCRIPTIONS, EMBEDDINGS, Precision
 from homoexport.export.runtimes import oldest_onnxruntime
 from homoexport.export.strings import pack_tokenizer, refuse_inexpressible
-from homoexport.host import describe_host, library_versions
+from homoexport.host import library_versions
 from homoexport.sample_text import SAMPLE_TEXT
 
 # As transformers.js calls them: q8 looks for model_quantized, q4 for model_q4, fp16 for model_fp16.
@@ -54,9 +56,8 @@ def max_length_of(encoder: Encoder) -> int:
     lengths = [int(encoder.tokenizer.model_max_length)]
     longest = family_of(encoder.model.config).longest_sequence(encoder.model.config)
     lengths += [longest] if longest is not None else []
-    settings = encoder.folder / "sentence_bert_config.json"
-    if encoder.task == "sentence-similarity" and settings.is_file():
-        stated = json.loads(settings.read_text(encoding="utf-8")).get("max_seq_length")
+    if encoder.task == "sentence-similarity":
+        stated = read_sentence_settings(encoder.folder).get("max_seq_length")
         lengths += [int(stated)] if stated else []
     return min(lengths)
 
@@ -118,6 +119,7 @@ def export_encoder(
     with_tokenizer: bool = False,
     with_ort_format: bool = False,
     timed_at: Mapping[str, Any] | None = None,
+    held_on: str = "cpu",
     recipe_digest: str | None = None,
     force: bool = False,
     progress: Callable[[str], None] | None = None,
@@ -138,7 +140,8 @@ def export_encoder(
         opset: of the standard operators, and no form with newer ones; by default 18, and newer ones where they pay.
         with_tokenizer: write a second file, too, that takes texts in place of token ids.
         with_ort_format: write the graph in ORT format, too, with the list of operators that it needs.
-        timed_at: what `rank` times at: device, threads, batch_size, length; for the manifest and the model card.
+        timed_at: what `rank` times at: device, cpu, threads, batch_size, length; for the manifest and the model card.
+        held_on: the device that `answer` asks; for the manifest and the model card.
         recipe_digest: of the recipe that this is part of.
         force: replace `out_dir` where homoexport wrote it.
         progress: is told each step.
@@ -155,6 +158,8 @@ def export_encoder(
     if quantize == "int8-static" and not texts:
         raise UserError("its scales are calibrated on text", where="int8-static", mend="give a file of it with --text")
     max_length = max_length_of(encoder)
+    tried = schemes_for(quantize, instruction_sets, x86=x86, calibrated=bool(texts), provider=provider)
+    schemes = {scheme: embeddings_of(embeddings, scheme) for scheme in tried}
     if with_tokenizer:
         refuse_inexpressible(encoder.tokenizer, max_length=max_length)
     with staged(out_dir, force=force) as folder, tempfile.TemporaryDirectory(prefix="homoexport-") as work:
@@ -162,21 +167,20 @@ def export_encoder(
             maker = Maker(
                 encoder,
                 Path(work),
-                texts=texts or SAMPLE_TEXT,
+                texts=texts or known_texts(encoder.tokenizer, SAMPLE_TEXT),
                 opset=DEFAULT_OPSET if opset is None else opset,
                 max_opset=opset,
                 max_length=max_length,
                 progress=progress or (lambda _step: None),
                 answer=answer,
             )
-            schemes = schemes_for(quantize, instruction_sets, x86=x86, calibrated=bool(texts), provider=provider)
-            choice = choose(maker, quantize=quantize, embeddings=embeddings, schemes=schemes, rank=rank)
+            choice = choose(maker, quantize=quantize, schemes=schemes, rank=rank)
         maker.progress(f"writing the {choice.chosen.name} graph")
         opset_written, oldest = _write_files(encoder, choice.chosen, folder, max_length=max_length)
-        invariance = check_invariance(choice.chosen.file, maker.batches, task=encoder.task)
+        invariance = check_invariance(choice.chosen.file, maker.batches, task=encoder.task, answer=answer)
         details = _details(encoder, choice, maker, invariance, opset=opset_written, max_length=max_length)
         details["oldest_onnxruntime"] = oldest
-        details["timed_at"] = dict(timed_at or {})
+        details |= {"timed_at": dict(timed_at or {}), "held_on": held_on}
         if with_tokenizer:
             maker.progress("packing the tokenizer into the graph")
             target = folder / STRINGS_FILE
@@ -188,8 +192,10 @@ def export_encoder(
             maker.progress("converting the graph to ORT format")
             (folder / ORT_FOLDER).mkdir()
             write_ort_format(folder / details["model_file"], folder / ORT_FOLDER, arm=not x86)
+            names = {"file": MODEL_NAME, "operators": OPERATORS_NAME}
+            details["ort_format"] = {what: f"{ORT_FOLDER}/{name}" for what, name in names.items()}
         parent = parent_of(encoder)
-        card = model_card(out_dir.name, details, parent=parent, host=describe_host())
+        card = model_card(out_dir.name, details, parent=parent)
         (folder / "README.md").write_text(card, encoding="utf-8")
         write_manifest(folder, "package", parent=parent, recipe=recipe_digest, details=details)
     return out_dir
@@ -211,11 +217,12 @@ def _details(
         "hidden_size": config.hidden_size,
         "input_names": list(input_names(encoder)),
         "output_names": list(OUTPUT_NAMES[encoder.task]),
-        "labels": [config.id2label[index] for index in range(config.num_labels)] if labels else None,
+        "labels": [config.id2label.get(i, f"LABEL_{i}") for i in range(config.num_labels)] if labels else None,
+        "pooling": {"mode": encoder.pooling.mode, "normalize": encoder.pooling.normalize} if encoder.pooling else None,
         "precision": chosen.precision,
         "scheme": chosen.scheme,
         "quantization": quantized,
-        "embeddings": EMBEDDINGS[chosen.embeddings],
+        "embeddings": "fp16 tables" if chosen.scheme == "fp16" else EMBEDDINGS[chosen.embeddings],
         "kept_in_fp32": list(chosen.kept),
         "parameters": count_parameters(encoder.model),
         "opset": opset,

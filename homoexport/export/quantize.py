@@ -23,6 +23,7 @@ from onnxruntime.quantization import QDQQuantizer, QuantType, quantize_dynamic
 from onnxruntime.quantization.calibrate import TensorsData
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
+from homoexport.errors import UserError
 from homoexport.export.attention import MICROSOFT
 from homoexport.export.surgery import add_constant, array_of, put_in_place
 
@@ -194,25 +195,36 @@ def quantize_embeddings(model: ir.Model, bits: Literal["int8", "int4"]) -> int:
 
     int8: one scale for each table, as products of embeddings are sensitive to directions, hardly to sizes.
     int4: words alone, two values a byte and a scale for each 128 (`com.microsoft.GatherBlockQuantized`); the few
-    rows of positions and token types stay in int8, and so do words of odd width.
+    rows of positions and token types stay in int8.
 
     Returns:
         How many tables.
+
+    Raises:
+        UserError: 4-bit words of odd width.
     """
     tables: dict[ir.Value, list[ir.Node]] = {}
     for node in model.graph:
         table = array_of(node.inputs[0]) if node.op_type == "Gather" and node.inputs else None
         if table is not None and table.ndim == 2 and table.dtype == np.float32 and node.inputs[0] is not None:
             tables.setdefault(node.inputs[0], []).append(node)
-    words = max(tables, key=lambda value: len(array_of(value)), default=None)  # type: ignore[arg-type]
+    words = next((value for value, nodes in tables.items() if _reads_words(nodes[0])), None)
     for value, nodes in tables.items():
         table = array_of(value)
         assert table is not None
-        in_pairs = table.shape[1] % 2 == 0
-        write = _gather_int4 if bits == "int4" and value is words and in_pairs else _gather_int8
+        write = _gather_int4 if bits == "int4" and value is words else _gather_int8
         write(model, str(value.name), table, nodes)
     RemoveUnusedNodesPass()(model)
     return len(tables)
+
+
+def _reads_words(node: ir.Node) -> bool:
+    """Whether it looks up token ids, be they cast or not."""
+    index = node.inputs[1]
+    producer = None if index is None else index.producer()
+    if producer is not None and producer.op_type == "Cast":
+        index = producer.inputs[0]
+    return index is not None and index.name == "input_ids"
 
 
 def _gather_int8(model: ir.Model, name: str, table: NDArray[np.float32], nodes: list[ir.Node]) -> None:
@@ -231,6 +243,8 @@ def _gather_int8(model: ir.Model, name: str, table: NDArray[np.float32], nodes: 
 
 
 def _gather_int4(model: ir.Model, name: str, table: NDArray[np.float32], nodes: list[ir.Node]) -> None:
+    if table.shape[1] % 2:
+        raise UserError(f"the table is {table.shape[1]} wide, and 4 bits go in pairs", where="--embeddings int4")
     stored, scales = quantize_rows_int4(table)
     data = add_constant(model, f"{name}_int4", stored)  # as bytes, for ORT format has no type of 4 bits
     scale = add_constant(model, f"{name}_scales", scales)

@@ -27,6 +27,7 @@ class TargetHost:
     is_here: bool
     emulated: bool
     provider: str
+    cpu: str
     x86: bool
     instruction_sets: tuple[str, ...]
 
@@ -46,7 +47,14 @@ def host_of(device: str) -> TargetHost:
             with Worker(target, subject=device) as worker:
                 host = worker.greeting.get("host", {})
     x86 = str(host.get("architecture", "")).lower() in ("x86_64", "amd64")
-    return TargetHost(is_here, target.emulated, target.providers[0], x86, tuple(host.get("instruction_sets", ())))
+    return TargetHost(
+        is_here,
+        target.emulated,
+        target.providers[0],
+        str(host.get("cpu", "an unknown CPU")),
+        x86,
+        tuple(host.get("instruction_sets", ())),
+    )
 
 
 def _is_here(target: Target) -> bool:

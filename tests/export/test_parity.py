@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper, save
+from transformers import BertConfig, BertForSequenceClassification
 
-from homoexport.export.parity import Batch, Batches, check_invariance, check_parity, make_batches
+from homoexport.encoder import load_encoder
+from homoexport.export.ladder import Batch, Batches, known_texts, make_batches
+from homoexport.export.parity import check_invariance, check_parity
+from tests.conftest import tiny_tokenizer
 
 
 def graph_of(path: Path, answers: np.ndarray) -> Path:
@@ -31,7 +36,7 @@ def batches_of(expected: np.ndarray, mask: np.ndarray | None = None) -> list[Bat
     rows = np.arange(len(expected))[:, None]
     mask = np.ones_like(rows) if mask is None else mask
     parts = [slice(0, 1), slice(1, None)]
-    return [Batch({"input_ids": rows[at], "attention_mask": mask[at]}, {"logits": expected[at]}) for at in parts]
+    return [Batch({"input_ids": rows[at]}, {"logits": expected[at]}, mask[at].astype(bool)) for at in parts]
 
 
 @pytest.fixture
@@ -121,10 +126,73 @@ def test_a_text_that_its_neighbours_change_is_told(tmp_path):
     graph = helper.make_graph(nodes, "neighbours", inputs, outputs)
     file = tmp_path / "graph.onnx"
     save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), file)
-    rows = np.array([[1], [2], [5]])
-    expected = {"logits": rows.astype(np.float32)}
-    ones = tuple(Batch({"input_ids": row[None]}, expected) for row in rows)
-    batches = Batches(singles=ones, eights=(Batch({"input_ids": rows}, expected),), mixed=())
-    assert check_invariance(file, batches, task="text-classification").max_difference == 4.0
-    same = Batches(singles=ones[2:], eights=(Batch({"input_ids": rows[2:]}, expected),), mixed=())
+
+    def batch(*numbers: int) -> Batch:
+        ids = np.array(numbers)[:, None]
+        return Batch({"input_ids": ids}, {"logits": ids.astype(np.float32)}, ids > 0)
+
+    ones, company = tuple(batch(number) for number in (1, 2, 5)), (batch(1, 1),)
+    batches = Batches(singles=ones, eights=(batch(1, 2, 5),), mixed=company, short_one=batch(1))
+    told = check_invariance(file, batches, task="text-classification")
+    assert (told.texts, told.max_difference, told.min_cosine) == (4, 4.0, None)
+    same = Batches(singles=ones[2:], eights=(batch(5),), mixed=company, short_one=batch(1))
     assert check_invariance(file, same, task="text-classification").max_difference == 0.0
+    alone = Batches(singles=ones[:1], eights=(batch(1),), mixed=(batch(1, 5),), short_one=batch(1))
+    assert check_invariance(file, alone, task="text-classification").max_difference == 4.0
+
+
+def test_labels_that_are_decisions_of_their_own_are_held_one_by_one(tmp_path):
+    expected = np.full((40, 20), -4, np.float32)
+    expected[:, 5] = 0.15
+    actual = expected.copy()
+    actual[:10, 5] = -0.15  # the likeliest label all the same
+    file = graph_of(tmp_path / "graph.onnx", actual)
+    arguments = {"task": "text-classification", "precision": "int8"}
+    single = batches_of(expected)
+    several = [replace(batch, multi_label=True) for batch in single]
+    assert check_parity(file, single, **arguments).top1_agreement == 1.0
+    parity = check_parity(file, several, **arguments)
+    assert (parity.top1_agreement, parity.passed) == (0.75, False)
+
+
+def test_scores_that_are_all_alike_pass_where_they_are_the_same(tmp_path):
+    scores = np.full((40, 1), 0.3, np.float32)
+    file = graph_of(tmp_path / "graph.onnx", scores)
+    assert check_parity(file, batches_of(scores), task="text-classification", precision="fp32").passed
+    wrong = graph_of(tmp_path / "wrong.onnx", scores + 0.1)
+    assert not check_parity(wrong, batches_of(scores), task="text-classification", precision="fp32").passed
+
+
+def test_masked_language_models_are_asked_for_masks_the_same_ones_alone_and_together(tiny_encoder):
+    encoder = tiny_encoder("fill-mask")
+    batches = make_batches(encoder, ["w1 w2 w3 w4 w5 w6 w7 w8 w9 w10 w11 w12 w13", "w20 w21"], max_length=64)
+    together, alone = batches.eights[0], batches.singles
+    mask = encoder.tokenizer.mask_token_id
+    assert together.counted.sum(axis=1).tolist() == [2, 1]
+    assert ((together.tokens["input_ids"] == mask) == together.counted).all()
+    for row, one in enumerate(alone):
+        width = one.counted.shape[1]
+        np.testing.assert_array_equal(one.tokens["input_ids"][0], together.tokens["input_ids"][row, :width])
+        assert not together.counted[row, width:].any()
+
+
+def test_classifiers_of_pairs_are_given_pairs(tmp_path):
+    config = BertConfig(
+        vocab_size=100, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    BertForSequenceClassification(config).save_pretrained(tmp_path)
+    tokenizer = tiny_tokenizer()
+    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names
+    tokenizer.save_pretrained(tmp_path)
+    batches = make_batches(load_encoder(str(tmp_path)), ["w1 w2", "w3", "w4 w5 w6"], max_length=32)
+    assert any(batch.tokens["token_type_ids"].any() for batch in batches.mixed)
+
+
+def test_text_whose_tokens_are_unknown_gives_way_to_the_tokenizers_own_words():
+    tokenizer = tiny_tokenizer()
+    english = ["A cat sat on the mat.", "Why?"]
+    texts = known_texts(tokenizer, english)
+    assert len(texts) == 2
+    assert tokenizer.unk_token_id not in [one for row in tokenizer(texts)["input_ids"] for one in row]
+    assert known_texts(tokenizer, ["w1 w2", "w3 and"]) == ["w1 w2", "w3 and"]
