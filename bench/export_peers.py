@@ -228,6 +228,7 @@ def main() -> None:
     parser.add_argument("--peers-python", type=Path, help="with OpenVINO; without it its files are left out")
     parser.add_argument("--texts", type=Path, required=True, help="real text, a line each: the last 64 for cosines")
     parser.add_argument("--packages", type=Path, help="where our packages are kept, for a second run to take them")
+    parser.add_argument("--screened", type=Path, help="a result whose screening is taken over")
     parser.add_argument("--seconds", type=float, default=1.0, help="timed seconds of each contestant in a cell")
     parser.add_argument("--threads", type=int, nargs="+", default=THREADS)
     parser.add_argument("--output", type=Path, default=OUTPUT)
@@ -246,7 +247,10 @@ def main() -> None:
             ours = exported(OURS, "auto", model, folder, others)
             contestants = [ours, exported(OURS_FP32, "none", model, folder, others), *peers]
             add_cosines(contestants, load_encoder(model), texts, arguments.peers_python)
-            left_out = screened(contestants, arguments.peers_python, seconds=arguments.seconds / 4)
+            if arguments.screened:
+                left_out = json.loads(arguments.screened.read_text())["models"][name]["left_out_after_screening"]
+            else:
+                left_out = screened(contestants, arguments.peers_python, seconds=arguments.seconds / 4)
             kept = [one for one in contestants if one.name not in left_out]
             cells = []
             for threads in arguments.threads:
