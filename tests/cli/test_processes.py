@@ -62,6 +62,28 @@ def test_killed_run_resumes_to_the_same_bits(command, tmp_path):
     assert verify(killed)["details"]["held_out_loss"] == verify(whole)["details"]["held_out_loss"]
 
 
+def test_an_export_that_is_ended_leaves_nothing(tiny_folder, tmp_path):
+    work, scratch = tmp_path / "work", tmp_path / "scratch"
+    work.mkdir()
+    scratch.mkdir()
+    arguments = ["export", "--onnx", str(tiny_folder()), "--output", str(work / "package"), "--threads", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "homoexport", *arguments],
+        env=environment() | {"TMPDIR": str(scratch)},
+        stderr=subprocess.DEVNULL,
+    )
+    for found in (lambda: list(work.iterdir()), lambda: list(scratch.glob("homoexport-*"))):
+        deadline = time.monotonic() + 120
+        while not found():  # the half-written package, and the candidates
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    assert list(work.iterdir()) == []
+    assert list(scratch.glob("homoexport-*")) == []
+
+
 def launch(processes: int, arguments: list[str]) -> list[str]:
     """The command line of several processes on this machine."""
     flags = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]

@@ -13,7 +13,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BertConfig, BertModel, ElectraForPreTraining, GPT2Config
 
-from homoexport.encoder import Pooling, family_of, load_encoder, save_encoder, slice_model
+from homoexport.encoder import (
+    Pooling,
+    family_of,
+    load_encoder,
+    read_sentence_settings,
+    save_encoder,
+    slice_model,
+)
 from homoexport.errors import TeacherError
 from tests.conftest import BERT_TINY, FAMILY_CONFIGS, MINILM, tiny_model, tiny_tokenizer
 from tests.encoder.oracle import outputs, random_keep
@@ -240,6 +247,24 @@ def test_a_discriminator_has_no_masked_lm_head(tmp_path):
 def test_package_that_is_not_installed_is_named():
     with pytest.raises(TeacherError, match="'no-such-dist' is not installed"):
         load_encoder("package:no-such-dist/model")
+
+
+def test_modules_of_a_sentence_encoder_that_would_be_lost_are_refused(tiny_folder):
+    folder = tiny_folder()
+    kinds = ["Transformer", "Pooling", "Dense", "Normalize"]
+    modules = [{"path": "", "type": f"sentence_transformers.models.{kind}"} for kind in kinds]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(TeacherError, match="Transformer, Pooling, Dense, Normalize is not supported"):
+        load_encoder(str(folder))
+    (folder / "modules.json").write_text(json.dumps(modules[:2]))
+    assert load_encoder(str(folder)).pooling == Pooling("mean", False)
+
+
+def test_settings_of_a_sentence_encoder_that_are_no_json_are_named(tiny_folder):
+    folder = tiny_folder()
+    (folder / "sentence_bert_config.json").write_text("{")
+    with pytest.raises(TeacherError, match=r"sentence_bert_config\.json: is no JSON object"):
+        read_sentence_settings(folder)
 
 
 def test_pooling_that_is_not_supported_is_named(tiny_folder):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -11,10 +14,12 @@ import onnxruntime as ort
 import pytest
 
 from homoexport.artifact import verify
+from homoexport.errors import DeviceError, ParityError
 from homoexport.export import candidates, choose, export_encoder
 from homoexport.export.candidates import Candidate
 from homoexport.export.choose import breakers, embeddings_of, fastest, schemes_for
 from homoexport.export.forms import Form
+from homoexport.export.parity import Parity
 from homoexport.export.quantize import products_of
 from homoexport.export.smooth import channel_maxima, smooth
 from homoexport.export.surgery import array_of
@@ -168,6 +173,57 @@ def test_smoothing_changes_nothing_in_fp32(exported, tmp_path):
     np.testing.assert_allclose(before, after, atol=1e-5)
     assert len(products_of(target)) == len(products_of(source))
     assert not list(tmp_path.glob("*.telling.onnx"))
+
+
+def test_a_sound_candidate_is_not_lost_to_an_unsound_one_of_a_higher_mean():
+    def held(name: str, mean: float, least: float, *, passed: bool) -> Candidate:
+        return replace(candidate(name, 1.0, 1), parity=Parity("x", 0.1, 0.1, least, mean, None, passed))
+
+    made = {"min-max": held("sound", 0.985, 0.95, passed=True), "percentile": held("unsound", 0.99, 0.89, passed=False)}
+    maker = SimpleNamespace(
+        quantize=lambda form, scheme, embeddings, calibration: made[calibration],
+        check=lambda one: one,
+        discard=lambda one: None,
+    )
+    assert choose._most_alike(maker, [Form("flash")], "int8-static", "int8") is made["min-max"]
+
+
+def test_files_that_do_not_fit_are_left_out(tiny_encoder, export_once, tmp_path):
+    def rank(files: list[Path]) -> list[float]:
+        return [math.inf if "static" in file.name else 1.0 + ("int8" not in file.name) for file in files]
+
+    out = export_encoder(
+        tiny_encoder("feature-extraction"), out_dir=tmp_path / "package", texts=TEXTS, quantize="auto", rank=rank
+    )
+    details = verify(out)["details"]
+    assert details["scheme"] == "int8"
+    assert [reason for name, reason in details["left_out"].items() if "static" in name] == [
+        "does not fit into the target's memory"
+    ]
+    with pytest.raises(ParityError, match="does not fit into the target's memory"):
+        export_encoder(
+            tiny_encoder("feature-extraction"),
+            out_dir=tmp_path / "other",
+            texts=TEXTS,
+            quantize="auto",
+            rank=lambda files: [math.inf] * len(files),
+        )
+    assert "Infinity" not in (out / "manifest.json").read_text()
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_target_that_is_gone_ends_the_export(tiny_encoder, export_once, tmp_path):
+    def answer(file: Path, batches: object) -> list[np.ndarray]:
+        raise DeviceError("the phone is gone", where="ssh://phone")
+
+    with pytest.raises(DeviceError, match="the phone is gone"):
+        export_encoder(
+            tiny_encoder("feature-extraction"),
+            out_dir=tmp_path / "package",
+            texts=TEXTS,
+            rank=lambda files: [1.0] * len(files),
+            answer=answer,
+        )
 
 
 def test_int8_that_is_slower_is_refused_with_the_figures(tiny_encoder, export_once, tmp_path):
