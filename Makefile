@@ -34,7 +34,7 @@ targets: $(SETUP)
 		--no-install-recommends openssh-server qemu-user chromium $$(which npm >/dev/null || echo npm))
 	$(BIN)/homoexport doctor --set-up arm64
 	$(BIN)/homoexport doctor --set-up web
-	$(BIN)/python -m pytest -m "ssh or emulated or web" tests/measure
+	$(BIN)/python -m pytest -m "ssh or emulated or web" tests/measure tests/cli
 
 # As root, too.
 loaders: $(VENV)/$(WEIGHTS)
