@@ -3,6 +3,7 @@
 from homoexport.encoder.families import family_of, supported_model_types
 from homoexport.encoder.layout import Family, Layout, Slot, Taps, Widths
 from homoexport.encoder.loading import (
+    SENTENCE_SETTINGS,
     Encoder,
     Pooling,
     Task,
@@ -25,6 +26,7 @@ from homoexport.encoder.shape import (
 from homoexport.encoder.slicing import Keep, LayerKeep, slice_model
 
 __all__ = [
+    "SENTENCE_SETTINGS",
     "Encoder",
     "Family",
     "Keep",

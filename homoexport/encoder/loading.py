@@ -297,7 +297,7 @@ def write_sentence_files(encoder: Encoder, folder: Path, *, hidden_size: int, ma
         encoder: whose pooling it is; where it has none, nothing is written.
         folder: an existing folder.
         hidden_size: width of the pooled vector.
-        max_length: tokens of the longest sequence, at most.
+        max_length: tokens of the longest sequence, where the encoder's own folder does not say.
     """
     if encoder.pooling is None:
         return
@@ -325,8 +325,8 @@ def write_sentence_files(encoder: Encoder, folder: Path, *, hidden_size: int, ma
     if prompts.is_file():
         shutil.copyfile(prompts, folder / prompts.name)
     settings = {"do_lower_case": False} | read_sentence_settings(encoder.folder)
-    if max_length is not None:
-        settings["max_seq_length"] = min(max_length, settings.get("max_seq_length") or max_length)
+    if max_length is not None and settings.get("max_seq_length") is None:
+        settings["max_seq_length"] = max_length
     (folder / SENTENCE_SETTINGS).write_text(json.dumps(settings, indent=2))
 
 

@@ -106,16 +106,14 @@ def choose(maker: Maker, *, quantize: Quantize, schemes: Mapping[Scheme, Embeddi
         for candidate in _sound_or_mended(maker, form, scheme, embeddings)
     ]
     maker.progress("measuring the schemes")
-    sound = _timed(maker, [candidate for candidate in finalists if candidate.sound], rank, _SCHEMES)
-    timed = {item.file: item for item in sound}
+    timed = {
+        item.file: item
+        for item in _timed(maker, [candidate for candidate in finalists if candidate.sound], rank, _SCHEMES)
+    }
     finalists = [timed.get(item.file, item) for item in finalists]
     lost = [item for item in maker.held if item.file not in {finalist.file for finalist in finalists}]
     everything = [*forms, *lost, *finalists]
-    shippable = [
-        item
-        for item in finalists
-        if item.latency_p50_ms is not None and (item.scheme != "fp32" or quantize in ("auto", "none"))
-    ]
+    shippable = [item for item in timed.values() if item.scheme != "fp32" or quantize in ("auto", "none")]
     if not shippable:
         figures = [line for item in everything if (line := _failure(item))]
         figures += [f"{name} {reason}" for name, reason in maker.left_out.items()]
@@ -125,7 +123,7 @@ def choose(maker: Maker, *, quantize: Quantize, schemes: Mapping[Scheme, Embeddi
 
 
 def fastest(candidates: Sequence[Candidate]) -> Candidate:
-    """The fastest; of those within the noise of it, the one with the smallest file."""
+    """The fastest; of those within the noise of it, and where none could be timed, the one with the smallest file."""
     limit = TIE * min(_latency(candidate) for candidate in candidates)
     return min(
         (candidate for candidate in candidates if _latency(candidate) <= limit),
@@ -138,25 +136,25 @@ def _latency(candidate: Candidate) -> float:
 
 
 def _best_form(maker: Maker, scheme: Scheme, embeddings: Embeddings, rank: Rank) -> tuple[list[Candidate], Form]:
-    """Every form with its figures, and the fastest that is right."""
-    tried = _timed_forms(maker, ATTENTION_FORMS, scheme, embeddings, rank, _ATTENTION)
-    best = min(tried, key=_latency, default=None)
-    if best is None or best.latency_p50_ms is None:
-        figures = [line for item in tried if (line := _failure(item))]
+    """Every form with its figures, and the fastest that is right; the first, where the target has room for none."""
+    wrong, timed = _timed_forms(maker, ATTENTION_FORMS, scheme, embeddings, rank, _ATTENTION)
+    if not timed:
+        figures = [line for item in wrong if (line := _failure(item))]
         figures += [f"{name} {reason}" for name, reason in maker.left_out.items()]
         raise ParityError(f"no graph answers as the model does: {'; '.join(figures)}")
+    tried, best = wrong + timed, min(timed, key=_latency)
     if variants := variants_of(best.form):
-        again = _timed_forms(maker, (best.form, *variants), scheme, embeddings, rank, _VARIANTS)
+        wrong, again = _timed_forms(maker, (best.form, *variants), scheme, embeddings, rank, _VARIANTS)
         best = min(again, key=_latency)
-        tried += again
+        tried += wrong + again
     maker.forget([item.form for item in tried if item.form != best.form])
     return tried, best.form
 
 
 def _timed_forms(
     maker: Maker, forms: Sequence[Form], scheme: Scheme, embeddings: Embeddings, rank: Rank, round_number: int
-) -> list[Candidate]:
-    """Forms in a scheme, timed in turns; those that are wrong in fp32 already with the figures of that."""
+) -> tuple[list[Candidate], list[Candidate]]:
+    """Forms that are wrong in fp32 already, with the figures of that, and the others in a scheme, timed in turns."""
     written = [item for form in forms if (item := maker.write(form)) is not None]
     right = [
         item
@@ -167,18 +165,19 @@ def _timed_forms(
     timed = _timed(maker, right, rank, round_number)
     for item in right:
         maker.discard(item)
-    return [item for item in written if not item.sound] + timed
+    return [item for item in written if not item.sound], timed
 
 
 def _timed(maker: Maker, candidates: Sequence[Candidate], rank: Rank, round_number: int) -> list[Candidate]:
-    """Those that fit into the target's memory, with the median that they were timed with in turns."""
+    """The candidates with the medians that they were timed with in turns, but for those that the target cannot hold."""
     latencies = rank([item.file for item in candidates]) if candidates else []
     timed = []
     for item, latency in zip(candidates, latencies, strict=True):
         if math.isfinite(latency):
             timed.append(replace(item, latency_p50_ms=latency, round=round_number))
         else:
-            maker.left_out[item.name] = "does not fit into the target's memory"
+            maker.left_out[item.name] = "could not be timed, for it does not fit into the target's memory"
+            timed.append(item)
     return timed
 
 
@@ -271,8 +270,8 @@ def _refusals(finalists: Sequence[Candidate], chosen: Candidate) -> dict[str, st
     for item in finalists:
         if item is chosen or item.name == chosen.name:
             continue
-        if item.sound and item.latency_p50_ms is None:
-            continue  # it did not fit, which is among what was left out
+        if item.sound and None in (item.latency_p50_ms, chosen.latency_p50_ms):
+            continue  # what could not be timed is among what was left out
         if not item.sound:
             reasons[item.name] = f"breaks the gate: {_failure(item)}"
         else:

@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from homoexport.artifact import output_errors, staged, write_manifest
 from homoexport.encoder import (
+    SENTENCE_SETTINGS,
     Encoder,
     count_parameters,
     family_of,
@@ -87,15 +88,16 @@ def _write_files(encoder: Encoder, chosen: Candidate, folder: Path, *, max_lengt
     config["transformers.js_config"] = {"dtype": TRANSFORMERS_JS_DTYPES[chosen.precision]}
     _write_json(folder / "config.json", config)
     write_sentence_files(encoder, folder, hidden_size=encoder.model.config.hidden_size, max_length=max_length)
-    if encoder.pooling is not None and model_file.name != "model.onnx":
-        _name_the_file(folder / "sentence_bert_config.json", model_file.name)
+    if encoder.pooling is not None:
+        _settle(folder / SENTENCE_SETTINGS, model_file.name, max_length)
     return opset, oldest_onnxruntime(model)
 
 
-def _name_the_file(settings_file: Path, name: str) -> None:
-    """Tell sentence-transformers which ONNX file to load where nobody says; by itself it looks for model.onnx alone."""
-    settings = json.loads(settings_file.read_text(encoding="utf-8"))
-    settings["model_args"] = {**settings.get("model_args", {}), "file_name": name}
+def _settle(settings_file: Path, name: str, max_length: int) -> None:
+    """Tell sentence-transformers the graph's longest text, and the file to load: by itself it takes model.onnx alone."""
+    settings = json.loads(settings_file.read_text(encoding="utf-8")) | {"max_seq_length": max_length}
+    if name != "model.onnx":
+        settings["model_args"] = {**settings.get("model_args", {}), "file_name": name}
     _write_json(settings_file, settings)
 
 

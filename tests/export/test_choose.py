@@ -14,7 +14,7 @@ import onnxruntime as ort
 import pytest
 
 from homoexport.artifact import verify
-from homoexport.errors import DeviceError, ParityError
+from homoexport.errors import DeviceError
 from homoexport.export import candidates, choose, export_encoder
 from homoexport.export.candidates import Candidate
 from homoexport.export.choose import breakers, embeddings_of, fastest, schemes_for
@@ -188,7 +188,7 @@ def test_a_sound_candidate_is_not_lost_to_an_unsound_one_of_a_higher_mean():
     assert choose._most_alike(maker, [Form("flash")], "int8-static", "int8") is made["min-max"]
 
 
-def test_files_that_do_not_fit_are_left_out(tiny_encoder, export_once, tmp_path):
+def test_files_that_do_not_fit_are_not_chosen_and_where_none_does_the_smallest_is(tiny_encoder, export_once, tmp_path):
     def rank(files: list[Path]) -> list[float]:
         return [math.inf if "static" in file.name else 1.0 + ("int8" not in file.name) for file in files]
 
@@ -198,18 +198,21 @@ def test_files_that_do_not_fit_are_left_out(tiny_encoder, export_once, tmp_path)
     details = verify(out)["details"]
     assert details["scheme"] == "int8"
     assert [reason for name, reason in details["left_out"].items() if "static" in name] == [
-        "does not fit into the target's memory"
+        "could not be timed, for it does not fit into the target's memory"
     ]
-    with pytest.raises(ParityError, match="does not fit into the target's memory"):
-        export_encoder(
-            tiny_encoder("feature-extraction"),
-            out_dir=tmp_path / "other",
-            texts=TEXTS,
-            quantize="auto",
-            rank=lambda files: [math.inf] * len(files),
-        )
-    assert "Infinity" not in (out / "manifest.json").read_text()
-    assert not (tmp_path / "other").exists()
+    nowhere = export_encoder(
+        tiny_encoder("feature-extraction"),
+        out_dir=tmp_path / "other",
+        texts=TEXTS,
+        quantize="auto",
+        rank=lambda files: [math.inf] * len(files),
+    )
+    details = verify(nowhere)["details"]
+    sizes = {item["name"]: item["file_bytes"] for item in details["candidates"] if item["name"] in details["left_out"]}
+    assert sizes[f"{details['graph']}-{details['scheme']}"] == min(sizes.values())
+    assert details["refused"] == {}
+    for folder in (out, nowhere):
+        assert "Infinity" not in (folder / "manifest.json").read_text()
 
 
 def test_a_target_that_is_gone_ends_the_export(tiny_encoder, export_once, tmp_path):
