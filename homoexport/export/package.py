@@ -94,7 +94,7 @@ def _write_files(encoder: Encoder, chosen: Candidate, folder: Path, *, max_lengt
 
 
 def _settle(settings_file: Path, name: str, max_length: int) -> None:
-    """Tell sentence-transformers the graph's longest text, and the file to load: by itself it takes model.onnx alone."""
+    """Tell sentence-transformers the longest text and the file to load: by itself it takes model.onnx alone."""
     settings = json.loads(settings_file.read_text(encoding="utf-8")) | {"max_seq_length": max_length}
     if name != "model.onnx":
         settings["model_args"] = {**settings.get("model_args", {}), "file_name": name}
