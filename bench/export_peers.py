@@ -3,11 +3,11 @@
     python bench/peers/make.py MODEL OUT         # with the peers' Python (bench/peers/requirements.txt); once a model
     python bench/export_peers.py NAME=MODEL,OUT [NAME=MODEL,OUT ...] --peers-python PYTHON
 
-For every model: `homoexport export --quantize auto` once, at 1 thread and 1 x 128 tokens, and that one file against
-every peer's in every cell of threads, batch and length; beside it our fp32 file, for peers whose cosine is 1. Peers
-that are nowhere near the fastest one of their runtime in two cells are left out of the others. A cell's figures are
-medians of turns of 0.1 s on the same core; a ratio is of the fastest peer's median to that of our `auto` file. Cosines
-are of mean-pooled sentence vectors to torch's, over 64 real texts.
+For every model: `homoexport export --quantize auto` for two workloads, 1 x 128 tokens and 8 x 384, both at 1 thread,
+and in every cell of threads, batch and length what was exported for the like of it against every peer's file; beside
+it our fp32 file, for peers whose cosine is 1. Peers that are nowhere near the fastest one of their runtime in three
+cells are left out of the others. A cell's figures are medians of 20 turns of 0.1 s on the same core; a ratio is of the
+fastest peer's median to ours. Cosines are of mean-pooled sentence vectors to torch's, over 64 real texts.
 """
 
 from __future__ import annotations
@@ -39,9 +39,10 @@ from homoexport.measure.timing import Subject, Workload, load_model, running, ta
 OPENVINO_WORKER = Path(__file__).parent / "peers" / "openvino_worker.py"
 OUTPUT = Path(__file__).parent / "results" / "export_peers.json"
 LENGTHS, BATCHES, THREADS = (16, 64, 128, 384), (1, 8), (1, 2)
-SCREENS = ((1, 1, 16), (1, 1, 128))  # threads, batch, length
-NEAR = 1.15  # times the fastest peer's time in both screens: slower ones are left out
-OURS, OURS_FP32 = "homoexport", "homoexport-fp32"
+SCREENS = ((1, 1, 16), (1, 1, 128), (2, 8, 64))  # threads, batch, length
+NEAR = 1.1  # times the fastest peer's time in every screen: slower ones are left out
+OURS, OURS_LONG, OURS_FP32 = "homoexport, 1 x 128", "homoexport, 8 x 384", "homoexport-fp32"
+LONG_TOKENS = (128 * 8 * 384) ** 0.5  # in a batch, half the way in logarithms: more is like 8 x 384
 COSINE_TEXTS = 64  # ours are calibrated on the others
 
 
@@ -102,21 +103,35 @@ def peers_of(folder: Path) -> tuple[list[Contestant], dict[str, str]]:
     return found, failed
 
 
-def exported(name: str, quantize: str, model: str, folder: Path, texts: Sequence[str]) -> Contestant:
-    """A package of our own of a model, as a user would make it."""
-    out = folder / quantize
-    if not out.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "texts.txt").write_text("\n".join(texts))
-        export(quantize, model, out, folder / "texts.txt")
-    details = read_package(out)
-    return Contestant(name, details.model, details.output, "onnxruntime")
+def exported(model: str, folder: Path, texts: Sequence[str]) -> list[Contestant]:
+    """Packages of our own of a model, as a user would make them."""
+    file = folder / "texts.txt"
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text("\n".join(texts))
+    contestants = []
+    for name, options in (
+        (OURS, ()),
+        (OURS_LONG, ("--batch-size", "8", "--length", "384")),
+        (OURS_FP32, ("--quantize", "none")),
+    ):
+        out = folder / name.replace(", ", "-").replace(" ", "")
+        if not out.exists():
+            command = [sys.executable, "-m", "homoexport", "export", "--onnx", model, "-o", str(out), "--threads", "1"]
+            subprocess.run([*command, "--text", str(file), *options], check=True)
+        details = read_package(out)
+        contestants.append(Contestant(name, details.model, details.output, "onnxruntime"))
+    return contestants
 
 
-def export(quantize: str, model: str, out: Path, texts: Path) -> None:
-    """`homoexport export`, with everything but the scheme left to it."""
-    command = [sys.executable, "-m", "homoexport", "export", "--onnx", model, "-o", str(out), "--threads", "1"]
-    subprocess.run([*command, "--quantize", quantize, "--text", str(texts)], check=True)
+def ours_of(cell: str) -> str:
+    """Which of our packages was exported for the like of a cell."""
+    batch, length = cell.split(", ")[1].split(" x ")
+    return OURS_LONG if int(batch) * int(length) > LONG_TOKENS else OURS
+
+
+def is_ours(one: Contestant) -> bool:
+    """Whether it is no peer."""
+    return one.name in (OURS, OURS_LONG, OURS_FP32)
 
 
 def target_of(one: Contestant, peers_python: Path | None) -> Target:
@@ -196,13 +211,14 @@ def verdict(contestants: Sequence[Contestant], cells: Sequence[str]) -> dict[str
 
     Peers of ONNX Runtime, of OpenVINO, and of OpenVINO with cosines no better than ours.
     """
-    ours = next(one for one in contestants if one.name == OURS)
-    peers = [one for one in contestants if one.name not in (OURS, OURS_FP32)]
+    ours = {one.name: one for one in contestants if is_ours(one)}
+    peers = [one for one in contestants if not is_ours(one)]
     openvino = [one for one in peers if one.runtime != "onnxruntime"]
+    cosine = min(ours[name].cosine_mean or 0 for name in (OURS, OURS_LONG))
     groups = {
         "onnxruntime": [one for one in peers if one.runtime == "onnxruntime"],
         "openvino": openvino,
-        "openvino at our cosine": [one for one in openvino if (one.cosine_mean or 0) <= (ours.cosine_mean or 0)],
+        "openvino at our cosine": [one for one in openvino if (one.cosine_mean or 0) <= cosine],
     }
     told: dict[str, Any] = {}
     for runtime, rivals in groups.items():
@@ -211,7 +227,7 @@ def verdict(contestants: Sequence[Contestant], cells: Sequence[str]) -> dict[str
             times = {one.name: one.latencies_ms[cell] for one in rivals if cell in one.latencies_ms}
             if times:
                 best = min(times, key=lambda name: times[name])
-                ratios[cell] = {"best": best, "ratio": times[best] / ours.latencies_ms[cell]}
+                ratios[cell] = {"best": best, "ratio": times[best] / ours[ours_of(cell)].latencies_ms[cell]}
         if ratios:
             told[runtime] = {
                 "geometric_mean": statistics.geometric_mean(entry["ratio"] for entry in ratios.values()),
@@ -229,7 +245,7 @@ def main() -> None:
     parser.add_argument("--texts", type=Path, required=True, help="real text, a line each: the last 64 for cosines")
     parser.add_argument("--packages", type=Path, help="where our packages are kept, for a second run to take them")
     parser.add_argument("--screened", type=Path, help="a result whose screening is taken over")
-    parser.add_argument("--seconds", type=float, default=1.0, help="timed seconds of each contestant in a cell")
+    parser.add_argument("--seconds", type=float, default=2.0, help="timed seconds of each contestant in a cell")
     parser.add_argument("--threads", type=int, nargs="+", default=THREADS)
     parser.add_argument("--output", type=Path, default=OUTPUT)
     arguments = parser.parse_args()
@@ -244,8 +260,7 @@ def main() -> None:
             if arguments.peers_python is None:
                 peers = [one for one in peers if one.runtime == "onnxruntime"]
             folder = (arguments.packages or Path(scratch)) / name
-            ours = exported(OURS, "auto", model, folder, others)
-            contestants = [ours, exported(OURS_FP32, "none", model, folder, others), *peers]
+            contestants = [*exported(model, folder, others), *peers]
             add_cosines(contestants, load_encoder(model), texts, arguments.peers_python)
             if arguments.screened:
                 left_out = json.loads(arguments.screened.read_text())["models"][name]["left_out_after_screening"]
@@ -276,22 +291,23 @@ def main() -> None:
 
 
 def screened(contestants: Sequence[Contestant], python: Path | None, *, seconds: float) -> dict[str, float]:
-    """Peers that are slower than 1.15 times the fastest of their runtime in both screens, and by how much."""
+    """Peers that are slower than 1.1 times the fastest of their runtime in every screen, and by how much."""
     slowness: dict[str, float] = {}
     for number, screen in enumerate(SCREENS):
         times = take_cell(contestants, python, Workload(*screen), seconds=seconds)
         for one in contestants:
             alike = [other for other in contestants if other.runtime[:4] == one.runtime[:4]]
-            rivals = [other for other in alike if other.name not in (OURS, OURS_FP32)]
+            rivals = [other for other in alike if not is_ours(other)]
             ratio = times[one.name] / min(times[other.name] for other in rivals)
             slowness[one.name] = ratio if number == 0 else min(ratio, slowness[one.name])
-    return {name: ratio for name, ratio in slowness.items() if ratio > NEAR and name not in (OURS, OURS_FP32)}
+    return {one.name: slowness[one.name] for one in contestants if slowness[one.name] > NEAR and not is_ours(one)}
 
 
 def tell(name: str, cell: str, contestants: Sequence[Contestant]) -> None:
     """A line for each cell."""
-    ours = next(one for one in contestants if one.name == OURS)
-    best = sorted((one for one in contestants if one is not ours), key=lambda one: one.latencies_ms[cell])[:3]
+    ours = next(one for one in contestants if one.name == ours_of(cell))
+    peers = sorted((one for one in contestants if not is_ours(one)), key=lambda one: one.latencies_ms[cell])
+    best = [one for runtime in ("onnx", "open") for one in [peer for peer in peers if peer.runtime[:4] == runtime][:2]]
     others = "  ".join(f"{one.name} {one.latencies_ms[cell]:.3f} ({one.cosine_mean:.4f})" for one in best)
     print(f"{name}, {cell}: ours {ours.latencies_ms[cell]:.3f} ms ({ours.cosine_mean:.4f})  {others}", flush=True)
 
