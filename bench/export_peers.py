@@ -6,7 +6,8 @@
 For every model: `homoexport export --quantize auto` for two workloads, 1 x 128 tokens and 8 x 384, both at 1 thread,
 and in every cell of threads, batch and length what was exported for the like of it against every peer's file; beside
 it our fp32 file, for peers whose cosine is 1. Peers that are nowhere near the fastest one of their runtime in three
-cells are left out of the others. A cell's figures are medians of 20 turns of 0.1 s on the same core; a ratio is of the
+cells are left out of the others. Models that the output has are left as they are, so that a run can be taken up
+again, on the same machine. A cell's figures are medians of 20 turns of 0.1 s on the same core; a ratio is of the
 fastest peer's median to ours. Cosines are of mean-pooled sentence vectors to torch's, over 64 real texts.
 """
 
@@ -252,9 +253,13 @@ def main() -> None:
     lines = arguments.texts.read_text().splitlines()
     texts, others = lines[-COSINE_TEXTS:], lines[:-COSINE_TEXTS]
     result: dict[str, Any] = {"host": describe_host(), "versions": library_versions(), "models": {}}
+    if arguments.output.exists():
+        result["models"] = json.loads(arguments.output.read_text())["models"]
     with tempfile.TemporaryDirectory() as scratch:
         for spec in arguments.models:
             name, _, paths = spec.partition("=")
+            if name in result["models"]:
+                continue
             model, _, made = paths.rpartition(",")
             peers, failed = peers_of(Path(made))
             if arguments.peers_python is None:
