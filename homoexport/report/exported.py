@@ -27,6 +27,8 @@ def export_lines(folder: str, manifest: dict[str, Any]) -> list[str]:
         f"The same text alone and in a batch: largest difference {alone['max_difference']:.2g}"
         + ("; --quantize int8-static does not depend on the batch" if _depends_on_batch(details) else ""),
     ]
+    if timed := details["timed_at"]:
+        lines.append(f"Timed on {timed['device']} with {timed['batch_size']} x {timed['length']} tokens")
     lines += [f"Kept in fp32, for they break the gate: {', '.join(kept)}"] if (kept := details["kept_in_fp32"]) else []
     lines += [f"Not {name}: {reason}" for name, reason in details["refused"].items()]
     return lines

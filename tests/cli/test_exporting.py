@@ -48,6 +48,7 @@ def test_what_was_tried_and_why_not_the_others_is_told(homoexport, model, texts,
     assert set(details["refused"]) == set(re.findall(r"^Not (\S+):", told.out, re.M))
     assert details["timed_at"].pop("cpu")
     assert details["timed_at"] == {"device": "cpu", "threads": 1, "batch_size": 1, "length": 16}
+    assert "Timed on cpu with 1 x 16 tokens" in told.out
 
 
 def test_json_is_the_manifest(homoexport, model, tmp_path):
