@@ -20,7 +20,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -293,6 +293,7 @@ def main() -> None:
             for runtime, entry in told.items():
                 print(f"{name}, against {runtime}: {entry['geometric_mean']:.3f} mean, {entry['least']:.3f} least")
             write_json(arguments.output, result)
+    print(table(result["models"]))
 
 
 def screened(contestants: Sequence[Contestant], python: Path | None, *, seconds: float) -> dict[str, float]:
@@ -306,6 +307,23 @@ def screened(contestants: Sequence[Contestant], python: Path | None, *, seconds:
             ratio = times[one.name] / min(times[other.name] for other in rivals)
             slowness[one.name] = ratio if number == 0 else min(ratio, slowness[one.name])
     return {one.name: slowness[one.name] for one in contestants if slowness[one.name] > NEAR and not is_ours(one)}
+
+
+def table(models: Mapping[str, Any]) -> str:
+    """Ratios to the fastest ONNX Runtime and the fastest OpenVINO peer of every cell, in Markdown."""
+    cells = list(next(iter(models.values()))["verdict"]["onnxruntime"]["cells"])
+    lines = [f"| | {' | '.join(models)} |", f"|---|{'---:|' * len(models)}"]
+    for what in (*cells, "geometric mean", "least"):
+        row = []
+        for model in models.values():
+            ratios = [
+                entry["cells"][what]["ratio"] if what in entry["cells"] else entry[what.replace(" ", "_")]
+                for entry in (model["verdict"].get(runtime) for runtime in ("onnxruntime", "openvino"))
+                if entry is not None
+            ]
+            row.append(", ".join(f"{ratio:.2f}" for ratio in ratios))
+        lines.append(f"| {what} | {' | '.join(row)} |")
+    return "\n".join(lines)
 
 
 def tell(name: str, cell: str, contestants: Sequence[Contestant]) -> None:
