@@ -5,8 +5,9 @@
 
 For every model: `homoexport export --quantize auto` for two workloads, 1 x 128 tokens and 8 x 384, both at 1 thread,
 and in every cell of threads, batch and length what was exported for the like of it against every peer's file; beside
-it our fp32 file, for peers whose cosine is 1. Peers that are nowhere near the fastest one of their runtime in three
-cells are left out of the others. Models that the output has are left as they are, so that a run can be taken up
+it our fp32 file, for peers whose cosine is 1. Peers whose files are the same program once ONNX Runtime has optimized
+them run as one, and those that are nowhere near the fastest of their runtime in three cells are left out of the
+others. Models that the output has are left as they are, so that a run can be taken up
 again, on the same machine. A cell's figures are medians of 20 turns of 0.1 s on the same core; a ratio is of the
 fastest peer's median to ours. Cosines are of mean-pooled sentence vectors to torch's, over 64 real texts.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import hashlib
 import json
 import statistics
 import subprocess
@@ -27,6 +29,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 from numpy.typing import NDArray
 
 from homoexport.artifact import write_json
@@ -133,6 +137,37 @@ def ours_of(cell: str) -> str:
 def is_ours(one: Contestant) -> bool:
     """Whether it is no peer."""
     return one.name in (OURS, OURS_LONG, OURS_FP32)
+
+
+def program_of(file: Path) -> str:
+    """Digest of what ONNX Runtime makes of a file: its operators, their attributes, and the shapes of the weights."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    with tempfile.TemporaryDirectory() as folder:
+        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights")
+        options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+        ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        graph = onnx.load(options.optimized_model_filepath, load_external_data=False).graph
+    weights = {weight.name: (weight.data_type, *weight.dims) for weight in graph.initializer}
+    nodes = []
+    for node in graph.node:
+        attributes = [(each.name, each.SerializeToString()) for each in node.attribute if not each.HasField("t")]
+        taken = [weights[name] for name in node.input if name in weights]
+        nodes.append((node.domain, node.op_type, sorted(attributes), taken))
+    return hashlib.sha256(repr(sorted(nodes)).encode()).hexdigest()
+
+
+def without_twins(peers: Sequence[Contestant]) -> tuple[list[Contestant], dict[str, str]]:
+    """The peers without those that are the same program as an earlier one, and whose twins they are."""
+    first: dict[str, str] = {}
+    twins: dict[str, str] = {}
+    for one in peers:
+        if one.runtime == "onnxruntime":
+            other = first.setdefault(program_of(one.file), one.name)
+            if other != one.name:
+                twins[one.name] = other
+    return [one for one in peers if one.name not in twins], twins
 
 
 def target_of(one: Contestant, peers_python: Path | None) -> Target:
@@ -265,6 +300,7 @@ def main() -> None:
             if arguments.peers_python is None:
                 peers = [one for one in peers if one.runtime == "onnxruntime"]
             folder = (arguments.packages or Path(scratch)) / name
+            peers, twins = without_twins(peers)
             contestants = [*exported(model, folder, others), *peers]
             add_cosines(contestants, load_encoder(model), texts, arguments.peers_python)
             if arguments.screened:
@@ -288,6 +324,7 @@ def main() -> None:
                 "verdict": told,
                 "contestants": [one.as_json() for one in contestants],
                 "left_out_after_screening": left_out,
+                "same_program_as": twins,
                 "failed": failed,
             }
             for runtime, entry in told.items():
