@@ -7,9 +7,9 @@ For every model: `homoexport export --quantize auto` for two workloads, 1 x 128 
 and in every cell of threads, batch and length what was exported for the like of it against every peer's file; beside
 it our fp32 file, for peers whose cosine is 1. Peers whose files are the same program once ONNX Runtime has optimized
 them run as one, and those that are nowhere near the fastest of their runtime in three cells are left out of the
-others. Models that the output has are left as they are, so that a run can be taken up
-again, on the same machine. A cell's figures are medians of 20 turns of 0.1 s on the same core; a ratio is of the
-fastest peer's median to ours. Cosines are of mean-pooled sentence vectors to torch's, over 64 real texts.
+others. Models that the output has are left as they are, so that a run can be taken up again, on the same machine. A
+cell's figures are medians of 20 turns on the same core, --seconds together; a ratio is of the fastest peer's median
+to ours. Cosines are of mean-pooled sentence vectors to torch's, over 64 real texts.
 """
 
 from __future__ import annotations
@@ -287,7 +287,12 @@ def main() -> None:
     arguments = parser.parse_args()
     lines = arguments.texts.read_text().splitlines()
     texts, others = lines[-COSINE_TEXTS:], lines[:-COSINE_TEXTS]
-    result: dict[str, Any] = {"host": describe_host(), "versions": library_versions(), "models": {}}
+    result: dict[str, Any] = {
+        "host": describe_host(),
+        "versions": library_versions(),
+        "seconds": arguments.seconds,
+        "models": {},
+    }
     if arguments.output.exists():
         result["models"] = json.loads(arguments.output.read_text())["models"]
     with tempfile.TemporaryDirectory() as scratch:
