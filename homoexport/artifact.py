@@ -203,17 +203,18 @@ def _refusal(error: BaseException | None) -> tuple[int, str | None] | None:
     return None
 
 
-def refuse_existing(out_dir: Path, *, force: bool, inputs: Sequence[str] = ()) -> None:
+def refuse_existing(out_dir: Path, *, force: bool, kind: str | None = None, inputs: Sequence[str] = ()) -> None:
     """Stop before any work is done where `out_dir` exists with something in it.
 
     Args:
         out_dir: the folder to be made.
         force: whether it may be replaced.
+        kind: of the artifact to be made, which replaces nothing of another kind; by default one of any kind.
         inputs: paths and globs that the work reads; what names no local file, as a hub's names, does no harm.
 
     Raises:
-        OutputError: it exists and `force` is not set, or it is nothing that homoexport wrote, or it
-            holds an input.
+        OutputError: it exists and `force` is not set, or it is nothing that homoexport wrote, or an artifact of
+            another kind, or it holds an input.
     """
     if not out_dir.exists():
         return
@@ -225,11 +226,11 @@ def refuse_existing(out_dir: Path, *, force: bool, inputs: Sequence[str] = ()) -
         raise OutputError(
             "already exists", where=str(out_dir), mend="name another folder, or give --force to replace it"
         )
-    if not _is_ours(out_dir):
+    found = _kind_of(out_dir)
+    if found is None or kind not in (None, found):
+        what = "was not written by homoexport" if found is None else f"is a {found}, not a {kind}"
         raise OutputError(
-            "exists and was not written by homoexport, so --force does not replace it",
-            where=str(out_dir),
-            mend="name another folder",
+            f"exists and {what}, so --force does not replace it", where=str(out_dir), mend="name another folder"
         )
     for spec in inputs:
         if any(out_dir.resolve() in (path, *path.parents) for path in _files_named(spec)):
@@ -256,21 +257,25 @@ def make_folder(path: Path) -> None:
         raise OutputError(f"cannot be made ({reason})", where=str(path), mend="name another folder") from None
 
 
-def _is_ours(folder: Path) -> bool:
-    """Whether homoexport wrote a folder; other programs have a manifest.json too."""
-    for name, keys in ((MANIFEST, {"format_version", "kind", "digest"}), (RUN_MARK, {"homoexport"})):
+def _kind_of(folder: Path) -> str | None:
+    """The kind of the artifact in a folder, whole or not; None of what homoexport did not write.
+
+    Other programs have a manifest.json, too.
+    """
+    for name, keys in ((MANIFEST, {"format_version", "kind", "digest"}), (RUN_MARK, {"homoexport", "kind"})):
         try:
             content = read_json(folder / name)
         except PackageError:
             continue
         if isinstance(content, dict) and keys <= content.keys():
-            return True
-    return False
+            return str(content["kind"])
+    return None
 
 
-def write_run_mark(folder: Path, content: dict[str, Any]) -> None:
-    """Mark a folder as a run's, from its first second on."""
-    write_json(folder / RUN_MARK, {"homoexport": library_versions().get("homoexport", "unknown"), **content})
+def write_run_mark(folder: Path, kind: str, content: dict[str, Any]) -> None:
+    """Mark a folder as of a `student` or a whole `run`, from its first second on."""
+    mark = {"homoexport": library_versions().get("homoexport", "unknown"), "kind": kind}
+    write_json(folder / RUN_MARK, {**mark, **content})
 
 
 @contextmanager
@@ -280,7 +285,7 @@ def staged(out_dir: Path, *, force: bool = False) -> Iterator[Path]:
     Where the block raises, the sibling is removed and what stood at `out_dir` is untouched.
 
     Raises:
-        OutputError: `out_dir` exists (unless `force`), or cannot be written.
+        OutputError: `out_dir` exists (unless `force`), before or after the block, or cannot be written.
     """
     refuse_existing(out_dir, force=force)
     make_folder(out_dir.parent)
@@ -289,6 +294,7 @@ def staged(out_dir: Path, *, force: bool = False) -> Iterator[Path]:
         try:
             staging.chmod(0o755)
             yield staging
+            refuse_existing(out_dir, force=force)  # another process may have been here meanwhile
             replaced = staging.with_suffix(".old")
             if out_dir.exists():
                 out_dir.replace(replaced)

@@ -100,7 +100,7 @@ def run_recipe(
         clock = _resume_run(recipe, run_dir, listener)
     else:
         clock = _Clock(run_dir / RUN_MARK, listener)
-        refuse_existing(run_dir, force=force, inputs=[recipe.teacher, *recipe.text.paths])
+        refuse_existing(run_dir, force=force, kind="run", inputs=[recipe.teacher, *recipe.text.paths])
     check_recipe(recipe)
     with output_errors(run_dir):
         if resume:
@@ -108,7 +108,7 @@ def run_recipe(
         with _replacing(run_dir):
             make_folder(run_dir)
             mark = {"recipe_digest": recipe.digest(), "recipe": recipe.model_dump(mode="json")}
-            write_run_mark(run_dir, mark)
+            write_run_mark(run_dir, "run", mark)
             return _run_stages(recipe, run_dir, clock, listener)
 
 
@@ -256,16 +256,18 @@ def export_folder(
         force: replace `out_dir` where homoexport wrote it.
         progress: is told each step.
     """
-    refuse_existing(out_dir, force=force, inputs=[source])
+    refuse_existing(out_dir, force=force, kind="package", inputs=[source])
     encoder = load_encoder(source, task=task)
-    there = host_of(measure.device)
+    there, longest = host_of(measure.device), max_length_of(encoder)
+    if measure.length > longest and progress:
+        progress(f"timing with {longest} tokens, the model's longest text")
     output = OUTPUT_NAMES[encoder.task][0]
     timed_at: dict[str, Any] = {
         # An emulator's times say nothing of its device: graphs are ranked here, and the gate alone is held there.
         "device": "cpu" if there.emulated else measure.device,
         "threads": _threads_here(measure) if there.emulated else measure.threads,
         "batch_size": measure.batch_size,
-        "length": min(measure.length, max_length_of(encoder)),
+        "length": min(measure.length, longest),
     }
     vocab_size = encoder.model.config.vocab_size
 

@@ -9,7 +9,15 @@ import os
 import pytest
 from safetensors import SafetensorError
 
-from homoexport.artifact import output_errors, read_manifest, refuse_existing, staged, verify, write_manifest
+from homoexport.artifact import (
+    output_errors,
+    read_manifest,
+    refuse_existing,
+    staged,
+    verify,
+    write_manifest,
+    write_run_mark,
+)
 from homoexport.errors import OutputError, PackageError, TextError
 
 
@@ -78,6 +86,21 @@ def test_kind_and_format_are_checked(artifact):
         read_manifest(artifact)
 
 
+def test_of_two_at_once_the_first_to_end_stays(tmp_path):
+    out = tmp_path / "out"
+
+    def meet_another() -> None:
+        with staged(out) as mine:
+            (mine / "whole.txt").write_text("mine")
+            with staged(out) as theirs:
+                (theirs / "whole.txt").write_text("theirs")
+
+    with pytest.raises(OutputError, match="already exists"):
+        meet_another()
+    assert (out / "whole.txt").read_text() == "theirs"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_staged_folder_appears_whole_or_not_at_all(tmp_path):
     out = tmp_path / "out"
 
@@ -143,6 +166,17 @@ def test_force_spares_a_folder_that_holds_an_input(tmp_path, monkeypatch, spec):
     with pytest.raises(OutputError, match="would be replaced, but"):
         refuse_existing(out, force=True, inputs=[spec.format(out=out, parent=tmp_path)])
     assert (out / "texts" / "a.txt").read_text() == "text"
+
+
+def test_force_replaces_artifacts_of_the_same_kind_alone(artifact):
+    for kind in ("student", None):
+        refuse_existing(artifact, force=True, kind=kind)
+    with pytest.raises(OutputError, match="is a student, not a package"):
+        refuse_existing(artifact, force=True, kind="package")
+    (artifact / "manifest.json").unlink()
+    write_run_mark(artifact, "run", {})
+    with pytest.raises(OutputError, match="is a run, not a student"):
+        refuse_existing(artifact, force=True, kind="student")
 
 
 def test_force_minds_no_names_that_are_no_files(tmp_path, monkeypatch):

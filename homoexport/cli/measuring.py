@@ -174,7 +174,7 @@ def _measured(
     from homoexport.report import write_bench_report
 
     if output is not None:
-        refuse_existing(output, force=force, inputs=list(map(str, packages)))
+        refuse_existing(output, force=force, kind="measurement", inputs=list(map(str, packages)))
     with ExitStack() as stack:
         progress = stack.enter_context(screen.measure_bar())
         document = measure_conditions(

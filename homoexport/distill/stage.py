@@ -286,7 +286,7 @@ def _check_output(out_dir: Path, settings_digest: str, inputs: Sequence[str], *,
     if resume and force:
         raise RecipeError("--force starts anew and --resume goes on", where=str(out_dir), mend="give one of them")
     if not resume:
-        refuse_existing(out_dir, force=force, inputs=inputs)
+        refuse_existing(out_dir, force=force, kind="student", inputs=inputs)
         return
     if not (out_dir / RUN_MARK).is_file():
         raise OutputError("holds no run to resume", where=str(out_dir), mend="leave --resume out to start one")
@@ -301,4 +301,4 @@ def _check_output(out_dir: Path, settings_digest: str, inputs: Sequence[str], *,
 def _start_folder(out_dir: Path, settings_digest: str) -> None:
     shutil.rmtree(out_dir, ignore_errors=True)
     make_folder(out_dir)
-    write_run_mark(out_dir, {"settings": settings_digest})
+    write_run_mark(out_dir, "student", {"settings": settings_digest})

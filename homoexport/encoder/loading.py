@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,7 @@ import torch
 from huggingface_hub.errors import HFValidationError
 from optimum.exporters.tasks import TasksManager
 from safetensors import SafetensorError
+from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from homoexport import packaged
@@ -69,6 +71,8 @@ def resolve_folder(source: str) -> Path:
     Raises:
         TeacherError: nothing is there, or it holds no model, or is a damaged archive.
     """
+    if Path(source).is_file():
+        raise TeacherError("is a file, not a model's folder", where=source, mend=_NOT_A_MODEL)
     if source.startswith(packaged.PREFIX):
         try:
             folder = packaged.locate_folder(source, cache_dir=_archives)
@@ -191,17 +195,30 @@ def load_encoder(source: str, *, task: Task | None = None) -> Encoder:
         raise TeacherError(what, where=source, mend="name a model with that head")
     task = task or _infer_task(folder, config)
     model = _load_weights(folder, config, task, source)
+    tokenizer = _load_tokenizer(folder, source)
+    _check_tokenizer(tokenizer, config, family.longest_sequence(config), source)
+    if task == "fill-mask" and tokenizer.mask_token_id is None:
+        raise TeacherError("its tokenizer has no mask token", where=source, mend="set mask_token and save it again")
+    pooling = read_pooling(folder) if task == "sentence-similarity" else None
+    return Encoder(model, tokenizer, task, pooling, folder, source)
+
+
+def _load_tokenizer(folder: Path, source: str) -> PreTrainedTokenizerBase:
+    file = folder / "tokenizer.json"
+    if file.is_file():
+        try:
+            Tokenizer.from_file(str(file))
+        except Exception as error:  # tokenizers raises plain Exception
+            what = f"its tokenizer.json does not load ({error})"
+            raise TeacherError(what, where=source, mend="copy or download it again") from None
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, TypeError, KeyError):
         tokenizer = None
     if tokenizer is None or not getattr(tokenizer, "is_fast", False) or len(tokenizer) < 10:
         raise TeacherError("has no fast tokenizer", where=source, mend="add tokenizer.json to the folder")
-    _check_tokenizer(tokenizer, config, family.longest_sequence(config), source)
-    if task == "fill-mask" and tokenizer.mask_token_id is None:
-        raise TeacherError("its tokenizer has no mask token", where=source, mend="set mask_token and save it again")
-    pooling = read_pooling(folder) if task == "sentence-similarity" else None
-    return Encoder(model, tokenizer, task, pooling, folder, source)
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    return tokenizer
 
 
 def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: Any, longest: int | None, source: str) -> None:
@@ -223,12 +240,19 @@ def _load_weights(folder: Path, config: Any, task: Task, source: str) -> PreTrai
         task if task in _HEADS else "feature-extraction", library="transformers"
     )
     try:
-        model, info = model_class.from_pretrained(folder, config=config, dtype=torch.float32, output_loading_info=True)
+        model, info = model_class.from_pretrained(
+            folder, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+        )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise TeacherError(
-            f"its weights do not load ({reason})", where=source, mend="copy or download it again"
-        ) from None
+        what, mend = f"its weights do not load ({reason})", "copy or download it again"
+        if isinstance(error, ValueError):
+            what, mend = f"no model can be made of its config.json ({reason})", "set it right"
+        raise TeacherError(what, where=source, mend=mend) from None
+    if info["mismatched_keys"]:
+        name, stored, asked = min(info["mismatched_keys"])
+        what = f"{name} is {_shape(stored)} in its weights and {_shape(asked)} by its config.json"
+        raise TeacherError(what, where=source, mend="put the config.json there that the weights were saved with")
     pooler_counts = task == "text-classification"  # elsewhere nothing reads it
     missing = sorted(name for name in info["missing_keys"] if pooler_counts or "pooler" not in name)
     if missing:
@@ -249,6 +273,10 @@ def _load_weights(folder: Path, config: Any, task: Task, source: str) -> PreTrai
     model.eval()
     assert isinstance(model, PreTrainedModel)
     return model
+
+
+def _shape(sizes: Sequence[int]) -> str:
+    return " x ".join(map(str, sizes))
 
 
 def parent_of(encoder: Encoder) -> str:

@@ -86,6 +86,7 @@ class Candidate:
         """A JSON-ready dict."""
         return {
             "name": self.name,
+            "full_name": self.full_name,
             "precision": self.precision,
             "embeddings": self.embeddings,
             "calibration": self.calibration,

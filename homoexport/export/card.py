@@ -35,23 +35,24 @@ _OPTIMUM = {
 }
 
 
-def model_card(name: str, details: Mapping[str, Any], *, parent: str | None) -> str:
+def model_card(name: str, details: Mapping[str, Any], *, parent: str | None, source: str) -> str:
     """A package's README.md, from what its manifest says.
 
     Args:
         name: the package's.
         details: of its manifest.
-        parent: what it was exported from: a name, a folder, or an artifact's digest.
+        parent: the digest of the artifact that it was exported from, if it was one.
+        source: the folder, or the model's name, that it was exported from.
     """
-    if parent and Path(parent).exists():
-        parent = Path(parent).resolve().name  # the rest of the path is nobody else's business
     front: dict[str, Any] = {"library_name": "onnx", "pipeline_tag": details["task"], "tags": ["homoexport", "onnx"]}
-    if parent and "/" in parent and not parent.startswith(("/", ".", "package:")):
-        front["base_model"] = parent
+    if Path(source).exists():
+        source = Path(source).resolve().name  # the rest of the path is nobody else's business
+    elif "/" in source and not source.startswith("package:"):
+        front["base_model"] = source
     sections = [
         f"---\n{yaml.safe_dump(front, sort_keys=False).strip()}\n---",
         f"# {name}",
-        _what(details, parent),
+        _what(details, f"`{source}`" + (f" (artifact {parent[:12]})" if parent else "")),
         _measured(details),
         _how_to_load(details),
         _limits(details),
@@ -59,9 +60,9 @@ def model_card(name: str, details: Mapping[str, Any], *, parent: str | None) -> 
     return "\n\n".join(sections) + "\n"
 
 
-def _what(details: Mapping[str, Any], parent: str | None) -> str:
+def _what(details: Mapping[str, Any], source: str) -> str:
     lines = [
-        f"An ONNX package for {details['task']}, written by homoexport" + (f" from `{parent}`." if parent else "."),
+        f"An ONNX package for {details['task']}, written by homoexport from {source}.",
         "",
         f"- {details['parameters'] / 1e6:.2f} M parameters; vectors of {details['hidden_size']}; "
         f"up to {details['max_length']} tokens",
@@ -93,12 +94,11 @@ def _measured(details: Mapping[str, Any]) -> str:
     ]
     if details["held_on"] != timed.get("device", "cpu"):
         lines[2] += f" The gate was held on {details['held_on']}, too."
-    chosen = f"{details['graph']}-{details['scheme']}"
     for item in details["candidates"]:
         parity = item["parity"]
         cosines = (f"{parity['mean_cosine']:.5f}", f"{parity['min_cosine']:.5f}") if parity else ("", "")
         latency = "" if item["latency_p50_ms"] is None else f"{item['latency_p50_ms']:.3f}"
-        name = f"**{item['name']}**" if item["name"] == chosen else item["name"]
+        name = f"**{item['full_name']}**" if item["full_name"] == details["candidate"] else item["full_name"]
         figures = [f"{item['file_bytes'] / 1e6:.2f}", str(item["round"] or ""), latency, *cosines]
         lines.append(f"| {name} | {' | '.join(figures)} |")
     return "\n".join(lines)
@@ -139,14 +139,18 @@ def _limits(details: Mapping[str, Any]) -> str:
         "",
         f"- The same text alone and inside a padded batch: largest difference {alone['max_difference']:.2g}{cosine}.",
         f"- Longer texts are cut to {details['max_length']} tokens.",
-        "- Other processors compute int8 by other instructions; `homoexport bench --device` says what one answers.",
     ]
+    if details["precision"] == "int8":
+        lines.append(
+            "- Other processors compute int8 by other instructions; `homoexport bench --device` says what one answers."
+        )
     oldest = f"- onnxruntime {details['oldest_onnxruntime']} is the oldest that runs it"
     if details["opset"] > 22:
         oldest += f", for operator set {details['opset']}; `--opset 18` of the export asks for older operators"
     lines.append(f"{oldest}.")
     if (small := details.get("ort_format")) is not None:
         lines.append(f"- `{small['file']}` is for small builds of onnxruntime, which need `{small['operators']}`.")
+    lines += [f"- Left out: {name} ({reason})." for name, reason in details["left_out"].items()]
     packed = details.get("with_tokenizer")
     if packed is not None and packed["differing_kinds"]:
         lines.append(

@@ -277,7 +277,7 @@ def _refusals(finalists: Sequence[Candidate], chosen: Candidate) -> dict[str, st
         else:
             ratio = _latency(item) / _latency(chosen)
             size = f"{item.file_bytes / 1e6:.2f} MB against {chosen.file_bytes / 1e6:.2f} MB"
-            why = "was not asked for, though it " if ratio * TIE < 1 else ""
+            why = "was not asked for; it " if ratio * TIE < 1 else ""
             reasons[item.name] = (
                 f"{why}takes {ratio:.2f} times as long as {chosen.name} ({_latency(item):.3f} ms against "
                 f"{_latency(chosen):.3f} ms; {size})"

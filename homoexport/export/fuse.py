@@ -76,24 +76,28 @@ def merge_projections(model: ir.Model) -> int:
 def unfold_gemms(model: ir.Model) -> int:
     """Write `Gemm` with constant weights as `MatMul` and `Add`, in place, which is what quantizers look for.
 
-    ONNX Runtime makes a Gemm of the two again when it loads them.
+    ONNX Runtime makes a Gemm of the two again when it loads them. Where the exporter found a bias of zeros, it left
+    it out, and so does this.
 
     Returns:
         How many were rewritten.
     """
     unfolded = 0
     for node in [node for node in model.graph if node.op_type == "Gemm"]:
-        weight, bias = (array_of(value) for value in (*node.inputs[1:], None)[:2])
+        weight, addend = array_of(node.inputs[1]), node.inputs[2] if len(node.inputs) > 2 else None
+        bias = array_of(addend)
         plain = all(node.attributes[name].as_float() == 1 for name in ("alpha", "beta") if name in node.attributes)
         turned = "transA" in node.attributes and node.attributes["transA"].as_int()
-        if weight is None or bias is None or not plain or turned:
+        if weight is None or (addend is not None and bias is None) or not plain or turned:
             continue
         if "transB" in node.attributes and node.attributes["transB"].as_int():
             weight = weight.T
         name = str(node.name)
-        product = ir.node("MatMul", [node.inputs[0], add_constant(model, f"{name}.weight", weight)], name=name)
-        total = ir.node("Add", [product.outputs[0], add_constant(model, f"{name}.bias", bias)], name=f"{name}/Add")
-        put_in_place(model, node, [product, total])
+        new = [ir.node("MatMul", [node.inputs[0], add_constant(model, f"{name}.weight", weight)], name=name)]
+        if bias is not None:
+            addition = [new[0].outputs[0], add_constant(model, f"{name}.bias", bias)]
+            new.append(ir.node("Add", addition, name=f"{name}/Add"))
+        put_in_place(model, node, new)
         unfolded += 1
     RemoveUnusedNodesPass()(model)
     return unfolded

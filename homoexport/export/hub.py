@@ -9,11 +9,12 @@ from homoexport.errors import UserError
 
 
 def check_repository(name: str) -> None:
-    """Refuse a name that no repository can have, before an hour's work is to be pushed there.
+    """Refuse what cannot be pushed, before an hour's work is to be.
 
     Raises:
-        UserError: it cannot be one.
+        UserError: no repository can have that name, or the hub is switched off.
     """
+    from huggingface_hub import constants
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils._validators import validate_repo_id
 
@@ -23,6 +24,8 @@ def check_repository(name: str) -> None:
         raise UserError(
             f"is no repository's name ({_first_line(error)})", where=name, mend="name it OWNER/NAME"
         ) from None
+    if constants.HF_HUB_OFFLINE:
+        raise UserError("the hub is switched off", where="HF_HUB_OFFLINE", mend="unset it to push")
 
 
 def push_to_hub(folder: Path, repository: str, *, private: bool = False) -> str:
@@ -42,7 +45,7 @@ def push_to_hub(folder: Path, repository: str, *, private: bool = False) -> str:
     """
     # Imported here: it takes a while, and nothing else needs it.
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError
 
     check_repository(repository)
     verify(folder, kind="package")
@@ -50,10 +53,6 @@ def push_to_hub(folder: Path, repository: str, *, private: bool = False) -> str:
     try:
         made = api.create_repo(repository, private=private, exist_ok=True)
         commit = api.upload_folder(repo_id=made.repo_id, folder_path=folder, commit_message="Package by homoexport")
-    except OfflineModeIsEnabled:
-        raise UserError(
-            f"the hub is switched off; the package is at {folder}", where="HF_HUB_OFFLINE", mend="unset it to push"
-        ) from None
     except HfHubHTTPError as error:
         raise UserError(
             f"the hub refused the package at {folder} ({_first_line(error)})",

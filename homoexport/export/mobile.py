@@ -13,18 +13,26 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import onnxruntime as ort
+
 from homoexport.errors import HomoexportError
 
 MODEL_NAME = "model.ort"
 OPERATORS_NAME = "required_operators.config"
 
+_WARNINGS, _ERRORS = 2, 3  # onnxruntime's severities, of which the first is its default
+
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The converter prints its progress, leaves files for Python to close, and has the root logger print everything."""
+    """The converter prints its progress, leaves files for Python to close, and has the root logger print everything.
+
+    onnxruntime warns that a graph optimized for one kind of processor is for that one.
+    """
     root = logging.getLogger()
     handlers, level, disabled = list(root.handlers), root.level, root.manager.disable
     logging.disable(logging.INFO)
+    ort.set_default_logger_severity(_ERRORS)
     try:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
@@ -34,6 +42,7 @@ def _quiet() -> Iterator[None]:
             root.removeHandler(handler)
         root.setLevel(level)
         logging.disable(disabled)
+        ort.set_default_logger_severity(_WARNINGS)
 
 
 def write_ort_format(model_file: Path, folder: Path, *, arm: bool) -> None:

@@ -197,7 +197,8 @@ def export_encoder(
             names = {"file": MODEL_NAME, "operators": OPERATORS_NAME}
             details["ort_format"] = {what: f"{ORT_FOLDER}/{name}" for what, name in names.items()}
         parent = parent_of(encoder)
-        card = model_card(out_dir.name, details, parent=parent)
+        digest = None if parent == encoder.source else parent
+        card = model_card(out_dir.name, details, parent=digest, source=encoder.source)
         (folder / "README.md").write_text(card, encoding="utf-8")
         write_manifest(folder, "package", parent=parent, recipe=recipe_digest, details=details)
     return out_dir
@@ -225,6 +226,7 @@ def _details(
         "scheme": chosen.scheme,
         "quantization": quantized,
         "embeddings": "fp16 tables" if chosen.scheme == "fp16" else EMBEDDINGS[chosen.embeddings],
+        "candidate": chosen.full_name,
         "kept_in_fp32": list(chosen.kept),
         "parameters": count_parameters(encoder.model),
         "opset": opset,

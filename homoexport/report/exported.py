@@ -31,6 +31,7 @@ def export_lines(folder: str, manifest: dict[str, Any]) -> list[str]:
         lines.append(f"Timed on {timed['device']} with {timed['batch_size']} x {timed['length']} tokens")
     lines += [f"Kept in fp32, for they break the gate: {', '.join(kept)}"] if (kept := details["kept_in_fp32"]) else []
     lines += [f"Not {name}: {reason}" for name, reason in details["refused"].items()]
+    lines += [f"Left out {name}: {reason}" for name, reason in details["left_out"].items()]
     return lines
 
 
@@ -43,15 +44,13 @@ def candidate_table(details: dict[str, Any]) -> Table:
 
     Those of one round were timed in turns, so only they compare.
     """
-    table = Table(
-        "candidate", title=f"Candidates, chosen: {details['graph']}-{details['scheme']}", title_justify="left"
-    )
+    table = Table("candidate", title=f"Candidates, chosen: {details['candidate']}", title_justify="left")
     for column in ("MB", "round", "p50 ms", "cosine, mean"):
         table.add_column(column, justify="right")
     for candidate in details["candidates"]:
         latency, parity = candidate["latency_p50_ms"], candidate["parity"]
         table.add_row(
-            candidate["name"],
+            candidate["full_name"],
             f"{candidate['file_bytes'] / 1e6:.2f}",
             str(candidate["round"] or "-"),
             "-" if latency is None else f"{latency:.3f}",

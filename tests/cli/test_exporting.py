@@ -11,7 +11,7 @@ import onnxruntime as ort
 import onnxruntime_extensions
 import pytest
 
-from homoexport.artifact import verify
+from homoexport.artifact import verify, write_manifest
 from homoexport.encoder import load_encoder, save_encoder
 from homoexport.sample_text import SAMPLE_TEXT
 from tests.conftest import BERT_TINY, MINILM, sentence_vectors, tiny_bert, tiny_tokenizer
@@ -42,13 +42,31 @@ def test_what_was_tried_and_why_not_the_others_is_told(homoexport, model, texts,
     details = verify(out)["details"]
     schemes = [f"{details['graph']}-{scheme}" for scheme in ("int8", "int8-static", "fp32")]
     for name in ("standard-int8", "unfused+merged-int8", *schemes):
-        assert f" {name} " in told.out
+        assert f" {name}" in told.out
     assert f"{details['graph']} graph, {details['scheme']}" in told.out
     assert details["refused"]
     assert set(details["refused"]) == set(re.findall(r"^Not (\S+):", told.out, re.M))
     assert details["timed_at"].pop("cpu")
     assert details["timed_at"] == {"device": "cpu", "threads": 1, "batch_size": 1, "length": 16}
     assert "Timed on cpu with 1 x 16 tokens" in told.out
+
+
+def test_a_length_that_no_text_can_have_is_told(homoexport, model, tmp_path):
+    told = homoexport("export", model, "-o", tmp_path / "p", "--quantize", "none", "--threads", 1, "--length", 65)
+    assert told.code == 0
+    assert "timing with 64 tokens, the model's longest text" in told.err.splitlines()
+    assert verify(tmp_path / "p")["details"]["timed_at"]["length"] == 64
+
+
+def test_force_replaces_nothing_but_a_package(homoexport, tmp_path):
+    (tmp_path / "student").mkdir()
+    encoder = load_encoder(BERT_TINY)
+    save_encoder(encoder, encoder.model, tmp_path / "student")
+    write_manifest(tmp_path / "student", "student")
+    told = homoexport("export", BERT_TINY, "-o", tmp_path / "student", "--force", *QUICK)
+    assert told.code == 2
+    assert "is a student, not a package" in told.err
+    assert verify(tmp_path / "student", kind="student")
 
 
 def test_json_is_the_manifest(homoexport, model, tmp_path):
@@ -70,6 +88,7 @@ def test_json_is_the_manifest(homoexport, model, tmp_path):
         (["--opset", "99"], ["opset 99"]),
         (["--private"], ["--private", "--push-to-hub"]),
         (["--push-to-hub", "a/b/c"], ["a/b/c", "OWNER/NAME"]),
+        (["--push-to-hub", "me/small"], ["HF_HUB_OFFLINE", "switched off"]),
         (["--quantize", "fp16", "--embeddings", "int4"], ["--embeddings", "fp16"]),
     ],
 )

@@ -125,6 +125,26 @@ def _small_table(folder: Path) -> None:
     BertModel(config).save_pretrained(folder)
 
 
+def _other_width(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "intermediate_size": 48}))
+
+
+def _other_heads(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_attention_heads": 7}))
+
+
+def _half_a_tokenizer(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    path.write_text(path.read_text()[:200])
+
+
+def _only_a_file(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_text("{}")
+
+
 def _no_tokenizer(folder: Path) -> None:
     for path in folder.glob("*token*"):
         path.unlink()
@@ -138,6 +158,10 @@ def _no_tokenizer(folder: Path) -> None:
         (_config_of_gpt2, "model family 'gpt2' is not supported.*supported: bert"),
         (_truncate_weights, "its weights do not load"),
         (_lose_a_weight, "weights are missing .encoder.layer.0.output.dense.weight."),
+        (_other_width, r"layer.0.intermediate.dense.bias is 64 in its weights and 48 by its config.json"),
+        (_other_heads, "no model can be made of its config.json"),
+        (_half_a_tokenizer, "its tokenizer.json does not load"),
+        (_only_a_file, "is a file, not a model's folder"),
         (_no_tokenizer, "has no fast tokenizer"),
         (_no_pad_token, "its tokenizer has no padding token"),
         (_small_table, "its tokenizer has 100 tokens and the model 20"),

@@ -18,6 +18,7 @@ from homoexport.export.candidates import Maker
 from homoexport.export.forms import ATTENTION_FORMS
 from homoexport.export.graph import input_names, pool
 from homoexport.export.package import max_length_of
+from homoexport.export.quantize import products_of
 from tests.conftest import FAMILY_CONFIGS, tiny_model, tiny_tokenizer
 
 # transformers 4.57 imports torch.compile for one family, and that imports what torch itself has deprecated.
@@ -146,6 +147,21 @@ def test_graphs_answer_padded_batches_as_torch_answers_each_text_alone(family_en
         assert checked is not None, maker.left_out
         # The likeliest word of a random model is a close call, so that there the logits themselves are held.
         assert checked.sound or (task == "fill-mask" and checked.parity.mean_cosine > 0.97), checked
+
+
+def test_products_without_a_bias_are_calibrated_too(family_encoder, tmp_path):
+    encoder = family_encoder("bert", "text-classification")
+    for layer in (encoder.model.bert.pooler.dense, encoder.model.classifier):
+        layer.bias.data.zero_()  # the exporter leaves such a bias out
+    maker = maker_of(encoder, tmp_path)
+    form = ATTENTION_FORMS[-1]
+    assert maker.write(form).sound
+    made = maker.check(maker.quantize(form, "int8-static", "int8"))
+    assert maker.left_out == {}
+    assert made.parity.min_cosine > 0.99
+    assert len(maker.products(form)) == 3 * 4 + 2  # queries, keys and values are one product
+    assert products_of(made.file) == []
+    assert "Gemm" not in {node.op_type for node in ir.load(made.file).graph}
 
 
 def test_inputs_are_those_that_the_model_needs_of_what_the_tokenizer_gives(family_encoder):

@@ -284,6 +284,7 @@ class FakeHub:
 def test_a_package_goes_to_the_hub_as_it_is(tiny_encoder, export_once, tmp_path, monkeypatch):
     out = export_encoder(tiny_encoder("feature-extraction"), out_dir=tmp_path / "p", rank=by_name(""), texts=TEXTS)
     monkeypatch.setattr("huggingface_hub.HfApi", FakeHub)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     assert push_to_hub(out, "small", private=True) == "https://hub.example/me/small/commit/1"
     assert FakeHub.asked == [("small", {"private": True, "exist_ok": True}), ("me/small", {"folder_path": out})]
     monkeypatch.setattr(FakeHub, "error", ConnectionError("no route\nto it"))
