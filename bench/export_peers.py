@@ -302,6 +302,7 @@ def main() -> None:
                 continue
             model, _, made = paths.rpartition(",")
             peers, failed = peers_of(Path(made))
+            failed = {peer: reason.replace(model, name) for peer, reason in failed.items()}
             if arguments.peers_python is None:
                 peers = [one for one in peers if one.runtime == "onnxruntime"]
             folder = (arguments.packages or Path(scratch)) / name
@@ -336,6 +337,7 @@ def main() -> None:
                 print(f"{name}, against {runtime}: {entry['geometric_mean']:.3f} mean, {entry['least']:.3f} least")
             write_json(arguments.output, result)
     print(table(result["models"]))
+    print(words(result["models"]))
 
 
 def screened(contestants: Sequence[Contestant], python: Path | None, *, seconds: float) -> dict[str, float]:
@@ -365,6 +367,26 @@ def table(models: Mapping[str, Any]) -> str:
             ]
             row.append(", ".join(f"{ratio:.2f}" for ratio in ratios))
         lines.append(f"| {what} | {' | '.join(row)} |")
+    return "\n".join(lines)
+
+
+def words(models: Mapping[str, Any]) -> str:
+    """What the table comes to, a line a model, in Markdown."""
+    lines = []
+    for name, model in models.items():
+        cosines = {one["name"]: one["cosine_mean"] for one in model["contestants"]}
+        told = [f"{min(cosines[OURS], cosines[OURS_LONG]):.3f} ours"]
+        figures = []
+        for runtime, title in (("onnxruntime", "ONNX Runtime"), ("openvino", "OpenVINO")):
+            if (entry := model["verdict"].get(runtime)) is not None:
+                figures.append(f"{entry['geometric_mean']:.2f} against {title} (least {entry['least']:.2f})")
+                best = statistics.mode(cell["best"] for cell in entry["cells"].values())
+                told.append(f"{cosines[best]:.3f} {best}")
+        lost = [cell for cell, entry in model["verdict"]["onnxruntime"]["cells"].items() if entry["ratio"] < 1]
+        lines.append(
+            f"- {name}: {', '.join(figures)}; slower than an ONNX Runtime peer in {'; '.join(lost) or 'no cell'}. "
+            f"Mean cosines to torch: {', '.join(told)}."
+        )
     return "\n".join(lines)
 
 

@@ -159,6 +159,26 @@ def show(found: Mapping[str, Any]) -> None:
         print(f"  {row['operator']:28}{row['calls']:6.0f} x {row['us']:9.1f} us {row['share_of_time']:6.1%}  {roofs}")
 
 
+def table(profiles: Sequence[Mapping[str, Any]], *, length: int = 128, least: float = 0.01) -> str:
+    """Shares of the time of one text and of the roof by operator, in Markdown; operators of small shares together."""
+    chosen = [found for found in profiles if (found["batch_size"], found["length"]) == (1, length)]
+    rows: dict[str, list[str]] = {}
+    for number, found in enumerate(chosen):
+        small = 0.0
+        for row in found["operators"]:
+            if row["share_of_time"] < least:
+                small += row["share_of_time"]
+                continue
+            roof = "" if row["share_of_roof"] is None else f", {row['share_of_roof']:.0%} of the roof"
+            rows.setdefault(row["operator"], [""] * len(chosen))[number] = f"{row['share_of_time']:.0%}{roof}"
+        rows.setdefault("others", [""] * len(chosen))[number] = f"{small:.0%}"
+    rows["others"] = rows.pop("others")
+    lines = [f"| | {' | '.join(found['package'] for found in chosen)} |", f"|---|{'---:|' * len(chosen)}"]
+    lines += [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
+    whole = [f"{found['us'] / 1000:.2f} ms, {found['share_of_roof']:.0%} of it at the roof" for found in chosen]
+    return "\n".join([*lines, f"| all | {' | '.join(whole)} |"])
+
+
 def measured_roof() -> dict[str, float]:
     """Multiply-adds a second of the fastest shape, by kind."""
     return {kind: max(rate(*shape, int8=kind == "int8") for shape in SHAPES) for kind in ("fp32", "int8")}
@@ -184,6 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     for one in found:
         show(one)
+    print(table(found))
     result = {"host": describe_host(), "versions": library_versions(), "roof_per_second": roof, "profiles": found}
     write_json(given.output, result)
 

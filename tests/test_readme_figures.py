@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import re
 import statistics
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 from homoexport.report.tables import summary_rows
 
@@ -103,6 +106,36 @@ def test_the_clock_and_the_verdicts_are_as_good_as_the_docs_say():
         steady = alone["called_steady_and_right"] + alone["called_steady_and_wrong"]
         told = f"{100 * alone['spread']:.1f} % {where}, `steady` {steady} times, {alone['called_steady_and_right']} of"
         assert told in docs
+
+
+def _bench(name: str) -> ModuleType:
+    spec = spec_from_file_location(name, ROOT / "bench" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[name] = module  # where its dataclasses look for their names
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_speeds_beside_other_tools_are_the_kept_ones():
+    docs = (ROOT / "docs/speed.md").read_text(encoding="utf-8")
+    models = json.loads((ROOT / "bench/results/export_peers.json").read_text())["models"]
+    peers = _bench("export_peers")
+    assert peers.table(models) in docs
+    assert peers.words(models) in docs
+    flat = " ".join(README.split())
+    ours = [models[name]["verdict"] for name in ("minilm-6x384", "student-6x192")]
+    ort, openvino = (
+        [f"{one[runtime]['geometric_mean']:.2f}" for one in ours] for runtime in ("onnxruntime", "openvino")
+    )
+    assert f"it is {ort[0]} (MiniLM) and {ort[1]} (the student) times as fast as the fastest of them" in flat
+    assert f"{openvino[0]} and {openvino[1]} times as fast as OpenVINO" in flat
+
+
+def test_where_the_time_goes_is_what_was_profiled():
+    kept = json.loads((ROOT / "bench/results/roofline.json").read_text())
+    assert _bench("roofline").table(kept["profiles"]) in (ROOT / "docs/speed.md").read_text(encoding="utf-8")
 
 
 def test_links_lead_somewhere():
