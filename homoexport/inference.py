@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import onnxruntime as ort
@@ -22,6 +22,7 @@ from homoexport.errors import PackageError, UserError
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
+Text: TypeAlias = "str | tuple[str, str]"  # one, or two that are judged together
 
 TASK_OUTPUTS = {
     "sentence-similarity": "sentence_embedding",
@@ -99,17 +100,29 @@ def read_package(folder: Path) -> PackageDetails:
     return package
 
 
+class Session(Protocol):
+    """What a package is run by: onnxruntime's session, or what answers as one does."""
+
+    def get_inputs(self) -> Sequence[Any]:
+        """The inputs, each with its name."""
+        ...
+
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> list[FloatArray]:
+        """The named outputs."""
+        ...
+
+
 class Package:
     """An open package. Make one with `open_package`."""
 
-    def __init__(self, details: PackageDetails, session: ort.InferenceSession, tokenizer: Tokenizer) -> None:
+    def __init__(self, details: PackageDetails, session: Session, tokenizer: Tokenizer) -> None:
         self.details = details
         self.tokenizer = tokenizer
         self._session = session
         self._input_names = {node.name for node in session.get_inputs()}
 
-    def tokenize(self, texts: Sequence[str]) -> dict[str, IntArray]:
-        """Token ids of texts, right-padded to the longest and truncated to the package's `max_length`.
+    def tokenize(self, texts: Sequence[Text]) -> dict[str, IntArray]:
+        """Token ids of texts or pairs, right-padded to the longest and truncated to the package's `max_length`.
 
         Returns:
             `input_ids`, `attention_mask` and `token_type_ids`, each [B, S]; S is at least 1.
@@ -144,7 +157,7 @@ class Package:
             raise PackageError(f"onnxruntime cannot run it ({error})", where=str(self.details.model)) from error
         return answer
 
-    def embed(self, texts: Sequence[str], batch_size: int = 32) -> FloatArray:
+    def embed(self, texts: Sequence[Text], batch_size: int = 32) -> FloatArray:
         """One vector for each text, in the order of the texts; an empty text has one too.
 
         A sentence-similarity package's graph pools and normalises by itself. Of a feature-extraction
@@ -172,11 +185,11 @@ class Package:
             return self.embed([""])[:0]
         return np.stack(self._in_batches(self._vectors, texts, batch_size, kind="vectors"))
 
-    def logits(self, texts: Sequence[str], batch_size: int = 32) -> list[FloatArray]:
+    def logits(self, texts: Sequence[Text], batch_size: int = 32) -> list[FloatArray]:
         """The logits of each text, in the order of the texts; `details.labels` names a classifier's.
 
         Args:
-            texts: N texts, of which none at all is fine.
+            texts: N texts or pairs of them, of which none at all is fine.
             batch_size: texts of one run; texts of like length go together.
 
         Returns:
@@ -197,8 +210,8 @@ class Package:
 
     def _in_batches(
         self,
-        answer: Callable[[Sequence[str]], Iterable[FloatArray]],
-        texts: Sequence[str],
+        answer: Callable[[Sequence[Text]], Iterable[FloatArray]],
+        texts: Sequence[Text],
         batch_size: int,
         *,
         kind: str,
@@ -206,7 +219,7 @@ class Package:
         """One finite array for each text, in the order of the texts."""
         if batch_size < 1:
             raise UserError(f"a batch of {batch_size} texts", where="batch_size", mend="give 1 or more")
-        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+        order = sorted(range(len(texts)), key=lambda row: _characters(texts[row]))
         found: dict[int, FloatArray] = {}
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
@@ -217,7 +230,7 @@ class Package:
             )
         return [found[row] for row in range(len(texts))]
 
-    def _logits(self, texts: Sequence[str]) -> list[FloatArray]:
+    def _logits(self, texts: Sequence[Text]) -> list[FloatArray]:
         """[C], or [S, C] without padding."""
         tokens = self.tokenize(texts)
         (answer,) = self.run(tokens, ["logits"])
@@ -225,7 +238,7 @@ class Package:
             return list(answer)
         return [row[:length] for row, length in zip(answer, tokens["attention_mask"].sum(axis=1), strict=True)]
 
-    def _vectors(self, texts: Sequence[str]) -> FloatArray:
+    def _vectors(self, texts: Sequence[Text]) -> FloatArray:
         """[B, D]"""
         tokens = self.tokenize(texts)
         (answer,) = self.run(tokens, [self.details.output])
@@ -234,6 +247,10 @@ class Package:
         mask = tokens["attention_mask"][:, :, None].astype(np.float32)  # [B, S, 1]
         mean: FloatArray = (answer * mask).sum(axis=1) / mask.sum(axis=1)
         return mean
+
+
+def _characters(text: Text) -> int:
+    return len(text) if isinstance(text, str) else sum(map(len, text))
 
 
 def open_package(folder: Path, *, threads: int) -> Package:

@@ -35,10 +35,10 @@ from homoexport.artifact import (
 )
 from homoexport.bench import judge_result, measure, refuse_emulated_latency, texts_of
 from homoexport.distill import HELD_OUT, LOG, TASKS, Progress, distill, target_of
-from homoexport.encoder import Task, load_encoder
+from homoexport.encoder import OUTPUT_NAMES, Task, load_encoder, max_length_of
 from homoexport.errors import DoesNotFit, OutputError, RecipeError
 from homoexport.evaluate import evaluate_packages
-from homoexport.export import OUTPUT_NAMES, export_encoder, max_length_of
+from homoexport.export import export_encoder
 from homoexport.host import available_cores
 from homoexport.inference import read_package
 from homoexport.measure import answers_of_file, check_measurement, host_of, rank_files

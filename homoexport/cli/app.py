@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from homoexport.cli import artifacts, distilling, journey, measuring
+from homoexport.cli import artifacts, distilling, evaluating, journey, measuring
 from homoexport.host import library_versions
 
 app = typer.Typer(
@@ -39,6 +39,7 @@ app.command("export")(artifacts.export)
 app.command("bench")(measuring.bench)
 app.command("devices")(measuring.devices)
 app.command("doctor")(measuring.doctor)
+app.command("eval")(evaluating.eval_command)
 app.command("embed")(artifacts.embed)
 app.command("verify")(artifacts.verify_command)
 app.command("report")(journey.report)

@@ -1,5 +1,6 @@
 """Teachers and students: loading, layouts of model families, slicing."""
 
+from homoexport.encoder.answers import OUTPUT_NAMES, input_names, max_length_of, pool, torch_answers
 from homoexport.encoder.families import family_of, supported_model_types
 from homoexport.encoder.layout import Family, Layout, Slot, Taps, Widths
 from homoexport.encoder.loading import (
@@ -26,6 +27,7 @@ from homoexport.encoder.shape import (
 from homoexport.encoder.slicing import Keep, LayerKeep, slice_model
 
 __all__ = [
+    "OUTPUT_NAMES",
     "SENTENCE_SETTINGS",
     "Encoder",
     "Family",
@@ -40,9 +42,12 @@ __all__ = [
     "Widths",
     "count_parameters",
     "family_of",
+    "input_names",
     "load_encoder",
+    "max_length_of",
     "parameter_counts",
     "parent_of",
+    "pool",
     "read_sentence_settings",
     "resolve_folder",
     "save_encoder",
@@ -51,6 +56,7 @@ __all__ = [
     "start_from_scratch",
     "supported_model_types",
     "target_widths",
+    "torch_answers",
     "weights_digest",
     "write_sentence_files",
 ]

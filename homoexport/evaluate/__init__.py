@@ -1,16 +1,22 @@
-"""Evaluating: the quality of shipped packages on held-out text."""
+"""Evaluating: the quality of packages and models, on held-out text and on a user's own data."""
 
 from homoexport.evaluate.agreement import label_agreement
 from homoexport.evaluate.estimate import Quality
+from homoexport.evaluate.examples import Examples, read_examples
 from homoexport.evaluate.masked_lm import masked_lm_quality
 from homoexport.evaluate.packages import evaluate_packages
 from homoexport.evaluate.similarity import similarity_fidelity, sts_spearman
+from homoexport.evaluate.tasks import evaluate_models, write_evaluation
 
 __all__ = [
+    "Examples",
     "Quality",
+    "evaluate_models",
     "evaluate_packages",
     "label_agreement",
     "masked_lm_quality",
+    "read_examples",
     "similarity_fidelity",
     "sts_spearman",
+    "write_evaluation",
 ]

@@ -66,12 +66,20 @@ class RankCorrelation:
         """
         if weights is None:
             weights = np.ones(len(self._places[0]))
-        left, right = (self._centred_ranks(places, weights) for places in self._places)
-        scale = float(np.sqrt(np.sum(weights * left**2) * np.sum(weights * right**2)))
-        return float(np.sum(weights * left * right)) / scale if scale > 0 else 0.0
+        left, right = (self._ranks(places, weights) for places in self._places)
+        return correlation(left, right, weights)
 
     @staticmethod
-    def _centred_ranks(places: NDArray[np.intp], weights: FloatArray) -> FloatArray:
+    def _ranks(places: NDArray[np.intp], weights: FloatArray) -> FloatArray:
         totals = np.bincount(places, weights=weights)
         ranks: FloatArray = (np.cumsum(totals) - totals / 2)[places]
-        return ranks - np.sum(weights * ranks) / np.sum(weights)
+        return ranks
+
+
+def correlation(left: FloatArray, right: FloatArray, weights: FloatArray | None = None) -> float:
+    """Pearson's correlation of two series [P], where each pair counts `weights` times; 0 where one does not vary."""
+    if weights is None:
+        weights = np.ones(len(left))
+    left, right = (series - np.sum(weights * series) / np.sum(weights) for series in (left, right))
+    scale = float(np.sqrt(np.sum(weights * left**2) * np.sum(weights * right**2)))
+    return float(np.sum(weights * left * right)) / scale if scale > 0 else 0.0

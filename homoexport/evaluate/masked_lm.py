@@ -27,7 +27,8 @@ _BATCH = 8  # the logits of 8 × 128 tokens over 30,522 words are 125 MB
 def masked_lm_quality(
     package: Package, sequences: Sequence[Sequence[int]], *, seed: int, mlm_probability: float = 0.15
 ) -> Quality:
-    """Mean cross-entropy (nats) at masked positions, and in the details `top1`, how many are restored.
+    """Mean cross-entropy (nats) at masked positions; in the details `perplexity`, which is its exponential, and `top1`
+    and `top5`, how many of the masked tokens are the likeliest one, and among the five likeliest.
 
     Args:
         package: an open fill-mask package.
@@ -49,32 +50,35 @@ def masked_lm_quality(
     if not kept:
         raise TextError("no token to mask", mend="give some text")
     order = sorted(kept, key=lambda row: len(sequences[row]))
-    sums: list[tuple[float, float, float]] = []  # of each sequence: cross-entropy, restored, masked
+    sums: list[tuple[float, ...]] = []  # of each sequence: cross-entropy, likeliest, among the five, masked
     for start in range(0, len(order), _BATCH):
         rows = order[start : start + _BATCH]
         sums += _score(package, [sequences[row] for row in rows], [chosen[row] for row in rows], mask_token_id)
-    totals = np.array(sums)  # [sequences, 3]
+    totals = np.array(sums)  # [sequences, 4]
 
     def ratio(column: int, counts: FloatArray) -> float:
-        return float(counts @ totals[:, column] / (counts @ totals[:, 2]))
+        return float(counts @ totals[:, column] / (counts @ totals[:, 3]))
 
     once = np.ones(len(totals))
-    interval, top1_interval = (
-        bootstrap(partial(ratio, column), len(totals), resamples=_RESAMPLES, seed=seed) for column in (0, 1)
+    interval, *shares = (
+        bootstrap(partial(ratio, column), len(totals), resamples=_RESAMPLES, seed=seed) for column in (0, 1, 2)
     )
     details = {
+        "perplexity": float(np.exp(ratio(0, once))),
         "top1": ratio(1, once),
-        "top1_interval": top1_interval,
+        "top1_interval": shares[0],
+        "top5": ratio(2, once),
+        "top5_interval": shares[1],
         "sequences": len(totals),
-        "masked_tokens": int(totals[:, 2].sum()),
+        "masked_tokens": int(totals[:, 3].sum()),
     }
     return Quality("masked_lm_loss", ratio(0, once), interval, details)
 
 
 def _score(
     package: Package, sequences: Sequence[Sequence[int]], chosen: Sequence[NDArray[np.intp]], mask_token_id: int
-) -> list[tuple[float, float, float]]:
-    """Cross-entropy, restored and masked tokens of each of B sequences."""
+) -> list[tuple[float, ...]]:
+    """Cross-entropy, tokens that are the likeliest and among the five likeliest, and masked ones, of B sequences."""
     shape = (len(sequences), max(len(ids) for ids in sequences))
     input_ids = np.full(shape, package.details.pad_token_id, dtype=np.int64)
     attention_mask = np.zeros(shape, dtype=np.int64)
@@ -84,14 +88,16 @@ def _score(
         attention_mask[row, : len(ids)] = 1
     tokens = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": np.zeros_like(input_ids)}
     (logits,) = package.run(tokens, ["logits"])  # [B, S, V]
-    scores = []
+    scores: list[tuple[float, ...]] = []
     for row, (ids, positions) in enumerate(zip(sequences, chosen, strict=True)):
         at = logits[row, positions].astype(np.float64)  # [M, V]
         labels = np.asarray(ids)[positions]
         highest = at.max(axis=1, keepdims=True)
         log_sum = np.log(np.exp(at - highest).sum(axis=1)) + highest[:, 0]
-        loss = log_sum - at[np.arange(len(labels)), labels]
-        scores.append((float(loss.sum()), float((at.argmax(axis=1) == labels).sum()), float(len(labels))))
+        own = at[np.arange(len(labels)), labels]  # [M]
+        likelier = (at >= own[:, None]).sum(axis=1) - 1  # [M], or as likely: a model that knows nothing restores none
+        first, five = (float((likelier < count).sum()) for count in (1, 5))
+        scores.append((float((log_sum - own).sum()), first, five, float(len(labels))))
     return scores
 
 

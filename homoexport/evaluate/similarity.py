@@ -10,13 +10,14 @@ N texts, D width of a vector, P pairs of texts.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from homoexport.errors import TextError
-from homoexport.evaluate.estimate import FloatArray, Quality, RankCorrelation, bootstrap
+from homoexport.evaluate.estimate import FloatArray, Quality, RankCorrelation, bootstrap, correlation
 from homoexport.inference import Package
 
 _TEXT_RESAMPLES = 200  # of N texts; each costs a pass over N²/2 pairs
@@ -35,7 +36,7 @@ def similarity_fidelity(reference: NDArray[Any], vectors: NDArray[Any]) -> float
     Raises:
         TextError: less than three texts.
     """
-    return _correlation(reference, vectors)()
+    return _ranked(reference, vectors)()
 
 
 def similarity_quality(reference: NDArray[Any], vectors: NDArray[Any], *, seed: int) -> Quality:
@@ -46,25 +47,32 @@ def similarity_quality(reference: NDArray[Any], vectors: NDArray[Any], *, seed: 
     Raises:
         TextError: less than three texts.
     """
-    correlation = _correlation(reference, vectors)
+    ranked = _ranked(reference, vectors)
     first, second = np.triu_indices(len(vectors), k=1)
 
     def of_texts(counts: FloatArray) -> float:
-        return correlation(counts[first] * counts[second])
+        return ranked(counts[first] * counts[second])
 
     interval = bootstrap(of_texts, len(vectors), resamples=_TEXT_RESAMPLES, seed=seed)
-    return Quality("similarity_spearman", correlation(), interval, {"texts": len(vectors)})
+    return Quality("similarity_spearman", ranked(), interval, {"texts": len(vectors)})
 
 
 def sts_spearman(
     package: Package, pairs: Sequence[tuple[str, str]], scores: Sequence[float], *, seed: int = 0
 ) -> Quality:
-    """Spearman's correlation of a package's cosine similarities with people's scores.
+    """Spearman's correlation of a package's cosine similarities with people's scores; see `sts_qualities`."""
+    return sts_qualities(package, pairs, scores, seed=seed)[0]
+
+
+def sts_qualities(
+    package: Package, pairs: Sequence[tuple[str, str]], scores: Sequence[float], *, seed: int = 0
+) -> list[Quality]:
+    """Spearman's and Pearson's correlation of a package's cosine similarities with people's scores.
 
     Args:
         package: an open sentence-similarity or feature-extraction package.
         pairs: P pairs of texts.
-        scores: P scores, of which only the order counts.
+        scores: P scores; Spearman's looks at their order alone.
         seed: of the bootstrap over pairs.
 
     Raises:
@@ -75,22 +83,27 @@ def sts_spearman(
         raise TextError(f"{len(pairs)} pairs of texts and {len(scores)} scores", mend="give one score for each pair")
     if len(pairs) < 3:
         raise TextError(f"{len(pairs)} pairs of texts", mend="give 3 or more")
-    left, right = (_normalised(package.embed([pair[side] for pair in pairs])) for side in (0, 1))
-    correlation = RankCorrelation(np.sum(left * right, axis=1), np.asarray(scores, dtype=np.float64))
-    interval = bootstrap(correlation, len(pairs), resamples=_PAIR_RESAMPLES, seed=seed)
-    return Quality("sts_spearman", correlation(), interval, {"pairs": len(pairs)})
+    left, right = (unit_vectors(package.embed([pair[side] for pair in pairs])) for side in (0, 1))
+    cosines, truth = np.sum(left * right, axis=1), np.asarray(scores, dtype=np.float64)
+    return [
+        Quality(name, of(None), bootstrap(of, len(pairs), resamples=_PAIR_RESAMPLES, seed=seed), {"pairs": len(pairs)})
+        for name, of in (
+            ("sts_spearman", RankCorrelation(cosines, truth)),
+            ("sts_pearson", partial(correlation, cosines, truth)),
+        )
+    ]
 
 
-def _correlation(reference: NDArray[Any], vectors: NDArray[Any]) -> RankCorrelation:
+def _ranked(reference: NDArray[Any], vectors: NDArray[Any]) -> RankCorrelation:
     assert len(reference) == len(vectors)
     if len(vectors) < 3:
         raise TextError(f"{len(vectors)} texts", mend="give 3 or more, for pairs to compare")
     upper = np.triu_indices(len(vectors), k=1)
-    first, second = (_normalised(array) for array in (reference, vectors))
+    first, second = (unit_vectors(array) for array in (reference, vectors))
     return RankCorrelation((first @ first.T)[upper], (second @ second.T)[upper])
 
 
-def _normalised(vectors: NDArray[Any]) -> FloatArray:
+def unit_vectors(vectors: NDArray[Any]) -> FloatArray:
     """Unit vectors, [N, D]; a zero vector stays zero."""
     wide = np.asarray(vectors, dtype=np.float64)
     norms = np.linalg.norm(wide, axis=1, keepdims=True)

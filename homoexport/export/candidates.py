@@ -14,11 +14,11 @@ import numpy as np
 import onnx_ir as ir
 from onnxruntime.quantization.calibrate import TensorsData
 
-from homoexport.encoder import Encoder
+from homoexport.encoder import Encoder, input_names
 from homoexport.errors import DeviceError
 from homoexport.export.calibrate import Calibration, Tokens, calibrate
 from homoexport.export.forms import Form, NotThisForm, fused_base, write_as
-from homoexport.export.graph import input_names, torch_to_onnx
+from homoexport.export.graph import torch_to_onnx
 from homoexport.export.ladder import MAX_TEXTS, Batches, make_batches, spread, takes_pairs
 from homoexport.export.parity import Answer, Parity, check_parity
 from homoexport.export.quantize import (

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import inspect
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -21,30 +20,12 @@ import torch
 import transformers
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
-from homoexport.encoder import Encoder, Pooling, Task, family_of
+from homoexport.encoder import OUTPUT_NAMES, Encoder, Pooling, family_of, input_names, pool
 from homoexport.errors import UserError
 from homoexport.export.fuse import unfold_gemms
 
-OUTPUT_NAMES: dict[Task, tuple[str, ...]] = {
-    "sentence-similarity": ("sentence_embedding", "last_hidden_state"),  # [B, D], [B, S, D]
-    "fill-mask": ("logits",),  # [B, S, V]
-    "feature-extraction": ("last_hidden_state",),  # [B, S, D]
-    "text-classification": ("logits",),  # [B, C]
-    "token-classification": ("logits",),  # [B, S, C]
-}
 MIN_OPSET = 18  # what torch's exporter writes by itself; older ones are refused rather than down-converted
 MAX_PARAMETER_BYTES = 2_000_000_000  # protobuf's limit is 2 GiB for a file, graph and names included
-
-
-def input_names(encoder: Encoder) -> tuple[str, ...]:
-    """The graph's inputs, each int64 [B, S]: what the model's forward takes of what the tokenizer returns.
-
-    A model that knows one token type alone adds the same vector everywhere, and needs no input for it.
-    """
-    taken = set(inspect.signature(encoder.model.forward).parameters)
-    if getattr(encoder.model.config, "type_vocab_size", None) == 1:
-        taken -= {"token_type_ids"}
-    return tuple(name for name in encoder.tokenizer.model_input_names if name in taken)
 
 
 class _ExportedEncoder(torch.nn.Module):
@@ -72,22 +53,6 @@ class _ExportedEncoder(torch.nn.Module):
         if self.pooling is None:
             return (hidden,)
         return pool(hidden, attention_mask, self.pooling), hidden
-
-
-def pool(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: Pooling) -> torch.Tensor:
-    """Sentence vectors [B, D] from token vectors [B, S, D] and a 0/1 mask [B, S]."""
-    if pooling.mode == "cls":
-        sentence = hidden[:, 0]
-    else:
-        weights = attention_mask.unsqueeze(1).to(hidden.dtype)  # [B, 1, S]
-        sentence = (weights @ hidden).squeeze(1)  # one product, where a sum over S of [B, S, D] reads it twice
-        if not pooling.normalize:  # a vector's length makes no difference to its direction
-            sentence = sentence / weights.sum(2).clamp(min=1e-9)
-    if not pooling.normalize:
-        return sentence
-    # As torch's `normalize`, whose exported form widens the norms by three nodes before it divides.
-    norms: torch.Tensor = torch.linalg.vector_norm(sentence, dim=-1, keepdim=True)
-    return sentence / norms.clamp(min=1e-12)
 
 
 def _eager_copy(model: Any) -> torch.nn.Module:

@@ -14,8 +14,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from homoexport.encoder import Encoder
-from homoexport.export.graph import OUTPUT_NAMES, input_names, pool
+from homoexport.encoder import Encoder, input_names, torch_answers
 
 MAX_TEXTS = 64  # a few seconds for a small encoder
 SINGLE_TEXTS = 8
@@ -142,21 +141,10 @@ def _answer(encoder: Encoder, texts: Sequence[str], others: Sequence[str] | None
     if encoder.task == "fill-mask":
         counted = _masked(tokens["input_ids"], encoded["special_tokens_mask"].bool())
         tokens["input_ids"] = tokens["input_ids"].masked_fill(counted, encoder.tokenizer.mask_token_id)
-    with torch.no_grad():
-        output = encoder.model(**tokens)
-    answers: tuple[torch.Tensor, ...]
-    if "logits" in OUTPUT_NAMES[encoder.task]:
-        answers = (output.logits,)
-    elif encoder.pooling is None:
-        answers = (output.last_hidden_state,)
-    else:
-        answers = (
-            pool(output.last_hidden_state, tokens["attention_mask"], encoder.pooling),
-            output.last_hidden_state,
-        )
+    answers = torch_answers(encoder, tokens)
     return Batch(
         {name: value.numpy() for name, value in tokens.items()},
-        {name: value.numpy() for name, value in zip(OUTPUT_NAMES[encoder.task], answers, strict=True)},
+        {name: value.numpy() for name, value in answers.items()},
         counted.numpy(),
         getattr(encoder.model.config, "problem_type", None) == "multi_label_classification",
     )

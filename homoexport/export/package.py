@@ -13,12 +13,13 @@ import onnx_ir as ir
 
 from homoexport.artifact import output_errors, staged, write_manifest
 from homoexport.encoder import (
+    OUTPUT_NAMES,
     SENTENCE_SETTINGS,
     Encoder,
     count_parameters,
-    family_of,
+    input_names,
+    max_length_of,
     parent_of,
-    read_sentence_settings,
     save_tokenizer,
     weights_digest,
     write_sentence_files,
@@ -27,7 +28,7 @@ from homoexport.errors import UserError
 from homoexport.export.candidates import Candidate, Maker
 from homoexport.export.card import model_card
 from homoexport.export.choose import Choice, EmbeddingChoice, Quantize, Rank, choose, embeddings_of, schemes_for
-from homoexport.export.graph import OUTPUT_NAMES, describe, input_names
+from homoexport.export.graph import describe
 from homoexport.export.ladder import known_texts
 from homoexport.export.mobile import MODEL_NAME, OPERATORS_NAME, write_ort_format
 from homoexport.export.parity import Answer, Invariance, check_invariance
@@ -50,17 +51,6 @@ TRANSFORMERS_JS_DTYPES: dict[Precision, str] = {"fp32": "fp32", "int8": "q8", "i
 STRINGS_FILE = "strings/text_model.onnx"
 ORT_FOLDER = "ort"
 DEFAULT_OPSET = 18
-
-
-def max_length_of(encoder: Encoder) -> int:
-    """Tokens of the longest text that the model takes: the least of what its files say."""
-    lengths = [int(encoder.tokenizer.model_max_length)]
-    longest = family_of(encoder.model.config).longest_sequence(encoder.model.config)
-    lengths += [longest] if longest is not None else []
-    if encoder.task == "sentence-similarity":
-        stated = read_sentence_settings(encoder.folder).get("max_seq_length")
-        lengths += [int(stated)] if stated else []
-    return min(lengths)
 
 
 def _write_files(encoder: Encoder, chosen: Candidate, folder: Path, *, max_length: int) -> tuple[int, str]:

@@ -18,8 +18,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from homoexport.encoder import Task
-from homoexport.export.graph import OUTPUT_NAMES
+from homoexport.encoder import OUTPUT_NAMES, Task
 from homoexport.export.ladder import Batch, Batches
 from homoexport.export.quantize import Precision
 from homoexport.host import available_cores

@@ -1,6 +1,7 @@
 """Reports: a run's figures as a summary, tables, plots, and a page for whoever decides on the release."""
 
 from homoexport.report.bench import write_bench_report
+from homoexport.report.evaluated import evaluation_table
 from homoexport.report.exported import candidate_table, export_lines
 from homoexport.report.markdown import rebuild_report, write_report
 from homoexport.report.measured import (
@@ -19,6 +20,7 @@ __all__ = [
     "candidate_table",
     "change_table",
     "device_table",
+    "evaluation_table",
     "export_lines",
     "grid_table",
     "measurement_remarks",

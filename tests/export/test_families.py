@@ -12,12 +12,10 @@ import pytest
 import torch
 import transformers
 
-from homoexport.encoder import Encoder, Task, load_encoder
-from homoexport.export import OUTPUT_NAMES, graph
+from homoexport.encoder import OUTPUT_NAMES, Encoder, Task, input_names, load_encoder, max_length_of, pool
+from homoexport.export import graph
 from homoexport.export.candidates import Maker
 from homoexport.export.forms import ATTENTION_FORMS
-from homoexport.export.graph import input_names, pool
-from homoexport.export.package import max_length_of
 from homoexport.export.quantize import products_of
 from tests.conftest import FAMILY_CONFIGS, tiny_model, tiny_tokenizer
 

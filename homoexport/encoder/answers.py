@@ -1,0 +1,80 @@
+"""What an encoder is asked and what it answers: the names of its inputs and outputs, and torch's answers.
+
+B batch, S sequence, D hidden, V vocabulary, C labels.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+
+import torch
+
+from homoexport.encoder.families import family_of
+from homoexport.encoder.loading import Encoder, Pooling, Task, read_sentence_settings
+
+OUTPUT_NAMES: dict[Task, tuple[str, ...]] = {
+    "sentence-similarity": ("sentence_embedding", "last_hidden_state"),  # [B, D], [B, S, D]
+    "fill-mask": ("logits",),  # [B, S, V]
+    "feature-extraction": ("last_hidden_state",),  # [B, S, D]
+    "text-classification": ("logits",),  # [B, C]
+    "token-classification": ("logits",),  # [B, S, C]
+}
+
+
+def input_names(encoder: Encoder) -> tuple[str, ...]:
+    """The inputs, each int64 [B, S]: what the model's forward takes of what the tokenizer returns.
+
+    A model that knows one token type alone adds the same vector everywhere, and needs no input for it.
+    """
+    taken = set(inspect.signature(encoder.model.forward).parameters)
+    if getattr(encoder.model.config, "type_vocab_size", None) == 1:
+        taken -= {"token_type_ids"}
+    return tuple(name for name in encoder.tokenizer.model_input_names if name in taken)
+
+
+def max_length_of(encoder: Encoder) -> int:
+    """Tokens of the longest text that the model takes: the least of what its files say."""
+    lengths = [int(encoder.tokenizer.model_max_length)]
+    longest = family_of(encoder.model.config).longest_sequence(encoder.model.config)
+    lengths += [longest] if longest is not None else []
+    if encoder.task == "sentence-similarity":
+        stated = read_sentence_settings(encoder.folder).get("max_seq_length")
+        lengths += [int(stated)] if stated else []
+    return min(lengths)
+
+
+def pool(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: Pooling) -> torch.Tensor:
+    """Sentence vectors [B, D] from token vectors [B, S, D] and a 0/1 mask [B, S]."""
+    if pooling.mode == "cls":
+        sentence = hidden[:, 0]
+    else:
+        weights = attention_mask.unsqueeze(1).to(hidden.dtype)  # [B, 1, S]
+        sentence = (weights @ hidden).squeeze(1)  # one product, where a sum over S of [B, S, D] reads it twice
+        if not pooling.normalize:  # a vector's length makes no difference to its direction
+            sentence = sentence / weights.sum(2).clamp(min=1e-9)
+    if not pooling.normalize:
+        return sentence
+    # As torch's `normalize`, whose exported form widens the norms by three nodes before it divides.
+    norms: torch.Tensor = torch.linalg.vector_norm(sentence, dim=-1, keepdim=True)
+    return sentence / norms.clamp(min=1e-12)
+
+
+def torch_answers(encoder: Encoder, tokens: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The outputs of `OUTPUT_NAMES` by name, without gradients.
+
+    Args:
+        encoder: the model.
+        tokens: those of `input_names`, each [B, S].
+    """
+    with torch.no_grad():
+        output = encoder.model(**tokens)
+    answers: tuple[torch.Tensor, ...]
+    if "logits" in OUTPUT_NAMES[encoder.task]:
+        answers = (output.logits,)
+    elif encoder.pooling is None:
+        answers = (output.last_hidden_state,)
+    else:
+        hidden = output.last_hidden_state
+        answers = (pool(hidden, tokens["attention_mask"], encoder.pooling), hidden)
+    return dict(zip(OUTPUT_NAMES[encoder.task], answers, strict=True))

@@ -1,0 +1,78 @@
+"""What models are judged on: texts, or pairs of them, with or without labels, out of a user's files."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from homoexport.artifact import digest_of
+from homoexport.errors import TextError
+from homoexport.inference import Text
+from homoexport.recipe import TextSource
+
+
+@dataclass(frozen=True)
+class Examples:
+    """N texts or pairs; of labelled ones their labels, as the files have them. `digest` is of all of it."""
+
+    source: str
+    texts: tuple[Text, ...]
+    labels: tuple[str, ...] | None
+
+    @property
+    def digest(self) -> str:
+        """Hex sha256 of texts and labels."""
+        return digest_of([self.texts, self.labels])
+
+    def scores(self) -> list[float]:
+        """The labels as numbers.
+
+        Raises:
+            TextError: one is none.
+        """
+        assert self.labels is not None
+        numbers = []
+        for row, label in enumerate(self.labels, start=1):
+            try:
+                numbers.append(float(label))
+            except ValueError:
+                numbers.append(math.nan)
+            if not math.isfinite(numbers[-1]):
+                raise TextError(
+                    f"the label of example {row}, '{label}', is no number",
+                    where=self.source,
+                    mend="name the column of scores with --label-column",
+                )
+        return numbers
+
+
+def read_examples(
+    files: str, *, column: str, pair_column: str | None = None, label_column: str | None = None
+) -> Examples:
+    """The rows of txt, jsonl, csv, tsv or parquet files that hold text.
+
+    Args:
+        files: a glob, or `package:DISTRIBUTION/GLOB`.
+        column: of the texts; a txt file has but one.
+        pair_column: of the texts that they are paired with.
+        label_column: of labels.
+
+    Raises:
+        TextError: no file, no such column, no text, or a row without a label.
+    """
+    # Imported here: `datasets` takes a second.
+    from homoexport.text.sources import columns_of, find_files, read_rows
+
+    source = TextSource(files=files, column=column, pair_column=pair_column, label_column=label_column)
+    rows = list(read_rows(find_files(files), columns_of(source)))
+    if not rows:
+        raise TextError("holds no text", where=files, mend="name other files or another column")
+    if label_column is not None and (bare := sum(row["label"] in (None, "") for row in rows)):
+        raise TextError(
+            f"{bare} of {len(rows)} rows have no label", where=files, mend="name another --label-column, or mend them"
+        )
+    return Examples(
+        files,
+        tuple((row["text"], row["pair"]) if pair_column else row["text"] for row in rows),
+        tuple(row["label"] for row in rows) if label_column else None,
+    )

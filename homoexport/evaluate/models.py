@@ -1,0 +1,98 @@
+"""What is judged: packages through onnxruntime, and torch models behind the same face."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from homoexport.artifact import MANIFEST, read_manifest
+from homoexport.errors import PackageError
+from homoexport.inference import Package, PackageDetails, open_package
+
+if TYPE_CHECKING:
+    from homoexport.encoder import Encoder
+
+
+def open_model(source: str, *, threads: int, task: str | None = None) -> Package:
+    """A package through onnxruntime, without torch; or any model that `load_encoder` takes, through torch.
+
+    Args:
+        source: a package's folder, a student's folder, a hub name, or `package:DISTRIBUTION/PATH`.
+        threads: threads of one inference.
+        task: what a torch model is for; by default what its folder says.
+
+    Raises:
+        PackageError, TeacherError: it is neither, or damaged.
+    """
+    if is_package(source):
+        return open_package(Path(source), threads=threads)
+    # Imported here: packages are judged without torch.
+    import torch
+
+    from homoexport.encoder import load_encoder
+
+    torch.set_num_threads(threads)
+    return torch_package(load_encoder(source, task=task))  # type: ignore[arg-type]
+
+
+def is_package(source: str) -> bool:
+    """Whether a folder is an exported package."""
+    folder = Path(source)
+    try:
+        return (folder / MANIFEST).is_file() and read_manifest(folder)["kind"] == "package"
+    except PackageError:
+        return False
+
+
+def torch_package(encoder: Encoder) -> Package:
+    """A torch model that is used as a package is."""
+    from tokenizers import Tokenizer
+
+    from homoexport.encoder import count_parameters, max_length_of
+
+    config, max_length = encoder.model.config, max_length_of(encoder)
+    labelled = encoder.task in ("text-classification", "token-classification")
+    details = PackageDetails(
+        folder=encoder.folder,
+        model_file="",
+        task=encoder.task,
+        precision="fp32",
+        parameters=count_parameters(encoder.model),
+        max_length=max_length,
+        vocab_size=config.vocab_size,
+        pad_token_id=encoder.tokenizer.pad_token_id or 0,
+        file_bytes=sum(path.stat().st_size for path in encoder.folder.glob("*.safetensors")),
+        labels=tuple(config.id2label[i] for i in range(config.num_labels)) if labelled else (),
+    )
+    # A copy, for truncation is a part of a fast tokenizer's state.
+    tokenizer = Tokenizer.from_str(encoder.tokenizer.backend_tokenizer.to_str())
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_length)
+    return Package(details, _TorchSession(encoder), tokenizer)
+
+
+class _TorchSession:
+    """What a package asks of an onnxruntime session, answered by torch."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+
+    def get_inputs(self) -> list[SimpleNamespace]:
+        """The inputs' names."""
+        from homoexport.encoder import input_names
+
+        return [SimpleNamespace(name=name) for name in input_names(self._encoder)]
+
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
+        """The named outputs."""
+        import torch
+
+        from homoexport.encoder import torch_answers
+
+        answers = torch_answers(self._encoder, {name: torch.from_numpy(value) for name, value in feeds.items()})
+        return [answers[name].float().numpy() for name in outputs]

@@ -1,0 +1,149 @@
+"""Models judged side by side on a user's own data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from homoexport.artifact import MANIFEST, read_manifest, sha256_file, staged, write_json, write_manifest
+from homoexport.errors import TextError, UserError
+from homoexport.evaluate.agreement import check_comparable, decision_logits, label_agreement
+from homoexport.evaluate.estimate import Quality
+from homoexport.evaluate.examples import Examples
+from homoexport.evaluate.masked_lm import masked_lm_quality
+from homoexport.evaluate.models import is_package, open_model
+from homoexport.evaluate.retrieval import retrieval_qualities
+from homoexport.evaluate.similarity import similarity_quality, sts_qualities
+from homoexport.inference import Package
+
+EvalTask = Literal["sts", "fidelity", "masked-lm"]
+EVALUATION_FILE = "evaluation.json"
+
+_MAX_TEXTS = 1000  # half a million pairs; more texts would cost their square
+_MODEL_TASKS = {"masked-lm": "fill-mask"}
+
+
+def evaluate_models(
+    models: Sequence[str],
+    examples: Examples,
+    *,
+    task: EvalTask,
+    teacher: str | None = None,
+    seed: int = 0,
+    threads: int = 1,
+    progress: Callable[[str], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Judge packages and torch models on the same examples.
+
+    `sts`: correlation of cosine similarities with people's scores. `fidelity`: how far a model keeps what its teacher
+    does on any text: search results and similarities of sentence encoders, decisions of classifiers; of more than
+    1,000 texts a sample drawn by `seed` is taken. `masked-lm`: masked tokens restored.
+
+    Args:
+        models: packages' folders, students' folders, hub names, or `package:DISTRIBUTION/PATH`.
+        examples: pairs with scores for `sts`, texts for the others.
+        task: what to judge.
+        teacher: a model, too; for `fidelity`.
+        seed: of samples, masks and the bootstrap.
+        threads: threads of one inference.
+        progress: is told which model's turn it is.
+
+    Returns:
+        For each model a JSON-ready dict: `model`, `runtime` (torch or onnxruntime), `precision`, `digest`, and
+        `metrics`, each with `metric`, `value`, `interval` (95 %) and what it was taken from.
+
+    Raises:
+        UserError: `fidelity` without a teacher, or pairs where texts are judged, or the other way round.
+        TextError: too little text.
+        PackageError, TeacherError: not a model, or one that cannot do the task.
+    """
+    if (task == "fidelity") != (teacher is not None):
+        mend = "name the teacher with --teacher" if teacher is None else "leave --teacher out, or give --task fidelity"
+        raise UserError("a teacher is what fidelity is to", where=f"--task {task}", mend=mend)
+    paired = not isinstance(examples.texts[0], str)
+    if paired != (task == "sts"):
+        what = "gives no second texts" if task == "sts" else "gives pairs of texts"
+        mend = "name their column with --pair-column" if task == "sts" else "leave --pair-column out"
+        raise TextError(what, where=examples.source, mend=mend)
+    judge = None if teacher is None else _Judge(open_model(teacher, threads=threads), examples, seed=seed)
+    results = []
+    for source in models:
+        if progress is not None:
+            progress(f"judging {source}")
+        model = open_model(source, threads=threads, task=_MODEL_TASKS.get(task))
+        qualities = list(_qualities(model, examples, task, judge, seed=seed))
+        results.append(
+            {
+                "model": source,
+                "runtime": "onnxruntime" if is_package(source) else "torch",
+                "precision": model.details.precision,
+                "digest": _digest(model.details.folder),
+                "metrics": [quality.as_json() for quality in qualities],
+            }
+        )
+    return results
+
+
+def write_evaluation(out_dir: Path, document: Mapping[str, Any], *, force: bool = False) -> None:
+    """Keep what models were judged to be as an `evaluation` artifact.
+
+    Raises:
+        OutputError: `out_dir` exists, or cannot be written.
+    """
+    with staged(out_dir, force=force) as folder:
+        write_json(folder / EVALUATION_FILE, document)
+        write_manifest(folder, "evaluation", details={"task": document["task"], "data": document["data"]})
+
+
+class _Judge:
+    """A teacher's answers to the texts, which are asked for once."""
+
+    def __init__(self, teacher: Package, examples: Examples, *, seed: int) -> None:
+        texts = list(examples.texts)
+        if len(texts) > _MAX_TEXTS:
+            rows = np.sort(np.random.default_rng(seed).choice(len(texts), _MAX_TEXTS, replace=False))
+            texts = [texts[row] for row in rows]
+        self.texts = [text for text in texts if isinstance(text, str)]
+        self.teacher = teacher
+        self.decides = bool(teacher.details.labels)
+        self.answers: Any = decision_logits(teacher, self.texts) if self.decides else teacher.embed(self.texts)
+
+    def qualities(self, model: Package, *, seed: int) -> list[Quality]:
+        if self.decides:
+            check_comparable(model, self.teacher)
+            return [label_agreement(self.answers, decision_logits(model, self.texts), seed=seed)]
+        vectors = model.embed(self.texts)
+        return [
+            *retrieval_qualities(self.answers, vectors, seed=seed),
+            similarity_quality(self.answers, vectors, seed=seed),
+        ]
+
+
+def _qualities(
+    model: Package, examples: Examples, task: EvalTask, judge: _Judge | None, *, seed: int
+) -> Iterator[Quality]:
+    if judge is not None:
+        yield from judge.qualities(model, seed=seed)
+    elif task == "sts":
+        pairs = [text for text in examples.texts if not isinstance(text, str)]
+        yield from sts_qualities(model, pairs, examples.scores(), seed=seed)
+    else:
+        texts = [text for text in examples.texts if isinstance(text, str)]
+        loss = masked_lm_quality(model, [one.ids for one in model.tokenizer.encode_batch(texts)], seed=seed)
+        taken = {name: loss.details[name] for name in ("sequences", "masked_tokens")}
+        yield Quality("loss", loss.value, loss.interval, taken)
+        low, high = (float(np.exp(end)) for end in loss.interval)
+        yield Quality("perplexity", loss.details["perplexity"], (low, high), taken)
+        for name in ("top1", "top5"):
+            yield Quality(name, loss.details[name], loss.details[f"{name}_interval"], taken)
+
+
+def _digest(folder: Path) -> str:
+    """Of an artifact, as its manifest has it; of other models' folders, of the files of weights."""
+    if (folder / MANIFEST).is_file():
+        return str(read_manifest(folder)["digest"])
+    files = sorted([*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")])
+    return "+".join(sha256_file(path) for path in files)
