@@ -19,6 +19,7 @@ class Judged(str, Enum):
     sts = "sts"
     fidelity = "fidelity"
     masked_lm = "masked-lm"
+    classification = "classification"
 
 
 def eval_command(
@@ -29,7 +30,7 @@ def eval_command(
         Judged,
         typer.Option(
             help="sts: cosine similarities against people's scores; fidelity: what a model keeps of its teacher's "
-            "search results or decisions; masked-lm: masked tokens restored."
+            "search results or decisions; masked-lm: masked tokens restored; classification: labels or scores."
         ),
     ],
     data: Annotated[
@@ -40,10 +41,12 @@ def eval_command(
         str | None, typer.Option(help="Column of the texts (default: text; of sts: sentence1).")
     ] = None,
     pair_column: Annotated[str | None, typer.Option(help="Column of the second texts (of sts: sentence2).")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Column of the scores (of sts: score).")] = None,
+    label_column: Annotated[
+        str | None, typer.Option(help="Column of labels or scores (of sts: score, of classification: label).")
+    ] = None,
     teacher: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="For fidelity: what the others are held against."),
+        typer.Option(metavar="MODEL", help="For fidelity and classification: what the others are held against."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of samples, masks and intervals.")] = 0,
     threads: Threads = 1,
@@ -62,8 +65,8 @@ def eval_command(
     from homoexport.artifact import refuse_existing
     from homoexport.evaluate import evaluate_models, read_examples, write_evaluation
 
-    sts = task is Judged.sts
-    if label_column is not None and not sts:
+    sts, labelled = task is Judged.sts, task in (Judged.sts, Judged.classification)
+    if label_column is not None and not labelled:
         raise UserError("takes no labels", where=f"--task {task.value}", mend="leave --label-column out")
     if output is not None:
         refuse_existing(output, force=force, kind="evaluation", inputs=[*models, data])
@@ -71,7 +74,7 @@ def eval_command(
         data,
         column=text_column or ("sentence1" if sts else "text"),
         pair_column=pair_column or ("sentence2" if sts else None),
-        label_column=label_column or ("score" if sts else None),
+        label_column=label_column or (("score" if sts else "label") if labelled else None),
     )
     results = evaluate_models(
         models,

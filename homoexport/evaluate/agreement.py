@@ -15,7 +15,7 @@ import numpy as np
 from homoexport.errors import PackageError, TextError
 from homoexport.evaluate.estimate import FloatArray, Quality, RankCorrelation, bootstrap
 from homoexport.inference import FloatArray as Logits
-from homoexport.inference import Package
+from homoexport.inference import Package, Text
 
 _RESAMPLES = 1000
 
@@ -62,7 +62,7 @@ def _score_agreement(pairs: Sequence[tuple[Logits, Logits]], *, seed: int) -> Qu
     return Quality("score_spearman", correlation(), interval, {"texts": len(ours)})
 
 
-def decision_logits(package: Package, texts: Sequence[str]) -> list[Logits]:
+def decision_logits(package: Package, texts: Sequence[Text]) -> list[Logits]:
     """A classifier's logits, [C] of each text or [S, C] of each text's tokens without the special ones."""
     logits = package.logits(texts)
     if package.details.task == "text-classification":

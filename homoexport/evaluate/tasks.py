@@ -9,8 +9,9 @@ from typing import Any, Literal
 import numpy as np
 
 from homoexport.artifact import MANIFEST, read_manifest, sha256_file, staged, write_json, write_manifest
-from homoexport.errors import TextError, UserError
+from homoexport.errors import PackageError, TextError, UserError
 from homoexport.evaluate.agreement import check_comparable, decision_logits, label_agreement
+from homoexport.evaluate.classification import classification_qualities, label_indices, score_qualities
 from homoexport.evaluate.estimate import Quality
 from homoexport.evaluate.examples import Examples
 from homoexport.evaluate.masked_lm import masked_lm_quality
@@ -19,11 +20,11 @@ from homoexport.evaluate.retrieval import retrieval_qualities
 from homoexport.evaluate.similarity import similarity_quality, sts_qualities
 from homoexport.inference import Package
 
-EvalTask = Literal["sts", "fidelity", "masked-lm"]
+EvalTask = Literal["sts", "fidelity", "masked-lm", "classification"]
 EVALUATION_FILE = "evaluation.json"
 
 _MAX_TEXTS = 1000  # half a million pairs; more texts would cost their square
-_MODEL_TASKS = {"masked-lm": "fill-mask"}
+_MODEL_TASKS = {"masked-lm": "fill-mask", "classification": "text-classification"}
 
 
 def evaluate_models(
@@ -40,13 +41,14 @@ def evaluate_models(
 
     `sts`: correlation of cosine similarities with people's scores. `fidelity`: how far a model keeps what its teacher
     does on any text: search results and similarities of sentence encoders, decisions of classifiers; of more than
-    1,000 texts a sample drawn by `seed` is taken. `masked-lm`: masked tokens restored.
+    1,000 texts a sample drawn by `seed` is taken. `masked-lm`: masked tokens restored. `classification`: labels that
+    people gave, or, of a model with one output, scores; with a teacher also how often the model decides otherwise.
 
     Args:
         models: packages' folders, students' folders, hub names, or `package:DISTRIBUTION/PATH`.
-        examples: pairs with scores for `sts`, texts for the others.
+        examples: pairs with scores for `sts`, texts or pairs with labels for `classification`, texts for the others.
         task: what to judge.
-        teacher: a model, too; for `fidelity`.
+        teacher: a model, too; for `fidelity`, and for `classification` if there is one.
         seed: of samples, masks and the bootstrap.
         threads: threads of one inference.
         progress: is told which model's turn it is.
@@ -60,15 +62,11 @@ def evaluate_models(
         TextError: too little text.
         PackageError, TeacherError: not a model, or one that cannot do the task.
     """
-    if (task == "fidelity") != (teacher is not None):
-        mend = "name the teacher with --teacher" if teacher is None else "leave --teacher out, or give --task fidelity"
-        raise UserError("a teacher is what fidelity is to", where=f"--task {task}", mend=mend)
-    paired = not isinstance(examples.texts[0], str)
-    if paired != (task == "sts"):
-        what = "gives no second texts" if task == "sts" else "gives pairs of texts"
-        mend = "name their column with --pair-column" if task == "sts" else "leave --pair-column out"
-        raise TextError(what, where=examples.source, mend=mend)
-    judge = None if teacher is None else _Judge(open_model(teacher, threads=threads), examples, seed=seed)
+    _check_task(task, examples, teacher)
+    judge = None
+    if teacher is not None:
+        opened = open_model(teacher, threads=threads, task=_MODEL_TASKS.get(task))
+        judge = _Judge(opened, examples, limit=_MAX_TEXTS if task == "fidelity" else None, seed=seed)
     results = []
     for source in models:
         if progress is not None:
@@ -99,15 +97,13 @@ def write_evaluation(out_dir: Path, document: Mapping[str, Any], *, force: bool 
 
 
 class _Judge:
-    """A teacher's answers to the texts, which are asked for once."""
+    """A teacher's answers to the texts, which are asked for once; to a sample of them where there are too many."""
 
-    def __init__(self, teacher: Package, examples: Examples, *, seed: int) -> None:
-        texts = list(examples.texts)
-        if len(texts) > _MAX_TEXTS:
-            rows = np.sort(np.random.default_rng(seed).choice(len(texts), _MAX_TEXTS, replace=False))
-            texts = [texts[row] for row in rows]
-        self.texts = [text for text in texts if isinstance(text, str)]
-        self.teacher = teacher
+    def __init__(self, teacher: Package, examples: Examples, *, limit: int | None, seed: int) -> None:
+        self.texts, self.teacher = list(examples.texts), teacher
+        if limit is not None and len(self.texts) > limit:
+            rows = np.sort(np.random.default_rng(seed).choice(len(self.texts), limit, replace=False))
+            self.texts = [self.texts[row] for row in rows]
         self.decides = bool(teacher.details.labels)
         self.answers: Any = decision_logits(teacher, self.texts) if self.decides else teacher.embed(self.texts)
 
@@ -125,12 +121,14 @@ class _Judge:
 def _qualities(
     model: Package, examples: Examples, task: EvalTask, judge: _Judge | None, *, seed: int
 ) -> Iterator[Quality]:
+    if task == "classification":
+        yield from _labelled(model, examples, seed=seed)
     if judge is not None:
         yield from judge.qualities(model, seed=seed)
     elif task == "sts":
         pairs = [text for text in examples.texts if not isinstance(text, str)]
         yield from sts_qualities(model, pairs, examples.scores(), seed=seed)
-    else:
+    elif task == "masked-lm":
         texts = [text for text in examples.texts if isinstance(text, str)]
         loss = masked_lm_quality(model, [one.ids for one in model.tokenizer.encode_batch(texts)], seed=seed)
         taken = {name: loss.details[name] for name in ("sequences", "masked_tokens")}
@@ -139,6 +137,33 @@ def _qualities(
         yield Quality("perplexity", loss.details["perplexity"], (low, high), taken)
         for name in ("top1", "top5"):
             yield Quality(name, loss.details[name], loss.details[f"{name}_interval"], taken)
+
+
+def _labelled(model: Package, examples: Examples, *, seed: int) -> list[Quality]:
+    assert examples.labels is not None
+    if model.details.task != "text-classification":
+        raise PackageError(
+            f"is a {model.details.task} package", where=str(model.details.folder), mend="name a text-classification one"
+        )
+    logits = np.stack(model.logits(examples.texts))  # [N, C]
+    if logits.shape[1] == 1:
+        return score_qualities(logits[:, 0], examples.scores(), seed=seed)
+    return classification_qualities(
+        logits, label_indices(examples.labels, model.details.labels, where=examples.source), seed=seed
+    )
+
+
+def _check_task(task: EvalTask, examples: Examples, teacher: str | None) -> None:
+    if task == "fidelity" and teacher is None:
+        raise UserError("fidelity to whom?", where="--task fidelity", mend="name the teacher with --teacher")
+    if task in ("sts", "masked-lm") and teacher is not None:
+        raise UserError("needs no teacher", where=f"--task {task}", mend="leave --teacher out")
+    paired = not isinstance(examples.texts[0], str)
+    if task == "sts" and not paired:
+        mend = "name their column with --pair-column"
+        raise TextError("gives no second texts", where=examples.source, mend=mend)
+    if task in ("fidelity", "masked-lm") and paired:
+        raise TextError("gives pairs of texts", where=examples.source, mend="leave --pair-column out")
 
 
 def _digest(folder: Path) -> str:
