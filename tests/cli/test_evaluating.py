@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 
 from homoexport.artifact import verify
 from tests.measure.tiny_onnx import write_package
+from tests.snippets import snippets
 
 ROWS = [(f"w{i} w{i + 1}", f"w{i * 3 % 40} w{i}", i % 6) for i in range(20)]
 
@@ -42,6 +44,26 @@ def test_models_are_judged_side_by_side_and_kept(homoexport, package, data, tmp_
     assert (taken.code, "already exists" in taken.err) == (2, True)
 
 
+def test_what_the_docs_say_can_be_said(homoexport, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("teacher", "student", "student-onnx", "teacher-onnx"):
+        write_package(tmp_path / name)
+    write_package(tmp_path / "classifier-onnx", "text-classification", labels=["no", "yes", "perhaps"])
+    write_package(tmp_path / "masked-lm-onnx", "fill-mask")
+    for folder in ("STS-B", "SST-2"):
+        (tmp_path / folder).mkdir()
+    pairs = [f"{left}\t{right}\t{score}" for left, right, score in ROWS]
+    (tmp_path / "STS-B/dev.tsv").write_text("\n".join(["sentence1\tsentence2\tscore", *pairs]))
+    labelled = [f"{left}\t{score % 3}" for left, _, score in ROWS]
+    (tmp_path / "SST-2/dev.tsv").write_text("\n".join(["sentence\tlabel", *labelled]))
+    (tmp_path / "texts.txt").write_text("\n".join(left for left, _, _ in ROWS))
+    commands = [line for block in snippets("evaluating.md", "Evaluating", "bash") for line in block.splitlines()]
+    assert len(commands) == 4
+    for command in commands:
+        told = homoexport(*shlex.split(command)[1:])
+        assert told.code == 0, told.err
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -50,6 +72,10 @@ def test_models_are_judged_side_by_side_and_kept(homoexport, package, data, tmp_
         (["--task", "fidelity", "--text-column", "sentence1"], ["--teacher"]),
         (["--task", "fidelity", "--label-column", "score"], ["takes no labels"]),
         (["--task", "masked-lm", "--text-column", "sentence1"], ["sentence-similarity package", "fill-mask"]),
+        (
+            ["--task", "classification", "--text-column", "sentence1", "--label-column", "score"],
+            ["text-classification"],
+        ),
         (["--task", "taste"], ["taste", "sts"]),
     ],
 )
