@@ -57,7 +57,7 @@ def test_what_the_docs_say_can_be_said(homoexport, tmp_path, monkeypatch):
     labelled = [f"{left}\t{score % 3}" for left, _, score in ROWS]
     (tmp_path / "SST-2/dev.tsv").write_text("\n".join(["sentence\tlabel", *labelled]))
     (tmp_path / "texts.txt").write_text("\n".join(left for left, _, _ in ROWS))
-    commands = [line for block in snippets("evaluating.md", "Evaluating", "bash") for line in block.splitlines()]
+    commands = [line for block in snippets("evaluating.md", "Judging models", "bash") for line in block.splitlines()]
     assert len(commands) == 4
     for command in commands:
         told = homoexport(*shlex.split(command)[1:])
