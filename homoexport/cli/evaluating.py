@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,12 +14,22 @@ from homoexport.errors import UserError
 
 
 class Judged(str, Enum):
-    """What `--task` takes."""
+    """What `--task` takes: the general tasks, and GLUE's."""
 
     sts = "sts"
     fidelity = "fidelity"
     masked_lm = "masked-lm"
     classification = "classification"
+    cola = "cola"
+    sst2 = "sst2"
+    mrpc = "mrpc"
+    stsb = "stsb"
+    qqp = "qqp"
+    mnli = "mnli"
+    mnli_mm = "mnli-mm"
+    qnli = "qnli"
+    rte = "rte"
+    wnli = "wnli"
 
 
 def eval_command(
@@ -30,13 +40,14 @@ def eval_command(
         Judged,
         typer.Option(
             help="sts: cosine similarities against people's scores; fidelity: what a model keeps of its teacher's "
-            "search results or decisions; masked-lm: masked tokens restored; classification: labels or scores."
+            "search results or decisions; masked-lm: masked tokens restored; classification: labels or scores; "
+            "cola to wnli: GLUE's tasks with their official metrics."
         ),
     ],
     data: Annotated[
-        str,
+        str | None,
         typer.Option(metavar="GLOB", help="txt, jsonl, csv, tsv or parquet files, or package:DISTRIBUTION/GLOB."),
-    ],
+    ] = None,
     text_column: Annotated[
         str | None, typer.Option(help="Column of the texts (default: text; of sts: sentence1).")
     ] = None,
@@ -44,9 +55,21 @@ def eval_command(
     label_column: Annotated[
         str | None, typer.Option(help="Column of labels or scores (of sts: score, of classification: label).")
     ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="GLUE's files, a folder a task (CoLA/dev.tsv); without it the hub is asked."),
+    ] = None,
     teacher: Annotated[
         str | None,
         typer.Option(metavar="MODEL", help="For fidelity and classification: what the others are held against."),
+    ] = None,
+    probe: Annotated[
+        bool,
+        typer.Option("--probe", help="GLUE without fine-tuning: a linear classifier on frozen vectors."),
+    ] = False,
+    train: Annotated[
+        str | None,
+        typer.Option(metavar="GLOB", help="A probe for classification, too: labelled files that it is trained on."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of samples, masks and intervals.")] = 0,
     threads: Threads = 1,
@@ -63,31 +86,49 @@ def eval_command(
     Packages are judged without torch: the very file that ships is what is judged.
     """
     from homoexport.artifact import refuse_existing
-    from homoexport.evaluate import evaluate_models, read_examples, write_evaluation
+    from homoexport.evaluate import GLUE, evaluate_models, read_examples, read_glue, write_evaluation
 
-    sts, labelled = task is Judged.sts, task in (Judged.sts, Judged.classification)
-    if label_column is not None and not labelled:
-        raise UserError("takes no labels", where=f"--task {task.value}", mend="leave --label-column out")
+    glue = GLUE.get(task.value)
+    flags = {
+        "--data": data,
+        "--text-column": text_column,
+        "--pair-column": pair_column,
+        "--label-column": label_column,
+        "--train": train,
+        "--data-dir": data_dir,
+        "--probe": probe or None,
+    }
+    _check_flags(task, {name for name, value in flags.items() if value is not None}, glue=glue is not None)
     if output is not None:
-        refuse_existing(output, force=force, kind="evaluation", inputs=[*models, data])
-    examples = read_examples(
-        data,
-        column=text_column or ("sentence1" if sts else "text"),
-        pair_column=pair_column or ("sentence2" if sts else None),
-        label_column=label_column or (("score" if sts else "label") if labelled else None),
-    )
+        refuse_existing(output, force=force, kind="evaluation", inputs=[*models, *filter(None, (data, train))])
+    if glue is not None:
+        examples = read_glue(task.value, data_dir=data_dir)
+        trained_on = read_glue(task.value, data_dir=data_dir, split="train") if probe else None
+    else:
+        assert data is not None
+        sts = task is Judged.sts
+        columns = {
+            "column": text_column or ("sentence1" if sts else "text"),
+            "pair_column": pair_column or ("sentence2" if sts else None),
+            "label_column": label_column or ("score" if sts else "label" if task is Judged.classification else None),
+        }
+        examples = read_examples(data, **columns)
+        trained_on = read_examples(train, **columns) if train else None
+    judged_as: Any = "sts" if glue and glue.labels is None else "classification" if glue else task.value
     results = evaluate_models(
         models,
         examples,
-        task=task.value,
+        task=judged_as,
         teacher=teacher,
+        train=trained_on,
+        metrics=glue.metrics if glue else None,
         seed=seed,
         threads=threads,
         progress=screen.stage_line,
     )
     document = {
         "task": task.value,
-        "data": {"source": data, "examples": len(examples.texts), "digest": examples.digest},
+        "data": {"source": examples.source, "examples": len(examples.texts), "digest": examples.digest},
         "teacher": teacher,
         "seed": seed,
         "results": results,
@@ -100,3 +141,19 @@ def eval_command(
     from homoexport.report import evaluation_table
 
     screen.output.print(evaluation_table(document))
+
+
+def _check_flags(task: Judged, given: set[str], *, glue: bool) -> None:
+    """Refuse flags that would make no difference."""
+    if not glue and "--data" not in given:
+        raise UserError("judged on what?", where=f"--task {task.value}", mend="name files with --data")
+    own = {"--data", "--text-column", "--pair-column", "--label-column", "--train"}
+    ignored = own if glue else {"--data-dir", "--probe"}
+    if task in (Judged.fidelity, Judged.masked_lm):
+        ignored = ignored | {"--label-column", "--pair-column"}
+    if task is not Judged.classification:
+        ignored = ignored | {"--train"}
+    if task is Judged.stsb:
+        ignored = ignored | {"--probe"}
+    if wrong := sorted(given & ignored):
+        raise UserError("makes no difference here", where=f"{wrong[0]} with --task {task.value}", mend="leave it out")

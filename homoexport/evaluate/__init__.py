@@ -3,12 +3,14 @@
 from homoexport.evaluate.agreement import label_agreement
 from homoexport.evaluate.estimate import Quality
 from homoexport.evaluate.examples import Examples, read_examples
+from homoexport.evaluate.glue import GLUE, read_glue
 from homoexport.evaluate.masked_lm import masked_lm_quality
 from homoexport.evaluate.packages import evaluate_packages
 from homoexport.evaluate.similarity import similarity_fidelity, sts_spearman
 from homoexport.evaluate.tasks import evaluate_models, write_evaluation
 
 __all__ = [
+    "GLUE",
     "Examples",
     "Quality",
     "evaluate_models",
@@ -16,6 +18,7 @@ __all__ = [
     "label_agreement",
     "masked_lm_quality",
     "read_examples",
+    "read_glue",
     "similarity_fidelity",
     "sts_spearman",
     "write_evaluation",

@@ -97,14 +97,24 @@ def calibration_error(confidence: FloatArray, right: NDArray[np.bool_], weights:
     return float(np.abs(sure - true).sum() / weights.sum())
 
 
-def label_indices(labels: Sequence[str], names: Sequence[str], *, where: str) -> NDArray[np.int64]:
+def label_indices(
+    labels: Sequence[str], names: Sequence[str], *, where: str, order: Sequence[str] | None = None
+) -> NDArray[np.int64]:
     """Labels as a file has them, names or numbers, as indices of a model's labels, [N].
+
+    Args:
+        labels: at least one.
+        names: the model's.
+        where: of the labels, for errors.
+        order: the file's names in the order that models number them in, for models that have no names of their own.
 
     Raises:
         TextError: a label that the model does not have.
     """
     index = {name: number for number, name in enumerate(names)}
     numbers = {str(number): number for number in range(len(names))}
+    if order is not None and len(order) == len(names):
+        numbers |= {name: number for number, name in enumerate(order)}
     known = index if labels[0] in index else numbers
     unknown = next((label for label in labels if label not in known), None)
     if unknown is not None:

@@ -13,11 +13,15 @@ from homoexport.recipe import TextSource
 
 @dataclass(frozen=True)
 class Examples:
-    """N texts or pairs; of labelled ones their labels, as the files have them. `digest` is of all of it."""
+    """N texts or pairs; of labelled ones their labels, as the files have them.
+
+    `names` are the labels there can be, in the order that models number them in, where it is known.
+    """
 
     source: str
     texts: tuple[Text, ...]
     labels: tuple[str, ...] | None
+    names: tuple[str, ...] | None = None
 
     @property
     def digest(self) -> str:

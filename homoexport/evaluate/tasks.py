@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from homoexport.evaluate.estimate import Quality
 from homoexport.evaluate.examples import Examples
 from homoexport.evaluate.masked_lm import masked_lm_quality
 from homoexport.evaluate.models import is_package, open_model
+from homoexport.evaluate.probe import probe_logits
 from homoexport.evaluate.retrieval import retrieval_qualities
 from homoexport.evaluate.similarity import similarity_quality, sts_qualities
 from homoexport.inference import Package
@@ -33,6 +35,8 @@ def evaluate_models(
     *,
     task: EvalTask,
     teacher: str | None = None,
+    train: Examples | None = None,
+    metrics: Sequence[str] | None = None,
     seed: int = 0,
     threads: int = 1,
     progress: Callable[[str], None] | None = None,
@@ -42,13 +46,15 @@ def evaluate_models(
     `sts`: correlation of cosine similarities with people's scores. `fidelity`: how far a model keeps what its teacher
     does on any text: search results and similarities of sentence encoders, decisions of classifiers; of more than
     1,000 texts a sample drawn by `seed` is taken. `masked-lm`: masked tokens restored. `classification`: labels that
-    people gave, or, of a model with one output, scores; with a teacher also how often the model decides otherwise.
+    people gave, or, of a model with one output, scores; with a teacher also how often the model decides as it does.
 
     Args:
         models: packages' folders, students' folders, hub names, or `package:DISTRIBUTION/PATH`.
         examples: pairs with scores for `sts`, texts or pairs with labels for `classification`, texts for the others.
         task: what to judge.
         teacher: a model, too; for `fidelity`, and for `classification` if there is one.
+        train: labelled examples for a linear classifier on the vectors of encoders, for `classification`.
+        metrics: those to give of `classification`; by default all.
         seed: of samples, masks and the bootstrap.
         threads: threads of one inference.
         progress: is told which model's turn it is.
@@ -71,8 +77,10 @@ def evaluate_models(
     for source in models:
         if progress is not None:
             progress(f"judging {source}")
-        model = open_model(source, threads=threads, task=_MODEL_TASKS.get(task))
-        qualities = list(_qualities(model, examples, task, judge, seed=seed))
+        model = open_model(source, threads=threads, task=None if train else _MODEL_TASKS.get(task))
+        qualities = list(_qualities(model, examples, task, judge, train, seed=seed))
+        if metrics is not None and task == "classification":
+            qualities = [quality for quality in qualities if quality.metric in metrics]
         results.append(
             {
                 "model": source,
@@ -119,15 +127,18 @@ class _Judge:
 
 
 def _qualities(
-    model: Package, examples: Examples, task: EvalTask, judge: _Judge | None, *, seed: int
+    model: Package, examples: Examples, task: EvalTask, judge: _Judge | None, train: Examples | None, *, seed: int
 ) -> Iterator[Quality]:
     if task == "classification":
-        yield from _labelled(model, examples, seed=seed)
+        yield from _labelled(model, examples, train, seed=seed)
     if judge is not None:
         yield from judge.qualities(model, seed=seed)
     elif task == "sts":
         pairs = [text for text in examples.texts if not isinstance(text, str)]
-        yield from sts_qualities(model, pairs, examples.scores(), seed=seed)
+        if model.details.task == "text-classification":  # a cross-encoder
+            yield from _labelled(model, examples, None, seed=seed)
+        else:
+            yield from sts_qualities(model, pairs, examples.scores(), seed=seed)
     elif task == "masked-lm":
         texts = [text for text in examples.texts if isinstance(text, str)]
         loss = masked_lm_quality(model, [one.ids for one in model.tokenizer.encode_batch(texts)], seed=seed)
@@ -139,17 +150,27 @@ def _qualities(
             yield Quality(name, loss.details[name], loss.details[f"{name}_interval"], taken)
 
 
-def _labelled(model: Package, examples: Examples, *, seed: int) -> list[Quality]:
+def _labelled(model: Package, examples: Examples, train: Examples | None, *, seed: int) -> list[Quality]:
     assert examples.labels is not None
+    if train is not None:
+        names = train.names or tuple(sorted(set(train.labels or ())))
+        right = label_indices(examples.labels, names, where=examples.source)
+        logits, trained_on = probe_logits(model, train, examples, names=names, seed=seed)
+        found = classification_qualities(logits, right, seed=seed)
+        return [replace(each, details={**each.details, "probe_trained_on": trained_on}) for each in found]
     if model.details.task != "text-classification":
         raise PackageError(
-            f"is a {model.details.task} package", where=str(model.details.folder), mend="name a text-classification one"
+            f"is for {model.details.task}",
+            where=str(model.details.folder),
+            mend="name a text-classification model, or give --probe",
         )
     logits = np.stack(model.logits(examples.texts))  # [N, C]
     if logits.shape[1] == 1:
         return score_qualities(logits[:, 0], examples.scores(), seed=seed)
     return classification_qualities(
-        logits, label_indices(examples.labels, model.details.labels, where=examples.source), seed=seed
+        logits,
+        label_indices(examples.labels, model.details.labels, where=examples.source, order=examples.names),
+        seed=seed,
     )
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from homoexport.artifact import verify
+from homoexport.cli.evaluating import Judged
+from homoexport.evaluate import GLUE
 from tests.measure.tiny_onnx import write_package
 from tests.snippets import snippets
 
@@ -58,7 +60,10 @@ def test_what_the_docs_say_can_be_said(homoexport, tmp_path, monkeypatch):
     (tmp_path / "SST-2/dev.tsv").write_text("\n".join(["sentence\tlabel", *labelled]))
     (tmp_path / "texts.txt").write_text("\n".join(left for left, _, _ in ROWS))
     commands = [line for block in snippets("evaluating.md", "Judging models", "bash") for line in block.splitlines()]
-    assert len(commands) == 4
+    (tmp_path / "glue/CoLA").mkdir(parents=True)
+    for name in ("train", "dev"):
+        (tmp_path / f"glue/CoLA/{name}.tsv").write_text("\n".join(f"x\t{i % 2}\t\tw{i % 2} w5" for i in range(40)))
+    assert len(commands) == 5
     for command in commands:
         told = homoexport(*shlex.split(command)[1:])
         assert told.code == 0, told.err
@@ -70,12 +75,15 @@ def test_what_the_docs_say_can_be_said(homoexport, tmp_path, monkeypatch):
         (["--task", "sts", "--label-column", "points"], ["no column 'points'", "score"]),
         (["--task", "sts", "--label-column", "sentence1"], ["is no number", "--label-column"]),
         (["--task", "fidelity", "--text-column", "sentence1"], ["--teacher"]),
-        (["--task", "fidelity", "--label-column", "score"], ["takes no labels"]),
+        (["--task", "fidelity", "--label-column", "score"], ["--label-column", "no difference"]),
         (["--task", "masked-lm", "--text-column", "sentence1"], ["sentence-similarity package", "fill-mask"]),
         (
             ["--task", "classification", "--text-column", "sentence1", "--label-column", "score"],
             ["text-classification"],
         ),
+        (["--task", "sst2"], ["--data", "no difference"]),
+        (["--task", "sts", "--probe"], ["--probe", "no difference"]),
+        (["--task", "sts", "--train", "x"], ["--train", "no difference"]),
         (["--task", "taste"], ["taste", "sts"]),
     ],
 )
@@ -84,3 +92,59 @@ def test_bad_wishes_are_refused_in_one_line(homoexport, package, data, flags, wo
     assert told.code == 2
     assert all(word in told.err for word in words), told.err
     assert "Traceback" not in told.err
+
+
+@pytest.fixture
+def glue(tmp_path: Path) -> Path:
+    """Three tasks as GLUE has them; a word tells the label."""
+    for folder, head, row in (
+        ("CoLA", None, "gj04\t{label}\t*\tw{label} {text}"),
+        ("SST-2", "sentence\tlabel", "w{label} {text}\t{label}"),
+        ("STS-B", "index\tsentence1\tsentence2\tscore", "{label}\t{text}\tw1 w2\t{label}"),
+    ):
+        (tmp_path / folder).mkdir()
+        for name, count in (("train", 200), ("dev", 60)):
+            lines = [row.format(label=i % 2, text=f"w{i % 7 + 2} w{i % 11 + 9}") for i in range(count)]
+            (tmp_path / folder / f"{name}.tsv").write_text("\n".join(filter(None, [head, *lines])))
+    return tmp_path
+
+
+def test_glue_is_judged_by_its_official_metrics(homoexport, package, glue, tmp_path):
+    def judged(*flags: object) -> dict[str, float]:
+        told = homoexport("eval", *flags, "--data-dir", glue, "--json")
+        assert told.code == 0, told.err
+        (result,) = json.loads(told.out)["results"]
+        return {each["metric"]: each["value"] for each in result["metrics"]}
+
+    assert judged(package, "--task", "cola", "--probe") == {"matthews": 1.0}
+    assert judged(package, "--task", "sst2", "--probe") == {"accuracy": 1.0}
+    assert set(judged(package, "--task", "stsb")) == {"sts_spearman", "sts_pearson"}
+    classifier = write_package(tmp_path / "classifier", "text-classification", labels=["bad", "good"])
+    assert set(judged(classifier, "--task", "sst2")) == {"accuracy"}
+
+
+def test_glue_that_cannot_be_judged_is_refused_in_one_line(homoexport, package, glue, tmp_path):
+    for flags, words in (
+        (["--task", "sst2"], ["is for sentence-similarity", "--probe"]),
+        (["--task", "rte", "--probe"], ["RTE/dev.tsv", "no such file", "--data-dir"]),
+    ):
+        told = homoexport("eval", package, "--data-dir", glue, *flags)
+        assert (told.code, [word for word in words if word not in told.err]) == (2, [])
+    (glue / "SST-2/dev.tsv").write_text("sentence\tlabel\nw1\tgood\n")
+    told = homoexport("eval", package, "--data-dir", glue, "--task", "sst2", "--probe")
+    assert (told.code, "'good'" in told.err) == (2, True)
+    (glue / "SST-2/dev.tsv").write_text("text\tlabel\nw1\t1\n")
+    told = homoexport("eval", package, "--data-dir", glue, "--task", "sst2", "--probe")
+    assert (told.code, "no column 'sentence'" in told.err) == (2, True)
+
+
+def test_a_probe_on_data_of_ones_own(homoexport, package, glue):
+    flags = ["--task", "classification", "--text-column", "sentence", "--data", glue / "SST-2/dev.tsv"]
+    told = homoexport("eval", package, *flags, "--train", glue / "SST-2/train.tsv", "--json")
+    metrics = json.loads(told.out)["results"][0]["metrics"]
+    assert {each["metric"]: each["value"] for each in metrics}["accuracy"] == 1.0
+    assert {each["probe_trained_on"] for each in metrics} == {200}
+
+
+def test_the_command_knows_every_task_of_glue():
+    assert {task.value for task in Judged} == {*GLUE, "sts", "fidelity", "masked-lm", "classification"}

@@ -1,0 +1,65 @@
+"""Frozen-encoder probes: a linear classifier on a model's vectors, for a quick look instead of fine-tuning.
+
+As in SentEval (Conneau & Kiela 2018): logistic regression; of pairs, on both vectors, their distance and their product.
+
+N texts, D width of a vector, C labels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from homoexport.errors import TextError
+from homoexport.evaluate.classification import label_indices
+from homoexport.evaluate.examples import Examples
+from homoexport.inference import Package
+
+MAX_TRAIN = 5000  # a quarter of a minute for a small encoder
+
+
+def probe_logits(
+    model: Package, train: Examples, judged: Examples, *, names: tuple[str, ...], seed: int, limit: int = MAX_TRAIN
+) -> tuple[NDArray[np.float64], int]:
+    """Log-probabilities [N, C] of a linear classifier on the model's vectors, and how many examples it was trained on.
+
+    Args:
+        model: gives vectors; it is not changed.
+        train: labelled examples, of which at most `limit` are drawn by `seed`.
+        judged: N examples of the same kind.
+        names: of the C labels.
+        seed: of the draw.
+        limit: of training examples.
+
+    Raises:
+        TextError: examples of one label alone.
+        PackageError: the model gives no vectors.
+    """
+    # Imported here: scikit-learn takes a second, and nothing else needs it.
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    assert train.labels is not None
+    rows = np.arange(len(train.texts))
+    if len(rows) > limit:
+        rows = np.sort(np.random.default_rng(seed).choice(len(rows), limit, replace=False))
+    labels = label_indices([train.labels[row] for row in rows], names, where=train.source, order=train.names)
+    if len(np.unique(labels)) < len(names):
+        raise TextError(
+            f"the {len(rows)} examples to train on lack some of the labels {', '.join(names)}", where=train.source
+        )
+    drawn = Examples(train.source, tuple(train.texts[row] for row in rows), None)
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
+    classifier.fit(_features(model, drawn), labels)
+    log_probabilities: NDArray[np.float64] = classifier.predict_log_proba(_features(model, judged))
+    return log_probabilities, len(rows)
+
+
+def _features(model: Package, examples: Examples) -> NDArray[np.float32]:
+    """[N, D], or [N, 4 D] of pairs."""
+    if isinstance(examples.texts[0], str):
+        return model.embed(examples.texts)
+    left, right = (model.embed([text[side] for text in examples.texts]) for side in (0, 1))
+    features: NDArray[np.float32] = np.concatenate([left, right, np.abs(left - right), left * right], axis=1)
+    return features
