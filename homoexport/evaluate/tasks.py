@@ -78,9 +78,7 @@ def evaluate_models(
         if progress is not None:
             progress(f"judging {source}")
         model = open_model(source, threads=threads, task=None if train else _MODEL_TASKS.get(task))
-        qualities = list(_qualities(model, examples, task, judge, train, seed=seed))
-        if metrics is not None and task == "classification":
-            qualities = [quality for quality in qualities if quality.metric in metrics]
+        qualities = list(_qualities(model, examples, task, judge, train, metrics, seed=seed))
         results.append(
             {
                 "model": source,
@@ -127,10 +125,18 @@ class _Judge:
 
 
 def _qualities(
-    model: Package, examples: Examples, task: EvalTask, judge: _Judge | None, train: Examples | None, *, seed: int
+    model: Package,
+    examples: Examples,
+    task: EvalTask,
+    judge: _Judge | None,
+    train: Examples | None,
+    metrics: Sequence[str] | None,
+    *,
+    seed: int,
 ) -> Iterator[Quality]:
     if task == "classification":
-        yield from _labelled(model, examples, train, seed=seed)
+        found = _labelled(model, examples, train, seed=seed)
+        yield from (quality for quality in found if metrics is None or quality.metric in metrics)
     if judge is not None:
         yield from judge.qualities(model, seed=seed)
     elif task == "sts":
@@ -166,6 +172,12 @@ def _labelled(model: Package, examples: Examples, train: Examples | None, *, see
         )
     logits = np.stack(model.logits(examples.texts))  # [N, C]
     if logits.shape[1] == 1:
+        if examples.names is not None:
+            raise PackageError(
+                f"has one output where the examples have the labels {', '.join(examples.names)}",
+                where=str(model.details.folder),
+                mend="name a model with those labels",
+            )
         return score_qualities(logits[:, 0], examples.scores(), seed=seed)
     return classification_qualities(
         logits,
