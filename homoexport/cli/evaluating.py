@@ -107,7 +107,7 @@ def eval_command(
     else:
         assert data is not None
         sts = task is Judged.sts
-        columns = {
+        columns: dict[str, Any] = {
             "column": text_column or ("sentence1" if sts else "text"),
             "pair_column": pair_column or ("sentence2" if sts else None),
             "label_column": label_column or ("score" if sts else "label" if task is Judged.classification else None),

@@ -39,7 +39,8 @@ def classification_qualities(logits: NDArray[Any], labels: NDArray[np.int64], *,
     cells = labels * classes + guesses
 
     def of_confusion(figure: Callable[[FloatArray], float], weights: FloatArray) -> float:
-        return figure(np.bincount(cells, weights, minlength=classes**2).reshape(classes, classes))
+        confusion: FloatArray = np.bincount(cells, weights, minlength=classes**2).astype(np.float64)
+        return figure(confusion.reshape(classes, classes))
 
     figures: dict[str, Callable[[FloatArray], float]] = {
         "accuracy": partial(of_confusion, accuracy),
@@ -59,7 +60,10 @@ def score_qualities(scores: NDArray[Any], truth: Sequence[float], *, seed: int) 
     if len(truth) < 3:
         raise TextError(f"{len(truth)} texts", mend="give 3 or more, for scores to compare")
     wide, right = np.asarray(scores, np.float64), np.asarray(truth, np.float64)
-    figures = {"pearson": partial(correlation, wide, right), "spearman": RankCorrelation(wide, right)}
+    figures: dict[str, Callable[[FloatArray], float]] = {
+        "pearson": partial(correlation, wide, right),
+        "spearman": RankCorrelation(wide, right),
+    }
     return _with_intervals(figures, len(truth), seed=seed)
 
 

@@ -50,7 +50,7 @@ def probe_logits(
             f"the {len(rows)} examples to train on lack some of the labels {', '.join(names)}", where=train.source
         )
     drawn = Examples(train.source, tuple(train.texts[row] for row in rows), None)
-    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     classifier.fit(_features(model, drawn), labels)
     log_probabilities: NDArray[np.float64] = classifier.predict_log_proba(_features(model, judged))
     return log_probabilities, len(rows)

@@ -148,9 +148,7 @@ def _rows(entry: FileEntry, columns: dict[str, str], where: str, stack: ExitStac
     else:
         # A long article is more than the reader's default limit of 128 KiB for one field.
         csv.field_size_limit(sys.maxsize)
-        # In tab-separated values (IANA's text/tab-separated-values) a quote is a character like any other.
-        tabs: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if suffix == ".tsv" else {}
-        yield from csv.DictReader(lines, **tabs)
+        yield from csv.DictReader(lines, delimiter="\t" if suffix == ".tsv" else ",")
 
 
 def _cells(files: list[FileEntry], columns: dict[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -33,7 +33,7 @@ def data(tmp_path: Path) -> Path:
 def test_models_are_judged_side_by_side_and_kept(homoexport, package, data, tmp_path):
     told = homoexport("eval", package, package, "--task", "sts", "--data", data, "-o", tmp_path / "kept")
     assert told.code == 0
-    assert "20 examples" in told.out
+    assert "dev.tsv (20" in told.out
     document = json.loads((tmp_path / "kept/evaluation.json").read_text())
     first, second = document["results"]
     assert first == second
@@ -116,8 +116,10 @@ def test_glue_is_judged_by_its_official_metrics(homoexport, package, glue, tmp_p
         (result,) = json.loads(told.out)["results"]
         return {each["metric"]: each["value"] for each in result["metrics"]}
 
-    assert judged(package, "--task", "cola", "--probe") == {"matthews": 1.0}
-    assert judged(package, "--task", "sst2", "--probe") == {"accuracy": 1.0}
+    (matthews,) = judged(package, "--task", "cola", "--probe").items()
+    assert matthews == ("matthews", pytest.approx(1, abs=0.1))  # the first word tells
+    (accuracy,) = judged(package, "--task", "sst2", "--probe").items()
+    assert accuracy == ("accuracy", pytest.approx(1, abs=0.05))
     assert set(judged(package, "--task", "stsb")) == {"sts_spearman", "sts_pearson"}
     classifier = write_package(tmp_path / "classifier", "text-classification", labels=["bad", "good"])
     assert set(judged(classifier, "--task", "sst2")) == {"accuracy"}
@@ -142,7 +144,7 @@ def test_a_probe_on_data_of_ones_own(homoexport, package, glue):
     flags = ["--task", "classification", "--text-column", "sentence", "--data", glue / "SST-2/dev.tsv"]
     told = homoexport("eval", package, *flags, "--train", glue / "SST-2/train.tsv", "--json")
     metrics = json.loads(told.out)["results"][0]["metrics"]
-    assert {each["metric"]: each["value"] for each in metrics}["accuracy"] == 1.0
+    assert {each["metric"]: each["value"] for each in metrics}["accuracy"] > 0.95
     assert {each["probe_trained_on"] for each in metrics} == {200}
 
 
