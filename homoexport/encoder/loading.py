@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -250,8 +249,10 @@ def _load_weights(folder: Path, config: Any, task: Task, source: str) -> PreTrai
             what, mend = f"no model can be made of its config.json ({reason})", "set it right"
         raise TeacherError(what, where=source, mend=mend) from None
     if info["mismatched_keys"]:
-        name, stored, asked = min(info["mismatched_keys"])
-        what = f"{name} is {_shape(stored)} in its weights and {_shape(asked)} by its config.json"
+        found = min(info["mismatched_keys"])  # transformers 4 gives names, 5 names and shapes
+        name = found if isinstance(found, str) else found[0]
+        asked = " x ".join(map(str, model.state_dict()[name].shape))
+        what = f"{name} is not {asked} in its weights, as its config.json says"
         raise TeacherError(what, where=source, mend="put the config.json there that the weights were saved with")
     pooler_counts = task == "text-classification"  # elsewhere nothing reads it
     missing = sorted(name for name in info["missing_keys"] if pooler_counts or "pooler" not in name)
@@ -273,10 +274,6 @@ def _load_weights(folder: Path, config: Any, task: Task, source: str) -> PreTrai
     model.eval()
     assert isinstance(model, PreTrainedModel)
     return model
-
-
-def _shape(sizes: Sequence[int]) -> str:
-    return " x ".join(map(str, sizes))
 
 
 def parent_of(encoder: Encoder) -> str:

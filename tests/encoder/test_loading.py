@@ -158,7 +158,7 @@ def _no_tokenizer(folder: Path) -> None:
         (_config_of_gpt2, "model family 'gpt2' is not supported.*supported: bert"),
         (_truncate_weights, "its weights do not load"),
         (_lose_a_weight, "weights are missing .encoder.layer.0.output.dense.weight."),
-        (_other_width, r"layer.0.intermediate.dense.bias is 64 in its weights and 48 by its config.json"),
+        (_other_width, r"layer.0.intermediate.dense.bias is not 48 in its weights, as its config.json says"),
         (_other_heads, "no model can be made of its config.json"),
         (_half_a_tokenizer, "its tokenizer.json does not load"),
         (_only_a_file, "is a file, not a model's folder"),
