@@ -1,23 +1,10 @@
-"""Recipes: one YAML file that says everything about a run, parsed strictly.
-
-Every field has a unit in its name or its help. An unknown key is refused with the nearest known
-one. Algorithms never see a recipe: each stage gets its own section, and leaves get plain values.
-"""
+"""The sections of recipes: what each stage is told. Every field has a unit in its name or its help."""
 
 from __future__ import annotations
 
-import copy
-import difflib
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-
-from homoexport.artifact import digest_of
-from homoexport.budget import Budget
-from homoexport.errors import RecipeError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Objective = Literal["masked-lm", "sentence-embedding", "classification", "token-classification"]
 Method = Literal["homodistil", "one-shot", "from-scratch", "layers", "minilm"]
@@ -29,17 +16,19 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Quantize = Literal["auto", "none", "int8", "int8-static", "int4", "fp16"]
 Embeddings = Literal["auto", "fp32", "int8", "int4"]
 
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # a folder of its own: no dot in front, no way up
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # a folder of its own: no dot in front, no way up
 
 
 _Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """Frozen, and strict: an unknown key is refused."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class TextSource(_Section):
+class TextSource(Section):
     """One source of text: a dataset on the hub, or files."""
 
     dataset: str | None = Field(None, description="Name of a dataset on the Hugging Face hub.")
@@ -70,7 +59,7 @@ class TextSource(_Section):
         return self
 
 
-class TextSettings(_Section):
+class TextSettings(Section):
     """The text to distil on."""
 
     sources: tuple[TextSource, ...] = Field(min_length=1, description="Where the text comes from.")
@@ -84,11 +73,11 @@ class TextSettings(_Section):
         return [str(source.files or source.dataset) for source in self.sources]
 
 
-class StudentShape(_Section):
+class StudentShape(Section):
     """The student's widths and depth. Hidden size and layers are the teacher's where they are left out; the
     feed-forward width then keeps its proportion to the hidden size."""
 
-    name: str | None = Field(None, pattern=_NAME, description="Name of the student's folder among several.")
+    name: str | None = Field(None, pattern=NAME, description="Name of the student's folder among several.")
     hidden_size: int | None = Field(None, ge=1, description="Width of the residual stream; the teacher's by default.")
     intermediate_size: int | None = Field(None, ge=1, description="Width of the feed-forward layers.")
     num_attention_heads: int | None = Field(None, ge=1, description="Heads; hidden_size must be divisible by it.")
@@ -111,7 +100,7 @@ SEED_STUDENTS = {
 }  # HomoBERT's four students of BERT-base (arXiv 2302.09632, table 1)
 
 
-class LossWeights(_Section):
+class LossWeights(Section):
     """Weights of the loss terms; 0 switches a term off."""
 
     task: float = Field(
@@ -132,7 +121,7 @@ class LossWeights(_Section):
         return self
 
 
-class DistillSettings(_Section):
+class DistillSettings(Section):
     """How to distil."""
 
     method: Method = Field(
@@ -201,7 +190,7 @@ class DistillSettings(_Section):
         return self
 
 
-class ExportSettings(_Section):
+class ExportSettings(Section):
     """How to export."""
 
     quantize: Quantize = Field(
@@ -223,7 +212,7 @@ class ExportSettings(_Section):
     )
 
 
-class MeasureSettings(_Section):
+class MeasureSettings(Section):
     """How to measure."""
 
     device: str = Field("cpu", description="Target to measure on.")
@@ -232,159 +221,3 @@ class MeasureSettings(_Section):
     length: int = Field(128, ge=2, description="Tokens of one sequence; of real texts, the most.")
     text: str | None = Field(None, description="File of real texts, one a line, whose own lengths are measured with.")
     min_seconds: float = Field(2.0, gt=0, description="Seconds measured of each package at the least.")
-
-
-class Recipe(_Section):
-    """A whole run."""
-
-    name: str = Field("run", pattern=_NAME, description="Names the run's folder.")
-    teacher: str = Field(description="Hub name, folder, or package:DISTRIBUTION/PATH.")
-    text: TextSettings
-    student: StudentShape | None = Field(None, description="The student's shape.")
-    students: tuple[StudentShape, ...] = Field(
-        (),
-        description="Several students out of one run, the widest first: shapes, or HomoBERT's names "
-        "(base, small, xsmall, tiny).",
-    )
-    distill: DistillSettings
-    export: ExportSettings = ExportSettings()
-    measure: MeasureSettings = MeasureSettings()
-    budget: Budget = Budget()
-    seed: int = Field(0, ge=0, lt=2**63, description="Seed of everything that is random.")
-
-    @field_validator("students", mode="before")
-    @classmethod
-    def _named(cls, students: Any) -> Any:
-        if not isinstance(students, list | tuple):
-            return students
-        for student in students:
-            if isinstance(student, str) and student not in SEED_STUDENTS:
-                raise ValueError(f"no student is named '{student}'; named are: {', '.join(SEED_STUDENTS)}")
-        return [SEED_STUDENTS[student] if isinstance(student, str) else student for student in students]
-
-    @model_validator(mode="after")
-    def _student_or_students(self) -> Recipe:
-        if (self.student is None) == (not self.students):
-            raise ValueError("give either 'student' or 'students' (flags like --hidden-size shape the student)")
-        if self.student is not None and (ignored := self.student.model_fields_set & {"name", "finish"}):
-            raise ValueError(f"student.{ignored.pop()} is for one of several 'students'")
-        names = [student.name for student in self.students]
-        if None in names or len({str(name).lower() for name in names}) < len(names):
-            raise ValueError("each of 'students' needs a name of its own")
-        if taken := {str(name).lower() for name in names} & {"trackers", "run.json"}:
-            raise ValueError(f"'{taken.pop()}' is a name of the run's own; call the student something else")
-        return self
-
-    def digest(self) -> str:
-        """Hex sha256 of the recipe's content."""
-        return digest_of(self.model_dump(mode="json"))
-
-
-def _fields_at(location: Sequence[int | str]) -> list[str]:
-    """Names of the fields of the section at `location` (the last part of which is the unknown key)."""
-    section: Any = Recipe
-    for part in location:
-        if isinstance(part, int):
-            continue
-        annotation = section.model_fields[part].annotation
-        section = next(
-            (
-                kind
-                for kind in (annotation, *get_args(annotation))
-                if isinstance(kind, type) and issubclass(kind, BaseModel)
-            ),
-            Recipe,
-        )
-    return list(section.model_fields)
-
-
-def _explain(error: ValidationError, where: str) -> RecipeError:
-    """The first mistake of a recipe, in one line."""
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        known = _fields_at(first["loc"][:-1])
-        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.5)
-        mend = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(known)}"
-        return RecipeError(f"unknown key '{key}'", where=where, mend=mend)
-    if first["type"] == "missing":
-        return RecipeError(f"'{key}' is missing", where=where, mend="add it, or give it with --set")
-    message = first["msg"].removeprefix("Value error, ")
-    given = "" if isinstance(first["input"], dict | list | tuple | BaseModel) else f" (given: {first['input']!r})"
-    return RecipeError(f"'{key}': {message}{given}" if key else message, where=where)
-
-
-def _apply(tree: dict[str, Any], assignment: str) -> None:
-    """Write one `a.b.c=value` into a nested dict; the value is YAML."""
-    path, separator, value = assignment.partition("=")
-    if not separator or not path:
-        raise RecipeError(f"'{assignment}' is not KEY=VALUE", where="--set", mend="write --set distill.steps=300")
-    *parents, last = path.split(".")
-    node: Any = tree
-    for part in parents:
-        node = _child(node, part, path, create=True)
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise RecipeError(f"'{value}' is not a YAML value", where=f"--set {path}") from None
-    if isinstance(node, list):
-        _child(node, last, path, create=False)
-        node[int(last)] = parsed
-    else:
-        node[last] = parsed
-
-
-def _child(node: Any, part: str, path: str, *, create: bool) -> Any:
-    if isinstance(node, list):
-        if not part.isdigit() or int(part) >= len(node):
-            raise RecipeError(f"'{part}' is not an index of a list of {len(node)}", where=f"--set {path}")
-        return node[int(part)]
-    if create and node.get(part) is None:
-        node[part] = {}
-    child = node.get(part)
-    if not isinstance(child, dict | list):
-        raise RecipeError(f"'{part}' holds a value, not a section", where=f"--set {path}")
-    return child
-
-
-def parse_recipe(tree: dict[str, Any], *, where: str, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe from a nested dict and `a.b=value` overrides.
-
-    Raises:
-        RecipeError: unknown key (with the nearest known one), missing key, or a bad value.
-    """
-    tree = copy.deepcopy(tree)
-    for assignment in overrides:
-        _apply(tree, assignment)
-    try:
-        return Recipe.model_validate(tree)
-    except ValidationError as error:
-        raise _explain(error, where) from None
-
-
-def read_recipe_tree(path: Path) -> dict[str, Any]:
-    """A recipe's YAML as a nested dict, not yet checked.
-
-    Raises:
-        RecipeError: no such file, or not a YAML mapping.
-    """
-    if not path.is_file():
-        raise RecipeError(
-            "no such recipe", where=str(path), mend="name a YAML file, for example recipes/quickstart.yaml"
-        )
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"is not YAML ({error})", where=str(path)) from None
-    if not isinstance(tree, dict):
-        raise RecipeError("is not a YAML mapping", where=str(path), mend="see recipes/quickstart.yaml")
-    return tree
-
-
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe from a YAML file and `a.b=value` overrides.
-
-    Raises:
-        RecipeError: no such file, not YAML, unknown key (with the nearest known one), bad value.
-    """
-    return parse_recipe(read_recipe_tree(path), where=str(path), overrides=overrides)

@@ -1,0 +1,45 @@
+"""Recipes: one YAML file that says everything about a run, parsed strictly.
+
+An unknown key is refused with the nearest known one. Algorithms never see a recipe: each stage gets its own section,
+and leaves get plain values.
+"""
+
+from homoexport.recipe.parsing import load_recipe, parse_recipe, read_recipe_tree
+from homoexport.recipe.run import Recipe
+from homoexport.recipe.sections import (
+    SEED_STUDENTS,
+    AttentionKind,
+    DistillSettings,
+    ExportSettings,
+    Importance,
+    LossWeights,
+    MeasureSettings,
+    Method,
+    Objective,
+    PruneGroup,
+    Schedule,
+    StudentShape,
+    TextSettings,
+    TextSource,
+)
+
+__all__ = [
+    "SEED_STUDENTS",
+    "AttentionKind",
+    "DistillSettings",
+    "ExportSettings",
+    "Importance",
+    "LossWeights",
+    "MeasureSettings",
+    "Method",
+    "Objective",
+    "PruneGroup",
+    "Recipe",
+    "Schedule",
+    "StudentShape",
+    "TextSettings",
+    "TextSource",
+    "load_recipe",
+    "parse_recipe",
+    "read_recipe_tree",
+]

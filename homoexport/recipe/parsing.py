@@ -1,0 +1,125 @@
+"""Recipes out of YAML and `a.b=value` overrides; mistakes are told in one line."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from homoexport.errors import RecipeError
+from homoexport.recipe.run import Recipe
+
+
+def _fields_at(location: Sequence[int | str]) -> list[str]:
+    """Names of the fields of the section at `location` (the last part of which is the unknown key)."""
+    section: Any = Recipe
+    for part in location:
+        if isinstance(part, int):
+            continue
+        annotation = section.model_fields[part].annotation
+        section = next(
+            (
+                kind
+                for kind in (annotation, *get_args(annotation))
+                if isinstance(kind, type) and issubclass(kind, BaseModel)
+            ),
+            Recipe,
+        )
+    return list(section.model_fields)
+
+
+def _explain(error: ValidationError, where: str) -> RecipeError:
+    """The first mistake of a recipe, in one line."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = _fields_at(first["loc"][:-1])
+        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.5)
+        mend = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(known)}"
+        return RecipeError(f"unknown key '{key}'", where=where, mend=mend)
+    if first["type"] == "missing":
+        return RecipeError(f"'{key}' is missing", where=where, mend="add it, or give it with --set")
+    message = first["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(first["input"], dict | list | tuple | BaseModel) else f" (given: {first['input']!r})"
+    return RecipeError(f"'{key}': {message}{given}" if key else message, where=where)
+
+
+def _apply(tree: dict[str, Any], assignment: str) -> None:
+    """Write one `a.b.c=value` into a nested dict; the value is YAML."""
+    path, separator, value = assignment.partition("=")
+    if not separator or not path:
+        raise RecipeError(f"'{assignment}' is not KEY=VALUE", where="--set", mend="write --set distill.steps=300")
+    *parents, last = path.split(".")
+    node: Any = tree
+    for part in parents:
+        node = _child(node, part, path, create=True)
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise RecipeError(f"'{value}' is not a YAML value", where=f"--set {path}") from None
+    if isinstance(node, list):
+        _child(node, last, path, create=False)
+        node[int(last)] = parsed
+    else:
+        node[last] = parsed
+
+
+def _child(node: Any, part: str, path: str, *, create: bool) -> Any:
+    if isinstance(node, list):
+        if not part.isdigit() or int(part) >= len(node):
+            raise RecipeError(f"'{part}' is not an index of a list of {len(node)}", where=f"--set {path}")
+        return node[int(part)]
+    if create and node.get(part) is None:
+        node[part] = {}
+    child = node.get(part)
+    if not isinstance(child, dict | list):
+        raise RecipeError(f"'{part}' holds a value, not a section", where=f"--set {path}")
+    return child
+
+
+def parse_recipe(tree: dict[str, Any], *, where: str, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe from a nested dict and `a.b=value` overrides.
+
+    Raises:
+        RecipeError: unknown key (with the nearest known one), missing key, or a bad value.
+    """
+    tree = copy.deepcopy(tree)
+    for assignment in overrides:
+        _apply(tree, assignment)
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise _explain(error, where) from None
+
+
+def read_recipe_tree(path: Path) -> dict[str, Any]:
+    """A recipe's YAML as a nested dict, not yet checked.
+
+    Raises:
+        RecipeError: no such file, or not a YAML mapping.
+    """
+    if not path.is_file():
+        raise RecipeError(
+            "no such recipe", where=str(path), mend="name a YAML file, for example recipes/quickstart.yaml"
+        )
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"is not YAML ({error})", where=str(path)) from None
+    if not isinstance(tree, dict):
+        raise RecipeError("is not a YAML mapping", where=str(path), mend="see recipes/quickstart.yaml")
+    return tree
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe from a YAML file and `a.b=value` overrides.
+
+    Raises:
+        RecipeError: no such file, not YAML, unknown key (with the nearest known one), bad value.
+    """
+    return parse_recipe(read_recipe_tree(path), where=str(path), overrides=overrides)

@@ -1,0 +1,66 @@
+"""The recipe of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from homoexport.artifact import digest_of
+from homoexport.budget import Budget
+from homoexport.recipe.sections import (
+    NAME,
+    SEED_STUDENTS,
+    DistillSettings,
+    ExportSettings,
+    MeasureSettings,
+    Section,
+    StudentShape,
+    TextSettings,
+)
+
+
+class Recipe(Section):
+    """A whole run."""
+
+    name: str = Field("run", pattern=NAME, description="Names the run's folder.")
+    teacher: str = Field(description="Hub name, folder, or package:DISTRIBUTION/PATH.")
+    text: TextSettings
+    student: StudentShape | None = Field(None, description="The student's shape.")
+    students: tuple[StudentShape, ...] = Field(
+        (),
+        description="Several students out of one run, the widest first: shapes, or HomoBERT's names "
+        "(base, small, xsmall, tiny).",
+    )
+    distill: DistillSettings
+    export: ExportSettings = ExportSettings()
+    measure: MeasureSettings = MeasureSettings()
+    budget: Budget = Budget()
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of everything that is random.")
+
+    @field_validator("students", mode="before")
+    @classmethod
+    def _named(cls, students: Any) -> Any:
+        if not isinstance(students, list | tuple):
+            return students
+        for student in students:
+            if isinstance(student, str) and student not in SEED_STUDENTS:
+                raise ValueError(f"no student is named '{student}'; named are: {', '.join(SEED_STUDENTS)}")
+        return [SEED_STUDENTS[student] if isinstance(student, str) else student for student in students]
+
+    @model_validator(mode="after")
+    def _student_or_students(self) -> Recipe:
+        if (self.student is None) == (not self.students):
+            raise ValueError("give either 'student' or 'students' (flags like --hidden-size shape the student)")
+        if self.student is not None and (ignored := self.student.model_fields_set & {"name", "finish"}):
+            raise ValueError(f"student.{ignored.pop()} is for one of several 'students'")
+        names = [student.name for student in self.students]
+        if None in names or len({str(name).lower() for name in names}) < len(names):
+            raise ValueError("each of 'students' needs a name of its own")
+        if taken := {str(name).lower() for name in names} & {"trackers", "run.json"}:
+            raise ValueError(f"'{taken.pop()}' is a name of the run's own; call the student something else")
+        return self
+
+    def digest(self) -> str:
+        """Hex sha256 of the recipe's content."""
+        return digest_of(self.model_dump(mode="json"))
