@@ -13,8 +13,8 @@ PACKAGE = Path(__file__).parents[1] / "homoexport"
 FLOORS = [
     {"errors", "units", "cgroup", "host", "packaged", "artifact", "budget", "recipe"},
     {"encoder", "text", "inference", "sample_text", "worker"},
-    {"distill", "export", "measure", "evaluate"},
-    {"pipeline", "bench", "report", "plan"},
+    {"distill", "export", "measure", "evaluate", "finetune"},
+    {"pipeline", "bench", "finetuning", "report", "plan"},
     {"cli", "__init__"},
     {"__main__"},
 ]

@@ -8,9 +8,11 @@ import pytest
 from pydantic import BaseModel
 
 from homoexport.errors import RecipeError
-from homoexport.recipe import Recipe, load_recipe, parse_recipe
+from homoexport.recipe import FinetuneRecipe, Recipe, load_recipe, parse_as, parse_recipe, read_recipe_tree
 
-RECIPES = sorted((Path(__file__).parents[1] / "recipes").rglob("*.yaml"))
+FOLDER = Path(__file__).parents[1] / "recipes"
+FINETUNING = [FOLDER / "glue.yaml"]
+RECIPES = sorted(set(FOLDER.rglob("*.yaml")) - set(FINETUNING))
 MINIMAL = {
     "teacher": "some/model",
     "text": {"sources": [{"files": "*.txt"}]},
@@ -22,6 +24,11 @@ MINIMAL = {
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_shipped_recipes_parse(path):
     assert load_recipe(path).name == path.stem
+
+
+@pytest.mark.parametrize("path", FINETUNING, ids=lambda path: path.stem)
+def test_shipped_recipes_of_fine_tuning_parse(path):
+    assert parse_as(FinetuneRecipe, read_recipe_tree(path), where=str(path)).name == path.stem
 
 
 @pytest.mark.parametrize(

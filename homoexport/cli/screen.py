@@ -15,6 +15,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from homoexport.distill import Progress as DistillProgress
+    from homoexport.finetune import FinetuneProgress
 
 _QUIET_SECONDS = 30.0  # without a terminal, a line comes at least this often
 
@@ -67,6 +68,36 @@ def distill_bar() -> Iterator[Callable[[DistillProgress], None]]:
             if bar.disable and speaks() and (due or time.monotonic() - spoke > _QUIET_SECONDS):
                 spoke = time.monotonic()
                 errors.print(f"{name} step {report.step + 1}/{steps}  {text}".lstrip(), soft_wrap=True)
+
+        yield show
+
+
+@contextmanager
+def finetune_bar() -> Iterator[Callable[[FinetuneProgress], None]]:
+    """A bar for each training; without a terminal, lines."""
+    bar = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[text]}"),
+        TimeRemainingColumn(),
+        console=errors,
+        disable=not errors.is_terminal,
+    )
+    task: TaskID | None = None
+    with bar:
+
+        def show(progress: FinetuneProgress) -> None:
+            nonlocal task
+            text = f"loss {progress.loss:.4f}{'  int8 simulated' if progress.int8 else ''}"
+            if bar.disable:
+                errors.print(f"step {progress.step}/{progress.steps}  {text}", soft_wrap=True)
+                return
+            if task is None:
+                task = bar.add_task("fine-tuning", total=progress.steps, text="")
+            bar.update(task, completed=progress.step, text=text)
+            if progress.step == progress.steps:
+                task = None
 
         yield show
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,13 @@ from huggingface_hub.errors import HFValidationError
 from optimum.exporters.tasks import TasksManager
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from homoexport import packaged
 from homoexport.artifact import MANIFEST, digest_of, read_manifest, sha256_file
@@ -274,6 +281,27 @@ def _load_weights(folder: Path, config: Any, task: Task, source: str) -> PreTrai
     model.eval()
     assert isinstance(model, PreTrainedModel)
     return model
+
+
+def load_classifier(source: str, names: Sequence[str]) -> Encoder:
+    """A model as a text classifier with these labels, or with one output for scores where there are none.
+
+    Its head is new, drawn by torch's seed, unless the model has one of as many outputs already.
+
+    Raises:
+        TeacherError: see `load_encoder`.
+    """
+    found = load_encoder(source)
+    labels = {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
+    model = AutoModelForSequenceClassification.from_pretrained(
+        found.folder,
+        dtype=torch.float32,
+        num_labels=len(names) or 1,
+        **(labels if names else {}),
+        problem_type="single_label_classification" if names else "regression",
+        ignore_mismatched_sizes=True,
+    )
+    return replace(found, model=model, task="text-classification", pooling=None)
 
 
 def parent_of(encoder: Encoder) -> str:

@@ -30,7 +30,7 @@ class Quality:
         """A JSON-ready dict, with the details beside the value."""
         figures = asdict(self)
         details = figures.pop("details")
-        return {**figures, **details}
+        return {**figures, "interval": list(self.interval), **details}
 
 
 def bootstrap(statistic: Callable[[FloatArray], float], size: int, *, resamples: int, seed: int) -> tuple[float, float]:

@@ -24,7 +24,8 @@ class GlueTask:
     """Where a task's examples stand, and how it is judged.
 
     Columns are named, or numbered where the file has no header. `labels` are in the hub's order; None: scores.
-    `hub` is the configuration and the judged split there.
+    `hub` is the configuration and the judged split there. `names` is what models call the labels, where these are
+    numbers in the files.
     """
 
     folder: str
@@ -35,16 +36,42 @@ class GlueTask:
     metrics: tuple[str, ...]
     hub: tuple[str, str, str, str | None]  # configuration, judged split, text and pair columns
     dev: str = "dev.tsv"
+    names: tuple[str, ...] | None = None
 
 
 _TWO, _ENTAILMENT = ("0", "1"), ("entailment", "not_entailment")
 _MNLI = ("entailment", "neutral", "contradiction")
 _ACCURACY, _BOTH = ("accuracy",), ("f1", "accuracy")
 GLUE: dict[str, GlueTask] = {
-    "cola": GlueTask("CoLA", 3, None, 1, _TWO, ("matthews",), ("cola", "validation", "sentence", None)),
-    "sst2": GlueTask("SST-2", "sentence", None, "label", _TWO, _ACCURACY, ("sst2", "validation", "sentence", None)),
+    "cola": GlueTask(
+        "CoLA",
+        3,
+        None,
+        1,
+        _TWO,
+        ("matthews",),
+        ("cola", "validation", "sentence", None),
+        names=("unacceptable", "acceptable"),
+    ),
+    "sst2": GlueTask(
+        "SST-2",
+        "sentence",
+        None,
+        "label",
+        _TWO,
+        _ACCURACY,
+        ("sst2", "validation", "sentence", None),
+        names=("negative", "positive"),
+    ),
     "mrpc": GlueTask(
-        "MRPC", "#1 String", "#2 String", "Quality", _TWO, _BOTH, ("mrpc", "validation", "sentence1", "sentence2")
+        "MRPC",
+        "#1 String",
+        "#2 String",
+        "Quality",
+        _TWO,
+        _BOTH,
+        ("mrpc", "validation", "sentence1", "sentence2"),
+        names=("not_equivalent", "equivalent"),
     ),
     "stsb": GlueTask(
         "STS-B",
@@ -56,7 +83,14 @@ GLUE: dict[str, GlueTask] = {
         ("stsb", "validation", "sentence1", "sentence2"),
     ),
     "qqp": GlueTask(
-        "QQP", "question1", "question2", "is_duplicate", _TWO, _BOTH, ("qqp", "validation", "question1", "question2")
+        "QQP",
+        "question1",
+        "question2",
+        "is_duplicate",
+        _TWO,
+        _BOTH,
+        ("qqp", "validation", "question1", "question2"),
+        names=("not_duplicate", "duplicate"),
     ),
     "mnli": GlueTask(
         "MNLI",
@@ -91,7 +125,14 @@ GLUE: dict[str, GlueTask] = {
         ("rte", "validation", "sentence1", "sentence2"),
     ),
     "wnli": GlueTask(
-        "WNLI", "sentence1", "sentence2", "label", _TWO, _ACCURACY, ("wnli", "validation", "sentence1", "sentence2")
+        "WNLI",
+        "sentence1",
+        "sentence2",
+        "label",
+        _TWO,
+        _ACCURACY,
+        ("wnli", "validation", "sentence1", "sentence2"),
+        names=("not_entailment", "entailment"),
     ),
 }
 

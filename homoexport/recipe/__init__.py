@@ -4,13 +4,14 @@ An unknown key is refused with the nearest known one. Algorithms never see a rec
 and leaves get plain values.
 """
 
-from homoexport.recipe.parsing import load_recipe, parse_recipe, read_recipe_tree
-from homoexport.recipe.run import Recipe
+from homoexport.recipe.parsing import load_recipe, parse_as, parse_recipe, read_recipe_tree
+from homoexport.recipe.run import FinetuneRecipe, Recipe
 from homoexport.recipe.sections import (
     SEED_STUDENTS,
     AttentionKind,
     DistillSettings,
     ExportSettings,
+    FinetuneSettings,
     Importance,
     LossWeights,
     MeasureSettings,
@@ -28,6 +29,8 @@ __all__ = [
     "AttentionKind",
     "DistillSettings",
     "ExportSettings",
+    "FinetuneRecipe",
+    "FinetuneSettings",
     "Importance",
     "LossWeights",
     "MeasureSettings",
@@ -40,6 +43,7 @@ __all__ = [
     "TextSettings",
     "TextSource",
     "load_recipe",
+    "parse_as",
     "parse_recipe",
     "read_recipe_tree",
 ]

@@ -6,7 +6,7 @@ import copy
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -14,12 +14,14 @@ from pydantic import BaseModel, ValidationError
 from homoexport.errors import RecipeError
 from homoexport.recipe.run import Recipe
 
+_Kind = TypeVar("_Kind", bound=BaseModel)
 
-def _fields_at(location: Sequence[int | str]) -> list[str]:
-    """Names of the fields of the section at `location` (the last part of which is the unknown key)."""
-    section: Any = Recipe
+
+def _fields_at(kind: type[BaseModel], location: Sequence[int | str]) -> list[str]:
+    """Names of the fields of the section at `location` of a kind of recipe."""
+    section: Any = kind
     for part in location:
-        if isinstance(part, int):
+        if part not in section.model_fields:  # a place in a list, or a name that the user gave
             continue
         annotation = section.model_fields[part].annotation
         section = next(
@@ -28,17 +30,17 @@ def _fields_at(location: Sequence[int | str]) -> list[str]:
                 for kind in (annotation, *get_args(annotation))
                 if isinstance(kind, type) and issubclass(kind, BaseModel)
             ),
-            Recipe,
+            kind,
         )
     return list(section.model_fields)
 
 
-def _explain(error: ValidationError, where: str) -> RecipeError:
+def _explain(error: ValidationError, kind: type[BaseModel], where: str) -> RecipeError:
     """The first mistake of a recipe, in one line."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        known = _fields_at(first["loc"][:-1])
+        known = _fields_at(kind, first["loc"][:-1])
         near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.5)
         mend = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(known)}"
         return RecipeError(f"unknown key '{key}'", where=where, mend=mend)
@@ -83,7 +85,12 @@ def _child(node: Any, part: str, path: str, *, create: bool) -> Any:
 
 
 def parse_recipe(tree: dict[str, Any], *, where: str, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe from a nested dict and `a.b=value` overrides.
+    """A run's recipe from a nested dict and `a.b=value` overrides; see `parse_as`."""
+    return parse_as(Recipe, tree, where=where, overrides=overrides)
+
+
+def parse_as(kind: type[_Kind], tree: dict[str, Any], *, where: str, overrides: Sequence[str] = ()) -> _Kind:
+    """A recipe of a kind from a nested dict and `a.b=value` overrides.
 
     Raises:
         RecipeError: unknown key (with the nearest known one), missing key, or a bad value.
@@ -92,9 +99,9 @@ def parse_recipe(tree: dict[str, Any], *, where: str, overrides: Sequence[str] =
     for assignment in overrides:
         _apply(tree, assignment)
     try:
-        return Recipe.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
-        raise _explain(error, where) from None
+        raise _explain(error, kind, where) from None
 
 
 def read_recipe_tree(path: Path) -> dict[str, Any]:

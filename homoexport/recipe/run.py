@@ -1,8 +1,8 @@
-"""The recipe of a run."""
+"""Whole recipes: of a run, and of fine-tuning."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
@@ -13,6 +13,7 @@ from homoexport.recipe.sections import (
     SEED_STUDENTS,
     DistillSettings,
     ExportSettings,
+    FinetuneSettings,
     MeasureSettings,
     Section,
     StudentShape,
@@ -64,3 +65,19 @@ class Recipe(Section):
     def digest(self) -> str:
         """Hex sha256 of the recipe's content."""
         return digest_of(self.model_dump(mode="json"))
+
+
+class FinetuneRecipe(Section):
+    """Fine-tuning on one task or several."""
+
+    name: str = Field("finetune", pattern=NAME, description="Names the recipe.")
+    finetune: FinetuneSettings = FinetuneSettings()
+    tasks: dict[str, FinetuneSettings] = Field({}, description="What is other for a task, by the task's name.")
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(
+        (0,), min_length=1, description="Seeds of the new head, dropout and the order of examples; a training each."
+    )
+
+    def settings_of(self, task: str) -> FinetuneSettings:
+        """The settings of a task."""
+        other = self.tasks.get(task, FinetuneSettings()).model_dump(exclude_unset=True)
+        return self.finetune.model_copy(update=other)

@@ -3,6 +3,7 @@
 from homoexport.report.bench import write_bench_report
 from homoexport.report.evaluated import evaluation_table
 from homoexport.report.exported import candidate_table, export_lines
+from homoexport.report.finetuned import finetuned_table
 from homoexport.report.markdown import rebuild_report, write_report
 from homoexport.report.measured import (
     change_table,
@@ -22,6 +23,7 @@ __all__ = [
     "device_table",
     "evaluation_table",
     "export_lines",
+    "finetuned_table",
     "grid_table",
     "measurement_remarks",
     "measurement_table",

@@ -66,7 +66,7 @@ def test_token_classifiers_are_judged_by_the_teachers_decisions_on_ordinary_toke
     teacher = classifier(tmp_path / "teacher", "token-classification")
     student = classifier(tmp_path / "student", "token-classification", noise=1.0)
     own, result = evaluate_packages([teacher, student], TEXTS, teacher=teacher, seed=0, threads=1)
-    assert (own["metric"], own["value"], own["interval"]) == ("label_agreement", 1.0, (1.0, 1.0))
+    assert (own["metric"], own["value"], own["interval"]) == ("label_agreement", 1.0, [1.0, 1.0])
     assert (result["texts"], result["decisions"]) == (30, 90)  # three words each, without [CLS] and [SEP]
     kept = 0
     for text in TEXTS:

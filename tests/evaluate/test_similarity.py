@@ -72,7 +72,7 @@ def test_sts_is_scipys_spearman_of_the_packages_cosines(tmp_path: Path) -> None:
     assert quality.as_json() == {
         "metric": "sts_spearman",
         "value": quality.value,
-        "interval": quality.interval,
+        "interval": list(quality.interval),
         "pairs": 30,
     }
 

@@ -1,0 +1,5 @@
+"""Fine-tuning: a student learns a task of the user's, from labels, from a teacher, and with int8 in the loop."""
+
+from homoexport.finetune.train import FinetuneProgress, finetune
+
+__all__ = ["FinetuneProgress", "finetune"]

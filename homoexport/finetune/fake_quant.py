@@ -1,0 +1,96 @@
+"""int8 simulated while a model is trained, so that the int8 file loses nothing (quantization-aware training).
+
+Jacob et al. 2018 (arXiv 1712.05877, section 3): weights and activations are rounded as the int8 file will round them,
+and gradients pass as if they were not (the straight-through estimator, Bengio et al. 2013, arXiv 1308.3432). The scheme
+is the one that is exported: weights signed, a scale for each output column; activations unsigned, one scale for the
+whole tensor, as it comes; embedding tables unsigned, one scale each.
+
+O outputs, I inputs, B batch, S sequence, V vocabulary, D hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+from transformers import PreTrainedModel
+
+
+class Int8Simulation:
+    """A switch that all simulated parts of one model share; off at first."""
+
+    def __init__(self) -> None:
+        self.on = False
+
+
+@contextmanager
+def simulated_int8(model: PreTrainedModel) -> Iterator[Int8Simulation]:
+    """Let a model's matrix products and embedding tables be those of int8 while the switch is on.
+
+    At the end the weights have the values that int8 can tell apart if the switch is on then, and are as they were
+    trained if it is off.
+
+    Args:
+        model: its parameters have other names within the block.
+    """
+    switch = Int8Simulation()
+    parts: list[tuple[nn.Module, _FakeQuantized]] = []
+    hooks: list[Any] = []
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            parts.append((module, _FakeQuantized(switch, signed=True)))
+            hooks.append(module.register_forward_pre_hook(_Activations(switch)))
+        elif isinstance(module, nn.Embedding):
+            parts.append((module, _FakeQuantized(switch, signed=False)))
+    for module, part in parts:
+        parametrize.register_parametrization(module, "weight", part)
+    try:
+        yield switch
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, _ in parts:
+            parametrize.remove_parametrizations(module, "weight", leave_parametrized=switch.on)
+
+
+class _FakeQuantized(nn.Module):
+    def __init__(self, switch: Int8Simulation, *, signed: bool) -> None:
+        super().__init__()
+        self._switch, self._signed = switch, signed
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        if not self._switch.on:
+            return weight
+        return round_columns(weight) if self._signed else round_tensor(weight)
+
+
+class _Activations:
+    def __init__(self, switch: Int8Simulation) -> None:
+        self._switch = switch
+
+    def __call__(self, _module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
+        return (round_tensor(inputs[0]), *inputs[1:]) if self._switch.on else None
+
+
+def round_columns(weight: torch.Tensor) -> torch.Tensor:
+    """A linear layer's weight [O, I] in signed 8 bits, symmetric, a scale for each output; gradients pass."""
+    scale = weight.detach().abs().amax(dim=1, keepdim=True) / 127
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    return _straight_through(weight, (weight / scale).round().clamp(-127, 127) * scale)
+
+
+def round_tensor(values: torch.Tensor) -> torch.Tensor:
+    """Values in unsigned 8 bits, one scale and zero point for all, as ONNX's DynamicQuantizeLinear; gradients pass."""
+    low, high = values.detach().amin().clamp(max=0), values.detach().amax().clamp(min=0)
+    scale = (high - low) / 255
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    zero_point = (-low / scale).round().clamp(0, 255)
+    return _straight_through(values, ((values / scale).round() + zero_point).clamp(0, 255).sub(zero_point) * scale)
+
+
+def _straight_through(values: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
+    return values + (rounded - values).detach()

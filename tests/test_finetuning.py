@@ -1,0 +1,146 @@
+"""Fine-tuning on tasks: examples drawn, teachers checked, several seeds resumed and summed up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, matthews_corrcoef
+
+from homoexport import finetuning
+from homoexport.artifact import read_json, read_manifest, verify
+from homoexport.errors import OutputError, PackageError, RecipeError, TextError
+from homoexport.evaluate import Examples, open_model
+from homoexport.finetuning import LabelledTask, drawn, finetune_many, finetune_student, glue_task, own_task, teachers_of
+from homoexport.recipe import FinetuneRecipe, FinetuneSettings
+
+TEXTS = tuple(f"w{i % 37 + 2} w{i % 11} w{i % 2}" for i in range(64))
+LABELS = tuple("no" if i % 2 else "yes" for i in range(64))
+TASK = LabelledTask("toy", Examples("toy", TEXTS, LABELS), {"dev": Examples("toy dev", TEXTS, LABELS)}, ("no", "yes"))
+SETTINGS = FinetuneSettings(epochs=6, batch_size=16, learning_rate=3e-3, threads=1)
+
+
+def test_a_student_is_finetuned_judged_and_kept(tiny_folder: Callable[..., Path], tmp_path: Path) -> None:
+    result = finetune_student(str(tiny_folder()), TASK, tmp_path / "out", settings=SETTINGS, seed=3)
+    manifest = verify(tmp_path / "out", kind="student")
+    assert manifest["details"]["finetuned"] == result
+    assert manifest["parent"] == str(tmp_path / "teacher")
+    model = open_model(str(tmp_path / "out"), threads=1)
+    guesses = [model.details.labels[row] for row in np.stack(model.logits(TEXTS)).argmax(axis=1)]
+    metrics = {each["metric"]: each["value"] for each in result["judged"]["dev"]}
+    assert metrics["accuracy"] == pytest.approx(accuracy_score(LABELS, guesses))
+    assert metrics["accuracy"] > 0.9
+    assert metrics["matthews"] == pytest.approx(matthews_corrcoef(LABELS, guesses))
+    assert (tmp_path / "out/held_out.txt").read_text().splitlines() == list(TEXTS)
+    with pytest.raises(OutputError, match="already exists"):
+        finetune_student(str(tmp_path / "teacher"), TASK, tmp_path / "out", settings=SETTINGS, seed=3)
+
+
+def test_limited_examples_are_drawn_by_the_seed() -> None:
+    first, again, other = (drawn(TASK.train, 20, seed) for seed in (0, 0, 1))
+    assert first == again != other
+    assert len(set(first.texts)) == 20
+    assert all(first.labels[row] == LABELS[TEXTS.index(text)] for row, text in enumerate(first.texts))
+    assert drawn(TASK.train, 64, 0) is TASK.train
+
+
+def test_a_teacher_speaks_of_the_same_labels(tiny_folder: Callable[..., Path], tmp_path: Path) -> None:
+    source, quick = str(tiny_folder()), SETTINGS.model_copy(update={"epochs": 0.25})
+    finetune_student(source, TASK, tmp_path / "teacher-of-two", settings=SETTINGS, seed=0)
+    turned = replace(TASK, names=("yes", "no"))  # the same labels in another order
+    only_taught = SETTINGS.model_copy(update={"teacher_weight": 1.0, "epochs": 20})
+    arguments = {"settings": only_taught, "seed": 1, "teacher": str(tmp_path / "teacher-of-two")}
+    result = finetune_student(source, turned, tmp_path / "taught", **arguments)
+    assert result["judged"]["dev"][0]["value"] > 0.9
+    assert result["teacher"] == str(tmp_path / "teacher-of-two")
+    renamed = replace(TASK.train, names=("yes", "no"))
+    for other, words in (
+        (replace(TASK, names=("yes", "no", "perhaps")), "has the labels no, yes"),
+        (replace(TASK, names=("good", "bad"), train=renamed), "has the labels no, yes"),
+    ):
+        with pytest.raises(PackageError, match=words):
+            finetune_student(source, other, tmp_path / "x", settings=quick, seed=0, teacher=arguments["teacher"])
+    assert not (tmp_path / "x").exists()
+
+
+def test_several_seeds_are_resumed_and_summed_up(tiny_folder, tmp_path, monkeypatch) -> None:
+    source, out = str(tiny_folder()), tmp_path / "out"
+    recipe = FinetuneRecipe(finetune=SETTINGS.model_copy(update={"epochs": 1}), seeds=(0, 1, 2))
+    whole = finetuning.finetune_student
+    made = []
+
+    def breaks(*arguments, **named):
+        if len(made) == 1:
+            raise KeyboardInterrupt
+        made.append(named["seed"])
+        return whole(*arguments, **named)
+
+    monkeypatch.setattr(finetuning, "finetune_student", breaks)
+    with pytest.raises(KeyboardInterrupt):
+        finetune_many(source, [TASK], out, recipe=recipe)
+    first = read_manifest(out / "toy/seed-0")["created"]
+    monkeypatch.setattr(finetuning, "finetune_student", whole)
+    with pytest.raises(RecipeError, match="other settings"):
+        finetune_many(source, [TASK], out, recipe=recipe.model_copy(update={"seeds": (0, 1)}), resume=True)
+    summary = finetune_many(source, [TASK], out, recipe=recipe, resume=True, skipped={"rte": "no such file"})
+    assert read_manifest(out / "toy/seed-0")["created"] == first
+    assert read_json(out / "summary.json") == summary
+    values = [run["judged"]["dev"][0]["value"] for run in summary["runs"]]
+    found = summary["summary"][0]
+    assert (found["median"], found["low"], found["high"]) == (sorted(values)[1], min(values), max(values))
+    assert (found["task"], found["metric"], found["seeds"]) == ("toy", "accuracy", 3)
+    assert summary["skipped"] == {"rte": "no such file"}
+    assert teachers_of(str(out), [TASK]) == {"toy": str(out / "toy/seed-0")}
+    with pytest.raises(PackageError, match="holds no cola"):
+        teachers_of(str(out), [TASK, replace(TASK, name="cola")])
+
+
+def test_settings_of_a_task_are_the_recipes_but_for_what_it_says() -> None:
+    recipe = FinetuneRecipe(finetune={"epochs": 4, "batch_size": 8}, tasks={"cola": {"epochs": 10}})
+    assert (recipe.settings_of("cola").epochs, recipe.settings_of("cola").batch_size) == (10, 8)
+    assert recipe.settings_of("sst2") == recipe.finetune
+
+
+def test_glue_labels_have_the_hubs_names(tmp_path: Path) -> None:
+    (tmp_path / "SST-2").mkdir()
+    for split in ("train", "dev"):
+        (tmp_path / f"SST-2/{split}.tsv").write_text("sentence\tlabel\ngood film\t1\nbad film\t0\n")
+    task = glue_task("sst2", tmp_path)
+    assert (task.names, task.metrics, list(task.judged)) == (("negative", "positive"), ("accuracy",), ["sst2"])
+    assert task.train.labels == ("1", "0")
+
+
+@pytest.mark.parametrize(
+    ("kind", "train", "dev", "words"),
+    [
+        ("classification", "text,label\na,x\nb,x\n", "text,label\na,x\n", "has the label 'x' alone"),
+        ("classification", "text,label\na,x\nb,y\n", "text,label\na,z\n", "the label 'z' is none of the model's"),
+        ("classification", "text,label\na,x\nb,y\n", "text,label\n", "holds no text"),
+        ("classification", "text,kind\na,x\nb,y\n", "text,label\na,z\n", "has no column 'label'"),
+        ("scores", "text,label\na,1\nb,2\n", "text,label\na,z\n", "'z', is no number"),
+    ],
+)
+def test_bad_data_are_told_before_training(tmp_path: Path, kind: str, train: str, dev: str, words: str) -> None:
+    (tmp_path / "train.csv").write_text(train)
+    (tmp_path / "dev.csv").write_text(dev)
+    with pytest.raises(TextError, match=words):
+        own_task(
+            kind,  # type: ignore[arg-type]
+            str(tmp_path / "train.csv"),
+            str(tmp_path / "dev.csv"),
+            text_column="text",
+            pair_column=None,
+            label_column="label",
+        )
+
+
+def test_labels_that_are_numbers_stand_in_their_order(tmp_path: Path) -> None:
+    rows = "\n".join(f"w{i},{i % 12}" for i in range(24))
+    for name in ("train", "dev"):
+        (tmp_path / f"{name}.csv").write_text(f"text,label\n{rows}\n")
+    files = (str(tmp_path / "train.csv"), str(tmp_path / "dev.csv"))
+    task = own_task("classification", *files, text_column="text", pair_column=None, label_column="label")
+    assert task.names == tuple(map(str, range(12)))
