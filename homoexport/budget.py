@@ -5,10 +5,13 @@ Latency is in milliseconds, sizes are in megabytes of 10**6 bytes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
+
+QUALITY_LINE = "quality."  # and the metric
 
 
 class Budget(BaseModel):
@@ -39,9 +42,19 @@ class Verdict:
     interval: tuple[float, float] | None
     kept: bool | None
 
+    @property
+    def at_least(self) -> bool:
+        """Whether the limit is one from below, as of quality."""
+        return self.line.startswith(QUALITY_LINE)
+
     def as_json(self) -> dict[str, Any]:
         """A JSON-ready dict."""
         return asdict(self)
+
+
+def verdict_of(line: Mapping[str, Any]) -> Verdict:
+    """A verdict that was read from JSON."""
+    return Verdict(**{**line, "interval": tuple(line["interval"]) if line["interval"] else None})
 
 
 def judge(

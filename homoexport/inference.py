@@ -267,15 +267,23 @@ def open_package(folder: Path, *, threads: int) -> Package:
     if threads < 1:
         raise UserError(f"{threads} threads", where="threads", mend="give 1 or more")
     details = read_package(folder)
+    return Package(details, open_session(details.model, threads=threads), load_tokenizer(details))
+
+
+def open_session(file: Path, *, threads: int) -> ort.InferenceSession:
+    """A session of an ONNX file on the CPU.
+
+    Raises:
+        PackageError: onnxruntime cannot load it.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     try:
-        session = ort.InferenceSession(str(details.model), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base but this
-        raise PackageError(f"onnxruntime cannot load it ({error})", where=str(details.model)) from error
-    return Package(details, session, load_tokenizer(details))
+        raise PackageError(f"onnxruntime cannot load it ({error})", where=str(file)) from error
 
 
 def load_tokenizer(details: PackageDetails, *, max_length: int | None = None) -> Tokenizer:

@@ -34,18 +34,20 @@ from homoexport.artifact import (
     write_run_mark,
 )
 from homoexport.bench import judge_result, measure, refuse_emulated_latency, texts_of
+from homoexport.budget import Verdict, verdict_of
 from homoexport.distill import HELD_OUT, LOG, TASKS, Progress, distill, target_of
 from homoexport.encoder import OUTPUT_NAMES, Task, load_encoder, max_length_of
 from homoexport.errors import DoesNotFit, OutputError, RecipeError
-from homoexport.evaluate import evaluate_packages
+from homoexport.evaluate import Gate, check_gate, evaluate_packages, package_of_file
 from homoexport.export import export_encoder
 from homoexport.host import available_cores
-from homoexport.inference import read_package
+from homoexport.inference import open_package, read_package
 from homoexport.measure import answers_of_file, check_measurement, host_of, rank_files
 from homoexport.recipe import ExportSettings, MeasureSettings, Recipe, StudentShape
 from homoexport.report import summarize, write_report
 
 TEACHER, STUDENT, PACKAGE, MEASURED = "0-teacher", "1-student", "2-onnx", "3-measured"
+FLOORS = "floors.json"  # of quality, with their verdicts
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,8 @@ def check_recipe(recipe: Recipe) -> None:
     """
     student = _student_of(recipe)
     settings = recipe.measure
+    if recipe.quality is not None:
+        check_gate(recipe.quality, teacher=recipe.teacher)
     refuse_emulated_latency(recipe.budget, settings.device)
     workload = settings.threads, settings.batch_size, settings.length
     check_measurement(settings.device, [workload], texts=texts_of(settings), min_seconds=settings.min_seconds)
@@ -189,10 +193,21 @@ def _run_stages(recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener
                 measure=recipe.measure,
                 recipe_digest=digest,
             )
+    gate = None
+    if recipe.quality is not None and not _done(run_dir / MEASURED, "measurement"):
+        gate = Gate(
+            recipe.quality, teacher=str(teacher), texts=texts, seed=recipe.seed, threads=_threads_here(recipe.measure)
+        )
     if not _done(package, "package"):
         with clock.stage("export", f"Exporting the student ({recipe.export.quantize})"):
             export_folder(
-                str(student), package, settings=recipe.export, measure=recipe.measure, recipe_digest=digest, texts=texts
+                str(student),
+                package,
+                settings=recipe.export,
+                measure=recipe.measure,
+                recipe_digest=digest,
+                texts=texts,
+                gate=gate,
             )
     if not _done(run_dir / MEASURED, "measurement"):
         with clock.stage("measure", f"Measuring on {recipe.measure.device}"), staged(run_dir / MEASURED) as folder:
@@ -212,6 +227,9 @@ def _run_stages(recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener
             quality = dict(zip(("teacher", "student"), qualities, strict=True))
             write_json(folder / "measurement.json", measurement)
             write_json(folder / "quality.json", quality)
+            threads = _threads_here(recipe.measure)
+            floors = [] if gate is None else [gate.judge(open_package(package, threads=threads)).as_json()]
+            write_json(folder / FLOORS, floors)
             write_manifest(folder, "measurement", parent=read_manifest(package)["digest"], recipe=digest)
     listener.on_stage("Writing the report")
     measurement = read_json(run_dir / MEASURED / "measurement.json")
@@ -222,7 +240,10 @@ def _run_stages(recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener
         packages=(read_package(teacher), read_package(package)),
         measurement=measurement,
         quality=read_json(run_dir / MEASURED / "quality.json"),
-        verdicts=judge_result(recipe.budget, measurement["results"][-1]),
+        verdicts=[
+            *judge_result(recipe.budget, measurement["results"][-1]),
+            *(verdict_of(line) for line in read_json(run_dir / MEASURED / FLOORS)),
+        ],
         recipe_digest=digest,
         seconds=clock.seconds,
     )
@@ -240,6 +261,7 @@ def export_folder(
     task: Task | None = None,
     texts: Sequence[str] = (),
     recipe_digest: str | None = None,
+    gate: Gate | None = None,
     force: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Path:
@@ -253,6 +275,7 @@ def export_folder(
         task: what the model is for; by default what its folder says.
         texts: real text for the parity ladder; by default sentences of the project's own.
         recipe_digest: of the recipe that this is part of.
+        gate: a floor of quality, which a candidate must keep to be chosen.
         force: replace `out_dir` where homoexport wrote it.
         progress: is told each step.
     """
@@ -278,6 +301,10 @@ def export_folder(
         padding = encoder.tokenizer.pad_token_id or 0
         return answers_of_file(file, batches, device=measure.device, pad_token_id=padding, output=output)
 
+    def judge(file: Path) -> Verdict:
+        assert gate is not None
+        return gate.judge(package_of_file(encoder, file, threads=_threads_here(measure)))
+
     return export_encoder(
         encoder,
         texts=texts,
@@ -287,6 +314,7 @@ def export_folder(
         x86=there.x86,
         provider=there.provider,
         answer=None if there.is_here else answer,
+        judge=None if gate is None else judge,
         opset=settings.opset,
         with_tokenizer=settings.with_tokenizer,
         with_ort_format=settings.with_ort_format,

@@ -108,6 +108,27 @@ def test_missed_budget_exits_with_3_and_resume_does_not_work_twice(homoexport, r
     assert len(json.loads(kept.out)["results"]) == 2
 
 
+def test_floor_of_quality_is_a_line_of_the_budget(homoexport, recipe, tmp_path):
+    path = recipe()
+    kept = homoexport("run", path, "-o", tmp_path / "kept", "--set", "quality.floor=1%", "--json")
+    assert kept.code == 0, kept.err
+    (line,) = json.loads(kept.out)["budget"]
+    assert (line["line"], line["limit"], line["kept"]) == ("quality.overlap@10", 0.01, True)
+    manifest = verify(tmp_path / "kept/2-onnx")
+    judged = manifest["details"]["quality"]
+    assert list(judged) == [manifest["details"]["graph"] + "-" + manifest["details"]["scheme"]]
+    missed = homoexport("run", path, "-o", tmp_path / "missed", "--set", "quality.floor=100%")
+    assert missed.code == 3
+    assert re.search(r"Quality \(overlap@10\): .* of at least 1.00: missed", missed.out)
+    details = verify(tmp_path / "missed/2-onnx")["details"]
+    assert len(details["quality"]) > 1  # none kept it, so all were asked, and the best was shipped
+    best = max(details["quality"].values(), key=lambda verdict: verdict["measured"])
+    assert details["quality"][f"{details['graph']}-{details['scheme']}"] == best
+    assert "below the floor: overlap@10" in json.dumps(details["refused"])
+    wrong = homoexport("run", path, "-o", tmp_path / "x", "--set", "quality={floor: 1%, metric: f1}")
+    assert (wrong.code, "there is no 'f1'" in wrong.err, (tmp_path / "x").exists()) == (2, True, False)
+
+
 def test_run_stopped_after_distilling_goes_on(homoexport, recipe, tmp_path):
     run, path = tmp_path / "run", recipe()
     assert homoexport("run", path, "-o", run).code == 0

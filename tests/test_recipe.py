@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 from pydantic import BaseModel
 
 from homoexport.errors import RecipeError
 from homoexport.recipe import FinetuneRecipe, Recipe, load_recipe, parse_as, parse_recipe, read_recipe_tree
+from tests.snippets import snippets
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 FINETUNING = [FOLDER / "glue.yaml"]
@@ -99,3 +102,35 @@ def test_digest_is_of_the_content():
     same, other = parse_recipe(MINIMAL, where="a"), parse_recipe(MINIMAL, where="b", overrides=["seed=1"])
     assert same.digest() == parse_recipe(dict(reversed(MINIMAL.items())), where="c").digest()
     assert same.digest() != other.digest()
+
+
+@pytest.mark.parametrize(
+    ("quality", "words"),
+    [
+        ({"floor": "lots"}, "'lots' is no floor: write a figure such as 0.8, or a share such as 95%"),
+        ({"floor": -0.5}, "'-0.5' is no floor"),
+        ({}, "'quality.floor' is missing"),
+        ({"floor": 0.8, "task": "sst3"}, "quality.task"),
+        ({"floor": 0.8, "task": "sts"}, "sts is judged on files: name them with 'data'"),
+        ({"floor": 0.8, "task": "sst2", "data": "*.tsv"}, "'data' is not for sst2; its files are in 'data_dir'"),
+        ({"floor": 0.8, "data_dir": "glue"}, "'data_dir' is for GLUE's tasks, not for fidelity"),
+        ({"floor": 0.8, "dat": "x"}, "did you mean 'data'"),
+    ],
+)
+def test_a_floor_of_quality_has_to_make_sense(quality, words):
+    with pytest.raises(RecipeError, match=re.escape(words)):
+        parse_recipe({**MINIMAL, "quality": quality}, where="recipe")
+
+
+def test_floors_are_figures_or_shares():
+    share, figure = (
+        parse_recipe({**MINIMAL, "quality": {"floor": floor}}, where="x").quality for floor in ("95%", 0.8)
+    )
+    assert (share.relative, share.level) == (True, 0.95)
+    assert (figure.relative, figure.level) == (False, 0.8)
+
+
+def test_the_docs_floor_is_one():
+    (text,) = snippets("evaluating.md", "A floor under quality", "yaml")
+    quality = parse_recipe({**MINIMAL, **yaml.safe_load(text)}, where="docs").quality
+    assert (quality.task, quality.relative, quality.level) == ("stsb", True, 0.95)

@@ -11,6 +11,7 @@ import typer
 from homoexport.cli import screen
 from homoexport.cli.options import AsJson, Force, Threads
 from homoexport.errors import UserError
+from homoexport.recipe import GLUE_TASKS
 
 
 class Judged(str, Enum):
@@ -86,9 +87,8 @@ def eval_command(
     Packages are judged without torch: the very file that ships is what is judged.
     """
     from homoexport.artifact import refuse_existing
-    from homoexport.evaluate import GLUE, evaluate_models, read_examples, read_glue, write_evaluation
+    from homoexport.evaluate import evaluate_models, judged_data, write_evaluation
 
-    glue = GLUE.get(task.value)
     flags = {
         "--data": data,
         "--text-column": text_column,
@@ -98,30 +98,26 @@ def eval_command(
         "--data-dir": data_dir,
         "--probe": probe or None,
     }
-    _check_flags(task, {name for name, value in flags.items() if value is not None}, glue=glue is not None)
+    _check_flags(task, {name for name, value in flags.items() if value is not None})
     if output is not None:
         refuse_existing(output, force=force, kind="evaluation", inputs=[*models, *filter(None, (data, train))])
-    if glue is not None:
-        examples = read_glue(task.value, data_dir=data_dir)
-        trained_on = read_glue(task.value, data_dir=data_dir, split="train") if probe else None
-    else:
-        assert data is not None
-        sts = task is Judged.sts
-        columns: dict[str, Any] = {
-            "column": text_column or ("sentence1" if sts else "text"),
-            "pair_column": pair_column or ("sentence2" if sts else None),
-            "label_column": label_column or ("score" if sts else "label" if task is Judged.classification else None),
-        }
-        examples = read_examples(data, **columns)
-        trained_on = read_examples(train, **columns) if train else None
-    judged_as: Any = "sts" if glue and glue.labels is None else "classification" if glue else task.value
+    columns: dict[str, Any] = {
+        "text_column": text_column,
+        "pair_column": pair_column,
+        "label_column": label_column,
+        "data_dir": data_dir,
+    }
+    examples, judged_as, metrics = judged_data(task.value, data=data, **columns)
+    trained_on = None
+    if train is not None or probe:
+        trained_on, _, _ = judged_data(task.value, data=train, split="train", **columns)
     results = evaluate_models(
         models,
         examples,
         task=judged_as,
         teacher=teacher,
         train=trained_on,
-        metrics=glue.metrics if glue else None,
+        metrics=metrics,
         seed=seed,
         threads=threads,
         progress=screen.stage_line,
@@ -143,8 +139,9 @@ def eval_command(
     screen.output.print(evaluation_table(document))
 
 
-def _check_flags(task: Judged, given: set[str], *, glue: bool) -> None:
+def _check_flags(task: Judged, given: set[str]) -> None:
     """Refuse flags that would make no difference."""
+    glue = task.value in GLUE_TASKS
     if not glue and "--data" not in given:
         raise UserError("judged on what?", where=f"--task {task.value}", mend="name files with --data")
     own = {"--data", "--text-column", "--pair-column", "--label-column", "--train"}

@@ -2,11 +2,13 @@
 
 from homoexport.evaluate.agreement import label_agreement
 from homoexport.evaluate.classification import label_indices
+from homoexport.evaluate.data import judged_data
 from homoexport.evaluate.estimate import Quality
 from homoexport.evaluate.examples import Examples, read_examples
+from homoexport.evaluate.gate import Gate, check_gate
 from homoexport.evaluate.glue import GLUE, read_glue
-from homoexport.evaluate.masked_lm import masked_lm_quality
-from homoexport.evaluate.models import open_model
+from homoexport.evaluate.masked_lm import masked_lm_qualities
+from homoexport.evaluate.models import open_model, package_of_file
 from homoexport.evaluate.packages import evaluate_packages
 from homoexport.evaluate.similarity import similarity_fidelity, sts_spearman
 from homoexport.evaluate.tasks import evaluate_models, write_evaluation
@@ -14,13 +16,17 @@ from homoexport.evaluate.tasks import evaluate_models, write_evaluation
 __all__ = [
     "GLUE",
     "Examples",
+    "Gate",
     "Quality",
+    "check_gate",
     "evaluate_models",
     "evaluate_packages",
+    "judged_data",
     "label_agreement",
     "label_indices",
-    "masked_lm_quality",
+    "masked_lm_qualities",
     "open_model",
+    "package_of_file",
     "read_examples",
     "read_glue",
     "similarity_fidelity",

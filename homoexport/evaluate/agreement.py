@@ -13,11 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from homoexport.errors import PackageError, TextError
-from homoexport.evaluate.estimate import FloatArray, Quality, RankCorrelation, bootstrap
+from homoexport.evaluate.estimate import FloatArray, Quality, RankCorrelation, estimate
 from homoexport.inference import FloatArray as Logits
 from homoexport.inference import Package, Text
-
-_RESAMPLES = 1000
 
 
 def label_agreement(reference: Sequence[Logits], logits: Sequence[Logits], *, seed: int) -> Quality:
@@ -47,9 +45,8 @@ def label_agreement(reference: Sequence[Logits], logits: Sequence[Logits], *, se
     def share(counts: FloatArray) -> float:
         return float(counts @ agreeing / (counts @ decisions))
 
-    interval = bootstrap(share, len(same), resamples=_RESAMPLES, seed=seed)
     details = {"texts": len(same), "decisions": int(decisions.sum())}
-    return Quality("label_agreement", share(np.ones(len(same))), interval, details)
+    return estimate("label_agreement", share, len(same), seed=seed, details=details)
 
 
 def _score_agreement(pairs: Sequence[tuple[Logits, Logits]], *, seed: int) -> Quality:
@@ -58,8 +55,7 @@ def _score_agreement(pairs: Sequence[tuple[Logits, Logits]], *, seed: int) -> Qu
     # Of a token-classification model of one label the tokens' mean stands for the text.
     theirs, ours = (np.array([rows.mean() for rows in side]) for side in zip(*pairs, strict=True))
     correlation = RankCorrelation(theirs, ours)
-    interval = bootstrap(correlation, len(ours), resamples=_RESAMPLES, seed=seed)
-    return Quality("score_spearman", correlation(), interval, {"texts": len(ours)})
+    return estimate("score_spearman", correlation, len(ours), seed=seed, details={"texts": len(ours)})
 
 
 def decision_logits(package: Package, texts: Sequence[Text]) -> list[Logits]:

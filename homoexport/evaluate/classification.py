@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homoexport.errors import TextError
-from homoexport.evaluate.estimate import FloatArray, Quality, RankCorrelation, bootstrap, correlation
+from homoexport.evaluate.estimate import FloatArray, Quality, RankCorrelation, correlation, estimate
 
-_RESAMPLES = 1000
 _BINS = 15  # as in Guo et al. 2017
 
 
@@ -26,7 +25,8 @@ def classification_qualities(logits: NDArray[Any], labels: NDArray[np.int64], *,
 
     `f1` is of label 1 where there are two labels, as GLUE has it, else the mean over labels (macro). `matthews` is
     Gorodkin's for more than two labels (2004, equation 8). `calibration_error` is the mean distance of the likeliest
-    label's probability from how often it is right, in 15 bins (Guo et al. 2017, equation 3).
+    label's probability from how often it is right, in 15 bins (Guo et al. 2017, equation 3); a distance, so of a model
+    that is hardly wrong about itself it is too high, and its interval, though it is corrected for that, too.
 
     Args:
         logits: [N, C], C at least 2.
@@ -46,9 +46,11 @@ def classification_qualities(logits: NDArray[Any], labels: NDArray[np.int64], *,
         "accuracy": partial(of_confusion, accuracy),
         "f1": partial(of_confusion, f1),
         "matthews": partial(of_confusion, matthews),
-        "calibration_error": partial(calibration_error, confidence, labels == guesses),
     }
-    return _with_intervals(figures, len(labels), seed=seed)
+    taken = {"texts": len(labels)}
+    found = [estimate(name, of, len(labels), seed=seed, details=taken) for name, of in figures.items()]
+    distance = partial(calibration_error, confidence, labels == guesses)
+    return [*found, estimate("calibration_error", distance, len(labels), seed=seed, details=taken, biased=True)]
 
 
 def score_qualities(scores: NDArray[Any], truth: Sequence[float], *, seed: int) -> list[Quality]:
@@ -64,15 +66,7 @@ def score_qualities(scores: NDArray[Any], truth: Sequence[float], *, seed: int) 
         "pearson": partial(correlation, wide, right),
         "spearman": RankCorrelation(wide, right),
     }
-    return _with_intervals(figures, len(truth), seed=seed)
-
-
-def _with_intervals(figures: dict[str, Callable[[FloatArray], float]], size: int, *, seed: int) -> list[Quality]:
-    once = np.ones(size)
-    return [
-        Quality(name, of(once), bootstrap(of, size, resamples=_RESAMPLES, seed=seed), {"texts": size})
-        for name, of in figures.items()
-    ]
+    return [estimate(name, of, len(truth), seed=seed, details={"texts": len(truth)}) for name, of in figures.items()]
 
 
 def accuracy(confusion: FloatArray) -> float:

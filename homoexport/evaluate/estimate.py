@@ -6,7 +6,7 @@ N texts or pairs, P pairs of texts, T resamples.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,33 +19,55 @@ _TAILS = (2.5, 97.5)
 
 @dataclass(frozen=True)
 class Quality:
-    """One quality figure, its 95 % bootstrap interval, and what it was taken from."""
+    """One quality figure, what it was taken from, and what resamples made of it, [T].
+
+    Of figures with the same number of samples and the same seed the draws are of the same samples, so that those of
+    two models can be compared draw by draw. `biased`: resamples are on one side of the figure, as of all distances.
+    """
 
     metric: str
     value: float
-    interval: tuple[float, float]
+    draws: FloatArray = field(repr=False, compare=False)
     details: dict[str, Any] = field(default_factory=dict)
+    biased: bool = False
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % bootstrap interval: percentiles of the draws; of a biased figure reflected at it, but not below 0
+        (Efron & Tibshirani 1993, sections 13.3 and 13.7)."""
+        low, high = (float(end) for end in np.percentile(self.draws, _TAILS))
+        return (max(0.0, 2 * self.value - high), max(0.0, 2 * self.value - low)) if self.biased else (low, high)
 
     def as_json(self) -> dict[str, Any]:
         """A JSON-ready dict, with the details beside the value."""
-        figures = asdict(self)
-        details = figures.pop("details")
-        return {**figures, "interval": list(self.interval), **details}
+        return {"metric": self.metric, "value": self.value, "interval": list(self.interval), **self.details}
 
 
-def bootstrap(statistic: Callable[[FloatArray], float], size: int, *, resamples: int, seed: int) -> tuple[float, float]:
-    """95 % percentile interval of a statistic of `size` samples.
+def estimate(
+    metric: str,
+    statistic: Callable[[FloatArray], float],
+    size: int,
+    *,
+    seed: int,
+    details: dict[str, Any],
+    resamples: int = 1000,
+    biased: bool = False,
+) -> Quality:
+    """A statistic of `size` samples as a quality figure, by the bootstrap.
 
     Args:
+        metric: its name.
         statistic: takes how often each sample was drawn, [size], and returns the figure.
         size: number of samples.
-        resamples: number of draws.
         seed: of the draws.
+        details: what it is taken from.
+        resamples: number of draws, T.
+        biased: see `Quality`.
     """
     rng = np.random.default_rng(seed)
     counts = rng.multinomial(size, np.full(size, 1 / size), size=resamples)  # [T, size]
-    low, high = np.percentile([statistic(row.astype(np.float64)) for row in counts], _TAILS)
-    return float(low), float(high)
+    draws = np.array([statistic(row.astype(np.float64)) for row in counts])
+    return Quality(metric, statistic(np.ones(size)), draws, details, biased)
 
 
 class RankCorrelation:

@@ -17,18 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homoexport.errors import PackageError, TextError
-from homoexport.evaluate.estimate import FloatArray, Quality, bootstrap
+from homoexport.evaluate.estimate import FloatArray, Quality, estimate
 from homoexport.inference import Package
 
-_RESAMPLES = 1000
 _BATCH = 8  # the logits of 8 × 128 tokens over 30,522 words are 125 MB
 
 
-def masked_lm_quality(
+def masked_lm_qualities(
     package: Package, sequences: Sequence[Sequence[int]], *, seed: int, mlm_probability: float = 0.15
-) -> Quality:
-    """Mean cross-entropy (nats) at masked positions; in the details `perplexity`, which is its exponential, and `top1`
-    and `top5`, how many of the masked tokens are the likeliest one, and among the five likeliest.
+) -> list[Quality]:
+    """Mean cross-entropy (nats) at masked positions (`loss`); `perplexity`, which is its exponential; `top1` and
+    `top5`, how many of the masked tokens are the likeliest one, and among the five likeliest.
 
     Args:
         package: an open fill-mask package.
@@ -59,20 +58,13 @@ def masked_lm_quality(
     def ratio(column: int, counts: FloatArray) -> float:
         return float(counts @ totals[:, column] / (counts @ totals[:, 3]))
 
-    once = np.ones(len(totals))
-    interval, *shares = (
-        bootstrap(partial(ratio, column), len(totals), resamples=_RESAMPLES, seed=seed) for column in (0, 1, 2)
+    taken = {"sequences": len(totals), "masked_tokens": int(totals[:, 3].sum())}
+    loss, top1, top5 = (
+        estimate(name, partial(ratio, column), len(totals), seed=seed, details=taken)
+        for column, name in enumerate(("loss", "top1", "top5"))
     )
-    details = {
-        "perplexity": float(np.exp(ratio(0, once))),
-        "top1": ratio(1, once),
-        "top1_interval": shares[0],
-        "top5": ratio(2, once),
-        "top5_interval": shares[1],
-        "sequences": len(totals),
-        "masked_tokens": int(totals[:, 3].sum()),
-    }
-    return Quality("masked_lm_loss", ratio(0, once), interval, details)
+    perplexity = Quality("perplexity", float(np.exp(loss.value)), np.exp(loss.draws), taken)
+    return [loss, perplexity, top1, top5]
 
 
 def _score(

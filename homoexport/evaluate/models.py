@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from homoexport.artifact import MANIFEST, read_manifest
 from homoexport.errors import PackageError
-from homoexport.inference import Package, PackageDetails, open_package
+from homoexport.inference import Package, PackageDetails, Session, open_package, open_session
 
 if TYPE_CHECKING:
     from homoexport.encoder import Encoder
@@ -51,6 +51,15 @@ def is_package(source: str) -> bool:
 
 def torch_package(encoder: Encoder) -> Package:
     """A torch model that is used as a package is."""
+    return _package(encoder, _TorchSession(encoder))
+
+
+def package_of_file(encoder: Encoder, file: Path, *, threads: int) -> Package:
+    """An ONNX file of the model, not a package yet, that is used as one is; on this machine's CPU."""
+    return _package(encoder, open_session(file, threads=threads))
+
+
+def _package(encoder: Encoder, session: Session) -> Package:
     from tokenizers import Tokenizer
 
     from homoexport.encoder import count_parameters, max_length_of
@@ -73,7 +82,7 @@ def torch_package(encoder: Encoder) -> Package:
     tokenizer = Tokenizer.from_str(encoder.tokenizer.backend_tokenizer.to_str())
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length)
-    return Package(details, _TorchSession(encoder), tokenizer)
+    return Package(details, session, tokenizer)
 
 
 class _TorchSession:

@@ -11,7 +11,7 @@ import numpy as np
 from homoexport.errors import TextError
 from homoexport.evaluate.agreement import check_comparable, decision_logits, label_agreement
 from homoexport.evaluate.estimate import Quality
-from homoexport.evaluate.masked_lm import masked_lm_quality
+from homoexport.evaluate.masked_lm import masked_lm_qualities
 from homoexport.evaluate.similarity import similarity_quality
 from homoexport.inference import FloatArray, Package, open_package
 
@@ -23,7 +23,7 @@ def evaluate_packages(
 ) -> list[dict[str, Any]]:
     """Judge shipped packages on held-out texts.
 
-    Fill-mask packages get `masked_lm_loss` and `top1` on the same masked tokens. Classifiers get
+    Fill-mask packages get `loss` on the same masked tokens. Classifiers get
     `label_agreement`, the share of the teacher's decisions that they keep (`score_spearman` where
     there is one label). The others get `similarity_spearman`, the agreement of their similarities
     with the teacher's. The teacher's own agreement is 1.
@@ -54,7 +54,7 @@ def evaluate_packages(
     for folder in packages:
         package = open_package(folder, threads=threads)
         if package.details.task == "fill-mask":
-            quality = masked_lm_quality(package, _token_ids(package, texts), seed=seed)
+            quality = masked_lm_qualities(package, _token_ids(package, texts), seed=seed)[0]
         elif package.details.labels:
             judge = open_package(teacher, threads=threads)
             check_comparable(package, judge)
@@ -65,7 +65,7 @@ def evaluate_packages(
             if reference is None:
                 reference = open_package(teacher, threads=threads).embed(texts)
             if folder.resolve() == teacher.resolve():
-                quality = Quality("similarity_spearman", 1.0, (1.0, 1.0), {"texts": len(texts)})
+                quality = Quality("similarity_spearman", 1.0, np.ones(1), {"texts": len(texts)})
             else:
                 quality = similarity_quality(reference, package.embed(texts), seed=seed)
         results.append({"package": str(folder), **quality.as_json()})

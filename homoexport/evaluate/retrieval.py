@@ -13,11 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homoexport.errors import TextError
-from homoexport.evaluate.estimate import FloatArray, Quality, bootstrap
+from homoexport.evaluate.estimate import FloatArray, Quality, estimate
 from homoexport.evaluate.similarity import unit_vectors
 
 K = 10
-_RESAMPLES = 1000
 
 
 def retrieval_qualities(reference: NDArray[Any], vectors: NDArray[Any], *, seed: int) -> list[Quality]:
@@ -64,5 +63,4 @@ def _mean(name: str, values: FloatArray, *, seed: int) -> Quality:
     def of_queries(counts: FloatArray) -> float:
         return float(counts @ values / counts.sum())
 
-    interval = bootstrap(of_queries, len(values), resamples=_RESAMPLES, seed=seed)
-    return Quality(name, float(values.mean()), interval, {"texts": len(values)})
+    return estimate(name, of_queries, len(values), seed=seed, details={"texts": len(values)})

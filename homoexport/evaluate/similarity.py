@@ -17,11 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homoexport.errors import TextError
-from homoexport.evaluate.estimate import FloatArray, Quality, RankCorrelation, bootstrap, correlation
+from homoexport.evaluate.estimate import FloatArray, Quality, RankCorrelation, correlation, estimate
 from homoexport.inference import Package
 
 _TEXT_RESAMPLES = 200  # of N texts; each costs a pass over N²/2 pairs
-_PAIR_RESAMPLES = 1000
 
 
 def similarity_fidelity(reference: NDArray[Any], vectors: NDArray[Any]) -> float:
@@ -53,8 +52,8 @@ def similarity_quality(reference: NDArray[Any], vectors: NDArray[Any], *, seed: 
     def of_texts(counts: FloatArray) -> float:
         return ranked(counts[first] * counts[second])
 
-    interval = bootstrap(of_texts, len(vectors), resamples=_TEXT_RESAMPLES, seed=seed)
-    return Quality("similarity_spearman", ranked(), interval, {"texts": len(vectors)})
+    taken = {"texts": len(vectors)}
+    return estimate("similarity_spearman", of_texts, len(vectors), seed=seed, details=taken, resamples=_TEXT_RESAMPLES)
 
 
 def sts_spearman(
@@ -86,7 +85,7 @@ def sts_qualities(
     left, right = (unit_vectors(package.embed([pair[side] for pair in pairs])) for side in (0, 1))
     cosines, truth = np.sum(left * right, axis=1), np.asarray(scores, dtype=np.float64)
     return [
-        Quality(name, of(None), bootstrap(of, len(pairs), resamples=_PAIR_RESAMPLES, seed=seed), {"pairs": len(pairs)})
+        estimate(name, of, len(pairs), seed=seed, details={"pairs": len(pairs)})
         for name, of in (
             ("sts_spearman", RankCorrelation(cosines, truth)),
             ("sts_pearson", partial(correlation, cosines, truth)),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -13,16 +13,16 @@ from homoexport.artifact import MANIFEST, read_manifest, sha256_file, staged, wr
 from homoexport.errors import PackageError, TextError, UserError
 from homoexport.evaluate.agreement import check_comparable, decision_logits, label_agreement
 from homoexport.evaluate.classification import classification_qualities, label_indices, score_qualities
+from homoexport.evaluate.data import EvalTask
 from homoexport.evaluate.estimate import Quality
 from homoexport.evaluate.examples import Examples
-from homoexport.evaluate.masked_lm import masked_lm_quality
+from homoexport.evaluate.masked_lm import masked_lm_qualities
 from homoexport.evaluate.models import is_package, open_model
 from homoexport.evaluate.probe import probe_logits
 from homoexport.evaluate.retrieval import retrieval_qualities
 from homoexport.evaluate.similarity import similarity_quality, sts_qualities
 from homoexport.inference import Package
 
-EvalTask = Literal["sts", "fidelity", "masked-lm", "classification"]
 EVALUATION_FILE = "evaluation.json"
 
 _MAX_TEXTS = 1000  # half a million pairs; more texts would cost their square
@@ -68,17 +68,15 @@ def evaluate_models(
         TextError: too little text.
         PackageError, TeacherError: not a model, or one that cannot do the task.
     """
-    _check_task(task, examples, teacher)
-    judge = None
-    if teacher is not None:
-        opened = open_model(teacher, threads=threads, task=_MODEL_TASKS.get(task))
-        judge = _Judge(opened, examples, limit=_MAX_TEXTS if task == "fidelity" else None, seed=seed)
+    evaluation = Evaluation(
+        examples, task=task, teacher=teacher, train=train, metrics=metrics, seed=seed, threads=threads
+    )
     results = []
     for source in models:
         if progress is not None:
             progress(f"judging {source}")
-        model = open_model(source, threads=threads, task=None if train else _MODEL_TASKS.get(task))
-        qualities = list(_qualities(model, examples, task, judge, train, metrics, seed=seed))
+        model = evaluation.open(source)
+        qualities = evaluation.qualities(model)
         results.append(
             {
                 "model": source,
@@ -89,6 +87,35 @@ def evaluate_models(
             }
         )
     return results
+
+
+@dataclass
+class Evaluation:
+    """What models are judged by; for the arguments see `evaluate_models`. The teacher is asked once."""
+
+    examples: Examples
+    task: EvalTask
+    teacher: str | None = None
+    train: Examples | None = None
+    metrics: Sequence[str] | None = None
+    seed: int = 0
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        _check_task(self.task, self.examples, self.teacher)
+        self._judge = None
+        if self.teacher is not None:
+            opened = open_model(self.teacher, threads=self.threads, task=_MODEL_TASKS.get(self.task))
+            limit = _MAX_TEXTS if self.task == "fidelity" else None
+            self._judge = _Judge(opened, self.examples, limit=limit, seed=self.seed)
+
+    def open(self, source: str) -> Package:
+        """A model to be judged."""
+        return open_model(source, threads=self.threads, task=None if self.train else _MODEL_TASKS.get(self.task))
+
+    def qualities(self, model: Package) -> list[Quality]:
+        """A model's figures."""
+        return list(_qualities(model, self.examples, self.task, self._judge, self.train, self.metrics, seed=self.seed))
 
 
 def write_evaluation(out_dir: Path, document: Mapping[str, Any], *, force: bool = False) -> None:
@@ -147,13 +174,8 @@ def _qualities(
             yield from sts_qualities(model, pairs, examples.scores(), seed=seed)
     elif task == "masked-lm":
         texts = [text for text in examples.texts if isinstance(text, str)]
-        loss = masked_lm_quality(model, [one.ids for one in model.tokenizer.encode_batch(texts)], seed=seed)
-        taken = {name: loss.details[name] for name in ("sequences", "masked_tokens")}
-        yield Quality("loss", loss.value, loss.interval, taken)
-        low, high = (float(np.exp(end)) for end in loss.interval)
-        yield Quality("perplexity", loss.details["perplexity"], (low, high), taken)
-        for name in ("top1", "top5"):
-            yield Quality(name, loss.details[name], loss.details[f"{name}_interval"], taken)
+        sequences = [one.ids for one in model.tokenizer.encode_batch(texts)]
+        yield from masked_lm_qualities(model, sequences, seed=seed)
 
 
 def _labelled(model: Package, examples: Examples, train: Examples | None, *, seed: int) -> list[Quality]:

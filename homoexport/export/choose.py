@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from homoexport.budget import QUALITY_LINE, Verdict
 from homoexport.errors import ParityError, UserError
 from homoexport.export.calibrate import Calibration
 from homoexport.export.candidates import Candidate, Maker
@@ -27,6 +28,7 @@ from homoexport.export.smooth import STRENGTHS
 Quantize = Literal["auto", "none", "int8", "int8-static", "int4", "fp16"]
 EmbeddingChoice = Literal["auto", "fp32", "int8", "int4"]
 Rank = Callable[[Sequence[Path]], Sequence[float]]
+Judge = Callable[[Path], Verdict]
 
 _CPU = "CPUExecutionProvider"
 _ATTENTION, _VARIANTS, _SCHEMES = 1, 2, 3  # rounds of measuring
@@ -38,11 +40,15 @@ _MULTIPLIES_BYTES = frozenset(
 
 @dataclass(frozen=True)
 class Choice:
-    """What ships, everything that it was chosen from, and why faster or smaller schemes were not taken."""
+    """What ships, everything that it was chosen from, and why faster or smaller schemes were not taken.
+
+    `quality` is what the gate said of those that it was asked about, by name.
+    """
 
     chosen: Candidate
     candidates: tuple[Candidate, ...]
     refused: dict[str, str]
+    quality: dict[str, Verdict]
 
 
 def schemes_for(
@@ -85,7 +91,14 @@ def embeddings_of(choice: EmbeddingChoice, scheme: Scheme) -> Embeddings:
     return "int8" if scheme.startswith("int") else "fp32"
 
 
-def choose(maker: Maker, *, quantize: Quantize, schemes: Mapping[Scheme, Embeddings], rank: Rank) -> Choice:
+def choose(
+    maker: Maker,
+    *,
+    quantize: Quantize,
+    schemes: Mapping[Scheme, Embeddings],
+    rank: Rank,
+    judge: Judge | None = None,
+) -> Choice:
     """Make candidates, measure them, and choose.
 
     Args:
@@ -93,6 +106,7 @@ def choose(maker: Maker, *, quantize: Quantize, schemes: Mapping[Scheme, Embeddi
         quantize: what was asked for.
         schemes: from `schemes_for`, the likeliest first, and how each stores the embedding tables.
         rank: median milliseconds of files, in their order.
+        judge: holds a file against a floor of quality; the fastest that keeps it ships, and if none does the best.
 
     Raises:
         ParityError: nothing that was asked for answers as the model does; with the figures of all.
@@ -118,8 +132,37 @@ def choose(maker: Maker, *, quantize: Quantize, schemes: Mapping[Scheme, Embeddi
         figures = [line for item in everything if (line := _failure(item))]
         figures += [f"{name} {reason}" for name, reason in maker.left_out.items()]
         raise ParityError(f"no {quantize} graph answers as the model does: {'; '.join(figures)}")
-    chosen = fastest(shippable)
-    return Choice(chosen, tuple(everything), _refusals(finalists, chosen))
+    chosen, quality = _fastest_that_is_good(maker, shippable, judge)
+    refused = _refusals(finalists, chosen) | _below_the_floor(quality, chosen)
+    return Choice(chosen, tuple(everything), refused, quality)
+
+
+def _fastest_that_is_good(
+    maker: Maker, candidates: Sequence[Candidate], judge: Judge | None
+) -> tuple[Candidate, dict[str, Verdict]]:
+    """The fastest that keeps the floor, asked one by one; if none does, the one with the highest figure."""
+    if judge is None:
+        return fastest(candidates), {}
+    left, quality = list(candidates), {}
+    while left:
+        candidate = fastest(left)
+        maker.progress(f"judging the {candidate.name} graph")
+        quality[candidate.name] = verdict = judge(candidate.file)
+        if verdict.kept:
+            return candidate, quality
+        left.remove(candidate)
+    return max(candidates, key=lambda candidate: quality[candidate.name].measured), quality
+
+
+def _below_the_floor(quality: Mapping[str, Verdict], chosen: Candidate) -> dict[str, str]:
+    """Why what does not keep the floor does not ship, with its figures."""
+    told = {False: "is below the floor", None: "is too close to the floor to call"}
+    return {
+        name: f"{told[verdict.kept]}: {verdict.line.removeprefix(QUALITY_LINE)} {verdict.measured:.4f} "
+        f"of at least {verdict.limit:.4f}"
+        for name, verdict in quality.items()
+        if name != chosen.name and not verdict.kept
+    }
 
 
 def fastest(candidates: Sequence[Candidate]) -> Candidate:

@@ -27,7 +27,7 @@ from homoexport.encoder import (
 from homoexport.errors import UserError
 from homoexport.export.candidates import Candidate, Maker
 from homoexport.export.card import model_card
-from homoexport.export.choose import Choice, EmbeddingChoice, Quantize, Rank, choose, embeddings_of, schemes_for
+from homoexport.export.choose import Choice, EmbeddingChoice, Judge, Quantize, Rank, choose, embeddings_of, schemes_for
 from homoexport.export.graph import describe
 from homoexport.export.ladder import known_texts
 from homoexport.export.mobile import MODEL_NAME, OPERATORS_NAME, write_ort_format
@@ -107,6 +107,7 @@ def export_encoder(
     x86: bool = False,
     provider: str = "CPUExecutionProvider",
     answer: Answer | None = None,
+    judge: Judge | None = None,
     opset: int | None = None,
     with_tokenizer: bool = False,
     with_ort_format: bool = False,
@@ -129,6 +130,7 @@ def export_encoder(
         x86: whether that is an x86 CPU.
         provider: onnxruntime's there.
         answer: runs a file on the target, where that is not this machine's CPU; the gate is held there, too.
+        judge: holds a file against a floor of quality; what misses it ships only if nothing keeps it.
         opset: of the standard operators, and no form with newer ones; by default 18, and newer ones where they pay.
         with_tokenizer: write a second file, too, that takes texts in place of token ids.
         with_ort_format: write the graph in ORT format, too, with the list of operators that it needs.
@@ -166,7 +168,7 @@ def export_encoder(
                 progress=progress or (lambda _step: None),
                 answer=answer,
             )
-            choice = choose(maker, quantize=quantize, schemes=schemes, rank=rank)
+            choice = choose(maker, quantize=quantize, schemes=schemes, rank=rank, judge=judge)
         maker.progress(f"writing the {choice.chosen.name} graph")
         opset_written, oldest = _write_files(encoder, choice.chosen, folder, max_length=max_length)
         invariance = check_invariance(choice.chosen.file, maker.batches, task=encoder.task, answer=answer)
@@ -226,4 +228,5 @@ def _details(
         "candidates": [candidate.as_json() for candidate in choice.candidates],
         "refused": choice.refused,
         "left_out": maker.left_out,
+        "quality": {name: verdict.as_json() for name, verdict in choice.quality.items()},
     }

@@ -7,17 +7,20 @@ and leaves get plain values.
 from homoexport.recipe.parsing import load_recipe, parse_as, parse_recipe, read_recipe_tree
 from homoexport.recipe.run import FinetuneRecipe, Recipe
 from homoexport.recipe.sections import (
+    GLUE_TASKS,
     SEED_STUDENTS,
     AttentionKind,
     DistillSettings,
     ExportSettings,
     FinetuneSettings,
     Importance,
+    JudgedTask,
     LossWeights,
     MeasureSettings,
     Method,
     Objective,
     PruneGroup,
+    QualitySettings,
     Schedule,
     StudentShape,
     TextSettings,
@@ -25,6 +28,7 @@ from homoexport.recipe.sections import (
 )
 
 __all__ = [
+    "GLUE_TASKS",
     "SEED_STUDENTS",
     "AttentionKind",
     "DistillSettings",
@@ -32,11 +36,13 @@ __all__ = [
     "FinetuneRecipe",
     "FinetuneSettings",
     "Importance",
+    "JudgedTask",
     "LossWeights",
     "MeasureSettings",
     "Method",
     "Objective",
     "PruneGroup",
+    "QualitySettings",
     "Recipe",
     "Schedule",
     "StudentShape",

@@ -15,6 +15,7 @@ from homoexport.recipe.sections import (
     ExportSettings,
     FinetuneSettings,
     MeasureSettings,
+    QualitySettings,
     Section,
     StudentShape,
     TextSettings,
@@ -37,6 +38,7 @@ class Recipe(Section):
     export: ExportSettings = ExportSettings()
     measure: MeasureSettings = MeasureSettings()
     budget: Budget = Budget()
+    quality: QualitySettings | None = Field(None, description="How good the package must be.")
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of everything that is random.")
 
     @field_validator("students", mode="before")

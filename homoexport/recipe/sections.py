@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+import re
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Objective = Literal["masked-lm", "sentence-embedding", "classification", "token-classification"]
 Method = Literal["homodistil", "one-shot", "from-scratch", "layers", "minilm"]
@@ -15,10 +16,14 @@ AttentionKind = Literal["scores", "probabilities"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Quantize = Literal["auto", "none", "int8", "int8-static", "int4", "fp16"]
 Embeddings = Literal["auto", "fp32", "int8", "int4"]
+GlueName = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "mnli-mm", "qnli", "rte", "wnli"]
+JudgedTask: TypeAlias = Literal["sts", "fidelity", "masked-lm", "classification"] | GlueName
+GLUE_TASKS: tuple[GlueName, ...] = get_args(GlueName)
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # a folder of its own: no dot in front, no way up
 
 
+_FLOOR = re.compile(r"\d+(\.\d+)?%?")
 _Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -221,6 +226,54 @@ class MeasureSettings(Section):
     length: int = Field(128, ge=2, description="Tokens of one sequence; of real texts, the most.")
     text: str | None = Field(None, description="File of real texts, one a line, whose own lengths are measured with.")
     min_seconds: float = Field(2.0, gt=0, description="Seconds measured of each package at the least.")
+
+
+class QualitySettings(Section):
+    """How good the package must be, and on what: what `homoexport eval` takes, and a floor."""
+
+    task: JudgedTask = Field(
+        "fidelity",
+        description="As of `homoexport eval`: sts, fidelity, masked-lm, classification, or one of GLUE's.",
+    )
+    data: str | None = Field(
+        None,
+        description="Glob of files, or package:DISTRIBUTION/GLOB; without, held-out text (fidelity and masked-lm).",
+    )
+    data_dir: str | None = Field(None, description="Folder of GLUE's files; without it the hub is asked.")
+    text_column: str | None = Field(None, description="Column of the texts.")
+    pair_column: str | None = Field(None, description="Column of the second texts.")
+    label_column: str | None = Field(None, description="Column of labels or scores.")
+    metric: str | None = Field(None, description="What is judged, of more than one; by default the task's first.")
+    floor: str = Field(description="What it must reach: a figure, such as 0.8, or a share of the teacher's: 95%.")
+
+    @field_validator("floor", mode="before")
+    @classmethod
+    def _as_text(cls, floor: Any) -> Any:
+        return str(floor) if isinstance(floor, int | float) and not isinstance(floor, bool) else floor
+
+    @model_validator(mode="after")
+    def _sense(self) -> QualitySettings:
+        if not _FLOOR.fullmatch(self.floor):
+            raise ValueError(f"'{self.floor}' is no floor: write a figure such as 0.8, or a share such as 95%")
+        if self.task in GLUE_TASKS:
+            given = {"data", "text_column", "pair_column", "label_column"} & self.model_fields_set
+            if given:
+                raise ValueError(f"'{min(given)}' is not for {self.task}; its files are in 'data_dir'")
+        elif self.data_dir is not None:
+            raise ValueError(f"'data_dir' is for GLUE's tasks, not for {self.task}")
+        elif self.data is None and self.task in ("sts", "classification"):
+            raise ValueError(f"{self.task} is judged on files: name them with 'data'")
+        return self
+
+    @property
+    def relative(self) -> bool:
+        """Whether the floor is a share of the teacher's figure."""
+        return self.floor.endswith("%")
+
+    @property
+    def level(self) -> float:
+        """The floor's figure, or the teacher's share of 1."""
+        return float(self.floor.removesuffix("%")) / (100 if self.relative else 1)
 
 
 class FinetuneSettings(Section):

@@ -12,7 +12,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from homoexport.artifact import write_json, write_manifest
-from homoexport.budget import Verdict
+from homoexport.budget import verdict_of
 from homoexport.report.markdown import PLOTS, REPORT, markdown_table
 from homoexport.report.measured import GRID_HEAD, figure_rows, grid_rows, labels_of, measurement_remarks
 from homoexport.report.plots import STYLE
@@ -73,7 +73,7 @@ def write_bench_report(folder: Path, document: Mapping[str, Any]) -> None:
 def _budget(cell: Mapping[str, Any], *, alone: bool) -> str:
     """The budget's lines under one condition, as a list."""
     where = "" if alone else f"{conditions(cell)}: "
-    verdicts = [Verdict(**line) for line in cell["budget"]]
+    verdicts = [verdict_of(line) for line in cell["budget"]]
     return "\n".join(f"- Budget, {where}{line}" for line in verdict_lines(verdicts))
 
 

@@ -14,7 +14,7 @@ from homoexport.report.measured import measurement_remarks
 from homoexport.report.plots import homotopy_figure, latency_figure, terms_figure, width_of
 from homoexport.report.summary import SCHEMA_VERSION, verdicts_of
 from homoexport.report.tables import conditions, summary_rows
-from homoexport.report.wording import budget_line, judgement, metric, number, parameters, quantity
+from homoexport.report.wording import budget_line, judgement, limit, metric, number, parameters, quantity
 
 SUMMARY, REPORT, PLOTS = "summary.json", "report.md", "plots"
 LOG, MEASUREMENT, PACKAGE = "1-student/log.jsonl", "3-measured/measurement.json", "2-onnx"
@@ -117,7 +117,7 @@ def _verdict(summary: Mapping[str, Any]) -> str:
     for verdict in verdicts:
         label, unit = budget_line(verdict.line)
         figure = quantity(verdict.measured, unit, verdict.interval)
-        rows.append((label, f"at most {quantity(verdict.limit, unit)}", figure, judgement(verdict)))
+        rows.append((label, limit(verdict), figure, judgement(verdict)))
     table = markdown_table(("Budget", "Asked for", "Measured (95 % interval)", "Verdict"), rows)
     return f"# {summary['name']}\n\n{told} {asked}\n\n{table}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from homoexport.budget import Verdict
+from homoexport.budget import Verdict, verdict_of
 from homoexport.inference import PackageDetails
 
 SCHEMA_VERSION = 1
@@ -102,7 +102,4 @@ def _ratio(models: Mapping[str, Mapping[str, Any]], key: str) -> float | None:
 
 def verdicts_of(summary: Mapping[str, Any]) -> list[Verdict]:
     """The budget's verdicts out of a summary that was read from JSON."""
-    return [
-        Verdict(**(line | {"interval": tuple(line["interval"]) if line["interval"] else None}))
-        for line in summary["budget"]
-    ]
+    return [verdict_of(line) for line in summary["budget"]]

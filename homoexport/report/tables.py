@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from homoexport.budget import Verdict
-from homoexport.report.wording import budget_line, judgement, megabytes, metric, parameters, quantity, ratio
+from homoexport.report.wording import budget_line, judgement, limit, megabytes, metric, parameters, quantity, ratio
 
 _STYLES = {True: "green", False: "bold red", None: "yellow"}
 
@@ -89,6 +89,6 @@ def verdict_lines(verdicts: Sequence[Verdict]) -> list[Text]:
     for verdict in verdicts:
         label, unit = budget_line(verdict.line)
         told = quantity(verdict.measured, unit, verdict.interval)
-        text = Text(f"{label}: {told} of {quantity(verdict.limit, unit)}: ")
+        text = Text(f"{label}: {told} of {limit(verdict).removeprefix('at most ')}: ")
         lines.append(text.append(judgement(verdict), style=_STYLES[verdict.kept]))
     return lines

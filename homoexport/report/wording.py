@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from homoexport.budget import Verdict
+from homoexport.budget import QUALITY_LINE, Verdict
 
 _LINES = {
     "latency_p50_ms": ("Latency p50", "ms"),
@@ -27,7 +27,7 @@ _METRICS = {
         "Spearman with teacher's scores",
         "Spearman's correlation of the scores of held-out texts with the teacher's: 1 at best",
     ),
-    "masked_lm_loss": (
+    "loss": (
         "masked-LM loss, lower is better",
         "the cross-entropy at masked tokens of held-out text, in nats: lower is better, and the teacher's is the mark",
     ),
@@ -91,7 +91,14 @@ def metric(name: str) -> tuple[str, str]:
 
 def budget_line(line: str) -> tuple[str, str]:
     """The name and the unit of a line of the budget."""
+    if line.startswith(QUALITY_LINE):
+        return f"Quality ({line.removeprefix(QUALITY_LINE)})", ""
     return _LINES[line]
+
+
+def limit(verdict: Verdict) -> str:
+    """The limit of a line of the budget, from above or below."""
+    return f"at {'least' if verdict.at_least else 'most'} {quantity(verdict.limit, budget_line(verdict.line)[1])}"
 
 
 def judgement(verdict: Verdict) -> str:

@@ -6,7 +6,7 @@ from scipy import stats
 
 from homoexport.errors import TextError
 from homoexport.evaluate import similarity_fidelity, sts_spearman
-from homoexport.evaluate.estimate import RankCorrelation, bootstrap
+from homoexport.evaluate.estimate import RankCorrelation, estimate
 from homoexport.evaluate.similarity import similarity_quality
 from homoexport.inference import open_package
 from tests.measure.tiny_onnx import write_package
@@ -42,9 +42,11 @@ def test_correlation_with_what_does_not_vary_is_zero() -> None:
 
 def test_interval_of_the_bootstrap_is_scipys() -> None:
     sample = np.random.default_rng(2).exponential(size=200)
-    interval = bootstrap(lambda counts: float(counts @ sample / counts.sum()), 200, resamples=4000, seed=0)
+    quality = estimate(
+        "mean", lambda counts: float(counts @ sample / counts.sum()), 200, resamples=4000, seed=0, details={}
+    )
     expected = stats.bootstrap((sample,), np.mean, method="percentile", n_resamples=4000, rng=0).confidence_interval
-    np.testing.assert_allclose(interval, expected, atol=0.01)
+    np.testing.assert_allclose(quality.interval, expected, atol=0.01)
 
 
 def test_interval_covers_the_fidelity_of_all_texts() -> None:

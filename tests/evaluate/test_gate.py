@@ -1,0 +1,122 @@
+"""Floors of quality: absolute, or a share of the teacher's on the same draws; what cannot be judged is told early."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from homoexport.errors import PackageError, RecipeError, TextError
+from homoexport.evaluate import Gate, check_gate
+from homoexport.inference import Package, open_package
+from homoexport.recipe import QualitySettings
+from tests.measure.tiny_onnx import write_package
+
+RNG = np.random.default_rng(0)
+PAIRS = [(f"w{a} w{b}", f"w{c} w{a} w{d}") for a, b, c, d in RNG.integers(0, 50, (300, 4))]
+
+
+class Noisy(Package):
+    """A package whose vectors come with noise of a size."""
+
+    def __init__(self, package: Package, noise: float) -> None:
+        self.__dict__ |= package.__dict__
+        self._noise = noise
+
+    def embed(self, texts, batch_size=32):
+        vectors = super().embed(texts, batch_size)
+        return vectors + self._noise * np.random.default_rng(len(texts[0])).normal(size=vectors.shape)
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Callable[..., tuple[Gate, Package]]:
+    """A gate on pairs that the teacher itself scored, with some noise, and the teacher."""
+
+    def make(floor: str, **settings: object) -> tuple[Gate, Package]:
+        folder = write_package(tmp_path / "teacher")
+        package = open_package(folder, threads=1)
+        left, right = (package.embed([pair[side] for pair in PAIRS]) for side in (0, 1))
+        scores = (left * right).sum(axis=1) / np.linalg.norm(left, axis=1) / np.linalg.norm(right, axis=1)
+        scores += 0.3 * np.random.default_rng(1).normal(size=len(scores))
+        rows = [f"{a},{b},{score}" for (a, b), score in zip(PAIRS, scores, strict=True)]
+        (tmp_path / "sts.csv").write_text("\n".join(["sentence1,sentence2,score", *rows]))
+        given = {"task": "sts", "data": str(tmp_path / "sts.csv"), **settings}
+        return Gate(QualitySettings(floor=floor, **given), teacher=str(folder), texts=(), seed=0, threads=1), package
+
+    return make
+
+
+def test_a_floor_is_held_with_its_interval(gate) -> None:
+    made, teacher = gate("0.1")
+    figure = made.judge(teacher)
+    assert (figure.line, figure.limit, figure.kept, figure.at_least) == ("quality.sts_spearman", 0.1, True, True)
+    low, high = figure.interval
+    assert low < figure.measured < high
+    for floor, kept in ((low - 0.001, True), (figure.measured - 0.001, None), (high + 0.001, False)):
+        assert gate(f"{floor:.4f}")[0].judge(teacher).kept is kept
+
+
+def test_a_share_of_the_teachers_is_held_draw_by_draw(gate) -> None:
+    made, teacher = gate("97%")
+    assert made.judge(teacher).kept is True  # though the interval of its figure reaches far below
+    figure = made.judge(teacher)
+    assert figure.limit == pytest.approx(0.97 * figure.measured)
+    assert figure.interval[0] < figure.limit
+    assert gate("100%")[0].judge(teacher).kept is True
+    assert gate("103%")[0].judge(teacher).kept is False
+    noise = 0.3 * float(np.std(teacher.embed([PAIRS[0][0]])))
+    worse = made.judge(Noisy(teacher, noise))
+    assert worse.measured < figure.measured
+    assert [gate(share)[0].judge(Noisy(teacher, noise)).kept for share in ("30%", "103%")] == [True, False]
+
+
+def test_fidelity_needs_no_files_but_the_held_out_text(tmp_path: Path) -> None:
+    folder = write_package(tmp_path / "teacher")
+    texts = [left for left, _ in PAIRS[:40]]
+    made = Gate(QualitySettings(floor="90%"), teacher=str(folder), texts=texts, seed=0, threads=1)
+    verdict = made.judge(open_package(folder, threads=1))
+    assert (verdict.line, verdict.limit, verdict.measured, verdict.kept) == ("quality.overlap@10", 0.9, 1.0, True)
+    other = Gate(
+        QualitySettings(floor="0.5", metric="similarity_spearman"), teacher=str(folder), texts=texts, seed=0, threads=1
+    )
+    assert other.judge(open_package(folder, threads=1)).measured == pytest.approx(1)
+    with pytest.raises(TextError, match="no held-out text"):
+        Gate(QualitySettings(floor="90%"), teacher=str(folder), texts=[], seed=0, threads=1)
+
+
+def test_the_figure_is_evals(gate) -> None:
+    made, teacher = gate("0.1", metric="sts_pearson")
+    left, right = (teacher.embed([pair[side] for pair in PAIRS]) for side in (0, 1))
+    cosines = (left * right).sum(axis=1) / np.linalg.norm(left, axis=1) / np.linalg.norm(right, axis=1)
+    scores = cosines + 0.3 * np.random.default_rng(1).normal(size=len(cosines))
+    assert made.judge(teacher).measured == pytest.approx(stats.pearsonr(cosines, scores).statistic, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "words"),
+    [
+        ({"metric": "accuracy"}, RecipeError, "there is no 'accuracy' .sts.; name one of: sts_spearman, sts_pearson"),
+        ({"data": "nothing.csv"}, TextError, "no file matches"),
+        ({"label_column": "points"}, TextError, "no column 'points'"),
+        ({"task": "classification", "text_column": "sentence1", "label_column": "score"}, PackageError, "is for"),
+        ({"task": "sst2", "data": None, "data_dir": "nowhere"}, TextError, "nowhere"),
+    ],
+)
+def test_what_cannot_be_judged_is_told_before_the_work(gate, tmp_path: Path, settings, error, words) -> None:
+    gate("0.1")
+    given = {"task": "sts", "data": str(tmp_path / "sts.csv"), "floor": "0.5", **settings}
+    chosen = QualitySettings(**{name: value for name, value in given.items() if value is not None})
+    with pytest.raises(error, match=words):
+        check_gate(chosen, teacher=str(tmp_path / "teacher"))
+
+
+def test_what_has_no_floor_is_told(tmp_path: Path) -> None:
+    folder = write_package(tmp_path / "teacher", "fill-mask")
+    (tmp_path / "texts.txt").write_text("\n".join(left for left, _ in PAIRS))
+    check_gate(QualitySettings(task="masked-lm", floor="50%"), teacher=str(folder))  # none of its words is in a sample
+    settings = QualitySettings(task="masked-lm", metric="loss", floor="2", data=str(tmp_path / "texts.txt"))
+    with pytest.raises(RecipeError, match="of 'loss' less is better, so it has no floor"):
+        check_gate(settings, teacher=str(folder))
