@@ -21,6 +21,7 @@ class Judged(str, Enum):
     fidelity = "fidelity"
     masked_lm = "masked-lm"
     classification = "classification"
+    tagging = "tagging"
     cola = "cola"
     sst2 = "sst2"
     mrpc = "mrpc"
@@ -42,7 +43,7 @@ def eval_command(
         typer.Option(
             help="sts: cosine similarities against people's scores; fidelity: what a model keeps of its teacher's "
             "search results or decisions; masked-lm: masked tokens restored; classification: labels or scores; "
-            "cola to wnli: GLUE's tasks with their official metrics."
+            "tagging: labels of words, and entities; cola to wnli: GLUE's tasks with their official metrics."
         ),
     ],
     data: Annotated[
@@ -50,11 +51,14 @@ def eval_command(
         typer.Option(metavar="GLOB", help="txt, jsonl, csv, tsv or parquet files, or package:DISTRIBUTION/GLOB."),
     ] = None,
     text_column: Annotated[
-        str | None, typer.Option(help="Column of the texts (default: text; of sts: sentence1).")
+        str | None, typer.Option(help="Column of the texts (default: text; of sts: sentence1; of tagging: tokens).")
     ] = None,
     pair_column: Annotated[str | None, typer.Option(help="Column of the second texts (of sts: sentence2).")] = None,
     label_column: Annotated[
-        str | None, typer.Option(help="Column of labels or scores (of sts: score, of classification: label).")
+        str | None,
+        typer.Option(
+            help="Column of labels or scores (of sts: score, of classification: label, of tagging: ner_tags)."
+        ),
     ] = None,
     data_dir: Annotated[
         Path | None,
@@ -62,7 +66,7 @@ def eval_command(
     ] = None,
     teacher: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="For fidelity and classification: what the others are held against."),
+        typer.Option(metavar="MODEL", help="For fidelity, classification, tagging: what the others are held against."),
     ] = None,
     probe: Annotated[
         bool,
@@ -148,6 +152,8 @@ def _check_flags(task: Judged, given: set[str]) -> None:
     ignored = own if glue else {"--data-dir", "--probe"}
     if task in (Judged.fidelity, Judged.masked_lm):
         ignored = ignored | {"--label-column", "--pair-column"}
+    if task is Judged.tagging:
+        ignored = ignored | {"--pair-column"}
     if task is not Judged.classification:
         ignored = ignored | {"--train"}
     if task is Judged.stsb:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Literal
 
 from homoexport.errors import UserError
-from homoexport.evaluate.examples import Examples, read_examples
+from homoexport.evaluate.examples import Examples, read_examples, read_tagged
 from homoexport.evaluate.glue import GLUE, read_glue
 from homoexport.recipe import JudgedTask
 
-EvalTask = Literal["sts", "fidelity", "masked-lm", "classification"]
+EvalTask = Literal["sts", "fidelity", "masked-lm", "classification", "tagging"]
 Split = Literal["train", "dev"]
 
 
@@ -30,9 +30,9 @@ def judged_data(
         task: its name.
         data: the files of a task that is not GLUE's.
         data_dir: of GLUE's files; without it the hub is asked.
-        text_column: by default `text`, of sts `sentence1`.
+        text_column: by default `text`, of sts `sentence1`, of tagging `tokens`.
         pair_column: of sts by default `sentence2`.
-        label_column: of sts by default `score`, of classification `label`.
+        label_column: of sts by default `score`, of classification `label`, of tagging `ner_tags`.
         split: of GLUE.
 
     Raises:
@@ -45,6 +45,8 @@ def judged_data(
         return examples, "sts" if glue.labels is None else "classification", glue.metrics
     if data is None:
         raise UserError("judged on what?", where=f"--task {task}", mend="name files with --data")
+    if task == "tagging":
+        return read_tagged(data, column=text_column or "tokens", label_column=label_column or "ner_tags"), task, None
     sts = task == "sts"
     examples = read_examples(
         data,

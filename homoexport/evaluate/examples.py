@@ -15,18 +15,21 @@ from homoexport.recipe import TextSource
 class Examples:
     """N texts or pairs; of labelled ones their labels, as the files have them.
 
-    `names` are the labels there can be, in the order that models number them in, where it is known.
+    `names` are the labels there can be, in the order that models number them in, where it is known. Of texts whose
+    words are labelled, which are joined by spaces, `words` and `word_labels` have them one by one.
     """
 
     source: str
     texts: tuple[Text, ...]
     labels: tuple[str, ...] | None
     names: tuple[str, ...] | None = None
+    words: tuple[tuple[str, ...], ...] | None = None
+    word_labels: tuple[tuple[str, ...], ...] | None = None
 
     @property
     def digest(self) -> str:
         """Hex sha256 of texts and labels."""
-        return digest_of([self.texts, self.labels])
+        return digest_of([self.texts, self.labels, *([self.words, self.word_labels] if self.words else [])])
 
     def scores(self) -> list[float]:
         """The labels as numbers.
@@ -80,3 +83,29 @@ def read_examples(
         tuple((row["text"], row["pair"]) if pair_column else row["text"] for row in rows),
         tuple(row["label"] for row in rows) if label_column else None,
     )
+
+
+def read_tagged(files: str, *, column: str, label_column: str) -> Examples:
+    """The rows of jsonl or parquet files whose texts are lists of words, with a label for each.
+
+    Args:
+        files: a glob, or `package:DISTRIBUTION/GLOB`.
+        column: of the lists of words.
+        label_column: of the lists of labels, names or numbers.
+
+    Raises:
+        TextError: no file, no such column, no text, or not a label for each word.
+    """
+    from homoexport.text.sources import columns_of, find_files, read_rows
+
+    source = TextSource(files=files, column=column, label_column=label_column)
+    rows = list(read_rows(find_files(files), columns_of(source), words=True))
+    if not rows:
+        raise TextError("holds no text", where=files, mend="name other files or another column")
+    for number, row in enumerate(rows, start=1):
+        if row["label"] is None or None in row["label"] or len(row["label"]) != len(row["text"]):
+            what = f"text {number} has {len(row['text'])} words and {len(row['label'] or ())} labels"
+            raise TextError(what, where=files, mend="give one label for each word")
+    words = tuple(tuple(row["text"]) for row in rows)
+    labels = tuple(tuple(row["label"]) for row in rows)
+    return Examples(files, tuple(map(" ".join, words)), None, words=words, word_labels=labels)

@@ -21,12 +21,17 @@ from homoexport.evaluate.models import is_package, open_model
 from homoexport.evaluate.probe import probe_logits
 from homoexport.evaluate.retrieval import retrieval_qualities
 from homoexport.evaluate.similarity import similarity_quality, sts_qualities
+from homoexport.evaluate.tagging import tagging_qualities
 from homoexport.inference import Package
 
 EVALUATION_FILE = "evaluation.json"
 
 _MAX_TEXTS = 1000  # half a million pairs; more texts would cost their square
-_MODEL_TASKS = {"masked-lm": "fill-mask", "classification": "text-classification"}
+_MODEL_TASKS = {
+    "masked-lm": "fill-mask",
+    "classification": "text-classification",
+    "tagging": "token-classification",
+}
 
 
 def evaluate_models(
@@ -46,13 +51,14 @@ def evaluate_models(
     `sts`: correlation of cosine similarities with people's scores. `fidelity`: how far a model keeps what its teacher
     does on any text: search results and similarities of sentence encoders, decisions of classifiers; of more than
     1,000 texts a sample drawn by `seed` is taken. `masked-lm`: masked tokens restored. `classification`: labels that
-    people gave, or, of a model with one output, scores; with a teacher also how often the model decides as it does.
+    people gave, or, of a model with one output, scores; `tagging`: labels of words and entities; with a teacher
+    both also say how often the model decides as it does.
 
     Args:
         models: packages' folders, students' folders, hub names, or `package:DISTRIBUTION/PATH`.
         examples: pairs with scores for `sts`, texts or pairs with labels for `classification`, texts for the others.
         task: what to judge.
-        teacher: a model, too; for `fidelity`, and for `classification` if there is one.
+        teacher: a model, too; for `fidelity`, and for `classification` and `tagging` if there is one.
         train: labelled examples for a linear classifier on the vectors of encoders, for `classification`.
         metrics: those to give of `classification`; by default all.
         seed: of samples, masks and the bootstrap.
@@ -164,6 +170,8 @@ def _qualities(
     if task == "classification":
         found = _labelled(model, examples, train, seed=seed)
         yield from (quality for quality in found if metrics is None or quality.metric in metrics)
+    if task == "tagging":
+        yield from tagging_qualities(model, examples, seed=seed)
     if judge is not None:
         yield from judge.qualities(model, seed=seed)
     elif task == "sts":

@@ -17,7 +17,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Quantize = Literal["auto", "none", "int8", "int8-static", "int4", "fp16"]
 Embeddings = Literal["auto", "fp32", "int8", "int4"]
 GlueName = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "mnli-mm", "qnli", "rte", "wnli"]
-JudgedTask: TypeAlias = Literal["sts", "fidelity", "masked-lm", "classification"] | GlueName
+JudgedTask: TypeAlias = Literal["sts", "fidelity", "masked-lm", "classification", "tagging"] | GlueName
 GLUE_TASKS: tuple[GlueName, ...] = get_args(GlueName)
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # a folder of its own: no dot in front, no way up
@@ -233,7 +233,7 @@ class QualitySettings(Section):
 
     task: JudgedTask = Field(
         "fidelity",
-        description="As of `homoexport eval`: sts, fidelity, masked-lm, classification, or one of GLUE's.",
+        description="As of `homoexport eval`: sts, fidelity, masked-lm, classification, tagging, or one of GLUE's.",
     )
     data: str | None = Field(
         None,
@@ -261,7 +261,7 @@ class QualitySettings(Section):
                 raise ValueError(f"'{min(given)}' is not for {self.task}; its files are in 'data_dir'")
         elif self.data_dir is not None:
             raise ValueError(f"'data_dir' is for GLUE's tasks, not for {self.task}")
-        elif self.data is None and self.task in ("sts", "classification"):
+        elif self.data is None and self.task in ("sts", "classification", "tagging"):
             raise ValueError(f"{self.task} is judged on files: name them with 'data'")
         return self
 

@@ -11,7 +11,7 @@ import pytest
 from homoexport.artifact import verify
 from homoexport.cli.evaluating import Judged
 from homoexport.evaluate import GLUE
-from tests.measure.tiny_onnx import write_package
+from tests.measure.tiny_onnx import weights, write_package
 from tests.snippets import snippets
 
 ROWS = [(f"w{i} w{i + 1}", f"w{i * 3 % 40} w{i}", i % 6) for i in range(20)]
@@ -52,6 +52,12 @@ def test_what_the_docs_say_can_be_said(homoexport, tmp_path, monkeypatch):
         write_package(tmp_path / name)
     write_package(tmp_path / "classifier-onnx", "text-classification", labels=["no", "yes", "perhaps"])
     write_package(tmp_path / "masked-lm-onnx", "fill-mask")
+    arrays = weights()
+    arrays["head"] = arrays["head"][:, :3]
+    write_package(tmp_path / "tagger-onnx", "token-classification", arrays=arrays, labels=["O", "B-X", "I-X"])
+    (tmp_path / "ner.jsonl").write_text(
+        "\n".join(json.dumps({"tokens": left.split(), "ner_tags": [score % 3, 0]}) for left, _, score in ROWS)
+    )
     for folder in ("STS-B", "SST-2"):
         (tmp_path / folder).mkdir()
     pairs = [f"{left}\t{right}\t{score}" for left, right, score in ROWS]
@@ -63,7 +69,7 @@ def test_what_the_docs_say_can_be_said(homoexport, tmp_path, monkeypatch):
     (tmp_path / "glue/CoLA").mkdir(parents=True)
     for name in ("train", "dev"):
         (tmp_path / f"glue/CoLA/{name}.tsv").write_text("\n".join(f"x\t{i % 2}\t\tw{i % 2} w5" for i in range(40)))
-    assert len(commands) == 5
+    assert len(commands) == 6
     for command in commands:
         told = homoexport(*shlex.split(command)[1:])
         assert told.code == 0, told.err
@@ -149,4 +155,4 @@ def test_a_probe_on_data_of_ones_own(homoexport, package, glue):
 
 
 def test_the_command_knows_every_task_of_glue():
-    assert {task.value for task in Judged} == {*GLUE, "sts", "fidelity", "masked-lm", "classification"}
+    assert {task.value for task in Judged} == {*GLUE, "sts", "fidelity", "masked-lm", "classification", "tagging"}
