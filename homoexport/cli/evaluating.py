@@ -11,7 +11,6 @@ import typer
 from homoexport.cli import screen
 from homoexport.cli.options import AsJson, Force, Threads
 from homoexport.errors import UserError
-from homoexport.recipe import GLUE_TASKS
 
 
 class Judged(str, Enum):
@@ -22,6 +21,7 @@ class Judged(str, Enum):
     masked_lm = "masked-lm"
     classification = "classification"
     tagging = "tagging"
+    mteb = "mteb"
     cola = "cola"
     sst2 = "sst2"
     mrpc = "mrpc"
@@ -43,7 +43,8 @@ def eval_command(
         typer.Option(
             help="sts: cosine similarities against people's scores; fidelity: what a model keeps of its teacher's "
             "search results or decisions; masked-lm: masked tokens restored; classification: labels or scores; "
-            "tagging: labels of words, and entities; cola to wnli: GLUE's tasks with their official metrics."
+            "tagging: labels of words, and entities; mteb: MTEB's tasks, by its own library; cola to wnli: GLUE's "
+            "tasks with their official metrics."
         ),
     ],
     data: Annotated[
@@ -76,6 +77,10 @@ def eval_command(
         str | None,
         typer.Option(metavar="GLOB", help="A probe for classification, too: labelled files that it is trained on."),
     ] = None,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(help="Of a task of MTEB, such as STS12. Repeatable; needs `pip install 'homoexport[mteb]'`."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of samples, masks and intervals.")] = 0,
     threads: Threads = 1,
     output: Annotated[
@@ -91,7 +96,7 @@ def eval_command(
     Packages are judged without torch: the very file that ships is what is judged.
     """
     from homoexport.artifact import refuse_existing
-    from homoexport.evaluate import evaluate_models, judged_data, write_evaluation
+    from homoexport.evaluate import evaluate_models, evaluate_on_mteb, judged_data, write_evaluation
 
     flags = {
         "--data": data,
@@ -101,38 +106,41 @@ def eval_command(
         "--train": train,
         "--data-dir": data_dir,
         "--probe": probe or None,
+        "--name": name or None,
+        "--teacher": teacher,
     }
     _check_flags(task, {name for name, value in flags.items() if value is not None})
     if output is not None:
         refuse_existing(output, force=force, kind="evaluation", inputs=[*models, *filter(None, (data, train))])
-    columns: dict[str, Any] = {
-        "text_column": text_column,
-        "pair_column": pair_column,
-        "label_column": label_column,
-        "data_dir": data_dir,
-    }
-    examples, judged_as, metrics = judged_data(task.value, data=data, **columns)
-    trained_on = None
-    if train is not None or probe:
-        trained_on, _, _ = judged_data(task.value, data=train, split="train", **columns)
-    results = evaluate_models(
-        models,
-        examples,
-        task=judged_as,
-        teacher=teacher,
-        train=trained_on,
-        metrics=metrics,
-        seed=seed,
-        threads=threads,
-        progress=screen.stage_line,
-    )
-    document = {
-        "task": task.value,
-        "data": {"source": examples.source, "examples": len(examples.texts), "digest": examples.digest},
-        "teacher": teacher,
-        "seed": seed,
-        "results": results,
-    }
+    document: dict[str, Any] = {"task": task.value, "teacher": teacher, "seed": seed}
+    if task is Judged.mteb:
+        names = list(name or ())
+        results = evaluate_on_mteb(models, names, threads=threads, progress=screen.stage_line)
+        document |= {"data": {"source": "MTEB", "tasks": names}, "results": results}
+    else:
+        columns: dict[str, Any] = {
+            "text_column": text_column,
+            "pair_column": pair_column,
+            "label_column": label_column,
+            "data_dir": data_dir,
+        }
+        examples, judged_as, metrics = judged_data(task.value, data=data, **columns)
+        trained_on = None
+        if train is not None or probe:
+            trained_on, _, _ = judged_data(task.value, data=train, split="train", **columns)
+        results = evaluate_models(
+            models,
+            examples,
+            task=judged_as,
+            teacher=teacher,
+            train=trained_on,
+            metrics=metrics,
+            seed=seed,
+            threads=threads,
+            progress=screen.stage_line,
+        )
+        source = {"source": examples.source, "examples": len(examples.texts), "digest": examples.digest}
+        document |= {"data": source, "results": results}
     if output is not None:
         write_evaluation(output, document, force=force)
     if as_json:
@@ -143,20 +151,24 @@ def eval_command(
     screen.output.print(evaluation_table(document))
 
 
+_FILES = {"--data", "--text-column"}
+_TAKES = {
+    Judged.sts: _FILES | {"--pair-column", "--label-column"},
+    Judged.fidelity: _FILES | {"--teacher"},
+    Judged.masked_lm: _FILES,
+    Judged.classification: _FILES | {"--pair-column", "--label-column", "--train", "--teacher"},
+    Judged.tagging: _FILES | {"--label-column", "--teacher"},
+    Judged.mteb: {"--name"},
+    Judged.stsb: {"--data-dir"},
+}
+_GLUE_TAKES = {"--data-dir", "--probe", "--teacher"}
+
+
 def _check_flags(task: Judged, given: set[str]) -> None:
-    """Refuse flags that would make no difference."""
-    glue = task.value in GLUE_TASKS
-    if not glue and "--data" not in given:
-        raise UserError("judged on what?", where=f"--task {task.value}", mend="name files with --data")
-    own = {"--data", "--text-column", "--pair-column", "--label-column", "--train"}
-    ignored = own if glue else {"--data-dir", "--probe"}
-    if task in (Judged.fidelity, Judged.masked_lm):
-        ignored = ignored | {"--label-column", "--pair-column"}
-    if task is Judged.tagging:
-        ignored = ignored | {"--pair-column"}
-    if task is not Judged.classification:
-        ignored = ignored | {"--train"}
-    if task is Judged.stsb:
-        ignored = ignored | {"--probe"}
-    if wrong := sorted(given & ignored):
+    """Refuse flags that would make no difference, and miss those that are needed."""
+    taken = _TAKES.get(task, _GLUE_TAKES)
+    for needed, mend in (("--data", "name files with --data"), ("--name", "name tasks of MTEB with --name")):
+        if needed in taken - given:
+            raise UserError("judged on what?", where=f"--task {task.value}", mend=mend)
+    if wrong := sorted(given - taken):
         raise UserError("makes no difference here", where=f"{wrong[0]} with --task {task.value}", mend="leave it out")

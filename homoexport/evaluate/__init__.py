@@ -1,6 +1,7 @@
 """Evaluating: the quality of packages and models, on held-out text and on a user's own data."""
 
 from homoexport.evaluate.agreement import label_agreement
+from homoexport.evaluate.benchmark import evaluate_on_mteb
 from homoexport.evaluate.classification import label_indices
 from homoexport.evaluate.data import judged_data
 from homoexport.evaluate.estimate import Quality
@@ -20,6 +21,7 @@ __all__ = [
     "Quality",
     "check_gate",
     "evaluate_models",
+    "evaluate_on_mteb",
     "evaluate_packages",
     "judged_data",
     "label_agreement",

@@ -82,17 +82,19 @@ def evaluate_models(
         if progress is not None:
             progress(f"judging {source}")
         model = evaluation.open(source)
-        qualities = evaluation.qualities(model)
-        results.append(
-            {
-                "model": source,
-                "runtime": "onnxruntime" if is_package(source) else "torch",
-                "precision": model.details.precision,
-                "digest": _digest(model.details.folder),
-                "metrics": [quality.as_json() for quality in qualities],
-            }
-        )
+        results.append(described(source, model, [quality.as_json() for quality in evaluation.qualities(model)]))
     return results
+
+
+def described(source: str, model: Package, metrics: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A model's figures, with what it is."""
+    return {
+        "model": source,
+        "runtime": "onnxruntime" if is_package(source) else "torch",
+        "precision": model.details.precision,
+        "digest": _digest(model.details.folder),
+        "metrics": list(metrics),
+    }
 
 
 @dataclass

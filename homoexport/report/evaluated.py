@@ -13,7 +13,8 @@ def evaluation_table(document: Mapping[str, Any]) -> Table:
     """A row a model, a column a metric with its 95 % interval; of `homoexport eval`'s document."""
     data = document["data"]
     to_teacher = f", against {document['teacher']}" if document["teacher"] else ""
-    title = f"{document['task']} on {data['source']} ({data['examples']} examples{to_teacher})"
+    on = f"{document['task']} on {data['source']} ({data['examples']} examples{to_teacher})"
+    title = "MTEB, each task's main score" if document["task"] == "mteb" else on
     metrics = list(dict.fromkeys(each["metric"] for one in document["results"] for each in one["metrics"]))
     table = Table("model", "runs in", title=Text(title), title_justify="left")
     for name in metrics:
@@ -26,5 +27,7 @@ def evaluation_table(document: Mapping[str, Any]) -> Table:
 
 
 def _figure(quality: Mapping[str, Any]) -> str:
+    if "interval" not in quality:
+        return f"{quality['value']:.4f}"
     low, high = quality["interval"]
     return f"{quality['value']:.4f}\n{low:.4f} to {high:.4f}"

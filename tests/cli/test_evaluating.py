@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,9 @@ def test_what_the_docs_say_can_be_said(homoexport, tmp_path, monkeypatch):
         (["--task", "sst2"], ["--data", "no difference"]),
         (["--task", "sts", "--probe"], ["--probe", "no difference"]),
         (["--task", "sts", "--train", "x"], ["--train", "no difference"]),
+        (["--task", "mteb"], ["judged on what?", "--name"]),
+        (["--task", "sts", "--name", "STS12"], ["--name", "no difference"]),
+        (["--task", "sts", "--teacher", "x"], ["--teacher", "no difference"]),
         (["--task", "taste"], ["taste", "sts"]),
     ],
 )
@@ -98,6 +102,12 @@ def test_bad_wishes_are_refused_in_one_line(homoexport, package, data, flags, wo
     assert told.code == 2
     assert all(word in told.err for word in words), told.err
     assert "Traceback" not in told.err
+
+
+def test_mteb_is_asked_for_where_it_is_missing(homoexport, package, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mteb", None)
+    told = homoexport("eval", package, "--task", "mteb", "--name", "STS12")
+    assert (told.code, "mteb is not installed; pip install" in told.err) == (2, True)
 
 
 @pytest.fixture
@@ -155,4 +165,12 @@ def test_a_probe_on_data_of_ones_own(homoexport, package, glue):
 
 
 def test_the_command_knows_every_task_of_glue():
-    assert {task.value for task in Judged} == {*GLUE, "sts", "fidelity", "masked-lm", "classification", "tagging"}
+    assert {task.value for task in Judged} == {
+        *GLUE,
+        "sts",
+        "fidelity",
+        "masked-lm",
+        "classification",
+        "tagging",
+        "mteb",
+    }
