@@ -41,11 +41,11 @@ def evaluate_on_mteb(
     try:
         import mteb
     except ImportError:
-        raise UserError("mteb is not installed", where="--mteb", mend="pip install 'homoexport[mteb]'") from None
+        raise UserError("mteb is not installed", where="--task mteb", mend="pip install 'homoexport[mteb]'") from None
     try:
         tasks = [mteb.get_task(name) for name in names]
     except KeyError as error:
-        raise UserError(str(error.args[0]).removeprefix("KeyError: "), where="--mteb") from None
+        raise UserError(str(error.args[0]).removeprefix("KeyError: "), where="--name") from None
     results = []
     for source in models:
         model = open_model(source, threads=threads)
