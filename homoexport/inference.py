@@ -290,7 +290,7 @@ def load_tokenizer(details: PackageDetails, *, max_length: int | None = None) ->
     """A package's tokenizer, which truncates to `max_length` (by default the package's) and does not pad.
 
     Raises:
-        PackageError: it is missing, or tokenizers cannot load it.
+        PackageError: it is missing, tokenizers cannot load it, or it is another model's.
     """
     path = details.folder / "tokenizer.json"
     if not path.is_file():
@@ -299,6 +299,10 @@ def load_tokenizer(details: PackageDetails, *, max_length: int | None = None) ->
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises plain Exception
         raise PackageError(f"tokenizers cannot load it ({error})", where=str(path)) from error
+    highest = max(tokenizer.get_vocab().values(), default=0)
+    if highest >= details.vocab_size:
+        what = f"its ids go up to {highest} and the model knows {details.vocab_size} tokens"
+        raise PackageError(what, where=str(path), mend="put the tokenizer there that the model was exported with")
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length or details.max_length)
     return tokenizer

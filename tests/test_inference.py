@@ -131,6 +131,16 @@ def test_what_the_manifest_lacks_is_named(tmp_path: Path) -> None:
         read_package(folder)
 
 
+def test_another_models_tokenizer_is_refused(tmp_path: Path) -> None:
+    folder = write_package(tmp_path / "package")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"]["w58"] = 64
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    write_manifest(folder, "package", details=json.loads((folder / "manifest.json").read_text())["details"])
+    with pytest.raises(PackageError, match=r"ids go up to 64 and the model knows 64 tokens; put the tokenizer there"):
+        open_package(folder, threads=1)
+
+
 def test_missing_tokenizer_and_wrong_settings_are_named(tmp_path: Path) -> None:
     folder = write_package(tmp_path / "package")
     with pytest.raises(UserError, match="0 threads"):

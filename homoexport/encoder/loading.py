@@ -231,9 +231,10 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: Any, longest: i
     """Refuse a tokenizer that does not fit the model, and teach it the model's positions."""
     if tokenizer.pad_token_id is None:
         raise TeacherError("its tokenizer has no padding token", where=source, mend="set pad_token and save it again")
-    if len(tokenizer) > config.vocab_size:
+    highest = max(tokenizer.get_vocab().values())
+    if highest >= config.vocab_size:
         raise TeacherError(
-            f"its tokenizer has {len(tokenizer)} tokens and the model {config.vocab_size}",
+            f"its tokenizer's ids go up to {highest} and the model knows {config.vocab_size} tokens",
             where=source,
             mend="put the tokenizer there that the model was trained with",
         )

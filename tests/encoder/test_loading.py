@@ -164,7 +164,7 @@ def _no_tokenizer(folder: Path) -> None:
         (_only_a_file, "is a file, not a model's folder"),
         (_no_tokenizer, "has no fast tokenizer"),
         (_no_pad_token, "its tokenizer has no padding token"),
-        (_small_table, "its tokenizer has 100 tokens and the model 20"),
+        (_small_table, "its tokenizer's ids go up to 99 and the model knows 20 tokens"),
         (_decoder, "is a decoder"),
         (_relative_positions, "its positions are 'relative_key'"),
         (_question_answering, "the head of a BertForQuestionAnswering is not supported"),
