@@ -5,8 +5,8 @@
 
 SST-2 is time-boxed: 12,000 of its 67,349 examples, drawn by the seed. Each fine-tuned model is exported in fp32 and in
 int8, and its packages are judged on the dev set, beside scikit-learn's figures of the same predictions. The student is
-trained on SST-2 once more with int8 simulated in the last 30 % of the steps. A run's result is kept as soon as it is
-there and is not made again; several processes may share the work.
+trained on SST-2 once more with int8 simulated in the last 30 % of the steps. Models and results are kept as soon as
+they are there and are not made again; several processes may share the work.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import accuracy_score, matthews_corrcoef
 
+from homoexport.artifact import MANIFEST, read_manifest
 from homoexport.evaluate import evaluate_models, label_indices, read_glue
 from homoexport.finetuning import finetune_student, glue_task
 from homoexport.host import describe_host, library_versions
@@ -67,7 +68,9 @@ def measure(cell: Cell, source: str, glue: Path, work: Path) -> dict[str, Any]:
     """Fine-tune, export in both precisions, judge."""
     began, folder, task = time.perf_counter(), work / cell.name, glue_task(cell.task, glue)
     settings = SETTINGS[cell.task].model_copy(update={"int8_share": cell.int8_share})
-    tuned = finetune_student(source, task, folder, settings=settings, seed=cell.seed, force=folder.exists())
+    if not (folder / MANIFEST).is_file():
+        finetune_student(source, task, folder, settings=settings, seed=cell.seed)
+    tuned = read_manifest(folder)["details"]["finetuned"]
     judged = read_glue(cell.task, data_dir=glue)
     assert judged.labels is not None
     right = label_indices(judged.labels, task.names, where=judged.source, order=judged.names)

@@ -43,8 +43,9 @@ class Parity:
     """How far a graph's answers are from torch's, over all batches.
 
     `max_difference` is absolute; `max_relative_difference` is over the largest absolute value of that output.
-    Cosines are of the task's vectors: sentences, or the tokens' hidden states, or logits. A classifier of one label
-    gives no vectors but scores: there both cosines are that of all scores together, about their mean.
+    Cosines are of the task's vectors: sentences, or the tokens' hidden states, or a masked-LM's logits. A classifier
+    gives no vectors but scores, of which those near to zero have no direction that counts: there both cosines are that
+    of all scores together, about each label's mean.
     `top1_agreement` is of logits: the share of tokens or texts whose likeliest token or label stays the same; of a
     classifier whose labels are decisions of their own, the share whose decision does, of the label where it is least.
     Figures that are not finite are None in JSON.
@@ -65,10 +66,11 @@ class Parity:
 
 @dataclass
 class _Tally:
+    of_scores: bool  # a classifier's, not vectors
     difference: float = 0.0
     scale: float = 0.0
     cosines: list[NDArray[np.float64]] = field(default_factory=list)
-    scores: list[NDArray[np.float32]] = field(default_factory=list)  # [N, 2], ours and torch's, of rows of one value
+    scores: list[NDArray[np.float32]] = field(default_factory=list)  # [2, N, C], ours and torch's
     agreeing: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, np.int64))  # [1], or [C]
     rows: int = 0
 
@@ -77,12 +79,18 @@ class _Tally:
         difference = np.abs(actual - expected).max(initial=0.0)
         self.difference = max(self.difference, float(difference) if np.isfinite(difference) else float("inf"))
         self.scale = max(self.scale, float(np.abs(expected).max(initial=0.0)))
-        self.cosines.append(_cosines(actual, expected))
-        if expected.shape[1] == 1:
-            self.scores.append(np.concatenate([actual, expected], axis=1))
+        if self.of_scores:
+            self.scores.append(np.stack([actual, expected]))
+        else:
+            self.cosines.append(_cosines(actual, expected))
         same = (actual > 0) == (expected > 0) if multi_label else (actual.argmax(1) == expected.argmax(1))[:, None]
         self.agreeing = self.agreeing + same.sum(axis=0)
         self.rows += len(expected)
+
+    @property
+    def one_score(self) -> bool:
+        """Whether there is no choice among labels, but one score."""
+        return any(scores.shape[2] == 1 for scores in self.scores)
 
     @property
     def relative(self) -> float:
@@ -90,14 +98,14 @@ class _Tally:
         return self.difference / max(self.scale, 1e-12)
 
     def vector_cosines(self) -> NDArray[np.float64]:
-        """Of each row; or, where rows have one value, of all rows together, about the mean of torch's."""
-        if not self.scores:
+        """Of each row; or, of scores, of all rows together, about each label's mean of torch's."""
+        if not self.of_scores:
             return np.concatenate(self.cosines or [np.zeros(0)])
         if self.relative <= FP32_MAX_DIFFERENCE:  # scores that are all alike have no direction
             return np.ones(1)
-        scores = np.concatenate(self.scores)
-        centred = scores - scores[:, 1].mean()
-        return _cosines(centred[None, :, 0], centred[None, :, 1])
+        scores = np.concatenate(self.scores, axis=1)
+        ours, torchs = (scores - scores[1].mean(axis=0)).reshape(2, 1, -1)
+        return _cosines(ours, torchs)
 
 
 def _cosines(actual: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -124,7 +132,7 @@ def check_parity(
         The figures of the task's output, and whether every bound is kept.
     """
     names = OUTPUT_NAMES[task] if answer is None else OUTPUT_NAMES[task][:1]
-    tallies = {name: _Tally() for name in names}
+    tallies = {name: _Tally(of_scores=_gives_scores(task)) for name in names}
     for batch, answers in zip(batches, _run(file, batches, names, answer), strict=True):
         for name, actual in zip(names, answers, strict=True):
             expected = batch.expected[name]
@@ -154,7 +162,7 @@ def _run(
 class Invariance:
     """How far the same text's answers are from each other, alone and inside a padded batch.
 
-    `min_cosine` is None where an answer is a single score.
+    `min_cosine` is None where an answer is a classifier's scores.
     """
 
     texts: int
@@ -181,11 +189,15 @@ def check_invariance(file: Path, batches: Batches, *, task: Task, answer: Answer
     name = OUTPUT_NAMES[task][0]
     asked = [batches.eights[0], batches.mixed[-1], *batches.singles, batches.short_one]
     (eight,), (pair,), *alone = _run(file, asked, [name], answer)
-    tally = _Tally()
+    tally = _Tally(of_scores=_gives_scores(task))
     for (one,), other in zip(alone, [*eight, pair[0]], strict=True):
         tally.add(np.atleast_2d(one[0]), np.atleast_2d(other if other.ndim == 1 else other[: len(one[0])]))
-    cosine = None if tally.scores else float(tally.vector_cosines().min())
+    cosine = None if tally.of_scores else float(tally.vector_cosines().min())
     return Invariance(len(alone), tally.difference, cosine)
+
+
+def _gives_scores(task: Task) -> bool:
+    return task in ("text-classification", "token-classification")
 
 
 def _finite(value: Any) -> Any:
@@ -195,7 +207,7 @@ def _finite(value: Any) -> Any:
 def _figures(name: str, tally: _Tally, task: Task, precision: Precision) -> Parity:
     cosines = tally.vector_cosines()
     lowest, mean = float(cosines.min()), float(cosines.mean())
-    agreement = float(tally.agreeing.min()) / max(tally.rows, 1) if name == "logits" and not tally.scores else None
+    agreement = float(tally.agreeing.min()) / max(tally.rows, 1) if name == "logits" and not tally.one_score else None
     if precision == "fp32":
         passed = tally.relative <= FP32_MAX_DIFFERENCE and lowest >= FP32_MIN_COSINE
         passed = passed and (agreement is None or agreement >= FP32_TOP1_AGREEMENT)

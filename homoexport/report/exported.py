@@ -17,13 +17,14 @@ def export_lines(folder: str, manifest: dict[str, Any]) -> list[str]:
     details = manifest["details"]
     size = manifest["files"][details["model_file"]]["bytes"]
     parity, alone = details["parity"], details["batch_invariance"]
+    mean, least = f"{parity['mean_cosine']:.4f}", f"{parity['min_cosine']:.4f}"
+    cosine = mean if mean == least else f"{mean} mean, {least} least"
     agreement = parity["top1_agreement"]
     labels = "" if agreement is None else f", likeliest label or token the same in {agreement:.1%}"
     lines = [
         f"Package: {folder}  {details['precision']}, {size / 1e6:.2f} MB "
         f"({details['graph']} graph, {details['scheme']})",
-        f"Against torch, on {parity['output']}: cosine {parity['mean_cosine']:.4f} mean, "
-        f"{parity['min_cosine']:.4f} least{labels}",
+        f"Against torch, on {parity['output']}: cosine {cosine}{labels}",
         f"The same text alone and in a batch: largest difference {alone['max_difference']:.2g}"
         + ("; --quantize int8-static does not depend on the batch" if _depends_on_batch(details) else ""),
     ]

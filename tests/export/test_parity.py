@@ -80,6 +80,18 @@ def test_padding_does_not_count_for_token_labels(tmp_path):
     assert (parity.passed, parity.top1_agreement, parity.max_difference) == (True, 1.0, 0.0)
 
 
+def test_a_text_between_two_labels_is_no_alarm(tmp_path, logits):
+    expected = logits[:, :1] * np.float32([1, -1])
+    expected[:8] = np.float32([0.01, -0.01])  # by itself a step of 0.02 turns such a row about
+    actual = expected - np.float32([0.02, -0.02])
+    file = graph_of(tmp_path / "graph.onnx", actual)
+    parity = check_parity(file, batches_of(expected), task="text-classification", precision="int8")
+    assert (parity.passed, parity.mean_cosine) == (False, pytest.approx(1, abs=1e-3)), "for too many labels change"
+    file = graph_of(tmp_path / "graph.onnx", np.where(np.arange(40)[:, None] < 4, actual, expected))
+    parity = check_parity(file, batches_of(expected), task="text-classification", precision="int8")
+    assert (parity.passed, parity.top1_agreement) == (True, 0.9)
+
+
 def test_scores_of_one_label_are_held_together(tmp_path, logits):
     scores = logits[:, :1] + 10  # all of one sign and size: each by itself has a cosine of 1 with anything
     noise = np.random.default_rng(1).normal(size=scores.shape).astype(np.float32)
@@ -111,7 +123,7 @@ def test_answers_of_the_target_are_held_to_the_same_bounds(tmp_path, logits):
     for sign in (1, -1):
         file = tmp_path / "graph.onnx"
         parity = check_parity(file, batches_of(logits), task="text-classification", precision="int8", answer=answer)
-        assert (parity.passed, parity.mean_cosine) == (sign == 1, pytest.approx(sign))
+        assert (parity.passed, parity.mean_cosine > 0.9) == (sign == 1, sign == 1)
 
 
 def test_a_text_that_its_neighbours_change_is_told(tmp_path):
