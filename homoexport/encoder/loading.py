@@ -253,6 +253,8 @@ def _load_weights(folder: Path, config: Any, task: Task, source: str) -> PreTrai
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         what, mend = f"its weights do not load ({reason})", "copy or download it again"
+        if any(folder.glob("onnx/*.onnx")):
+            what, mend = "is an ONNX package, without weights for torch", "name the model that it was exported from"
         if isinstance(error, ValueError):
             what, mend = f"no model can be made of its config.json ({reason})", "set it right"
         raise TeacherError(what, where=source, mend=mend) from None

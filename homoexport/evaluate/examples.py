@@ -35,10 +35,11 @@ class Examples:
         """The labels as numbers.
 
         Raises:
-            TextError: one is none.
+            TextError: one is none, or all are the same, which says nothing of order.
         """
         assert self.labels is not None
-        numbers = []
+        mend = "name the column of scores with --label-column"
+        numbers: list[float] = []
         for row, label in enumerate(self.labels, start=1):
             try:
                 numbers.append(float(label))
@@ -48,8 +49,10 @@ class Examples:
                 raise TextError(
                     f"the label of example {row}, '{label}', is no number",
                     where=self.source,
-                    mend="name the column of scores with --label-column",
+                    mend=mend,
                 )
+        if len(set(numbers)) == 1:
+            raise TextError(f"has the score {numbers[0]:g} alone", where=self.source, mend=mend)
         return numbers
 
 

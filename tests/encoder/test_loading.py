@@ -83,6 +83,11 @@ def _config_garbled(folder: Path) -> None:
     (folder / "config.json").write_text("{")
 
 
+def _only_onnx(folder: Path) -> None:
+    (folder / "onnx").mkdir()
+    (folder / "model.safetensors").rename(folder / "onnx/model.onnx")
+
+
 def _truncate_weights(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
@@ -157,6 +162,7 @@ def _no_tokenizer(folder: Path) -> None:
         (_config_garbled, "config"),
         (_config_of_gpt2, "model family 'gpt2' is not supported.*supported: bert"),
         (_truncate_weights, "its weights do not load"),
+        (_only_onnx, "is an ONNX package, without weights for torch; name the model that it was exported from"),
         (_lose_a_weight, "weights are missing .encoder.layer.0.output.dense.weight."),
         (_other_width, r"layer.0.intermediate.dense.bias is not 48 in its weights, as its config.json says"),
         (_other_heads, "no model can be made of its config.json"),
