@@ -21,6 +21,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import torch
 from sklearn.metrics import accuracy_score, matthews_corrcoef
 
 from homoexport.artifact import MANIFEST, read_manifest
@@ -112,24 +113,30 @@ def keep(path: Path, result: dict[str, Any] | None) -> list[dict[str, Any]]:
             kept["runs"].append(result)
             kept["runs"].sort(key=lambda run: (run["task"], run["model"], run["int8_share"], run["seed"]))
             kept["settings"] = {task: settings.model_dump(mode="json") for task, settings in SETTINGS.items()}
-            kept |= {"host": describe_host(), "versions": library_versions()}
+            device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+            kept |= {"trained_on": device, "host": describe_host(), "versions": library_versions()}
             path.write_text(json.dumps(kept, indent=1) + "\n")
         runs: list[dict[str, Any]] = kept["runs"]
         return runs
 
 
-def show(runs: list[dict[str, Any]]) -> None:
-    """Median of the seeds, lowest and highest, for each kind of run."""
-    print("task  model    int8 in loop  metric     fp32                      int8")
-    kinds = dict.fromkeys((run["task"], run["model"], run["int8_share"]) for run in runs)
-    for kind in kinds:
+def rows_of(runs: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Median of the seeds, lowest and highest, for each kind of run: task, model, int8 in the loop, fp32, int8."""
+    rows = []
+    for kind in dict.fromkeys((run["task"], run["model"], run["int8_share"]) for run in runs):
         mine = [run for run in runs if (run["task"], run["model"], run["int8_share"]) == kind]
         told = []
         for precision in ("fp32", "int8"):
             values = [run[precision]["value"] for run in mine]
-            told.append(f"{median(values):.4f} ({min(values):.4f} to {max(values):.4f})")
-        share = f"last {kind[2]:.0%}" if kind[2] else "no"
-        print(f"{kind[0]:5} {kind[1]:8} {share:13} {mine[0]['metric']:10} {told[0]:25} {told[1]}  {len(mine)} seeds")
+            told.append(f"{median(values):.3f} ({min(values):.3f} to {max(values):.3f})")
+        rows.append((f"{kind[0]}, {mine[0]['metric']}", kind[1], f"last {kind[2]:.0%}" if kind[2] else "no", *told))
+    return rows
+
+
+def show(runs: list[dict[str, Any]]) -> None:
+    """A line for each kind of run."""
+    for row in (("task", "model", "int8 in loop", "fp32", "int8"), *rows_of(runs)):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, (16, 8, 13, 24, 24), strict=True)))
 
 
 def main() -> None:

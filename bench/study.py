@@ -1,6 +1,7 @@
 """Quality against latency and size: students of four widths by four methods, in fp32 and int8, beside reference models.
 
-    python bench/study.py GLUE_DIR WORK_DIR [--reference NAME=MODEL ...] [--parts distil export judge measure]
+    python bench/study.py GLUE_DIR WORK_DIR [--reference NAME=MODEL ...]
+    python bench/study.py GLUE_DIR WORK_DIR --parts distil export judge --share 0/2   # and 1/2 beside it
     python bench/study.py --plot
 
 MiniLM-L6 (6 x 384) is distilled on the quickstart's texts to widths 128, 192, 256 and 320; `layers` keeps every other
@@ -251,6 +252,7 @@ def main() -> None:
     parser.add_argument("work", type=Path, nargs="?")
     parser.add_argument("--reference", action="append", default=[], metavar="NAME=MODEL")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--share", default="0/1", help="this process's part of the models, as in 0/2; not for measure")
     parser.add_argument("--threads", type=int, default=1, help="of distilling, exporting and judging")
     parser.add_argument("--output", type=Path, default=RESULT)
     parser.add_argument("--plot", action="store_true", help="only print and draw what is kept")
@@ -259,7 +261,10 @@ def main() -> None:
         if arguments.glue is None or arguments.work is None:
             parser.error("name GLUE_DIR and WORK_DIR, or give --plot")
         cells, work = cells_of(arguments.reference), arguments.work
-        make_all(cells, work, arguments.glue, arguments.threads, arguments.parts)
+        index, of = map(int, arguments.share.split("/"))
+        if of > 1 and "measure" in arguments.parts:
+            parser.error("all models are measured by one process: give --share with other --parts")
+        make_all(cells[index::of], work, arguments.glue, arguments.threads, arguments.parts)
         if "measure" not in arguments.parts:
             return
         arguments.output.write_text(json.dumps(measure_all(cells, work), indent=1) + "\n")

@@ -138,6 +138,26 @@ def test_where_the_time_goes_is_what_was_profiled():
     assert _bench("roofline").table(kept["profiles"]) in (ROOT / "docs/speed.md").read_text(encoding="utf-8")
 
 
+def test_finetuned_figures_are_the_kept_ones():
+    kept = json.loads((ROOT / "bench/results/finetuning.json").read_text())
+    docs = (ROOT / "docs/evaluating.md").read_text(encoding="utf-8")
+    for row in _bench("finetuning").rows_of(kept["runs"]):
+        assert f"| {' | '.join(row)} |" in docs
+    assert kept["trained_on"] in docs
+    for run in kept["runs"]:
+        assert run["fp32"]["value"] == run["fp32"]["official"]
+        assert run["int8"]["value"] == run["int8"]["official"]
+
+
+def test_throughput_on_a_gpu_is_the_kept_one():
+    widths = json.loads((ROOT / "bench/results/throughput.json").read_text())["widths"]
+    docs = " ".join((ROOT / "docs/distilling.md").read_text(encoding="utf-8").split())
+    rates = {name: f"{cell['tokens_per_second'] / 1e3:,.0f} thousand" for name, cell in widths.items()}
+    whole, share = rates["teacher's width"], widths["teacher's width"]["share_of_matrix_rate"]
+    assert f"takes {whole} tokens a second, {100 * share:.0f} % of the rate" in docs
+    assert f"at HomoBERT-base's width {rates['base']}, at small's {rates['small']}" in docs
+
+
 def test_links_lead_somewhere():
     for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / link).exists(), link

@@ -230,11 +230,11 @@ def logits_error(student: Tensor, teacher: Tensor, rows: int, *, temperature: fl
     """
     if student.shape[-1] == 1:
         squares: Tensor = (student.float() - teacher.float()).square().sum()
-        return squares / rows
+        return squares / max(1, rows)
     log_student = functional.log_softmax(student.float() / temperature, dim=-1)
     log_teacher = functional.log_softmax(teacher.float() / temperature, dim=-1)
     total: Tensor = functional.kl_div(log_student, log_teacher, reduction="sum", log_target=True)
-    return total * (temperature**2 / rows)
+    return total * (temperature**2 / max(1, rows))
 
 
 def pool(states: Tensor, attention_mask: Tensor, *, mode: str) -> Tensor:
