@@ -187,20 +187,27 @@ def front(rows: Sequence[dict[str, Any]], cost: str, quality: str) -> list[dict[
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Both qualities against p95 latency and against size."""
+    """Both qualities against p95 latency and against size; a method that is far below all others is told, not drawn."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import FuncFormatter, NullFormatter
 
     colours = dict(zip((*METHODS, "reference"), ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#333333"), strict=True))
     figure, axes = pyplot.subplots(2, 2, figsize=(12, 9), constrained_layout=True)
     titles = {"stsb": "STS-B dev, Spearman", "sst2_probe": "SST-2 dev, accuracy of a probe"}
     costs = {"latency_p95_ms": "p95 latency, ms (1 x 128 tokens, one thread)", "file_mb": "file, MB"}
+    left_out = "minilm"
+    shown = [row for row in rows if row["method"] != left_out]
     for line, (quality, title) in enumerate(titles.items()):
+        below = [row[quality]["value"] for row in rows if row["method"] == left_out]
+        note = f"not drawn: {left_out}, {min(below):.2f} to {max(below):.2f}"
         for column, (cost, label) in enumerate(costs.items()):
             axis = axes[line, column]
             for method, colour in colours.items():
+                if method == left_out:
+                    continue
                 for precision, marker in zip(PRECISIONS, ("o", "s"), strict=True):
-                    mine = [row for row in rows if row["method"] == method and row["precision"] == precision]
+                    mine = [row for row in shown if row["method"] == method and row["precision"] == precision]
                     axis.scatter(
                         [row[cost] for row in mine],
                         [row[quality]["value"] for row in mine],
@@ -209,7 +216,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
                         facecolors=colour if precision == "int8" else "none",
                         label=f"{method}, {precision}",
                     )
-            best = front(rows, cost, quality)
+            best = front(shown, cost, quality)
             axis.step(
                 [row[cost] for row in best],
                 [row[quality]["value"] for row in best],
@@ -219,30 +226,45 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
                 zorder=0,
                 label="Pareto front",
             )
-            for row in rows:
+            for row in shown:
                 if row["method"] == "reference":
-                    axis.annotate(f" {row['model']}", (row[cost], row[quality]["value"]), fontsize=7)
+                    place = (row[cost], row[quality]["value"])
+                    axis.annotate(
+                        row["model"], place, xytext=(-4, -10), textcoords="offset points", fontsize=7, ha="right"
+                    )
+            axis.text(0.98, 0.02, note, transform=axis.transAxes, ha="right", fontsize=7)
             axis.set_xscale("log")
+            axis.set_xticks([3, 5, 10, 20, 40, 80])
+            axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _place: f"{value:g}"))
+            axis.xaxis.set_minor_formatter(NullFormatter())
             axis.set_xlabel(label)
             axis.set_ylabel(title)
-    axes[0, 0].legend(fontsize=7)
+    axes[0, 0].legend(fontsize=7, loc="lower right", bbox_to_anchor=(1, 0.05))
     figure.savefig(path, dpi=110)
 
 
-def show(result: dict[str, Any]) -> None:
-    """A line a package, with a mark for each front that it is on."""
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """A line a package, the fastest first, in Markdown; what is on a front of quality against cost is set in bold."""
     fronts = {
-        (cost, quality): {id(row) for row in front(result["rows"], cost, quality)}
+        (cost, quality): {id(row) for row in front(rows, cost, quality)}
         for cost in ("latency_p95_ms", "file_mb")
         for quality in ("stsb", "sst2_probe")
     }
-    print("model               precision   p95 ms      MB   STS-B  SST-2  on the front of")
-    for row in sorted(result["rows"], key=lambda row: float(row["latency_p95_ms"])):
-        on = [f"{quality}/{cost.split('_')[0]}" for (cost, quality), best in fronts.items() if id(row) in best]
-        print(
-            f"{row['model']:20} {row['precision']:8} {row['latency_p95_ms']:8.2f} {row['file_mb']:8.2f}  "
-            f"{row['stsb']['value']:.4f} {row['sst2_probe']['value']:.4f}  {', '.join(on)}"
-        )
+
+    def told(row: dict[str, Any], quality: str, cost: str) -> str:
+        value = f"{row[quality]['value']:.3f}"
+        return f"**{value}**" if id(row) in fronts[cost, quality] else value
+
+    lines = [
+        "| model | precision | p95 | file | STS-B by p95 | STS-B by size | SST-2 probe by p95 | SST-2 probe by size |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in sorted(rows, key=lambda row: float(row["latency_p95_ms"])):
+        cells = [row["model"], row["precision"], f"{row['latency_p95_ms']:.2f} ms", f"{row['file_mb']:.1f} MB"]
+        for quality in ("stsb", "sst2_probe"):
+            cells += [told(row, quality, cost) for cost in ("latency_p95_ms", "file_mb")]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -269,7 +291,7 @@ def main() -> None:
             return
         arguments.output.write_text(json.dumps(measure_all(cells, work), indent=1) + "\n")
     result = json.loads(arguments.output.read_text())
-    show(result)
+    print(table(result["rows"]))
     draw(result["rows"], arguments.output.with_suffix(".png"))
 
 

@@ -158,6 +158,28 @@ def test_throughput_on_a_gpu_is_the_kept_one():
     assert f"at HomoBERT-base's width {rates['base']}, at small's {rates['small']}" in docs
 
 
+def test_study_is_the_kept_one():
+    kept = json.loads((ROOT / "bench/results/study.json").read_text())
+    study, docs, rows = _bench("study"), (ROOT / "docs/study.md").read_text(encoding="utf-8"), kept["rows"]
+    assert study.table(rows) in docs
+    flat = " ".join(docs.split())
+    assert f"took {sum(kept['seconds'].values()) / 3600:.1f} hours" in flat
+    pairs = [
+        (row, next(other for other in rows if (other["model"], other["precision"]) == (row["model"], "int8")))
+        for row in rows
+        if row["precision"] == "fp32"
+    ]
+    loss = max(full["stsb"]["value"] - small["stsb"]["value"] for full, small in pairs)
+    faster = [full["latency_p95_ms"] / small["latency_p95_ms"] for full, small in pairs]
+    assert f"costs at most {loss:.3f} of STS-B" in flat
+    assert f"{min(faster):.1f} to {max(faster):.1f} times as fast at p95" in flat
+    assert {row["method"] for row in rows} == {*study.METHODS, "reference"}
+    assert len({row["width"] for row in rows} - {None}) == 4
+    for cost in ("latency_p95_ms", "file_mb"):
+        best = study.front(rows, cost, "stsb")
+        assert all(row["precision"] == "int8" for row in best if row["method"] != "reference")
+
+
 def test_links_lead_somewhere():
     for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / link).exists(), link
