@@ -18,6 +18,9 @@ A missed budget is a result, not an exception: the command line turns it into ex
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+
 
 class HomoexportError(Exception):
     """Base of everything that homoexport raises on purpose."""
@@ -42,6 +45,11 @@ class UserError(HomoexportError):
         if mend:
             parts.append(mend)
         super().__init__("; ".join(" ".join(part.split()) for part in parts))
+
+    def renamed(self, names: Mapping[str, str]) -> UserError:
+        """The same mistake, where the mend's keys or flags are called otherwise."""
+        pattern = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+        return type(self)(self.what, where=self.where, mend=re.sub(pattern, lambda found: names[found[0]], self.mend))
 
 
 class RecipeError(UserError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +28,19 @@ from homoexport.artifact import (
 )
 from homoexport.distill import HELD_OUT
 from homoexport.errors import OutputError, PackageError, RecipeError, TextError
-from homoexport.evaluate import GLUE, Examples, evaluate_models, label_indices, open_model, read_examples, read_glue
+from homoexport.evaluate import (
+    GLUE,
+    Examples,
+    drawn_rows,
+    evaluate_models,
+    label_indices,
+    label_places,
+    names_of,
+    open_model,
+    read_examples,
+    read_for,
+    read_glue,
+)
 from homoexport.finetune import FinetuneProgress, finetune
 from homoexport.inference import Text
 from homoexport.recipe import FinetuneRecipe, FinetuneSettings
@@ -71,7 +83,7 @@ def glue_task(name: str, data_dir: Path | None) -> LabelledTask:
     if name == "mnli" and (data_dir is None or (data_dir / GLUE["mnli-mm"].folder / GLUE["mnli-mm"].dev).is_file()):
         judged["mnli-mm"] = read_glue("mnli-mm", data_dir=data_dir)
     train = read_glue(name, data_dir=data_dir, split="train")
-    return LabelledTask(name, train, judged, task.names or task.labels or (), task.metrics)
+    return LabelledTask(name, train, judged, task.names or (), task.metrics)
 
 
 def own_task(
@@ -87,22 +99,35 @@ def own_task(
 
     Raises:
         TextError: no text, no such column, labels that are no numbers where there should be scores, one label alone,
-            or a label to be judged that is none of those to train on.
+            fewer than three scores to be judged, or a label to be judged that is none of those to train on.
     """
     columns: dict[str, Any] = {"column": text_column, "pair_column": pair_column, "label_column": label_column}
-    learned, judged = read_examples(train, **columns), read_examples(dev, **columns)
-    if kind == "scores":
-        for examples in (learned, judged):
-            examples.scores()
-        return LabelledTask(kind, learned, {"dev": judged}, ())
-    assert learned.labels is not None
-    assert judged.labels is not None
-    names = tuple(sorted(set(learned.labels), key=lambda label: (not label.isdecimal(), label.zfill(9), label)))
+    names: tuple[str, ...] = ()
+    with read_for("--train"):
+        learned = read_examples(train, **columns)
+        if kind == "scores":
+            learned.scores()
+        else:
+            names = _two_labels_or_more(learned)
+    with read_for("--dev"):
+        judged = read_examples(dev, **columns)
+        assert judged.labels is not None
+        if kind == "classification":
+            label_indices(judged.labels, names, where=dev)
+        elif len(judged.scores()) < 3:
+            raise TextError(
+                f"holds {len(judged.labels)} texts", where=dev, mend="give 3 or more, for scores to compare"
+            )
+    return LabelledTask(kind, learned, {"dev": judged}, names)
+
+
+def _two_labels_or_more(examples: Examples) -> tuple[str, ...]:
+    assert examples.labels is not None
+    names = names_of(examples.labels)
     if len(names) < 2:
         mend = "name files with two labels or more, or another --label-column"
-        raise TextError(f"has the label '{names[0]}' alone", where=train, mend=mend)
-    label_indices(judged.labels, names, where=dev)
-    return LabelledTask(kind, learned, {"dev": judged}, names)
+        raise TextError(f"has the label '{names[0]}' alone", where=examples.source, mend=mend)
+    return names
 
 
 def finetune_student(
@@ -142,7 +167,7 @@ def finetune_student(
     train = drawn(task.train, settings.max_examples, seed)
     assert train.labels is not None
     labels: NDArray[Any] = (
-        label_indices(train.labels, task.names, where=train.source, order=train.names)
+        label_indices(train.labels, task.names, where=train.source)
         if task.names
         else np.array(train.scores(), np.float32)
     )
@@ -273,10 +298,7 @@ def drawn(examples: Examples, limit: int | None, seed: int) -> Examples:
     """At most `limit` of the examples, drawn by `seed`, in their order."""
     if limit is None or limit >= len(examples.texts):
         return examples
-    assert examples.labels is not None
-    rows = np.sort(np.random.default_rng(seed).choice(len(examples.texts), limit, replace=False))
-    texts, labels = (tuple(column[row] for row in rows) for column in (examples.texts, examples.labels))
-    return replace(examples, texts=texts, labels=labels)
+    return examples.taken(drawn_rows(len(examples.texts), limit, seed))
 
 
 def _answers(teacher: str, train: Examples, names: Sequence[str], *, threads: int) -> NDArray[np.float32]:
@@ -291,19 +313,15 @@ def _answers(teacher: str, train: Examples, names: Sequence[str], *, threads: in
         has = f"has the labels {', '.join(found)}" if found else f"is for {model.details.task}"
         wanted = ", ".join(names) if names else "one output for scores"
         raise PackageError(has, where=teacher, mend=f"name a text classifier with {wanted}")
-    if names and set(found) == set(names):
-        order = [found.index(name) for name in names]
-    elif names and any(not name.startswith("LABEL_") for name in found):
+    places = label_places(names, found) if names else [0]
+    if places is None:
         what, mend = f"has the labels {', '.join(found)}", f"name a text classifier with {', '.join(names)}"
         raise PackageError(what, where=teacher, mend=mend)
-    else:
-        order = list(range(len(found)))
-    return np.stack(model.logits(train.texts))[:, order]
+    return np.stack(model.logits(train.texts))[:, places]
 
 
 def _judged(folder: Path, examples: Examples, task: LabelledTask, *, seed: int) -> list[dict[str, Any]]:
-    kind: Literal["classification", "sts"] = "classification" if task.names else "sts"
-    (found,) = evaluate_models([str(folder)], examples, task=kind, metrics=task.metrics, seed=seed)
+    (found,) = evaluate_models([str(folder)], examples, task="classification", metrics=task.metrics, seed=seed)
     metrics: list[dict[str, Any]] = found["metrics"]
     return metrics
 

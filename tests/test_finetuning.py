@@ -56,7 +56,7 @@ def test_a_teacher_speaks_of_the_same_labels(tiny_folder: Callable[..., Path], t
     result = finetune_student(source, turned, tmp_path / "taught", **arguments)
     assert result["judged"]["dev"][0]["value"] > 0.9
     assert result["teacher"] == str(tmp_path / "teacher-of-two")
-    renamed = replace(TASK.train, names=("yes", "no"))
+    renamed = replace(TASK.train, labels=tuple("good" if label == "yes" else "bad" for label in LABELS))
     for other, words in (
         (replace(TASK, names=("yes", "no", "perhaps")), "has the labels no, yes"),
         (replace(TASK, names=("good", "bad"), train=renamed), "has the labels no, yes"),
@@ -110,7 +110,7 @@ def test_glue_labels_have_the_hubs_names(tmp_path: Path) -> None:
         (tmp_path / f"SST-2/{split}.tsv").write_text("sentence\tlabel\ngood film\t1\nbad film\t0\n")
     task = glue_task("sst2", tmp_path)
     assert (task.names, task.metrics, list(task.judged)) == (("negative", "positive"), ("accuracy",), ["sst2"])
-    assert task.train.labels == ("1", "0")
+    assert task.train.labels == ("positive", "negative")
 
 
 @pytest.mark.parametrize(
@@ -118,6 +118,8 @@ def test_glue_labels_have_the_hubs_names(tmp_path: Path) -> None:
     [
         ("classification", "text,label\na,x\nb,x\n", "text,label\na,x\n", "has the label 'x' alone"),
         ("classification", "text,label\na,x\nb,y\n", "text,label\na,z\n", "the label 'z' is none of the model's"),
+        ("classification", "text,label\na,1\nb,2\nc,10\n", "text,label\na,0\nb,1\n", "the label '0' is none"),
+        ("classification", "text,label\na,x\nb,y\n", "text,label\na,0\nb,1\n", "the label '0' is none"),
         ("classification", "text,label\na,x\nb,y\n", "text,label\n", "holds no text"),
         ("classification", "text,kind\na,x\nb,y\n", "text,label\na,z\n", "has no column 'label'"),
         ("scores", "text,label\na,1\nb,2\n", "text,label\na,z\n", "'z', is no number"),

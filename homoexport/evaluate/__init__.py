@@ -2,10 +2,10 @@
 
 from homoexport.evaluate.agreement import label_agreement
 from homoexport.evaluate.benchmark import evaluate_on_mteb
-from homoexport.evaluate.classification import label_indices
+from homoexport.evaluate.classification import label_indices, label_places, names_of
 from homoexport.evaluate.data import judged_data
 from homoexport.evaluate.estimate import Quality
-from homoexport.evaluate.examples import Examples, read_examples
+from homoexport.evaluate.examples import Examples, drawn_rows, read_examples, read_for
 from homoexport.evaluate.gate import Gate, check_gate
 from homoexport.evaluate.glue import GLUE, read_glue
 from homoexport.evaluate.masked_lm import masked_lm_qualities
@@ -20,16 +20,20 @@ __all__ = [
     "Gate",
     "Quality",
     "check_gate",
+    "drawn_rows",
     "evaluate_models",
     "evaluate_on_mteb",
     "evaluate_packages",
     "judged_data",
     "label_agreement",
     "label_indices",
+    "label_places",
     "masked_lm_qualities",
+    "names_of",
     "open_model",
     "package_of_file",
     "read_examples",
+    "read_for",
     "read_glue",
     "similarity_fidelity",
     "sts_spearman",

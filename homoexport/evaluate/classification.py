@@ -1,13 +1,15 @@
 """How right a classifier is about labels that people gave.
 
-Every figure is one of the confusion matrix, so that a resample, which is nothing but weights, is cheap.
+Every figure is one of three counts a label, so that a resample, which is nothing but weights, is cheap.
 
 N texts, C labels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -36,16 +38,14 @@ def classification_qualities(logits: NDArray[Any], labels: NDArray[np.int64], *,
     classes, guesses = logits.shape[1], logits.argmax(axis=1)
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     confidence = (shifted / shifted.sum(axis=1, keepdims=True)).max(axis=1)
-    cells = labels * classes + guesses
 
-    def of_confusion(figure: Callable[[FloatArray], float], weights: FloatArray) -> float:
-        confusion: FloatArray = np.bincount(cells, weights, minlength=classes**2).astype(np.float64)
-        return figure(confusion.reshape(classes, classes))
+    def of_counts(figure: Callable[[LabelCounts], float], weights: FloatArray) -> float:
+        return figure(LabelCounts.of(labels, guesses, weights, classes=classes))
 
     figures: dict[str, Callable[[FloatArray], float]] = {
-        "accuracy": partial(of_confusion, accuracy),
-        "f1": partial(of_confusion, f1),
-        "matthews": partial(of_confusion, matthews),
+        "accuracy": partial(of_counts, accuracy),
+        "f1": partial(of_counts, f1),
+        "matthews": partial(of_counts, matthews),
     }
     taken = {"texts": len(labels)}
     found = [estimate(name, of, len(labels), seed=seed, details=taken) for name, of in figures.items()]
@@ -69,23 +69,42 @@ def score_qualities(scores: NDArray[Any], truth: Sequence[float], *, seed: int) 
     return [estimate(name, of, len(truth), seed=seed, details={"texts": len(truth)}) for name, of in figures.items()]
 
 
-def accuracy(confusion: FloatArray) -> float:
-    """Share of right guesses; [C, C], the right label by row and the guessed one by column, here and below."""
-    return float(np.trace(confusion) / confusion.sum())
+@dataclass(frozen=True)
+class LabelCounts:
+    """How often each label is right, is guessed, and is guessed rightly, [C] each: margins and diagonal of the
+    confusion matrix."""
+
+    right: FloatArray
+    guessed: FloatArray
+    hits: FloatArray
+
+    @classmethod
+    def of(
+        cls, right: NDArray[np.int64], guessed: NDArray[np.int64], weights: FloatArray, *, classes: int
+    ) -> LabelCounts:
+        """Counts of N texts, each of which counts `weights` times."""
+        hits = weights * (right == guessed)
+        series = ((right, weights), (guessed, weights), (right, hits))
+        return cls(*(np.bincount(labels, each, minlength=classes).astype(np.float64) for labels, each in series))
 
 
-def f1(confusion: FloatArray) -> float:
+def accuracy(counts: LabelCounts) -> float:
+    """Share of right guesses."""
+    return float(counts.hits.sum() / counts.right.sum())
+
+
+def f1(counts: LabelCounts) -> float:
     """F1 of label 1 of two; of more labels the mean over those that are right or guessed at least once."""
-    totals = confusion.sum(axis=0) + confusion.sum(axis=1)
-    each = 2 * np.diag(confusion) / np.where(totals > 0, totals, 1)
+    totals = counts.guessed + counts.right
+    each = 2 * counts.hits / np.where(totals > 0, totals, 1)
     return float(each[1] if len(each) == 2 else each[totals > 0].mean())
 
 
-def matthews(confusion: FloatArray) -> float:
+def matthews(counts: LabelCounts) -> float:
     """Matthews' correlation coefficient; 0 where one label is all that is right, or all that is guessed."""
-    guessed, right, whole = confusion.sum(axis=0), confusion.sum(axis=1), confusion.sum()
+    guessed, right, whole = counts.guessed, counts.right, counts.right.sum()
     scale = float(np.sqrt((whole**2 - guessed @ guessed) * (whole**2 - right @ right)))
-    return float(np.trace(confusion) * whole - guessed @ right) / scale if scale > 0 else 0.0
+    return float(counts.hits.sum() * whole - guessed @ right) / scale if scale > 0 else 0.0
 
 
 def calibration_error(confidence: FloatArray, right: NDArray[np.bool_], weights: FloatArray) -> float:
@@ -95,30 +114,71 @@ def calibration_error(confidence: FloatArray, right: NDArray[np.bool_], weights:
     return float(np.abs(sure - true).sum() / weights.sum())
 
 
+def names_of(labels: Iterable[str]) -> tuple[str, ...]:
+    """The different labels there are: numbers by their size, then words by the alphabet."""
+    return tuple(sorted(set(labels), key=lambda label: (not label.isdecimal(), label.zfill(9), label)))
+
+
+def label_places(wanted: Sequence[str], names: Sequence[str]) -> list[int] | None:
+    """Where wanted labels, different ones in the order that models number them in, stand among a model's.
+
+    By name; by that order where the model's names say nothing, LABEL_0 and up or 0 and up, and are as many. None where
+    the model does not have them.
+    """
+    silent = all(name in (f"LABEL_{place}", str(place)) for place, name in enumerate(names))
+    positions = list(range(len(names))) if silent and len(names) == len(wanted) else None
+    return _named_places(wanted, names) or positions
+
+
+def _named_places(wanted: Sequence[str], names: Sequence[str]) -> list[int] | None:
+    """By name, as it is written, else in any case and with `_`, `-` and blanks for one another."""
+    for form in (str, _plain):
+        places = {form(name): place for place, name in enumerate(names)}
+        asked = [form(label) for label in wanted]
+        if len(places) == len(names) and len(set(asked)) == len(asked) and places.keys() >= set(asked):
+            return [places[label] for label in asked]
+    return None
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", " ", name).casefold()
+
+
 def label_indices(
-    labels: Sequence[str], names: Sequence[str], *, where: str, order: Sequence[str] | None = None
+    labels: Sequence[str],
+    names: Sequence[str],
+    *,
+    where: str,
+    order: Sequence[str] | None = None,
+    numbered: bool = False,
 ) -> NDArray[np.int64]:
-    """Labels as a file has them, names or numbers, as indices of a model's labels, [N].
+    """Labels as a file has them as indices of a model's labels, [N].
 
     Args:
         labels: at least one.
         names: the model's.
         where: of the labels, for errors.
-        order: the file's names in the order that models number them in, for models that have no names of their own.
+        order: all that the labels can be, in the order that models number them in, where it is known.
+        numbered: whether numbers stand for the places of the model's labels, if none of these is a number itself.
 
     Raises:
         TextError: a label that the model does not have.
     """
-    index = {name: number for number, name in enumerate(names)}
-    numbers = {str(number): number for number in range(len(names))}
-    if order is not None and len(order) == len(names):
-        numbers |= {name: number for number, name in enumerate(order)}
-    known = index if labels[0] in index else numbers
-    unknown = next((label for label in labels if label not in known), None)
-    if unknown is not None:
-        raise TextError(
-            f"the label '{unknown}' is none of the model's ({', '.join(names)})",
-            where=where,
-            mend="name another --label-column, or write the labels as the model has them, or as numbers from 0",
-        )
-    return np.array([known[label] for label in labels], dtype=np.int64)
+    found = list(order) if order is not None else sorted(set(labels))
+    places = label_places(found, names) if order is not None else _named_places(found, names)
+    numbered = numbered and not any(name.isdecimal() for name in names)
+    if places is None and numbered and all(label.isdecimal() and int(label) < len(names) for label in found):
+        places = [int(label) for label in found]
+    if places is None:
+        raise _unknown(labels if order is None else order, names, where=where, numbered=numbered)
+    place_of = dict(zip(found, places, strict=True))
+    return np.array([place_of[label] for label in labels], dtype=np.int64)
+
+
+def _unknown(labels: Sequence[str], names: Sequence[str], *, where: str, numbered: bool) -> TextError:
+    named = {_plain(name) for name in names}
+    numbers = {str(place) for place in range(len(names))} if numbered and _plain(labels[0]) not in named else set()
+    odd = next((label for label in labels if _plain(label) not in named and label not in numbers), labels[0])
+    ways = "name another --label-column or model, or write the labels as the model has them"
+    mend = f"{ways}, or as numbers from 0" if numbered else ways
+    return TextError(f"the label '{odd}' is none of the model's ({', '.join(names)})", where=where, mend=mend)

@@ -22,7 +22,8 @@ class Quality:
     """One quality figure, what it was taken from, and what resamples made of it, [T].
 
     Of figures with the same number of samples and the same seed the draws are of the same samples, so that those of
-    two models can be compared draw by draw. `biased`: resamples are on one side of the figure, as of all distances.
+    two models can be compared draw by draw.
+    `biased`: resamples are on one side of the figure, a share, as of all distances.
     """
 
     metric: str
@@ -33,10 +34,12 @@ class Quality:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % bootstrap interval: percentiles of the draws; of a biased figure reflected at it, but not below 0
+        """The 95 % bootstrap interval: percentiles of the draws; of a biased figure reflected at it, between 0 and 1
         (Efron & Tibshirani 1993, sections 13.3 and 13.7)."""
         low, high = (float(end) for end in np.percentile(self.draws, _TAILS))
-        return (max(0.0, 2 * self.value - high), max(0.0, 2 * self.value - low)) if self.biased else (low, high)
+        if not self.biased:
+            return low, high
+        return min(max(0.0, 2 * self.value - high), 1.0), min(max(0.0, 2 * self.value - low), 1.0)
 
     def as_json(self) -> dict[str, Any]:
         """A JSON-ready dict, with the details beside the value."""

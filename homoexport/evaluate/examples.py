@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from homoexport.artifact import digest_of
 from homoexport.errors import TextError
 from homoexport.inference import Text
 from homoexport.recipe import TextSource
+
+MAX_COMPARED = 1000  # texts, each with every other: half a million pairs; more would cost their square
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,12 @@ class Examples:
     def digest(self) -> str:
         """Hex sha256 of texts and labels."""
         return digest_of([self.texts, self.labels, *([self.words, self.word_labels] if self.words else [])])
+
+    def taken(self, rows: Sequence[int]) -> Examples:
+        """The examples of some rows."""
+        columns = ("texts", "labels", "words", "word_labels")
+        given = {name: values for name in columns if (values := getattr(self, name)) is not None}
+        return replace(self, **{name: tuple(values[row] for row in rows) for name, values in given.items()})
 
     def scores(self) -> list[float]:
         """The labels as numbers.
@@ -56,6 +69,34 @@ class Examples:
         return numbers
 
 
+_FLAGS = {"'column'": "--text-column", "'pair_column'": "--pair-column", "'label_column'": "--label-column"}
+
+
+@contextmanager
+def _as_flags() -> Iterator[None]:
+    """Call a source's keys in errors what the command line calls them."""
+    try:
+        yield
+    except TextError as error:
+        raise error.renamed(_FLAGS) from None
+
+
+@contextmanager
+def read_for(flag: str) -> Iterator[None]:
+    """Say in errors which flag named the files."""
+    try:
+        yield
+    except TextError as error:
+        raise TextError(error.what, where=f"{flag} {error.where}", mend=error.mend) from None
+
+
+def drawn_rows(count: int, limit: int | None, seed: int) -> list[int]:
+    """At most `limit` of so many rows, drawn by the seed, in their order."""
+    if limit is None or count <= limit:
+        return list(range(count))
+    return sorted(np.random.default_rng(seed).choice(count, limit, replace=False).tolist())
+
+
 def read_examples(
     files: str, *, column: str, pair_column: str | None = None, label_column: str | None = None
 ) -> Examples:
@@ -74,7 +115,8 @@ def read_examples(
     from homoexport.text.sources import columns_of, find_files, read_rows
 
     source = TextSource(files=files, column=column, pair_column=pair_column, label_column=label_column)
-    rows = list(read_rows(find_files(files), columns_of(source)))
+    with _as_flags():
+        rows = list(read_rows(find_files(files), columns_of(source)))
     if not rows:
         raise TextError("holds no text", where=files, mend="name other files or another column")
     if label_column is not None and (bare := sum(row["label"] in (None, "") for row in rows)):
@@ -84,8 +126,15 @@ def read_examples(
     return Examples(
         files,
         tuple((row["text"], row["pair"]) if pair_column else row["text"] for row in rows),
-        tuple(row["label"] for row in rows) if label_column else None,
+        _whole([row["label"] for row in rows]) if label_column else None,
     )
+
+
+def _whole(labels: Sequence[str]) -> tuple[str, ...]:
+    """The labels; where all are numbers, whole ones without a point, for 1 and 1.0 are one label."""
+    if not all(re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", label, re.IGNORECASE) for label in labels):
+        return tuple(labels)
+    return tuple(re.sub(r"(?<=\d)\.0*$", "", label) for label in labels)
 
 
 def read_tagged(files: str, *, column: str, label_column: str) -> Examples:
@@ -102,7 +151,8 @@ def read_tagged(files: str, *, column: str, label_column: str) -> Examples:
     from homoexport.text.sources import columns_of, find_files, read_rows
 
     source = TextSource(files=files, column=column, label_column=label_column)
-    rows = list(read_rows(find_files(files), columns_of(source), words=True))
+    with _as_flags():
+        rows = list(read_rows(find_files(files), columns_of(source), words=True))
     if not rows:
         raise TextError("holds no text", where=files, mend="name other files or another column")
     for number, row in enumerate(rows, start=1):

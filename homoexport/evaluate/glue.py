@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,9 +24,9 @@ HUB = "nyu-mll/glue"
 class GlueTask:
     """Where a task's examples stand, and how it is judged.
 
-    Columns are named, or numbered where the file has no header. `labels` are in the hub's order; None: scores.
-    `hub` is the configuration and the judged split there. `names` is what models call the labels, where these are
-    numbers in the files.
+    Columns are named, or numbered where the file has no header. `labels` are the files', in the hub's order; None:
+    scores. `hub` is the configuration and the judged split there. `numbered` is what the labels are called, where these
+    are numbers in the files.
     """
 
     folder: str
@@ -36,7 +37,12 @@ class GlueTask:
     metrics: tuple[str, ...]
     hub: tuple[str, str, str, str | None]  # configuration, judged split, text and pair columns
     dev: str = "dev.tsv"
-    names: tuple[str, ...] | None = None
+    numbered: tuple[str, ...] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """What the labels are called, in the hub's order; None: scores."""
+        return self.numbered or self.labels
 
 
 _TWO, _ENTAILMENT = ("0", "1"), ("entailment", "not_entailment")
@@ -51,7 +57,7 @@ GLUE: dict[str, GlueTask] = {
         _TWO,
         ("matthews",),
         ("cola", "validation", "sentence", None),
-        names=("unacceptable", "acceptable"),
+        numbered=("unacceptable", "acceptable"),
     ),
     "sst2": GlueTask(
         "SST-2",
@@ -61,7 +67,7 @@ GLUE: dict[str, GlueTask] = {
         _TWO,
         _ACCURACY,
         ("sst2", "validation", "sentence", None),
-        names=("negative", "positive"),
+        numbered=("negative", "positive"),
     ),
     "mrpc": GlueTask(
         "MRPC",
@@ -71,7 +77,7 @@ GLUE: dict[str, GlueTask] = {
         _TWO,
         _BOTH,
         ("mrpc", "validation", "sentence1", "sentence2"),
-        names=("not_equivalent", "equivalent"),
+        numbered=("not_equivalent", "equivalent"),
     ),
     "stsb": GlueTask(
         "STS-B",
@@ -90,7 +96,7 @@ GLUE: dict[str, GlueTask] = {
         _TWO,
         _BOTH,
         ("qqp", "validation", "question1", "question2"),
-        names=("not_duplicate", "duplicate"),
+        numbered=("not_duplicate", "duplicate"),
     ),
     "mnli": GlueTask(
         "MNLI",
@@ -132,13 +138,13 @@ GLUE: dict[str, GlueTask] = {
         _TWO,
         _ACCURACY,
         ("wnli", "validation", "sentence1", "sentence2"),
-        names=("not_entailment", "entailment"),
+        numbered=("not_entailment", "entailment"),
     ),
 }
 
 
 def read_glue(name: str, *, data_dir: Path | None, split: Split = "dev") -> Examples:
-    """The examples of a task; without `data_dir` from the hub.
+    """The examples of a task, labels by name; without `data_dir` from the hub.
 
     Raises:
         TextError: no such file, not of that task's form, or a hub that does not give it.
@@ -154,7 +160,15 @@ def read_glue(name: str, *, data_dir: Path | None, split: Split = "dev") -> Exam
     if task.labels is not None and (odd := set(labels) - set(task.labels)):
         what = f"has the label '{min(odd)}', and {name} has {', '.join(task.labels)}"
         raise TextError(what, where=str(path), mend="copy it again")
-    return Examples(str(path), texts, labels, task.labels)
+    return Examples(str(path), texts, _named(labels, task), task.names)
+
+
+def _named(labels: Sequence[str], task: GlueTask) -> tuple[str, ...]:
+    """Labels as the files have them by what they are called."""
+    if task.labels is None or task.names is None:
+        return tuple(labels)
+    called = dict(zip(task.labels, task.names, strict=True))
+    return tuple(called[label] for label in labels)
 
 
 def _rows(path: Path, task: GlueTask) -> list[tuple[Text, str]]:
@@ -199,4 +213,4 @@ def _from_hub(task: GlueTask, split: Split) -> Examples:
     rows = load_hub(source, cache_dir=None)
     texts = tuple((row["text"], row["pair"]) if pair else row["text"] for row in rows)
     labels = tuple(str(row["label"]) if task.labels is None else task.labels[row["label"]] for row in rows)
-    return Examples(f"{HUB}/{config}", texts, labels, task.labels)
+    return Examples(f"{HUB}/{config}", texts, _named(labels, task), task.names)

@@ -11,11 +11,10 @@ import numpy as np
 from homoexport.errors import TextError
 from homoexport.evaluate.agreement import check_comparable, decision_logits, label_agreement
 from homoexport.evaluate.estimate import Quality
+from homoexport.evaluate.examples import MAX_COMPARED, drawn_rows
 from homoexport.evaluate.masked_lm import masked_lm_qualities
 from homoexport.evaluate.similarity import similarity_quality
 from homoexport.inference import FloatArray, Package, open_package
-
-_MAX_TEXTS = 1000  # half a million pairs; more texts would cost their square
 
 
 def evaluate_packages(
@@ -45,9 +44,7 @@ def evaluate_packages(
     """
     if not texts:
         raise TextError("no text to evaluate on", mend="give some held-out texts")
-    if len(texts) > _MAX_TEXTS:
-        rows = np.sort(np.random.default_rng(seed).choice(len(texts), _MAX_TEXTS, replace=False))
-        texts = [texts[row] for row in rows]
+    texts = [texts[row] for row in drawn_rows(len(texts), MAX_COMPARED, seed)]
     reference: FloatArray | None = None
     decisions: list[FloatArray] | None = None
     results = []

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from homoexport.errors import TextError
 from homoexport.evaluate.classification import label_indices
-from homoexport.evaluate.examples import Examples
+from homoexport.evaluate.examples import Examples, drawn_rows
 from homoexport.inference import Package
 
 MAX_TRAIN = 5000  # a quarter of a minute for a small encoder
@@ -40,20 +40,17 @@ def probe_logits(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    assert train.labels is not None
-    rows = np.arange(len(train.texts))
-    if len(rows) > limit:
-        rows = np.sort(np.random.default_rng(seed).choice(len(rows), limit, replace=False))
-    labels = label_indices([train.labels[row] for row in rows], names, where=train.source, order=train.names)
+    drawn = train.taken(drawn_rows(len(train.texts), limit, seed))
+    assert drawn.labels is not None
+    labels = label_indices(drawn.labels, names, where=train.source)
     if len(np.unique(labels)) < len(names):
         raise TextError(
-            f"the {len(rows)} examples to train on lack some of the labels {', '.join(names)}", where=train.source
+            f"the {len(labels)} examples to train on lack some of the labels {', '.join(names)}", where=train.source
         )
-    drawn = Examples(train.source, tuple(train.texts[row] for row in rows), None)
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     classifier.fit(_features(model, drawn), labels)
     log_probabilities: NDArray[np.float64] = classifier.predict_log_proba(_features(model, judged))
-    return log_probabilities, len(rows)
+    return log_probabilities, len(labels)
 
 
 def _features(model: Package, examples: Examples) -> NDArray[np.float32]:

@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 
 from homoexport.errors import PackageError, TextError
-from homoexport.evaluate.classification import f1, label_indices
+from homoexport.evaluate.classification import LabelCounts, f1, label_indices
 from homoexport.evaluate.estimate import FloatArray, Quality, estimate
 from homoexport.evaluate.examples import Examples
 from homoexport.inference import Package
@@ -42,7 +42,7 @@ def tagging_qualities(model: Package, examples: Examples, *, seed: int) -> list[
     assert examples.words is not None
     assert examples.word_labels is not None
     flat = [label for labels in examples.word_labels for label in labels]
-    numbers = iter(label_indices(flat, names, where=examples.source))
+    numbers = iter(label_indices(flat, names, where=examples.source, numbered=True))
     right = [[names[next(numbers)] for _ in labels] for labels in examples.word_labels]
     guessed = _labels_of_words(model, examples)
     judged = [(truth[: len(guess)], guess) for truth, guess in zip(right, guessed, strict=True)]
@@ -62,10 +62,9 @@ def tagging_qualities(model: Package, examples: Examples, *, seed: int) -> list[
         figures["recall"] = partial(_ratio, found, wanted)
     else:
         index = {name: number for number, name in enumerate(names)}
-        confusions = np.zeros((len(judged), len(names), len(names)))
-        for row, (truth, guess) in enumerate(judged):
-            np.add.at(confusions[row], ([index[name] for name in truth], [index[name] for name in guess]), 1)
-        figures["f1"] = lambda counts: f1(np.tensordot(counts, confusions, 1))
+        pair = [np.array([index[name] for sides in judged for name in sides[side]]) for side in (0, 1)]
+        text = np.repeat(np.arange(len(judged)), [len(guess) for _, guess in judged])
+        figures["f1"] = lambda counts: f1(LabelCounts.of(*pair, counts[text], classes=len(names)))
     return [estimate(name, of, len(judged), seed=seed, details=details) for name, of in figures.items()]
 
 

@@ -12,10 +12,10 @@ import numpy as np
 from homoexport.artifact import MANIFEST, read_manifest, sha256_file, staged, write_json, write_manifest
 from homoexport.errors import PackageError, TextError, UserError
 from homoexport.evaluate.agreement import check_comparable, decision_logits, label_agreement
-from homoexport.evaluate.classification import classification_qualities, label_indices, score_qualities
+from homoexport.evaluate.classification import classification_qualities, label_indices, names_of, score_qualities
 from homoexport.evaluate.data import EvalTask
 from homoexport.evaluate.estimate import Quality
-from homoexport.evaluate.examples import Examples
+from homoexport.evaluate.examples import MAX_COMPARED, Examples, drawn_rows
 from homoexport.evaluate.masked_lm import masked_lm_qualities
 from homoexport.evaluate.models import is_package, open_model
 from homoexport.evaluate.probe import probe_logits
@@ -26,7 +26,6 @@ from homoexport.inference import Package
 
 EVALUATION_FILE = "evaluation.json"
 
-_MAX_TEXTS = 1000  # half a million pairs; more texts would cost their square
 _MODEL_TASKS = {
     "masked-lm": "fill-mask",
     "classification": "text-classification",
@@ -114,7 +113,7 @@ class Evaluation:
         self._judge = None
         if self.teacher is not None:
             opened = open_model(self.teacher, threads=self.threads, task=_MODEL_TASKS.get(self.task))
-            limit = _MAX_TEXTS if self.task == "fidelity" else None
+            limit = MAX_COMPARED if self.task == "fidelity" else None
             self._judge = _Judge(opened, self.examples, limit=limit, seed=self.seed)
 
     def open(self, source: str) -> Package:
@@ -141,10 +140,8 @@ class _Judge:
     """A teacher's answers to the texts, which are asked for once; to a sample of them where there are too many."""
 
     def __init__(self, teacher: Package, examples: Examples, *, limit: int | None, seed: int) -> None:
-        self.texts, self.teacher = list(examples.texts), teacher
-        if limit is not None and len(self.texts) > limit:
-            rows = np.sort(np.random.default_rng(seed).choice(len(self.texts), limit, replace=False))
-            self.texts = [self.texts[row] for row in rows]
+        self.texts = [examples.texts[row] for row in drawn_rows(len(examples.texts), limit, seed)]
+        self.teacher = teacher
         self.decides = bool(teacher.details.labels)
         self.answers: Any = decision_logits(teacher, self.texts) if self.decides else teacher.embed(self.texts)
 
@@ -191,7 +188,7 @@ def _qualities(
 def _labelled(model: Package, examples: Examples, train: Examples | None, *, seed: int) -> list[Quality]:
     assert examples.labels is not None
     if train is not None:
-        names = train.names or tuple(sorted(set(train.labels or ())))
+        names = train.names or names_of(train.labels or ())
         right = label_indices(examples.labels, names, where=examples.source)
         logits, trained_on = probe_logits(model, train, examples, names=names, seed=seed)
         found = classification_qualities(logits, right, seed=seed)
@@ -213,7 +210,9 @@ def _labelled(model: Package, examples: Examples, train: Examples | None, *, see
         return score_qualities(logits[:, 0], examples.scores(), seed=seed)
     return classification_qualities(
         logits,
-        label_indices(examples.labels, model.details.labels, where=examples.source, order=examples.names),
+        label_indices(
+            examples.labels, model.details.labels, where=examples.source, order=examples.names, numbered=True
+        ),
         seed=seed,
     )
 

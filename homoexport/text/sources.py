@@ -11,13 +11,11 @@ extraction. Everything after the reading (cache, tokenizing, streams) is `datase
 from __future__ import annotations
 
 import bz2
-import csv
 import glob
 import gzip
 import io
 import json
 import lzma
-import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -30,6 +28,7 @@ import pyarrow.parquet  # type: ignore[import-untyped]
 from homoexport import packaged
 from homoexport.errors import TextError
 from homoexport.recipe import TextSource
+from homoexport.text.delimited import delimited_rows
 
 FORMATS = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
 _COMPRESSIONS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -146,9 +145,7 @@ def _rows(entry: FileEntry, columns: dict[str, str], where: str, stack: ExitStac
     elif suffix == ".jsonl":
         yield from _jsonl_rows(lines, where)
     else:
-        # A long article is more than the reader's default limit of 128 KiB for one field.
-        csv.field_size_limit(sys.maxsize)
-        yield from csv.DictReader(lines, delimiter="\t" if suffix == ".tsv" else ",")
+        yield from delimited_rows(lines, columns.values(), delimiter="\t" if suffix == ".tsv" else ",", where=where)
 
 
 def _cells(files: list[FileEntry], columns: dict[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -163,7 +160,7 @@ def _cells(files: list[FileEntry], columns: dict[str, str]) -> Iterator[tuple[st
                     yield f"{where}, row {number}", {role: row.get(column) for role, column in columns.items()}
             except UnicodeDecodeError as error:
                 raise TextError(f"is not UTF-8 ({error.reason})", where=where, mend="convert it to UTF-8") from None
-            except (OSError, EOFError, zipfile.BadZipFile, csv.Error, pyarrow.ArrowInvalid, lzma.LZMAError) as error:
+            except (OSError, EOFError, zipfile.BadZipFile, pyarrow.ArrowInvalid, lzma.LZMAError) as error:
                 raise TextError(f"cannot be read ({error})", where=where, mend="copy or write it again") from None
 
 

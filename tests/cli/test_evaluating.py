@@ -59,10 +59,10 @@ def test_what_the_docs_say_can_be_said(homoexport, tmp_path, monkeypatch):
     (tmp_path / "ner.jsonl").write_text(
         "\n".join(json.dumps({"tokens": left.split(), "ner_tags": [score % 3, 0]}) for left, _, score in ROWS)
     )
-    for folder in ("STS-B", "SST-2"):
-        (tmp_path / folder).mkdir()
+    for folder in ("glue/STS-B", "SST-2"):
+        (tmp_path / folder).mkdir(parents=True)
     pairs = [f"{left}\t{right}\t{score}" for left, right, score in ROWS]
-    (tmp_path / "STS-B/dev.tsv").write_text("\n".join(["sentence1\tsentence2\tscore", *pairs]))
+    (tmp_path / "glue/STS-B/dev.tsv").write_text("\n".join(["sentence1\tsentence2\tscore", *pairs]))
     labelled = [f"{left}\t{score % 3}" for left, _, score in ROWS]
     (tmp_path / "SST-2/dev.tsv").write_text("\n".join(["sentence\tlabel", *labelled]))
     (tmp_path / "texts.txt").write_text("\n".join(left for left, _, _ in ROWS))
@@ -79,7 +79,11 @@ def test_what_the_docs_say_can_be_said(homoexport, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--task", "sts", "--label-column", "points"], ["no column 'points'", "score"]),
+        (
+            ["--task", "sts", "--label-column", "points"],
+            ["no column 'points'", "set --label-column to one of", "score"],
+        ),
+        (["--task", "masked-lm"], ["no column 'text'", "set --text-column to one of: sentence1"]),
         (["--task", "sts", "--label-column", "sentence1"], ["is no number", "--label-column"]),
         (["--task", "fidelity", "--text-column", "sentence1"], ["--teacher"]),
         (["--task", "fidelity", "--label-column", "score"], ["--label-column", "no difference"]),
@@ -137,8 +141,16 @@ def test_glue_is_judged_by_its_official_metrics(homoexport, package, glue, tmp_p
     (accuracy,) = judged(package, "--task", "sst2", "--probe").items()
     assert accuracy == ("accuracy", pytest.approx(1, abs=0.05))
     assert set(judged(package, "--task", "stsb")) == {"sts_spearman", "sts_pearson"}
-    classifier = write_package(tmp_path / "classifier", "text-classification", labels=["bad", "good"])
-    assert set(judged(classifier, "--task", "sst2")) == {"accuracy"}
+    arrays, figures = weights(), []
+    arrays["head"] = arrays["head"][:, :2]
+    for labels in (["LABEL_0", "LABEL_1"], ["NEGATIVE", "POSITIVE"], ["Positive", "Negative"]):
+        classifier = write_package(tmp_path / labels[0], "text-classification", arrays=arrays, labels=labels)
+        figures.append(judged(classifier, "--task", "sst2"))
+    assert figures[0] == figures[1]
+    assert figures[2] == {"accuracy": pytest.approx(1 - figures[0]["accuracy"])}  # the same model, named upside down
+    strange = write_package(tmp_path / "strange", "text-classification", labels=["bad", "good"])
+    told = homoexport("eval", strange, "--task", "sst2", "--data-dir", glue)
+    assert (told.code, "the label 'negative' is none of the model's (bad, good)" in told.err) == (2, True)
 
 
 def test_glue_that_cannot_be_judged_is_refused_in_one_line(homoexport, package, glue, tmp_path):
@@ -154,6 +166,15 @@ def test_glue_that_cannot_be_judged_is_refused_in_one_line(homoexport, package, 
     (glue / "SST-2/dev.tsv").write_text("text\tlabel\nw1\t1\n")
     told = homoexport("eval", package, "--data-dir", glue, "--task", "sst2", "--probe")
     assert (told.code, "no column 'sentence'" in told.err) == (2, True)
+
+
+def test_glues_own_files_are_told_where_they_are_named_as_data(homoexport, package, tmp_path):
+    path = tmp_path / "STS-B.tsv"
+    path.write_text('sentence1\tsentence2\tscore\na\tb\t1\n"Oh," he said.\tb\t2\nc\td "e\t3\n')
+    told = homoexport("eval", package, "--task", "sts", "--data", path)
+    assert told.code == 2
+    assert "STS-B.tsv, row 2: has a quoted cell that does not end as one; a bare quote?" in told.err
+    assert "name GLUE's files by their task" in told.err
 
 
 def test_a_probe_on_data_of_ones_own(homoexport, package, glue):

@@ -68,6 +68,19 @@ def test_a_student_can_be_exported_and_judged_afterwards(homoexport, glue, tiny_
     assert homoexport("export", out, "--quantize", "none", "-o", tmp_path / "package").code == 0
 
 
+def test_scores_of_single_texts_are_learned_and_judged(homoexport, tiny_folder, tmp_path):
+    for name, count in (("train", 32), ("dev", 8), ("few", 2)):
+        rows = "".join(f"w{i % 2} w{i % 30},{i % 2}\n" for i in range(count))
+        (tmp_path / f"{name}.csv").write_text(f"text,score\n{rows}")
+    files = ("--task", "scores", "--train", tmp_path / "train.csv", "--dev", tmp_path / "dev.csv")
+    told = homoexport("finetune", tiny_folder(), *files, "-o", tmp_path / "out", *QUICK, "--json")
+    assert told.code == 0, told.err
+    assert [each["metric"] for each in json.loads(told.out)["summary"]] == ["pearson", "spearman"]
+    few = homoexport("finetune", tmp_path / "teacher", *files[:-1], tmp_path / "few.csv", "-o", tmp_path / "x")
+    assert (few.code, "--dev " in few.err, "few.csv: holds 2 texts; give 3 or more" in few.err) == (2, True, True)
+    assert "fine-tuning" not in few.err
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [

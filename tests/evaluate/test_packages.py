@@ -27,7 +27,7 @@ def test_sentence_packages_are_judged_by_the_teacher(tmp_path: Path) -> None:
 
 
 def test_more_texts_than_are_used_are_sampled_by_the_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("homoexport.evaluate.packages._MAX_TEXTS", 20)
+    monkeypatch.setattr("homoexport.evaluate.packages.MAX_COMPARED", 20)
     teacher = write_package(tmp_path / "teacher")
     student = write_package(tmp_path / "student", arrays=weights(seed=1))
     first, again, other = (

@@ -147,6 +147,14 @@ def test_what_does_not_fit_together_is_refused(tmp_path: Path) -> None:
         evaluate_models([str(tmp_path / "nowhere")], texts, task="masked-lm")
 
 
+def test_a_whole_number_is_one_label_however_it_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a", "label": 1}\n{"text": "b", "label": 1.0}\n{"text": "c", "label": 0.5}\n')
+    assert read_examples(str(path), column="text", label_column="label").labels == ("1", "1", "0.5")
+    (tmp_path / "rows.csv").write_text("text,label\na,1.0\nb,v1.0\n")
+    assert read_examples(str(tmp_path / "rows.csv"), column="text", label_column="label").labels == ("1.0", "v1.0")
+
+
 def test_rows_without_a_label_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("text,label\na,1\nb,\nc,\n")

@@ -77,9 +77,25 @@ def test_globs_are_read_in_order_of_name(tmp_path: Path) -> None:
     assert _read(tmp_path / "**" / "*.txt") == ["a.txt", "b.txt", "deep/c.txt"]
 
 
+def test_quoted_cells_may_hold_line_breaks_and_commas(tmp_path: Path) -> None:
+    rows = ["Dear all,\nI came, I saw", 'She said "1,000\r\n2,000".', "plain"]
+    for name, delimiter in (("a.csv", ","), ("a.tsv", "\t")):
+        with (tmp_path / name).open("w", newline="") as file:
+            csv.writer(file, delimiter=delimiter).writerows([["id", "body"], *([i, row] for i, row in enumerate(rows))])
+        assert _read(tmp_path / name, "body") == rows
+
+
 @pytest.mark.parametrize(
     ("name", "content", "column", "message"),
     [
+        ("a.tsv", b'text\tb\nx\t1\n"Oh, he said\t2\ny"\t3\n', "text", "a.tsv, row 2: has a cell that runs over"),
+        ("a.tsv", b'text\tb\n"Oh, he said\t2\ny\t3\n', "text", "a.tsv, row 1: has a quoted cell that does not end"),
+        ("a.csv", b'text,b\nx,1\n"Oh, he said,2\n"Ah" y,3\n', "text", "a.csv, row 2: has a quoted cell that does not"),
+        ("a.csv", b'text,b\n"x,1\ny"\n', "text", "a.csv, row 1: has a cell that runs over several rows; a bare quote?"),
+        ("a.csv", b"text,b,text\nx,1,y\n", "text", "a.csv: has two columns 'text'; rename one of them"),
+        ("a.csv", b"text,b\nx,1\nx, y,1\n", "text", "a.csv, row 2: has 3 cells where the first line names 2"),
+        ("a.csv", b"text;b\nx;1\n", "text", "has ';' where commas should be"),
+        ("a.csv", b"\ntext,b\nx,1\n", "text", "a.csv: its first line is blank"),
         ("a.csv", b"id,body\n1,x\n", "text", "a.csv: has no column 'text'; set 'column' to one of: id, body"),
         ("a.jsonl", b'{"body": "x"}', "text", "a.jsonl: has no column 'text'; set 'column' to one of: body"),
         ("a.parquet", _parquet(), "text", "a.parquet: has no column 'text'; set 'column' to one of: id, body"),
