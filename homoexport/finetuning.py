@@ -27,10 +27,13 @@ from homoexport.artifact import (
     write_run_mark,
 )
 from homoexport.distill import HELD_OUT
+from homoexport.encoder import load_encoder
 from homoexport.errors import OutputError, PackageError, RecipeError, TextError
 from homoexport.evaluate import (
     GLUE,
     Examples,
+    check_whole,
+    digest_of_source,
     drawn_rows,
     evaluate_models,
     label_indices,
@@ -164,6 +167,8 @@ def finetune_student(
     """
     listener = listener or Listener()
     refuse_existing(out_dir, force=force, kind="student", inputs=[source, *([teacher] if teacher else [])])
+    check_whole(source)
+    load_encoder(source)  # what cannot be fine-tuned is told before a teacher is asked
     train = drawn(task.train, settings.max_examples, seed)
     assert train.labels is not None
     labels: NDArray[Any] = (
@@ -198,7 +203,9 @@ def finetune_student(
             "examples": len(train.texts),
             "of_examples": len(task.train.texts),
             "trained_on": {"source": train.source, "digest": train.digest},
+            "judged_on": {name: {"source": dev.source, "digest": dev.digest} for name, dev in task.judged.items()},
             "teacher": teacher,
+            "teacher_digest": None if teacher is None else digest_of_source(teacher),
             "judged": judged,
         }
         parent = details.pop("parent")
@@ -241,10 +248,10 @@ def finetune_many(
     """
     tasks, teachers = list(tasks), teachers or {}
     work = {
-        "source": source,
+        "source": (source, digest_of_source(source)),
         "recipe": recipe.model_dump(mode="json"),
-        "teachers": dict(teachers),
-        "tasks": {task.name: task.train.digest for task in tasks},
+        "teachers": {name: (teacher, digest_of_source(teacher)) for name, teacher in teachers.items()},
+        "tasks": {task.name: _digests(task) for task in tasks},
     }
     _start(out_dir, digest_of(work), inputs=[source, *teachers.values()], force=force, resume=resume)
     runs = []
@@ -259,6 +266,10 @@ def finetune_many(
     with output_errors(out_dir):
         write_json(out_dir / SUMMARY, summary)
     return summary
+
+
+def _digests(task: LabelledTask) -> dict[str, str]:
+    return {"train": task.train.digest, **{f"judged {name}": dev.digest for name, dev in task.judged.items()}}
 
 
 def teachers_of(folder: str, tasks: Sequence[LabelledTask]) -> dict[str, str]:

@@ -11,10 +11,19 @@ import pytest
 from sklearn.metrics import accuracy_score, matthews_corrcoef
 
 from homoexport import finetuning
-from homoexport.artifact import read_json, read_manifest, verify
-from homoexport.errors import OutputError, PackageError, RecipeError, TextError
+from homoexport.artifact import read_json, read_manifest, verify, write_manifest
+from homoexport.errors import OutputError, PackageError, RecipeError, TeacherError, TextError
 from homoexport.evaluate import Examples, open_model
-from homoexport.finetuning import LabelledTask, drawn, finetune_many, finetune_student, glue_task, own_task, teachers_of
+from homoexport.finetuning import (
+    LabelledTask,
+    Listener,
+    drawn,
+    finetune_many,
+    finetune_student,
+    glue_task,
+    own_task,
+    teachers_of,
+)
 from homoexport.recipe import FinetuneRecipe, FinetuneSettings
 
 TEXTS = tuple(f"w{i % 37 + 2} w{i % 11} w{i % 2}" for i in range(64))
@@ -96,6 +105,36 @@ def test_several_seeds_are_resumed_and_summed_up(tiny_folder, tmp_path, monkeypa
     assert teachers_of(str(out), [TASK]) == {"toy": str(out / "toy/seed-0")}
     with pytest.raises(PackageError, match="holds no cola"):
         teachers_of(str(out), [TASK, replace(TASK, name="cola")])
+
+
+def test_other_models_or_data_of_the_same_name_are_not_resumed(tiny_folder, tmp_path: Path) -> None:
+    source, out = tiny_folder(), tmp_path / "out"
+    recipe = FinetuneRecipe(finetune=SETTINGS.model_copy(update={"epochs": 0.25}), seeds=(0, 1))
+    finetune_student(str(source), TASK, tmp_path / "asked", settings=recipe.finetune, seed=0)
+    given = {"recipe": recipe, "teachers": {"toy": str(tmp_path / "asked")}}
+    run = finetune_many(str(source), [TASK], out, **given)["runs"][0]
+    assert run["judged_on"] == {"dev": {"source": "toy dev", "digest": TASK.judged["dev"].digest}}
+    assert run["teacher_digest"] == read_manifest(tmp_path / "asked")["digest"]
+    finetune_many(str(source), [TASK], out, resume=True, **given)
+    other = replace(TASK, judged={"dev": TASK.judged["dev"].taken(range(10))})
+    with pytest.raises(RecipeError, match="other settings, data or models"):
+        finetune_many(str(source), [other], out, resume=True, **given)
+    finetune_student(str(source), TASK, tmp_path / "asked", settings=recipe.finetune, seed=1, force=True)
+    with pytest.raises(RecipeError, match="other settings, data or models"):
+        finetune_many(str(source), [TASK], out, resume=True, **given)
+
+
+def test_a_source_is_looked_at_before_a_teacher_is_asked(tiny_folder, tmp_path: Path) -> None:
+    told: list[str] = []
+    given = {"settings": SETTINGS, "seed": 0, "teacher": str(tmp_path / "asked")}
+    with pytest.raises(TeacherError, match="no such model folder"):
+        finetune_student(str(tmp_path / "none"), TASK, tmp_path / "x", listener=Listener(on_stage=told.append), **given)
+    source = tiny_folder()
+    write_manifest(source, "student")
+    (source / "config.json").write_text((source / "config.json").read_text() + "\n")
+    with pytest.raises(PackageError, match="altered"):
+        finetune_student(str(source), TASK, tmp_path / "x", listener=Listener(on_stage=told.append), **given)
+    assert told == []
 
 
 def test_settings_of_a_task_are_the_recipes_but_for_what_it_says() -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from homoexport.cli import screen
 from homoexport.cli.options import AsJson, Force, Threads
 from homoexport.errors import UserError
+
+if TYPE_CHECKING:
+    from homoexport.evaluate import Examples
 
 
 class Judged(str, Enum):
@@ -96,7 +100,17 @@ def eval_command(
     Packages are judged without torch: the very file that ships is what is judged.
     """
     from homoexport.artifact import refuse_existing
-    from homoexport.evaluate import evaluate_models, evaluate_on_mteb, judged_data, write_evaluation
+    from homoexport.evaluate import (
+        MAX_COMPARED,
+        MAX_TRAIN,
+        columns_of_task,
+        digest_of_source,
+        evaluate_models,
+        evaluate_on_mteb,
+        judged_data,
+        read_for,
+        write_evaluation,
+    )
 
     flags = {
         "--data": data,
@@ -127,7 +141,8 @@ def eval_command(
         examples, judged_as, metrics = judged_data(task.value, data=data, **columns)
         trained_on = None
         if train is not None or probe:
-            trained_on, _, _ = judged_data(task.value, data=train, split="train", **columns)
+            with read_for("--train") if train is not None else nullcontext():
+                trained_on, _, _ = judged_data(task.value, data=train, split="train", **columns)
         results = evaluate_models(
             models,
             examples,
@@ -139,8 +154,14 @@ def eval_command(
             threads=threads,
             progress=screen.stage_line,
         )
-        source = {"source": examples.source, "examples": len(examples.texts), "digest": examples.digest}
-        document |= {"data": source, "results": results}
+        named = columns_of_task(task.value, text_column, pair_column, label_column)
+        document |= {
+            "teacher_digest": None if teacher is None else digest_of_source(teacher),
+            "columns": dict(zip(("text", "pair", "label"), named, strict=True)),
+            "data": _data_of(examples, MAX_COMPARED if judged_as == "fidelity" else None),
+            "train": None if trained_on is None else _data_of(trained_on, MAX_TRAIN),
+            "results": results,
+        }
     if output is not None:
         write_evaluation(output, document, force=force)
     if as_json:
@@ -149,6 +170,13 @@ def eval_command(
     from homoexport.report import evaluation_table
 
     screen.output.print(evaluation_table(document))
+
+
+def _data_of(examples: Examples, limit: int | None) -> dict[str, Any]:
+    """What data were; `drawn` is how many of them were taken, by the seed."""
+    count = len(examples.texts)
+    drawn = count if limit is None else min(limit, count)
+    return {"source": examples.source, "examples": count, "digest": examples.digest, "drawn": drawn}
 
 
 _FILES = {"--data", "--text-column"}

@@ -45,13 +45,24 @@ def judged_data(
         return examples, "sts" if glue.labels is None else "classification", glue.metrics
     if data is None:
         raise UserError("judged on what?", where=f"--task {task}", mend="name files with --data")
+    text, pair, label = columns_of_task(task, text_column, pair_column, label_column)
+    assert text is not None
     if task == "tagging":
-        return read_tagged(data, column=text_column or "tokens", label_column=label_column or "ner_tags"), task, None
-    sts = task == "sts"
-    examples = read_examples(
-        data,
-        column=text_column or ("sentence1" if sts else "text"),
-        pair_column=pair_column or ("sentence2" if sts else None),
-        label_column=label_column or ("score" if sts else "label" if task == "classification" else None),
-    )
-    return examples, task, None  # type: ignore[return-value]
+        assert label is not None
+        return read_tagged(data, column=text, label_column=label), task, None
+    return read_examples(data, column=text, pair_column=pair, label_column=label), task, None  # type: ignore[return-value]
+
+
+def columns_of_task(
+    task: JudgedTask, text: str | None, pair: str | None, label: str | None
+) -> tuple[str | None, str | None, str | None]:
+    """The columns of texts, second texts and labels: those that are named, else the task's own; GLUE's files have
+    theirs."""
+    if task in GLUE:
+        return None, None, None
+    own = {
+        "sts": ("sentence1", "sentence2", "score"),
+        "tagging": ("tokens", None, "ner_tags"),
+        "classification": ("text", None, "label"),
+    }.get(task, ("text", None, None))
+    return text or own[0], pair or own[1], label or own[2]

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -40,9 +41,11 @@ class Examples:
 
     def taken(self, rows: Sequence[int]) -> Examples:
         """The examples of some rows."""
-        columns = ("texts", "labels", "words", "word_labels")
-        given = {name: values for name in columns if (values := getattr(self, name)) is not None}
-        return replace(self, **{name: tuple(values[row] for row in rows) for name, values in given.items()})
+        columns = {name: getattr(self, name) for name in ("texts", "labels", "words", "word_labels")}
+        taken: dict[str, Any] = {
+            name: tuple(values[row] for row in rows) for name, values in columns.items() if values is not None
+        }
+        return replace(self, **taken)
 
     def scores(self) -> list[float]:
         """The labels as numbers.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from homoexport.artifact import MANIFEST, read_manifest
+from homoexport.artifact import MANIFEST, digest_of, read_manifest, sha256_file, verify
 from homoexport.errors import PackageError
 from homoexport.inference import Package, PackageDetails, Session, open_package, open_session
 
@@ -37,7 +37,43 @@ def open_model(source: str, *, threads: int, task: str | None = None) -> Package
     from homoexport.encoder import load_encoder
 
     torch.set_num_threads(threads)
+    check_whole(source)
     return torch_package(load_encoder(source, task=task))  # type: ignore[arg-type]
+
+
+def check_whole(source: str) -> None:
+    """Hold a model's folder against its manifest, where it has one.
+
+    Raises:
+        TeacherError: no such model.
+        PackageError: a file that is missing or altered.
+    """
+    from homoexport.encoder import resolve_folder
+
+    folder = resolve_folder(source)
+    if (folder / MANIFEST).is_file():
+        verify(folder, strict=False)
+
+
+def digest_of_model(folder: Path) -> str:
+    """Of an artifact, as its manifest has it; of another model's folder, of weights, config.json and tokenizer.json."""
+    if (folder / MANIFEST).is_file():
+        return str(read_manifest(folder)["digest"])
+    names = ("*.safetensors", "pytorch_model*.bin", "config.json", "tokenizer.json")
+    return digest_of({path.name: sha256_file(path) for name in names for path in folder.glob(name)})
+
+
+def digest_of_source(source: str) -> str:
+    """`digest_of_model` of what `open_model` takes.
+
+    Raises:
+        TeacherError: no such model.
+    """
+    if is_package(source):
+        return digest_of_model(Path(source))
+    from homoexport.encoder import resolve_folder
+
+    return digest_of_model(resolve_folder(source))
 
 
 def is_package(source: str) -> bool:

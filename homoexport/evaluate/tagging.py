@@ -62,9 +62,9 @@ def tagging_qualities(model: Package, examples: Examples, *, seed: int) -> list[
         figures["recall"] = partial(_ratio, found, wanted)
     else:
         index = {name: number for number, name in enumerate(names)}
-        pair = [np.array([index[name] for sides in judged for name in sides[side]]) for side in (0, 1)]
+        truths, guesses = (np.array([index[name] for pair in judged for name in pair[side]]) for side in (0, 1))
         text = np.repeat(np.arange(len(judged)), [len(guess) for _, guess in judged])
-        figures["f1"] = lambda counts: f1(LabelCounts.of(*pair, counts[text], classes=len(names)))
+        figures["f1"] = lambda counts: f1(LabelCounts.of(truths, guesses, counts[text], classes=len(names)))
     return [estimate(name, of, len(judged), seed=seed, details=details) for name, of in figures.items()]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from homoexport.artifact import MANIFEST, read_manifest, sha256_file, staged, write_json, write_manifest
+from homoexport.artifact import staged, write_json, write_manifest
 from homoexport.errors import PackageError, TextError, UserError
 from homoexport.evaluate.agreement import check_comparable, decision_logits, label_agreement
 from homoexport.evaluate.classification import classification_qualities, label_indices, names_of, score_qualities
@@ -17,7 +17,7 @@ from homoexport.evaluate.data import EvalTask
 from homoexport.evaluate.estimate import Quality
 from homoexport.evaluate.examples import MAX_COMPARED, Examples, drawn_rows
 from homoexport.evaluate.masked_lm import masked_lm_qualities
-from homoexport.evaluate.models import is_package, open_model
+from homoexport.evaluate.models import digest_of_model, is_package, open_model
 from homoexport.evaluate.probe import probe_logits
 from homoexport.evaluate.retrieval import retrieval_qualities
 from homoexport.evaluate.similarity import similarity_quality, sts_qualities
@@ -76,11 +76,11 @@ def evaluate_models(
     evaluation = Evaluation(
         examples, task=task, teacher=teacher, train=train, metrics=metrics, seed=seed, threads=threads
     )
+    opened = [evaluation.open(source) for source in models]  # so that a bad one does not cost the others their figures
     results = []
-    for source in models:
+    for source, model in zip(models, opened, strict=True):
         if progress is not None:
             progress(f"judging {source}")
-        model = evaluation.open(source)
         results.append(described(source, model, [quality.as_json() for quality in evaluation.qualities(model)]))
     return results
 
@@ -91,7 +91,7 @@ def described(source: str, model: Package, metrics: Sequence[dict[str, Any]]) ->
         "model": source,
         "runtime": "onnxruntime" if is_package(source) else "torch",
         "precision": model.details.precision,
-        "digest": _digest(model.details.folder),
+        "digest": digest_of_model(model.details.folder),
         "metrics": list(metrics),
     }
 
@@ -228,11 +228,3 @@ def _check_task(task: EvalTask, examples: Examples, teacher: str | None) -> None
         raise TextError("gives no second texts", where=examples.source, mend=mend)
     if task in ("fidelity", "masked-lm") and paired:
         raise TextError("gives pairs of texts", where=examples.source, mend="leave --pair-column out")
-
-
-def _digest(folder: Path) -> str:
-    """Of an artifact, as its manifest has it; of other models' folders, of the files of weights."""
-    if (folder / MANIFEST).is_file():
-        return str(read_manifest(folder)["digest"])
-    files = sorted([*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")])
-    return "+".join(sha256_file(path) for path in files)

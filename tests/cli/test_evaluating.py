@@ -47,6 +47,26 @@ def test_models_are_judged_side_by_side_and_kept(homoexport, package, data, tmp_
     assert (taken.code, "already exists" in taken.err) == (2, True)
 
 
+def test_what_figures_come_from_is_kept(homoexport, package, data, tmp_path):
+    (tmp_path / "texts.txt").write_text("\n".join(f"w{i % 40} w{i % 37}" for i in range(1100)))
+    flags = ("--task", "fidelity", "--teacher", package, "--data", tmp_path / "texts.txt", "--seed", "3", "--json")
+    document = json.loads(homoexport("eval", package, *flags).out)
+    assert document["teacher_digest"] == verify(package)["digest"]
+    assert (document["data"]["examples"], document["data"]["drawn"], document["seed"]) == (1100, 1000, 3)
+    assert document["columns"] == {"text": "text", "pair": None, "label": None}
+    labelled = ("--task", "classification", "--text-column", "sentence1", "--label-column", "score", "--data", data)
+    document = json.loads(homoexport("eval", package, *labelled, "--train", data, "--json").out)
+    assert document["train"] == document["data"]
+    assert document["columns"] == {"text": "sentence1", "pair": None, "label": "score"}
+    bad = homoexport("eval", package, *labelled, "--train", tmp_path / "nothing.csv")
+    assert (bad.code, f"--train {tmp_path}/nothing.csv: no file matches" in bad.err) == (2, True)
+
+
+def test_a_bad_model_is_told_before_the_others_are_judged(homoexport, package, data, tmp_path):
+    told = homoexport("eval", package, tmp_path / "nowhere", "--task", "sts", "--data", data)
+    assert (told.code, "no such model folder" in told.err, "judging" in told.err) == (2, True, False)
+
+
 def test_what_the_docs_say_can_be_said(homoexport, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("teacher", "student", "student-onnx", "teacher-onnx"):

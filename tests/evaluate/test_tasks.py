@@ -9,9 +9,10 @@ import pytest
 import torch
 from scipy import stats
 
+from homoexport.artifact import write_manifest
 from homoexport.encoder import load_encoder
 from homoexport.errors import PackageError, TeacherError, TextError, UserError
-from homoexport.evaluate import Examples, evaluate_models, read_examples
+from homoexport.evaluate import Examples, digest_of_source, evaluate_models, open_model, read_examples
 from homoexport.evaluate.models import torch_package
 from homoexport.evaluate.retrieval import retrieval_qualities
 from homoexport.inference import open_package
@@ -63,6 +64,22 @@ def test_torch_logits_are_the_models_own(head: str, tmp_path: Path) -> None:
         with torch.no_grad():
             theirs = encoder.model(**{name: tokens[name] for name in names}).logits[0].numpy()
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_an_altered_student_is_not_judged_and_others_are_known_by_all_their_files(tiny_folder, tmp_path: Path) -> None:
+    folder = tiny_folder()
+    digests = {digest_of_source(str(folder))}
+    for name in ("tokenizer.json", "config.json"):
+        (folder / name).write_text((folder / name).read_text() + "\n")
+        digests.add(digest_of_source(str(folder)))
+    assert len(digests) == 3
+    write_manifest(folder, "student")
+    open_model(str(folder), threads=1)
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)
+    with pytest.raises(PackageError, match="altered: its sha256 is not the manifest's"):
+        open_model(str(folder), threads=1)
 
 
 def test_of_search_results_those_that_the_teacher_has_are_counted() -> None:
