@@ -125,9 +125,14 @@ def read_manifest(folder: Path, *, kind: str | None = None) -> dict[str, Any]:
             mend="use the homoexport version that wrote it",
         )
     if kind is not None and manifest["kind"] != kind:
-        raise PackageError(f"is a {manifest['kind']}, not a {kind}", where=str(folder), mend=f"name a {kind} folder")
+        what = f"is {_with_article(manifest['kind'])}, not {_with_article(kind)}"
+        raise PackageError(what, where=str(folder), mend=f"name {_with_article(kind)} folder")
     assert isinstance(manifest, dict)
     return manifest
+
+
+def _with_article(kind: str | None) -> str:
+    return f"{'an' if str(kind)[0] in 'aeiou' else 'a'} {kind}"
 
 
 def verify(folder: Path, *, kind: str | None = None, strict: bool = True) -> dict[str, Any]:
@@ -228,7 +233,11 @@ def refuse_existing(out_dir: Path, *, force: bool, kind: str | None = None, inpu
         )
     found = _kind_of(out_dir)
     if found is None or kind not in (None, found):
-        what = "was not written by homoexport" if found is None else f"is a {found}, not a {kind}"
+        what = (
+            "was not written by homoexport"
+            if found is None
+            else f"is {_with_article(found)}, not {_with_article(kind)}"
+        )
         raise OutputError(
             f"exists and {what}, so --force does not replace it", where=str(out_dir), mend="name another folder"
         )
@@ -278,6 +287,14 @@ def write_run_mark(folder: Path, kind: str, content: dict[str, Any]) -> None:
     write_json(folder / RUN_MARK, {**mark, **content})
 
 
+def _temporary_sibling(path: Path) -> Path:
+    try:
+        return Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    except FileNotFoundError:  # of a folder that is there, as /proc is, but where nothing can be made
+        mend = "name a folder somewhere else"
+        raise OutputError("no folder can be made there", where=str(path), mend=mend) from None
+
+
 @contextmanager
 def staged(out_dir: Path, *, force: bool = False) -> Iterator[Path]:
     """A temporary sibling of `out_dir` that takes its place when the block ends well.
@@ -290,7 +307,7 @@ def staged(out_dir: Path, *, force: bool = False) -> Iterator[Path]:
     refuse_existing(out_dir, force=force)
     make_folder(out_dir.parent)
     with output_errors(out_dir):
-        staging = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", suffix=".part", dir=out_dir.parent))
+        staging = _temporary_sibling(out_dir)
         try:
             staging.chmod(0o755)
             yield staging

@@ -123,7 +123,7 @@ def check_recipe(recipe: Recipe) -> None:
     student = _student_of(recipe)
     settings = recipe.measure
     if recipe.quality is not None:
-        check_gate(recipe.quality, teacher=recipe.teacher)
+        check_gate(recipe.quality, teacher=recipe.teacher, hidden_size=student.hidden_size)
     refuse_emulated_latency(recipe.budget, settings.device)
     workload = settings.threads, settings.batch_size, settings.length
     check_measurement(settings.device, [workload], texts=texts_of(settings), min_seconds=settings.min_seconds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from pathlib import Path
 
 import pytest
 from safetensors import SafetensorError
@@ -99,6 +100,20 @@ def test_of_two_at_once_the_first_to_end_stays(tmp_path):
         meet_another()
     assert (out / "whole.txt").read_text() == "theirs"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="no /proc")
+def test_a_place_where_no_folder_can_be_made_is_told():
+    with pytest.raises(OutputError, match="/proc/x: no folder can be made there"), staged(Path("/proc/x")):
+        pass
+
+
+def test_kinds_have_their_article(tmp_path):
+    write_manifest(tmp_path, "evaluation")
+    with pytest.raises(PackageError, match="is an evaluation, not a student; name a student folder"):
+        verify(tmp_path, kind="student")
+    with pytest.raises(OutputError, match="is an evaluation, not a student"):
+        refuse_existing(tmp_path, force=True, kind="student")
 
 
 def test_staged_folder_appears_whole_or_not_at_all(tmp_path):

@@ -109,6 +109,9 @@ def test_digest_is_of_the_content():
     [
         ({"floor": "lots"}, "'lots' is no floor: write a figure such as 0.8, or a share such as 95%"),
         ({"floor": -0.5}, "'-0.5' is no floor"),
+        ({"floor": 80}, "80 is more than 1; write 80%"),
+        ({"floor": 1.5, "task": "sst2"}, "1.5 is more than 1; write 1.5%"),
+        ({"floor": "101%"}, "nothing is as faithful as 101%"),
         ({}, "'quality.floor' is missing"),
         ({"floor": 0.8, "task": "sst3"}, "quality.task"),
         ({"floor": 0.8, "task": "sts"}, "sts is judged on files: name them with 'data'"),

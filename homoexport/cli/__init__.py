@@ -14,8 +14,10 @@ from types import FrameType
 from rich.text import Text
 
 from homoexport.cli.app import app
-from homoexport.cli.screen import errors
+from homoexport.cli.screen import errors, speaks
 from homoexport.errors import HomoexportError
+
+_INTERRUPTED = 128 + signal.SIGINT
 
 
 def _end(_signal: int, _frame: FrameType | None) -> None:
@@ -34,9 +36,10 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except HomoexportError as error:
-        if int(os.environ.get("RANK", "0")) == 0:  # of many processes, one speaks
+        if speaks():  # of many processes, one does
             errors.print(Text.assemble(("error:", "bold red"), f" {error}"), soft_wrap=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        errors.print("interrupted; where a checkpoint was written, the same command with --resume goes on")
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == _INTERRUPTED and speaks():  # what typer makes of a KeyboardInterrupt
+            errors.print("interrupted")
+        raise

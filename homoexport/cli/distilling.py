@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from homoexport.cli import screen
-from homoexport.cli.options import AsJson, Force, OutDir, Overrides, Resume, put, run_folder
+from homoexport.cli.options import AsJson, Force, OutDir, Overrides, Resume, put, resumable, run_folder
 from homoexport.errors import UserError
 from homoexport.recipe import parse_recipe, read_recipe_tree
 
@@ -110,7 +110,7 @@ def distill_command(
         "resume": resume,
         "recipe_digest": settings.digest(),
     }
-    with screen.distill_bar() as on_progress:
+    with resumable(output), screen.distill_bar() as on_progress:
         if settings.student is not None:
             distill(settings.teacher, shape=settings.student, on_progress=on_progress, **arguments)
             folders = [output]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from homoexport.cli import screen
-from homoexport.cli.options import AsJson, Force, OutDir, Overrides, put
+from homoexport.cli.options import AsJson, Force, Overrides, put, resumable
 from homoexport.errors import TextError, UserError
 from homoexport.recipe import FinetuneRecipe, parse_as, read_recipe_tree
 
@@ -77,11 +78,16 @@ def finetune_command(
     int8_share: Annotated[
         float | None,
         typer.Option(
-            help="Last share of the steps in which int8 is simulated, so that the int8 file loses nothing; try 0.3."
+            help="Last share of the steps in which int8 is simulated, so that the int8 file may lose less; try 0.3."
         ),
     ] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Repeatable: a training each, and their median.")] = None,
-    output: OutDir = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads (default: what the cgroup allows).")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Tokens of one example (default: 128).")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Output folder; by default STUDENT-TASK, its name alone."),
+    ] = None,
     force: Force = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Of several trainings: make those that are missing.")
@@ -102,6 +108,8 @@ def finetune_command(
         "learning_rate": learning_rate,
         "max_examples": max_examples,
         "int8_share": int8_share,
+        "threads": threads,
+        "max_length": max_length,
     }
     put(tree, "finetune", **flags)
     for other in (tree.get("tasks") or {}).values():
@@ -147,7 +155,7 @@ def finetune_command(
         raise UserError(
             "no task has files", where=str(data_dir or "the hub"), mend="name GLUE's folder with --data-dir"
         )
-    with screen.finetune_bar() as show:
+    with nullcontext() if single else resumable(out_dir), screen.finetune_bar() as show:
         listener = finetuning.Listener(on_stage=screen.stage_line, on_progress=show)
         if single:
             result = finetuning.finetune_student(

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from homoexport.cli import screen
-from homoexport.cli.options import AsJson, Force, OutDir, Overrides, Resume, run_folder
+from homoexport.cli.options import AsJson, Force, OutDir, Overrides, Resume, resumable, run_folder
 from homoexport.errors import UserError
 from homoexport.recipe import load_recipe
 
@@ -36,7 +36,7 @@ def run(
     from homoexport.pipeline import PACKAGE, Listener, run_recipe
     from homoexport.report import summary_table, verdict_lines, verdicts_of
 
-    with screen.StageBars() as bars:
+    with resumable(run_dir), screen.StageBars() as bars:
         listener = Listener(on_stage=bars.on_stage, on_distill=bars.on_distill, on_measure=bars.on_measure)
         summary = run_recipe(settings, run_dir, force=force, resume=resume, listener=listener)
     if as_json:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from homoexport.artifact import RUN_MARK
+from homoexport.cli import screen
 from homoexport.errors import RecipeError, UserError
 
 Overrides = Annotated[
@@ -56,6 +60,17 @@ def run_folder(name: str, output: Path | None, *, resume: bool) -> Path:
     if resume and output is None:
         raise UserError("--resume needs to know which run", where=name, mend="name its folder with -o DIR")
     return output or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+@contextmanager
+def resumable(folder: Path) -> Iterator[None]:
+    """Say how work that is interrupted goes on, where something of it is kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if screen.speaks() and (folder / RUN_MARK).is_file():
+            screen.errors.print(f"what is done is in {folder}; the same command goes on with -o {folder} --resume")
+        raise
 
 
 def put(tree: dict[str, Any], section: str, **values: Any) -> None:

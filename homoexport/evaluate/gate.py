@@ -1,8 +1,9 @@
 """A floor under a model's quality, absolute or as a share of the teacher's.
 
 The interval counts: a floor is kept where the whole 95 % interval lies on or above it, missed where it lies below, and
-too close to call between. Against a teacher it is the interval of the difference on the same examples, draw by draw
-(the paired bootstrap, Efron & Tibshirani 1993, section 8.3), which is much narrower than the two apart.
+too close to call between, or on fewer than 30 examples, of which resamples know too little. Against a teacher it is the
+interval of the difference on the same examples, draw by draw (the paired bootstrap, Efron & Tibshirani 1993, section
+8.3), which is much narrower than the two apart.
 
 T resamples.
 """
@@ -19,13 +20,17 @@ from homoexport.errors import RecipeError, TextError
 from homoexport.evaluate.data import EvalTask, judged_data
 from homoexport.evaluate.estimate import Quality
 from homoexport.evaluate.examples import Examples
-from homoexport.evaluate.tasks import Evaluation
+from homoexport.evaluate.tasks import Evaluation, check_labels
 from homoexport.inference import Package
 from homoexport.recipe import QualitySettings
 from homoexport.sample_text import SAMPLE_TEXT
 
 _LESS_IS_BETTER = ("loss", "perplexity", "calibration_error")
-_FEW = 30  # examples that show whether a gate can be judged at all
+_FEW = 30  # examples that show whether a gate can be judged at all, and that a verdict needs
+_KEYS = {
+    f"--{name.replace('_', '-')}": f"quality.{name}"
+    for name in ("data", "data_dir", "text_column", "pair_column", "label_column")
+}
 
 
 class Gate:
@@ -65,29 +70,51 @@ class Gate:
         else:
             limit = level * theirs.value
             low, high = np.percentile(found.draws - level * theirs.draws, (2.5, 97.5))
-        kept = True if low >= 0 else False if high < 0 else None
+        few = len(self._evaluation.examples.texts) < _FEW
+        kept = None if few or low < 0 <= high else bool(low >= 0)
         return Verdict(f"{QUALITY_LINE}{found.metric}", limit, found.value, found.interval, kept)
 
     def _figure(self, model: Package) -> Quality:
         return _chosen(self._evaluation.qualities(model), self._settings)
 
 
-def check_gate(settings: QualitySettings, *, teacher: str) -> None:
+def check_gate(settings: QualitySettings, *, teacher: str, hidden_size: int | None = None) -> None:
     """Find what would stop a gate half-way: its data, its metric, a teacher that cannot do the task.
+
+    Args:
+        settings: task, data, metric and floor.
+        teacher: its package's folder, or any supported model.
+        hidden_size: the student's; None: the teacher's.
 
     Raises:
         As `Gate`.
     """
     examples, task, metrics = _data_of(settings, SAMPLE_TEXT)
-    few = Examples(examples.source, examples.texts[:_FEW], examples.labels and examples.labels[:_FEW], examples.names)
+    few = _spread(examples)
     evaluation = Evaluation(few, task=task, teacher=teacher if task == "fidelity" else None, metrics=metrics)
+    model = evaluation.open(teacher)
+    if settings.metric == "mean_cosine" and hidden_size not in (None, model.embed(SAMPLE_TEXT[:1]).shape[1]):
+        raise RecipeError(
+            f"there is no cosine of vectors of {hidden_size} and of the teacher's width",
+            where="quality.metric",
+            mend="name another, such as overlap@10",
+        )
     try:
-        figures = evaluation.qualities(evaluation.open(teacher))
-    except TextError:
+        check_labels(model, examples, task)
+        figures = evaluation.qualities(model)
+    except TextError as error:
         if settings.data is None and task in ("fidelity", "masked-lm"):
             return  # the model has no words for our sample; those of the held-out text will be its own
-        raise
+        raise error.renamed(_KEYS) from None
     _chosen(figures, settings)
+
+
+def _spread(examples: Examples) -> Examples:
+    """A few of the examples, from one end of their labels to the other."""
+    labels, count = examples.labels, len(examples.texts)
+    order = list(range(count)) if labels is None else sorted(range(count), key=lambda row: labels[row])
+    places = np.linspace(0, count - 1, min(count, _FEW)).round().astype(int)
+    return examples.taken([order[place] for place in places])
 
 
 def _data_of(settings: QualitySettings, texts: Sequence[str]) -> tuple[Examples, EvalTask, tuple[str, ...] | None]:
@@ -96,14 +123,17 @@ def _data_of(settings: QualitySettings, texts: Sequence[str]) -> tuple[Examples,
         if not texts:
             raise TextError("no held-out text to judge on", where="quality", mend="name files with quality.data")
         return Examples("held-out text", tuple(texts), None), task, None
-    return judged_data(
-        task,
-        data=settings.data,
-        data_dir=Path(settings.data_dir).expanduser() if settings.data_dir else None,
-        text_column=settings.text_column,
-        pair_column=settings.pair_column,
-        label_column=settings.label_column,
-    )
+    try:
+        return judged_data(
+            task,
+            data=settings.data,
+            data_dir=Path(settings.data_dir).expanduser() if settings.data_dir else None,
+            text_column=settings.text_column,
+            pair_column=settings.pair_column,
+            label_column=settings.label_column,
+        )
+    except TextError as error:
+        raise error.renamed(_KEYS) from None
 
 
 def _chosen(figures: Sequence[Quality], settings: QualitySettings) -> Quality:

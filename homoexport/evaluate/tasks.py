@@ -217,6 +217,22 @@ def _labelled(model: Package, examples: Examples, train: Examples | None, *, see
     )
 
 
+def check_labels(model: Package, examples: Examples, task: EvalTask) -> None:
+    """Refuse labels or scores that the model cannot be held against, all of them, before it is asked.
+
+    Raises:
+        TextError: a label that it does not have, or a score that is no number.
+    """
+    given: dict[str, Any] = {"where": examples.source, "order": examples.names, "numbered": True}
+    if task == "tagging":
+        flat = [label for labels in examples.word_labels or () for label in labels]
+        label_indices(flat, model.details.labels, **given)
+    elif task == "sts" or (task == "classification" and len(model.details.labels) == 1):
+        examples.scores()
+    elif task == "classification" and model.details.task == "text-classification" and examples.labels is not None:
+        label_indices(examples.labels, model.details.labels, **given)
+
+
 def _check_task(task: EvalTask, examples: Examples, teacher: str | None) -> None:
     if task == "fidelity" and teacher is None:
         raise UserError("fidelity to whom?", where="--task fidelity", mend="name the teacher with --teacher")

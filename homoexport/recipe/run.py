@@ -79,6 +79,13 @@ class FinetuneRecipe(Section):
         (0,), min_length=1, description="Seeds of the new head, dropout and the order of examples; a training each."
     )
 
+    @field_validator("seeds")
+    @classmethod
+    def _different(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("a seed is named twice, and would make the same training again")
+        return seeds
+
     def settings_of(self, task: str) -> FinetuneSettings:
         """The settings of a task."""
         other = self.tasks.get(task, FinetuneSettings()).model_dump(exclude_unset=True)

@@ -255,6 +255,11 @@ class QualitySettings(Section):
     def _sense(self) -> QualitySettings:
         if not _FLOOR.fullmatch(self.floor):
             raise ValueError(f"'{self.floor}' is no floor: write a figure such as 0.8, or a share such as 95%")
+        if self.level > 1 and not self.relative:
+            percent = f"; write {self.level:g}%" if self.level <= 100 else ""
+            raise ValueError(f"no figure can reach a floor of {self.floor}, for {self.floor} is more than 1{percent}")
+        if self.level > 1 and self.task == "fidelity":
+            raise ValueError(f"nothing is as faithful as {self.floor}: a teacher is to itself as 100%")
         if self.task in GLUE_TASKS:
             given = {"data", "text_column", "pair_column", "label_column"} & self.model_fields_set
             if given:

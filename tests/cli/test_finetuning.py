@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 from pathlib import Path
 
 import pytest
 
+from homoexport import finetuning
 from homoexport.artifact import verify
 from homoexport.evaluate import GLUE
 from homoexport.recipe import FinetuneRecipe, parse_as, read_recipe_tree
@@ -79,6 +81,24 @@ def test_scores_of_single_texts_are_learned_and_judged(homoexport, tiny_folder, 
     few = homoexport("finetune", tmp_path / "teacher", *files[:-1], tmp_path / "few.csv", "-o", tmp_path / "x")
     assert (few.code, "--dev " in few.err, "few.csv: holds 2 texts; give 3 or more" in few.err) == (2, True, True)
     assert "fine-tuning" not in few.err
+
+
+def test_what_is_interrupted_says_how_it_goes_on_where_it_does(homoexport, glue, tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(finetuning, "finetune_student", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    call = ("finetune", tiny_folder(), "--task", "sst2", "--data-dir", glue, "-o", tmp_path / "out")
+    for seeds, resumable in (((), False), (("--seed", 0, "--seed", 1), True)):
+        told = homoexport(*call, *seeds)
+        assert (told.code, told.err.splitlines()[-1]) == (130, "interrupted")
+        assert (f"goes on with -o {tmp_path / 'out'} --resume" in " ".join(told.err.split())) is resumable
+
+
+def test_flags_go_before_the_defaults_and_seeds_are_different_ones(homoexport, glue, tiny_folder, tmp_path):
+    call = ("finetune", tiny_folder(), "--task", "sst2", "--data-dir", glue, "-o", tmp_path / "out")
+    assert homoexport(*call, "--epochs", 0.5, "--threads", 1, "--max-length", 16).code == 0
+    settings = verify(tmp_path / "out")["details"]["finetune"]
+    assert (settings["threads"], settings["max_length"]) == (1, 16)
+    twice = homoexport(*call, "--seed", 1, "--seed", 1, "--force")
+    assert (twice.code, "a seed is named twice" in twice.err) == (2, True)
 
 
 @pytest.mark.parametrize(

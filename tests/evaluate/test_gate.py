@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from homoexport.errors import PackageError, RecipeError, TextError
 from homoexport.evaluate import Gate, check_gate
 from homoexport.inference import Package, open_package
 from homoexport.recipe import QualitySettings
-from tests.measure.tiny_onnx import write_package
+from tests.measure.tiny_onnx import weights, write_package
 
 RNG = np.random.default_rng(0)
 PAIRS = [(f"w{a} w{b}", f"w{c} w{a} w{d}") for a, b, c, d in RNG.integers(0, 50, (300, 4))]
@@ -102,7 +103,8 @@ def test_the_figure_is_evals(gate) -> None:
         ({"data": "nothing.csv"}, TextError, "no file matches"),
         ({"label_column": "points"}, TextError, "no column 'points'"),
         ({"task": "classification", "text_column": "sentence1", "label_column": "score"}, PackageError, "is for"),
-        ({"task": "sst2", "data": None, "data_dir": "nowhere"}, TextError, "nowhere"),
+        ({"task": "sst2", "data": None, "data_dir": "nowhere"}, TextError, "nowhere.*with quality.data_dir"),
+        ({"label_column": "sentence1"}, TextError, "is no number; name the column of scores with quality.label_column"),
     ],
 )
 def test_what_cannot_be_judged_is_told_before_the_work(gate, tmp_path: Path, settings, error, words) -> None:
@@ -113,10 +115,61 @@ def test_what_cannot_be_judged_is_told_before_the_work(gate, tmp_path: Path, set
         check_gate(chosen, teacher=str(tmp_path / "teacher"))
 
 
+def test_all_scores_are_looked_at_before_the_work(gate, tmp_path: Path) -> None:
+    _, teacher = gate("0.1")
+    settings = QualitySettings(task="sts", data=str(tmp_path / "sts.csv"), floor="0.5")
+    rows = [f"{a},{b},{5 if row < 290 else row % 5}" for row, (a, b) in enumerate(PAIRS)]
+    path = tmp_path / "sts.csv"
+    path.write_text("\n".join(["sentence1,sentence2,score", *rows]))  # the first of them are all alike
+    check_gate(settings, teacher=str(teacher.details.folder))
+    path.write_text("\n".join(["sentence1,sentence2,score", *rows, "w1,w2,good"]))
+    with pytest.raises(TextError, match="label of example 301, 'good', is no number"):
+        check_gate(settings, teacher=str(teacher.details.folder))
+
+
+def test_all_labels_are_looked_at_before_the_work(tmp_path: Path) -> None:
+    folder = write_package(tmp_path / "teacher", "text-classification", labels=["no", "yes"])
+    rows = [f"{left},{'no' if row % 2 else 'yes'}" for row, (left, _) in enumerate(PAIRS)]
+    (tmp_path / "data.csv").write_text("\n".join(["text,label", *rows, "w1,perhaps"]))
+    settings = QualitySettings(task="classification", data=str(tmp_path / "data.csv"), floor="0.5")
+    with pytest.raises(TextError, match=r"the label 'perhaps' is none of the model's .*quality\.label_column"):
+        check_gate(settings, teacher=str(folder))
+
+
+def test_a_tagger_has_a_gate(tmp_path: Path) -> None:
+    arrays = weights()
+    arrays["head"] = arrays["head"][:, :2]
+    folder = write_package(tmp_path / "teacher", "token-classification", arrays=arrays, labels=["O", "B-X"])
+    rows = [json.dumps({"tokens": left.split(), "ner_tags": ["O", "B-X"]}) for left, _ in PAIRS]
+    (tmp_path / "ner.jsonl").write_text("\n".join(rows))
+    settings = QualitySettings(task="tagging", data=str(tmp_path / "ner.jsonl"), floor="0.5")
+    check_gate(settings, teacher=str(folder))
+    (tmp_path / "ner.jsonl").write_text("\n".join([*rows, '{"tokens": ["w1"], "ner_tags": ["B-Y"]}']))
+    with pytest.raises(TextError, match="the label 'B-Y' is none of the model's"):
+        check_gate(settings, teacher=str(folder))
+
+
+def test_a_narrower_student_has_no_cosine_to_its_teacher(tmp_path: Path) -> None:
+    folder = str(write_package(tmp_path / "teacher"))
+    settings = QualitySettings(metric="mean_cosine", floor="0.9")
+    for width in (None, 16):
+        check_gate(settings, teacher=folder, hidden_size=width)
+    with pytest.raises(RecipeError, match=r"quality\.metric: there is no cosine of vectors of 8"):
+        check_gate(settings, teacher=folder, hidden_size=8)
+
+
+def test_a_few_examples_prove_nothing(tmp_path: Path) -> None:
+    folder = write_package(tmp_path / "teacher")
+    for count, kept in ((29, None), (30, True)):
+        texts = [left for left, _ in PAIRS[:count]]
+        made = Gate(QualitySettings(floor="50%"), teacher=str(folder), texts=texts, seed=0, threads=1)
+        assert made.judge(open_package(folder, threads=1)).kept is kept
+
+
 def test_what_has_no_floor_is_told(tmp_path: Path) -> None:
     folder = write_package(tmp_path / "teacher", "fill-mask")
     (tmp_path / "texts.txt").write_text("\n".join(left for left, _ in PAIRS))
     check_gate(QualitySettings(task="masked-lm", floor="50%"), teacher=str(folder))  # none of its words is in a sample
-    settings = QualitySettings(task="masked-lm", metric="loss", floor="2", data=str(tmp_path / "texts.txt"))
+    settings = QualitySettings(task="masked-lm", metric="loss", floor="0.5", data=str(tmp_path / "texts.txt"))
     with pytest.raises(RecipeError, match="of 'loss' less is better, so it has no floor"):
         check_gate(settings, teacher=str(folder))
