@@ -6,7 +6,8 @@
 SST-2 is time-boxed: 12,000 of its 67,349 examples, drawn by the seed. Each fine-tuned model is exported in fp32 and in
 int8, and its packages are judged on the dev set, beside scikit-learn's figures of the same predictions. The student is
 trained on SST-2 once more with int8 simulated in the last 30 % of the steps. Models and results are kept as soon as
-they are there and are not made again; several processes may share the work.
+they are there, each with its settings and where it was made, and are not made again; those of other settings are
+refused. Several processes may share the work.
 """
 
 from __future__ import annotations
@@ -57,6 +58,16 @@ class Cell:
         """Of its folder."""
         return f"{self.model}-{self.task}{'-int8' * bool(self.int8_share)}-{self.seed}"
 
+    @property
+    def settings(self) -> FinetuneSettings:
+        """How it is trained."""
+        return SETTINGS[self.task].model_copy(update={"int8_share": self.int8_share})
+
+    def check(self, settings: dict[str, Any], where: Path) -> None:
+        """Refuse what was made with other settings."""
+        if settings != self.settings.model_dump(mode="json"):
+            raise SystemExit(f"{where}: {self.name} was made with other settings; remove it, or name another place")
+
 
 CELLS = [
     *(Cell("student", "sst2", seed, share) for seed in SEEDS for share in (0.0, INT8_SHARE)),
@@ -68,10 +79,11 @@ CELLS = [
 def measure(cell: Cell, source: str, glue: Path, work: Path) -> dict[str, Any]:
     """Fine-tune, export in both precisions, judge."""
     began, folder, task = time.perf_counter(), work / cell.name, glue_task(cell.task, glue)
-    settings = SETTINGS[cell.task].model_copy(update={"int8_share": cell.int8_share})
     if not (folder / MANIFEST).is_file():
-        finetune_student(source, task, folder, settings=settings, seed=cell.seed)
-    tuned = read_manifest(folder)["details"]["finetuned"]
+        finetune_student(source, task, folder, settings=cell.settings, seed=cell.seed)
+    details = read_manifest(folder)["details"]
+    cell.check(details["finetune"], folder)
+    tuned = details["finetuned"]
     judged = read_glue(cell.task, data_dir=glue)
     assert judged.labels is not None
     right = label_indices(judged.labels, task.names, where=judged.source, order=judged.names)
@@ -101,6 +113,10 @@ def measure(cell: Cell, source: str, glue: Path, work: Path) -> dict[str, Any]:
         "of_examples": tuned["of_examples"],
         **figures,
         "seconds": round(time.perf_counter() - began, 1),
+        "settings": cell.settings.model_dump(mode="json"),
+        "trained_on": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "host": describe_host(),
+        "versions": library_versions(),
     }
 
 
@@ -112,12 +128,18 @@ def keep(path: Path, result: dict[str, Any] | None) -> list[dict[str, Any]]:
         if result is not None:
             kept["runs"].append(result)
             kept["runs"].sort(key=lambda run: (run["task"], run["model"], run["int8_share"], run["seed"]))
-            kept["settings"] = {task: settings.model_dump(mode="json") for task, settings in SETTINGS.items()}
-            device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-            kept |= {"trained_on": device, "host": describe_host(), "versions": library_versions()}
             path.write_text(json.dumps(kept, indent=1) + "\n")
         runs: list[dict[str, Any]] = kept["runs"]
         return runs
+
+
+def is_kept(cell: Cell, runs: list[dict[str, Any]], path: Path) -> bool:
+    """Whether a fine-tuning is among those that are kept, of the same settings."""
+    key = (cell.model, cell.task, cell.seed, cell.int8_share)
+    found = [run for run in runs if (run["model"], run["task"], run["seed"], run["int8_share"]) == key]
+    for run in found:
+        cell.check(run["settings"], path)
+    return bool(found)
 
 
 def rows_of(runs: list[dict[str, Any]]) -> list[tuple[str, ...]]:
@@ -156,8 +178,7 @@ def main() -> None:
         sources = {"teacher": load_recipe(RECIPE).teacher, "student": str(arguments.student)}
         index, of = map(int, arguments.share.split("/"))
         for cell in CELLS[index::of]:
-            done = {(run["model"], run["task"], run["seed"], run["int8_share"]) for run in keep(arguments.output, None)}
-            if (cell.model, cell.task, cell.seed, cell.int8_share) in done:
+            if is_kept(cell, keep(arguments.output, None), arguments.output):
                 continue
             result = measure(cell, sources[cell.model], arguments.glue, arguments.work)
             keep(arguments.output, result)

@@ -10,6 +10,8 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
+import pytest
+
 from homoexport.report.tables import summary_rows
 
 ROOT = Path(__file__).parents[1]
@@ -141,10 +143,16 @@ def test_where_the_time_goes_is_what_was_profiled():
 def test_finetuned_figures_are_the_kept_ones():
     kept = json.loads((ROOT / "bench/results/finetuning.json").read_text())
     docs = (ROOT / "docs/evaluating.md").read_text(encoding="utf-8")
-    for row in _bench("finetuning").rows_of(kept["runs"]):
+    bench = _bench("finetuning")
+    for row in bench.rows_of(kept["runs"]):
         assert f"| {' | '.join(row)} |" in docs
-    assert kept["trained_on"] in docs
+    cell = bench.CELLS[0]
+    assert bench.is_kept(cell, kept["runs"], bench.RESULT)
+    others = [{**run, "settings": {**run["settings"], "epochs": 1.0}} for run in kept["runs"]]
+    with pytest.raises(SystemExit, match="student-sst2-0 was made with other settings"):
+        bench.is_kept(cell, others, bench.RESULT)
     for run in kept["runs"]:
+        assert run["trained_on"] in docs
         assert run["fp32"]["value"] == run["fp32"]["official"]
         assert run["int8"]["value"] == run["int8"]["official"]
 
