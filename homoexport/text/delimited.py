@@ -66,9 +66,10 @@ def _check_cells(cells: Sequence[str], names: Sequence[str], *, delimiter: str, 
     Prose of several lines in one cell may well have commas in it; it does not have tabs.
     """
     broken = [cell for cell in cells if "\n" in cell or "\r" in cell]
-    if broken and (len(cells) != len(names) or any("\t" in cell for cell in broken)):
+    beyond = any(cells[len(names) :])
+    if broken and (beyond or len(cells) < len(names) or any("\t" in cell for cell in broken)):
         raise TextError("has a cell that runs over several rows", where=where, mend=_QUOTES)
-    if any(cells[len(names) :]):
+    if beyond:
         what = f"has {len(cells)} cells where the first line names {len(names)} columns"
         quoted = "a tab in a text?" if delimiter == "\t" else "a comma in a text?"
         raise TextError(what, where=where, mend=f"{quoted} write that text in quotes")

@@ -92,6 +92,12 @@ def test_what_is_interrupted_says_how_it_goes_on_where_it_does(homoexport, glue,
         assert (f"goes on with -o {tmp_path / 'out'} --resume" in " ".join(told.err.split())) is resumable
 
 
+def test_help_says_what_is_so(homoexport):
+    told = " ".join(homoexport("finetune", "--help").out.replace("│", " ").split())
+    assert "by default STUDENT-TASK, its name alone" in told
+    assert "so that the int8 file may lose less" in told
+
+
 def test_flags_go_before_the_defaults_and_seeds_are_different_ones(homoexport, glue, tiny_folder, tmp_path):
     call = ("finetune", tiny_folder(), "--task", "sst2", "--data-dir", glue, "-o", tmp_path / "out")
     assert homoexport(*call, "--epochs", 0.5, "--threads", 1, "--max-length", 16).code == 0
