@@ -69,7 +69,8 @@ def resumable(folder: Path) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if screen.speaks() and (folder / RUN_MARK).is_file():
-            screen.errors.print(f"what is done is in {folder}; the same command goes on with -o {folder} --resume")
+            told = f"what is done is in {folder}; the same command goes on with -o {folder} --resume"
+            screen.errors.print(told, soft_wrap=True)
         raise
 
 
