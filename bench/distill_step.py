@@ -31,9 +31,9 @@ from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 
 from homoexport.distill import Job, Run, new_run, open_job, target_of
 from homoexport.distill.importance import choose
+from homoexport.distill.micro_batch import MicroBatch
 from homoexport.distill.objective import label_loss, pool, similarity_error
 from homoexport.distill.schedule import Sizes
-from homoexport.distill.step import MicroBatch
 from homoexport.encoder import Keep, Widths, resolve_folder
 from homoexport.host import available_cores, describe_host, library_versions
 from homoexport.recipe import SEED_STUDENTS, DistillSettings, load_recipe

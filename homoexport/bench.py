@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from homoexport.budget import Budget, Verdict, judge
+from homoexport.budget import LATENCY_LINES, THROUGHPUT, Budget, Verdict, judge
 from homoexport.errors import DeviceError, TextError, UserError
 from homoexport.measure import (
     Extras,
@@ -57,14 +57,20 @@ def measure_conditions(
 ) -> Measurement | Grid:
     """Measure under one condition, or under every combination of several.
 
-    The budget is held against the last package, of each condition. A package that did not fit has missed
-    it, which its failure says.
+    The budget is held against the last package, of each condition; lines that are relative to the teacher against
+    the first one's figures. A package that did not fit has missed it, which its failure says.
 
     Raises:
         UserError: see `measure_packages`; of several conditions, all are checked before the first is measured.
-            Extras of several conditions.
+            Extras of several conditions. A line relative to the teacher, and one package alone.
     """
     refuse_emulated_latency(budget, settings.device)
+    if budget.relative and len(packages) < 2:
+        raise UserError(
+            f"{budget.relative[0]} is relative to the teacher, and one package is measured",
+            where="budget",
+            mend="name the teacher's package first",
+        )
     tell = progress or (lambda _stage, _share: None)
     workloads = list(product(threads, batch_sizes, lengths))
     if len(workloads) > 1 and extras not in (None, Extras()):
@@ -89,8 +95,10 @@ def measure_conditions(
 
         measured = measure(packages, one, extras=extras, progress=show)
         last = measured.results[-1] if measured.results else None
-        if last is not None and last.package == str(packages[-1]):
-            measured = replace(measured, budget=tuple(judge_result(budget, asdict(last))))
+        first = measured.results[0] if measured.results else None
+        if last is not None and first is not None and last.package == str(packages[-1]):
+            teacher = None if first.package != str(packages[0]) else asdict(first)
+            measured = replace(measured, budget=tuple(judge_result(budget, asdict(last), teacher=teacher)))
         cells.append(measured)
     return cells[0] if len(cells) == 1 else Grid(tuple(cells))
 
@@ -125,7 +133,7 @@ def refuse_emulated_latency(budget: Budget, device: str) -> None:
     Raises:
         DeviceError: an emulated device and such a budget; or an unknown device.
     """
-    if find_target(device).emulated and (budget.latency_p50_ms or budget.latency_p95_ms):
+    if find_target(device).emulated and {*LATENCY_LINES, THROUGHPUT} & budget.lines().keys():
         raise DeviceError(
             "its times are an emulator's and say nothing of the device",
             where=device,
@@ -133,9 +141,32 @@ def refuse_emulated_latency(budget: Budget, device: str) -> None:
         )
 
 
-def judge_result(budget: Budget, result: Mapping[str, Any]) -> list[Verdict]:
-    """Hold one package's measured figures, as JSON, against a budget."""
-    figures = {name: result[name] for name in ("latency_p50_ms", "latency_p95_ms", "peak_rss_mb")}
-    figures["file_mb"] = result["file_bytes"] / 10**6
-    intervals = {f"latency_{name}_ms": tuple(result[f"latency_{name}_interval_ms"]) for name in ("p50", "p95")}
-    return judge(budget, figures, intervals)
+def figures_of(result: Mapping[str, Any]) -> dict[str, float]:
+    """One package's measured figures, as JSON, by the names of the budget's lines."""
+    names = (*LATENCY_LINES, THROUGHPUT, "peak_rss_mb", "parameters")
+    return {**{name: float(result[name]) for name in names}, "file_mb": result["file_bytes"] / 10**6}
+
+
+def judge_result(
+    budget: Budget, result: Mapping[str, Any], *, teacher: Mapping[str, Any] | None = None
+) -> list[Verdict]:
+    """Hold one package's measured figures, as JSON, against a budget.
+
+    Args:
+        budget: the limits.
+        result: of the package.
+        teacher: the result of the teacher's package, measured in the same run.
+
+    Raises:
+        DeviceError: a line is relative to the teacher, which could not be measured there.
+    """
+    if budget.relative and teacher is None:
+        raise DeviceError(
+            f"{budget.relative[0]} is relative to the teacher, which could not be measured there",
+            where="budget",
+            mend="give the line as a figure with its unit",
+        )
+    found = {name: result.get(name.replace("_ms", "_interval_ms")) for name in LATENCY_LINES}
+    intervals = {name: tuple(interval) for name, interval in found.items() if interval}
+    reference = None if teacher is None else figures_of(teacher)
+    return judge(budget, figures_of(result), intervals, reference=reference)

@@ -1,17 +1,38 @@
 """A deployment budget and its verdicts.
 
-Latency is in milliseconds, sizes are in megabytes of 10**6 bytes.
+A line is a figure with its unit, or relative to the teacher's fp32 package on the same target: `4x` is four times
+better (a quarter of its latency, four times its throughput), `25%` is that share of its figure. Latency is in
+milliseconds, sizes are in megabytes of 10**6 bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from homoexport.errors import UserError
+from homoexport.units import parse_bytes, parse_count, parse_milliseconds, parse_rate, parse_share
 
 QUALITY_LINE = "quality."  # and the metric
+LATENCY_LINES = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms")
+THROUGHPUT = "throughput_per_s"
+Limit = float | str | None  # a figure in the unit of the line's name, or a share of the teacher's
+
+
+def _megabytes(text: str, *, where: str) -> float:
+    return parse_bytes(text, where=where) / 10**6
+
+
+_PARSERS: dict[str, tuple[Callable[..., float], str]] = {
+    **dict.fromkeys(LATENCY_LINES, (parse_milliseconds, "8ms")),
+    THROUGHPUT: (parse_rate, "200/s"),
+    **dict.fromkeys(("file_mb", "peak_rss_mb"), (_megabytes, "12MB")),
+    "parameters": (parse_count, "10M"),
+}
 
 
 class Budget(BaseModel):
@@ -19,14 +40,60 @@ class Budget(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    latency_p50_ms: float | None = Field(None, gt=0, description="Median latency of one call, in milliseconds.")
-    latency_p95_ms: float | None = Field(None, gt=0, description="95th percentile of one call's latency, in ms.")
-    file_mb: float | None = Field(None, gt=0, description="Size of the ONNX file, in megabytes (10^6 bytes).")
-    peak_rss_mb: float | None = Field(None, gt=0, description="Peak resident memory of the worker, in megabytes.")
+    latency_p50_ms: Limit = Field(None, description="Median latency of one call, at most: 8ms, 4x or 25%.")
+    latency_p95_ms: Limit = Field(None, description="95th percentile of one call's latency, at most: 8ms, 4x or 25%.")
+    latency_p99_ms: Limit = Field(None, description="99th percentile of one call's latency, at most: 8ms, 4x or 25%.")
+    throughput_per_s: Limit = Field(None, description="Sequences a second, at least: 200/s, 4x or 400%.")
+    file_mb: Limit = Field(None, description="Size of the ONNX file, at most: 12MB (of 10^6 bytes), 10x or 10%.")
+    peak_rss_mb: Limit = Field(None, description="Peak resident memory of the worker, at most: 80MB, 2x or 50%.")
+    parameters: Limit = Field(None, description="Parameters of the student, at most: 10M, 2x or 50%.")
 
-    def limits(self) -> dict[str, float]:
+    @field_validator("*", mode="before")
+    @classmethod
+    def _read(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is None or (isinstance(value, str) and parse_share(value) is not None):
+            return value
+        parse, example = _PARSERS[str(info.field_name)]
+        if isinstance(value, str):
+            try:
+                value = float(value)
+            except ValueError:
+                try:
+                    value = parse(value, where="")
+                except UserError as error:
+                    what = str(error).split(";")[0]
+                    raise ValueError(f"{what}; write {example}, or relative to the teacher: 4x, 25%") from None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise ValueError(f"give a positive figure, such as {example}, or relative to the teacher: 4x, 25%")
+        return float(value)
+
+    def lines(self) -> dict[str, float | str]:
         """The lines that are given, by name."""
         return {name: value for name, value in self.model_dump().items() if value is not None}
+
+    @property
+    def relative(self) -> tuple[str, ...]:
+        """Names of the lines that are relative to the teacher."""
+        return tuple(name for name, value in self.lines().items() if isinstance(value, str))
+
+    def limits(self, reference: Mapping[str, float] | None = None) -> dict[str, float]:
+        """The lines that are given as figures, by name.
+
+        Args:
+            reference: the teacher's figures, at least of the relative lines.
+        """
+        limits = {}
+        for name, value in self.lines().items():
+            if isinstance(value, str):
+                share = parse_share(value)
+                assert share is not None
+                assert reference is not None
+                better = value.strip().endswith("x")
+                up = better == (name == THROUGHPUT) if better else True
+                limits[name] = reference[name] * share if up else reference[name] / share
+            else:
+                limits[name] = value
+        return limits
 
 
 @dataclass(frozen=True)
@@ -44,8 +111,8 @@ class Verdict:
 
     @property
     def at_least(self) -> bool:
-        """Whether the limit is one from below, as of quality."""
-        return self.line.startswith(QUALITY_LINE)
+        """Whether the limit is one from below, as of quality and of throughput."""
+        return self.line.startswith(QUALITY_LINE) or self.line == THROUGHPUT
 
     def as_json(self) -> dict[str, Any]:
         """A JSON-ready dict."""
@@ -58,22 +125,27 @@ def verdict_of(line: Mapping[str, Any]) -> Verdict:
 
 
 def judge(
-    budget: Budget, figures: dict[str, float], intervals: dict[str, tuple[float, float]] | None = None
+    budget: Budget,
+    figures: Mapping[str, float],
+    intervals: Mapping[str, tuple[float, float]] | None = None,
+    *,
+    reference: Mapping[str, float] | None = None,
 ) -> list[Verdict]:
     """Hold measured figures against a budget.
 
     Args:
         budget: the limits.
-        figures: `latency_p50_ms`, `latency_p95_ms`, `file_mb`, `peak_rss_mb`; at least the budget's lines.
+        figures: by the names of the budget's lines, all of which are there.
         intervals: 95 % intervals (low, high) of those figures that have one.
+        reference: the teacher's figures, where a line is relative to them.
 
     Returns:
         One verdict for each line of the budget, in its order.
     """
     verdicts = []
-    for line, limit in budget.limits().items():
+    for line, limit in budget.limits(reference).items():
         interval = (intervals or {}).get(line)
-        kept: bool | None = figures[line] <= limit
+        kept: bool | None = figures[line] >= limit if line == THROUGHPUT else figures[line] <= limit
         if interval is not None and interval[0] <= limit < interval[1]:
             kept = None
         verdicts.append(Verdict(line, limit, figures[line], interval, kept))

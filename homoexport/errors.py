@@ -6,6 +6,7 @@
         ├── TeacherError            not found, not a model, family not supported
         ├── TextError               no text, too little text, missing column
         ├── ShapeError              a student that the teacher cannot become
+        ├── BudgetError             a budget that no student of the teacher keeps
         ├── OutputError             folder exists, disk full, not writable
         ├── PackageError            truncated or altered file, not a package
         ├── TrainingError           a loss that is no number, a process that is gone
@@ -66,6 +67,10 @@ class TextError(UserError):
 
 class ShapeError(UserError):
     """A student shape that slicing cannot reach from the teacher."""
+
+
+class BudgetError(UserError):
+    """A budget that not even the smallest student keeps."""
 
 
 class OutputError(UserError):

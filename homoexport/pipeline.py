@@ -1,19 +1,24 @@
-"""The whole journey on one screen: distil, export, measure, judge, report.
+"""The whole journey on one screen: plan, distil, export, measure, judge, report.
 
 A run's folder holds one artifact a stage, so that a stopped run goes on where it was:
 
+    plan         what the budget can afford, where the recipe names no student
     0-teacher    the teacher's fp32 ONNX package, to compare with
     1-student    the distilled student
     2-onnx       the student's package, which is what ships
     3-measured   both packages measured in one interleaved run, and their quality
+    turns/N      1-student to 3-measured of a turn that missed the budget, and was pruned on from
     report.md, summary.json, plots/
+
+A planned student whose measured package misses a line of the budget is pruned further, from where its distillation
+ended, to the best of the plan's shapes that keep it when they cost as much more than planned as this one did.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,21 +38,24 @@ from homoexport.artifact import (
     write_manifest,
     write_run_mark,
 )
-from homoexport.bench import judge_result, measure, refuse_emulated_latency, texts_of
-from homoexport.budget import Verdict, verdict_of
-from homoexport.distill import HELD_OUT, LOG, TASKS, Progress, distill, target_of
-from homoexport.encoder import OUTPUT_NAMES, Task, load_encoder, max_length_of
+from homoexport.bench import measure, refuse_emulated_latency, texts_of
+from homoexport.budget import verdict_of
+from homoexport.distill import LOG, TASKS, Progress, distill, prune_on, target_of
+from homoexport.encoder import load_encoder, max_length_of
 from homoexport.errors import DoesNotFit, OutputError, RecipeError
-from homoexport.evaluate import Gate, check_gate, evaluate_packages, package_of_file
-from homoexport.export import export_encoder
-from homoexport.host import available_cores
+from homoexport.evaluate import Gate, check_gate, evaluate_packages
+from homoexport.exporting import export_folder, held_out_texts, threads_here
 from homoexport.inference import open_package, read_package
-from homoexport.measure import answers_of_file, check_measurement, host_of, rank_files
-from homoexport.recipe import ExportSettings, MeasureSettings, Recipe, StudentShape
-from homoexport.report import summarize, write_report
+from homoexport.measure import check_measurement
+from homoexport.plan import Plan, plan_of, plan_student
+from homoexport.recipe import Recipe, StudentShape
+from homoexport.report import PLAN_FILE, summarize, write_plan_report, write_report
+from homoexport.text import first_texts
+from homoexport.turns import MEASURED, MEASUREMENT, PACKAGE, PLAN, STUDENT, TURNS, Turns, budget_verdicts, used_of
 
-TEACHER, STUDENT, PACKAGE, MEASURED = "0-teacher", "1-student", "2-onnx", "3-measured"
+TEACHER = "0-teacher"
 FLOORS = "floors.json"  # of quality, with their verdicts
+CALIBRATION_TEXTS = 256  # of which a plan takes some
 
 
 @dataclass(frozen=True)
@@ -120,7 +128,6 @@ def check_recipe(recipe: Recipe) -> None:
     Raises:
         UserError: a device, thread count, length or shape that cannot be had.
     """
-    student = _student_of(recipe)
     settings = recipe.measure
     if recipe.quality is not None:
         check_gate(recipe.quality, teacher=recipe.teacher, hidden_size=student.hidden_size)
@@ -128,7 +135,8 @@ def check_recipe(recipe: Recipe) -> None:
     workload = settings.threads, settings.batch_size, settings.length
     check_measurement(settings.device, [workload], texts=texts_of(settings), min_seconds=settings.min_seconds)
     teacher = load_encoder(recipe.teacher, task=TASKS[recipe.distill.objective])
-    target_of(teacher, student, recipe.distill)
+    if not recipe.is_planned:
+        target_of(teacher, _student_of(recipe), recipe.distill)
     if settings.length > (longest := max_length_of(teacher)):
         raise RecipeError(
             f"length {settings.length} is more than the teacher's {longest} tokens",
@@ -156,7 +164,7 @@ def _replacing(run_dir: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if (run_dir / STUDENT / RUN_MARK).is_file():
+        if (run_dir / STUDENT / RUN_MARK).is_file() or (run_dir / TURNS).is_dir():
             shutil.rmtree(aside, ignore_errors=True)
         else:
             shutil.rmtree(run_dir, ignore_errors=True)
@@ -165,22 +173,88 @@ def _replacing(run_dir: Path) -> Iterator[None]:
 
 
 def _run_stages(recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener) -> dict[str, Any]:
-    teacher, student, package = run_dir / TEACHER, run_dir / STUDENT, run_dir / PACKAGE
-    digest = recipe.digest()
-    if not _done(student, "student"):
-        with clock.stage("distill", f"Distilling {recipe.teacher}"):
-            distill(
+    turns = Turns(run_dir)
+    plan = _plan(recipe, run_dir, clock, listener) if recipe.is_planned else None
+    while True:
+        row = None if plan is None else turns.row(plan, recipe.budget)
+        _distill(recipe, run_dir, _student_of(recipe) if row is None else row.shape.student, turns, clock, listener)
+        _export_and_measure(recipe, run_dir, clock, listener)
+        if plan is None or row is None:
+            break
+        used = used_of(budget_verdicts(recipe.budget, run_dir / MEASURED))
+        if max(used.values()) <= 1 or plan.narrower(row, used) is None:
+            break
+        listener.on_stage(f"The budget is missed by {row.shape.name}: pruning on")
+        turns.put_aside()
+    listener.on_stage("Writing the report")
+    measurement = read_json(run_dir / MEASURED / MEASUREMENT)
+    summary = summarize(
+        name=recipe.name,
+        teacher=recipe.teacher,
+        student=recipe.name,
+        packages=(read_package(run_dir / TEACHER), read_package(run_dir / PACKAGE)),
+        measurement=measurement,
+        quality=read_json(run_dir / MEASURED / "quality.json"),
+        verdicts=[
+            *budget_verdicts(recipe.budget, run_dir / MEASURED),
+            *(verdict_of(line) for line in read_json(run_dir / MEASURED / FLOORS)),
+        ],
+        recipe_digest=recipe.digest(),
+        seconds=clock.seconds,
+        plan=None if plan is None else turns.told(plan, recipe.budget),
+    )
+    write_json(run_dir / "summary.json", summary)
+    write_report(run_dir, summary, log_path=run_dir / STUDENT / LOG, measurement=measurement)
+    turns.forget_states()
+    return summary
+
+
+def _plan(recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener) -> Plan:
+    """The plan, kept or made."""
+    folder = run_dir / PLAN
+    if not _done(folder, "plan"):
+        with clock.stage("plan", f"Planning for {recipe.measure.device}"):
+            found = plan_student(
                 recipe.teacher,
-                text=recipe.text,
-                shape=_student_of(recipe),
-                settings=recipe.distill,
-                out_dir=student,
-                seed=recipe.seed,
-                resume=(student / RUN_MARK).is_file(),
-                recipe_digest=digest,
-                on_progress=listener.on_distill,
+                budget=recipe.budget,
+                measure=recipe.measure,
+                export=recipe.export,
+                distill=recipe.distill,
+                texts=first_texts(recipe.text, CALIBRATION_TEXTS),
+                progress=listener.on_measure,
             )
-    texts = held_out_texts(student)
+            write_plan_report(folder, found.as_json())
+    plan = plan_of(read_json(folder / PLAN_FILE))
+    listener.on_stage(f"Planned: {plan.choice.shape.name}")
+    return plan
+
+
+def _distill(
+    recipe: Recipe, run_dir: Path, shape: StudentShape, turns: Turns, clock: _Clock, listener: Listener
+) -> None:
+    student = run_dir / STUDENT
+    if _done(student, "student"):
+        return
+    settings: dict[str, Any] = {
+        "text": recipe.text,
+        "shape": shape,
+        "settings": recipe.distill,
+        "out_dir": student,
+        "seed": recipe.seed,
+        "resume": (student / RUN_MARK).is_file(),
+        "recipe_digest": recipe.digest(),
+        "on_progress": listener.on_distill,
+    }
+    with clock.stage("distill", f"Distilling {recipe.teacher}"):
+        if turns.last is None:
+            distill(recipe.teacher, keep_state=recipe.is_planned, **settings)
+        else:
+            prune_on(turns.last / STUDENT, teacher=recipe.teacher, **settings)
+
+
+def _export_and_measure(recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener) -> None:
+    teacher, student, package = run_dir / TEACHER, run_dir / STUDENT, run_dir / PACKAGE
+    digest, texts = recipe.digest(), held_out_texts(student)
     if not _done(teacher, "package"):
         with clock.stage("teacher", "Exporting the teacher to fp32 ONNX, to compare with"):
             export_folder(
@@ -193,11 +267,12 @@ def _run_stages(recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener
                 measure=recipe.measure,
                 recipe_digest=digest,
             )
+    if _done(run_dir / MEASURED, "measurement"):
+        return
+    threads = threads_here(recipe.measure)
     gate = None
-    if recipe.quality is not None and not _done(run_dir / MEASURED, "measurement"):
-        gate = Gate(
-            recipe.quality, teacher=str(teacher), texts=texts, seed=recipe.seed, threads=_threads_here(recipe.measure)
-        )
+    if recipe.quality is not None:
+        gate = Gate(recipe.quality, teacher=str(teacher), texts=texts, seed=recipe.seed, threads=threads)
     if not _done(package, "package"):
         with clock.stage("export", f"Exporting the student ({recipe.export.quantize})"):
             export_folder(
@@ -209,135 +284,22 @@ def _run_stages(recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener
                 texts=texts,
                 gate=gate,
             )
-    if not _done(run_dir / MEASURED, "measurement"):
-        with clock.stage("measure", f"Measuring on {recipe.measure.device}"), staged(run_dir / MEASURED) as folder:
-            packages = [teacher, package]
-            measured = measure(packages, recipe.measure, progress=listener.on_measure)
-            if not any(result.package == str(package) for result in measured.results):
-                failure = next(failure for failure in measured.failures if failure.package == str(package))
-                raise DoesNotFit(
-                    f"{failure.package} does not fit ({failure.stage}: {failure.reason})",
-                    where=recipe.measure.device,
-                    mend="ask for a smaller student, or measure where there is more memory, and --resume",
-                )
-            measurement = measured.as_json()
-            qualities = evaluate_packages(
-                packages, texts, teacher=teacher, seed=recipe.seed, threads=_threads_here(recipe.measure)
+    with clock.stage("measure", f"Measuring on {recipe.measure.device}"), staged(run_dir / MEASURED) as folder:
+        packages = [teacher, package]
+        measured = measure(packages, recipe.measure, progress=listener.on_measure)
+        if not any(result.package == str(package) for result in measured.results):
+            failure = next(failure for failure in measured.failures if failure.package == str(package))
+            raise DoesNotFit(
+                f"{failure.package} does not fit ({failure.stage}: {failure.reason})",
+                where=recipe.measure.device,
+                mend="ask for a smaller student, or measure where there is more memory, and --resume",
             )
-            quality = dict(zip(("teacher", "student"), qualities, strict=True))
-            write_json(folder / "measurement.json", measurement)
-            write_json(folder / "quality.json", quality)
-            threads = _threads_here(recipe.measure)
-            floors = [] if gate is None else [gate.judge(open_package(package, threads=threads)).as_json()]
-            write_json(folder / FLOORS, floors)
-            write_manifest(folder, "measurement", parent=read_manifest(package)["digest"], recipe=digest)
-    listener.on_stage("Writing the report")
-    measurement = read_json(run_dir / MEASURED / "measurement.json")
-    summary = summarize(
-        name=recipe.name,
-        teacher=recipe.teacher,
-        student=recipe.name,
-        packages=(read_package(teacher), read_package(package)),
-        measurement=measurement,
-        quality=read_json(run_dir / MEASURED / "quality.json"),
-        verdicts=[
-            *judge_result(recipe.budget, measurement["results"][-1]),
-            *(verdict_of(line) for line in read_json(run_dir / MEASURED / FLOORS)),
-        ],
-        recipe_digest=digest,
-        seconds=clock.seconds,
-    )
-    write_json(run_dir / "summary.json", summary)
-    write_report(run_dir, summary, log_path=student / LOG, measurement=measurement)
-    return summary
-
-
-def export_folder(
-    source: str,
-    out_dir: Path,
-    *,
-    settings: ExportSettings,
-    measure: MeasureSettings,
-    task: Task | None = None,
-    texts: Sequence[str] = (),
-    recipe_digest: str | None = None,
-    gate: Gate | None = None,
-    force: bool = False,
-    progress: Callable[[str], None] | None = None,
-) -> Path:
-    """Export a model, choosing among the candidate graphs by measuring them on the target.
-
-    Args:
-        source: a student's folder, or any model that `load_encoder` takes.
-        out_dir: becomes the package's folder.
-        settings: quantization and opset.
-        measure: the target, and the threads, batch and length that the candidates are ranked at.
-        task: what the model is for; by default what its folder says.
-        texts: real text for the parity ladder; by default sentences of the project's own.
-        recipe_digest: of the recipe that this is part of.
-        gate: a floor of quality, which a candidate must keep to be chosen.
-        force: replace `out_dir` where homoexport wrote it.
-        progress: is told each step.
-    """
-    refuse_existing(out_dir, force=force, kind="package", inputs=[source])
-    encoder = load_encoder(source, task=task)
-    there, longest = host_of(measure.device), max_length_of(encoder)
-    if measure.length > longest and progress:
-        progress(f"timing with {longest} tokens, the model's longest text")
-    output = OUTPUT_NAMES[encoder.task][0]
-    timed_at: dict[str, Any] = {
-        # An emulator's times say nothing of its device: graphs are ranked here, and the gate alone is held there.
-        "device": "cpu" if there.emulated else measure.device,
-        "threads": _threads_here(measure) if there.emulated else measure.threads,
-        "batch_size": measure.batch_size,
-        "length": min(measure.length, longest),
-    }
-    vocab_size = encoder.model.config.vocab_size
-
-    def rank(files: Sequence[Path]) -> list[float]:
-        return rank_files(files, vocab_size=vocab_size, outputs=(output,), **timed_at)
-
-    def answer(file: Path, batches: Sequence[Mapping[str, Any]]) -> list[Any]:
-        padding = encoder.tokenizer.pad_token_id or 0
-        return answers_of_file(file, batches, device=measure.device, pad_token_id=padding, output=output)
-
-    def judge(file: Path) -> Verdict:
-        assert gate is not None
-        return gate.judge(package_of_file(encoder, file, threads=_threads_here(measure)))
-
-    return export_encoder(
-        encoder,
-        texts=texts,
-        quantize=settings.quantize,
-        embeddings=settings.embeddings,
-        instruction_sets=there.instruction_sets,
-        x86=there.x86,
-        provider=there.provider,
-        answer=None if there.is_here else answer,
-        judge=None if gate is None else judge,
-        opset=settings.opset,
-        with_tokenizer=settings.with_tokenizer,
-        with_ort_format=settings.with_ort_format,
-        timed_at={**timed_at, "cpu": host_of("cpu").cpu if there.emulated else there.cpu},
-        held_on=measure.device,
-        out_dir=out_dir,
-        rank=rank,
-        recipe_digest=recipe_digest,
-        force=force,
-        progress=progress,
-    )
-
-
-def _threads_here(settings: MeasureSettings) -> int:
-    """Threads of what is done on this machine for a measurement that may be another's."""
-    here = available_cores()
-    return min(settings.threads or here, here)
-
-
-def held_out_texts(student: Path) -> list[str]:
-    """Held-out text that a distilled student's folder carries; none where it carries none."""
-    path = student / HELD_OUT
-    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        qualities = evaluate_packages(packages, texts, teacher=teacher, seed=recipe.seed, threads=threads)
+        write_json(folder / MEASUREMENT, measured.as_json())
+        write_json(folder / "quality.json", dict(zip(("teacher", "student"), qualities, strict=True)))
+        floors = [] if gate is None else [gate.judge(open_package(package, threads=threads)).as_json()]
+        write_json(folder / FLOORS, floors)
+        write_manifest(folder, "measurement", parent=read_manifest(package)["digest"], recipe=digest)
 
 
 def _resume_run(recipe: Recipe, run_dir: Path, listener: Listener) -> _Clock:

@@ -196,8 +196,10 @@ class Outcome:
 @pytest.fixture
 def homoexport(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     """Calls `homoexport ARGUMENTS...`. Two graphs are ranked, in a hurry, for these models are too small to tell."""
-    monkeypatch.setattr("homoexport.pipeline.rank_files", partial(rank_files, min_seconds=0.02))
-    monkeypatch.setattr("homoexport.export.choose.ATTENTION_FORMS", (Form("standard"), Form("unfused", merged=True)))
+    monkeypatch.setattr("homoexport.exporting.rank_files", partial(rank_files, min_seconds=0.02))
+    forms = (Form("standard"), Form("unfused", merged=True))
+    for module in ("choose", "template"):
+        monkeypatch.setattr(f"homoexport.export.{module}.ATTENTION_FORMS", forms)
     monkeypatch.setattr("homoexport.export.choose.variants_of", lambda _form: ())
 
     def call(*arguments: object) -> Outcome:

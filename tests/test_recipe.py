@@ -10,12 +10,14 @@ import yaml
 from pydantic import BaseModel
 
 from homoexport.errors import RecipeError
-from homoexport.recipe import FinetuneRecipe, Recipe, load_recipe, parse_as, parse_recipe, read_recipe_tree
+from homoexport.measure import find_target
+from homoexport.recipe import FinetuneRecipe, Recipe, load_recipe, parse_as, parse_recipe, read_recipe_tree, with_target
 from tests.snippets import snippets
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 FINETUNING = [FOLDER / "glue.yaml"]
-RECIPES = sorted(set(FOLDER.rglob("*.yaml")) - set(FINETUNING))
+TARGETS = sorted((FOLDER / "targets").glob("*.yaml"))
+RECIPES = sorted(set(FOLDER.rglob("*.yaml")) - {*FINETUNING, *TARGETS})
 MINIMAL = {
     "teacher": "some/model",
     "text": {"sources": [{"files": "*.txt"}]},
@@ -27,6 +29,25 @@ MINIMAL = {
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_shipped_recipes_parse(path):
     assert load_recipe(path).name == path.stem
+
+
+@pytest.mark.parametrize("path", TARGETS, ids=lambda path: path.stem)
+def test_shipped_targets_lie_over_a_recipe(path):
+    target = read_recipe_tree(path)
+    assert target.keys() == {"measure", "budget"}
+    recipe = parse_recipe(with_target(read_recipe_tree(FOLDER / "budget.yaml"), target), where=str(path))
+    assert recipe.measure.device == target["measure"]["device"]
+    assert recipe.budget.lines().keys() == target["budget"].keys()
+    find_target(recipe.measure.device)
+    assert path.read_text().startswith("# ")
+
+
+def test_recipe_without_a_student_needs_a_budget():
+    tree = {key: value for key, value in MINIMAL.items() if key != "student"}
+    with pytest.raises(RecipeError, match="or a 'budget' to plan for"):
+        parse_recipe(tree, where="test")
+    assert parse_recipe(tree | {"budget": {"file_mb": "12MB"}}, where="test").is_planned
+    assert not parse_recipe(MINIMAL | {"budget": {"file_mb": "12MB"}}, where="test").is_planned
 
 
 @pytest.mark.parametrize("path", FINETUNING, ids=lambda path: path.stem)

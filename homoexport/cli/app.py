@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from homoexport.cli import artifacts, distilling, evaluating, finetuning, journey, measuring
+from homoexport.cli import artifacts, distilling, evaluating, finetuning, journey, measuring, planning
 from homoexport.host import library_versions
 
 app = typer.Typer(
@@ -34,6 +34,7 @@ def _root(
 
 
 app.command("run")(journey.run)
+app.command("plan")(planning.plan)
 app.command("distill")(distilling.distill_command)
 app.command("export")(artifacts.export)
 app.command("finetune")(finetuning.finetune_command)

@@ -125,7 +125,7 @@ def export(
     output = output or Path(f"{name}-onnx")
     from homoexport.artifact import read_manifest
     from homoexport.bench import read_lines
-    from homoexport.pipeline import export_folder, held_out_texts
+    from homoexport.exporting import export_folder, held_out_texts
     from homoexport.recipe import ExportSettings, MeasureSettings
 
     target = device_of(device, provider) or "cpu"

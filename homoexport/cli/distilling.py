@@ -90,6 +90,12 @@ def distill_command(
         learning_rate=learning_rate,
     )
     settings = parse_recipe(tree, where=str(recipe) if recipe else "distill", overrides=overrides or ())
+    if settings.is_planned:
+        raise UserError(
+            "the recipe names no student, only a budget",
+            where=str(recipe or "distill"),
+            mend="`homoexport run` plans one; or give --hidden-size",
+        )
     output = run_folder(settings.name, output, resume=resume)
     from homoexport.artifact import read_manifest
     from homoexport.distill import distill, distill_students

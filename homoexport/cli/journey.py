@@ -9,9 +9,27 @@ from typing import Annotated
 import typer
 
 from homoexport.cli import screen
-from homoexport.cli.options import AsJson, Force, OutDir, Overrides, Resume, resumable, run_folder
+from homoexport.cli.options import (
+    AsJson,
+    Force,
+    LatencyP50,
+    LatencyP95,
+    LatencyP99,
+    OutDir,
+    Overrides,
+    Parameters,
+    PeakMemory,
+    Resume,
+    Size,
+    TargetFile,
+    Throughput,
+    budget_flags,
+    put,
+    resumable,
+    run_folder,
+)
 from homoexport.errors import UserError
-from homoexport.recipe import load_recipe
+from homoexport.recipe import parse_recipe, read_recipe_tree, with_target
 
 
 def run(
@@ -19,22 +37,50 @@ def run(
         Path, typer.Argument(metavar="RECIPE", help="A YAML recipe, for example recipes/quickstart.yaml.")
     ],
     output: OutDir = None,
+    planned: Annotated[
+        bool, typer.Option("--plan", help="Find the student's shape by the budget, whatever the recipe's student is.")
+    ] = False,
+    latency_p50: LatencyP50 = None,
+    latency_p95: LatencyP95 = None,
+    latency_p99: LatencyP99 = None,
+    throughput: Throughput = None,
+    size: Size = None,
+    memory: PeakMemory = None,
+    parameters: Parameters = None,
+    quality: Annotated[
+        str | None, typer.Option(metavar="95%", help="Floor under quality: a figure, or a share of the teacher's.")
+    ] = None,
+    target: TargetFile = None,
     overrides: Overrides = None,
     force: Force = False,
     resume: Resume = False,
     as_json: AsJson = False,
 ) -> None:
-    """Do the whole journey: distil, export, quantize, measure, report.
+    """Do the whole journey: plan, distil, export, quantize, measure, report.
 
-    The run's folder holds the student, its ONNX package, the measurement, report.md and
-    summary.json. Exits with 3 where a line of the budget is missed or the student does not fit the device.
+    Where the recipe names no student, or with --plan, the student is the shape that the budget allows and that keeps
+    most of the teacher; if its measured package misses a line all the same, it is pruned further. The run's folder
+    holds the student, its ONNX package, the measurement, report.md and summary.json. Exits with 3 where a line of the
+    budget is missed or the student does not fit the device.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("run is one process's", where="run", mend="launch `distill` with many, then `export`")
-    settings = load_recipe(recipe, overrides or ())
+    tree = read_recipe_tree(recipe)
+    if target is not None:
+        tree = with_target(tree, read_recipe_tree(target))
+    put(
+        tree,
+        "budget",
+        **budget_flags(latency_p50, latency_p95, latency_p99, throughput, size, memory, parameters),
+    )
+    put(tree, "quality", floor=quality)
+    if planned:
+        tree = {key: value for key, value in tree.items() if key not in ("student", "students")}
+    settings = parse_recipe(tree, where=str(recipe), overrides=overrides or ())
     run_dir = run_folder(settings.name, output, resume=resume)
-    from homoexport.pipeline import PACKAGE, Listener, run_recipe
+    from homoexport.pipeline import Listener, run_recipe
     from homoexport.report import summary_table, verdict_lines, verdicts_of
+    from homoexport.turns import PACKAGE
 
     with resumable(run_dir), screen.StageBars() as bars:
         listener = Listener(on_stage=bars.on_stage, on_distill=bars.on_distill, on_measure=bars.on_measure)

@@ -102,12 +102,13 @@ def bench(
     }
     target = device_of(device, provider)
     settings, budget = _settings(recipe, limits, device=target, min_seconds=min_seconds, text=text)
-    if find_rate and budget.latency_p95_ms is None:
+    p95_ms = budget.latency_p95_ms
+    if find_rate and not isinstance(p95_ms, float):
         raise UserError("which p95 should be kept?", where="--find-rate", mend="give --latency-p95-ms, too")
     wanted = {
         "streams": tuple(_numbers(streams, "--streams")),
         "rates_per_s": tuple(_numbers(rate, "--rate", float)),
-        "budget_p95_ms": budget.latency_p95_ms if find_rate else None,
+        "budget_p95_ms": p95_ms if find_rate else None,
         "arena_batches": _ARENA_BATCHES if memory else (),
     }
     conditions = {

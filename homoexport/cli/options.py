@@ -35,6 +35,44 @@ Threads = Annotated[int, typer.Option(min=1, help="Threads of one inference.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Sequences of one inference.")]
 Length = Annotated[int, typer.Option(min=2, help="Tokens of one sequence.")]
 
+_SHARE = "or relative to the teacher's fp32 package: 4x, 25%"
+LatencyP50 = Annotated[str | None, typer.Option(metavar="8ms", help=f"Budget: median latency, {_SHARE}.")]
+LatencyP95 = Annotated[str | None, typer.Option(metavar="8ms", help=f"Budget: 95th percentile of latency, {_SHARE}.")]
+LatencyP99 = Annotated[str | None, typer.Option(metavar="8ms", help=f"Budget: 99th percentile of latency, {_SHARE}.")]
+Throughput = Annotated[
+    str | None, typer.Option(metavar="200/s", help=f"Budget: sequences a second at least, {_SHARE}.")
+]
+Size = Annotated[str | None, typer.Option(metavar="12MB", help=f"Budget: size of the ONNX file, {_SHARE}.")]
+PeakMemory = Annotated[
+    str | None, typer.Option("--memory", metavar="80MB", help=f"Budget: peak memory of the process, {_SHARE}.")
+]
+Parameters = Annotated[str | None, typer.Option(metavar="10M", help=f"Budget: parameters, {_SHARE}.")]
+TargetFile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="A target's recipe, as recipes/targets/laptop-core.yaml: device and budget."),
+]
+
+
+def budget_flags(
+    latency_p50: str | None,
+    latency_p95: str | None,
+    latency_p99: str | None,
+    throughput: str | None,
+    size: str | None,
+    memory: str | None,
+    parameters: str | None,
+) -> dict[str, str | None]:
+    """The lines of a budget that were given as flags, by their names in a recipe."""
+    return {
+        "latency_p50_ms": latency_p50,
+        "latency_p95_ms": latency_p95,
+        "latency_p99_ms": latency_p99,
+        "throughput_per_s": throughput,
+        "file_mb": size,
+        "peak_rss_mb": memory,
+        "parameters": parameters,
+    }
+
 
 def device_of(device: str | None, provider: str | None) -> str | None:
     """The target that --device or --provider names; a provider is this machine's.

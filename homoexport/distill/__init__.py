@@ -2,7 +2,8 @@
 
 from homoexport.distill.job import TASKS, Job, open_job, target_of
 from homoexport.distill.loop import Run, StepReport
-from homoexport.distill.stage import distill, distill_students, new_run
+from homoexport.distill.retention import Retention, teacher_retention
+from homoexport.distill.stage import distill, distill_students, forget_state, new_run, prune_on
 from homoexport.distill.steps import run_steps
 from homoexport.distill.writer import HELD_OUT, LOG, Progress
 
@@ -12,12 +13,16 @@ __all__ = [
     "TASKS",
     "Job",
     "Progress",
+    "Retention",
     "Run",
     "StepReport",
     "distill",
     "distill_students",
+    "forget_state",
     "new_run",
     "open_job",
+    "prune_on",
     "run_steps",
     "target_of",
+    "teacher_retention",
 ]

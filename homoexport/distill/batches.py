@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from homoexport.distill.step import MicroBatch
+from homoexport.distill.micro_batch import MicroBatch
 from homoexport.recipe import DistillSettings
 from homoexport.text import Corpus, Example, collate, mask_tokens
 

@@ -13,16 +13,17 @@ from homoexport.artifact import output_errors
 from homoexport.errors import PackageError
 
 CHECKPOINT = ".checkpoint.pt"  # hidden: no part of the artifact
-_FORMAT = 2  # raised whenever a checkpoint's content changes
+END_STATE = ".end.pt"  # of a finished run that may go on to a narrower student
+_FORMAT = 3  # raised whenever a checkpoint's content changes
 
 
-def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
-    """Write `state` (tensors and plain values) to the folder's checkpoint.
+def save_checkpoint(folder: Path, state: dict[str, Any], *, name: str = CHECKPOINT) -> None:
+    """Write `state` (tensors and plain values) to a checkpoint in the folder.
 
     Raises:
         OutputError: the disk is full; the checkpoint before this one is still there.
     """
-    path = folder / CHECKPOINT
+    path = folder / name
     part = path.with_suffix(".part")
     with output_errors(path):
         try:

@@ -6,7 +6,8 @@ import torch
 
 from homoexport.distill import objective
 from homoexport.distill.batches import BatchMaker
-from homoexport.distill.step import NO_LABEL, StepLoss
+from homoexport.distill.micro_batch import NO_LABEL
+from homoexport.distill.step import StepLoss
 from homoexport.text import Example
 
 _BATCH = 32  # sequences of one similarity matrix, whatever the training batch was

@@ -20,9 +20,10 @@ from homoexport.distill.depth import Depth
 from homoexport.distill.importance import Ranking, choose
 from homoexport.distill.layerwise import LayerTerms, Projections
 from homoexport.distill.memory import recompute_activations
+from homoexport.distill.micro_batch import MicroBatch
 from homoexport.distill.schedule import Sizes, sizes_at
 from homoexport.distill.start import Start, schedule_of, weights_of
-from homoexport.distill.step import MicroBatch, StepLoss
+from homoexport.distill.step import StepLoss
 from homoexport.encoder import Encoder, Keep, LayerKeep, Widths, count_parameters, family_of, slice_model
 from homoexport.recipe import DistillSettings
 

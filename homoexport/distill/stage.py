@@ -18,22 +18,24 @@ from homoexport.artifact import (
     make_folder,
     output_errors,
     read_json,
+    read_manifest,
     refuse_existing,
     write_run_mark,
 )
-from homoexport.distill.checkpoint import CHECKPOINT, load_checkpoint
+from homoexport.distill.checkpoint import CHECKPOINT, END_STATE, load_checkpoint
 from homoexport.distill.job import Job, all_processes_alive, open_job
 from homoexport.distill.loop import Run
 from homoexport.distill.start import start_student
 from homoexport.distill.steps import run_steps
 from homoexport.distill.writer import LOG, Progress, Writer
 from homoexport.encoder import Widths
-from homoexport.errors import OutputError, RecipeError
+from homoexport.errors import OutputError, PackageError, RecipeError
 from homoexport.recipe import DistillSettings, StudentShape, TextSettings
 
 _FREE_TO_CHANGE = {
     *("threads", "trackers", "micro_batch_size", "checkpoint_every", "activation_checkpointing", "compile")
 }  # between a run and its resumption
+_PRUNE_ON_STEPS, _PRUNE_ON_UNTIL = 0.4, 0.5  # share of the steps, and of these until the narrower width is reached
 _BRANCH_PRUNES_UNTIL = 0.3  # where the trunk's heads are not the branch's: share of the branch's steps
 
 
@@ -47,6 +49,7 @@ def distill(
     seed: int = 0,
     force: bool = False,
     resume: bool = False,
+    keep_state: bool = False,
     recipe_digest: str | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Path:
@@ -63,6 +66,7 @@ def distill(
         seed: of data order, held-out split and masks.
         force: replace `out_dir` where it is a folder that homoexport wrote.
         resume: go on from the last checkpoint in `out_dir`, on any number of processes.
+        keep_state: leave what `prune_on` goes on from.
         recipe_digest: of the recipe that this is part of.
         on_progress: is given every step's report, in the first process.
 
@@ -81,10 +85,77 @@ def distill(
         job = open_job(
             teacher, text=text, settings=settings, seed=seed, shapes=[shape], tracker_dir=out_dir / "trackers"
         )
-        place = _Place(out_dir, digest, recipe_digest, resume, on_progress)
+        place = _Place(out_dir, digest, recipe_digest, resume, on_progress, keep_state=keep_state)
         with output_errors(out_dir), _resumable_or_as_before(out_dir, job.accelerator, resume=resume):
             _run_student(job, place, job.targets[0])
     return out_dir
+
+
+def prune_on(
+    student: Path,
+    *,
+    teacher: str,
+    text: TextSettings,
+    shape: StudentShape,
+    settings: DistillSettings,
+    out_dir: Path,
+    seed: int = 0,
+    resume: bool = False,
+    recipe_digest: str | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Path:
+    """Prune a finished student further, from where its distillation ended, to a narrower one.
+
+    It takes `_PRUNE_ON_STEPS` of the steps, half of them pruning, and leaves its own state to go on from, too.
+
+    Args:
+        student: a folder that `distill` or this function left with its state (`keep_state`).
+        teacher: whose student it is.
+        text: what it was distilled on.
+        shape: no wider than the student in anything.
+        settings: those that it was distilled with.
+        out_dir: becomes the narrower student's folder.
+        seed: as for `distill`.
+        resume: go on with the same in `out_dir`.
+        recipe_digest: of the recipe that this is part of.
+        on_progress: is given every step's report.
+
+    Returns:
+        `out_dir`.
+
+    Raises:
+        PackageError: the student has left no state.
+        Others as for `distill`.
+    """
+    if not (student / END_STATE).is_file() and not (out_dir / CHECKPOINT).is_file() and not _done(out_dir):
+        raise PackageError("has left no state to go on from", where=str(student), mend="distil it again")
+    digest = digest_of([_settings_digest(teacher, text, [shape], settings, seed), read_manifest(student)["digest"]])
+    _check_output(out_dir, digest, [teacher, *text.paths], force=False, resume=resume)
+    if resume and _done(out_dir):
+        return out_dir
+    further = settings.model_copy(
+        update={
+            "steps": max(2, round(_PRUNE_ON_STEPS * settings.steps)),
+            "prune_from": 0.0,
+            "prune_until": _PRUNE_ON_UNTIL,
+            "method": "homodistil",
+        }
+    )
+    with all_processes_alive():
+        job = open_job(teacher, text=text, settings=further, seed=seed, shapes=[shape])
+        with output_errors(out_dir), _resumable_or_as_before(out_dir, job.accelerator, resume=resume):
+            if not (out_dir / CHECKPOINT).is_file():
+                _start_folder(out_dir, digest)
+                _copy(student / LOG, out_dir / LOG)  # the way up to here
+                _copy(student / END_STATE, out_dir / CHECKPOINT)
+            place = _Place(out_dir, digest, recipe_digest, True, on_progress, keep_state=True)
+            _run_student(job, place, job.targets[0])
+    return out_dir
+
+
+def forget_state(student: Path) -> None:
+    """Remove what `prune_on` would go on from: no part of the student."""
+    (student / END_STATE).unlink(missing_ok=True)
 
 
 def distill_students(
@@ -179,6 +250,7 @@ class _Place:
     goes_on: bool
     on_progress: Callable[[Progress], None] | None
     name: str | None = None
+    keep_state: bool = False
 
 
 def _run_student(job: Job, place: _Place, target: Widths, *, waypoints: Sequence[tuple[Path, Widths]] = ()) -> None:
@@ -192,7 +264,7 @@ def _run_student(job: Job, place: _Place, target: Widths, *, waypoints: Sequence
             mend="put it back, or start again with --force",
         )
     settings = job.settings
-    if state is not None and state["at_branch"]:
+    if state is not None and state["at_branch"] and not state["at_end"]:
         settings = settings.model_copy(update={"learning_rate": state["run"]["rate"]["_last_lr"][0]})
     run = new_run(job.with_settings(settings), target, waypoints=[widths for _, widths in waypoints])
     writer = Writer(
@@ -216,6 +288,8 @@ def _run_student(job: Job, place: _Place, target: Widths, *, waypoints: Sequence
     run.on_waypoint = leave_branch
     with writer.trackers():
         run_steps(run, job.batches, offset=writer.offset, on_step=writer.log, on_checkpoint=writer.checkpoint)
+    if place.keep_state:
+        writer.checkpoint(at_end=True)
     writer.save_student(place.recipe_digest)
     run.close()
 

@@ -7,7 +7,6 @@ P processes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
@@ -15,34 +14,11 @@ from torch import Tensor, nn
 
 from homoexport.distill import objective
 from homoexport.distill.layerwise import Counts, LayerTerms
+from homoexport.distill.micro_batch import NO_LABEL, MicroBatch
+from homoexport.distill.probe import probe_loss, rows_of
 from homoexport.encoder import Family
 from homoexport.errors import RecipeError
 from homoexport.recipe import LossWeights, Objective
-
-NO_LABEL = -100  # as in torch's cross_entropy
-
-
-@dataclass(frozen=True)
-class MicroBatch:
-    """Sequences of one forward pass: ids and mask [B, S].
-
-    Attributes:
-        token_type_ids: [B, S], where the sequences are pairs of texts.
-        labels: [B, S], or [B] for classification; -100 where there is none.
-        documents: whether these are the documents of queries in other micro-batches.
-    """
-
-    input_ids: Tensor
-    attention_mask: Tensor
-    token_type_ids: Tensor | None = None
-    labels: Tensor | None = None
-    documents: bool = False
-
-    @property
-    def inputs(self) -> dict[str, Tensor]:
-        """What a model is called with."""
-        inputs = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
-        return inputs if self.token_type_ids is None else inputs | {"token_type_ids": self.token_type_ids}
 
 
 class StepLoss:
@@ -140,31 +116,11 @@ class StepLoss:
         return torch.stack([value * getattr(self.weights, name) for name, value in terms.items()]).sum()
 
     def probe(self, micro_batches: Sequence[MicroBatch], *, also: Sequence[nn.Parameter] = ()) -> None:
-        """Leave gradients that say how strongly each weight moves the student's output.
-
-        While the student equals its teacher, distillation terms are at their minimum: their gradients
-        are zero, and so would be every neuron's sensitivity. Instead:
-
-        - Hidden states: the gradient of their product with random signs r is J^T r, whose squares are
-          on average the diagonal of J^T J, the curvature of a squared error at its minimum
-          (Hutchinson's estimator of the Gauss-Newton matrix).
-        - Logits of a classifier: the gradient of the cross-entropy against classes drawn from the
-          model's own distribution, whose squares are on average the diagonal of the Fisher matrix,
-          the curvature of the KL divergence at its minimum.
-
-        What is drawn depends on a token's place or a sequence's content alone, so that processes
-        and micro-batches add up.
-        """
+        """Leave the gradients of `probe_loss` in the student, for scoring alone."""
         counts = self.count(micro_batches)
         for micro in micro_batches:
             with self.accelerator.autocast():
-                if self.objective_name in ("classification", "token-classification"):
-                    rows = self._rows_of(micro, self.student(**micro.inputs).logits)
-                    loss = _loss_of_drawn_classes(rows, self._row_seeds(micro)) / counts.rows
-                else:
-                    states = self.student_states(micro)
-                    signs = _signs(states.shape[1], states.shape[2], states.device)
-                    loss = (states.float() * signs * micro.attention_mask[:, :, None]).sum() / counts.tokens
+                loss = probe_loss(self.student, self.family, micro, objective=self.objective_name, counts=counts)
             torch.autograd.backward(loss)  # without fp16's loss scale, which gradients for scoring alone do not need
         self.layer_terms.clear()
         self._reduce_gradients(also)
@@ -192,24 +148,11 @@ class StepLoss:
             student = self.family.lm_head(self.student)(self.student_states(micro)[chosen])
             return student, teacher, micro.labels[chosen]
         with torch.no_grad():
-            teacher = self._rows_of(micro, self.teacher(**micro.inputs).logits)
-        student = self._rows_of(micro, self.student(**micro.inputs).logits)
+            teacher = rows_of(micro, self.teacher(**micro.inputs).logits, self.objective_name)
+        student = rows_of(micro, self.student(**micro.inputs).logits, self.objective_name)
         if micro.labels is None:
             return student, teacher, torch.full((len(student),), NO_LABEL, device=student.device)
-        return student, teacher, self._rows_of(micro, micro.labels)
-
-    def _rows_of(self, micro: MicroBatch, values: Tensor) -> Tensor:
-        """One row a sequence, or one a token that is not padding."""
-        return values if self.objective_name == "classification" else values[micro.attention_mask.bool()]
-
-    def _row_seeds(self, micro: MicroBatch) -> Tensor:
-        """A number from 0 to 1 for each row of logits, from its sequence's content and its place."""
-        weights = torch.arange(1, micro.input_ids.shape[1] + 1, device=micro.input_ids.device)
-        content = (micro.input_ids * micro.attention_mask * weights).sum(1)
-        if self.objective_name == "token-classification":
-            content = self._rows_of(micro, content[:, None] + weights)
-        golden = 0.6180339887498949
-        return (content.double() * golden).frac()
+        return student, teacher, rows_of(micro, micro.labels, self.objective_name)
 
     def _states(self, model: nn.Module, micro: MicroBatch) -> Tensor:
         states = self.family.body(model)(**micro.inputs).last_hidden_state
@@ -334,22 +277,3 @@ def _pairs_in_sight(lengths: Tensor, window: int | None) -> Tensor:
         return lengths.square().sum()
     reach = torch.clamp(lengths - 1, max=window)  # Σ over distances 1..reach of 2·(n − distance), and n with itself
     return (lengths + 2 * lengths * reach - reach * (reach + 1)).sum()
-
-
-def _signs(length: int, hidden_size: int, device: torch.device) -> Tensor:
-    """Random signs [S, D]; a longer draw begins with the rows of a shorter one."""
-    rows = (torch.Generator().manual_seed(position) for position in range(length))
-    signs = torch.stack([torch.randint(2, (hidden_size,), generator=row) for row in rows])
-    return (signs * 2 - 1).float().to(device)
-
-
-def _loss_of_drawn_classes(logits: Tensor, seeds: Tensor) -> Tensor:
-    """Cross-entropy [] of logits [N, C] against classes drawn from their own distribution by seeds [N] in 0..1.
-
-    A single output has no classes: there it is its product with random signs.
-    """
-    if logits.shape[-1] == 1:
-        return (logits[:, 0].float() * torch.where(seeds < 0.5, -1.0, 1.0)).sum()
-    cumulative = logits.detach().double().softmax(-1).cumsum(-1)
-    drawn = (cumulative < seeds[:, None]).sum(-1).clamp(max=logits.shape[-1] - 1)
-    return torch.nn.functional.cross_entropy(logits.float(), drawn, reduction="sum")

@@ -14,7 +14,7 @@ from typing import Any
 from accelerate.utils import gather_object
 
 from homoexport.artifact import write_manifest
-from homoexport.distill.checkpoint import CHECKPOINT, save_checkpoint
+from homoexport.distill.checkpoint import CHECKPOINT, END_STATE, save_checkpoint
 from homoexport.distill.evaluation import held_out_loss
 from homoexport.distill.job import Job
 from homoexport.distill.loop import Run, StepReport
@@ -107,12 +107,13 @@ class Writer:
         part.write_text("".join(lines), encoding="utf-8")
         part.replace(path)
 
-    def checkpoint(self, folder: Path | None = None, *, at_branch: bool = False) -> None:
+    def checkpoint(self, folder: Path | None = None, *, at_branch: bool = False, at_end: bool = False) -> None:
         """Save everything that is needed to go on.
 
         Args:
             folder: the run's own by default.
             at_branch: whether the file is for another run that begins here.
+            at_end: whether this run is over, and the file is for one that goes on to a narrower student.
         """
         began = time.perf_counter()
         text = merge_states(gather_object([self.job.corpus.state_dict()]))
@@ -121,10 +122,11 @@ class Writer:
                 "run": self.run.state(),
                 "text": text,
                 "sources": self.job.sources,
-                "offset": self.offset + self.run.step if at_branch else self.offset,
-                "at_branch": at_branch,
+                "offset": self.offset + self.run.step if at_branch or at_end else self.offset,
+                "at_branch": at_branch or at_end,
+                "at_end": at_end,
             }
-            save_checkpoint(folder or self.folder, state)
+            save_checkpoint(folder or self.folder, state, name=END_STATE if at_end else CHECKPOINT)
             self.seconds += time.perf_counter() - began
         self.job.accelerator.wait_for_everyone()
 

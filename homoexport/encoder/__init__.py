@@ -22,6 +22,7 @@ from homoexport.encoder.shape import (
     ParameterCounts,
     count_parameters,
     parameter_counts,
+    parameters_at,
     start_from_scratch,
     target_widths,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "load_encoder",
     "max_length_of",
     "parameter_counts",
+    "parameters_at",
     "parent_of",
     "pool",
     "read_sentence_settings",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -146,6 +147,14 @@ def start_from_scratch(model: PreTrainedModel, family: Family, widths: Widths) -
     config: Any = copy.deepcopy(model.config)
     family.write_config(config, widths)
     return type(model)(config).to(model.device).eval()
+
+
+def parameters_at(model: PreTrainedModel, family: Family, widths: Widths) -> int:
+    """Parameters of a model of the same class at other widths and depth; none is allocated."""
+    config: Any = copy.deepcopy(model.config)
+    family.write_config(config, widths)
+    with torch.device("meta"):
+        return count_parameters(type(model)(config))
 
 
 def count_parameters(model: nn.Module) -> int:

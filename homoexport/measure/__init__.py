@@ -2,10 +2,18 @@
 
 from homoexport.measure.compare import Change, compare_results, slower_than
 from homoexport.measure.devices import Device, diagnose, list_devices, set_up
-from homoexport.measure.measurement import Extras, check_measurement, check_packages, measure_packages, rank_files
+from homoexport.measure.measurement import (
+    Extras,
+    FileFigures,
+    check_measurement,
+    check_packages,
+    measure_packages,
+    rank_files,
+    time_files,
+)
 from homoexport.measure.results import Comparison, Grid, Measurement, PackageFigures
 from homoexport.measure.schema import json_schema, read_results
-from homoexport.measure.targets import find_target
+from homoexport.measure.targets import cache_folder, find_target
 from homoexport.measure.there import TargetHost, answers_of_file, host_of
 
 __all__ = [
@@ -13,11 +21,13 @@ __all__ = [
     "Comparison",
     "Device",
     "Extras",
+    "FileFigures",
     "Grid",
     "Measurement",
     "PackageFigures",
     "TargetHost",
     "answers_of_file",
+    "cache_folder",
     "check_measurement",
     "check_packages",
     "compare_results",
@@ -31,4 +41,5 @@ __all__ = [
     "read_results",
     "set_up",
     "slower_than",
+    "time_files",
 ]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -194,7 +194,24 @@ def measure_packages(
             )
 
 
-def rank_files(
+@dataclass(frozen=True)
+class FileFigures:
+    """What was measured of a plain ONNX file: latency percentiles by their number, and the worker's peak memory."""
+
+    latency_ms: dict[int, float]
+    peak_rss_mb: float
+
+
+def rank_files(files: Sequence[Path], **conditions: Any) -> list[float]:
+    """Median latency of plain ONNX files in milliseconds; infinity for one that the target's memory cannot hold.
+
+    See `time_files`.
+    """
+    figures = time_files(files, **conditions)
+    return [float("inf") if found is None else found.latency_ms[50] for found in figures]
+
+
+def time_files(
     files: Sequence[Path],
     *,
     device: str = "cpu",
@@ -205,8 +222,8 @@ def rank_files(
     vocab_size: int = 1000,
     outputs: tuple[str, ...] | None = None,
     progress: Progress | None = None,
-) -> list[float]:
-    """Median latency of plain ONNX files, measured as packages are.
+) -> list[FileFigures | None]:
+    """Latency and memory of plain ONNX files, measured as packages are.
 
     Args:
         files: ONNX files whose inputs are `input_ids`, `attention_mask`, `token_type_ids`, or some of them.
@@ -220,7 +237,7 @@ def rank_files(
         progress: called with what is being done and the share of it that is done.
 
     Returns:
-        Milliseconds, in the order of the files; infinity for one that the target's memory cannot hold.
+        Figures in the order of the files; None for one that the target's memory cannot hold.
 
     Raises:
         PackageError: a missing file, or one that onnxruntime cannot load or run.
@@ -239,8 +256,14 @@ def rank_files(
         check_request(target, workload, min_seconds=min_seconds)
         with running(subjects, target, workload, tell=tell) as session:
             take_rounds(session, min_seconds=min_seconds, tell=tell, patient=False)
-            medians = {one.subject.name: float(np.median(one.rounds_ms)) for one in session.running}
-    return [medians.get(subject.name, float("inf")) for subject in subjects]
+            figures = {one.subject.name: _file_figures(one, target) for one in session.running}
+    return [figures.get(subject.name) for subject in subjects]
+
+
+def _file_figures(one: Running, target: Target) -> FileFigures:
+    latencies = np.percentile(one.rounds_ms, _PERCENTS)
+    peak = max(one.load_peak_bytes, peak_bytes(one.worker, target))
+    return FileFigures(dict(zip(_PERCENTS, map(float, latencies), strict=True)), peak / _MB)
 
 
 def _workload(target: Target, threads: int | None, batch_size: int, length: int) -> Workload:
@@ -306,7 +329,7 @@ def _figures(
     rounds_ms = one.rounds_ms
     samples_ms = rounds_ms.ravel()
     p50, p90, p95, p99 = (float(value) for value in np.percentile(samples_ms, _PERCENTS))
-    p50_interval, p95_interval = percentile_intervals(rounds_ms, (50, 95))
+    p50_interval, p95_interval, p99_interval = percentile_intervals(rounds_ms, (50, 95, 99))
     drifted = drift(rounds_ms)
     wide = max(p50_interval[1] / p50, p50 / p50_interval[0]) > 1 + MARGIN
     verdict: Quiet = "too noisy to call" if wide or abs(drifted) > MARGIN else "steady"
@@ -334,6 +357,7 @@ def _figures(
         latency_std_ms=float(samples_ms.std()),
         latency_p50_interval_ms=p50_interval,
         latency_p95_interval_ms=p95_interval,
+        latency_p99_interval_ms=p99_interval,
         throughput_per_s=float(workload.batch_size * 1000 / samples_ms.mean()),
         drift=drifted,
         verdict=verdict,

@@ -15,7 +15,7 @@ from homoexport.measure.intervals import Verdict
 from homoexport.measure.noise import Noise
 from homoexport.measure.timing import Failure
 
-SCHEMA_VERSION = "2.1"
+SCHEMA_VERSION = "2.2"
 
 Quiet = Literal["steady", "too noisy to call"]
 Positive = Annotated[float, Field(gt=0)]
@@ -101,7 +101,8 @@ class PackageFigures:
     whole processor for one inference, idle power included; None where no counter can be read.
 
     `elsewhere` counts the operators, by type, that the CPU's own provider runs in place of the target's (from version
-    2.1 on); None where the target has no other, or its onnxruntime does not tell.
+    2.1 on); None where the target has no other, or its onnxruntime does not tell. `latency_p99_interval_ms` is None in
+    results older than version 2.2.
     """
 
     package: str
@@ -141,6 +142,7 @@ class PackageFigures:
     runs_per_round: Count
     samples_ms: Annotated[tuple[Positive, ...], Field(min_length=1)]
     elsewhere: dict[str, int] | None = None
+    latency_p99_interval_ms: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

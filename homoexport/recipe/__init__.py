@@ -4,8 +4,8 @@ An unknown key is refused with the nearest known one. Algorithms never see a rec
 and leaves get plain values.
 """
 
-from homoexport.recipe.parsing import load_recipe, parse_as, parse_recipe, read_recipe_tree
-from homoexport.recipe.run import FinetuneRecipe, Recipe
+from homoexport.recipe.parsing import load_recipe, parse_as, parse_recipe, read_recipe_tree, with_target
+from homoexport.recipe.run import FinetuneRecipe, PlanRecipe, Recipe
 from homoexport.recipe.sections import (
     GLUE_TASKS,
     SEED_STUDENTS,
@@ -41,6 +41,7 @@ __all__ = [
     "MeasureSettings",
     "Method",
     "Objective",
+    "PlanRecipe",
     "PruneGroup",
     "QualitySettings",
     "Recipe",
@@ -52,4 +53,5 @@ __all__ = [
     "parse_as",
     "parse_recipe",
     "read_recipe_tree",
+    "with_target",
 ]

@@ -104,6 +104,17 @@ def parse_as(kind: type[_Kind], tree: dict[str, Any], *, where: str, overrides: 
         raise _explain(error, kind, where) from None
 
 
+def with_target(tree: dict[str, Any], target: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's tree for a target: its budget in place of the recipe's own, its other values over the recipe's."""
+    merged = dict(tree)
+    for key, value in target.items():
+        mine = merged.get(key)
+        if key != "budget" and isinstance(value, dict) and isinstance(mine, dict):
+            value = {**mine, **value}
+        merged[key] = value
+    return merged
+
+
 def read_recipe_tree(path: Path) -> dict[str, Any]:
     """A recipe's YAML as a nested dict, not yet checked.
 

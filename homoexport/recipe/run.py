@@ -53,8 +53,12 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _student_or_students(self) -> Recipe:
-        if (self.student is None) == (not self.students):
-            raise ValueError("give either 'student' or 'students' (flags like --hidden-size shape the student)")
+        if self.student is not None and self.students:
+            raise ValueError("give either 'student' or 'students'")
+        if self.student is None and not self.students and not self.budget.lines():
+            raise ValueError(
+                "give 'student' or 'students' (flags like --hidden-size shape the student), or a 'budget' to plan for"
+            )
         if self.student is not None and (ignored := self.student.model_fields_set & {"name", "finish"}):
             raise ValueError(f"student.{ignored.pop()} is for one of several 'students'")
         names = [student.name for student in self.students]
@@ -64,9 +68,33 @@ class Recipe(Section):
             raise ValueError(f"'{taken.pop()}' is a name of the run's own; call the student something else")
         return self
 
+    @property
+    def is_planned(self) -> bool:
+        """Whether the student's shape is to be found: the largest that the budget allows."""
+        return self.student is None and not self.students
+
     def digest(self) -> str:
         """Hex sha256 of the recipe's content."""
         return digest_of(self.model_dump(mode="json"))
+
+
+class PlanRecipe(Section):
+    """What a plan takes of a run's recipe."""
+
+    teacher: str = Field(description="Hub name, folder, or package:DISTRIBUTION/PATH.")
+    text: TextSettings | None = None
+    distill: DistillSettings | None = None
+    export: ExportSettings = ExportSettings()
+    measure: MeasureSettings = MeasureSettings()
+    budget: Budget = Budget()
+
+    @classmethod
+    def part_of(cls, tree: dict[str, Any]) -> dict[str, Any]:
+        """A recipe's tree without what a plan does not need; unknown keys stay, to be refused."""
+        return {name: value for name, value in tree.items() if name in cls.model_fields or name not in _RUN_FIELDS}
+
+
+_RUN_FIELDS = frozenset(Recipe.model_fields)
 
 
 class FinetuneRecipe(Section):

@@ -13,10 +13,13 @@ from homoexport.report.measured import (
     measurement_table,
     need_lines,
 )
+from homoexport.report.planned import PLAN_FILE, plan_lines, plan_table, write_plan_report
 from homoexport.report.summary import budget_kept, summarize, verdicts_of
 from homoexport.report.tables import summary_table, verdict_lines
+from homoexport.report.wording import shape_name
 
 __all__ = [
+    "PLAN_FILE",
     "budget_kept",
     "candidate_table",
     "change_table",
@@ -28,11 +31,15 @@ __all__ = [
     "measurement_remarks",
     "measurement_table",
     "need_lines",
+    "plan_lines",
+    "plan_table",
     "rebuild_report",
+    "shape_name",
     "summarize",
     "summary_table",
     "verdict_lines",
     "verdicts_of",
     "write_bench_report",
+    "write_plan_report",
     "write_report",
 ]

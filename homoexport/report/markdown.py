@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from homoexport.artifact import output_errors, read_json
+from homoexport.budget import verdict_of
 from homoexport.errors import PackageError
 from homoexport.inference import TASK_OUTPUTS, PackageDetails, read_package
 from homoexport.report.measured import measurement_remarks
 from homoexport.report.plots import homotopy_figure, latency_figure, terms_figure, width_of
 from homoexport.report.summary import SCHEMA_VERSION, verdicts_of
 from homoexport.report.tables import conditions, summary_rows
-from homoexport.report.wording import budget_line, judgement, limit, metric, number, parameters, quantity
+from homoexport.report.wording import budget_line, judgement, limit, metric, number, parameters, quantity, shape_name
 
 SUMMARY, REPORT, PLOTS = "summary.json", "report.md", "plots"
 LOG, MEASUREMENT, PACKAGE = "1-student/log.jsonl", "3-measured/measurement.json", "2-onnx"
@@ -54,6 +55,7 @@ def write_report(run_dir: Path, summary: Mapping[str, Any], *, log_path: Path, m
         sections = (
             _verdict(summary),
             _comparison(summary),
+            *([_planned(summary["plan"])] if summary["plan"] else []),
             _distilling(log),
             _measuring(summary, measurement),
             _use(package),
@@ -125,6 +127,40 @@ def _verdict(summary: Mapping[str, Any]) -> str:
 def _comparison(summary: Mapping[str, Any]) -> str:
     table = markdown_table(("", "Teacher", "Student", "Student is"), summary_rows(summary))
     return f"## Teacher against student\n\n{table}\n\n![Latency of teacher and student]({PLOTS}/latency.png)"
+
+
+def _planned(plan: Mapping[str, Any]) -> str:
+    """How the shape was found, turn by turn."""
+    lines = [
+        "## How the shape was chosen",
+        f"The budget can afford {shape_name(plan['choice']['shape'])}, which keeps "
+        f"{100 * plan['choice']['retained']:.1f} % of the teacher's squared sensitivity: the most among the shapes "
+        "that keep every line ([plan](plan/report.md)).",
+    ]
+    rows = []
+    for number_, turn in enumerate(plan["turns"], start=1):
+        for verdict in map(verdict_of, turn["budget"]):
+            label, unit = budget_line(verdict.line)
+            planned = turn["planned"].get(verdict.line)
+            rows.append(
+                (
+                    f"{number_}: {shape_name(turn['shape'])}",
+                    label,
+                    limit(verdict),
+                    "" if planned is None else quantity(planned, unit),
+                    quantity(verdict.measured, unit, verdict.interval),
+                    judgement(verdict),
+                )
+            )
+    lines.append(markdown_table(("Turn", "Budget", "Asked for", "Planned", "Measured", "Verdict"), rows))
+    if len(plan["turns"]) > 1:
+        lines.append("A turn that missed was pruned on from where its distillation ended.")
+    if wider := plan["wider"]:
+        lines.append(
+            f"There is room to spare: {shape_name(wider['shape'])} would have fitted, too, and keeps "
+            f"{100 * wider['retained']:.1f} %."
+        )
+    return "\n\n".join(lines)
 
 
 def _gap(line: Mapping[str, Any]) -> str:

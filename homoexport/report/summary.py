@@ -48,6 +48,7 @@ def summarize(
     verdicts: Sequence[Verdict],
     recipe_digest: str,
     seconds: Mapping[str, float],
+    plan: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The summary of a run, JSON-ready.
 
@@ -61,6 +62,7 @@ def summarize(
         verdicts: the budget's lines.
         recipe_digest: of the recipe.
         seconds: wall time of every stage.
+        plan: what was planned, and the turns, where the shape was not given.
 
     Returns:
         Figures of teacher and student, their ratios (how many times smaller or faster the student
@@ -89,6 +91,7 @@ def summarize(
         "budget_kept": budget_kept(verdicts),
         "recipe_digest": recipe_digest,
         "seconds": dict(seconds),
+        "plan": plan,
         "measured": {key: measurement[key] for key in ("device", "emulated", "threads", "batch_size", "length")},
         "host": measurement["host"],
         "versions": measurement["versions"],

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from homoexport.budget import QUALITY_LINE, Verdict
 
 _LINES = {
     "latency_p50_ms": ("Latency p50", "ms"),
     "latency_p95_ms": ("Latency p95", "ms"),
+    "latency_p99_ms": ("Latency p99", "ms"),
+    "throughput_per_s": ("Throughput", "/s"),
     "file_mb": ("File", "MB"),
     "peak_rss_mb": ("Peak memory", "MB"),
+    "parameters": ("Parameters", ""),
 }
 _METRICS = {
     "similarity_spearman": (
@@ -82,6 +85,15 @@ def ratio(value: float, better: str, worse: str, interval: Sequence[float] | Non
     if value < 1:
         return ratio(1 / value, worse, better, None if interval is None else (1 / interval[1], 1 / interval[0]))
     return quantity(value, f"x {better}", interval).replace(" x", "x", 1)
+
+
+def shape_name(shape: Mapping[str, int]) -> str:
+    """A planned shape: layers, hidden and ffn size, heads.
+
+    >>> shape_name({"layers": 6, "hidden": 192, "ffn": 768, "heads": 6})
+    '6 x 192/768, 6 heads'
+    """
+    return f"{shape['layers']} x {shape['hidden']}/{shape['ffn']}, {shape['heads']} head{'s' * (shape['heads'] > 1)}"
 
 
 def metric(name: str) -> tuple[str, str]:

@@ -6,6 +6,7 @@
 from homoexport.text.collate import collate, mask_tokens
 from homoexport.text.corpus import Corpus
 from homoexport.text.example import IGNORED, Example
+from homoexport.text.peek import first_texts
 from homoexport.text.prepare import prepare_text
 from homoexport.text.sentences import split_sentences
 from homoexport.text.stream import merge_states
@@ -15,6 +16,7 @@ __all__ = [
     "Corpus",
     "Example",
     "collate",
+    "first_texts",
     "mask_tokens",
     "merge_states",
     "prepare_text",

@@ -1,0 +1,203 @@
+"""How well a plan predicts: whole models that are not in its table, against their prediction.
+
+    python bench/plan_prediction.py [--shapes 20] [--exports 3] [--output bench/results/plan_prediction.json]
+    python bench/plan_prediction.py --plot
+
+Shapes of MiniLM's students are drawn by a seed: of 2, 4 or 6 layers, any head width, hidden sizes of the table and
+between them. For fp32 and int8, at 32, 128 and 256 tokens (one thread, batch 1), each is predicted from the table and measured whole,
+with random weights. Some are also exported as any student is, with all forms to choose from, and measured as packages.
+Everything is measured anew. A result is kept as soon as a condition is done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+from homoexport.encoder import family_of, load_encoder, save_encoder, start_from_scratch
+from homoexport.exporting import export_folder
+from homoexport.host import describe_host, library_versions
+from homoexport.inference import read_package
+from homoexport.measure import measure_packages
+from homoexport.plan.lab import Lab
+from homoexport.plan.shapes import Shape, candidates
+from homoexport.plan.table import shapes_to_measure
+from homoexport.recipe import DistillSettings, ExportSettings, MeasureSettings, load_recipe
+
+RESULT = Path(__file__).parent / "results/plan_prediction.json"
+RECIPE = Path(__file__).parents[1] / "recipes/budget.yaml"
+PRECISIONS = {"fp32": "none", "int8": "int8"}
+LENGTHS = (32, 128, 256)
+DEPTHS = (2, 4, 6)
+GROUP = 8
+
+
+def drawn(shapes: list[Shape], count: int, seed: int) -> list[Shape]:
+    """Shapes that no table measures; every third is of a hidden size between two of the table."""
+    chance = random.Random(seed)
+    pool = [shape for shape in shapes if shape.layers in DEPTHS and shape not in set(shapes_to_measure(shapes))]
+    found: dict[Shape, None] = {}
+    while len(found) < count:
+        shape = chance.choice(pool)
+        if len(found) % 3 == 0 and shape.head_dim % 8 == 0 and shape.heads > 2:
+            head_dim = shape.head_dim - 4  # as 12 x 20 of 240
+            shape = replace(shape, hidden=shape.heads * head_dim)
+        if shape.hidden >= min(each.hidden for each in pool):
+            found[shape] = None
+    return list(found)
+
+
+def condition(encoder: Any, shapes: list[Shape], chosen: list[Shape], precision: str, length: int) -> dict[str, Any]:
+    """Predictions and measurements under one condition."""
+    began = time.perf_counter()
+    settings = MeasureSettings(threads=1, length=length)
+    with Lab(encoder, settings, ExportSettings(quantize=PRECISIONS[precision]), fresh=True).open() as lab:  # type: ignore[arg-type]
+        table, _ = lab.table(shapes)
+        table_seconds = time.perf_counter() - began
+        measured = {}
+        for start in range(0, len(chosen), GROUP):
+            measured |= lab.whole(chosen[start : start + GROUP], table)
+    rows = [
+        {
+            "shape": shape.as_json(),
+            "predicted": table.predict(shape).as_json(),
+            "measured": measured[shape].as_json(),
+            "error": table.predict(shape).latency_p50_ms / measured[shape].latency_p50_ms - 1,
+        }
+        for shape in chosen
+    ]
+    return {
+        "precision": precision,
+        "length": length,
+        "models_of_the_table": len(table.measured),
+        "table_seconds": round(table_seconds, 1),
+        "form": lab.form_name,
+        "unrest": table.unrest,
+        "rows": rows,
+    }
+
+
+def exported(encoder: Any, shapes: list[Shape], cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Some of the shapes as packages, exported from random weights as students are, against the same predictions."""
+    family, found = family_of(encoder.model.config), []
+    with tempfile.TemporaryDirectory() as work:
+        for number, shape in enumerate(shapes):
+            student = Path(work) / f"{number}"
+            student.mkdir()
+            model = start_from_scratch(encoder.model, family, shape.widths)
+            save_encoder(encoder, model, student)
+            for precision, quantize in PRECISIONS.items():
+                package = Path(work) / f"{number}-{precision}"
+                export_folder(
+                    str(student),
+                    package,
+                    settings=ExportSettings(quantize=quantize),  # type: ignore[arg-type]
+                    measure=MeasureSettings(threads=1),
+                )
+                (result,) = measure_packages([package], threads=1, min_seconds=1.0).results
+                cell = next(each for each in cells if (each["precision"], each["length"]) == (precision, 128))
+                row = next(row for row in cell["rows"] if row["shape"] == shape.as_json())
+                found.append(
+                    {
+                        "shape": shape.as_json(),
+                        "precision": precision,
+                        "predicted_ms": row["predicted"]["latency_p50_ms"],
+                        "measured_ms": result.latency_p50_ms,
+                        "error": row["predicted"]["latency_p50_ms"] / result.latency_p50_ms - 1,
+                        "file_error": row["predicted"]["file_mb"] * 1e6 / read_package(package).file_bytes - 1,
+                        "memory_error": row["predicted"]["peak_rss_mb"] / result.peak_rss_mb - 1,
+                    }
+                )
+    return found
+
+
+def show(result: dict[str, Any]) -> str:
+    """The errors, a line a condition, as a table in Markdown."""
+    lines = ["| precision | tokens | shapes | median error of p50 | worst |", "|---|---:|---:|---:|---:|"]
+    everything: list[float] = []
+    for cell in result["cells"]:
+        errors = [abs(row["error"]) for row in cell["rows"]]
+        everything += errors
+        lines.append(
+            f"| {cell['precision']} | {cell['length']} | {len(errors)} | {100 * np.median(errors):.1f} % "
+            f"| {100 * max(errors):.1f} % |"
+        )
+    lines.append(f"| all | | {len(everything)} | {100 * np.median(everything):.1f} % | {100 * max(everything):.1f} % |")
+    return "\n".join(lines)
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Predicted against measured, every condition."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(6.5, 6), constrained_layout=True)
+    colours = dict(zip(LENGTHS, ("#0072B2", "#D55E00", "#009E73"), strict=True))
+    reach = [float("inf"), 0.0]
+    for cell in result["cells"]:
+        measured = [row["measured"]["latency_p50_ms"] for row in cell["rows"]]
+        predicted = [row["predicted"]["latency_p50_ms"] for row in cell["rows"]]
+        colour = colours[cell["length"]]
+        axis.scatter(
+            measured,
+            predicted,
+            marker="o" if cell["precision"] == "fp32" else "s",
+            facecolors="none" if cell["precision"] == "fp32" else colour,
+            edgecolors=colour,
+            label=f"{cell['precision']}, {cell['length']} tokens",
+        )
+        reach = [min(reach[0], *measured, *predicted), max(reach[1], *measured, *predicted)]
+    ends = np.array([reach[0] * 0.9, reach[1] * 1.1])
+    axis.plot(ends, ends, color="#333333", linewidth=1)
+    axis.fill_between(ends, ends * 0.9, ends * 1.1, color="#DDDDDD", zorder=0, label="within 10 %")
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    axis.set_xlabel("measured p50 of the whole model, ms")
+    axis.set_ylabel("predicted from the table, ms")
+    axis.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """Measure what is missing, then print and draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", type=int, default=20)
+    parser.add_argument("--exports", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=RESULT)
+    parser.add_argument("--plot", action="store_true", help="only print and draw what is kept")
+    arguments = parser.parse_args()
+    result: dict[str, Any] = json.loads(arguments.output.read_text()) if arguments.output.is_file() else {"cells": []}
+    if not arguments.plot:
+        encoder = load_encoder(load_recipe(RECIPE).teacher)
+        shapes = candidates(encoder, DistillSettings(objective="sentence-embedding", steps=1, batch_size=2))
+        chosen = drawn(shapes, arguments.shapes, arguments.seed)
+        result |= {"host": describe_host(), "versions": library_versions()}
+        for precision in PRECISIONS:
+            for length in LENGTHS:
+                if any((cell["precision"], cell["length"]) == (precision, length) for cell in result["cells"]):
+                    continue
+                cell = condition(encoder, shapes, chosen, precision, length)
+                result["cells"].append(cell)
+                arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+                print(f"{precision}, {length} tokens: table in {cell['table_seconds']} s", flush=True)
+        if "exported" not in result:
+            result["exported"] = exported(encoder, chosen[: arguments.exports], result["cells"])
+            arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+    print(show(result))
+    for row in result.get("exported", []):
+        print(f"exported {row['shape']}: {100 * row['error']:+.1f} %, file {100 * row['file_error']:+.2f} %")
+    draw(result, arguments.output.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()

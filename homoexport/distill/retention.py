@@ -1,0 +1,316 @@
+"""What of a teacher a smaller shape would keep, before any training.
+
+A weight is worth (θ·∂L/∂θ)² under the probe that HomoDistil's first prune event goes by (`homoexport.distill.probe`):
+on average the squared change of the output that its removal makes, to first order, by the Gauss-Newton diagonal (the
+saliency of Optimal Brain Damage, LeCun et al. 1989). A weight stays if both of the neurons that it connects stay.
+Neurons leave in the order of what they are worth, layers in the order of all that is in them. So depth, width, ffn and
+heads are paid for in one currency. (Sums of |θ·∂L/∂θ| itself rank shallow shapes too high: see docs/planning.md.)
+
+A pass over some batches finds the order of the neurons, a second one the sums of what stays at every size asked for.
+Each gradient is gone as soon as it was summed up: memory is that of the teacher, one gradient and the activations.
+
+Letters: L layers, H heads, d head width, D hidden size, F ffn width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from homoexport.distill.importance import Scores, zero_scores
+from homoexport.distill.layerwise import Counts
+from homoexport.distill.micro_batch import MicroBatch
+from homoexport.distill.probe import probe_loss
+from homoexport.encoder import Encoder, Family, Slot, Widths, family_of
+from homoexport.errors import TextError
+from homoexport.recipe import Objective
+
+_BATCH, _MAX_TOKENS = 8, 64
+_ATTENTION = ("query_key", "value_out")
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Sums of squared sensitivity that stay, as shares of all.
+
+    Attributes:
+        hidden_sizes: the D that it knows, ascending.
+        ffn_sizes: the F that it knows, ascending.
+        head_shapes: the (H, d) that it knows.
+        outside: of what belongs to no layer, at each D.
+        rest: [L, D], of norms and biases on the stream.
+        attention: [L, D, (H, d)].
+        ffn: [L, D, F].
+    """
+
+    hidden_sizes: tuple[int, ...]
+    ffn_sizes: tuple[int, ...]
+    head_shapes: tuple[tuple[int, int], ...]
+    outside: NDArray[np.float64]
+    rest: NDArray[np.float64]
+    attention: NDArray[np.float64]
+    ffn: NDArray[np.float64]
+
+    def share(self, *, layers: int, hidden: int, ffn: int, heads: int, head_dim: int) -> float:
+        """The share of summed squared sensitivity that a shape keeps, 0 to 1.
+
+        Args:
+            layers: L; the ones with most in them stay.
+            hidden: D, one of `hidden_sizes`.
+            ffn: F, one of `ffn_sizes`.
+            heads: H, with `head_dim` one of `head_shapes`.
+            head_dim: d.
+        """
+        width, inner = self.hidden_sizes.index(hidden), self.ffn_sizes.index(ffn)
+        shape = self.head_shapes.index((heads, head_dim))
+        whole = self.rest[:, -1] + self.attention[:, -1].max(axis=1) + self.ffn[:, -1, -1]
+        kept = np.argsort(-whole, kind="stable")[:layers]
+        inside = self.rest[kept, width] + self.attention[kept, width, shape] + self.ffn[kept, width, inner]
+        return float(self.outside[width] + inside.sum())
+
+    def as_json(self) -> dict[str, Any]:
+        """A JSON-ready dict."""
+        return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in vars(self).items()}
+
+    @classmethod
+    def from_json(cls, saved: dict[str, Any]) -> Retention:
+        """What `as_json` gave."""
+        arrays = {name: np.array(saved[name]) for name in ("outside", "rest", "attention", "ffn")}
+        shapes = tuple((heads, head_dim) for heads, head_dim in saved["head_shapes"])
+        return cls(tuple(saved["hidden_sizes"]), tuple(saved["ffn_sizes"]), shapes, **arrays)
+
+
+def teacher_retention(
+    encoder: Encoder,
+    texts: Sequence[str],
+    *,
+    objective: Objective,
+    hidden_sizes: Sequence[int],
+    ffn_sizes: Sequence[int],
+    head_shapes: Sequence[tuple[int, int]],
+) -> Retention:
+    """Measure what a teacher's shapes keep.
+
+    Args:
+        encoder: the teacher, on the CPU; its gradients are left as they were, empty.
+        texts: some dozens of the kind that it is for.
+        objective: what the student is distilled by.
+        hidden_sizes: the D to know; the teacher's is added.
+        ffn_sizes: the F to know; the teacher's is added.
+        head_shapes: the (H, d) to know; the teacher's is added.
+
+    Raises:
+        TextError: no text that the teacher's tokenizer makes anything of.
+    """
+    model, family = encoder.model, family_of(encoder.model.config)
+    widths = family.widths(model)
+    micros = _micro_batches(encoder, texts)
+    pieces = _pieces(model, family)
+    scores = zero_scores(family.layout(model), widths, torch.device("cpu"))
+    with _watched(model, pieces, lambda piece, worth: _score(scores, piece, worth)):
+        _probe(model, family, micros, objective)
+    sizes = _Sizes(
+        tuple(sorted({*hidden_sizes, widths.hidden_size})),
+        tuple(sorted({*ffn_sizes, widths.intermediate_size})),
+        tuple(sorted({*head_shapes, (widths.heads[0], widths.head_dim)})),
+    )
+    sums = _Sums(_orders(scores, widths), sizes, widths)
+    with _watched(model, pieces, sums.add):
+        _probe(model, family, micros, objective)
+    return sums.shares()
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A parameter, or one of the equal parts along an axis that a fused one is made of, and whose neurons its axes are.
+
+    `kinds` names an axis' group: hidden, query_key, value_out, ffn, or none.
+    """
+
+    parameter: str
+    kinds: tuple[str | None, ...]
+    layer: int | None
+    split: tuple[int, int, int] | None = None  # axis, part, parts
+
+    def of(self, values: Tensor) -> Tensor:
+        """The piece of the parameter's values."""
+        if self.split is None:
+            return values
+        axis, part, parts = self.split
+        return values.chunk(parts, dim=axis)[part]
+
+
+def _pieces(model: nn.Module, family: Family) -> dict[str, list[_Piece]]:
+    """The pieces of every parameter, by its name."""
+    layout = family.layout(model)
+    slots: dict[str, list[tuple[str, Slot]]] = {}
+    groups = [("hidden", slot) for slot in layout.hidden]
+    for layer in layout.layers:
+        groups += [(kind, slot) for kind in (*_ATTENTION, "ffn") for slot in getattr(layer, kind)]
+    for kind, slot in groups:
+        slots.setdefault(slot.parameter, []).append((kind, slot))
+    owners = {
+        id(parameter): number
+        for number, layer in enumerate(family.taps(model).layers)
+        for parameter in layer.parameters()
+    }
+    found: dict[str, list[_Piece]] = {}
+    for name, parameter in model.named_parameters():
+        mine = slots.get(name, [])
+        parts = next(((slot.axis, slot.parts) for _, slot in mine if slot.parts > 1), None)
+        for part in range(parts[1] if parts else 1):
+            kinds: list[str | None] = [None] * parameter.dim()
+            for kind, slot in mine:
+                if slot.parts == 1 or slot.part == part:
+                    kinds[slot.axis] = kind
+            split = (parts[0], part, parts[1]) if parts else None
+            found.setdefault(name, []).append(_Piece(name, tuple(kinds), owners.get(id(parameter)), split))
+    return found
+
+
+@contextmanager
+def _watched(
+    model: nn.Module, pieces: dict[str, list[_Piece]], visit: Callable[[_Piece, Tensor], None]
+) -> Iterator[None]:
+    """Backward passes in the block show each piece's squared sensitivity, and keep no gradient."""
+
+    def watch(name: str) -> Callable[[Tensor], None]:
+        def look(parameter: Tensor) -> None:
+            assert parameter.grad is not None
+            worth = (parameter.detach() * parameter.grad).square_()
+            parameter.grad = None
+            for piece in pieces[name]:
+                visit(piece, piece.of(worth))
+
+        return look
+
+    handles = [
+        _on_gradient(parameter, watch(name)) for name, parameter in model.named_parameters() if parameter.requires_grad
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _on_gradient(parameter: nn.Parameter, look: Callable[[Tensor], None]) -> Any:
+    return parameter.register_post_accumulate_grad_hook(look)  # type: ignore[no-untyped-call]
+
+
+def _probe(model: nn.Module, family: Family, micros: Sequence[MicroBatch], objective: Objective) -> None:
+    for micro in micros:
+        tokens = int(micro.attention_mask.sum())
+        rows = len(micro.input_ids) if objective == "classification" else tokens
+        counts = Counts(tokens, 0, rows, {})
+        torch.autograd.backward(probe_loss(model, family, micro, objective=objective, counts=counts))
+
+
+def _micro_batches(encoder: Encoder, texts: Sequence[str]) -> list[MicroBatch]:
+    longest = min(_MAX_TOKENS, encoder.tokenizer.model_max_length)
+    micros = []
+    for start in range(0, len(texts), _BATCH):
+        tokens = encoder.tokenizer(
+            list(texts[start : start + _BATCH]), padding=True, truncation=True, max_length=longest, return_tensors="pt"
+        )
+        if tokens["attention_mask"].sum() > 0:
+            micros.append(MicroBatch(tokens["input_ids"], tokens["attention_mask"]))
+    if not micros:
+        raise TextError("no text to calibrate the plan on", where="text", mend="name files with --data")
+    return micros
+
+
+def _score(scores: Scores, piece: _Piece, worth: Tensor) -> None:
+    for axis, kind in enumerate(piece.kinds):
+        if kind is None:
+            continue
+        sums = worth if worth.dim() == 1 else worth.sum([other for other in range(worth.dim()) if other != axis])
+        if kind == "hidden":
+            scores.hidden += sums
+        else:
+            assert piece.layer is not None
+            getattr(scores.layers[piece.layer], kind).add_(sums)
+
+
+@dataclass(frozen=True)
+class _Orders:
+    """The most important neurons first: [D], and of each layer [H·d] (the best heads first, in each the best
+    dimensions first) and [F]."""
+
+    hidden: Tensor
+    layers: tuple[dict[str, Tensor], ...]
+
+
+def _orders(scores: Scores, widths: Widths) -> _Orders:
+    def first(vector: Tensor) -> Tensor:
+        return torch.sort(vector, descending=True, stable=True).indices
+
+    layers = []
+    for layer, heads in zip(scores.layers, widths.heads, strict=True):
+        best_heads = first((layer.query_key + layer.value_out).view(heads, -1).sum(1))
+        orders = {"ffn": first(layer.ffn)}
+        for kind in _ATTENTION:
+            dims = torch.sort(getattr(layer, kind).view(heads, -1), dim=1, descending=True, stable=True).indices
+            orders[kind] = (best_heads[:, None] * widths.head_dim + dims[best_heads]).flatten()
+        layers.append(orders)
+    return _Orders(first(scores.hidden), tuple(layers))
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    hidden: tuple[int, ...]
+    ffn: tuple[int, ...]
+    heads: tuple[tuple[int, int], ...]
+
+
+class _Sums:
+    """Sums of what stays at every size, while gradients come in."""
+
+    def __init__(self, orders: _Orders, sizes: _Sizes, widths: Widths) -> None:
+        self.orders, self.sizes, self.widths = orders, sizes, widths
+        layers, hidden = widths.num_hidden_layers, len(sizes.hidden)
+        self.outside = torch.zeros(hidden, dtype=torch.float64)
+        self.rest = torch.zeros(layers, hidden, dtype=torch.float64)
+        self.attention = torch.zeros(layers, hidden, len(sizes.heads), dtype=torch.float64)
+        self.ffn = torch.zeros(layers, hidden, len(sizes.ffn), dtype=torch.float64)
+        self.total = 0.0
+
+    def add(self, piece: _Piece, worth: Tensor) -> None:
+        """Take in one piece's squared sensitivity."""
+        self.total += float(worth.sum(dtype=torch.float64))
+        inner = next((kind for kind in piece.kinds if kind not in (None, "hidden")), None)
+        table = worth[None] if worth.dim() == 1 else worth  # [hidden or nothing, inner or nothing], in either order
+        kinds: tuple[str | None, ...] = (None, *piece.kinds) if worth.dim() == 1 else piece.kinds
+        if kinds[1] == "hidden" or (inner is not None and kinds[0] == inner):
+            table, kinds = table.T, kinds[::-1]
+        rows = self._cumulated(table, "hidden", None) if kinds[0] == "hidden" else table.sum(0, keepdim=True)
+        if inner is None:
+            target = self.outside if piece.layer is None else self.rest[piece.layer]
+            target += rows.sum(1)
+        else:
+            assert piece.layer is not None
+            sums = self._cumulated(rows.T, inner, piece.layer).T
+            (self.ffn if inner == "ffn" else self.attention)[piece.layer] += sums
+
+    def _cumulated(self, table: Tensor, kind: str, layer: int | None) -> Tensor:
+        """Sums over the best rows of a table [neurons, ...], at each size of their kind."""
+        order = self.orders.hidden if layer is None else self.orders.layers[layer][kind]
+        table = table[order].double()
+        if kind in _ATTENTION:
+            assert layer is not None
+            by_head = table.view(self.widths.heads[layer], self.widths.head_dim, -1).cumsum(0).cumsum(1)
+            return torch.stack([by_head[heads - 1, head_dim - 1] for heads, head_dim in self.sizes.heads])
+        sizes = self.sizes.hidden if kind == "hidden" else self.sizes.ffn
+        return table.cumsum(0)[[size - 1 for size in sizes]]
+
+    def shares(self) -> Retention:
+        """The sums, as shares of all."""
+        arrays = {name: (getattr(self, name) / self.total).numpy() for name in ("outside", "rest", "attention", "ffn")}
+        return Retention(self.sizes.hidden, self.sizes.ffn, self.sizes.heads, **arrays)

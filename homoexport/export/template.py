@@ -1,0 +1,175 @@
+"""Graphs of any size out of one export, to measure before there is a student.
+
+Latency and memory hardly depend on what the weights are, and exporting takes seconds where measuring takes one. So a
+model of small, odd sizes is exported and quantized as a student is, once for each number of layers; in its graph the
+sizes are told apart by their numbers, and a graph of other sizes is the same graph with other numbers in their place.
+
+Letters: L layers, D hidden size, F ffn width, H heads, d head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from homoexport.encoder import Encoder, Widths, family_of, start_from_scratch
+from homoexport.errors import UserError
+from homoexport.export.candidates import Maker
+from homoexport.export.forms import ATTENTION_FORMS, Form, variants_of
+from homoexport.export.ladder import known_texts
+from homoexport.export.package import DEFAULT_OPSET
+from homoexport.export.quantize import Embeddings, Scheme
+from homoexport.sample_text import SAMPLE_TEXT
+
+Rank = Callable[[Sequence[Path]], Sequence[float]]
+
+_HEADS, _HEAD_WIDTHS, _FFN = (11, 17, 19), (13, 23, 29), (211, 223, 227)  # primes: each product is of one kind
+_MULTIPLES = 4  # of a size in one number: projections side by side, the two halves of a gated layer
+_SHORT = 8  # elements of a tensor of numbers that can be a shape; longer ones are positions and the like
+_MAX_LENGTH = 32  # tokens of the texts that the odd model's forms are held against torch with
+
+
+class Templates:
+    """Graphs of an encoder's architecture in one scheme, at any widths.
+
+    Args:
+        encoder: whose family, vocabulary, task and pooling the graphs have.
+        folder: for files that are kept until the work is done.
+        scheme: how the graphs are stored.
+        embeddings: how their embedding tables are stored.
+        opset: as for `export_encoder`.
+        progress: is told each step.
+
+    Raises:
+        UserError: a scheme that packs weights in blocks, whose numbers are none of the sizes.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        folder: Path,
+        *,
+        scheme: Scheme,
+        embeddings: Embeddings,
+        opset: int | None = None,
+        progress: Callable[[str], None] | None = None,
+    ) -> None:
+        if "int4" in (scheme, embeddings):
+            raise UserError(
+                "4-bit weights are stored in blocks, which have to be exported to be measured",
+                where="export.quantize" if scheme == "int4" else "export.embeddings",
+                mend="plan with int8, and export with int4 afterwards",
+            )
+        self.encoder, self.folder, self.scheme, self.embeddings = encoder, folder, scheme, embeddings
+        self.opset, self.progress = opset, progress or (lambda _step: None)
+        self._odd = _odd_widths(encoder)
+        self._makers: dict[int, Maker] = {}
+
+    def best_form(self, widths: Widths, rank: Rank) -> Form:
+        """The form that is fastest at some widths, found as `homoexport.export.choose` finds a student's."""
+        form = self._fastest(ATTENTION_FORMS, widths, rank)
+        return self._fastest((form, *variants_of(form)), widths, rank)
+
+    def _fastest(self, forms: Sequence[Form], widths: Widths, rank: Rank) -> Form:
+        files: dict[Form, Path] = {}
+        for form in forms:
+            file = self.folder / f"form-{form.name}.onnx"
+            if self.write(file, widths, form):
+                files[form] = file
+        if not files:
+            left_out = self._maker(widths.num_hidden_layers).left_out
+            raise UserError(
+                f"no graph of this architecture answers as the model does ({left_out})", where=self.encoder.source
+            )
+        self.progress("measuring the forms of the graph")
+        medians = dict(zip(files, rank(list(files.values())), strict=True))
+        for file in files.values():
+            file.unlink()
+        return min(files, key=lambda form: medians[form])
+
+    def write(self, file: Path, widths: Widths, form: Form) -> bool:
+        """Write the graph of a model of these widths; False where the form is not right for the architecture."""
+        maker = self._maker(widths.num_hidden_layers)
+        sound = maker.write(form)
+        if sound is None or not sound.sound:
+            return False
+        made = maker.quantize(form, self.scheme, self.embeddings)
+        if made is None:
+            return False
+        narrow = family_of(self.encoder.model.config).prunes_head_width
+        odd, wanted = (_sizes_of(each, heads_narrow=narrow) for each in (self._odd, widths))
+        ir.save(_resized(ir.load(made.file), dict(zip(odd, wanted, strict=True))), file)
+        return True
+
+    def _maker(self, layers: int) -> Maker:
+        if layers not in self._makers:
+            self.progress(f"exporting a graph of {layers} layer{'s' * (layers > 1)}")
+            odd = replace(self._odd, heads=self._odd.heads[:1] * layers)
+            family = family_of(self.encoder.model.config)
+            model = start_from_scratch(self.encoder.model, family, odd)
+            folder = self.folder / f"{layers}-layers"
+            folder.mkdir()
+            self._makers[layers] = Maker(
+                replace(self.encoder, model=model),
+                folder,
+                texts=known_texts(self.encoder.tokenizer, SAMPLE_TEXT),
+                opset=self.opset or DEFAULT_OPSET,
+                max_opset=self.opset,
+                max_length=_MAX_LENGTH,
+                progress=lambda _step: None,
+            )
+        return self._makers[layers]
+
+
+def _sizes_of(widths: Widths, *, heads_narrow: bool) -> list[int]:
+    """Every number in a graph that depends on the widths, in a fixed order."""
+    heads, head_dim, hidden = widths.heads[0], widths.head_dim, widths.hidden_size
+    widened = heads * (head_dim + 1)  # where the mask is a dimension of each key
+    sizes = [times * size for size in (hidden, widths.intermediate_size, widened) for times in range(1, _MULTIPLES + 1)]
+    return [*sizes, 2 * widened + hidden, heads, *([head_dim, head_dim + 1] if heads_narrow else [])]
+
+
+def _odd_widths(encoder: Encoder) -> Widths:
+    """Widths whose numbers are all different, and none of the others in the model's config."""
+    config, family = encoder.model.config, family_of(encoder.model.config)
+    narrow = family.prunes_head_width
+    head_widths = _HEAD_WIDTHS if narrow else (family.widths(encoder.model).head_dim,)
+    others = {value for value in config.to_dict().values() if isinstance(value, int)} | {config.num_labels}
+    for heads, head_dim, ffn in product(_HEADS, head_widths, _FFN):
+        widths = Widths(heads * head_dim, ffn, (heads,), head_dim)
+        sizes = _sizes_of(widths, heads_narrow=narrow)
+        if len(set(sizes)) == len(sizes) and not others & set(sizes):
+            return widths
+    raise UserError("its config has sizes that cannot be told from those of a plan", where=encoder.source)
+
+
+def _resized(model: ir.Model, sizes: Mapping[int, int]) -> ir.Model:
+    """A graph of the odd model with other sizes; the one given is used up. Its weights are the odd ones, repeated."""
+    for name, value in list(model.graph.initializers.items()):
+        assert value.const_value is not None
+        value.const_value = _tensor(value.const_value.numpy(), sizes, name)
+        value.shape = ir.Shape(value.const_value.numpy().shape)
+    for node in model.graph:
+        for name, attribute in list(node.attributes.items()):
+            if attribute.type == ir.AttributeType.INT and name.endswith("num_heads"):
+                node.attributes[name] = ir.AttrInt64(name, sizes.get(attribute.as_int(), attribute.as_int()))
+            elif node.op_type == "Constant" and attribute.type == ir.AttributeType.TENSOR:
+                tensor = _tensor(attribute.as_tensor().numpy(), sizes, name)
+                node.attributes[name] = ir.AttrTensor(name, tensor)
+        for output in node.outputs:
+            output.shape = None
+    return model
+
+
+def _tensor(array: NDArray[Any], sizes: Mapping[int, int], name: str) -> ir.TensorProtocol:
+    if array.dtype in (np.int64, np.int32) and array.size <= _SHORT:
+        numbers = [sizes.get(int(number), int(number)) for number in array.flat]
+        return ir.Tensor(np.array(numbers, array.dtype).reshape(array.shape), name=name)
+    return ir.Tensor(np.resize(array, tuple(sizes.get(length, length) for length in array.shape)), name=name)

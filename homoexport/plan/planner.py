@@ -1,0 +1,233 @@
+"""Which student a deployment can afford, answered on the target and before any training.
+
+Latency, memory and size of every shape are predicted from a table of small models (`homoexport.plan.table`), the
+predictions are held against whole models, and of the shapes that keep the budget the one is chosen that keeps most
+of the teacher's sensitivity (`homoexport.distill.teacher_retention`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from numpy.typing import NDArray
+
+from homoexport.artifact import digest_of, output_errors, read_json, write_json
+from homoexport.budget import Budget
+from homoexport.distill import TASKS, Retention, teacher_retention
+from homoexport.encoder import Encoder, family_of, load_encoder, max_length_of, parameters_at, weights_digest
+from homoexport.errors import BudgetError, PackageError, RecipeError
+from homoexport.measure import cache_folder
+from homoexport.plan.choice import Check, Limits, Plan, Row, best_of
+from homoexport.plan.lab import Lab
+from homoexport.plan.shapes import Shape, candidates
+from homoexport.plan.table import DEEP, ONE, Figures, Table, byte_features
+from homoexport.recipe import DistillSettings, ExportSettings, MeasureSettings
+from homoexport.sample_text import SAMPLE_TEXT
+
+_SENSITIVITY = 2  # raised whenever what is remembered of it would be another
+_TEXTS = 32  # that sensitivity is summed over
+_MOST_CHECKS = 6  # whole models that are measured until a choice keeps the budget
+
+Progress = Callable[[str, float], None]
+
+
+def plan_student(
+    teacher: str,
+    *,
+    budget: Budget,
+    measure: MeasureSettings,
+    export: ExportSettings,
+    distill: DistillSettings | None = None,
+    texts: Sequence[str] = (),
+    fresh: bool = False,
+    progress: Progress | None = None,
+) -> Plan:
+    """Choose the shape that keeps a budget on a target and most of the teacher's sensitivity.
+
+    Args:
+        teacher: hub name, folder, or `package:DISTRIBUTION/PATH`.
+        budget: the lines to keep, at least one of them.
+        measure: the target, and the threads, batch and length.
+        export: how the student will be exported.
+        distill: how it will be distilled: what may be pruned, and the objective.
+        texts: of the kind that it is for; by default sentences of the project's own.
+        fresh: measure again what an earlier plan has measured under the same conditions.
+        progress: is told each step, and the share of it that is done.
+
+    Raises:
+        BudgetError: not even the smallest student keeps it; with what that one needs.
+        RecipeError: no line to plan for, or a length above the teacher's own.
+        Others: see `load_encoder`, `Lab` and `teacher_retention`.
+    """
+    if not budget.lines():
+        raise RecipeError("there is no line to plan for", where="budget", mend="give --latency-p95 8ms, for example")
+    tell = progress or (lambda _stage, _share: None)
+    tell("loading the teacher", 0.0)
+    settings = distill
+    encoder = load_encoder(teacher, task=None if settings is None else TASKS[settings.objective])
+    if settings is None:
+        objective = next((name for name, task in TASKS.items() if task == encoder.task), "sentence-embedding")
+        settings = DistillSettings(objective=objective, steps=1, batch_size=2)
+    if measure.length > (longest := max_length_of(encoder)):
+        raise RecipeError(
+            f"length {measure.length} is more than the teacher's {longest} tokens",
+            where="measure.length",
+            mend=f"at most {longest}",
+        )
+    measure = measure.model_copy(update={"text": None})
+    whole = Shape.of(family_of(encoder.model.config).widths(encoder.model))
+    shapes = candidates(encoder, settings)
+    count = _parameter_counter(encoder, shapes)
+    reference = None
+    if budget.relative:
+        tell("measuring the teacher's shape in fp32", 0.0)
+        with Lab(encoder, measure, export, reference=True, progress=tell, fresh=fresh).open() as lab:
+            reference = lab.whole([whole])[whole]
+    with Lab(encoder, measure, export, progress=tell, fresh=fresh).open() as lab:
+        limits = Limits.of(budget, measure.batch_size, reference, count(whole))
+        _refuse_hopeless(lab, limits, shapes, count)
+        table, remembered = lab.table(shapes)
+        limits = replace(limits, unrest=table.unrest)
+        tell("summing up the teacher's sensitivity", 0.0)
+        retention = _retention(encoder, texts or SAMPLE_TEXT, settings, shapes)
+        rows = [
+            Row(
+                shape,
+                table.predict(shape),
+                count(shape),
+                retention.share(
+                    layers=shape.layers,
+                    hidden=shape.hidden,
+                    ffn=shape.ffn,
+                    heads=shape.heads,
+                    head_dim=shape.head_dim,
+                ),
+            )
+            for shape in shapes
+        ]
+        rows, choice, checks = _checked(lab, table, rows, limits)
+        return Plan(
+            teacher=teacher,
+            budget=budget,
+            limits=limits,
+            measure=measure,
+            scheme=lab.scheme,
+            form=lab.form_name,
+            target=lab.host,
+            reference=reference,
+            rows=tuple(rows),
+            choice=choice,
+            checks=tuple(checks),
+            measured=len(table.measured),
+            remembered=remembered,
+        )
+
+
+def _refuse_hopeless(lab: Lab, limits: Limits, shapes: Sequence[Shape], count: Callable[[Shape], int]) -> None:
+    """Stop before the table is measured where even the smallest shape is too dear."""
+    least = min(shapes, key=lambda shape: (shape.hidden, shape.ffn, shape.layers, shape.heads))
+    one, deep = (replace(least, layers=layers) for layers in (ONE, DEEP))
+    measured = lab.whole([one, deep])
+    steps = (least.layers - ONE) / (DEEP - ONE)
+    figures = Figures(
+        **{
+            name: value + steps * (getattr(measured[deep], name) - value)
+            for name, value in measured[one].as_json().items()
+        }
+    )
+    row = Row(least, figures, count(least), 0.0)
+    if missed := limits.missed_by(row, margin=False):
+        raise _hopeless(missed, least, limits, row)
+
+
+def _hopeless(missed: Sequence[str], shape: Shape, limits: Limits, row: Row) -> BudgetError:
+    line = missed[0]
+    return BudgetError(
+        f"no student keeps {limits.told(line, limits.values[line])}: the smallest ({shape.name}) needs "
+        f"{limits.told(line, limits.figure(row, line))}",
+        where=f"budget.{line}",
+        mend="allow that with some room, measure with fewer tokens, or plan for another device",
+    )
+
+
+def _checked(lab: Lab, table: Table, rows: list[Row], limits: Limits) -> tuple[list[Row], Row, list[Check]]:
+    """The rows, corrected by what whole models cost against their prediction, the choice, and those models.
+
+    The choice is measured whole; where it does not keep the budget, predictions are corrected and another one is
+    chosen. Two more models are measured beside the first choice, so that the predictions' error is known.
+    """
+    predicted = {row.shape: row.figures for row in rows}
+    measured: dict[Shape, Figures] = {}
+    while True:
+        best = best_of([row for row in rows if limits.kept_by(row)])
+        if best is None:
+            least = min(rows, key=limits.strain)
+            raise _hopeless(limits.missed_by(least), least.shape, limits, least)
+        if best.measured or len(measured) >= _MOST_CHECKS:
+            return rows, best, [Check(shape, predicted[shape], figures) for shape, figures in measured.items()]
+        measured |= lab.whole([best.shape] if measured else [best.shape, *_companions(best, rows)], table)
+        pace = {
+            name: median(getattr(found, name) / getattr(predicted[shape], name) for shape, found in measured.items())
+            for name in Figures.__dataclass_fields__
+        }
+        rows = [
+            replace(row, figures=measured[row.shape], measured=True)
+            if row.shape in measured
+            else replace(row, figures=predicted[row.shape].times(pace))
+            for row in rows
+        ]
+
+
+def _companions(best: Row, rows: Sequence[Row]) -> list[Shape]:
+    """A narrower and a wider shape of as many layers, so that one exported graph serves all."""
+    alike = sorted(
+        (row for row in rows if row.shape.layers == best.shape.layers and row is not best),
+        key=lambda row: row.figures.latency_p50_ms,
+    )
+    if not alike:
+        return []
+    times = [row.figures.latency_p50_ms for row in alike]
+    own = best.figures.latency_p50_ms
+    places = [min(range(len(alike)), key=lambda place: abs(times[place] - own * share)) for share in (0.6, 1.5)]
+    return list(dict.fromkeys(alike[place].shape for place in places))
+
+
+def _parameter_counter(encoder: Encoder, shapes: Sequence[Shape]) -> Callable[[Shape], int]:
+    """Parameters of any shape: a polynomial in the sizes, found from some dozens of models without weights."""
+    family = family_of(encoder.model.config)
+    every = max(1, len(shapes) // 40)
+    known = {shape: parameters_at(encoder.model, family, shape.widths) for shape in [*shapes[::every], shapes[-1]]}
+    rows: NDArray[np.float64] = np.array([byte_features(shape) for shape in known])
+    scale = np.maximum(np.abs(rows).max(axis=0), 1.0)
+    fitted = np.linalg.lstsq(rows / scale, np.array(list(known.values()), dtype=float), rcond=None)[0] / scale
+    return lambda shape: known.get(shape) or round(float(byte_features(shape) @ fitted))
+
+
+def _retention(encoder: Encoder, texts: Sequence[str], settings: DistillSettings, shapes: Sequence[Shape]) -> Retention:
+    """Of the teacher, remembered in the user's cache for the same weights and texts."""
+    chosen = [texts[i * len(texts) // _TEXTS] for i in range(_TEXTS)] if len(texts) > _TEXTS else list(texts)
+    hidden_sizes = sorted({shape.hidden for shape in shapes})
+    ffn_sizes = sorted({shape.ffn for shape in shapes})
+    head_shapes = sorted({(shape.heads, shape.head_dim) for shape in shapes})
+    sizes = [hidden_sizes, ffn_sizes, head_shapes]
+    name = digest_of([_SENSITIVITY, weights_digest(encoder), chosen, settings.objective, sizes])[:24]
+    file: Path = cache_folder() / "plans" / f"sensitivity-{name}.json"
+    try:
+        return Retention.from_json(read_json(file))
+    except (PackageError, KeyError, TypeError):
+        found = teacher_retention(
+            encoder,
+            chosen,
+            objective=settings.objective,
+            hidden_sizes=hidden_sizes,
+            ffn_sizes=ffn_sizes,
+            head_shapes=head_shapes,
+        )
+    with output_errors(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, found.as_json())
+    return found

@@ -1,0 +1,192 @@
+"""What shapes cost on a target: a few dozen small models measured there, and whole ones predicted from them.
+
+A model's cost is taken as a sum, cost = e(D) + L·layer(D, F, H), where a layer's is linear in F and in H at one D. At
+each of some D three models of three layers are measured: a wide one, one with fewer heads, one with a narrower ffn; at
+three D also one of one layer, which tells e from the layers. They are true to shape and have random weights, in the
+form and scheme that will ship. Between two D it is a straight line.
+
+Sizes of files are sums to the byte; peak memory is a linear function of what the file and the activations hold, fitted
+over all models of the table.
+
+Letters: L layers, D hidden size, F ffn width, H heads.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+
+from homoexport.plan.shapes import Shape, shape_of
+
+ONE, DEEP = 1, 3  # layers of the models of the table
+_MB = 10**6
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was measured, or is predicted, of a model: latency of one call, peak memory of the worker, file."""
+
+    latency_p50_ms: float
+    latency_p95_ms: float
+    latency_p99_ms: float
+    peak_rss_mb: float
+    file_mb: float
+
+    def times(self, factors: Mapping[str, float]) -> Figures:
+        """The same with some of them multiplied, by their names."""
+        return replace(self, **{name: getattr(self, name) * factor for name, factor in factors.items()})
+
+    def as_json(self) -> dict[str, float]:
+        """A JSON-ready dict."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Table:
+    """Figures of small models, and what follows from them.
+
+    Attributes:
+        batch_size: sequences of one call.
+        length: tokens of one sequence.
+        measured: figures by shape.
+        anchor: the model that every group was measured with.
+        unrest: how far the machine's pace went while it was measured: slowest less fastest, over the median.
+    """
+
+    batch_size: int
+    length: int
+    measured: Mapping[Shape, Figures]
+    anchor: Shape
+    unrest: float
+
+    def predict(self, shape: Shape) -> Figures:
+        """What a shape will cost, for any D between the smallest and the largest of the table."""
+        p50 = self._p50_ms(shape)
+        p95, p99 = (p50 * tail for tail in self._tails)
+        peak_mb = float(self._memory_features(shape) @ self._memory)
+        return Figures(p50, p95, p99, peak_mb, self._file_mb(shape))
+
+    @cached_property
+    def _nodes(self) -> list[int]:
+        return sorted({shape.hidden for shape in self.measured})
+
+    def _p50_ms(self, shape: Shape) -> float:
+        """On the line between the values at the nearest D of the table."""
+        nodes = self._nodes
+        place = bisect.bisect_left(nodes, shape.hidden)
+        if place < len(nodes) and nodes[place] == shape.hidden:
+            return self._p50_at(shape.hidden, shape)
+        if place in (0, len(nodes)):
+            raise ValueError(f"{shape.hidden} is not between {nodes[0]} and {nodes[-1]}")
+        low, high = nodes[place - 1], nodes[place]
+        share = (shape.hidden - low) / (high - low)
+        return (1 - share) * self._p50_at(low, shape) + share * self._p50_at(high, shape)
+
+    def _p50_at(self, hidden: int, shape: Shape) -> float:
+        """e(D) + L · layer(D, F, H), at a D of the table."""
+        mine = {one: figures.latency_p50_ms for one, figures in self.measured.items() if one.hidden == hidden}
+        base = max(one for one in mine if one.layers == DEEP)  # of the widest ffn and the most heads
+        outside = self._outside_ms(hidden)
+        layer = (mine[base] - outside) / DEEP
+        for other in mine:
+            if other.layers == DEEP and other != base:
+                change = (mine[base] - mine[other]) / DEEP
+                if other.ffn != base.ffn:
+                    layer += change * (shape.ffn - base.ffn) / (base.ffn - other.ffn)
+                else:
+                    layer += change * (shape.heads - base.heads) / (base.heads - other.heads)
+        return outside + shape.layers * max(layer, 0.0)
+
+    def _outside_ms(self, hidden: int) -> float:
+        """e(D), on the line between the D where it is known."""
+        return float(np.interp(hidden, list(self._known_outside), list(self._known_outside.values())))
+
+    @cached_property
+    def _known_outside(self) -> dict[int, float]:
+        """e(D) where models of one layer and of three were measured: what is left of the first less a layer."""
+        known = {}
+        for first in sorted(shape for shape in self.measured if shape.layers == ONE):
+            one, deep = (self.measured[replace(first, layers=layers)].latency_p50_ms for layers in (ONE, DEEP))
+            known[first.hidden] = max(0.0, one - (deep - one) / (DEEP - ONE))
+        return known
+
+    @cached_property
+    def _tails(self) -> tuple[float, float]:
+        """How many times the median p95 and p99 are, over the table's models of three layers."""
+        deep = [figures for shape, figures in self.measured.items() if shape.layers == DEEP]
+        p95 = np.median([figures.latency_p95_ms / figures.latency_p50_ms for figures in deep])
+        p99 = np.median([figures.latency_p99_ms / figures.latency_p50_ms for figures in deep])
+        return float(p95), float(p99)
+
+    def _file_mb(self, shape: Shape) -> float:
+        return float(byte_features(shape) @ self._bytes)
+
+    @cached_property
+    def _bytes(self) -> NDArray[np.float64]:
+        """Coefficients of a polynomial in the sizes, which is what a file's bytes are."""
+        rows = np.array([byte_features(shape) for shape in self.measured])
+        scale = np.maximum(np.abs(rows).max(axis=0), 1.0)
+        values = [figures.file_mb for figures in self.measured.values()]
+        fitted: NDArray[np.float64] = np.linalg.lstsq(rows / scale, values, rcond=None)[0] / scale
+        return fitted
+
+    def _memory_features(self, shape: Shape) -> NDArray[np.float64]:
+        tokens = self.batch_size * self.length
+        embedding, layers = self._file_mb(replace(shape, layers=0)), self._file_mb(shape)
+        inner = 4 * tokens * max(shape.ffn, 3 * shape.hidden) / _MB
+        scores = 4 * self.batch_size * shape.heads * self.length**2 / _MB
+        return np.array([1.0, embedding, layers - embedding, inner + scores])
+
+    @cached_property
+    def _memory(self) -> NDArray[np.float64]:
+        """Coefficients, none of which is negative (Lawson & Hanson 1974)."""
+        rows = np.array([self._memory_features(shape) for shape in self.measured])
+        peaks = np.array([figures.peak_rss_mb for figures in self.measured.values()])
+        coefficients: NDArray[np.float64] = nnls(rows, peaks)[0]
+        return coefficients
+
+    def as_json(self) -> dict[str, Any]:
+        """A JSON-ready dict."""
+        rows = [{"shape": shape.as_json(), **figures.as_json()} for shape, figures in self.measured.items()]
+        conditions = {"batch_size": self.batch_size, "length": self.length}
+        return {**conditions, "measured": rows, "anchor": self.anchor.as_json(), "unrest": self.unrest}
+
+
+def table_of(saved: Mapping[str, Any]) -> Table:
+    """A table that was read from JSON."""
+    measured = {shape_of(row["shape"]): figures_of(row) for row in saved["measured"]}
+    return Table(saved["batch_size"], saved["length"], measured, shape_of(saved["anchor"]), saved["unrest"])
+
+
+def figures_of(saved: Mapping[str, Any]) -> Figures:
+    """Figures that were read from JSON."""
+    return Figures(**{name: saved[name] for name in Figures.__dataclass_fields__})
+
+
+def shapes_to_measure(candidates: Sequence[Shape]) -> list[Shape]:
+    """The small models of a table from which all of the candidates can be predicted."""
+    chosen: dict[Shape, None] = {}
+    nodes = sorted({shape.hidden for shape in candidates})
+    for hidden in nodes:
+        heads = sorted({shape.heads for shape in candidates if shape.hidden == hidden})
+        ffn = sorted({shape.ffn for shape in candidates if shape.hidden == hidden})
+        base = Shape(DEEP, hidden, ffn[-1], heads[-1])
+        if hidden in (nodes[0], nodes[len(nodes) // 2], nodes[-1]):
+            chosen[replace(base, layers=ONE)] = None
+        for shape in (base, replace(base, heads=heads[0]), replace(base, ffn=ffn[0])):
+            chosen[shape] = None
+    return list(chosen)
+
+
+def byte_features(shape: Shape) -> NDArray[np.float64]:
+    """The products of sizes that bytes and parameters are sums of."""
+    layers, hidden, ffn = float(shape.layers), float(shape.hidden), float(shape.ffn)
+    inside = [1.0, hidden, hidden * hidden, ffn, hidden * ffn, float(shape.heads), hidden * shape.heads]
+    return np.array([1.0, hidden, hidden * hidden, *(layers * size for size in inside)])

@@ -1,0 +1,38 @@
+"""A few texts of a recipe's sources, without reading all of them."""
+
+from __future__ import annotations
+
+from itertools import islice
+from math import ceil
+
+from homoexport.errors import TextError
+from homoexport.recipe import TextSettings
+from homoexport.text.sentences import count_words, split_sentences
+from homoexport.text.sources import load_files, load_hub
+
+_ROWS, _OF_A_ROW = 500, 2  # of a source, and sentences of one row: of long documents, not the first alone
+
+
+def first_texts(settings: TextSettings, count: int) -> list[str]:
+    """Up to `count` sentences from the beginning of all sources.
+
+    Raises:
+        TextError: a source that cannot be read, or none in any of them.
+    """
+    found = []
+    for source in settings.sources:
+        if source.files:
+            rows = load_files(source, words=True, streaming=True, cache_dir=None)
+        else:
+            rows = load_hub(source.model_copy(update={"streaming": True}), cache_dir=None)
+        mine: list[str] = []
+        for row in islice(rows, _ROWS):
+            text = row["text"] if isinstance(row["text"], str) else " ".join(row["text"])
+            long_enough = (each for each in split_sentences(text) if count_words(each) >= settings.min_words)
+            mine += islice(long_enough, _OF_A_ROW)
+            if len(mine) >= ceil(count / len(settings.sources)):
+                break
+        found += mine
+    if not found:
+        raise TextError("holds no text", where="text.sources", mend="name other files or another column")
+    return found[:count]

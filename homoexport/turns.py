@@ -1,0 +1,113 @@
+"""Turns of a planned run: what missed the budget is put aside, and the next shape follows from what it measured.
+
+Everything is read from the run's folder, so that a run that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from homoexport.artifact import read_json, read_manifest
+from homoexport.bench import judge_result
+from homoexport.budget import THROUGHPUT, Budget, Verdict
+from homoexport.distill import forget_state
+from homoexport.plan import Plan, Row, Shape
+
+STUDENT, PACKAGE, MEASURED, PLAN, TURNS = "1-student", "2-onnx", "3-measured", "plan", "turns"
+MEASUREMENT = "measurement.json"
+
+
+class Turns:
+    """The turns of the run in a folder."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+        for part in sorted((run_dir / TURNS).glob(".*.part")):  # a run was stopped while it put a turn aside
+            self._put_into(part)
+
+    @property
+    def folders(self) -> list[Path]:
+        """Of the turns that are over, in their order; the present one is in the run's folder itself."""
+        return sorted((self.run_dir / TURNS).glob("[0-9]*"), key=lambda folder: int(folder.name))
+
+    @property
+    def last(self) -> Path | None:
+        """The folder of the turn before the present one."""
+        return next(iter(self.folders[-1:]), None)
+
+    def row(self, plan: Plan, budget: Budget) -> Row:
+        """The shape of the present turn: the plan's choice, or what follows from the turn before."""
+        row = plan.choice
+        for folder in self.folders:
+            narrower = plan.narrower(row, used_of(budget_verdicts(budget, folder / MEASURED)))
+            assert narrower is not None, "a turn is put aside only where there is another shape"
+            row = narrower
+        return row
+
+    def put_aside(self) -> None:
+        """End the present turn."""
+        part = self.run_dir / TURNS / f".{len(self.folders) + 1}.part"
+        part.mkdir(parents=True)
+        self._put_into(part)
+
+    def _put_into(self, part: Path) -> None:
+        for name in (STUDENT, PACKAGE, MEASURED):
+            if (self.run_dir / name).exists():
+                (self.run_dir / name).rename(part / name)
+        part.rename(part.with_name(part.name.removeprefix(".").removesuffix(".part")))
+
+    def forget_states(self) -> None:
+        """Remove what students could be pruned on from: the run is over."""
+        for folder in (*self.folders, self.run_dir):
+            forget_state(folder / STUDENT)
+
+    def told(self, plan: Plan, budget: Budget) -> dict[str, Any]:
+        """For the summary: what was planned, every turn with its verdicts, and a shape that would fit better."""
+        turns = []
+        for folder in (*self.folders, self.run_dir):
+            verdicts = budget_verdicts(budget, folder / MEASURED)
+            student = read_manifest(folder / STUDENT, kind="student")
+            turns.append(
+                {
+                    "shape": _shape_of(student["details"]).as_json(),
+                    "folder": str(folder.relative_to(self.run_dir)),
+                    "steps": student["details"]["steps"],
+                    "seconds": student["details"]["seconds"],
+                    "planned": plan.row_of(_shape_of(student["details"])).as_json(),
+                    "budget": [verdict.as_json() for verdict in verdicts],
+                }
+            )
+        row = plan.row_of(_shape_of(student["details"]))
+        wider = plan.wider(row, used_of(verdicts))
+        return {
+            "limits": dict(plan.limits.values),
+            "choice": plan.choice.as_json(),
+            "front": [each.as_json() for each in plan.front()],
+            "turns": turns,
+            "wider": None if wider is None else wider.as_json(),
+        }
+
+
+def budget_verdicts(budget: Budget, measured: Path) -> list[Verdict]:
+    """A budget against what a turn measured; relative lines against the teacher in the same measurement."""
+    results: Sequence[Mapping[str, Any]] = read_json(measured / MEASUREMENT)["results"]
+    return judge_result(budget, results[-1], teacher=results[0] if len(results) > 1 else None)
+
+
+def used_of(verdicts: Sequence[Verdict]) -> dict[str, float]:
+    """How much of each limit is used: 1 is all; of a line that is not kept, what its interval says at the worst."""
+    used = {}
+    for verdict in verdicts:
+        figure = verdict.measured
+        if not verdict.kept and verdict.interval is not None:
+            figure = max(figure, verdict.interval[1])
+        used[verdict.line] = verdict.limit / figure if verdict.line == THROUGHPUT else figure / verdict.limit
+    return used
+
+
+def _shape_of(details: Mapping[str, Any]) -> Shape:
+    widths = details["widths"]
+    sizes = (details["num_hidden_layers"], widths["hidden_size"], widths["intermediate_size"])
+    return Shape(*sizes, int(widths["num_attention_heads"]))

@@ -1,0 +1,106 @@
+"""What a shape keeps of a teacher, against sums over masks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from homoexport.distill import teacher_retention
+from homoexport.distill.layerwise import Counts
+from homoexport.distill.micro_batch import MicroBatch
+from homoexport.distill.probe import probe_loss
+from homoexport.encoder import Encoder, Pooling, family_of
+from tests.conftest import FAMILY_CONFIGS, tiny_model, tiny_tokenizer
+
+TEXTS = [" ".join(f"w{(i * 7 + j) % 95}" for j in range(3 + i % 9)) for i in range(16)]
+SIZES = {"hidden_sizes": [8, 16, 24], "ffn_sizes": [16, 48], "head_shapes": [(2, 8), (2, 4), (4, 4)]}
+
+
+def encoder_of(kind: str, tmp_path) -> Encoder:
+    model = tiny_model(kind)
+    return Encoder(model, tiny_tokenizer(), "sentence-similarity", Pooling(), tmp_path, kind)
+
+
+def squares(encoder: Encoder) -> dict[str, torch.Tensor]:
+    """(θ·g)² of every weight, summed over the batches, the plain way."""
+    model, family = encoder.model, family_of(encoder.model.config)
+    sums = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters()}
+    for start in range(0, len(TEXTS), 8):
+        tokens = encoder.tokenizer(TEXTS[start : start + 8], padding=True, return_tensors="pt")
+        micro = MicroBatch(tokens["input_ids"], tokens["attention_mask"])
+        counts = Counts(int(micro.attention_mask.sum()), 0, 8, {})
+        model.zero_grad()
+        probe_loss(model, family, micro, objective="sentence-embedding", counts=counts).backward()
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None:
+                sums[name] += (parameter.detach() * parameter.grad) ** 2
+    model.zero_grad()
+    return sums
+
+
+def test_share_is_the_sum_over_what_stays(tmp_path):
+    encoder = encoder_of("bert", tmp_path)
+    found = teacher_retention(encoder, TEXTS, objective="sentence-embedding", **SIZES)
+    sums = squares(encoder)
+    total = sum(each.double().sum() for each in sums.values())
+    hidden = sum(
+        sums[name].double() if sums[name].dim() == 1 else sums[name].double().sum(1 - axis)
+        for name, axis in hidden_axes(encoder)
+    )
+    kept = torch.zeros(32, dtype=torch.bool)
+    kept[hidden.argsort(descending=True)[:16]] = True
+    stays = 0.0
+    for name, values in sums.items():
+        mine = values.double()
+        for axis, of_hidden in enumerate(axes_of(name, mine.dim())):
+            if of_hidden:
+                mine = mine[kept] if axis == 0 else mine[:, kept]
+        stays += float(mine.sum())
+    shape = {"layers": 2, "ffn": 64, "heads": 4, "head_dim": 8}
+    assert found.share(hidden=16, **shape) == pytest.approx(stays / float(total), rel=1e-5)
+    assert found.share(hidden=32, **shape) == pytest.approx(1.0)
+
+
+def axes_of(name: str, dim: int) -> list[bool]:
+    """Which of a BERT parameter's axes are the residual stream's."""
+    if any(part in name for part in ("query", "key", "value", "intermediate")):
+        return [False, True] if dim == 2 else [False]
+    if name.endswith("output.dense.weight"):
+        return [True, False]
+    if "embeddings.weight" in name or "_embeddings" in name:
+        return [False, True]
+    if "pooler" in name:
+        return [True, True] if dim == 2 else [True]
+    return [True]
+
+
+def hidden_axes(encoder: Encoder) -> list[tuple[str, int]]:
+    return [
+        (name, axis)
+        for name, parameter in encoder.model.named_parameters()
+        for axis, of_hidden in enumerate(axes_of(name, parameter.dim()))
+        if of_hidden
+    ]
+
+
+@pytest.mark.parametrize("kind", FAMILY_CONFIGS)
+def test_more_of_anything_keeps_more(kind, tmp_path):
+    encoder = encoder_of(kind, tmp_path)
+    family = family_of(encoder.model.config)
+    sizes = SIZES if family.prunes_head_width else SIZES | {"head_shapes": [(2, 8)]}
+    found = teacher_retention(encoder, TEXTS, objective="sentence-embedding", **sizes)
+    widths = family.widths(encoder.model)
+    whole = {
+        "layers": widths.num_hidden_layers,
+        "hidden": widths.hidden_size,
+        "ffn": widths.intermediate_size,
+        "heads": widths.heads[0],
+        "head_dim": widths.head_dim,
+    }
+    assert found.share(**whole) == pytest.approx(1.0, abs=1e-6)
+    for change in ({"layers": 1}, {"hidden": 16}, {"ffn": 16}, {"heads": 2, "head_dim": 8}):
+        assert 0 < found.share(**whole | change) < 1
+    assert found.share(**whole | {"hidden": 8}) < found.share(**whole | {"hidden": 16})
+    assert all(parameter.grad is None for parameter in encoder.model.parameters())
+    again = type(found).from_json(found.as_json())
+    assert again.share(**whole | {"hidden": 16}) == found.share(**whole | {"hidden": 16})

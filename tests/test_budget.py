@@ -1,0 +1,70 @@
+"""Lines of a budget: units are parsed strictly, shares are the teacher's."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from homoexport.budget import Budget, judge, proven
+
+
+@pytest.mark.parametrize(
+    ("line", "given", "expected"),
+    [
+        ("latency_p95_ms", 8, 8.0),
+        ("latency_p95_ms", "8", 8.0),
+        ("latency_p95_ms", "8ms", 8.0),
+        ("latency_p99_ms", "0.5 s", 500.0),
+        ("latency_p50_ms", "500us", 0.5),
+        ("latency_p50_ms", "4x", "4x"),
+        ("file_mb", "12MB", 12.0),
+        ("file_mb", "1MiB", 1.048576),
+        ("file_mb", "25%", "25%"),
+        ("peak_rss_mb", "80000kB", 80.0),
+        ("throughput_per_s", "200/s", 200.0),
+        ("parameters", "10M", 10e6),
+        ("parameters", "2.5 B", 2.5e9),
+    ],
+)
+def test_what_people_write(line, given, expected):
+    assert Budget(**{line: given}).lines() == {line: expected}
+
+
+@pytest.mark.parametrize(
+    ("line", "given"),
+    [
+        *[
+            ("latency_p95_ms", bad)
+            for bad in ("8 parsecs", "8MB", "ms", "-8ms", "0ms", "0x", "1e3ms", "8 m s", "nan", True)
+        ],
+        *[("file_mb", bad) for bad in ("12 ms", "12mb", 0, -1, float("inf"))],
+        *[("throughput_per_s", bad) for bad in ("200/h", "200 ms")],
+        *[("parameters", bad) for bad in ("10MB", "ten", "0")],
+    ],
+)
+def test_anything_else_is_refused(line, given):
+    with pytest.raises(ValidationError):
+        Budget(**{line: given})
+
+
+def test_mistake_is_told_with_what_to_write():
+    with pytest.raises(
+        ValidationError, match=r"'8 parsecs' is no time; write 8ms, or relative to the teacher: 4x, 25%"
+    ):
+        Budget(latency_p95_ms="8 parsecs")
+
+
+def test_shares_follow_the_teachers_figures():
+    budget = Budget(latency_p95_ms="4x", file_mb="10%", throughput_per_s="4x", peak_rss_mb=80)
+    assert budget.relative == ("latency_p95_ms", "throughput_per_s", "file_mb")
+    teacher = {"latency_p95_ms": 40.0, "file_mb": 90.0, "throughput_per_s": 25.0}
+    limits = {"latency_p95_ms": 10.0, "throughput_per_s": 100.0, "file_mb": 9.0, "peak_rss_mb": 80.0}
+    assert budget.limits(teacher) == pytest.approx(limits)
+
+
+def test_throughput_is_a_line_from_below():
+    (kept,) = judge(Budget(throughput_per_s="100/s"), {"throughput_per_s": 120.0})
+    (missed,) = judge(Budget(throughput_per_s="2x"), {"throughput_per_s": 120.0}, reference={"throughput_per_s": 100.0})
+    assert (kept.kept, kept.at_least, missed.kept, missed.limit) == (True, True, False, 200.0)
+    assert proven([kept])
+    assert not proven([kept, missed])
