@@ -4,9 +4,9 @@
     python bench/plan_prediction.py --plot
 
 Shapes of MiniLM's students are drawn by a seed: of 2, 4 or 6 layers, any head width, hidden sizes of the table and
-between them. For fp32 and int8, at 32, 128 and 256 tokens (one thread, batch 1), each is predicted from the table and measured whole,
-with random weights. Some are also exported as any student is, with all forms to choose from, and measured as packages.
-Everything is measured anew. A result is kept as soon as a condition is done.
+between them. For fp32 and int8, at 32, 128 and 256 tokens (one thread, batch 1), each is predicted from the table and
+measured whole, with random weights, beside the table's anchor. Some are also exported as any student is, with all forms
+to choose from, and measured as packages. Everything is measured anew; a condition is kept as soon as it is done.
 """
 
 from __future__ import annotations

@@ -128,15 +128,15 @@ def check_recipe(recipe: Recipe) -> None:
     Raises:
         UserError: a device, thread count, length or shape that cannot be had.
     """
-    settings = recipe.measure
+    student, settings = None if recipe.is_planned else _student_of(recipe), recipe.measure
     if recipe.quality is not None:
-        check_gate(recipe.quality, teacher=recipe.teacher, hidden_size=student.hidden_size)
+        check_gate(recipe.quality, teacher=recipe.teacher, hidden_size=None if student is None else student.hidden_size)
     refuse_emulated_latency(recipe.budget, settings.device)
     workload = settings.threads, settings.batch_size, settings.length
     check_measurement(settings.device, [workload], texts=texts_of(settings), min_seconds=settings.min_seconds)
     teacher = load_encoder(recipe.teacher, task=TASKS[recipe.distill.objective])
-    if not recipe.is_planned:
-        target_of(teacher, _student_of(recipe), recipe.distill)
+    if student is not None:
+        target_of(teacher, student, recipe.distill)
     if settings.length > (longest := max_length_of(teacher)):
         raise RecipeError(
             f"length {settings.length} is more than the teacher's {longest} tokens",

@@ -63,24 +63,6 @@ def shape_of_student(folder: Path) -> Shape:
     return Shape(*sizes, round(widths["num_attention_heads"]))
 
 
-def test_planned_run_keeps_its_budget_and_says_how(homoexport, recipe, tmp_path):
-    run = tmp_path / "run"
-    outcome = homoexport("run", recipe(file_mb="60%", latency_p50_ms="50ms"), "-o", run, "--json")
-    assert outcome.code == 0, outcome.err
-    summary = json.loads(outcome.out)
-    plan = json.loads((run / "plan/plan.json").read_text())
-    verify(run / "plan", kind="plan")
-    (turn,) = summary["plan"]["turns"]
-    assert turn["shape"] == plan["choice"]["shape"] == shape_of_student(run / "1-student").as_json()
-    lines = {line["line"]: line for line in summary["budget"]}
-    teacher_mb = summary["teacher"]["file_bytes"] / 1e6
-    assert lines["file_mb"]["limit"] == pytest.approx(0.6 * teacher_mb)
-    assert summary["student"]["file_bytes"] / 1e6 <= 0.6 * teacher_mb
-    assert plan["choice"]["file_mb"] == pytest.approx(summary["student"]["file_bytes"] / 1e6, rel=0.05)
-    assert "How the shape was chosen" in (run / "report.md").read_text()
-    assert not list(run.rglob(".end.pt"))
-
-
 @pytest.fixture
 def lying(monkeypatch):
     """Files are measured as smaller than they are."""
@@ -92,54 +74,52 @@ def lying(monkeypatch):
     monkeypatch.setattr(lab.Lab, "_timed", lie)
 
 
-def test_turn_that_misses_is_pruned_on_until_the_budget_is_kept(homoexport, recipe, tmp_path, lying):
-    run = tmp_path / "run"
-    outcome = homoexport("run", recipe(file_mb=0.03), "-o", run, "--json")
+class Stop(BaseException):
+    """As a signal would."""
+
+
+def stopped_at(monkeypatch, homoexport, run: Path, recipe: Path, name: str) -> None:
+    """Begin a run, or go on with it, and stop it where the pipeline calls a function."""
+
+    def stop(*_: object, **__: object) -> None:
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"homoexport.pipeline.{name}", stop)
+        with pytest.raises(Stop):
+            homoexport("run", recipe, "-o", run, *(["--resume"] if run.exists() else []))
+
+
+def test_turn_that_misses_is_pruned_on_and_a_stopped_run_ends_the_same(
+    homoexport, recipe, tmp_path, lying, monkeypatch
+):
+    path, run = recipe(file_mb="75kB", latency_p50_ms="50ms"), tmp_path / "run"
+    outcome = homoexport("run", path, "-o", run, "--json")
     assert outcome.code == 0, outcome.err
-    summary = json.loads(outcome.out)
+    summary, plan = json.loads(outcome.out), json.loads((run / "plan/plan.json").read_text())
+    verify(run / "plan", kind="plan")
     first, *_, last = summary["plan"]["turns"]
-    assert first["budget"][0]["kept"] is False
-    assert last["budget"][0]["kept"] is True
+    assert first["shape"] == plan["choice"]["shape"]
+    assert [line["kept"] for line in first["budget"]] == [True, False]
+    assert [line["kept"] for line in last["budget"]] == [True, True]
     before, after = shape_of_student(run / "turns/1/1-student"), shape_of_student(run / "1-student")
     assert after.within(before)
     assert after != before
-    assert last["steps"] < 2 * first["steps"]
-    losses = [json.loads(line) for line in (run / "1-student/log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in losses] == list(range(last["steps"]))
-    assert losses[first["steps"]]["widths"]["hidden_size"] == before.hidden
+    assert first["steps"] < last["steps"] < 2 * first["steps"]
+    log = [json.loads(line) for line in (run / "1-student/log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log] == list(range(last["steps"]))
+    assert log[first["steps"]]["widths"]["hidden_size"] == before.hidden
+    report = (run / "report.md").read_text()
+    assert "A turn that missed was pruned on from where its distillation ended." in report
+    assert not list(run.rglob(".end.pt"))
 
-
-def test_killed_between_and_within_turns_it_ends_the_same(homoexport, recipe, tmp_path, lying, monkeypatch):
-    path = recipe(file_mb=0.03)
-    assert homoexport("run", path, "-o", tmp_path / "whole").code == 0
-
-    class Stop(BaseException):
-        """As a signal would."""
-
-    def stopped_at(name: str, times: int = 1) -> None:
-        from homoexport import pipeline
-
-        true, calls = getattr(pipeline, name), []
-
-        def stop(*args: object, **named: object) -> object:
-            calls.append(name)
-            if len(calls) == times:
-                raise Stop
-            return true(*args, **named)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(pipeline, name, stop)
-            resume = ["--resume"] if (tmp_path / "stopped").exists() else []
-            with pytest.raises(Stop):
-                homoexport("run", path, "-o", tmp_path / "stopped", *resume)
-
-    stopped_at("export_folder")  # after the first student
-    stopped_at("prune_on")  # between the turns
-    stopped_at("summarize")
-    done = homoexport("run", path, "-o", tmp_path / "stopped", "--resume", "--json")
+    stopped = tmp_path / "stopped"
+    for name in ("export_folder", "prune_on", "summarize"):  # after the first student, between turns, before the end
+        stopped_at(monkeypatch, homoexport, stopped, path, name)
+    done = homoexport("run", path, "-o", stopped, "--resume", "--json")
     assert done.code == 0, done.err
     for folder in ("turns/1/1-student", "1-student"):
-        one, other = (verify(tmp_path / run / folder)["files"]["model.safetensors"] for run in ("whole", "stopped"))
+        one, other = (verify(one / folder)["files"]["model.safetensors"] for one in (run, stopped))
         assert one == other, folder
 
 
@@ -150,3 +130,8 @@ def test_hopeless_budget_is_refused_with_what_the_smallest_needs(homoexport, rec
     (line,) = [line for line in outcome.err.splitlines() if line.startswith("error:")]
     assert "no student keeps file 0.001 MB: the smallest (" in line
     assert not run.exists()
+
+
+def test_distil_needs_a_shape(homoexport, recipe, tmp_path):
+    outcome = homoexport("distill", recipe(file_mb=1), "-o", tmp_path / "student")
+    assert (outcome.code, "the recipe names no student, only a budget" in outcome.err) == (2, True)
