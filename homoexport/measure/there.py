@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from homoexport.host import describe_host
+from homoexport.host import describe_host, library_versions
 from homoexport.measure.process import Worker
 from homoexport.measure.targets import LocalCpu, Target, find_target
 from homoexport.measure.timing import Subject, load_model, place
@@ -22,7 +22,10 @@ from homoexport.measure.timing import Subject, load_model, place
 
 @dataclass(frozen=True)
 class TargetHost:
-    """A target's processor and runtime; `is_here` where they are this machine's, with the same kernels."""
+    """A target's processor and runtime; `is_here` where they are this machine's, with the same kernels.
+
+    `runtime` is the version of onnxruntime there.
+    """
 
     is_here: bool
     emulated: bool
@@ -30,6 +33,7 @@ class TargetHost:
     cpu: str
     x86: bool
     instruction_sets: tuple[str, ...]
+    runtime: str = ""
 
 
 def host_of(device: str) -> TargetHost:
@@ -40,12 +44,12 @@ def host_of(device: str) -> TargetHost:
     """
     target = find_target(device)
     is_here = _is_here(target)
-    host = describe_host()
+    host, versions = describe_host(), library_versions()
     if not is_here:
         with closing(target):
             target.open()
             with Worker(target, subject=device) as worker:
-                host = worker.greeting.get("host", {})
+                host, versions = (worker.greeting.get(name, {}) for name in ("host", "versions"))
     x86 = str(host.get("architecture", "")).lower() in ("x86_64", "amd64")
     return TargetHost(
         is_here,
@@ -54,6 +58,7 @@ def host_of(device: str) -> TargetHost:
         str(host.get("cpu", "an unknown CPU")),
         x86,
         tuple(host.get("instruction_sets", ())),
+        str(versions.get("onnxruntime", "")),
     )
 
 

@@ -184,13 +184,13 @@ class Plan:
         return best
 
     def disliked(self) -> list[tuple[Row, Row]]:
-        """Shapes that are slower than a wider one of the same layers and proportions, each with the wider one."""
-        deepest = max(row.shape.layers for row in self.rows)
+        """Shapes of the teacher's proportions that are slower than the next wider one, each with that one."""
+        widest = max((row.shape for row in self.rows), key=lambda shape: (shape.layers, shape.hidden, shape.ffn))
         plain: dict[int, Row] = {}
-        for row in self.rows:
-            fits = row.shape.layers == deepest and row.shape.ffn in (4 * row.shape.hidden, 3 * row.shape.hidden)
-            if fits and (row.shape.hidden not in plain or row.figures.latency_p50_ms < _p50(plain[row.shape.hidden])):
-                plain[row.shape.hidden] = row
+        for row in sorted(self.rows, key=lambda row: row.figures.latency_p50_ms):
+            shape = row.shape
+            if shape.layers == widest.layers and shape.ffn * widest.hidden == widest.ffn * shape.hidden:
+                plain.setdefault(shape.hidden, row)  # of those with other heads, the fastest
         ordered = [plain[hidden] for hidden in sorted(plain)]
         return [
             (row, wider)
@@ -305,10 +305,6 @@ def _row_of(saved: Mapping[str, Any]) -> Row:
 def best_of(rows: Sequence[Row]) -> Row | None:
     """The one that keeps most; of those that keep as much, the fastest."""
     return max(rows, key=lambda row: (row.retained, -row.figures.latency_p50_ms), default=None)
-
-
-def _p50(row: Row) -> float:
-    return row.figures.latency_p50_ms
 
 
 def _step(line: str, limit: float) -> float:
