@@ -1,0 +1,122 @@
+"""What is measured once is remembered; a machine's pace is taken out. Graphs and times are made up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from homoexport.encoder import Encoder, Pooling, Widths
+from homoexport.errors import DoesNotFit
+from homoexport.export import Form
+from homoexport.measure import FileFigures
+from homoexport.plan import lab
+from homoexport.plan.shapes import candidates
+from homoexport.recipe import DistillSettings, ExportSettings, MeasureSettings
+from tests.conftest import tiny_bert, tiny_tokenizer
+
+SETTINGS = DistillSettings(objective="sentence-embedding", steps=1, batch_size=2)
+
+
+class Target:
+    """A target whose pace changes from group to group."""
+
+    def __init__(self) -> None:
+        self.widths: dict[Path, Widths] = {}
+        self.groups: list[int] = []
+        self.paces = [1.0]
+        self.too_big: int | None = None
+
+    def time(self, files: list[Path], **_: Any) -> list[FileFigures | None]:
+        pace = self.paces[len(self.groups) % len(self.paces)]
+        self.groups.append(len(files))
+        return [self._figures(self.widths[file], pace) for file in files]
+
+    def _figures(self, widths: Widths, pace: float) -> FileFigures | None:
+        if self.too_big is not None and widths.hidden_size >= self.too_big:
+            return None
+        ms = pace * (0.1 + 0.01 * widths.num_hidden_layers * (widths.hidden_size + widths.intermediate_size / 2))
+        return FileFigures({50: ms, 90: ms, 95: 1.1 * ms, 99: 1.2 * ms}, 60.0 + widths.hidden_size)
+
+
+@pytest.fixture
+def target(monkeypatch, tmp_path) -> Target:
+    made = Target()
+
+    class Templates:
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def best_form(self, _widths: Widths, _rank: object) -> Form:
+            return Form("standard")
+
+        def write(self, file: Path, widths: Widths, _form: Form) -> bool:
+            made.widths[file] = widths
+            file.write_bytes(b"0" * 1000 * widths.num_hidden_layers * widths.hidden_size)
+            return True
+
+    monkeypatch.setattr(lab, "Templates", Templates)
+    monkeypatch.setattr(lab, "time_files", made.time)
+    monkeypatch.setenv("HOMOEXPORT_CACHE", str(tmp_path / "cache"))
+    return made
+
+
+@pytest.fixture
+def encoder(tmp_path) -> Encoder:
+    model = tiny_bert(hidden_size=128, heads=8, intermediate_size=512, layers=4)
+    return Encoder(model, tiny_tokenizer(), "sentence-similarity", Pooling(), tmp_path, "tiny")
+
+
+def opened(encoder: Encoder, *, fresh: bool = False, **measure: Any) -> lab.Lab:
+    return lab.Lab(encoder, MeasureSettings(threads=1, **measure), ExportSettings(quantize="none"), fresh=fresh)
+
+
+def test_second_plan_measures_nothing_and_another_condition_measures_anew(target, encoder):
+    shapes = candidates(encoder, SETTINGS)
+    with opened(encoder).open() as one:
+        table, remembered = one.table(shapes)
+        whole = one.whole(shapes[-1:], table)
+    measured = len(target.groups)
+    assert not remembered
+    with opened(encoder).open() as again:
+        assert again.table(shapes) == (table, True)
+        assert again.whole(shapes[-1:], table) == whole
+    assert len(target.groups) == measured
+    for other in ({"length": 64}, {"batch_size": 2}, {"fresh": True}):
+        with opened(encoder, **other).open() as another:
+            assert another.table(shapes)[1] is False
+        assert len(target.groups) > measured
+        measured = len(target.groups)
+
+
+def test_pace_of_the_machine_is_taken_out_and_told(target, encoder):
+    shapes = candidates(encoder, SETTINGS)
+    with opened(encoder).open() as quiet:
+        steady, _ = quiet.table(shapes)
+        whole = quiet.whole(shapes[-1:], steady)
+    target.paces = [1.0, 1.3, 0.9]
+    target.groups.clear()
+    with opened(encoder, fresh=True).open() as restless:
+        table, _ = restless.table(shapes)
+        target.paces = [2.0]
+        again = restless.whole(shapes[-1:], table)
+    assert steady.unrest == 0
+    assert table.unrest == pytest.approx(0.4)
+    for shape, figures in steady.measured.items():
+        assert table.measured[shape].latency_p95_ms == pytest.approx(figures.latency_p95_ms)
+    assert again[shapes[-1]].latency_p50_ms == pytest.approx(whole[shapes[-1]].latency_p50_ms)
+
+
+def test_target_without_room_is_told(target, encoder):
+    target.too_big = 100
+    with opened(encoder).open() as one, pytest.raises(DoesNotFit, match="does not fit into its memory"):
+        one.table(candidates(encoder, SETTINGS))
+
+
+def test_damaged_memory_is_measured_again(target, encoder):
+    shapes = candidates(encoder, SETTINGS)
+    with opened(encoder).open() as one:
+        one.table(shapes)
+        one._file.write_text("{")
+    with opened(encoder).open() as again:
+        assert again.table(shapes)[1] is False
