@@ -19,11 +19,10 @@ import yaml
 from transformers import AutoModel, AutoTokenizer
 
 from homoexport.artifact import verify
-from homoexport.bench import measure
+from homoexport.bench import judge_result, measure
 from homoexport.budget import Budget
 from homoexport.inference import open_package
 from homoexport.measure.timing import Failure
-from homoexport.pipeline import judge_result
 from tests.conftest import BERT_TINY, write_sentences
 
 ROOT = Path(__file__).parents[1]
