@@ -60,8 +60,9 @@ def condition(encoder: Any, shapes: list[Shape], chosen: list[Shape], precision:
     """Predictions and measurements under one condition."""
     began = time.perf_counter()
     settings = MeasureSettings(threads=1, length=length)
-    with Lab(encoder, settings, ExportSettings(quantize=PRECISIONS[precision]), fresh=True).open() as lab:  # type: ignore[arg-type]
-        table, _ = lab.table(shapes)
+    export = ExportSettings(quantize=PRECISIONS[precision])  # type: ignore[arg-type]
+    with Lab(encoder, shapes, settings, export, fresh=True).open() as lab:
+        table, _ = lab.table()
         table_seconds = time.perf_counter() - began
         measured = {}
         for start in range(0, len(chosen), GROUP):

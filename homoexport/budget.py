@@ -88,9 +88,8 @@ class Budget(BaseModel):
                 share = parse_share(value)
                 assert share is not None
                 assert reference is not None
-                better = value.strip().endswith("x")
-                up = better == (name == THROUGHPUT) if better else True
-                limits[name] = reference[name] * share if up else reference[name] / share
+                more = name == THROUGHPUT or value.strip().endswith("%")
+                limits[name] = reference[name] * share if more else reference[name] / share
             else:
                 limits[name] = value
         return limits

@@ -40,7 +40,7 @@ from homoexport.artifact import (
 )
 from homoexport.bench import measure, refuse_emulated_latency, texts_of
 from homoexport.budget import verdict_of
-from homoexport.distill import LOG, TASKS, Progress, distill, prune_on, target_of
+from homoexport.distill import LOG, TASKS, Progress, distill, forget_state, prune_on, target_of
 from homoexport.encoder import load_encoder, max_length_of
 from homoexport.errors import DoesNotFit, OutputError, RecipeError
 from homoexport.evaluate import Gate, check_gate, evaluate_packages
@@ -51,11 +51,23 @@ from homoexport.plan import Plan, plan_of, plan_student
 from homoexport.recipe import Recipe, StudentShape
 from homoexport.report import PLAN_FILE, summarize, write_plan_report, write_report
 from homoexport.text import first_texts
-from homoexport.turns import MEASURED, MEASUREMENT, PACKAGE, PLAN, STUDENT, TURNS, Turns, budget_verdicts, used_of
+from homoexport.turns import (
+    MEASURED,
+    MEASUREMENT,
+    PACKAGE,
+    PLAN,
+    STUDENT,
+    TURNS,
+    Turns,
+    budget_verdicts,
+    unclear,
+    used_of,
+)
 
 TEACHER = "0-teacher"
 FLOORS = "floors.json"  # of quality, with their verdicts
 CALIBRATION_TEXTS = 256  # of which a plan takes some
+_PATIENCE = 3.0  # times as long is measured what was too noisy to call
 
 
 @dataclass(frozen=True)
@@ -181,7 +193,13 @@ def _run_stages(recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener
         _export_and_measure(recipe, run_dir, clock, listener)
         if plan is None or row is None:
             break
-        used = used_of(budget_verdicts(recipe.budget, run_dir / MEASURED))
+        verdicts = budget_verdicts(recipe.budget, run_dir / MEASURED)
+        if unclear(verdicts):
+            listener.on_stage("Too noisy to call: measuring again, for longer")
+            shutil.rmtree(run_dir / MEASURED)
+            _export_and_measure(recipe, run_dir, clock, listener, patience=_PATIENCE)
+            verdicts = budget_verdicts(recipe.budget, run_dir / MEASURED)
+        used = used_of(verdicts)
         if max(used.values()) <= 1 or plan.narrower(row, used) is None:
             break
         listener.on_stage(f"The budget is missed by {row.shape.name}: pruning on")
@@ -250,9 +268,13 @@ def _distill(
             distill(recipe.teacher, keep_state=recipe.is_planned, **settings)
         else:
             prune_on(turns.last / STUDENT, teacher=recipe.teacher, **settings)
+            forget_state(turns.last / STUDENT)
 
 
-def _export_and_measure(recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener) -> None:
+def _export_and_measure(
+    recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener, *, patience: float = 1.0
+) -> None:
+    """Both packages, measured; with patience for so many times as long."""
     teacher, student, package = run_dir / TEACHER, run_dir / STUDENT, run_dir / PACKAGE
     digest, texts = recipe.digest(), held_out_texts(student)
     if not _done(teacher, "package"):
@@ -286,7 +308,8 @@ def _export_and_measure(recipe: Recipe, run_dir: Path, clock: _Clock, listener: 
             )
     with clock.stage("measure", f"Measuring on {recipe.measure.device}"), staged(run_dir / MEASURED) as folder:
         packages = [teacher, package]
-        measured = measure(packages, recipe.measure, progress=listener.on_measure)
+        seconds = {"min_seconds": patience * recipe.measure.min_seconds}
+        measured = measure(packages, recipe.measure.model_copy(update=seconds), progress=listener.on_measure)
         if not any(result.package == str(package) for result in measured.results):
             failure = next(failure for failure in measured.failures if failure.package == str(package))
             raise DoesNotFit(

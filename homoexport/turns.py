@@ -65,21 +65,21 @@ class Turns:
 
     def told(self, plan: Plan, budget: Budget) -> dict[str, Any]:
         """For the summary: what was planned, every turn with its verdicts, and a shape that would fit better."""
-        turns = []
+        turns, row, verdicts = [], plan.choice, list[Verdict]()
         for folder in (*self.folders, self.run_dir):
             verdicts = budget_verdicts(budget, folder / MEASURED)
-            student = read_manifest(folder / STUDENT, kind="student")
+            details = read_manifest(folder / STUDENT, kind="student")["details"]
+            row = plan.row_of(_shape_of(details))
             turns.append(
                 {
-                    "shape": _shape_of(student["details"]).as_json(),
+                    "shape": row.shape.as_json(),
                     "folder": str(folder.relative_to(self.run_dir)),
-                    "steps": student["details"]["steps"],
-                    "seconds": student["details"]["seconds"],
-                    "planned": plan.row_of(_shape_of(student["details"])).as_json(),
+                    "steps": details["steps"],
+                    "seconds": details["seconds"],
+                    "planned": row.as_json(),
                     "budget": [verdict.as_json() for verdict in verdicts],
                 }
             )
-        row = plan.row_of(_shape_of(student["details"]))
         wider = plan.wider(row, used_of(verdicts))
         return {
             "limits": dict(plan.limits.values),
@@ -96,14 +96,18 @@ def budget_verdicts(budget: Budget, measured: Path) -> list[Verdict]:
     return judge_result(budget, results[-1], teacher=results[0] if len(results) > 1 else None)
 
 
+def unclear(verdicts: Sequence[Verdict]) -> bool:
+    """Whether no line is missed, but one is too noisy to call."""
+    kept = [verdict.kept for verdict in verdicts]
+    return None in kept and False not in kept
+
+
 def used_of(verdicts: Sequence[Verdict]) -> dict[str, float]:
     """How much of each limit is used: 1 is all; of a line that is not kept, what its interval says at the worst."""
     used = {}
     for verdict in verdicts:
-        figure = verdict.measured
-        if not verdict.kept and verdict.interval is not None:
-            figure = max(figure, verdict.interval[1])
-        used[verdict.line] = verdict.limit / figure if verdict.line == THROUGHPUT else figure / verdict.limit
+        low, high = verdict.interval if verdict.interval and not verdict.kept else (verdict.measured, verdict.measured)
+        used[verdict.line] = verdict.limit / low if verdict.line == THROUGHPUT else high / verdict.limit
     return used
 
 

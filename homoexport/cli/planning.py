@@ -25,8 +25,6 @@ from homoexport.cli.options import (
 )
 from homoexport.recipe import PlanRecipe, parse_as, read_recipe_tree, with_target
 
-_CALIBRATION_TEXTS = 256
-
 
 def plan(
     recipe: Annotated[
@@ -94,11 +92,12 @@ def plan(
     if output is not None:
         refuse_existing(output, force=force, kind="plan", inputs=[asked.teacher])
     refuse_emulated_latency(asked.budget, asked.measure.device)
+    from homoexport.pipeline import CALIBRATION_TEXTS
     from homoexport.plan import plan_student
     from homoexport.report import plan_lines, plan_table, write_plan_report
     from homoexport.text import first_texts
 
-    texts = first_texts(asked.text, _CALIBRATION_TEXTS) if asked.text else []
+    texts = first_texts(asked.text, CALIBRATION_TEXTS) if asked.text else []
     with screen.measure_bar() as progress:
         found = plan_student(
             asked.teacher,

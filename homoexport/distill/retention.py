@@ -28,7 +28,7 @@ from homoexport.distill.importance import Scores, zero_scores
 from homoexport.distill.layerwise import Counts
 from homoexport.distill.micro_batch import MicroBatch
 from homoexport.distill.probe import probe_loss
-from homoexport.encoder import Encoder, Family, Slot, Widths, family_of
+from homoexport.encoder import Encoder, Family, Slot, Widths, family_of, max_length_of
 from homoexport.errors import TextError
 from homoexport.recipe import Objective
 
@@ -214,7 +214,7 @@ def _probe(model: nn.Module, family: Family, micros: Sequence[MicroBatch], objec
 
 
 def _micro_batches(encoder: Encoder, texts: Sequence[str]) -> list[MicroBatch]:
-    longest = min(_MAX_TOKENS, encoder.tokenizer.model_max_length)
+    longest = min(_MAX_TOKENS, max_length_of(encoder))
     micros = []
     for start in range(0, len(texts), _BATCH):
         tokens = encoder.tokenizer(
@@ -290,6 +290,8 @@ class _Sums:
         kinds: tuple[str | None, ...] = (None, *piece.kinds) if worth.dim() == 1 else piece.kinds
         if kinds[1] == "hidden" or (inner is not None and kinds[0] == inner):
             table, kinds = table.T, kinds[::-1]
+        if inner is None:  # of a table [V, D] the sums over V are all that counts
+            table = table.sum(1, keepdim=True, dtype=torch.float64)
         rows = self._cumulated(table, "hidden", None) if kinds[0] == "hidden" else table.sum(0, keepdim=True)
         if inner is None:
             target = self.outside if piece.layer is None else self.rest[piece.layer]

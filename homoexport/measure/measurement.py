@@ -196,9 +196,10 @@ def measure_packages(
 
 @dataclass(frozen=True)
 class FileFigures:
-    """What was measured of a plain ONNX file: latency percentiles by their number, and the worker's peak memory."""
+    """What was measured of a plain ONNX file: latency percentiles by their number, mean, the worker's peak memory."""
 
     latency_ms: dict[int, float]
+    latency_mean_ms: float
     peak_rss_mb: float
 
 
@@ -263,7 +264,8 @@ def time_files(
 def _file_figures(one: Running, target: Target) -> FileFigures:
     latencies = np.percentile(one.rounds_ms, _PERCENTS)
     peak = max(one.load_peak_bytes, peak_bytes(one.worker, target))
-    return FileFigures(dict(zip(_PERCENTS, map(float, latencies), strict=True)), peak / _MB)
+    mean = float(one.rounds_ms.mean())
+    return FileFigures(dict(zip(_PERCENTS, map(float, latencies), strict=True)), mean, peak / _MB)
 
 
 def _workload(target: Target, threads: int | None, batch_size: int, length: int) -> Workload:

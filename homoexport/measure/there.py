@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from homoexport.host import describe_host, library_versions
+from homoexport.host import available_cores, describe_host, library_versions
 from homoexport.measure.process import Worker
 from homoexport.measure.targets import LocalCpu, Target, find_target
 from homoexport.measure.timing import Subject, load_model, place
@@ -24,7 +24,7 @@ from homoexport.measure.timing import Subject, load_model, place
 class TargetHost:
     """A target's processor and runtime; `is_here` where they are this machine's, with the same kernels.
 
-    `runtime` is the version of onnxruntime there.
+    `runtime` is the version of onnxruntime there, `cores` how many may be used.
     """
 
     is_here: bool
@@ -34,6 +34,7 @@ class TargetHost:
     x86: bool
     instruction_sets: tuple[str, ...]
     runtime: str = ""
+    cores: int = 0
 
 
 def host_of(device: str) -> TargetHost:
@@ -44,10 +45,11 @@ def host_of(device: str) -> TargetHost:
     """
     target = find_target(device)
     is_here = _is_here(target)
-    host, versions = describe_host(), library_versions()
+    host, versions, cores = describe_host(), library_versions(), available_cores()
     if not is_here:
         with closing(target):
             target.open()
+            cores = target.cores()
             with Worker(target, subject=device) as worker:
                 host, versions = (worker.greeting.get(name, {}) for name in ("host", "versions"))
     x86 = str(host.get("architecture", "")).lower() in ("x86_64", "amd64")
@@ -59,6 +61,7 @@ def host_of(device: str) -> TargetHost:
         x86,
         tuple(host.get("instruction_sets", ())),
         str(versions.get("onnxruntime", "")),
+        cores,
     )
 
 

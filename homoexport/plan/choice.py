@@ -25,7 +25,7 @@ _MARGINS = {
     "parameters": 0.0,
 }
 _TIMED = frozenset((*LATENCY_LINES, THROUGHPUT))
-_MOST_UNREST = 0.25  # a machine whose pace goes further is no ground to plan on
+MOST_UNREST = 0.25  # a machine whose pace goes further is no ground to plan on
 SPARE = 0.15  # of a limit: more room than this is worth a word
 _UNITS = {**dict.fromkeys(LATENCY_LINES, " ms"), THROUGHPUT: "/s", "peak_rss_mb": " MB", "file_mb": " MB"}
 
@@ -87,16 +87,16 @@ class Limits:
     @classmethod
     def of(cls, budget: Budget, batch_size: int, reference: Figures | None, parameters: int) -> Limits:
         """Of a budget, some of whose lines may be relative to the teacher's figures and parameters."""
-        known = None
+        known = {"parameters": float(parameters)}
         if reference is not None:
-            known = {**reference.as_json(), "parameters": float(parameters)}
-            known[THROUGHPUT] = batch_size * 1000 / reference.latency_p50_ms
+            known |= reference.as_json()
+            known[THROUGHPUT] = batch_size * 1000 / reference.latency_mean_ms
         return cls(budget.limits(known), batch_size)
 
     def figure(self, row: Row, line: str) -> float:
         """A row's figure of a line."""
         if line == THROUGHPUT:
-            return self.batch_size * 1000 / row.figures.latency_p50_ms
+            return self.batch_size * 1000 / row.figures.latency_mean_ms
         return float(row.parameters if line == "parameters" else getattr(row.figures, line))
 
     def used(self, row: Row, line: str) -> float:
@@ -110,7 +110,7 @@ class Limits:
 
     def margin(self, line: str) -> float:
         """Room below a limit, as a share of it."""
-        unrest = min(self.unrest, _MOST_UNREST) / 2 if line in _TIMED else 0.0
+        unrest = min(self.unrest, MOST_UNREST) / 2 if line in _TIMED else 0.0
         return max(_MARGINS[line], unrest)
 
     def kept_by(self, row: Row) -> bool:
@@ -308,5 +308,5 @@ def best_of(rows: Sequence[Row]) -> Row | None:
 
 
 def _step(line: str, limit: float) -> float:
-    """One millisecond or megabyte more, or a tenth of a limit that is small; of parameters a tenth."""
+    """One millisecond or megabyte more, or a quarter of a limit that is small; of parameters a tenth."""
     return limit / 10 if line == "parameters" else min(1.0, limit / 4)

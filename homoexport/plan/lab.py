@@ -19,25 +19,19 @@ from statistics import median
 from typing import Any
 
 from homoexport.artifact import digest_of, output_errors, read_json, write_json
-from homoexport.encoder import Encoder, family_of
-from homoexport.errors import DoesNotFit, PackageError
+from homoexport.encoder import OUTPUT_NAMES, Encoder, count_parameters, family_of, parameters_at
+from homoexport.errors import DoesNotFit, PackageError, UserError
 from homoexport.export import Embeddings, Form, Scheme, Templates, embeddings_of, schemes_for
-from homoexport.host import library_versions
+from homoexport.host import available_cores, library_versions
 from homoexport.measure import FileFigures, cache_folder, host_of, time_files
 from homoexport.plan.shapes import Shape, shape_of
 from homoexport.plan.table import DEEP, Figures, Table, figures_of, shapes_to_measure, table_of
 from homoexport.recipe import ExportSettings, MeasureSettings
 
-FORMAT = 3  # of what is remembered; raised when it, or what the figures mean, changes
+FORMAT = 4  # of what is remembered; raised when it, or what the figures mean, changes
 _GROUP = 6  # models that are measured at a time, besides the one that all groups have
 _SECONDS = 0.5  # of each model
-_SIZES = frozenset(
-    (
-        *("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "layer_types"),
-        *("dim", "hidden_dim", "n_heads", "n_layers"),
-        *("_name_or_path", "architectures", "id2label", "label2id"),
-    )
-)  # of a config: what a plan varies, and names
+_NAMES = frozenset(("_name_or_path", "architectures", "id2label", "label2id"))  # of a config: no figure depends on them
 _LATENCIES = {50: "latency_p50_ms", 95: "latency_p95_ms", 99: "latency_p99_ms"}
 
 
@@ -46,6 +40,7 @@ class Lab:
 
     Args:
         encoder: the teacher.
+        shapes: all that may be asked about.
         measure: the target, and the threads, batch and length.
         export: how students will be exported.
         reference: whether it is about the teacher's own package, in fp32.
@@ -56,6 +51,7 @@ class Lab:
     def __init__(
         self,
         encoder: Encoder,
+        shapes: Sequence[Shape],
         measure: MeasureSettings,
         export: ExportSettings,
         *,
@@ -70,25 +66,29 @@ class Lab:
         schemes = schemes_for(quantize, self.host.instruction_sets, x86=self.host.x86, calibrated=False)
         self.scheme: Scheme = schemes[0]
         self.embeddings: Embeddings = embeddings_of("auto" if reference else export.embeddings, self.scheme)
+        self._wanted = shapes_to_measure(shapes)
         self._file = cache_folder() / "plans" / f"{digest_of(self._conditions())[:24]}.json"
-        self._known = {} if fresh else self._remembered()
+        self._fresh = fresh
+        self._known: dict[str, Any] = {} if fresh else self._remembered()
         self._templates: Templates | None = None
         self._folder: Path | None = None
 
     def _conditions(self) -> dict[str, Any]:
         """All that figures depend on."""
         encoder, config = self.encoder, self.encoder.model.config.to_dict()
+        cores = self.host.cores if self.measure.threads is None else None
         return {
             "format": FORMAT,
-            "target": vars(self.host),
+            "target": vars(self.host) | {"cores": cores},
             "measure": self.measure.model_dump(mode="json", exclude={"text", "min_seconds"}),
             "scheme": self.scheme,
             "embeddings": self.embeddings,
             "opset": self.opset,
             "task": encoder.task,
             "pooling": encoder.pooling and vars(encoder.pooling),
-            "config": {name: value for name, value in config.items() if name not in _SIZES},
+            "config": {name: value for name, value in config.items() if name not in _NAMES},
             "labels": encoder.model.config.num_labels,
+            "table": [shape.as_json() for shape in self._wanted],
             "versions": library_versions(),
         }
 
@@ -100,7 +100,8 @@ class Lab:
         return known if isinstance(known, dict) else {}
 
     def _remember(self, name: str, value: Any) -> None:
-        self._known[name] = value
+        others = {} if self._fresh else self._remembered()  # of a plan that is made at the same time
+        self._known = {**others, **self._known, name: value}
         with output_errors(self._file):
             self._file.parent.mkdir(parents=True, exist_ok=True)
             write_json(self._file, self._known)
@@ -118,82 +119,123 @@ class Lab:
             yield self
             self._folder = self._templates = None
 
-    def table(self, candidates: Sequence[Shape]) -> tuple[Table, bool]:
-        """What the candidates can be predicted from, and whether all of it was remembered.
+    def table(self) -> tuple[Table, bool]:
+        """What shapes can be predicted from, and whether all of it was remembered.
+
+        A hidden size whose models do not all fit into the target's memory is not in it.
 
         Raises:
-            DoesNotFit: a model of the table does not fit into the target's memory.
+            DoesNotFit: not even those of the smallest one do.
         """
-        wanted = shapes_to_measure(candidates)
         if saved := self._known.get("table"):
-            table = table_of(saved)
-            if set(wanted) <= table.measured.keys():
-                return table, True
-        anchor = _anchor_of(wanted)
-        others = [shape for shape in wanted if shape != anchor]
-        groups = [others[start : start + _GROUP] for start in range(0, len(others), _GROUP)]
+            return table_of(saved), True
+        anchor = _anchor_of(self._wanted)
+        others = [shape for shape in self._wanted if shape != anchor]
         timed: list[dict[Shape, Figures]] = []
-        for number, group in enumerate(groups):
-            self.progress("measuring small models", number / len(groups))
+        for group in self._groups(others):
+            self.progress("measuring small models", sum(map(len, timed)) / (len(others) * (1 + 1 / _GROUP)))
             timed.append(self._timed([anchor, *group]))
+            if anchor not in timed[-1]:
+                raise self._no_room(anchor)
         paces = [figures[anchor].latency_p50_ms for figures in timed]
         pace = median(paces)
         found = {shape: each for figures in timed for shape, each in _at_pace(figures, anchor, pace).items()}
+        gone = {shape.hidden for shape in self._wanted if shape not in found}
+        figures = {shape: found[shape] for shape in self._wanted if shape.hidden not in gone}
+        least = min(self._wanted, key=lambda shape: shape.hidden)
+        if least.hidden in gone:
+            raise self._no_room(least)
         unrest = (max(paces) - min(paces)) / pace
-        figures = {shape: found[shape] for shape in wanted}
-        table = Table(self.measure.batch_size, self.measure.length, figures, anchor, unrest)
+        table = Table(self.measure.batch_size, self.measure.length, figures, found[anchor].latency_p50_ms, unrest)
         self._remember("table", table.as_json())
         return table, False
 
-    def whole(self, shapes: Sequence[Shape], table: Table | None = None) -> dict[Shape, Figures]:
-        """Figures of whole models with random weights, remembered or measured, at the pace of the table.
+    def whole(self, shapes: Sequence[Shape], table: Table) -> dict[Shape, Figures]:
+        """Figures of whole models with random weights, remembered or measured; without those that do not fit.
 
-        Args:
-            shapes: of the models.
-            table: whose anchor is measured beside them, so that a machine that is slower or faster now than it was does
-                not count; none before there is one.
+        The table's anchor is measured beside them, so that a machine that is slower or faster now than it was does not
+        count.
+        """
+        known = _figures_by_shape(self._known.get("whole", []))
+        anchor, pace = _anchor_of(self._wanted), table.pace_ms
+        for group in self._groups([shape for shape in dict.fromkeys(shapes) if shape not in known]):
+            self.progress("measuring whole models", 0.0)
+            timed = self._timed([anchor, *group])
+            if anchor not in timed:
+                raise self._no_room(anchor)
+            known |= _at_pace(timed, anchor, pace)
+            self._remember("whole", _rows_by_shape(known))
+        return {shape: known[shape] for shape in shapes if shape in known}
+
+    def alone(self, shapes: Sequence[Shape]) -> dict[Shape, Figures]:
+        """Figures of models as they are measured now, before there is a table; remembered.
 
         Raises:
             DoesNotFit: one of them does not fit into the target's memory.
         """
-        known = {shape_of(row["shape"]): figures_of(row) for row in self._known.get("whole", [])}
-        missing = [shape for shape in dict.fromkeys(shapes) if shape not in known]
-        for start in range(0, len(missing), _GROUP):
-            self.progress("measuring whole models", start / len(missing))
-            group = missing[start : start + _GROUP]
-            if table is None:
-                known |= self._timed(group)
-            else:
-                timed = self._timed([table.anchor, *group])
-                known |= _at_pace(timed, table.anchor, table.measured[table.anchor].latency_p50_ms)
-            rows = [{"shape": shape.as_json(), **figures.as_json()} for shape, figures in known.items()]
-            self._remember("whole", rows)
+        known = _figures_by_shape(self._known.get("alone", []))
+        if missing := [shape for shape in shapes if shape not in known]:
+            self.progress("measuring whole models", 0.0)
+            known |= self._timed(missing)
+            self._remember("alone", _rows_by_shape(known))
+        for shape in shapes:
+            if shape not in known:
+                raise self._no_room(shape)
         return {shape: known[shape] for shape in shapes}
 
+    def _no_room(self, shape: Shape) -> DoesNotFit:
+        return DoesNotFit(
+            f"a model of {shape.name} does not fit into its memory",
+            where=self.measure.device,
+            mend="give it more, or leave lines that are relative to the teacher out",
+        )
+
+    def _groups(self, shapes: Sequence[Shape]) -> Iterator[list[Shape]]:
+        """A few shapes at a time: as many as have fewer bytes together than the teacher in fp32."""
+        model, family = self.encoder.model, family_of(self.encoder.model.config)
+        most = count_parameters(model)
+        group: list[Shape] = []
+        weight = 0
+        for shape in shapes:
+            mine = parameters_at(model, family, shape.widths)
+            if group and (len(group) == _GROUP or weight + mine > most):
+                yield group
+                group, weight = [], 0
+            group.append(shape)
+            weight += mine
+        if group:
+            yield group
+
     def _timed(self, shapes: Sequence[Shape]) -> dict[Shape, Figures]:
+        """Figures of models that are measured in turns; without those that do not fit, not even by themselves."""
         assert self._folder is not None
         files = [self._folder / f"{number}.onnx" for number in range(len(shapes))]
         for file, shape in zip(files, shapes, strict=True):
             self._write(file, shape)
-        timed = self._time(files, min_seconds=_SECONDS)
+        timed = self._time(files, device=self.measure.device)
         figures = {}
         for file, shape, found in zip(files, shapes, timed, strict=True):
-            if found is None:
-                raise DoesNotFit(
-                    f"a model of {shape.name} does not fit into its memory",
-                    where=self.measure.device,
-                    mend="give it more, or plan for a smaller teacher",
+            if found is None and len(files) > 1:
+                (found,) = self._time([file], device=self.measure.device)
+            if found is not None:
+                latencies = {name: found.latency_ms[percent] for percent, name in _LATENCIES.items()}
+                figures[shape] = Figures(
+                    **latencies,
+                    latency_mean_ms=found.latency_mean_ms,
+                    peak_rss_mb=found.peak_rss_mb,
+                    file_mb=file.stat().st_size / 10**6,
                 )
-            latencies = {name: found.latency_ms[percent] for percent, name in _LATENCIES.items()}
-            file_mb = file.stat().st_size / 10**6
-            figures[shape] = Figures(**latencies, peak_rss_mb=found.peak_rss_mb, file_mb=file_mb)
             file.unlink()
         return figures
 
     def _write(self, file: Path, shape: Shape) -> None:
         templates = self._made_templates()
-        written = templates.write(file, shape.widths, self._form())
-        assert written, "the form was right for another number of layers"
+        if not templates.write(file, shape.widths, self._form()):
+            raise UserError(
+                f"its graph of {shape.layers} layers does not answer as the model does in the form of {DEEP} layers",
+                where=self.encoder.source,
+                mend="name the student's shape, and let the export choose",
+            )
 
     def _made_templates(self) -> Templates:
         assert self._folder is not None
@@ -211,29 +253,40 @@ class Lab:
         return self._templates
 
     def _form(self) -> Form:
-        """The fastest form at half of the teacher's width; remembered."""
+        """The fastest form at the teacher's width; remembered."""
         if saved := self._known.get("form"):
             return Form(**saved)
         widths = family_of(self.encoder.model.config).widths(self.encoder.model)
-        middle = replace(widths, heads=widths.heads[:1] * DEEP)
-        form = self._made_templates().best_form(middle, self._ranked)
+        few = replace(widths, heads=widths.heads[:1] * DEEP)
+        form = self._made_templates().best_form(few, self._ranked)
         self._remember("form", vars(form))
         return form
 
     def _ranked(self, files: Sequence[Path]) -> list[float]:
-        found = self._time(files, min_seconds=_SECONDS)
+        # As the export does: an emulator's times say nothing of the device.
+        found = self._time(files, device="cpu" if self.host.emulated else self.measure.device)
         return [float("inf") if figures is None else figures.latency_ms[50] for figures in found]
 
-    def _time(self, files: Sequence[Path], *, min_seconds: float) -> list[FileFigures | None]:
+    def _time(self, files: Sequence[Path], *, device: str) -> list[FileFigures | None]:
+        threads = self.measure.threads
         return time_files(
             files,
-            device=self.measure.device,
-            threads=self.measure.threads,
+            device=device,
+            threads=threads if threads is None or device == self.measure.device else min(threads, available_cores()),
             batch_size=self.measure.batch_size,
             length=self.measure.length,
             vocab_size=self.encoder.model.config.vocab_size,
-            min_seconds=min_seconds,
+            outputs=(OUTPUT_NAMES[self.encoder.task][0],),
+            min_seconds=_SECONDS,
         )
+
+
+def _figures_by_shape(rows: Sequence[dict[str, Any]]) -> dict[Shape, Figures]:
+    return {shape_of(row["shape"]): figures_of(row) for row in rows}
+
+
+def _rows_by_shape(figures: dict[Shape, Figures]) -> list[dict[str, Any]]:
+    return [{"shape": shape.as_json(), **each.as_json()} for shape, each in figures.items()]
 
 
 def _anchor_of(shapes: Sequence[Shape]) -> Shape:
@@ -244,5 +297,5 @@ def _anchor_of(shapes: Sequence[Shape]) -> Shape:
 
 def _at_pace(figures: dict[Shape, Figures], anchor: Shape, pace_ms: float) -> dict[Shape, Figures]:
     """Figures of a group as they were if its anchor had taken `pace_ms`."""
-    factors = dict.fromkeys(_LATENCIES.values(), pace_ms / figures[anchor].latency_p50_ms)
+    factors = dict.fromkeys((*_LATENCIES.values(), "latency_mean_ms"), pace_ms / figures[anchor].latency_p50_ms)
     return {shape: each.times(factors) for shape, each in figures.items()}

@@ -15,7 +15,7 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from homoexport.artifact import digest_of, output_errors, read_json, write_json
+from homoexport.artifact import digest_of, output_errors, read_json, sha256_file, write_json
 from homoexport.budget import Budget
 from homoexport.distill import TASKS, Retention, teacher_retention
 from homoexport.encoder import Encoder, family_of, load_encoder, max_length_of, parameters_at, weights_digest
@@ -83,14 +83,14 @@ def plan_student(
     shapes = candidates(encoder, settings)
     count = _parameter_counter(encoder, shapes)
     reference = None
-    if budget.relative:
+    if {*budget.relative} - {"parameters"}:
         tell("measuring the teacher's shape in fp32", 0.0)
-        with Lab(encoder, measure, export, reference=True, progress=tell, fresh=fresh).open() as lab:
-            reference = lab.whole([whole])[whole]
-    with Lab(encoder, measure, export, progress=tell, fresh=fresh).open() as lab:
+        with Lab(encoder, [whole], measure, export, reference=True, progress=tell, fresh=fresh).open() as lab:
+            reference = lab.alone([whole])[whole]
+    with Lab(encoder, shapes, measure, export, progress=tell, fresh=fresh).open() as lab:
         limits = Limits.of(budget, measure.batch_size, reference, count(whole))
         _refuse_hopeless(lab, limits, shapes, count)
-        table, remembered = lab.table(shapes)
+        table, remembered = lab.table()
         limits = replace(limits, unrest=table.unrest)
         tell("summing up the teacher's sensitivity", 0.0)
         retention = _retention(encoder, texts or SAMPLE_TEXT, settings, shapes)
@@ -108,6 +108,7 @@ def plan_student(
                 ),
             )
             for shape in shapes
+            if table.covers(shape)
         ]
         rows, choice, checks = _checked(lab, table, rows, limits)
         return Plan(
@@ -131,7 +132,7 @@ def _refuse_hopeless(lab: Lab, limits: Limits, shapes: Sequence[Shape], count: C
     """Stop before the table is measured where even the smallest shape is too dear."""
     least = min(shapes, key=lambda shape: (shape.hidden, shape.ffn, shape.layers, shape.heads))
     one, deep = (replace(least, layers=layers) for layers in (ONE, DEEP))
-    measured = lab.whole([one, deep])
+    measured = lab.alone([one, deep])
     steps = (least.layers - ONE) / (DEEP - ONE)
     figures = Figures(
         **{
@@ -140,15 +141,18 @@ def _refuse_hopeless(lab: Lab, limits: Limits, shapes: Sequence[Shape], count: C
         }
     )
     row = Row(least, figures, count(least), 0.0)
-    if missed := limits.missed_by(row, margin=False):
-        raise _hopeless(missed, least, limits, row)
+    if limits.missed_by(row, margin=False):
+        raise _hopeless(limits, row, "smallest")
 
 
-def _hopeless(missed: Sequence[str], shape: Shape, limits: Limits, row: Row) -> BudgetError:
-    line = missed[0]
+def _hopeless(limits: Limits, row: Row, which: str) -> BudgetError:
+    line = max(limits.missed_by(row), key=lambda line: limits.used(row, line))
+    room = (
+        "" if limits.used(row, line) > 1 else f", and {100 * limits.margin(line):.0f} % of room for what measuring adds"
+    )
     return BudgetError(
-        f"no student keeps {limits.told(line, limits.values[line])}: the smallest ({shape.name}) needs "
-        f"{limits.told(line, limits.figure(row, line))}",
+        f"no student keeps {limits.told(line, limits.values[line])}: the {which} ({row.shape.name}) needs "
+        f"{limits.told(line, limits.figure(row, line))}{room}",
         where=f"budget.{line}",
         mend="allow that with some room, measure with fewer tokens, or plan for another device",
     )
@@ -165,13 +169,19 @@ def _checked(lab: Lab, table: Table, rows: list[Row], limits: Limits) -> tuple[l
     while True:
         best = best_of([row for row in rows if limits.kept_by(row)])
         if best is None:
-            least = min(rows, key=limits.strain)
-            raise _hopeless(limits.missed_by(least), least.shape, limits, least)
+            raise _hopeless(limits, min(rows, key=limits.strain), "nearest")
         if best.measured or len(measured) >= _MOST_CHECKS:
-            return rows, best, [Check(shape, predicted[shape], figures) for shape, figures in measured.items()]
-        measured |= lab.whole([best.shape] if measured else [best.shape, *_companions(best, rows)], table)
+            sure = best_of([row for row in rows if row.measured and limits.kept_by(row)])
+            checks = [Check(shape, predicted[shape], figures) for shape, figures in measured.items()]
+            return rows, sure or best, checks
+        asked = [best.shape] if measured else [best.shape, *_companions(best, rows, limits)]
+        found = lab.whole(asked, table)
+        rows = [row for row in rows if row.shape in found or row.shape not in asked]  # what does not fit is no choice
+        measured |= found
+        if not measured:
+            continue
         pace = {
-            name: median(getattr(found, name) / getattr(predicted[shape], name) for shape, found in measured.items())
+            name: median(getattr(each, name) / getattr(predicted[shape], name) for shape, each in measured.items())
             for name in Figures.__dataclass_fields__
         }
         rows = [
@@ -182,10 +192,17 @@ def _checked(lab: Lab, table: Table, rows: list[Row], limits: Limits) -> tuple[l
         ]
 
 
-def _companions(best: Row, rows: Sequence[Row]) -> list[Shape]:
-    """A narrower and a wider shape of as many layers, so that one exported graph serves all."""
+def _companions(best: Row, rows: Sequence[Row], limits: Limits) -> list[Shape]:
+    """A narrower and a wider shape of as many layers, so that one exported graph serves all; none too big."""
+    other = [line for line in limits.values if line in ("peak_rss_mb", "file_mb", "parameters")]
     alike = sorted(
-        (row for row in rows if row.shape.layers == best.shape.layers and row is not best),
+        (
+            row
+            for row in rows
+            if row.shape.layers == best.shape.layers
+            and row is not best
+            and not {*other} & {*limits.missed_by(row, margin=False)}
+        ),
         key=lambda row: row.figures.latency_p50_ms,
     )
     if not alike:
@@ -214,7 +231,9 @@ def _retention(encoder: Encoder, texts: Sequence[str], settings: DistillSettings
     ffn_sizes = sorted({shape.ffn for shape in shapes})
     head_shapes = sorted({(shape.heads, shape.head_dim) for shape in shapes})
     sizes = [hidden_sizes, ffn_sizes, head_shapes]
-    name = digest_of([_SENSITIVITY, weights_digest(encoder), chosen, settings.objective, sizes])[:24]
+    files = [encoder.folder / name for name in ("config.json", "tokenizer.json")]
+    other = [sha256_file(file) for file in files if file.is_file()]
+    name = digest_of([_SENSITIVITY, weights_digest(encoder), other, chosen, settings.objective, sizes])[:24]
     file: Path = cache_folder() / "plans" / f"sensitivity-{name}.json"
     try:
         return Retention.from_json(read_json(file))

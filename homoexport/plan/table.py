@@ -36,6 +36,7 @@ class Figures:
     latency_p50_ms: float
     latency_p95_ms: float
     latency_p99_ms: float
+    latency_mean_ms: float
     peak_rss_mb: float
     file_mb: float
 
@@ -56,22 +57,26 @@ class Table:
         batch_size: sequences of one call.
         length: tokens of one sequence.
         measured: figures by shape.
-        anchor: the model that every group was measured with.
+        pace_ms: median latency of the model that every group was measured with.
         unrest: how far the machine's pace went while it was measured: slowest less fastest, over the median.
     """
 
     batch_size: int
     length: int
     measured: Mapping[Shape, Figures]
-    anchor: Shape
+    pace_ms: float
     unrest: float
 
     def predict(self, shape: Shape) -> Figures:
         """What a shape will cost, for any D between the smallest and the largest of the table."""
         p50 = self._p50_ms(shape)
-        p95, p99 = (p50 * tail for tail in self._tails)
+        p95, p99, mean = (p50 * tail for tail in self._tails)
         peak_mb = float(self._memory_features(shape) @ self._memory)
-        return Figures(p50, p95, p99, peak_mb, self._file_mb(shape))
+        return Figures(p50, p95, p99, mean, peak_mb, self._file_mb(shape))
+
+    def covers(self, shape: Shape) -> bool:
+        """Whether a shape's D lies in what was measured."""
+        return self._nodes[0] <= shape.hidden <= self._nodes[-1]
 
     @cached_property
     def _nodes(self) -> list[int]:
@@ -118,12 +123,11 @@ class Table:
         return known
 
     @cached_property
-    def _tails(self) -> tuple[float, float]:
-        """How many times the median p95 and p99 are, over the table's models of three layers."""
+    def _tails(self) -> list[float]:
+        """How many times the median p95, p99 and mean are, over the table's models of three layers."""
         deep = [figures for shape, figures in self.measured.items() if shape.layers == DEEP]
-        p95 = np.median([figures.latency_p95_ms / figures.latency_p50_ms for figures in deep])
-        p99 = np.median([figures.latency_p99_ms / figures.latency_p50_ms for figures in deep])
-        return float(p95), float(p99)
+        names = ("latency_p95_ms", "latency_p99_ms", "latency_mean_ms")
+        return [float(np.median([getattr(each, name) / each.latency_p50_ms for each in deep])) for name in names]
 
     def _file_mb(self, shape: Shape) -> float:
         return float(byte_features(shape) @ self._bytes)
@@ -156,13 +160,13 @@ class Table:
         """A JSON-ready dict."""
         rows = [{"shape": shape.as_json(), **figures.as_json()} for shape, figures in self.measured.items()]
         conditions = {"batch_size": self.batch_size, "length": self.length}
-        return {**conditions, "measured": rows, "anchor": self.anchor.as_json(), "unrest": self.unrest}
+        return {**conditions, "measured": rows, "pace_ms": self.pace_ms, "unrest": self.unrest}
 
 
 def table_of(saved: Mapping[str, Any]) -> Table:
     """A table that was read from JSON."""
     measured = {shape_of(row["shape"]): figures_of(row) for row in saved["measured"]}
-    return Table(saved["batch_size"], saved["length"], measured, shape_of(saved["anchor"]), saved["unrest"])
+    return Table(saved["batch_size"], saved["length"], measured, saved["pace_ms"], saved["unrest"])
 
 
 def figures_of(saved: Mapping[str, Any]) -> Figures:

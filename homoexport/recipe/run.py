@@ -59,6 +59,11 @@ class Recipe(Section):
             raise ValueError(
                 "give 'student' or 'students' (flags like --hidden-size shape the student), or a 'budget' to plan for"
             )
+        if self.is_planned and self.distill.method not in ("homodistil", "one-shot"):
+            raise ValueError(
+                f"a planned student is pruned on where it misses its budget, which distill.method "
+                f"'{self.distill.method}' cannot be: leave the method out, or name a 'student'"
+            )
         if self.student is not None and (ignored := self.student.model_fields_set & {"name", "finish"}):
             raise ValueError(f"student.{ignored.pop()} is for one of several 'students'")
         names = [student.name for student in self.students]

@@ -19,7 +19,7 @@ from homoexport.report.tables import conditions
 from homoexport.report.wording import budget_line, number, parameters, quantity, shape_name
 
 PLAN_FILE = "plan.json"
-_RESTLESS, _MOST_UNREST = 0.1, 0.25  # of the pace, from which on it is told, and what is planned for
+_RESTLESS = 0.1  # of the pace, from which on it is told
 _SHOWN = 12  # shapes of the front, around the choice
 _DPI = 150
 _BLUE, _ORANGE, _GREY = "#0072B2", "#E69F00", "#BBBBBB"
@@ -89,7 +89,7 @@ def plan_lines(plan: Mapping[str, Any]) -> list[str]:
     if plan["unrest"] > _RESTLESS:
         lines.append(
             f"The machine's pace went by {100 * plan['unrest']:.0f} % while it was measured, so times are planned with "
-            f"{50 * min(plan['unrest'], _MOST_UNREST):.0f} % of room below their limits."
+            "more room below their limits."
         )
     lines.append("Nothing was trained. What is kept ranks shapes; quality is judged after distilling.")
     return lines

@@ -17,7 +17,8 @@ from homoexport.recipe import MeasureSettings
 
 def row(layers: int, hidden: int, *, p50: float, retained: float, ffn: int | None = None) -> Row:
     shape = Shape(layers, hidden, ffn or 4 * hidden, hidden // 32)
-    return Row(shape, Figures(p50, 1.2 * p50, 1.5 * p50, 60 + hidden / 10, hidden / 20), 10_000 * hidden, retained)
+    figures = Figures(p50, 1.2 * p50, 1.5 * p50, p50, 60 + hidden / 10, hidden / 20)
+    return Row(shape, figures, 10_000 * hidden, retained)
 
 
 ROWS = (

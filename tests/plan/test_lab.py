@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from homoexport.encoder import Encoder, Pooling, Widths
+from homoexport.encoder import Encoder, Pooling, Widths, count_parameters, family_of, parameters_at
 from homoexport.errors import DoesNotFit
 from homoexport.export import Form
 from homoexport.measure import FileFigures
@@ -27,17 +27,25 @@ class Target:
         self.groups: list[int] = []
         self.paces = [1.0]
         self.too_big: int | None = None
+        self.crowded = False
+        self.asked = (128, 1)
 
-    def time(self, files: list[Path], **_: Any) -> list[FileFigures | None]:
+    def time(
+        self, files: list[Path], *, outputs: tuple[str, ...], length: int, batch_size: int, **_: Any
+    ) -> list[FileFigures | None]:
+        assert outputs == ("sentence_embedding",)
+        assert (length, batch_size) == self.asked
         pace = self.paces[len(self.groups) % len(self.paces)]
         self.groups.append(len(files))
+        if self.crowded and len(files) > 2:
+            return [None] * len(files)
         return [self._figures(self.widths[file], pace) for file in files]
 
     def _figures(self, widths: Widths, pace: float) -> FileFigures | None:
         if self.too_big is not None and widths.hidden_size >= self.too_big:
             return None
         ms = pace * (0.1 + 0.01 * widths.num_hidden_layers * (widths.hidden_size + widths.intermediate_size / 2))
-        return FileFigures({50: ms, 90: ms, 95: 1.1 * ms, 99: 1.2 * ms}, 60.0 + widths.hidden_size)
+        return FileFigures({50: ms, 90: ms, 95: 1.1 * ms, 99: 1.2 * ms}, ms, 60.0 + widths.hidden_size)
 
 
 @pytest.fixture
@@ -67,24 +75,28 @@ def encoder(tmp_path) -> Encoder:
     return Encoder(model, tiny_tokenizer(), "sentence-similarity", Pooling(), tmp_path, "tiny")
 
 
-def opened(encoder: Encoder, *, fresh: bool = False, **measure: Any) -> lab.Lab:
-    return lab.Lab(encoder, MeasureSettings(threads=1, **measure), ExportSettings(quantize="none"), fresh=fresh)
+def opened(encoder: Encoder, *, fresh: bool = False, settings: DistillSettings = SETTINGS, **measure: Any) -> lab.Lab:
+    shapes = candidates(encoder, settings)
+    asked = MeasureSettings(**{"threads": 1, **measure})
+    return lab.Lab(encoder, shapes, asked, ExportSettings(quantize="none"), fresh=fresh)
 
 
 def test_second_plan_measures_nothing_and_another_condition_measures_anew(target, encoder):
     shapes = candidates(encoder, SETTINGS)
     with opened(encoder).open() as one:
-        table, remembered = one.table(shapes)
+        table, remembered = one.table()
         whole = one.whole(shapes[-1:], table)
     measured = len(target.groups)
     assert not remembered
     with opened(encoder).open() as again:
-        assert again.table(shapes) == (table, True)
+        assert again.table() == (table, True)
         assert again.whole(shapes[-1:], table) == whole
     assert len(target.groups) == measured
-    for other in ({"length": 64}, {"batch_size": 2}, {"fresh": True}):
+    narrow = SETTINGS.model_copy(update={"prune": ("hidden", "heads")})
+    for other in ({"length": 64}, {"batch_size": 2}, {"fresh": True}, {"settings": narrow}, {"threads": None}):
+        target.asked = (other.get("length", 128), other.get("batch_size", 1))
         with opened(encoder, **other).open() as another:
-            assert another.table(shapes)[1] is False
+            assert another.table()[1] is False
         assert len(target.groups) > measured
         measured = len(target.groups)
 
@@ -92,12 +104,12 @@ def test_second_plan_measures_nothing_and_another_condition_measures_anew(target
 def test_pace_of_the_machine_is_taken_out_and_told(target, encoder):
     shapes = candidates(encoder, SETTINGS)
     with opened(encoder).open() as quiet:
-        steady, _ = quiet.table(shapes)
+        steady, _ = quiet.table()
         whole = quiet.whole(shapes[-1:], steady)
     target.paces = [1.0, 1.3, 0.9]
     target.groups.clear()
     with opened(encoder, fresh=True).open() as restless:
-        table, _ = restless.table(shapes)
+        table, _ = restless.table()
         target.paces = [2.0]
         again = restless.whole(shapes[-1:], table)
     assert steady.unrest == 0
@@ -107,16 +119,39 @@ def test_pace_of_the_machine_is_taken_out_and_told(target, encoder):
     assert again[shapes[-1]].latency_p50_ms == pytest.approx(whole[shapes[-1]].latency_p50_ms)
 
 
-def test_target_without_room_is_told(target, encoder):
+def test_what_does_not_fit_is_left_out(target, encoder):
     target.too_big = 100
-    with opened(encoder).open() as one, pytest.raises(DoesNotFit, match="does not fit into its memory"):
-        one.table(candidates(encoder, SETTINGS))
+    shapes = candidates(encoder, SETTINGS)
+    with opened(encoder).open() as one:
+        table, _ = one.table()
+        assert {shape.hidden for shape in table.measured} == {s.hidden for s in shapes if s.hidden < 100}
+        assert one.whole([shapes[0], shapes[-1]], table).keys() == {shapes[0]}
+    assert not table.covers(shapes[-1])
+    target.too_big = 0
+    with opened(encoder, fresh=True).open() as none, pytest.raises(DoesNotFit, match="does not fit into its memory"):
+        none.table()
+
+
+def test_models_that_fit_one_by_one_are_measured_so(target, encoder):
+    with opened(encoder).open() as one:
+        table, _ = one.table()
+    target.crowded = True
+    with opened(encoder, fresh=True).open() as again:
+        assert again.table()[0].measured.keys() == table.measured.keys()
+
+
+def test_groups_weigh_no_more_than_the_teacher(target, encoder):
+    with opened(encoder).open() as one:
+        groups = list(one._groups(candidates(encoder, SETTINGS)))
+    family, most = family_of(encoder.model.config), count_parameters(encoder.model)
+    for group in groups:
+        assert len(group) == 1 or sum(parameters_at(encoder.model, family, s.widths) for s in group) <= most
+    assert [shape for group in groups for shape in group] == candidates(encoder, SETTINGS)
 
 
 def test_damaged_memory_is_measured_again(target, encoder):
-    shapes = candidates(encoder, SETTINGS)
     with opened(encoder).open() as one:
-        one.table(shapes)
+        one.table()
         one._file.write_text("{")
     with opened(encoder).open() as again:
-        assert again.table(shapes)[1] is False
+        assert again.table()[1] is False
