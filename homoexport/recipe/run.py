@@ -57,7 +57,8 @@ class Recipe(Section):
             raise ValueError("give either 'student' or 'students'")
         if self.student is None and not self.students and not self.budget.lines():
             raise ValueError(
-                "give 'student' or 'students' (flags like --hidden-size shape the student), or a 'budget' to plan for"
+                "give either 'student' or 'students' (flags like --hidden-size shape the student), or a 'budget' to "
+                "plan for"
             )
         if self.is_planned and self.distill.method not in ("homodistil", "one-shot"):
             raise ValueError(

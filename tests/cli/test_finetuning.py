@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import signal
 from pathlib import Path
 
 import pytest
@@ -84,7 +83,10 @@ def test_scores_of_single_texts_are_learned_and_judged(homoexport, tiny_folder, 
 
 
 def test_what_is_interrupted_says_how_it_goes_on_where_it_does(homoexport, glue, tiny_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(finetuning, "finetune_student", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(finetuning, "finetune_student", interrupt)
     call = ("finetune", tiny_folder(), "--task", "sst2", "--data-dir", glue, "-o", tmp_path / "out")
     for seeds, resumable in (((), False), (("--seed", 0, "--seed", 1), True)):
         told = homoexport(*call, *seeds)
