@@ -21,6 +21,7 @@ from transformers import AutoModel, AutoTokenizer
 from homoexport.artifact import verify
 from homoexport.bench import judge_result, measure
 from homoexport.budget import Budget
+from homoexport.errors import DeviceError
 from homoexport.inference import open_package
 from homoexport.measure.timing import Failure
 from tests.conftest import BERT_TINY, write_sentences
@@ -175,14 +176,24 @@ def test_budget_lines_are_judged_by_their_intervals():
     result = {
         "latency_p50_ms": 5.0,
         "latency_p95_ms": 8.0,
+        "latency_p99_ms": 9.0,
         "latency_p50_interval_ms": [4.9, 5.1],
         "latency_p95_interval_ms": [7.0, 9.0],
+        "throughput_per_s": 190.0,
         "peak_rss_mb": 80.0,
+        "parameters": 8_700_000,
         "file_bytes": 9_000_000,
     }
-    budget = Budget(latency_p50_ms=5.2, latency_p95_ms=8.5, file_mb=8.9, peak_rss_mb=80.0)
+    budget = Budget(latency_p50_ms=5.2, latency_p95_ms=8.5, file_mb=8.9, peak_rss_mb=80.0, parameters="9M")
     kept = {verdict.line: verdict.kept for verdict in judge_result(budget, result)}
-    assert kept == {"latency_p50_ms": True, "latency_p95_ms": None, "file_mb": False, "peak_rss_mb": True}
+    lines = {"latency_p50_ms": True, "latency_p95_ms": None, "file_mb": False, "peak_rss_mb": True, "parameters": True}
+    assert kept == lines
+    teacher = {**result, "latency_p50_ms": 20.0, "latency_p99_ms": 16.0, "file_bytes": 90_000_000}
+    shares = Budget(latency_p50_ms="4x", latency_p99_ms="50%", file_mb="9x")
+    found = {verdict.line: (verdict.limit, verdict.kept) for verdict in judge_result(shares, result, teacher=teacher)}
+    assert found == {"latency_p50_ms": (5.0, None), "latency_p99_ms": (8.0, False), "file_mb": (10.0, True)}
+    with pytest.raises(DeviceError, match="latency_p50_ms is relative to the teacher, which could not be measured"):
+        judge_result(shares, result)
 
 
 def blocks(language: str) -> list[str]:
