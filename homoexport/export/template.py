@@ -22,13 +22,12 @@ from numpy.typing import NDArray
 from homoexport.encoder import Encoder, Widths, family_of, start_from_scratch
 from homoexport.errors import UserError
 from homoexport.export.candidates import Maker
+from homoexport.export.choose import Rank
 from homoexport.export.forms import ATTENTION_FORMS, Form, variants_of
 from homoexport.export.ladder import known_texts
 from homoexport.export.package import DEFAULT_OPSET
 from homoexport.export.quantize import Embeddings, Scheme
 from homoexport.sample_text import SAMPLE_TEXT
-
-Rank = Callable[[Sequence[Path]], Sequence[float]]
 
 _HEADS, _HEAD_WIDTHS, _FFN = (11, 17, 19), (13, 23, 29), (211, 223, 227)  # primes: each product is of one kind
 _MULTIPLES = 4  # of a size in one number: projections side by side, the two halves of a gated layer
