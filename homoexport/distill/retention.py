@@ -134,7 +134,6 @@ class _Piece:
     `kinds` names an axis' group: hidden, query_key, value_out, ffn, or none.
     """
 
-    parameter: str
     kinds: tuple[str | None, ...]
     layer: int | None
     split: tuple[int, int, int] | None = None  # axis, part, parts
@@ -171,7 +170,7 @@ def _pieces(model: nn.Module, family: Family) -> dict[str, list[_Piece]]:
                 if slot.parts == 1 or slot.part == part:
                     kinds[slot.axis] = kind
             split = (parts[0], part, parts[1]) if parts else None
-            found.setdefault(name, []).append(_Piece(name, tuple(kinds), owners.get(id(parameter)), split))
+            found.setdefault(name, []).append(_Piece(tuple(kinds), owners.get(id(parameter)), split))
     return found
 
 

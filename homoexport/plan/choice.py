@@ -26,7 +26,7 @@ _MARGINS = {
 }
 _TIMED = frozenset((*LATENCY_LINES, THROUGHPUT))
 MOST_UNREST = 0.25  # a machine whose pace goes further is no ground to plan on
-SPARE = 0.15  # of a limit: more room than this is worth a word
+_SPARE = 0.15  # of a limit: more room than this is worth a word
 _UNITS = {**dict.fromkeys(LATENCY_LINES, " ms"), THROUGHPUT: "/s", "peak_rss_mb": " MB", "file_mb": " MB"}
 
 
@@ -216,7 +216,7 @@ class Plan:
             row: what was distilled.
             used: how much of each limit the measured package uses; 1 is all.
         """
-        if max(used.values()) > 1 - SPARE:
+        if max(used.values()) > 1 - _SPARE:
             return None
         best = self._best_by(row, used, lambda _shape: True)
         return best if best is not None and best.retained > row.retained else None
