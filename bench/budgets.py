@@ -106,9 +106,9 @@ def lied_to(work: Path, steps: int) -> dict[str, Any]:
     """A plan that is told that models are faster than they are: turns, and what starting over costs."""
     true = Lab._timed
 
-    def lie(self: Lab, shapes: list[Shape]) -> dict[Shape, Figures]:
+    def lie(self: Lab, shapes: list[Shape], **how: float) -> dict[Shape, Figures]:
         names = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms", "latency_mean_ms")
-        return {shape: figures.times(dict.fromkeys(names, LIE)) for shape, figures in true(self, shapes).items()}
+        return {shape: figures.times(dict.fromkeys(names, LIE)) for shape, figures in true(self, shapes, **how).items()}
 
     recipe, run_dir = recipe_of(LIED_TO, steps), work / "lied-to"
     shutil.rmtree(run_dir, ignore_errors=True)

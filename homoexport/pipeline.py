@@ -11,7 +11,8 @@ A run's folder holds one artifact a stage, so that a stopped run goes on where i
     report.md, summary.json, plots/
 
 A planned student whose measured package misses a line of the budget is pruned further, from where its distillation
-ended, to the best of the plan's shapes that keep it when they cost as much more than planned as this one did.
+ended, to the best of the plan's shapes that keep it when they cost as much more than planned as this one did. One that
+the device cannot hold is pruned on to the best that needs clearly less memory.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from homoexport.bench import measure, refuse_emulated_latency, texts_of
 from homoexport.budget import verdict_of
 from homoexport.distill import LOG, TASKS, Progress, distill, forget_state, prune_on, target_of
 from homoexport.encoder import load_encoder, max_length_of
-from homoexport.errors import DoesNotFit, OutputError, RecipeError
+from homoexport.errors import DeviceError, DoesNotFit, OutputError, RecipeError
 from homoexport.evaluate import Gate, check_gate, evaluate_packages
 from homoexport.exporting import export_folder, held_out_texts, threads_here
 from homoexport.inference import open_package, read_package
@@ -67,6 +68,7 @@ from homoexport.turns import (
 TEACHER = "0-teacher"
 FLOORS = "floors.json"  # of quality, with their verdicts
 CALIBRATION_TEXTS = 256  # of which a plan takes some
+_GLANCE_SECONDS = 0.05
 _PATIENCE = 3.0  # times as long is measured what was too noisy to call
 
 
@@ -187,10 +189,19 @@ def _replacing(run_dir: Path) -> Iterator[None]:
 def _run_stages(recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener) -> dict[str, Any]:
     turns = Turns(run_dir)
     plan = _plan(recipe, run_dir, clock, listener) if recipe.is_planned else None
+    if recipe.budget.relative and plan is None:
+        _refuse_unheld_teacher(recipe, run_dir, clock, listener)
     while True:
         row = None if plan is None else turns.row(plan, recipe.budget)
         _distill(recipe, run_dir, _student_of(recipe) if row is None else row.shape.student, turns, clock, listener)
-        _export_and_measure(recipe, run_dir, clock, listener)
+        try:
+            _export_and_measure(recipe, run_dir, clock, listener)
+        except DoesNotFit:
+            if plan is None or row is None or plan.lighter(row) is None:
+                raise
+            listener.on_stage(f"{recipe.measure.device} cannot hold {row.shape.name}: pruning on")
+            turns.put_aside()
+            continue
         if plan is None or row is None:
             break
         verdicts = budget_verdicts(recipe.budget, run_dir / MEASURED)
@@ -271,24 +282,44 @@ def _distill(
             forget_state(turns.last / STUDENT)
 
 
+def _export_teacher(recipe: Recipe, folder: Path, clock: _Clock) -> None:
+    if _done(folder, "package"):
+        return
+    with clock.stage("teacher", "Exporting the teacher to fp32 ONNX, to compare with"):
+        export_folder(
+            recipe.teacher,
+            folder,
+            task=TASKS[recipe.distill.objective],
+            settings=recipe.export.model_copy(
+                update={"quantize": "none", "embeddings": "auto", "with_tokenizer": False, "with_ort_format": False}
+            ),
+            measure=recipe.measure,
+            recipe_digest=recipe.digest(),
+        )
+
+
+def _refuse_unheld_teacher(recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener) -> None:
+    """Find out before distilling whether the device can measure what relative lines are held against."""
+    if _done(run_dir / STUDENT, "student"):
+        return
+    _export_teacher(recipe, run_dir / TEACHER, clock)
+    short = recipe.measure.model_copy(update={"min_seconds": _GLANCE_SECONDS})
+    if failures := measure([run_dir / TEACHER], short, progress=listener.on_measure).failures:
+        raise DeviceError(
+            f"the teacher does not fit ({failures[0].stage}: {failures[0].reason}), and "
+            f"{recipe.budget.relative[0]} is relative to it",
+            where=recipe.measure.device,
+            mend="give the line as a figure with its unit",
+        )
+
+
 def _export_and_measure(
     recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener, *, patience: float = 1.0
 ) -> None:
     """Both packages, measured; with patience for so many times as long."""
     teacher, student, package = run_dir / TEACHER, run_dir / STUDENT, run_dir / PACKAGE
     digest, texts = recipe.digest(), held_out_texts(student)
-    if not _done(teacher, "package"):
-        with clock.stage("teacher", "Exporting the teacher to fp32 ONNX, to compare with"):
-            export_folder(
-                recipe.teacher,
-                teacher,
-                task=TASKS[recipe.distill.objective],
-                settings=recipe.export.model_copy(
-                    update={"quantize": "none", "embeddings": "auto", "with_tokenizer": False, "with_ort_format": False}
-                ),
-                measure=recipe.measure,
-                recipe_digest=digest,
-            )
+    _export_teacher(recipe, teacher, clock)
     if _done(run_dir / MEASURED, "measurement"):
         return
     threads = threads_here(recipe.measure)

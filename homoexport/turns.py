@@ -41,7 +41,10 @@ class Turns:
         """The shape of the present turn: the plan's choice, or what follows from the turn before."""
         row = plan.choice
         for folder in self.folders:
-            narrower = plan.narrower(row, used_of(budget_verdicts(budget, folder / MEASURED)))
+            if _was_held(folder):
+                narrower = plan.narrower(row, used_of(budget_verdicts(budget, folder / MEASURED)))
+            else:
+                narrower = plan.lighter(row)
             assert narrower is not None, "a turn is put aside only where there is another shape"
             row = narrower
         return row
@@ -67,7 +70,7 @@ class Turns:
         """For the summary: what was planned, every turn with its verdicts, and a shape that would fit better."""
         turns, row, verdicts = [], plan.choice, list[Verdict]()
         for folder in (*self.folders, self.run_dir):
-            verdicts = budget_verdicts(budget, folder / MEASURED)
+            verdicts = budget_verdicts(budget, folder / MEASURED) if _was_held(folder) else []
             details = read_manifest(folder / STUDENT, kind="student")["details"]
             row = plan.row_of(_shape_of(details))
             turns.append(
@@ -88,6 +91,11 @@ class Turns:
             "turns": turns,
             "wider": None if wider is None else wider.as_json(),
         }
+
+
+def _was_held(turn: Path) -> bool:
+    """Whether the target could hold the turn's package, so that there is a measurement."""
+    return (turn / MEASURED).exists()
 
 
 def budget_verdicts(budget: Budget, measured: Path) -> list[Verdict]:

@@ -163,6 +163,17 @@ def test_a_teacher_that_does_not_fit_the_device_is_left_out(homoexport, recipe, 
     assert homoexport("report", tmp_path / "run").code == 0
 
 
+def test_a_relative_line_is_refused_before_distilling_where_the_teacher_does_not_fit(homoexport, recipe, tmp_path):
+    run = tmp_path / "run"
+    outcome = homoexport("run", recipe(latency_p50_ms="2x"), "-o", run, "--set", "measure.device=cpu:memory=4MB")
+    assert outcome.code == 2
+    assert re.search(
+        r"cpu:memory=4MB: the teacher does not fit \(start: .*latency_p50_ms is relative to it", outcome.err
+    )
+    assert "Distilling" not in outcome.out + outcome.err
+    assert not run.exists()
+
+
 def test_a_student_that_does_not_fit_the_device_exits_with_3(homoexport, recipe, tmp_path):
     run, path = tmp_path / "run", recipe()
     outcome = homoexport("run", path, "-o", run, "--set", "measure.device=cpu:memory=4MB")

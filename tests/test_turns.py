@@ -10,7 +10,9 @@ import pytest
 import yaml
 
 from homoexport.artifact import verify
-from homoexport.plan import lab
+from homoexport.bench import measure
+from homoexport.measure.timing import Failure
+from homoexport.plan import choice, lab
 from homoexport.plan.shapes import Shape
 from homoexport.plan.table import Figures
 from tests.conftest import write_sentences
@@ -68,8 +70,8 @@ def lying(monkeypatch):
     """Files are measured as smaller than they are."""
     true = lab.Lab._timed
 
-    def lie(self: lab.Lab, shapes: list[Shape]) -> dict[Shape, Figures]:
-        return {shape: replace(each, file_mb=each.file_mb * 0.7) for shape, each in true(self, shapes).items()}
+    def lie(self: lab.Lab, shapes: list[Shape], **how: float) -> dict[Shape, Figures]:
+        return {shape: replace(each, file_mb=each.file_mb * 0.7) for shape, each in true(self, shapes, **how).items()}
 
     monkeypatch.setattr(lab.Lab, "_timed", lie)
 
@@ -121,6 +123,31 @@ def test_turn_that_misses_is_pruned_on_and_a_stopped_run_ends_the_same(
     for folder in ("turns/1/1-student", "1-student"):
         one, other = (verify(one / folder)["files"]["model.safetensors"] for one in (run, stopped))
         assert one == other, folder
+
+
+def test_student_that_the_target_cannot_hold_is_pruned_on(homoexport, recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(choice, "_LIGHTER", 0.0005)  # tiny models hardly differ in memory
+    packages = []
+
+    def crowded(asked, settings, **rest):
+        measured = measure(asked, settings, **rest)
+        packages.append(asked[-1])
+        if len(packages) > 1:
+            return measured
+        failure = Failure(str(asked[-1]), "load", "needs more than it was given")
+        return replace(measured, results=measured.results[:1], failures=(failure,))
+
+    monkeypatch.setattr("homoexport.pipeline.measure", crowded)
+    run = tmp_path / "run"
+    outcome = homoexport("run", recipe(file_mb="1MB"), "-o", run, "--json")
+    assert outcome.code == 0, outcome.err
+    assert "cannot hold" in outcome.err
+    before, after = shape_of_student(run / "turns/1/1-student"), shape_of_student(run / "1-student")
+    assert after.within(before)
+    assert after != before
+    assert not (run / "turns/1/3-measured").exists()
+    assert [len(turn["budget"]) for turn in json.loads(outcome.out)["plan"]["turns"]] == [0, 1]
+    assert "| it does not fit into the target's memory |" in (run / "report.md").read_text()
 
 
 def test_hopeless_budget_is_refused_with_what_the_smallest_needs(homoexport, recipe, tmp_path):

@@ -26,6 +26,7 @@ _MARGINS = {
 }
 _TIMED = frozenset((*LATENCY_LINES, THROUGHPUT))
 MOST_UNREST = 0.25  # a machine whose pace goes further is no ground to plan on
+_LIGHTER = 0.05  # less of the memory that was predicted, where that was too much
 _SPARE = 0.15  # of a limit: more room than this is worth a word
 _UNITS = {**dict.fromkeys(LATENCY_LINES, " ms"), THROUGHPUT: "/s", "peak_rss_mb": " MB", "file_mb": " MB"}
 
@@ -133,6 +134,7 @@ class Plan:
 
     Attributes:
         teacher: whose students these are.
+        teacher_digest: of its weights.
         budget: as it was asked for.
         limits: its lines as figures.
         measure: the conditions.
@@ -148,6 +150,7 @@ class Plan:
     """
 
     teacher: str
+    teacher_digest: str
     budget: Budget
     limits: Limits
     measure: MeasureSettings
@@ -230,6 +233,17 @@ class Plan:
         """
         return self._best_by(row, used, lambda shape: shape.within(row.shape) and shape != row.shape)
 
+    def lighter(self, row: Row) -> Row | None:
+        """The next shape to prune to, where the target's memory cannot hold a package of `row`."""
+        most = (1 - _LIGHTER) * row.figures.peak_rss_mb
+        return best_of(
+            [
+                other
+                for other in self.rows
+                if other.shape.within(row.shape) and other.figures.peak_rss_mb <= most and self.limits.kept_by(other)
+            ]
+        )
+
     def _best_by(self, row: Row, used: Mapping[str, float], allowed: Callable[[Shape], bool]) -> Row | None:
         """The best of the allowed shapes, when predictions are off as they were of `row`."""
         off = {line: share / self.limits.used(row, line) for line, share in used.items()}
@@ -252,6 +266,7 @@ class Plan:
         return {
             "kind": "plan",
             "teacher": self.teacher,
+            "teacher_digest": self.teacher_digest,
             "budget": self.budget.lines(),
             "limits": dict(self.limits.values),
             "unrest": self.limits.unrest,
@@ -279,6 +294,7 @@ def plan_of(saved: Mapping[str, Any]) -> Plan:
     measure = MeasureSettings(**saved["measure"])
     return Plan(
         teacher=saved["teacher"],
+        teacher_digest=saved["teacher_digest"],
         budget=Budget(**saved["budget"]),
         limits=Limits(saved["limits"], measure.batch_size, saved["unrest"]),
         measure=measure,

@@ -6,6 +6,7 @@ the user's cache and not measured again.
 
 Models are measured in groups, for the target may not hold all of them at once; one model, the anchor, is part of every
 group, so that what slows the machine down for a group is taken out again. How much that was is the table's unrest.
+Tails are the machine's rather than a model's, and a second has few of them: a group's models share the mean of theirs.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from homoexport.artifact import digest_of, output_errors, read_json, write_json
@@ -28,9 +29,10 @@ from homoexport.plan.shapes import Shape, shape_of
 from homoexport.plan.table import DEEP, Figures, Table, figures_of, shapes_to_measure, table_of
 from homoexport.recipe import ExportSettings, MeasureSettings
 
-FORMAT = 4  # of what is remembered; raised when it, or what the figures mean, changes
+FORMAT = 5  # of what is remembered; raised when it, or what the figures mean, changes
 _GROUP = 6  # models that are measured at a time, besides the one that all groups have
-_SECONDS = 0.5  # of each model
+_SECONDS = 0.5  # of each small model
+_WHOLE_SECONDS = 1.0  # of each whole one
 _NAMES = frozenset(("_name_or_path", "architectures", "id2label", "label2id"))  # of a config: no figure depends on them
 _LATENCIES = {50: "latency_p50_ms", 95: "latency_p95_ms", 99: "latency_p99_ms"}
 
@@ -160,7 +162,7 @@ class Lab:
         anchor, pace = _anchor_of(self._wanted), table.pace_ms
         for group in self._groups([shape for shape in dict.fromkeys(shapes) if shape not in known]):
             self.progress("measuring whole models", 0.0)
-            timed = self._timed([anchor, *group])
+            timed = self._timed([anchor, *group], seconds=_WHOLE_SECONDS)
             if anchor not in timed:
                 raise self._no_room(anchor)
             known |= _at_pace(timed, anchor, pace)
@@ -176,7 +178,7 @@ class Lab:
         known = _figures_by_shape(self._known.get("alone", []))
         if missing := [shape for shape in shapes if shape not in known]:
             self.progress("measuring whole models", 0.0)
-            known |= self._timed(missing)
+            known |= self._timed(missing, seconds=_WHOLE_SECONDS)
             self._remember("alone", _rows_by_shape(known))
         for shape in shapes:
             if shape not in known:
@@ -206,17 +208,17 @@ class Lab:
         if group:
             yield group
 
-    def _timed(self, shapes: Sequence[Shape]) -> dict[Shape, Figures]:
+    def _timed(self, shapes: Sequence[Shape], *, seconds: float = _SECONDS) -> dict[Shape, Figures]:
         """Figures of models that are measured in turns; without those that do not fit, not even by themselves."""
         assert self._folder is not None
         files = [self._folder / f"{number}.onnx" for number in range(len(shapes))]
         for file, shape in zip(files, shapes, strict=True):
             self._write(file, shape)
-        timed = self._time(files, device=self.measure.device)
+        timed = self._time(files, device=self.measure.device, seconds=seconds)
         figures = {}
         for file, shape, found in zip(files, shapes, timed, strict=True):
             if found is None and len(files) > 1:
-                (found,) = self._time([file], device=self.measure.device)
+                (found,) = self._time([file], device=self.measure.device, seconds=seconds)
             if found is not None:
                 latencies = {name: found.latency_ms[percent] for percent, name in _LATENCIES.items()}
                 figures[shape] = Figures(
@@ -226,7 +228,7 @@ class Lab:
                     file_mb=file.stat().st_size / 10**6,
                 )
             file.unlink()
-        return figures
+        return _with_shared_tails(figures)
 
     def _write(self, file: Path, shape: Shape) -> None:
         templates = self._made_templates()
@@ -264,10 +266,10 @@ class Lab:
 
     def _ranked(self, files: Sequence[Path]) -> list[float]:
         # As the export does: an emulator's times say nothing of the device.
-        found = self._time(files, device="cpu" if self.host.emulated else self.measure.device)
+        found = self._time(files, device="cpu" if self.host.emulated else self.measure.device, seconds=_SECONDS)
         return [float("inf") if figures is None else figures.latency_ms[50] for figures in found]
 
-    def _time(self, files: Sequence[Path], *, device: str) -> list[FileFigures | None]:
+    def _time(self, files: Sequence[Path], *, device: str, seconds: float) -> list[FileFigures | None]:
         threads = self.measure.threads
         return time_files(
             files,
@@ -277,7 +279,7 @@ class Lab:
             length=self.measure.length,
             vocab_size=self.encoder.model.config.vocab_size,
             outputs=(OUTPUT_NAMES[self.encoder.task][0],),
-            min_seconds=_SECONDS,
+            min_seconds=seconds,
         )
 
 
@@ -287,6 +289,20 @@ def _figures_by_shape(rows: Sequence[dict[str, Any]]) -> dict[Shape, Figures]:
 
 def _rows_by_shape(figures: dict[Shape, Figures]) -> list[dict[str, Any]]:
     return [{"shape": shape.as_json(), **each.as_json()} for shape, each in figures.items()]
+
+
+def _with_shared_tails(figures: dict[Shape, Figures]) -> dict[Shape, Figures]:
+    """Every model with the mean of all models' tails, over their medians."""
+    if not figures:
+        return {}
+    tails = {
+        name: fmean(getattr(each, name) / each.latency_p50_ms for each in figures.values())
+        for name in ("latency_p95_ms", "latency_p99_ms", "latency_mean_ms")
+    }
+    return {
+        shape: replace(each, **{name: each.latency_p50_ms * tail for name, tail in tails.items()})
+        for shape, each in figures.items()
+    }
 
 
 def _anchor_of(shapes: Sequence[Shape]) -> Shape:

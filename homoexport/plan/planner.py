@@ -113,6 +113,7 @@ def plan_student(
         rows, choice, checks = _checked(lab, table, rows, limits)
         return Plan(
             teacher=teacher,
+            teacher_digest=weights_digest(encoder),
             budget=budget,
             limits=limits,
             measure=measure,

@@ -139,12 +139,16 @@ def _planned(plan: Mapping[str, Any]) -> str:
     ]
     rows = []
     for number_, turn in enumerate(plan["turns"], start=1):
+        name = f"{number_}: {shape_name(turn['shape'])}"
+        if not turn["budget"]:
+            planned = quantity(turn["planned"]["peak_rss_mb"], "MB")
+            rows.append((name, "Peak memory", "", planned, "", "it does not fit into the target's memory"))
         for verdict in map(verdict_of, turn["budget"]):
             label, unit = budget_line(verdict.line)
             planned = turn["planned"].get(verdict.line)
             rows.append(
                 (
-                    f"{number_}: {shape_name(turn['shape'])}",
+                    name,
                     label,
                     limit(verdict),
                     "" if planned is None else quantity(planned, unit),

@@ -39,6 +39,7 @@ def plan(**budget: object) -> Plan:
     assert choice is not None
     return Plan(
         teacher="teacher",
+        teacher_digest="0" * 64,
         budget=asked,
         limits=limits,
         measure=MeasureSettings(threads=1),
@@ -60,6 +61,14 @@ def test_choice_keeps_most_of_what_fits():
     assert plan(latency_p50_ms=6.5, file_mb=10).choice is ROWS[3]
     assert plan(throughput_per_s=300).choice is ROWS[5]
     assert plan(parameters="2M").choice is ROWS[3]
+
+
+def test_what_a_target_cannot_hold_is_followed_by_what_needs_clearly_less():
+    asked = plan(latency_p50_ms=11)
+    assert asked.choice is ROWS[0]
+    assert asked.lighter(ROWS[0]) is ROWS[1]
+    assert asked.lighter(ROWS[3]) is ROWS[6]  # that of half the ffn needs as much memory
+    assert asked.lighter(ROWS[6]) is None
 
 
 def test_relative_lines_are_of_the_teachers_figures():
