@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import yaml
 
 from homoexport.artifact import verify
 from homoexport.bench import measure
+from homoexport.distill.loop import Run, StepReport
+from homoexport.distill.micro_batch import MicroBatch
 from homoexport.measure.timing import Failure
 from homoexport.plan import choice, lab
 from homoexport.plan.shapes import Shape
@@ -23,7 +26,8 @@ pytestmark = pytest.mark.processes
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch, tmp_path):
     monkeypatch.setenv("HOMOEXPORT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(lab, "_SECONDS", 0.02)
+    for name in ("_SECONDS", "_WHOLE_SECONDS", "_ALONE_SECONDS"):
+        monkeypatch.setattr(lab, name, 0.02)
 
 
 @pytest.fixture
@@ -92,6 +96,21 @@ def stopped_at(monkeypatch, homoexport, run: Path, recipe: Path, name: str) -> N
             homoexport("run", recipe, "-o", run, *(["--resume"] if run.exists() else []))
 
 
+def stopped_before_step(monkeypatch, homoexport, run: Path, recipe: Path, step: int) -> None:
+    """Go on with a run, and stop it within a turn, before one of the turn's steps."""
+    true = Run.advance
+
+    def advance(self: Run, micro_batches: Sequence[MicroBatch]) -> StepReport:
+        if self.step == step:
+            raise Stop
+        return true(self, micro_batches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "advance", advance)
+        with pytest.raises(Stop):
+            homoexport("run", recipe, "-o", run, "--resume")
+
+
 def test_turn_that_misses_is_pruned_on_and_a_stopped_run_ends_the_same(
     homoexport, recipe, tmp_path, lying, monkeypatch
 ):
@@ -116,8 +135,13 @@ def test_turn_that_misses_is_pruned_on_and_a_stopped_run_ends_the_same(
     assert not list(run.rglob(".end.pt"))
 
     stopped = tmp_path / "stopped"
-    for name in ("export_folder", "prune_on", "summarize"):  # after the first student, between turns, before the end
+    for name in ("export_folder", "prune_on"):  # after the first student, between turns
         stopped_at(monkeypatch, homoexport, stopped, path, name)
+    half = (stopped / "turns/1").rename(stopped / "turns/.1.part")  # or while the turn was put aside
+    (half / "3-measured").rename(stopped / "3-measured")
+    stopped_before_step(monkeypatch, homoexport, stopped, path, last["steps"] - first["steps"] - 1)
+    assert not list(stopped.rglob("*.part"))
+    stopped_at(monkeypatch, homoexport, stopped, path, "summarize")
     done = homoexport("run", path, "-o", stopped, "--resume", "--json")
     assert done.code == 0, done.err
     for folder in ("turns/1/1-student", "1-student"):

@@ -6,7 +6,7 @@ the user's cache and not measured again.
 
 Models are measured in groups, for the target may not hold all of them at once; one model, the anchor, is part of every
 group, so that what slows the machine down for a group is taken out again. How much that was is the table's unrest.
-Tails are the machine's rather than a model's, and a second has few of them: a group's models share the mean of theirs.
+Tails are the machine's rather than a model's, and a second has few of them: whole models have those of the table.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 from typing import Any
 
 from homoexport.artifact import digest_of, output_errors, read_json, write_json
@@ -33,6 +33,7 @@ FORMAT = 5  # of what is remembered; raised when it, or what the figures mean, c
 _GROUP = 6  # models that are measured at a time, besides the one that all groups have
 _SECONDS = 0.5  # of each small model
 _WHOLE_SECONDS = 1.0  # of each whole one
+_ALONE_SECONDS = 3.0  # of one that has tails of its own
 _NAMES = frozenset(("_name_or_path", "architectures", "id2label", "label2id"))  # of a config: no figure depends on them
 _LATENCIES = {50: "latency_p50_ms", 95: "latency_p95_ms", 99: "latency_p99_ms"}
 
@@ -165,7 +166,8 @@ class Lab:
             timed = self._timed([anchor, *group], seconds=_WHOLE_SECONDS)
             if anchor not in timed:
                 raise self._no_room(anchor)
-            known |= _at_pace(timed, anchor, pace)
+            at_pace = _at_pace(timed, anchor, pace)
+            known |= {shape: table.with_tails(each) for shape, each in at_pace.items()}
             self._remember("whole", _rows_by_shape(known))
         return {shape: known[shape] for shape in shapes if shape in known}
 
@@ -178,7 +180,7 @@ class Lab:
         known = _figures_by_shape(self._known.get("alone", []))
         if missing := [shape for shape in shapes if shape not in known]:
             self.progress("measuring whole models", 0.0)
-            known |= self._timed(missing, seconds=_WHOLE_SECONDS)
+            known |= self._timed(missing, seconds=_ALONE_SECONDS)
             self._remember("alone", _rows_by_shape(known))
         for shape in shapes:
             if shape not in known:
@@ -228,7 +230,7 @@ class Lab:
                     file_mb=file.stat().st_size / 10**6,
                 )
             file.unlink()
-        return _with_shared_tails(figures)
+        return figures
 
     def _write(self, file: Path, shape: Shape) -> None:
         templates = self._made_templates()
@@ -289,20 +291,6 @@ def _figures_by_shape(rows: Sequence[dict[str, Any]]) -> dict[Shape, Figures]:
 
 def _rows_by_shape(figures: dict[Shape, Figures]) -> list[dict[str, Any]]:
     return [{"shape": shape.as_json(), **each.as_json()} for shape, each in figures.items()]
-
-
-def _with_shared_tails(figures: dict[Shape, Figures]) -> dict[Shape, Figures]:
-    """Every model with the mean of all models' tails, over their medians."""
-    if not figures:
-        return {}
-    tails = {
-        name: fmean(getattr(each, name) / each.latency_p50_ms for each in figures.values())
-        for name in ("latency_p95_ms", "latency_p99_ms", "latency_mean_ms")
-    }
-    return {
-        shape: replace(each, **{name: each.latency_p50_ms * tail for name, tail in tails.items()})
-        for shape, each in figures.items()
-    }
 
 
 def _anchor_of(shapes: Sequence[Shape]) -> Shape:

@@ -70,9 +70,12 @@ class Table:
     def predict(self, shape: Shape) -> Figures:
         """What a shape will cost, for any D between the smallest and the largest of the table."""
         p50 = self._p50_ms(shape)
-        p95, p99, mean = (p50 * tail for tail in self._tails)
         peak_mb = float(self._memory_features(shape) @ self._memory)
-        return Figures(p50, p95, p99, mean, peak_mb, self._file_mb(shape))
+        return self.with_tails(Figures(p50, p50, p50, p50, peak_mb, self._file_mb(shape)))
+
+    def with_tails(self, figures: Figures) -> Figures:
+        """The same with p95, p99 and mean as they usually are here for such a median."""
+        return replace(figures, **{name: figures.latency_p50_ms * tail for name, tail in self._tails.items()})
 
     def covers(self, shape: Shape) -> bool:
         """Whether a shape's D lies in what was measured."""
@@ -123,10 +126,12 @@ class Table:
         return known
 
     @cached_property
-    def _tails(self) -> list[float]:
-        """How many times the median p95, p99 and mean are, on average over the table's models."""
-        names, all_of_them = ("latency_p95_ms", "latency_p99_ms", "latency_mean_ms"), self.measured.values()
-        return [float(np.mean([getattr(each, name) / each.latency_p50_ms for each in all_of_them])) for name in names]
+    def _tails(self) -> dict[str, float]:
+        """How many times the median p95, p99 and mean are: medians over the table's models."""
+        return {
+            name: float(np.median([getattr(each, name) / each.latency_p50_ms for each in self.measured.values()]))
+            for name in ("latency_p95_ms", "latency_p99_ms", "latency_mean_ms")
+        }
 
     def _file_mb(self, shape: Shape) -> float:
         return float(byte_features(shape) @ self._bytes)

@@ -1,0 +1,113 @@
+"""Is what a shape keeps of the teacher's sensitivity in the order of its students' quality?
+
+    python bench/ranking.py [--output bench/results/ranking.json]
+
+Two sets of students that are distilled alike, each with its STS-B dev score: eight of bench/study.py (6 and 3 layers,
+at four widths; fp32), and those of bench/planned_shapes.py (int8, means of the seeds). For each shape the plan's share
+of summed squared sensitivity, and for comparison the share of summed absolute sensitivity; and, set by set, Kendall's
+rank correlation of both with the scores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from scipy.stats import kendalltau
+
+from homoexport.distill import teacher_retention
+from homoexport.encoder import Encoder, load_encoder
+from homoexport.pipeline import CALIBRATION_TEXTS
+from homoexport.plan.shapes import Shape, shape_of
+from homoexport.recipe import Recipe, load_recipe
+from homoexport.text import first_texts
+
+RESULTS = Path(__file__).parent / "results"
+RECIPE = Path(__file__).parents[1] / "recipes/budget.yaml"
+HEAD_WIDTH = 32  # the teacher's
+TEXTS = 32  # as many as a plan takes
+DEPTHS = {"homodistil": 6, "layers": 3}  # of the study's methods
+CURRENCIES = {"squares": torch.Tensor.square_, "absolute": torch.Tensor.abs_}  # of what a weight is worth
+
+
+def study() -> dict[Shape, float]:
+    """Scores of the study's students of two depths."""
+    rows = json.loads((RESULTS / "study.json").read_text())["rows"]
+    return {
+        Shape(DEPTHS[row["method"]], row["width"], 4 * row["width"], row["width"] // HEAD_WIDTH): row["stsb"]["value"]
+        for row in rows
+        if row["method"] in DEPTHS and row["precision"] == "fp32"
+    }
+
+
+def planned() -> dict[Shape, float]:
+    """Scores of the planned and the guessed shapes."""
+    students = json.loads((RESULTS / "planned_shapes.json").read_text())["students"]
+    scores: dict[Shape, list[float]] = {}
+    for each in students:
+        scores.setdefault(shape_of(each["shape"]), []).append(each["stsb"]["value"])
+    return {shape: fmean(found) for shape, found in scores.items()}
+
+
+def shares(encoder: Encoder, recipe: Recipe, shapes: list[Shape], currency: str) -> list[float]:
+    """What each shape keeps, when weights are worth their squared or their absolute sensitivity."""
+    texts = first_texts(recipe.text, CALIBRATION_TEXTS)[:: CALIBRATION_TEXTS // TEXTS]
+    with patch.object(torch.Tensor, "square_", CURRENCIES[currency]):
+        found = teacher_retention(
+            encoder,
+            texts,
+            objective=recipe.distill.objective,
+            hidden_sizes=[shape.hidden for shape in shapes],
+            ffn_sizes=[shape.ffn for shape in shapes],
+            head_shapes=[(shape.heads, shape.head_dim) for shape in shapes],
+        )
+    return [
+        found.share(layers=shape.layers, hidden=shape.hidden, ffn=shape.ffn, heads=shape.heads, head_dim=shape.head_dim)
+        for shape in shapes
+    ]
+
+
+def table(sets: dict[str, Any]) -> str:
+    """A line a shape, in Markdown."""
+    lines = ["| students of | shape | STS-B | squares keep | absolute values keep |", "|---|---|---:|---:|---:|"]
+    for name, found in sets.items():
+        for row in sorted(found["rows"], key=lambda row: float(row["stsb"])):
+            shape = shape_of(row["shape"])
+            lines.append(
+                f"| {name} | {shape.name} | {row['stsb']:.3f} | {100 * row['squares']:.1f} % "
+                f"| {100 * row['absolute']:.1f} % |"
+            )
+        tau = found["kendall"]
+        lines.append(f"| {name} | Kendall's rank correlation | | {tau['squares']:.2f} | {tau['absolute']:.2f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Sum up, keep, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=RESULTS / "ranking.json")
+    arguments = parser.parse_args()
+    recipe = load_recipe(RECIPE)
+    encoder = load_encoder(recipe.teacher)
+    sets: dict[str, Any] = {}
+    for name, scores in {"study": study(), "planned_shapes": planned()}.items():
+        shapes = list(scores)
+        kept = {currency: shares(encoder, recipe, shapes, currency) for currency in CURRENCIES}
+        sets[name] = {
+            "rows": [
+                {"shape": shape.as_json(), "stsb": scores[shape], **{each: kept[each][i] for each in CURRENCIES}}
+                for i, shape in enumerate(shapes)
+            ],
+            "kendall": {each: float(kendalltau(kept[each], list(scores.values())).statistic) for each in CURRENCIES},
+        }
+    arguments.output.write_text(json.dumps(sets, indent=1) + "\n")
+    print(table(sets))
+
+
+if __name__ == "__main__":
+    main()
