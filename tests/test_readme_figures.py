@@ -7,6 +7,7 @@ import re
 import statistics
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
+from itertools import combinations
 from pathlib import Path
 from types import ModuleType
 
@@ -186,6 +187,42 @@ def test_study_is_the_kept_one():
     for cost in ("latency_p95_ms", "file_mb"):
         best = study.front(rows, cost, "stsb")
         assert all(row["precision"] == "int8" for row in best if row["method"] != "reference")
+
+
+def test_planned_shapes_are_as_much_better_as_the_docs_say():
+    kept = json.loads((ROOT / "bench/results/planned_shapes.json").read_text())
+    bench, docs = _bench("planned_shapes"), (ROOT / "docs/planning.md").read_text(encoding="utf-8")
+    assert bench.table(kept) in docs
+    flat = " ".join(docs.split())
+    gains = [
+        statistics.mean(bench.scores(kept, each["planned"]["shape"]))
+        - statistics.mean(bench.scores(kept, each["guessed"]["shape"]))
+        for each in kept["budgets"]
+    ]
+    assert f"better in all four, by {min(gains):.3f} to {max(gains):.3f}" in flat
+    assert {(each["steps"], each["distilled_on"]) for each in kept["students"]} == {(1000, "NVIDIA H200")}
+    for each in kept["budgets"]:
+        assert (
+            len(bench.scores(kept, each["planned"]["shape"])) == len(bench.scores(kept, each["guessed"]["shape"])) == 3
+        )
+        planned, guessed = (each["timed"][kind]["latency_p95_ms"] for kind in bench.KINDS)
+        assert abs(planned / guessed - 1) < 0.07
+    assert "p95s of the two are within 7 % of each other" in flat
+
+
+def test_ranking_is_as_good_as_the_docs_say():
+    sets = json.loads((ROOT / "bench/results/ranking.json").read_text())
+    docs = (ROOT / "docs/planning.md").read_text(encoding="utf-8")
+    for name, told in (("study", "eight of the study, 6 and 3 layers"), ("planned_shapes", "twelve of 6 layers")):
+        rows, tau = sets[name]["rows"], sets[name]["kendall"]
+        assert f"| {told} | {tau['squares']:.2f} | {tau['absolute']:.2f} |" in docs
+        assert len(rows) == {"eight": 8, "twelve": 12}[told.split()[0]]
+        for currency in ("squares", "absolute"):
+            found = [
+                (one[currency] - other[currency]) * (one["stsb"] - other["stsb"]) > 0
+                for one, other in combinations(rows, 2)
+            ]
+            assert 2 * statistics.mean(found) - 1 == pytest.approx(tau[currency])
 
 
 def test_links_lead_somewhere():

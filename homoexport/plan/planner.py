@@ -93,7 +93,8 @@ def plan_student(
         table, remembered = lab.table()
         limits = replace(limits, unrest=table.unrest)
         tell("summing up the teacher's sensitivity", 0.0)
-        retention = _retention(encoder, texts or SAMPLE_TEXT, settings, shapes)
+        weights = weights_digest(encoder)
+        retention = _retention(encoder, weights, texts or SAMPLE_TEXT, settings, shapes)
         rows = [
             Row(
                 shape,
@@ -113,7 +114,7 @@ def plan_student(
         rows, choice, checks = _checked(lab, table, rows, limits)
         return Plan(
             teacher=teacher,
-            teacher_digest=weights_digest(encoder),
+            teacher_digest=weights,
             budget=budget,
             limits=limits,
             measure=measure,
@@ -215,9 +216,9 @@ def _companions(best: Row, rows: Sequence[Row], limits: Limits) -> list[Shape]:
 
 
 def _parameter_counter(encoder: Encoder, shapes: Sequence[Shape]) -> Callable[[Shape], int]:
-    """Parameters of any shape: a polynomial in the sizes, found from some dozens of models without weights."""
+    """Parameters of any shape: a polynomial in the sizes, found from twice as many models without weights as terms."""
     family = family_of(encoder.model.config)
-    every = max(1, len(shapes) // 40)
+    every = max(1, len(shapes) // (2 * len(byte_features(shapes[0]))))
     known = {shape: parameters_at(encoder.model, family, shape.widths) for shape in [*shapes[::every], shapes[-1]]}
     rows: NDArray[np.float64] = np.array([byte_features(shape) for shape in known])
     scale = np.maximum(np.abs(rows).max(axis=0), 1.0)
@@ -225,7 +226,9 @@ def _parameter_counter(encoder: Encoder, shapes: Sequence[Shape]) -> Callable[[S
     return lambda shape: known.get(shape) or round(float(byte_features(shape) @ fitted))
 
 
-def _retention(encoder: Encoder, texts: Sequence[str], settings: DistillSettings, shapes: Sequence[Shape]) -> Retention:
+def _retention(
+    encoder: Encoder, weights: str, texts: Sequence[str], settings: DistillSettings, shapes: Sequence[Shape]
+) -> Retention:
     """Of the teacher, remembered in the user's cache for the same weights and texts."""
     chosen = [texts[i * len(texts) // _TEXTS] for i in range(_TEXTS)] if len(texts) > _TEXTS else list(texts)
     hidden_sizes = sorted({shape.hidden for shape in shapes})
@@ -234,7 +237,7 @@ def _retention(encoder: Encoder, texts: Sequence[str], settings: DistillSettings
     sizes = [hidden_sizes, ffn_sizes, head_shapes]
     files = [encoder.folder / name for name in ("config.json", "tokenizer.json")]
     other = [sha256_file(file) for file in files if file.is_file()]
-    name = digest_of([_SENSITIVITY, weights_digest(encoder), other, chosen, settings.objective, sizes])[:24]
+    name = digest_of([_SENSITIVITY, weights, other, chosen, settings.objective, sizes])[:24]
     file: Path = cache_folder() / "plans" / f"sensitivity-{name}.json"
     try:
         return Retention.from_json(read_json(file))
