@@ -23,7 +23,7 @@ from unittest.mock import patch
 
 from homoexport.artifact import read_json
 from homoexport.bench import judge_result
-from homoexport.distill import distill
+from homoexport.distill import distill, prune_on
 from homoexport.errors import BudgetError
 from homoexport.host import describe_host, library_versions
 from homoexport.pipeline import run_recipe
@@ -114,7 +114,20 @@ def lied_to(work: Path, steps: int) -> dict[str, Any]:
     shutil.rmtree(run_dir, ignore_errors=True)
     cache = work / "lied-to-cache"
     shutil.rmtree(cache, ignore_errors=True)
-    with patch.object(Lab, "_timed", lie), patch.dict("os.environ", {"HOMOEXPORT_CACHE": str(cache)}):
+    seconds: list[float] = []
+
+    def clocked(*arguments: Any, **settings: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return prune_on(*arguments, **settings)
+        finally:
+            seconds.append(time.perf_counter() - began)
+
+    with (
+        patch.object(Lab, "_timed", lie),
+        patch("homoexport.pipeline.prune_on", clocked),
+        patch.dict("os.environ", {"HOMOEXPORT_CACHE": str(cache)}),
+    ):
         summary = run_recipe(recipe, run_dir)
     turns = summary["plan"]["turns"]
     shape = turns[-1]["shape"]
@@ -133,7 +146,7 @@ def lied_to(work: Path, steps: int) -> dict[str, Any]:
         "budget": LIED_TO,
         "turns": turns,
         "budget_kept": summary["budget_kept"],
-        "pruning_on_seconds": turns[-1]["seconds"] - (turns[-2]["seconds"] if len(turns) > 1 else 0.0),
+        "pruning_on_seconds": round(sum(seconds), 1),
         "starting_over_seconds": round(time.perf_counter() - began, 1),
         "again": again(run_dir, recipe),
     }
@@ -174,10 +187,11 @@ def main() -> None:
         if arguments.work is None:
             parser.error("name WORK_DIR, or give --table")
         arguments.work.mkdir(parents=True, exist_ok=True)
-        kept |= {"steps": arguments.steps, "host": describe_host(), "versions": library_versions()}
+        kept |= {"host": describe_host(), "versions": library_versions()}
         for name, budget in (BUDGETS | HOPELESS).items():
             if name not in kept["budgets"]:
-                kept["budgets"][name] = promise(name, budget, arguments.work, arguments.steps)
+                result = promise(name, budget, arguments.work, arguments.steps)
+                kept["budgets"][name] = {**result, "steps": arguments.steps}
                 arguments.output.write_text(json.dumps(kept, indent=1) + "\n")
                 print(f"{name}: {kept['budgets'][name]['seconds']:.0f} s", flush=True)
         if "lied_to" not in kept:

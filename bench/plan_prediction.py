@@ -6,7 +6,8 @@
 Shapes of MiniLM's students are drawn by a seed: of 2, 4 or 6 layers, any head width, hidden sizes of the table and
 between them. For fp32 and int8, at 32, 128 and 256 tokens (one thread, batch 1), each is predicted from the table and
 measured whole, with random weights, beside the table's anchor. Some are also exported as any student is, with all forms
-to choose from, and measured as packages. Everything is measured anew; a condition is kept as soon as it is done.
+to choose from, and timed in turns with the graphs that a plan makes of their shapes. Everything is measured anew; a
+condition is kept as soon as it is done.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from homoexport.encoder import family_of, load_encoder, save_encoder, start_from_scratch
+from homoexport.encoder import OUTPUT_NAMES, family_of, load_encoder, save_encoder, start_from_scratch
 from homoexport.exporting import export_folder
 from homoexport.host import describe_host, library_versions
 from homoexport.inference import read_package
-from homoexport.measure import measure_packages
+from homoexport.measure import time_files
 from homoexport.plan.lab import Lab
-from homoexport.plan.shapes import Shape, candidates
+from homoexport.plan.shapes import Shape, candidates, shape_of
 from homoexport.plan.table import shapes_to_measure
 from homoexport.recipe import DistillSettings, ExportSettings, MeasureSettings, load_recipe
 
@@ -39,6 +40,7 @@ PRECISIONS = {"fp32": "none", "int8": "int8"}
 LENGTHS = (32, 128, 256)
 DEPTHS = (2, 4, 6)
 GROUP = 8
+SECONDS = 3.0  # of a package and of the plan's graph of its shape
 
 
 def drawn(shapes: list[Shape], count: int, seed: int) -> list[Shape]:
@@ -87,52 +89,65 @@ def condition(encoder: Any, shapes: list[Shape], chosen: list[Shape], precision:
     }
 
 
-def exported(encoder: Any, shapes: list[Shape], cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Some of the shapes as packages, exported from random weights as students are, against the same predictions."""
-    family, found = family_of(encoder.model.config), []
+def exported(encoder: Any, shapes: list[Shape], chosen: list[Shape]) -> list[dict[str, Any]]:
+    """Packages of some shapes, exported from random weights as students are, beside the plan's graphs of them."""
+    found, measure = [], MeasureSettings(threads=1)
     with tempfile.TemporaryDirectory() as work:
-        for number, shape in enumerate(shapes):
-            student = Path(work) / f"{number}"
-            student.mkdir()
-            model = start_from_scratch(encoder.model, family, shape.widths)
-            save_encoder(encoder, model, student)
-            for precision, quantize in PRECISIONS.items():
-                package = Path(work) / f"{number}-{precision}"
-                export_folder(
-                    str(student),
-                    package,
-                    settings=ExportSettings(quantize=quantize),  # type: ignore[arg-type]
-                    measure=MeasureSettings(threads=1),
-                )
-                (result,) = measure_packages([package], threads=1, min_seconds=1.0).results
-                cell = next(each for each in cells if (each["precision"], each["length"]) == (precision, 128))
-                row = next(row for row in cell["rows"] if row["shape"] == shape.as_json())
-                found.append(
-                    {
-                        "shape": shape.as_json(),
-                        "precision": precision,
-                        "predicted_ms": row["predicted"]["latency_p50_ms"],
-                        "measured_ms": result.latency_p50_ms,
-                        "error": row["predicted"]["latency_p50_ms"] / result.latency_p50_ms - 1,
-                        "file_error": row["predicted"]["file_mb"] * 1e6 / read_package(package).file_bytes - 1,
-                        "memory_error": row["predicted"]["peak_rss_mb"] / result.peak_rss_mb - 1,
-                    }
-                )
+        for precision, quantize in PRECISIONS.items():
+            settings = ExportSettings(quantize=quantize)  # type: ignore[arg-type]
+            with Lab(encoder, shapes, measure, settings).open() as lab:
+                for number, shape in enumerate(chosen):
+                    student = Path(work) / f"{number}-{precision}"
+                    student.mkdir()
+                    model = start_from_scratch(encoder.model, family_of(encoder.model.config), shape.widths)
+                    save_encoder(encoder, model, student)
+                    package, graph = student / "package", student / "plan.onnx"
+                    export_folder(str(student), package, settings=settings, measure=measure)
+                    lab._write(graph, shape)
+                    shipped = read_package(package)
+                    ours, plans = time_files(
+                        [shipped.model, graph],
+                        threads=1,
+                        min_seconds=SECONDS,
+                        vocab_size=encoder.model.config.vocab_size,
+                        outputs=(OUTPUT_NAMES[encoder.task][0],),
+                    )
+                    assert ours is not None
+                    assert plans is not None
+                    found.append(
+                        {
+                            "shape": shape.as_json(),
+                            "precision": precision,
+                            "p50_ratio": ours.latency_ms[50] / plans.latency_ms[50],
+                            "file_ratio": shipped.file_bytes / graph.stat().st_size,
+                        }
+                    )
     return found
 
 
 def show(result: dict[str, Any]) -> str:
     """The errors, a line a condition, as a table in Markdown."""
-    lines = ["| precision | tokens | shapes | median error of p50 | worst |", "|---|---:|---:|---:|---:|"]
-    everything: list[float] = []
-    for cell in result["cells"]:
-        errors = [abs(row["error"]) for row in cell["rows"]]
-        everything += errors
-        lines.append(
-            f"| {cell['precision']} | {cell['length']} | {len(errors)} | {100 * np.median(errors):.1f} % "
-            f"| {100 * max(errors):.1f} % |"
+    lines = [
+        "| precision | tokens | shapes | p50, median | worst | p95, median | worst | memory, worst | file, worst |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    cells = [(f"{cell['precision']} | {cell['length']}", cell["rows"]) for cell in result["cells"]]
+    for name, rows in [*cells, ("all | ", [row for _, each in cells for row in each])]:
+        p50, p95, memory, file = (
+            [100 * abs(row["predicted"][figure] / row["measured"][figure] - 1) for row in rows]
+            for figure in ("latency_p50_ms", "latency_p95_ms", "peak_rss_mb", "file_mb")
         )
-    lines.append(f"| all | | {len(everything)} | {100 * np.median(everything):.1f} % | {100 * max(everything):.1f} % |")
+        told = [f"{error:.1f} %" for error in (np.median(p50), max(p50), np.median(p95), max(p95), max(memory))]
+        lines.append(f"| {name} | {len(rows)} | {' | '.join(told)} | {max(file):.2f} % |")
+    return "\n".join(lines)
+
+
+def show_exports(rows: list[dict[str, Any]]) -> str:
+    """A line a package, in Markdown."""
+    lines = ["| package | precision | p50 over that of the plan's graph | file over it |", "|---|---|---:|---:|"]
+    for row in rows:
+        shape = shape_of(row["shape"])
+        lines.append(f"| {shape.name} | {row['precision']} | {row['p50_ratio']:.3f} | {row['file_ratio']:.4f} |")
     return "\n".join(lines)
 
 
@@ -192,11 +207,10 @@ def main() -> None:
                 arguments.output.write_text(json.dumps(result, indent=1) + "\n")
                 print(f"{precision}, {length} tokens: table in {cell['table_seconds']} s", flush=True)
         if "exported" not in result:
-            result["exported"] = exported(encoder, chosen[: arguments.exports], result["cells"])
+            result["exported"] = exported(encoder, shapes, chosen[: arguments.exports])
             arguments.output.write_text(json.dumps(result, indent=1) + "\n")
     print(show(result))
-    for row in result.get("exported", []):
-        print(f"exported {row['shape']}: {100 * row['error']:+.1f} %, file {100 * row['file_error']:+.2f} %")
+    print(show_exports(result.get("exported", [])))
     draw(result, arguments.output.with_suffix(".png"))
 
 

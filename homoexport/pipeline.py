@@ -48,7 +48,7 @@ from homoexport.evaluate import Gate, check_gate, evaluate_packages
 from homoexport.exporting import export_folder, held_out_texts, threads_here
 from homoexport.inference import open_package, read_package
 from homoexport.measure import check_measurement
-from homoexport.plan import Plan, plan_of, plan_student
+from homoexport.plan import Plan, Row, plan_of, plan_student
 from homoexport.recipe import Recipe, StudentShape
 from homoexport.report import PLAN_FILE, summarize, write_plan_report, write_report
 from homoexport.text import first_texts
@@ -66,6 +66,7 @@ from homoexport.turns import (
 )
 
 TEACHER = "0-teacher"
+SUMMARY = "summary.json"  # written last: a run that has it is over
 FLOORS = "floors.json"  # of quality, with their verdicts
 CALIBRATION_TEXTS = 256  # of which a plan takes some
 _GLANCE_SECONDS = 0.05
@@ -194,26 +195,19 @@ def _run_stages(recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener
     while True:
         row = None if plan is None else turns.row(plan, recipe.budget)
         _distill(recipe, run_dir, _student_of(recipe) if row is None else row.shape.student, turns, clock, listener)
+        following = None
         try:
             _export_and_measure(recipe, run_dir, clock, listener)
+            if plan is not None and row is not None and not (run_dir / SUMMARY).exists():
+                following = _following(recipe, run_dir, plan, row, clock, listener)
         except DoesNotFit:
-            if plan is None or row is None or plan.lighter(row) is None:
+            if plan is None or row is None or (following := plan.lighter(row)) is None:
                 raise
-            listener.on_stage(f"{recipe.measure.device} cannot hold {row.shape.name}: pruning on")
-            turns.put_aside()
-            continue
-        if plan is None or row is None:
+            listener.on_stage(f"{recipe.measure.device} cannot hold {row.shape.name}")
+            shutil.rmtree(run_dir / MEASURED, ignore_errors=True)
+        if following is None:
             break
-        verdicts = budget_verdicts(recipe.budget, run_dir / MEASURED)
-        if unclear(verdicts):
-            listener.on_stage("Too noisy to call: measuring again, for longer")
-            shutil.rmtree(run_dir / MEASURED)
-            _export_and_measure(recipe, run_dir, clock, listener, patience=_PATIENCE)
-            verdicts = budget_verdicts(recipe.budget, run_dir / MEASURED)
-        used = used_of(verdicts)
-        if max(used.values()) <= 1 or plan.narrower(row, used) is None:
-            break
-        listener.on_stage(f"The budget is missed by {row.shape.name}: pruning on")
+        listener.on_stage(f"Pruning on to {following.shape.name}")
         turns.put_aside()
     listener.on_stage("Writing the report")
     measurement = read_json(run_dir / MEASURED / MEASUREMENT)
@@ -232,10 +226,29 @@ def _run_stages(recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener
         seconds=clock.seconds,
         plan=None if plan is None else turns.told(plan, recipe.budget),
     )
-    write_json(run_dir / "summary.json", summary)
+    write_json(run_dir / SUMMARY, summary)
     write_report(run_dir, summary, log_path=run_dir / STUDENT / LOG, measurement=measurement)
     turns.forget_states()
     return summary
+
+
+def _following(recipe: Recipe, run_dir: Path, plan: Plan, row: Row, clock: _Clock, listener: Listener) -> Row | None:
+    """What to prune to where the measured package does not keep the budget; None where it ends with what there is.
+
+    What is too noisy to call is measured again first, once and for longer. A package that misses its quality's floor is
+    not pruned further, which would make it worse.
+    """
+    verdicts = budget_verdicts(recipe.budget, run_dir / MEASURED)
+    if unclear(verdicts):
+        listener.on_stage("Too noisy to call: measuring again, for longer")
+        _export_and_measure(recipe, run_dir, clock, listener, patience=_PATIENCE)
+        verdicts = budget_verdicts(recipe.budget, run_dir / MEASURED)
+    used = used_of(verdicts)
+    is_poor = any(line["kept"] is False for line in read_json(run_dir / MEASURED / FLOORS))
+    if max(used.values()) <= 1 or is_poor:
+        return None
+    listener.on_stage(f"The budget is not kept by {row.shape.name}")
+    return plan.narrower(row, used)
 
 
 def _plan(recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener) -> Plan:
@@ -316,11 +329,12 @@ def _refuse_unheld_teacher(recipe: Recipe, run_dir: Path, clock: _Clock, listene
 def _export_and_measure(
     recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener, *, patience: float = 1.0
 ) -> None:
-    """Both packages, measured; with patience for so many times as long."""
+    """Both packages, measured; with patience for so many times as long, in place of what was measured before."""
     teacher, student, package = run_dir / TEACHER, run_dir / STUDENT, run_dir / PACKAGE
     digest, texts = recipe.digest(), held_out_texts(student)
     _export_teacher(recipe, teacher, clock)
-    if _done(run_dir / MEASURED, "measurement"):
+    is_again = patience > 1
+    if _done(run_dir / MEASURED, "measurement") and not is_again:
         return
     threads = threads_here(recipe.measure)
     gate = None
@@ -337,7 +351,10 @@ def _export_and_measure(
                 texts=texts,
                 gate=gate,
             )
-    with clock.stage("measure", f"Measuring on {recipe.measure.device}"), staged(run_dir / MEASURED) as folder:
+    with (
+        clock.stage("measure", f"Measuring on {recipe.measure.device}"),
+        staged(run_dir / MEASURED, force=is_again) as folder,
+    ):
         packages = [teacher, package]
         seconds = {"min_seconds": patience * recipe.measure.min_seconds}
         measured = measure(packages, recipe.measure.model_copy(update=seconds), progress=listener.on_measure)

@@ -79,7 +79,7 @@ class Turns:
                     "folder": str(folder.relative_to(self.run_dir)),
                     "steps": details["steps"],
                     "seconds": details["seconds"],
-                    "planned": row.as_json(),
+                    "planned": row.as_json() | {line: plan.limits.figure(row, line) for line in plan.limits.values},
                     "budget": [verdict.as_json() for verdict in verdicts],
                 }
             )

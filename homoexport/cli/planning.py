@@ -98,7 +98,7 @@ def plan(
     from homoexport.text import first_texts
 
     texts = first_texts(asked.text, CALIBRATION_TEXTS) if asked.text else []
-    with screen.measure_bar() as progress:
+    with screen.plan_bar() as progress:
         found = plan_student(
             asked.teacher,
             budget=asked.budget,

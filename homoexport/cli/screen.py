@@ -117,6 +117,23 @@ def measure_bar() -> Iterator[Callable[[str, float], None]]:
         yield lambda stage, share: bar.update(task, description=stage, completed=share)
 
 
+@contextmanager
+def plan_bar() -> Iterator[Callable[[str, float], None]]:
+    """A bar for planning; without a terminal a line for each step, as they take minutes."""
+    told: set[str] = set()
+
+    def tell(stage: str, _share: float) -> None:
+        if stage not in told:
+            told.add(stage)
+            stage_line(stage[:1].upper() + stage[1:])
+
+    if not errors.is_terminal:
+        yield tell
+        return
+    with measure_bar() as bar:
+        yield bar
+
+
 def stage_line(title: str) -> None:
     """Say which stage begins."""
     if speaks():

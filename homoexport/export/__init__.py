@@ -4,7 +4,7 @@ from homoexport.export.choose import embeddings_of, schemes_for
 from homoexport.export.forms import Form
 from homoexport.export.package import export_encoder
 from homoexport.export.quantize import Embeddings, Scheme
-from homoexport.export.template import Templates
+from homoexport.export.template import Templates, refuse_blocks
 from homoexport.sample_text import SAMPLE_TEXT
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "Templates",
     "embeddings_of",
     "export_encoder",
+    "refuse_blocks",
     "schemes_for",
 ]

@@ -60,12 +60,7 @@ class Templates:
         opset: int | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> None:
-        if "int4" in (scheme, embeddings):
-            raise UserError(
-                "4-bit weights are stored in blocks, which have to be exported to be measured",
-                where="export.quantize" if scheme == "int4" else "export.embeddings",
-                mend="plan with int8, and export with int4 afterwards",
-            )
+        refuse_blocks(scheme, embeddings)
         self.encoder, self.folder, self.scheme, self.embeddings = encoder, folder, scheme, embeddings
         self.opset, self.progress = opset, progress or (lambda _step: None)
         self._odd = _odd_widths(encoder)
@@ -125,6 +120,20 @@ class Templates:
                 progress=lambda _step: None,
             )
         return self._makers[layers]
+
+
+def refuse_blocks(scheme: Scheme, embeddings: Embeddings) -> None:
+    """Refuse what packs weights in blocks, whose numbers are none of the sizes.
+
+    Raises:
+        UserError: 4-bit weights.
+    """
+    if "int4" in (scheme, embeddings):
+        raise UserError(
+            "4-bit weights are stored in blocks, which have to be exported to be measured",
+            where="export.quantize" if scheme == "int4" else "export.embeddings",
+            mend="plan with int8, and export with int4 afterwards",
+        )
 
 
 def _sizes_of(widths: Widths, *, heads_narrow: bool) -> list[int]:

@@ -9,11 +9,13 @@ from statistics import median
 from typing import Any
 
 from homoexport.budget import LATENCY_LINES, THROUGHPUT, Budget
+from homoexport.errors import PackageError
 from homoexport.measure import TargetHost
 from homoexport.plan.shapes import Shape, shape_of
 from homoexport.plan.table import Figures, figures_of
 from homoexport.recipe import MeasureSettings
 
+FORMAT = 1  # of a plan as JSON
 # Room below a limit, so that a package that comes out as planned keeps it with its interval.
 _MARGINS = {
     "latency_p50_ms": 0.04,
@@ -26,7 +28,7 @@ _MARGINS = {
 }
 _TIMED = frozenset((*LATENCY_LINES, THROUGHPUT))
 MOST_UNREST = 0.25  # a machine whose pace goes further is no ground to plan on
-_LIGHTER = 0.05  # less of the memory that was predicted, where that was too much
+LIGHTER = 0.05  # less of the memory that was predicted, where that was too much
 _SPARE = 0.15  # of a limit: more room than this is worth a word
 _UNITS = {**dict.fromkeys(LATENCY_LINES, " ms"), THROUGHPUT: "/s", "peak_rss_mb": " MB", "file_mb": " MB"}
 
@@ -66,7 +68,13 @@ class Check:
     @property
     def error(self) -> float:
         """Of the predicted median latency, relative to the measured one."""
-        return self.predicted.latency_p50_ms / self.measured.latency_p50_ms - 1
+        return self.errors["latency_p50_ms"]
+
+    @property
+    def errors(self) -> dict[str, float]:
+        """Of every predicted figure, relative to the measured one."""
+        measured = self.measured.as_json()
+        return {name: value / measured[name] - 1 for name, value in self.predicted.as_json().items()}
 
     def as_json(self) -> dict[str, Any]:
         """A JSON-ready dict."""
@@ -187,7 +195,7 @@ class Plan:
         return best
 
     def disliked(self) -> list[tuple[Row, Row]]:
-        """Shapes of the teacher's proportions that are slower than the next wider one, each with that one."""
+        """Shapes of the teacher's proportions that are clearly slower than the next wider one, each with that one."""
         widest = max((row.shape for row in self.rows), key=lambda shape: (shape.layers, shape.hidden, shape.ffn))
         plain: dict[int, Row] = {}
         for row in sorted(self.rows, key=lambda row: row.figures.latency_p50_ms):
@@ -195,10 +203,11 @@ class Plan:
             if shape.layers == widest.layers and shape.ffn * widest.hidden == widest.ffn * shape.hidden:
                 plain.setdefault(shape.hidden, row)  # of those with other heads, the fastest
         ordered = [plain[hidden] for hidden in sorted(plain)]
+        clear = 1 - self.limits.margin("latency_p50_ms")
         return [
             (row, wider)
             for row, wider in pairwise(ordered)
-            if wider.figures.latency_p50_ms < row.figures.latency_p50_ms
+            if wider.figures.latency_p50_ms < clear * row.figures.latency_p50_ms
         ]
 
     def more(self) -> list[tuple[str, float, Row]]:
@@ -208,7 +217,7 @@ class Plan:
             relaxed = limit / 1.1 if line == THROUGHPUT else limit + _step(line, limit)
             limits = replace(self.limits, values={**self.limits.values, line: relaxed})
             best = best_of([row for row in self.rows if limits.kept_by(row)])
-            if best is not None and best.retained > self.choice.retained:
+            if best is not None and best.retained > self.choice.retained and not self.limits.kept_by(best):
                 found.append((line, relaxed, best))
         return found
 
@@ -235,7 +244,7 @@ class Plan:
 
     def lighter(self, row: Row) -> Row | None:
         """The next shape to prune to, where the target's memory cannot hold a package of `row`."""
-        most = (1 - _LIGHTER) * row.figures.peak_rss_mb
+        most = (1 - LIGHTER) * row.figures.peak_rss_mb
         return best_of(
             [
                 other
@@ -265,6 +274,7 @@ class Plan:
         errors = [abs(check.error) for check in self.checks]
         return {
             "kind": "plan",
+            "format": FORMAT,
             "teacher": self.teacher,
             "teacher_digest": self.teacher_digest,
             "budget": self.budget.lines(),
@@ -282,6 +292,11 @@ class Plan:
             "checks": [check.as_json() for check in self.checks],
             "error_median": median(errors) if errors else None,
             "error_worst": max(errors, default=None),
+            "errors_worst": {
+                name: max(abs(check.errors[name]) for check in self.checks)
+                for name in Figures.__dataclass_fields__
+                if self.checks
+            },
             "models_measured": self.measured,
             "remembered": self.remembered,
             "rows": [row.as_json() for row in self.rows],
@@ -289,7 +304,13 @@ class Plan:
 
 
 def plan_of(saved: Mapping[str, Any]) -> Plan:
-    """A plan that was read from JSON."""
+    """A plan that was read from JSON.
+
+    Raises:
+        PackageError: it is of another version of homoexport.
+    """
+    if saved.get("format") != FORMAT:
+        raise PackageError("is a plan of another version of homoexport", where="plan.json", mend="plan again")
     target = {**saved["target"], "instruction_sets": tuple(saved["target"]["instruction_sets"])}
     measure = MeasureSettings(**saved["measure"])
     return Plan(

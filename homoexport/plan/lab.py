@@ -6,34 +6,34 @@ the user's cache and not measured again.
 
 Models are measured in groups, for the target may not hold all of them at once; one model, the anchor, is part of every
 group, so that what slows the machine down for a group is taken out again. How much that was is the table's unrest.
-Tails are the machine's rather than a model's, and a second has few of them: whole models have those of the table.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from homoexport.artifact import digest_of, output_errors, read_json, write_json
+from homoexport.artifact import digest_of, read_json, write_json
 from homoexport.encoder import OUTPUT_NAMES, Encoder, count_parameters, family_of, parameters_at
 from homoexport.errors import DoesNotFit, PackageError, UserError
-from homoexport.export import Embeddings, Form, Scheme, Templates, embeddings_of, schemes_for
+from homoexport.export import Embeddings, Form, Scheme, Templates, embeddings_of, refuse_blocks, schemes_for
 from homoexport.host import available_cores, library_versions
 from homoexport.measure import FileFigures, cache_folder, host_of, time_files
 from homoexport.plan.shapes import Shape, shape_of
 from homoexport.plan.table import DEEP, Figures, Table, figures_of, shapes_to_measure, table_of
 from homoexport.recipe import ExportSettings, MeasureSettings
 
-FORMAT = 5  # of what is remembered; raised when it, or what the figures mean, changes
+FORMAT = 6  # of what is remembered; raised when it, or what the figures mean, changes
 _GROUP = 6  # models that are measured at a time, besides the one that all groups have
 _SECONDS = 0.5  # of each small model
 _WHOLE_SECONDS = 1.0  # of each whole one
 _ALONE_SECONDS = 3.0  # of one that has tails of its own
+_DOUBT, _MORE_ROUNDS = 0.1, 2  # how far off its prediction a whole model is measured again, and how often
 _NAMES = frozenset(("_name_or_path", "architectures", "id2label", "label2id"))  # of a config: no figure depends on them
 _LATENCIES = {50: "latency_p50_ms", 95: "latency_p95_ms", 99: "latency_p99_ms"}
 
@@ -49,6 +49,10 @@ class Lab:
         reference: whether it is about the teacher's own package, in fp32.
         progress: is told each step, and the share of it that is done.
         fresh: measure again what is remembered.
+
+    Raises:
+        UserError: 4-bit weights, which templates know nothing of.
+        DeviceError: the target cannot be used.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Lab:
         schemes = schemes_for(quantize, self.host.instruction_sets, x86=self.host.x86, calibrated=False)
         self.scheme: Scheme = schemes[0]
         self.embeddings: Embeddings = embeddings_of("auto" if reference else export.embeddings, self.scheme)
+        refuse_blocks(self.scheme, self.embeddings)
         self._wanted = shapes_to_measure(shapes)
         self._file = cache_folder() / "plans" / f"{digest_of(self._conditions())[:24]}.json"
         self._fresh = fresh
@@ -97,15 +102,18 @@ class Lab:
 
     def _remembered(self) -> dict[str, Any]:
         try:
-            known = read_json(self._file)
-        except PackageError:
+            known: dict[str, Any] = read_json(self._file)
+            for name, read in _READERS.items():
+                if name in known:
+                    read(known[name])
+        except (PackageError, KeyError, TypeError, AttributeError):  # damaged: it is measured again
             return {}
         return known if isinstance(known, dict) else {}
 
     def _remember(self, name: str, value: Any) -> None:
         others = {} if self._fresh else self._remembered()  # of a plan that is made at the same time
         self._known = {**others, **self._known, name: value}
-        with output_errors(self._file):
+        with suppress(OSError):  # a cache that cannot be written is none
             self._file.parent.mkdir(parents=True, exist_ok=True)
             write_json(self._file, self._known)
 
@@ -157,35 +165,69 @@ class Lab:
         """Figures of whole models with random weights, remembered or measured; without those that do not fit.
 
         The table's anchor is measured beside them, so that a machine that is slower or faster now than it was does not
-        count.
+        count. Models that are not as predicted are measured in two more rounds, by new processes, and the round of
+        the middle median counts.
         """
         known = _figures_by_shape(self._known.get("whole", []))
-        anchor, pace = _anchor_of(self._wanted), table.pace_ms
         for group in self._groups([shape for shape in dict.fromkeys(shapes) if shape not in known]):
-            self.progress("measuring whole models", 0.0)
-            timed = self._timed([anchor, *group], seconds=_WHOLE_SECONDS)
-            if anchor not in timed:
-                raise self._no_room(anchor)
-            at_pace = _at_pace(timed, anchor, pace)
-            known |= {shape: table.with_tails(each) for shape, each in at_pace.items()}
+            rounds = [self._beside_anchor(group, table)]
+            if any(
+                abs(each.latency_p50_ms / table.predict(shape).latency_p50_ms - 1) > _DOUBT
+                for shape, each in rounds[0].items()
+            ):
+                rounds += [self._beside_anchor(group, table) for _ in range(_MORE_ROUNDS)]
+            for shape in group:
+                if found := [each[shape] for each in rounds if shape in each]:
+                    known[shape] = sorted(found, key=lambda each: each.latency_p50_ms)[len(found) // 2]
             self._remember("whole", _rows_by_shape(known))
         return {shape: known[shape] for shape in shapes if shape in known}
 
-    def alone(self, shapes: Sequence[Shape]) -> dict[Shape, Figures]:
-        """Figures of models as they are measured now, before there is a table; remembered.
+    def reference(self, teacher: Lab, whole: Shape, table: Table) -> Figures:
+        """Figures of the teacher's own shape, whose graph another lab makes, measured beside the table's anchor.
+
+        Raises:
+            DoesNotFit: it does not fit into the target's memory.
+        """
+        if saved := self._known.get("reference"):
+            return figures_of(saved)
+        self.progress("measuring the teacher's shape in fp32", 0.0)
+        found = self._beside_anchor([whole], table, maker=teacher, seconds=_ALONE_SECONDS)
+        if whole not in found:
+            raise self._no_room(whole)
+        self._remember("reference", found[whole].as_json())
+        return found[whole]
+
+    def _beside_anchor(
+        self, shapes: Sequence[Shape], table: Table, *, maker: Lab | None = None, seconds: float = _WHOLE_SECONDS
+    ) -> dict[Shape, Figures]:
+        """Figures as they were if the anchor had taken as long as it did in the table."""
+        self.progress("measuring whole models", 0.0)
+        anchor = _anchor_of(self._wanted)
+        timed = self._timed([anchor, *shapes], seconds=seconds, makers=[self, *[maker or self] * len(shapes)])
+        if anchor not in timed:
+            raise self._no_room(anchor)
+        return _at_pace(timed, anchor, table.pace_ms)
+
+    def alone(self, shapes: Sequence[Shape], *, again: bool = False) -> tuple[dict[Shape, Figures], bool]:
+        """Figures of models as they are measured before there is a table, and whether all of them were remembered.
+
+        Args:
+            shapes: the models.
+            again: measure them, remembered or not.
 
         Raises:
             DoesNotFit: one of them does not fit into the target's memory.
         """
-        known = _figures_by_shape(self._known.get("alone", []))
-        if missing := [shape for shape in shapes if shape not in known]:
+        known = {} if again else _figures_by_shape(self._known.get("alone", []))
+        missing = [shape for shape in shapes if shape not in known]
+        if missing:
             self.progress("measuring whole models", 0.0)
             known |= self._timed(missing, seconds=_ALONE_SECONDS)
             self._remember("alone", _rows_by_shape(known))
         for shape in shapes:
             if shape not in known:
                 raise self._no_room(shape)
-        return {shape: known[shape] for shape in shapes}
+        return {shape: known[shape] for shape in shapes}, not missing
 
     def _no_room(self, shape: Shape) -> DoesNotFit:
         return DoesNotFit(
@@ -210,12 +252,14 @@ class Lab:
         if group:
             yield group
 
-    def _timed(self, shapes: Sequence[Shape], *, seconds: float = _SECONDS) -> dict[Shape, Figures]:
+    def _timed(
+        self, shapes: Sequence[Shape], *, seconds: float = _SECONDS, makers: Sequence[Lab] | None = None
+    ) -> dict[Shape, Figures]:
         """Figures of models that are measured in turns; without those that do not fit, not even by themselves."""
         assert self._folder is not None
         files = [self._folder / f"{number}.onnx" for number in range(len(shapes))]
-        for file, shape in zip(files, shapes, strict=True):
-            self._write(file, shape)
+        for file, shape, maker in zip(files, shapes, makers or [self] * len(shapes), strict=True):
+            maker._write(file, shape)
         timed = self._time(files, device=self.measure.device, seconds=seconds)
         figures = {}
         for file, shape, found in zip(files, shapes, timed, strict=True):
@@ -283,6 +327,15 @@ class Lab:
             outputs=(OUTPUT_NAMES[self.encoder.task][0],),
             min_seconds=seconds,
         )
+
+
+_READERS: dict[str, Callable[[Any], object]] = {
+    "form": lambda saved: Form(**saved),
+    "table": table_of,
+    "reference": figures_of,
+    "whole": lambda saved: _figures_by_shape(saved),
+    "alone": lambda saved: _figures_by_shape(saved),
+}
 
 
 def _figures_by_shape(rows: Sequence[dict[str, Any]]) -> dict[Shape, Figures]:

@@ -7,7 +7,8 @@ of the teacher's sensitivity (`homoexport.distill.teacher_retention`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -15,13 +16,13 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from homoexport.artifact import digest_of, output_errors, read_json, sha256_file, write_json
+from homoexport.artifact import digest_of, read_json, sha256_file, write_json
 from homoexport.budget import Budget
 from homoexport.distill import TASKS, Retention, teacher_retention
 from homoexport.encoder import Encoder, family_of, load_encoder, max_length_of, parameters_at, weights_digest
 from homoexport.errors import BudgetError, PackageError, RecipeError
-from homoexport.measure import cache_folder
-from homoexport.plan.choice import Check, Limits, Plan, Row, best_of
+from homoexport.measure import cache_folder, check_measurement
+from homoexport.plan.choice import LIGHTER, Check, Limits, Plan, Row, best_of
 from homoexport.plan.lab import Lab
 from homoexport.plan.shapes import Shape, candidates
 from homoexport.plan.table import DEEP, ONE, Figures, Table, byte_features
@@ -30,7 +31,7 @@ from homoexport.sample_text import SAMPLE_TEXT
 
 _SENSITIVITY = 2  # raised whenever what is remembered of it would be another
 _TEXTS = 32  # that sensitivity is summed over
-_MOST_CHECKS = 6  # whole models that are measured until a choice keeps the budget
+_MOST_ATTEMPTS = 5  # at a choice that keeps the budget when it is measured whole
 
 Progress = Callable[[str, float], None]
 
@@ -61,10 +62,13 @@ def plan_student(
     Raises:
         BudgetError: not even the smallest student keeps it; with what that one needs.
         RecipeError: no line to plan for, or a length above the teacher's own.
+        DeviceError: a target that cannot be used, or more threads than it has cores.
         Others: see `load_encoder`, `Lab` and `teacher_retention`.
     """
     if not budget.lines():
         raise RecipeError("there is no line to plan for", where="budget", mend="give --latency-p95 8ms, for example")
+    workload = measure.threads, measure.batch_size, measure.length
+    check_measurement(measure.device, [workload], min_seconds=measure.min_seconds)
     tell = progress or (lambda _stage, _share: None)
     tell("loading the teacher", 0.0)
     settings = distill
@@ -78,19 +82,24 @@ def plan_student(
             where="measure.length",
             mend=f"at most {longest}",
         )
-    measure = measure.model_copy(update={"text": None})
+    timed = measure.model_copy(update={"text": None})
     whole = Shape.of(family_of(encoder.model.config).widths(encoder.model))
     shapes = candidates(encoder, settings)
     count = _parameter_counter(encoder, shapes)
-    reference = None
-    if {*budget.relative} - {"parameters"}:
-        tell("measuring the teacher's shape in fp32", 0.0)
-        with Lab(encoder, [whole], measure, export, reference=True, progress=tell, fresh=fresh).open() as lab:
-            reference = lab.alone([whole])[whole]
-    with Lab(encoder, shapes, measure, export, progress=tell, fresh=fresh).open() as lab:
+    with ExitStack() as stack:
+        lab = stack.enter_context(Lab(encoder, shapes, timed, export, progress=tell, fresh=fresh).open())
+        teacher_lab = reference = None
+        if {*budget.relative} - {"parameters"}:
+            tell("measuring the teacher's shape in fp32", 0.0)
+            alike = Lab(encoder, [whole], timed, export, reference=True, progress=tell, fresh=fresh)
+            teacher_lab = stack.enter_context(alike.open())
+            reference = teacher_lab.alone([whole])[0][whole]
         limits = Limits.of(budget, measure.batch_size, reference, count(whole))
         _refuse_hopeless(lab, limits, shapes, count)
         table, remembered = lab.table()
+        if teacher_lab is not None:
+            reference = lab.reference(teacher_lab, whole, table)
+            limits = Limits.of(budget, measure.batch_size, reference, count(whole))
         limits = replace(limits, unrest=table.unrest)
         tell("summing up the teacher's sensitivity", 0.0)
         weights = weights_digest(encoder)
@@ -131,20 +140,23 @@ def plan_student(
 
 
 def _refuse_hopeless(lab: Lab, limits: Limits, shapes: Sequence[Shape], count: Callable[[Shape], int]) -> None:
-    """Stop before the table is measured where even the smallest shape is too dear."""
+    """Stop before the table is measured where even the smallest shape is too dear, by what is measured now."""
     least = min(shapes, key=lambda shape: (shape.hidden, shape.ffn, shape.layers, shape.heads))
     one, deep = (replace(least, layers=layers) for layers in (ONE, DEEP))
-    measured = lab.alone([one, deep])
     steps = (least.layers - ONE) / (DEEP - ONE)
-    figures = Figures(
-        **{
-            name: value + steps * (getattr(measured[deep], name) - value)
-            for name, value in measured[one].as_json().items()
-        }
-    )
-    row = Row(least, figures, count(least), 0.0)
-    if limits.missed_by(row, margin=False):
-        raise _hopeless(limits, row, "smallest")
+    for again in (False, True):
+        measured, remembered = lab.alone([one, deep], again=again)
+        figures = Figures(
+            **{
+                name: value + steps * (getattr(measured[deep], name) - value)
+                for name, value in measured[one].as_json().items()
+            }
+        )
+        row = Row(least, figures, count(least), 0.0)
+        if not limits.missed_by(row, margin=False):
+            return
+        if not remembered:
+            raise _hopeless(limits, row, "smallest")
 
 
 def _hopeless(limits: Limits, row: Row, which: str) -> BudgetError:
@@ -156,7 +168,8 @@ def _hopeless(limits: Limits, row: Row, which: str) -> BudgetError:
         f"no student keeps {limits.told(line, limits.values[line])}: the {which} ({row.shape.name}) needs "
         f"{limits.told(line, limits.figure(row, line))}{room}",
         where=f"budget.{line}",
-        mend="allow that with some room, measure with fewer tokens, or plan for another device",
+        mend="allow that with some room, measure with fewer tokens, plan for another device, or, if the machine was "
+        "busy, measure again with --fresh",
     )
 
 
@@ -167,31 +180,53 @@ def _checked(lab: Lab, table: Table, rows: list[Row], limits: Limits) -> tuple[l
     chosen. Two more models are measured beside the first choice, so that the predictions' error is known.
     """
     predicted = {row.shape: row.figures for row in rows}
-    measured: dict[Shape, Figures] = {}
-    while True:
-        best = best_of([row for row in rows if limits.kept_by(row)])
-        if best is None:
-            raise _hopeless(limits, min(rows, key=limits.strain), "nearest")
-        if best.measured or len(measured) >= _MOST_CHECKS:
-            sure = best_of([row for row in rows if row.measured and limits.kept_by(row)])
-            checks = [Check(shape, predicted[shape], figures) for shape, figures in measured.items()]
-            return rows, sure or best, checks
-        asked = [best.shape] if measured else [best.shape, *_companions(best, rows, limits)]
+    checks: list[Check] = []
+    attempts = 0
+    while attempts < _MOST_ATTEMPTS:
+        best = _best_that_keeps(rows, limits)
+        if best.measured:
+            return rows, best, checks
+        asked = [best.shape] if checks else [best.shape, *_companions(best, rows, limits)]
         found = lab.whole(asked, table)
-        rows = [row for row in rows if row.shape in found or row.shape not in asked]  # what does not fit is no choice
-        measured |= found
-        if not measured:
-            continue
-        pace = {
-            name: median(getattr(each, name) / getattr(predicted[shape], name) for shape, each in measured.items())
-            for name in Figures.__dataclass_fields__
-        }
-        rows = [
-            replace(row, figures=measured[row.shape], measured=True)
-            if row.shape in measured
-            else replace(row, figures=predicted[row.shape].times(pace))
-            for row in rows
-        ]
+        if too_big := [predicted[shape].peak_rss_mb for shape in asked if shape not in found]:
+            most = (1 - LIGHTER) * min(too_big)
+            rows = [row for row in rows if row.shape in found or predicted[row.shape].peak_rss_mb <= most]
+        attempts += best.shape in found
+        checks += [Check(shape, predicted[shape], figures) for shape, figures in found.items()]
+        if checks:
+            rows = _corrected(rows, predicted, checks, table)
+    # Predictions are of little use here: what was measured is worth more than what may be better.
+    sure = best_of([row for row in rows if row.measured and limits.kept_by(row)])
+    return rows, sure or _best_that_keeps(rows, limits), checks
+
+
+def _best_that_keeps(rows: Sequence[Row], limits: Limits) -> Row:
+    best = best_of([row for row in rows if limits.kept_by(row)])
+    if best is None:
+        if not rows:
+            raise BudgetError("no student fits into its memory", where="measure.device", mend="give it more")
+        raise _hopeless(limits, min(rows, key=limits.strain), "nearest")
+    return best
+
+
+def _corrected(
+    rows: Sequence[Row], predicted: Mapping[Shape, Figures], checks: Sequence[Check], table: Table
+) -> list[Row]:
+    """Rows with what whole models cost, and with predictions that are off as those were in the median.
+
+    Whole models have the table's tails: tails are the machine's, and a second of one model has too few to go by.
+    """
+    measured = {check.shape: table.with_tails(check.measured) for check in checks}
+    off = {
+        name: median(getattr(each, name) / getattr(predicted[shape], name) for shape, each in measured.items())
+        for name in Figures.__dataclass_fields__
+    }
+    return [
+        replace(row, figures=measured[row.shape], measured=True)
+        if row.shape in measured
+        else replace(row, figures=predicted[row.shape].times(off))
+        for row in rows
+    ]
 
 
 def _companions(best: Row, rows: Sequence[Row], limits: Limits) -> list[Shape]:
@@ -250,7 +285,7 @@ def _retention(
             ffn_sizes=ffn_sizes,
             head_shapes=head_shapes,
         )
-    with output_errors(file):
+    with suppress(OSError):  # a cache that cannot be written is none
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, found.as_json())
     return found

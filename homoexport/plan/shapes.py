@@ -131,7 +131,7 @@ def _ffn_of(hidden: int, teacher: Widths, may_shrink: bool) -> list[int]:
     own = teacher.intermediate_size / teacher.hidden_size
     step = _FFN_STEP if hidden >= _FFN_STEP else _HEAD_STEP
     sizes = {round(hidden * ratio / step) * step for ratio in (*_FFN_RATIOS, own)}
-    return sorted(size for size in sizes if 0 < size <= teacher.intermediate_size)
+    return sorted({min(size, teacher.intermediate_size) for size in sizes if size > 0})
 
 
 def _layers_of(teacher: int) -> Sequence[int]:

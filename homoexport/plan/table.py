@@ -2,8 +2,8 @@
 
 A model's cost is taken as a sum, cost = e(D) + L·layer(D, F, H), where a layer's is linear in F and in H at one D. At
 each of some D three models of three layers are measured: a wide one, one with fewer heads, one with a narrower ffn; at
-three D also one of one layer, which tells e from the layers. They are true to shape and have random weights, in the
-form and scheme that will ship. Between two D it is a straight line.
+five D also one of one layer, which tells e from the layers. They are true to shape and have random weights, in the
+form and scheme that an export tries first. Between two D it is a straight line.
 
 Sizes of files are sums to the byte; peak memory is a linear function of what the file and the activations hold, fitted
 over all models of the table.
@@ -26,6 +26,7 @@ from scipy.optimize import nnls
 from homoexport.plan.shapes import Shape, shape_of
 
 ONE, DEEP = 1, 3  # layers of the models of the table
+_SHALLOW = (0.0, 0.25, 0.5, 0.75, 1.0)  # where among the D models of one layer are, some of which may not fit
 _MB = 10**6
 
 
@@ -182,11 +183,12 @@ def shapes_to_measure(candidates: Sequence[Shape]) -> list[Shape]:
     """The small models of a table from which all of the candidates can be predicted."""
     chosen: dict[Shape, None] = {}
     nodes = sorted({shape.hidden for shape in candidates})
+    shallow = {nodes[round(share * (len(nodes) - 1))] for share in _SHALLOW}
     for hidden in nodes:
         heads = sorted({shape.heads for shape in candidates if shape.hidden == hidden})
         ffn = sorted({shape.ffn for shape in candidates if shape.hidden == hidden})
         base = Shape(DEEP, hidden, ffn[-1], heads[-1])
-        if hidden in (nodes[0], nodes[len(nodes) // 2], nodes[-1]):
+        if hidden in shallow:
             chosen[replace(base, layers=ONE)] = None
         for shape in (base, replace(base, heads=heads[0]), replace(base, ffn=ffn[0])):
             chosen[shape] = None

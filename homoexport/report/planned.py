@@ -23,8 +23,25 @@ _RESTLESS = 0.1  # of the pace, from which on it is told
 _SHOWN = 12  # shapes of the front, around the choice
 _DPI = 150
 _BLUE, _ORANGE, _GREY = "#0072B2", "#E69F00", "#BBBBBB"
-_HEAD = ("Shape", "Param.", "p50", "p95", "File", "RAM", "Kept")
+_FIGURES = {
+    "latency_p50_ms": "p50",
+    "latency_p95_ms": "p95",
+    "latency_p99_ms": "p99",
+    THROUGHPUT: "per s",
+    "file_mb": "File",
+    "peak_rss_mb": "RAM",
+}
+_WHERE_ASKED = ("latency_p99_ms", THROUGHPUT)  # columns of a budget that has such a line
 _UNITS = "latency in ms, file and memory in MB, parameters in millions, kept in %"
+
+
+def plan_head(plan: Mapping[str, Any]) -> tuple[str, ...]:
+    """The columns' names."""
+    return ("Shape", "Param.", *(_FIGURES[line] for line in _columns(plan)), "Kept")
+
+
+def _columns(plan: Mapping[str, Any]) -> list[str]:
+    return [line for line in _FIGURES if line not in _WHERE_ASKED or line in plan["limits"]]
 
 
 def plan_rows(plan: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -35,14 +52,15 @@ def plan_rows(plan: Mapping[str, Any]) -> list[tuple[str, ...]]:
         front = sorted([*front, plan["choice"]], key=lambda row: float(row["latency_p50_ms"]))
         place = front.index(plan["choice"])
     start = max(0, min(place - _SHOWN // 2, len(front) - _SHOWN))
-    return [_row(row, chosen=row["shape"] == plan["choice"]["shape"]) for row in front[start : start + _SHOWN]]
+    return [_row(plan, row) for row in front[start : start + _SHOWN]]
 
 
-def _row(row: Mapping[str, Any], *, chosen: bool) -> tuple[str, ...]:
+def _row(plan: Mapping[str, Any], row: Mapping[str, Any]) -> tuple[str, ...]:
+    figures = {**row, THROUGHPUT: 1000 * plan["measure"]["batch_size"] / row["latency_mean_ms"]}
     return (
-        f"{'> ' * chosen}{shape_name(row['shape'])}",
+        f"{'> ' * (row['shape'] == plan['choice']['shape'])}{shape_name(row['shape'])}",
         number(row["parameters"] / 1e6),
-        *(number(row[name]) for name in ("latency_p50_ms", "latency_p95_ms", "file_mb", "peak_rss_mb")),
+        *(number(figures[line]) for line in _columns(plan)),
         f"{100 * row['retained']:.1f}",
     )
 
@@ -51,7 +69,7 @@ def plan_table(plan: Mapping[str, Any]) -> Table:
     """The front, for a terminal."""
     title = f"Students of {plan['teacher']} on {conditions(_conditions(plan))}; {_UNITS}"
     table = Table(title=Text(title), title_justify="left")
-    for name in _HEAD:
+    for name in plan_head(plan):
         table.add_column(name, justify="left" if name == "Shape" else "right", overflow="fold")
     for row in plan_rows(plan):
         table.add_row(*map(Text, row), style="bold" if row[0].startswith(">") else None)
@@ -83,16 +101,30 @@ def plan_lines(plan: Mapping[str, Any]) -> list[str]:
     lines.append(
         f"Predicted from {plan['models_measured']} small models ({source}; {plan['scheme']}, {plan['form']} graph); "
         f"whole models held against their prediction: {len(plan['checks'])}, median latency off by "
-        f"{100 * plan['error_median']:.1f} % (median) and {100 * plan['error_worst']:.1f} % (worst), and the others "
-        "corrected by it."
+        f"{100 * plan['error_median']:.1f} % (median) and {100 * plan['error_worst']:.1f} % (worst)"
+        f"{_other_errors(plan)}. The others are corrected by it."
     )
     if plan["unrest"] > _RESTLESS:
         lines.append(
             f"The machine's pace went by {100 * plan['unrest']:.0f} % while it was measured, so times are planned with "
-            "more room below their limits."
+            "more room below their limits; --fresh measures again, on a quieter machine."
         )
+    if plan["measure"]["text"]:
+        lines.append(
+            f"Planned for sequences of {plan['measure']['length']} tokens; a run measures the texts of measure.text, "
+            "whose lengths are their own."
+        )
+    if not choice["measured"]:
+        lines.append("The choice was not measured whole: those that were did not keep the budget.")
     lines.append("Nothing was trained. What is kept ranks shapes; quality is judged after distilling.")
     return lines
+
+
+def _other_errors(plan: Mapping[str, Any]) -> str:
+    """How far off predictions of the budget's other figures were at the worst."""
+    worst = plan["errors_worst"]
+    lines = [line for line in plan["limits"] if line in worst and line != "latency_p50_ms"]
+    return "".join(f", {budget_line(line)[0].lower()} by at most {100 * worst[line]:.1f} %" for line in lines)
 
 
 def write_plan_report(out_dir: Path, plan: Mapping[str, Any], *, force: bool = False) -> None:
@@ -107,7 +139,7 @@ def write_plan_report(out_dir: Path, plan: Mapping[str, Any], *, force: bool = F
         sections = [
             f"# Plan for {plan['teacher']}",
             f"On {conditions(_conditions(plan))} ({plan['target']['cpu']}); {_UNITS}.",
-            markdown_table(_HEAD, plan_rows(plan)),
+            markdown_table(plan_head(plan), plan_rows(plan)),
             "\n".join(f"- {line}" for line in plan_lines(plan)),
             f"![Shapes by cost and by what they keep]({PLOTS}/front.png)",
             "## Whole models against their prediction",

@@ -63,6 +63,39 @@ def test_share_is_the_sum_over_what_stays(tmp_path):
     assert found.share(hidden=32, **shape) == pytest.approx(1.0)
 
 
+def test_ffn_heads_their_width_and_layers_leave_with_all_that_is_theirs(tmp_path):
+    encoder = encoder_of("bert", tmp_path)
+    found = teacher_retention(encoder, TEXTS, objective="sentence-embedding", **SIZES)
+    sums = {name: values.double() for name, values in squares(encoder).items()}
+    total = float(sum(each.sum() for each in sums.values()))
+    whole = {"layers": 2, "hidden": 32, "ffn": 64, "heads": 4, "head_dim": 8}
+
+    def neurons(layer: int, inward: tuple[str, ...], outward: str) -> torch.Tensor:
+        """What belongs to each inner neuron: its rows, biases and columns."""
+        of = f"encoder.layer.{layer}."
+        rows = [sums[f"{of}{name}.weight"].sum(1) + sums[f"{of}{name}.bias"] for name in inward]
+        return sum(rows) + (sums[f"{of}{outward}.weight"].sum(0) if outward else 0)
+
+    def lost(values: torch.Tensor, kept: int) -> float:
+        return float(values.sort(descending=True).values[..., kept:].sum())
+
+    attention = "attention.self."
+    ffn, fewer, narrower = 0.0, 0.0, 0.0
+    for layer in range(2):
+        ffn += lost(neurons(layer, ("intermediate.dense",), "output.dense"), 48)
+        compared = neurons(layer, (f"{attention}query", f"{attention}key"), "").view(4, 8)
+        carried = neurons(layer, (f"{attention}value",), "attention.output.dense").view(4, 8)
+        fewer += lost((compared + carried).sum(1), 2)
+        narrower += lost(compared, 4) + lost(carried, 4)
+    for change, gone in (
+        ({"ffn": 48}, ffn),
+        ({"heads": 2}, fewer),
+        ({"head_dim": 4}, narrower),
+        ({"layers": 1}, min(sum(float(v.sum()) for k, v in sums.items() if f"layer.{i}." in k) for i in range(2))),
+    ):
+        assert found.share(**whole | change) == pytest.approx(1 - gone / total, rel=1e-5)
+
+
 def axes_of(name: str, dim: int) -> list[bool]:
     """Which of a BERT parameter's axes are the residual stream's."""
     if any(part in name for part in ("query", "key", "value", "intermediate")):

@@ -40,7 +40,7 @@ def table() -> Table:
 def test_table_is_of_small_models_alone():
     shapes = shapes_to_measure(candidates())
     assert {shape.layers for shape in shapes} == {ONE, DEEP}
-    assert len(shapes) == 3 * len(hidden_sizes(384)) + 3
+    assert len(shapes) == 3 * len(hidden_sizes(384)) + 5
 
 
 def test_whole_models_follow(table):
