@@ -3,9 +3,9 @@
     python bench/ranking.py [--output bench/results/ranking.json]
 
 Two sets of students that are distilled alike, each with its STS-B dev score: eight of bench/study.py (6 and 3 layers,
-at four widths; fp32), and those of bench/planned_shapes.py (int8, means of the seeds). For each shape the plan's share
-of summed squared sensitivity, and for comparison the share of summed absolute sensitivity; and, set by set, Kendall's
-rank correlation of both with the scores.
+at four widths; fp32, one seed), and those of bench/planned_shapes.py (int8, means of the seeds). For each shape the
+plan's share of summed squared sensitivity, and for comparison the share of summed absolute sensitivity, the parameters,
+and layers times hidden size; and, set by set, Kendall's rank correlation of each with the scores.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from scipy.stats import kendalltau
 
 from homoexport.distill import teacher_retention
-from homoexport.encoder import Encoder, load_encoder
+from homoexport.encoder import Encoder, family_of, load_encoder, parameters_at
 from homoexport.pipeline import CALIBRATION_TEXTS
 from homoexport.plan.shapes import Shape, shape_of
 from homoexport.recipe import Recipe, load_recipe
@@ -72,18 +72,22 @@ def shares(encoder: Encoder, recipe: Recipe, shapes: list[Shape], currency: str)
     ]
 
 
+def baselines(encoder: Encoder, shape: Shape) -> dict[str, float]:
+    """What is known of a shape without any text."""
+    parameters = parameters_at(encoder.model, family_of(encoder.model.config), shape.widths)
+    return {"parameters": parameters, "layers_times_hidden": shape.layers * shape.hidden}
+
+
 def table(sets: dict[str, Any]) -> str:
-    """A line a shape, in Markdown."""
-    lines = ["| students of | shape | STS-B | squares keep | absolute values keep |", "|---|---|---:|---:|---:|"]
+    """A line a shape, in Markdown, and Kendall's rank correlations."""
+    names = ("squares", "absolute", "parameters", "layers_times_hidden")
+    lines = [f"| students of | shape | STS-B | {' | '.join(names)} |", "|---|---|---:|---:|---:|---:|---:|"]
     for name, found in sets.items():
         for row in sorted(found["rows"], key=lambda row: float(row["stsb"])):
-            shape = shape_of(row["shape"])
-            lines.append(
-                f"| {name} | {shape.name} | {row['stsb']:.3f} | {100 * row['squares']:.1f} % "
-                f"| {100 * row['absolute']:.1f} % |"
-            )
-        tau = found["kendall"]
-        lines.append(f"| {name} | Kendall's rank correlation | | {tau['squares']:.2f} | {tau['absolute']:.2f} |")
+            figures = (row["stsb"], *(row[each] for each in names))
+            lines.append(f"| {name} | {shape_of(row['shape']).name} | {' | '.join(f'{f:.3g}' for f in figures)} |")
+        tau = " | ".join(f"{found['kendall'][each]:.2f}" for each in names)
+        lines.append(f"| {name} | Kendall's rank correlation | | {tau} |")
     return "\n".join(lines)
 
 
@@ -98,13 +102,20 @@ def main() -> None:
     for name, scores in {"study": study(), "planned_shapes": planned()}.items():
         shapes = list(scores)
         kept = {currency: shares(encoder, recipe, shapes, currency) for currency in CURRENCIES}
-        sets[name] = {
-            "rows": [
-                {"shape": shape.as_json(), "stsb": scores[shape], **{each: kept[each][i] for each in CURRENCIES}}
-                for i, shape in enumerate(shapes)
-            ],
-            "kendall": {each: float(kendalltau(kept[each], list(scores.values())).statistic) for each in CURRENCIES},
+        rows = [
+            {
+                "shape": shape.as_json(),
+                "stsb": scores[shape],
+                **{each: kept[each][i] for each in CURRENCIES},
+                **baselines(encoder, shape),
+            }
+            for i, shape in enumerate(shapes)
+        ]
+        kendall = {
+            each: float(kendalltau([row[each] for row in rows], [row["stsb"] for row in rows]).statistic)
+            for each in (*CURRENCIES, *baselines(encoder, shapes[0]))
         }
+        sets[name] = {"rows": rows, "kendall": kendall}
     arguments.output.write_text(json.dumps(sets, indent=1) + "\n")
     print(table(sets))
 
