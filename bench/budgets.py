@@ -174,6 +174,18 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def told_lie(lied: dict[str, Any]) -> str:
+    """How the plan that was told to lie ended, in a sentence."""
+    shapes = [shape_name(turn["shape"]) for turn in lied["turns"]]
+    ((line, limit),) = lied["budget"].items()
+    return (
+        f"A plan that was told that models are {100 * (1 - lied['lie']):.0f} % faster than they are ({line} at most "
+        f"{limit}) ended {'within' if lied['budget_kept'] else 'outside'} its budget in turn {len(shapes)}, from "
+        f"{shapes[0]} to {shapes[-1]}; pruning on took {lied['pruning_on_seconds']:.0f} s, distilling the last shape "
+        f"from the start {lied['starting_over_seconds']:.0f} s."
+    )
+
+
 def main() -> None:
     """Run what is missing, keep it, print all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -198,11 +210,8 @@ def main() -> None:
             kept["lied_to"] = lied_to(arguments.work, arguments.steps)
             arguments.output.write_text(json.dumps(kept, indent=1) + "\n")
     print(table(kept))
-    if lied := kept.get("lied_to"):
-        print(
-            f"told to lie: {len(lied['turns'])} turns, kept: {lied['budget_kept']}; pruning on took "
-            f"{lied['pruning_on_seconds']:.0f} s, starting over {lied['starting_over_seconds']:.0f} s"
-        )
+    if "lied_to" in kept:
+        print(told_lie(kept["lied_to"]))
 
 
 if __name__ == "__main__":

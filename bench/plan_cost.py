@@ -3,8 +3,8 @@
     python bench/plan_cost.py [--output bench/results/plan_cost.json]
 
 For all-mpnet-base-v2 (12 layers, 768 wide), a budget of p95 relative to the teacher and of the file, one thread. Each
-command is a process of its own. On the target, the largest of the workers of the plan's models is held against the worker
-of the teacher's shape in fp32; on the planning machine, the plan's process against one that exports the teacher to fp32.
+command is a process of its own. On the target, the largest worker of the plan's models is held against that of the
+teacher's shape in fp32; on the planning machine, the plan's process against one that exports the teacher to fp32.
 """
 
 from __future__ import annotations

@@ -189,6 +189,42 @@ def test_study_is_the_kept_one():
         assert all(row["precision"] == "int8" for row in best if row["method"] != "reference")
 
 
+def test_predictions_are_as_good_as_the_docs_say():
+    kept = json.loads((ROOT / "bench/results/plan_prediction.json").read_text())
+    bench, docs = _bench("plan_prediction"), (ROOT / "docs/planning.md").read_text(encoding="utf-8")
+    assert bench.show(kept) in docs
+    assert bench.show_exports(kept["exported"]) in docs
+    assert {(cell["precision"], cell["length"], len(cell["rows"])) for cell in kept["cells"]} == {
+        (precision, length, 20) for precision in ("fp32", "int8") for length in (32, 128, 256)
+    }
+
+
+def test_budgets_are_kept_as_the_docs_say():
+    kept = json.loads((ROOT / "bench/results/budgets.json").read_text())
+    bench, docs = _bench("budgets"), (ROOT / "docs/planning.md").read_text(encoding="utf-8")
+    assert bench.table(kept) in docs
+    assert bench.told_lie(kept["lied_to"]) in " ".join(docs.split())
+    kept_lines = [each for each in kept["budgets"].values() if "refused" not in each]
+    refused = [each for each in kept["budgets"].values() if "refused" in each]
+    assert len(kept_lines) >= 12
+    assert all(line["kept"] for each in kept_lines for line in (*each["verdicts"], *each["again"]))
+    assert len(refused) == len(bench.HOPELESS)
+    assert all(each["seconds"] < 60 for each in refused)
+    assert f"all {len(kept_lines)} are kept" in " ".join(README.split())
+
+
+def test_a_plan_costs_what_the_docs_say():
+    kept = json.loads((ROOT / "bench/results/plan_cost.json").read_text())
+    docs = " ".join((ROOT / "docs/planning.md").read_text(encoding="utf-8").split())
+    assert f"takes {kept['cold']['seconds']:.0f} s from a cold cache and {kept['warm']['seconds']:.1f} s from" in docs
+    ours, teachers = (kept[name]["peak_rss_mb"] / 1000 for name in ("cold", "export_of_the_teacher"))
+    assert f"{ours:.1f} GB, where exporting the teacher takes {teachers:.1f} GB" in docs
+    there = kept["on_the_target"]
+    largest = max(there["largest_small_model_mb"], there["largest_whole_model_mb"])
+    assert f"at most {largest:.0f} MB, where the teacher takes {there['teacher_mb']:.0f} MB" in docs
+    assert largest < there["teacher_mb"]
+
+
 def test_planned_shapes_are_as_much_better_as_the_docs_say():
     kept = json.loads((ROOT / "bench/results/planned_shapes.json").read_text())
     bench, docs = _bench("planned_shapes"), (ROOT / "docs/planning.md").read_text(encoding="utf-8")
@@ -213,9 +249,10 @@ def test_planned_shapes_are_as_much_better_as_the_docs_say():
 def test_ranking_is_as_good_as_the_docs_say():
     sets = json.loads((ROOT / "bench/results/ranking.json").read_text())
     docs = (ROOT / "docs/planning.md").read_text(encoding="utf-8")
+    measures = ("squares", "absolute", "parameters", "layers_times_hidden")
     for name, told in (("study", "eight of the study, 6 and 3 layers"), ("planned_shapes", "twelve of 6 layers")):
         rows, tau = sets[name]["rows"], sets[name]["kendall"]
-        assert f"| {told} | {tau['squares']:.2f} | {tau['absolute']:.2f} |" in docs
+        assert f"| {told} | {' | '.join(f'{tau[measure]:.2f}' for measure in measures)} |" in docs
         assert len(rows) == {"eight": 8, "twelve": 12}[told.split()[0]]
         for currency in ("squares", "absolute"):
             found = [
