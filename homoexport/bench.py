@@ -8,6 +8,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from homoexport.budget import LATENCY_LINES, THROUGHPUT, Budget, Verdict, judge
 from homoexport.errors import DeviceError, TextError, UserError
 from homoexport.measure import (
@@ -17,6 +19,7 @@ from homoexport.measure import (
     check_measurement,
     check_packages,
     find_target,
+    mean_interval,
     measure_packages,
 )
 from homoexport.recipe import MeasureSettings
@@ -147,6 +150,14 @@ def figures_of(result: Mapping[str, Any]) -> dict[str, float]:
     return {**{name: float(result[name]) for name in names}, "file_mb": result["file_bytes"] / 10**6}
 
 
+def _throughput_interval(result: Mapping[str, Any]) -> tuple[float, float]:
+    """95 % interval of sequences a second: those of one call over the mean's interval."""
+    rounds_ms = np.array(result["samples_ms"]).reshape(-1, result["runs_per_round"])
+    sequences = result["throughput_per_s"] * rounds_ms.mean()
+    low, high = mean_interval(rounds_ms)
+    return sequences / high, sequences / low
+
+
 def judge_result(
     budget: Budget, result: Mapping[str, Any], *, teacher: Mapping[str, Any] | None = None
 ) -> list[Verdict]:
@@ -168,5 +179,7 @@ def judge_result(
         )
     found = {name: result.get(name.replace("_ms", "_interval_ms")) for name in LATENCY_LINES}
     intervals = {name: tuple(interval) for name, interval in found.items() if interval}
+    if "samples_ms" in result:
+        intervals[THROUGHPUT] = _throughput_interval(result)
     reference = None if teacher is None else figures_of(teacher)
     return judge(budget, figures_of(result), intervals, reference=reference)

@@ -203,6 +203,12 @@ def test_budget_lines_are_judged_by_their_intervals():
     shares = Budget(latency_p50_ms="4x", latency_p99_ms="50%", file_mb="9x")
     found = {verdict.line: (verdict.limit, verdict.kept) for verdict in judge_result(shares, result, teacher=teacher)}
     assert found == {"latency_p50_ms": (5.0, None), "latency_p99_ms": (8.0, False), "file_mb": (10.0, True)}
+    samples = {"samples_ms": [5.0, 5.4, 5.2, 5.6] * 5, "runs_per_round": 2, "throughput_per_s": 1000 / 5.3}
+    for limit, expected in ((185, True), (188.5, None), (192, False)):
+        (verdict,) = judge_result(Budget(throughput_per_s=limit), {**result, **samples})
+        assert verdict.interval is not None
+        assert 1000 / 5.4 <= verdict.interval[0] < 1000 / 5.3 < verdict.interval[1] <= 1000 / 5.2
+        assert verdict.kept is expected
     with pytest.raises(DeviceError, match="latency_p50_ms is relative to the teacher, which could not be measured"):
         judge_result(shares, result)
 

@@ -2,6 +2,7 @@
 
 from homoexport.measure.compare import Change, compare_results, slower_than
 from homoexport.measure.devices import Device, diagnose, list_devices, set_up
+from homoexport.measure.intervals import mean_interval
 from homoexport.measure.measurement import (
     Extras,
     FileFigures,
@@ -36,6 +37,7 @@ __all__ = [
     "host_of",
     "json_schema",
     "list_devices",
+    "mean_interval",
     "measure_packages",
     "rank_files",
     "read_results",

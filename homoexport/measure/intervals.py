@@ -45,6 +45,19 @@ def percentile_intervals(rounds_ms: FloatArray, percents: tuple[float, ...]) -> 
     return [_interval(row) for row in resampled]
 
 
+def mean_interval(rounds_ms: FloatArray) -> tuple[float, float]:
+    """95 % interval of the mean of all runs, by the bootstrap over rounds.
+
+    Args:
+        rounds_ms: [R, K], milliseconds.
+
+    Returns:
+        (low, high) in milliseconds.
+    """
+    means = rounds_ms.mean(axis=1)
+    return _interval(means[_draws(len(means))].mean(axis=1))
+
+
 def speedup(against_ms: FloatArray, rounds_ms: FloatArray) -> tuple[float, tuple[float, float]]:
     """How many times faster a package is than another one that was timed in the same rounds.
 

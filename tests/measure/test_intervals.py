@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from homoexport.measure.intervals import drift, independent_speedup, percentile_intervals, speedup, verdict_of
+from homoexport.measure.intervals import (
+    drift,
+    independent_speedup,
+    mean_interval,
+    percentile_intervals,
+    speedup,
+    verdict_of,
+)
 
 
 def noisy_rounds(rng: np.random.Generator, rounds: int, runs: int) -> np.ndarray:
@@ -26,6 +33,15 @@ def test_higher_percentiles_interval_covers_its_own_percentile() -> None:
         low, high = percentile_intervals(rng.exponential(size=(40, 20)), (50, 95))[1]
         hits += low <= np.log(20) <= high
     assert 0.88 * 100 <= hits <= 100
+
+
+def test_means_interval_covers_the_true_mean_about_95_times_of_100() -> None:
+    rng = np.random.default_rng(4)
+    hits = 0
+    for _ in range(200):
+        low, high = mean_interval(noisy_rounds(rng, 30, 10))
+        hits += low <= 10 <= high
+    assert 0.88 * 200 <= hits <= 200
 
 
 def test_speedup_finds_the_ratio_under_noise_that_both_share() -> None:
