@@ -22,7 +22,7 @@ from homoexport.distill import TASKS, Retention, teacher_retention
 from homoexport.encoder import Encoder, family_of, load_encoder, max_length_of, parameters_at, weights_digest
 from homoexport.errors import BudgetError, PackageError, RecipeError
 from homoexport.measure import cache_folder, check_measurement
-from homoexport.plan.choice import LIGHTER, Check, Limits, Plan, Row, best_of
+from homoexport.plan.choice import LIGHTER, TIMED, Check, Limits, Plan, Row, best_of
 from homoexport.plan.lab import Lab
 from homoexport.plan.shapes import Shape, candidates
 from homoexport.plan.table import DEEP, ONE, Figures, Table, byte_features
@@ -32,6 +32,10 @@ from homoexport.sample_text import SAMPLE_TEXT
 _SENSITIVITY = 2  # raised whenever what is remembered of it would be another
 _TEXTS = 32  # that sensitivity is summed over
 _MOST_ATTEMPTS = 5  # at a choice that keeps the budget when it is measured whole
+
+_OTHER_WAYS = (
+    ", measure with fewer tokens, plan for another device, or, if the machine was busy, measure again with --fresh"
+)
 
 Progress = Callable[[str, float], None]
 
@@ -168,8 +172,7 @@ def _hopeless(limits: Limits, row: Row, which: str) -> BudgetError:
         f"no student keeps {limits.told(line, limits.values[line])}: the {which} ({row.shape.name}) needs "
         f"{limits.told(line, limits.figure(row, line))}{room}",
         where=f"budget.{line}",
-        mend="allow that with some room, measure with fewer tokens, plan for another device, or, if the machine was "
-        "busy, measure again with --fresh",
+        mend="allow that with some room" + _OTHER_WAYS * (line in TIMED),
     )
 
 
