@@ -5,8 +5,8 @@
 
 MiniLM on the quickstart's texts, with short distillations: what is tested is cost, not quality. Budgets are tight,
 loose, relative, of latency, size or memory alone, and mixed; two cannot be kept and must be refused. Last comes a plan
-that was told to lie: models are said to be 30 % faster than they are, so that the first turn misses; its end is held
-against a distillation to the same shape from the start. Results are kept as they come.
+that was told to lie: models are said to be 30 % faster and smaller than they are, so that the first turn misses; how it
+ends is held against a distillation to the same shape from the start. Results are kept as they come.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ HOPELESS: dict[str, dict[str, str]] = {
     "latency, hopeless": {"latency_p95_ms": "0.05ms"},
     "mixed, hopeless": {"latency_p95_ms": "8ms", "file_mb": "1MB"},
 }
-LIE, LIED_TO = 0.7, {"latency_p50_ms": "4ms"}
+LIE, LIED_TO = 0.7, {"latency_p50_ms": "4ms", "file_mb": "8MB"}
 
 
 def recipe_of(budget: dict[str, str], steps: int) -> Recipe:
@@ -103,11 +103,11 @@ def promise(name: str, budget: dict[str, str], work: Path, steps: int) -> dict[s
 
 
 def lied_to(work: Path, steps: int) -> dict[str, Any]:
-    """A plan that is told that models are faster than they are: turns, and what starting over costs."""
+    """A plan that is told that models are faster and smaller than they are: turns, and what starting over costs."""
     true = Lab._timed
 
     def lie(self: Lab, shapes: list[Shape], **how: float) -> dict[Shape, Figures]:
-        names = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms", "latency_mean_ms")
+        names = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms", "latency_mean_ms", "file_mb")
         return {shape: figures.times(dict.fromkeys(names, LIE)) for shape, figures in true(self, shapes, **how).items()}
 
     recipe, run_dir = recipe_of(LIED_TO, steps), work / "lied-to"
@@ -177,12 +177,13 @@ def table(results: dict[str, Any]) -> str:
 def told_lie(lied: dict[str, Any]) -> str:
     """How the plan that was told to lie ended, in a sentence."""
     shapes = [shape_name(turn["shape"]) for turn in lied["turns"]]
-    ((line, limit),) = lied["budget"].items()
+    asked = ", ".join(f"{line} at most {limit}" for line, limit in lied["budget"].items())
+    end = "within" if lied["budget_kept"] else "outside"
     return (
-        f"A plan that was told that models are {100 * (1 - lied['lie']):.0f} % faster than they are ({line} at most "
-        f"{limit}) ended {'within' if lied['budget_kept'] else 'outside'} its budget in turn {len(shapes)}, from "
-        f"{shapes[0]} to {shapes[-1]}; pruning on took {lied['pruning_on_seconds']:.0f} s, distilling the last shape "
-        f"from the start {lied['starting_over_seconds']:.0f} s."
+        f"A plan that was told that models are {100 * (1 - lied['lie']):.0f} % faster and smaller than they are "
+        f"({asked}) ended {end} its budget in turn {len(shapes)}, from {shapes[0]} to {shapes[-1]}; "
+        f"pruning on took {lied['pruning_on_seconds']:.0f} s, distilling the last shape from the start "
+        f"{lied['starting_over_seconds']:.0f} s."
     )
 
 
@@ -203,7 +204,8 @@ def main() -> None:
         for name, budget in (BUDGETS | HOPELESS).items():
             if name not in kept["budgets"]:
                 result = promise(name, budget, arguments.work, arguments.steps)
-                kept["budgets"][name] = {**result, "steps": arguments.steps}
+                results = kept["budgets"] | {name: {**result, "steps": arguments.steps}}
+                kept["budgets"] = {each: results[each] for each in BUDGETS | HOPELESS if each in results}
                 arguments.output.write_text(json.dumps(kept, indent=1) + "\n")
                 print(f"{name}: {kept['budgets'][name]['seconds']:.0f} s", flush=True)
         if "lied_to" not in kept:
