@@ -48,7 +48,7 @@ from homoexport.evaluate import Gate, check_gate, evaluate_packages
 from homoexport.exporting import export_folder, held_out_texts, threads_here
 from homoexport.inference import open_package, read_package
 from homoexport.measure import check_measurement
-from homoexport.plan import Plan, Row, plan_of, plan_student
+from homoexport.plan import TIMED, Plan, Row, plan_of, plan_student
 from homoexport.recipe import Recipe, StudentShape
 from homoexport.report import PLAN_FILE, summarize, write_plan_report, write_report
 from homoexport.text import first_texts
@@ -61,6 +61,7 @@ from homoexport.turns import (
     TURNS,
     Turns,
     budget_verdicts,
+    is_restless,
     unclear,
     used_of,
 )
@@ -235,11 +236,13 @@ def _run_stages(recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener
 def _following(recipe: Recipe, run_dir: Path, plan: Plan, row: Row, clock: _Clock, listener: Listener) -> Row | None:
     """What to prune to where the measured package does not keep the budget; None where it ends with what there is.
 
-    What is too noisy to call is measured again first, once and for longer. A package that misses its quality's floor is
+    What is too noisy to call, or was missed while the machine was restless, is measured again first, once and for
+    longer. A package that misses its quality's floor is
     not pruned further, which would make it worse.
     """
     verdicts = budget_verdicts(recipe.budget, run_dir / MEASURED)
-    if unclear(verdicts):
+    missed_time = any(verdict.kept is False and verdict.line in TIMED for verdict in verdicts)
+    if unclear(verdicts) or (missed_time and is_restless(run_dir / MEASURED)):
         listener.on_stage("Too noisy to call: measuring again, for longer")
         _export_and_measure(recipe, run_dir, clock, listener, patience=_PATIENCE)
         verdicts = budget_verdicts(recipe.budget, run_dir / MEASURED)

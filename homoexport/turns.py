@@ -69,9 +69,10 @@ class Turns:
     def told(self, plan: Plan, budget: Budget) -> dict[str, Any]:
         """For the summary: what was planned, every turn with its verdicts, and a shape that would fit better."""
         turns, row, verdicts = [], plan.choice, list[Verdict]()
+        missed = [plan.row_of(_shape_of(_details(folder))).shape for folder in self.folders]
         for folder in (*self.folders, self.run_dir):
             verdicts = budget_verdicts(budget, folder / MEASURED) if _was_held(folder) else []
-            details = read_manifest(folder / STUDENT, kind="student")["details"]
+            details = _details(folder)
             row = plan.row_of(_shape_of(details))
             turns.append(
                 {
@@ -83,7 +84,7 @@ class Turns:
                     "budget": [verdict.as_json() for verdict in verdicts],
                 }
             )
-        wider = plan.wider(row, used_of(verdicts))
+        wider = plan.wider(row, used_of(verdicts), missed)
         return {
             "limits": dict(plan.limits.values),
             "choice": plan.choice.as_json(),
@@ -117,6 +118,16 @@ def used_of(verdicts: Sequence[Verdict]) -> dict[str, float]:
         low, high = verdict.interval if verdict.interval and not verdict.kept else (verdict.measured, verdict.measured)
         used[verdict.line] = verdict.limit / low if verdict.line == THROUGHPUT else high / verdict.limit
     return used
+
+
+def is_restless(measured: Path) -> bool:
+    """Whether the machine disturbed the measurement of the student's package so that its times settle nothing."""
+    return bool(read_json(measured / MEASUREMENT)["results"][-1]["verdict"] != "steady")
+
+
+def _details(turn: Path) -> dict[str, Any]:
+    details: dict[str, Any] = read_manifest(turn / STUDENT, kind="student")["details"]
+    return details
 
 
 def _shape_of(details: Mapping[str, Any]) -> Shape:

@@ -221,16 +221,17 @@ class Plan:
                 found.append((line, relaxed, best))
         return found
 
-    def wider(self, row: Row, used: Mapping[str, float]) -> Row | None:
+    def wider(self, row: Row, used: Mapping[str, float], missed: Sequence[Shape] = ()) -> Row | None:
         """A shape that would have fitted better, where a package of `row` leaves room in every line.
 
         Args:
             row: what was distilled.
             used: how much of each limit the measured package uses; 1 is all.
+            missed: shapes whose packages did not keep the budget; none that is wider than one of these is named.
         """
         if max(used.values()) > 1 - _SPARE:
             return None
-        best = self._best_by(row, used, lambda _shape: True)
+        best = self._best_by(row, used, lambda shape: not any(each.within(shape) for each in missed))
         return best if best is not None and best.retained > row.retained else None
 
     def narrower(self, row: Row, used: Mapping[str, float]) -> Row | None:
@@ -280,6 +281,7 @@ class Plan:
             "budget": self.budget.lines(),
             "limits": dict(self.limits.values),
             "unrest": self.limits.unrest,
+            "margins": {line: self.limits.margin(line) for line in self.limits.values},
             "measure": self.measure.model_dump(mode="json"),
             "scheme": self.scheme,
             "form": self.form,
@@ -293,7 +295,7 @@ class Plan:
             "error_median": median(errors) if errors else None,
             "error_worst": max(errors, default=None),
             "errors_worst": {
-                name: max(abs(check.errors[name]) for check in self.checks)
+                name: max((check.errors[name] for check in self.checks), key=abs)
                 for name in Figures.__dataclass_fields__
                 if self.checks
             },

@@ -25,7 +25,7 @@ from homoexport.measure import cache_folder, check_measurement
 from homoexport.plan.choice import LIGHTER, TIMED, Check, Limits, Plan, Row, best_of
 from homoexport.plan.lab import Lab
 from homoexport.plan.shapes import Shape, candidates
-from homoexport.plan.table import DEEP, ONE, Figures, Table, byte_features
+from homoexport.plan.table import DEEP, ONE, Figures, Table, byte_features, tails_of, with_tails
 from homoexport.recipe import DistillSettings, ExportSettings, MeasureSettings
 from homoexport.sample_text import SAMPLE_TEXT
 
@@ -217,17 +217,20 @@ def _corrected(
 ) -> list[Row]:
     """Rows with what whole models cost, and with predictions that are off as those were in the median.
 
-    Whole models have the table's tails: tails are the machine's, and a second of one model has too few to go by.
+    Tails are the machine's, and a second of one model has too few to go by: all models have those of the table or
+    those of the whole models, whichever are calmer, for what disturbs a machine only adds to them.
     """
-    measured = {check.shape: table.with_tails(check.measured) for check in checks}
+    measured = {check.shape: check.measured for check in checks}
+    now = tails_of(list(measured.values()))
+    calm = {name: min(tail, table.tails[name]) for name, tail in now.items()}
     off = {
         name: median(getattr(each, name) / getattr(predicted[shape], name) for shape, each in measured.items())
         for name in Figures.__dataclass_fields__
     }
     return [
-        replace(row, figures=measured[row.shape], measured=True)
+        replace(row, figures=with_tails(measured[row.shape], calm), measured=True)
         if row.shape in measured
-        else replace(row, figures=predicted[row.shape].times(off))
+        else replace(row, figures=with_tails(predicted[row.shape].times(off), calm))
         for row in rows
     ]
 

@@ -72,11 +72,7 @@ class Table:
         """What a shape will cost, for any D between the smallest and the largest of the table."""
         p50 = self._p50_ms(shape)
         peak_mb = float(self._memory_features(shape) @ self._memory)
-        return self.with_tails(Figures(p50, p50, p50, p50, peak_mb, self._file_mb(shape)))
-
-    def with_tails(self, figures: Figures) -> Figures:
-        """The same with p95, p99 and mean as they usually are here for such a median."""
-        return replace(figures, **{name: figures.latency_p50_ms * tail for name, tail in self._tails.items()})
+        return with_tails(Figures(p50, p50, p50, p50, peak_mb, self._file_mb(shape)), self.tails)
 
     def covers(self, shape: Shape) -> bool:
         """Whether a shape's D lies in what was measured."""
@@ -127,12 +123,9 @@ class Table:
         return known
 
     @cached_property
-    def _tails(self) -> dict[str, float]:
-        """How many times the median p95, p99 and mean are: medians over the table's models."""
-        return {
-            name: float(np.median([getattr(each, name) / each.latency_p50_ms for each in self.measured.values()]))
-            for name in ("latency_p95_ms", "latency_p99_ms", "latency_mean_ms")
-        }
+    def tails(self) -> dict[str, float]:
+        """As `tails_of` has them."""
+        return tails_of(list(self.measured.values()))
 
     def _file_mb(self, shape: Shape) -> float:
         return float(byte_features(shape) @ self._bytes)
@@ -166,6 +159,19 @@ class Table:
         rows = [{"shape": shape.as_json(), **figures.as_json()} for shape, figures in self.measured.items()]
         conditions = {"batch_size": self.batch_size, "length": self.length}
         return {**conditions, "measured": rows, "pace_ms": self.pace_ms, "unrest": self.unrest}
+
+
+def tails_of(figures: Sequence[Figures]) -> dict[str, float]:
+    """How many times the median p95, p99 and mean usually are: medians over models, by the figures' names."""
+    return {
+        name: float(np.median([getattr(each, name) / each.latency_p50_ms for each in figures]))
+        for name in ("latency_p95_ms", "latency_p99_ms", "latency_mean_ms")
+    }
+
+
+def with_tails(figures: Figures, tails: Mapping[str, float]) -> Figures:
+    """The same with p95, p99 and mean that are so many times its median."""
+    return replace(figures, **{name: figures.latency_p50_ms * tail for name, tail in tails.items()})
 
 
 def table_of(saved: Mapping[str, Any]) -> Table:

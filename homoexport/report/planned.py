@@ -85,6 +85,10 @@ def plan_lines(plan: Mapping[str, Any]) -> list[str]:
         f"In a recipe: student: {{hidden_size: {shape['hidden']}, intermediate_size: {shape['ffn']}, "
         f"num_attention_heads: {shape['heads']}, num_hidden_layers: {shape['layers']}}}",
     ]
+    room = {line: margin for line, margin in plan["margins"].items() if margin > 0}
+    if room:
+        told = ", ".join(f"{budget_line(line)[0].lower()} {100 * margin:.1f} %" for line, margin in room.items())
+        lines.append(f"Shapes are planned with room below the limits, for what measuring adds: {told}.")
     for each in plan["more"]:
         buys = each["buys"]
         lines.append(
@@ -121,10 +125,10 @@ def plan_lines(plan: Mapping[str, Any]) -> list[str]:
 
 
 def _other_errors(plan: Mapping[str, Any]) -> str:
-    """How far off predictions of the budget's other figures were at the worst."""
+    """How far off predictions of the budget's other figures were at the worst; above 0 what was predicted too high."""
     worst = plan["errors_worst"]
     lines = [line for line in plan["limits"] if line in worst and line != "latency_p50_ms"]
-    return "".join(f", {budget_line(line)[0].lower()} by at most {100 * worst[line]:.1f} %" for line in lines)
+    return "".join(f", {budget_line(line)[0].lower()} by {100 * worst[line]:+.1f} % at the worst" for line in lines)
 
 
 def write_plan_report(out_dir: Path, plan: Mapping[str, Any], *, force: bool = False) -> None:

@@ -108,6 +108,7 @@ def test_room_to_spare_names_a_wider_shape():
     found = plan(latency_p50_ms=5.5)
     assert found.wider(ROWS[3], {"latency_p50_ms": 0.5}) is ROWS[1]
     assert found.wider(ROWS[3], {"latency_p50_ms": 0.9}) is None
+    assert found.wider(ROWS[3], {"latency_p50_ms": 0.5}, [ROWS[1].shape]) is ROWS[2]  # the other one missed
 
 
 def test_restless_machine_leaves_more_room():
