@@ -166,7 +166,8 @@ def table(results: dict[str, Any]) -> str:
     for name, result in results["budgets"].items():
         asked = ", ".join(f"{line} {limit}" for line, limit in result["budget"].items())
         if "refused" in result:
-            lines.append(f"| {name} | {asked} | refused in {result['seconds']:.0f} s | {result['refused']} | | |")
+            reason = result["refused"].split("; ")[0]
+            lines.append(f"| {name} | {asked} | refused in {result['seconds']:.0f} s | {reason} | | |")
             continue
         shape = shape_name(result["turns"][-1]["shape"])
         cells = (name, asked, shape, figures(result["verdicts"]), figures(result["again"]), len(result["turns"]))

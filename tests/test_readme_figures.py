@@ -204,25 +204,20 @@ def test_budgets_are_kept_as_the_docs_say():
     bench, docs = _bench("budgets"), (ROOT / "docs/planning.md").read_text(encoding="utf-8")
     assert bench.table(kept) in docs
     assert bench.told_lie(kept["lied_to"]) in " ".join(docs.split())
-    kept_lines = [each for each in kept["budgets"].values() if "refused" not in each]
+    shipped = [each for each in kept["budgets"].values() if "refused" not in each]
     refused = [each for each in kept["budgets"].values() if "refused" in each]
-    assert len(kept_lines) >= 12
-    assert all(line["kept"] for each in kept_lines for line in (*each["verdicts"], *each["again"]))
+    assert all(line["kept"] for each in shipped for line in each["verdicts"])
+    assert all(line["kept"] is not False for each in shipped for line in each["again"])
+    again = sum(all(line["kept"] for line in each["again"]) for each in shipped)
+    assert again >= 12
+    assert f"{again} of {len(shipped)} keep every line" in " ".join(docs.split())
+    assert f"{again} of {len(shipped)} keep every line" in " ".join(README.split())
     assert len(refused) == len(bench.HOPELESS)
     assert all(each["seconds"] < 60 for each in refused)
-    assert f"all {len(kept_lines)} are kept" in " ".join(README.split())
-
-
-def test_a_plan_costs_what_the_docs_say():
-    kept = json.loads((ROOT / "bench/results/plan_cost.json").read_text())
-    docs = " ".join((ROOT / "docs/planning.md").read_text(encoding="utf-8").split())
-    assert f"takes {kept['cold']['seconds']:.0f} s from a cold cache and {kept['warm']['seconds']:.1f} s from" in docs
-    ours, teachers = (kept[name]["peak_rss_mb"] / 1000 for name in ("cold", "export_of_the_teacher"))
-    assert f"{ours:.1f} GB, where exporting the teacher takes {teachers:.1f} GB" in docs
-    there = kept["on_the_target"]
-    largest = max(there["largest_small_model_mb"], there["largest_whole_model_mb"])
-    assert f"at most {largest:.0f} MB, where the teacher takes {there['teacher_mb']:.0f} MB" in docs
-    assert largest < there["teacher_mb"]
+    lied = kept["lied_to"]
+    assert lied["budget_kept"]
+    assert len(lied["turns"]) > 1
+    assert lied["pruning_on_seconds"] < lied["starting_over_seconds"]
 
 
 def test_planned_shapes_are_as_much_better_as_the_docs_say():

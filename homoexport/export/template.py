@@ -9,6 +9,7 @@ Letters: L layers, D hidden size, F ffn width, H heads, d head width.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
@@ -65,6 +66,13 @@ class Templates:
         self.opset, self.progress = opset, progress or (lambda _step: None)
         self._odd = _odd_widths(encoder)
         self._makers: dict[int, Maker] = {}
+
+    def stored_as(self, scheme: Scheme, embeddings: Embeddings) -> Templates:
+        """Templates in another scheme, out of the same exports."""
+        refuse_blocks(scheme, embeddings)
+        other = copy.copy(self)
+        other.scheme, other.embeddings = scheme, embeddings
+        return other
 
     def best_form(self, widths: Widths, rank: Rank) -> Form:
         """The form that is fastest at some widths, found as `homoexport.export.choose` finds a student's."""

@@ -46,7 +46,7 @@ class Lab:
         shapes: all that may be asked about.
         measure: the target, and the threads, batch and length.
         export: how students will be exported.
-        reference: whether it is about the teacher's own package, in fp32.
+        reference: the lab whose exports it shares, where it is about the teacher's own package, in fp32.
         progress: is told each step, and the share of it that is done.
         fresh: measure again what is remembered.
 
@@ -62,17 +62,17 @@ class Lab:
         measure: MeasureSettings,
         export: ExportSettings,
         *,
-        reference: bool = False,
+        reference: Lab | None = None,
         progress: Callable[[str, float], None] | None = None,
         fresh: bool = False,
     ) -> None:
         self.encoder, self.measure, self.progress = encoder, measure, progress or (lambda _stage, _share: None)
-        self.opset = export.opset
+        self.opset, self._sharing = export.opset, reference
         self.host = host_of(measure.device)
-        quantize = "none" if reference else export.quantize
+        quantize = "none" if reference is not None else export.quantize
         schemes = schemes_for(quantize, self.host.instruction_sets, x86=self.host.x86, calibrated=False)
         self.scheme: Scheme = schemes[0]
-        self.embeddings: Embeddings = embeddings_of("auto" if reference else export.embeddings, self.scheme)
+        self.embeddings: Embeddings = embeddings_of("auto" if reference is not None else export.embeddings, self.scheme)
         refuse_blocks(self.scheme, self.embeddings)
         self._wanted = shapes_to_measure(shapes)
         self._file = cache_folder() / "plans" / f"{digest_of(self._conditions())[:24]}.json"
@@ -287,6 +287,8 @@ class Lab:
 
     def _made_templates(self) -> Templates:
         assert self._folder is not None
+        if self._templates is None and self._sharing is not None:
+            self._templates = self._sharing._made_templates().stored_as(self.scheme, self.embeddings)
         if self._templates is None:
             folder = self._folder / "templates"
             folder.mkdir()

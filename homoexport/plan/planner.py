@@ -95,7 +95,7 @@ def plan_student(
         teacher_lab = reference = None
         if {*budget.relative} - {"parameters"}:
             tell("measuring the teacher's shape in fp32", 0.0)
-            alike = Lab(encoder, [whole], timed, export, reference=True, progress=tell, fresh=fresh)
+            alike = Lab(encoder, [whole], timed, export, reference=lab, progress=tell, fresh=fresh)
             teacher_lab = stack.enter_context(alike.open())
             reference = teacher_lab.alone([whole])[0][whole]
         limits = Limits.of(budget, measure.batch_size, reference, count(whole))

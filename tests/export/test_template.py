@@ -95,6 +95,23 @@ def test_classifiers_keep_their_labels(tmp_path: Path) -> None:
     assert session.run(None, ones)[0].shape == (2, encoder.model.config.num_labels)
 
 
+def test_other_schemes_come_out_of_the_same_exports(tmp_path: Path) -> None:
+    encoder = encoder_of("bert", "model", tmp_path)
+    (tmp_path / "templates").mkdir()
+    steps: list[str] = []
+    small = Templates(encoder, tmp_path / "templates", scheme="int8", embeddings="int8", progress=steps.append)
+    files = {"int8": tmp_path / "small.onnx", "fp32": tmp_path / "full.onnx"}
+    widths = Widths(24, 40, (3,), 8)
+    assert small.write(files["int8"], widths, Form("standard"))
+    assert small.stored_as("fp32", "fp32").write(files["fp32"], widths, Form("standard"))
+    assert small.write(files["int8"], widths, Form("standard"))
+    assert steps == ["exporting a graph of 1 layer"]
+    operators = {name: {node.op_type for node in ir.load(file).graph} for name, file in files.items()}
+    assert "MatMulInteger" in operators["int8"]
+    assert "MatMulInteger" not in operators["fp32"]
+    assert 2 * files["fp32"].stat().st_size > 3 * files["int8"].stat().st_size
+
+
 def test_packed_weights_are_refused(tmp_path: Path) -> None:
     encoder = encoder_of("bert", "model", tmp_path)
     with pytest.raises(UserError, match="4-bit weights are stored in blocks"):
