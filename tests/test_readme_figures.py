@@ -220,6 +220,21 @@ def test_budgets_are_kept_as_the_docs_say():
     assert lied["pruning_on_seconds"] < lied["starting_over_seconds"]
 
 
+def test_a_plan_costs_what_the_docs_say():
+    kept = json.loads((ROOT / "bench/results/plan_cost.json").read_text())
+    docs = " ".join((ROOT / "docs/planning.md").read_text(encoding="utf-8").split())
+    assert (
+        f"takes {kept['cold']['seconds']:.0f} s from a cold cache and {kept['warm']['seconds']:.1f} s from a warm one"
+        in docs
+    )
+    ours, teachers = (kept[name]["peak_rss_mb"] / 1000 for name in ("cold", "export_of_the_teacher"))
+    assert f"{ours:.1f} GB, where exporting the teacher takes {teachers:.1f} GB" in docs
+    there = kept["on_the_target"]
+    largest = max(there["largest_small_model_mb"], there["largest_whole_model_mb"])
+    assert f"at most {largest:.0f} MB, where the teacher takes {there['teacher_mb']:.0f} MB" in docs
+    assert largest < there["teacher_mb"]
+
+
 def test_planned_shapes_are_as_much_better_as_the_docs_say():
     kept = json.loads((ROOT / "bench/results/planned_shapes.json").read_text())
     bench, docs = _bench("planned_shapes"), (ROOT / "docs/planning.md").read_text(encoding="utf-8")
