@@ -66,10 +66,7 @@ def shares(encoder: Encoder, recipe: Recipe, shapes: list[Shape], currency: str)
             ffn_sizes=[shape.ffn for shape in shapes],
             head_shapes=[(shape.heads, shape.head_dim) for shape in shapes],
         )
-    return [
-        found.share(layers=shape.layers, hidden=shape.hidden, ffn=shape.ffn, heads=shape.heads, head_dim=shape.head_dim)
-        for shape in shapes
-    ]
+    return [found.share(**shape.as_json()) for shape in shapes]
 
 
 def baselines(encoder: Encoder, shape: Shape) -> dict[str, float]:

@@ -8,9 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from homoexport.budget import LATENCY_LINES, THROUGHPUT, Budget, Verdict, judge
+from homoexport.budget import LATENCY_LINES, THROUGHPUT, TIMED_LINES, Budget, Verdict, judge
 from homoexport.errors import DeviceError, TextError, UserError
 from homoexport.measure import (
     Extras,
@@ -21,6 +19,7 @@ from homoexport.measure import (
     find_target,
     mean_interval,
     measure_packages,
+    rounds_of,
 )
 from homoexport.recipe import MeasureSettings
 
@@ -136,7 +135,7 @@ def refuse_emulated_latency(budget: Budget, device: str) -> None:
     Raises:
         DeviceError: an emulated device and such a budget; or an unknown device.
     """
-    if find_target(device).emulated and {*LATENCY_LINES, THROUGHPUT} & budget.lines().keys():
+    if find_target(device).emulated and TIMED_LINES & budget.lines().keys():
         raise DeviceError(
             "its times are an emulator's and say nothing of the device",
             where=device,
@@ -152,7 +151,7 @@ def figures_of(result: Mapping[str, Any]) -> dict[str, float]:
 
 def _throughput_interval(result: Mapping[str, Any]) -> tuple[float, float]:
     """95 % interval of sequences a second: those of one call over the mean's interval."""
-    rounds_ms = np.array(result["samples_ms"]).reshape(-1, result["runs_per_round"])
+    rounds_ms = rounds_of(result["samples_ms"], result["runs_per_round"])
     sequences = result["throughput_per_s"] * rounds_ms.mean()
     low, high = mean_interval(rounds_ms)
     return sequences / high, sequences / low

@@ -20,6 +20,7 @@ from homoexport.units import parse_bytes, parse_count, parse_milliseconds, parse
 QUALITY_LINE = "quality."  # and the metric
 LATENCY_LINES = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms")
 THROUGHPUT = "throughput_per_s"
+TIMED_LINES = frozenset((*LATENCY_LINES, THROUGHPUT))
 Limit = float | str | None  # a figure in the unit of the line's name, or a share of the teacher's
 
 

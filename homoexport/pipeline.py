@@ -40,7 +40,7 @@ from homoexport.artifact import (
     write_run_mark,
 )
 from homoexport.bench import measure, refuse_emulated_latency, texts_of
-from homoexport.budget import verdict_of
+from homoexport.budget import TIMED_LINES, verdict_of
 from homoexport.distill import LOG, TASKS, Progress, distill, forget_state, prune_on, target_of
 from homoexport.encoder import load_encoder, max_length_of
 from homoexport.errors import DeviceError, DoesNotFit, OutputError, RecipeError
@@ -48,7 +48,7 @@ from homoexport.evaluate import Gate, check_gate, evaluate_packages
 from homoexport.exporting import export_folder, held_out_texts, threads_here
 from homoexport.inference import open_package, read_package
 from homoexport.measure import check_measurement
-from homoexport.plan import TIMED, Plan, Row, plan_of, plan_student
+from homoexport.plan import Plan, Row, plan_of, plan_student
 from homoexport.recipe import Recipe, StudentShape
 from homoexport.report import PLAN_FILE, summarize, write_plan_report, write_report
 from homoexport.text import first_texts
@@ -191,25 +191,15 @@ def _replacing(run_dir: Path) -> Iterator[None]:
 def _run_stages(recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener) -> dict[str, Any]:
     turns = Turns(run_dir)
     plan = _plan(recipe, run_dir, clock, listener) if recipe.is_planned else None
-    if recipe.budget.relative and plan is None:
-        _refuse_unheld_teacher(recipe, run_dir, clock, listener)
-    while True:
-        row = None if plan is None else turns.row(plan, recipe.budget)
-        _distill(recipe, run_dir, _student_of(recipe) if row is None else row.shape.student, turns, clock, listener)
-        following = None
-        try:
-            _export_and_measure(recipe, run_dir, clock, listener)
-            if plan is not None and row is not None and not (run_dir / SUMMARY).exists():
-                following = _following(recipe, run_dir, plan, row, clock, listener)
-        except DoesNotFit:
-            if plan is None or row is None or (following := plan.lighter(row)) is None:
-                raise
-            listener.on_stage(f"{recipe.measure.device} cannot hold {row.shape.name}")
-            shutil.rmtree(run_dir / MEASURED, ignore_errors=True)
-        if following is None:
-            break
-        listener.on_stage(f"Pruning on to {following.shape.name}")
-        turns.put_aside()
+    if plan is None:
+        if recipe.budget.relative:
+            _refuse_unheld_teacher(recipe, run_dir, clock, listener)
+        _distill(recipe, run_dir, _student_of(recipe), turns, clock, listener)
+        _export_and_measure(recipe, run_dir, clock, listener)
+    else:
+        while following := _take_turn(recipe, run_dir, plan, turns, clock, listener):
+            listener.on_stage(f"Pruning on to {following.shape.name}")
+            turns.put_aside()
     listener.on_stage("Writing the report")
     measurement = read_json(run_dir / MEASURED / MEASUREMENT)
     summary = summarize(
@@ -233,15 +223,32 @@ def _run_stages(recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener
     return summary
 
 
+def _take_turn(
+    recipe: Recipe, run_dir: Path, plan: Plan, turns: Turns, clock: _Clock, listener: Listener
+) -> Row | None:
+    """Distil, export and measure the present shape; what to prune to next, or None where the run ends with this one."""
+    row = turns.row(plan, recipe.budget)
+    _distill(recipe, run_dir, row.shape.student, turns, clock, listener)
+    try:
+        _export_and_measure(recipe, run_dir, clock, listener)
+        return None if (run_dir / SUMMARY).exists() else _following(recipe, run_dir, plan, row, clock, listener)
+    except DoesNotFit:
+        following = plan.lighter(row)
+        if following is None:
+            raise
+    listener.on_stage(f"{recipe.measure.device} cannot hold {row.shape.name}")
+    shutil.rmtree(run_dir / MEASURED, ignore_errors=True)
+    return following
+
+
 def _following(recipe: Recipe, run_dir: Path, plan: Plan, row: Row, clock: _Clock, listener: Listener) -> Row | None:
     """What to prune to where the measured package does not keep the budget; None where it ends with what there is.
 
     What is too noisy to call, or was missed while the machine was restless, is measured again first, once and for
-    longer. A package that misses its quality's floor is
-    not pruned further, which would make it worse.
+    longer. A package that misses its quality's floor is not pruned further, which would make it worse.
     """
     verdicts = budget_verdicts(recipe.budget, run_dir / MEASURED)
-    missed_time = any(verdict.kept is False and verdict.line in TIMED for verdict in verdicts)
+    missed_time = any(verdict.kept is False and verdict.line in TIMED_LINES for verdict in verdicts)
     if unclear(verdicts) or (missed_time and is_restless(run_dir / MEASURED)):
         listener.on_stage("Too noisy to call: measuring again, for longer")
         _export_and_measure(recipe, run_dir, clock, listener, patience=_PATIENCE)

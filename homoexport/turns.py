@@ -68,12 +68,12 @@ class Turns:
 
     def told(self, plan: Plan, budget: Budget) -> dict[str, Any]:
         """For the summary: what was planned, every turn with its verdicts, and a shape that would fit better."""
-        turns, row, verdicts = [], plan.choice, list[Verdict]()
-        missed = [plan.row_of(_shape_of(_details(folder))).shape for folder in self.folders]
+        turns, shapes, verdicts = [], list[Shape](), list[Verdict]()
         for folder in (*self.folders, self.run_dir):
             verdicts = budget_verdicts(budget, folder / MEASURED) if _was_held(folder) else []
-            details = _details(folder)
+            details = read_manifest(folder / STUDENT, kind="student")["details"]
             row = plan.row_of(_shape_of(details))
+            shapes.append(row.shape)
             turns.append(
                 {
                     "shape": row.shape.as_json(),
@@ -84,7 +84,8 @@ class Turns:
                     "budget": [verdict.as_json() for verdict in verdicts],
                 }
             )
-        wider = plan.wider(row, used_of(verdicts), missed)
+        *missed, last = shapes
+        wider = plan.wider(plan.row_of(last), used_of(verdicts), missed)
         return {
             "limits": dict(plan.limits.values),
             "choice": plan.choice.as_json(),
@@ -123,11 +124,6 @@ def used_of(verdicts: Sequence[Verdict]) -> dict[str, float]:
 def is_restless(measured: Path) -> bool:
     """Whether the machine disturbed the measurement of the student's package so that its times settle nothing."""
     return bool(read_json(measured / MEASUREMENT)["results"][-1]["verdict"] != "steady")
-
-
-def _details(turn: Path) -> dict[str, Any]:
-    details: dict[str, Any] = read_manifest(turn / STUDENT, kind="student")["details"]
-    return details
 
 
 def _shape_of(details: Mapping[str, Any]) -> Shape:

@@ -137,12 +137,15 @@ def finetune_command(
     if task in _OWN:
         assert train is not None
         assert dev is not None
-        columns = {
-            "text_column": text_column or "text",
-            "pair_column": pair_column,
-            "label_column": label_column or ("label" if task is Learned.classification else "score"),
-        }
-        tasks.append(finetuning.own_task(task.value, train, dev, **columns))  # type: ignore[arg-type]
+        own = finetuning.own_task(
+            "classification" if task is Learned.classification else "scores",
+            train,
+            dev,
+            text_column=text_column or "text",
+            pair_column=pair_column,
+            label_column=label_column or ("label" if task is Learned.classification else "score"),
+        )
+        tasks.append(own)
     for each in _GLUE if task is Learned.glue else (task,) * (task in _GLUE):
         try:
             tasks.append(finetuning.glue_task(each.value, data_dir))

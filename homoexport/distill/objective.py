@@ -34,6 +34,7 @@ def hidden_error(student: Tensor, teacher: Tensor, projection: Tensor, token_mas
         token_mask: bool [B, S], False on padding.
         tokens: what to divide by besides D_s: the whole step's tokens.
     """
+    # torch has no types for `apply`
     total: Tensor = _HiddenSquares.apply(student, teacher, projection, token_mask)  # type: ignore[no-untyped-call]
     return total / (tokens * student.shape[-1])
 
@@ -137,6 +138,7 @@ def attention_scores_error(
         head_dim: d.
         bias: as for `attention_scores`.
     """
+    # torch has no types for `apply`
     total: Tensor = _ScoresSquares.apply(query, key, bias, teacher, counted, heads, head_dim)  # type: ignore[no-untyped-call]
     return total / pairs
 

@@ -201,6 +201,7 @@ def _watched(
 
 
 def _on_gradient(parameter: nn.Parameter, look: Callable[[Tensor], None]) -> Any:
+    # torch has no types for it
     return parameter.register_post_accumulate_grad_hook(look)  # type: ignore[no-untyped-call]
 
 

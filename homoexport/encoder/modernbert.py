@@ -163,6 +163,7 @@ class ModernBert:
         module, body = self._layers(model)[layer], self.body(model)
         places = torch.arange(projected.shape[1], device=projected.device)[None]
         if hasattr(body, "rotary_emb"):
+            # to mypy any attribute of a module may be a tensor, which is not called
             cos, sin = body.rotary_emb(projected, places, module.attention_type)  # type: ignore[operator]
         else:
             cos, sin = module.attn.rotary_emb(projected, position_ids=places)
@@ -172,7 +173,7 @@ class ModernBert:
         rotated: Tensor = heads * cos[:, :, None] + turned * sin[:, :, None]
         return rotated.flatten(-2)
 
-    def score_bias(self, model: nn.Module, length: int) -> Tensor | None:  # noqa: ARG002
+    def score_bias(self, model: nn.Module, length: int) -> Tensor | None:  # noqa: ARG002 - the family's interface
         """None."""
         return None
 

@@ -193,14 +193,15 @@ class PostNorm:
         """As many tokens as there are learned positions."""
         return int(config.max_position_embeddings)
 
+    # The family's interface has arguments that there is no need of here.
     def rotate(self, model: nn.Module, layer: int, projected: Tensor, head_dim: int) -> Tensor:  # noqa: ARG002
         """As they are."""
         return projected
 
-    def score_bias(self, model: nn.Module, length: int) -> Tensor | None:  # noqa: ARG002
+    def score_bias(self, model: nn.Module, length: int) -> Tensor | None:  # noqa: ARG002 - the family's interface
         """None."""
         return None
 
-    def window(self, model: nn.Module, layer: int) -> int | None:  # noqa: ARG002
+    def window(self, model: nn.Module, layer: int) -> int | None:  # noqa: ARG002 - the family's interface
         """None: every token attends to all."""
         return None

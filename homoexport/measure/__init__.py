@@ -2,7 +2,7 @@
 
 from homoexport.measure.compare import Change, compare_results, slower_than
 from homoexport.measure.devices import Device, diagnose, list_devices, set_up
-from homoexport.measure.intervals import mean_interval
+from homoexport.measure.intervals import mean_interval, rounds_of
 from homoexport.measure.measurement import (
     Extras,
     FileFigures,
@@ -41,6 +41,7 @@ __all__ = [
     "measure_packages",
     "rank_files",
     "read_results",
+    "rounds_of",
     "set_up",
     "slower_than",
     "time_files",

@@ -10,10 +10,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from homoexport.errors import UserError
-from homoexport.measure.intervals import MARGIN, Verdict, independent_speedup, verdict_of
+from homoexport.measure.intervals import MARGIN, Verdict, independent_speedup, rounds_of, verdict_of
 from homoexport.measure.results import Comparison, Grid, Measurement, PackageFigures
 
 _SAME_HOST = ("cpu", "architecture", "cores", "available_cores", "instruction_sets")
@@ -113,7 +111,7 @@ def _pace(one: Measurement, other: Measurement) -> float:
 def _change(
     before: PackageFigures, after: PackageFigures, at: Measurement, remarks: tuple[str, ...], *, alike: bool
 ) -> Change:
-    rounds = [np.array(each.samples_ms).reshape(-1, each.runs_per_round) for each in (before, after)]
+    rounds = [rounds_of(each.samples_ms, each.runs_per_round) for each in (before, after)]
     ratio, interval = independent_speedup(*rounds)
     return Change(
         package=after.name,

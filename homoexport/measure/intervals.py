@@ -12,6 +12,7 @@ R rounds, K runs of a round, T resamples.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -25,6 +26,11 @@ _RESAMPLES = 1000
 _TAILS = (2.5, 97.5)
 _RATIO_TAILS = (0.5, 99.5)
 _MAX_ELEMENTS = 4_000_000  # resampled at a time: 32 MB
+
+
+def rounds_of(samples_ms: Sequence[float], runs_per_round: int) -> FloatArray:
+    """[R, K] of the samples of R rounds, in the order in which they ran."""
+    return np.array(samples_ms).reshape(-1, runs_per_round)
 
 
 def percentile_intervals(rounds_ms: FloatArray, percents: tuple[float, ...]) -> list[tuple[float, float]]:

@@ -8,7 +8,7 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from homoexport.budget import LATENCY_LINES, THROUGHPUT, Budget
+from homoexport.budget import LATENCY_LINES, THROUGHPUT, TIMED_LINES, Budget
 from homoexport.errors import PackageError
 from homoexport.measure import TargetHost
 from homoexport.plan.shapes import Shape, shape_of
@@ -26,7 +26,6 @@ _MARGINS = {
     "file_mb": 0.005,
     "parameters": 0.0,
 }
-TIMED = frozenset((*LATENCY_LINES, THROUGHPUT))
 MOST_UNREST = 0.25  # a machine whose pace goes further is no ground to plan on
 LIGHTER = 0.05  # less of the memory that was predicted, where that was too much
 _SPARE = 0.15  # of a limit: more room than this is worth a word
@@ -119,7 +118,7 @@ class Limits:
 
     def margin(self, line: str) -> float:
         """Room below a limit, as a share of it."""
-        unrest = min(self.unrest, MOST_UNREST) / 2 if line in TIMED else 0.0
+        unrest = min(self.unrest, MOST_UNREST) / 2 if line in TIMED_LINES else 0.0
         return max(_MARGINS[line], unrest)
 
     def kept_by(self, row: Row) -> bool:

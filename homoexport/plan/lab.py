@@ -113,9 +113,7 @@ class Lab:
     def _remember(self, name: str, value: Any) -> None:
         others = {} if self._fresh else self._remembered()  # of a plan that is made at the same time
         self._known = {**others, **self._known, name: value}
-        with suppress(OSError):  # a cache that cannot be written is none
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self._file, self._known)
+        keep(self._file, self._known)
 
     @property
     def form_name(self) -> str:
@@ -331,17 +329,24 @@ class Lab:
         )
 
 
+def _figures_by_shape(rows: Sequence[dict[str, Any]]) -> dict[Shape, Figures]:
+    return {shape_of(row["shape"]): figures_of(row) for row in rows}
+
+
 _READERS: dict[str, Callable[[Any], object]] = {
     "form": lambda saved: Form(**saved),
     "table": table_of,
     "reference": figures_of,
-    "whole": lambda saved: _figures_by_shape(saved),
-    "alone": lambda saved: _figures_by_shape(saved),
+    "whole": _figures_by_shape,
+    "alone": _figures_by_shape,
 }
 
 
-def _figures_by_shape(rows: Sequence[dict[str, Any]]) -> dict[Shape, Figures]:
-    return {shape_of(row["shape"]): figures_of(row) for row in rows}
+def keep(file: Path, value: Any) -> None:
+    """Put JSON into the cache; one that cannot be written is none."""
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, value)
 
 
 def _rows_by_shape(figures: dict[Shape, Figures]) -> list[dict[str, Any]]:

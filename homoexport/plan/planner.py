@@ -8,7 +8,7 @@ of the teacher's sensitivity (`homoexport.distill.teacher_retention`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -16,14 +16,14 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from homoexport.artifact import digest_of, read_json, sha256_file, write_json
-from homoexport.budget import Budget
+from homoexport.artifact import digest_of, read_json, sha256_file
+from homoexport.budget import TIMED_LINES, Budget
 from homoexport.distill import TASKS, Retention, teacher_retention
 from homoexport.encoder import Encoder, family_of, load_encoder, max_length_of, parameters_at, weights_digest
 from homoexport.errors import BudgetError, PackageError, RecipeError
 from homoexport.measure import cache_folder, check_measurement
-from homoexport.plan.choice import LIGHTER, TIMED, Check, Limits, Plan, Row, best_of
-from homoexport.plan.lab import Lab
+from homoexport.plan.choice import LIGHTER, Check, Limits, Plan, Row, best_of
+from homoexport.plan.lab import Lab, keep
 from homoexport.plan.shapes import Shape, candidates
 from homoexport.plan.table import DEEP, ONE, Figures, Table, byte_features, tails_of, with_tails
 from homoexport.recipe import DistillSettings, ExportSettings, MeasureSettings
@@ -32,7 +32,6 @@ from homoexport.sample_text import SAMPLE_TEXT
 _SENSITIVITY = 2  # raised whenever what is remembered of it would be another
 _TEXTS = 32  # that sensitivity is summed over
 _MOST_ATTEMPTS = 5  # at a choice that keeps the budget when it is measured whole
-
 _OTHER_WAYS = (
     ", measure with fewer tokens, plan for another device, or, if the machine was busy, measure again with --fresh"
 )
@@ -113,13 +112,7 @@ def plan_student(
                 shape,
                 table.predict(shape),
                 count(shape),
-                retention.share(
-                    layers=shape.layers,
-                    hidden=shape.hidden,
-                    ffn=shape.ffn,
-                    heads=shape.heads,
-                    head_dim=shape.head_dim,
-                ),
+                retention.share(**shape.as_json()),
             )
             for shape in shapes
             if table.covers(shape)
@@ -172,7 +165,7 @@ def _hopeless(limits: Limits, row: Row, which: str) -> BudgetError:
         f"no student keeps {limits.told(line, limits.values[line])}: the {which} ({row.shape.name}) needs "
         f"{limits.told(line, limits.figure(row, line))}{room}",
         where=f"budget.{line}",
-        mend="allow that with some room" + _OTHER_WAYS * (line in TIMED),
+        mend="allow that with some room" + _OTHER_WAYS * (line in TIMED_LINES),
     )
 
 
@@ -291,7 +284,5 @@ def _retention(
             ffn_sizes=ffn_sizes,
             head_shapes=head_shapes,
         )
-    with suppress(OSError):  # a cache that cannot be written is none
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, found.as_json())
+    keep(file, found.as_json())
     return found

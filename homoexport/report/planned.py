@@ -35,7 +35,7 @@ _WHERE_ASKED = ("latency_p99_ms", THROUGHPUT)  # columns of a budget that has su
 _UNITS = "latency in ms, file and memory in MB, parameters in millions, kept in %"
 
 
-def plan_head(plan: Mapping[str, Any]) -> tuple[str, ...]:
+def _head(plan: Mapping[str, Any]) -> tuple[str, ...]:
     """The columns' names."""
     return ("Shape", "Param.", *(_FIGURES[line] for line in _columns(plan)), "Kept")
 
@@ -69,7 +69,7 @@ def plan_table(plan: Mapping[str, Any]) -> Table:
     """The front, for a terminal."""
     title = f"Students of {plan['teacher']} on {conditions(_conditions(plan))}; {_UNITS}"
     table = Table(title=Text(title), title_justify="left")
-    for name in plan_head(plan):
+    for name in _head(plan):
         table.add_column(name, justify="left" if name == "Shape" else "right", overflow="fold")
     for row in plan_rows(plan):
         table.add_row(*map(Text, row), style="bold" if row[0].startswith(">") else None)
@@ -143,7 +143,7 @@ def write_plan_report(out_dir: Path, plan: Mapping[str, Any], *, force: bool = F
         sections = [
             f"# Plan for {plan['teacher']}",
             f"On {conditions(_conditions(plan))} ({plan['target']['cpu']}); {_UNITS}.",
-            markdown_table(plan_head(plan), plan_rows(plan)),
+            markdown_table(_head(plan), plan_rows(plan)),
             "\n".join(f"- {line}" for line in plan_lines(plan)),
             f"![Shapes by cost and by what they keep]({PLOTS}/front.png)",
             "## Whole models against their prediction",
