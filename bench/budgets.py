@@ -21,18 +21,18 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from homoexport.artifact import read_json
-from homoexport.bench import judge_result
+from homoexport.documents.artifact import read_json
+from homoexport.workflow.measure import judge_result
 from homoexport.distill import distill, prune_on
 from homoexport.errors import BudgetError
 from homoexport.host import describe_host, library_versions
-from homoexport.pipeline import run_recipe
+from homoexport.workflow.run import run_recipe
 from homoexport.plan.lab import Lab
 from homoexport.plan.shapes import Shape
 from homoexport.plan.table import Figures
-from homoexport.recipe import Recipe, StudentShape, load_recipe
+from homoexport.documents.recipe import Recipe, StudentShape, load_recipe
 from homoexport.report import shape_name
-from homoexport.turns import PACKAGE
+from homoexport.workflow.turns import PACKAGE
 
 RESULT = Path(__file__).parent / "results/budgets.json"
 RECIPE = Path(__file__).parents[1] / "recipes/budget.yaml"
@@ -125,7 +125,7 @@ def lied_to(work: Path, steps: int) -> dict[str, Any]:
 
     with (
         patch.object(Lab, "_timed", lie),
-        patch("homoexport.pipeline.prune_on", clocked),
+        patch("homoexport.workflow.run.prune_on", clocked),
         patch.dict("os.environ", {"HOMOEXPORT_CACHE": str(cache)}),
     ):
         summary = run_recipe(recipe, run_dir)

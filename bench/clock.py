@@ -30,9 +30,9 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from homoexport.artifact import write_json
+from homoexport.documents.artifact import write_json
 from homoexport.host import describe_host, library_versions
-from homoexport.inference import PackageDetails, read_package
+from homoexport.runtime.inference import PackageDetails, read_package
 from homoexport.measure.process import Worker
 from homoexport.measure.targets import LocalCpu
 from homoexport.measure.targets.protocol import build_worker

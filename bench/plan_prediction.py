@@ -25,14 +25,14 @@ import matplotlib
 import numpy as np
 
 from homoexport.encoder import OUTPUT_NAMES, family_of, load_encoder, save_encoder, start_from_scratch
-from homoexport.exporting import export_folder
+from homoexport.workflow.export import export_folder
 from homoexport.host import describe_host, library_versions
-from homoexport.inference import read_package
+from homoexport.runtime.inference import read_package
 from homoexport.measure import time_files
 from homoexport.plan.lab import Lab
 from homoexport.plan.shapes import Shape, candidates, shape_of
 from homoexport.plan.table import shapes_to_measure
-from homoexport.recipe import DistillSettings, ExportSettings, MeasureSettings, load_recipe
+from homoexport.documents.recipe import DistillSettings, ExportSettings, MeasureSettings, load_recipe
 
 RESULT = Path(__file__).parent / "results/plan_prediction.json"
 RECIPE = Path(__file__).parents[1] / "recipes/budget.yaml"

@@ -22,9 +22,9 @@ from scipy.stats import kendalltau
 
 from homoexport.distill import teacher_retention
 from homoexport.encoder import Encoder, family_of, load_encoder, parameters_at
-from homoexport.pipeline import CALIBRATION_TEXTS
+from homoexport.workflow.run import CALIBRATION_TEXTS
 from homoexport.plan.shapes import Shape, shape_of
-from homoexport.recipe import Recipe, load_recipe
+from homoexport.documents.recipe import Recipe, load_recipe
 from homoexport.text import first_texts
 
 RESULTS = Path(__file__).parent / "results"

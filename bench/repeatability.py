@@ -26,7 +26,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from homoexport.artifact import write_json
+from homoexport.documents.artifact import write_json
 from homoexport.host import describe_host, library_versions
 from homoexport.measure import measure_packages
 from homoexport.measure.intervals import MARGIN

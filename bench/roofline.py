@@ -24,9 +24,9 @@ import numpy as np
 import onnxruntime as ort
 from onnx import TensorProto, helper
 
-from homoexport.artifact import write_json
+from homoexport.documents.artifact import write_json
 from homoexport.host import describe_host, library_versions
-from homoexport.inference import PackageDetails, read_package
+from homoexport.runtime.inference import PackageDetails, read_package
 
 OUTPUT = Path(__file__).parent / "results" / "roofline.json"
 SHAPES = ((128, 384, 1536), (128, 1536, 384), (256, 768, 768), (512, 512, 512), (256, 1024, 1024))  # M, K, N

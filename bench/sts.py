@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from homoexport.evaluate import sts_spearman
 from homoexport.host import describe_host, library_versions
-from homoexport.inference import Package, load_tokenizer, open_package, read_package
+from homoexport.runtime.inference import Package, load_tokenizer, open_package, read_package
 from homoexport.measure.there import answers_of_file
 
 BATCH_SIZE = 32

@@ -196,7 +196,7 @@ class Outcome:
 @pytest.fixture
 def homoexport(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     """Calls `homoexport ARGUMENTS...`. Two graphs are ranked, in a hurry, for these models are too small to tell."""
-    monkeypatch.setattr("homoexport.exporting.rank_files", partial(rank_files, min_seconds=0.02))
+    monkeypatch.setattr("homoexport.workflow.export.rank_files", partial(rank_files, min_seconds=0.02))
     forms = (Form("standard"), Form("unfused", merged=True))
     for module in ("choose", "template"):
         monkeypatch.setattr(f"homoexport.export.{module}.ATTENTION_FORMS", forms)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from homoexport.recipe import parse_recipe, read_recipe_tree
+from homoexport.documents.recipe import parse_recipe, read_recipe_tree
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))

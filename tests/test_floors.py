@@ -59,8 +59,8 @@ def test_floors(path):
 @pytest.mark.parametrize(
     ("modules", "absent"),
     [
-        ("homoexport.artifact, homoexport.recipe, homoexport.budget, homoexport.host", ("torch", "onnxruntime")),
-        ("homoexport.inference, homoexport.measure, homoexport.evaluate, homoexport.cli", ("torch", "transformers")),
+        ("homoexport.documents.artifact, homoexport.documents.recipe, homoexport.documents.budget, homoexport.host", ("torch", "onnxruntime")),
+        ("homoexport.runtime.inference, homoexport.measure, homoexport.evaluate, homoexport.cli", ("torch", "transformers")),
         ("homoexport.distill", ("onnx", "onnxruntime")),
     ],
 )

@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 # The worker's memory is to be OpenVINO's: onnxruntime, which the modules below import, would add 22 MB of its own.
 sys.modules["onnxruntime"] = ModuleType("onnxruntime")
 
-from homoexport.worker.model import Feeds, Model  # noqa: E402
-from homoexport.worker.serve import Worker, main  # noqa: E402
+from homoexport.runtime.worker.model import Feeds, Model  # noqa: E402
+from homoexport.runtime.worker.serve import Worker, main  # noqa: E402
 
 
 class Session:

@@ -123,10 +123,10 @@ def export(
         raise UserError("nothing is pushed", where="--private", mend="give --push-to-hub, too")
     name = Path(student).resolve().name if Path(student).is_dir() else student.rstrip("/").rsplit("/", 1)[-1]
     output = output or Path(f"{name}-onnx")
-    from homoexport.artifact import read_manifest
-    from homoexport.bench import read_lines
-    from homoexport.exporting import export_folder, held_out_texts
-    from homoexport.recipe import ExportSettings, MeasureSettings
+    from homoexport.documents.artifact import read_manifest
+    from homoexport.workflow.measure import read_lines
+    from homoexport.workflow.export import export_folder, held_out_texts
+    from homoexport.documents.recipe import ExportSettings, MeasureSettings
 
     target = device_of(device, provider) or "cpu"
     if push_to_hub is not None:
@@ -183,8 +183,8 @@ def embed(
 
     import numpy as np
 
-    from homoexport.artifact import make_folder, output_errors
-    from homoexport.inference import open_package
+    from homoexport.documents.artifact import make_folder, output_errors
+    from homoexport.runtime.inference import open_package
 
     if output is None and sys.stdout.isatty():
         raise UserError("vectors are not for a terminal", where="embed", mend="write > vectors.npy, or -o vectors.npy")
@@ -212,7 +212,7 @@ def verify_command(
     as_json: AsJson = False,
 ) -> None:
     """Check every file of an artifact against its manifest."""
-    from homoexport.artifact import verify
+    from homoexport.documents.artifact import verify
 
     manifest = verify(folder)
     if as_json:

@@ -11,7 +11,7 @@ import typer
 from homoexport.cli import screen
 from homoexport.cli.options import AsJson, Force, OutDir, Overrides, Resume, put, resumable, run_folder
 from homoexport.errors import UserError
-from homoexport.recipe import parse_recipe, read_recipe_tree
+from homoexport.documents.recipe import parse_recipe, read_recipe_tree
 
 
 def _launched_alone() -> bool:
@@ -97,7 +97,7 @@ def distill_command(
             mend="`homoexport run` plans one; or give --hidden-size",
         )
     output = run_folder(settings.name, output, resume=resume)
-    from homoexport.artifact import read_manifest
+    from homoexport.documents.artifact import read_manifest
     from homoexport.distill import distill, distill_students
 
     if _launched_alone():

@@ -99,7 +99,7 @@ def eval_command(
 
     Packages are judged without torch: the very file that ships is what is judged.
     """
-    from homoexport.artifact import refuse_existing
+    from homoexport.documents.artifact import refuse_existing
     from homoexport.evaluate import (
         MAX_COMPARED,
         MAX_TRAIN,

@@ -12,7 +12,7 @@ import typer
 from homoexport.cli import screen
 from homoexport.cli.options import AsJson, Force, Overrides, put, resumable
 from homoexport.errors import TextError, UserError
-from homoexport.recipe import FinetuneRecipe, parse_as, read_recipe_tree
+from homoexport.documents.recipe import FinetuneRecipe, parse_as, read_recipe_tree
 
 
 class Learned(str, Enum):
@@ -122,7 +122,7 @@ def finetune_command(
     _check_flags(task, {name for name, value in zip((*_FLAGS_OF_OWN, "--data-dir"), files, strict=True) if value})
 
     from homoexport import finetuning
-    from homoexport.artifact import refuse_existing
+    from homoexport.documents.artifact import refuse_existing
     from homoexport.report import finetuned_table
 
     single = task is not Learned.glue and len(settings.seeds) == 1

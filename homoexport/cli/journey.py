@@ -29,7 +29,7 @@ from homoexport.cli.options import (
     run_folder,
 )
 from homoexport.errors import UserError
-from homoexport.recipe import parse_recipe, read_recipe_tree, with_target
+from homoexport.documents.recipe import parse_recipe, read_recipe_tree, with_target
 
 
 def run(
@@ -78,9 +78,9 @@ def run(
         tree = {key: value for key, value in tree.items() if key not in ("student", "students")}
     settings = parse_recipe(tree, where=str(recipe), overrides=overrides or ())
     run_dir = run_folder(settings.name, output, resume=resume)
-    from homoexport.pipeline import Listener, run_recipe
+    from homoexport.workflow.run import Listener, run_recipe
     from homoexport.report import summary_table, verdict_lines, verdicts_of
-    from homoexport.turns import PACKAGE
+    from homoexport.workflow.turns import PACKAGE
 
     with resumable(run_dir), screen.StageBars() as bars:
         listener = Listener(on_stage=bars.on_stage, on_distill=bars.on_distill, on_measure=bars.on_measure)
@@ -102,7 +102,7 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write a run's report.md and plots again, and show its table."""
-    from homoexport.artifact import read_json
+    from homoexport.documents.artifact import read_json
     from homoexport.report import rebuild_report, summary_table, verdict_lines, verdicts_of
 
     path = rebuild_report(run_dir)

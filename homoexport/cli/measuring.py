@@ -14,9 +14,9 @@ from homoexport.cli.options import AsJson, Force, Provider, device_of
 from homoexport.errors import UserError
 
 if TYPE_CHECKING:
-    from homoexport.budget import Budget
+    from homoexport.documents.budget import Budget
     from homoexport.measure import Grid, Measurement
-    from homoexport.recipe import MeasureSettings
+    from homoexport.documents.recipe import MeasureSettings
 
 _ARENA_BATCHES = (1, 8, 32, 1)
 
@@ -131,8 +131,8 @@ def _settings(
     recipe: Path | None, limits: dict[str, float | None], *, text: Path | None, **flags: Any
 ) -> tuple[MeasureSettings, Budget]:
     """The recipe's sections, or the defaults, with the flags over them."""
-    from homoexport.budget import Budget
-    from homoexport.recipe import MeasureSettings, load_recipe
+    from homoexport.documents.budget import Budget
+    from homoexport.documents.recipe import MeasureSettings, load_recipe
 
     loaded = load_recipe(recipe) if recipe else None
     given = {name: value for name, value in limits.items() if value is not None}
@@ -169,8 +169,8 @@ def _measured(
     force: bool,
 ) -> Measurement | Grid:
     """One measurement, or a grid of them; kept where that was asked for."""
-    from homoexport.artifact import refuse_existing, staged
-    from homoexport.bench import measure_conditions
+    from homoexport.documents.artifact import refuse_existing, staged
+    from homoexport.workflow.measure import measure_conditions
     from homoexport.measure import Extras
     from homoexport.report import write_bench_report
 
@@ -206,7 +206,7 @@ def _show(document: Measurement | Grid) -> None:
 
 def _holds(document: Measurement | Grid, allowed: float | None) -> bool:
     """Whether every package fitted and answers as here, the budget is kept, and nothing is slower than allowed."""
-    from homoexport.budget import proven
+    from homoexport.documents.budget import proven
     from homoexport.measure import Grid, slower_than
 
     for cell in document.cells if isinstance(document, Grid) else (document,):

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from homoexport.artifact import RUN_MARK
+from homoexport.documents.artifact import RUN_MARK
 from homoexport.cli import screen
 from homoexport.errors import RecipeError, UserError
 

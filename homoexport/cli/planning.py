@@ -23,7 +23,7 @@ from homoexport.cli.options import (
     budget_flags,
     put,
 )
-from homoexport.recipe import PlanRecipe, parse_as, read_recipe_tree, with_target
+from homoexport.documents.recipe import PlanRecipe, parse_as, read_recipe_tree, with_target
 
 
 def plan(
@@ -71,8 +71,8 @@ def plan(
 
     Example: homoexport plan --teacher MODEL --latency-p95 8ms --size 12MB --memory 120MB --threads 1
     """
-    from homoexport.artifact import refuse_existing
-    from homoexport.bench import refuse_emulated_latency
+    from homoexport.documents.artifact import refuse_existing
+    from homoexport.workflow.measure import refuse_emulated_latency
 
     tree: dict[str, Any] = read_recipe_tree(recipe) if recipe else {}
     if target is not None:
@@ -92,7 +92,7 @@ def plan(
     if output is not None:
         refuse_existing(output, force=force, kind="plan", inputs=[asked.teacher])
     refuse_emulated_latency(asked.budget, asked.measure.device)
-    from homoexport.pipeline import CALIBRATION_TEXTS
+    from homoexport.workflow.run import CALIBRATION_TEXTS
     from homoexport.plan import plan_student
     from homoexport.report import plan_lines, plan_table, write_plan_report
     from homoexport.text import first_texts

@@ -2,7 +2,7 @@
 
 from homoexport.distill.job import TASKS, Job, open_job, target_of
 from homoexport.distill.loop import Run, StepReport
-from homoexport.distill.retention import Retention, teacher_retention
+from homoexport.plan.retention import Retention, teacher_retention
 from homoexport.distill.stage import distill, distill_students, forget_state, new_run, prune_on
 from homoexport.distill.steps import run_steps
 from homoexport.distill.writer import HELD_OUT, LOG, Progress

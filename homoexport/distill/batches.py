@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from homoexport.distill.micro_batch import MicroBatch
-from homoexport.recipe import DistillSettings
+from homoexport.documents.recipe import DistillSettings
 from homoexport.text import Corpus, Example, collate, mask_tokens
 
 _MICRO_BATCH_ON_CPU = 8  # small ones waste less padding; on a GPU the whole share goes at once

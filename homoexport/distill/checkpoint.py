@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from homoexport.artifact import output_errors
+from homoexport.documents.artifact import output_errors
 from homoexport.errors import PackageError
 
 CHECKPOINT = ".checkpoint.pt"  # hidden: no part of the artifact

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from homoexport.distill.schedule import Sizes
 from homoexport.encoder import Family, Keep, LayerKeep, Layout, Slot, Widths
-from homoexport.recipe import Importance
+from homoexport.documents.recipe import Importance
 
 
 @dataclass

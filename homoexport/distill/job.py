@@ -23,7 +23,7 @@ from homoexport.distill.start import schedule_of
 from homoexport.encoder import Encoder, Family, Task, Widths, family_of, load_encoder, target_widths, weights_digest
 from homoexport.errors import RecipeError, TeacherError, TrainingError, UserError
 from homoexport.host import available_cores, describe_host
-from homoexport.recipe import DistillSettings, Objective, StudentShape, TextSettings
+from homoexport.documents.recipe import DistillSettings, Objective, StudentShape, TextSettings
 from homoexport.text import Corpus, prepare_text
 
 TASKS: dict[Objective, Task] = {

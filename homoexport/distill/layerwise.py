@@ -15,7 +15,7 @@ from homoexport.distill import objective
 from homoexport.distill.trace import Trace
 from homoexport.encoder import Family, Widths
 from homoexport.errors import RecipeError
-from homoexport.recipe import AttentionKind, LossWeights
+from homoexport.documents.recipe import AttentionKind, LossWeights
 
 
 @dataclass(frozen=True)

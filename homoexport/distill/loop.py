@@ -25,7 +25,7 @@ from homoexport.distill.schedule import Sizes, sizes_at
 from homoexport.distill.start import Start, schedule_of, weights_of
 from homoexport.distill.step import StepLoss
 from homoexport.encoder import Encoder, Keep, LayerKeep, Widths, count_parameters, family_of, slice_model
-from homoexport.recipe import DistillSettings
+from homoexport.documents.recipe import DistillSettings
 
 
 @dataclass(frozen=True)

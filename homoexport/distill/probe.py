@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from homoexport.distill.layerwise import Counts
 from homoexport.distill.micro_batch import MicroBatch
 from homoexport.encoder import Family
-from homoexport.recipe import Objective
+from homoexport.documents.recipe import Objective
 
 _GOLDEN = 0.6180339887498949
 

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 
 from homoexport.encoder import Widths
-from homoexport.recipe import Schedule
+from homoexport.documents.recipe import Schedule
 
 
 @dataclass(frozen=True)

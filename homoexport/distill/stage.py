@@ -11,7 +11,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from homoexport.artifact import (
+from homoexport.documents.artifact import (
     MANIFEST,
     RUN_MARK,
     digest_of,
@@ -30,7 +30,7 @@ from homoexport.distill.steps import run_steps
 from homoexport.distill.writer import LOG, Progress, Writer
 from homoexport.encoder import Widths
 from homoexport.errors import OutputError, PackageError, RecipeError
-from homoexport.recipe import DistillSettings, StudentShape, TextSettings
+from homoexport.documents.recipe import DistillSettings, StudentShape, TextSettings
 
 _FREE_TO_CHANGE = {
     *("threads", "trackers", "micro_batch_size", "checkpoint_every", "activation_checkpointing", "compile")

@@ -23,7 +23,7 @@ from homoexport.distill.depth import evenly_kept
 from homoexport.distill.layerwise import LayerMap, Projections
 from homoexport.distill.schedule import PruneSchedule
 from homoexport.encoder import Family, Widths, start_from_scratch
-from homoexport.recipe import DistillSettings, LossWeights, Method
+from homoexport.documents.recipe import DistillSettings, LossWeights, Method
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from homoexport.distill.micro_batch import NO_LABEL, MicroBatch
 from homoexport.distill.probe import probe_loss, rows_of
 from homoexport.encoder import Family
 from homoexport.errors import RecipeError
-from homoexport.recipe import LossWeights, Objective
+from homoexport.documents.recipe import LossWeights, Objective
 
 
 class StepLoss:

@@ -13,7 +13,7 @@ from typing import Any
 
 from accelerate.utils import gather_object
 
-from homoexport.artifact import write_manifest
+from homoexport.documents.artifact import write_manifest
 from homoexport.distill.checkpoint import CHECKPOINT, END_STATE, save_checkpoint
 from homoexport.distill.evaluation import held_out_loss
 from homoexport.distill.job import Job

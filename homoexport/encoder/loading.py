@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from homoexport import packaged
-from homoexport.artifact import MANIFEST, digest_of, read_manifest, sha256_file
+from homoexport.documents.artifact import MANIFEST, digest_of, read_manifest, sha256_file
 from homoexport.encoder.families import family_of
 from homoexport.errors import TeacherError
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from homoexport.encoder.layout import Family, Widths
 from homoexport.errors import ShapeError
-from homoexport.recipe import PruneGroup
+from homoexport.documents.recipe import PruneGroup
 
 
 @dataclass(frozen=True)

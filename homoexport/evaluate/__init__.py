@@ -6,7 +6,7 @@ from homoexport.evaluate.classification import label_indices, label_places, name
 from homoexport.evaluate.data import columns_of_task, judged_data
 from homoexport.evaluate.estimate import Quality
 from homoexport.evaluate.examples import MAX_COMPARED, Examples, drawn_rows, read_examples, read_for
-from homoexport.evaluate.gate import Gate, check_gate
+from homoexport.workflow.gate import Gate, check_gate
 from homoexport.evaluate.glue import GLUE, read_glue
 from homoexport.evaluate.masked_lm import masked_lm_qualities
 from homoexport.evaluate.models import check_whole, digest_of_source, open_model, package_of_file

@@ -14,8 +14,8 @@ import numpy as np
 
 from homoexport.errors import PackageError, TextError
 from homoexport.evaluate.estimate import FloatArray, Quality, RankCorrelation, estimate
-from homoexport.inference import FloatArray as Logits
-from homoexport.inference import Package, Text
+from homoexport.runtime.inference import FloatArray as Logits
+from homoexport.runtime.inference import Package, Text
 
 
 def label_agreement(reference: Sequence[Logits], logits: Sequence[Logits], *, seed: int) -> Quality:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from homoexport.errors import TextError, UserError
 from homoexport.evaluate.models import open_model
 from homoexport.evaluate.tasks import described
-from homoexport.inference import Package
+from homoexport.runtime.inference import Package
 
 
 def evaluate_on_mteb(

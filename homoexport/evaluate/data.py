@@ -8,7 +8,7 @@ from typing import Literal
 from homoexport.errors import UserError
 from homoexport.evaluate.examples import Examples, read_examples, read_tagged
 from homoexport.evaluate.glue import GLUE, read_glue
-from homoexport.recipe import JudgedTask
+from homoexport.documents.recipe import JudgedTask
 
 EvalTask = Literal["sts", "fidelity", "masked-lm", "classification", "tagging"]
 Split = Literal["train", "dev"]

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from homoexport.artifact import digest_of
+from homoexport.documents.artifact import digest_of
 from homoexport.errors import TextError
-from homoexport.inference import Text
-from homoexport.recipe import TextSource
+from homoexport.runtime.inference import Text
+from homoexport.documents.recipe import TextSource
 
 MAX_COMPARED = 1000  # texts, each with every other: half a million pairs; more would cost their square
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 from homoexport.errors import TextError
 from homoexport.evaluate.examples import Examples
-from homoexport.inference import Text
+from homoexport.runtime.inference import Text
 
 Split = Literal["train", "dev"]
 HUB = "nyu-mll/glue"
@@ -198,7 +198,7 @@ def _rows(path: Path, task: GlueTask) -> list[tuple[Text, str]]:
 
 def _from_hub(task: GlueTask, split: Split) -> Examples:
     # Imported here: `datasets` takes a second.
-    from homoexport.recipe import TextSource
+    from homoexport.documents.recipe import TextSource
     from homoexport.text.sources import load_hub
 
     config, judged, text, pair = task.hub

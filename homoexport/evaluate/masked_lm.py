@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from homoexport.errors import PackageError, TextError
 from homoexport.evaluate.estimate import FloatArray, Quality, estimate
-from homoexport.inference import Package
+from homoexport.runtime.inference import Package
 
 _BATCH = 8  # the logits of 8 × 128 tokens over 30,522 words are 125 MB
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from homoexport.artifact import MANIFEST, digest_of, read_manifest, sha256_file, verify
+from homoexport.documents.artifact import MANIFEST, digest_of, read_manifest, sha256_file, verify
 from homoexport.errors import PackageError
-from homoexport.inference import Package, PackageDetails, Session, open_package, open_session
+from homoexport.runtime.inference import Package, PackageDetails, Session, open_package, open_session
 
 if TYPE_CHECKING:
     from homoexport.encoder import Encoder

@@ -14,7 +14,7 @@ from homoexport.evaluate.estimate import Quality
 from homoexport.evaluate.examples import MAX_COMPARED, drawn_rows
 from homoexport.evaluate.masked_lm import masked_lm_qualities
 from homoexport.evaluate.similarity import similarity_quality
-from homoexport.inference import FloatArray, Package, open_package
+from homoexport.runtime.inference import FloatArray, Package, open_package
 
 
 def evaluate_packages(

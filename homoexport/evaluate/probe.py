@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from homoexport.errors import TextError
 from homoexport.evaluate.classification import label_indices
 from homoexport.evaluate.examples import Examples, drawn_rows
-from homoexport.inference import Package
+from homoexport.runtime.inference import Package
 
 MAX_TRAIN = 5000  # a quarter of a minute for a small encoder
 

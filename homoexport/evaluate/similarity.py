@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from homoexport.errors import TextError
 from homoexport.evaluate.estimate import FloatArray, Quality, RankCorrelation, correlation, estimate
-from homoexport.inference import Package
+from homoexport.runtime.inference import Package
 
 _TEXT_RESAMPLES = 200  # of N texts; each costs a pass over N²/2 pairs
 

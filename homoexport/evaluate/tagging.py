@@ -17,7 +17,7 @@ from homoexport.errors import PackageError, TextError
 from homoexport.evaluate.classification import LabelCounts, f1, label_indices
 from homoexport.evaluate.estimate import FloatArray, Quality, estimate
 from homoexport.evaluate.examples import Examples
-from homoexport.inference import Package
+from homoexport.runtime.inference import Package
 
 _BEGIN_OR_END = ("B", "I", "E", "S")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from homoexport.artifact import staged, write_json, write_manifest
+from homoexport.documents.artifact import staged, write_json, write_manifest
 from homoexport.errors import PackageError, TextError, UserError
 from homoexport.evaluate.agreement import check_comparable, decision_logits, label_agreement
 from homoexport.evaluate.classification import classification_qualities, label_indices, names_of, score_qualities
@@ -22,7 +22,7 @@ from homoexport.evaluate.probe import probe_logits
 from homoexport.evaluate.retrieval import retrieval_qualities
 from homoexport.evaluate.similarity import similarity_quality, sts_qualities
 from homoexport.evaluate.tagging import tagging_qualities
-from homoexport.inference import Package
+from homoexport.runtime.inference import Package
 
 EVALUATION_FILE = "evaluation.json"
 

@@ -4,7 +4,7 @@ from homoexport.export.choose import embeddings_of, schemes_for
 from homoexport.export.forms import Form
 from homoexport.export.package import export_encoder
 from homoexport.export.quantize import Embeddings, Scheme
-from homoexport.export.template import Templates, refuse_blocks
+from homoexport.plan.template import Templates, refuse_blocks
 from homoexport.sample_text import SAMPLE_TEXT
 
 __all__ = [

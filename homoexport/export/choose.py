@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from homoexport.budget import QUALITY_LINE, Verdict
+from homoexport.documents.budget import QUALITY_LINE, Verdict
 from homoexport.errors import ParityError, UserError
 from homoexport.export.calibrate import Calibration
 from homoexport.export.candidates import Candidate, Maker

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from homoexport.artifact import verify
+from homoexport.documents.artifact import verify
 from homoexport.errors import UserError
 
 

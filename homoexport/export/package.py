@@ -11,7 +11,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from homoexport.artifact import output_errors, staged, write_manifest
+from homoexport.documents.artifact import output_errors, staged, write_manifest
 from homoexport.encoder import (
     OUTPUT_NAMES,
     SENTENCE_SETTINGS,

@@ -36,8 +36,8 @@ from homoexport.encoder import count_parameters, load_classifier, parent_of, sav
 from homoexport.errors import TrainingError
 from homoexport.finetune.fake_quant import Int8Simulation, simulated_int8
 from homoexport.host import available_cores
-from homoexport.inference import Text
-from homoexport.recipe import FinetuneSettings
+from homoexport.runtime.inference import Text
+from homoexport.documents.recipe import FinetuneSettings
 
 _TEACHER = "teacher_logits"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from homoexport.inference import PackageDetails
+from homoexport.runtime.inference import PackageDetails
 from homoexport.measure.process import Worker
 from homoexport.measure.results import ArenaStep, OpenLoop, RateFigures, StreamFigures
 from homoexport.measure.targets import OutOfMemory, Target

@@ -12,7 +12,7 @@ import numpy as np
 
 from homoexport.errors import PackageError, UserError
 from homoexport.host import library_versions
-from homoexport.inference import PackageDetails, load_tokenizer, read_package
+from homoexport.runtime.inference import PackageDetails, load_tokenizer, read_package
 from homoexport.measure.agreement import agreement
 from homoexport.measure.extras import (
     arena_steps,

@@ -11,7 +11,7 @@ from typing import Any
 
 from homoexport.errors import DeviceError, HomoexportError, PackageError
 from homoexport.measure.targets import OutOfMemory, Target
-from homoexport.worker import PROTOCOL_VERSION
+from homoexport.runtime.worker import PROTOCOL_VERSION
 
 _EXIT_SECONDS = 5.0
 

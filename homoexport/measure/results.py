@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from homoexport.budget import Verdict as BudgetVerdict
+from homoexport.documents.budget import Verdict as BudgetVerdict
 from homoexport.measure.intervals import Verdict
 from homoexport.measure.noise import Noise
 from homoexport.measure.timing import Failure

@@ -8,12 +8,12 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from homoexport.budget import LATENCY_LINES, THROUGHPUT, TIMED_LINES, Budget
+from homoexport.documents.budget import LATENCY_LINES, THROUGHPUT, TIMED_LINES, Budget
 from homoexport.errors import PackageError
 from homoexport.measure import TargetHost
 from homoexport.plan.shapes import Shape, shape_of
 from homoexport.plan.table import Figures, figures_of
-from homoexport.recipe import MeasureSettings
+from homoexport.documents.recipe import MeasureSettings
 
 FORMAT = 1  # of a plan as JSON
 # Room below a limit, so that a package that comes out as planned keeps it with its interval.

@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from homoexport.artifact import digest_of, read_json, write_json
+from homoexport.documents.artifact import digest_of, read_json, write_json
 from homoexport.encoder import OUTPUT_NAMES, Encoder, count_parameters, family_of, parameters_at
 from homoexport.errors import DoesNotFit, PackageError, UserError
 from homoexport.export import Embeddings, Form, Scheme, Templates, embeddings_of, refuse_blocks, schemes_for
@@ -26,7 +26,7 @@ from homoexport.host import available_cores, library_versions
 from homoexport.measure import FileFigures, cache_folder, host_of, time_files
 from homoexport.plan.shapes import Shape, shape_of
 from homoexport.plan.table import DEEP, Figures, Table, figures_of, shapes_to_measure, table_of
-from homoexport.recipe import ExportSettings, MeasureSettings
+from homoexport.documents.recipe import ExportSettings, MeasureSettings
 
 FORMAT = 6  # of what is remembered; raised when it, or what the figures mean, changes
 _GROUP = 6  # models that are measured at a time, besides the one that all groups have

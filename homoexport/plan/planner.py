@@ -16,8 +16,8 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from homoexport.artifact import digest_of, read_json, sha256_file
-from homoexport.budget import TIMED_LINES, Budget
+from homoexport.documents.artifact import digest_of, read_json, sha256_file
+from homoexport.documents.budget import TIMED_LINES, Budget
 from homoexport.distill import TASKS, Retention, teacher_retention
 from homoexport.encoder import Encoder, family_of, load_encoder, max_length_of, parameters_at, weights_digest
 from homoexport.errors import BudgetError, PackageError, RecipeError
@@ -26,7 +26,7 @@ from homoexport.plan.choice import LIGHTER, Check, Limits, Plan, Row, best_of
 from homoexport.plan.lab import Lab, keep
 from homoexport.plan.shapes import Shape, candidates
 from homoexport.plan.table import DEEP, ONE, Figures, Table, byte_features, tails_of, with_tails
-from homoexport.recipe import DistillSettings, ExportSettings, MeasureSettings
+from homoexport.documents.recipe import DistillSettings, ExportSettings, MeasureSettings
 from homoexport.sample_text import SAMPLE_TEXT
 
 _SENSITIVITY = 2  # raised whenever what is remembered of it would be another

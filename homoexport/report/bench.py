@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from homoexport.artifact import write_json, write_manifest
-from homoexport.budget import verdict_of
+from homoexport.documents.artifact import write_json, write_manifest
+from homoexport.documents.budget import verdict_of
 from homoexport.report.markdown import PLOTS, REPORT, markdown_table
 from homoexport.report.measured import GRID_HEAD, figure_rows, grid_rows, labels_of, measurement_remarks
 from homoexport.report.plots import STYLE

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from homoexport.artifact import output_errors, read_json
-from homoexport.budget import verdict_of
+from homoexport.documents.artifact import output_errors, read_json
+from homoexport.documents.budget import verdict_of
 from homoexport.errors import PackageError
-from homoexport.inference import TASK_OUTPUTS, PackageDetails, read_package
+from homoexport.runtime.inference import TASK_OUTPUTS, PackageDetails, read_package
 from homoexport.report.measured import measurement_remarks
 from homoexport.report.plots import homotopy_figure, latency_figure, terms_figure, width_of
 from homoexport.report.summary import SCHEMA_VERSION, verdicts_of

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from rich.text import Text
 
-from homoexport.artifact import staged, write_json, write_manifest
-from homoexport.budget import THROUGHPUT
+from homoexport.documents.artifact import staged, write_json, write_manifest
+from homoexport.documents.budget import THROUGHPUT
 from homoexport.report.markdown import PLOTS, REPORT, markdown_table
 from homoexport.report.plots import STYLE
 from homoexport.report.tables import conditions

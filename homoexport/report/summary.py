@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from homoexport.budget import Verdict, verdict_of
-from homoexport.inference import PackageDetails
+from homoexport.documents.budget import Verdict, verdict_of
+from homoexport.runtime.inference import PackageDetails
 
 SCHEMA_VERSION = 1
 _FIGURES = ("latency_p50_ms", "latency_p95_ms", "peak_rss_mb")

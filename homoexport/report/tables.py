@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from homoexport.budget import Verdict
+from homoexport.documents.budget import Verdict
 from homoexport.report.wording import budget_line, judgement, limit, megabytes, metric, parameters, quantity, ratio
 
 _STYLES = {True: "green", False: "bold red", None: "yellow"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from homoexport.budget import QUALITY_LINE, Verdict
+from homoexport.documents.budget import QUALITY_LINE, Verdict
 
 _LINES = {
     "latency_p50_ms": ("Latency p50", "ms"),

@@ -6,7 +6,7 @@ from itertools import islice
 from math import ceil
 
 from homoexport.errors import TextError
-from homoexport.recipe import TextSettings
+from homoexport.documents.recipe import TextSettings
 from homoexport.text.sentences import count_words, split_sentences
 from homoexport.text.sources import load_files, load_hub
 

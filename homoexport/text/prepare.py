@@ -18,9 +18,9 @@ import datasets
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from homoexport.artifact import digest_of
+from homoexport.documents.artifact import digest_of
 from homoexport.errors import RecipeError, TextError
-from homoexport.recipe import Objective, TextSettings, TextSource
+from homoexport.documents.recipe import Objective, TextSettings, TextSource
 from homoexport.text.corpus import Corpus, MapCorpus
 from homoexport.text.example import examples_from
 from homoexport.text.sequences import Columns, Sequencer, features_of, make_sequencer, name_of, tokenizer_digest

@@ -17,9 +17,9 @@ from typing import Any, Protocol
 import datasets
 from transformers import PreTrainedTokenizerBase
 
-from homoexport.artifact import digest_of
+from homoexport.documents.artifact import digest_of
 from homoexport.errors import TextError
-from homoexport.recipe import Objective, TextSettings, TextSource
+from homoexport.documents.recipe import Objective, TextSettings, TextSource
 from homoexport.text.example import IGNORED
 from homoexport.text.sentences import count_words, split_sentences
 

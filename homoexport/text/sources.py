@@ -27,7 +27,7 @@ import pyarrow.parquet  # type: ignore[import-untyped]
 
 from homoexport import packaged
 from homoexport.errors import TextError
-from homoexport.recipe import TextSource
+from homoexport.documents.recipe import TextSource
 from homoexport.text.delimited import delimited_rows
 
 FORMATS = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")

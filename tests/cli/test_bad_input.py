@@ -10,7 +10,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file, save_file
 
-from homoexport.artifact import write_manifest
+from homoexport.documents.artifact import write_manifest
 from tests.conftest import tiny_tokenizer, write_sentences
 
 

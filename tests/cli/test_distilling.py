@@ -10,7 +10,7 @@ import torch
 import yaml
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
-from homoexport.artifact import verify
+from homoexport.documents.artifact import verify
 from tests.conftest import tiny_bert, tiny_tokenizer, write_sentences
 
 SETTINGS = {"objective": "sentence-embedding", "steps": 10, "batch_size": 8, "prune_every": 1, "precision": "fp32"}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from homoexport.artifact import verify
+from homoexport.documents.artifact import verify
 from homoexport.cli.evaluating import Judged
 from homoexport.evaluate import GLUE
 from tests.measure.tiny_onnx import weights, write_package

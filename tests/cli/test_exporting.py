@@ -11,7 +11,7 @@ import onnxruntime as ort
 import onnxruntime_extensions
 import pytest
 
-from homoexport.artifact import verify, write_manifest
+from homoexport.documents.artifact import verify, write_manifest
 from homoexport.encoder import load_encoder, save_encoder
 from homoexport.sample_text import SAMPLE_TEXT
 from tests.conftest import BERT_TINY, MINILM, sentence_vectors, tiny_bert, tiny_tokenizer

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from homoexport import finetuning
-from homoexport.artifact import verify
+from homoexport.documents.artifact import verify
 from homoexport.evaluate import GLUE
-from homoexport.recipe import FinetuneRecipe, parse_as, read_recipe_tree
+from homoexport.documents.recipe import FinetuneRecipe, parse_as, read_recipe_tree
 from tests.conftest import tiny_bert, tiny_tokenizer
 from tests.snippets import snippets
 

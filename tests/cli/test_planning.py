@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from homoexport.artifact import verify
+from homoexport.documents.artifact import verify
 from homoexport.errors import BudgetError
 from tests.conftest import MINILM
 from tests.plan.test_choice import plan
@@ -131,7 +131,7 @@ def test_runs_of_the_docs_are_recipes(homoexport, monkeypatch):
         raise BudgetError("enough")
 
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("homoexport.pipeline.run_recipe", keep)
+    monkeypatch.setattr("homoexport.workflow.run.run_recipe", keep)
     for block in snippets("planning.md", "The loop", "bash"):
         for command in block.splitlines():
             assert homoexport(*shlex.split(command)[1:]).code == 2

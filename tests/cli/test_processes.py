@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from homoexport.artifact import verify
+from homoexport.documents.artifact import verify
 from tests.conftest import write_sentences
 
 pytestmark = pytest.mark.processes

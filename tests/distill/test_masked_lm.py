@@ -6,7 +6,7 @@ import pytest
 
 from homoexport.distill import new_run, open_job, target_of
 from homoexport.distill.evaluation import held_out_loss
-from homoexport.recipe import DistillSettings, StudentShape, TextSettings, TextSource
+from homoexport.documents.recipe import DistillSettings, StudentShape, TextSettings, TextSource
 from tests.conftest import BERT_TINY
 
 TEXT = TextSettings(

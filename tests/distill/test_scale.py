@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from homoexport.artifact import verify
+from homoexport.documents.artifact import verify
 from homoexport.distill import LOG, distill
 from homoexport.errors import RecipeError
 from tests.distill.test_loop import SHAPE, run_of, settings_of, text_of

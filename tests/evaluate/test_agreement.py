@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 
 from homoexport.errors import PackageError, TextError
 from homoexport.evaluate import evaluate_packages, label_agreement
-from homoexport.inference import open_package
+from homoexport.runtime.inference import open_package
 from tests.measure.tiny_onnx import weights, write_package
 
 TEXTS = [f"w{i} w{i * 7 % 50} w{i * i % 40}" for i in range(30)]

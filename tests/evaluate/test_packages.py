@@ -6,7 +6,7 @@ import pytest
 
 from homoexport.errors import PackageError, TextError
 from homoexport.evaluate import evaluate_packages, masked_lm_qualities, similarity_fidelity
-from homoexport.inference import open_package
+from homoexport.runtime.inference import open_package
 from tests.measure.tiny_onnx import weights, write_package
 
 TEXTS = [f"w{i} w{i * 7 % 50} w{i * i % 40}" for i in range(30)]

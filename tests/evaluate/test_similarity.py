@@ -8,7 +8,7 @@ from homoexport.errors import TextError
 from homoexport.evaluate import similarity_fidelity, sts_spearman
 from homoexport.evaluate.estimate import RankCorrelation, estimate
 from homoexport.evaluate.similarity import similarity_quality
-from homoexport.inference import open_package
+from homoexport.runtime.inference import open_package
 from tests.measure.tiny_onnx import write_package
 
 

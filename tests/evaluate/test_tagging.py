@@ -18,7 +18,7 @@ from homoexport.evaluate import Examples, evaluate_models
 from homoexport.evaluate.examples import read_tagged
 from homoexport.evaluate.models import torch_package
 from homoexport.evaluate.tagging import _labels_of_words, spans
-from homoexport.inference import open_package
+from homoexport.runtime.inference import open_package
 from tests.conftest import MINILM
 from tests.measure.tiny_onnx import weights, write_package
 

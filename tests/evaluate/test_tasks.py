@@ -9,13 +9,13 @@ import pytest
 import torch
 from scipy import stats
 
-from homoexport.artifact import write_manifest
+from homoexport.documents.artifact import write_manifest
 from homoexport.encoder import load_encoder
 from homoexport.errors import PackageError, TeacherError, TextError, UserError
 from homoexport.evaluate import Examples, digest_of_source, evaluate_models, open_model, read_examples
 from homoexport.evaluate.models import torch_package
 from homoexport.evaluate.retrieval import retrieval_qualities
-from homoexport.inference import open_package
+from homoexport.runtime.inference import open_package
 from tests.conftest import MINILM, sentence_vectors, tiny_model, tiny_tokenizer
 from tests.measure.tiny_onnx import WORDS, weights, write_package
 

@@ -13,7 +13,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from homoexport.artifact import verify
+from homoexport.documents.artifact import verify
 from homoexport.errors import DeviceError
 from homoexport.export import candidates, choose, export_encoder
 from homoexport.export.candidates import Candidate

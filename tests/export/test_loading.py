@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 from transformers import AutoConfig
 
-from homoexport.artifact import verify
+from homoexport.documents.artifact import verify
 from homoexport.encoder import load_encoder, save_encoder
 from homoexport.export import export_encoder
 from homoexport.export.candidates import Maker

@@ -17,7 +17,7 @@ import torch
 import yaml
 from transformers import AutoTokenizer
 
-from homoexport.artifact import verify
+from homoexport.documents.artifact import verify
 from homoexport.encoder import load_encoder
 from homoexport.errors import OutputError, PackageError, ParityError, UserError
 from homoexport.export import SAMPLE_TEXT, candidates, export_encoder
@@ -25,7 +25,7 @@ from homoexport.export.hub import push_to_hub
 from homoexport.export.ladder import make_batches
 from homoexport.export.parity import FEWER_BITS_MIN_COSINE, check_parity
 from homoexport.export.strings import extensions_library
-from homoexport.inference import open_package
+from homoexport.runtime.inference import open_package
 from tests.conftest import BERT_TINY, MINILM, tiny_model, tiny_tokenizer
 
 TEXTS = ["w1", "w5 w6 w7 w8 w9 w10 w11 w12", "w20 w21 w22", "w3 w4 " * 20]

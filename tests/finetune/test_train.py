@@ -18,7 +18,7 @@ from homoexport.evaluate import open_model
 from homoexport.finetune import FinetuneProgress, finetune
 from homoexport.finetune.fake_quant import round_columns
 from homoexport.finetune.train import distance_to_teacher
-from homoexport.recipe import FinetuneSettings
+from homoexport.documents.recipe import FinetuneSettings
 
 RNG = np.random.default_rng(0)
 TEXTS = [" ".join(f"w{word}" for word in RNG.integers(2, 60, 3 + i % 5)) + f" w{i % 2}" for i in range(128)]

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from homoexport.errors import HomoexportError, PackageError
-from homoexport.inference import open_package
+from homoexport.runtime.inference import open_package
 from homoexport.measure.process import Worker
 from homoexport.measure.targets import KINDS, Target, find_target
-from homoexport.worker import PROTOCOL_VERSION
+from homoexport.runtime.worker import PROTOCOL_VERSION
 from tests.measure.tiny_onnx import weights, write_encoder, write_package
 
 pytestmark = pytest.mark.processes

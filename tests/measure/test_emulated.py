@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from homoexport.artifact import write_manifest
+from homoexport.documents.artifact import write_manifest
 from homoexport.errors import DeviceError
-from homoexport.inference import read_package
+from homoexport.runtime.inference import read_package
 from homoexport.measure import Extras, measure_packages, targets
 from homoexport.measure.process import Worker
 from homoexport.measure.targets import LocalCpu, OutOfMemory, debian_tree, emulated

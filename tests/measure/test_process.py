@@ -13,11 +13,11 @@ import pytest
 
 from homoexport.errors import DeviceError, HomoexportError, PackageError
 from homoexport.host import available_cores
-from homoexport.inference import open_package
+from homoexport.runtime.inference import open_package
 from homoexport.measure.process import Worker
 from homoexport.measure.targets import LocalCpu
 from homoexport.measure.targets.protocol import build_worker
-from homoexport.worker.model import Model
+from homoexport.runtime.worker.model import Model
 from tests.measure.tiny_onnx import weights, write_encoder, write_package
 
 pytestmark = pytest.mark.processes
@@ -59,7 +59,7 @@ def test_worker_imports_the_runtime_and_none_of_the_frameworks(worker: Worker, t
     modules = {name.partition(".")[0] for name in names}
     assert {"numpy", "onnxruntime"} <= modules
     assert not modules & {"torch", "transformers", "tokenizers", "onnx", "scipy"}
-    ours = {name for name in names if name.startswith("homoexport.") and not name.startswith("homoexport.worker")}
+    ours = {name for name in names if name.startswith("homoexport.") and not name.startswith("homoexport.runtime.worker")}
     assert ours == {"homoexport.host", "homoexport.cgroup"}
 
 

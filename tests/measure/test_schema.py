@@ -9,7 +9,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from homoexport.budget import Verdict
+from homoexport.documents.budget import Verdict
 from homoexport.errors import UserError
 from homoexport.measure import Grid, extras, json_schema, measure_packages, read_results
 from homoexport.measure.measurement import Extras

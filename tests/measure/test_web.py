@@ -19,10 +19,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from homoexport.artifact import write_manifest
+from homoexport.documents.artifact import write_manifest
 from homoexport.errors import DeviceError, PackageError
 from homoexport.host import available_cores
-from homoexport.inference import read_package
+from homoexport.runtime.inference import read_package
 from homoexport.measure import measure_packages, targets
 from homoexport.measure.process import Worker
 from homoexport.measure.targets import OutOfMemory

@@ -28,7 +28,7 @@ from homoexport.measure.targets.web import (
 from homoexport.measure.web import site as site_module
 from homoexport.measure.web.bridge import padded_batches, random_batch
 from homoexport.measure.web.site import Site
-from homoexport.worker.model import Model
+from homoexport.runtime.worker.model import Model
 from tests.measure.tiny_onnx import weights, write_encoder
 
 WORKER_JS = Path(site_module.__file__).parent / "worker.js"

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from homoexport.budget import Budget
+from homoexport.documents.budget import Budget
 from homoexport.measure import TargetHost
 from homoexport.plan import Check, Limits, Plan, Row, Shape, plan_of
 from homoexport.plan.choice import best_of
 from homoexport.plan.table import Figures
-from homoexport.recipe import MeasureSettings
+from homoexport.documents.recipe import MeasureSettings
 
 
 def row(layers: int, hidden: int, *, p50: float, retained: float, ffn: int | None = None) -> Row:

@@ -13,7 +13,7 @@ from homoexport.export import Form
 from homoexport.measure import FileFigures
 from homoexport.plan import lab
 from homoexport.plan.shapes import Shape, candidates
-from homoexport.recipe import DistillSettings, ExportSettings, MeasureSettings
+from homoexport.documents.recipe import DistillSettings, ExportSettings, MeasureSettings
 from tests.conftest import tiny_bert, tiny_tokenizer
 
 SETTINGS = DistillSettings(objective="sentence-embedding", steps=1, batch_size=2)

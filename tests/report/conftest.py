@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from homoexport.artifact import read_manifest, write_json, write_manifest
-from homoexport.budget import Budget, Verdict, judge
+from homoexport.documents.artifact import read_manifest, write_json, write_manifest
+from homoexport.documents.budget import Budget, Verdict, judge
 from homoexport.report import summarize
 from tests.conftest import tiny_tokenizer
 from tests.measure.tiny_onnx import weights, write_package

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from homoexport.artifact import write_json
+from homoexport.documents.artifact import write_json
 from homoexport.errors import PackageError
-from homoexport.inference import open_package
+from homoexport.runtime.inference import open_package
 from homoexport.report import rebuild_report, write_report
 
 

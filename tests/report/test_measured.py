@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from homoexport.artifact import verify
+from homoexport.documents.artifact import verify
 from homoexport.report import measurement_remarks, need_lines, write_bench_report
 from homoexport.report.bench import heat_figure
 from homoexport.report.measured import figure_rows, grid_rows, labels_of

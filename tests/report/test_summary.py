@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from homoexport.budget import Verdict
+from homoexport.documents.budget import Verdict
 from homoexport.report import budget_kept, summarize, verdicts_of
 from homoexport.report.tables import conditions, summary_rows
 

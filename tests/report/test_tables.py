@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from homoexport.budget import Verdict
+from homoexport.documents.budget import Verdict
 from homoexport.report import measurement_table, summary_table, verdict_lines
 from homoexport.report.wording import megabytes, number, parameters, ratio
 

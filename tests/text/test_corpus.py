@@ -10,7 +10,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from homoexport.errors import TextError
-from homoexport.recipe import TextSettings, TextSource
+from homoexport.documents.recipe import TextSettings, TextSource
 from homoexport.text import Corpus, Example, prepare_text
 from homoexport.text.corpus import locate_position
 

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from homoexport import packaged
 from homoexport.errors import RecipeError, TextError
-from homoexport.recipe import Objective, TextSettings, TextSource
+from homoexport.documents.recipe import Objective, TextSettings, TextSource
 from homoexport.text import Corpus, Example, prepare_text
 
 Sentence = Callable[[], str]

@@ -14,7 +14,7 @@ import datasets
 import pytest
 
 from homoexport.errors import TextError
-from homoexport.recipe import TextSource
+from homoexport.documents.recipe import TextSource
 from homoexport.text.sources import find_files, load_files, load_hub, read_rows
 
 ROWS = ['A row, with "quotes".', "Zweite Zeile: Äpfel.", "x" * 200_000]

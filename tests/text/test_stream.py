@@ -10,7 +10,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from homoexport.errors import TextError
-from homoexport.recipe import Objective, TextSettings, TextSource
+from homoexport.documents.recipe import Objective, TextSettings, TextSource
 from homoexport.text import Corpus, Example, merge_states, prepare_text, sources
 from homoexport.text.shards import VIRTUAL_SHARDS, shards_of_batch, shards_of_process
 from homoexport.text.stream import StreamCorpus

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from homoexport import packaged
 from homoexport.errors import TextError
-from homoexport.recipe import Objective, TextSettings, TextSource
+from homoexport.documents.recipe import Objective, TextSettings, TextSource
 from homoexport.text import Corpus, prepare_text
 
 Sentence = Callable[[], str]

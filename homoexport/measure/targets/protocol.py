@@ -21,7 +21,7 @@ WORKER_FILE = "worker.pyz"
 
 _PACKAGE = Path(homoexport.__file__).parent
 _WORKER_SOURCES = ("__init__.py", "host.py", "cgroup.py")
-_WORKER_MAIN = "from homoexport.worker.serve import main\n\nmain()\n"
+_WORKER_MAIN = "from homoexport.runtime.worker.serve import main\n\nmain()\n"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest date of the format: the same sources are the same bytes
 
 

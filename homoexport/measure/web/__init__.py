@@ -1,12 +1,12 @@
 """The worker of the `web` target: onnxruntime-web in headless Chromium, behind the worker's own protocol.
 
-`bridge` reads the parent's commands on stdin and answers on stdout (see `homoexport.worker`). It serves
+`bridge` reads the parent's commands on stdin and answers on stdout (see `homoexport.runtime.worker`). It serves
 `page.html`, `worker.js`, the runtime and the model to a browser on this machine; the page asks it for
 commands over HTTP (long polling), so no driver is needed. Between the two stands `keeper`, a process that
 starts the browser and outlives the bridge, to end the browser and remove its profile however the bridge ends.
 
 The bridge runs from a zip file without the rest of `homoexport.measure`, which would take a second to import;
-it needs the standard library, numpy, `homoexport.host` and `homoexport.worker.machine`.
+it needs the standard library, numpy, `homoexport.host` and `homoexport.runtime.worker.machine`.
 """
 
 DEVICE_STATUS = 3

@@ -1,4 +1,4 @@
-"""The bridge's loop: the worker's protocol (see `homoexport.worker`) on one side, a page in a browser on the other.
+"""The bridge's loop: the worker's protocol (see `homoexport.runtime.worker`) on one side, a page in a browser on the other.
 
 What the page can do is its own (`worker.js`); the token ids come from numpy, so that they are the ones that
 every other target takes, and memory and processor time come from the kernel.
@@ -26,8 +26,8 @@ from homoexport.host import describe_host
 from homoexport.measure.web import DEVICE_STATUS, MEMORY_SIGNS
 from homoexport.measure.web.browser import Browser, peak_bytes, resident_bytes, rest, watch
 from homoexport.measure.web.site import Site
-from homoexport.worker import PROTOCOL_VERSION
-from homoexport.worker.machine import counters
+from homoexport.runtime.worker import PROTOCOL_VERSION
+from homoexport.runtime.worker.machine import counters
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
@@ -35,7 +35,7 @@ import numpy as np
 
 _CRASHED = "the page crashed, most likely for want of memory"
 _START_SECONDS = 60.0
-_STEADY = 0.98  # as in `homoexport.worker.model`
+_STEADY = 0.98  # as in `homoexport.runtime.worker.model`
 # Two names of one machine are two sites, so the page with the model gets a process of its own.
 _BARE_HOST, _MODEL_HOST = "localhost", "127.0.0.1"
 Batch = dict[str, list[list[int]]]

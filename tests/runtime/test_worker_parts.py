@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from homoexport.worker import machine, traffic
-from homoexport.worker.around import time_post_processing, time_tokenizing
-from homoexport.worker.machine import EnergyMeter, counters, spin
-from homoexport.worker.model import Model
+from homoexport.runtime.worker import machine, traffic
+from homoexport.runtime.worker.around import time_post_processing, time_tokenizing
+from homoexport.runtime.worker.machine import EnergyMeter, counters, spin
+from homoexport.runtime.worker.model import Model
 from tests.measure.tiny_onnx import weights, write_encoder, write_tokenizer
 
 

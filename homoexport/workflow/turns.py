@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from homoexport.artifact import read_json, read_manifest
-from homoexport.bench import judge_result
-from homoexport.budget import THROUGHPUT, Budget, Verdict
+from homoexport.documents.artifact import read_json, read_manifest
+from homoexport.workflow.measure import judge_result
+from homoexport.documents.budget import THROUGHPUT, Budget, Verdict
 from homoexport.distill import forget_state
 from homoexport.plan import Plan, Row, Shape
 

@@ -11,10 +11,10 @@ import pytest
 from sklearn.metrics import accuracy_score, matthews_corrcoef
 
 from homoexport import finetuning
-from homoexport.artifact import read_json, read_manifest, verify, write_manifest
+from homoexport.documents.artifact import read_json, read_manifest, verify, write_manifest
 from homoexport.errors import OutputError, PackageError, RecipeError, TeacherError, TextError
 from homoexport.evaluate import Examples, open_model
-from homoexport.finetuning import (
+from homoexport.workflow.finetune import (
     LabelledTask,
     Listener,
     drawn,
@@ -24,7 +24,7 @@ from homoexport.finetuning import (
     own_task,
     teachers_of,
 )
-from homoexport.recipe import FinetuneRecipe, FinetuneSettings
+from homoexport.documents.recipe import FinetuneRecipe, FinetuneSettings
 
 TEXTS = tuple(f"w{i % 37 + 2} w{i % 11} w{i % 2}" for i in range(64))
 LABELS = tuple("no" if i % 2 else "yes" for i in range(64))

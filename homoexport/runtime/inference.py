@@ -17,7 +17,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from homoexport.artifact import verify
+from homoexport.documents.artifact import verify
 from homoexport.errors import PackageError, UserError
 
 FloatArray = NDArray[np.float32]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from homoexport.worker.model import Feeds, Model
+from homoexport.runtime.worker.model import Feeds, Model
 
 _TOP = 5
 

@@ -30,7 +30,7 @@ from homoexport.distill.micro_batch import MicroBatch
 from homoexport.distill.probe import probe_loss
 from homoexport.encoder import Encoder, Family, Slot, Widths, family_of, max_length_of
 from homoexport.errors import TextError
-from homoexport.recipe import Objective
+from homoexport.documents.recipe import Objective
 
 _BATCH, _MAX_TOKENS = 8, 64
 _ATTENTION = ("query_key", "value_out")

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from homoexport.budget import QUALITY_LINE, Verdict
+from homoexport.documents.budget import QUALITY_LINE, Verdict
 from homoexport.errors import RecipeError, TextError
 from homoexport.evaluate.data import EvalTask, judged_data
 from homoexport.evaluate.estimate import Quality
 from homoexport.evaluate.examples import Examples
 from homoexport.evaluate.tasks import Evaluation, check_labels
-from homoexport.inference import Package
-from homoexport.recipe import QualitySettings
+from homoexport.runtime.inference import Package
+from homoexport.documents.recipe import QualitySettings
 from homoexport.sample_text import SAMPLE_TEXT
 
 _LESS_IS_BETTER = ("loss", "perplexity", "calibration_error")

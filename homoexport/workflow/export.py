@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from homoexport.artifact import refuse_existing
-from homoexport.budget import Verdict
+from homoexport.documents.artifact import refuse_existing
+from homoexport.documents.budget import Verdict
 from homoexport.distill import HELD_OUT
 from homoexport.encoder import OUTPUT_NAMES, Task, load_encoder, max_length_of
 from homoexport.evaluate import Gate, package_of_file
 from homoexport.export import export_encoder
 from homoexport.host import available_cores
 from homoexport.measure import answers_of_file, host_of, rank_files
-from homoexport.recipe import ExportSettings, MeasureSettings
+from homoexport.documents.recipe import ExportSettings, MeasureSettings
 
 
 def export_folder(

@@ -18,11 +18,11 @@ import torch
 import yaml
 from transformers import AutoModel, AutoTokenizer
 
-from homoexport.artifact import verify
-from homoexport.bench import judge_result, measure
-from homoexport.budget import Budget
+from homoexport.documents.artifact import verify
+from homoexport.workflow.measure import judge_result, measure
+from homoexport.documents.budget import Budget
 from homoexport.errors import DeviceError
-from homoexport.inference import open_package
+from homoexport.runtime.inference import open_package
 from homoexport.measure.timing import Failure
 from tests.conftest import BERT_TINY, write_sentences
 
@@ -152,7 +152,7 @@ def test_a_teacher_that_does_not_fit_the_device_is_left_out(homoexport, recipe, 
         measured = measure(packages[1:], settings, **rest)
         return replace(measured, failures=(Failure(str(packages[0]), "load", "needs more than it was given"),))
 
-    monkeypatch.setattr("homoexport.pipeline.measure", without_teacher)
+    monkeypatch.setattr("homoexport.workflow.run.measure", without_teacher)
     outcome = homoexport("run", recipe(file_mb=5), "-o", tmp_path / "run")
     assert outcome.code == 0, outcome.err
     assert "does not fit" in outcome.out

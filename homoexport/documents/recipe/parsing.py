@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from homoexport.errors import RecipeError
-from homoexport.recipe.run import Recipe
+from homoexport.documents.recipe.run import Recipe
 
 _Kind = TypeVar("_Kind", bound=BaseModel)
 

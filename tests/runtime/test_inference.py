@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from homoexport.artifact import write_manifest
+from homoexport.documents.artifact import write_manifest
 from homoexport.errors import PackageError, UserError
-from homoexport.inference import open_package, read_package
+from homoexport.runtime.inference import open_package, read_package
 from tests.measure.tiny_onnx import WORDS, weights, write_package
 
 TEXTS = ["w1 w2 w3", "", "w4", "w5 w6 w7 w8 w9 w10", "w1 unheard", "w2 " * 40]
@@ -155,5 +155,5 @@ def test_missing_tokenizer_and_wrong_settings_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.processes
 def test_inference_needs_neither_torch_nor_transformers() -> None:
-    code = "import sys, homoexport.inference; print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    code = "import sys, homoexport.runtime.inference; print([m for m in ('torch', 'transformers') if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from homoexport.errors import RecipeError
 from homoexport.measure import find_target
-from homoexport.recipe import FinetuneRecipe, Recipe, load_recipe, parse_as, parse_recipe, read_recipe_tree, with_target
+from homoexport.documents.recipe import FinetuneRecipe, Recipe, load_recipe, parse_as, parse_recipe, read_recipe_tree, with_target
 from tests.snippets import snippets
 
 FOLDER = Path(__file__).parents[1] / "recipes"

@@ -1,4 +1,4 @@
-"""The worker's loop: greet, then answer requests. See `homoexport.worker` for the protocol."""
+"""The worker's loop: greet, then answer requests. See `homoexport.runtime.worker` for the protocol."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ import numpy as np
 import onnxruntime as ort
 
 from homoexport.host import describe_host
-from homoexport.worker import PROTOCOL_VERSION
-from homoexport.worker.around import time_post_processing, time_tokenizing
-from homoexport.worker.machine import (
+from homoexport.runtime.worker import PROTOCOL_VERSION
+from homoexport.runtime.worker.around import time_post_processing, time_tokenizing
+from homoexport.runtime.worker.machine import (
     EnergyMeter,
     allowed_cores,
     counters,
@@ -33,8 +33,8 @@ from homoexport.worker.machine import (
     rss_bytes,
     spin,
 )
-from homoexport.worker.model import Model
-from homoexport.worker.traffic import run_arrivals, run_streams
+from homoexport.runtime.worker.model import Model
+from homoexport.runtime.worker.traffic import run_arrivals, run_streams
 
 _REST_SECONDS = 0.01
 _REST_TRIES = 100

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from homoexport.artifact import digest_of
-from homoexport.budget import Budget
-from homoexport.recipe.sections import (
+from homoexport.documents.artifact import digest_of
+from homoexport.documents.budget import Budget
+from homoexport.documents.recipe.sections import (
     NAME,
     SEED_STUDENTS,
     DistillSettings,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from homoexport.budget import Budget, judge, proven
+from homoexport.documents.budget import Budget, judge, proven
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from homoexport.artifact import verify
-from homoexport.bench import measure
+from homoexport.documents.artifact import verify
+from homoexport.workflow.measure import measure
 from homoexport.distill.loop import Run, StepReport
 from homoexport.distill.micro_batch import MicroBatch
 from homoexport.measure.timing import Failure
@@ -91,7 +91,7 @@ def stopped_at(monkeypatch, homoexport, run: Path, recipe: Path, name: str) -> N
         raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"homoexport.pipeline.{name}", stop)
+        patch.setattr(f"homoexport.workflow.run.{name}", stop)
         with pytest.raises(Stop):
             homoexport("run", recipe, "-o", run, *(["--resume"] if run.exists() else []))
 
@@ -161,7 +161,7 @@ def test_student_that_the_target_cannot_hold_is_pruned_on(homoexport, recipe, tm
         failure = Failure(str(asked[-1]), "load", "needs more than it was given")
         return replace(measured, results=measured.results[:1], failures=(failure,))
 
-    monkeypatch.setattr("homoexport.pipeline.measure", crowded)
+    monkeypatch.setattr("homoexport.workflow.run.measure", crowded)
     run = tmp_path / "run"
     outcome = homoexport("run", recipe(file_mb="1MB"), "-o", run, "--json")
     assert outcome.code == 0, outcome.err

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from homoexport.worker.model import Model
+from homoexport.runtime.worker.model import Model
 
 
 def run_streams(model: Model, streams: int, seconds: float) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from homoexport.budget import LATENCY_LINES, THROUGHPUT, TIMED_LINES, Budget, Verdict, judge
+from homoexport.documents.budget import LATENCY_LINES, THROUGHPUT, TIMED_LINES, Budget, Verdict, judge
 from homoexport.errors import DeviceError, TextError, UserError
 from homoexport.measure import (
     Extras,
@@ -21,7 +21,7 @@ from homoexport.measure import (
     measure_packages,
     rounds_of,
 )
-from homoexport.recipe import MeasureSettings
+from homoexport.documents.recipe import MeasureSettings
 
 
 def measure(

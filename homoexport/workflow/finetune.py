@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from homoexport.artifact import (
+from homoexport.documents.artifact import (
     MANIFEST,
     RUN_MARK,
     digest_of,
@@ -45,8 +45,8 @@ from homoexport.evaluate import (
     read_glue,
 )
 from homoexport.finetune import FinetuneProgress, finetune
-from homoexport.inference import Text
-from homoexport.recipe import FinetuneRecipe, FinetuneSettings
+from homoexport.runtime.inference import Text
+from homoexport.documents.recipe import FinetuneRecipe, FinetuneSettings
 
 KIND = "finetuning"
 SUMMARY = "summary.json"

@@ -4,9 +4,9 @@ An unknown key is refused with the nearest known one. Algorithms never see a rec
 and leaves get plain values.
 """
 
-from homoexport.recipe.parsing import load_recipe, parse_as, parse_recipe, read_recipe_tree, with_target
-from homoexport.recipe.run import FinetuneRecipe, PlanRecipe, Recipe
-from homoexport.recipe.sections import (
+from homoexport.documents.recipe.parsing import load_recipe, parse_as, parse_recipe, read_recipe_tree, with_target
+from homoexport.documents.recipe.run import FinetuneRecipe, PlanRecipe, Recipe
+from homoexport.documents.recipe.sections import (
     GLUE_TASKS,
     SEED_STUDENTS,
     AttentionKind,

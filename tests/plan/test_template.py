@@ -119,7 +119,7 @@ def test_packed_weights_are_refused(tmp_path: Path) -> None:
 
 
 def test_every_family_has_odd_sizes() -> None:
-    from homoexport.export.template import _odd_widths
+    from homoexport.plan.template import _odd_widths
 
     for kind in FAMILY_CONFIGS:
         encoder = encoder_of(kind, "model", Path())

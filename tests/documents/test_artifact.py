@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from homoexport.artifact import (
+from homoexport.documents.artifact import (
     output_errors,
     read_manifest,
     refuse_existing,

@@ -12,8 +12,8 @@ from scipy import stats
 
 from homoexport.errors import PackageError, RecipeError, TextError
 from homoexport.evaluate import Gate, check_gate
-from homoexport.inference import Package, open_package
-from homoexport.recipe import QualitySettings
+from homoexport.runtime.inference import Package, open_package
+from homoexport.documents.recipe import QualitySettings
 from tests.measure.tiny_onnx import weights, write_package
 
 RNG = np.random.default_rng(0)

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from homoexport.artifact import (
+from homoexport.documents.artifact import (
     MANIFEST,
     RUN_MARK,
     make_folder,
@@ -39,20 +39,20 @@ from homoexport.artifact import (
     write_manifest,
     write_run_mark,
 )
-from homoexport.bench import measure, refuse_emulated_latency, texts_of
-from homoexport.budget import TIMED_LINES, verdict_of
+from homoexport.workflow.measure import measure, refuse_emulated_latency, texts_of
+from homoexport.documents.budget import TIMED_LINES, verdict_of
 from homoexport.distill import LOG, TASKS, Progress, distill, forget_state, prune_on, target_of
 from homoexport.encoder import load_encoder, max_length_of
 from homoexport.errors import DeviceError, DoesNotFit, OutputError, RecipeError
 from homoexport.evaluate import Gate, check_gate, evaluate_packages
-from homoexport.exporting import export_folder, held_out_texts, threads_here
-from homoexport.inference import open_package, read_package
+from homoexport.workflow.export import export_folder, held_out_texts, threads_here
+from homoexport.runtime.inference import open_package, read_package
 from homoexport.measure import check_measurement
 from homoexport.plan import Plan, Row, plan_of, plan_student
-from homoexport.recipe import Recipe, StudentShape
+from homoexport.documents.recipe import Recipe, StudentShape
 from homoexport.report import PLAN_FILE, summarize, write_plan_report, write_report
 from homoexport.text import first_texts
-from homoexport.turns import (
+from homoexport.workflow.turns import (
     MEASURED,
     MEASUREMENT,
     PACKAGE,

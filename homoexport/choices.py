@@ -1,0 +1,39 @@
+"""Every closed choice, once: recipes, commands, stages and documents take these values."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias, get_args
+
+# What models are for, as model hubs call it.
+ModelTask = Literal["fill-mask", "sentence-similarity", "feature-extraction", "text-classification", "token-classification"]
+PoolingMode = Literal["mean", "cls"]
+
+# Distilling.
+Objective = Literal["masked-lm", "sentence-embedding", "classification", "token-classification"]
+Method = Literal["homodistil", "one-shot", "from-scratch", "layers", "minilm"]
+Importance = Literal["sensitivity", "magnitude", "platon"]
+PruneSchedule = Literal["cubic", "linear"]
+PruneGroup = Literal["hidden", "ffn", "heads", "head-width"]
+AttentionKind = Literal["scores", "probabilities"]
+TrainingPrecision = Literal["auto", "fp32", "bf16", "fp16"]
+
+# Exporting: what a user asks for, and what a file holds.
+Quantization = Literal["auto", "none", "int8", "int8-static", "int4", "fp16"]
+EmbeddingChoice = Literal["auto", "fp32", "int8", "int4"]
+EmbeddingPrecision = Literal["fp32", "int8", "int4"]
+WeightPrecision = Literal["fp32", "int8", "int4", "fp16"]
+Scheme = Literal["fp32", "int8", "int8-unsigned", "int8-7-bit", "int8-static", "int8-qdq", "int4", "fp16"]
+AttentionForm = Literal["unfused", "multi-head", "flash", "standard"]
+Calibration = Literal["min-max", "percentile", "entropy"]
+
+# Evaluating.
+EvaluationTask = Literal["sts", "fidelity", "masked-lm", "classification", "tagging"]
+GlueTask = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "mnli-mm", "qnli", "rte", "wnli"]
+GLUE_TASKS: tuple[GlueTask, ...] = get_args(GlueTask)
+JudgedTask: TypeAlias = EvaluationTask | GlueTask
+Split = Literal["train", "dev"]
+
+# Measuring.
+TOO_NOISY = "too noisy to call"
+SpeedVerdict = Literal["faster", "slower", "same", "too noisy to call"]
+Steadiness = Literal["steady", "too noisy to call"]
