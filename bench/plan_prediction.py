@@ -24,15 +24,15 @@ from typing import Any
 import matplotlib
 import numpy as np
 
+from homoexport.documents.recipe import DistillSettings, ExportSettings, MeasureSettings, load_recipe
 from homoexport.encoder import OUTPUT_NAMES, family_of, load_encoder, save_encoder, start_from_scratch
-from homoexport.workflow.export import export_folder
 from homoexport.host import describe_host, library_versions
-from homoexport.runtime.inference import read_package
 from homoexport.measure import time_files
 from homoexport.plan.lab import Lab
 from homoexport.plan.shapes import Shape, candidates, shape_of
 from homoexport.plan.table import shapes_to_measure
-from homoexport.documents.recipe import DistillSettings, ExportSettings, MeasureSettings, load_recipe
+from homoexport.runtime.inference import read_package
+from homoexport.workflow.export import export_folder
 
 RESULT = Path(__file__).parent / "results/plan_prediction.json"
 RECIPE = Path(__file__).parents[1] / "recipes/budget.yaml"
@@ -84,7 +84,7 @@ def condition(encoder: Any, shapes: list[Shape], chosen: list[Shape], precision:
         "models_of_the_table": len(table.measured),
         "table_seconds": round(table_seconds, 1),
         "form": lab.form_name,
-        "unrest": table.unrest,
+        "drift": table.drift,
         "rows": rows,
     }
 

@@ -24,21 +24,21 @@ from typing import Any
 
 import torch
 
-from homoexport.documents.artifact import MANIFEST
-from homoexport.workflow.measure import measure
-from homoexport.documents.budget import Budget
 from homoexport.distill import distill
+from homoexport.documents.artifact import MANIFEST
+from homoexport.documents.budget import Budget
+from homoexport.documents.recipe import Recipe, load_recipe
 from homoexport.encoder import family_of, load_encoder, save_encoder, start_from_scratch
 from homoexport.evaluate import evaluate_models, read_glue
-from homoexport.workflow.export import export_folder, held_out_texts
 from homoexport.host import describe_host, library_versions
 from homoexport.plan import Plan, Row, Shape, plan_student
 from homoexport.plan.lab import Lab
 from homoexport.plan.shapes import candidates, shape_of
 from homoexport.plan.table import Table
-from homoexport.documents.recipe import Recipe, load_recipe
 from homoexport.report import shape_name
 from homoexport.text import first_texts
+from homoexport.workflow.export import export_folder, held_out_texts
+from homoexport.workflow.measure import measure
 
 RESULT = Path(__file__).parent / "results/planned_shapes.json"
 RECIPE = Path(__file__).parents[1] / "recipes/budget.yaml"

@@ -20,12 +20,12 @@ from unittest.mock import patch
 import torch
 from scipy.stats import kendalltau
 
-from homoexport.distill import teacher_retention
-from homoexport.encoder import Encoder, family_of, load_encoder, parameters_at
-from homoexport.workflow.run import CALIBRATION_TEXTS
-from homoexport.plan.shapes import Shape, shape_of
 from homoexport.documents.recipe import Recipe, load_recipe
+from homoexport.encoder import Encoder, family_of, load_encoder, parameters_at
+from homoexport.plan.retention import teacher_retention
+from homoexport.plan.shapes import Shape, shape_of
 from homoexport.text import first_texts
+from homoexport.workflow.run import CALIBRATION_TEXTS
 
 RESULTS = Path(__file__).parent / "results"
 RECIPE = Path(__file__).parents[1] / "recipes/budget.yaml"

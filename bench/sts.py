@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from homoexport.evaluate import sts_spearman
 from homoexport.host import describe_host, library_versions
-from homoexport.runtime.inference import Package, load_tokenizer, open_package, read_package
 from homoexport.measure.there import answers_of_file
+from homoexport.runtime.inference import Package, load_tokenizer, open_package, read_package
 
 BATCH_SIZE = 32
 

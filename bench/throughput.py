@@ -26,9 +26,9 @@ from distill_step import base_job
 
 from homoexport.distill import Run, new_run, target_of
 from homoexport.distill.micro_batch import MicroBatch
+from homoexport.documents.recipe import SEED_STUDENTS, DistillSettings, StudentShape
 from homoexport.encoder import Widths
 from homoexport.host import describe_host, library_versions
-from homoexport.documents.recipe import SEED_STUDENTS, DistillSettings, StudentShape
 
 FAMILY_STEPS, FAMILY_BATCH, PRUNING, FINISH = 28_000, 4096, 0.7, 0.25
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}

@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Literal, TypeAlias, get_args
 
 # What models are for, as model hubs call it.
-ModelTask = Literal["fill-mask", "sentence-similarity", "feature-extraction", "text-classification", "token-classification"]
+ModelTask = Literal[
+    "fill-mask", "sentence-similarity", "feature-extraction", "text-classification", "token-classification"
+]
 PoolingMode = Literal["mean", "cls"]
 
 # Distilling.
 Objective = Literal["masked-lm", "sentence-embedding", "classification", "token-classification"]
 Method = Literal["homodistil", "one-shot", "from-scratch", "layers", "minilm"]
 Importance = Literal["sensitivity", "magnitude", "platon"]
-PruneSchedule = Literal["cubic", "linear"]
+ScheduleShape = Literal["cubic", "linear"]
 PruneGroup = Literal["hidden", "ffn", "heads", "head-width"]
 AttentionKind = Literal["scores", "probabilities"]
 TrainingPrecision = Literal["auto", "fp32", "bf16", "fp16"]

@@ -30,27 +30,27 @@ class HomoexportError(Exception):
 
 
 class UserError(HomoexportError):
-    """A mistake that the user can mend, told in one line.
+    """A mistake that the user can fix, told in one line.
 
     Args:
         what: what is wrong.
         where: the file, key or flag that it was found in.
-        mend: what to do about it.
+        hint: what to do about it.
     """
 
     exit_code = 2
 
-    def __init__(self, what: str, *, where: str = "", mend: str = "") -> None:
-        self.what, self.where, self.mend = what, where, mend
+    def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
+        self.what, self.where, self.hint = what, where, hint
         parts = [f"{where}: {what}" if where else what]
-        if mend:
-            parts.append(mend)
+        if hint:
+            parts.append(hint)
         super().__init__("; ".join(" ".join(part.split()) for part in parts))
 
     def renamed(self, names: Mapping[str, str]) -> UserError:
-        """The same mistake, where the mend's keys or flags are called otherwise."""
+        """The same mistake, where the hint's keys or flags are called otherwise."""
         pattern = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
-        return type(self)(self.what, where=self.where, mend=re.sub(pattern, lambda found: names[found[0]], self.mend))
+        return type(self)(self.what, where=self.where, hint=re.sub(pattern, lambda found: names[found[0]], self.hint))
 
 
 class RecipeError(UserError):

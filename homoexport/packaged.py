@@ -132,8 +132,8 @@ def _extract(whole: Path, into: Path, name: str) -> None:
             if not outside:
                 archive.extractall(into)
     except _DAMAGES as error:
-        mend = f"install its packages again, or make room in {into.parent.parent}"
-        raise ValueError(f"{name} cannot be unpacked ({error}); {mend}") from None
+        hint = f"install its packages again, or make room in {into.parent.parent}"
+        raise ValueError(f"{name} cannot be unpacked ({error}); {hint}") from None
     if outside:
         raise ValueError(f"{name} holds '{outside[0]}', which lies outside of it; do not use it")
 

@@ -20,7 +20,7 @@ def parse_bytes(text: str, *, where: str) -> int:
     """
     match = re.fullmatch(rf"{_NUMBER} ?(?P<unit>[A-Za-z]+)", text.strip())
     if match is None or match["unit"] not in _BYTES or float(match["number"]) == 0:
-        raise UserError(f"'{text}' is no size", where=where, mend=f"give a number and one of {', '.join(_BYTES)}")
+        raise UserError(f"'{text}' is no size", where=where, hint=f"give a number and one of {', '.join(_BYTES)}")
     return round(float(match["number"]) * _BYTES[match["unit"]])
 
 
@@ -32,7 +32,7 @@ def parse_percent(text: str, *, where: str) -> float:
     """
     match = re.fullmatch(rf"{_NUMBER} ?%", text.strip())
     if match is None or float(match["number"]) == 0:
-        raise UserError(f"'{text}' is no percentage", where=where, mend="write it as 5%")
+        raise UserError(f"'{text}' is no percentage", where=where, hint="write it as 5%")
     return float(match["number"]) / 100
 
 
@@ -45,7 +45,7 @@ def parse_milliseconds(text: str, *, where: str) -> float:
     match = re.fullmatch(rf"{_NUMBER} ?(?P<unit>[A-Za-z]+)", text.strip())
     if match is None or match["unit"] not in _MILLISECONDS or float(match["number"]) == 0:
         raise UserError(
-            f"'{text}' is no time", where=where, mend=f"give a number and one of {', '.join(_MILLISECONDS)}"
+            f"'{text}' is no time", where=where, hint=f"give a number and one of {', '.join(_MILLISECONDS)}"
         )
     return float(match["number"]) * _MILLISECONDS[match["unit"]]
 
@@ -58,7 +58,7 @@ def parse_count(text: str, *, where: str) -> int:
     """
     match = re.fullmatch(rf"{_NUMBER} ?(?P<unit>[A-Za-z]*)", text.strip())
     if match is None or match["unit"] not in _COUNTS or round(float(match["number"]) * _COUNTS[match["unit"]]) == 0:
-        raise UserError(f"'{text}' is no count", where=where, mend="write it as 10M (k, M or B), or as a plain number")
+        raise UserError(f"'{text}' is no count", where=where, hint="write it as 10M (k, M or B), or as a plain number")
     return round(float(match["number"]) * _COUNTS[match["unit"]])
 
 
@@ -70,7 +70,7 @@ def parse_rate(text: str, *, where: str) -> float:
     """
     match = re.fullmatch(rf"{_NUMBER} ?/ ?s", text.strip())
     if match is None or float(match["number"]) == 0:
-        raise UserError(f"'{text}' is no rate", where=where, mend="write it as 200/s")
+        raise UserError(f"'{text}' is no rate", where=where, hint="write it as 200/s")
     return float(match["number"])
 
 

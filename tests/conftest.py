@@ -198,8 +198,8 @@ def homoexport(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
     """Calls `homoexport ARGUMENTS...`. Two graphs are ranked, in a hurry, for these models are too small to tell."""
     monkeypatch.setattr("homoexport.workflow.export.rank_files", partial(rank_files, min_seconds=0.02))
     forms = (Form("standard"), Form("unfused", merged=True))
-    for module in ("choose", "template"):
-        monkeypatch.setattr(f"homoexport.export.{module}.ATTENTION_FORMS", forms)
+    for module in ("export.choose", "plan.template"):
+        monkeypatch.setattr(f"homoexport.{module}.ATTENTION_FORMS", forms)
     monkeypatch.setattr("homoexport.export.choose.variants_of", lambda _form: ())
 
     def call(*arguments: object) -> Outcome:

@@ -118,15 +118,15 @@ def export(
     every candidate's figures. Threads, batch size and length say what the candidates are timed at.
     """
     if not onnx:
-        raise UserError("there is no other format than ONNX", where="export", mend="give --onnx")
+        raise UserError("there is no other format than ONNX", where="export", hint="give --onnx")
     if private and push_to_hub is None:
-        raise UserError("nothing is pushed", where="--private", mend="give --push-to-hub, too")
+        raise UserError("nothing is pushed", where="--private", hint="give --push-to-hub, too")
     name = Path(student).resolve().name if Path(student).is_dir() else student.rstrip("/").rsplit("/", 1)[-1]
     output = output or Path(f"{name}-onnx")
     from homoexport.documents.artifact import read_manifest
-    from homoexport.workflow.measure import read_lines
-    from homoexport.workflow.export import export_folder, held_out_texts
     from homoexport.documents.recipe import ExportSettings, MeasureSettings
+    from homoexport.workflow.export import export_folder, held_out_texts
+    from homoexport.workflow.measure import read_lines
 
     target = device_of(device, provider) or "cpu"
     if push_to_hub is not None:
@@ -187,7 +187,7 @@ def embed(
     from homoexport.runtime.inference import open_package
 
     if output is None and sys.stdout.isatty():
-        raise UserError("vectors are not for a terminal", where="embed", mend="write > vectors.npy, or -o vectors.npy")
+        raise UserError("vectors are not for a terminal", where="embed", hint="write > vectors.npy, or -o vectors.npy")
     opened = open_package(package, threads=threads)
     try:
         # Only a newline ends a text: str.splitlines would also cut at form feeds and the like.

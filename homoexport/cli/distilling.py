@@ -10,8 +10,8 @@ import typer
 
 from homoexport.cli import screen
 from homoexport.cli.options import AsJson, Force, OutDir, Overrides, Resume, put, resumable, run_folder
-from homoexport.errors import UserError
 from homoexport.documents.recipe import parse_recipe, read_recipe_tree
+from homoexport.errors import UserError
 
 
 def _launched_alone() -> bool:
@@ -70,7 +70,7 @@ def distill_command(
         put(tree, "text", sources=[{"files": glob, **named} for glob in data])
     elif named:
         flag = next(iter(named)).replace("_", "-")
-        raise UserError(f"--{flag} is for --data", where="distill", mend="put the column into the recipe")
+        raise UserError(f"--{flag} is for --data", where="distill", hint="put the column into the recipe")
     put(tree, "text", max_length=max_length)
     put(
         tree,
@@ -94,11 +94,11 @@ def distill_command(
         raise UserError(
             "the recipe names no student, only a budget",
             where=str(recipe or "distill"),
-            mend="`homoexport run` plans one; or give --hidden-size",
+            hint="`homoexport run` plans one; or give --hidden-size",
         )
     output = run_folder(settings.name, output, resume=resume)
-    from homoexport.documents.artifact import read_manifest
     from homoexport.distill import distill, distill_students
+    from homoexport.documents.artifact import read_manifest
 
     if _launched_alone():
         screen.errors.print(

@@ -195,8 +195,8 @@ _GLUE_TAKES = {"--data-dir", "--probe", "--teacher"}
 def _check_flags(task: Judged, given: set[str]) -> None:
     """Refuse flags that would make no difference, and miss those that are needed."""
     taken = _TAKES.get(task, _GLUE_TAKES)
-    for needed, mend in (("--data", "name files with --data"), ("--name", "name tasks of MTEB with --name")):
+    for needed, hint in (("--data", "name files with --data"), ("--name", "name tasks of MTEB with --name")):
         if needed in taken - given:
-            raise UserError("judged on what?", where=f"--task {task.value}", mend=mend)
+            raise UserError("judged on what?", where=f"--task {task.value}", hint=hint)
     if wrong := sorted(given - taken):
-        raise UserError("makes no difference here", where=f"{wrong[0]} with --task {task.value}", mend="leave it out")
+        raise UserError("makes no difference here", where=f"{wrong[0]} with --task {task.value}", hint="leave it out")

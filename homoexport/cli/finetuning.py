@@ -11,8 +11,8 @@ import typer
 
 from homoexport.cli import screen
 from homoexport.cli.options import AsJson, Force, Overrides, put, resumable
-from homoexport.errors import TextError, UserError
 from homoexport.documents.recipe import FinetuneRecipe, parse_as, read_recipe_tree
+from homoexport.errors import TextError, UserError
 
 
 class Learned(str, Enum):
@@ -121,23 +121,23 @@ def finetune_command(
     files = (train, dev, text_column, pair_column, label_column, data_dir)
     _check_flags(task, {name for name, value in zip((*_FLAGS_OF_OWN, "--data-dir"), files, strict=True) if value})
 
-    from homoexport import finetuning
     from homoexport.documents.artifact import refuse_existing
     from homoexport.report import finetuned_table
+    from homoexport.workflow import finetune
 
     single = task is not Learned.glue and len(settings.seeds) == 1
     name = Path(student).resolve().name if Path(student).is_dir() else student.rstrip("/").rsplit("/", 1)[-1]
     out_dir = output or Path(f"{name}-{task.value}")
     if single and resume:
-        raise UserError("is for several tasks or seeds", where="--resume", mend="leave it out")
+        raise UserError("is for several tasks or seeds", where="--resume", hint="leave it out")
     if not resume:
-        refuse_existing(out_dir, force=force, kind="student" if single else finetuning.KIND, inputs=[student])
+        refuse_existing(out_dir, force=force, kind="student" if single else finetune.KIND, inputs=[student])
     skipped: dict[str, str] = {}
     tasks = []
     if task in _OWN:
         assert train is not None
         assert dev is not None
-        own = finetuning.own_task(
+        own = finetune.own_task(
             "classification" if task is Learned.classification else "scores",
             train,
             dev,
@@ -148,7 +148,7 @@ def finetune_command(
         tasks.append(own)
     for each in _GLUE if task is Learned.glue else (task,) * (task in _GLUE):
         try:
-            tasks.append(finetuning.glue_task(each.value, data_dir))
+            tasks.append(finetune.glue_task(each.value, data_dir))
         except TextError as error:
             if task is not Learned.glue:
                 raise
@@ -156,12 +156,12 @@ def finetune_command(
             screen.stage_line(f"{each.value} is left out: {error}")
     if not tasks:
         raise UserError(
-            "no task has files", where=str(data_dir or "the hub"), mend="name GLUE's folder with --data-dir"
+            "no task has files", where=str(data_dir or "the hub"), hint="name GLUE's folder with --data-dir"
         )
     with nullcontext() if single else resumable(out_dir), screen.finetune_bar() as show:
-        listener = finetuning.Listener(on_stage=screen.stage_line, on_progress=show)
+        listener = finetune.Listener(on_stage=screen.stage_line, on_progress=show)
         if single:
-            result = finetuning.finetune_student(
+            result = finetune.finetune_student(
                 student,
                 tasks[0],
                 out_dir,
@@ -171,14 +171,14 @@ def finetune_command(
                 force=force,
                 listener=listener,
             )
-            summary = {"model": student, "runs": [result], "summary": finetuning.over_seeds([result]), "skipped": {}}
+            summary = {"model": student, "runs": [result], "summary": finetune.over_seeds([result]), "skipped": {}}
         else:
-            summary = finetuning.finetune_many(
+            summary = finetune.finetune_many(
                 student,
                 tasks,
                 out_dir,
                 recipe=settings,
-                teachers=finetuning.teachers_of(teacher, tasks) if teacher else None,
+                teachers=finetune.teachers_of(teacher, tasks) if teacher else None,
                 skipped=skipped,
                 force=force,
                 resume=resume,
@@ -195,6 +195,6 @@ def _check_flags(task: Learned, given: set[str]) -> None:
     """Refuse flags that would make no difference, and miss those that are needed."""
     needed = {"--train", "--dev"} if task in _OWN else set()
     if missing := needed - given:
-        raise UserError("on which files?", where=f"--task {task.value}", mend=f"name some with {min(missing)}")
+        raise UserError("on which files?", where=f"--task {task.value}", hint=f"name some with {min(missing)}")
     if wrong := given & ({"--data-dir"} if task in _OWN else set(_FLAGS_OF_OWN)):
-        raise UserError("makes no difference here", where=f"{min(wrong)} with --task {task.value}", mend="leave it out")
+        raise UserError("makes no difference here", where=f"{min(wrong)} with --task {task.value}", hint="leave it out")

@@ -28,8 +28,8 @@ from homoexport.cli.options import (
     resumable,
     run_folder,
 )
-from homoexport.errors import UserError
 from homoexport.documents.recipe import parse_recipe, read_recipe_tree, with_target
+from homoexport.errors import UserError
 
 
 def run(
@@ -64,7 +64,7 @@ def run(
     budget is missed or the student does not fit the device.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("run is one process's", where="run", mend="launch `distill` with many, then `export`")
+        raise UserError("run is one process's", where="run", hint="launch `distill` with many, then `export`")
     tree = read_recipe_tree(recipe)
     if target is not None:
         tree = with_target(tree, read_recipe_tree(target))
@@ -78,8 +78,8 @@ def run(
         tree = {key: value for key, value in tree.items() if key not in ("student", "students")}
     settings = parse_recipe(tree, where=str(recipe), overrides=overrides or ())
     run_dir = run_folder(settings.name, output, resume=resume)
-    from homoexport.workflow.run import Listener, run_recipe
     from homoexport.report import summary_table, verdict_lines, verdicts_of
+    from homoexport.workflow.run import Listener, run_recipe
     from homoexport.workflow.turns import PACKAGE
 
     with resumable(run_dir), screen.StageBars() as bars:

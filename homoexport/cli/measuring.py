@@ -15,8 +15,8 @@ from homoexport.errors import UserError
 
 if TYPE_CHECKING:
     from homoexport.documents.budget import Budget
-    from homoexport.measure import Grid, Measurement
     from homoexport.documents.recipe import MeasureSettings
+    from homoexport.measure import Grid, Measurement
 
 _ARENA_BATCHES = (1, 8, 32, 1)
 
@@ -91,7 +91,7 @@ def bench(
         return
     if compare is not None:
         if packages:
-            raise UserError("packages are not measured here", where="--compare", mend="leave them, or --compare, out")
+            raise UserError("packages are not measured here", where="--compare", hint="leave them, or --compare, out")
         _compare(*compare, allowed=allowed, as_json=as_json)
         return
     limits = {
@@ -104,7 +104,7 @@ def bench(
     settings, budget = _settings(recipe, limits, device=target, min_seconds=min_seconds, text=text)
     p95_ms = budget.latency_p95_ms
     if find_rate and not isinstance(p95_ms, float):
-        raise UserError("which p95 should be kept?", where="--find-rate", mend="give --latency-p95-ms, too")
+        raise UserError("which p95 should be kept?", where="--find-rate", hint="give --latency-p95-ms, too")
     wanted = {
         "streams": tuple(_numbers(streams, "--streams")),
         "rates_per_s": tuple(_numbers(rate, "--rate", float)),
@@ -139,7 +139,7 @@ def _settings(
     for name, value in given.items():
         if value <= 0:
             where = f"--{name.replace('_', '-')}"
-            raise UserError(f"{value:g} is not a budget", where=where, mend="give a positive number")
+            raise UserError(f"{value:g} is not a budget", where=where, hint="give a positive number")
     changes = {name: value for name, value in flags.items() if value is not None}
     if text is not None:
         changes["text"] = str(text)
@@ -154,7 +154,7 @@ def _numbers(text: str | None, flag: str, kind: type[int] | type[float] = int) -
     except ValueError:
         numbers = [0]
     if any(not 0 < number < float("inf") for number in numbers):
-        raise UserError(f"'{text}' is no list of positive numbers", where=flag, mend="write it as 1,8,32")
+        raise UserError(f"'{text}' is no list of positive numbers", where=flag, hint="write it as 1,8,32")
     return numbers
 
 
@@ -170,9 +170,9 @@ def _measured(
 ) -> Measurement | Grid:
     """One measurement, or a grid of them; kept where that was asked for."""
     from homoexport.documents.artifact import refuse_existing, staged
-    from homoexport.workflow.measure import measure_conditions
     from homoexport.measure import Extras
     from homoexport.report import write_bench_report
+    from homoexport.workflow.measure import measure_conditions
 
     if output is not None:
         refuse_existing(output, force=force, kind="measurement", inputs=list(map(str, packages)))

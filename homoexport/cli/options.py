@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from homoexport.documents.artifact import RUN_MARK
 from homoexport.cli import screen
+from homoexport.documents.artifact import RUN_MARK
 from homoexport.errors import RecipeError, UserError
 
 Overrides = Annotated[
@@ -83,9 +83,9 @@ def device_of(device: str | None, provider: str | None) -> str | None:
     if provider is None:
         return device
     if device is not None:
-        raise UserError(f"--device is {device}, too", where="--provider", mend="give one of them")
+        raise UserError(f"--device is {device}, too", where="--provider", hint="give one of them")
     if provider not in _PROVIDERS:
-        raise UserError(f"'{provider}' is none", where="--provider", mend=f"name one of: {', '.join(_PROVIDERS)}")
+        raise UserError(f"'{provider}' is none", where="--provider", hint=f"name one of: {', '.join(_PROVIDERS)}")
     return provider
 
 
@@ -96,7 +96,7 @@ def run_folder(name: str, output: Path | None, *, resume: bool) -> Path:
         UserError: a run to resume that was not named.
     """
     if resume and output is None:
-        raise UserError("--resume needs to know which run", where=name, mend="name its folder with -o DIR")
+        raise UserError("--resume needs to know which run", where=name, hint="name its folder with -o DIR")
     return output or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
@@ -118,5 +118,5 @@ def put(tree: dict[str, Any], section: str, **values: Any) -> None:
     if not given:
         return
     if not isinstance(tree.setdefault(section, {}), dict):
-        raise RecipeError(f"'{section}' is not a section", where="recipe", mend=f"write the keys of {section} below it")
+        raise RecipeError(f"'{section}' is not a section", where="recipe", hint=f"write the keys of {section} below it")
     tree[section].update(given)

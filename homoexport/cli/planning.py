@@ -92,10 +92,10 @@ def plan(
     if output is not None:
         refuse_existing(output, force=force, kind="plan", inputs=[asked.teacher])
     refuse_emulated_latency(asked.budget, asked.measure.device)
-    from homoexport.workflow.run import CALIBRATION_TEXTS
     from homoexport.plan import plan_student
     from homoexport.report import plan_lines, plan_table, write_plan_report
     from homoexport.text import first_texts
+    from homoexport.workflow.run import CALIBRATION_TEXTS
 
     texts = first_texts(asked.text, CALIBRATION_TEXTS) if asked.text else []
     with screen.plan_bar() as progress:

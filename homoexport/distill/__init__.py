@@ -2,7 +2,6 @@
 
 from homoexport.distill.job import TASKS, Job, open_job, target_of
 from homoexport.distill.loop import Run, StepReport
-from homoexport.plan.retention import Retention, teacher_retention
 from homoexport.distill.stage import distill, distill_students, forget_state, new_run, prune_on
 from homoexport.distill.steps import run_steps
 from homoexport.distill.writer import HELD_OUT, LOG, Progress
@@ -13,7 +12,6 @@ __all__ = [
     "TASKS",
     "Job",
     "Progress",
-    "Retention",
     "Run",
     "StepReport",
     "distill",
@@ -24,5 +22,4 @@ __all__ = [
     "prune_on",
     "run_steps",
     "target_of",
-    "teacher_retention",
 ]

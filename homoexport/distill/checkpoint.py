@@ -51,10 +51,10 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
         raise PackageError(
             f"the checkpoint does not load ({str(error).splitlines()[0]})",
             where=str(path),
-            mend="start again with --force",
+            hint="start again with --force",
         ) from None
     if not isinstance(state, dict) or state.get("format") != _FORMAT:
         raise PackageError(
-            "the checkpoint is of another version of homoexport", where=str(path), mend="start again with --force"
+            "the checkpoint is of another version of homoexport", where=str(path), hint="start again with --force"
         )
     return state

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from homoexport.choices import Importance
 from homoexport.distill.schedule import Sizes
 from homoexport.encoder import Family, Keep, LayerKeep, Layout, Slot, Widths
-from homoexport.documents.recipe import Importance
 
 
 @dataclass

@@ -18,15 +18,16 @@ from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedType, LoggerType, gather_object
 
+from homoexport.choices import ModelTask, Objective
 from homoexport.distill.batches import BatchMaker
 from homoexport.distill.start import schedule_of
-from homoexport.encoder import Encoder, Family, Task, Widths, family_of, load_encoder, target_widths, weights_digest
+from homoexport.documents.recipe import DistillSettings, StudentShape, TextSettings
+from homoexport.encoder import Encoder, Family, Widths, family_of, load_encoder, target_widths, weights_digest
 from homoexport.errors import RecipeError, TeacherError, TrainingError, UserError
 from homoexport.host import available_cores, describe_host
-from homoexport.documents.recipe import DistillSettings, Objective, StudentShape, TextSettings
 from homoexport.text import Corpus, prepare_text
 
-TASKS: dict[Objective, Task] = {
+TASKS: dict[Objective, ModelTask] = {
     "masked-lm": "fill-mask",
     "sentence-embedding": "sentence-similarity",
     "classification": "text-classification",
@@ -97,7 +98,7 @@ def open_job(
             raise RecipeError(
                 f"{settings.threads} threads where {cores} core{'s' * (cores > 1)} may be used",
                 where="distill.threads",
-                mend=f"at most {cores}, or leave it out",
+                hint=f"at most {cores}, or leave it out",
             )
         processes_here = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
         torch.set_num_threads(settings.threads or max(1, available_cores() // processes_here))
@@ -165,7 +166,7 @@ def _accelerator(settings: DistillSettings, tracker_dir: Path | None) -> Acceler
         raise RecipeError(
             f"{accelerator.distributed_type.value} shards the model, which is sliced here",
             where="accelerate",
-            mend="launch with --multi_gpu: each process holds the whole student",
+            hint="launch with --multi_gpu: each process holds the whole student",
         )
     return accelerator
 
@@ -189,13 +190,13 @@ def failing_together(accelerator: Accelerator) -> Iterator[None]:
         if error is not None:
             raise error
         return
-    told = gather_object([None if error is None else (error.what, error.where, error.mend)])
+    told = gather_object([None if error is None else (error.what, error.where, error.hint)])
     if error is not None:
         raise error
     for other in told:
         if other is not None:
-            what, where, mend = other
-            raise UserError(what, where=where, mend=mend)
+            what, where, hint = other
+            raise UserError(what, where=where, hint=hint)
 
 
 def _check_students(teacher: Widths, targets: Sequence[Widths], settings: DistillSettings) -> None:
@@ -205,14 +206,14 @@ def _check_students(teacher: Widths, targets: Sequence[Widths], settings: Distil
         raise RecipeError(
             f"{what} has no path of widths to branch off from",
             where="students",
-            mend="distill.method: homodistil and a later distill.prune_until, or one run for each student",
+            hint="distill.method: homodistil and a later distill.prune_until, or one run for each student",
         )
     for target in targets:
         if target.num_hidden_layers != teacher.num_hidden_layers:
             raise RecipeError(
                 "students of one run keep all of the teacher's layers",
                 where="students",
-                mend="leave num_hidden_layers out, or one run for each student",
+                hint="leave num_hidden_layers out, or one run for each student",
             )
     for wider, narrower in pairwise(targets):
         if not (wider.hidden_size > narrower.hidden_size and wider.intermediate_size >= narrower.intermediate_size):
@@ -225,15 +226,15 @@ def _check_against_teacher(text: TextSettings, settings: DistillSettings, family
         raise RecipeError(
             f"max_length {text.max_length} is more than the teacher's {positions} positions",
             where="text.max_length",
-            mend=f"at most {positions}",
+            hint=f"at most {positions}",
         )
     layers = config.num_hidden_layers
     if settings.layers is not None and max(settings.layers) > layers:
         raise RecipeError(
-            f"the teacher has no layer {max(settings.layers)}", where="distill.layers", mend=f"1 to {layers}"
+            f"the teacher has no layer {max(settings.layers)}", where="distill.layers", hint=f"1 to {layers}"
         )
     if settings.precision == "fp16" and not torch.cuda.is_available():
-        raise RecipeError("fp16 needs a GPU", where="distill.precision", mend="bf16, fp32 or auto")
+        raise RecipeError("fp16 needs a GPU", where="distill.precision", hint="bf16, fp32 or auto")
 
 
 def _check_trackers(names: tuple[str, ...]) -> None:
@@ -244,7 +245,7 @@ def _check_trackers(names: tuple[str, ...]) -> None:
             raise RecipeError(
                 f"the tracker '{name}' is not installed",
                 where="distill.trackers",
-                mend=f"installed: {', '.join(available) or 'none'}; accelerate knows {', '.join(known)}",
+                hint=f"installed: {', '.join(available) or 'none'}; accelerate knows {', '.join(known)}",
             )
 
 
@@ -291,7 +292,7 @@ def _another_has_ended() -> TrainingError:
     return TrainingError(
         "another process of this job has ended",
         where="distill",
-        mend="see its own message; start the job again with --resume, on any number of processes",
+        hint="see its own message; start the job again with --resume, on any number of processes",
     )
 
 

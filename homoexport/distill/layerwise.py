@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from homoexport.choices import AttentionKind
 from homoexport.distill import objective
 from homoexport.distill.trace import Trace
+from homoexport.documents.recipe import LossWeights
 from homoexport.encoder import Family, Widths
 from homoexport.errors import RecipeError
-from homoexport.documents.recipe import AttentionKind, LossWeights
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ class LayerTerms:
                 raise RecipeError(
                     f"none of the student's layers answers to these of the teacher's in the {term} term",
                     where="distill.layers",
-                    mend=f"answered are {', '.join(str(layer + 1) for layer in answered)}; or weigh the term 0",
+                    hint=f"answered are {', '.join(str(layer + 1) for layer in answered)}; or weigh the term 0",
                 )
 
     @property

@@ -24,8 +24,8 @@ from homoexport.distill.micro_batch import MicroBatch
 from homoexport.distill.schedule import Sizes, sizes_at
 from homoexport.distill.start import Start, schedule_of, weights_of
 from homoexport.distill.step import StepLoss
-from homoexport.encoder import Encoder, Keep, LayerKeep, Widths, count_parameters, family_of, slice_model
 from homoexport.documents.recipe import DistillSettings
+from homoexport.encoder import Encoder, Keep, LayerKeep, Widths, count_parameters, family_of, slice_model
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from homoexport.choices import Objective
 from homoexport.distill.layerwise import Counts
 from homoexport.distill.micro_batch import MicroBatch
 from homoexport.encoder import Family
-from homoexport.documents.recipe import Objective
 
 _GOLDEN = 0.6180339887498949
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from homoexport.choices import ScheduleShape
 from homoexport.encoder import Widths
-from homoexport.documents.recipe import Schedule
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class PruneSchedule:
     start: int
     stop: int
     every: int
-    kind: Schedule = "cubic"
+    kind: ScheduleShape = "cubic"
 
     @classmethod
     def of_run(
-        cls, steps: int, *, prune_from: float, prune_until: float, prune_every: int, kind: Schedule = "cubic"
+        cls, steps: int, *, prune_from: float, prune_until: float, prune_every: int, kind: ScheduleShape = "cubic"
     ) -> PruneSchedule:
         """From shares of a run's steps; the last event comes before the last step."""
         stop = min(round(prune_until * steps), steps - 1)

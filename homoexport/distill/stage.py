@@ -11,6 +11,12 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from homoexport.distill.checkpoint import CHECKPOINT, END_STATE, load_checkpoint
+from homoexport.distill.job import Job, all_processes_alive, open_job
+from homoexport.distill.loop import Run
+from homoexport.distill.start import start_student
+from homoexport.distill.steps import run_steps
+from homoexport.distill.writer import LOG, Progress, Writer
 from homoexport.documents.artifact import (
     MANIFEST,
     RUN_MARK,
@@ -22,15 +28,9 @@ from homoexport.documents.artifact import (
     refuse_existing,
     write_run_mark,
 )
-from homoexport.distill.checkpoint import CHECKPOINT, END_STATE, load_checkpoint
-from homoexport.distill.job import Job, all_processes_alive, open_job
-from homoexport.distill.loop import Run
-from homoexport.distill.start import start_student
-from homoexport.distill.steps import run_steps
-from homoexport.distill.writer import LOG, Progress, Writer
+from homoexport.documents.recipe import DistillSettings, StudentShape, TextSettings
 from homoexport.encoder import Widths
 from homoexport.errors import OutputError, PackageError, RecipeError
-from homoexport.documents.recipe import DistillSettings, StudentShape, TextSettings
 
 _FREE_TO_CHANGE = {
     *("threads", "trackers", "micro_batch_size", "checkpoint_every", "activation_checkpointing", "compile")
@@ -128,7 +128,7 @@ def prune_on(
         Others as for `distill`.
     """
     if not (student / END_STATE).is_file() and not (out_dir / CHECKPOINT).is_file() and not _done(out_dir):
-        raise PackageError("has left no state to go on from", where=str(student), mend="distil it again")
+        raise PackageError("has left no state to go on from", where=str(student), hint="distil it again")
     digest = digest_of([_settings_digest(teacher, text, [shape], settings, seed), read_manifest(student)["digest"]])
     _check_output(out_dir, digest, [teacher, *text.paths], force=False, resume=resume)
     if resume and _done(out_dir):
@@ -261,7 +261,7 @@ def _run_student(job: Job, place: _Place, target: Widths, *, waypoints: Sequence
         raise RecipeError(
             "the teacher or the text is not what the run was started with",
             where=str(folder),
-            mend="put it back, or start again with --force",
+            hint="put it back, or start again with --force",
         )
     settings = job.settings
     if state is not None and state["at_branch"] and not state["at_end"]:
@@ -358,17 +358,17 @@ def _done(folder: Path) -> bool:
 
 def _check_output(out_dir: Path, settings_digest: str, inputs: Sequence[str], *, force: bool, resume: bool) -> None:
     if resume and force:
-        raise RecipeError("--force starts anew and --resume goes on", where=str(out_dir), mend="give one of them")
+        raise RecipeError("--force starts anew and --resume goes on", where=str(out_dir), hint="give one of them")
     if not resume:
         refuse_existing(out_dir, force=force, kind="student", inputs=inputs)
         return
     if not (out_dir / RUN_MARK).is_file():
-        raise OutputError("holds no run to resume", where=str(out_dir), mend="leave --resume out to start one")
+        raise OutputError("holds no run to resume", where=str(out_dir), hint="leave --resume out to start one")
     if read_json(out_dir / RUN_MARK).get("settings") != settings_digest:
         raise RecipeError(
             "the run to resume was started with other settings",
             where=str(out_dir),
-            mend="give the same recipe and flags, or start another run elsewhere",
+            hint="give the same recipe and flags, or start another run elsewhere",
         )
 
 

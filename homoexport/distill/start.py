@@ -19,11 +19,12 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
+from homoexport.choices import Method
 from homoexport.distill.depth import evenly_kept
 from homoexport.distill.layerwise import LayerMap, Projections
 from homoexport.distill.schedule import PruneSchedule
+from homoexport.documents.recipe import DistillSettings, LossWeights
 from homoexport.encoder import Family, Widths, start_from_scratch
-from homoexport.documents.recipe import DistillSettings, LossWeights, Method
 
 
 @dataclass(frozen=True)

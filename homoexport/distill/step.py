@@ -12,13 +12,14 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from homoexport.choices import Objective
 from homoexport.distill import objective
 from homoexport.distill.layerwise import Counts, LayerTerms
 from homoexport.distill.micro_batch import NO_LABEL, MicroBatch
 from homoexport.distill.probe import probe_loss, rows_of
+from homoexport.documents.recipe import LossWeights
 from homoexport.encoder import Family
 from homoexport.errors import RecipeError
-from homoexport.documents.recipe import LossWeights, Objective
 
 
 class StepLoss:
@@ -111,7 +112,7 @@ class StepLoss:
             raise RecipeError(
                 "no term with a weight has anything to compare here",
                 where="distill.weights",
-                mend="give another term a weight, or other distill.layers",
+                hint="give another term a weight, or other distill.layers",
             )
         return torch.stack([value * getattr(self.weights, name) for name, value in terms.items()]).sum()
 

@@ -40,7 +40,7 @@ def run_steps(
             raise TrainingError(
                 f"the loss is {report.loss} at step {report.step}",
                 where="distill",
-                mend="check the teacher's weights" if report.step == 0 else "lower distill.learning_rate",
+                hint="check the teacher's weights" if report.step == 0 else "lower distill.learning_rate",
             )
         on_step(replace(report, seconds=time.perf_counter() - began))
         if run.step % every == 0 and not run.finished:

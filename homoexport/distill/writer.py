@@ -13,11 +13,11 @@ from typing import Any
 
 from accelerate.utils import gather_object
 
-from homoexport.documents.artifact import write_manifest
 from homoexport.distill.checkpoint import CHECKPOINT, END_STATE, save_checkpoint
 from homoexport.distill.evaluation import held_out_loss
 from homoexport.distill.job import Job
 from homoexport.distill.loop import Run, StepReport
+from homoexport.documents.artifact import write_manifest
 from homoexport.encoder import parameter_counts, parent_of, save_encoder
 from homoexport.text import merge_states
 

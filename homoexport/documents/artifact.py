@@ -117,21 +117,21 @@ def read_manifest(folder: Path, *, kind: str | None = None) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         what = "has no manifest.json" if folder.is_dir() else "does not exist or is not a folder"
-        raise PackageError(what, where=str(folder), mend="name a folder that homoexport wrote")
+        raise PackageError(what, where=str(folder), hint="name a folder that homoexport wrote")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         version, _, _, _ = (manifest[key] for key in ("format_version", "kind", "files", "details"))
     except (ValueError, KeyError, TypeError):
-        raise PackageError("is not a homoexport manifest", where=str(path), mend="write the artifact again") from None
+        raise PackageError("is not a homoexport manifest", where=str(path), hint="write the artifact again") from None
     if version != FORMAT_VERSION:
         raise PackageError(
             f"manifest format {version} is not format {FORMAT_VERSION}",
             where=str(path),
-            mend="use the homoexport version that wrote it",
+            hint="use the homoexport version that wrote it",
         )
     if kind is not None and manifest["kind"] != kind:
         what = f"is {_with_article(manifest['kind'])}, not {_with_article(kind)}"
-        raise PackageError(what, where=str(folder), mend=f"name {_with_article(kind)} folder")
+        raise PackageError(what, where=str(folder), hint=f"name {_with_article(kind)} folder")
     assert isinstance(manifest, dict)
     return manifest
 
@@ -152,27 +152,27 @@ def verify(folder: Path, *, kind: str | None = None, strict: bool = True) -> dic
         PackageError: a file is missing, truncated, altered, or not named by the manifest.
     """
     manifest = read_manifest(folder, kind=kind)
-    mend = "copy or export the folder again"
+    hint = "copy or export the folder again"
     for name, entry in manifest["files"].items():
         path = folder / name
         if not path.is_file():
-            raise PackageError("is missing", where=str(path), mend=mend)
+            raise PackageError("is missing", where=str(path), hint=hint)
         if (size := path.stat().st_size) != entry["bytes"]:
             what = "truncated" if size < entry["bytes"] else "altered"
             raise PackageError(
-                f"{what}: {size} bytes where the manifest has {entry['bytes']}", where=str(path), mend=mend
+                f"{what}: {size} bytes where the manifest has {entry['bytes']}", where=str(path), hint=hint
             )
         if sha256_file(path) != entry["sha256"]:
-            raise PackageError("altered: its sha256 is not the manifest's", where=str(path), mend=mend)
+            raise PackageError("altered: its sha256 is not the manifest's", where=str(path), hint=hint)
     for path in _files_of(folder) if strict else ():
         if path.relative_to(folder).as_posix() not in manifest["files"]:
-            raise PackageError("is not in the manifest", where=str(path), mend="remove it")
+            raise PackageError("is not in the manifest", where=str(path), hint="remove it")
     return manifest
 
 
 _FULL = ("the disk is full", "free some room, or name another folder")
 _FORBIDDEN = ("permission denied", "name a folder that you may write")
-_MENDS = {
+_HINTS = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: _FULL,
     errno.EFBIG: ("the file is larger than this system allows", "raise the limit, or name another folder"),
@@ -197,14 +197,14 @@ def output_errors(where: Path) -> Iterator[None]:
         if refusal is None:
             raise
         number, path = refusal
-        what, mend = _MENDS[number]
-        raise OutputError(what, where=path or str(where), mend=mend) from error
+        what, hint = _HINTS[number]
+        raise OutputError(what, where=path or str(where), hint=hint) from error
 
 
 def _refusal(error: BaseException | None) -> tuple[int, str | None] | None:
     """The operating system's refusal to write behind an error, or behind one that it followed, and the file."""
     while error is not None:
-        for number in _MENDS:
+        for number in _HINTS:
             if isinstance(error, OSError) and error.errno == number:
                 return number, None if error.filename is None else str(error.filename)
             if f"(os error {number})" in str(error):
@@ -229,12 +229,12 @@ def refuse_existing(out_dir: Path, *, force: bool, kind: str | None = None, inpu
     if not out_dir.exists():
         return
     if not out_dir.is_dir():
-        raise OutputError("is a file, not a folder", where=str(out_dir), mend="name another folder")
+        raise OutputError("is a file, not a folder", where=str(out_dir), hint="name another folder")
     if not any(out_dir.iterdir()):
         return
     if not force:
         raise OutputError(
-            "already exists", where=str(out_dir), mend="name another folder, or give --force to replace it"
+            "already exists", where=str(out_dir), hint="name another folder, or give --force to replace it"
         )
     found = _kind_of(out_dir)
     if found is None or kind not in (None, found):
@@ -244,11 +244,11 @@ def refuse_existing(out_dir: Path, *, force: bool, kind: str | None = None, inpu
             else f"is {_with_article(found)}, not {_with_article(kind)}"
         )
         raise OutputError(
-            f"exists and {what}, so --force does not replace it", where=str(out_dir), mend="name another folder"
+            f"exists and {what}, so --force does not replace it", where=str(out_dir), hint="name another folder"
         )
     for spec in inputs:
         if any(out_dir.resolve() in (path, *path.parents) for path in _files_named(spec)):
-            raise OutputError(f"would be replaced, but {spec} is read", where=str(out_dir), mend="name another folder")
+            raise OutputError(f"would be replaced, but {spec} is read", where=str(out_dir), hint="name another folder")
 
 
 def _files_named(spec: str) -> list[Path]:
@@ -268,7 +268,7 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         reason = (error.strerror or "no reason given").lower()
-        raise OutputError(f"cannot be made ({reason})", where=str(path), mend="name another folder") from None
+        raise OutputError(f"cannot be made ({reason})", where=str(path), hint="name another folder") from None
 
 
 def _kind_of(folder: Path) -> str | None:
@@ -296,8 +296,8 @@ def _temporary_sibling(path: Path) -> Path:
     try:
         return Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
     except FileNotFoundError:  # of a folder that is there, as /proc is, but where nothing can be made
-        mend = "name a folder somewhere else"
-        raise OutputError("no folder can be made there", where=str(path), mend=mend) from None
+        hint = "name a folder somewhere else"
+        raise OutputError("no folder can be made there", where=str(path), hint=hint) from None
 
 
 @contextmanager

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 
 import torch
 
+from homoexport.choices import ModelTask
 from homoexport.encoder.families import family_of
-from homoexport.encoder.loading import Encoder, Pooling, Task, read_sentence_settings
+from homoexport.encoder.loading import Encoder, Pooling, read_sentence_settings
 
-OUTPUT_NAMES: dict[Task, tuple[str, ...]] = {
+OUTPUT_NAMES: dict[ModelTask, tuple[str, ...]] = {
     "sentence-similarity": ("sentence_embedding", "last_hidden_state"),  # [B, D], [B, S, D]
     "fill-mask": ("logits",),  # [B, S, V]
     "feature-extraction": ("last_hidden_state",),  # [B, S, D]

@@ -61,7 +61,7 @@ class _Electra(PostNorm):
                 f"hidden_size {target.hidden_size} is the embedding size, and the teacher's projection from the one to "
                 "the other would be lost",
                 where="student",
-                mend="choose another hidden_size",
+                hint="choose another hidden_size",
             )
 
 

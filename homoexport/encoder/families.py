@@ -33,5 +33,5 @@ def family_of(config: Any) -> Family:
     raise TeacherError(
         f"model family '{config.model_type}' is not supported",
         where=str(getattr(config, "name_or_path", "") or "config.json"),
-        mend=f"supported: {', '.join(supported_model_types())}",
+        hint=f"supported: {', '.join(supported_model_types())}",
     )

@@ -25,22 +25,22 @@ from transformers import (
 )
 
 from homoexport import packaged
+from homoexport.choices import ModelTask
 from homoexport.documents.artifact import MANIFEST, digest_of, read_manifest, sha256_file
 from homoexport.encoder.families import family_of
 from homoexport.errors import TeacherError
 
 SENTENCE_SETTINGS = "sentence_bert_config.json"
-Task = Literal["fill-mask", "sentence-similarity", "feature-extraction", "text-classification", "token-classification"]
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _TOKENIZER_FILES = ["tokenizer*", "vocab*", "special_tokens_map.json", "added_tokens.json", "*.model", "merges.txt"]
 _SENTENCE_FILES = ["modules.json", "1_Pooling/*", "sentence_bert_config.json", "config_sentence_transformers.json"]
-_HEADS: dict[Task, str] = {
+_HEADS: dict[ModelTask, str] = {
     "fill-mask": "masked-LM head",
     "text-classification": "sequence-classification head",
     "token-classification": "token-classification head",
 }
-_TASK_OF_ARCHITECTURE: dict[str, Task] = {  # by the end of the class's name
+_TASK_OF_ARCHITECTURE: dict[str, ModelTask] = {  # by the end of the class's name
     "ForMaskedLM": "fill-mask",
     "ForPreTraining": "fill-mask",
     "ForSequenceClassification": "text-classification",
@@ -65,7 +65,7 @@ class Encoder:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    task: Task
+    task: ModelTask
     pooling: Pooling | None
     folder: Path
     source: str
@@ -78,7 +78,7 @@ def resolve_folder(source: str) -> Path:
         TeacherError: nothing is there, or it holds no model, or is a damaged archive.
     """
     if Path(source).is_file():
-        raise TeacherError("is a file, not a model's folder", where=source, mend=_NOT_A_MODEL)
+        raise TeacherError("is a file, not a model's folder", where=source, hint=_NOT_A_MODEL)
     if source.startswith(packaged.PREFIX):
         try:
             folder = packaged.locate_folder(source, cache_dir=_archives)
@@ -89,9 +89,9 @@ def resolve_folder(source: str) -> Path:
     elif _HUB_NAME.fullmatch(source) and not Path(source).exists():
         folder = _download(source)
     else:
-        raise TeacherError("no such model folder", where=source, mend="give a hub name, a folder, or package:DIST/PATH")
+        raise TeacherError("no such model folder", where=source, hint="give a hub name, a folder, or package:DIST/PATH")
     if not (folder / "config.json").is_file():
-        raise TeacherError("is not a model: it has no config.json", where=source, mend=_NOT_A_MODEL)
+        raise TeacherError("is not a model: it has no config.json", where=source, hint=_NOT_A_MODEL)
     return folder
 
 
@@ -111,12 +111,12 @@ def _download(name: str) -> Path:
         raise TeacherError(
             f"no such folder, and the hub did not give a model of that name ({reason})",
             where=name,
-            mend="check the name and the connection, or give a folder",
+            hint="check the name and the connection, or give a folder",
         ) from None
     return folder
 
 
-def _infer_task(folder: Path, config: Any) -> Task:
+def _infer_task(folder: Path, config: Any) -> ModelTask:
     if (folder / "modules.json").is_file():
         return "sentence-similarity"
     architecture = (getattr(config, "architectures", None) or ["Model"])[0]
@@ -127,11 +127,11 @@ def _infer_task(folder: Path, config: Any) -> Task:
     raise TeacherError(
         f"the head of a {architecture} is not supported, and would be lost",
         where=str(folder),
-        mend="supported: bare models, masked-LM models, sequence and token classifiers, sentence-transformers folders",
+        hint="supported: bare models, masked-LM models, sequence and token classifiers, sentence-transformers folders",
     )
 
 
-def _task_of_head(config: Any) -> Task | None:
+def _task_of_head(config: Any) -> ModelTask | None:
     """What the class that a config names is for; None where its name does not say."""
     architecture = (getattr(config, "architectures", None) or ["Model"])[0]
     return next((task for ending, task in _TASK_OF_ARCHITECTURE.items() if architecture.endswith(ending)), None)
@@ -150,7 +150,7 @@ def read_pooling(folder: Path) -> Pooling:
         raise TeacherError(
             f"a sentence encoder of {', '.join(kinds)} is not supported, and parts of it would be lost",
             where=str(modules),
-            mend="supported: Transformer, Pooling and, perhaps, Normalize, in this order",
+            hint="supported: Transformer, Pooling and, perhaps, Normalize, in this order",
         )
     named = [entry["path"] for entry, kind in zip(entries, kinds, strict=True) if kind == "Pooling"]
     path = folder / (named[0] if named else "1_Pooling") / "config.json"
@@ -165,11 +165,11 @@ def read_pooling(folder: Path) -> Pooling:
     modes = modes or [settings.get("pooling_mode", "mean")]  # sentence-transformers 6 writes one string
     names = {"mean_tokens": "mean", "mean": "mean", "cls_token": "cls", "cls": "cls"}
     if len(modes) != 1 or modes[0] not in names:
-        raise TeacherError(f"pooling {'+'.join(modes)} is not supported", where=str(path), mend="supported: mean, cls")
+        raise TeacherError(f"pooling {'+'.join(modes)} is not supported", where=str(path), hint="supported: mean, cls")
     return Pooling("mean" if names[modes[0]] == "mean" else "cls", "Normalize" in kinds if entries else True)
 
 
-def load_encoder(source: str, *, task: Task | None = None) -> Encoder:
+def load_encoder(source: str, *, task: ModelTask | None = None) -> Encoder:
     """Load a model of a supported family with its tokenizer.
 
     Args:
@@ -186,25 +186,25 @@ def load_encoder(source: str, *, task: Task | None = None) -> Encoder:
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise TeacherError(
-            f"is not a model: its config does not load ({reason})", where=source, mend=_NOT_A_MODEL
+            f"is not a model: its config does not load ({reason})", where=source, hint=_NOT_A_MODEL
         ) from None
     family = family_of(config)
     if getattr(config, "is_decoder", False):
-        raise TeacherError("is a decoder (is_decoder in its config)", where=source, mend="name an encoder")
+        raise TeacherError("is a decoder (is_decoder in its config)", where=source, hint="name an encoder")
     positions = getattr(config, "position_embedding_type", None) or "absolute"
     if positions != "absolute":
-        raise TeacherError(f"its positions are '{positions}'", where=source, mend="name a model with absolute ones")
+        raise TeacherError(f"its positions are '{positions}'", where=source, hint="name a model with absolute ones")
     family.prepare_config(config)
     other = _task_of_head(config)
     if task in _CLASSIFIERS and other in _CLASSIFIERS - {task}:
         what = f"is a {config.architectures[0]}, which is for {other}, not {task}"
-        raise TeacherError(what, where=source, mend="name a model with that head")
+        raise TeacherError(what, where=source, hint="name a model with that head")
     task = task or _infer_task(folder, config)
     model = _load_weights(folder, config, task, source)
     tokenizer = _load_tokenizer(folder, source)
     _check_tokenizer(tokenizer, config, family.longest_sequence(config), source)
     if task == "fill-mask" and tokenizer.mask_token_id is None:
-        raise TeacherError("its tokenizer has no mask token", where=source, mend="set mask_token and save it again")
+        raise TeacherError("its tokenizer has no mask token", where=source, hint="set mask_token and save it again")
     pooling = read_pooling(folder) if task == "sentence-similarity" else None
     return Encoder(model, tokenizer, task, pooling, folder, source)
 
@@ -216,13 +216,13 @@ def _load_tokenizer(folder: Path, source: str) -> PreTrainedTokenizerBase:
             Tokenizer.from_file(str(file))
         except Exception as error:  # tokenizers raises plain Exception
             what = f"its tokenizer.json does not load ({error})"
-            raise TeacherError(what, where=source, mend="copy or download it again") from None
+            raise TeacherError(what, where=source, hint="copy or download it again") from None
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, TypeError, KeyError):
         tokenizer = None
     if tokenizer is None or not getattr(tokenizer, "is_fast", False) or len(tokenizer) < 10:
-        raise TeacherError("has no fast tokenizer", where=source, mend="add tokenizer.json to the folder")
+        raise TeacherError("has no fast tokenizer", where=source, hint="add tokenizer.json to the folder")
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     return tokenizer
 
@@ -230,19 +230,19 @@ def _load_tokenizer(folder: Path, source: str) -> PreTrainedTokenizerBase:
 def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: Any, longest: int | None, source: str) -> None:
     """Refuse a tokenizer that does not fit the model, and teach it the model's positions."""
     if tokenizer.pad_token_id is None:
-        raise TeacherError("its tokenizer has no padding token", where=source, mend="set pad_token and save it again")
+        raise TeacherError("its tokenizer has no padding token", where=source, hint="set pad_token and save it again")
     highest = max(tokenizer.get_vocab().values())
     if highest >= config.vocab_size:
         raise TeacherError(
             f"its tokenizer's ids go up to {highest} and the model knows {config.vocab_size} tokens",
             where=source,
-            mend="put the tokenizer there that the model was trained with",
+            hint="put the tokenizer there that the model was trained with",
         )
     if longest is not None:
         tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
 
 
-def _load_weights(folder: Path, config: Any, task: Task, source: str) -> PreTrainedModel:
+def _load_weights(folder: Path, config: Any, task: ModelTask, source: str) -> PreTrainedModel:
     model_class = TasksManager.get_model_class_for_task(
         task if task in _HEADS else "feature-extraction", library="transformers"
     )
@@ -252,18 +252,18 @@ def _load_weights(folder: Path, config: Any, task: Task, source: str) -> PreTrai
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
-        what, mend = f"its weights do not load ({reason})", "copy or download it again"
+        what, hint = f"its weights do not load ({reason})", "copy or download it again"
         if any(folder.glob("onnx/*.onnx")):
-            what, mend = "is an ONNX package, without weights for torch", "name the model that it was exported from"
+            what, hint = "is an ONNX package, without weights for torch", "name the model that it was exported from"
         if isinstance(error, ValueError):
-            what, mend = f"no model can be made of its config.json ({reason})", "set it right"
-        raise TeacherError(what, where=source, mend=mend) from None
+            what, hint = f"no model can be made of its config.json ({reason})", "set it right"
+        raise TeacherError(what, where=source, hint=hint) from None
     if info["mismatched_keys"]:
         found = min(info["mismatched_keys"])  # transformers 4 gives names, 5 names and shapes
         name = found if isinstance(found, str) else found[0]
         asked = " x ".join(map(str, model.state_dict()[name].shape))
         what = f"{name} is not {asked} in its weights, as its config.json says"
-        raise TeacherError(what, where=source, mend="put the config.json there that the weights were saved with")
+        raise TeacherError(what, where=source, hint="put the config.json there that the weights were saved with")
     pooler_counts = task == "text-classification"  # elsewhere nothing reads it
     missing = sorted(name for name in info["missing_keys"] if pooler_counts or "pooler" not in name)
     if missing:
@@ -273,13 +273,13 @@ def _load_weights(folder: Path, config: Any, task: Task, source: str) -> PreTrai
             if task in _HEADS and head
             else f"weights are missing ({missing[0]})"
         )
-        raise TeacherError(what, where=source, mend="name a model that was saved with it")
+        raise TeacherError(what, where=source, hint="name a model that was saved with it")
     broken = next((name for name, weight in model.named_parameters() if not weight.isfinite().all()), None)
     if broken is not None:
         raise TeacherError(
             f"{broken} holds what is no number (NaN or infinity)",
             where=source,
-            mend="name a checkpoint from before its training went wrong",
+            hint="name a checkpoint from before its training went wrong",
         )
     model.eval()
     assert isinstance(model, PreTrainedModel)
@@ -400,5 +400,5 @@ def read_sentence_settings(folder: Path) -> dict[str, Any]:
     except ValueError:
         settings = None
     if not isinstance(settings, dict):
-        raise TeacherError("is no JSON object", where=str(path), mend="mend it, or remove it")
+        raise TeacherError("is no JSON object", where=str(path), hint="hint it, or remove it")
     return settings

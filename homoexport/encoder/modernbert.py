@@ -111,7 +111,7 @@ class ModernBert:
                 f"a {config.model_type} model of the teacher's layers {', '.join(str(index + 1) for index in kept)} "
                 "has no stock config",
                 where="student",
-                mend="keep the first layer, and global layers at even distances (the last layers can always go)",
+                hint="keep the first layer, and global layers at even distances (the last layers can always go)",
             )
         self.body(model).layers = nn.ModuleList(layers)
         _write_kinds(config, kinds, period)
@@ -151,7 +151,7 @@ class ModernBert:
                 f"{target.heads[0]} heads of {target.head_dim} at hidden_size {target.hidden_size}: rotary positions "
                 f"tie the width of a head to the teacher's {head_dim}",
                 where="student",
-                mend=f"possible: {' or '.join(f'{size} with {size // head_dim} heads' for size in nearest)}",
+                hint=f"possible: {' or '.join(f'{size} with {size // head_dim} heads' for size in nearest)}",
             )
 
     def longest_sequence(self, config: Any) -> int | None:

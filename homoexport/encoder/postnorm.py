@@ -186,7 +186,7 @@ class PostNorm:
             raise ShapeError(
                 f"{target.heads[0]} heads of {target.head_dim} do not make hidden_size {target.hidden_size}",
                 where="student",
-                mend=f"a {config.model_type} model has hidden_size = heads x head width, alike in all layers",
+                hint=f"a {config.model_type} model has hidden_size = heads x head width, alike in all layers",
             )
 
     def longest_sequence(self, config: Any) -> int | None:

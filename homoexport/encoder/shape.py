@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from homoexport.choices import PruneGroup
 from homoexport.encoder.layout import Family, Widths
 from homoexport.errors import ShapeError
-from homoexport.documents.recipe import PruneGroup
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def target_widths(
         raise ShapeError(
             f"hidden_size {hidden} is not divisible into {heads} heads",
             where="student",
-            mend=f"the nearest that is: {_nearest(hidden, heads)}, or another num_attention_heads",
+            hint=f"the nearest that is: {_nearest(hidden, heads)}, or another num_attention_heads",
         )
     layers = num_hidden_layers or teacher.num_hidden_layers
     target = Widths(hidden, ffn, (heads,) * layers, hidden // heads)
@@ -83,7 +83,7 @@ def target_widths(
             raise ShapeError(
                 f"{name} {wanted} is {'wider' if group else 'more'} than the teacher's {limit}",
                 where="student",
-                mend=f"at most {limit}",
+                hint=f"at most {limit}",
             )
         if wanted == limit or group is None:
             continue
@@ -91,13 +91,13 @@ def target_widths(
             raise ShapeError(
                 f"heads of {wanted}: this family's keep the teacher's {limit} (rotary positions)",
                 where="student",
-                mend=f"choose hidden_size = num_attention_heads x {limit}",
+                hint=f"choose hidden_size = num_attention_heads x {limit}",
             )
         if group not in prune:
             raise ShapeError(
                 f"{name} {wanted} is less than the teacher's {limit}, but {group} is not in distill.prune",
                 where="student",
-                mend=f"add {group} to distill.prune, or choose a shape that keeps {limit}",
+                hint=f"add {group} to distill.prune, or choose a shape that keeps {limit}",
             )
     return target
 
@@ -114,13 +114,13 @@ def _default_heads(teacher: Widths, hidden: int, *, fewer: bool, narrower: bool)
             f"hidden_size {hidden} is not divisible into {teacher.heads[0]} heads, nor into heads of "
             f"{teacher.head_dim}",
             where="student",
-            mend=f"the nearest that is: {_nearest(hidden, teacher.heads[0])}, or set num_attention_heads",
+            hint=f"the nearest that is: {_nearest(hidden, teacher.heads[0])}, or set num_attention_heads",
         )
     if odd:
         raise ShapeError(
             f"hidden_size {hidden} is not divisible into heads of {teacher.head_dim}",
             where="student",
-            mend=f"the nearest that is: {_nearest(hidden, teacher.head_dim)}",
+            hint=f"the nearest that is: {_nearest(hidden, teacher.head_dim)}",
         )
     return heads
 

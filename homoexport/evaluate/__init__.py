@@ -6,7 +6,6 @@ from homoexport.evaluate.classification import label_indices, label_places, name
 from homoexport.evaluate.data import columns_of_task, judged_data
 from homoexport.evaluate.estimate import Quality
 from homoexport.evaluate.examples import MAX_COMPARED, Examples, drawn_rows, read_examples, read_for
-from homoexport.workflow.gate import Gate, check_gate
 from homoexport.evaluate.glue import GLUE, read_glue
 from homoexport.evaluate.masked_lm import masked_lm_qualities
 from homoexport.evaluate.models import check_whole, digest_of_source, open_model, package_of_file
@@ -20,9 +19,7 @@ __all__ = [
     "MAX_COMPARED",
     "MAX_TRAIN",
     "Examples",
-    "Gate",
     "Quality",
-    "check_gate",
     "check_whole",
     "columns_of_task",
     "digest_of_source",

@@ -35,7 +35,7 @@ def label_agreement(reference: Sequence[Logits], logits: Sequence[Logits], *, se
     assert [theirs.shape for theirs in reference] == [ours.shape for ours in logits]
     pairs = [(theirs, ours) for theirs, ours in zip(reference, logits, strict=True) if ours.size]
     if not pairs:
-        raise TextError("no text to compare decisions on", mend="give some held-out texts")
+        raise TextError("no text to compare decisions on", hint="give some held-out texts")
     if pairs[0][0].shape[-1] == 1:
         return _score_agreement(pairs, seed=seed)
     same = [theirs.argmax(axis=-1) == ours.argmax(axis=-1) for theirs, ours in pairs]
@@ -51,7 +51,7 @@ def label_agreement(reference: Sequence[Logits], logits: Sequence[Logits], *, se
 
 def _score_agreement(pairs: Sequence[tuple[Logits, Logits]], *, seed: int) -> Quality:
     if len(pairs) < 3:
-        raise TextError(f"{len(pairs)} texts", mend="give 3 or more, for scores to compare")
+        raise TextError(f"{len(pairs)} texts", hint="give 3 or more, for scores to compare")
     # Of a token-classification model of one label the tokens' mean stands for the text.
     theirs, ours = (np.array([rows.mean() for rows in side]) for side in zip(*pairs, strict=True))
     correlation = RankCorrelation(theirs, ours)
@@ -81,5 +81,5 @@ def check_comparable(package: Package, teacher: Package) -> None:
             raise PackageError(
                 f"its {what} {ours} is not the teacher's {theirs}",
                 where=str(package.details.folder),
-                mend="compare a student with the teacher that it was distilled from",
+                hint="compare a student with the teacher that it was distilled from",
             )

@@ -41,7 +41,7 @@ def evaluate_on_mteb(
     try:
         import mteb
     except ImportError:
-        raise UserError("mteb is not installed", where="--task mteb", mend="pip install 'homoexport[mteb]'") from None
+        raise UserError("mteb is not installed", where="--task mteb", hint="pip install 'homoexport[mteb]'") from None
     try:
         tasks = [mteb.get_task(name) for name in names]
     except KeyError as error:
@@ -68,8 +68,8 @@ def _score(mteb: Any, task: Any, model: Package) -> float:
         )
     except (OSError, ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        mend = "check the connection (HF_HUB_OFFLINE), and that the task's data are still on the hub"
-        raise TextError(f"cannot be judged ({reason})", where=f"MTEB task {task.metadata.name}", mend=mend) from None
+        hint = "check the connection (HF_HUB_OFFLINE), and that the task's data are still on the hub"
+        raise TextError(f"cannot be judged ({reason})", where=f"MTEB task {task.metadata.name}", hint=hint) from None
     return float(found[0].get_score())
 
 

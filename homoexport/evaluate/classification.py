@@ -60,7 +60,7 @@ def score_qualities(scores: NDArray[Any], truth: Sequence[float], *, seed: int) 
         TextError: less than three texts.
     """
     if len(truth) < 3:
-        raise TextError(f"{len(truth)} texts", mend="give 3 or more, for scores to compare")
+        raise TextError(f"{len(truth)} texts", hint="give 3 or more, for scores to compare")
     wide, right = np.asarray(scores, np.float64), np.asarray(truth, np.float64)
     figures: dict[str, Callable[[FloatArray], float]] = {
         "pearson": partial(correlation, wide, right),
@@ -180,5 +180,5 @@ def _unknown(labels: Sequence[str], names: Sequence[str], *, where: str, numbere
     numbers = {str(place) for place in range(len(names))} if numbered and _plain(labels[0]) not in named else set()
     odd = next((label for label in labels if _plain(label) not in named and label not in numbers), labels[0])
     ways = "name another --label-column or model, or write the labels as the model has them"
-    mend = f"{ways}, or as numbers from 0" if numbered else ways
-    return TextError(f"the label '{odd}' is none of the model's ({', '.join(names)})", where=where, mend=mend)
+    hint = f"{ways}, or as numbers from 0" if numbered else ways
+    return TextError(f"the label '{odd}' is none of the model's ({', '.join(names)})", where=where, hint=hint)

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
+from homoexport.choices import EvaluationTask, JudgedTask, Split
 from homoexport.errors import UserError
 from homoexport.evaluate.examples import Examples, read_examples, read_tagged
 from homoexport.evaluate.glue import GLUE, read_glue
-from homoexport.documents.recipe import JudgedTask
-
-EvalTask = Literal["sts", "fidelity", "masked-lm", "classification", "tagging"]
-Split = Literal["train", "dev"]
 
 
 def judged_data(
@@ -23,7 +19,7 @@ def judged_data(
     pair_column: str | None = None,
     label_column: str | None = None,
     split: Split = "dev",
-) -> tuple[Examples, EvalTask, tuple[str, ...] | None]:
+) -> tuple[Examples, EvaluationTask, tuple[str, ...] | None]:
     """The examples of a task, how they are judged, and by which metrics (None: all).
 
     Args:
@@ -44,7 +40,7 @@ def judged_data(
         examples = read_glue(task, data_dir=data_dir, split=split)
         return examples, "sts" if glue.labels is None else "classification", glue.metrics
     if data is None:
-        raise UserError("judged on what?", where=f"--task {task}", mend="name files with --data")
+        raise UserError("judged on what?", where=f"--task {task}", hint="name files with --data")
     text, pair, label = columns_of_task(task, text_column, pair_column, label_column)
     assert text is not None
     if task == "tagging":

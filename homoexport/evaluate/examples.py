@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from homoexport.documents.artifact import digest_of
+from homoexport.documents.recipe import TextSource
 from homoexport.errors import TextError
 from homoexport.runtime.inference import Text
-from homoexport.documents.recipe import TextSource
 
 MAX_COMPARED = 1000  # texts, each with every other: half a million pairs; more would cost their square
 
@@ -54,7 +54,7 @@ class Examples:
             TextError: one is none, or all are the same, which says nothing of order.
         """
         assert self.labels is not None
-        mend = "name the column of scores with --label-column"
+        hint = "name the column of scores with --label-column"
         numbers: list[float] = []
         for row, label in enumerate(self.labels, start=1):
             try:
@@ -65,10 +65,10 @@ class Examples:
                 raise TextError(
                     f"the label of example {row}, '{label}', is no number",
                     where=self.source,
-                    mend=mend,
+                    hint=hint,
                 )
         if len(set(numbers)) == 1:
-            raise TextError(f"has the score {numbers[0]:g} alone", where=self.source, mend=mend)
+            raise TextError(f"has the score {numbers[0]:g} alone", where=self.source, hint=hint)
         return numbers
 
 
@@ -90,7 +90,7 @@ def read_for(flag: str) -> Iterator[None]:
     try:
         yield
     except TextError as error:
-        raise TextError(error.what, where=f"{flag} {error.where}", mend=error.mend) from None
+        raise TextError(error.what, where=f"{flag} {error.where}", hint=error.hint) from None
 
 
 def drawn_rows(count: int, limit: int | None, seed: int) -> list[int]:
@@ -121,10 +121,10 @@ def read_examples(
     with _as_flags():
         rows = list(read_rows(find_files(files), columns_of(source)))
     if not rows:
-        raise TextError("holds no text", where=files, mend="name other files or another column")
+        raise TextError("holds no text", where=files, hint="name other files or another column")
     if label_column is not None and (bare := sum(row["label"] in (None, "") for row in rows)):
         raise TextError(
-            f"{bare} of {len(rows)} rows have no label", where=files, mend="name another --label-column, or mend them"
+            f"{bare} of {len(rows)} rows have no label", where=files, hint="name another --label-column, or hint them"
         )
     return Examples(
         files,
@@ -157,11 +157,11 @@ def read_tagged(files: str, *, column: str, label_column: str) -> Examples:
     with _as_flags():
         rows = list(read_rows(find_files(files), columns_of(source), words=True))
     if not rows:
-        raise TextError("holds no text", where=files, mend="name other files or another column")
+        raise TextError("holds no text", where=files, hint="name other files or another column")
     for number, row in enumerate(rows, start=1):
         if row["label"] is None or None in row["label"] or len(row["label"]) != len(row["text"]):
             what = f"text {number} has {len(row['text'])} words and {len(row['label'] or ())} labels"
-            raise TextError(what, where=files, mend="give one label for each word")
+            raise TextError(what, where=files, hint="give one label for each word")
     words = tuple(tuple(row["text"]) for row in rows)
     labels = tuple(tuple(row["label"]) for row in rows)
     return Examples(files, tuple(map(" ".join, words)), None, words=words, word_labels=labels)

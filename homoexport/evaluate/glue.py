@@ -10,13 +10,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from homoexport.choices import Split
 from homoexport.errors import TextError
 from homoexport.evaluate.examples import Examples
 from homoexport.runtime.inference import Text
 
-Split = Literal["train", "dev"]
 HUB = "nyu-mll/glue"
 
 
@@ -155,11 +154,11 @@ def read_glue(name: str, *, data_dir: Path | None, split: Split = "dev") -> Exam
     path = data_dir / task.folder / (task.dev if split == "dev" else "train.tsv")
     rows = list(_rows(path, task))
     if not rows:
-        raise TextError("holds no examples", where=str(path), mend="copy it again")
+        raise TextError("holds no examples", where=str(path), hint="copy it again")
     texts, labels = zip(*rows, strict=True)
     if task.labels is not None and (odd := set(labels) - set(task.labels)):
         what = f"has the label '{min(odd)}', and {name} has {', '.join(task.labels)}"
-        raise TextError(what, where=str(path), mend="copy it again")
+        raise TextError(what, where=str(path), hint="copy it again")
     return Examples(str(path), texts, _named(labels, task), task.names)
 
 
@@ -173,19 +172,19 @@ def _named(labels: Sequence[str], task: GlueTask) -> tuple[str, ...]:
 
 def _rows(path: Path, task: GlueTask) -> list[tuple[Text, str]]:
     if not path.is_file():
-        mend = "name the folder of GLUE's task folders with --data-dir"
-        raise TextError("no such file", where=str(path), mend=mend)
+        hint = "name the folder of GLUE's task folders with --data-dir"
+        raise TextError("no such file", where=str(path), hint=hint)
     csv.field_size_limit(sys.maxsize)
     wanted = [column for column in (task.text, task.pair, task.label) if column is not None]
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             lines = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     except (OSError, UnicodeDecodeError) as error:
-        raise TextError(f"cannot be read ({error})", where=str(path), mend="copy it again") from None
+        raise TextError(f"cannot be read ({error})", where=str(path), hint="copy it again") from None
     head = lines[0] if lines else []
     missing = [column for column in wanted if isinstance(column, str) and column not in head]
     if missing:
-        raise TextError(f"has no column '{missing[0]}'", where=str(path), mend="copy it again")
+        raise TextError(f"has no column '{missing[0]}'", where=str(path), hint="copy it again")
     places = [head.index(column) if isinstance(column, str) else column for column in wanted]
     rows: list[tuple[Text, str]] = []
     for line in lines[1:] if isinstance(task.label, str) else lines:

@@ -41,13 +41,13 @@ def masked_lm_qualities(
     """
     folder = str(package.details.folder)
     if package.details.task != "fill-mask":
-        raise PackageError(f"is a {package.details.task} package", where=folder, mend="name a fill-mask package")
+        raise PackageError(f"is a {package.details.task} package", where=folder, hint="name a fill-mask package")
     mask_token_id, special = _mask_token_id(package), _special_ids(package)
     rng = np.random.default_rng(seed)
     chosen = [_choose(np.asarray(ids, dtype=np.int64), special, mlm_probability, rng) for ids in sequences]
     kept = [row for row, positions in enumerate(chosen) if len(positions)]
     if not kept:
-        raise TextError("no token to mask", mend="give some text")
+        raise TextError("no token to mask", hint="give some text")
     order = sorted(kept, key=lambda row: len(sequences[row]))
     sums: list[tuple[float, ...]] = []  # of each sequence: cross-entropy, likeliest, among the five, masked
     for start in range(0, len(order), _BATCH):
@@ -112,9 +112,9 @@ def _mask_token_id(package: Package) -> int:
     try:
         token = json.loads(path.read_text(encoding="utf-8")).get("mask_token")
     except (OSError, ValueError):
-        raise PackageError("cannot be read", where=str(path), mend="export the package again") from None
+        raise PackageError("cannot be read", where=str(path), hint="export the package again") from None
     content = token["content"] if isinstance(token, dict) else token
     number = package.tokenizer.token_to_id(content) if content else None
     if number is None:
-        raise PackageError("the tokenizer has no mask token", where=str(path), mend="name a package with one")
+        raise PackageError("the tokenizer has no mask token", where=str(path), hint="name a package with one")
     return int(number)

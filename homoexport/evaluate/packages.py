@@ -43,7 +43,7 @@ def evaluate_packages(
         TextError: too little text.
     """
     if not texts:
-        raise TextError("no text to evaluate on", mend="give some held-out texts")
+        raise TextError("no text to evaluate on", hint="give some held-out texts")
     texts = [texts[row] for row in drawn_rows(len(texts), MAX_COMPARED, seed)]
     reference: FloatArray | None = None
     decisions: list[FloatArray] | None = None

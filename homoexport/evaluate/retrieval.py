@@ -36,7 +36,7 @@ def retrieval_qualities(reference: NDArray[Any], vectors: NDArray[Any], *, seed:
     """
     count = len(vectors)
     if count < K + 2:
-        raise TextError(f"{count} texts", mend=f"give {K + 2} or more, for {K} to be found among the others")
+        raise TextError(f"{count} texts", hint=f"give {K + 2} or more, for {K} to be found among the others")
     wanted, found = _nearest(reference), _nearest(vectors)  # [N, K]
     worth = np.zeros((count, count))
     np.put_along_axis(worth, wanted, np.arange(K, 0, -1.0)[None, :], axis=1)

@@ -79,9 +79,9 @@ def sts_qualities(
         PackageError: the package gives no vectors.
     """
     if len(pairs) != len(scores):
-        raise TextError(f"{len(pairs)} pairs of texts and {len(scores)} scores", mend="give one score for each pair")
+        raise TextError(f"{len(pairs)} pairs of texts and {len(scores)} scores", hint="give one score for each pair")
     if len(pairs) < 3:
-        raise TextError(f"{len(pairs)} pairs of texts", mend="give 3 or more")
+        raise TextError(f"{len(pairs)} pairs of texts", hint="give 3 or more")
     left, right = (unit_vectors(package.embed([pair[side] for pair in pairs])) for side in (0, 1))
     cosines, truth = np.sum(left * right, axis=1), np.asarray(scores, dtype=np.float64)
     return [
@@ -96,7 +96,7 @@ def sts_qualities(
 def _ranked(reference: NDArray[Any], vectors: NDArray[Any]) -> RankCorrelation:
     assert len(reference) == len(vectors)
     if len(vectors) < 3:
-        raise TextError(f"{len(vectors)} texts", mend="give 3 or more, for pairs to compare")
+        raise TextError(f"{len(vectors)} texts", hint="give 3 or more, for pairs to compare")
     upper = np.triu_indices(len(vectors), k=1)
     first, second = (unit_vectors(array) for array in (reference, vectors))
     return RankCorrelation((first @ first.T)[upper], (second @ second.T)[upper])

@@ -37,7 +37,7 @@ def tagging_qualities(model: Package, examples: Examples, *, seed: int) -> list[
         raise PackageError(
             f"is for {model.details.task}",
             where=str(model.details.folder),
-            mend="name a token-classification model",
+            hint="name a token-classification model",
         )
     assert examples.words is not None
     assert examples.word_labels is not None
@@ -48,7 +48,7 @@ def tagging_qualities(model: Package, examples: Examples, *, seed: int) -> list[
     judged = [(truth[: len(guess)], guess) for truth, guess in zip(right, guessed, strict=True)]
     count = sum(len(guess) for _, guess in judged)
     if not count:
-        raise TextError("no word to judge", where=examples.source, mend="give some text")
+        raise TextError("no word to judge", where=examples.source, hint="give some text")
     details = {"texts": len(judged), "words": count, "words_cut_off": len(flat) - count}
     hits = np.array([sum(map(str.__eq__, truth, guess)) for truth, guess in judged], np.float64)
     words = np.array([len(guess) for _, guess in judged], np.float64)

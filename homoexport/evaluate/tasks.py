@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from homoexport.choices import EvaluationTask
 from homoexport.documents.artifact import staged, write_json, write_manifest
 from homoexport.errors import PackageError, TextError, UserError
 from homoexport.evaluate.agreement import check_comparable, decision_logits, label_agreement
 from homoexport.evaluate.classification import classification_qualities, label_indices, names_of, score_qualities
-from homoexport.evaluate.data import EvalTask
 from homoexport.evaluate.estimate import Quality
 from homoexport.evaluate.examples import MAX_COMPARED, Examples, drawn_rows
 from homoexport.evaluate.masked_lm import masked_lm_qualities
@@ -37,7 +37,7 @@ def evaluate_models(
     models: Sequence[str],
     examples: Examples,
     *,
-    task: EvalTask,
+    task: EvaluationTask,
     teacher: str | None = None,
     train: Examples | None = None,
     metrics: Sequence[str] | None = None,
@@ -101,7 +101,7 @@ class Evaluation:
     """What models are judged by; for the arguments see `evaluate_models`. The teacher is asked once."""
 
     examples: Examples
-    task: EvalTask
+    task: EvaluationTask
     teacher: str | None = None
     train: Examples | None = None
     metrics: Sequence[str] | None = None
@@ -159,7 +159,7 @@ class _Judge:
 def _qualities(
     model: Package,
     examples: Examples,
-    task: EvalTask,
+    task: EvaluationTask,
     judge: _Judge | None,
     train: Examples | None,
     metrics: Sequence[str] | None,
@@ -197,7 +197,7 @@ def _labelled(model: Package, examples: Examples, train: Examples | None, *, see
         raise PackageError(
             f"is for {model.details.task}",
             where=str(model.details.folder),
-            mend="name a text-classification model, or give --probe",
+            hint="name a text-classification model, or give --probe",
         )
     logits = np.stack(model.logits(examples.texts))  # [N, C]
     if logits.shape[1] == 1:
@@ -205,7 +205,7 @@ def _labelled(model: Package, examples: Examples, train: Examples | None, *, see
             raise PackageError(
                 f"has one output where the examples have the labels {', '.join(examples.names)}",
                 where=str(model.details.folder),
-                mend="name a model with those labels",
+                hint="name a model with those labels",
             )
         return score_qualities(logits[:, 0], examples.scores(), seed=seed)
     return classification_qualities(
@@ -217,7 +217,7 @@ def _labelled(model: Package, examples: Examples, train: Examples | None, *, see
     )
 
 
-def check_labels(model: Package, examples: Examples, task: EvalTask) -> None:
+def check_labels(model: Package, examples: Examples, task: EvaluationTask) -> None:
     """Refuse labels or scores that the model cannot be held against, all of them, before it is asked.
 
     Raises:
@@ -233,14 +233,14 @@ def check_labels(model: Package, examples: Examples, task: EvalTask) -> None:
         label_indices(examples.labels, model.details.labels, **given)
 
 
-def _check_task(task: EvalTask, examples: Examples, teacher: str | None) -> None:
+def _check_task(task: EvaluationTask, examples: Examples, teacher: str | None) -> None:
     if task == "fidelity" and teacher is None:
-        raise UserError("fidelity to whom?", where="--task fidelity", mend="name the teacher with --teacher")
+        raise UserError("fidelity to whom?", where="--task fidelity", hint="name the teacher with --teacher")
     if task in ("sts", "masked-lm") and teacher is not None:
-        raise UserError("needs no teacher", where=f"--task {task}", mend="leave --teacher out")
+        raise UserError("needs no teacher", where=f"--task {task}", hint="leave --teacher out")
     paired = not isinstance(examples.texts[0], str)
     if task == "sts" and not paired:
-        mend = "name their column with --pair-column"
-        raise TextError("gives no second texts", where=examples.source, mend=mend)
+        hint = "name their column with --pair-column"
+        raise TextError("gives no second texts", where=examples.source, hint=hint)
     if task in ("fidelity", "masked-lm") and paired:
-        raise TextError("gives pairs of texts", where=examples.source, mend="leave --pair-column out")
+        raise TextError("gives pairs of texts", where=examples.source, hint="leave --pair-column out")

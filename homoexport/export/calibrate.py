@@ -9,7 +9,7 @@ import contextlib
 import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,8 @@ from onnxruntime.quantization.calibrate import (
     create_calibrator,
 )
 
-Calibration = Literal["min-max", "percentile", "entropy"]
+from homoexport.choices import Calibration
+
 Tokens = Mapping[str, NDArray[np.int64]]
 
 _METHODS: dict[Calibration, tuple[CalibrationMethod, dict[str, Any]]] = {

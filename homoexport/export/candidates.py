@@ -14,22 +14,15 @@ import numpy as np
 import onnx_ir as ir
 from onnxruntime.quantization.calibrate import TensorsData
 
+from homoexport.choices import Calibration, EmbeddingPrecision, Scheme, WeightPrecision
 from homoexport.encoder import Encoder, input_names
 from homoexport.errors import DeviceError
-from homoexport.export.calibrate import Calibration, Tokens, calibrate
+from homoexport.export.calibrate import Tokens, calibrate
 from homoexport.export.forms import Form, NotThisForm, fused_base, write_as
 from homoexport.export.graph import torch_to_onnx
 from homoexport.export.ladder import MAX_TEXTS, Batches, make_batches, spread, takes_pairs
 from homoexport.export.parity import Answer, Parity, check_parity
-from homoexport.export.quantize import (
-    CALIBRATED,
-    PRECISIONS,
-    Embeddings,
-    Precision,
-    Scheme,
-    products_of,
-    quantize,
-)
+from homoexport.export.quantize import CALIBRATED, PRECISIONS, products_of, quantize
 from homoexport.export.smooth import Maxima, channel_maxima, smooth
 
 MAX_CALIBRATION_TEXTS = 128
@@ -46,7 +39,7 @@ class Candidate:
 
     form: Form
     scheme: Scheme
-    embeddings: Embeddings
+    embeddings: EmbeddingPrecision
     file: Path
     file_bytes: int
     calibration: Calibration | None = None
@@ -67,12 +60,12 @@ class Candidate:
         return self.name if self.calibration is None else f"{self.name}-{self.calibration}"
 
     @property
-    def precision(self) -> Precision:
+    def precision(self) -> WeightPrecision:
         """Of the weights of its products."""
         return PRECISIONS[self.scheme]
 
     @property
-    def bounds(self) -> Precision:
+    def bounds(self) -> WeightPrecision:
         """Which bounds of the ladder apply."""
         return "int8" if self.precision == "fp32" and self.embeddings != "fp32" else self.precision
 
@@ -219,7 +212,7 @@ class Maker:
         self,
         form: Form,
         scheme: Scheme,
-        embeddings: Embeddings,
+        embeddings: EmbeddingPrecision,
         *,
         keep: Sequence[str] = (),
         calibration: Calibration = "min-max",

@@ -14,19 +14,16 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
+from homoexport.choices import Calibration, EmbeddingChoice, EmbeddingPrecision, Quantization, Scheme
 from homoexport.documents.budget import QUALITY_LINE, Verdict
 from homoexport.errors import ParityError, UserError
-from homoexport.export.calibrate import Calibration
 from homoexport.export.candidates import Candidate, Maker
 from homoexport.export.forms import ATTENTION_FORMS, Form, variants_of
 from homoexport.export.parity import Parity
-from homoexport.export.quantize import CALIBRATED, PRECISIONS, Embeddings, Scheme
+from homoexport.export.quantize import CALIBRATED, PRECISIONS
 from homoexport.export.smooth import STRENGTHS
 
-Quantize = Literal["auto", "none", "int8", "int8-static", "int4", "fp16"]
-EmbeddingChoice = Literal["auto", "fp32", "int8", "int4"]
 Rank = Callable[[Sequence[Path]], Sequence[float]]
 Judge = Callable[[Path], Verdict]
 
@@ -52,7 +49,7 @@ class Choice:
 
 
 def schemes_for(
-    quantize: Quantize, instruction_sets: Collection[str], *, x86: bool, calibrated: bool, provider: str = _CPU
+    quantize: Quantization, instruction_sets: Collection[str], *, x86: bool, calibrated: bool, provider: str = _CPU
 ) -> tuple[Scheme, ...]:
     """The schemes to try, the likeliest first; fp32 is among them as what the others are held against.
 
@@ -67,7 +64,7 @@ def schemes_for(
     overflows = x86 and not _MULTIPLIES_BYTES & set(instruction_sets)
     dynamic: tuple[Scheme, ...] = ("int8", "int8-7-bit", "int8-unsigned") if overflows else ("int8",)
     static: tuple[Scheme, ...] = ("int8-static", *(("int8-qdq",) if provider != _CPU else ())) if calibrated else ()
-    schemes: dict[Quantize, tuple[Scheme, ...]] = {
+    schemes: dict[Quantization, tuple[Scheme, ...]] = {
         "auto": (*dynamic, *static, "fp32"),
         "none": ("fp32",),
         "int8": (*dynamic, "fp32"),
@@ -78,14 +75,14 @@ def schemes_for(
     return schemes[quantize]
 
 
-def embeddings_of(choice: EmbeddingChoice, scheme: Scheme) -> Embeddings:
+def embeddings_of(choice: EmbeddingChoice, scheme: Scheme) -> EmbeddingPrecision:
     """How a scheme's embedding tables are stored: where nothing else was asked for, in 8 bits if its weights are.
 
     Raises:
         UserError: tables of fewer bits in fp16, which has them in fp16.
     """
     if scheme == "fp16" and choice in ("int8", "int4"):
-        raise UserError(f"fp16 has its tables in fp16, not in {choice}", where="--embeddings", mend="leave it out")
+        raise UserError(f"fp16 has its tables in fp16, not in {choice}", where="--embeddings", hint="leave it out")
     if choice != "auto":
         return choice
     return "int8" if scheme.startswith("int") else "fp32"
@@ -94,8 +91,8 @@ def embeddings_of(choice: EmbeddingChoice, scheme: Scheme) -> Embeddings:
 def choose(
     maker: Maker,
     *,
-    quantize: Quantize,
-    schemes: Mapping[Scheme, Embeddings],
+    quantize: Quantization,
+    schemes: Mapping[Scheme, EmbeddingPrecision],
     rank: Rank,
     judge: Judge | None = None,
 ) -> Choice:
@@ -178,7 +175,9 @@ def _latency(candidate: Candidate) -> float:
     return float("inf") if candidate.latency_p50_ms is None else candidate.latency_p50_ms
 
 
-def _best_form(maker: Maker, scheme: Scheme, embeddings: Embeddings, rank: Rank) -> tuple[list[Candidate], Form]:
+def _best_form(
+    maker: Maker, scheme: Scheme, embeddings: EmbeddingPrecision, rank: Rank
+) -> tuple[list[Candidate], Form]:
     """Every form with its figures, and the fastest that is right; the first, where the target has room for none."""
     wrong, timed = _timed_forms(maker, ATTENTION_FORMS, scheme, embeddings, rank, _ATTENTION)
     if not timed:
@@ -195,7 +194,7 @@ def _best_form(maker: Maker, scheme: Scheme, embeddings: Embeddings, rank: Rank)
 
 
 def _timed_forms(
-    maker: Maker, forms: Sequence[Form], scheme: Scheme, embeddings: Embeddings, rank: Rank, round_number: int
+    maker: Maker, forms: Sequence[Form], scheme: Scheme, embeddings: EmbeddingPrecision, rank: Rank, round_number: int
 ) -> tuple[list[Candidate], list[Candidate]]:
     """Forms that are wrong in fp32 already, with the figures of that, and the others in a scheme, timed in turns."""
     written = [item for form in forms if (item := maker.write(form)) is not None]
@@ -224,7 +223,7 @@ def _timed(maker: Maker, candidates: Sequence[Candidate], rank: Rank, round_numb
     return timed
 
 
-def _sound_or_mended(maker: Maker, form: Form, scheme: Scheme, embeddings: Embeddings) -> list[Candidate]:
+def _sound_or_mended(maker: Maker, form: Form, scheme: Scheme, embeddings: EmbeddingPrecision) -> list[Candidate]:
     """A form in a scheme, held against torch.
 
     If it breaks the gate, with smoothed inputs; if that does not help, with the products left in fp32 that break it.
@@ -244,7 +243,9 @@ def _sound_or_mended(maker: Maker, form: Form, scheme: Scheme, embeddings: Embed
     return [best] if best.sound else [_mended(maker, best)]
 
 
-def _most_alike(maker: Maker, forms: Sequence[Form], scheme: Scheme, embeddings: Embeddings) -> Candidate | None:
+def _most_alike(
+    maker: Maker, forms: Sequence[Form], scheme: Scheme, embeddings: EmbeddingPrecision
+) -> Candidate | None:
     """Of forms in a scheme, by every method of calibration, the one that answers most as torch does."""
     methods: tuple[Calibration, ...] = ("min-max", "percentile") if scheme in CALIBRATED else ("min-max",)
     made = [maker.quantize(form, scheme, embeddings, calibration=method) for form in forms for method in methods]
@@ -257,7 +258,7 @@ def _most_alike(maker: Maker, forms: Sequence[Form], scheme: Scheme, embeddings:
 
 
 def _mended(maker: Maker, broken: Candidate) -> Candidate:
-    """The candidate with the products left in fp32 that break the gate; itself, if that does not mend it."""
+    """The candidate with the products left in fp32 that break the gate; itself, if that does not fix it."""
     form, scheme = broken.form, broken.scheme
     calibration = broken.calibration or "min-max"
     maker.progress(f"looking for the layers that break the gate ({scheme})")

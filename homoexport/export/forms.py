@@ -6,10 +6,10 @@ Every form but `unfused` is made from the graph that onnxscript fuses for ONNX R
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import onnx_ir as ir
 
+from homoexport.choices import AttentionForm
 from homoexport.export.attention import MICROSOFT, STANDARD_OPSET, fold_mask, use_standard_attention
 from homoexport.export.fuse import (
     fuse,
@@ -19,8 +19,6 @@ from homoexport.export.fuse import (
     sum_residuals,
     use_standard_gelu,
 )
-
-Attention = Literal["unfused", "multi-head", "flash", "standard"]
 
 
 class NotThisForm(Exception):
@@ -38,7 +36,7 @@ class Form:
         smoothing: the strength that products' inputs are smoothed with, see `homoexport.export.smooth`.
     """
 
-    attention: Attention
+    attention: AttentionForm
     merged: bool = False
     skip_layer_norm: bool = False
     smoothing: float | None = None

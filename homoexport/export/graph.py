@@ -103,12 +103,12 @@ def torch_to_onnx(encoder: Encoder, *, opset: int) -> ir.Model:
         raise UserError(
             f"its weights take {parameter_bytes / 1e9:.1f} GB in fp32, and one ONNX file holds 2 GB",
             where=encoder.source,
-            mend="distil a smaller student",
+            hint="distil a smaller student",
         )
     if opset < MIN_OPSET:
-        raise UserError(f"opset {opset} is too old", where="opset", mend=f"give {MIN_OPSET} or more")
+        raise UserError(f"opset {opset} is too old", where="opset", hint=f"give {MIN_OPSET} or more")
     if opset > onnx.defs.onnx_opset_version():  # torch tries, and prints what its converter thinks of that
-        raise UserError(f"there is no opset {opset}", where="opset", mend=f"give {MIN_OPSET}")
+        raise UserError(f"there is no opset {opset}", where="opset", hint=f"give {MIN_OPSET}")
     names, outputs = input_names(encoder), OUTPUT_NAMES[encoder.task]
     mask = torch.ones(2, 8, dtype=torch.long)
     mask[1, 5:] = 0
@@ -135,12 +135,12 @@ def torch_to_onnx(encoder: Encoder, *, opset: int) -> ir.Model:
             f"torch {torch.__version__} cannot export this {type(encoder.model).__name__} of transformers "
             f"{transformers.__version__} ({reason.strip()})",
             where=encoder.source,
-            mend="try the versions of constraints.txt",
+            hint="try the versions of constraints.txt",
         ) from error
     assert program is not None
     model: ir.Model = program.model
     if model.opset_imports[""] != opset:
-        raise UserError(f"torch cannot write opset {opset}", where="opset", mend=f"give {MIN_OPSET}")
+        raise UserError(f"torch cannot write opset {opset}", where="opset", hint=f"give {MIN_OPSET}")
     unfold_gemms(model)
     ClearMetadataAndDocStringPass()(model)  # the exporter leaves a stack trace at every node: 0.4 MB
     return model

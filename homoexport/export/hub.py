@@ -22,10 +22,10 @@ def check_repository(name: str) -> None:
         validate_repo_id(name)
     except HFValidationError as error:
         raise UserError(
-            f"is no repository's name ({_first_line(error)})", where=name, mend="name it OWNER/NAME"
+            f"is no repository's name ({_first_line(error)})", where=name, hint="name it OWNER/NAME"
         ) from None
     if constants.HF_HUB_OFFLINE:
-        raise UserError("the hub is switched off", where="HF_HUB_OFFLINE", mend="unset it to push")
+        raise UserError("the hub is switched off", where="HF_HUB_OFFLINE", hint="unset it to push")
 
 
 def push_to_hub(folder: Path, repository: str, *, private: bool = False) -> str:
@@ -57,11 +57,11 @@ def push_to_hub(folder: Path, repository: str, *, private: bool = False) -> str:
         raise UserError(
             f"the hub refused the package at {folder} ({_first_line(error)})",
             where=repository,
-            mend="`hf auth login` with a token that may write there",
+            hint="`hf auth login` with a token that may write there",
         ) from None
     except Exception as error:  # of connections: its three HTTP clients, by version, have no base but this
         what = f"the package at {folder} did not reach the hub ({_first_line(error)})"
-        raise UserError(what, where=repository, mend="check the connection") from None
+        raise UserError(what, where=repository, hint="check the connection") from None
     return str(commit.commit_url)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from homoexport.choices import EmbeddingChoice, Quantization, WeightPrecision
 from homoexport.documents.artifact import output_errors, staged, write_manifest
 from homoexport.encoder import (
     OUTPUT_NAMES,
@@ -27,26 +28,26 @@ from homoexport.encoder import (
 from homoexport.errors import UserError
 from homoexport.export.candidates import Candidate, Maker
 from homoexport.export.card import model_card
-from homoexport.export.choose import Choice, EmbeddingChoice, Judge, Quantize, Rank, choose, embeddings_of, schemes_for
+from homoexport.export.choose import Choice, Judge, Rank, choose, embeddings_of, schemes_for
 from homoexport.export.graph import describe
 from homoexport.export.ladder import known_texts
 from homoexport.export.mobile import MODEL_NAME, OPERATORS_NAME, write_ort_format
 from homoexport.export.parity import Answer, Invariance, check_invariance
-from homoexport.export.quantize import DESCRIPTIONS, EMBEDDINGS, Precision
+from homoexport.export.quantize import DESCRIPTIONS, EMBEDDINGS
 from homoexport.export.runtimes import oldest_onnxruntime
 from homoexport.export.strings import pack_tokenizer, refuse_inexpressible
 from homoexport.host import library_versions
 from homoexport.sample_text import SAMPLE_TEXT
 
 # As transformers.js calls them: q8 looks for model_quantized, q4 for model_q4, fp16 for model_fp16.
-MODEL_FILES: dict[Precision, str] = {
+MODEL_FILES: dict[WeightPrecision, str] = {
     "fp32": "onnx/model.onnx",
     "int8": "onnx/model_quantized.onnx",
     "int4": "onnx/model_q4.onnx",
     "fp16": "onnx/model_fp16.onnx",
 }
 # As transformers.js names them in config.json, where the file is the one to load unless told otherwise.
-TRANSFORMERS_JS_DTYPES: dict[Precision, str] = {"fp32": "fp32", "int8": "q8", "int4": "q4", "fp16": "fp16"}
+TRANSFORMERS_JS_DTYPES: dict[WeightPrecision, str] = {"fp32": "fp32", "int8": "q8", "int4": "q4", "fp16": "fp16"}
 # Apart from onnx/, and under a name of its own: optimum takes any model.onnx in any folder for the model.
 STRINGS_FILE = "strings/text_model.onnx"
 ORT_FOLDER = "ort"
@@ -101,7 +102,7 @@ def export_encoder(
     out_dir: Path,
     rank: Rank,
     texts: Sequence[str] = (),
-    quantize: Quantize = "auto",
+    quantize: Quantization = "auto",
     embeddings: EmbeddingChoice = "auto",
     instruction_sets: Collection[str] = (),
     x86: bool = False,
@@ -150,7 +151,7 @@ def export_encoder(
         ParityError: no graph answers as the model does.
     """
     if quantize == "int8-static" and not texts:
-        raise UserError("its scales are calibrated on text", where="int8-static", mend="give a file of it with --text")
+        raise UserError("its scales are calibrated on text", where="int8-static", hint="give a file of it with --text")
     max_length = max_length_of(encoder)
     tried = schemes_for(quantize, instruction_sets, x86=x86, calibrated=bool(texts), provider=provider)
     schemes = {scheme: embeddings_of(embeddings, scheme) for scheme in tried}

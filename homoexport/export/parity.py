@@ -18,9 +18,9 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from homoexport.encoder import OUTPUT_NAMES, Task
+from homoexport.choices import ModelTask, WeightPrecision
+from homoexport.encoder import OUTPUT_NAMES
 from homoexport.export.ladder import Batch, Batches
-from homoexport.export.quantize import Precision
 from homoexport.host import available_cores
 
 # Largest difference over the largest value. fp32 rungs do the same sums in another order: MiniLM and a 2 x 128 BERT
@@ -117,7 +117,7 @@ def _cosines(actual: NDArray[np.float32], expected: NDArray[np.float32]) -> NDAr
 
 
 def check_parity(
-    file: Path, batches: Sequence[Batch], *, task: Task, precision: Precision, answer: Answer | None = None
+    file: Path, batches: Sequence[Batch], *, task: ModelTask, precision: WeightPrecision, answer: Answer | None = None
 ) -> Parity:
     """Run an ONNX file on the batches and hold its answers against torch's.
 
@@ -174,7 +174,7 @@ class Invariance:
         return {name: _finite(value) for name, value in asdict(self).items()}
 
 
-def check_invariance(file: Path, batches: Batches, *, task: Task, answer: Answer | None = None) -> Invariance:
+def check_invariance(file: Path, batches: Batches, *, task: ModelTask, answer: Answer | None = None) -> Invariance:
     """Ask for some texts alone and together, and hold the two answers against each other.
 
     fp32 and calibrated scales give the same but for the order of sums. Dynamic scales are the whole batch's, so that
@@ -196,7 +196,7 @@ def check_invariance(file: Path, batches: Batches, *, task: Task, answer: Answer
     return Invariance(len(alone), tally.difference, cosine)
 
 
-def _gives_scores(task: Task) -> bool:
+def _gives_scores(task: ModelTask) -> bool:
     return task in ("text-classification", "token-classification")
 
 
@@ -204,7 +204,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _figures(name: str, tally: _Tally, task: Task, precision: Precision) -> Parity:
+def _figures(name: str, tally: _Tally, task: ModelTask, precision: WeightPrecision) -> Parity:
     cosines = tally.vector_cosines()
     lowest, mean = float(cosines.min()), float(cosines.mean())
     agreement = float(tally.agreeing.min()) / max(tally.rows, 1) if name == "logits" and not tally.one_score else None

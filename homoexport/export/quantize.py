@@ -23,15 +23,12 @@ from onnxruntime.quantization import QDQQuantizer, QuantType, quantize_dynamic
 from onnxruntime.quantization.calibrate import TensorsData
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
+from homoexport.choices import EmbeddingPrecision, Scheme, WeightPrecision
 from homoexport.errors import UserError
 from homoexport.export.attention import MICROSOFT
 from homoexport.export.surgery import add_constant, array_of, put_in_place
 
-Precision = Literal["fp32", "int8", "int4", "fp16"]
-Scheme = Literal["fp32", "int8", "int8-unsigned", "int8-7-bit", "int8-static", "int8-qdq", "int4", "fp16"]
-Embeddings = Literal["fp32", "int8", "int4"]
-
-PRECISIONS: dict[Scheme, Precision] = {
+PRECISIONS: dict[Scheme, WeightPrecision] = {
     scheme: "int8" if scheme.startswith("int8") else scheme for scheme in get_args(Scheme)
 }
 DESCRIPTIONS: dict[Scheme, str] = {
@@ -44,7 +41,7 @@ DESCRIPTIONS: dict[Scheme, str] = {
     "int4": "4-bit weights in blocks of 32, products with int8 activations",
     "fp16": "fp16 weights and arithmetic, fp32 inputs and outputs",
 }
-EMBEDDINGS: dict[Embeddings, str] = {
+EMBEDDINGS: dict[EmbeddingPrecision, str] = {
     "fp32": "fp32 tables",
     "int8": "uint8 tables, one scale each",
     "int4": "4-bit word table, a scale for each 128; uint8 tables of positions and token types",
@@ -76,7 +73,7 @@ def quantize(
     target: Path,
     scheme: Scheme,
     *,
-    embeddings: Embeddings,
+    embeddings: EmbeddingPrecision,
     keep: Collection[str] = (),
     ranges: TensorsData | None = None,
 ) -> None:

@@ -57,7 +57,7 @@ def refusal(what: str) -> UserError:
     return UserError(
         f"this tokenizer cannot be packed into the graph: {what}",
         where="--with-tokenizer",
-        mend=f"export without it ({_SUPPORTED})",
+        hint=f"export without it ({_SUPPORTED})",
     )
 
 

@@ -85,7 +85,7 @@ def extensions_library() -> str:
         raise UserError(
             "onnxruntime-extensions is not installed",
             where="--with-tokenizer",
-            mend="pip install 'homoexport[strings]'",
+            hint="pip install 'homoexport[strings]'",
         ) from None
     return str(onnxruntime_extensions.get_library_path())
 
@@ -158,7 +158,7 @@ def _write_tokens(
         pieces, operators = read_wordpiece(tokenizer), WORDPIECE_OPERATORS
     if max_length <= pieces.frame.special_tokens:
         what = f"{max_length} tokens hold no text beside {pieces.frame.special_tokens} special ones"
-        raise UserError(what, where="max_length", mend="give more")
+        raise UserError(what, where="max_length", hint="give more")
     if isinstance(pieces, ByteLevel):
         return write_byte_level(writer, text, pieces, max_length=max_length), operators
     return write_wordpiece(writer, text, pieces, max_length=max_length), operators
@@ -179,7 +179,7 @@ def _check(
             f"the packed tokenizer differs from this one on {figures.strings - figures.equal} of {figures.strings} "
             "plain English texts",
             where="--with-tokenizer",
-            mend="export without it",
+            hint="export without it",
         )
     _check_answers(model_file, packed, oracle, texts[PLAIN_ENGLISH][:_ANSWERED], pad_id, library)
     return kinds
@@ -190,8 +190,8 @@ def _replace_inputs(model: ir.Model, text: ir.Value, tokens: Mapping[str, ir.Val
     taken = list(model.graph.inputs)
     names = [str(value.name) for value in taken]
     if not set(_COMPARED) <= set(names) <= set(tokens):
-        mend = "name a graph that takes input_ids and attention_mask, and at most token_type_ids beside them"
-        raise UserError(f"its graph takes {', '.join(names)}", where=where, mend=mend)
+        hint = "name a graph that takes input_ids and attention_mask, and at most token_type_ids beside them"
+        raise UserError(f"its graph takes {', '.join(names)}", where=where, hint=hint)
     model.graph.inputs[:] = [text]
     for value, name in zip(taken, names, strict=True):
         token = tokens[name]

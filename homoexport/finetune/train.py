@@ -32,12 +32,12 @@ from transformers import (
     set_seed,
 )
 
+from homoexport.documents.recipe import FinetuneSettings
 from homoexport.encoder import count_parameters, load_classifier, parent_of, save_encoder
 from homoexport.errors import TrainingError
 from homoexport.finetune.fake_quant import Int8Simulation, simulated_int8
 from homoexport.host import available_cores
 from homoexport.runtime.inference import Text
-from homoexport.documents.recipe import FinetuneSettings
 
 _TEACHER = "teacher_logits"
 
@@ -226,7 +226,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             raise TrainingError(
                 f"the loss is {loss} at step {state.global_step}",
                 where="finetune",
-                mend="lower the learning rate",
+                hint="lower the learning rate",
             )
         self._loss = float(loss)
         self._tell(state.global_step)

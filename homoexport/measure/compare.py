@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from homoexport.choices import SpeedVerdict
 from homoexport.errors import UserError
-from homoexport.measure.intervals import MARGIN, Verdict, independent_speedup, rounds_of, verdict_of
+from homoexport.measure.intervals import MARGIN, independent_speedup, rounds_of, verdict_of
 from homoexport.measure.results import Comparison, Grid, Measurement, PackageFigures
 
 _SAME_HOST = ("cpu", "architecture", "cores", "available_cores", "instruction_sets")
@@ -31,7 +32,7 @@ class Change:
     after_p50_ms: float
     speedup_p50: float
     interval: tuple[float, float]
-    verdict: Verdict
+    verdict: SpeedVerdict
     remarks: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def compare_results(before: Measurement | Grid, after: Measurement | Grid) -> li
     """
     ones, others = _cells(before), _cells(after)
     if len(ones) != len(others):
-        raise UserError(f"{len(ones)} conditions against {len(others)}", where="--compare", mend=_MEND)
+        raise UserError(f"{len(ones)} conditions against {len(others)}", where="--compare", hint=_HINT)
     changes = []
     for one, other in zip(ones, others, strict=True):
         _refuse_unlike(one, other)
@@ -64,13 +65,13 @@ def _refuse_unlike(one: Measurement, other: Measurement) -> None:
     for key in _CONDITIONS:
         if getattr(one, key) != getattr(other, key):
             what = f"{key} {getattr(one, key)} against {getattr(other, key)}"
-            raise UserError(what, where="--compare", mend=_MEND)
+            raise UserError(what, where="--compare", hint=_HINT)
     for key in _SAME_HOST:
         if one.host.get(key) != other.host.get(key):
             what = f"measured on other machines ({key}: {one.host.get(key)} against {other.host.get(key)})"
-            raise UserError(what, where="--compare", mend=_MEND)
+            raise UserError(what, where="--compare", hint=_HINT)
     if one.emulated:
-        raise UserError("an emulator's times say nothing of the device", where="--compare", mend=_MEND)
+        raise UserError("an emulator's times say nothing of the device", where="--compare", hint=_HINT)
 
 
 def _pairs(
@@ -78,12 +79,12 @@ def _pairs(
 ) -> list[tuple[PackageFigures, PackageFigures]]:
     names, theirs = ([figures.name for figures in each] for each in (ones, others))
     if len(names) != len(theirs):
-        raise UserError(f"{len(names)} packages against {len(theirs)}", where="--compare", mend=_MEND)
+        raise UserError(f"{len(names)} packages against {len(theirs)}", where="--compare", hint=_HINT)
     if names == theirs or not set(names) & set(theirs):
         return list(zip(ones, others, strict=True))
     if sorted(names) != sorted(theirs) or len(set(names)) < len(names):
         what = f"which is which of {', '.join(names)} against {', '.join(theirs)}?"
-        raise UserError(what, where="--compare", mend="measure packages of the same names, or in the same order")
+        raise UserError(what, where="--compare", hint="measure packages of the same names, or in the same order")
     by_name = {figures.name: figures for figures in others}
     return [(figures, by_name[figures.name]) for figures in ones]
 
@@ -133,4 +134,4 @@ def slower_than(change: Change | Comparison, allowed: float) -> bool:
     return change.verdict != "too noisy to call" and change.interval[1] < 1 / (1 + allowed)
 
 
-_MEND = "compare results of the same command on the same machine"
+_HINT = "compare results of the same command on the same machine"

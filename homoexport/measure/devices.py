@@ -77,7 +77,7 @@ def set_up(kind: str, tell: Callable[[str], None]) -> str:
     """
     if kind not in _SET_UP:
         raise DeviceError(
-            f"nothing to set up for '{kind}'", where="--set-up", mend=f"name one of: {', '.join(_SET_UP)}"
+            f"nothing to set up for '{kind}'", where="--set-up", hint=f"name one of: {', '.join(_SET_UP)}"
         )
     return str(_SET_UP[kind](tell))
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from homoexport.runtime.inference import PackageDetails
 from homoexport.measure.process import Worker
 from homoexport.measure.results import ArenaStep, OpenLoop, RateFigures, StreamFigures
 from homoexport.measure.targets import OutOfMemory, Target
 from homoexport.measure.targets.emulated import EmulatedCpu
 from homoexport.measure.timing import Progress, Running, Workload, input_fields, load_fields, load_model
+from homoexport.runtime.inference import PackageDetails
 from homoexport.sample_text import SAMPLE_TEXT
 
 _AROUND_RUNS = 50

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from homoexport.choices import SpeedVerdict
+
 FloatArray = NDArray[np.float64]
-Verdict = Literal["faster", "slower", "same", "too noisy to call"]
 
 MARGIN = 0.05
 _RESAMPLES = 1000
@@ -96,7 +97,7 @@ def independent_speedup(before_ms: FloatArray, after_ms: FloatArray) -> tuple[fl
     return float(np.median(before_ms) / np.median(after_ms)), _interval(before / after, _RATIO_TAILS)
 
 
-def verdict_of(ratio: float, interval: tuple[float, float], margin: float = MARGIN) -> Verdict:
+def verdict_of(ratio: float, interval: tuple[float, float], margin: float = MARGIN) -> SpeedVerdict:
     """What may be said of a ratio with that interval.
 
     `same`: the interval lies wholly within 1/(1 + margin) and 1 + margin. `faster` or `slower`: it lies

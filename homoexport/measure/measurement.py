@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from homoexport.choices import Steadiness
 from homoexport.errors import PackageError, UserError
 from homoexport.host import library_versions
-from homoexport.runtime.inference import PackageDetails, load_tokenizer, read_package
 from homoexport.measure.agreement import agreement
 from homoexport.measure.extras import (
     arena_steps,
@@ -23,7 +23,7 @@ from homoexport.measure.extras import (
     tokenizing_ms,
 )
 from homoexport.measure.intervals import MARGIN, drift, percentile_intervals, speedup, verdict_of
-from homoexport.measure.results import Comparison, Measurement, PackageFigures, Quiet, TextLengths
+from homoexport.measure.results import Comparison, Measurement, PackageFigures, TextLengths
 from homoexport.measure.targets import OutOfMemory, Target, find_target
 from homoexport.measure.timing import (
     Failure,
@@ -37,6 +37,7 @@ from homoexport.measure.timing import (
     running,
     take_rounds,
 )
+from homoexport.runtime.inference import PackageDetails, load_tokenizer, read_package
 
 _PERCENTS = (50, 90, 95, 99)
 _MB = 10**6
@@ -111,14 +112,14 @@ def check_packages(packages: Sequence[Path], lengths: Sequence[int], *, with_tex
         UserError: no package, or a length above a package's own.
     """
     if not packages:
-        raise UserError("no package to measure", mend="name at least one package folder")
+        raise UserError("no package to measure", hint="name at least one package folder")
     described = [read_package(folder) for folder in packages]
     for details in described:
         if max(lengths) > details.max_length and not with_texts:
             raise UserError(
                 f"{max(lengths)} tokens where {details.folder} takes {details.max_length}",
                 where="length",
-                mend=f"measure with {details.max_length} or fewer",
+                hint=f"measure with {details.max_length} or fewer",
             )
     return described
 
@@ -246,7 +247,7 @@ def time_files(
         UserError: no file, or a figure that is not positive.
     """
     if not files:
-        raise UserError("no file to rank", mend="name at least one ONNX file")
+        raise UserError("no file to rank", hint="name at least one ONNX file")
     for file in files:
         if not file.is_file():
             raise PackageError("no such file", where=str(file))
@@ -279,7 +280,7 @@ def _evenly(texts: Sequence[str], batch_size: int, source: str) -> list[str]:
     count = min(len(texts), max(_MAX_TEXTS, batch_size)) // batch_size * batch_size
     if count == 0:
         raise UserError(
-            f"{len(texts)} texts where a batch takes {batch_size}", where=source, mend="give more, or a smaller batch"
+            f"{len(texts)} texts where a batch takes {batch_size}", where=source, hint="give more, or a smaller batch"
         )
     return [texts[i * len(texts) // count] for i in range(count)]
 
@@ -334,7 +335,7 @@ def _figures(
     p50_interval, p95_interval, p99_interval = percentile_intervals(rounds_ms, (50, 95, 99))
     drifted = drift(rounds_ms)
     wide = max(p50_interval[1] / p50, p50 / p50_interval[0]) > 1 + MARGIN
-    verdict: Quiet = "too noisy to call" if wide or abs(drifted) > MARGIN else "steady"
+    verdict: Steadiness = "too noisy to call" if wide or abs(drifted) > MARGIN else "steady"
     post_ms = fitting("post-processing", lambda: post_processing_ms(one, details))
     streams = fitting("streams", lambda: stream_figures(one, workload, extras.streams, tell))
     closed_ms = p50, p95

@@ -92,7 +92,7 @@ class Worker:
             if reply["kind"] == "memory":
                 raise OutOfMemory(f"needs more memory than there is ({reply['error']})", where=self.subject)
             if reply["kind"] == "unsupported":
-                raise DeviceError(reply["error"], where=self._target.name, mend="measure that on another device")
+                raise DeviceError(reply["error"], where=self._target.name, hint="measure that on another device")
             raise PackageError(f"the worker cannot measure it ({reply['error']})", where=self.subject)
         return reply
 
@@ -110,7 +110,7 @@ class Worker:
             return OutOfMemory(
                 special.what,
                 where=self.subject,
-                mend="measure with a smaller batch or length, or with more memory",
+                hint="measure with a smaller batch or length, or with more memory",
             )
         if special is not None:
             return special

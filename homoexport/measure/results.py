@@ -10,14 +10,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from homoexport.documents.budget import Verdict as BudgetVerdict
-from homoexport.measure.intervals import Verdict
+from homoexport.choices import SpeedVerdict, Steadiness
+from homoexport.documents.budget import Verdict
 from homoexport.measure.noise import Noise
 from homoexport.measure.timing import Failure
 
 SCHEMA_VERSION = "2.2"
 
-Quiet = Literal["steady", "too noisy to call"]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
 
@@ -123,7 +122,7 @@ class PackageFigures:
     latency_p95_interval_ms: tuple[float, float]
     throughput_per_s: float
     drift: float
-    verdict: Quiet
+    verdict: Steadiness
     tokenize_p50_ms: float | None
     post_p50_ms: float | None
     energy_mj: float | None
@@ -153,7 +152,7 @@ class Comparison:
     against: str
     speedup_p50: float
     interval: tuple[float, float]
-    verdict: Verdict
+    verdict: SpeedVerdict
 
 
 @dataclass(frozen=True)
@@ -193,7 +192,7 @@ class Measurement:
     results: tuple[PackageFigures, ...]
     failures: tuple[Failure, ...]
     comparisons: tuple[Comparison, ...]
-    budget: tuple[BudgetVerdict, ...] = ()
+    budget: tuple[Verdict, ...] = ()
     schema_version: str = SCHEMA_VERSION
     kind: Literal["measurement"] = "measurement"
 

@@ -40,28 +40,28 @@ def read_results(path: Path) -> Measurement | Grid:
     except OSError as error:
         raise UserError(f"cannot be read ({(error.strerror or '').lower()})", where=str(path)) from None
     except ValueError as error:
-        raise UserError(f"is not JSON ({error})", where=str(path), mend=_MEND) from None
+        raise UserError(f"is not JSON ({error})", where=str(path), hint=_HINT) from None
     version = document.get("schema_version") if isinstance(document, dict) else None
     if version is None:
-        raise UserError("has no schema_version", where=str(path), mend=_MEND)
+        raise UserError("has no schema_version", where=str(path), hint=_HINT)
     if str(version).split(".")[0] != SCHEMA_VERSION.split(".")[0]:
         raise UserError(
             f"is of schema version {version}, and this homoexport reads {SCHEMA_VERSION}",
             where=str(path),
-            mend="measure again, or use the homoexport that wrote it",
+            hint="measure again, or use the homoexport that wrote it",
         )
     try:
         read = _DOCUMENT.validate_python(document)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"][1:])
-        raise UserError(f"does not follow the schema: {place}: {first['msg']}", where=str(path), mend=_MEND) from None
+        raise UserError(f"does not follow the schema: {place}: {first['msg']}", where=str(path), hint=_HINT) from None
     for cell in read.cells if isinstance(read, Grid) else (read,):
         for figures in cell.results:
             if len(figures.samples_ms) % figures.runs_per_round:
                 what = f"{len(figures.samples_ms)} samples of {figures.name} in rounds of {figures.runs_per_round}"
-                raise UserError(f"does not follow the schema: {what}", where=str(path), mend=_MEND)
+                raise UserError(f"does not follow the schema: {what}", where=str(path), hint=_HINT)
     return read
 
 
-_MEND = "give a file that `homoexport bench --json` wrote"
+_HINT = "give a file that `homoexport bench --json` wrote"

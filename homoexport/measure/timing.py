@@ -156,7 +156,7 @@ def check_request(target: Target, workload: Workload, *, min_seconds: float) -> 
         raise DeviceError(
             f"{workload.threads} threads where {cores} core{'s' * (cores > 1)} may be used",
             where="threads",
-            mend=f"measure with {cores} or fewer",
+            hint=f"measure with {cores} or fewer",
         )
 
 
@@ -220,7 +220,7 @@ def load_model(worker: Worker, subject: Subject, target: Target, *, model: str, 
         raise DeviceError(
             f"onnxruntime cannot use its {target.providers[0]} here and took {load['providers'][0]} in its place",
             where=target.name,
-            mend="see `homoexport devices`, and check the driver and the libraries that the provider needs",
+            hint="see `homoexport devices`, and check the driver and the libraries that the provider needs",
         )
     return load
 

@@ -9,11 +9,11 @@ from statistics import median
 from typing import Any
 
 from homoexport.documents.budget import LATENCY_LINES, THROUGHPUT, TIMED_LINES, Budget
+from homoexport.documents.recipe import MeasureSettings
 from homoexport.errors import PackageError
 from homoexport.measure import TargetHost
 from homoexport.plan.shapes import Shape, shape_of
 from homoexport.plan.table import Figures, figures_of
-from homoexport.documents.recipe import MeasureSettings
 
 FORMAT = 1  # of a plan as JSON
 # Room below a limit, so that a package that comes out as planned keeps it with its interval.
@@ -26,7 +26,7 @@ _MARGINS = {
     "file_mb": 0.005,
     "parameters": 0.0,
 }
-MOST_UNREST = 0.25  # a machine whose pace goes further is no ground to plan on
+MOST_DRIFT = 0.25  # a machine whose pace goes further is no ground to plan on
 LIGHTER = 0.05  # less of the memory that was predicted, where that was too much
 _SPARE = 0.15  # of a limit: more room than this is worth a word
 _UNITS = {**dict.fromkeys(LATENCY_LINES, " ms"), THROUGHPUT: "/s", "peak_rss_mb": " MB", "file_mb": " MB"}
@@ -85,12 +85,12 @@ class Check:
 class Limits:
     """A budget's lines as figures, by name.
 
-    `unrest` is how far the machine's pace goes (`Table.unrest`): half of it is room that times get below their limits.
+    `drift` is how far the machine's pace goes (`Table.drift`): half of it is room that times get below their limits.
     """
 
     values: Mapping[str, float]
     batch_size: int
-    unrest: float = 0.0
+    drift: float = 0.0
 
     @classmethod
     def of(cls, budget: Budget, batch_size: int, reference: Figures | None, parameters: int) -> Limits:
@@ -118,8 +118,8 @@ class Limits:
 
     def margin(self, line: str) -> float:
         """Room below a limit, as a share of it."""
-        unrest = min(self.unrest, MOST_UNREST) / 2 if line in TIMED_LINES else 0.0
-        return max(_MARGINS[line], unrest)
+        drift = min(self.drift, MOST_DRIFT) / 2 if line in TIMED_LINES else 0.0
+        return max(_MARGINS[line], drift)
 
     def kept_by(self, row: Row) -> bool:
         """Whether it keeps all lines."""
@@ -279,7 +279,7 @@ class Plan:
             "teacher_digest": self.teacher_digest,
             "budget": self.budget.lines(),
             "limits": dict(self.limits.values),
-            "unrest": self.limits.unrest,
+            "drift": self.limits.drift,
             "margins": {line: self.limits.margin(line) for line in self.limits.values},
             "measure": self.measure.model_dump(mode="json"),
             "scheme": self.scheme,
@@ -311,14 +311,14 @@ def plan_of(saved: Mapping[str, Any]) -> Plan:
         PackageError: it is of another version of homoexport.
     """
     if saved.get("format") != FORMAT:
-        raise PackageError("is a plan of another version of homoexport", where="plan.json", mend="plan again")
+        raise PackageError("is a plan of another version of homoexport", where="plan.json", hint="plan again")
     target = {**saved["target"], "instruction_sets": tuple(saved["target"]["instruction_sets"])}
     measure = MeasureSettings(**saved["measure"])
     return Plan(
         teacher=saved["teacher"],
         teacher_digest=saved["teacher_digest"],
         budget=Budget(**saved["budget"]),
-        limits=Limits(saved["limits"], measure.batch_size, saved["unrest"]),
+        limits=Limits(saved["limits"], measure.batch_size, saved["drift"]),
         measure=measure,
         scheme=saved["scheme"],
         form=saved["form"],

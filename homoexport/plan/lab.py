@@ -5,7 +5,7 @@ on the target, and measured by the worker that measures packages. What was measu
 the user's cache and not measured again.
 
 Models are measured in groups, for the target may not hold all of them at once; one model, the anchor, is part of every
-group, so that what slows the machine down for a group is taken out again. How much that was is the table's unrest.
+group, so that what slows the machine down for a group is taken out again. How much that was is the table's drift.
 """
 
 from __future__ import annotations
@@ -18,15 +18,17 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from homoexport.choices import EmbeddingPrecision, Scheme
 from homoexport.documents.artifact import digest_of, read_json, write_json
+from homoexport.documents.recipe import ExportSettings, MeasureSettings
 from homoexport.encoder import OUTPUT_NAMES, Encoder, count_parameters, family_of, parameters_at
 from homoexport.errors import DoesNotFit, PackageError, UserError
-from homoexport.export import Embeddings, Form, Scheme, Templates, embeddings_of, refuse_blocks, schemes_for
+from homoexport.export import Form, embeddings_of, schemes_for
 from homoexport.host import available_cores, library_versions
 from homoexport.measure import FileFigures, cache_folder, host_of, time_files
 from homoexport.plan.shapes import Shape, shape_of
 from homoexport.plan.table import DEEP, Figures, Table, figures_of, shapes_to_measure, table_of
-from homoexport.documents.recipe import ExportSettings, MeasureSettings
+from homoexport.plan.template import Templates, refuse_blocks
 
 FORMAT = 6  # of what is remembered; raised when it, or what the figures mean, changes
 _GROUP = 6  # models that are measured at a time, besides the one that all groups have
@@ -72,7 +74,9 @@ class Lab:
         quantize = "none" if reference is not None else export.quantize
         schemes = schemes_for(quantize, self.host.instruction_sets, x86=self.host.x86, calibrated=False)
         self.scheme: Scheme = schemes[0]
-        self.embeddings: Embeddings = embeddings_of("auto" if reference is not None else export.embeddings, self.scheme)
+        self.embeddings: EmbeddingPrecision = embeddings_of(
+            "auto" if reference is not None else export.embeddings, self.scheme
+        )
         refuse_blocks(self.scheme, self.embeddings)
         self._wanted = shapes_to_measure(shapes)
         self._file = cache_folder() / "plans" / f"{digest_of(self._conditions())[:24]}.json"
@@ -154,8 +158,8 @@ class Lab:
         least = min(self._wanted, key=lambda shape: shape.hidden)
         if least.hidden in gone:
             raise self._no_room(least)
-        unrest = (max(paces) - min(paces)) / pace
-        table = Table(self.measure.batch_size, self.measure.length, figures, found[anchor].latency_p50_ms, unrest)
+        drift = (max(paces) - min(paces)) / pace
+        table = Table(self.measure.batch_size, self.measure.length, figures, found[anchor].latency_p50_ms, drift)
         self._remember("table", table.as_json())
         return table, False
 
@@ -231,7 +235,7 @@ class Lab:
         return DoesNotFit(
             f"a model of {shape.name} does not fit into its memory",
             where=self.measure.device,
-            mend="give it more, or leave lines that are relative to the teacher out",
+            hint="give it more, or leave lines that are relative to the teacher out",
         )
 
     def _groups(self, shapes: Sequence[Shape]) -> Iterator[list[Shape]]:
@@ -280,7 +284,7 @@ class Lab:
             raise UserError(
                 f"its graph of {shape.layers} layers does not answer as the model does in the form of {DEEP} layers",
                 where=self.encoder.source,
-                mend="name the student's shape, and let the export choose",
+                hint="name the student's shape, and let the export choose",
             )
 
     def _made_templates(self) -> Templates:

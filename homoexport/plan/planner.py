@@ -16,17 +16,18 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
+from homoexport.distill import TASKS
 from homoexport.documents.artifact import digest_of, read_json, sha256_file
 from homoexport.documents.budget import TIMED_LINES, Budget
-from homoexport.distill import TASKS, Retention, teacher_retention
+from homoexport.documents.recipe import DistillSettings, ExportSettings, MeasureSettings
 from homoexport.encoder import Encoder, family_of, load_encoder, max_length_of, parameters_at, weights_digest
 from homoexport.errors import BudgetError, PackageError, RecipeError
 from homoexport.measure import cache_folder, check_measurement
 from homoexport.plan.choice import LIGHTER, Check, Limits, Plan, Row, best_of
 from homoexport.plan.lab import Lab, keep
+from homoexport.plan.retention import Retention, teacher_retention
 from homoexport.plan.shapes import Shape, candidates
 from homoexport.plan.table import DEEP, ONE, Figures, Table, byte_features, tails_of, with_tails
-from homoexport.documents.recipe import DistillSettings, ExportSettings, MeasureSettings
 from homoexport.sample_text import SAMPLE_TEXT
 
 _SENSITIVITY = 2  # raised whenever what is remembered of it would be another
@@ -69,7 +70,7 @@ def plan_student(
         Others: see `load_encoder`, `Lab` and `teacher_retention`.
     """
     if not budget.lines():
-        raise RecipeError("there is no line to plan for", where="budget", mend="give --latency-p95 8ms, for example")
+        raise RecipeError("there is no line to plan for", where="budget", hint="give --latency-p95 8ms, for example")
     workload = measure.threads, measure.batch_size, measure.length
     check_measurement(measure.device, [workload], min_seconds=measure.min_seconds)
     tell = progress or (lambda _stage, _share: None)
@@ -83,7 +84,7 @@ def plan_student(
         raise RecipeError(
             f"length {measure.length} is more than the teacher's {longest} tokens",
             where="measure.length",
-            mend=f"at most {longest}",
+            hint=f"at most {longest}",
         )
     timed = measure.model_copy(update={"text": None})
     whole = Shape.of(family_of(encoder.model.config).widths(encoder.model))
@@ -103,7 +104,7 @@ def plan_student(
         if teacher_lab is not None:
             reference = lab.reference(teacher_lab, whole, table)
             limits = Limits.of(budget, measure.batch_size, reference, count(whole))
-        limits = replace(limits, unrest=table.unrest)
+        limits = replace(limits, drift=table.drift)
         tell("summing up the teacher's sensitivity", 0.0)
         weights = weights_digest(encoder)
         retention = _retention(encoder, weights, texts or SAMPLE_TEXT, settings, shapes)
@@ -165,7 +166,7 @@ def _hopeless(limits: Limits, row: Row, which: str) -> BudgetError:
         f"no student keeps {limits.told(line, limits.values[line])}: the {which} ({row.shape.name}) needs "
         f"{limits.told(line, limits.figure(row, line))}{room}",
         where=f"budget.{line}",
-        mend="allow that with some room" + _OTHER_WAYS * (line in TIMED_LINES),
+        hint="allow that with some room" + _OTHER_WAYS * (line in TIMED_LINES),
     )
 
 
@@ -200,7 +201,7 @@ def _best_that_keeps(rows: Sequence[Row], limits: Limits) -> Row:
     best = best_of([row for row in rows if limits.kept_by(row)])
     if best is None:
         if not rows:
-            raise BudgetError("no student fits into its memory", where="measure.device", mend="give it more")
+            raise BudgetError("no student fits into its memory", where="measure.device", hint="give it more")
         raise _hopeless(limits, min(rows, key=limits.strain), "nearest")
     return best
 

@@ -24,13 +24,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from homoexport.choices import Objective
 from homoexport.distill.importance import Scores, zero_scores
 from homoexport.distill.layerwise import Counts
 from homoexport.distill.micro_batch import MicroBatch
 from homoexport.distill.probe import probe_loss
 from homoexport.encoder import Encoder, Family, Slot, Widths, family_of, max_length_of
 from homoexport.errors import TextError
-from homoexport.documents.recipe import Objective
 
 _BATCH, _MAX_TOKENS = 8, 64
 _ATTENTION = ("query_key", "value_out")
@@ -223,7 +223,7 @@ def _micro_batches(encoder: Encoder, texts: Sequence[str]) -> list[MicroBatch]:
         if tokens["attention_mask"].sum() > 0:
             micros.append(MicroBatch(tokens["input_ids"], tokens["attention_mask"]))
     if not micros:
-        raise TextError("no text to calibrate the plan on", where="text", mend="name files with --data")
+        raise TextError("no text to calibrate the plan on", where="text", hint="name files with --data")
     return micros
 
 

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from homoexport.distill import target_of
+from homoexport.documents.recipe import DistillSettings, StudentShape
 from homoexport.encoder import Encoder, Widths, family_of
 from homoexport.errors import ShapeError
-from homoexport.documents.recipe import DistillSettings, StudentShape
 
 _NODES = 12  # of hidden sizes between none and the teacher's
 _ODD_NODE = 5 / 16  # HomoBERT-xsmall's 240 of 768: no multiple of what hardware likes

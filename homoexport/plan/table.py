@@ -59,14 +59,14 @@ class Table:
         length: tokens of one sequence.
         measured: figures by shape.
         pace_ms: median latency of the model that every group was measured with.
-        unrest: how far the machine's pace went while it was measured: slowest less fastest, over the median.
+        drift: how far the machine's pace went while it was measured: slowest less fastest, over the median.
     """
 
     batch_size: int
     length: int
     measured: Mapping[Shape, Figures]
     pace_ms: float
-    unrest: float
+    drift: float
 
     def predict(self, shape: Shape) -> Figures:
         """What a shape will cost, for any D between the smallest and the largest of the table."""
@@ -158,7 +158,7 @@ class Table:
         """A JSON-ready dict."""
         rows = [{"shape": shape.as_json(), **figures.as_json()} for shape, figures in self.measured.items()]
         conditions = {"batch_size": self.batch_size, "length": self.length}
-        return {**conditions, "measured": rows, "pace_ms": self.pace_ms, "unrest": self.unrest}
+        return {**conditions, "measured": rows, "pace_ms": self.pace_ms, "drift": self.drift}
 
 
 def tails_of(figures: Sequence[Figures]) -> dict[str, float]:
@@ -177,7 +177,7 @@ def with_tails(figures: Figures, tails: Mapping[str, float]) -> Figures:
 def table_of(saved: Mapping[str, Any]) -> Table:
     """A table that was read from JSON."""
     measured = {shape_of(row["shape"]): figures_of(row) for row in saved["measured"]}
-    return Table(saved["batch_size"], saved["length"], measured, saved["pace_ms"], saved["unrest"])
+    return Table(saved["batch_size"], saved["length"], measured, saved["pace_ms"], saved["drift"])
 
 
 def figures_of(saved: Mapping[str, Any]) -> Figures:

@@ -20,6 +20,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from homoexport.choices import EmbeddingPrecision, Scheme
 from homoexport.encoder import Encoder, Widths, family_of, start_from_scratch
 from homoexport.errors import UserError
 from homoexport.export.candidates import Maker
@@ -27,7 +28,6 @@ from homoexport.export.choose import Rank
 from homoexport.export.forms import ATTENTION_FORMS, Form, variants_of
 from homoexport.export.ladder import known_texts
 from homoexport.export.package import DEFAULT_OPSET
-from homoexport.export.quantize import Embeddings, Scheme
 from homoexport.sample_text import SAMPLE_TEXT
 
 _HEADS, _HEAD_WIDTHS, _FFN = (11, 17, 19), (13, 23, 29), (211, 223, 227)  # primes: each product is of one kind
@@ -57,7 +57,7 @@ class Templates:
         folder: Path,
         *,
         scheme: Scheme,
-        embeddings: Embeddings,
+        embeddings: EmbeddingPrecision,
         opset: int | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> None:
@@ -67,7 +67,7 @@ class Templates:
         self._odd = _odd_widths(encoder)
         self._makers: dict[int, Maker] = {}
 
-    def stored_as(self, scheme: Scheme, embeddings: Embeddings) -> Templates:
+    def stored_as(self, scheme: Scheme, embeddings: EmbeddingPrecision) -> Templates:
         """Templates in another scheme, out of the same exports."""
         refuse_blocks(scheme, embeddings)
         other = copy.copy(self)
@@ -130,7 +130,7 @@ class Templates:
         return self._makers[layers]
 
 
-def refuse_blocks(scheme: Scheme, embeddings: Embeddings) -> None:
+def refuse_blocks(scheme: Scheme, embeddings: EmbeddingPrecision) -> None:
     """Refuse what packs weights in blocks, whose numbers are none of the sizes.
 
     Raises:
@@ -140,7 +140,7 @@ def refuse_blocks(scheme: Scheme, embeddings: Embeddings) -> None:
         raise UserError(
             "4-bit weights are stored in blocks, which have to be exported to be measured",
             where="export.quantize" if scheme == "int4" else "export.embeddings",
-            mend="plan with int8, and export with int4 afterwards",
+            hint="plan with int8, and export with int4 afterwards",
         )
 
 

@@ -10,12 +10,12 @@ from typing import Any
 from homoexport.documents.artifact import output_errors, read_json
 from homoexport.documents.budget import verdict_of
 from homoexport.errors import PackageError
-from homoexport.runtime.inference import TASK_OUTPUTS, PackageDetails, read_package
 from homoexport.report.measured import measurement_remarks
 from homoexport.report.plots import homotopy_figure, latency_figure, terms_figure, width_of
 from homoexport.report.summary import SCHEMA_VERSION, verdicts_of
 from homoexport.report.tables import conditions, summary_rows
 from homoexport.report.wording import budget_line, judgement, limit, metric, number, parameters, quantity, shape_name
+from homoexport.runtime.inference import TASK_OUTPUTS, PackageDetails, read_package
 
 SUMMARY, REPORT, PLOTS = "summary.json", "report.md", "plots"
 LOG, MEASUREMENT, PACKAGE = "1-student/log.jsonl", "3-measured/measurement.json", "2-onnx"
@@ -78,7 +78,7 @@ def rebuild_report(run_dir: Path) -> Path:
     """
     summary = read_json(run_dir / SUMMARY)
     if not isinstance(summary, dict) or summary.get("schema_version") != SCHEMA_VERSION:
-        raise PackageError("is no summary of this version", where=str(run_dir / SUMMARY), mend="run the recipe again")
+        raise PackageError("is no summary of this version", where=str(run_dir / SUMMARY), hint="run the recipe again")
     return write_report(run_dir, summary, log_path=run_dir / LOG, measurement=read_json(run_dir / MEASUREMENT))
 
 
@@ -86,11 +86,11 @@ def _read_log(path: Path) -> list[dict[str, Any]]:
     try:
         log: list[dict[str, Any]] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except OSError:
-        raise PackageError("is missing", where=str(path), mend="name the folder of a finished run") from None
+        raise PackageError("is missing", where=str(path), hint="name the folder of a finished run") from None
     except ValueError:
-        raise PackageError("holds a line that is not JSON", where=str(path), mend="run the recipe again") from None
+        raise PackageError("holds a line that is not JSON", where=str(path), hint="run the recipe again") from None
     if not log:
-        raise PackageError("is empty", where=str(path), mend="run the recipe again")
+        raise PackageError("is empty", where=str(path), hint="run the recipe again")
     return log
 
 

@@ -108,9 +108,9 @@ def plan_lines(plan: Mapping[str, Any]) -> list[str]:
         f"{100 * plan['error_median']:.1f} % (median) and {100 * plan['error_worst']:.1f} % (worst)"
         f"{_other_errors(plan)}. The others are corrected by it."
     )
-    if plan["unrest"] > _RESTLESS:
+    if plan["drift"] > _RESTLESS:
         lines.append(
-            f"The machine's pace went by {100 * plan['unrest']:.0f} % while it was measured, so times are planned with "
+            f"The machine's pace went by {100 * plan['drift']:.0f} % while it was measured, so times are planned with "
             "more room below their limits; --fresh measures again, on a quieter machine."
         )
     if plan["measure"]["text"]:

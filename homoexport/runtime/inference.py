@@ -89,13 +89,13 @@ def read_package(folder: Path) -> PackageDetails:
         )
     except KeyError as missing:
         raise PackageError(
-            f"its manifest does not say {missing}", where=str(folder), mend="export the package again"
+            f"its manifest does not say {missing}", where=str(folder), hint="export the package again"
         ) from None
     if package.task not in TASK_OUTPUTS:
         raise PackageError(
             f"its task '{package.task}' is not one of {', '.join(TASK_OUTPUTS)}",
             where=str(folder),
-            mend="use the homoexport version that wrote it",
+            hint="use the homoexport version that wrote it",
         )
     return package
 
@@ -179,7 +179,7 @@ class Package:
             raise PackageError(
                 f"is a {self.details.task} package, which gives no vectors",
                 where=str(self.details.folder),
-                mend="name a sentence-similarity or feature-extraction package",
+                hint="name a sentence-similarity or feature-extraction package",
             )
         if not texts:
             return self.embed([""])[:0]
@@ -204,7 +204,7 @@ class Package:
             raise PackageError(
                 f"is a {self.details.task} package, which gives no logits",
                 where=str(self.details.folder),
-                mend="name a text-classification, token-classification or fill-mask package",
+                hint="name a text-classification, token-classification or fill-mask package",
             )
         return self._in_batches(self._logits, texts, batch_size, kind="logits")
 
@@ -218,7 +218,7 @@ class Package:
     ) -> list[FloatArray]:
         """One finite array for each text, in the order of the texts."""
         if batch_size < 1:
-            raise UserError(f"a batch of {batch_size} texts", where="batch_size", mend="give 1 or more")
+            raise UserError(f"a batch of {batch_size} texts", where="batch_size", hint="give 1 or more")
         order = sorted(range(len(texts)), key=lambda row: _characters(texts[row]))
         found: dict[int, FloatArray] = {}
         for start in range(0, len(order), batch_size):
@@ -226,7 +226,7 @@ class Package:
             found.update(zip(rows, answer([texts[row] for row in rows]), strict=True))
         if not all(np.isfinite(array).all() for array in found.values()):
             raise PackageError(
-                f"gives {kind} that are not finite", where=str(self.details.folder), mend="export the package again"
+                f"gives {kind} that are not finite", where=str(self.details.folder), hint="export the package again"
             )
         return [found[row] for row in range(len(texts))]
 
@@ -265,7 +265,7 @@ def open_package(folder: Path, *, threads: int) -> Package:
         UserError: less than one thread.
     """
     if threads < 1:
-        raise UserError(f"{threads} threads", where="threads", mend="give 1 or more")
+        raise UserError(f"{threads} threads", where="threads", hint="give 1 or more")
     details = read_package(folder)
     return Package(details, open_session(details.model, threads=threads), load_tokenizer(details))
 
@@ -294,7 +294,7 @@ def load_tokenizer(details: PackageDetails, *, max_length: int | None = None) ->
     """
     path = details.folder / "tokenizer.json"
     if not path.is_file():
-        raise PackageError("is missing", where=str(path), mend="export the package again")
+        raise PackageError("is missing", where=str(path), hint="export the package again")
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises plain Exception
@@ -302,7 +302,7 @@ def load_tokenizer(details: PackageDetails, *, max_length: int | None = None) ->
     highest = max(tokenizer.get_vocab().values(), default=0)
     if highest >= details.vocab_size:
         what = f"its ids go up to {highest} and the model knows {details.vocab_size} tokens"
-        raise PackageError(what, where=str(path), mend="put the tokenizer there that the model was exported with")
+        raise PackageError(what, where=str(path), hint="put the tokenizer there that the model was exported with")
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length or details.max_length)
     return tokenizer

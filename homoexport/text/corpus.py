@@ -65,7 +65,7 @@ def require_batch(size: int | None, batch_size: int) -> None:
         raise TextError(
             f"{size} training sequences are fewer than one batch of {batch_size}",
             where="text",
-            mend="give more text, or lower distill.batch_size or text.held_out",
+            hint="give more text, or lower distill.batch_size or text.held_out",
         )
 
 

@@ -44,20 +44,20 @@ def delimited_rows(
     except csv.Error as error:
         at = f"{where}, row {number + 1}"
         if "NUL" in str(error):
-            raise TextError(f"cannot be read ({error})", where=at, mend="copy or write it again") from None
-        raise TextError("has a quoted cell that does not end as one", where=at, mend=_QUOTES) from None
+            raise TextError(f"cannot be read ({error})", where=at, hint="copy or write it again") from None
+        raise TextError("has a quoted cell that does not end as one", where=at, hint=_QUOTES) from None
 
 
 def _check_names(names: Sequence[str], columns: Collection[str], *, delimiter: str, where: str) -> None:
     expected = "tabs" if delimiter == "\t" else "commas"
-    mend = f"write the columns' names there, with {expected} between them"
+    hint = f"write the columns' names there, with {expected} between them"
     if not names:
-        raise TextError("its first line is blank", where=where, mend=mend)
+        raise TextError("its first line is blank", where=where, hint=hint)
     if len(names) == 1 and names[0] not in columns and (other := re.search(r"[;,\t|]", names[0])):
         what = f"its first line, '{names[0]}', has '{other[0].replace(chr(9), 'a tab')}' where {expected} should be"
-        raise TextError(what, where=where, mend=f"write it with {expected}")
+        raise TextError(what, where=where, hint=f"write it with {expected}")
     if twice := next((name for name in columns if names.count(name) > 1), None):
-        raise TextError(f"has two columns '{twice}'", where=where, mend="rename one of them")
+        raise TextError(f"has two columns '{twice}'", where=where, hint="rename one of them")
 
 
 def _check_cells(cells: Sequence[str], names: Sequence[str], *, delimiter: str, where: str) -> None:
@@ -68,8 +68,8 @@ def _check_cells(cells: Sequence[str], names: Sequence[str], *, delimiter: str, 
     broken = [cell for cell in cells if "\n" in cell or "\r" in cell]
     beyond = any(cells[len(names) :])
     if broken and (beyond or len(cells) < len(names) or any("\t" in cell for cell in broken)):
-        raise TextError("has a cell that runs over several rows", where=where, mend=_QUOTES)
+        raise TextError("has a cell that runs over several rows", where=where, hint=_QUOTES)
     if beyond:
         what = f"has {len(cells)} cells where the first line names {len(names)} columns"
         quoted = "a tab in a text?" if delimiter == "\t" else "a comma in a text?"
-        raise TextError(what, where=where, mend=f"{quoted} write that text in quotes")
+        raise TextError(what, where=where, hint=f"{quoted} write that text in quotes")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import islice
 from math import ceil
 
-from homoexport.errors import TextError
 from homoexport.documents.recipe import TextSettings
+from homoexport.errors import TextError
 from homoexport.text.sentences import count_words, split_sentences
 from homoexport.text.sources import load_files, load_hub
 
@@ -34,5 +34,5 @@ def first_texts(settings: TextSettings, count: int) -> list[str]:
                 break
         found += mine
     if not found:
-        raise TextError("holds no text", where="text.sources", mend="name other files or another column")
+        raise TextError("holds no text", where="text.sources", hint="name other files or another column")
     return found[:count]

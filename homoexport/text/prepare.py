@@ -18,9 +18,10 @@ import datasets
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from homoexport.choices import Objective
 from homoexport.documents.artifact import digest_of
+from homoexport.documents.recipe import TextSettings, TextSource
 from homoexport.errors import RecipeError, TextError
-from homoexport.documents.recipe import Objective, TextSettings, TextSource
 from homoexport.text.corpus import Corpus, MapCorpus
 from homoexport.text.example import examples_from
 from homoexport.text.sequences import Columns, Sequencer, features_of, make_sequencer, name_of, tokenizer_digest
@@ -46,14 +47,14 @@ def _no_progress_bars() -> Iterator[None]:
 
 def _nothing(settings: TextSettings) -> TextError:
     names = ", ".join(name_of(source) for source in settings.sources)
-    return TextError("holds no text", where=names, mend="name other files or another column, or lower text.min_words")
+    return TextError("holds no text", where=names, hint="name other files or another column, or lower text.min_words")
 
 
 def _too_little(count: int, settings: TextSettings) -> TextError:
     return TextError(
         f"{count} different sequences, and text.held_out keeps {settings.held_out} of them from training",
         where=", ".join(name_of(source) for source in settings.sources),
-        mend="give more text or lower text.held_out",
+        hint="give more text or lower text.held_out",
     )
 
 
@@ -65,16 +66,16 @@ def _check_columns(sources: tuple[TextSource, ...], objective: Objective) -> Non
         where = f"text.sources.{place}"
         columns = list(columns_of(source).values())
         if len(set(columns)) < len(columns):
-            raise RecipeError("the columns of text, pair and label are the same", where=where, mend="name others")
+            raise RecipeError("the columns of text, pair and label are the same", where=where, hint="name others")
         for key, column, useful in (
             ("pair_column", source.pair_column, paired),
             ("label_column", source.label_column, labelled),
         ):
             if column is not None and not useful:
-                raise RecipeError(f"'{key}' has no use with {objective}", where=where, mend="leave it out")
+                raise RecipeError(f"'{key}' has no use with {objective}", where=where, hint="leave it out")
     if objective == "sentence-embedding" and len({source.pair_column is None for source in sources}) > 1:
         raise RecipeError(
-            "some sources have a 'pair_column' and some have none", where="text.sources", mend="give all of them one"
+            "some sources have a 'pair_column' and some have none", where="text.sources", hint="give all of them one"
         )
 
 
@@ -172,7 +173,7 @@ def _map_corpus(
     parts = [training[of_source == number] for number in range(len(tokenized))]
     for source, part in zip(settings.sources, parts, strict=True):
         if not len(part):
-            raise TextError("holds no text for training", where=name_of(source), mend="leave this source out")
+            raise TextError("holds no text for training", where=name_of(source), hint="leave this source out")
     held_out = sequences[held_out_rows]
     lengths = np.concatenate([np.diff(chunk.offsets.to_numpy()) for chunk in sequences.data.column("input_ids").chunks])
     return MapCorpus(
@@ -236,7 +237,7 @@ def _stream_corpus(
         raise _nothing(settings)
     for source, (head, _) in zip(sources, heads, strict=True):
         if not head["key"]:
-            raise TextError("holds no text for training", where=source.name, mend="leave this source out")
+            raise TextError("holds no text for training", where=source.name, hint="leave this source out")
     keys = np.array(merged["key"])
     unique = np.sort(np.unique(keys, return_index=True)[1])
     if len(unique) <= settings.held_out:

@@ -17,9 +17,10 @@ from typing import Any, Protocol
 import datasets
 from transformers import PreTrainedTokenizerBase
 
+from homoexport.choices import Objective
 from homoexport.documents.artifact import digest_of
+from homoexport.documents.recipe import TextSettings, TextSource
 from homoexport.errors import TextError
-from homoexport.documents.recipe import Objective, TextSettings, TextSource
 from homoexport.text.example import IGNORED
 from homoexport.text.sentences import count_words, split_sentences
 
@@ -103,13 +104,13 @@ def class_id(label: Any, label2id: Mapping[str, int] | None, *, where: str) -> i
     if number.is_integer() and (not label2id or int(number) in label2id.values()):
         return int(number)
     known = ", ".join(f"{name} ({index})" for name, index in label2id.items()) if label2id else "whole numbers"
-    raise TextError(f"label {label!r} is not known", where=where, mend=f"known labels: {known}")
+    raise TextError(f"label {label!r} is not known", where=where, hint=f"known labels: {known}")
 
 
 def _text(value: Any, where: str) -> str:
     """A cell as text, "" where there is none."""
     if value is not None and not isinstance(value, str):
-        raise TextError(f"holds {type(value).__name__}, not text", where=where, mend="name another 'column'")
+        raise TextError(f"holds {type(value).__name__}, not text", where=where, hint="name another 'column'")
     return value if value and not value.isspace() else ""
 
 
@@ -185,7 +186,7 @@ def _token_classes(
         kept = [row for row, text in enumerate(texts) if text]
         labelled = "label" in rows
         if labelled and not tokenizer.is_fast:
-            raise TextError("labels of words need a fast tokenizer", where=labels_at, mend="leave 'label_column' out")
+            raise TextError("labels of words need a fast tokenizer", where=labels_at, hint="leave 'label_column' out")
         encoded = _encode(
             tokenizer,
             [texts[row] for row in kept],
@@ -217,7 +218,7 @@ def _labels_of_tokens(
         return None
     if not isinstance(words, list) or not isinstance(given, list) or len(words) != len(given):
         raise TextError(
-            "labels do not match the text's words", where=where, mend="give a list of words and one label for each"
+            "labels do not match the text's words", where=where, hint="give a list of words and one label for each"
         )
     ids = [class_id(label, label2id, where=where) for label in given]
     ends, end = [], -1

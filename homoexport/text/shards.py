@@ -213,7 +213,7 @@ class Lane:
                     return example
             # By then every row of the source has come to this lane.
             if self._next[0] - self._found_in > 4 * VIRTUAL_SHARDS:
-                raise TextError("holds no text for training", where=self._source.name, mend="leave this source out")
+                raise TextError("holds no text for training", where=self._source.name, hint="leave this source out")
             self._load()
 
     def place(self) -> list[int]:

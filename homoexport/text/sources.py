@@ -26,8 +26,8 @@ import datasets
 import pyarrow.parquet  # type: ignore[import-untyped]
 
 from homoexport import packaged
-from homoexport.errors import TextError
 from homoexport.documents.recipe import TextSource
+from homoexport.errors import TextError
 from homoexport.text.delimited import delimited_rows
 
 FORMATS = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
@@ -60,7 +60,7 @@ def find_files(spec: str) -> list[FileEntry]:
     # Path.glob takes no absolute pattern.
     paths = sorted(path for path in map(Path, glob.glob(pattern, recursive=True)) if path.is_file())  # noqa: PTH207
     if not paths:
-        raise TextError("no file matches", where=spec, mend="give a glob of text files, in quotes on a command line")
+        raise TextError("no file matches", where=spec, hint="give a glob of text files, in quotes on a command line")
     entries: list[FileEntry] = []
     for path in paths:
         status = path.stat()
@@ -73,15 +73,15 @@ def _members(path: Path) -> list[str]:
     known = f"use {', '.join(FORMATS)}, plain or as .gz, .bz2, .xz, .zip"
     if path.suffix.lower() != ".zip":
         if not _format_of(path.name):
-            raise TextError(f"'{path.suffix}' is no format that can be read", where=str(path), mend=known)
+            raise TextError(f"'{path.suffix}' is no format that can be read", where=str(path), hint=known)
         return [""]
     try:
         with zipfile.ZipFile(path) as archive:
             names = sorted(name for name in archive.namelist() if _format_of(name) and not name.startswith("__MACOSX/"))
     except zipfile.BadZipFile:
-        raise TextError("is not a zip archive", where=str(path), mend="copy it again") from None
+        raise TextError("is not a zip archive", where=str(path), hint="copy it again") from None
     if not names:
-        raise TextError("holds no text file", where=str(path), mend=known)
+        raise TextError("holds no text file", where=str(path), hint=known)
     return names
 
 
@@ -104,8 +104,8 @@ def columns_of(source: TextSource) -> dict[str, str]:
 
 def _missing_column(role: str, column: str, known: list[str], where: str) -> TextError:
     key = "column" if role == "text" else f"{role}_column"
-    mend = f"set '{key}' to one of: {', '.join(known)}" if known else "name another file"
-    return TextError(f"has no column '{column}'", where=where, mend=mend)
+    hint = f"set '{key}' to one of: {', '.join(known)}" if known else "name another file"
+    return TextError(f"has no column '{column}'", where=where, hint=hint)
 
 
 def _check_columns(columns: dict[str, str], known: list[str], where: str) -> None:
@@ -123,7 +123,7 @@ def _jsonl_rows(lines: io.TextIOBase, where: str) -> Iterator[dict[str, Any]]:
         except ValueError:
             row = None
         if not isinstance(row, dict):
-            raise TextError("is not a JSON object", where=f"{where}, line {number}", mend="write one object a line")
+            raise TextError("is not a JSON object", where=f"{where}, line {number}", hint="write one object a line")
         yield row
 
 
@@ -159,9 +159,9 @@ def _cells(files: list[FileEntry], columns: dict[str, str]) -> Iterator[tuple[st
                         _check_columns(columns, [str(name) for name in row if name is not None], where)
                     yield f"{where}, row {number}", {role: row.get(column) for role, column in columns.items()}
             except UnicodeDecodeError as error:
-                raise TextError(f"is not UTF-8 ({error.reason})", where=where, mend="convert it to UTF-8") from None
+                raise TextError(f"is not UTF-8 ({error.reason})", where=where, hint="convert it to UTF-8") from None
             except (OSError, EOFError, zipfile.BadZipFile, pyarrow.ArrowInvalid, lzma.LZMAError) as error:
-                raise TextError(f"cannot be read ({error})", where=where, mend="copy or write it again") from None
+                raise TextError(f"cannot be read ({error})", where=where, hint="copy or write it again") from None
 
 
 def _is_words(value: Any) -> bool:
@@ -191,7 +191,7 @@ def read_rows(files: list[FileEntry], columns: dict[str, str], words: bool = Fal
             if value is not None and not right:
                 kind = "a list of words" if words and role == "text" else "text"
                 what = f"column '{columns[role]}' holds {type(value).__name__}, not {kind}"
-                raise TextError(what, where=where, mend="name another 'column'")
+                raise TextError(what, where=where, hint="name another 'column'")
         text = cells["text"]
         if not text or not "".join(text).strip() or ("pair" in columns and not (cells["pair"] or "").strip()):
             continue
@@ -201,7 +201,7 @@ def read_rows(files: list[FileEntry], columns: dict[str, str], words: bool = Fal
                 what = (
                     f"column '{columns['label']}' holds {type(label).__name__} where the text is {type(text).__name__}"
                 )
-                raise TextError(what, where=where, mend="give one label for a text, and a list for a list of words")
+                raise TextError(what, where=where, hint="give one label for a text, and a list for a list of words")
             cells["label"] = list(map(_label_text, label)) if isinstance(label, list) else _label_text(label)
         yield cells
 
@@ -229,7 +229,7 @@ def load_files(source: TextSource, *, words: bool = False, streaming: bool, cach
     words = words and isinstance(next((c["text"] for _, c in _cells(files, columns) if c["text"]), None), list)
     given: dict[str, Any] = {"files": files, "columns": columns, "words": words}
     if next(read_rows(**given), None) is None:
-        raise TextError("holds no text", where=source.files, mend="name other files or another column")
+        raise TextError("holds no text", where=source.files, hint="name other files or another column")
     features = _row_features(columns, words)
     if streaming:
         return datasets.IterableDataset.from_generator(read_rows, features=features, gen_kwargs=given)
@@ -259,8 +259,8 @@ def load_hub(source: TextSource, *, cache_dir: Path | None) -> Any:
         columns = rows.column_names or list(next(iter(rows), {}))
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        mend = "check the name, its config and split, and the network (HF_HUB_OFFLINE)"
-        raise TextError(f"cannot be loaded ({reason})", where=f"dataset {source.dataset}", mend=mend) from None
+        hint = "check the name, its config and split, and the network (HF_HUB_OFFLINE)"
+        raise TextError(f"cannot be loaded ({reason})", where=f"dataset {source.dataset}", hint=hint) from None
     roles = columns_of(source)
     _check_columns(roles, columns, f"dataset {source.dataset}")
     rows = rows.select_columns(list(roles.values()))

@@ -6,15 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from homoexport.choices import ModelTask
+from homoexport.distill import HELD_OUT
 from homoexport.documents.artifact import refuse_existing
 from homoexport.documents.budget import Verdict
-from homoexport.distill import HELD_OUT
-from homoexport.encoder import OUTPUT_NAMES, Task, load_encoder, max_length_of
-from homoexport.evaluate import Gate, package_of_file
+from homoexport.documents.recipe import ExportSettings, MeasureSettings
+from homoexport.encoder import OUTPUT_NAMES, load_encoder, max_length_of
+from homoexport.evaluate import package_of_file
 from homoexport.export import export_encoder
 from homoexport.host import available_cores
 from homoexport.measure import answers_of_file, host_of, rank_files
-from homoexport.documents.recipe import ExportSettings, MeasureSettings
+from homoexport.workflow.gate import Gate
 
 
 def export_folder(
@@ -23,7 +25,7 @@ def export_folder(
     *,
     settings: ExportSettings,
     measure: MeasureSettings,
-    task: Task | None = None,
+    task: ModelTask | None = None,
     texts: Sequence[str] = (),
     recipe_digest: str | None = None,
     gate: Gate | None = None,

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from homoexport.distill import HELD_OUT
 from homoexport.documents.artifact import (
     MANIFEST,
     RUN_MARK,
@@ -26,7 +27,7 @@ from homoexport.documents.artifact import (
     write_manifest,
     write_run_mark,
 )
-from homoexport.distill import HELD_OUT
+from homoexport.documents.recipe import FinetuneRecipe, FinetuneSettings
 from homoexport.encoder import load_encoder
 from homoexport.errors import OutputError, PackageError, RecipeError, TextError
 from homoexport.evaluate import (
@@ -46,7 +47,6 @@ from homoexport.evaluate import (
 )
 from homoexport.finetune import FinetuneProgress, finetune
 from homoexport.runtime.inference import Text
-from homoexport.documents.recipe import FinetuneRecipe, FinetuneSettings
 
 KIND = "finetuning"
 SUMMARY = "summary.json"
@@ -119,7 +119,7 @@ def own_task(
             label_indices(judged.labels, names, where=dev)
         elif len(judged.scores()) < 3:
             raise TextError(
-                f"holds {len(judged.labels)} texts", where=dev, mend="give 3 or more, for scores to compare"
+                f"holds {len(judged.labels)} texts", where=dev, hint="give 3 or more, for scores to compare"
             )
     return LabelledTask(kind, learned, {"dev": judged}, names)
 
@@ -128,8 +128,8 @@ def _two_labels_or_more(examples: Examples) -> tuple[str, ...]:
     assert examples.labels is not None
     names = names_of(examples.labels)
     if len(names) < 2:
-        mend = "name files with two labels or more, or another --label-column"
-        raise TextError(f"has the label '{names[0]}' alone", where=examples.source, mend=mend)
+        hint = "name files with two labels or more, or another --label-column"
+        raise TextError(f"has the label '{names[0]}' alone", where=examples.source, hint=hint)
     return names
 
 
@@ -282,8 +282,8 @@ def teachers_of(folder: str, tasks: Sequence[LabelledTask]) -> dict[str, str]:
     if len(tasks) == 1 and (Path(folder) / "config.json").is_file():
         return {tasks[0].name: folder}
     if missing := [name for name, seeds in found.items() if not seeds]:
-        mend = "fine-tune the teacher on the same tasks first"
-        raise PackageError(f"holds no {missing[0]}/seed-N", where=folder, mend=mend)
+        hint = "fine-tune the teacher on the same tasks first"
+        raise PackageError(f"holds no {missing[0]}/seed-N", where=folder, hint=hint)
     return {name: str(seeds[0]) for name, seeds in found.items()}
 
 
@@ -323,11 +323,11 @@ def _answers(teacher: str, train: Examples, names: Sequence[str], *, threads: in
     if model.details.task != "text-classification" or len(found) != (len(names) or 1):
         has = f"has the labels {', '.join(found)}" if found else f"is for {model.details.task}"
         wanted = ", ".join(names) if names else "one output for scores"
-        raise PackageError(has, where=teacher, mend=f"name a text classifier with {wanted}")
+        raise PackageError(has, where=teacher, hint=f"name a text classifier with {wanted}")
     places = label_places(names, found) if names else [0]
     if places is None:
-        what, mend = f"has the labels {', '.join(found)}", f"name a text classifier with {', '.join(names)}"
-        raise PackageError(what, where=teacher, mend=mend)
+        what, hint = f"has the labels {', '.join(found)}", f"name a text classifier with {', '.join(names)}"
+        raise PackageError(what, where=teacher, hint=hint)
     return np.stack(model.logits(train.texts))[:, places]
 
 
@@ -343,7 +343,7 @@ def _one(text: Text) -> str:
 
 def _start(out_dir: Path, digest: str, *, inputs: Sequence[str], force: bool, resume: bool) -> None:
     if resume and force:
-        raise RecipeError("--force starts anew and --resume goes on", where=str(out_dir), mend="give one of them")
+        raise RecipeError("--force starts anew and --resume goes on", where=str(out_dir), hint="give one of them")
     if not resume:
         refuse_existing(out_dir, force=force, kind=KIND, inputs=inputs)
         with output_errors(out_dir):
@@ -352,10 +352,10 @@ def _start(out_dir: Path, digest: str, *, inputs: Sequence[str], force: bool, re
             write_run_mark(out_dir, KIND, {"work": digest})
         return
     if not (out_dir / RUN_MARK).is_file():
-        raise OutputError("holds no run to resume", where=str(out_dir), mend="leave --resume out to start one")
+        raise OutputError("holds no run to resume", where=str(out_dir), hint="leave --resume out to start one")
     if read_json(out_dir / RUN_MARK).get("work") != digest:
         raise RecipeError(
             "the run to resume was started with other settings, data or models",
             where=str(out_dir),
-            mend="give the same ones, or another folder",
+            hint="give the same ones, or another folder",
         )

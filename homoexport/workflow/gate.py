@@ -15,14 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
+from homoexport.choices import EvaluationTask
 from homoexport.documents.budget import QUALITY_LINE, Verdict
+from homoexport.documents.recipe import QualitySettings
 from homoexport.errors import RecipeError, TextError
-from homoexport.evaluate.data import EvalTask, judged_data
+from homoexport.evaluate.data import judged_data
 from homoexport.evaluate.estimate import Quality
 from homoexport.evaluate.examples import Examples
 from homoexport.evaluate.tasks import Evaluation, check_labels
 from homoexport.runtime.inference import Package
-from homoexport.documents.recipe import QualitySettings
 from homoexport.sample_text import SAMPLE_TEXT
 
 _LESS_IS_BETTER = ("loss", "perplexity", "calibration_error")
@@ -97,7 +98,7 @@ def check_gate(settings: QualitySettings, *, teacher: str, hidden_size: int | No
         raise RecipeError(
             f"there is no cosine of vectors of {hidden_size} and of the teacher's width",
             where="quality.metric",
-            mend="name another, such as overlap@10",
+            hint="name another, such as overlap@10",
         )
     try:
         check_labels(model, examples, task)
@@ -117,11 +118,13 @@ def _spread(examples: Examples) -> Examples:
     return examples.taken([order[place] for place in places])
 
 
-def _data_of(settings: QualitySettings, texts: Sequence[str]) -> tuple[Examples, EvalTask, tuple[str, ...] | None]:
+def _data_of(
+    settings: QualitySettings, texts: Sequence[str]
+) -> tuple[Examples, EvaluationTask, tuple[str, ...] | None]:
     task = settings.task
     if settings.data is None and (task == "fidelity" or task == "masked-lm"):
         if not texts:
-            raise TextError("no held-out text to judge on", where="quality", mend="name files with quality.data")
+            raise TextError("no held-out text to judge on", where="quality", hint="name files with quality.data")
         return Examples("held-out text", tuple(texts), None), task, None
     try:
         return judged_data(
@@ -142,5 +145,5 @@ def _chosen(figures: Sequence[Quality], settings: QualitySettings) -> Quality:
     if found is None or wanted in _LESS_IS_BETTER:
         what = f"there is no '{wanted}'" if found is None else f"of '{wanted}' less is better, so it has no floor"
         names = [each.metric for each in figures if each.metric not in _LESS_IS_BETTER]
-        raise RecipeError(f"{what} ({settings.task})", where="quality.metric", mend=f"name one of: {', '.join(names)}")
+        raise RecipeError(f"{what} ({settings.task})", where="quality.metric", hint=f"name one of: {', '.join(names)}")
     return found

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from homoexport.documents.budget import LATENCY_LINES, THROUGHPUT, TIMED_LINES, Budget, Verdict, judge
+from homoexport.documents.recipe import MeasureSettings
 from homoexport.errors import DeviceError, TextError, UserError
 from homoexport.measure import (
     Extras,
@@ -21,7 +22,6 @@ from homoexport.measure import (
     measure_packages,
     rounds_of,
 )
-from homoexport.documents.recipe import MeasureSettings
 
 
 def measure(
@@ -71,7 +71,7 @@ def measure_conditions(
         raise UserError(
             f"{budget.relative[0]} is relative to the teacher, and one package is measured",
             where="budget",
-            mend="name the teacher's package first",
+            hint="name the teacher's package first",
         )
     tell = progress or (lambda _stage, _share: None)
     workloads = list(product(threads, batch_sizes, lengths))
@@ -79,7 +79,7 @@ def measure_conditions(
         raise UserError(
             "streams, arrivals and memory over batches are measured under one condition",
             where="bench",
-            mend="give one number of threads, one batch size and one length, or leave them out",
+            hint="give one number of threads, one batch size and one length, or leave them out",
         )
     texts = texts_of(settings)
     check_packages(packages, lengths, with_texts=bool(texts))
@@ -123,9 +123,9 @@ def read_lines(path: Path) -> list[str]:
     try:
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise TextError(f"cannot be read ({error})", where=str(path), mend="name a UTF-8 text file") from None
+        raise TextError(f"cannot be read ({error})", where=str(path), hint="name a UTF-8 text file") from None
     if not lines:
-        raise TextError("holds no text", where=str(path), mend="give a text a line")
+        raise TextError("holds no text", where=str(path), hint="give a text a line")
     return lines
 
 
@@ -139,7 +139,7 @@ def refuse_emulated_latency(budget: Budget, device: str) -> None:
         raise DeviceError(
             "its times are an emulator's and say nothing of the device",
             where=device,
-            mend="leave the budget's latency out, or measure on a real one",
+            hint="leave the budget's latency out, or measure on a real one",
         )
 
 
@@ -174,7 +174,7 @@ def judge_result(
         raise DeviceError(
             f"{budget.relative[0]} is relative to the teacher, which could not be measured there",
             where="budget",
-            mend="give the line as a figure with its unit",
+            hint="give the line as a figure with its unit",
         )
     found = {name: result.get(name.replace("_ms", "_interval_ms")) for name in LATENCY_LINES}
     intervals = {name: tuple(interval) for name, interval in found.items() if interval}

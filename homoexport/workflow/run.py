@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from homoexport.distill import LOG, TASKS, Progress, distill, forget_state, prune_on, target_of
 from homoexport.documents.artifact import (
     MANIFEST,
     RUN_MARK,
@@ -39,19 +40,19 @@ from homoexport.documents.artifact import (
     write_manifest,
     write_run_mark,
 )
-from homoexport.workflow.measure import measure, refuse_emulated_latency, texts_of
 from homoexport.documents.budget import TIMED_LINES, verdict_of
-from homoexport.distill import LOG, TASKS, Progress, distill, forget_state, prune_on, target_of
+from homoexport.documents.recipe import Recipe, StudentShape
 from homoexport.encoder import load_encoder, max_length_of
 from homoexport.errors import DeviceError, DoesNotFit, OutputError, RecipeError
-from homoexport.evaluate import Gate, check_gate, evaluate_packages
-from homoexport.workflow.export import export_folder, held_out_texts, threads_here
-from homoexport.runtime.inference import open_package, read_package
+from homoexport.evaluate import evaluate_packages
 from homoexport.measure import check_measurement
 from homoexport.plan import Plan, Row, plan_of, plan_student
-from homoexport.documents.recipe import Recipe, StudentShape
 from homoexport.report import PLAN_FILE, summarize, write_plan_report, write_report
+from homoexport.runtime.inference import open_package, read_package
 from homoexport.text import first_texts
+from homoexport.workflow.export import export_folder, held_out_texts, threads_here
+from homoexport.workflow.gate import Gate, check_gate
+from homoexport.workflow.measure import measure, refuse_emulated_latency, texts_of
 from homoexport.workflow.turns import (
     MEASURED,
     MEASUREMENT,
@@ -61,7 +62,7 @@ from homoexport.workflow.turns import (
     TURNS,
     Turns,
     budget_verdicts,
-    is_restless,
+    is_noisy,
     unclear,
     used_of,
 )
@@ -157,7 +158,7 @@ def check_recipe(recipe: Recipe) -> None:
         raise RecipeError(
             f"length {settings.length} is more than the teacher's {longest} tokens",
             where="measure.length",
-            mend=f"at most {longest}",
+            hint=f"at most {longest}",
         )
 
 
@@ -165,7 +166,7 @@ def _student_of(recipe: Recipe) -> StudentShape:
     """The one student of a recipe that can go the whole way."""
     if recipe.student is None:
         raise RecipeError(
-            "a run exports and measures one student", where="students", mend="distil them with `homoexport distill`"
+            "a run exports and measures one student", where="students", hint="distil them with `homoexport distill`"
         )
     return recipe.student
 
@@ -249,7 +250,7 @@ def _following(recipe: Recipe, run_dir: Path, plan: Plan, row: Row, clock: _Cloc
     """
     verdicts = budget_verdicts(recipe.budget, run_dir / MEASURED)
     missed_time = any(verdict.kept is False and verdict.line in TIMED_LINES for verdict in verdicts)
-    if unclear(verdicts) or (missed_time and is_restless(run_dir / MEASURED)):
+    if unclear(verdicts) or (missed_time and is_noisy(run_dir / MEASURED)):
         listener.on_stage("Too noisy to call: measuring again, for longer")
         _export_and_measure(recipe, run_dir, clock, listener, patience=_PATIENCE)
         verdicts = budget_verdicts(recipe.budget, run_dir / MEASURED)
@@ -332,7 +333,7 @@ def _refuse_unheld_teacher(recipe: Recipe, run_dir: Path, clock: _Clock, listene
             f"the teacher does not fit ({failures[0].stage}: {failures[0].reason}), and "
             f"{recipe.budget.relative[0]} is relative to it",
             where=recipe.measure.device,
-            mend="give the line as a figure with its unit",
+            hint="give the line as a figure with its unit",
         )
 
 
@@ -373,7 +374,7 @@ def _export_and_measure(
             raise DoesNotFit(
                 f"{failure.package} does not fit ({failure.stage}: {failure.reason})",
                 where=recipe.measure.device,
-                mend="ask for a smaller student, or measure where there is more memory, and --resume",
+                hint="ask for a smaller student, or measure where there is more memory, and --resume",
             )
         qualities = evaluate_packages(packages, texts, teacher=teacher, seed=recipe.seed, threads=threads)
         write_json(folder / MEASUREMENT, measured.as_json())
@@ -386,13 +387,13 @@ def _export_and_measure(
 def _resume_run(recipe: Recipe, run_dir: Path, listener: Listener) -> _Clock:
     path = run_dir / RUN_MARK
     if not path.is_file():
-        raise OutputError("holds no run to resume", where=str(run_dir), mend="leave --resume out to start one")
+        raise OutputError("holds no run to resume", where=str(run_dir), hint="leave --resume out to start one")
     mark = read_json(path)
     if mark.get("recipe_digest") != recipe.digest():
         raise RecipeError(
             "the run to resume was started with another recipe",
             where=str(run_dir),
-            mend="give the same recipe and overrides, or another folder",
+            hint="give the same recipe and overrides, or another folder",
         )
     return _Clock(path, listener, mark.get("seconds", {}))
 

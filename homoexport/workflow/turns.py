@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from homoexport.documents.artifact import read_json, read_manifest
-from homoexport.workflow.measure import judge_result
-from homoexport.documents.budget import THROUGHPUT, Budget, Verdict
 from homoexport.distill import forget_state
+from homoexport.documents.artifact import read_json, read_manifest
+from homoexport.documents.budget import THROUGHPUT, Budget, Verdict
 from homoexport.plan import Plan, Row, Shape
+from homoexport.workflow.measure import judge_result
 
 STUDENT, PACKAGE, MEASURED, PLAN, TURNS = "1-student", "2-onnx", "3-measured", "plan", "turns"
 MEASUREMENT = "measurement.json"
@@ -121,7 +121,7 @@ def used_of(verdicts: Sequence[Verdict]) -> dict[str, float]:
     return used
 
 
-def is_restless(measured: Path) -> bool:
+def is_noisy(measured: Path) -> bool:
     """Whether the machine disturbed the measurement of the student's package so that its times settle nothing."""
     return bool(read_json(measured / MEASUREMENT)["results"][-1]["verdict"] != "steady")
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from homoexport.documents.artifact import verify
 from homoexport.cli import main
+from homoexport.documents.artifact import verify
 from homoexport.measure.results import Agreement
 from tests.measure.tiny_onnx import weights, write_package
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from homoexport.documents.artifact import verify
 from homoexport.cli.evaluating import Judged
+from homoexport.documents.artifact import verify
 from homoexport.evaluate import GLUE
 from tests.measure.tiny_onnx import weights, write_package
 from tests.snippets import snippets

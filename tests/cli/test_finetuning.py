@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from homoexport import finetuning
 from homoexport.documents.artifact import verify
-from homoexport.evaluate import GLUE
 from homoexport.documents.recipe import FinetuneRecipe, parse_as, read_recipe_tree
+from homoexport.evaluate import GLUE
+from homoexport.workflow import finetune
 from tests.conftest import tiny_bert, tiny_tokenizer
 from tests.snippets import snippets
 
@@ -86,7 +86,7 @@ def test_what_is_interrupted_says_how_it_goes_on_where_it_does(homoexport, glue,
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(finetuning, "finetune_student", interrupt)
+    monkeypatch.setattr(finetune, "finetune_student", interrupt)
     call = ("finetune", tiny_folder(), "--task", "sst2", "--data-dir", glue, "-o", tmp_path / "out")
     for seeds, resumable in (((), False), (("--seed", 0, "--seed", 1), True)):
         told = homoexport(*call, *seeds)

@@ -103,7 +103,7 @@ def test_plan_needs_a_teacher_and_a_line(homoexport):
 
 def test_hopeless_budget_leaves_nothing(homoexport, monkeypatch, tmp_path):
     def refuse(*_: object, **__: object) -> None:
-        raise BudgetError("no student keeps latency_p95 0.1 ms", where="budget.latency_p95_ms", mend="allow more")
+        raise BudgetError("no student keeps latency_p95 0.1 ms", where="budget.latency_p95_ms", hint="allow more")
 
     monkeypatch.setattr("homoexport.plan.plan_student", refuse)
     done = homoexport("plan", "--teacher", "some/model", "--latency-p95", "0.1ms", "-o", tmp_path / "plan")

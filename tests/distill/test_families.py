@@ -11,8 +11,8 @@ from transformers import AutoModel
 
 from homoexport.distill import Run, new_run, open_job, target_of
 from homoexport.distill.loop import StepReport
-from homoexport.encoder import Encoder, save_encoder
 from homoexport.documents.recipe import DistillSettings, LossWeights, StudentShape, TextSettings, TextSource
+from homoexport.encoder import Encoder, save_encoder
 from tests.conftest import BERT_TINY, FAMILY_CONFIGS, MINILM, tiny_model, tiny_tokenizer
 from tests.distill.test_loop import settings_of, text_of
 from tests.encoder.weights import MPNET, needs_mpnet

@@ -15,13 +15,13 @@ import torch
 from accelerate.state import AcceleratorState
 from transformers import AutoModel
 
-from homoexport.documents.artifact import verify
 from homoexport.distill import LOG, Run, distill, new_run, open_job, target_of
 from homoexport.distill.batches import BatchMaker
 from homoexport.distill.checkpoint import CHECKPOINT
+from homoexport.documents.artifact import verify
+from homoexport.documents.recipe import DistillSettings, LossWeights, StudentShape, TextSettings, TextSource
 from homoexport.encoder import load_encoder
 from homoexport.errors import OutputError, PackageError, RecipeError, ShapeError, TextError
-from homoexport.documents.recipe import DistillSettings, LossWeights, StudentShape, TextSettings, TextSource
 from tests.conftest import MINILM
 
 ALL_TERMS = LossWeights(task=1, kl=1, hidden=1, attention=1, embedding=1)

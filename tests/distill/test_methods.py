@@ -9,11 +9,11 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from homoexport.documents.artifact import verify
 from homoexport.distill import LOG, distill
 from homoexport.distill.layerwise import LayerMap
-from homoexport.errors import RecipeError, ShapeError
+from homoexport.documents.artifact import verify
 from homoexport.documents.recipe import LossWeights, StudentShape
+from homoexport.errors import RecipeError, ShapeError
 from tests.distill.test_loop import SHAPE, Stop, run_of, settings_of, text_of
 
 

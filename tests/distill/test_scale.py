@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from homoexport.documents.artifact import verify
 from homoexport.distill import LOG, distill
+from homoexport.documents.artifact import verify
 from homoexport.errors import RecipeError
 from tests.distill.test_loop import SHAPE, run_of, settings_of, text_of
 

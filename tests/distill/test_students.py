@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from homoexport.documents.artifact import verify
 from homoexport.distill import LOG, distill_students
-from homoexport.errors import RecipeError
+from homoexport.documents.artifact import verify
 from homoexport.documents.recipe import StudentShape
+from homoexport.errors import RecipeError
 from tests.distill.test_loop import Stop, settings_of, text_of
 
 SHAPES = [

@@ -11,10 +11,10 @@ import torch
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
-from homoexport.documents.artifact import verify
 from homoexport.distill import LOG, distill, new_run, open_job, target_of
-from homoexport.errors import TeacherError, TextError
+from homoexport.documents.artifact import verify
 from homoexport.documents.recipe import LossWeights, StudentShape, TextSettings, TextSource
+from homoexport.errors import TeacherError, TextError
 from tests.conftest import tiny_bert, tiny_tokenizer
 from tests.distill.test_loop import SHAPE, settings_of
 

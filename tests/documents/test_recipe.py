@@ -9,12 +9,20 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from homoexport.documents.recipe import (
+    FinetuneRecipe,
+    Recipe,
+    load_recipe,
+    parse_as,
+    parse_recipe,
+    read_recipe_tree,
+    with_target,
+)
 from homoexport.errors import RecipeError
 from homoexport.measure import find_target
-from homoexport.documents.recipe import FinetuneRecipe, Recipe, load_recipe, parse_as, parse_recipe, read_recipe_tree, with_target
 from tests.snippets import snippets
 
-FOLDER = Path(__file__).parents[1] / "recipes"
+FOLDER = Path(__file__).parents[2] / "recipes"
 FINETUNING = [FOLDER / "glue.yaml"]
 TARGETS = sorted((FOLDER / "targets").glob("*.yaml"))
 RECIPES = sorted(set(FOLDER.rglob("*.yaml")) - {*FINETUNING, *TARGETS})

@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM
 
+from homoexport.choices import PruneGroup
 from homoexport.encoder import Widths, count_parameters, family_of, parameter_counts, slice_model, target_widths
 from homoexport.errors import ShapeError
-from homoexport.documents.recipe import PruneGroup
 from tests.conftest import tiny_bert
 from tests.encoder.oracle import fill_by_hand, outputs, random_keep
 

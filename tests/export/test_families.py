@@ -12,7 +12,8 @@ import pytest
 import torch
 import transformers
 
-from homoexport.encoder import OUTPUT_NAMES, Encoder, Task, input_names, load_encoder, max_length_of, pool
+from homoexport.choices import ModelTask
+from homoexport.encoder import OUTPUT_NAMES, Encoder, input_names, load_encoder, max_length_of, pool
 from homoexport.export import graph
 from homoexport.export.candidates import Maker
 from homoexport.export.forms import ATTENTION_FORMS
@@ -22,7 +23,7 @@ from tests.conftest import FAMILY_CONFIGS, tiny_model, tiny_tokenizer
 # transformers 4.57 imports torch.compile for one family, and that imports what torch itself has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
 
-HEADS: dict[Task, str] = {
+HEADS: dict[ModelTask, str] = {
     "fill-mask": "masked-lm",
     "sentence-similarity": "model",
     "feature-extraction": "model",
@@ -56,7 +57,7 @@ Make = Callable[..., Encoder]
 def family_encoder(tmp_path) -> Make:
     """A tiny random model of a family, loaded for a task."""
 
-    def make(kind: str, task: Task) -> Encoder:
+    def make(kind: str, task: ModelTask) -> Encoder:
         torch.manual_seed(0)
         folder = tmp_path / "model"
         model = tiny_model(kind, HEADS[task], layers=3)

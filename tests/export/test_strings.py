@@ -320,7 +320,7 @@ def test_refuses_what_it_cannot_express(echo, make, what):
     with pytest.raises(UserError, match="cannot be packed") as caught:
         packed(model, make())
     assert what in str(caught.value)
-    assert "WordPiece with BERT's normalizer" in caught.value.mend
+    assert "WordPiece with BERT's normalizer" in caught.value.hint
     assert not model.with_name("packed.onnx").exists()
 
 

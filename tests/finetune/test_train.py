@@ -13,12 +13,12 @@ from safetensors.torch import load_file
 from scipy.special import log_softmax
 from transformers import AutoModelForSequenceClassification
 
+from homoexport.documents.recipe import FinetuneSettings
 from homoexport.errors import TrainingError
 from homoexport.evaluate import open_model
 from homoexport.finetune import FinetuneProgress, finetune
 from homoexport.finetune.fake_quant import round_columns
 from homoexport.finetune.train import distance_to_teacher
-from homoexport.documents.recipe import FinetuneSettings
 
 RNG = np.random.default_rng(0)
 TEXTS = [" ".join(f"w{word}" for word in RNG.integers(2, 60, 3 + i % 5)) + f" w{i % 2}" for i in range(128)]

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from homoexport.errors import HomoexportError, PackageError
-from homoexport.runtime.inference import open_package
 from homoexport.measure.process import Worker
 from homoexport.measure.targets import KINDS, Target, find_target
+from homoexport.runtime.inference import open_package
 from homoexport.runtime.worker import PROTOCOL_VERSION
 from tests.measure.tiny_onnx import weights, write_encoder, write_package
 

@@ -14,11 +14,11 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from homoexport.documents.artifact import write_manifest
 from homoexport.errors import DeviceError
-from homoexport.runtime.inference import read_package
 from homoexport.measure import Extras, measure_packages, targets
 from homoexport.measure.process import Worker
 from homoexport.measure.targets import LocalCpu, OutOfMemory, debian_tree, emulated
 from homoexport.measure.targets.emulated import ARM_CORES, X86_CORES, EmulatedCpu, parse_emulated, set_up_arm64
+from homoexport.runtime.inference import read_package
 from tests.measure.tiny_onnx import weights, write_package
 
 ARM = [
@@ -208,7 +208,7 @@ def test_unknown_core_is_refused_with_the_known_ones(device: str) -> None:
     with pytest.raises(DeviceError, match=f"unknown core '{device.partition(':')[2]}'") as caught:
         targets.find_target(device)
     known = ARM_CORES if device.startswith("arm64") else X86_CORES
-    assert all(core in caught.value.mend for core in known)
+    assert all(core in caught.value.hint for core in known)
 
 
 @pytest.mark.parametrize("option", ["threads=2", "insn", "insn="])
@@ -227,7 +227,7 @@ def test_missing_tree_is_one_line_with_the_command(tmp_path: Path, monkeypatch: 
     with pytest.raises(DeviceError, match=r"the arm64 tree .* is missing") as caught:
         targets.find_target("arm64").open()
     assert "\n" not in str(caught.value)
-    assert caught.value.mend == "homoexport doctor --set-up arm64"
+    assert caught.value.hint == "homoexport doctor --set-up arm64"
 
 
 @pytest.mark.parametrize("device", ["arm64", "x86"])

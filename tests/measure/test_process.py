@@ -13,10 +13,10 @@ import pytest
 
 from homoexport.errors import DeviceError, HomoexportError, PackageError
 from homoexport.host import available_cores
-from homoexport.runtime.inference import open_package
 from homoexport.measure.process import Worker
 from homoexport.measure.targets import LocalCpu
 from homoexport.measure.targets.protocol import build_worker
+from homoexport.runtime.inference import open_package
 from homoexport.runtime.worker.model import Model
 from tests.measure.tiny_onnx import weights, write_encoder, write_package
 
@@ -59,8 +59,10 @@ def test_worker_imports_the_runtime_and_none_of_the_frameworks(worker: Worker, t
     modules = {name.partition(".")[0] for name in names}
     assert {"numpy", "onnxruntime"} <= modules
     assert not modules & {"torch", "transformers", "tokenizers", "onnx", "scipy"}
-    ours = {name for name in names if name.startswith("homoexport.") and not name.startswith("homoexport.runtime.worker")}
-    assert ours == {"homoexport.host", "homoexport.cgroup"}
+    ours = {
+        name for name in names if name.startswith("homoexport.") and not name.startswith("homoexport.runtime.worker")
+    }
+    assert ours == {"homoexport.host", "homoexport.cgroup", "homoexport.runtime"}
 
 
 def test_peak_memory_is_the_kernels_and_grows_with_the_model(worker: Worker, tmp_path: Path) -> None:

@@ -22,7 +22,6 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from homoexport.documents.artifact import write_manifest
 from homoexport.errors import DeviceError, PackageError
 from homoexport.host import available_cores
-from homoexport.runtime.inference import read_package
 from homoexport.measure import measure_packages, targets
 from homoexport.measure.process import Worker
 from homoexport.measure.targets import OutOfMemory
@@ -33,6 +32,7 @@ from homoexport.measure.targets.web import (
     parse_web,
     runtime_folder,
 )
+from homoexport.runtime.inference import read_package
 from tests.measure.tiny_onnx import weights, write_encoder, write_package
 
 LACKING = [need.what for need in WebTarget().needs()]

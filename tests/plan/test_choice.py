@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 
 from homoexport.documents.budget import Budget
+from homoexport.documents.recipe import MeasureSettings
 from homoexport.measure import TargetHost
 from homoexport.plan import Check, Limits, Plan, Row, Shape, plan_of
 from homoexport.plan.choice import best_of
 from homoexport.plan.table import Figures
-from homoexport.documents.recipe import MeasureSettings
 
 
 def row(layers: int, hidden: int, *, p50: float, retained: float, ffn: int | None = None) -> Row:
@@ -112,11 +112,11 @@ def test_room_to_spare_names_a_wider_shape():
 
 
 def test_restless_machine_leaves_more_room():
-    limits = replace(plan(latency_p50_ms=6.5, file_mb=20).limits, unrest=0.2)
+    limits = replace(plan(latency_p50_ms=6.5, file_mb=20).limits, drift=0.2)
     assert (limits.margin("latency_p50_ms"), limits.margin("file_mb")) == (0.1, 0.005)
     assert limits.missed_by(ROWS[1]) == ["latency_p50_ms"]
     assert limits.missed_by(ROWS[1], margin=False) == []
-    assert replace(limits, unrest=9.0).margin("latency_p50_ms") == 0.125
+    assert replace(limits, drift=9.0).margin("latency_p50_ms") == 0.125
 
 
 def test_json_keeps_it():

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from homoexport.documents.recipe import DistillSettings, ExportSettings, MeasureSettings
 from homoexport.encoder import Encoder, Pooling, Widths, count_parameters, family_of, parameters_at
 from homoexport.errors import DoesNotFit
 from homoexport.export import Form
 from homoexport.measure import FileFigures
 from homoexport.plan import lab
 from homoexport.plan.shapes import Shape, candidates
-from homoexport.documents.recipe import DistillSettings, ExportSettings, MeasureSettings
 from tests.conftest import tiny_bert, tiny_tokenizer
 
 SETTINGS = DistillSettings(objective="sentence-embedding", steps=1, batch_size=2)
@@ -114,8 +114,8 @@ def test_pace_of_the_machine_is_taken_out_and_told(target, encoder):
         table, _ = restless.table()
         target.paces = [2.0]
         again = restless.whole(shapes[-1:], table)
-    assert steady.unrest == 0
-    assert table.unrest == pytest.approx(0.4)
+    assert steady.drift == 0
+    assert table.drift == pytest.approx(0.4)
     for shape, figures in steady.measured.items():
         assert table.measured[shape].latency_p95_ms == pytest.approx(figures.latency_p95_ms)
     assert again[shapes[-1]].latency_p50_ms == pytest.approx(whole[shapes[-1]].latency_p50_ms)

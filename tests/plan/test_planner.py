@@ -89,7 +89,7 @@ def test_a_choice_that_is_dearer_than_it_seemed_is_followed_by_another(table):
 
 def test_tails_are_those_of_the_calmer_time(table):
     slow = {shape: replace(each, latency_p95_ms=3 * each.latency_p50_ms) for shape, each in table.measured.items()}
-    restless = replace(table, measured=slow, unrest=0.3)
+    restless = replace(table, measured=slow, drift=0.3)
 
     def true(_shape: Shape, predicted: Figures) -> Figures:
         return replace(predicted, latency_p95_ms=1.3 * predicted.latency_p50_ms)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from homoexport.distill import teacher_retention
 from homoexport.distill.layerwise import Counts
 from homoexport.distill.micro_batch import MicroBatch
 from homoexport.distill.probe import probe_loss
 from homoexport.encoder import Encoder, Pooling, family_of
+from homoexport.plan.retention import teacher_retention
 from tests.conftest import FAMILY_CONFIGS, tiny_model, tiny_tokenizer
 
 # transformers 4 imports ModernBERT so

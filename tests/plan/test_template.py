@@ -11,12 +11,12 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
+from homoexport.choices import Scheme
 from homoexport.encoder import Encoder, Pooling, Widths, family_of, start_from_scratch
 from homoexport.errors import UserError
-from homoexport.export import Templates
 from homoexport.export.candidates import Maker
 from homoexport.export.forms import ATTENTION_FORMS, Form
-from homoexport.export.quantize import Scheme
+from homoexport.plan.template import Templates
 from tests.conftest import FAMILY_CONFIGS, tiny_model, tiny_tokenizer
 
 TEXTS = [" ".join(f"w{(i * 7 + j) % 95}" for j in range(3 + i)) for i in range(6)]

@@ -10,8 +10,8 @@ import pytest
 
 from homoexport.documents.artifact import write_json
 from homoexport.errors import PackageError
-from homoexport.runtime.inference import open_package
 from homoexport.report import rebuild_report, write_report
+from homoexport.runtime.inference import open_package
 
 
 def test_report_tells_the_run(run_dir: Path, summary: dict[str, Any], measurement: dict[str, Any]) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from homoexport.errors import TextError
 from homoexport.documents.recipe import TextSettings, TextSource
+from homoexport.errors import TextError
 from homoexport.text import Corpus, Example, prepare_text
 from homoexport.text.corpus import locate_position
 

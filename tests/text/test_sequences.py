@@ -14,8 +14,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from homoexport import packaged
+from homoexport.choices import Objective
+from homoexport.documents.recipe import TextSettings, TextSource
 from homoexport.errors import RecipeError, TextError
-from homoexport.documents.recipe import Objective, TextSettings, TextSource
 from homoexport.text import Corpus, Example, prepare_text
 
 Sentence = Callable[[], str]

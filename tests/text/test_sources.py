@@ -13,8 +13,8 @@ from pathlib import Path
 import datasets
 import pytest
 
-from homoexport.errors import TextError
 from homoexport.documents.recipe import TextSource
+from homoexport.errors import TextError
 from homoexport.text.sources import find_files, load_files, load_hub, read_rows
 
 ROWS = ['A row, with "quotes".', "Zweite Zeile: Äpfel.", "x" * 200_000]

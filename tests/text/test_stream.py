@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from homoexport.choices import Objective
+from homoexport.documents.recipe import TextSettings, TextSource
 from homoexport.errors import TextError
-from homoexport.documents.recipe import Objective, TextSettings, TextSource
 from homoexport.text import Corpus, Example, merge_states, prepare_text, sources
 from homoexport.text.shards import VIRTUAL_SHARDS, shards_of_batch, shards_of_process
 from homoexport.text.stream import StreamCorpus

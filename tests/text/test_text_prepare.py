@@ -10,8 +10,9 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from homoexport import packaged
+from homoexport.choices import Objective
+from homoexport.documents.recipe import TextSettings, TextSource
 from homoexport.errors import TextError
-from homoexport.documents.recipe import Objective, TextSettings, TextSource
 from homoexport.text import Corpus, prepare_text
 
 Sentence = Callable[[], str]

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, matthews_corrcoef
 
-from homoexport import finetuning
 from homoexport.documents.artifact import read_json, read_manifest, verify, write_manifest
+from homoexport.documents.recipe import FinetuneRecipe, FinetuneSettings
 from homoexport.errors import OutputError, PackageError, RecipeError, TeacherError, TextError
 from homoexport.evaluate import Examples, open_model
+from homoexport.workflow import finetune
 from homoexport.workflow.finetune import (
     LabelledTask,
     Listener,
@@ -24,7 +25,6 @@ from homoexport.workflow.finetune import (
     own_task,
     teachers_of,
 )
-from homoexport.documents.recipe import FinetuneRecipe, FinetuneSettings
 
 TEXTS = tuple(f"w{i % 37 + 2} w{i % 11} w{i % 2}" for i in range(64))
 LABELS = tuple("no" if i % 2 else "yes" for i in range(64))
@@ -78,7 +78,7 @@ def test_a_teacher_speaks_of_the_same_labels(tiny_folder: Callable[..., Path], t
 def test_several_seeds_are_resumed_and_summed_up(tiny_folder, tmp_path, monkeypatch) -> None:
     source, out = str(tiny_folder()), tmp_path / "out"
     recipe = FinetuneRecipe(finetune=SETTINGS.model_copy(update={"epochs": 1}), seeds=(0, 1, 2))
-    whole = finetuning.finetune_student
+    whole = finetune.finetune_student
     made = []
 
     def breaks(*arguments, **named):
@@ -87,11 +87,11 @@ def test_several_seeds_are_resumed_and_summed_up(tiny_folder, tmp_path, monkeypa
         made.append(named["seed"])
         return whole(*arguments, **named)
 
-    monkeypatch.setattr(finetuning, "finetune_student", breaks)
+    monkeypatch.setattr(finetune, "finetune_student", breaks)
     with pytest.raises(KeyboardInterrupt):
         finetune_many(source, [TASK], out, recipe=recipe)
     first = read_manifest(out / "toy/seed-0")["created"]
-    monkeypatch.setattr(finetuning, "finetune_student", whole)
+    monkeypatch.setattr(finetune, "finetune_student", whole)
     with pytest.raises(RecipeError, match="other settings"):
         finetune_many(source, [TASK], out, recipe=recipe.model_copy(update={"seeds": (0, 1)}), resume=True)
     summary = finetune_many(source, [TASK], out, recipe=recipe, resume=True, skipped={"rte": "no such file"})

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from homoexport.errors import PackageError, RecipeError, TextError
-from homoexport.evaluate import Gate, check_gate
-from homoexport.runtime.inference import Package, open_package
 from homoexport.documents.recipe import QualitySettings
+from homoexport.errors import PackageError, RecipeError, TextError
+from homoexport.runtime.inference import Package, open_package
+from homoexport.workflow.gate import Gate, check_gate
 from tests.measure.tiny_onnx import weights, write_package
 
 RNG = np.random.default_rng(0)

@@ -19,14 +19,14 @@ import yaml
 from transformers import AutoModel, AutoTokenizer
 
 from homoexport.documents.artifact import verify
-from homoexport.workflow.measure import judge_result, measure
 from homoexport.documents.budget import Budget
 from homoexport.errors import DeviceError
-from homoexport.runtime.inference import open_package
 from homoexport.measure.timing import Failure
+from homoexport.runtime.inference import open_package
+from homoexport.workflow.measure import judge_result, measure
 from tests.conftest import BERT_TINY, write_sentences
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.processes
 
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from homoexport.documents.artifact import verify
-from homoexport.workflow.measure import measure
 from homoexport.distill.loop import Run, StepReport
 from homoexport.distill.micro_batch import MicroBatch
+from homoexport.documents.artifact import verify
 from homoexport.measure.timing import Failure
 from homoexport.plan import choice, lab
 from homoexport.plan.shapes import Shape
 from homoexport.plan.table import Figures
+from homoexport.workflow.measure import measure
 from tests.conftest import write_sentences
 
 pytestmark = pytest.mark.processes

@@ -11,8 +11,8 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from homoexport.errors import RecipeError
 from homoexport.documents.recipe.run import Recipe
+from homoexport.errors import RecipeError
 
 _Kind = TypeVar("_Kind", bound=BaseModel)
 
@@ -42,10 +42,10 @@ def _explain(error: ValidationError, kind: type[BaseModel], where: str) -> Recip
     if first["type"] == "extra_forbidden":
         known = _fields_at(kind, first["loc"][:-1])
         near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.5)
-        mend = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(known)}"
-        return RecipeError(f"unknown key '{key}'", where=where, mend=mend)
+        hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(known)}"
+        return RecipeError(f"unknown key '{key}'", where=where, hint=hint)
     if first["type"] == "missing":
-        return RecipeError(f"'{key}' is missing", where=where, mend="add it, or give it with --set")
+        return RecipeError(f"'{key}' is missing", where=where, hint="add it, or give it with --set")
     message = first["msg"].removeprefix("Value error, ")
     given = "" if isinstance(first["input"], dict | list | tuple | BaseModel) else f" (given: {first['input']!r})"
     return RecipeError(f"'{key}': {message}{given}" if key else message, where=where)
@@ -55,7 +55,7 @@ def _apply(tree: dict[str, Any], assignment: str) -> None:
     """Write one `a.b.c=value` into a nested dict; the value is YAML."""
     path, separator, value = assignment.partition("=")
     if not separator or not path:
-        raise RecipeError(f"'{assignment}' is not KEY=VALUE", where="--set", mend="write --set distill.steps=300")
+        raise RecipeError(f"'{assignment}' is not KEY=VALUE", where="--set", hint="write --set distill.steps=300")
     *parents, last = path.split(".")
     node: Any = tree
     for part in parents:
@@ -123,14 +123,14 @@ def read_recipe_tree(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise RecipeError(
-            "no such recipe", where=str(path), mend="name a YAML file, for example recipes/quickstart.yaml"
+            "no such recipe", where=str(path), hint="name a YAML file, for example recipes/quickstart.yaml"
         )
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"is not YAML ({error})", where=str(path)) from None
     if not isinstance(tree, dict):
-        raise RecipeError("is not a YAML mapping", where=str(path), mend="see recipes/quickstart.yaml")
+        raise RecipeError("is not a YAML mapping", where=str(path), hint="see recipes/quickstart.yaml")
     return tree
 
 

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, TypeAlias, get_args
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-Objective = Literal["masked-lm", "sentence-embedding", "classification", "token-classification"]
-Method = Literal["homodistil", "one-shot", "from-scratch", "layers", "minilm"]
-Importance = Literal["sensitivity", "magnitude", "platon"]
-Schedule = Literal["cubic", "linear"]
-PruneGroup = Literal["hidden", "ffn", "heads", "head-width"]
-AttentionKind = Literal["scores", "probabilities"]
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
-Quantize = Literal["auto", "none", "int8", "int8-static", "int4", "fp16"]
-Embeddings = Literal["auto", "fp32", "int8", "int4"]
-GlueName = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "mnli-mm", "qnli", "rte", "wnli"]
-JudgedTask: TypeAlias = Literal["sts", "fidelity", "masked-lm", "classification", "tagging"] | GlueName
-GLUE_TASKS: tuple[GlueName, ...] = get_args(GlueName)
+from homoexport.choices import (
+    GLUE_TASKS,
+    AttentionKind,
+    EmbeddingChoice,
+    Importance,
+    JudgedTask,
+    Method,
+    Objective,
+    PruneGroup,
+    Quantization,
+    ScheduleShape,
+    TrainingPrecision,
+)
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # a folder of its own: no dot in front, no way up
 
@@ -162,7 +163,7 @@ class DistillSettings(Section):
     prune: tuple[PruneGroup, ...] = Field(
         get_args(PruneGroup), description="Groups that may lose neurons: hidden, ffn, heads, head-width."
     )
-    prune_schedule: Schedule = Field("cubic", description="How widths fall from t_i to t_f: cubic or linear.")
+    prune_schedule: ScheduleShape = Field("cubic", description="How widths fall from t_i to t_f: cubic or linear.")
     prune_from: float = Field(0.0, ge=0, le=1, description="Share of the steps after which pruning starts (t_i).")
     prune_until: float = Field(0.6, ge=0, le=1, description="Share of the steps at which the target is met (t_f).")
     prune_every: int = Field(5, ge=1, description="Steps from one prune event to the next.")
@@ -171,7 +172,7 @@ class DistillSettings(Section):
     )
     importance_smoothing: float = Field(0.85, ge=0, lt=1, description="Smoothing of the sensitivity (beta 1).")
     uncertainty_smoothing: float = Field(0.95, ge=0, lt=1, description="Smoothing of platon's uncertainty (beta 2).")
-    precision: Precision = Field(
+    precision: TrainingPrecision = Field(
         "auto", description="fp32, bf16 or fp16 autocast (fp16 on GPUs), or auto: bf16 where it is faster here."
     )
     activation_checkpointing: bool = Field(
@@ -198,12 +199,12 @@ class DistillSettings(Section):
 class ExportSettings(Section):
     """How to export."""
 
-    quantize: Quantize = Field(
+    quantize: Quantization = Field(
         "auto",
         description="auto: the fastest that passes the gate; none: fp32; int8: scales as values come; int8-static: "
         "calibrated scales; int4: 4-bit weights; fp16.",
     )
-    embeddings: Embeddings = Field(
+    embeddings: EmbeddingChoice = Field(
         "auto", description="Embedding tables in fp32, int8 or int4; auto: int8 where weights are quantized."
     )
     opset: int | None = Field(

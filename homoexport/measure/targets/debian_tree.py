@@ -100,7 +100,7 @@ def make_tree(tell: Callable[[str], None], check: Callable[[Path], None]) -> Pat
         tell(f"{folder} is there")
         return folder
     for need in _tool_needs():
-        raise DeviceError(f"{need.what} is missing", where=_WHERE, mend=need.command)
+        raise DeviceError(f"{need.what} is missing", where=_WHERE, hint=need.command)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _alone(folder.parent, tell):
@@ -219,9 +219,9 @@ def _run(command: Sequence[str], doing: str, environment: dict[str, str] | None 
     from_apt = [line for line in said if line.startswith("E: ")]  # the first one is the cause,
     from_pip = [line for line in said if line.startswith("ERROR: ")]  # and of these the last
     told = (from_apt + from_pip[::-1] + said[::-1])[0]
-    raise DeviceError(f"{doing} failed ({told})", where=_WHERE, mend=f"when that is mended: {SET_UP}")
+    raise DeviceError(f"{doing} failed ({told})", where=_WHERE, hint=f"when that is mended: {SET_UP}")
 
 
 def _cannot_write(folder: Path, reason: str) -> DeviceError:
-    mend = "make room, or set HOMOEXPORT_CACHE to a folder elsewhere"
-    return DeviceError(f"cannot write {folder} ({reason})", where=_WHERE, mend=mend)
+    hint = "make room, or set HOMOEXPORT_CACHE to a folder elsewhere"
+    return DeviceError(f"cannot write {folder} ({reason})", where=_WHERE, hint=hint)

@@ -112,9 +112,9 @@ def parse_emulated(device: str, options: str) -> EmulatedCpu:
     name, _, rest = options.partition(",")
     plugin = read_options(rest, device=device, known=("insn",)).get("insn")
     if plugin is not None and not Path(plugin).is_file():
-        raise DeviceError(f"no plugin {plugin}", where=f"--device {device}", mend="name QEMU's libinsn.so")
+        raise DeviceError(f"no plugin {plugin}", where=f"--device {device}", hint="name QEMU's libinsn.so")
     if (name or default) not in cores:
-        raise DeviceError(f"unknown core '{name}'", where=f"--device {device}", mend=f"known are {', '.join(cores)}")
+        raise DeviceError(f"unknown core '{name}'", where=f"--device {device}", hint=f"known are {', '.join(cores)}")
     return EmulatedCpu(device, cores[name or default], plugin=Path(plugin).resolve() if plugin else None)
 
 
@@ -133,7 +133,7 @@ def set_up_arm64(tell: Callable[[str], None]) -> Path:
     """
     core = ARM_CORES[_ARM_DEFAULT]
     for need in _qemu_needs(core):
-        raise DeviceError(f"{need.what} is missing", where="arm64", mend=need.command)
+        raise DeviceError(f"{need.what} is missing", where="arm64", hint=need.command)
     return make_tree(tell, lambda tree: _try(EmulatedCpu("arm64", core, tree=tree)))
 
 
@@ -201,7 +201,7 @@ class EmulatedCpu:
         version = _qemu_version(_qemu(self._core))
         if version < _MIN_QEMU:
             raise DeviceError(
-                f"QEMU {'.'.join(map(str, version))} is too old", where=self.name, mend="install 7.2 or newer"
+                f"QEMU {'.'.join(map(str, version))} is too old", where=self.name, hint="install 7.2 or newer"
             )
         self._folder = tempfile.TemporaryDirectory(prefix="homoexport-emulated-", ignore_cleanup_errors=True)
         self._root = Path(self._folder.name) / "root"
@@ -230,7 +230,7 @@ class EmulatedCpu:
         if status == -signal.SIGILL:
             return DeviceError(f"onnxruntime used an instruction that {self._core.title} has not", where=self.name)
         if _UNKNOWN_CPU in said:
-            return DeviceError(f"this QEMU has no {self._core.qemu}", where=self.name, mend="install a newer one")
+            return DeviceError(f"this QEMU has no {self._core.qemu}", where=self.name, hint="install a newer one")
         if status in (-signal.SIGKILL, 128 + signal.SIGKILL):
             return OutOfMemory("the worker was killed, most likely for want of memory", where=self.name)
         return None

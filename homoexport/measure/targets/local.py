@@ -87,7 +87,7 @@ def _positive(given: dict[str, str], key: str, kind: Callable[[str], Number], de
     except ValueError:
         value = kind("0")
     if not 0 < value < math.inf:
-        raise DeviceError(f"{key}={given[key]}", where=f"--device {device}", mend="give a positive number")
+        raise DeviceError(f"{key}={given[key]}", where=f"--device {device}", hint="give a positive number")
     return value
 
 
@@ -185,7 +185,7 @@ class LimitedCpu(LocalCpu):
                 raise DeviceError(
                     f"{what} of {cores} where {here} core{'s' * (here > 1)} may be used",
                     where=self.name,
-                    mend="ask for fewer",
+                    hint="ask for fewer",
                 )
         self._affinity = set(sorted(os.sched_getaffinity(0))[:wanted])
         if self._quota is None and self._memory_bytes is None:
@@ -198,7 +198,7 @@ class LimitedCpu(LocalCpu):
                 if too_small
                 else f"a quota of {self._quota:g} needs a control group, which may not be made here ({refusal})",
                 where=self.name,
-                mend="ask for more: it gives a hundredth of a core at the least"
+                hint="ask for more: it gives a hundredth of a core at the least"
                 if too_small
                 else "run it as root, or below a systemd of your own (systemd-run --user --scope homoexport ...), "
                 "or leave the quota out",

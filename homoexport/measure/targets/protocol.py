@@ -20,7 +20,7 @@ from homoexport.errors import DeviceError, HomoexportError
 WORKER_FILE = "worker.pyz"
 
 _PACKAGE = Path(homoexport.__file__).parent
-_WORKER_SOURCES = ("__init__.py", "host.py", "cgroup.py")
+_WORKER_SOURCES = ("__init__.py", "host.py", "cgroup.py", "runtime/__init__.py")
 _WORKER_MAIN = "from homoexport.runtime.worker.serve import main\n\nmain()\n"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest date of the format: the same sources are the same bytes
 
@@ -56,7 +56,7 @@ class Target(Protocol):
         """Make it ready. Once, before anything else but `needs`.
 
         Raises:
-            DeviceError: it is not there, or lacks something; with the mend.
+            DeviceError: it is not there, or lacks something; with the hint.
         """
 
     def cores(self) -> int:
@@ -92,7 +92,7 @@ def refuse_needs(target: Target) -> None:
         DeviceError: the first thing that is missing, with the command that gets it.
     """
     for need in target.needs():
-        raise DeviceError(f"{need.what} is missing", where=target.name, mend=need.command)
+        raise DeviceError(f"{need.what} is missing", where=target.name, hint=need.command)
 
 
 def read_options(text: str, *, device: str, known: Sequence[str]) -> dict[str, str]:
@@ -106,7 +106,7 @@ def read_options(text: str, *, device: str, known: Sequence[str]) -> dict[str, s
         key, _, value = part.partition("=")
         if key not in known or key in options or not value:
             raise DeviceError(
-                f"cannot read '{part}'", where=f"--device {device}", mend=f"options are {', '.join(known)}"
+                f"cannot read '{part}'", where=f"--device {device}", hint=f"options are {', '.join(known)}"
             )
         options[key] = value
     return options
@@ -122,7 +122,7 @@ def cache_folder() -> Path:
 def build_worker(folder: Path) -> Path:
     """The worker as one zip file in `folder`; any Python with onnxruntime runs it."""
     path = folder / WORKER_FILE
-    sources = [_PACKAGE / name for name in _WORKER_SOURCES] + sorted((_PACKAGE / "worker").glob("*.py"))
+    sources = [_PACKAGE / name for name in _WORKER_SOURCES] + sorted((_PACKAGE / "runtime" / "worker").glob("*.py"))
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(zipfile.ZipInfo("__main__.py", _EPOCH), _WORKER_MAIN)
         for source in sources:

@@ -95,18 +95,18 @@ def parse_ssh(device: str, options: str) -> Ssh:
     login, _, rest = options.partition("?")
     match = re.fullmatch(_LOGIN, login, re.ASCII)
     if match is None or not 0 < int(match["port"] or 22) < 1 << 16:
-        raise DeviceError("cannot read the host", where=where, mend="write it as ssh://[user@]host[:port]")
+        raise DeviceError("cannot read the host", where=where, hint="write it as ssh://[user@]host[:port]")
     given = read_options(rest, device=device, known=("python", "cache"))
     for key, pattern in (("python", r"(~/)?[\w/.][\w/.+-]*"), ("cache", r"~?/[\w/.+-]*")):
         if key in given and not re.fullmatch(pattern, given[key]):
             raise DeviceError(
-                f"cannot read '{key}={given[key]}'", where=where, mend="give a path there, from / or ~/ on"
+                f"cannot read '{key}={given[key]}'", where=where, hint="give a path there, from / or ~/ on"
             )
     try:
         ssh_command = shlex.split(os.environ.get("HOMOEXPORT_SSH", "")) or ["ssh"]
     except ValueError as error:
         raise DeviceError(
-            f"cannot read it ({error})", where="HOMOEXPORT_SSH", mend="quote it as a shell wants"
+            f"cannot read it ({error})", where="HOMOEXPORT_SSH", hint="quote it as a shell wants"
         ) from None
     return Ssh(
         device,
@@ -215,10 +215,10 @@ class Ssh:
             return DeviceError(
                 "onnxruntime there uses instructions that its processor lacks",
                 where=self.name,
-                mend="give a Python with one that was built for it: ?python=PATH",
+                hint="give a Python with one that was built for it: ?python=PATH",
             )
         if status in (126, 127):
-            return DeviceError("its Python is gone", where=self.name, mend="measure again")
+            return DeviceError("its Python is gone", where=self.name, hint="measure again")
         return None
 
     def overhead_bytes(self, process_id: int) -> int:  # noqa: ARG002 - the protocol's
@@ -239,7 +239,7 @@ class Ssh:
             raise DeviceError(
                 "the SSH client is told to take unknown host keys",
                 where=self.name,
-                mend="leave StrictHostKeyChecking out of HOMOEXPORT_SSH",
+                hint="leave StrictHostKeyChecking out of HOMOEXPORT_SSH",
             )
         self._options = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
         self._master_said = self._stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - the stack closes it
@@ -255,7 +255,7 @@ class Ssh:
             raise DeviceError(
                 f"its login shell says '{first[:60]}' before it runs a command",
                 where=self.name,
-                mend="have its start-up files say nothing where nobody is logged in by hand",
+                hint="have its start-up files say nothing where nobody is logged in by hand",
             )
         self._connected = True
 
@@ -266,7 +266,7 @@ class Ssh:
         told = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
         if told.returncode:
             raise DeviceError(
-                f"the SSH client refuses it ({last_line(told.stderr)})", where=self.name, mend="mend its configuration"
+                f"the SSH client refuses it ({last_line(told.stderr)})", where=self.name, hint="hint its configuration"
             )
         return dict(line.split(" ", 1) for line in told.stdout.splitlines() if " " in line)
 
@@ -279,12 +279,12 @@ class Ssh:
         found = dict(line.split("=", 1) for line in out.decode(errors="replace").splitlines() if "=" in line)
         if "cache" not in found:
             raise DeviceError(
-                f"no POSIX shell there ({last_line(said)})", where=self.name, mend="measure on Linux or macOS"
+                f"no POSIX shell there ({last_line(said)})", where=self.name, hint="measure on Linux or macOS"
             )
         if "python" not in found:
             asked = f" as '{self._python}'" if self._python else ""
             what = f"the Python there is too old ({found['old']})" if found.get("old") else f"no Python there{asked}"
-            raise DeviceError(what, where=self.name, mend="give one of 3.10 or later: ?python=PATH")
+            raise DeviceError(what, where=self.name, hint="give one of 3.10 or later: ?python=PATH")
         version, machine = ort.__version__, found["machine"]
         any_version, self._python, self._cache = bool(self._python), found["python"], found["cache"].rstrip("/")
         folder = f"{self._cache}/venv-{version}-py{found['version']}-{machine}"
@@ -293,8 +293,8 @@ class Ssh:
             if reply["failed"] == "full" or is_full(reply["said"]):
                 raise self._full()
             python = f"Python {found['version']} on {found['system']} {machine}"
-            what, mend = no_runtime(reply["failed"], reply["said"], python=python, runtime=f"onnxruntime {version}")
-            raise DeviceError(what, where=self.name, mend=mend)
+            what, hint = no_runtime(reply["failed"], reply["said"], python=python, runtime=f"onnxruntime {version}")
+            raise DeviceError(what, where=self.name, hint=hint)
         self._python = reply["python"]
 
     def _ask(self, function: str, files: Sequence[Path] = (), **request: Any) -> dict[str, Any]:
@@ -312,7 +312,7 @@ class Ssh:
             raise self._full()
         if reply["failed"] == "error":
             raise DeviceError(
-                f"cannot use {self._cache} there ({last_line(reply['said'])})", where=self.name, mend=OTHER_CACHE
+                f"cannot use {self._cache} there ({last_line(reply['said'])})", where=self.name, hint=OTHER_CACHE
             )
         return reply
 
@@ -341,12 +341,12 @@ class Ssh:
         """Why there is no connection, or no more, by what the clients said."""
         said = f"{said}\n{_said(self._master_said)}"
         if self._connected:
-            return DeviceError(f"the connection is lost ({last_line(said)})", where=self.name, mend="measure again")
-        what, mend = no_connection(said, login=self._by_hand, known_as=self._known_as)
-        return DeviceError(what, where=self.name, mend=mend)
+            return DeviceError(f"the connection is lost ({last_line(said)})", where=self.name, hint="measure again")
+        what, hint = no_connection(said, login=self._by_hand, known_as=self._known_as)
+        return DeviceError(what, where=self.name, hint=hint)
 
     def _full(self) -> DeviceError:
-        return DeviceError(f"no room in {self._cache} there", where=self.name, mend=f"free some, or {OTHER_CACHE}")
+        return DeviceError(f"no room in {self._cache} there", where=self.name, hint=f"free some, or {OTHER_CACHE}")
 
 
 def _converse(process: subprocess.Popen[bytes], opening: bytes, files: Sequence[Path]) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 OTHER_CACHE = "name another folder: ?cache=FOLDER"
-_FAILURES = (  # what the client says, what it means, and the mend
+_FAILURES = (  # what the client says, what it means, and the hint
     (
         "HOST IDENTIFICATION HAS CHANGED",
         "its host key is not the one that is known",
@@ -33,16 +33,16 @@ _NO_INDEX = ("NewConnectionError", "NameResolutionError", "ConnectTimeoutError",
 
 
 def no_connection(said: str, *, login: str, known_as: str) -> tuple[str, str]:
-    """What keeps the client from connecting, by what it said, and the mend.
+    """What keeps the client from connecting, by what it said, and the hint.
 
     Args:
         said: the client's stderr.
         login: how the client would be called by hand, without its name.
         known_as: the host's name among the known ones.
     """
-    for sign, what, mend in _FAILURES:
+    for sign, what, hint in _FAILURES:
         if re.search(sign, said):
-            return what, mend.format(login=login, known_as=known_as)
+            return what, hint.format(login=login, known_as=known_as)
     return f"no connection ({last_line(said)})", f"try it by hand: ssh {login}"
 
 
@@ -52,20 +52,20 @@ def is_full(said: str) -> bool:
 
 
 def no_runtime(stage: str, said: str, *, python: str, runtime: str) -> tuple[str, str]:
-    """Why there is no virtual environment with the runtime, by where it failed (`venv`, `pip`, `import`); the mend."""
-    mend = "name a Python there that has one: ?python=PATH"
+    """Why there is no virtual environment with the runtime, by where it failed (`venv`, `pip`, `import`); the hint."""
+    hint = "name a Python there that has one: ?python=PATH"
     if stage == "venv":
         return (
             f"{python} cannot make a virtual environment ({last_line(said)})",
-            f"apt install python3-venv there, or {mend}",
+            f"apt install python3-venv there, or {hint}",
         )
     if any(sign in said for sign in _NO_INDEX):
-        return f"{runtime} is not there, and pip there reaches no package index", mend
+        return f"{runtime} is not there, and pip there reaches no package index", hint
     if "No matching distribution" in said:
         return f"pip there finds no {runtime} for {python}", "name another Python there: ?python=PATH"
     return (
         f"{runtime} cannot be {'started' if stage == 'import' else 'installed'} with {python} ({last_line(said)})",
-        mend,
+        hint,
     )
 
 

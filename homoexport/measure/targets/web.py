@@ -58,13 +58,13 @@ def _threads(text: str | None, device: str) -> int | None:
     if text is None:
         return None
     if not text.isdecimal() or int(text) == 0:
-        raise DeviceError(f"threads={text}", where=f"--device {device}", mend="give a positive number")
+        raise DeviceError(f"threads={text}", where=f"--device {device}", hint="give a positive number")
     return int(text)
 
 
 def _one_of(text: str, known: Sequence[str], key: str, device: str) -> str:
     if text not in known:
-        raise DeviceError(f"{key}={text}", where=f"--device {device}", mend=f"{key} is {' or '.join(known)}")
+        raise DeviceError(f"{key}={text}", where=f"--device {device}", hint=f"{key} is {' or '.join(known)}")
     return text
 
 
@@ -91,7 +91,7 @@ def set_up_web(tell: Callable[[str], None]) -> Path:
         return folder
     npm = shutil.which("npm")
     if npm is None:
-        raise DeviceError("npm is missing", where="web", mend="apt-get install npm")
+        raise DeviceError("npm is missing", where="web", hint="apt-get install npm")
     tell(f"installing {package} with npm")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +102,7 @@ def set_up_web(tell: Callable[[str], None]) -> Path:
             Path(fresh).mkdir()  # what the block removes
     except OSError as error:
         raise DeviceError(
-            f"cannot write {folder} ({error.strerror})", where="web", mend="set HOMOEXPORT_CACHE"
+            f"cannot write {folder} ({error.strerror})", where="web", hint="set HOMOEXPORT_CACHE"
         ) from None
     return folder
 
@@ -123,7 +123,7 @@ def _install(npm: str, package: str, folder: Path) -> None:
         raise DeviceError(
             f"npm cannot install {package} ({why})",
             where="web",
-            mend="look into npm's registry and proxy settings, then homoexport doctor --set-up web",
+            hint="look into npm's registry and proxy settings, then homoexport doctor --set-up web",
         )
 
 
@@ -181,7 +181,7 @@ class WebTarget:
             DeviceError: something is missing, or more threads are asked for than there are cores or can be.
         """
         if not sys.platform.startswith("linux"):
-            raise DeviceError("needs Linux, whose /proc tells the page's memory", where=self.name, mend="run it there")
+            raise DeviceError("needs Linux, whose /proc tells the page's memory", where=self.name, hint="run it there")
         refuse_needs(self)
         here = available_cores() if self._isolated else 1
         if (self._threads or 1) > here:
@@ -189,7 +189,7 @@ class WebTarget:
             raise DeviceError(
                 f"threads of {self._threads} where {here} core{'s' * (here > 1)} {why}",
                 where=self.name,
-                mend="ask for fewer",
+                hint="ask for fewer",
             )
         self._folder = tempfile.TemporaryDirectory(prefix="homoexport-web-", ignore_cleanup_errors=True)
         self._archive = _build_bridge(Path(self._folder.name))

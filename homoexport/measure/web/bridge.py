@@ -1,4 +1,4 @@
-"""The bridge's loop: the worker's protocol (see `homoexport.runtime.worker`) on one side, a page in a browser on the other.
+"""The bridge's loop: the worker's protocol (`homoexport.runtime.worker`) on one side, a page in a browser on the other.
 
 What the page can do is its own (`worker.js`); the token ids come from numpy, so that they are the ones that
 every other target takes, and memory and processor time come from the kernel.

@@ -1,0 +1,1 @@
+"""What is kept and passed on: artifacts, budgets, recipes and figures, each with one reader and one writer."""

@@ -1,0 +1,1 @@
+"""Running packages without torch: inference on texts, and the worker process that is measured."""

@@ -1,0 +1,1 @@
+"""What joins the stages: one file for each verb, and what a run is made of."""
