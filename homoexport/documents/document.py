@@ -1,0 +1,128 @@
+"""The base of every document, and the one place where JSON is read and written.
+
+A document is a frozen, strict model with a `schema_version` of the form MAJOR.MINOR. A minor version adds fields that
+have defaults; a major one changes or removes some. A reader refuses another major version, and unknown fields unless
+the file is of a later minor version than its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import from_json
+
+from homoexport.errors import PackageError
+
+MAX_BYTES = 256 * 2**20  # of a file that is read as JSON: far more than any document has
+
+
+class Figures(BaseModel):
+    """Base of what documents are made of: frozen; no unknown fields, no coercion, no numbers that are not finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Document(Figures):
+    """Base of what is written to a file of its own. `VERSION` is what this homoexport writes."""
+
+    VERSION: ClassVar[str]
+
+    schema_version: str = ""
+
+    def model_post_init(self, _context: Any) -> None:
+        if not self.schema_version:
+            object.__setattr__(self, "schema_version", self.VERSION)
+
+
+D = TypeVar("D", bound=Document)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file under a temporary name, then rename it, so that a reader never sees half of it."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def to_json(value: Document | Mapping[str, Any] | list[Any]) -> str:
+    """Indented JSON of a document, or of plain values."""
+    plain = value.model_dump(mode="json") if isinstance(value, Document) else value
+    return json.dumps(plain, indent=2, allow_nan=False) + "\n"
+
+
+def write_document(path: Path, document: Document) -> None:
+    """Write a document as JSON, at once."""
+    write_text(path, to_json(document))
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value in a file.
+
+    Raises:
+        PackageError: the file is missing, too large, or no JSON (also where it is nested too deeply).
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise PackageError(f"is larger than {MAX_BYTES >> 20} MiB, too large for a document", where=str(path))
+        return from_json(path.read_bytes(), allow_inf_nan=False)
+    except OSError as error:
+        reason = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
+        raise PackageError(reason, where=str(path)) from None
+    except ValueError as error:
+        raise PackageError(f"is not JSON ({error})", where=str(path)) from None
+
+
+def read_document(path: Path, kind: type[D], *, hint: str = "") -> D:
+    """A document of one kind out of a file.
+
+    Args:
+        path: the file.
+        kind: the document's class.
+        hint: what to do where it is no such document.
+
+    Raises:
+        PackageError: the file is missing, too large, no JSON, of another major version, or not of this form.
+    """
+    return parse_document(read_json(path), kind, where=str(path), hint=hint)
+
+
+def parse_document(value: Any, kind: type[D], *, where: str, hint: str = "") -> D:
+    """A document of one kind out of a JSON value; see `read_document`."""
+    version = value.get("schema_version") if isinstance(value, dict) else None
+    if not isinstance(version, str):
+        raise PackageError("has no schema_version, so it is no document of homoexport's", where=where, hint=hint)
+    major, _, minor = version.partition(".")
+    own_major, _, own_minor = kind.VERSION.partition(".")
+    if major != own_major or not minor.isdecimal():
+        what = f"is of schema version {version}, and this homoexport reads {kind.VERSION}"
+        raise PackageError(what, where=where, hint="make it again, or use the homoexport that wrote it")
+    try:
+        later = int(minor) > int(own_minor)
+        return kind.model_validate_json(json.dumps(value), extra="ignore" if later else "forbid")
+    except ValidationError as error:
+        raise PackageError(f"does not follow the schema: {first_fault(error)}", where=where, hint=hint) from None
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first fault that a model found, in one line: the place and what is wrong there."""
+    fault = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in fault["loc"])
+    return f"{place}: {fault['msg']}" if place else fault["msg"]
