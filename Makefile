@@ -1,6 +1,7 @@
 # make demo   the whole journey: set up, distil, export, quantize, measure, report
 # make test   the tests
 # make check  ruff and mypy
+# make house  counts of what keeps the code easy to read, each beside its limit
 # make targets  the tests of the targets that need more than Python: SSH, emulated CPUs, the browser
 # make loaders  the tests of other programs that load packages: Node.js, C, older releases of onnxruntime
 # make interop  the tests that need optimum-onnx or sentence-transformers, and the rest of the core, on transformers 4.57
@@ -15,7 +16,7 @@ WEIGHTS := .weights
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check targets loaders interop clean
+.PHONY: demo test check house targets loaders interop clean
 
 demo: $(SETUP)
 	$(BIN)/homoexport run recipes/quickstart.yaml --output runs/quickstart --force
@@ -27,6 +28,9 @@ check: $(SETUP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+house:
+	$(PYTHON) tools/house.py
 
 # As root, so that the packages can be installed where they are missing.
 targets: $(SETUP)
