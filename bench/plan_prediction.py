@@ -29,9 +29,10 @@ from homoexport.encoder import OUTPUT_NAMES, family_of, load_encoder, save_encod
 from homoexport.host import describe_host, library_versions
 from homoexport.measure import time_files
 from homoexport.plan.lab import Lab
-from homoexport.plan.shapes import Shape, candidates, shape_of
+from homoexport.plan.shapes import candidates, shape_of
 from homoexport.plan.table import shapes_to_measure
 from homoexport.runtime.inference import read_package
+from homoexport.shape import Shape
 from homoexport.workflow.export import export_folder
 
 RESULT = Path(__file__).parent / "results/plan_prediction.json"
@@ -46,14 +47,16 @@ SECONDS = 3.0  # of a package and of the plan's graph of its shape
 def drawn(shapes: list[Shape], count: int, seed: int) -> list[Shape]:
     """Shapes that no table measures; every third is of a hidden size between two of the table."""
     chance = random.Random(seed)
-    pool = [shape for shape in shapes if shape.layers in DEPTHS and shape not in set(shapes_to_measure(shapes))]
+    pool = [
+        shape for shape in shapes if shape.num_hidden_layers in DEPTHS and shape not in set(shapes_to_measure(shapes))
+    ]
     found: dict[Shape, None] = {}
     while len(found) < count:
         shape = chance.choice(pool)
-        if len(found) % 3 == 0 and shape.head_dim % 8 == 0 and shape.heads > 2:
+        if len(found) % 3 == 0 and shape.head_dim % 8 == 0 and shape.num_attention_heads > 2:
             head_dim = shape.head_dim - 4  # as 12 x 20 of 240
-            shape = replace(shape, hidden=shape.heads * head_dim)
-        if shape.hidden >= min(each.hidden for each in pool):
+            shape = replace(shape, hidden_size=shape.num_attention_heads * head_dim)
+        if shape.hidden_size >= min(each.hidden_size for each in pool):
             found[shape] = None
     return list(found)
 
@@ -99,7 +102,7 @@ def exported(encoder: Any, shapes: list[Shape], chosen: list[Shape]) -> list[dic
                 for number, shape in enumerate(chosen):
                     student = Path(work) / f"{number}-{precision}"
                     student.mkdir()
-                    model = start_from_scratch(encoder.model, family_of(encoder.model.config), shape.widths)
+                    model = start_from_scratch(encoder.model, family_of(encoder.model.config), shape)
                     save_encoder(encoder, model, student)
                     package, graph = student / "package", student / "plan.onnx"
                     export_folder(str(student), package, settings=settings, measure=measure)

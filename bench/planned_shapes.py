@@ -31,11 +31,12 @@ from homoexport.documents.recipe import Recipe, load_recipe
 from homoexport.encoder import family_of, load_encoder, save_encoder, start_from_scratch
 from homoexport.evaluate import evaluate_models, read_glue
 from homoexport.host import describe_host, library_versions
-from homoexport.plan import Plan, Row, Shape, plan_student
+from homoexport.plan import Plan, Row, plan_student
 from homoexport.plan.lab import Lab
 from homoexport.plan.shapes import candidates, shape_of
 from homoexport.plan.table import Table
 from homoexport.report import shape_name
+from homoexport.shape import PartialShape, Shape
 from homoexport.text import first_texts
 from homoexport.workflow.export import export_folder, held_out_texts
 from homoexport.workflow.measure import measure
@@ -53,21 +54,21 @@ def guess(plan: Plan, table: Table, teacher: Shape) -> Row:
     """The slowest shape of the paper's ratios that keeps the budget by the same table, at any width in steps of 8."""
     off = median(check.measured.latency_p50_ms / check.predicted.latency_p50_ms for check in plan.checks)
     found = []
-    for hidden in range(STEP, teacher.hidden, STEP):
-        for heads in range(1, teacher.heads + 1):
-            shape = Shape(teacher.layers, hidden, 4 * hidden, heads)
+    for hidden in range(STEP, teacher.hidden_size, STEP):
+        for heads in range(1, teacher.num_attention_heads + 1):
+            shape = Shape(teacher.num_hidden_layers, hidden, 4 * hidden, heads)
             is_plain = hidden % heads == 0 and shape.head_dim % STEP == 0 and shape.head_dim >= LEAST_HEAD
             if not is_plain or shape.head_dim > teacher.head_dim or not table.covers(shape):
                 continue
             figures = table.predict(shape).times(dict.fromkeys(("latency_p50_ms", "latency_p95_ms"), off))
             found.append(Row(shape, figures, 0, 0.0))
-    return max(filter(plan.limits.kept_by, found), key=lambda row: (row.shape.hidden, row.figures.latency_p50_ms))
+    return max(filter(plan.limits.kept_by, found), key=lambda row: (row.shape.hidden_size, row.figures.latency_p50_ms))
 
 
 def both_shapes(limit: str, recipe: Recipe) -> dict[str, Any]:
     """The planned and the guessed shape of a budget."""
     encoder = load_encoder(recipe.teacher)
-    teacher = Shape.of(family_of(encoder.model.config).widths(encoder.model))
+    teacher = family_of(encoder.model.config).widths(encoder.model).shape
     plan = plan_student(
         recipe.teacher,
         budget=Budget(latency_p95_ms=limit),
@@ -94,9 +95,7 @@ def timed(budget: dict[str, Any], recipe: Recipe, work: Path) -> dict[str, Any]:
         random, package = work / f"random-{_name(shape)}", work / f"random-{_name(shape)}-onnx"
         if not package.exists():
             random.mkdir(exist_ok=True)
-            save_encoder(
-                teacher, start_from_scratch(teacher.model, family_of(teacher.model.config), shape.widths), random
-            )
+            save_encoder(teacher, start_from_scratch(teacher.model, family_of(teacher.model.config), shape), random)
             export_folder(str(random), package, settings=recipe.export, measure=recipe.measure)
         packages.append(package)
     results = measure(packages, recipe.measure.model_copy(update={"min_seconds": SECONDS})).results
@@ -113,7 +112,7 @@ def judged(shape: Shape, seed: int, recipe: Recipe, glue: Path, work: Path) -> d
         distill(
             recipe.teacher,
             text=recipe.text,
-            shape=shape.student,
+            shape=PartialShape.of(shape),
             settings=recipe.distill,
             out_dir=student,
             seed=seed,
@@ -135,7 +134,7 @@ def judged(shape: Shape, seed: int, recipe: Recipe, glue: Path, work: Path) -> d
 
 
 def _name(shape: Shape) -> str:
-    return f"{shape.layers}x{shape.hidden}-{shape.ffn}-{shape.heads}"
+    return f"{shape.num_hidden_layers}x{shape.hidden_size}-{shape.intermediate_size}-{shape.num_attention_heads}"
 
 
 @contextmanager

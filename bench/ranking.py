@@ -23,7 +23,8 @@ from scipy.stats import kendalltau
 from homoexport.documents.recipe import Recipe, load_recipe
 from homoexport.encoder import Encoder, family_of, load_encoder, parameters_at
 from homoexport.plan.retention import teacher_retention
-from homoexport.plan.shapes import Shape, shape_of
+from homoexport.plan.shapes import shape_of
+from homoexport.shape import Shape
 from homoexport.text import first_texts
 from homoexport.workflow.run import CALIBRATION_TEXTS
 
@@ -62,17 +63,17 @@ def shares(encoder: Encoder, recipe: Recipe, shapes: list[Shape], currency: str)
             encoder,
             texts,
             objective=recipe.distill.objective,
-            hidden_sizes=[shape.hidden for shape in shapes],
-            ffn_sizes=[shape.ffn for shape in shapes],
-            head_shapes=[(shape.heads, shape.head_dim) for shape in shapes],
+            hidden_sizes=[shape.hidden_size for shape in shapes],
+            ffn_sizes=[shape.intermediate_size for shape in shapes],
+            head_shapes=[(shape.num_attention_heads, shape.head_dim) for shape in shapes],
         )
     return [found.share(**shape.as_json()) for shape in shapes]
 
 
 def baselines(encoder: Encoder, shape: Shape) -> dict[str, float]:
     """What is known of a shape without any text."""
-    parameters = parameters_at(encoder.model, family_of(encoder.model.config), shape.widths)
-    return {"parameters": parameters, "layers_times_hidden": shape.layers * shape.hidden}
+    parameters = parameters_at(encoder.model, family_of(encoder.model.config), shape)
+    return {"parameters": parameters, "layers_times_hidden": shape.num_hidden_layers * shape.hidden_size}
 
 
 def table(sets: dict[str, Any]) -> str:

@@ -27,8 +27,8 @@ from distill_step import base_job
 from homoexport.distill import Run, new_run, target_of
 from homoexport.distill.micro_batch import MicroBatch
 from homoexport.documents.recipe import SEED_STUDENTS, DistillSettings, StudentShape
-from homoexport.encoder import Widths
 from homoexport.host import describe_host, library_versions
+from homoexport.shape import Widths
 
 FAMILY_STEPS, FAMILY_BATCH, PRUNING, FINISH = 28_000, 4096, 0.7, 0.25
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -56,7 +56,7 @@ def matrix_rate(device: torch.device, precision: str) -> float:
 
 def operations(widths: Widths, tokens: int, length: int, masked: int, vocabulary: int) -> float:
     """Of one forward pass."""
-    hidden, attention = widths.hidden_size, sum(widths.heads) * widths.head_dim
+    hidden, attention = widths.hidden_size, widths.total_heads * widths.head_dim
     layers = 4 * hidden * attention + 2 * hidden * widths.intermediate_size * widths.num_hidden_layers
     return 2.0 * (tokens * (layers + 2 * attention * length) + masked * hidden * (vocabulary + hidden))
 

@@ -14,7 +14,7 @@ from homoexport.errors import PackageError
 
 CHECKPOINT = ".checkpoint.pt"  # hidden: no part of the artifact
 END_STATE = ".end.pt"  # of a finished run that may go on to a narrower student
-_FORMAT = 3  # raised whenever a checkpoint's content changes
+_FORMAT = 4  # raised whenever a checkpoint's content changes
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any], *, name: str = CHECKPOINT) -> None:

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from homoexport.choices import Importance
-from homoexport.distill.schedule import Sizes
-from homoexport.encoder import Family, Keep, LayerKeep, Layout, Slot, Widths
+from homoexport.encoder import Family, Keep, LayerKeep, Layout, Slot
+from homoexport.shape import Widths
 
 
 @dataclass
@@ -63,9 +63,9 @@ def zero_scores(layout: Layout, widths: Widths, device: torch.device) -> Scores:
 
     layers = [
         LayerScores(zeros(heads * widths.head_dim), zeros(heads * widths.head_dim), zeros(widths.intermediate_size))
-        for heads in widths.heads
+        for heads in widths.heads_per_layer
     ]
-    return Scores(zeros(widths.hidden_size), layers, zeros(widths.heads[0] if layout.shared_heads else 0))
+    return Scores(zeros(widths.hidden_size), layers, zeros(widths.heads_per_layer[0] if layout.shared_heads else 0))
 
 
 class Ranking:
@@ -213,8 +213,8 @@ def _groups(layout: Layout, scores: Scores) -> list[tuple[tuple[Slot, ...], Tens
     return groups
 
 
-def choose(scores: Scores, widths: Widths, sizes: Sizes) -> Keep:
-    """The most important neurons, as many as the sizes asked for.
+def choose(scores: Scores, widths: Widths, due: Widths) -> Keep:
+    """The most important neurons, as many as are due.
 
     Heads leave the layers evenly (numbers differ by one at most), the least important first; where
     layers share what belongs to a head, it leaves all of them at once. Within a head, the least
@@ -223,19 +223,19 @@ def choose(scores: Scores, widths: Widths, sizes: Sizes) -> Keep:
     Args:
         scores: importance of the live model's neurons.
         widths: the live model's widths.
-        sizes: what to keep.
+        due: what to keep; of heads, their number over all layers counts.
     """
-    kept_heads = _choose_heads(scores, widths, sizes.total_heads)
+    kept_heads = _choose_heads(scores, widths, due.total_heads)
     layers = []
     for layer, heads in zip(scores.layers, kept_heads, strict=True):
         dims = [
-            _unless_all(_choose_dims(vector, heads, widths.head_dim, sizes.head_dim), vector)
+            _unless_all(_choose_dims(vector, heads, widths.head_dim, due.head_dim), vector)
             for vector in (layer.query_key, layer.value_out)
         ]
-        layers.append(LayerKeep(dims[0], dims[1], _unless_all(_top(layer.ffn, sizes.ffn), layer.ffn)))
+        layers.append(LayerKeep(dims[0], dims[1], _unless_all(_top(layer.ffn, due.intermediate_size), layer.ffn)))
     shared = _unless_all(kept_heads[0], scores.shared_heads) if len(scores.shared_heads) else None
-    hidden = _unless_all(_top(scores.hidden, sizes.hidden_size), scores.hidden)
-    return Keep(hidden, tuple(layers), sizes.head_dim, heads=shared)
+    hidden = _unless_all(_top(scores.hidden, due.hidden_size), scores.hidden)
+    return Keep(hidden, tuple(layers), due.head_dim, heads=shared)
 
 
 def keep_scores(scores: Scores, keep: Keep) -> Scores:
@@ -265,7 +265,7 @@ def _choose_heads(scores: Scores, widths: Widths, total: int) -> list[Tensor]:
     """Indices of the heads that each layer keeps."""
     importance = [
         (layer.query_key + layer.value_out).view(heads, widths.head_dim).sum(1)
-        for layer, heads in zip(scores.layers, widths.heads, strict=True)
+        for layer, heads in zip(scores.layers, widths.heads_per_layer, strict=True)
     ]
     if len(scores.shared_heads):
         together = torch.stack(importance).sum(0) + scores.shared_heads

@@ -21,10 +21,11 @@ from accelerate.utils import DistributedType, LoggerType, gather_object
 from homoexport.choices import ModelTask, Objective
 from homoexport.distill.batches import BatchMaker
 from homoexport.distill.start import schedule_of
-from homoexport.documents.recipe import DistillSettings, StudentShape, TextSettings
-from homoexport.encoder import Encoder, Family, Widths, family_of, load_encoder, target_widths, weights_digest
+from homoexport.documents.recipe import DistillSettings, TextSettings
+from homoexport.encoder import Encoder, Family, family_of, load_encoder, weights_digest
 from homoexport.errors import RecipeError, TeacherError, TrainingError, UserError
 from homoexport.host import available_cores, describe_host
+from homoexport.shape import PartialShape, Shape, complete_shape
 from homoexport.text import Corpus, prepare_text
 
 TASKS: dict[Objective, ModelTask] = {
@@ -49,7 +50,7 @@ class Job:
         max_length: tokens of the longest training sequence.
         seed: of everything random.
         sources: digests of teacher and text; a run resumes on nothing else.
-        targets: widths of the students that were asked for.
+        targets: shapes of the students that were asked for.
     """
 
     encoder: Encoder
@@ -61,7 +62,7 @@ class Job:
     max_length: int
     seed: int
     sources: dict[str, Any]
-    targets: tuple[Widths, ...]
+    targets: tuple[Shape, ...]
 
     def with_settings(self, settings: DistillSettings) -> Job:
         """The same with other settings, as a branch has them."""
@@ -74,7 +75,7 @@ def open_job(
     text: TextSettings,
     settings: DistillSettings,
     seed: int,
-    shapes: Sequence[StudentShape] = (),
+    shapes: Sequence[PartialShape] = (),
     tracker_dir: Path | None = None,
 ) -> Job:
     """Load the teacher and the text, and join the other processes; the text comes last, for it takes longest.
@@ -116,7 +117,7 @@ def open_job(
         _check_against_teacher(text, settings, family, config)
         targets = tuple(target_of(encoder, shape, settings) for shape in shapes)
         if len(targets) > 1:
-            _check_students(family.widths(encoder.model), targets, settings)
+            _check_students(family.widths(encoder.model).shape, targets, settings)
     for first in (True, False):  # the first process of each machine fills the cache that the others then find
         with failing_together(accelerator):
             if accelerator.is_local_main_process == first:
@@ -135,18 +136,17 @@ def open_job(
     return Job(encoder, family, corpus, batches, settings, accelerator, text.max_length, seed, sources, targets)
 
 
-def target_of(encoder: Encoder, shape: StudentShape, settings: DistillSettings) -> Widths:
-    """The student's widths: the shape, completed from the teacher and checked against it.
+def target_of(encoder: Encoder, asked: PartialShape, settings: DistillSettings) -> Shape:
+    """The student's shape: what is asked for, completed from the teacher and checked against it.
 
     Raises:
         ShapeError: the teacher cannot be pruned to it, or a stock model cannot have it.
     """
     family = family_of(encoder.model.config)
-    widths = family.widths(encoder.model)
-    wanted = dict(shape.dimensions)
-    if settings.method == "layers" and wanted["num_hidden_layers"] is None:
-        wanted["num_hidden_layers"] = -(-widths.num_hidden_layers // 2)
-    target = target_widths(widths, **wanted, prune=settings.prune, prunes_head_width=family.prunes_head_width)
+    teacher = family.widths(encoder.model).shape
+    if settings.method == "layers" and asked.num_hidden_layers is None:
+        asked = asked.model_copy(update={"num_hidden_layers": -(-teacher.num_hidden_layers // 2)})
+    target = complete_shape(asked, teacher, prune=settings.prune, prunes_head_width=family.prunes_head_width)
     family.check_target(encoder.model.config, target)
     return target
 
@@ -199,7 +199,7 @@ def failing_together(accelerator: Accelerator) -> Iterator[None]:
             raise UserError(what, where=where, hint=hint)
 
 
-def _check_students(teacher: Widths, targets: Sequence[Widths], settings: DistillSettings) -> None:
+def _check_students(teacher: Shape, targets: Sequence[Shape], settings: DistillSettings) -> None:
     """Students that can lie on one way of widths."""
     if settings.method != "homodistil" or schedule_of(settings).stop == 0:
         what = settings.method if settings.method != "homodistil" else "pruning at step 0"

@@ -15,8 +15,9 @@ from homoexport.choices import AttentionKind
 from homoexport.distill import objective
 from homoexport.distill.trace import Trace
 from homoexport.documents.recipe import LossWeights
-from homoexport.encoder import Family, Widths
+from homoexport.encoder import Family
 from homoexport.errors import RecipeError
+from homoexport.shape import Widths
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class LayerTerms:
         self.projections, self.weights, self.chosen = projections, weights, chosen
         self.attention_kind = attention_kind
         self._teacher_widths = family.widths(teacher)
-        last = len(self._teacher_widths.heads) - 1
+        last = self._teacher_widths.num_hidden_layers - 1
         self._teacher_trace = Trace(
             family.taps(teacher),
             embedding=weights.embedding > 0,
@@ -223,7 +224,7 @@ class LayerTerms:
             )
         if self.weights.relation > 0:
             ours = mine.projections(len(self.map.hidden) - 1)
-            last = theirs.projections(len(self._teacher_widths.heads) - 1)
+            last = theirs.projections(self._teacher_widths.num_hidden_layers - 1)
             errors = [
                 objective.relation_error(student, teacher, token_mask, counts.tokens)
                 for student, teacher in zip(ours, last, strict=True)
@@ -252,7 +253,7 @@ class LayerTerms:
             mask, pairs = counted[window], counts.pairs[window]
             theirs = self._map_of(self.teacher, self._teacher_trace, origin, mask, full)
             if self.attention_kind == "scores":
-                heads, head_dim = widths.heads[layer], widths.head_dim
+                heads, head_dim = widths.heads_per_layer[layer], widths.head_dim
                 query, key, bias = self._attention_inputs(self.student, self._student_trace, layer, head_dim)
                 error = objective.attention_scores_error(
                     query, key, theirs, mask, pairs, heads=heads, head_dim=head_dim, bias=bias
@@ -265,7 +266,7 @@ class LayerTerms:
 
     def _map_of(self, model: nn.Module, trace: Trace, layer: int, counted: Tensor, widths: Widths) -> Tensor:
         """Scores or probabilities [B, S, S] of one layer of one model."""
-        heads, head_dim = widths.heads[layer], widths.head_dim
+        heads, head_dim = widths.heads_per_layer[layer], widths.head_dim
         query, key, bias = self._attention_inputs(model, trace, layer, head_dim)
         if self.attention_kind == "scores":
             return objective.attention_scores(query, key, heads=heads, head_dim=head_dim, bias=bias)

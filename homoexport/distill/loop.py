@@ -21,11 +21,12 @@ from homoexport.distill.importance import Ranking, choose
 from homoexport.distill.layerwise import LayerTerms, Projections
 from homoexport.distill.memory import recompute_activations
 from homoexport.distill.micro_batch import MicroBatch
-from homoexport.distill.schedule import Sizes, sizes_at
+from homoexport.distill.schedule import widths_due
 from homoexport.distill.start import Start, schedule_of, weights_of
 from homoexport.distill.step import StepLoss
 from homoexport.documents.recipe import DistillSettings
-from homoexport.encoder import Encoder, Keep, LayerKeep, Widths, count_parameters, family_of, slice_model
+from homoexport.encoder import Encoder, Keep, LayerKeep, count_parameters, family_of, slice_model
+from homoexport.shape import Shape, Widths
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,10 @@ class Run:
     Args:
         teacher: frozen teacher.
         start: the student to begin with.
-        target: widths to end at.
+        target: shape to end at.
         settings: how to distil.
         accelerator: device, precision and processes.
-        waypoints: widths to pass on the way, the widest first; `on_waypoint` is called at each.
+        waypoints: shapes to pass on the way, the widest first; `on_waypoint` is called at each.
     """
 
     def __init__(
@@ -64,10 +65,10 @@ class Run:
         teacher: Encoder,
         start: Start,
         *,
-        target: Widths,
+        target: Shape,
         settings: DistillSettings,
         accelerator: Accelerator,
-        waypoints: Sequence[Widths] = (),
+        waypoints: Sequence[Shape] = (),
     ) -> None:
         self.settings, self.accelerator, self.target = settings, accelerator, target
         self.waypoints = list(waypoints)
@@ -156,7 +157,7 @@ class Run:
         """One step: gradients, importance, update, and pruning where it is due."""
         began = time.perf_counter()
         pruned = False
-        if self.step == self.schedule.stop == 0 and self.widths != self.target:
+        if self.step == self.schedule.stop == 0 and self.widths != Widths.of(self.target):
             self._probe(micro_batches)  # everything that is to go goes before the first update
             pruned = self._event()
         widths, parameters, step = self.widths, count_parameters(self.student), self.step
@@ -254,7 +255,7 @@ class Run:
         token_ids = None
         if self.settings.objective != "masked-lm" and self.accelerator.num_processes == 1:
             token_ids = torch.unique(torch.cat([micro.input_ids.flatten() for micro in micro_batches]))
-        if self.ranking.needs_gradients and self._sizes_left(0.0) != Sizes.of(self.widths):
+        if self.ranking.needs_gradients and self.widths.exceeds(self._widths_due(0.0)):
             self.ranking.update(token_ids)
         self.depth.update()
 
@@ -292,43 +293,41 @@ class Run:
         self.ranking.keep_layers(stay)
         self.layer_terms.follow(self.layer_terms.map.without(layer))
 
-    def _sizes_left(self, remaining: float) -> Sizes:
-        """Sizes due when `remaining` of the way is to go, held back at the next waypoint; never wider than now."""
+    def _widths_due(self, remaining: float) -> Widths:
+        """Widths when `remaining` of the way is to go, held back at the next waypoint; never wider than now."""
         layers = self.widths.num_hidden_layers
-        due, now = sizes_at(self.start_widths, self.target, remaining, layers=layers), Sizes.of(self.widths)
+        due = widths_due(self.start_widths, self.target, remaining, layers=layers)
         if self.waypoints:
             ahead = [*self.waypoints, self.target]
-            due = Sizes(
-                max(due.hidden_size, ahead[0].hidden_size),
-                max(due.ffn, ahead[0].intermediate_size),
-                max(due.total_heads, max(widths.heads[0] for widths in ahead) * layers),
-                max(due.head_dim, max(widths.head_dim for widths in ahead)),
-            )
-        return due.at_most(now)
+            heads = max(shape.num_attention_heads for shape in ahead)
+            head_dim = max(shape.head_dim for shape in ahead)
+            due = due.at_least(Widths(ahead[0].hidden_size, ahead[0].intermediate_size, (heads,) * layers, head_dim))
+        return due.at_most(self.widths)
 
     def _prune(self) -> bool:
         """Slice to what is due; whether neurons went."""
         if not self.schedule.is_event(self.step):
             return False
         remaining = self.schedule.remaining(self.step)
-        pruned = self._slice_to(self._sizes_left(remaining))
+        pruned = self._slice_to(self._widths_due(remaining))
         while self.waypoints and self._passed(self.waypoints[0]):
             self.waypoints.pop(0)
             self.on_waypoint()
             if remaining > 0:
                 break
-            pruned |= self._slice_to(self._sizes_left(remaining))
+            pruned |= self._slice_to(self._widths_due(remaining))
         return pruned
 
-    def _passed(self, waypoint: Widths) -> bool:
+    def _passed(self, waypoint: Shape) -> bool:
         now = self.widths
         return now.hidden_size <= waypoint.hidden_size and now.intermediate_size <= waypoint.intermediate_size
 
-    def _slice_to(self, sizes: Sizes) -> bool:
-        if sizes == Sizes.of(self.widths):
+    def _slice_to(self, due: Widths) -> bool:
+        now = self.widths
+        if not now.exceeds(due):
             return False
-        keep = choose(self.ranking.scores(), self.widths, sizes)
-        if keep.is_everything and keep.head_dim == self.widths.head_dim:
+        keep = choose(self.ranking.scores(), now, due)
+        if keep.is_everything and keep.head_dim == now.head_dim:
             return False  # heads that layers share leave when there is one for each layer to lose
         self._slice(keep)
         self.ranking.keep(keep)
@@ -413,7 +412,7 @@ def _forget_parameters(optimizer: torch.optim.Optimizer, gone: set[nn.Parameter]
 
 
 def _widths_of(saved: dict[str, Any]) -> Widths:
-    return Widths(saved["hidden_size"], saved["intermediate_size"], tuple(saved["heads"]), saved["head_dim"])
+    return Widths(saved["hidden_size"], saved["intermediate_size"], tuple(saved["heads_per_layer"]), saved["head_dim"])
 
 
 def _first(widths: Widths, present: Widths, device: torch.device) -> Keep:
@@ -423,7 +422,7 @@ def _first(widths: Widths, present: Widths, device: torch.device) -> Keep:
         return torch.arange(count, device=device)
 
     layers = []
-    for heads in widths.heads:
+    for heads in widths.heads_per_layer:
         attention = (index(heads)[:, None] * present.head_dim + index(widths.head_dim)).flatten()
         layers.append(LayerKeep(attention, attention, index(widths.intermediate_size)))
-    return Keep(index(widths.hidden_size), tuple(layers), widths.head_dim, heads=index(widths.heads[0]))
+    return Keep(index(widths.hidden_size), tuple(layers), widths.head_dim, heads=index(widths.heads_per_layer[0]))

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 
 from homoexport.choices import ScheduleShape
-from homoexport.encoder import Widths
+from homoexport.shape import Shape, Widths, spread_heads
 
 
 @dataclass(frozen=True)
@@ -49,46 +49,23 @@ class PruneSchedule:
         return left**3 if self.kind == "cubic" else left
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """What a prune event leaves: residual dimensions, ffn neurons, heads over all layers, width of a head."""
-
-    hidden_size: int
-    ffn: int
-    total_heads: int
-    head_dim: int
-
-    @classmethod
-    def of(cls, widths: Widths) -> Sizes:
-        """A model's own."""
-        return cls(widths.hidden_size, widths.intermediate_size, sum(widths.heads), widths.head_dim)
-
-    def at_most(self, limit: Sizes) -> Sizes:
-        """The smaller of the two, each figure for itself."""
-        return Sizes(
-            min(self.hidden_size, limit.hidden_size),
-            min(self.ffn, limit.ffn),
-            min(self.total_heads, limit.total_heads),
-            min(self.head_dim, limit.head_dim),
-        )
-
-
-def sizes_at(start: Widths, target: Widths, remaining: float, *, layers: int) -> Sizes:
-    """Sizes when `remaining` of the way from `start` to `target` is still to go.
+def widths_due(start: Widths, target: Shape, remaining: float, *, layers: int) -> Widths:
+    """Widths when `remaining` of the way from `start` to `target` is still to go.
 
     Args:
         start: widths that the pruning began with.
-        target: widths that it ends with.
+        target: what it ends with.
         remaining: 1 to 0.
-        layers: layers that the model has at present; heads are counted over these.
+        layers: layers that the model has at present; the heads are spread over these.
     """
 
     def between(full: float, final: int) -> int:
         return final + math.ceil((full - final) * remaining)
 
-    return Sizes(
+    mean_heads = start.total_heads / start.num_hidden_layers
+    return Widths(
         between(start.hidden_size, target.hidden_size),
         between(start.intermediate_size, target.intermediate_size),
-        between(sum(start.heads) / len(start.heads) * layers, target.heads[0] * layers),
+        spread_heads(between(mean_heads * layers, target.num_attention_heads * layers), layers),
         between(start.head_dim, target.head_dim),
     )

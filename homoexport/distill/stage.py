@@ -29,8 +29,8 @@ from homoexport.documents.artifact import (
     write_run_mark,
 )
 from homoexport.documents.recipe import DistillSettings, StudentShape, TextSettings
-from homoexport.encoder import Widths
 from homoexport.errors import OutputError, PackageError, RecipeError
+from homoexport.shape import PartialShape, Shape
 
 _FREE_TO_CHANGE = {
     *("threads", "trackers", "micro_batch_size", "checkpoint_every", "activation_checkpointing", "compile")
@@ -43,7 +43,7 @@ def distill(
     teacher: str,
     *,
     text: TextSettings,
-    shape: StudentShape,
+    shape: PartialShape,
     settings: DistillSettings,
     out_dir: Path,
     seed: int = 0,
@@ -96,7 +96,7 @@ def prune_on(
     *,
     teacher: str,
     text: TextSettings,
-    shape: StudentShape,
+    shape: PartialShape,
     settings: DistillSettings,
     out_dir: Path,
     seed: int = 0,
@@ -253,7 +253,7 @@ class _Place:
     keep_state: bool = False
 
 
-def _run_student(job: Job, place: _Place, target: Widths, *, waypoints: Sequence[tuple[Path, Widths]] = ()) -> None:
+def _run_student(job: Job, place: _Place, target: Shape, *, waypoints: Sequence[tuple[Path, Shape]] = ()) -> None:
     """Run to the end, from the start or from what the folder's checkpoint says, and save the student."""
     folder, accelerator = place.folder, job.accelerator
     state = load_checkpoint(folder) if place.goes_on else None
@@ -266,7 +266,7 @@ def _run_student(job: Job, place: _Place, target: Widths, *, waypoints: Sequence
     settings = job.settings
     if state is not None and state["at_branch"] and not state["at_end"]:
         settings = settings.model_copy(update={"learning_rate": state["run"]["rate"]["_last_lr"][0]})
-    run = new_run(job.with_settings(settings), target, waypoints=[widths for _, widths in waypoints])
+    run = new_run(job.with_settings(settings), target, waypoints=[shape for _, shape in waypoints])
     writer = Writer(
         job, run, folder, name=place.name, offset=state["offset"] if state else 0, on_progress=place.on_progress
     )
@@ -294,13 +294,13 @@ def _run_student(job: Job, place: _Place, target: Widths, *, waypoints: Sequence
     run.close()
 
 
-def new_run(job: Job, target: Widths, *, waypoints: Sequence[Widths] = (), kind: type[Run] = Run) -> Run:
+def new_run(job: Job, target: Shape, *, waypoints: Sequence[Shape] = (), kind: type[Run] = Run) -> Run:
     """A run at step 0.
 
     Args:
         job: teacher, text, settings, processes.
-        target: widths to end at.
-        waypoints: widths to pass on the way, the widest first.
+        target: shape to end at.
+        waypoints: shapes to pass on the way, the widest first.
         kind: Run, or one that differs in some of its parts.
     """
     start = start_student(job.encoder.model, job.family, target, job.settings.method, seed=job.seed)
@@ -315,7 +315,7 @@ def new_run(job: Job, target: Widths, *, waypoints: Sequence[Widths] = (), kind:
 
 
 def _settings_digest(
-    teacher: str, text: TextSettings, shapes: Sequence[StudentShape], settings: DistillSettings, seed: int
+    teacher: str, text: TextSettings, shapes: Sequence[PartialShape], settings: DistillSettings, seed: int
 ) -> str:
     """What must not change between a run and its resumption; where and how it is computed may."""
     fixed = settings.model_dump(mode="json", exclude=_FREE_TO_CHANGE)

@@ -24,7 +24,8 @@ from homoexport.distill.depth import evenly_kept
 from homoexport.distill.layerwise import LayerMap, Projections
 from homoexport.distill.schedule import PruneSchedule
 from homoexport.documents.recipe import DistillSettings, LossWeights
-from homoexport.encoder import Family, Widths, start_from_scratch
+from homoexport.encoder import Family, start_from_scratch
+from homoexport.shape import Shape
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,13 @@ class Start:
     is_teacher: bool
 
 
-def start_student(teacher: PreTrainedModel, family: Family, target: Widths, method: Method, *, seed: int) -> Start:
+def start_student(teacher: PreTrainedModel, family: Family, target: Shape, method: Method, *, seed: int) -> Start:
     """The student of a method at step 0.
 
     Args:
         teacher: what it is made from.
         family: its adapter.
-        target: widths that it ends at.
+        target: shape that it ends at.
         method: see this module's head.
         seed: of random weights.
     """

@@ -2,7 +2,7 @@
 
 from homoexport.encoder.answers import OUTPUT_NAMES, input_names, max_length_of, pool, torch_answers
 from homoexport.encoder.families import family_of, supported_model_types
-from homoexport.encoder.layout import Family, Layout, Slot, Taps, Widths
+from homoexport.encoder.layout import Family, Layout, Slot, Taps
 from homoexport.encoder.loading import (
     SENTENCE_SETTINGS,
     Encoder,
@@ -23,7 +23,6 @@ from homoexport.encoder.shape import (
     parameter_counts,
     parameters_at,
     start_from_scratch,
-    target_widths,
 )
 from homoexport.encoder.slicing import Keep, LayerKeep, slice_model
 
@@ -39,7 +38,6 @@ __all__ = [
     "Pooling",
     "Slot",
     "Taps",
-    "Widths",
     "count_parameters",
     "family_of",
     "input_names",
@@ -57,7 +55,6 @@ __all__ = [
     "slice_model",
     "start_from_scratch",
     "supported_model_types",
-    "target_widths",
     "torch_answers",
     "weights_digest",
     "write_sentence_files",

@@ -14,10 +14,11 @@ from typing import Any
 
 from torch import nn
 
-from homoexport.encoder.layout import Layout, Slot, Taps, Widths
+from homoexport.encoder.layout import Layout, Slot, Taps
 from homoexport.encoder.postnorm import Names, PostNorm
 from homoexport.encoder.slots import columns, existing, norm, parameters_of, rows
 from homoexport.errors import ShapeError
+from homoexport.shape import Shape
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,14 @@ class _Electra(PostNorm):
             return taps
         return replace(taps, embedding=self.body(model).get_submodule("embeddings_project"))
 
-    def write_config(self, config: Any, widths: Widths) -> None:
+    def write_config(self, config: Any, shape: Shape) -> None:
         """The embedding size, too, where it was the hidden size."""
         if config.embedding_size == config.hidden_size:
-            config.embedding_size = widths.hidden_size
-        super().write_config(config, widths)
+            config.embedding_size = shape.hidden_size
+        super().write_config(config, shape)
 
-    def check_target(self, config: Any, target: Widths) -> None:
+    def check_target(self, config: Any, target: Shape) -> None:
         """Refuse a hidden size at which a stock model would have no projection."""
-        super().check_target(config, target)
         if config.embedding_size != config.hidden_size and config.embedding_size == target.hidden_size:
             raise ShapeError(
                 f"hidden_size {target.hidden_size} is the embedding size, and the teacher's projection from the one to "

@@ -15,6 +15,8 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from homoexport.shape import Shape, Widths
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -44,36 +46,6 @@ class Layout:
     layers: tuple[LayerSlots, ...]
     token_rows: str  # the parameter [V, D] (or [V, embedding size]) whose rows only the batch's tokens touch
     shared_heads: tuple[Slot, ...] = ()  # axes [H] that all layers read: a head leaves all layers at once
-
-
-@dataclass(frozen=True)
-class Widths:
-    """A live model's widths. While it is pruned, layers may differ in their number of heads."""
-
-    hidden_size: int
-    intermediate_size: int
-    heads: tuple[int, ...]
-    head_dim: int
-
-    @property
-    def num_hidden_layers(self) -> int:
-        """Number of layers."""
-        return len(self.heads)
-
-    @property
-    def is_stock(self) -> bool:
-        """Whether a plain config can say it: all layers have as many heads, and these make up the hidden size."""
-        return len(set(self.heads)) == 1 and self.heads[0] * self.head_dim == self.hidden_size
-
-    def as_json(self) -> dict[str, float]:
-        """A JSON-ready dict; heads as the mean over the layers."""
-        return {
-            "hidden_size": self.hidden_size,
-            "intermediate_size": self.intermediate_size,
-            "num_attention_heads": sum(self.heads) / len(self.heads),
-            "head_dim": self.head_dim,
-            "num_hidden_layers": len(self.heads),
-        }
 
 
 @dataclass(frozen=True)
@@ -135,11 +107,11 @@ class Family(Protocol):
     def prepare_config(self, config: Any) -> None:
         """Settings to load a model with, so that its layers can be read; a saved config does not keep them."""
 
-    def write_config(self, config: Any, widths: Widths) -> None:
-        """Put widths and the number of layers into a config; heads must be uniform."""
+    def write_config(self, config: Any, shape: Shape) -> None:
+        """Put widths and the number of layers into a config."""
 
-    def check_target(self, config: Any, target: Widths) -> None:
-        """Refuse (ShapeError) widths that a stock model of the family cannot have."""
+    def check_target(self, config: Any, target: Shape) -> None:
+        """Refuse (ShapeError) a shape that a stock model of the family cannot have."""
 
     def longest_sequence(self, config: Any) -> int | None:
         """Tokens that the positions suffice for; None where they have no end."""

@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from homoexport.encoder.layout import LayerSlots, Layout, Taps, Widths
+from homoexport.encoder.layout import LayerSlots, Layout, Taps
 from homoexport.encoder.slots import columns, existing, norm, parameters_of, rows, square
 from homoexport.errors import ShapeError
+from homoexport.shape import Shape, Widths
 
 _GLOBAL, _LOCAL = "full_attention", "sliding_attention"
 _USUAL_PERIOD = 3
@@ -85,7 +86,7 @@ class ModernBert:
         return Widths(
             hidden_size=layers[0].attn.Wqkv.in_features,
             intermediate_size=layers[0].mlp.Wo.in_features,
-            heads=tuple(layer.attn.Wo.in_features // head_dim for layer in layers),
+            heads_per_layer=tuple(layer.attn.Wo.in_features // head_dim for layer in layers),
             head_dim=head_dim,
         )
 
@@ -133,23 +134,23 @@ class ModernBert:
         kinds = _kinds_of(config)
         _write_kinds(config, kinds, _period(kinds, preferred=_period_of(config)))
 
-    def write_config(self, config: Any, widths: Widths) -> None:
+    def write_config(self, config: Any, shape: Shape) -> None:
         """Widths, number of layers, and what each version of transformers reads of kinds and frequencies."""
-        config.hidden_size = widths.hidden_size
-        config.intermediate_size = widths.intermediate_size
-        config.num_attention_heads = widths.heads[0]
-        kinds = _kinds_of(config)[: widths.num_hidden_layers]
+        config.hidden_size = shape.hidden_size
+        config.intermediate_size = shape.intermediate_size
+        config.num_attention_heads = shape.num_attention_heads
+        kinds = _kinds_of(config)[: shape.num_hidden_layers]
         _write_kinds(config, kinds, _period(kinds, preferred=_period_of(config)))
 
-    def check_target(self, config: Any, target: Widths) -> None:
+    def check_target(self, config: Any, target: Shape) -> None:
         """Refuse another head width than the teacher's."""
         head_dim = config.hidden_size // config.num_attention_heads
-        if target.head_dim != head_dim or not target.is_stock:
+        if target.head_dim != head_dim:
             below = target.hidden_size // head_dim * head_dim
             nearest = [size for size in (below, below + head_dim) if 0 < size <= config.hidden_size]
             raise ShapeError(
-                f"{target.heads[0]} heads of {target.head_dim} at hidden_size {target.hidden_size}: rotary positions "
-                f"tie the width of a head to the teacher's {head_dim}",
+                f"{target.num_attention_heads} heads of {target.head_dim} at hidden_size {target.hidden_size}: "
+                f"rotary positions tie the width of a head to the teacher's {head_dim}",
                 where="student",
                 hint=f"possible: {' or '.join(f'{size} with {size // head_dim} heads' for size in nearest)}",
             )

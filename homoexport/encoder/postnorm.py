@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from homoexport.encoder.layout import LayerSlots, Layout, Slot, Taps, Widths
+from homoexport.encoder.layout import LayerSlots, Layout, Slot, Taps
 from homoexport.encoder.slots import columns, existing, norm, parameters_of, rows, square
-from homoexport.errors import ShapeError
+from homoexport.shape import Shape, Widths
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class PostNorm:
         return Widths(
             hidden_size=queries[0].in_features,
             intermediate_size=layers[0].get_submodule(self.names.ffn_in).out_features,
-            heads=tuple(query.out_features // head_dim for query in queries),
+            heads_per_layer=tuple(query.out_features // head_dim for query in queries),
             head_dim=head_dim,
         )
 
@@ -173,21 +173,15 @@ class PostNorm:
     def prepare_config(self, config: Any) -> None:
         """Nothing to do."""
 
-    def write_config(self, config: Any, widths: Widths) -> None:
+    def write_config(self, config: Any, shape: Shape) -> None:
         """Hidden size, feed-forward width, number of heads, number of layers."""
-        config.hidden_size = widths.hidden_size
-        setattr(config, self.names.intermediate_size, widths.intermediate_size)
-        config.num_attention_heads = widths.heads[0]
-        config.num_hidden_layers = widths.num_hidden_layers
+        config.hidden_size = shape.hidden_size
+        setattr(config, self.names.intermediate_size, shape.intermediate_size)
+        config.num_attention_heads = shape.num_attention_heads
+        config.num_hidden_layers = shape.num_hidden_layers
 
-    def check_target(self, config: Any, target: Widths) -> None:
-        """Refuse heads that do not make up the hidden size."""
-        if not target.is_stock:
-            raise ShapeError(
-                f"{target.heads[0]} heads of {target.head_dim} do not make hidden_size {target.hidden_size}",
-                where="student",
-                hint=f"a {config.model_type} model has hidden_size = heads x head width, alike in all layers",
-            )
+    def check_target(self, config: Any, target: Shape) -> None:
+        """Nothing to refuse."""
 
     def longest_sequence(self, config: Any) -> int | None:
         """As many tokens as there are learned positions."""

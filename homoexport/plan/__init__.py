@@ -2,7 +2,6 @@
 
 from homoexport.plan.choice import Check, Limits, Plan, Row, plan_of
 from homoexport.plan.planner import plan_student
-from homoexport.plan.shapes import Shape
 from homoexport.plan.table import Figures, Table
 
-__all__ = ["Check", "Figures", "Limits", "Plan", "Row", "Shape", "Table", "plan_of", "plan_student"]
+__all__ = ["Check", "Figures", "Limits", "Plan", "Row", "Table", "plan_of", "plan_student"]

@@ -12,8 +12,9 @@ from homoexport.documents.budget import LATENCY_LINES, THROUGHPUT, TIMED_LINES, 
 from homoexport.documents.recipe import MeasureSettings
 from homoexport.errors import PackageError
 from homoexport.measure import TargetHost
-from homoexport.plan.shapes import Shape, shape_of
+from homoexport.plan.shapes import shape_of
 from homoexport.plan.table import Figures, figures_of
+from homoexport.shape import Shape
 
 FORMAT = 1  # of a plan as JSON
 # Room below a limit, so that a package that comes out as planned keeps it with its interval.
@@ -195,12 +196,16 @@ class Plan:
 
     def disliked(self) -> list[tuple[Row, Row]]:
         """Shapes of the teacher's proportions that are clearly slower than the next wider one, each with that one."""
-        widest = max((row.shape for row in self.rows), key=lambda shape: (shape.layers, shape.hidden, shape.ffn))
+        widest = max(
+            (row.shape for row in self.rows),
+            key=lambda shape: (shape.num_hidden_layers, shape.hidden_size, shape.intermediate_size),
+        )
         plain: dict[int, Row] = {}
         for row in sorted(self.rows, key=lambda row: row.figures.latency_p50_ms):
             shape = row.shape
-            if shape.layers == widest.layers and shape.ffn * widest.hidden == widest.ffn * shape.hidden:
-                plain.setdefault(shape.hidden, row)  # of those with other heads, the fastest
+            same_ratio = shape.intermediate_size * widest.hidden_size == widest.intermediate_size * shape.hidden_size
+            if shape.num_hidden_layers == widest.num_hidden_layers and same_ratio:
+                plain.setdefault(shape.hidden_size, row)  # of those with other heads, the fastest
         ordered = [plain[hidden] for hidden in sorted(plain)]
         clear = 1 - self.limits.margin("latency_p50_ms")
         return [

@@ -26,11 +26,12 @@ from homoexport.errors import DoesNotFit, PackageError, UserError
 from homoexport.export import Form, embeddings_of, schemes_for
 from homoexport.host import available_cores, library_versions
 from homoexport.measure import FileFigures, cache_folder, host_of, time_files
-from homoexport.plan.shapes import Shape, shape_of
+from homoexport.plan.shapes import shape_of
 from homoexport.plan.table import DEEP, Figures, Table, figures_of, shapes_to_measure, table_of
 from homoexport.plan.template import Templates, refuse_blocks
+from homoexport.shape import Shape
 
-FORMAT = 6  # of what is remembered; raised when it, or what the figures mean, changes
+FORMAT = 7  # of what is remembered; raised when it, or what the figures mean, changes
 _GROUP = 6  # models that are measured at a time, besides the one that all groups have
 _SECONDS = 0.5  # of each small model
 _WHOLE_SECONDS = 1.0  # of each whole one
@@ -153,10 +154,10 @@ class Lab:
         paces = [figures[anchor].latency_p50_ms for figures in timed]
         pace = median(paces)
         found = {shape: each for figures in timed for shape, each in _at_pace(figures, anchor, pace).items()}
-        gone = {shape.hidden for shape in self._wanted if shape not in found}
-        figures = {shape: found[shape] for shape in self._wanted if shape.hidden not in gone}
-        least = min(self._wanted, key=lambda shape: shape.hidden)
-        if least.hidden in gone:
+        gone = {shape.hidden_size for shape in self._wanted if shape not in found}
+        figures = {shape: found[shape] for shape in self._wanted if shape.hidden_size not in gone}
+        least = min(self._wanted, key=lambda shape: shape.hidden_size)
+        if least.hidden_size in gone:
             raise self._no_room(least)
         drift = (max(paces) - min(paces)) / pace
         table = Table(self.measure.batch_size, self.measure.length, figures, found[anchor].latency_p50_ms, drift)
@@ -245,7 +246,7 @@ class Lab:
         group: list[Shape] = []
         weight = 0
         for shape in shapes:
-            mine = parameters_at(model, family, shape.widths)
+            mine = parameters_at(model, family, shape)
             if group and (len(group) == _GROUP or weight + mine > most):
                 yield group
                 group, weight = [], 0
@@ -280,9 +281,10 @@ class Lab:
 
     def _write(self, file: Path, shape: Shape) -> None:
         templates = self._made_templates()
-        if not templates.write(file, shape.widths, self._form()):
+        if not templates.write(file, shape, self._form()):
             raise UserError(
-                f"its graph of {shape.layers} layers does not answer as the model does in the form of {DEEP} layers",
+                f"its graph of {shape.num_hidden_layers} layers does not answer as the model does in the form of "
+                f"{DEEP} layers",
                 where=self.encoder.source,
                 hint="name the student's shape, and let the export choose",
             )
@@ -308,8 +310,8 @@ class Lab:
         """The fastest form at the teacher's width; remembered."""
         if saved := self._known.get("form"):
             return Form(**saved)
-        widths = family_of(self.encoder.model.config).widths(self.encoder.model)
-        few = replace(widths, heads=widths.heads[:1] * DEEP)
+        whole = family_of(self.encoder.model.config).widths(self.encoder.model).shape
+        few = replace(whole, num_hidden_layers=DEEP)
         form = self._made_templates().best_form(few, self._ranked)
         self._remember("form", vars(form))
         return form
@@ -359,7 +361,7 @@ def _rows_by_shape(figures: dict[Shape, Figures]) -> list[dict[str, Any]]:
 
 def _anchor_of(shapes: Sequence[Shape]) -> Shape:
     """One model of the table, of middling cost, that every group is measured with."""
-    deep = [shape for shape in shapes if shape.layers == DEEP]
+    deep = [shape for shape in shapes if shape.num_hidden_layers == DEEP]
     return deep[len(deep) // 2]
 
 

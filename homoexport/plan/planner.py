@@ -26,9 +26,10 @@ from homoexport.measure import cache_folder, check_measurement
 from homoexport.plan.choice import LIGHTER, Check, Limits, Plan, Row, best_of
 from homoexport.plan.lab import Lab, keep
 from homoexport.plan.retention import Retention, teacher_retention
-from homoexport.plan.shapes import Shape, candidates
+from homoexport.plan.shapes import candidates
 from homoexport.plan.table import DEEP, ONE, Figures, Table, byte_features, tails_of, with_tails
 from homoexport.sample_text import SAMPLE_TEXT
+from homoexport.shape import Shape
 
 _SENSITIVITY = 2  # raised whenever what is remembered of it would be another
 _TEXTS = 32  # that sensitivity is summed over
@@ -87,7 +88,7 @@ def plan_student(
             hint=f"at most {longest}",
         )
     timed = measure.model_copy(update={"text": None})
-    whole = Shape.of(family_of(encoder.model.config).widths(encoder.model))
+    whole = family_of(encoder.model.config).widths(encoder.model).shape
     shapes = candidates(encoder, settings)
     count = _parameter_counter(encoder, shapes)
     with ExitStack() as stack:
@@ -139,9 +140,17 @@ def plan_student(
 
 def _refuse_hopeless(lab: Lab, limits: Limits, shapes: Sequence[Shape], count: Callable[[Shape], int]) -> None:
     """Stop before the table is measured where even the smallest shape is too dear, by what is measured now."""
-    least = min(shapes, key=lambda shape: (shape.hidden, shape.ffn, shape.layers, shape.heads))
-    one, deep = (replace(least, layers=layers) for layers in (ONE, DEEP))
-    steps = (least.layers - ONE) / (DEEP - ONE)
+    least = min(
+        shapes,
+        key=lambda shape: (
+            shape.hidden_size,
+            shape.intermediate_size,
+            shape.num_hidden_layers,
+            shape.num_attention_heads,
+        ),
+    )
+    one, deep = (replace(least, num_hidden_layers=layers) for layers in (ONE, DEEP))
+    steps = (least.num_hidden_layers - ONE) / (DEEP - ONE)
     for again in (False, True):
         measured, remembered = lab.alone([one, deep], again=again)
         figures = Figures(
@@ -236,7 +245,7 @@ def _companions(best: Row, rows: Sequence[Row], limits: Limits) -> list[Shape]:
         (
             row
             for row in rows
-            if row.shape.layers == best.shape.layers
+            if row.shape.num_hidden_layers == best.shape.num_hidden_layers
             and row is not best
             and not {*other} & {*limits.missed_by(row, margin=False)}
         ),
@@ -254,7 +263,7 @@ def _parameter_counter(encoder: Encoder, shapes: Sequence[Shape]) -> Callable[[S
     """Parameters of any shape: a polynomial in the sizes, found from twice as many models without weights as terms."""
     family = family_of(encoder.model.config)
     every = max(1, len(shapes) // (2 * len(byte_features(shapes[0]))))
-    known = {shape: parameters_at(encoder.model, family, shape.widths) for shape in [*shapes[::every], shapes[-1]]}
+    known = {shape: parameters_at(encoder.model, family, shape) for shape in [*shapes[::every], shapes[-1]]}
     rows: NDArray[np.float64] = np.array([byte_features(shape) for shape in known])
     scale = np.maximum(np.abs(rows).max(axis=0), 1.0)
     fitted = np.linalg.lstsq(rows / scale, np.array(list(known.values()), dtype=float), rcond=None)[0] / scale
@@ -266,9 +275,9 @@ def _retention(
 ) -> Retention:
     """Of the teacher, remembered in the user's cache for the same weights and texts."""
     chosen = [texts[i * len(texts) // _TEXTS] for i in range(_TEXTS)] if len(texts) > _TEXTS else list(texts)
-    hidden_sizes = sorted({shape.hidden for shape in shapes})
-    ffn_sizes = sorted({shape.ffn for shape in shapes})
-    head_shapes = sorted({(shape.heads, shape.head_dim) for shape in shapes})
+    hidden_sizes = sorted({shape.hidden_size for shape in shapes})
+    ffn_sizes = sorted({shape.intermediate_size for shape in shapes})
+    head_shapes = sorted({(shape.num_attention_heads, shape.head_dim) for shape in shapes})
     sizes = [hidden_sizes, ffn_sizes, head_shapes]
     files = [encoder.folder / name for name in ("config.json", "tokenizer.json")]
     other = [sha256_file(file) for file in files if file.is_file()]

@@ -29,8 +29,9 @@ from homoexport.distill.importance import Scores, zero_scores
 from homoexport.distill.layerwise import Counts
 from homoexport.distill.micro_batch import MicroBatch
 from homoexport.distill.probe import probe_loss
-from homoexport.encoder import Encoder, Family, Slot, Widths, family_of, max_length_of
+from homoexport.encoder import Encoder, Family, Slot, family_of, max_length_of
 from homoexport.errors import TextError
+from homoexport.shape import Widths
 
 _BATCH, _MAX_TOKENS = 8, 64
 _ATTENTION = ("query_key", "value_out")
@@ -58,21 +59,24 @@ class Retention:
     attention: NDArray[np.float64]
     ffn: NDArray[np.float64]
 
-    def share(self, *, layers: int, hidden: int, ffn: int, heads: int, head_dim: int) -> float:
-        """The share of summed squared sensitivity that a shape keeps, 0 to 1.
+    def share(
+        self,
+        *,
+        num_hidden_layers: int,
+        hidden_size: int,
+        intermediate_size: int,
+        num_attention_heads: int,
+        head_dim: int,
+    ) -> float:
+        """The share of summed squared sensitivity that a shape keeps, 0 to 1; the layers with most in them stay.
 
-        Args:
-            layers: L; the ones with most in them stay.
-            hidden: D, one of `hidden_sizes`.
-            ffn: F, one of `ffn_sizes`.
-            heads: H, with `head_dim` one of `head_shapes`.
-            head_dim: d.
+        The sizes are among those that are known here; `head_dim` need not make up the hidden size.
         """
-        width, inner = self.hidden_sizes.index(hidden), self.ffn_sizes.index(ffn)
-        shape = self.head_shapes.index((heads, head_dim))
+        width, inner = self.hidden_sizes.index(hidden_size), self.ffn_sizes.index(intermediate_size)
+        heads = self.head_shapes.index((num_attention_heads, head_dim))
         whole = self.rest[:, -1] + self.attention[:, -1].max(axis=1) + self.ffn[:, -1, -1]
-        kept = np.argsort(-whole, kind="stable")[:layers]
-        inside = self.rest[kept, width] + self.attention[kept, width, shape] + self.ffn[kept, width, inner]
+        kept = np.argsort(-whole, kind="stable")[:num_hidden_layers]
+        inside = self.rest[kept, width] + self.attention[kept, width, heads] + self.ffn[kept, width, inner]
         return float(self.outside[width] + inside.sum())
 
     def as_json(self) -> dict[str, Any]:
@@ -119,7 +123,7 @@ def teacher_retention(
     sizes = _Sizes(
         tuple(sorted({*hidden_sizes, widths.hidden_size})),
         tuple(sorted({*ffn_sizes, widths.intermediate_size})),
-        tuple(sorted({*head_shapes, (widths.heads[0], widths.head_dim)})),
+        tuple(sorted({*head_shapes, (widths.heads_per_layer[0], widths.head_dim)})),
     )
     sums = _Sums(_orders(scores, widths), sizes, widths)
     with _watched(model, pieces, sums.add):
@@ -253,7 +257,7 @@ def _orders(scores: Scores, widths: Widths) -> _Orders:
         return torch.sort(vector, descending=True, stable=True).indices
 
     layers = []
-    for layer, heads in zip(scores.layers, widths.heads, strict=True):
+    for layer, heads in zip(scores.layers, widths.heads_per_layer, strict=True):
         best_heads = first((layer.query_key + layer.value_out).view(heads, -1).sum(1))
         orders = {"ffn": first(layer.ffn)}
         for kind in _ATTENTION:
@@ -307,7 +311,7 @@ class _Sums:
         table = table[order].double()
         if kind in _ATTENTION:
             assert layer is not None
-            by_head = table.view(self.widths.heads[layer], self.widths.head_dim, -1).cumsum(0).cumsum(1)
+            by_head = table.view(self.widths.heads_per_layer[layer], self.widths.head_dim, -1).cumsum(0).cumsum(1)
             return torch.stack([by_head[heads - 1, head_dim - 1] for heads, head_dim in self.sizes.heads])
         sizes = self.sizes.hidden if kind == "hidden" else self.sizes.ffn
         return table.cumsum(0)[[size - 1 for size in sizes]]

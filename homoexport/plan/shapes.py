@@ -6,13 +6,14 @@ Letters: L layers, D hidden size, F ffn width, H heads, d head width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import fields
 from typing import Any
 
 from homoexport.distill import target_of
-from homoexport.documents.recipe import DistillSettings, StudentShape
-from homoexport.encoder import Encoder, Widths, family_of
+from homoexport.documents.recipe import DistillSettings
+from homoexport.encoder import Encoder, family_of
 from homoexport.errors import ShapeError
+from homoexport.shape import PartialShape, Shape
 
 _NODES = 12  # of hidden sizes between none and the teacher's
 _ODD_NODE = 5 / 16  # HomoBERT-xsmall's 240 of 768: no multiple of what hardware likes
@@ -22,63 +23,9 @@ _FFN_RATIOS = (1.0, 1.5, 2.0, 3.0, 4.0)  # F / D
 _LEAST_HEAD, _HEAD_STEP, _FFN_STEP = 16, 8, 32
 
 
-@dataclass(frozen=True, order=True)
-class Shape:
-    """A student's widths and depth."""
-
-    layers: int
-    hidden: int
-    ffn: int
-    heads: int
-
-    @property
-    def head_dim(self) -> int:
-        """d."""
-        return self.hidden // self.heads
-
-    @property
-    def widths(self) -> Widths:
-        """As the encoder's room has it."""
-        return Widths(self.hidden, self.ffn, (self.heads,) * self.layers, self.head_dim)
-
-    @property
-    def student(self) -> StudentShape:
-        """As a recipe has it."""
-        return StudentShape(
-            hidden_size=self.hidden,
-            intermediate_size=self.ffn,
-            num_attention_heads=self.heads,
-            num_hidden_layers=self.layers,
-        )
-
-    @property
-    def name(self) -> str:
-        """Such as `6 x 192/768, 6 heads`."""
-        return f"{self.layers} x {self.hidden}/{self.ffn}, {self.heads} head{'s' * (self.heads > 1)}"
-
-    @classmethod
-    def of(cls, widths: Widths) -> Shape:
-        """Of a model with uniform layers."""
-        return cls(widths.num_hidden_layers, widths.hidden_size, widths.intermediate_size, widths.heads[0])
-
-    def within(self, other: Shape) -> bool:
-        """Whether the other can be pruned to it."""
-        return (
-            self.layers <= other.layers
-            and self.hidden <= other.hidden
-            and self.ffn <= other.ffn
-            and self.heads <= other.heads
-            and self.head_dim <= other.head_dim
-        )
-
-    def as_json(self) -> dict[str, Any]:
-        """A JSON-ready dict."""
-        return {**asdict(self), "head_dim": self.head_dim}
-
-
 def shape_of(saved: dict[str, Any]) -> Shape:
     """A shape that was read from JSON."""
-    return Shape(saved["layers"], saved["hidden"], saved["ffn"], saved["heads"])
+    return Shape(**{field.name: saved[field.name] for field in fields(Shape)})
 
 
 def hidden_sizes(teacher: int) -> list[int]:
@@ -101,7 +48,7 @@ def candidates(encoder: Encoder, settings: DistillSettings) -> list[Shape]:
         settings: how it is distilled; groups that may not be pruned keep their width.
     """
     family = family_of(encoder.model.config)
-    teacher = family.widths(encoder.model)
+    teacher = family.widths(encoder.model).shape
     shapes = []
     for hidden in hidden_sizes(teacher.hidden_size):
         allowed = [heads for heads in _heads_of(hidden, teacher) if _is_possible(encoder, settings, hidden, heads)]
@@ -114,18 +61,18 @@ def candidates(encoder: Encoder, settings: DistillSettings) -> list[Shape]:
     return sorted(shapes)
 
 
-def _heads_of(hidden: int, teacher: Widths) -> list[int]:
+def _heads_of(hidden: int, teacher: Shape) -> list[int]:
     return [
         heads
-        for heads in range(1, teacher.heads[0] + 1)
+        for heads in range(1, teacher.num_attention_heads + 1)
         if hidden % heads == 0
         and (head_dim := hidden // heads) <= teacher.head_dim
         and head_dim >= min(_LEAST_HEAD, teacher.head_dim)
-        and (head_dim % _HEAD_STEP == 0 or head_dim == teacher.head_dim or heads == teacher.heads[0])
+        and (head_dim % _HEAD_STEP == 0 or head_dim == teacher.head_dim or heads == teacher.num_attention_heads)
     ]
 
 
-def _ffn_of(hidden: int, teacher: Widths, may_shrink: bool) -> list[int]:
+def _ffn_of(hidden: int, teacher: Shape, may_shrink: bool) -> list[int]:
     if not may_shrink:
         return [teacher.intermediate_size]
     own = teacher.intermediate_size / teacher.hidden_size
@@ -140,7 +87,7 @@ def _layers_of(teacher: int) -> Sequence[int]:
 
 def _is_possible(encoder: Encoder, settings: DistillSettings, hidden: int, heads: int) -> bool:
     ffn = None if "ffn" in settings.prune else family_of(encoder.model.config).widths(encoder.model).intermediate_size
-    shape = StudentShape(hidden_size=hidden, num_attention_heads=heads, intermediate_size=ffn)
+    shape = PartialShape(hidden_size=hidden, num_attention_heads=heads, intermediate_size=ffn)
     try:
         target_of(encoder, shape, settings)
     except ShapeError:

@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from homoexport.plan.shapes import Shape, shape_of
+from homoexport.plan.shapes import shape_of
+from homoexport.shape import Shape
 
 ONE, DEEP = 1, 3  # layers of the models of the table
 _SHALLOW = (0.0, 0.25, 0.5, 0.75, 1.0)  # where among the D models of one layer are, some of which may not fit
@@ -76,38 +77,39 @@ class Table:
 
     def covers(self, shape: Shape) -> bool:
         """Whether a shape's D lies in what was measured."""
-        return self._nodes[0] <= shape.hidden <= self._nodes[-1]
+        return self._nodes[0] <= shape.hidden_size <= self._nodes[-1]
 
     @cached_property
     def _nodes(self) -> list[int]:
-        return sorted({shape.hidden for shape in self.measured})
+        return sorted({shape.hidden_size for shape in self.measured})
 
     def _p50_ms(self, shape: Shape) -> float:
         """On the line between the values at the nearest D of the table."""
         nodes = self._nodes
-        place = bisect.bisect_left(nodes, shape.hidden)
-        if place < len(nodes) and nodes[place] == shape.hidden:
-            return self._p50_at(shape.hidden, shape)
+        place = bisect.bisect_left(nodes, shape.hidden_size)
+        if place < len(nodes) and nodes[place] == shape.hidden_size:
+            return self._p50_at(shape.hidden_size, shape)
         if place in (0, len(nodes)):
-            raise ValueError(f"{shape.hidden} is not between {nodes[0]} and {nodes[-1]}")
+            raise ValueError(f"{shape.hidden_size} is not between {nodes[0]} and {nodes[-1]}")
         low, high = nodes[place - 1], nodes[place]
-        share = (shape.hidden - low) / (high - low)
+        share = (shape.hidden_size - low) / (high - low)
         return (1 - share) * self._p50_at(low, shape) + share * self._p50_at(high, shape)
 
     def _p50_at(self, hidden: int, shape: Shape) -> float:
         """e(D) + L · layer(D, F, H), at a D of the table."""
-        mine = {one: figures.latency_p50_ms for one, figures in self.measured.items() if one.hidden == hidden}
-        base = max(one for one in mine if one.layers == DEEP)  # of the widest ffn and the most heads
+        mine = {one: figures.latency_p50_ms for one, figures in self.measured.items() if one.hidden_size == hidden}
+        base = max(one for one in mine if one.num_hidden_layers == DEEP)  # of the widest ffn and the most heads
         outside = self._outside_ms(hidden)
         layer = (mine[base] - outside) / DEEP
         for other in mine:
-            if other.layers == DEEP and other != base:
+            if other.num_hidden_layers == DEEP and other != base:
                 change = (mine[base] - mine[other]) / DEEP
-                if other.ffn != base.ffn:
-                    layer += change * (shape.ffn - base.ffn) / (base.ffn - other.ffn)
+                ffn, heads = base.intermediate_size, base.num_attention_heads
+                if other.intermediate_size != ffn:
+                    layer += change * (shape.intermediate_size - ffn) / (ffn - other.intermediate_size)
                 else:
-                    layer += change * (shape.heads - base.heads) / (base.heads - other.heads)
-        return outside + shape.layers * max(layer, 0.0)
+                    layer += change * (shape.num_attention_heads - heads) / (heads - other.num_attention_heads)
+        return outside + shape.num_hidden_layers * max(layer, 0.0)
 
     def _outside_ms(self, hidden: int) -> float:
         """e(D), on the line between the D where it is known."""
@@ -117,9 +119,11 @@ class Table:
     def _known_outside(self) -> dict[int, float]:
         """e(D) where models of one layer and of three were measured: what is left of the first less a layer."""
         known = {}
-        for first in sorted(shape for shape in self.measured if shape.layers == ONE):
-            one, deep = (self.measured[replace(first, layers=layers)].latency_p50_ms for layers in (ONE, DEEP))
-            known[first.hidden] = max(0.0, one - (deep - one) / (DEEP - ONE))
+        for first in sorted(shape for shape in self.measured if shape.num_hidden_layers == ONE):
+            one, deep = (
+                self.measured[replace(first, num_hidden_layers=layers)].latency_p50_ms for layers in (ONE, DEEP)
+            )
+            known[first.hidden_size] = max(0.0, one - (deep - one) / (DEEP - ONE))
         return known
 
     @cached_property
@@ -141,9 +145,9 @@ class Table:
 
     def _memory_features(self, shape: Shape) -> NDArray[np.float64]:
         tokens = self.batch_size * self.length
-        embedding, layers = self._file_mb(replace(shape, layers=0)), self._file_mb(shape)
-        inner = 4 * tokens * max(shape.ffn, 3 * shape.hidden) / _MB
-        scores = 4 * self.batch_size * shape.heads * self.length**2 / _MB
+        embedding, layers = self._file_mb(replace(shape, num_hidden_layers=0)), self._file_mb(shape)
+        inner = 4 * tokens * max(shape.intermediate_size, 3 * shape.hidden_size) / _MB
+        scores = 4 * self.batch_size * shape.num_attention_heads * self.length**2 / _MB
         return np.array([1.0, embedding, layers - embedding, inner + scores])
 
     @cached_property
@@ -188,21 +192,22 @@ def figures_of(saved: Mapping[str, Any]) -> Figures:
 def shapes_to_measure(candidates: Sequence[Shape]) -> list[Shape]:
     """The small models of a table from which all of the candidates can be predicted."""
     chosen: dict[Shape, None] = {}
-    nodes = sorted({shape.hidden for shape in candidates})
+    nodes = sorted({shape.hidden_size for shape in candidates})
     shallow = {nodes[round(share * (len(nodes) - 1))] for share in _SHALLOW}
     for hidden in nodes:
-        heads = sorted({shape.heads for shape in candidates if shape.hidden == hidden})
-        ffn = sorted({shape.ffn for shape in candidates if shape.hidden == hidden})
+        heads = sorted({shape.num_attention_heads for shape in candidates if shape.hidden_size == hidden})
+        ffn = sorted({shape.intermediate_size for shape in candidates if shape.hidden_size == hidden})
         base = Shape(DEEP, hidden, ffn[-1], heads[-1])
         if hidden in shallow:
-            chosen[replace(base, layers=ONE)] = None
-        for shape in (base, replace(base, heads=heads[0]), replace(base, ffn=ffn[0])):
+            chosen[replace(base, num_hidden_layers=ONE)] = None
+        for shape in (base, replace(base, num_attention_heads=heads[0]), replace(base, intermediate_size=ffn[0])):
             chosen[shape] = None
     return list(chosen)
 
 
 def byte_features(shape: Shape) -> NDArray[np.float64]:
     """The products of sizes that bytes and parameters are sums of."""
-    layers, hidden, ffn = float(shape.layers), float(shape.hidden), float(shape.ffn)
-    inside = [1.0, hidden, hidden * hidden, ffn, hidden * ffn, float(shape.heads), hidden * shape.heads]
+    layers, hidden = float(shape.num_hidden_layers), float(shape.hidden_size)
+    ffn, heads = float(shape.intermediate_size), float(shape.num_attention_heads)
+    inside = [1.0, hidden, hidden * hidden, ffn, hidden * ffn, heads, hidden * heads]
     return np.array([1.0, hidden, hidden * hidden, *(layers * size for size in inside)])

@@ -21,7 +21,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from homoexport.choices import EmbeddingPrecision, Scheme
-from homoexport.encoder import Encoder, Widths, family_of, start_from_scratch
+from homoexport.encoder import Encoder, family_of, start_from_scratch
 from homoexport.errors import UserError
 from homoexport.export.candidates import Maker
 from homoexport.export.choose import Rank
@@ -29,6 +29,7 @@ from homoexport.export.forms import ATTENTION_FORMS, Form, variants_of
 from homoexport.export.ladder import known_texts
 from homoexport.export.package import DEFAULT_OPSET
 from homoexport.sample_text import SAMPLE_TEXT
+from homoexport.shape import Shape
 
 _HEADS, _HEAD_WIDTHS, _FFN = (11, 17, 19), (13, 23, 29), (211, 223, 227)  # primes: each product is of one kind
 _MULTIPLES = 4  # of a size in one number: projections side by side, the two halves of a gated layer
@@ -64,7 +65,7 @@ class Templates:
         refuse_blocks(scheme, embeddings)
         self.encoder, self.folder, self.scheme, self.embeddings = encoder, folder, scheme, embeddings
         self.opset, self.progress = opset, progress or (lambda _step: None)
-        self._odd = _odd_widths(encoder)
+        self._odd = _odd_shape(encoder)
         self._makers: dict[int, Maker] = {}
 
     def stored_as(self, scheme: Scheme, embeddings: EmbeddingPrecision) -> Templates:
@@ -74,19 +75,19 @@ class Templates:
         other.scheme, other.embeddings = scheme, embeddings
         return other
 
-    def best_form(self, widths: Widths, rank: Rank) -> Form:
-        """The form that is fastest at some widths, found as `homoexport.export.choose` finds a student's."""
-        form = self._fastest(ATTENTION_FORMS, widths, rank)
-        return self._fastest((form, *variants_of(form)), widths, rank)
+    def best_form(self, shape: Shape, rank: Rank) -> Form:
+        """The form that is fastest at some shape, found as `homoexport.export.choose` finds a student's."""
+        form = self._fastest(ATTENTION_FORMS, shape, rank)
+        return self._fastest((form, *variants_of(form)), shape, rank)
 
-    def _fastest(self, forms: Sequence[Form], widths: Widths, rank: Rank) -> Form:
+    def _fastest(self, forms: Sequence[Form], shape: Shape, rank: Rank) -> Form:
         files: dict[Form, Path] = {}
         for form in forms:
             file = self.folder / f"form-{form.name}.onnx"
-            if self.write(file, widths, form):
+            if self.write(file, shape, form):
                 files[form] = file
         if not files:
-            left_out = self._maker(widths.num_hidden_layers).left_out
+            left_out = self._maker(shape.num_hidden_layers).left_out
             raise UserError(
                 f"no graph of this architecture answers as the model does ({left_out})", where=self.encoder.source
             )
@@ -96,9 +97,9 @@ class Templates:
             file.unlink()
         return min(files, key=lambda form: medians[form])
 
-    def write(self, file: Path, widths: Widths, form: Form) -> bool:
-        """Write the graph of a model of these widths; False where the form is not right for the architecture."""
-        maker = self._maker(widths.num_hidden_layers)
+    def write(self, file: Path, shape: Shape, form: Form) -> bool:
+        """Write the graph of a model of this shape; False where the form is not right for the architecture."""
+        maker = self._maker(shape.num_hidden_layers)
         sound = maker.write(form)
         if sound is None or not sound.sound:
             return False
@@ -106,14 +107,14 @@ class Templates:
         if made is None:
             return False
         narrow = family_of(self.encoder.model.config).prunes_head_width
-        odd, wanted = (_sizes_of(each, heads_narrow=narrow) for each in (self._odd, widths))
+        odd, wanted = (_sizes_of(each, heads_narrow=narrow) for each in (self._odd, shape))
         ir.save(_resized(ir.load(made.file), dict(zip(odd, wanted, strict=True))), file)
         return True
 
     def _maker(self, layers: int) -> Maker:
         if layers not in self._makers:
             self.progress(f"exporting a graph of {layers} layer{'s' * (layers > 1)}")
-            odd = replace(self._odd, heads=self._odd.heads[:1] * layers)
+            odd = replace(self._odd, num_hidden_layers=layers)
             family = family_of(self.encoder.model.config)
             model = start_from_scratch(self.encoder.model, family, odd)
             folder = self.folder / f"{layers}-layers"
@@ -144,25 +145,25 @@ def refuse_blocks(scheme: Scheme, embeddings: EmbeddingPrecision) -> None:
         )
 
 
-def _sizes_of(widths: Widths, *, heads_narrow: bool) -> list[int]:
-    """Every number in a graph that depends on the widths, in a fixed order."""
-    heads, head_dim, hidden = widths.heads[0], widths.head_dim, widths.hidden_size
+def _sizes_of(shape: Shape, *, heads_narrow: bool) -> list[int]:
+    """Every number in a graph that depends on the shape, in a fixed order."""
+    heads, head_dim, hidden = shape.num_attention_heads, shape.head_dim, shape.hidden_size
     widened = heads * (head_dim + 1)  # where the mask is a dimension of each key
-    sizes = [times * size for size in (hidden, widths.intermediate_size, widened) for times in range(1, _MULTIPLES + 1)]
+    sizes = [times * size for size in (hidden, shape.intermediate_size, widened) for times in range(1, _MULTIPLES + 1)]
     return [*sizes, 2 * widened + hidden, heads, *([head_dim, head_dim + 1] if heads_narrow else [])]
 
 
-def _odd_widths(encoder: Encoder) -> Widths:
-    """Widths whose numbers are all different, and none of the others in the model's config."""
+def _odd_shape(encoder: Encoder) -> Shape:
+    """A shape whose numbers are all different, and none of the others in the model's config."""
     config, family = encoder.model.config, family_of(encoder.model.config)
     narrow = family.prunes_head_width
     head_widths = _HEAD_WIDTHS if narrow else (family.widths(encoder.model).head_dim,)
     others = {value for value in config.to_dict().values() if isinstance(value, int)} | {config.num_labels}
     for heads, head_dim, ffn in product(_HEADS, head_widths, _FFN):
-        widths = Widths(heads * head_dim, ffn, (heads,), head_dim)
-        sizes = _sizes_of(widths, heads_narrow=narrow)
+        shape = Shape(1, heads * head_dim, ffn, heads)
+        sizes = _sizes_of(shape, heads_narrow=narrow)
         if len(set(sizes)) == len(sizes) and not others & set(sizes):
-            return widths
+            return shape
     raise UserError("its config has sizes that cannot be told from those of a plan", where=encoder.source)
 
 

@@ -82,8 +82,9 @@ def plan_lines(plan: Mapping[str, Any]) -> list[str]:
     lines = [
         f"Budget: {', '.join(_limit(line, limit) for line, limit in plan['limits'].items())}.",
         f"Choice: {shape_name(shape)}; of the teacher's squared sensitivity it keeps {100 * choice['retained']:.1f} %. "
-        f"In a recipe: student: {{hidden_size: {shape['hidden']}, intermediate_size: {shape['ffn']}, "
-        f"num_attention_heads: {shape['heads']}, num_hidden_layers: {shape['layers']}}}",
+        f"In a recipe: student: {{hidden_size: {shape['hidden_size']}, "
+        f"intermediate_size: {shape['intermediate_size']}, num_attention_heads: {shape['num_attention_heads']}, "
+        f"num_hidden_layers: {shape['num_hidden_layers']}}}",
     ]
     room = {line: margin for line, margin in plan["margins"].items() if margin > 0}
     if room:
@@ -97,7 +98,7 @@ def plan_lines(plan: Mapping[str, Any]) -> list[str]:
         )
     for row, wider in plan["disliked"]:
         lines.append(
-            f"{row['shape']['hidden']} wide is slower than {wider['shape']['hidden']} wide here: "
+            f"{row['shape']['hidden_size']} wide is slower than {wider['shape']['hidden_size']} wide here: "
             f"{quantity(row['latency_p50_ms'], 'ms')} against {quantity(wider['latency_p50_ms'], 'ms')} "
             f"({shape_name(row['shape'])} and {shape_name(wider['shape'])})."
         )

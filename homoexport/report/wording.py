@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 
 from homoexport.documents.budget import QUALITY_LINE, Verdict
+from homoexport.shape import Shape
 
 _LINES = {
     "latency_p50_ms": ("Latency p50", "ms"),
@@ -90,10 +92,10 @@ def ratio(value: float, better: str, worse: str, interval: Sequence[float] | Non
 def shape_name(shape: Mapping[str, int]) -> str:
     """A planned shape: layers, hidden and ffn size, heads.
 
-    >>> shape_name({"layers": 6, "hidden": 192, "ffn": 768, "heads": 6})
+    >>> shape_name({"num_hidden_layers": 6, "hidden_size": 192, "intermediate_size": 768, "num_attention_heads": 6})
     '6 x 192/768, 6 heads'
     """
-    return f"{shape['layers']} x {shape['hidden']}/{shape['ffn']}, {shape['heads']} head{'s' * (shape['heads'] > 1)}"
+    return Shape(**{field.name: shape[field.name] for field in fields(Shape)}).name
 
 
 def metric(name: str) -> tuple[str, str]:

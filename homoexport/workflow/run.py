@@ -49,6 +49,7 @@ from homoexport.measure import check_measurement
 from homoexport.plan import Plan, Row, plan_of, plan_student
 from homoexport.report import PLAN_FILE, summarize, write_plan_report, write_report
 from homoexport.runtime.inference import open_package, read_package
+from homoexport.shape import PartialShape
 from homoexport.text import first_texts
 from homoexport.workflow.export import export_folder, held_out_texts, threads_here
 from homoexport.workflow.gate import Gate, check_gate
@@ -229,7 +230,7 @@ def _take_turn(
 ) -> Row | None:
     """Distil, export and measure the present shape; what to prune to next, or None where the run ends with this one."""
     row = turns.row(plan, recipe.budget)
-    _distill(recipe, run_dir, row.shape.student, turns, clock, listener)
+    _distill(recipe, run_dir, PartialShape.of(row.shape), turns, clock, listener)
     try:
         _export_and_measure(recipe, run_dir, clock, listener)
         return None if (run_dir / SUMMARY).exists() else _following(recipe, run_dir, plan, row, clock, listener)
@@ -283,7 +284,7 @@ def _plan(recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener) -> P
 
 
 def _distill(
-    recipe: Recipe, run_dir: Path, shape: StudentShape, turns: Turns, clock: _Clock, listener: Listener
+    recipe: Recipe, run_dir: Path, shape: PartialShape, turns: Turns, clock: _Clock, listener: Listener
 ) -> None:
     student = run_dir / STUDENT
     if _done(student, "student"):

@@ -12,7 +12,8 @@ from typing import Any
 from homoexport.distill import forget_state
 from homoexport.documents.artifact import read_json, read_manifest
 from homoexport.documents.budget import THROUGHPUT, Budget, Verdict
-from homoexport.plan import Plan, Row, Shape
+from homoexport.plan import Plan, Row
+from homoexport.shape import Shape
 from homoexport.workflow.measure import judge_result
 
 STUDENT, PACKAGE, MEASURED, PLAN, TURNS = "1-student", "2-onnx", "3-measured", "plan", "turns"

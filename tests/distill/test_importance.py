@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from homoexport.distill.importance import LayerScores, Ranking, Scores, choose, keep_scores, magnitude, sensitivity
-from homoexport.distill.schedule import Sizes
-from homoexport.encoder import Widths, family_of
+from homoexport.encoder import family_of
+from homoexport.shape import Widths, spread_heads
 from tests.conftest import tiny_bert
 
 
@@ -143,7 +143,7 @@ def test_the_most_important_stay():
         ],
     )
     widths = Widths(4, 3, (2, 2), 2)
-    keep = choose(scores, widths, Sizes(2, 2, 2, 1))
+    keep = choose(scores, widths, Widths(2, 2, (1, 1), 1))
     assert keep.hidden.tolist() == [1, 3]
     assert [layer.ffn.tolist() for layer in keep.layers] == [[0, 2], [1, 2]]
     # Layer 0 keeps head 1 (its best dimensions: query-key 2, value-out 3), layer 1 head 0.
@@ -158,7 +158,7 @@ def test_heads_leave_one_at_a_time_where_the_next_one_counts_least():
     """Three heads over two layers: the layer whose second head counts more keeps two."""
     weak, strong = ([9.0, 1.0], [9.0, 1.0], [1.0]), ([9.0, 2.0], [9.0, 2.0], [1.0])
     widths = Widths(1, 1, (2, 2), 1)
-    keep = choose(scores_of([1.0], [weak, strong]), widths, Sizes(1, 1, 3, 1))
+    keep = choose(scores_of([1.0], [weak, strong]), widths, Widths(1, 1, (2, 1), 1))
     assert keep.layers[0].query_key.tolist() == [0]
     assert keep.layers[1].query_key is None  # nothing goes
     assert keep.hidden is None
@@ -166,7 +166,7 @@ def test_heads_leave_one_at_a_time_where_the_next_one_counts_least():
 
 def test_ties_keep_the_lower_index():
     scores = scores_of([1.0, 1.0, 1.0], [([1.0, 1.0], [1.0, 1.0], [1.0, 1.0, 1.0, 1.0])])
-    keep = choose(scores, Widths(3, 4, (2,), 1), Sizes(2, 1, 1, 1))
+    keep = choose(scores, Widths(3, 4, (2,), 1), Widths(2, 1, (1,), 1))
     assert (keep.hidden.tolist(), keep.layers[0].ffn.tolist(), keep.layers[0].query_key.tolist()) == ([0, 1], [0], [0])
 
 
@@ -174,7 +174,7 @@ def test_ties_keep_the_lower_index():
 def test_layers_numbers_of_heads_differ_by_one_at_most(total):
     torch.manual_seed(total)
     layers = [([*torch.rand(4).tolist()], [*torch.rand(4).tolist()], [1.0]) for _ in range(2)]
-    keep = choose(scores_of([1.0], layers), Widths(1, 1, (4, 4), 1), Sizes(1, 1, total, 1))
+    keep = choose(scores_of([1.0], layers), Widths(1, 1, (4, 4), 1), Widths(1, 1, spread_heads(total, 2), 1))
     counts = [4 if layer.query_key is None else len(layer.query_key) for layer in keep.layers]
     assert sum(counts) == total
     assert max(counts) - min(counts) <= 1
@@ -184,9 +184,9 @@ def test_heads_that_layers_share_leave_all_layers_at_once():
     """Head 1 is worth most over both layers, though head 0 is in the first; what they share counts too."""
     layers = [([5.0, 4.0, 0.0], [5.0, 4.0, 0.0], [1.0]), ([1.0, 9.0, 0.0], [1.0, 9.0, 0.0], [1.0])]
     widths = Widths(1, 1, (3, 3), 1)
-    keep = choose(scores_of([1.0], layers, [0.0, 0.0, 3.0]), widths, Sizes(1, 1, 2, 1))
+    keep = choose(scores_of([1.0], layers, [0.0, 0.0, 3.0]), widths, Widths(1, 1, (1, 1), 1))
     assert keep.heads.tolist() == [1]
     assert [layer.query_key.tolist() for layer in keep.layers] == [[1], [1]]
     # One head too many to be shared out evenly stays for one more event.
-    keep = choose(scores_of([1.0], layers, [0.0, 0.0, 30.0]), widths, Sizes(1, 1, 3, 1))
+    keep = choose(scores_of([1.0], layers, [0.0, 0.0, 30.0]), widths, Widths(1, 1, (2, 1), 1))
     assert [layer.value_out.tolist() for layer in keep.layers] == [[1, 2], [1, 2]]

@@ -6,11 +6,11 @@ from itertools import pairwise
 
 import pytest
 
-from homoexport.distill.schedule import PruneSchedule, Sizes, sizes_at
-from homoexport.encoder import Widths
+from homoexport.distill.schedule import PruneSchedule, widths_due
+from homoexport.shape import Shape, Widths
 
 TEACHER = Widths(768, 3072, (12,) * 12, 64)
-SMALL = Widths(256, 1024, (8,) * 12, 32)
+SMALL = Shape(12, 256, 1024, 8)
 
 
 def test_ratio_is_the_papers():
@@ -18,7 +18,7 @@ def test_ratio_is_the_papers():
     final = 256 / 768
     for step in range(100, 701, 50):
         ratio = final + (1 - final) * (1 - (step - 100) / 600) ** 3
-        assert sizes_at(TEACHER, SMALL, schedule.remaining(step), layers=12).hidden_size == pytest.approx(
+        assert widths_due(TEACHER, SMALL, schedule.remaining(step), layers=12).hidden_size == pytest.approx(
             768 * ratio, abs=1
         )
     assert schedule.remaining(0) == schedule.remaining(100) == 1.0
@@ -27,9 +27,9 @@ def test_ratio_is_the_papers():
 
 def test_widths_go_from_the_teachers_to_the_targets_and_never_back():
     schedule = PruneSchedule.of_run(50, prune_from=0.0, prune_until=0.6, prune_every=5)
-    path = [sizes_at(TEACHER, SMALL, schedule.remaining(step), layers=12) for step in range(51)]
-    assert path[0] == Sizes(768, 3072, 144, 64)
-    assert path[30] == path[-1] == Sizes(256, 1024, 96, 32)
+    path = [widths_due(TEACHER, SMALL, schedule.remaining(step), layers=12) for step in range(51)]
+    assert path[0] == TEACHER
+    assert path[30] == path[-1] == Widths.of(SMALL)
     assert all(later.at_most(earlier) == later for earlier, later in pairwise(path))
 
 
@@ -55,5 +55,5 @@ def test_a_straight_line_is_half_way_at_half_time():
 
 
 def test_heads_are_counted_over_the_layers_that_are_there():
-    assert sizes_at(TEACHER, SMALL, 1.0, layers=10).total_heads == 120
-    assert sizes_at(TEACHER, SMALL, 0.0, layers=10).total_heads == 80
+    assert widths_due(TEACHER, SMALL, 1.0, layers=10).total_heads == 120
+    assert widths_due(TEACHER, SMALL, 0.0, layers=10).total_heads == 80

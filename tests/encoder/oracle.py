@@ -89,9 +89,9 @@ def random_keep(model: PreTrainedModel, hidden: int, ffn: int, heads: int, head_
     def pick(total: int, count: int) -> Tensor:
         return torch.randperm(total, generator=generator)[:count].sort().values
 
-    shared = pick(widths.heads[0], heads) if family.layout(model).shared_heads else None
+    shared = pick(widths.heads_per_layer[0], heads) if family.layout(model).shared_heads else None
     layers = []
-    for old_heads in widths.heads:
+    for old_heads in widths.heads_per_layer:
         kept = shared if shared is not None else pick(old_heads, heads)
         dims = [
             torch.cat([head * widths.head_dim + pick(widths.head_dim, head_dim) for head in kept]) for _ in range(2)

@@ -8,7 +8,8 @@ import math
 import pytest
 import torch
 
-from homoexport.encoder import Keep, LayerKeep, Pooling, Widths, family_of, load_encoder, slice_model
+from homoexport.encoder import Keep, LayerKeep, Pooling, family_of, load_encoder, slice_model
+from homoexport.shape import Widths
 from tests.conftest import BERT_TINY, MINILM, tiny_bert
 from tests.encoder.oracle import fill_by_hand, outputs, random_keep
 from tests.encoder.weights import MPNET, needs_mpnet
@@ -85,7 +86,7 @@ def test_layers_may_keep_different_numbers_of_heads(token_batch):
     before = outputs(model, token_batch)
     rest = torch.arange(8, 32)
     slice_model(model, family_of(model.config), Keep(None, (LayerKeep(rest, rest), LayerKeep()), head_dim=8))
-    assert family_of(model.config).widths(model).heads == (3, 4)
+    assert family_of(model.config).widths(model).heads_per_layer == (3, 4)
     torch.testing.assert_close(outputs(model, token_batch), before, rtol=0, atol=1e-5)
 
 

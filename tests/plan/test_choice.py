@@ -10,9 +10,10 @@ import pytest
 from homoexport.documents.budget import Budget
 from homoexport.documents.recipe import MeasureSettings
 from homoexport.measure import TargetHost
-from homoexport.plan import Check, Limits, Plan, Row, Shape, plan_of
+from homoexport.plan import Check, Limits, Plan, Row, plan_of
 from homoexport.plan.choice import best_of
 from homoexport.plan.table import Figures
+from homoexport.shape import Shape
 
 
 def row(layers: int, hidden: int, *, p50: float, retained: float, ffn: int | None = None) -> Row:
@@ -86,9 +87,9 @@ def test_front_leaves_out_what_another_beats_and_what_misses_other_lines():
 
 
 def test_widths_that_hardware_dislikes_are_named():
-    assert [(slow.shape.hidden, wider.shape.hidden) for slow, wider in plan(latency_p50_ms=6.5).disliked()] == [
-        (224, 256)
-    ]
+    assert [
+        (slow.shape.hidden_size, wider.shape.hidden_size) for slow, wider in plan(latency_p50_ms=6.5).disliked()
+    ] == [(224, 256)]
 
 
 def test_a_little_more_buys_what_then_fits():

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from homoexport.documents.recipe import DistillSettings, ExportSettings, MeasureSettings
-from homoexport.encoder import Encoder, Pooling, Widths, count_parameters, family_of, parameters_at
+from homoexport.encoder import Encoder, Pooling, count_parameters, family_of, parameters_at
 from homoexport.errors import DoesNotFit
 from homoexport.export import Form
 from homoexport.measure import FileFigures
 from homoexport.plan import lab
-from homoexport.plan.shapes import Shape, candidates
+from homoexport.plan.shapes import candidates
+from homoexport.shape import Shape
 from tests.conftest import tiny_bert, tiny_tokenizer
 
 SETTINGS = DistillSettings(objective="sentence-embedding", steps=1, batch_size=2)
@@ -23,12 +24,12 @@ class Target:
     """A target whose pace changes from group to group."""
 
     def __init__(self) -> None:
-        self.widths: dict[Path, Widths] = {}
+        self.shapes: dict[Path, Shape] = {}
         self.groups: list[int] = []
         self.paces = [1.0]
         self.too_big: int | None = None
         self.crowded = False
-        self.slow: dict[Widths, list[float]] = {}
+        self.slow: dict[Shape, list[float]] = {}
         self.asked = (128, 1)
 
     def time(
@@ -40,14 +41,14 @@ class Target:
         self.groups.append(len(files))
         if self.crowded and len(files) > 2:
             return [None] * len(files)
-        return [self._figures(self.widths[file], pace) for file in files]
+        return [self._figures(self.shapes[file], pace) for file in files]
 
-    def _figures(self, widths: Widths, pace: float) -> FileFigures | None:
-        if self.too_big is not None and widths.hidden_size >= self.too_big:
+    def _figures(self, shape: Shape, pace: float) -> FileFigures | None:
+        if self.too_big is not None and shape.hidden_size >= self.too_big:
             return None
-        pace *= self.slow[widths].pop(0) if self.slow.get(widths) else 1.0
-        ms = pace * (0.1 + 0.01 * widths.num_hidden_layers * (widths.hidden_size + widths.intermediate_size / 2))
-        return FileFigures({50: ms, 90: ms, 95: 1.1 * ms, 99: 1.2 * ms}, ms, 60.0 + widths.hidden_size)
+        pace *= self.slow[shape].pop(0) if self.slow.get(shape) else 1.0
+        ms = pace * (0.1 + 0.01 * shape.num_hidden_layers * (shape.hidden_size + shape.intermediate_size / 2))
+        return FileFigures({50: ms, 90: ms, 95: 1.1 * ms, 99: 1.2 * ms}, ms, 60.0 + shape.hidden_size)
 
 
 @pytest.fixture
@@ -57,12 +58,12 @@ def target(monkeypatch, tmp_path) -> Target:
     class Templates:
         def __init__(self, *_: object, **__: object) -> None: ...
 
-        def best_form(self, _widths: Widths, _rank: object) -> Form:
+        def best_form(self, _shape: Shape, _rank: object) -> Form:
             return Form("standard")
 
-        def write(self, file: Path, widths: Widths, _form: Form) -> bool:
-            made.widths[file] = widths
-            file.write_bytes(b"0" * 1000 * widths.num_hidden_layers * widths.hidden_size)
+        def write(self, file: Path, shape: Shape, _form: Form) -> bool:
+            made.shapes[file] = shape
+            file.write_bytes(b"0" * 1000 * shape.num_hidden_layers * shape.hidden_size)
             return True
 
     monkeypatch.setattr(lab, "Templates", Templates)
@@ -126,7 +127,7 @@ def test_whole_models_that_are_not_as_predicted_are_measured_in_more_rounds(targ
     with opened(encoder).open() as one:
         table, _ = one.table()
         true = one.whole(shapes[-1:], table)[shapes[-1]].latency_p50_ms
-    target.slow = {family_of(encoder.model.config).widths(encoder.model): [1.5, 1.0, 1.02]}
+    target.slow = {family_of(encoder.model.config).widths(encoder.model).shape: [1.5, 1.0, 1.02]}
     with opened(encoder, fresh=True).open() as again:
         table, _ = again.table()
         before = len(target.groups)
@@ -136,8 +137,7 @@ def test_whole_models_that_are_not_as_predicted_are_measured_in_more_rounds(targ
 
 
 def test_the_teachers_shape_is_measured_at_the_tables_pace(target, encoder):
-    widths = family_of(encoder.model.config).widths(encoder.model)
-    whole = Shape.of(widths)
+    whole = family_of(encoder.model.config).widths(encoder.model).shape
     with opened(encoder).open() as one, opened(encoder).open() as other:
         table, _ = one.table()
         true = other.alone([whole])[0][whole]
@@ -164,7 +164,7 @@ def test_what_does_not_fit_is_left_out(target, encoder):
     shapes = candidates(encoder, SETTINGS)
     with opened(encoder).open() as one:
         table, _ = one.table()
-        assert {shape.hidden for shape in table.measured} == {s.hidden for s in shapes if s.hidden < 100}
+        assert {shape.hidden_size for shape in table.measured} == {s.hidden_size for s in shapes if s.hidden_size < 100}
         assert one.whole([shapes[0], shapes[-1]], table).keys() == {shapes[0]}
     assert not table.covers(shapes[-1])
     target.too_big = 0
@@ -185,7 +185,7 @@ def test_groups_weigh_no_more_than_the_teacher(target, encoder):
         groups = list(one._groups(candidates(encoder, SETTINGS)))
     family, most = family_of(encoder.model.config), count_parameters(encoder.model)
     for group in groups:
-        assert len(group) == 1 or sum(parameters_at(encoder.model, family, s.widths) for s in group) <= most
+        assert len(group) == 1 or sum(parameters_at(encoder.model, family, s) for s in group) <= most
     assert [shape for group in groups for shape in group] == candidates(encoder, SETTINGS)
 
 

@@ -9,10 +9,11 @@ from typing import Any, cast
 import pytest
 
 from homoexport.errors import BudgetError
-from homoexport.plan import Check, Limits, Row, Shape, Table
+from homoexport.plan import Check, Limits, Row, Table
 from homoexport.plan.lab import Lab
 from homoexport.plan.planner import _checked, _refuse_hopeless
 from homoexport.plan.table import DEEP, ONE, Figures, shapes_to_measure
+from homoexport.shape import Shape
 from tests.plan.test_table import candidates, cost
 
 
@@ -43,17 +44,19 @@ def table() -> Table:
 def checked(
     table: Table, true: Callable[[Shape, Figures], Figures | None], **limits: float
 ) -> tuple[list[Row], Row, list[Check], FakeLab]:
-    rows = [
-        Row(shape, table.predict(shape), 0, shape.layers * shape.hidden * shape.ffn / 1e7) for shape in candidates()
-    ]
+    rows = [Row(shape, table.predict(shape), 0, volume(shape) / 1e7) for shape in candidates()]
     lab = FakeLab(true)
     return *_checked(cast(Lab, lab), table, rows, Limits(limits, 1)), lab
+
+
+def volume(shape: Shape) -> int:
+    return shape.num_hidden_layers * shape.hidden_size * shape.intermediate_size
 
 
 def best_by(true: Callable[[Shape], float], limit: float) -> Shape:
     """What keeps most of what takes at most so long, in truth."""
     fits = [shape for shape in candidates() if true(shape) <= 0.96 * limit]
-    return max(fits, key=lambda shape: (shape.layers * shape.hidden * shape.ffn, -true(shape)))
+    return max(fits, key=lambda shape: (volume(shape), -true(shape)))
 
 
 def test_right_predictions_end_at_once(table):
@@ -125,7 +128,7 @@ def test_what_does_not_fit_takes_all_that_need_as_much_along(table):
 
 def test_where_no_choice_holds_the_best_that_was_measured_and_keeps_the_budget_is_taken(table):
     def true(shape: Shape, predicted: Figures) -> Figures:
-        return slower(predicted, 1.0 if shape.layers * shape.hidden < 600 else 3.0)
+        return slower(predicted, 1.0 if shape.num_hidden_layers * shape.hidden_size < 600 else 3.0)
 
     _, choice, checks, lab = checked(table, true, latency_p50_ms=4.0)
     assert len(lab.asked) <= 5
@@ -147,7 +150,7 @@ def test_what_is_refused_was_measured_now(table, remembered):
     class Early:
         def alone(self, shapes: Sequence[Shape], *, again: bool = False) -> tuple[dict[Shape, Figures], bool]:
             calls.append(again)
-            assert [shape.layers for shape in shapes] == [ONE, DEEP]
+            assert [shape.num_hidden_layers for shape in shapes] == [ONE, DEEP]
             pace = 50.0 if remembered and not again else 1.0  # the machine was busy then
             return {shape: slower(cost(shape), pace) for shape in shapes}, remembered and not again
 

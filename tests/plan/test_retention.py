@@ -58,9 +58,9 @@ def test_share_is_the_sum_over_what_stays(tmp_path):
             if of_hidden:
                 mine = mine[kept] if axis == 0 else mine[:, kept]
         stays += float(mine.sum())
-    shape = {"layers": 2, "ffn": 64, "heads": 4, "head_dim": 8}
-    assert found.share(hidden=16, **shape) == pytest.approx(stays / float(total), rel=1e-5)
-    assert found.share(hidden=32, **shape) == pytest.approx(1.0)
+    shape = {"num_hidden_layers": 2, "intermediate_size": 64, "num_attention_heads": 4, "head_dim": 8}
+    assert found.share(hidden_size=16, **shape) == pytest.approx(stays / float(total), rel=1e-5)
+    assert found.share(hidden_size=32, **shape) == pytest.approx(1.0)
 
 
 def test_ffn_heads_their_width_and_layers_leave_with_all_that_is_theirs(tmp_path):
@@ -68,7 +68,13 @@ def test_ffn_heads_their_width_and_layers_leave_with_all_that_is_theirs(tmp_path
     found = teacher_retention(encoder, TEXTS, objective="sentence-embedding", **SIZES)
     sums = {name: values.double() for name, values in squares(encoder).items()}
     total = float(sum(each.sum() for each in sums.values()))
-    whole = {"layers": 2, "hidden": 32, "ffn": 64, "heads": 4, "head_dim": 8}
+    whole = {
+        "num_hidden_layers": 2,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_attention_heads": 4,
+        "head_dim": 8,
+    }
 
     def neurons(layer: int, inward: tuple[str, ...], outward: str) -> torch.Tensor:
         """What belongs to each inner neuron: its rows, biases and columns."""
@@ -88,10 +94,13 @@ def test_ffn_heads_their_width_and_layers_leave_with_all_that_is_theirs(tmp_path
         fewer += lost((compared + carried).sum(1), 2)
         narrower += lost(compared, 4) + lost(carried, 4)
     for change, gone in (
-        ({"ffn": 48}, ffn),
-        ({"heads": 2}, fewer),
+        ({"intermediate_size": 48}, ffn),
+        ({"num_attention_heads": 2}, fewer),
         ({"head_dim": 4}, narrower),
-        ({"layers": 1}, min(sum(float(v.sum()) for k, v in sums.items() if f"layer.{i}." in k) for i in range(2))),
+        (
+            {"num_hidden_layers": 1},
+            min(sum(float(v.sum()) for k, v in sums.items() if f"layer.{i}." in k) for i in range(2)),
+        ),
     ):
         assert found.share(**whole | change) == pytest.approx(1 - gone / total, rel=1e-5)
 
@@ -125,17 +134,16 @@ def test_more_of_anything_keeps_more(kind, tmp_path):
     sizes = SIZES if family.prunes_head_width else SIZES | {"head_shapes": [(2, 8)]}
     found = teacher_retention(encoder, TEXTS, objective="sentence-embedding", **sizes)
     widths = family.widths(encoder.model)
-    whole = {
-        "layers": widths.num_hidden_layers,
-        "hidden": widths.hidden_size,
-        "ffn": widths.intermediate_size,
-        "heads": widths.heads[0],
-        "head_dim": widths.head_dim,
-    }
+    whole = widths.shape.as_json()
     assert found.share(**whole) == pytest.approx(1.0, abs=1e-6)
-    for change in ({"layers": 1}, {"hidden": 16}, {"ffn": 16}, {"heads": 2, "head_dim": 8}):
+    for change in (
+        {"num_hidden_layers": 1},
+        {"hidden_size": 16},
+        {"intermediate_size": 16},
+        {"num_attention_heads": 2, "head_dim": 8},
+    ):
         assert 0 < found.share(**whole | change) < 1
-    assert found.share(**whole | {"hidden": 8}) < found.share(**whole | {"hidden": 16})
+    assert found.share(**whole | {"hidden_size": 8}) < found.share(**whole | {"hidden_size": 16})
     assert all(parameter.grad is None for parameter in encoder.model.parameters())
     again = type(found).from_json(found.as_json())
-    assert again.share(**whole | {"hidden": 16}) == found.share(**whole | {"hidden": 16})
+    assert again.share(**whole | {"hidden_size": 16}) == found.share(**whole | {"hidden_size": 16})

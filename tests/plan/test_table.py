@@ -7,18 +7,20 @@ from dataclasses import replace
 
 import pytest
 
-from homoexport.plan.shapes import Shape, hidden_sizes
+from homoexport.plan.shapes import hidden_sizes
 from homoexport.plan.table import DEEP, ONE, Figures, Table, shapes_to_measure, table_of
+from homoexport.shape import Shape
 
 
 def cost(shape: Shape) -> Figures:
     """A target whose costs are the sums that the table takes them for."""
-    layer = 1e-6 * (4 * shape.hidden**2 + 2 * shape.hidden * shape.ffn) + 0.002 * shape.heads + 0.01
-    p50 = 0.05 + 1e-4 * shape.hidden + shape.layers * layer
-    layer_mb = (4 * shape.hidden**2 + 2 * shape.hidden * shape.ffn + 9 * shape.hidden + shape.ffn) / 1e6
-    embedding_mb = 30_000 * shape.hidden / 1e6
-    peak = 60 + 1.2 * embedding_mb + 1.5 * shape.layers * layer_mb
-    return Figures(p50, 1.2 * p50, 1.5 * p50, 1.1 * p50, peak, embedding_mb + shape.layers * layer_mb + 0.01)
+    hidden, ffn, heads = shape.hidden_size, shape.intermediate_size, shape.num_attention_heads
+    layer = 1e-6 * (4 * hidden**2 + 2 * hidden * ffn) + 0.002 * heads + 0.01
+    p50 = 0.05 + 1e-4 * hidden + shape.num_hidden_layers * layer
+    layer_mb = (4 * hidden**2 + 2 * hidden * ffn + 9 * hidden + ffn) / 1e6
+    embedding_mb = 30_000 * hidden / 1e6
+    peak = 60 + 1.2 * embedding_mb + 1.5 * shape.num_hidden_layers * layer_mb
+    return Figures(p50, 1.2 * p50, 1.5 * p50, 1.1 * p50, peak, embedding_mb + shape.num_hidden_layers * layer_mb + 0.01)
 
 
 def candidates() -> list[Shape]:
@@ -39,7 +41,7 @@ def table() -> Table:
 
 def test_table_is_of_small_models_alone():
     shapes = shapes_to_measure(candidates())
-    assert {shape.layers for shape in shapes} == {ONE, DEEP}
+    assert {shape.num_hidden_layers for shape in shapes} == {ONE, DEEP}
     assert len(shapes) == 3 * len(hidden_sizes(384)) + 5
 
 
@@ -55,7 +57,7 @@ def test_whole_models_follow(table):
 
 def test_between_two_widths_it_is_a_line(table):
     shape = Shape(6, 176, 640, 11)
-    low, high = (replace(shape, hidden=hidden) for hidden in (160, 192))
+    low, high = (replace(shape, hidden_size=hidden) for hidden in (160, 192))
     middle = (cost(low).latency_p50_ms + cost(high).latency_p50_ms) / 2
     assert table.predict(shape).latency_p50_ms == pytest.approx(middle, rel=1e-6)
     assert table.predict(shape).latency_p50_ms == pytest.approx(cost(shape).latency_p50_ms, rel=0.01)

@@ -12,11 +12,12 @@ import onnxruntime
 import pytest
 
 from homoexport.choices import Scheme
-from homoexport.encoder import Encoder, Pooling, Widths, family_of, start_from_scratch
+from homoexport.encoder import Encoder, Pooling, family_of, start_from_scratch
 from homoexport.errors import UserError
 from homoexport.export.candidates import Maker
 from homoexport.export.forms import ATTENTION_FORMS, Form
 from homoexport.plan.template import Templates
+from homoexport.shape import Shape
 from tests.conftest import FAMILY_CONFIGS, tiny_model, tiny_tokenizer
 
 TEXTS = [" ".join(f"w{(i * 7 + j) % 95}" for j in range(3 + i)) for i in range(6)]
@@ -57,7 +58,7 @@ def test_resized_graph_is_the_exported_one(kind: str, scheme: Scheme, tmp_path: 
     encoder = encoder_of(kind, "model", tmp_path)
     family = family_of(encoder.model.config)
     head_dim = 8 if family.prunes_head_width else family.widths(encoder.model).head_dim
-    widths = Widths(3 * head_dim, 40, (3, 3), head_dim)
+    widths = Shape(2, 3 * head_dim, 40, 3)
     embeddings = "fp32" if scheme == "fp32" else "int8"
     (tmp_path / "templates").mkdir()
     templates = Templates(encoder, tmp_path / "templates", scheme=scheme, embeddings=embeddings)  # type: ignore[arg-type]
@@ -89,7 +90,7 @@ def test_classifiers_keep_their_labels(tmp_path: Path) -> None:
     (tmp_path / "templates").mkdir()
     templates = Templates(encoder, tmp_path / "templates", scheme="fp32", embeddings="fp32")
     file = tmp_path / "one.onnx"
-    assert templates.write(file, Widths(24, 40, (3,), 8), Form("standard"))
+    assert templates.write(file, Shape(1, 24, 40, 3), Form("standard"))
     session = onnxruntime.InferenceSession(file)
     ones = {item.name: np.ones((2, 9), np.int64) for item in session.get_inputs()}
     assert session.run(None, ones)[0].shape == (2, encoder.model.config.num_labels)
@@ -101,7 +102,7 @@ def test_other_schemes_come_out_of_the_same_exports(tmp_path: Path) -> None:
     steps: list[str] = []
     small = Templates(encoder, tmp_path / "templates", scheme="int8", embeddings="int8", progress=steps.append)
     files = {"int8": tmp_path / "small.onnx", "fp32": tmp_path / "full.onnx"}
-    widths = Widths(24, 40, (3,), 8)
+    widths = Shape(1, 24, 40, 3)
     assert small.write(files["int8"], widths, Form("standard"))
     assert small.stored_as("fp32", "fp32").write(files["fp32"], widths, Form("standard"))
     assert small.write(files["int8"], widths, Form("standard"))

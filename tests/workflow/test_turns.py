@@ -15,8 +15,8 @@ from homoexport.distill.micro_batch import MicroBatch
 from homoexport.documents.artifact import verify
 from homoexport.measure.timing import Failure
 from homoexport.plan import choice, lab
-from homoexport.plan.shapes import Shape
 from homoexport.plan.table import Figures
+from homoexport.shape import Shape
 from homoexport.workflow.measure import measure
 from tests.conftest import write_sentences
 
@@ -129,7 +129,7 @@ def test_turn_that_misses_is_pruned_on_and_a_stopped_run_ends_the_same(
     assert first["steps"] < last["steps"] < 2 * first["steps"]
     log = [json.loads(line) for line in (run / "1-student/log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in log] == list(range(last["steps"]))
-    assert log[first["steps"]]["widths"]["hidden_size"] == before.hidden
+    assert log[first["steps"]]["widths"]["hidden_size"] == before.hidden_size
     report = (run / "report.md").read_text()
     assert "A turn that missed was pruned on from where its distillation ended." in report
     assert not list(run.rglob(".end.pt"))

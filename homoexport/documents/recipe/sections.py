@@ -20,6 +20,7 @@ from homoexport.choices import (
     ScheduleShape,
     TrainingPrecision,
 )
+from homoexport.shape import PartialShape
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # a folder of its own: no dot in front, no way up
 
@@ -79,29 +80,17 @@ class TextSettings(Section):
         return [str(source.files or source.dataset) for source in self.sources]
 
 
-class StudentShape(Section):
-    """The student's widths and depth. Hidden size and layers are the teacher's where they are left out; the
-    feed-forward width then keeps its proportion to the hidden size."""
+class StudentShape(PartialShape):
+    """A student: its shape and, among several, its folder and its share of the steps."""
 
     name: str | None = Field(None, pattern=NAME, description="Name of the student's folder among several.")
-    hidden_size: int | None = Field(None, ge=1, description="Width of the residual stream; the teacher's by default.")
-    intermediate_size: int | None = Field(None, ge=1, description="Width of the feed-forward layers.")
-    num_attention_heads: int | None = Field(None, ge=1, description="Heads; hidden_size must be divisible by it.")
-    num_hidden_layers: int | None = Field(None, ge=1, description="Layers; fewer than the teacher's fade out.")
     finish: float = Field(
         0.25, gt=0, le=1, description="Among several: steps after its width is reached, as a share of distill.steps."
     )
 
-    @property
-    def dimensions(self) -> dict[str, int | None]:
-        """The fields that are a shape."""
-        return self.model_dump(exclude={"name", "finish"})
-
 
 SEED_STUDENTS = {
-    name: StudentShape(
-        name=name, hidden_size=hidden, intermediate_size=4 * hidden, num_attention_heads=heads, num_hidden_layers=None
-    )
+    name: StudentShape(name=name, hidden_size=hidden, intermediate_size=4 * hidden, num_attention_heads=heads)
     for name, hidden, heads in (("base", 576, 12), ("small", 256, 8), ("xsmall", 240, 12), ("tiny", 224, 7))
 }  # HomoBERT's four students of BERT-base (arXiv 2302.09632, table 1)
 

@@ -1,0 +1,232 @@
+"""The widths of encoders: what is asked for, what a model has, and what is left of it while it is pruned.
+
+A `Shape` is a complete shape that a stock model can have. A `PartialShape` is what a user asks for; `complete_shape`
+makes a shape of it and of the teacher's. `Widths` are those of a live model, whose layers may differ in their number
+of heads while it is pruned. Fields are named as in Hugging Face configs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from homoexport.choices import PruneGroup
+from homoexport.errors import ShapeError
+
+
+@dataclass(frozen=True, order=True)
+class Shape:
+    """Widths and depth of a stock model: its layers are alike, and its heads make up the hidden size."""
+
+    num_hidden_layers: int
+    hidden_size: int
+    intermediate_size: int
+    num_attention_heads: int
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def name(self) -> str:
+        """Such as `6 x 192/768, 6 heads`."""
+        heads = f"{self.num_attention_heads} head{'s' * (self.num_attention_heads > 1)}"
+        return f"{self.num_hidden_layers} x {self.hidden_size}/{self.intermediate_size}, {heads}"
+
+    def within(self, other: Shape) -> bool:
+        """Whether the other can be pruned to it."""
+        return (
+            self.num_hidden_layers <= other.num_hidden_layers
+            and self.hidden_size <= other.hidden_size
+            and self.intermediate_size <= other.intermediate_size
+            and self.num_attention_heads <= other.num_attention_heads
+            and self.head_dim <= other.head_dim
+        )
+
+    def as_json(self) -> dict[str, int]:
+        """Its five figures by name."""
+        return {**asdict(self), "head_dim": self.head_dim}
+
+
+class PartialShape(BaseModel):
+    """A student's shape as it is asked for. Hidden size and layers are the teacher's where they are left out; the
+    feed-forward width then keeps its proportion to the hidden size."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    hidden_size: int | None = Field(None, ge=1, description="Width of the residual stream; the teacher's by default.")
+    intermediate_size: int | None = Field(None, ge=1, description="Width of the feed-forward layers.")
+    num_attention_heads: int | None = Field(None, ge=1, description="Heads; hidden_size must be divisible by it.")
+    num_hidden_layers: int | None = Field(None, ge=1, description="Layers; fewer than the teacher's fade out.")
+
+    @classmethod
+    def of(cls, shape: Shape) -> PartialShape:
+        """Of which nothing is left out."""
+        return cls(**asdict(shape))
+
+
+@dataclass(frozen=True)
+class Widths:
+    """A live model's widths. While it is pruned, layers may differ in their number of heads."""
+
+    hidden_size: int
+    intermediate_size: int
+    heads_per_layer: tuple[int, ...]
+    head_dim: int
+
+    @classmethod
+    def of(cls, shape: Shape) -> Widths:
+        """Of a model whose layers are alike."""
+        heads = (shape.num_attention_heads,) * shape.num_hidden_layers
+        return cls(shape.hidden_size, shape.intermediate_size, heads, shape.head_dim)
+
+    @property
+    def shape(self) -> Shape:
+        """Of a model whose layers are alike."""
+        (heads,) = set(self.heads_per_layer)
+        return Shape(self.num_hidden_layers, self.hidden_size, self.intermediate_size, heads)
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Number of layers."""
+        return len(self.heads_per_layer)
+
+    @property
+    def total_heads(self) -> int:
+        """Heads over all layers."""
+        return sum(self.heads_per_layer)
+
+    def exceeds(self, other: Widths) -> bool:
+        """Whether there is more of anything than in the other; heads are counted over all layers."""
+        return (
+            self.hidden_size > other.hidden_size
+            or self.intermediate_size > other.intermediate_size
+            or self.total_heads > other.total_heads
+            or self.head_dim > other.head_dim
+        )
+
+    def at_most(self, other: Widths) -> Widths:
+        """The lesser of each; heads are counted over all layers, and spread over as many as here."""
+        return self._of_each(min, other)
+
+    def at_least(self, other: Widths) -> Widths:
+        """The greater of each; heads are counted over all layers, and spread over as many as here."""
+        return self._of_each(max, other)
+
+    def _of_each(self, choose: Callable[[int, int], int], other: Widths) -> Widths:
+        return Widths(
+            choose(self.hidden_size, other.hidden_size),
+            choose(self.intermediate_size, other.intermediate_size),
+            spread_heads(choose(self.total_heads, other.total_heads), self.num_hidden_layers),
+            choose(self.head_dim, other.head_dim),
+        )
+
+    def as_json(self) -> dict[str, float]:
+        """Its five figures by name; heads as the mean over the layers."""
+        return {
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "num_attention_heads": self.total_heads / self.num_hidden_layers,
+            "head_dim": self.head_dim,
+            "num_hidden_layers": self.num_hidden_layers,
+        }
+
+
+def spread_heads(total: int, layers: int) -> tuple[int, ...]:
+    """Heads of each layer, as evenly as it can be."""
+    base, extra = divmod(total, layers)
+    return (base + 1,) * extra + (base,) * (layers - extra)
+
+
+def complete_shape(
+    asked: PartialShape, teacher: Shape, *, prune: Sequence[PruneGroup], prunes_head_width: bool = True
+) -> Shape:
+    """Complete a student's shape and check it against its teacher's.
+
+    Args:
+        asked: what is left out is the teacher's, or in proportion: the ffn width to the hidden size, and as many heads
+            as keep the teacher's head width, or else the teacher's number.
+        teacher: what is pruned.
+        prune: groups that may lose neurons; the others keep the teacher's width.
+        prunes_head_width: whether the family's heads can be made narrower.
+
+    Raises:
+        ShapeError: wider or deeper than the teacher, not divisible into heads, or a group would
+            have to shrink that may not.
+    """
+    hidden = asked.hidden_size or teacher.hidden_size
+    ffn = asked.intermediate_size
+    if ffn is None:
+        proportional = round(teacher.intermediate_size * hidden / teacher.hidden_size)
+        ffn = proportional if "ffn" in prune else teacher.intermediate_size
+    narrows = prunes_head_width and "head-width" in prune
+    heads = asked.num_attention_heads or _default_heads(teacher, hidden, fewer="heads" in prune, narrower=narrows)
+    if hidden % heads:
+        raise ShapeError(
+            f"hidden_size {hidden} is not divisible into {heads} heads",
+            where="student",
+            hint=f"the nearest that is: {_nearest(hidden, heads)}, or another num_attention_heads",
+        )
+    shape = Shape(asked.num_hidden_layers or teacher.num_hidden_layers, hidden, ffn, heads)
+    _check(shape, teacher, prune, prunes_head_width)
+    return shape
+
+
+def _check(shape: Shape, teacher: Shape, prune: Sequence[PruneGroup], prunes_head_width: bool) -> None:
+    for name, group, wanted, limit in (
+        ("hidden_size", "hidden", shape.hidden_size, teacher.hidden_size),
+        ("intermediate_size", "ffn", shape.intermediate_size, teacher.intermediate_size),
+        ("num_attention_heads", "heads", shape.num_attention_heads, teacher.num_attention_heads),
+        ("the width of a head", "head-width", shape.head_dim, teacher.head_dim),
+        ("num_hidden_layers", None, shape.num_hidden_layers, teacher.num_hidden_layers),
+    ):
+        if wanted > limit:
+            raise ShapeError(
+                f"{name} {wanted} is {'wider' if group else 'more'} than the teacher's {limit}",
+                where="student",
+                hint=f"at most {limit}",
+            )
+        if wanted == limit or group is None:
+            continue
+        if group == "head-width" and not prunes_head_width:
+            raise ShapeError(
+                f"heads of {wanted}: this family's keep the teacher's {limit} (rotary positions)",
+                where="student",
+                hint=f"choose hidden_size = num_attention_heads x {limit}",
+            )
+        if group not in prune:
+            raise ShapeError(
+                f"{name} {wanted} is less than the teacher's {limit}, but {group} is not in distill.prune",
+                where="student",
+                hint=f"add {group} to distill.prune, or choose a shape that keeps {limit}",
+            )
+
+
+def _default_heads(teacher: Shape, hidden: int, *, fewer: bool, narrower: bool) -> int:
+    """Heads that keep the teacher's head width, or else its number; where neither may be, what the check refuses."""
+    number, width = teacher.num_attention_heads, teacher.head_dim
+    heads, odd = divmod(hidden, width)
+    if not odd and (fewer or heads == number):
+        return heads
+    if hidden % number == 0:
+        return number
+    if odd and narrower:
+        raise ShapeError(
+            f"hidden_size {hidden} is not divisible into {number} heads, nor into heads of {width}",
+            where="student",
+            hint=f"the nearest that is: {_nearest(hidden, number)}, or set num_attention_heads",
+        )
+    if odd:
+        raise ShapeError(
+            f"hidden_size {hidden} is not divisible into heads of {width}",
+            where="student",
+            hint=f"the nearest that is: {_nearest(hidden, width)}",
+        )
+    return heads
+
+
+def _nearest(number: int, divisor: int) -> int:
+    return max(1, round(number / divisor)) * divisor
