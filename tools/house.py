@@ -7,9 +7,9 @@
 - untyped mappings: how often `dict[str, Any]` or `Mapping[str, Any]` stands in the text of homoexport/;
 - files over 400 lines, in homoexport/;
 - duplicate pairs: pairs of places in the Python files of the tree, tests included, that share six lines or more. Lines
-  are compared by their shape: names, strings and numbers count as equal. Blank lines, comments, docstrings, imports and
-  lines of strings or punctuation alone are passed over, and so are six lines that stand in more than eight places or have fewer
-  than 26 words in all (fields of a table). Runs between the same two files are one pair.
+  are compared by their shape: names, strings and numbers count as equal. Blank lines, comments, docstrings, imports
+  and lines of strings or punctuation alone are passed over, and so are six lines that stand in more than eight places
+  or have fewer than 26 words in all (fields of a table). Runs between the same two files are one pair.
 
 `--check` ends with exit code 1 when a figure is over its limit; `--list` names the places.
 """
