@@ -11,10 +11,7 @@ import signal
 import sys
 from types import FrameType
 
-from rich.text import Text
-
 from homoexport.cli.app import app
-from homoexport.cli.screen import errors, speaks
 from homoexport.errors import HomoexportError
 
 _INTERRUPTED = 128 + signal.SIGINT
@@ -36,10 +33,19 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except HomoexportError as error:
-        if speaks():  # of many processes, one does
-            errors.print(Text.assemble(("error:", "bold red"), f" {error}"), soft_wrap=True)
+        _say("error:", f" {error}")
         sys.exit(error.exit_code)
     except SystemExit as stop:
-        if stop.code == _INTERRUPTED and speaks():  # what typer makes of a KeyboardInterrupt
-            errors.print("interrupted")
+        if stop.code == _INTERRUPTED:  # what typer makes of a KeyboardInterrupt
+            _say("interrupted")
         raise
+
+
+def _say(title: str, text: str = "") -> None:
+    """Print a line on stderr; of many processes, one does."""
+    from rich.text import Text
+
+    from homoexport.cli import screen
+
+    if screen.speaks():
+        screen.errors.print(Text.assemble((title, "bold red"), text), soft_wrap=True)

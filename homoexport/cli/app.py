@@ -1,26 +1,104 @@
-"""The `homoexport` command and what its subcommands share."""
+"""The `homoexport` command: a list of commands, each of whose modules is imported when it is called."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Any, NamedTuple
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from homoexport.cli import artifacts, distilling, evaluating, finetuning, journey, measuring, planning
-from homoexport.host import library_versions
+
+class _Place(NamedTuple):
+    module: str
+    function: str
+    help: str  # the first line of the function's docstring
+
+
+_COMMANDS = {
+    "run": _Place("run", "run", "Do the whole journey: plan, distil, export, quantize, measure, report."),
+    "plan": _Place(
+        "plan",
+        "plan",
+        "Say which student shapes keep a budget on a target, and which of them keeps most of the teacher.",
+    ),
+    "distill": _Place(
+        "distill",
+        "distill",
+        "Distil a slim student out of a teacher by HomoDistil, or several students in one run.",
+    ),
+    "export": _Place(
+        "export",
+        "export",
+        "Export a model to an ONNX package: the fastest candidate graph that answers as the model does.",
+    ),
+    "finetune": _Place("finetune", "finetune", "Fine-tune a student on a task, and judge it."),
+    "bench": _Place(
+        "bench", "bench", "Measure packages in fresh processes, in turns: latency, load time, memory, ratios."
+    ),
+    "devices": _Place(
+        "devices",
+        "devices",
+        "List where packages can be measured, and what is there: cores, instruction sets, memory, providers.",
+    ),
+    "doctor": _Place(
+        "devices", "doctor", "Say what is missing for which kind of target, and the command that gets it."
+    ),
+    "eval": _Place(
+        "evaluate",
+        "evaluate",
+        "Judge packages (through onnxruntime) and torch models on the same data, with 95 % intervals.",
+    ),
+    "embed": _Place(
+        "package",
+        "embed",
+        "Turn lines of text on stdin into vectors, [lines, width] float32, as a .npy file on stdout.",
+    ),
+    "verify": _Place("package", "verify", "Check every file of an artifact against its manifest."),
+    "report": _Place("run", "report", "Write a run's report.md and plots again, and show its table."),
+}
+_LOOK: dict[str, Any] = {"add_completion": False, "rich_markup_mode": "markdown"}
+
+
+def command_names() -> tuple[str, ...]:
+    """Names of the commands, in the order of the help."""
+    return tuple(_COMMANDS)
+
+
+def load_command(name: str) -> Any:
+    """A command with its options; imports its module."""
+    place = _COMMANDS[name]
+    alone = typer.Typer(**_LOOK)
+    alone.command(name)(getattr(import_module(f"homoexport.cli.{place.module}"), place.function))
+    return typer.main.get_command(alone)
+
+
+class _Commands(TyperGroup):
+    """Lists the commands without importing them; the one that is called is loaded."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = {name: TyperCommand(name, help=place.help) for name, place in _COMMANDS.items()}
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, None if name is None else load_command(name), rest
+
 
 app = typer.Typer(
+    cls=_Commands,
     name="homoexport",
     help="Distil a slim Transformer encoder to a deployment budget, export it to ONNX, and prove it on the target.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    **_LOOK,
 )
 
 
 def _version(asked: bool) -> None:
     if asked:
+        from homoexport.host import library_versions
+
         typer.echo(f"homoexport {library_versions().get('homoexport', 'unknown')}")
         raise typer.Exit
 
@@ -31,17 +109,3 @@ def _root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None: ...
-
-
-app.command("run")(journey.run)
-app.command("plan")(planning.plan)
-app.command("distill")(distilling.distill_command)
-app.command("export")(artifacts.export)
-app.command("finetune")(finetuning.finetune_command)
-app.command("bench")(measuring.bench)
-app.command("devices")(measuring.devices)
-app.command("doctor")(measuring.doctor)
-app.command("eval")(evaluating.eval_command)
-app.command("embed")(artifacts.embed)
-app.command("verify")(artifacts.verify_command)
-app.command("report")(journey.report)

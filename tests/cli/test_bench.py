@@ -31,7 +31,6 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     """Exit code, stdout and stderr of `homoexport WORDS` in a wide terminal."""
     monkeypatch.setattr("homoexport.cli.screen.output", Console(markup=False, highlight=False, width=200))
     monkeypatch.setattr("homoexport.cli.screen.errors", Console(stderr=True, markup=False, highlight=False, width=200))
-    monkeypatch.setattr("homoexport.cli.errors", Console(stderr=True, markup=False, highlight=False, width=200))
 
     def call(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["homoexport", *map(str, words)])

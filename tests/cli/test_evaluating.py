@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from homoexport.cli.evaluating import Judged
+from homoexport.cli.evaluate import Judged
 from homoexport.documents.artifact import verify
 from homoexport.evaluate import GLUE
 from tests.measure.tiny_onnx import weights, write_package

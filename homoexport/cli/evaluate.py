@@ -38,7 +38,7 @@ class Judged(str, Enum):
     wnli = "wnli"
 
 
-def eval_command(
+def evaluate(
     models: Annotated[
         list[str], typer.Argument(metavar="MODEL...", help="Packages, students' folders, or any supported models.")
     ],

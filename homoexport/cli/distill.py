@@ -20,7 +20,7 @@ def _launched_alone() -> bool:
     return asked and "WORLD_SIZE" not in os.environ
 
 
-def distill_command(
+def distill(
     recipe: Annotated[
         Path | None, typer.Argument(metavar="[RECIPE]", help="A YAML recipe; the flags below override it.")
     ] = None,

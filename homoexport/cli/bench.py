@@ -1,4 +1,4 @@
-"""`homoexport bench`: packages measured side by side; `devices` and `doctor`: where that can be done."""
+"""`homoexport bench`: packages measured side by side."""
 
 from __future__ import annotations
 
@@ -232,41 +232,3 @@ def _compare(before: Path, after: Path, *, allowed: float | None, as_json: bool)
             screen.output.print(remark, soft_wrap=True)
     if allowed is not None and any(slower_than(change, allowed) for change in changes):
         raise typer.Exit(3)
-
-
-def devices(as_json: AsJson = False) -> None:
-    """List where packages can be measured, and what is there: cores, instruction sets, memory, providers."""
-    from homoexport.measure import list_devices
-    from homoexport.report import device_table
-
-    found = list_devices(lambda name: screen.stage_line(f"Asking {name}"))
-    if as_json:
-        screen.print_json([device.as_json() for device in found])
-    else:
-        screen.output.print(device_table([device.as_json() for device in found]))
-
-
-def doctor(
-    set_up: Annotated[
-        str | None, typer.Option(metavar="KIND", help="Get what a kind of target needs: arm64, web.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Say what is missing for which kind of target, and the command that gets it."""
-    from homoexport.measure import diagnose
-    from homoexport.measure import set_up as get
-    from homoexport.report import need_lines
-
-    if set_up is not None:
-        where = get(set_up, screen.stage_line)
-        if as_json:
-            screen.print_json({"name": set_up, "folder": str(where)})
-        else:
-            screen.output.print(f"{set_up}: {where}", soft_wrap=True)
-        return
-    found = [device.as_json() for device in diagnose()]
-    if as_json:
-        screen.print_json(found)
-        return
-    for line in need_lines(found):
-        screen.output.print(line, soft_wrap=True)

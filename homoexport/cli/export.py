@@ -1,8 +1,7 @@
-"""`homoexport export`, `embed` and `verify`: packages made, used and checked."""
+"""`homoexport export`: packages made."""
 
 from __future__ import annotations
 
-import sys
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -10,8 +9,8 @@ from typing import Annotated
 import typer
 
 from homoexport.cli import screen
-from homoexport.cli.options import AsJson, BatchSize, Force, Length, Provider, Threads, device_of
-from homoexport.errors import TextError, UserError
+from homoexport.cli.options import AsJson, BatchSize, Force, Length, Provider, device_of
+from homoexport.errors import UserError
 
 
 class Quantization(str, Enum):
@@ -165,61 +164,3 @@ def export(
     screen.output.print(candidate_table(manifest["details"]))
     for line in export_lines(str(output), manifest) + ([f"On the hub: {address}"] if address else []):
         screen.output.print(line, soft_wrap=True)
-
-
-def embed(
-    package: Annotated[Path, typer.Argument(metavar="PACKAGE", help="A sentence package.")],
-    threads: Threads = 1,
-    batch_size: Annotated[int, typer.Option(min=1, help="Texts of one inference.")] = 32,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="The .npy file; by default stdout.")
-    ] = None,
-) -> None:
-    """Turn lines of text on stdin into vectors, [lines, width] float32, as a .npy file on stdout.
-
-    homoexport embed PACKAGE < lines.txt > vectors.npy
-    """
-    import io
-
-    import numpy as np
-
-    from homoexport.documents.artifact import make_folder, output_errors
-    from homoexport.runtime.inference import open_package
-
-    if output is None and sys.stdout.isatty():
-        raise UserError("vectors are not for a terminal", where="embed", hint="write > vectors.npy, or -o vectors.npy")
-    opened = open_package(package, threads=threads)
-    try:
-        # Only a newline ends a text: str.splitlines would also cut at form feeds and the like.
-        texts = sys.stdin.buffer.read().decode("utf-8").replace("\r\n", "\n").split("\n")
-    except UnicodeDecodeError as error:
-        raise TextError(f"is not UTF-8 ({error})", where="stdin") from None
-    if texts[-1] == "":
-        texts.pop()
-    buffer = io.BytesIO()
-    np.save(buffer, opened.embed(texts, batch_size=batch_size))
-    if output is None:
-        sys.stdout.buffer.write(buffer.getvalue())
-        sys.stdout.buffer.flush()
-        return
-    make_folder(output.parent)
-    with output_errors(output):
-        output.write_bytes(buffer.getvalue())
-
-
-def verify_command(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A student, package or measurement.")],
-    as_json: AsJson = False,
-) -> None:
-    """Check every file of an artifact against its manifest."""
-    from homoexport.documents.artifact import verify
-
-    manifest = verify(folder)
-    if as_json:
-        screen.print_json(manifest)
-        return
-    screen.output.print(
-        f"{folder}: a {manifest['kind']}, {len(manifest['files'])} files, all as the manifest has them "
-        f"({manifest['digest'][:12]})",
-        soft_wrap=True,
-    )

@@ -37,7 +37,7 @@ _FLAGS_OF_OWN = ("--train", "--dev", "--text-column", "--pair-column", "--label-
 _GLUE = tuple(task for task in Learned if task not in (*_OWN, Learned.glue))
 
 
-def finetune_command(
+def finetune(
     student: Annotated[str, typer.Argument(metavar="STUDENT", help="A student's folder, or any supported model.")],
     task: Annotated[
         Learned,
