@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "homoexport"
 FLOORS = [
     {"errors", "units", "cgroup", "host", "choices", "packaged", "shape"},
     {"documents"},
-    {"encoder", "text", "runtime", "sample_text"},
+    {"encoder", "text", "runtime", "data"},
     {"distill", "export", "measure", "evaluate", "finetune"},
     {"workflow", "plan", "report"},
     {"cli", "__init__"},

@@ -3,10 +3,8 @@
 from homoexport.export.choose import embeddings_of, schemes_for
 from homoexport.export.forms import Form
 from homoexport.export.package import export_encoder
-from homoexport.sample_text import SAMPLE_TEXT
 
 __all__ = [
-    "SAMPLE_TEXT",
     "Form",
     "embeddings_of",
     "export_encoder",

@@ -12,6 +12,7 @@ from typing import Any
 import onnx_ir as ir
 
 from homoexport.choices import EmbeddingChoice, Quantization, WeightPrecision
+from homoexport.data import sample_text
 from homoexport.documents.artifact import output_errors, staged, write_manifest
 from homoexport.encoder import (
     OUTPUT_NAMES,
@@ -37,7 +38,6 @@ from homoexport.export.quantize import DESCRIPTIONS, EMBEDDINGS
 from homoexport.export.runtimes import oldest_onnxruntime
 from homoexport.export.strings import pack_tokenizer, refuse_inexpressible
 from homoexport.host import library_versions
-from homoexport.sample_text import SAMPLE_TEXT
 
 # As transformers.js calls them: q8 looks for model_quantized, q4 for model_q4, fp16 for model_fp16.
 MODEL_FILES: dict[WeightPrecision, str] = {
@@ -162,7 +162,7 @@ def export_encoder(
             maker = Maker(
                 encoder,
                 Path(work),
-                texts=texts or known_texts(encoder.tokenizer, SAMPLE_TEXT),
+                texts=texts or known_texts(encoder.tokenizer, sample_text()),
                 opset=DEFAULT_OPSET if opset is None else opset,
                 max_opset=opset,
                 max_length=max_length,

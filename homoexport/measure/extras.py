@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from homoexport.data import sample_text
 from homoexport.measure.process import Worker
 from homoexport.measure.results import ArenaStep, OpenLoop, RateFigures, StreamFigures
 from homoexport.measure.targets import OutOfMemory, Target
 from homoexport.measure.targets.emulated import EmulatedCpu
 from homoexport.measure.timing import Progress, Running, Workload, input_fields, load_fields, load_model
 from homoexport.runtime.inference import PackageDetails
-from homoexport.sample_text import SAMPLE_TEXT
 
 _AROUND_RUNS = 50
 _STREAM_SECONDS = 1.0
@@ -63,7 +63,7 @@ def instructions(one: Running, target: Target, workload: Workload) -> float | No
 
 def _text_of(tokens: int) -> str:
     """Sentences of about so many tokens: English has some four for three words."""
-    words = " ".join(SAMPLE_TEXT).split()
+    words = " ".join(sample_text()).split()
     count = max(1, tokens * 3 // 4)
     return " ".join((words * (count // len(words) + 1))[:count])
 

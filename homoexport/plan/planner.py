@@ -16,6 +16,7 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
+from homoexport.data import sample_text
 from homoexport.distill import TASKS
 from homoexport.documents.artifact import digest_of, read_json, sha256_file
 from homoexport.documents.budget import TIMED_LINES, Budget
@@ -28,7 +29,6 @@ from homoexport.plan.lab import Lab, keep
 from homoexport.plan.retention import Retention, teacher_retention
 from homoexport.plan.shapes import candidates
 from homoexport.plan.table import DEEP, ONE, Figures, Table, byte_features, tails_of, with_tails
-from homoexport.sample_text import SAMPLE_TEXT
 from homoexport.shape import Shape
 
 _SENSITIVITY = 2  # raised whenever what is remembered of it would be another
@@ -108,7 +108,7 @@ def plan_student(
         limits = replace(limits, drift=table.drift)
         tell("summing up the teacher's sensitivity", 0.0)
         weights = weights_digest(encoder)
-        retention = _retention(encoder, weights, texts or SAMPLE_TEXT, settings, shapes)
+        retention = _retention(encoder, weights, texts or sample_text(), settings, shapes)
         rows = [
             Row(
                 shape,

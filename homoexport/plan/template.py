@@ -21,6 +21,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from homoexport.choices import EmbeddingPrecision, Scheme
+from homoexport.data import sample_text
 from homoexport.encoder import Encoder, family_of, start_from_scratch
 from homoexport.errors import UserError
 from homoexport.export.candidates import Maker
@@ -28,7 +29,6 @@ from homoexport.export.choose import Rank
 from homoexport.export.forms import ATTENTION_FORMS, Form, variants_of
 from homoexport.export.ladder import known_texts
 from homoexport.export.package import DEFAULT_OPSET
-from homoexport.sample_text import SAMPLE_TEXT
 from homoexport.shape import Shape
 
 _HEADS, _HEAD_WIDTHS, _FFN = (11, 17, 19), (13, 23, 29), (211, 223, 227)  # primes: each product is of one kind
@@ -122,7 +122,7 @@ class Templates:
             self._makers[layers] = Maker(
                 replace(self.encoder, model=model),
                 folder,
-                texts=known_texts(self.encoder.tokenizer, SAMPLE_TEXT),
+                texts=known_texts(self.encoder.tokenizer, sample_text()),
                 opset=self.opset or DEFAULT_OPSET,
                 max_opset=self.opset,
                 max_length=_MAX_LENGTH,

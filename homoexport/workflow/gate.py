@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from homoexport.choices import EvaluationTask
+from homoexport.data import sample_text
 from homoexport.documents.budget import QUALITY_LINE, Verdict
 from homoexport.documents.recipe import QualitySettings
 from homoexport.errors import RecipeError, TextError
@@ -24,7 +25,6 @@ from homoexport.evaluate.estimate import Quality
 from homoexport.evaluate.examples import Examples
 from homoexport.evaluate.tasks import Evaluation, check_labels
 from homoexport.runtime.inference import Package
-from homoexport.sample_text import SAMPLE_TEXT
 
 _LESS_IS_BETTER = ("loss", "perplexity", "calibration_error")
 _FEW = 30  # examples that show whether a gate can be judged at all, and that a verdict needs
@@ -90,11 +90,11 @@ def check_gate(settings: QualitySettings, *, teacher: str, hidden_size: int | No
     Raises:
         As `Gate`.
     """
-    examples, task, metrics = _data_of(settings, SAMPLE_TEXT)
+    examples, task, metrics = _data_of(settings, sample_text())
     few = _spread(examples)
     evaluation = Evaluation(few, task=task, teacher=teacher if task == "fidelity" else None, metrics=metrics)
     model = evaluation.open(teacher)
-    if settings.metric == "mean_cosine" and hidden_size not in (None, model.embed(SAMPLE_TEXT[:1]).shape[1]):
+    if settings.metric == "mean_cosine" and hidden_size not in (None, model.embed(sample_text()[:1]).shape[1]):
         raise RecipeError(
             f"there is no cosine of vectors of {hidden_size} and of the teacher's width",
             where="quality.metric",

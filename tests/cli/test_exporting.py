@@ -11,9 +11,9 @@ import onnxruntime as ort
 import onnxruntime_extensions
 import pytest
 
+from homoexport.data import sample_text
 from homoexport.documents.artifact import verify, write_manifest
 from homoexport.encoder import load_encoder, save_encoder
-from homoexport.sample_text import SAMPLE_TEXT
 from tests.conftest import BERT_TINY, MINILM, sentence_vectors, tiny_bert, tiny_tokenizer
 from tests.snippets import snippets
 
@@ -107,7 +107,7 @@ def test_bad_wishes_are_refused_in_one_line_and_leave_nothing(homoexport, model,
 @pytest.mark.weights
 def test_what_the_docs_promise_of_texts_sizes_and_batches(homoexport, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "texts.txt").write_text("\n".join(SAMPLE_TEXT))
+    (tmp_path / "texts.txt").write_text("\n".join(sample_text()))
     encoder = load_encoder(BERT_TINY, task="sentence-similarity")
     (tmp_path / "student").mkdir()
     save_encoder(encoder, encoder.model, tmp_path / "student")
@@ -126,7 +126,7 @@ def test_what_the_docs_promise_of_texts_sizes_and_batches(homoexport, tmp_path, 
     options = ort.SessionOptions()
     options.register_custom_ops_library(onnxruntime_extensions.get_library_path())
     session = ort.InferenceSession("package/strings/text_model.onnx", options)
-    (together,) = session.run(["sentence_embedding"], {"text": np.array(["A text.", SAMPLE_TEXT[-1]], dtype=object)})
+    (together,) = session.run(["sentence_embedding"], {"text": np.array(["A text.", sample_text()[-1]], dtype=object)})
     np.testing.assert_allclose(together[0], names["vectors"][0], atol=1e-5)
     exec(snippets("loading.md", "onnxruntime", "python")[0], names)
     expected = sentence_vectors(encoder, ["A cat sat on the mat.", "Why?"])

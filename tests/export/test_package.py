@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from pathlib import Path
@@ -17,10 +18,12 @@ import torch
 import yaml
 from transformers import AutoTokenizer
 
+from homoexport.data import sample_text
 from homoexport.documents.artifact import verify
 from homoexport.encoder import load_encoder
 from homoexport.errors import OutputError, PackageError, ParityError, UserError
-from homoexport.export import SAMPLE_TEXT, candidates, export_encoder
+from homoexport.export import candidates, export_encoder
+from homoexport.export.awkward_text import awkward_texts
 from homoexport.export.hub import push_to_hub
 from homoexport.export.ladder import make_batches
 from homoexport.export.parity import FEWER_BITS_MIN_COSINE, check_parity
@@ -219,9 +222,17 @@ def test_classifier_package_names_its_labels_and_its_tokenizer_feeds_it(tmp_path
 
 
 def test_sample_text_is_varied():
-    words = [len(text.split()) for text in SAMPLE_TEXT]
-    assert (len(set(SAMPLE_TEXT)), min(words)) == (32, 3)
+    words = [len(text.split()) for text in sample_text()]
+    assert (len(set(sample_text())), min(words)) == (32, 3)
     assert 90 <= max(words) <= 110
+
+
+def test_text_that_comes_with_the_package_is_the_same_each_time():
+    digests = [
+        hashlib.sha256(content.encode()).hexdigest()[:16]
+        for content in ("\n".join(sample_text()), json.dumps(awkward_texts(["[SEP]", "<s>"])))
+    ]
+    assert digests == ["cbc10de0d1f73a3b", "65fc532a5c349eca"]
 
 
 @pytest.mark.weights

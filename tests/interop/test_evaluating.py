@@ -7,9 +7,9 @@ import itertools
 import numpy as np
 import pytest
 
+from homoexport.data import sample_text
 from homoexport.encoder import resolve_folder
 from homoexport.evaluate import Examples, evaluate_models
-from homoexport.sample_text import SAMPLE_TEXT
 from tests.conftest import MINILM
 
 pytestmark = [pytest.mark.interop, pytest.mark.weights]
@@ -19,7 +19,7 @@ def test_sts_is_what_sentence_transformers_evaluator_says():
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
 
-    texts = list(dict.fromkeys(SAMPLE_TEXT))
+    texts = list(dict.fromkeys(sample_text()))
     pairs = tuple(itertools.combinations(texts, 2))[:200]  # no two alike, whose cosines would be ties but for rounding
     scores = np.random.default_rng(0).integers(0, 6, len(pairs))
     model = SentenceTransformer(str(resolve_folder(MINILM)), device="cpu")

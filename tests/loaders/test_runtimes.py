@@ -12,11 +12,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from homoexport.data import sample_text
 from homoexport.export.candidates import Maker
 from homoexport.export.forms import ATTENTION_FORMS, Form
 from homoexport.export.runtimes import oldest_onnxruntime
 from homoexport.measure.targets.web import runtime_folder
-from homoexport.sample_text import SAMPLE_TEXT
 from tests.conftest import sentence_vectors
 from tests.loaders.conftest import SET_UP, TEXTS, run_node
 
@@ -31,7 +31,7 @@ def graphs(encoder, tmp_path_factory) -> Path:
     """Every form of attention in every scheme, and 4-bit tables."""
     folder, work = tmp_path_factory.mktemp("graphs"), tmp_path_factory.mktemp("work")
     maker = Maker(
-        encoder, work, texts=SAMPLE_TEXT, opset=18, max_opset=None, max_length=128, progress=lambda _step: None
+        encoder, work, texts=sample_text(), opset=18, max_opset=None, max_length=128, progress=lambda _step: None
     )
     for form in (*ATTENTION_FORMS, Form("flash", skip_layer_norm=True)):
         assert maker.write(form) is not None, maker.left_out
