@@ -1,5 +1,6 @@
 # make demo   the whole journey: set up, distil, export, quantize, measure, report
-# make test   the tests
+# make test   the quick tests, two at a time (JOBS=4: four; PYTEST_FLAGS=…: more flags)
+# make test-slow  all tests that need no more than Python: the quick ones, the slow and the statistical
 # make check  ruff and mypy
 # make house  counts of what keeps the code easy to read, each beside its limit
 # make targets  the tests of the targets that need more than Python: SSH, emulated CPUs, the browser
@@ -16,13 +17,23 @@ WEIGHTS := .weights
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check house targets loaders interop clean
+JOBS ?= 2
+ELSEWHERE := interop or loaders or ssh or emulated or web
+PYTEST = $(BIN)/python -m pytest --durations=25 $(PYTEST_FLAGS)
+IN_PARALLEL := --numprocesses $(JOBS) --dist worksteal
+
+.PHONY: demo test test-slow check house targets loaders interop clean
 
 demo: $(SETUP)
 	$(BIN)/homoexport run recipes/quickstart.yaml --output runs/quickstart --force
 
 test: $(VENV)/$(WEIGHTS)
-	$(BIN)/python -m pytest
+	$(PYTEST) $(IN_PARALLEL) -m "not (slow or alone or $(ELSEWHERE))"
+	$(PYTEST) -m "alone and not (slow or $(ELSEWHERE))"
+
+test-slow: $(VENV)/$(WEIGHTS)
+	$(PYTEST) $(IN_PARALLEL) -m "not (alone or $(ELSEWHERE))"
+	$(PYTEST) -m "alone and not ($(ELSEWHERE))"
 
 check: $(SETUP)
 	$(BIN)/ruff check .
@@ -52,7 +63,7 @@ loaders: $(VENV)/$(WEIGHTS)
 $(SETUP): pyproject.toml constraints.txt requirements-demo.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement requirements-demo.txt
 	touch $@
 
