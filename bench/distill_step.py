@@ -141,16 +141,12 @@ class MaskedRun(Run):
 
 def masks_of(run: Run, keep: Keep) -> dict[str, torch.Tensor]:
     """One mask of a parameter's size for each that loses neurons."""
-    layout = run.family.layout(run.student)
-    groups = [(layout.hidden, keep.hidden)]
-    for slots, kept in zip(layout.layers, keep.layers, strict=True):
-        groups += [(slots.query_key, kept.query_key), (slots.value_out, kept.value_out), (slots.ffn, kept.ffn)]
     masks: dict[str, torch.Tensor] = {}
-    for group, index in groups:
-        for slot in group if index is not None else ():
+    for group, slots in run.family.layout(run.student).groups():
+        for slot in slots if group in keep.indices else ():
             parameter = run.student.get_parameter(slot.parameter)
             line = torch.zeros(parameter.shape[slot.axis])
-            line[index] = 1
+            line[keep.indices[group]] = 1
             shape = [-1 if axis == slot.axis else 1 for axis in range(parameter.dim())]
             mask = masks.setdefault(slot.parameter, torch.ones_like(parameter.data))
             mask.mul_(line.view(shape))

@@ -16,6 +16,7 @@ Method = Literal["homodistil", "one-shot", "from-scratch", "layers", "minilm"]
 Importance = Literal["sensitivity", "magnitude", "platon"]
 ScheduleShape = Literal["cubic", "linear"]
 PruneGroup = Literal["hidden", "ffn", "heads", "head-width"]
+GroupKind = Literal["hidden", "heads", "query_key", "value_out", "ffn"]  # of neurons that a model is made of
 AttentionKind = Literal["scores", "probabilities"]
 TrainingPrecision = Literal["auto", "fp32", "bf16", "fp16"]
 

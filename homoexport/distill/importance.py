@@ -14,58 +14,25 @@ Letters: L layers, H heads, d head width, D hidden size, F ffn width, V vocabula
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from homoexport.choices import Importance
-from homoexport.encoder import Family, Keep, LayerKeep, Layout, Slot
+from homoexport.encoder import Family, Group, Keep, Layout, Slot
 from homoexport.shape import Widths
 
-
-@dataclass
-class LayerScores:
-    """Importance of one layer's neurons: [H·d], [H·d] and [F]."""
-
-    query_key: Tensor
-    value_out: Tensor
-    ffn: Tensor
+Scores = dict[Group, Tensor]  # a figure for each neuron of each group
 
 
-@dataclass
-class Scores:
-    """Importance of every group: [D], each layer's, and [H] of what a head has outside of its layer."""
-
-    hidden: Tensor
-    layers: list[LayerScores]
-    shared_heads: Tensor  # [0] where layers choose their heads each for themselves
-
-    def tensors(self) -> list[Tensor]:
-        """All score vectors, in a fixed order."""
-        return [
-            self.hidden,
-            self.shared_heads,
-            *(vector for layer in self.layers for vector in (layer.query_key, layer.value_out, layer.ffn)),
-        ]
-
-    def with_tensors(self, tensors: list[Tensor]) -> Scores:
-        """Scores of other values, in the order of `tensors`."""
-        hidden, shared_heads, *rest = tensors
-        return Scores(hidden, [LayerScores(*rest[i : i + 3]) for i in range(0, len(rest), 3)], shared_heads)
-
-
-def zero_scores(layout: Layout, widths: Widths, device: torch.device) -> Scores:
+def zero_scores(model: nn.Module, layout: Layout) -> Scores:
     """Scores of nothing seen yet."""
 
-    def zeros(count: int) -> Tensor:
-        return torch.zeros(count, device=device)
+    def zeros(slot: Slot) -> Tensor:
+        parameter = model.get_parameter(slot.parameter)
+        return torch.zeros(parameter.shape[slot.axis] // slot.parts, device=parameter.device)
 
-    layers = [
-        LayerScores(zeros(heads * widths.head_dim), zeros(heads * widths.head_dim), zeros(widths.intermediate_size))
-        for heads in widths.heads_per_layer
-    ]
-    return Scores(zeros(widths.hidden_size), layers, zeros(widths.heads_per_layer[0] if layout.shared_heads else 0))
+    return {group: zeros(slots[0]) for group, slots in layout.groups()}
 
 
 class Ranking:
@@ -88,8 +55,7 @@ class Ranking:
         self._uncertainty = self._zeros()
 
     def _zeros(self) -> Scores:
-        device = next(self.model.parameters()).device
-        return zero_scores(self.family.layout(self.model), self.family.widths(self.model), device)
+        return zero_scores(self.model, self.family.layout(self.model))
 
     @property
     def needs_gradients(self) -> bool:
@@ -104,12 +70,12 @@ class Ranking:
             token_ids: the only rows [n] of the word embeddings whose gradients are not zero, or
                 None where all may be (a tied decoder).
         """
-        now = sensitivity(self.model, self.family, token_ids=token_ids).tensors()
-        smoothed = self._smoothed.tensors()
+        now = list(sensitivity(self.model, self.family, token_ids=token_ids).values())
+        smoothed = list(self._smoothed.values())
         torch._foreach_lerp_(smoothed, now, 1 - self.beta)
         if self.kind == "platon":
             surprise = torch._foreach_abs(torch._foreach_sub(now, smoothed))
-            torch._foreach_lerp_(self._uncertainty.tensors(), list(surprise), 1 - self.uncertainty_beta)
+            torch._foreach_lerp_(list(self._uncertainty.values()), list(surprise), 1 - self.uncertainty_beta)
 
     @torch.no_grad()
     def scores(self) -> Scores:
@@ -118,8 +84,8 @@ class Ranking:
             return magnitude(self.model, self.family)
         if self.kind == "sensitivity":
             return self._smoothed
-        products = torch._foreach_mul(self._smoothed.tensors(), self._uncertainty.tensors())
-        return self._smoothed.with_tensors(list(products))
+        products = torch._foreach_mul(list(self._smoothed.values()), list(self._uncertainty.values()))
+        return dict(zip(self._smoothed, products, strict=True))
 
     def forget(self) -> None:
         """Begin anew: what was seen so far was in other units."""
@@ -131,19 +97,27 @@ class Ranking:
 
     def keep_layers(self, kept: list[int]) -> None:
         """Follow the removal of layers."""
-        for scores in (self._smoothed, self._uncertainty):
-            scores.layers = [scores.layers[index] for index in kept]
+
+        def left(scores: Scores) -> Scores:
+            shared = {group: vector for group, vector in scores.items() if group.layer is None}
+            inside = {
+                Group(group.kind, kept.index(group.layer)): vector
+                for group, vector in scores.items()
+                if group.layer in kept
+            }
+            return shared | inside
+
+        self._smoothed, self._uncertainty = left(self._smoothed), left(self._uncertainty)
 
     def state(self) -> list[list[Tensor]]:
         """What a checkpoint holds."""
-        return [self._smoothed.tensors(), self._uncertainty.tensors()]
+        return [list(self._smoothed.values()), list(self._uncertainty.values())]
 
     def load(self, state: list[list[Tensor]]) -> None:
         """Go on from a checkpoint of a model of the present widths."""
-        device = self._smoothed.hidden.device
-        self._smoothed, self._uncertainty = (
-            self._zeros().with_tensors([tensor.to(device) for tensor in tensors]) for tensors in state
-        )
+        for scores, saved in zip((self._smoothed, self._uncertainty), state, strict=True):
+            for group, vector in zip(scores, saved, strict=True):
+                scores[group] = vector.to(scores[group].device)
 
 
 def sensitivity(model: nn.Module, family: Family, *, token_ids: Tensor | None) -> Scores:
@@ -177,40 +151,29 @@ def magnitude(model: nn.Module, family: Family) -> Scores:
 
 def _sums(model: nn.Module, family: Family, measure: Callable[[dict[str, nn.Parameter]], dict[str, Tensor]]) -> Scores:
     """A figure for each weight, summed into each neuron's; some parameters at a time, which bounds the memory."""
-    layout, widths = family.layout(model), family.widths(model)
-    scores = zero_scores(layout, widths, next(model.parameters()).device)
+    layout = family.layout(model)
+    scores = zero_scores(model, layout)
     axes: dict[str, set[int]] = {}
-    for slots, _ in _groups(layout, scores):
+    for _, slots in layout.groups():
         for slot in slots:
             axes.setdefault(slot.parameter, set()).add(slot.axis)
     axis_sums: dict[tuple[str, int], Tensor] = {}
     names = list(axes)
-    at_once = 1 if scores.hidden.device.type == "cpu" else _AT_ONCE
+    at_once = 1 if next(model.parameters()).device.type == "cpu" else _AT_ONCE
     for start in range(0, len(names), at_once):
         chunk = {name: model.get_parameter(name) for name in names[start : start + at_once]}
         for name, values in measure(chunk).items():
             for axis in axes[name]:
                 axis_sums[name, axis] = values if values.dim() == 1 else values.sum(1 - axis)
-    for slots, vector in _groups(layout, scores):
+    for group, slots in layout.groups():
         for slot in slots:
             sums = axis_sums.get((slot.parameter, slot.axis))
             if sums is not None:
-                vector.add_(_part(sums, slot))
+                scores[group].add_(sums.chunk(slot.parts)[slot.part])
     return scores
 
 
 _AT_ONCE = 16  # parameters of one fused call: about a layer's; a CPU is faster with what stays in its cache
-
-
-def _part(sums: Tensor, slot: Slot) -> Tensor:
-    return sums.chunk(slot.parts)[slot.part]
-
-
-def _groups(layout: Layout, scores: Scores) -> list[tuple[tuple[Slot, ...], Tensor]]:
-    groups = [(layout.hidden, scores.hidden), (layout.shared_heads, scores.shared_heads)]
-    for slots, layer in zip(layout.layers, scores.layers, strict=True):
-        groups += [(slots.query_key, layer.query_key), (slots.value_out, layer.value_out), (slots.ffn, layer.ffn)]
-    return groups
 
 
 def choose(scores: Scores, widths: Widths, due: Widths) -> Keep:
@@ -225,30 +188,25 @@ def choose(scores: Scores, widths: Widths, due: Widths) -> Keep:
         widths: the live model's widths.
         due: what to keep; of heads, their number over all layers counts.
     """
-    kept_heads = _choose_heads(scores, widths, due.total_heads)
-    layers = []
-    for layer, heads in zip(scores.layers, kept_heads, strict=True):
-        dims = [
-            _unless_all(_choose_dims(vector, heads, widths.head_dim, due.head_dim), vector)
-            for vector in (layer.query_key, layer.value_out)
-        ]
-        layers.append(LayerKeep(dims[0], dims[1], _unless_all(_top(layer.ffn, due.intermediate_size), layer.ffn)))
-    shared = _unless_all(kept_heads[0], scores.shared_heads) if len(scores.shared_heads) else None
-    hidden = _unless_all(_top(scores.hidden, due.hidden_size), scores.hidden)
-    return Keep(hidden, tuple(layers), due.head_dim, heads=shared)
+    heads = _choose_heads(scores, widths, due.total_heads)
+    indices = {}
+    for group, vector in scores.items():
+        if group.kind == "hidden":
+            index = _top(vector, due.hidden_size)
+        elif group.kind == "ffn":
+            index = _top(vector, due.intermediate_size)
+        elif group.layer is None:
+            index = heads[0]  # alike in all layers
+        else:
+            index = _choose_dims(vector, heads[group.layer], widths.head_dim, due.head_dim)
+        if len(index) < len(vector):
+            indices[group] = index
+    return Keep(indices, due.head_dim)
 
 
 def keep_scores(scores: Scores, keep: Keep) -> Scores:
     """The scores of what stays."""
-
-    def pick(vector: Tensor, index: Tensor | None) -> Tensor:
-        return vector if index is None else vector[index]
-
-    layers = [
-        LayerScores(pick(old.query_key, new.query_key), pick(old.value_out, new.value_out), pick(old.ffn, new.ffn))
-        for old, new in zip(scores.layers, keep.layers, strict=True)
-    ]
-    return Scores(pick(scores.hidden, keep.hidden), layers, pick(scores.shared_heads, keep.heads))
+    return {group: vector[keep.indices[group]] if group in keep.indices else vector for group, vector in scores.items()}
 
 
 def _top(vector: Tensor, count: int) -> Tensor:
@@ -257,18 +215,14 @@ def _top(vector: Tensor, count: int) -> Tensor:
     return order[:count].sort().values
 
 
-def _unless_all(index: Tensor, vector: Tensor) -> Tensor | None:
-    return None if len(index) == len(vector) else index
-
-
 def _choose_heads(scores: Scores, widths: Widths, total: int) -> list[Tensor]:
     """Indices of the heads that each layer keeps."""
     importance = [
-        (layer.query_key + layer.value_out).view(heads, widths.head_dim).sum(1)
-        for layer, heads in zip(scores.layers, widths.heads_per_layer, strict=True)
+        (scores[Group("query_key", layer)] + scores[Group("value_out", layer)]).view(heads, widths.head_dim).sum(1)
+        for layer, heads in enumerate(widths.heads_per_layer)
     ]
-    if len(scores.shared_heads):
-        together = torch.stack(importance).sum(0) + scores.shared_heads
+    if Group("heads") in scores:
+        together = torch.stack(importance).sum(0) + scores[Group("heads")]
         return [_top(together, -(-total // len(importance)))] * len(importance)
     base, extra = divmod(total, len(importance))
     # Where layers cannot all keep the same number, the extra heads stay where the next head counts most.

@@ -25,7 +25,7 @@ from homoexport.distill.schedule import widths_due
 from homoexport.distill.start import Start, schedule_of, weights_of
 from homoexport.distill.step import StepLoss
 from homoexport.documents.recipe import DistillSettings
-from homoexport.encoder import Encoder, Keep, LayerKeep, count_parameters, family_of, slice_model
+from homoexport.encoder import Encoder, Keep, count_parameters, family_of, slice_model
 from homoexport.shape import Shape, Widths
 
 
@@ -327,7 +327,7 @@ class Run:
         if not now.exceeds(due):
             return False
         keep = choose(self.ranking.scores(), now, due)
-        if keep.is_everything and keep.head_dim == now.head_dim:
+        if not keep.indices and keep.head_dim == now.head_dim:
             return False  # heads that layers share leave when there is one for each layer to lose
         self._slice(keep)
         self.ranking.keep(keep)
@@ -384,7 +384,9 @@ class Run:
         for layer in reversed(range(self.widths.num_hidden_layers)):
             if layer not in state["depth"]["kept"]:
                 self._remove_layer(layer)
-        self._slice(_first(_widths_of(state["widths"]), self.widths, self.accelerator.device))
+        # Of whichever neurons: the state's values replace what is left.
+        layout, saved = self.family.layout(self.student), _widths_of(state["widths"])
+        self._slice(Keep.first(layout, self.widths, saved, self.accelerator.device))
         self.student.load_state_dict(state["student"])
         self.projections.load_state_dict(state["projections"])
         self.ranking.load(state["ranking"])
@@ -413,16 +415,3 @@ def _forget_parameters(optimizer: torch.optim.Optimizer, gone: set[nn.Parameter]
 
 def _widths_of(saved: dict[str, Any]) -> Widths:
     return Widths(saved["hidden_size"], saved["intermediate_size"], tuple(saved["heads_per_layer"]), saved["head_dim"])
-
-
-def _first(widths: Widths, present: Widths, device: torch.device) -> Keep:
-    """A slice to `widths`, of whichever neurons: a checkpoint's values replace what is left."""
-
-    def index(count: int) -> torch.Tensor:
-        return torch.arange(count, device=device)
-
-    layers = []
-    for heads in widths.heads_per_layer:
-        attention = (index(heads)[:, None] * present.head_dim + index(widths.head_dim)).flatten()
-        layers.append(LayerKeep(attention, attention, index(widths.intermediate_size)))
-    return Keep(index(widths.hidden_size), tuple(layers), widths.head_dim, heads=index(widths.heads_per_layer[0]))

@@ -2,7 +2,7 @@
 
 from homoexport.encoder.answers import OUTPUT_NAMES, input_names, max_length_of, pool, torch_answers
 from homoexport.encoder.families import family_of, supported_model_types
-from homoexport.encoder.layout import Family, Layout, Slot, Taps
+from homoexport.encoder.layout import Family, Group, Layout, Slot, Taps
 from homoexport.encoder.loading import (
     SENTENCE_SETTINGS,
     Encoder,
@@ -24,15 +24,15 @@ from homoexport.encoder.shape import (
     parameters_at,
     start_from_scratch,
 )
-from homoexport.encoder.slicing import Keep, LayerKeep, slice_model
+from homoexport.encoder.slicing import Keep, slice_model
 
 __all__ = [
     "OUTPUT_NAMES",
     "SENTENCE_SETTINGS",
     "Encoder",
     "Family",
+    "Group",
     "Keep",
-    "LayerKeep",
     "Layout",
     "ParameterCounts",
     "Pooling",

@@ -4,17 +4,18 @@ Letters: L layers, H heads of one layer, d width of one head, B batch, S sequenc
 F ffn width, V vocabulary.
 
 A `Slot` is one axis of one parameter. Neurons come in coupled groups: index j of a group is index j
-of every slot of that group, so the group goes whole or stays.
+of every slot of that group, so it goes from all of them or stays in all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
+from homoexport.choices import GroupKind
 from homoexport.shape import Shape, Widths
 
 
@@ -26,6 +27,17 @@ class Slot:
     axis: int
     part: int = 0
     parts: int = 1
+
+
+class Group(NamedTuple):
+    """A kind of coupled neurons, of one layer or (None) of the whole model.
+
+    hidden [D], the residual stream; heads [H], of what all layers share; query_key and value_out [H·d], heads
+    outermost; ffn [F].
+    """
+
+    kind: GroupKind
+    layer: int | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +58,16 @@ class Layout:
     layers: tuple[LayerSlots, ...]
     token_rows: str  # the parameter [V, D] (or [V, embedding size]) whose rows only the batch's tokens touch
     shared_heads: tuple[Slot, ...] = ()  # axes [H] that all layers read: a head leaves all layers at once
+
+    def groups(self) -> Iterator[tuple[Group, tuple[Slot, ...]]]:
+        """Every group that the model has, with the slots that hold it."""
+        yield Group("hidden"), self.hidden
+        if self.shared_heads:
+            yield Group("heads"), self.shared_heads
+        for index, layer in enumerate(self.layers):
+            yield Group("query_key", index), layer.query_key
+            yield Group("value_out", index), layer.value_out
+            yield Group("ffn", index), layer.ffn
 
 
 @dataclass(frozen=True)

@@ -11,45 +11,43 @@ softmax scale would jump from d^-1/2 to d'^-1/2; √(d'/d) is folded into the qu
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from homoexport.encoder.layout import Family, Layout, Slot
-
-
-@dataclass(frozen=True)
-class LayerKeep:
-    """Indices of one layer that stay, ascending; None keeps all."""
-
-    query_key: Tensor | None = None  # into [H·d], the same number for each kept head
-    value_out: Tensor | None = None  # into [H·d], of the same heads
-    ffn: Tensor | None = None  # into [F]
+from homoexport.encoder.layout import Family, Group, Layout, Slot
+from homoexport.shape import Widths
 
 
 @dataclass(frozen=True)
 class Keep:
-    """What stays of a model: residual dimensions, each layer's groups, and the head width after.
+    """What stays of a model.
 
     Attributes:
-        hidden: indices into [D], ascending; None keeps all.
-        layers: of each layer.
+        indices: of each group that loses neurons, those that stay, ascending. The attention groups of a layer keep the
+            same heads, and as many dimensions of each.
         head_dim: width of a head after slicing.
-        heads: indices into [H] of what all layers share, of the same heads as each layer's; None keeps all.
     """
 
-    hidden: Tensor | None
-    layers: tuple[LayerKeep, ...]
+    indices: Mapping[Group, Tensor]
     head_dim: int
-    heads: Tensor | None = None
 
-    @property
-    def is_everything(self) -> bool:
-        """Whether no neuron goes."""
-        indices = [self.hidden, *(i for layer in self.layers for i in (layer.query_key, layer.value_out, layer.ffn))]
-        return all(index is None for index in indices)
+    @classmethod
+    def first(cls, layout: Layout, present: Widths, widths: Widths, device: torch.device) -> Keep:
+        """The first neurons of each group, as many as `widths` has."""
+
+        def index(count: int) -> Tensor:
+            return torch.arange(count, device=device)
+
+        def first_of(group: Group) -> Tensor:
+            heads = widths.heads_per_layer[group.layer or 0]
+            if group.kind in ("query_key", "value_out"):
+                return (index(heads)[:, None] * present.head_dim + index(widths.head_dim)).flatten()
+            return index({"hidden": widths.hidden_size, "ffn": widths.intermediate_size, "heads": heads}[group.kind])
+
+        return cls({group: first_of(group) for group, _ in layout.groups()}, widths.head_dim)
 
 
 def slice_model(
@@ -73,16 +71,18 @@ def slice_model(
     old_head_dim = family.widths(model).head_dim
     assert family.prunes_head_width or keep.head_dim == old_head_dim
     axes: dict[nn.Parameter, dict[int, dict[Slot, Tensor]]] = {}
-    for slots, index in _pairs(layout, keep):
-        for slot in slots:
-            axes.setdefault(model.get_parameter(slot.parameter), {}).setdefault(slot.axis, {})[slot] = index
+    for group, slots in layout.groups():
+        for slot in slots if group in keep.indices else ():
+            by_slot = axes.setdefault(model.get_parameter(slot.parameter), {}).setdefault(slot.axis, {})
+            by_slot[slot] = keep.indices[group]
     indices = {
         parameter: {axis: _join(kept, parameter.shape[axis]) for axis, kept in by_axis.items()}
         for parameter, by_axis in axes.items()
     }
-    if keep.hidden is not None:
+    hidden = keep.indices.get(Group("hidden"))
+    if hidden is not None:
         for parameter, axis in followers:
-            indices.setdefault(parameter, {})[axis] = keep.hidden
+            indices.setdefault(parameter, {})[axis] = hidden
     for parameter, by_axis in indices.items():
         for tensor_of in _tensors(parameter, optimizer):
             tensor_of.data = _select(tensor_of.data, by_axis)
@@ -94,13 +94,6 @@ def slice_model(
                 _rescale(model.get_parameter(name), factor, optimizer)
     _refresh_modules(model)
     family.set_head_dim(model, keep.head_dim)
-
-
-def _pairs(layout: Layout, keep: Keep) -> list[tuple[tuple[Slot, ...], Tensor]]:
-    pairs = [(layout.hidden, keep.hidden), (layout.shared_heads, keep.heads)]
-    for slots, kept in zip(layout.layers, keep.layers, strict=True):
-        pairs += [(slots.query_key, kept.query_key), (slots.value_out, kept.value_out), (slots.ffn, kept.ffn)]
-    return [(slots, index) for slots, index in pairs if index is not None]
 
 
 def _join(kept: dict[Slot, Tensor], length: int) -> Tensor:

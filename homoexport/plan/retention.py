@@ -24,17 +24,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from homoexport.choices import Objective
+from homoexport.choices import GroupKind, Objective
 from homoexport.distill.importance import Scores, zero_scores
 from homoexport.distill.layerwise import Counts
 from homoexport.distill.micro_batch import MicroBatch
 from homoexport.distill.probe import probe_loss
-from homoexport.encoder import Encoder, Family, Slot, family_of, max_length_of
+from homoexport.encoder import Encoder, Family, Group, Slot, family_of, max_length_of
 from homoexport.errors import TextError
 from homoexport.shape import Widths
 
 _BATCH, _MAX_TOKENS = 8, 64
-_ATTENTION = ("query_key", "value_out")
+_ATTENTION: tuple[GroupKind, ...] = ("query_key", "value_out")
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def teacher_retention(
     widths = family.widths(model)
     micros = _micro_batches(encoder, texts)
     pieces = _pieces(model, family)
-    scores = zero_scores(family.layout(model), widths, torch.device("cpu"))
+    scores = zero_scores(model, family.layout(model))
     with _watched(model, pieces, lambda piece, worth: _score(scores, piece, worth)):
         _probe(model, family, micros, objective)
     sizes = _Sizes(
@@ -135,12 +135,15 @@ def teacher_retention(
 class _Piece:
     """A parameter, or one of the equal parts along an axis that a fused one is made of, and whose neurons its axes are.
 
-    `kinds` names an axis' group: hidden, query_key, value_out, ffn, or none.
+    Attributes:
+        groups: of each axis, the group, or None.
+        layer: that the parameter belongs to, or None.
+        split: axis, part, parts.
     """
 
-    kinds: tuple[str | None, ...]
+    groups: tuple[Group | None, ...]
     layer: int | None
-    split: tuple[int, int, int] | None = None  # axis, part, parts
+    split: tuple[int, int, int] | None = None
 
     def of(self, values: Tensor) -> Tensor:
         """The piece of the parameter's values."""
@@ -152,13 +155,10 @@ class _Piece:
 
 def _pieces(model: nn.Module, family: Family) -> dict[str, list[_Piece]]:
     """The pieces of every parameter, by its name."""
-    layout = family.layout(model)
-    slots: dict[str, list[tuple[str, Slot]]] = {}
-    groups = [("hidden", slot) for slot in layout.hidden]
-    for layer in layout.layers:
-        groups += [(kind, slot) for kind in (*_ATTENTION, "ffn") for slot in getattr(layer, kind)]
-    for kind, slot in groups:
-        slots.setdefault(slot.parameter, []).append((kind, slot))
+    slots: dict[str, list[tuple[Group, Slot]]] = {}
+    for group, held in family.layout(model).groups():
+        for slot in held if group.kind != "heads" else ():  # what layers share is no part of any head's worth
+            slots.setdefault(slot.parameter, []).append((group, slot))
     owners = {
         id(parameter): number
         for number, layer in enumerate(family.taps(model).layers)
@@ -169,12 +169,12 @@ def _pieces(model: nn.Module, family: Family) -> dict[str, list[_Piece]]:
         mine = slots.get(name, [])
         parts = next(((slot.axis, slot.parts) for _, slot in mine if slot.parts > 1), None)
         for part in range(parts[1] if parts else 1):
-            kinds: list[str | None] = [None] * parameter.dim()
-            for kind, slot in mine:
+            groups: list[Group | None] = [None] * parameter.dim()
+            for group, slot in mine:
                 if slot.parts == 1 or slot.part == part:
-                    kinds[slot.axis] = kind
+                    groups[slot.axis] = group
             split = (parts[0], part, parts[1]) if parts else None
-            found.setdefault(name, []).append(_Piece(tuple(kinds), owners.get(id(parameter)), split))
+            found.setdefault(name, []).append(_Piece(tuple(groups), owners.get(id(parameter)), split))
     return found
 
 
@@ -232,39 +232,27 @@ def _micro_batches(encoder: Encoder, texts: Sequence[str]) -> list[MicroBatch]:
 
 
 def _score(scores: Scores, piece: _Piece, worth: Tensor) -> None:
-    for axis, kind in enumerate(piece.kinds):
-        if kind is None:
-            continue
-        sums = worth if worth.dim() == 1 else worth.sum([other for other in range(worth.dim()) if other != axis])
-        if kind == "hidden":
-            scores.hidden += sums
-        else:
-            assert piece.layer is not None
-            getattr(scores.layers[piece.layer], kind).add_(sums)
+    for axis, group in enumerate(piece.groups):
+        if group is not None:
+            others = [other for other in range(worth.dim()) if other != axis]
+            scores[group].add_(worth.sum(others) if others else worth)
 
 
-@dataclass(frozen=True)
-class _Orders:
-    """The most important neurons first: [D], and of each layer [H·d] (the best heads first, in each the best
-    dimensions first) and [F]."""
+def _orders(scores: Scores, widths: Widths) -> dict[Group, Tensor]:
+    """The most important neurons first; of the attention groups [H·d] the best heads first, and in each the best
+    dimensions."""
 
-    hidden: Tensor
-    layers: tuple[dict[str, Tensor], ...]
-
-
-def _orders(scores: Scores, widths: Widths) -> _Orders:
     def first(vector: Tensor) -> Tensor:
         return torch.sort(vector, descending=True, stable=True).indices
 
-    layers = []
-    for layer, heads in zip(scores.layers, widths.heads_per_layer, strict=True):
-        best_heads = first((layer.query_key + layer.value_out).view(heads, -1).sum(1))
-        orders = {"ffn": first(layer.ffn)}
-        for kind in _ATTENTION:
-            dims = torch.sort(getattr(layer, kind).view(heads, -1), dim=1, descending=True, stable=True).indices
-            orders[kind] = (best_heads[:, None] * widths.head_dim + dims[best_heads]).flatten()
-        layers.append(orders)
-    return _Orders(first(scores.hidden), tuple(layers))
+    orders = {group: first(vector) for group, vector in scores.items() if group.kind in ("hidden", "ffn")}
+    for layer, heads in enumerate(widths.heads_per_layer):
+        query_key, value_out = (Group(kind, layer) for kind in _ATTENTION)
+        best_heads = first((scores[query_key] + scores[value_out]).view(heads, -1).sum(1))
+        for group in (query_key, value_out):
+            dims = torch.sort(scores[group].view(heads, -1), dim=1, descending=True, stable=True).indices
+            orders[group] = (best_heads[:, None] * widths.head_dim + dims[best_heads]).flatten()
+    return orders
 
 
 @dataclass(frozen=True)
@@ -277,7 +265,7 @@ class _Sizes:
 class _Sums:
     """Sums of what stays at every size, while gradients come in."""
 
-    def __init__(self, orders: _Orders, sizes: _Sizes, widths: Widths) -> None:
+    def __init__(self, orders: dict[Group, Tensor], sizes: _Sizes, widths: Widths) -> None:
         self.orders, self.sizes, self.widths = orders, sizes, widths
         layers, hidden = widths.num_hidden_layers, len(sizes.hidden)
         self.outside = torch.zeros(hidden, dtype=torch.float64)
@@ -289,31 +277,29 @@ class _Sums:
     def add(self, piece: _Piece, worth: Tensor) -> None:
         """Take in one piece's squared sensitivity."""
         self.total += float(worth.sum(dtype=torch.float64))
-        inner = next((kind for kind in piece.kinds if kind not in (None, "hidden")), None)
+        hidden = Group("hidden")
+        inner = next((group for group in piece.groups if group not in (None, hidden)), None)
         table = worth[None] if worth.dim() == 1 else worth  # [hidden or nothing, inner or nothing], in either order
-        kinds: tuple[str | None, ...] = (None, *piece.kinds) if worth.dim() == 1 else piece.kinds
-        if kinds[1] == "hidden" or (inner is not None and kinds[0] == inner):
-            table, kinds = table.T, kinds[::-1]
+        groups = (None, *piece.groups) if worth.dim() == 1 else piece.groups
+        if groups[1] == hidden or (inner is not None and groups[0] == inner):
+            table, groups = table.T, groups[::-1]
         if inner is None:  # of a table [V, D] the sums over V are all that counts
             table = table.sum(1, keepdim=True, dtype=torch.float64)
-        rows = self._cumulated(table, "hidden", None) if kinds[0] == "hidden" else table.sum(0, keepdim=True)
+        rows = self._cumulated(table, hidden) if groups[0] == hidden else table.sum(0, keepdim=True)
         if inner is None:
             target = self.outside if piece.layer is None else self.rest[piece.layer]
             target += rows.sum(1)
         else:
-            assert piece.layer is not None
-            sums = self._cumulated(rows.T, inner, piece.layer).T
-            (self.ffn if inner == "ffn" else self.attention)[piece.layer] += sums
+            (self.ffn if inner.kind == "ffn" else self.attention)[inner.layer] += self._cumulated(rows.T, inner).T
 
-    def _cumulated(self, table: Tensor, kind: str, layer: int | None) -> Tensor:
+    def _cumulated(self, table: Tensor, group: Group) -> Tensor:
         """Sums over the best rows of a table [neurons, ...], at each size of their kind."""
-        order = self.orders.hidden if layer is None else self.orders.layers[layer][kind]
-        table = table[order].double()
-        if kind in _ATTENTION:
-            assert layer is not None
-            by_head = table.view(self.widths.heads_per_layer[layer], self.widths.head_dim, -1).cumsum(0).cumsum(1)
+        table = table[self.orders[group]].double()
+        if group.layer is not None and group.kind in _ATTENTION:
+            by_head = table.view(self.widths.heads_per_layer[group.layer], self.widths.head_dim, -1)
+            by_head = by_head.cumsum(0).cumsum(1)
             return torch.stack([by_head[heads - 1, head_dim - 1] for heads, head_dim in self.sizes.heads])
-        sizes = self.sizes.hidden if kind == "hidden" else self.sizes.ffn
+        sizes = self.sizes.hidden if group.kind == "hidden" else self.sizes.ffn
         return table.cumsum(0)[[size - 1 for size in sizes]]
 
     def shares(self) -> Retention:

@@ -43,7 +43,7 @@ def test_flags_make_the_budget_and_the_conditions(homoexport, asked, tmp_path):
     measure = call["measure"]
     assert (measure.device, measure.threads, measure.batch_size, measure.length) == ("cpu", 1, 2, 64)
     assert call["export"].quantize == "int8"
-    assert json.loads(done.out)["choice"]["shape"]["hidden"] == 192
+    assert json.loads(done.out)["choice"]["shape"]["hidden_size"] == 192
 
 
 def test_recipe_target_and_flags_lie_over_each_other(homoexport, asked):

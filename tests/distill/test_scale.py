@@ -65,17 +65,17 @@ def test_scaled_gradients_make_the_same_run(tiny_folder, corpus_file):
         if scaled:
             run.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
         losses.append([run.advance(batches.of_step(step)).loss for step in range(6)])
-        scores.append(run.ranking.scores().hidden)
+        scores.append(run.ranking.scores()["hidden", None])
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     torch.testing.assert_close(scores[1], scores[0], rtol=1e-4, atol=1e-7)
     weights = [parameter.clone() for parameter in run.student.parameters()]
-    before = run.ranking.scores().hidden.clone()
+    before = run.ranking.scores()["hidden", None].clone()
     run.accelerator.scaler.update(new_scale=float("inf"))
     run.schedule = replace(run.schedule, stop=100)  # no event now: the shapes stay
     run.advance(batches.of_step(6))
     for one, other in zip(run.student.parameters(), weights, strict=True):
         assert torch.equal(one, other)
-    assert torch.equal(run.ranking.scores().hidden, before)
+    assert torch.equal(run.ranking.scores()["hidden", None], before)
 
 
 @pytest.mark.slow
@@ -86,7 +86,7 @@ def test_the_probe_is_free_of_the_loss_scale(tiny_folder, corpus_file):
         run.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
         run.advance(batches.of_step(0))
         run._score(batches.of_step(1))
-        scores.append(run.ranking.scores().hidden)
+        scores.append(run.ranking.scores()["hidden", None])
     assert scores[0].sum() > 0
     torch.testing.assert_close(scores[1], scores[0])
 
@@ -97,9 +97,9 @@ def test_what_the_probe_said_counts_for_one_event(tiny_folder, corpus_file):
     for step in range(2):
         run.advance(batches.of_step(step))
     assert run.widths.hidden_size < 32
-    assert all(not vector.any() for vector in run.ranking.scores().tensors())
+    assert all(not vector.any() for vector in run.ranking.scores().values())
     run.advance(batches.of_step(2))
-    assert run.ranking.scores().hidden.sum() > 0
+    assert run.ranking.scores()["hidden", None].sum() > 0
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")

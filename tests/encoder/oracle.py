@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from homoexport.encoder import Keep, LayerKeep, family_of
+from homoexport.encoder import Group, Keep, family_of
 
 Rules = list[tuple[str, str | None, str | None]]  # (pattern, group of the rows, group of the columns); the first counts
 
@@ -90,14 +90,16 @@ def random_keep(model: PreTrainedModel, hidden: int, ffn: int, heads: int, head_
         return torch.randperm(total, generator=generator)[:count].sort().values
 
     shared = pick(widths.heads_per_layer[0], heads) if family.layout(model).shared_heads else None
-    layers = []
-    for old_heads in widths.heads_per_layer:
+    indices = {Group("hidden"): pick(widths.hidden_size, hidden)}
+    if shared is not None:
+        indices[Group("heads")] = shared
+    for layer, old_heads in enumerate(widths.heads_per_layer):
         kept = shared if shared is not None else pick(old_heads, heads)
-        dims = [
-            torch.cat([head * widths.head_dim + pick(widths.head_dim, head_dim) for head in kept]) for _ in range(2)
-        ]
-        layers.append(LayerKeep(dims[0], dims[1], pick(widths.intermediate_size, ffn)))
-    return Keep(pick(widths.hidden_size, hidden), tuple(layers), head_dim, heads=shared)
+        for kind in ("query_key", "value_out"):
+            dims = [head * widths.head_dim + pick(widths.head_dim, head_dim) for head in kept]
+            indices[Group(kind, layer)] = torch.cat(dims)
+        indices[Group("ffn", layer)] = pick(widths.intermediate_size, ffn)
+    return Keep(indices, head_dim)
 
 
 def fill_by_hand(
@@ -112,7 +114,7 @@ def fill_by_hand(
         old_head_dim: head width of `big`.
         kept_layers: layers of `big` that the small model has.
     """
-    kept = list(kept_layers if kept_layers is not None else range(len(keep.layers)))
+    kept = list(kept_layers if kept_layers is not None else range(big.config.num_hidden_layers))
     small = type(big)(_small_config(big.config, keep, kept)).eval()
     source = big.state_dict()
     values = {}
@@ -136,23 +138,19 @@ def fill_by_hand(
 
 
 def _groups(keep: Keep, layer: int, big: PreTrainedModel) -> dict[str, Tensor]:
-    slots = keep.layers[layer]
+    groups = {group.kind: index for group, index in keep.indices.items() if group.layer in (None, layer)}
     width, ffn = big.config.hidden_size, getattr(big.config, "intermediate_size", 0)
-    return {
-        "hidden": keep.hidden,
-        "query_key": slots.query_key,
-        "value_out": slots.value_out,
-        "ffn": slots.ffn,
-        "fused": torch.cat([slots.query_key, width + slots.query_key, 2 * width + slots.value_out]),
-        "gated": torch.cat([slots.ffn, ffn + slots.ffn]),
-        **({} if keep.heads is None else {"heads": keep.heads}),
+    query_key, value_out = groups["query_key"], groups["value_out"]
+    return groups | {
+        "fused": torch.cat([query_key, width + query_key, 2 * width + value_out]),
+        "gated": torch.cat([groups["ffn"], ffn + groups["ffn"]]),
     }
 
 
 def _small_config(config: object, keep: Keep, kept: list[int]) -> object:
     small = copy.deepcopy(config)
-    hidden, ffn = len(keep.hidden), len(keep.layers[0].ffn)
-    heads = len(keep.layers[0].query_key) // keep.head_dim
+    hidden, ffn = len(keep.indices["hidden", None]), len(keep.indices["ffn", 0])
+    heads = len(keep.indices["query_key", 0]) // keep.head_dim
     if small.model_type == "distilbert":
         small.dim, small.hidden_dim, small.n_heads, small.n_layers = hidden, ffn, heads, len(kept)
         return small

@@ -103,10 +103,8 @@ def test_every_parameter_belongs_to_a_group(kind, head):
     """Only what has one number a token or label has no width, and embeddings of a size of their own."""
     model = tiny_model(kind, head)
     layout = family_of(model.config).layout(model)
-    groups = [layout.hidden, layout.shared_heads]
-    for layer in layout.layers:
-        groups += [layer.query_key, layer.value_out, layer.ffn]
-    covered = [(id(model.get_parameter(slot.parameter)), slot.axis, slot.part) for group in groups for slot in group]
+    slots = [slot for _, slots in layout.groups() for slot in slots]
+    covered = [(id(model.get_parameter(slot.parameter)), slot.axis, slot.part) for slot in slots]
     assert len(set(covered)) == len(covered)
     places = {place for place, _, _ in covered}
     own_size = (

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from homoexport.encoder import Keep, LayerKeep, Pooling, family_of, load_encoder, slice_model
+from homoexport.encoder import Group, Keep, Pooling, family_of, load_encoder, slice_model
 from homoexport.shape import Widths
 from tests.conftest import BERT_TINY, MINILM, tiny_bert
 from tests.encoder.oracle import fill_by_hand, outputs, random_keep
@@ -55,8 +55,9 @@ def test_taking_away_neurons_that_do_nothing_changes_nothing(token_batch):
                 linear.bias[dead] = 0
             layer.output.dense.weight[:, 30:] = 0
     before = outputs(model, token_batch)
-    layers = tuple(LayerKeep(alive, alive, torch.arange(30)) for _ in model.encoder.layer)
-    slice_model(model, family_of(model.config), Keep(None, layers, head_dim=4))
+    keep = {Group(kind, layer): alive for kind in ("query_key", "value_out") for layer in range(2)}
+    keep |= {Group("ffn", layer): torch.arange(30) for layer in range(2)}
+    slice_model(model, family_of(model.config), Keep(keep, head_dim=4))
     torch.testing.assert_close(outputs(model, token_batch), before, rtol=0, atol=1e-5)
 
 
@@ -69,11 +70,8 @@ def test_two_slices_in_a_row_equal_one(token_batch):
     slice_model(twice, family, first)
     second = random_keep(twice, 16, 32, 4, 4, seed=2)
     slice_model(twice, family, second)
-    layers = tuple(
-        LayerKeep(a.query_key[b.query_key], a.value_out[b.value_out], a.ffn[b.ffn])
-        for a, b in zip(first.layers, second.layers, strict=True)
-    )
-    slice_model(once, family, Keep(first.hidden[second.hidden], layers, head_dim=4))
+    both = {group: index[second.indices[group]] for group, index in first.indices.items()}
+    slice_model(once, family, Keep(both, head_dim=4))
     torch.testing.assert_close(outputs(twice, token_batch), outputs(once, token_batch), rtol=0, atol=1e-5)
 
 
@@ -85,7 +83,8 @@ def test_layers_may_keep_different_numbers_of_heads(token_batch):
         model.encoder.layer[0].attention.output.dense.weight[:, :8] = 0  # head 0 says nothing
     before = outputs(model, token_batch)
     rest = torch.arange(8, 32)
-    slice_model(model, family_of(model.config), Keep(None, (LayerKeep(rest, rest), LayerKeep()), head_dim=8))
+    keep = Keep({Group("query_key", 0): rest, Group("value_out", 0): rest}, head_dim=8)
+    slice_model(model, family_of(model.config), keep)
     assert family_of(model.config).widths(model).heads_per_layer == (3, 4)
     torch.testing.assert_close(outputs(model, token_batch), before, rtol=0, atol=1e-5)
 
@@ -102,11 +101,11 @@ def test_optimizer_moments_are_sliced_and_rescaled(token_batch):
     old_ffn = optimizer.state[ffn_out]["exp_avg"].clone()
     keep = random_keep(model, 16, 32, 4, 4)
     slice_model(model, family_of(model.config), keep, optimizer=optimizer)
-    rows, columns = keep.layers[0].query_key, keep.hidden
+    rows, columns = keep.indices["query_key", 0], keep.indices["hidden", None]
     factor = math.sqrt(4 / 8)  # a gradient of cθ is 1/c of the gradient of θ
     torch.testing.assert_close(optimizer.state[query]["exp_avg"], old["exp_avg"][rows][:, columns] / factor)
     torch.testing.assert_close(optimizer.state[query]["exp_avg_sq"], old["exp_avg_sq"][rows][:, columns] / factor**2)
-    torch.testing.assert_close(optimizer.state[ffn_out]["exp_avg"], old_ffn[keep.hidden][:, keep.layers[1].ffn])
+    torch.testing.assert_close(optimizer.state[ffn_out]["exp_avg"], old_ffn[columns][:, keep.indices["ffn", 1]])
     model(**token_batch).last_hidden_state.square().sum().backward()
     before = query.detach().clone()
     optimizer.step()
