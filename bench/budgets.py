@@ -22,7 +22,7 @@ from typing import Any
 from unittest.mock import patch
 
 from homoexport.distill import distill, prune_on
-from homoexport.documents.artifact import read_json
+from homoexport.documents.document import read_json
 from homoexport.documents.recipe import Recipe, load_recipe
 from homoexport.errors import BudgetError
 from homoexport.host import describe_host, library_versions

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from homoexport.documents.artifact import write_json
+from homoexport.documents.document import to_json, write_text
 from homoexport.host import describe_host, library_versions
 from homoexport.measure.process import Worker
 from homoexport.measure.targets import LocalCpu
@@ -207,7 +207,7 @@ def main() -> None:
     results = [measure(package, turns=arguments.turns, length=arguments.length) for package in arguments.packages]
     for result in results:
         print(json.dumps({key: result[key] for key in ("package", "ours_over", "memory")}, indent=2))
-    write_json(arguments.output, {"results": results})
+    write_text(arguments.output, to_json({"results": results}))
 
 
 if __name__ == "__main__":

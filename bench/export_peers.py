@@ -33,7 +33,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from homoexport.documents.artifact import write_json
+from homoexport.documents.document import to_json, write_text
 from homoexport.encoder import Encoder, load_encoder
 from homoexport.host import describe_host, library_versions
 from homoexport.measure.process import Worker
@@ -335,7 +335,7 @@ def main() -> None:
             }
             for runtime, entry in told.items():
                 print(f"{name}, against {runtime}: {entry['geometric_mean']:.3f} mean, {entry['least']:.3f} least")
-            write_json(arguments.output, result)
+            write_text(arguments.output, to_json(result))
     print(table(result["models"]))
     print(words(result["models"]))
 

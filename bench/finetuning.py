@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from sklearn.metrics import accuracy_score, matthews_corrcoef
 
-from homoexport.documents.artifact import MANIFEST, read_manifest
+from homoexport.documents.artifact import MANIFEST, FinetunedManifest, read_manifest
 from homoexport.documents.recipe import ExportSettings, FinetuneSettings, MeasureSettings, load_recipe
 from homoexport.evaluate import evaluate_models, label_indices, read_glue
 from homoexport.host import describe_host, library_versions
@@ -81,7 +81,7 @@ def measure(cell: Cell, source: str, glue: Path, work: Path) -> dict[str, Any]:
     began, folder, task = time.perf_counter(), work / cell.name, glue_task(cell.task, glue)
     if not (folder / MANIFEST).is_file():
         finetune_student(source, task, folder, settings=cell.settings, seed=cell.seed)
-    details = read_manifest(folder)["details"]
+    details = read_manifest(folder, FinetunedManifest).details.model_dump(mode="json")
     cell.check(details["finetune"], folder)
     tuned = details["finetuned"]
     judged = read_glue(cell.task, data_dir=glue)

@@ -26,7 +26,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from homoexport.documents.artifact import write_json
+from homoexport.documents.document import to_json, write_text
 from homoexport.host import describe_host, library_versions
 from homoexport.measure import measure_packages
 from homoexport.measure.intervals import MARGIN
@@ -135,7 +135,7 @@ def main() -> None:
     result = measure(arguments.repeats, arguments.same, arguments.slower)
     for label, each in result.items():
         print(label, f"spread {each['alone']['spread']:.1%}", each["same"]["verdicts"], each["slower"]["verdicts"])
-    write_json(arguments.output, {**result, "host": describe_host(), "versions": library_versions()})
+    write_text(arguments.output, to_json({**result, "host": describe_host(), "versions": library_versions()}))
 
 
 if __name__ == "__main__":

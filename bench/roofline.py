@@ -24,7 +24,7 @@ import numpy as np
 import onnxruntime as ort
 from onnx import TensorProto, helper
 
-from homoexport.documents.artifact import write_json
+from homoexport.documents.document import to_json, write_text
 from homoexport.host import describe_host, library_versions
 from homoexport.runtime.inference import PackageDetails, read_package
 
@@ -206,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         show(one)
     print(table(found))
     result = {"host": describe_host(), "versions": library_versions(), "roof_per_second": roof, "profiles": found}
-    write_json(given.output, result)
+    write_text(given.output, to_json(result))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from homoexport.distill import distill, distill_students
-from homoexport.documents.artifact import read_manifest
+from homoexport.documents.artifact import DistilledManifest, read_manifest
 from homoexport.documents.recipe import StudentShape, load_recipe
 from homoexport.host import available_cores, describe_host, library_versions
 
@@ -50,19 +50,19 @@ def measure(steps: int, threads: int) -> dict[str, Any]:
             began = time.perf_counter()
             distill(recipe.teacher, shape=shape, out_dir=root / str(shape.name), **common)
             seconds = time.perf_counter() - began
-            loss = read_manifest(root / str(shape.name))["details"]["held_out_loss"]
+            loss = read_manifest(root / str(shape.name), DistilledManifest).details.held_out_loss
             students[str(shape.name)] = {"alone_seconds": seconds, "alone_held_out_loss": loss}
             print(f"{shape.name} alone: {seconds:.1f} s, held-out loss {loss:.5f}", flush=True)
         began = time.perf_counter()
         folders = distill_students(recipe.teacher, shapes=SHAPES, out_dir=root / "all", **common)
         together = time.perf_counter() - began
         for path in folders:
-            details = read_manifest(path)["details"]
+            details = read_manifest(path, DistilledManifest).details
             students[path.name] |= {
-                "branch_held_out_loss": details["held_out_loss"],
-                "parameters": details["parameters"],
+                "branch_held_out_loss": details.held_out_loss,
+                "parameters": details.parameters,
             }
-            print(f"{path.name} as a branch: held-out loss {details['held_out_loss']:.5f}")
+            print(f"{path.name} as a branch: held-out loss {details.held_out_loss:.5f}")
     alone = sum(student["alone_seconds"] for student in students.values())
     return {
         "steps": steps,

@@ -29,6 +29,9 @@ Scheme = Literal["fp32", "int8", "int8-unsigned", "int8-7-bit", "int8-static", "
 AttentionForm = Literal["unfused", "multi-head", "flash", "standard"]
 Calibration = Literal["min-max", "percentile", "entropy"]
 
+# What a folder with a manifest holds.
+ArtifactKind = Literal["student", "package", "measurement", "plan", "evaluation"]
+
 # Evaluating.
 EvaluationTask = Literal["sts", "fidelity", "masked-lm", "classification", "tagging"]
 GlueTask = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "mnli-mm", "qnli", "rte", "wnli"]

@@ -98,7 +98,7 @@ def distill(
         )
     output = run_folder(settings.name, output, resume=resume)
     from homoexport.distill import distill, distill_students
-    from homoexport.documents.artifact import read_manifest
+    from homoexport.documents.artifact import DistilledManifest, read_manifest
 
     if _launched_alone():
         screen.errors.print(
@@ -124,17 +124,18 @@ def distill(
             folders = distill_students(settings.teacher, shapes=settings.students, on_progress=on_progress, **arguments)
     if not screen.speaks():
         return
-    manifests = [read_manifest(folder) for folder in folders]
+    manifests = [read_manifest(folder, DistilledManifest) for folder in folders]
     if as_json:
-        screen.print_json(manifests[0] if settings.student is not None else manifests)
+        told = [manifest.model_dump(mode="json") for manifest in manifests]
+        screen.print_json(told[0] if settings.student is not None else told)
         return
     for folder, manifest in zip(folders, manifests, strict=True):
-        details = manifest["details"]
+        details = manifest.details
         screen.output.print(
-            f"Student: {folder}  {_millions(details['parameters'])} parameters "
-            f"(word embedding {_millions(details['embedding_parameters'])}, "
-            f"layers {_millions(details['backbone_parameters'])}; "
-            f"teacher {_millions(details['teacher_parameters'])}), held-out loss {details['held_out_loss']:.4f}",
+            f"Student: {folder}  {_millions(details.parameters)} parameters "
+            f"(word embedding {_millions(details.embedding_parameters)}, "
+            f"layers {_millions(details.backbone_parameters)}; "
+            f"teacher {_millions(details.teacher_parameters)}), held-out loss {details.held_out_loss:.4f}",
             soft_wrap=True,
         )
 

@@ -122,7 +122,7 @@ def export(
         raise UserError("nothing is pushed", where="--private", hint="give --push-to-hub, too")
     name = Path(student).resolve().name if Path(student).is_dir() else student.rstrip("/").rsplit("/", 1)[-1]
     output = output or Path(f"{name}-onnx")
-    from homoexport.documents.artifact import read_manifest
+    from homoexport.documents.artifact import PackageManifest, read_manifest
     from homoexport.documents.recipe import ExportSettings, MeasureSettings
     from homoexport.workflow.export import export_folder, held_out_texts
     from homoexport.workflow.measure import read_lines
@@ -155,12 +155,12 @@ def export(
 
         screen.stage_line(f"uploading to {push_to_hub}")
         address = push(output, push_to_hub, private=private)
-    manifest = read_manifest(output)
+    manifest = read_manifest(output, PackageManifest)
     if as_json:
-        screen.print_json(manifest)
+        screen.print_json(manifest.model_dump(mode="json"))
         return
     from homoexport.report import candidate_table, export_lines
 
-    screen.output.print(candidate_table(manifest["details"]))
+    screen.output.print(candidate_table(manifest.details.model_dump(mode="json")))
     for line in export_lines(str(output), manifest) + ([f"On the hub: {address}"] if address else []):
         screen.output.print(line, soft_wrap=True)

@@ -58,14 +58,15 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Check every file of an artifact against its manifest."""
+    from homoexport.documents.artifact import Manifest
     from homoexport.documents.artifact import verify as verify_folder
 
-    manifest = verify_folder(folder)
+    manifest = verify_folder(folder, Manifest)
     if as_json:
-        screen.print_json(manifest)
+        screen.print_json(manifest.model_dump(mode="json"))
         return
     screen.output.print(
-        f"{folder}: a {manifest['kind']}, {len(manifest['files'])} files, all as the manifest has them "
-        f"({manifest['digest'][:12]})",
+        f"{folder}: a {manifest.kind}, {len(manifest.files)} files, all as the manifest has them "
+        f"({manifest.digest[:12]})",
         soft_wrap=True,
     )

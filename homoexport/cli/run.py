@@ -102,7 +102,7 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write a run's report.md and plots again, and show its table."""
-    from homoexport.documents.artifact import read_json
+    from homoexport.documents.document import read_json
     from homoexport.report import rebuild_report, summary_table, verdict_lines, verdicts_of
 
     path = rebuild_report(run_dir)

@@ -132,7 +132,7 @@ def open_job(
                 )
                 corpus.require(settings.batch_size)
     batches = BatchMaker(corpus, encoder.tokenizer, settings, text.max_length, seed, accelerator)
-    sources = {"teacher": weights_digest(encoder), "text": corpus.describe()}
+    sources = {"teacher": weights_digest(encoder), "text": corpus.describe().model_dump(mode="json")}
     return Job(encoder, family, corpus, batches, settings, accelerator, text.max_length, seed, sources, targets)
 
 

@@ -20,14 +20,14 @@ from homoexport.distill.writer import LOG, Progress, Writer
 from homoexport.documents.artifact import (
     MANIFEST,
     RUN_MARK,
-    digest_of,
+    Manifest,
     make_folder,
     output_errors,
-    read_json,
     read_manifest,
     refuse_existing,
     write_run_mark,
 )
+from homoexport.documents.document import digest_of, read_json
 from homoexport.documents.recipe import DistillSettings, StudentShape, TextSettings
 from homoexport.errors import OutputError, PackageError, RecipeError
 from homoexport.shape import PartialShape, Shape
@@ -129,7 +129,9 @@ def prune_on(
     """
     if not (student / END_STATE).is_file() and not (out_dir / CHECKPOINT).is_file() and not _done(out_dir):
         raise PackageError("has left no state to go on from", where=str(student), hint="distil it again")
-    digest = digest_of([_settings_digest(teacher, text, [shape], settings, seed), read_manifest(student)["digest"]])
+    digest = digest_of(
+        [_settings_digest(teacher, text, [shape], settings, seed), read_manifest(student, Manifest).digest]
+    )
     _check_output(out_dir, digest, [teacher, *text.paths], force=False, resume=resume)
     if resume and _done(out_dir):
         return out_dir

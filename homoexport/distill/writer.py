@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from accelerate.utils import gather_object
 
@@ -18,6 +17,7 @@ from homoexport.distill.evaluation import held_out_loss
 from homoexport.distill.job import Job
 from homoexport.distill.loop import Run, StepReport
 from homoexport.documents.artifact import write_manifest
+from homoexport.documents.student import DistilledDetails, WidthFigures
 from homoexport.encoder import parameter_counts, parent_of, save_encoder
 from homoexport.text import merge_states
 
@@ -154,26 +154,25 @@ class Writer:
             (folder / CHECKPOINT).unlink(missing_ok=True)
         job.accelerator.wait_for_everyone()
 
-    def _details(self) -> dict[str, Any]:
+    def _details(self) -> DistilledDetails:
         """What the manifest says of the student; every process computes the held-out loss."""
         job, run = self.job, self.run
         counts, teacher = parameter_counts(run.student, run.family), parameter_counts(run.teacher, run.family)
-        return {
-            "task": job.encoder.task,
-            "teacher": job.encoder.source,
-            "teacher_weights_sha256": job.sources["teacher"],
-            "family": job.encoder.model.config.model_type,
-            "parameters": counts.total,
-            "embedding_parameters": counts.embedding,
-            "backbone_parameters": counts.backbone,
-            "teacher_parameters": teacher.total,
-            "widths": run.target.as_json(),
-            "num_hidden_layers": run.target.num_hidden_layers,
-            "method": job.settings.method,
-            "objective": job.settings.objective,
-            "steps": self.offset + run.step,
-            "processes": job.accelerator.num_processes,
-            "text": job.corpus.describe(),
-            "held_out_loss": held_out_loss(run.loss, job.batches, job.corpus.held_out),
-            "seconds": round(self.seconds, 3),
-        }
+        return DistilledDetails(
+            task=job.encoder.task,
+            teacher=job.encoder.source,
+            teacher_weights_sha256=job.sources["teacher"],
+            family=job.encoder.model.config.model_type,
+            parameters=counts.total,
+            embedding_parameters=counts.embedding,
+            backbone_parameters=counts.backbone,
+            teacher_parameters=teacher.total,
+            widths=WidthFigures.model_validate(run.target.as_json()),
+            method=job.settings.method,
+            objective=job.settings.objective,
+            steps=self.offset + run.step,
+            processes=job.accelerator.num_processes,
+            text=job.corpus.describe(),
+            held_out_loss=held_out_loss(run.loss, job.batches, job.corpus.held_out),
+            seconds=round(self.seconds, 3),
+        )

@@ -10,23 +10,33 @@ from __future__ import annotations
 import errno
 import glob
 import hashlib
-import json
-import os
 import shutil
 import tempfile
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal, TypeVar
 
+from homoexport.choices import ArtifactKind
+from homoexport.documents.document import (
+    Document,
+    Figures,
+    digest_of,
+    parse_document,
+    read_json,
+    to_json,
+    write_document,
+    write_text,
+)
+from homoexport.documents.host import Host
+from homoexport.documents.package import PackageDetails
+from homoexport.documents.student import DistilledDetails, FinetunedDetails, StudentDetails
 from homoexport.errors import HomoexportError, OutputError, PackageError
-from homoexport.host import describe_host, library_versions
+from homoexport.host import library_versions
 
 MANIFEST = "manifest.json"
 RUN_MARK = "run.json"  # stands in the folder of a run from its first second on
-FORMAT_VERSION = 1
 
 
 def sha256_file(path: Path) -> str:
@@ -38,31 +48,59 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def digest_of(value: Any) -> str:
-    """Hex sha256 of a JSON-ready value, independent of key order."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+class FileEntry(Figures):
+    """One file of an artifact."""
+
+    sha256: str
+    bytes: int
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON under a temporary name, then rename, so that a reader never sees half a file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
-    try:
-        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+class Manifest(Document):
+    """What an artifact is. `parent` is the digest of the artifact, or the name of the model, that it was made from.
 
-
-def read_json(path: Path) -> Any:
-    """The JSON value in a file.
-
-    Raises:
-        PackageError: there is none.
+    `digest` is that of its files' digests, `recipe` that of the recipe.
     """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise PackageError("is not a JSON file that can be read", where=str(path)) from None
+
+    VERSION: ClassVar[str] = "2.0"
+
+    kind: ArtifactKind
+    digest: str
+    created: str
+    parent: str | None
+    recipe: str | None
+    files: dict[str, FileEntry]
+    versions: dict[str, str]
+    host: Host
+
+
+class StudentManifest(Manifest):
+    """The manifest of a student."""
+
+    kind: Literal["student"]
+    details: StudentDetails
+
+
+class DistilledManifest(StudentManifest):
+    """The manifest of a student that was distilled."""
+
+    details: DistilledDetails
+
+
+class FinetunedManifest(StudentManifest):
+    """The manifest of a student that was fine-tuned."""
+
+    details: FinetunedDetails
+
+
+class PackageManifest(Manifest):
+    """The manifest of a package."""
+
+    kind: Literal["package"]
+    details: PackageDetails
+
+
+_FORMS: dict[str, type[Manifest]] = {"student": StudentManifest, "package": PackageManifest}
+M = TypeVar("M", bound=Manifest)
 
 
 def _files_of(folder: Path) -> list[Path]:
@@ -73,43 +111,43 @@ def _files_of(folder: Path) -> list[Path]:
 
 def write_manifest(
     folder: Path,
-    kind: str,
+    kind: ArtifactKind,
     *,
     parent: str | None = None,
     recipe: str | None = None,
-    details: dict[str, Any] | None = None,
-) -> dict[str, Any]:
+    details: DistilledDetails | FinetunedDetails | PackageDetails | None = None,
+) -> Manifest:
     """Describe every file now in `folder` and write its manifest.
 
     Args:
         folder: the artifact.
-        kind: `student`, `package` or `measurement`.
+        kind: of the artifact.
         parent: digest of the artifact (or the name of the model) that it was made from.
         recipe: digest of the recipe.
-        details: what this kind of artifact has to say for itself; JSON-ready.
+        details: what a student or a package has to say for itself.
     """
     files = {
-        path.relative_to(folder).as_posix(): {"sha256": sha256_file(path), "bytes": path.stat().st_size}
+        path.relative_to(folder).as_posix(): FileEntry(sha256=sha256_file(path), bytes=path.stat().st_size)
         for path in _files_of(folder)
     }
-    manifest = {
-        "format_version": FORMAT_VERSION,
-        "kind": kind,
-        "digest": digest_of({name: entry["sha256"] for name, entry in files.items()}),
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "parent": parent,
-        "recipe": recipe,
-        "files": files,
-        "details": details or {},
-        "versions": library_versions(),
-        "host": describe_host(),
-    }
-    write_json(folder / MANIFEST, manifest)
+    content: dict[str, Any] = {} if details is None else {"details": details}
+    manifest = _FORMS.get(kind, Manifest)(
+        kind=kind,
+        digest=digest_of({name: entry.sha256 for name, entry in files.items()}),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        parent=parent,
+        recipe=recipe,
+        files=files,
+        versions=library_versions(),
+        host=Host.here(),
+        **content,
+    )
+    write_document(folder / MANIFEST, manifest)
     return manifest
 
 
-def read_manifest(folder: Path, *, kind: str | None = None) -> dict[str, Any]:
-    """The manifest of an artifact, optionally of one kind only.
+def read_manifest(folder: Path, form: type[M]) -> M:
+    """The manifest of an artifact: of one kind, or of any where `form` is `Manifest`, with all that its kind has.
 
     Raises:
         PackageError: no folder, no manifest, not JSON, another format version, or another kind.
@@ -118,21 +156,15 @@ def read_manifest(folder: Path, *, kind: str | None = None) -> dict[str, Any]:
     if not path.is_file():
         what = "has no manifest.json" if folder.is_dir() else "does not exist or is not a folder"
         raise PackageError(what, where=str(folder), hint="name a folder that homoexport wrote")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        version, _, _, _ = (manifest[key] for key in ("format_version", "kind", "files", "details"))
-    except (ValueError, KeyError, TypeError):
-        raise PackageError("is not a homoexport manifest", where=str(path), hint="write the artifact again") from None
-    if version != FORMAT_VERSION:
-        raise PackageError(
-            f"manifest format {version} is not format {FORMAT_VERSION}",
-            where=str(path),
-            hint="use the homoexport version that wrote it",
-        )
-    if kind is not None and manifest["kind"] != kind:
-        what = f"is {_with_article(manifest['kind'])}, not {_with_article(kind)}"
-        raise PackageError(what, where=str(folder), hint=f"name {_with_article(kind)} folder")
-    assert isinstance(manifest, dict)
+    content = read_json(path)
+    found = content.get("kind") if isinstance(content, dict) else None
+    asked = next((kind for kind, its_form in _FORMS.items() if issubclass(form, its_form)), None)
+    if isinstance(found, str) and asked not in (None, found):
+        what = f"is {_with_article(found)}, not {_with_article(asked)}"
+        raise PackageError(what, where=str(folder), hint=f"name {_with_article(asked)} folder")
+    whole = form if asked else _FORMS.get(str(found), form)
+    manifest = parse_document(content, whole, where=str(path), hint="write the artifact again")
+    assert isinstance(manifest, form)
     return manifest
 
 
@@ -140,32 +172,30 @@ def _with_article(kind: str | None) -> str:
     return f"{'an' if str(kind)[0] in 'aeiou' else 'a'} {kind}"
 
 
-def verify(folder: Path, *, kind: str | None = None, strict: bool = True) -> dict[str, Any]:
+def verify(folder: Path, form: type[M], *, strict: bool = True) -> M:
     """Check every file of an artifact against its manifest, and return the manifest.
 
     Args:
         folder: the artifact.
-        kind: the kind that it must be.
+        form: of the manifest: of the kind that it must be, or `Manifest` for any.
         strict: whether a file that the manifest does not name is a fault; to use an artifact it is none.
 
     Raises:
         PackageError: a file is missing, truncated, altered, or not named by the manifest.
     """
-    manifest = read_manifest(folder, kind=kind)
+    manifest = read_manifest(folder, form)
     hint = "copy or export the folder again"
-    for name, entry in manifest["files"].items():
+    for name, entry in manifest.files.items():
         path = folder / name
         if not path.is_file():
             raise PackageError("is missing", where=str(path), hint=hint)
-        if (size := path.stat().st_size) != entry["bytes"]:
-            what = "truncated" if size < entry["bytes"] else "altered"
-            raise PackageError(
-                f"{what}: {size} bytes where the manifest has {entry['bytes']}", where=str(path), hint=hint
-            )
-        if sha256_file(path) != entry["sha256"]:
+        if (size := path.stat().st_size) != entry.bytes:
+            what = "truncated" if size < entry.bytes else "altered"
+            raise PackageError(f"{what}: {size} bytes where the manifest has {entry.bytes}", where=str(path), hint=hint)
+        if sha256_file(path) != entry.sha256:
             raise PackageError("altered: its sha256 is not the manifest's", where=str(path), hint=hint)
     for path in _files_of(folder) if strict else ():
-        if path.relative_to(folder).as_posix() not in manifest["files"]:
+        if path.relative_to(folder).as_posix() not in manifest.files:
             raise PackageError("is not in the manifest", where=str(path), hint="remove it")
     return manifest
 
@@ -276,7 +306,7 @@ def _kind_of(folder: Path) -> str | None:
 
     Other programs have a manifest.json, too.
     """
-    for name, keys in ((MANIFEST, {"format_version", "kind", "digest"}), (RUN_MARK, {"homoexport", "kind"})):
+    for name, keys in ((MANIFEST, {"schema_version", "kind", "digest"}), (RUN_MARK, {"homoexport", "kind"})):
         try:
             content = read_json(folder / name)
         except PackageError:
@@ -289,7 +319,7 @@ def _kind_of(folder: Path) -> str | None:
 def write_run_mark(folder: Path, kind: str, content: dict[str, Any]) -> None:
     """Mark a folder as of a `student` or a whole `run`, from its first second on."""
     mark = {"homoexport": library_versions().get("homoexport", "unknown"), "kind": kind}
-    write_json(folder / RUN_MARK, {**mark, **content})
+    write_text(folder / RUN_MARK, to_json({**mark, **content}))
 
 
 def _temporary_sibling(path: Path) -> Path:

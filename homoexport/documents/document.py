@@ -7,6 +7,7 @@ the file is of a later minor version than its own.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -73,6 +74,11 @@ def write_document(path: Path, document: Document) -> None:
     write_text(path, to_json(document))
 
 
+def digest_of(value: Any) -> str:
+    """Hex sha256 of a JSON-ready value, independent of key order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
 def read_json(path: Path) -> Any:
     """The JSON value in a file.
 
@@ -116,7 +122,7 @@ def parse_document(value: Any, kind: type[D], *, where: str, hint: str = "") -> 
         raise PackageError(what, where=where, hint="make it again, or use the homoexport that wrote it")
     try:
         later = int(minor) > int(own_minor)
-        return kind.model_validate_json(json.dumps(value), extra="ignore" if later else "forbid")
+        return kind.model_validate_json(json.dumps(value), extra="ignore" if later else None)
     except ValidationError as error:
         raise PackageError(f"does not follow the schema: {first_fault(error)}", where=where, hint=hint) from None
 

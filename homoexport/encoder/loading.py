@@ -26,7 +26,8 @@ from transformers import (
 
 from homoexport import packaged
 from homoexport.choices import ModelTask
-from homoexport.documents.artifact import MANIFEST, digest_of, read_manifest, sha256_file
+from homoexport.documents.artifact import MANIFEST, Manifest, read_manifest, sha256_file
+from homoexport.documents.document import digest_of
 from homoexport.encoder.families import family_of
 from homoexport.errors import TeacherError
 
@@ -310,7 +311,7 @@ def load_classifier(source: str, names: Sequence[str]) -> Encoder:
 def parent_of(encoder: Encoder) -> str:
     """The digest of the artifact that the model was loaded from, or its name where it is none of ours."""
     if (encoder.folder / MANIFEST).is_file():
-        return str(read_manifest(encoder.folder)["digest"])
+        return read_manifest(encoder.folder, Manifest).digest
     return encoder.source
 
 

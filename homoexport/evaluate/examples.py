@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from homoexport.documents.artifact import digest_of
+from homoexport.documents.document import digest_of
 from homoexport.documents.recipe import TextSource
 from homoexport.errors import TextError
 from homoexport.runtime.inference import Text

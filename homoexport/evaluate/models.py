@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from homoexport.documents.artifact import MANIFEST, digest_of, read_manifest, sha256_file, verify
+from homoexport.documents.artifact import MANIFEST, Manifest, read_manifest, sha256_file, verify
+from homoexport.documents.document import digest_of
 from homoexport.errors import PackageError
 from homoexport.runtime.inference import Package, PackageDetails, Session, open_package, open_session
 
@@ -52,13 +53,13 @@ def check_whole(source: str) -> None:
 
     folder = resolve_folder(source)
     if (folder / MANIFEST).is_file():
-        verify(folder, strict=False)
+        verify(folder, Manifest, strict=False)
 
 
 def digest_of_model(folder: Path) -> str:
     """Of an artifact, as its manifest has it; of another model's folder, of weights, config.json and tokenizer.json."""
     if (folder / MANIFEST).is_file():
-        return str(read_manifest(folder)["digest"])
+        return read_manifest(folder, Manifest).digest
     names = ("*.safetensors", "pytorch_model*.bin", "config.json", "tokenizer.json")
     return digest_of({path.name: sha256_file(path) for name in names for path in folder.glob(name)})
 
@@ -80,7 +81,7 @@ def is_package(source: str) -> bool:
     """Whether a folder is an exported package."""
     folder = Path(source)
     try:
-        return (folder / MANIFEST).is_file() and read_manifest(folder)["kind"] == "package"
+        return (folder / MANIFEST).is_file() and read_manifest(folder, Manifest).kind == "package"
     except PackageError:
         return False
 

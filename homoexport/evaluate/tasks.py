@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from homoexport.choices import EvaluationTask
-from homoexport.documents.artifact import staged, write_json, write_manifest
+from homoexport.documents.artifact import staged, write_manifest
+from homoexport.documents.document import to_json, write_text
 from homoexport.errors import PackageError, TextError, UserError
 from homoexport.evaluate.agreement import check_comparable, decision_logits, label_agreement
 from homoexport.evaluate.classification import classification_qualities, label_indices, names_of, score_qualities
@@ -132,8 +133,8 @@ def write_evaluation(out_dir: Path, document: Mapping[str, Any], *, force: bool 
         OutputError: `out_dir` exists, or cannot be written.
     """
     with staged(out_dir, force=force) as folder:
-        write_json(folder / EVALUATION_FILE, document)
-        write_manifest(folder, "evaluation", details={"task": document["task"], "data": document["data"]})
+        write_text(folder / EVALUATION_FILE, to_json(document))
+        write_manifest(folder, "evaluation")
 
 
 class _Judge:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from homoexport.documents.artifact import verify
+from homoexport.documents.artifact import PackageManifest, verify
 from homoexport.errors import UserError
 
 
@@ -48,7 +48,7 @@ def push_to_hub(folder: Path, repository: str, *, private: bool = False) -> str:
     from huggingface_hub.errors import HfHubHTTPError
 
     check_repository(repository)
-    verify(folder, kind="package")
+    verify(folder, PackageManifest)
     api = HfApi()
     try:
         made = api.create_repo(repository, private=private, exist_ok=True)

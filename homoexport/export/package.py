@@ -14,6 +14,7 @@ import onnx_ir as ir
 from homoexport.choices import EmbeddingChoice, Quantization, WeightPrecision
 from homoexport.data import sample_text
 from homoexport.documents.artifact import output_errors, staged, write_manifest
+from homoexport.documents.package import PackageDetails
 from homoexport.encoder import (
     OUTPUT_NAMES,
     SENTENCE_SETTINGS,
@@ -193,7 +194,8 @@ def export_encoder(
         digest = None if parent == encoder.source else parent
         card = model_card(out_dir.name, details, parent=digest, source=encoder.source)
         (folder / "README.md").write_text(card, encoding="utf-8")
-        write_manifest(folder, "package", parent=parent, recipe=recipe_digest, details=details)
+        typed = PackageDetails.model_validate_json(json.dumps(details))
+        write_manifest(folder, "package", parent=parent, recipe=recipe_digest, details=typed)
     return out_dir
 
 

@@ -19,7 +19,7 @@ from statistics import median
 from typing import Any
 
 from homoexport.choices import EmbeddingPrecision, Scheme
-from homoexport.documents.artifact import digest_of, read_json, write_json
+from homoexport.documents.document import digest_of, read_json, to_json, write_text
 from homoexport.documents.recipe import ExportSettings, MeasureSettings
 from homoexport.encoder import OUTPUT_NAMES, Encoder, count_parameters, family_of, parameters_at
 from homoexport.errors import DoesNotFit, PackageError, UserError
@@ -352,7 +352,7 @@ def keep(file: Path, value: Any) -> None:
     """Put JSON into the cache; one that cannot be written is none."""
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, value)
+        write_text(file, to_json(value))
 
 
 def _rows_by_shape(figures: dict[Shape, Figures]) -> list[dict[str, Any]]:

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from homoexport.data import sample_text
 from homoexport.distill import TASKS
-from homoexport.documents.artifact import digest_of, read_json, sha256_file
+from homoexport.documents.artifact import sha256_file
 from homoexport.documents.budget import TIMED_LINES, Budget
+from homoexport.documents.document import digest_of, read_json
 from homoexport.documents.recipe import DistillSettings, ExportSettings, MeasureSettings
 from homoexport.encoder import Encoder, family_of, load_encoder, max_length_of, parameters_at, weights_digest
 from homoexport.errors import BudgetError, PackageError, RecipeError

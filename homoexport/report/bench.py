@@ -11,8 +11,9 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from homoexport.documents.artifact import write_json, write_manifest
+from homoexport.documents.artifact import write_manifest
 from homoexport.documents.budget import verdict_of
+from homoexport.documents.document import to_json, write_text
 from homoexport.report.markdown import PLOTS, REPORT, markdown_table
 from homoexport.report.measured import GRID_HEAD, figure_rows, grid_rows, labels_of, measurement_remarks
 from homoexport.report.plots import STYLE
@@ -65,7 +66,7 @@ def write_bench_report(folder: Path, document: Mapping[str, Any]) -> None:
             f"{host['available_cores']} of {host['cores']} cores, {host['system']}."
         )
     sections.append("Versions: " + ", ".join(f"{name} {it}" for name, it in cells[0]["versions"].items()) + ".")
-    write_json(folder / MEASUREMENT_FILE, document)
+    write_text(folder / MEASUREMENT_FILE, to_json(document))
     (folder / REPORT).write_text("\n\n".join(sections) + "\n", encoding="utf-8")
     write_manifest(folder, "measurement")
 

@@ -6,16 +6,18 @@ from typing import Any
 
 from rich.table import Table
 
+from homoexport.documents.artifact import PackageManifest
 
-def export_lines(folder: str, manifest: dict[str, Any]) -> list[str]:
+
+def export_lines(folder: str, manifest: PackageManifest) -> list[str]:
     """The package, why it is what it is, and what its user should know.
 
     Args:
         folder: the package's.
         manifest: of a package.
     """
-    details = manifest["details"]
-    size = manifest["files"][details["model_file"]]["bytes"]
+    details = manifest.details.model_dump(mode="json")
+    size = manifest.files[details["model_file"]].bytes
     parity, alone = details["parity"], details["batch_invariance"]
     mean, least = f"{parity['mean_cosine']:.4f}", f"{parity['min_cosine']:.4f}"
     cosine = mean if mean == least else f"{mean} mean, {least} least"

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from homoexport.documents.artifact import output_errors, read_json
+from homoexport.documents.artifact import output_errors
 from homoexport.documents.budget import verdict_of
+from homoexport.documents.document import read_json
 from homoexport.errors import PackageError
 from homoexport.report.measured import measurement_remarks
 from homoexport.report.plots import homotopy_figure, latency_figure, terms_figure, width_of

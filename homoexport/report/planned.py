@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from rich.text import Text
 
-from homoexport.documents.artifact import staged, write_json, write_manifest
+from homoexport.documents.artifact import staged, write_manifest
 from homoexport.documents.budget import THROUGHPUT
+from homoexport.documents.document import to_json, write_text
 from homoexport.report.markdown import PLOTS, REPORT, markdown_table
 from homoexport.report.plots import STYLE
 from homoexport.report.tables import conditions
@@ -162,7 +163,7 @@ def write_plan_report(out_dir: Path, plan: Mapping[str, Any], *, force: bool = F
             ),
         ]
         (folder / REPORT).write_text("\n\n".join(sections) + "\n", encoding="utf-8")
-        write_json(folder / PLAN_FILE, plan)
+        write_text(folder / PLAN_FILE, to_json(plan))
         write_manifest(folder, "plan", parent=plan["teacher"])
 
 

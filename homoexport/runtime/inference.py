@@ -17,7 +17,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from homoexport.documents.artifact import verify
+from homoexport.documents.artifact import PackageManifest, verify
 from homoexport.errors import PackageError, UserError
 
 FloatArray = NDArray[np.float32]
@@ -70,34 +70,20 @@ def read_package(folder: Path) -> PackageDetails:
         PackageError: not a package; a file missing, truncated or altered; a manifest that lacks
             something, or names a task that is not known.
     """
-    manifest = verify(folder, kind="package", strict=False)
-    details = manifest["details"]
-    try:
-        package = PackageDetails(
-            folder=folder,
-            model_file=details["model_file"],
-            task=details["task"],
-            precision=details["precision"],
-            parameters=details["parameters"],
-            max_length=details["max_length"],
-            vocab_size=details["vocab_size"],
-            pad_token_id=details["pad_token_id"],
-            file_bytes=sum(
-                entry["bytes"] for name, entry in manifest["files"].items() if name.startswith(details["model_file"])
-            ),
-            labels=tuple(details["labels"] if details["task"].endswith("-classification") else ()),
-        )
-    except KeyError as missing:
-        raise PackageError(
-            f"its manifest does not say {missing}", where=str(folder), hint="export the package again"
-        ) from None
-    if package.task not in TASK_OUTPUTS:
-        raise PackageError(
-            f"its task '{package.task}' is not one of {', '.join(TASK_OUTPUTS)}",
-            where=str(folder),
-            hint="use the homoexport version that wrote it",
-        )
-    return package
+    manifest = verify(folder, PackageManifest, strict=False)
+    details = manifest.details
+    return PackageDetails(
+        folder=folder,
+        model_file=details.model_file,
+        task=details.task,
+        precision=details.precision,
+        parameters=details.parameters,
+        max_length=details.max_length,
+        vocab_size=details.vocab_size,
+        pad_token_id=details.pad_token_id,
+        file_bytes=sum(entry.bytes for name, entry in manifest.files.items() if name.startswith(details.model_file)),
+        labels=(details.labels or ()) if details.task.endswith("-classification") else (),
+    )
 
 
 class Session(Protocol):

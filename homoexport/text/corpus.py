@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from homoexport.documents.student import CorpusDescription
 from homoexport.errors import TextError
 from homoexport.text.example import Example, examples_from
 
@@ -55,8 +56,8 @@ class Corpus(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a merged state, whatever the number of processes was."""
 
-    def describe(self) -> dict[str, Any]:
-        """What the corpus holds, for manifests; JSON-ready."""
+    def describe(self) -> CorpusDescription:
+        """What the corpus holds, for manifests."""
 
 
 def require_batch(size: int | None, batch_size: int) -> None:
@@ -111,7 +112,7 @@ class MapCorpus:
     seed: int
     held_out: list[Example]
     held_out_texts: list[str]
-    description: dict[str, Any]
+    description: CorpusDescription
 
     def __post_init__(self) -> None:
         # A batch touches two epochs of a source at most, but for parts smaller than its share.
@@ -146,6 +147,6 @@ class MapCorpus:
         """Nothing to load; a state of a stream is a mistake of ours."""
         assert not state
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> CorpusDescription:
         """See `Corpus.describe`."""
         return self.description

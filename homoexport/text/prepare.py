@@ -19,8 +19,9 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from homoexport.choices import Objective
-from homoexport.documents.artifact import digest_of
+from homoexport.documents.document import digest_of
 from homoexport.documents.recipe import TextSettings, TextSource
+from homoexport.documents.student import CorpusDescription, SourceDescription
 from homoexport.errors import RecipeError, TextError
 from homoexport.text.corpus import Corpus, MapCorpus
 from homoexport.text.example import examples_from
@@ -183,18 +184,18 @@ def _map_corpus(
         seed=seed,
         held_out=examples_from(held_out),
         held_out_texts=held_out["text"],
-        description={
-            "streamed": False,
-            "sources": [
-                {"source": name_of(source), "weight": source.weight, "rows": len(read), "sequences": len(part)}
+        description=CorpusDescription(
+            streamed=False,
+            sources=tuple(
+                SourceDescription(source=name_of(source), weight=source.weight, rows=len(read), sequences=len(part))
                 for source, read, part in zip(settings.sources, rows, parts, strict=True)
-            ],
-            "max_length": settings.max_length,
-            "sequences": len(training),
-            "tokens": int(lengths[training].sum()),
-            "held_out": settings.held_out,
-            "digest": hashlib.sha256(keys[training].tobytes() + keys[held_out_rows].tobytes()).hexdigest(),
-        },
+            ),
+            max_length=settings.max_length,
+            sequences=len(training),
+            tokens=int(lengths[training].sum()),
+            held_out=settings.held_out,
+            digest=hashlib.sha256(keys[training].tobytes() + keys[held_out_rows].tobytes()).hexdigest(),
+        ),
     )
 
 
@@ -251,13 +252,13 @@ def _stream_corpus(
         held_out=examples_from(held_out),
         held_out_texts=held_out["text"],
         size=len(unique) - settings.held_out if all(ended for _, ended in heads) else None,
-        description={
-            "streamed": True,
-            "sources": [{"source": source.name, "weight": source.weight} for source in sources],
-            "max_length": settings.max_length,
-            "sequences": None,
-            "tokens": None,
-            "held_out": settings.held_out,
-            "digest": digest_of([hashlib.sha256(keys[chosen].tobytes()).hexdigest(), *identity]),
-        },
+        description=CorpusDescription(
+            streamed=True,
+            sources=tuple(SourceDescription(source=source.name, weight=source.weight) for source in sources),
+            max_length=settings.max_length,
+            sequences=None,
+            tokens=None,
+            held_out=settings.held_out,
+            digest=digest_of([hashlib.sha256(keys[chosen].tobytes()).hexdigest(), *identity]),
+        ),
     )

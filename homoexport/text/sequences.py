@@ -18,7 +18,7 @@ import datasets
 from transformers import PreTrainedTokenizerBase
 
 from homoexport.choices import Objective
-from homoexport.documents.artifact import digest_of
+from homoexport.documents.document import digest_of
 from homoexport.documents.recipe import TextSettings, TextSource
 from homoexport.errors import TextError
 from homoexport.text.example import IGNORED

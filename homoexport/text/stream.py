@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from homoexport.documents.student import CorpusDescription
 from homoexport.text.corpus import require_batch
 from homoexport.text.example import Example
 from homoexport.text.shards import (
@@ -47,7 +48,7 @@ class StreamCorpus:
     seed: int
     held_out: list[Example]
     held_out_texts: list[str]
-    description: dict[str, Any]
+    description: CorpusDescription
     size: int | None = None
     process: int = 0
     processes: int = 1
@@ -137,7 +138,7 @@ class StreamCorpus:
         self._state, self._next_step = state, state["step"]
         self._readers, self._shards = {}, {}
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> CorpusDescription:
         """See `Corpus.describe`."""
         return self.description
 

@@ -16,18 +16,18 @@ from homoexport.distill import HELD_OUT
 from homoexport.documents.artifact import (
     MANIFEST,
     RUN_MARK,
-    digest_of,
+    FinetunedManifest,
     make_folder,
     output_errors,
-    read_json,
     refuse_existing,
     staged,
     verify,
-    write_json,
     write_manifest,
     write_run_mark,
 )
+from homoexport.documents.document import digest_of, read_json, to_json, write_text
 from homoexport.documents.recipe import FinetuneRecipe, FinetuneSettings
+from homoexport.documents.student import ExamplesOrigin, FinetunedDetails, FinetunedFigures, JudgedMetric
 from homoexport.encoder import load_encoder
 from homoexport.errors import OutputError, PackageError, RecipeError, TextError
 from homoexport.evaluate import (
@@ -182,7 +182,7 @@ def finetune_student(
         logits = _answers(teacher, train, task.names, threads=settings.threads or 1)
     with staged(out_dir, force=force) as folder:
         listener.on_stage(f"fine-tuning {source} on {task.name}, seed {seed}")
-        details = finetune(
+        made = finetune(
             source,
             train.texts,
             labels,
@@ -197,20 +197,31 @@ def finetune_student(
         judged = {name: _judged(folder, examples, task, seed=seed) for name, examples in task.judged.items()}
         held_out = [" ".join(_one(text).split()) for text in next(iter(task.judged.values())).texts]
         (folder / HELD_OUT).write_text("\n".join(held_out[:_HELD_OUT_TEXTS]) + "\n", encoding="utf-8")
-        result = {
-            "task": task.name,
-            "seed": seed,
-            "examples": len(train.texts),
-            "of_examples": len(task.train.texts),
-            "trained_on": {"source": train.source, "digest": train.digest},
-            "judged_on": {name: {"source": dev.source, "digest": dev.digest} for name, dev in task.judged.items()},
-            "teacher": teacher,
-            "teacher_digest": None if teacher is None else digest_of_source(teacher),
-            "judged": judged,
-        }
-        parent = details.pop("parent")
-        write_manifest(folder, "student", parent=parent, details={**details, "finetuned": result})
-    return result
+        result = FinetunedFigures(
+            task=task.name,
+            seed=seed,
+            examples=len(train.texts),
+            of_examples=len(task.train.texts),
+            trained_on=ExamplesOrigin(source=train.source, digest=train.digest),
+            judged_on={name: ExamplesOrigin(source=dev.source, digest=dev.digest) for name, dev in task.judged.items()},
+            teacher=teacher,
+            teacher_digest=None if teacher is None else digest_of_source(teacher),
+            judged=judged,
+        )
+        details = FinetunedDetails(
+            task="text-classification",
+            teacher=source,
+            family=made["family"],
+            parameters=made["parameters"],
+            labels=task.names,
+            steps=made["steps"],
+            taught=made["taught"],
+            finetune=settings,
+            seconds=made["seconds"],
+            finetuned=result,
+        )
+        write_manifest(folder, "student", parent=made["parent"], details=details)
+    return result.model_dump(mode="json")
 
 
 def finetune_many(
@@ -261,10 +272,10 @@ def finetune_many(
             if not (folder / MANIFEST).is_file():
                 settings, teacher = recipe.settings_of(task.name), teachers.get(task.name)
                 finetune_student(source, task, folder, settings=settings, seed=seed, teacher=teacher, listener=listener)
-            runs.append(verify(folder, kind="student", strict=False)["details"]["finetuned"])
+            runs.append(verify(folder, FinetunedManifest, strict=False).details.finetuned.model_dump(mode="json"))
     summary = {"model": source, "runs": runs, "summary": over_seeds(runs), "skipped": dict(skipped or {})}
     with output_errors(out_dir):
-        write_json(out_dir / SUMMARY, summary)
+        write_text(out_dir / SUMMARY, to_json(summary))
     return summary
 
 
@@ -331,10 +342,9 @@ def _answers(teacher: str, train: Examples, names: Sequence[str], *, threads: in
     return np.stack(model.logits(train.texts))[:, places]
 
 
-def _judged(folder: Path, examples: Examples, task: LabelledTask, *, seed: int) -> list[dict[str, Any]]:
+def _judged(folder: Path, examples: Examples, task: LabelledTask, *, seed: int) -> tuple[JudgedMetric, ...]:
     (found,) = evaluate_models([str(folder)], examples, task="classification", metrics=task.metrics, seed=seed)
-    metrics: list[dict[str, Any]] = found["metrics"]
-    return metrics
+    return tuple(JudgedMetric(**{**each, "interval": tuple(each["interval"])}) for each in found["metrics"])
 
 
 def _one(text: Text) -> str:

@@ -29,18 +29,18 @@ from homoexport.distill import LOG, TASKS, Progress, distill, forget_state, prun
 from homoexport.documents.artifact import (
     MANIFEST,
     RUN_MARK,
+    Manifest,
     make_folder,
     output_errors,
-    read_json,
     read_manifest,
     refuse_existing,
     staged,
     verify,
-    write_json,
     write_manifest,
     write_run_mark,
 )
 from homoexport.documents.budget import TIMED_LINES, verdict_of
+from homoexport.documents.document import read_json, to_json, write_text
 from homoexport.documents.recipe import Recipe, StudentShape
 from homoexport.encoder import load_encoder, max_length_of
 from homoexport.errors import DeviceError, DoesNotFit, OutputError, RecipeError
@@ -101,7 +101,7 @@ class _Clock:
             yield
         finally:
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - began, 3)
-            write_json(self.path, {**read_json(self.path), "seconds": self.seconds})
+            write_text(self.path, to_json({**read_json(self.path), "seconds": self.seconds}))
 
 
 def run_recipe(
@@ -219,7 +219,7 @@ def _run_stages(recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener
         seconds=clock.seconds,
         plan=None if plan is None else turns.told(plan, recipe.budget),
     )
-    write_json(run_dir / SUMMARY, summary)
+    write_text(run_dir / SUMMARY, to_json(summary))
     write_report(run_dir, summary, log_path=run_dir / STUDENT / LOG, measurement=measurement)
     turns.forget_states()
     return summary
@@ -266,7 +266,7 @@ def _following(recipe: Recipe, run_dir: Path, plan: Plan, row: Row, clock: _Cloc
 def _plan(recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener) -> Plan:
     """The plan, kept or made."""
     folder = run_dir / PLAN
-    if not _done(folder, "plan"):
+    if not _done(folder):
         with clock.stage("plan", f"Planning for {recipe.measure.device}"):
             found = plan_student(
                 recipe.teacher,
@@ -287,7 +287,7 @@ def _distill(
     recipe: Recipe, run_dir: Path, shape: PartialShape, turns: Turns, clock: _Clock, listener: Listener
 ) -> None:
     student = run_dir / STUDENT
-    if _done(student, "student"):
+    if _done(student):
         return
     settings: dict[str, Any] = {
         "text": recipe.text,
@@ -308,7 +308,7 @@ def _distill(
 
 
 def _export_teacher(recipe: Recipe, folder: Path, clock: _Clock) -> None:
-    if _done(folder, "package"):
+    if _done(folder):
         return
     with clock.stage("teacher", "Exporting the teacher to fp32 ONNX, to compare with"):
         export_folder(
@@ -325,7 +325,7 @@ def _export_teacher(recipe: Recipe, folder: Path, clock: _Clock) -> None:
 
 def _refuse_unheld_teacher(recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener) -> None:
     """Find out before distilling whether the device can measure what relative lines are held against."""
-    if _done(run_dir / STUDENT, "student"):
+    if _done(run_dir / STUDENT):
         return
     _export_teacher(recipe, run_dir / TEACHER, clock)
     short = recipe.measure.model_copy(update={"min_seconds": _GLANCE_SECONDS})
@@ -346,13 +346,13 @@ def _export_and_measure(
     digest, texts = recipe.digest(), held_out_texts(student)
     _export_teacher(recipe, teacher, clock)
     is_again = patience > 1
-    if _done(run_dir / MEASURED, "measurement") and not is_again:
+    if _done(run_dir / MEASURED) and not is_again:
         return
     threads = threads_here(recipe.measure)
     gate = None
     if recipe.quality is not None:
         gate = Gate(recipe.quality, teacher=str(teacher), texts=texts, seed=recipe.seed, threads=threads)
-    if not _done(package, "package"):
+    if not _done(package):
         with clock.stage("export", f"Exporting the student ({recipe.export.quantize})"):
             export_folder(
                 str(student),
@@ -378,11 +378,11 @@ def _export_and_measure(
                 hint="ask for a smaller student, or measure where there is more memory, and --resume",
             )
         qualities = evaluate_packages(packages, texts, teacher=teacher, seed=recipe.seed, threads=threads)
-        write_json(folder / MEASUREMENT, measured.as_json())
-        write_json(folder / "quality.json", dict(zip(("teacher", "student"), qualities, strict=True)))
+        write_text(folder / MEASUREMENT, to_json(measured.as_json()))
+        write_text(folder / "quality.json", to_json(dict(zip(("teacher", "student"), qualities, strict=True))))
         floors = [] if gate is None else [gate.judge(open_package(package, threads=threads)).as_json()]
-        write_json(folder / FLOORS, floors)
-        write_manifest(folder, "measurement", parent=read_manifest(package)["digest"], recipe=digest)
+        write_text(folder / FLOORS, to_json(floors))
+        write_manifest(folder, "measurement", parent=read_manifest(package, Manifest).digest, recipe=digest)
 
 
 def _resume_run(recipe: Recipe, run_dir: Path, listener: Listener) -> _Clock:
@@ -399,9 +399,9 @@ def _resume_run(recipe: Recipe, run_dir: Path, listener: Listener) -> _Clock:
     return _Clock(path, listener, mark.get("seconds", {}))
 
 
-def _done(folder: Path, kind: str) -> bool:
+def _done(folder: Path) -> bool:
     """Whether a stage's artifact is there and whole."""
     if not (folder / MANIFEST).is_file():
         return False
-    verify(folder, kind=kind, strict=False)
+    verify(folder, Manifest, strict=False)
     return True

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from homoexport.distill import forget_state
-from homoexport.documents.artifact import read_json, read_manifest
+from homoexport.documents.artifact import DistilledManifest, read_manifest
 from homoexport.documents.budget import THROUGHPUT, Budget, Verdict
+from homoexport.documents.document import read_json
+from homoexport.documents.student import WidthFigures
 from homoexport.plan import Plan, Row
 from homoexport.shape import Shape
 from homoexport.workflow.measure import judge_result
@@ -72,15 +74,15 @@ class Turns:
         turns, shapes, verdicts = [], list[Shape](), list[Verdict]()
         for folder in (*self.folders, self.run_dir):
             verdicts = budget_verdicts(budget, folder / MEASURED) if _was_held(folder) else []
-            details = read_manifest(folder / STUDENT, kind="student")["details"]
-            row = plan.row_of(_shape_of(details))
+            details = read_manifest(folder / STUDENT, DistilledManifest).details
+            row = plan.row_of(_shape_of(details.widths))
             shapes.append(row.shape)
             turns.append(
                 {
                     "shape": row.shape.as_json(),
                     "folder": str(folder.relative_to(self.run_dir)),
-                    "steps": details["steps"],
-                    "seconds": details["seconds"],
+                    "steps": details.steps,
+                    "seconds": details.seconds,
                     "planned": row.as_json() | {line: plan.limits.figure(row, line) for line in plan.limits.values},
                     "budget": [verdict.as_json() for verdict in verdicts],
                 }
@@ -127,7 +129,6 @@ def is_noisy(measured: Path) -> bool:
     return bool(read_json(measured / MEASUREMENT)["results"][-1]["verdict"] != "steady")
 
 
-def _shape_of(details: Mapping[str, Any]) -> Shape:
-    widths = details["widths"]
-    sizes = (details["num_hidden_layers"], widths["hidden_size"], widths["intermediate_size"])
-    return Shape(*sizes, int(widths["num_attention_heads"]))
+def _shape_of(widths: WidthFigures) -> Shape:
+    sizes = (widths.num_hidden_layers, widths.hidden_size, widths.intermediate_size)
+    return Shape(*sizes, int(widths.num_attention_heads))

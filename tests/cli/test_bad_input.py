@@ -10,8 +10,8 @@ import pytest
 import yaml
 from safetensors.torch import load_file, save_file
 
-from homoexport.documents.artifact import write_manifest
 from tests.conftest import tiny_tokenizer, write_sentences
+from tests.measure.tiny_onnx import write_package
 
 
 @pytest.fixture
@@ -145,13 +145,12 @@ def test_damaged_packages(homoexport, tmp_path, command):
     assert_refused(homoexport(*command, package), "does not exist")
     package.mkdir()
     assert_refused(homoexport(*command, package), "no manifest.json")
-    (package / "onnx").mkdir()
-    model = package / "onnx" / "model.onnx"
-    model.write_bytes(bytes(1000))
-    write_manifest(package, "package", details={"model_file": "onnx/model.onnx"})
-    model.write_bytes(bytes(500))
+    package.rmdir()
+    model = write_package(package) / "onnx" / "model.onnx"
+    content = model.read_bytes()
+    model.write_bytes(content[:-1])
     assert_refused(homoexport(*command, package), "truncated", "model.onnx")
-    model.write_bytes(bytes(999) + b"x")
+    model.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert_refused(homoexport(*command, package), "altered", "model.onnx")
 
 

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from homoexport.cli import main
-from homoexport.documents.artifact import verify
+from homoexport.documents.artifact import Manifest, verify
 from homoexport.measure.results import Agreement
 from tests.measure.tiny_onnx import weights, write_package
 
@@ -57,7 +57,7 @@ def test_a_measurement_is_shown_kept_and_judged(run, packages, tmp_path):
     assert "Latency p95: " in shown
     assert "kept" in shown
     assert f"Texts: 3 of {text}" in shown.replace("\n", " ")
-    assert verify(out)["kind"] == "measurement"
+    assert verify(out, Manifest).kind == "measurement"
     kept = json.loads((out / "measurement.json").read_text())
     assert kept["texts"]["texts"] == 3
     assert kept["budget"][0]["kept"] is True

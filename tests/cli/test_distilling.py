@@ -10,7 +10,7 @@ import torch
 import yaml
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
-from homoexport.documents.artifact import verify
+from homoexport.documents.artifact import StudentManifest, verify
 from tests.conftest import tiny_bert, tiny_tokenizer, write_sentences
 
 SETTINGS = {"objective": "sentence-embedding", "steps": 10, "batch_size": 8, "prune_every": 1, "precision": "fp32"}
@@ -87,6 +87,6 @@ def test_a_classifier_from_a_table(homoexport, tmp_path):
     assert (refused.code, "opinion" in refused.err, "verdict" in refused.err) == (2, True, True)
     outcome = homoexport("distill", *flags, "--label-column", "verdict")
     assert outcome.code == 0, outcome.err
-    assert verify(tmp_path / "out")["details"]["task"] == "text-classification"
+    assert verify(tmp_path / "out", StudentManifest).details.task == "text-classification"
     student = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     assert student.config.id2label == {0: "no", 1: "yes"}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from homoexport.cli.evaluate import Judged
-from homoexport.documents.artifact import verify
+from homoexport.documents.artifact import Manifest, verify
 from homoexport.evaluate import GLUE
 from tests.measure.tiny_onnx import weights, write_package
 from tests.snippets import snippets
@@ -39,8 +39,8 @@ def test_models_are_judged_side_by_side_and_kept(homoexport, package, data, tmp_
     first, second = document["results"]
     assert first == second
     assert f"{first['metrics'][0]['value']:.4f}" in told.out
-    manifest = verify(tmp_path / "kept", kind="evaluation")
-    assert manifest["details"]["data"]["digest"] == document["data"]["digest"]
+    manifest = verify(tmp_path / "kept", Manifest)
+    assert (manifest.kind, "evaluation.json" in manifest.files) == ("evaluation", True)
     again = homoexport("eval", package, package, "--task", "sts", "--data", data, "--json")
     assert json.loads(again.out) == document
     taken = homoexport("eval", package, "--task", "sts", "--data", data, "-o", tmp_path / "kept")
@@ -51,7 +51,7 @@ def test_what_figures_come_from_is_kept(homoexport, package, data, tmp_path):
     (tmp_path / "texts.txt").write_text("\n".join(f"w{i % 40} w{i % 37}" for i in range(1100)))
     flags = ("--task", "fidelity", "--teacher", package, "--data", tmp_path / "texts.txt", "--seed", "3", "--json")
     document = json.loads(homoexport("eval", package, *flags).out)
-    assert document["teacher_digest"] == verify(package)["digest"]
+    assert document["teacher_digest"] == verify(package, Manifest).digest
     assert (document["data"]["examples"], document["data"]["drawn"], document["seed"]) == (1100, 1000, 3)
     assert document["columns"] == {"text": "text", "pair": None, "label": None}
     labelled = ("--task", "classification", "--text-column", "sentence1", "--label-column", "score", "--data", data)

@@ -12,9 +12,10 @@ import onnxruntime_extensions
 import pytest
 
 from homoexport.data import sample_text
-from homoexport.documents.artifact import verify, write_manifest
+from homoexport.documents.artifact import PackageManifest, StudentManifest, verify, write_manifest
 from homoexport.encoder import load_encoder, save_encoder
 from tests.conftest import BERT_TINY, MINILM, sentence_vectors, tiny_bert, tiny_tokenizer
+from tests.samples import student_details
 from tests.snippets import snippets
 
 QUICK = ("--threads", 1, "--length", 16)
@@ -39,7 +40,7 @@ def test_what_was_tried_and_why_not_the_others_is_told(homoexport, model, texts,
     out = tmp_path / "package"
     told = homoexport("export", "--onnx", model, "-o", out, "--text", texts, *QUICK)
     assert told.code == 0
-    details = verify(out)["details"]
+    details = verify(out, PackageManifest).details.model_dump(mode="json")
     schemes = [f"{details['graph']}-{scheme}" for scheme in ("int8", "int8-static", "fp32")]
     for name in ("standard-int8", "unfused+merged-int8", *schemes):
         assert f" {name}" in told.out
@@ -55,18 +56,18 @@ def test_a_length_that_no_text_can_have_is_told(homoexport, model, tmp_path):
     told = homoexport("export", model, "-o", tmp_path / "p", "--quantize", "none", "--threads", 1, "--length", 65)
     assert told.code == 0
     assert "timing with 64 tokens, the model's longest text" in told.err.splitlines()
-    assert verify(tmp_path / "p")["details"]["timed_at"]["length"] == 64
+    assert verify(tmp_path / "p", PackageManifest).details.timed_at["length"] == 64
 
 
 def test_force_replaces_nothing_but_a_package(homoexport, tmp_path):
     (tmp_path / "student").mkdir()
     encoder = load_encoder(BERT_TINY)
     save_encoder(encoder, encoder.model, tmp_path / "student")
-    write_manifest(tmp_path / "student", "student")
+    write_manifest(tmp_path / "student", "student", details=student_details())
     told = homoexport("export", BERT_TINY, "-o", tmp_path / "student", "--force", *QUICK)
     assert told.code == 2
     assert "is a student, not a package" in told.err
-    assert verify(tmp_path / "student", kind="student")
+    assert verify(tmp_path / "student", StudentManifest)
 
 
 def test_json_is_the_manifest(homoexport, model, tmp_path):
@@ -114,9 +115,9 @@ def test_what_the_docs_promise_of_texts_sizes_and_batches(homoexport, tmp_path, 
     flags = ["--text", "texts.txt", "--quantize", "int8-static", "--embeddings", "int4", "--with-tokenizer"]
     flags.append("--with-ort-format")
     assert homoexport("export", "--onnx", "student", "-o", "package", *flags, *QUICK).code == 0
-    manifest = verify(tmp_path / "package")
-    details = manifest["details"]
-    bits = 8 * manifest["files"][details["model_file"]]["bytes"] / details["parameters"]
+    manifest = verify(tmp_path / "package", PackageManifest)
+    details = manifest.details.model_dump(mode="json")
+    bits = 8 * manifest.files[details["model_file"]].bytes / details["parameters"]
     assert bits < 5.5  # 3.9 M of the 4.4 M parameters are the word table's
     assert details["scheme"].startswith("int8-")
     assert details["batch_invariance"]["max_difference"] < 1e-5
@@ -146,7 +147,7 @@ def test_for_a_processor_without_vnni_the_gate_is_held_there(homoexport, tmp_pat
     out = tmp_path / "package"
     told = homoexport("export", "--onnx", MINILM, "-o", out, "--device", "x86:haswell", "--quantize", "int8", *QUICK)
     assert told.code == 0
-    details = verify(out)["details"]
+    details = verify(out, PackageManifest).details.model_dump(mode="json")
     name = f"{details['graph']}-{details['scheme']}"
     (chosen,) = [item for item in details["candidates"] if (item["round"], item["name"]) == (3, name)]
     assert chosen["parity_on_target"]["passed"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from homoexport.documents.artifact import verify
+from homoexport.documents.artifact import StudentManifest, verify
 from homoexport.documents.recipe import FinetuneRecipe, parse_as, read_recipe_tree
 from homoexport.evaluate import GLUE
 from homoexport.workflow import finetune
@@ -62,7 +62,7 @@ def test_a_student_can_be_exported_and_judged_afterwards(homoexport, glue, tiny_
         "high": 0,
         "seeds": 1,
     }
-    assert verify(out, kind="student")["details"]["labels"] == ["negative", "positive"]
+    assert verify(out, StudentManifest).details.labels == ("negative", "positive")
     judged = homoexport("eval", out, "--task", "sst2", "--data-dir", glue, "--json")
     (one,) = json.loads(judged.out)["results"]
     assert one["metrics"] == summary["runs"][0]["judged"]["sst2"]
@@ -103,8 +103,8 @@ def test_help_says_what_is_so(homoexport):
 def test_flags_go_before_the_defaults_and_seeds_are_different_ones(homoexport, glue, tiny_folder, tmp_path):
     call = ("finetune", tiny_folder(), "--task", "sst2", "--data-dir", glue, "-o", tmp_path / "out")
     assert homoexport(*call, "--epochs", 0.5, "--threads", 1, "--max-length", 16).code == 0
-    settings = verify(tmp_path / "out")["details"]["finetune"]
-    assert (settings["threads"], settings["max_length"]) == (1, 16)
+    settings = verify(tmp_path / "out", StudentManifest).details.finetune
+    assert (settings.threads, settings.max_length) == (1, 16)
     twice = homoexport(*call, "--seed", 1, "--seed", 1, "--force")
     assert (twice.code, "a seed is named twice" in twice.err) == (2, True)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from homoexport.documents.artifact import verify
+from homoexport.documents.artifact import Manifest, verify
 from homoexport.errors import BudgetError
 from tests.conftest import MINILM
 from tests.plan.test_choice import plan
@@ -66,8 +66,8 @@ def test_people_read_a_table_what_to_write_and_what_more_would_buy(homoexport, a
     assert "With Latency p50 at most 6.50 ms: 6 x 256/1024, 8 heads, which keeps 80.0 %" in said
     assert "224 wide is slower than 256 wide here: 6.50 ms against 6.00 ms" in said
     assert "Nothing was trained" in said
-    manifest = verify(tmp_path / "plan", kind="plan")
-    assert set(manifest["files"]) == {"plan.json", "report.md", "plots/front.png"}
+    manifest = verify(tmp_path / "plan", Manifest)
+    assert set(manifest.files) == {"plan.json", "report.md", "plots/front.png"}
     again = homoexport("plan", "--teacher", "some/model", "--latency-p50", "5.5ms", "-o", tmp_path / "plan")
     assert (again.code, "already exists" in again.err) == (2, True)
     assert len(asked) == 1

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from homoexport.documents.artifact import verify
+from homoexport.documents.artifact import StudentManifest, verify
 from tests.conftest import write_sentences
 
 pytestmark = pytest.mark.processes
@@ -59,7 +59,7 @@ def test_killed_run_resumes_to_the_same_bits(command, tmp_path):
     subprocess.run([*arguments, "--resume"], env=environment(), check=True)
     assert [line["loss"] for line in log_of(killed)] == [line["loss"] for line in log_of(whole)]
     assert (killed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
-    assert verify(killed)["details"]["held_out_loss"] == verify(whole)["details"]["held_out_loss"]
+    assert verify(killed, StudentManifest).details.held_out_loss == verify(whole, StudentManifest).details.held_out_loss
 
 
 def test_an_export_that_is_ended_leaves_nothing(tiny_folder, tmp_path):
@@ -110,9 +110,9 @@ def test_several_processes_prune_alike_and_end_at_the_same_loss(command, tmp_pat
         several = tmp_path / str(processes)
         subprocess.run(launch(processes, command(objective, several)), env=environment(), check=True)
         assert_same_run(one, several)
-        details = [verify(folder)["details"] for folder in (one, several)]
-        assert [detail["processes"] for detail in details] == [1, processes]
-        assert details[1]["held_out_loss"] == pytest.approx(details[0]["held_out_loss"], abs=1e-4)
+        details = [verify(folder, StudentManifest).details for folder in (one, several)]
+        assert [detail.processes for detail in details] == [1, processes]
+        assert details[1].held_out_loss == pytest.approx(details[0].held_out_loss, abs=1e-4)
 
 
 def process_of_rank(rank: int, folder: Path) -> int | None:

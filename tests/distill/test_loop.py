@@ -18,7 +18,7 @@ from transformers import AutoModel
 from homoexport.distill import LOG, Run, distill, new_run, open_job, target_of
 from homoexport.distill.batches import BatchMaker
 from homoexport.distill.checkpoint import CHECKPOINT
-from homoexport.documents.artifact import verify
+from homoexport.documents.artifact import Manifest, StudentManifest, verify
 from homoexport.documents.recipe import DistillSettings, LossWeights, StudentShape, TextSettings, TextSource
 from homoexport.encoder import load_encoder
 from homoexport.errors import OutputError, PackageError, RecipeError, ShapeError, TextError
@@ -162,8 +162,8 @@ def test_run_ends_as_a_stock_student_with_its_log(tiny_folder, corpus_file, tmp_
         settings=settings_of(objective),
         out_dir=out,
     )
-    details = verify(out, kind="student")["details"]
-    assert details["widths"] == {
+    details = verify(out, StudentManifest).details
+    assert details.widths.model_dump() == {
         "hidden_size": 16,
         "intermediate_size": 24,
         "num_attention_heads": 2,
@@ -266,20 +266,20 @@ def test_existing_output_is_kept_and_other_settings_do_not_resume(tiny_folder, c
     arguments = {"text": text_of(corpus_file), "shape": SHAPE, "out_dir": tmp_path / "out"}
     teacher, settings = str(tiny_folder()), settings_of("sentence-embedding", steps=3)
     distill(teacher, settings=settings, **arguments)
-    before = verify(tmp_path / "out")["digest"]
+    before = verify(tmp_path / "out", Manifest).digest
     with pytest.raises(OutputError, match="already exists"):
         distill(teacher, settings=settings, **arguments)
     with pytest.raises(RecipeError, match="other settings"):
         distill(teacher, settings=settings_of("sentence-embedding", steps=4), resume=True, **arguments)
     distill(teacher, settings=settings, resume=True, **arguments)  # finished already: nothing to do
-    assert verify(tmp_path / "out")["digest"] == before
+    assert verify(tmp_path / "out", Manifest).digest == before
     distill(teacher, settings=settings_of("sentence-embedding", steps=4), force=True, **arguments)
-    assert verify(tmp_path / "out")["details"]["steps"] == 4
+    assert verify(tmp_path / "out", StudentManifest).details.steps == 4
     its_own_text = arguments | {"text": text_of(tmp_path / "out" / "*.txt")}
     for source, changed in ((tmp_path / "out", arguments), (teacher, its_own_text)):
         with pytest.raises(OutputError, match=r"would be replaced, but .* is read"):
             distill(str(source), settings=settings, force=True, **changed)
-    assert verify(tmp_path / "out")["details"]["steps"] == 4
+    assert verify(tmp_path / "out", StudentManifest).details.steps == 4
 
 
 def test_force_does_not_replace_a_folder_of_someone_elses(tiny_folder, corpus_file, tmp_path):
@@ -337,7 +337,7 @@ def test_resume_refuses_another_text_under_the_same_name(tiny_folder, corpus_fil
         distill(teacher, resume=True, **arguments)
     corpus_file.write_text(whole)
     distill(teacher, resume=True, **arguments)
-    assert verify(tmp_path / "out")["details"]["steps"] == 12
+    assert verify(tmp_path / "out", StudentManifest).details.steps == 12
 
 
 def test_interrupt_at_the_very_end_loses_nothing(tiny_folder, corpus_file, tmp_path, monkeypatch):
@@ -358,7 +358,7 @@ def test_interrupt_at_the_very_end_loses_nothing(tiny_folder, corpus_file, tmp_p
         with pytest.raises(KeyboardInterrupt):
             distill(teacher, **arguments)
     distill(teacher, resume=True, **arguments)
-    assert verify(tmp_path / "out")["details"]["steps"] == 12
+    assert verify(tmp_path / "out", StudentManifest).details.steps == 12
     assert not list((tmp_path / "out").glob(".checkpoint*"))
 
 
@@ -378,14 +378,14 @@ def test_what_force_replaces_stays_until_the_new_run_has_a_checkpoint(tiny_folde
     arguments = {"text": text_of(corpus_file), "shape": SHAPE, "out_dir": tmp_path / "out"}
     teacher, settings = str(tiny_folder()), settings_of("sentence-embedding")
     distill(teacher, settings=settings, **arguments)
-    before = verify(tmp_path / "out")["digest"]
+    before = verify(tmp_path / "out", Manifest).digest
 
     def stop(_progress: object) -> None:
         raise Stop
 
     with pytest.raises(Stop):
         distill(teacher, settings=settings, force=True, on_progress=stop, **arguments)
-    assert verify(tmp_path / "out")["digest"] == before
+    assert verify(tmp_path / "out", Manifest).digest == before
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
     with pytest.raises(RecipeError, match="--force starts anew"):
         distill(teacher, settings=settings, force=True, resume=True, **arguments)

@@ -11,7 +11,7 @@ from transformers import AutoModel
 
 from homoexport.distill import LOG, distill
 from homoexport.distill.layerwise import LayerMap
-from homoexport.documents.artifact import verify
+from homoexport.documents.artifact import StudentManifest, verify
 from homoexport.documents.recipe import LossWeights, StudentShape
 from homoexport.errors import RecipeError, ShapeError
 from tests.distill.test_loop import SHAPE, Stop, run_of, settings_of, text_of
@@ -93,7 +93,7 @@ def test_peers_end_as_stock_students(tiny_folder, corpus_file, tmp_path, method)
     out = tmp_path / "student"
     settings = settings_of("sentence-embedding", method=method)
     distill(str(tiny_folder()), text=text_of(corpus_file), shape=SHAPE, settings=settings, out_dir=out)
-    assert verify(out)["details"]["method"] == method
+    assert verify(out, StudentManifest).details.method == method
     config = AutoModel.from_pretrained(out).config
     assert (config.hidden_size, config.num_hidden_layers) == (16, 1 if method == "layers" else 2)
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from homoexport.distill import LOG, distill
-from homoexport.documents.artifact import verify
+from homoexport.documents.artifact import Manifest, verify
 from homoexport.errors import RecipeError
 from tests.distill.test_loop import SHAPE, run_of, settings_of, text_of
 
@@ -36,7 +36,7 @@ def test_trackers_are_told_every_step(tiny_folder, corpus_file, tmp_path):
     records = events_of(out)
     for name in (b"loss", b"gap", b"term/hidden", b"width/hidden_size", b"learning_rate"):
         assert sum(name in record for record in records) >= 12, name
-    assert any(name.startswith("trackers/") for name in verify(out)["files"])
+    assert any(name.startswith("trackers/") for name in verify(out, Manifest).files)
 
 
 def test_tracker_that_is_not_there_is_named(tiny_folder, corpus_file, tmp_path):

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModel
 
 from homoexport.distill import LOG, distill_students
-from homoexport.documents.artifact import verify
+from homoexport.documents.artifact import StudentManifest, verify
 from homoexport.documents.recipe import StudentShape
 from homoexport.errors import RecipeError
 from tests.distill.test_loop import Stop, settings_of, text_of
@@ -34,25 +34,25 @@ def test_each_student_is_a_stock_model_of_its_shape_with_its_whole_way(tiny_fold
     folders = distill_students(str(tiny_folder()), out_dir=tmp_path / "all", **arguments_of(corpus_file))
     assert [folder.name for folder in folders] == ["wide", "middle", "narrow"]
     for folder, shape in zip(folders, SHAPES, strict=True):
-        details = verify(folder, kind="student")["details"]
+        details = verify(folder, StudentManifest).details
         config = AutoModel.from_pretrained(folder).config
         for name in ("hidden_size", "intermediate_size", "num_attention_heads"):
             assert getattr(config, name) == getattr(shape, name)
         log = log_of(folder)
-        assert [line["step"] for line in log] == list(range(details["steps"]))
+        assert [line["step"] for line in log] == list(range(details.steps))
         assert log[0]["gap"] == pytest.approx(0, abs=1e-6)
         widths = [line["widths"]["hidden_size"] for line in log]
         assert widths == sorted(widths, reverse=True)
         assert widths[-1] == shape.hidden_size
         assert log[-1]["learning_rate"] < log[len(log) // 2]["learning_rate"]
-    alone = verify(folders[0])["details"]["steps"] - 5  # finish 0.25 of 20
+    alone = verify(folders[0], StudentManifest).details.steps - 5  # finish 0.25 of 20
     assert log_of(folders[0])[:alone] == log_of(folders[2])[:alone]  # they share the trunk
     assert not list((tmp_path / "all").rglob(".checkpoint*"))
 
 
 def test_a_branch_ends_with_its_own_share_of_steps(tiny_folder, corpus_file, tmp_path):
     folders = distill_students(str(tiny_folder()), out_dir=tmp_path / "all", **arguments_of(corpus_file))
-    trunk = verify(folders[2])["details"]["steps"]
+    trunk = verify(folders[2], StudentManifest).details.steps
     assert trunk == round((0.6 + 0.5) * 20)
     rates = [line["learning_rate"] for line in log_of(folders[0])]
     branched = len(rates) - 5  # finish 0.25 of 20
@@ -90,7 +90,7 @@ def test_widths_passed_in_one_event_are_all_reached(tiny_folder, corpus_file, tm
     arguments = arguments_of(corpus_file)
     arguments["settings"] = arguments["settings"].model_copy(update={"prune_every": 100})  # a single event
     folders = distill_students(str(tiny_folder()), out_dir=tmp_path / "all", **arguments)
-    assert [verify(folder)["details"]["widths"]["hidden_size"] for folder in folders] == [24, 16, 12]
+    assert [verify(folder, StudentManifest).details.widths["hidden_size"] for folder in folders] == [24, 16, 12]
 
 
 @pytest.mark.parametrize(

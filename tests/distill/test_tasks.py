@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
 from homoexport.distill import LOG, distill, new_run, open_job, target_of
-from homoexport.documents.artifact import verify
+from homoexport.documents.artifact import StudentManifest, verify
 from homoexport.documents.recipe import LossWeights, StudentShape, TextSettings, TextSource
 from homoexport.errors import TeacherError, TextError
 from tests.conftest import tiny_bert, tiny_tokenizer
@@ -90,13 +90,13 @@ def test_a_run_ends_as_a_stock_classifier_that_agrees_with_its_teacher(classifie
     settings = settings_of(objective, steps=60, prune_until=0.3, learning_rate=3e-3, weights=LossWeights(task=0.1))
     out = tmp_path / "student"
     distill(str(classifier(objective)), text=text, shape=SHAPE, settings=settings, out_dir=out)
-    details = verify(out, kind="student")["details"]
+    details = verify(out, StudentManifest).details
     log = [json.loads(line) for line in (out / LOG).read_text().splitlines()]
     assert ("task" in log[0]["terms"]) == labels
     assert log[0]["gap"] == pytest.approx(0, abs=1e-6)
     worst = max(line["terms"]["kl"] for line in log)
     assert worst > 0
-    assert details["held_out_loss"] < 0.5 * worst
+    assert details.held_out_loss < 0.5 * worst
     student = HEADS[objective].from_pretrained(out)
     assert student.config.id2label == CLASSES
     assert (student.config.hidden_size, student.classifier.in_features) == (16, 16)

@@ -11,6 +11,10 @@ import pytest
 from safetensors import SafetensorError
 
 from homoexport.documents.artifact import (
+    FileEntry,
+    Manifest,
+    PackageManifest,
+    StudentManifest,
     output_errors,
     read_manifest,
     refuse_existing,
@@ -20,6 +24,7 @@ from homoexport.documents.artifact import (
     write_run_mark,
 )
 from homoexport.errors import OutputError, PackageError, TextError
+from tests.samples import student_details
 
 
 @pytest.fixture
@@ -28,18 +33,18 @@ def artifact(tmp_path):
     (folder / "inner").mkdir(parents=True)
     (folder / "weights.bin").write_bytes(b"0123456789")
     (folder / "inner" / "config.json").write_text("{}")
-    write_manifest(folder, "student", parent="some/teacher", details={"parameters": 10})
+    write_manifest(folder, "student", parent="some/teacher", details=student_details())
     return folder
 
 
 def test_manifest_describes_every_file(artifact):
-    manifest = verify(artifact, kind="student")
-    assert set(manifest["files"]) == {"weights.bin", "inner/config.json"}
+    manifest = verify(artifact, StudentManifest)
+    assert set(manifest.files) == {"weights.bin", "inner/config.json"}
     # printf 0123456789 | sha256sum
     known = "84d89877f0d4041efb6bf91a16f0248f2fd573e6af05c19f96bedb9f882f7882"
-    assert manifest["files"]["weights.bin"] == {"sha256": known, "bytes": 10}
-    assert (manifest["parent"], manifest["details"]["parameters"]) == ("some/teacher", 10)
-    assert manifest["host"]["available_cores"] >= 1
+    assert manifest.files["weights.bin"] == FileEntry(sha256=known, bytes=10)
+    assert (manifest.parent, manifest.details) == ("some/teacher", student_details())
+    assert manifest.host.available_cores >= 1
 
 
 @pytest.mark.parametrize(
@@ -49,22 +54,22 @@ def test_manifest_describes_every_file(artifact):
         (lambda folder: (folder / "weights.bin").write_bytes(b"0123456780"), "its sha256 is not the manifest's"),
         (lambda folder: (folder / "weights.bin").unlink(), "weights.bin: is missing"),
         (lambda folder: (folder / "more.txt").write_text("x"), "more.txt: is not in the manifest"),
-        (lambda folder: (folder / "manifest.json").write_text("{"), "is not a homoexport manifest"),
+        (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json: is not JSON"),
         (lambda folder: (folder / "manifest.json").unlink(), "has no manifest.json"),
     ],
 )
 def test_damage_is_named(artifact, damage, words):
     damage(artifact)
     with pytest.raises(PackageError, match=words):
-        verify(artifact)
+        verify(artifact, Manifest)
 
 
 def test_files_beside_the_artifacts_own_do_not_forbid_its_use(artifact):
     (artifact / ".git").mkdir()
     (artifact / ".git" / "HEAD").write_text("ref")
-    verify(artifact)
+    verify(artifact, Manifest)
     (artifact / "README.md").write_text("A model card.")
-    assert verify(artifact, strict=False)["kind"] == "student"
+    assert verify(artifact, Manifest, strict=False).kind == "student"
 
 
 def test_errors_of_ours_are_not_taken_for_the_disks(tmp_path):
@@ -80,11 +85,11 @@ def test_errors_of_ours_are_not_taken_for_the_disks(tmp_path):
 
 def test_kind_and_format_are_checked(artifact):
     with pytest.raises(PackageError, match="is a student, not a package"):
-        verify(artifact, kind="package")
+        verify(artifact, PackageManifest)
     manifest = json.loads((artifact / "manifest.json").read_text())
-    (artifact / "manifest.json").write_text(json.dumps({**manifest, "format_version": 99}))
-    with pytest.raises(PackageError, match="format 99 is not format 1"):
-        read_manifest(artifact)
+    (artifact / "manifest.json").write_text(json.dumps({**manifest, "schema_version": "99.0"}))
+    with pytest.raises(PackageError, match=r"is of schema version 99.0, and this homoexport reads 2\.0"):
+        read_manifest(artifact, Manifest)
 
 
 def test_of_two_at_once_the_first_to_end_stays(tmp_path):
@@ -111,7 +116,7 @@ def test_a_place_where_no_folder_can_be_made_is_told():
 def test_kinds_have_their_article(tmp_path):
     write_manifest(tmp_path, "evaluation")
     with pytest.raises(PackageError, match="is an evaluation, not a student; name a student folder"):
-        verify(tmp_path, kind="student")
+        verify(tmp_path, StudentManifest)
     with pytest.raises(OutputError, match="is an evaluation, not a student"):
         refuse_existing(tmp_path, force=True, kind="student")
 
@@ -129,7 +134,7 @@ def test_staged_folder_appears_whole_or_not_at_all(tmp_path):
     assert list(tmp_path.iterdir()) == []
     with staged(out) as folder:
         (folder / "a.txt").write_text("whole")
-        write_manifest(folder, "student")
+        write_manifest(folder, "student", details=student_details())
     assert (out / "a.txt").read_text() == "whole"
     with pytest.raises(OutputError, match="already exists"), staged(out):
         pass
@@ -177,7 +182,7 @@ def test_force_spares_a_folder_that_holds_an_input(tmp_path, monkeypatch, spec):
     out = tmp_path / "out"
     (out / "texts").mkdir(parents=True)
     (out / "texts" / "a.txt").write_text("text")
-    write_manifest(out, "student")
+    write_manifest(out, "student", details=student_details())
     with pytest.raises(OutputError, match="would be replaced, but"):
         refuse_existing(out, force=True, inputs=[spec.format(out=out, parent=tmp_path)])
     assert (out / "texts" / "a.txt").read_text() == "text"
@@ -195,6 +200,6 @@ def test_force_replaces_artifacts_of_the_same_kind_alone(artifact):
 
 
 def test_force_minds_no_names_that_are_no_files(tmp_path, monkeypatch):
-    write_manifest(tmp_path, "student")
+    write_manifest(tmp_path, "student", details=student_details())
     monkeypatch.chdir(tmp_path)
     refuse_existing(tmp_path, force=True, inputs=["org/model", "package:some-package/model"])

@@ -18,6 +18,7 @@ from homoexport.evaluate.retrieval import retrieval_qualities
 from homoexport.runtime.inference import open_package
 from tests.conftest import MINILM, sentence_vectors, tiny_model, tiny_tokenizer
 from tests.measure.tiny_onnx import WORDS, weights, write_package
+from tests.samples import student_details
 
 TEXTS = tuple(f"w{i} w{i * 7 % 50} w{i * i % 40}" for i in range(30))
 
@@ -73,7 +74,7 @@ def test_an_altered_student_is_not_judged_and_others_are_known_by_all_their_file
         (folder / name).write_text((folder / name).read_text() + "\n")
         digests.add(digest_of_source(str(folder)))
     assert len(digests) == 3
-    write_manifest(folder, "student")
+    write_manifest(folder, "student", details=student_details())
     open_model(str(folder), threads=1)
     weights = bytearray((folder / "model.safetensors").read_bytes())
     weights[-1] ^= 1

@@ -13,7 +13,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from homoexport.documents.artifact import verify
+from homoexport.documents.artifact import PackageManifest, verify
 from homoexport.errors import DeviceError
 from homoexport.export import candidates, choose, export_encoder
 from homoexport.export.candidates import Candidate
@@ -133,7 +133,7 @@ def with_a_wild_channel(tiny_encoder, exported, tmp_path, monkeypatch):
             quantize=quantize,
             rank=lambda files: [2.0 if "fp32" in file.name or "-" not in file.stem else 1.0 for file in files],
         )
-        details = verify(out)["details"]
+        details = verify(out, PackageManifest).details.model_dump(mode="json")
         assert details["precision"] == "int8"
         assert details["parity"]["passed"]
         return out, details
@@ -195,7 +195,7 @@ def test_files_that_do_not_fit_are_not_chosen_and_where_none_does_the_smallest_i
     out = export_encoder(
         tiny_encoder("feature-extraction"), out_dir=tmp_path / "package", texts=TEXTS, quantize="auto", rank=rank
     )
-    details = verify(out)["details"]
+    details = verify(out, PackageManifest).details.model_dump(mode="json")
     assert details["scheme"] == "int8"
     assert [reason for name, reason in details["left_out"].items() if "static" in name] == [
         "could not be timed, for it does not fit into the target's memory"
@@ -207,7 +207,7 @@ def test_files_that_do_not_fit_are_not_chosen_and_where_none_does_the_smallest_i
         quantize="auto",
         rank=lambda files: [math.inf] * len(files),
     )
-    details = verify(nowhere)["details"]
+    details = verify(nowhere, PackageManifest).details.model_dump(mode="json")
     sizes = {item["name"]: item["file_bytes"] for item in details["candidates"] if item["name"] in details["left_out"]}
     assert sizes[f"{details['graph']}-{details['scheme']}"] == min(sizes.values())
     assert details["refused"] == {}
@@ -238,7 +238,7 @@ def test_int8_that_is_slower_is_refused_with_the_figures(tiny_encoder, export_on
         quantize="auto",
         rank=lambda files: [3.0 if "int8" in file.name else 1.5 for file in files],
     )
-    details = verify(out)["details"]
+    details = verify(out, PackageManifest).details.model_dump(mode="json")
     assert details["precision"] == "fp32"
     assert details["model_file"] == "onnx/model.onnx"
     reason = details["refused"]["standard-int8"]

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 from transformers import AutoConfig
 
-from homoexport.documents.artifact import verify
+from homoexport.documents.artifact import PackageManifest, verify
 from homoexport.encoder import load_encoder, save_encoder
 from homoexport.export import export_encoder
 from homoexport.export.candidates import Maker
@@ -52,7 +52,7 @@ def test_other_loaders_are_told_which_file_to_load(tiny_encoder, export_once, tm
     settings = json.loads((package / "sentence_bert_config.json").read_text())
     assert settings["max_seq_length"] == 64
     assert settings.get("model_args", {}).get("file_name") == file_name
-    oldest = verify(package)["details"]["oldest_onnxruntime"]
+    oldest = verify(package, PackageManifest).details.oldest_onnxruntime
     assert f"onnxruntime {oldest} is the oldest" in (package / "README.md").read_text()
 
 

@@ -19,7 +19,7 @@ import yaml
 from transformers import AutoTokenizer
 
 from homoexport.data import sample_text
-from homoexport.documents.artifact import verify
+from homoexport.documents.artifact import Manifest, PackageManifest, verify
 from homoexport.encoder import load_encoder
 from homoexport.errors import OutputError, PackageError, ParityError, UserError
 from homoexport.export import candidates, export_encoder
@@ -64,13 +64,13 @@ def test_package_holds_the_fastest_graph_and_loads_with_stock_libraries(
 ):
     encoder = tiny_encoder("sentence-similarity")
     out = export_encoder(encoder, out_dir=tmp_path / "package", rank=by_name(fastest), texts=TEXTS, quantize=quantize)
-    manifest = verify(out, kind="package")
-    details = manifest["details"]
+    manifest = verify(out, PackageManifest)
+    details = manifest.details.model_dump(mode="json")
     assert details["model_file"] == model_file
     assert details["graph"] == "flash"
     assert details["scheme"] == {"none": "fp32", "auto": "int8"}.get(quantize, quantize)
-    assert [name for name in manifest["files"] if name.endswith(".onnx")] == [model_file]
-    assert {"config.json", "tokenizer.json"} < set(manifest["files"])
+    assert [name for name in manifest.files if name.endswith(".onnx")] == [model_file]
+    assert {"config.json", "tokenizer.json"} < set(manifest.files)
     assert (details["max_length"], details["vocab_size"], details["hidden_size"]) == (64, 100, 32)
     timed = [item for item in details["candidates"] if item["round"]]
     names = [(item["round"], item["name"]) for item in timed]
@@ -145,7 +145,7 @@ def test_existing_folder_is_refused_and_replaced_by_force(tiny_encoder, export_o
     with pytest.raises(OutputError, match="already exists"):
         export_encoder(encoder, **arguments)
     export_encoder(encoder, **arguments, force=True)
-    assert verify(out)["details"]["task"] == "feature-extraction"
+    assert verify(out, PackageManifest).details.task == "feature-extraction"
 
 
 def test_graphs_that_fail_are_left_out_with_the_reason_and_the_others_ship(
@@ -162,7 +162,7 @@ def test_graphs_that_fail_are_left_out_with_the_reason_and_the_others_ship(
     monkeypatch.setattr(candidates, "fused_base", fail)
     arguments = {"texts": TEXTS, "rank": by_name("unfused+merged.onnx")}
     out = export_encoder(encoder, out_dir=tmp_path / "fp32", quantize="none", **arguments)
-    details = verify(out)["details"]
+    details = verify(out, PackageManifest).details.model_dump(mode="json")
     assert details["left_out"] == dict.fromkeys(["standard", "flash", "multi-head"], "RuntimeError: no such fusion")
     tried = {(item["name"], item["round"]) for item in details["candidates"]}
     assert tried == {
@@ -186,7 +186,7 @@ def test_graphs_that_the_target_cannot_run_are_left_out(tiny_encoder, export_onc
         return [session.run(["last_hidden_state"], tokens)[0] for tokens in batches]
 
     arguments = {"texts": TEXTS, "rank": by_name("unfused-int8-0.onnx"), "quantize": "int8", "answer": answer}
-    details = verify(export_encoder(encoder, out_dir=tmp_path / "package", **arguments))["details"]
+    details = verify(export_encoder(encoder, Manifest, out_dir=tmp_path / "package", **arguments))["details"]
     assert (details["graph"], details["scheme"]) == ("unfused", "int8")
     for form in ("standard", "flash", "multi-head"):
         assert "no such operator" in details["left_out"][f"{form}-int8"]
@@ -206,7 +206,7 @@ def test_classifier_package_names_its_labels_and_its_tokenizer_feeds_it(tmp_path
     out = export_encoder(
         encoder, out_dir=tmp_path / "package", rank=by_name("flash.onnx"), texts=TEXTS, quantize="none"
     )
-    details = verify(out)["details"]
+    details = verify(out, PackageManifest).details.model_dump(mode="json")
     assert (details["labels"], details["input_names"]) == (["O", "B-PER", "I-PER"], ["input_ids", "attention_mask"])
     session = ort.InferenceSession(out / "onnx/model.onnx", providers=["CPUExecutionProvider"])
     tokens = AutoTokenizer.from_pretrained(out)(TEXTS, padding=True, return_tensors="np")
@@ -247,7 +247,7 @@ def test_trained_models_keep_every_bound(source, tmp_path):
     assert details["left_out"] == {}
     if source == MINILM:
         assert (details["max_length"], details["parity"]["output"]) == (256, "sentence_embedding")
-        files = set(verify(out)["files"])
+        files = set(verify(out, Manifest).files)
         assert {"modules.json", "1_Pooling/config.json", "sentence_bert_config.json"} < files
         assert (out / details["model_file"]).stat().st_size < 23.5e6
 
@@ -261,8 +261,8 @@ def test_card_says_what_the_manifest_says(tiny_encoder, export_once, tmp_path):
         texts=TEXTS,
         timed_at={"device": "cpu", "cpu": "Some CPU", "threads": 1, "batch_size": 1, "length": 16},
     )
-    manifest = verify(out)
-    details = manifest["details"]
+    manifest = verify(out, PackageManifest)
+    details = manifest.details.model_dump(mode="json")
     front, card = (out / "README.md").read_text().removeprefix("---\n").split("\n---\n")
     assert yaml.safe_load(front)["pipeline_tag"] == "sentence-similarity"
     for words in (f"{details['parameters'] / 1e6:.2f} M parameters", details["quantization"], "1 x 16 tokens"):
@@ -321,7 +321,7 @@ def test_with_its_tokenizer_inside_a_package_takes_texts(tmp_path):
     out = export_encoder(
         encoder, out_dir=tmp_path / "package", rank=by_name("standard-int8-0.onnx"), with_tokenizer=True
     )
-    details = verify(out)["details"]
+    details = verify(out, PackageManifest).details.model_dump(mode="json")
     packed = details["with_tokenizer"]
     assert packed["strings"] >= 1000
     assert packed["differing_kinds"] == ["NUL"]

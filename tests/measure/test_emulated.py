@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from homoexport.documents.artifact import write_manifest
+from homoexport.documents.artifact import PackageManifest, read_manifest, write_manifest
 from homoexport.errors import DeviceError
 from homoexport.measure import Extras, measure_packages, targets
 from homoexport.measure.process import Worker
@@ -76,7 +75,7 @@ def _kinds(monkeypatch: pytest.MonkeyPatch) -> None:
 def write_int8_package(folder: Path, *, reduce_range: bool = True) -> Path:
     """A tiny package with dynamically quantized products, 64 wide; by 7 bits as AVX2 without VNNI needs them."""
     package = write_package(folder, arrays=weights(hidden=64, layers=2), precision="int8")
-    details = json.loads((package / "manifest.json").read_text())["details"]
+    details = read_manifest(package, PackageManifest).details
     model = package / "onnx" / "model.onnx"
     quantize_dynamic(model, model, weight_type=QuantType.QInt8, per_channel=True, reduce_range=reduce_range)
     write_manifest(package, "package", details=details)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -19,7 +18,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from homoexport.documents.artifact import write_manifest
+from homoexport.documents.artifact import PackageManifest, read_manifest, write_manifest
 from homoexport.errors import DeviceError, PackageError
 from homoexport.host import available_cores
 from homoexport.measure import measure_packages, targets
@@ -69,7 +68,7 @@ def write_int8_package(folder: Path) -> Path:
     package = write_package(folder, precision="int8")
     model = package / "onnx" / "model.onnx"
     quantize_dynamic(model, model, weight_type=QuantType.QInt8, per_channel=True)
-    details = json.loads((package / "manifest.json").read_text())["details"]
+    details = read_manifest(package, PackageManifest).details
     (package / "manifest.json").unlink()
     write_manifest(package, "package", details=details)
     return package

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from homoexport.choices import ModelTask, WeightPrecision
 from homoexport.documents.artifact import write_manifest
+from homoexport.documents.package import PackageDetails
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{number}" for number in range(59))]
 OUTPUTS = {
@@ -95,12 +99,14 @@ def write_tokenizer(folder: Path) -> None:
 
 def write_package(
     folder: Path,
-    task: str = "sentence-similarity",
+    task: ModelTask = "sentence-similarity",
     *,
     arrays: dict[str, np.ndarray] | None = None,
     max_length: int = 32,
     repeat: int = 1,
-    **details: object,
+    precision: WeightPrecision = "fp32",
+    labels: Sequence[str] | None = None,
+    **details: Any,
 ) -> Path:
     """A whole package around such an encoder."""
     arrays = weights() if arrays is None else arrays
@@ -110,17 +116,18 @@ def write_package(
     write_manifest(
         folder,
         "package",
-        details={
-            "model_file": "onnx/model.onnx",
-            "task": task,
-            "precision": "fp32",
-            "parameters": int(sum(array.size for array in arrays.values())),
-            "max_length": max_length,
-            "vocab_size": len(arrays["embedding"]),
-            "pad_token_id": 0,
-            "input_names": ["input_ids", "attention_mask"],
-            "output_names": OUTPUTS[task],
+        details=PackageDetails(
+            model_file="onnx/model.onnx",
+            task=task,
+            precision=precision,
+            parameters=int(sum(array.size for array in arrays.values())),
+            max_length=max_length,
+            vocab_size=len(arrays["embedding"]),
+            pad_token_id=0,
+            input_names=["input_ids", "attention_mask"],
+            labels=None if labels is None else tuple(labels),
+            output_names=OUTPUTS[task],
             **details,
-        },
+        ),
     )
     return folder

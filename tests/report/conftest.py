@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from homoexport.documents.artifact import read_manifest, write_json, write_manifest
+from homoexport.documents.artifact import PackageManifest, read_manifest, write_manifest
 from homoexport.documents.budget import Budget, Verdict, judge
+from homoexport.documents.document import to_json, write_text
 from homoexport.report import summarize
 from tests.conftest import tiny_tokenizer
 from tests.measure.tiny_onnx import weights, write_package
@@ -174,10 +175,10 @@ def run_dir(tmp_path: Path, log: list[dict[str, Any]], measurement: dict[str, An
     folder = tmp_path / "run"
     package = write_package(folder / "2-onnx", arrays=weights(vocab_size=100), max_length=64)
     tiny_tokenizer().save_pretrained(package)
-    write_manifest(package, "package", details=read_manifest(package)["details"])
+    write_manifest(package, "package", details=read_manifest(package, PackageManifest).details)
     (folder / "1-student").mkdir()
     (folder / "1-student" / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
     (folder / "3-measured").mkdir()
-    write_json(folder / "3-measured" / "measurement.json", measurement)
-    write_json(folder / "summary.json", summary)
+    write_text(folder / "3-measured" / "measurement.json", to_json(measurement))
+    write_text(folder / "summary.json", to_json(summary))
     return folder

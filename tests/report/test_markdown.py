@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from homoexport.documents.artifact import write_json
+from homoexport.documents.document import to_json, write_text
 from homoexport.errors import PackageError
 from homoexport.report import rebuild_report, write_report
 from homoexport.runtime.inference import open_package
@@ -40,12 +40,12 @@ def test_report_tells_the_run(run_dir: Path, summary: dict[str, Any], measuremen
 )
 def test_report_opens_with_the_verdict(run_dir: Path, summary: dict[str, Any], kept: bool | None, told: str) -> None:
     summary["budget"][0]["kept"] = summary["budget_kept"] = kept
-    write_json(run_dir / "summary.json", summary)
+    write_text(run_dir / "summary.json", to_json(summary))
     assert told in rebuild_report(run_dir).read_text().splitlines()[2]
 
 
 def test_report_without_a_budget_says_so(run_dir: Path, summary: dict[str, Any]) -> None:
-    write_json(run_dir / "summary.json", summary | {"budget": []})
+    write_text(run_dir / "summary.json", to_json(summary | {"budget": []}))
     assert "The recipe set no budget." in rebuild_report(run_dir).read_text()
 
 
@@ -80,6 +80,6 @@ def test_missing_or_broken_parts_are_told(run_dir: Path, name: str, content: str
 
 def test_a_summary_of_another_version_is_refused(run_dir: Path) -> None:
     summary = json.loads((run_dir / "summary.json").read_text())
-    write_json(run_dir / "summary.json", summary | {"schema_version": 2})
+    write_text(run_dir / "summary.json", to_json(summary | {"schema_version": 2}))
     with pytest.raises(PackageError, match="no summary of this version"):
         rebuild_report(run_dir)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from homoexport.documents.artifact import verify
+from homoexport.documents.artifact import Manifest, verify
 from homoexport.report import measurement_remarks, need_lines, write_bench_report
 from homoexport.report.bench import heat_figure
 from homoexport.report.measured import figure_rows, grid_rows, labels_of
@@ -144,7 +144,7 @@ def test_the_heat_map_shows_every_figure_in_its_place(grid: dict[str, Any]) -> N
 
 def test_a_kept_grid_is_an_artifact_with_a_page(grid: dict[str, Any], tmp_path: Path) -> None:
     write_bench_report(tmp_path, grid)
-    assert set(verify(tmp_path)["files"]) == {
+    assert set(verify(tmp_path, Manifest).files) == {
         "measurement.json",
         "report.md",
         "plots/heat-1.png",

@@ -68,7 +68,7 @@ def test_a_batch_depends_on_seed_and_step_alone(
     wanted = [first.batch(step, 12) for step in range(20)]
     assert second.batch(17, 12) == wanted[17]
     assert second.batch(3, 12, 0, 5) + second.batch(3, 12, 5) == wanted[3]
-    assert first.describe()["digest"] == second.describe()["digest"]
+    assert first.describe().digest == second.describe().digest
     other = _prepare(_settings(*sources), tokenizer, tmp_path / "x", seed=1)
     assert other.held_out != first.held_out
     assert other.batch(0, 12) != wanted[0]

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from homoexport import packaged
 from homoexport.choices import Objective
 from homoexport.documents.recipe import TextSettings, TextSource
+from homoexport.documents.student import SourceDescription
 from homoexport.errors import TextError
 from homoexport.text import Corpus, prepare_text
 
@@ -54,9 +55,9 @@ def test_sentences_are_tokenized_as_the_tokenizer_does(
     ]
     assert set(corpus.held_out_texts) < set(sentences)
     description = corpus.describe()
-    assert description["sequences"] == corpus.size == 56
-    assert description["tokens"] == sum(len(example.input_ids) for example in corpus.batch(0, 56))
-    assert description["sources"] == [{"source": str(path), "weight": 1.0, "rows": 17, "sequences": 56}]
+    assert description.sequences == corpus.size == 56
+    assert description.tokens == sum(len(example.input_ids) for example in corpus.batch(0, 56))
+    assert description.sources == (SourceDescription(source=str(path), weight=1.0, rows=17, sequences=56),)
 
 
 def test_duplicates_are_dropped(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, sentence: Sentence) -> None:
@@ -168,9 +169,9 @@ def test_packaged_texts_give_sane_sentences(tmp_path: Path) -> None:
     settings = TextSettings(sources=sources, max_length=64, held_out=1000)
     tokenizer = AutoTokenizer.from_pretrained(teacher)
     corpus = prepare_text(settings, tokenizer, objective="sentence-embedding", seed=0, cache_dir=tmp_path)
-    speeches, news = corpus.describe()["sources"]
-    assert speeches["sequences"] > 5_000
-    assert news["sequences"] > 80_000
+    speeches, news = corpus.describe().sources
+    assert speeches.sequences > 5_000
+    assert news.sequences > 80_000
     words = sorted(len(text.split()) for text in corpus.held_out_texts)
     assert 15 <= words[500] <= 25
     closed = [text.rstrip("\"'”’)]")[-1:] in {".", "!", "?"} for text in corpus.held_out_texts]

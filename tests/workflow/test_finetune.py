@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, matthews_corrcoef
 
-from homoexport.documents.artifact import read_json, read_manifest, verify, write_manifest
+from homoexport.documents.artifact import FinetunedManifest, Manifest, read_manifest, verify, write_manifest
+from homoexport.documents.document import read_json
 from homoexport.documents.recipe import FinetuneRecipe, FinetuneSettings
 from homoexport.errors import OutputError, PackageError, RecipeError, TeacherError, TextError
 from homoexport.evaluate import Examples, open_model
@@ -25,6 +26,7 @@ from homoexport.workflow.finetune import (
     own_task,
     teachers_of,
 )
+from tests.samples import student_details
 
 TEXTS = tuple(f"w{i % 37 + 2} w{i % 11} w{i % 2}" for i in range(64))
 LABELS = tuple("no" if i % 2 else "yes" for i in range(64))
@@ -34,9 +36,9 @@ SETTINGS = FinetuneSettings(epochs=6, batch_size=16, learning_rate=3e-3, threads
 
 def test_a_student_is_finetuned_judged_and_kept(tiny_folder: Callable[..., Path], tmp_path: Path) -> None:
     result = finetune_student(str(tiny_folder()), TASK, tmp_path / "out", settings=SETTINGS, seed=3)
-    manifest = verify(tmp_path / "out", kind="student")
-    assert manifest["details"]["finetuned"] == result
-    assert manifest["parent"] == str(tmp_path / "teacher")
+    manifest = verify(tmp_path / "out", FinetunedManifest)
+    assert manifest.details.finetuned.model_dump(mode="json") == result
+    assert manifest.parent == str(tmp_path / "teacher")
     model = open_model(str(tmp_path / "out"), threads=1)
     guesses = [model.details.labels[row] for row in np.stack(model.logits(TEXTS)).argmax(axis=1)]
     metrics = {each["metric"]: each["value"] for each in result["judged"]["dev"]}
@@ -90,12 +92,12 @@ def test_several_seeds_are_resumed_and_summed_up(tiny_folder, tmp_path, monkeypa
     monkeypatch.setattr(finetune, "finetune_student", breaks)
     with pytest.raises(KeyboardInterrupt):
         finetune_many(source, [TASK], out, recipe=recipe)
-    first = read_manifest(out / "toy/seed-0")["created"]
+    first = read_manifest(out / "toy/seed-0", Manifest).created
     monkeypatch.setattr(finetune, "finetune_student", whole)
     with pytest.raises(RecipeError, match="other settings"):
         finetune_many(source, [TASK], out, recipe=recipe.model_copy(update={"seeds": (0, 1)}), resume=True)
     summary = finetune_many(source, [TASK], out, recipe=recipe, resume=True, skipped={"rte": "no such file"})
-    assert read_manifest(out / "toy/seed-0")["created"] == first
+    assert read_manifest(out / "toy/seed-0", Manifest).created == first
     assert read_json(out / "summary.json") == summary
     values = [run["judged"]["dev"][0]["value"] for run in summary["runs"]]
     found = summary["summary"][0]
@@ -114,7 +116,7 @@ def test_other_models_or_data_of_the_same_name_are_not_resumed(tiny_folder, tmp_
     given = {"recipe": recipe, "teachers": {"toy": str(tmp_path / "asked")}}
     run = finetune_many(str(source), [TASK], out, **given)["runs"][0]
     assert run["judged_on"] == {"dev": {"source": "toy dev", "digest": TASK.judged["dev"].digest}}
-    assert run["teacher_digest"] == read_manifest(tmp_path / "asked")["digest"]
+    assert run["teacher_digest"] == read_manifest(tmp_path / "asked", Manifest).digest
     finetune_many(str(source), [TASK], out, resume=True, **given)
     other = replace(TASK, judged={"dev": TASK.judged["dev"].taken(range(10))})
     with pytest.raises(RecipeError, match="other settings, data or models"):
@@ -130,7 +132,7 @@ def test_a_source_is_looked_at_before_a_teacher_is_asked(tiny_folder, tmp_path: 
     with pytest.raises(TeacherError, match="no such model folder"):
         finetune_student(str(tmp_path / "none"), TASK, tmp_path / "x", listener=Listener(on_stage=told.append), **given)
     source = tiny_folder()
-    write_manifest(source, "student")
+    write_manifest(source, "student", details=student_details())
     (source / "config.json").write_text((source / "config.json").read_text() + "\n")
     with pytest.raises(PackageError, match="altered"):
         finetune_student(str(source), TASK, tmp_path / "x", listener=Listener(on_stage=told.append), **given)

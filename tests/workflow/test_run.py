@@ -18,7 +18,7 @@ import torch
 import yaml
 from transformers import AutoModel, AutoTokenizer
 
-from homoexport.documents.artifact import verify
+from homoexport.documents.artifact import Manifest, PackageManifest, StudentManifest, verify
 from homoexport.documents.budget import Budget
 from homoexport.errors import DeviceError
 from homoexport.measure.timing import Failure
@@ -68,13 +68,13 @@ def test_run_leaves_everything_and_the_package_answers_as_the_student(homoexport
         assert figures["latency_p95_ms"] >= figures["latency_p50_ms"] > 0
         assert figures["peak_rss_mb"] > 10
     for model, folder in (("teacher", "0-teacher"), ("student", "2-onnx")):
-        manifest = verify(run / folder, kind="package")
-        size = (run / folder / manifest["details"]["model_file"]).stat().st_size
-        assert (summary[model]["file_bytes"], summary[model]["parameters"]) == (size, manifest["details"]["parameters"])
+        manifest = verify(run / folder, PackageManifest)
+        size = (run / folder / manifest.details.model_file).stat().st_size
+        assert (summary[model]["file_bytes"], summary[model]["parameters"]) == (size, manifest.details.parameters)
     assert summary["ratios"]["file_bytes"] == summary["teacher"]["file_bytes"] / summary["student"]["file_bytes"]
     assert summary["budget_kept"] is True
-    student = verify(run / "1-student", kind="student")
-    assert verify(run / "2-onnx")["parent"] == student["digest"]
+    student = verify(run / "1-student", StudentManifest)
+    assert verify(run / "2-onnx", Manifest).parent == student.digest
     text = (run / "report.md").read_text()
     assert all((run / link).is_file() for link in re.findall(r"\]\((plots/[^)]+)\)", text))
     if objective == "sentence-embedding":
@@ -96,10 +96,10 @@ def test_missed_budget_exits_with_3_and_resume_does_not_work_twice(homoexport, r
     outcome = homoexport("run", path, "-o", run)
     assert outcome.code == 3
     assert "missed" in outcome.out
-    package = verify(run / "2-onnx")["created"]
+    package = verify(run / "2-onnx", Manifest).created
     again = homoexport("run", path, "-o", run, "--resume")
     assert again.code == 3
-    assert verify(run / "2-onnx")["created"] == package
+    assert verify(run / "2-onnx", Manifest).created == package
     other = homoexport("run", path, "-o", run, "--resume", "--set", "seed=3")
     assert (other.code, "another recipe" in other.err) == (2, True)
     assert homoexport("bench", run / "2-onnx", "--length", 16, "--min-seconds", 0.1, "--file-mb", 0.001).code == 3
@@ -115,13 +115,13 @@ def test_floor_of_quality_is_a_line_of_the_budget(homoexport, recipe, tmp_path):
     assert kept.code == 0, kept.err
     (line,) = json.loads(kept.out)["budget"]
     assert (line["line"], line["limit"], line["kept"]) == ("quality.overlap@10", 0.01, True)
-    manifest = verify(tmp_path / "kept/2-onnx")
-    judged = manifest["details"]["quality"]
-    assert list(judged) == [manifest["details"]["graph"] + "-" + manifest["details"]["scheme"]]
+    manifest = verify(tmp_path / "kept/2-onnx", PackageManifest)
+    judged = manifest.details.quality
+    assert list(judged) == [f"{manifest.details.graph}-{manifest.details.scheme}"]
     missed = homoexport("run", path, "-o", tmp_path / "missed", "--set", "quality.floor=100%")
     assert missed.code == 3
     assert re.search(r"Quality \(overlap@10\): .* of at least 1.00: missed", missed.out)
-    details = verify(tmp_path / "missed/2-onnx")["details"]
+    details = verify(tmp_path / "missed/2-onnx", PackageManifest).details.model_dump(mode="json")
     assert len(details["quality"]) > 1  # none kept it, so all were asked, and the best was shipped
     best = max(details["quality"].values(), key=lambda verdict: verdict["measured"])
     assert details["quality"][f"{details['graph']}-{details['scheme']}"] == best
@@ -133,7 +133,7 @@ def test_floor_of_quality_is_a_line_of_the_budget(homoexport, recipe, tmp_path):
 def test_run_stopped_after_distilling_goes_on(homoexport, recipe, tmp_path):
     run, path = tmp_path / "run", recipe()
     assert homoexport("run", path, "-o", run).code == 0
-    student = verify(run / "1-student")
+    student = verify(run / "1-student", Manifest)
     for left in ("2-onnx/manifest.json", "3-measured/manifest.json", "summary.json"):
         (run / left).unlink()
     for half_written in ("2-onnx", "3-measured"):
@@ -143,7 +143,7 @@ def test_run_stopped_after_distilling_goes_on(homoexport, recipe, tmp_path):
         for folder in sorted((run / half_written).rglob("*"), reverse=True):
             folder.rmdir()
     assert homoexport("run", path, "-o", run, "--resume").code == 0
-    assert verify(run / "1-student") == student
+    assert verify(run / "1-student", Manifest) == student
     assert (run / "summary.json").is_file()
 
 
@@ -180,7 +180,7 @@ def test_a_student_that_does_not_fit_the_device_exits_with_3(homoexport, recipe,
     assert outcome.code == 3
     assert re.search(r"cpu:memory=4MB: .*2-onnx does not fit \(start: .*; ask for a smaller student", outcome.err)
     assert not (run / "3-measured").exists()
-    verify(run / "2-onnx", kind="package")
+    verify(run / "2-onnx", PackageManifest)
 
 
 def test_budget_lines_are_judged_by_their_intervals():

@@ -12,7 +12,7 @@ import yaml
 
 from homoexport.distill.loop import Run, StepReport
 from homoexport.distill.micro_batch import MicroBatch
-from homoexport.documents.artifact import verify
+from homoexport.documents.artifact import Manifest, StudentManifest, verify
 from homoexport.measure.timing import Failure
 from homoexport.plan import choice, lab
 from homoexport.plan.table import Figures
@@ -63,10 +63,9 @@ def recipe(tiny_folder, tmp_path):
 
 
 def shape_of_student(folder: Path) -> Shape:
-    details = verify(folder, kind="student")["details"]
-    widths = details["widths"]
-    sizes = (details["num_hidden_layers"], widths["hidden_size"], widths["intermediate_size"])
-    return Shape(*sizes, round(widths["num_attention_heads"]))
+    widths = verify(folder, StudentManifest).details.widths
+    sizes = (widths.num_hidden_layers, widths.hidden_size, widths.intermediate_size)
+    return Shape(*sizes, round(widths.num_attention_heads))
 
 
 @pytest.fixture
@@ -118,7 +117,7 @@ def test_turn_that_misses_is_pruned_on_and_a_stopped_run_ends_the_same(
     outcome = homoexport("run", path, "-o", run, "--json")
     assert outcome.code == 0, outcome.err
     summary, plan = json.loads(outcome.out), json.loads((run / "plan/plan.json").read_text())
-    verify(run / "plan", kind="plan")
+    verify(run / "plan", Manifest)
     first, *_, last = summary["plan"]["turns"]
     assert first["shape"] == plan["choice"]["shape"]
     assert [line["kept"] for line in first["budget"]] == [True, False]
@@ -145,7 +144,7 @@ def test_turn_that_misses_is_pruned_on_and_a_stopped_run_ends_the_same(
     done = homoexport("run", path, "-o", stopped, "--resume", "--json")
     assert done.code == 0, done.err
     for folder in ("turns/1/1-student", "1-student"):
-        one, other = (verify(one / folder)["files"]["model.safetensors"] for one in (run, stopped))
+        one, other = (verify(one / folder, Manifest).files["model.safetensors"] for one in (run, stopped))
         assert one == other, folder
 
 

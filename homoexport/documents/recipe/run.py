@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from homoexport.documents.artifact import digest_of
 from homoexport.documents.budget import Budget
+from homoexport.documents.document import digest_of
 from homoexport.documents.recipe.sections import (
     NAME,
     SEED_STUDENTS,

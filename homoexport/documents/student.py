@@ -1,0 +1,114 @@
+"""What a student's manifest says of it: how it was distilled, or fine-tuned."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import ConfigDict, Field
+
+from homoexport.choices import Method, ModelTask, Objective
+from homoexport.documents.document import Figures
+from homoexport.documents.recipe import FinetuneSettings
+
+
+class WidthFigures(Figures):
+    """Widths and depth of a student; `num_attention_heads` is the mean over the layers while it is pruned."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_attention_heads: float
+    head_dim: int
+    num_hidden_layers: int
+
+
+class SourceDescription(Figures):
+    """One source of text; of a streamed one the numbers of rows and sequences are not known."""
+
+    source: str
+    weight: float
+    rows: int | None = None
+    sequences: int | None = None
+
+
+class CorpusDescription(Figures):
+    """The text of a distillation; `digest` is that of its training and its held-out sequences."""
+
+    streamed: bool
+    sources: tuple[SourceDescription, ...]
+    max_length: int
+    sequences: int | None
+    tokens: int | None
+    held_out: int
+    digest: str
+
+
+class DistilledDetails(Figures):
+    """A student that was distilled: its teacher, its size, its text and its loss."""
+
+    made_by: Literal["distilling"] = "distilling"
+    task: ModelTask
+    teacher: str
+    teacher_weights_sha256: str
+    family: str
+    parameters: int
+    embedding_parameters: int
+    backbone_parameters: int
+    teacher_parameters: int
+    widths: WidthFigures
+    method: Method
+    objective: Objective
+    steps: int
+    processes: int
+    text: CorpusDescription
+    held_out_loss: float
+    seconds: float
+
+
+class ExamplesOrigin(Figures):
+    """Where examples come from, and the digest of their content."""
+
+    source: str
+    digest: str
+
+
+class JudgedMetric(Figures):
+    """A metric of a fine-tuned model with its interval, and what it was taken from."""
+
+    model_config = ConfigDict(extra="allow")
+
+    metric: str
+    value: float
+    interval: tuple[float, float]
+
+
+class FinetunedFigures(Figures):
+    """One fine-tuning on one task, judged: by split the metrics."""
+
+    task: str
+    seed: int
+    examples: int
+    of_examples: int
+    trained_on: ExamplesOrigin
+    judged_on: dict[str, ExamplesOrigin]
+    teacher: str | None
+    teacher_digest: str | None
+    judged: dict[str, tuple[JudgedMetric, ...]]
+
+
+class FinetunedDetails(Figures):
+    """A student that was fine-tuned: the model it was made of, its labels, and how it does on its task."""
+
+    made_by: Literal["fine-tuning"] = "fine-tuning"
+    task: ModelTask
+    teacher: str
+    family: str
+    parameters: int
+    labels: tuple[str, ...]
+    steps: int
+    taught: bool
+    finetune: FinetuneSettings
+    seconds: float
+    finetuned: FinetunedFigures
+
+
+StudentDetails: TypeAlias = Annotated[DistilledDetails | FinetunedDetails, Field(discriminator="made_by")]
