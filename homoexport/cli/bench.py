@@ -15,8 +15,8 @@ from homoexport.errors import UserError
 
 if TYPE_CHECKING:
     from homoexport.documents.budget import Budget
+    from homoexport.documents.measurement import Grid, Measurement
     from homoexport.documents.recipe import MeasureSettings
-    from homoexport.measure import Grid, Measurement
 
 _ARENA_BATCHES = (1, 8, 32, 1)
 
@@ -82,7 +82,7 @@ def bench(
     sizes or lengths make a grid. Exit code 3: a budget is missed, memory does not suffice, a package does not
     answer on the device as it does here, or --fail-if-slower found something.
     """
-    from homoexport.measure import json_schema
+    from homoexport.documents.measurement import json_schema
     from homoexport.units import parse_percent
 
     allowed = None if fail_if_slower is None else parse_percent(fail_if_slower, where="--fail-if-slower")
@@ -118,7 +118,7 @@ def bench(
     }
     document = _measured(packages or [], settings, wanted, conditions, budget, output=output, force=force)
     if as_json:
-        screen.print_json(document.as_json())
+        screen.print_json(document.model_dump(mode="json"))
     else:
         _show(document)
     if output is not None and not as_json:
@@ -183,34 +183,33 @@ def _measured(
         )
     if output is not None:
         with staged(output, force=force) as folder:
-            write_bench_report(folder, document.as_json())
+            write_bench_report(folder, document)
     return document
 
 
 def _show(document: Measurement | Grid) -> None:
-    from homoexport.measure import Grid
+    from homoexport.documents.measurement import Grid
     from homoexport.report import grid_table, measurement_remarks, measurement_table, verdict_lines
 
-    tree = document.as_json()
-    if tree["kind"] == "grid":
-        screen.output.print(grid_table(tree))
-    elif tree["results"]:
-        screen.output.print(measurement_table(tree))
-    for cell in document.cells if isinstance(document, Grid) else (document,):
+    if isinstance(document, Grid):
+        screen.output.print(grid_table(document).rich())
+    elif document.results:
+        screen.output.print(measurement_table(document).rich())
+    for cell in document.cells:
         where = f"{cell.threads} threads, {cell.batch_size} x {cell.length}: " if isinstance(document, Grid) else ""
-        for line in verdict_lines(list(cell.budget)):
+        for line in verdict_lines(cell.budget):
             screen.output.print(Text(where).append(line))
-    for remark in measurement_remarks(tree):
+    for remark in measurement_remarks(document):
         screen.output.print(remark, soft_wrap=True)
 
 
 def _holds(document: Measurement | Grid, allowed: float | None) -> bool:
     """Whether every package fitted and answers as here, the budget is kept, and nothing is slower than allowed."""
     from homoexport.documents.budget import proven
-    from homoexport.measure import Grid, slower_than
+    from homoexport.measure import slower_than
 
-    for cell in document.cells if isinstance(document, Grid) else (document,):
-        if cell.failures or not proven(list(cell.budget)):
+    for cell in document.cells:
+        if cell.failures or not proven(cell.budget):
             return False
         if any(result.agreement is not None and not result.agreement.within for result in cell.results):
             return False
@@ -220,14 +219,15 @@ def _holds(document: Measurement | Grid, allowed: float | None) -> bool:
 
 
 def _compare(before: Path, after: Path, *, allowed: float | None, as_json: bool) -> None:
-    from homoexport.measure import compare_results, read_results, slower_than
+    from homoexport.documents.measurement import read_measurement
+    from homoexport.measure import compare_results, slower_than
     from homoexport.report import change_table
 
-    changes = compare_results(read_results(before), read_results(after))
+    changes = compare_results(read_measurement(before), read_measurement(after))
     if as_json:
-        screen.print_json([change.as_json() for change in changes])
+        screen.print_json([change.model_dump(mode="json") for change in changes])
     else:
-        screen.output.print(change_table([change.as_json() for change in changes]))
+        screen.output.print(change_table(changes).rich())
         for remark in dict.fromkeys(remark for change in changes for remark in change.remarks):
             screen.output.print(remark, soft_wrap=True)
     if allowed is not None and any(slower_than(change, allowed) for change in changes):

@@ -17,9 +17,9 @@ def devices(as_json: AsJson = False) -> None:
 
     found = list_devices(lambda name: screen.stage_line(f"Asking {name}"))
     if as_json:
-        screen.print_json([device.as_json() for device in found])
+        screen.print_json([device.model_dump(mode="json") for device in found])
     else:
-        screen.output.print(device_table([device.as_json() for device in found]))
+        screen.output.print(device_table(found).rich())
 
 
 def doctor(
@@ -40,9 +40,9 @@ def doctor(
         else:
             screen.output.print(f"{set_up}: {where}", soft_wrap=True)
         return
-    found = [device.as_json() for device in diagnose()]
+    found = diagnose()
     if as_json:
-        screen.print_json(found)
+        screen.print_json([device.model_dump(mode="json") for device in found])
         return
     for line in need_lines(found):
         screen.output.print(line, soft_wrap=True)

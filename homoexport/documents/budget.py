@@ -8,12 +8,12 @@ milliseconds, sizes are in megabytes of 10**6 bytes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from homoexport.documents.document import Figures
 from homoexport.errors import UserError
 from homoexport.units import parse_bytes, parse_count, parse_milliseconds, parse_rate, parse_share
 
@@ -96,8 +96,7 @@ class Budget(BaseModel):
         return limits
 
 
-@dataclass(frozen=True)
-class Verdict:
+class BudgetVerdict(Figures):
     """One budget line against its measured figure.
 
     `kept` is None where the figure's interval lies on both sides of the limit: too noisy to call.
@@ -114,15 +113,6 @@ class Verdict:
         """Whether the limit is one from below, as of quality and of throughput."""
         return self.line.startswith(QUALITY_LINE) or self.line == THROUGHPUT
 
-    def as_json(self) -> dict[str, Any]:
-        """A JSON-ready dict."""
-        return asdict(self)
-
-
-def verdict_of(line: Mapping[str, Any]) -> Verdict:
-    """A verdict that was read from JSON."""
-    return Verdict(**{**line, "interval": tuple(line["interval"]) if line["interval"] else None})
-
 
 def judge(
     budget: Budget,
@@ -130,7 +120,7 @@ def judge(
     intervals: Mapping[str, tuple[float, float]] | None = None,
     *,
     reference: Mapping[str, float] | None = None,
-) -> list[Verdict]:
+) -> list[BudgetVerdict]:
     """Hold measured figures against a budget.
 
     Args:
@@ -148,10 +138,10 @@ def judge(
         kept: bool | None = figures[line] >= limit if line == THROUGHPUT else figures[line] <= limit
         if interval is not None and interval[0] <= limit < interval[1]:
             kept = None
-        verdicts.append(Verdict(line, limit, figures[line], interval, kept))
+        verdicts.append(BudgetVerdict(line=line, limit=limit, measured=figures[line], interval=interval, kept=kept))
     return verdicts
 
 
-def proven(verdicts: list[Verdict]) -> bool:
+def proven(verdicts: Sequence[BudgetVerdict]) -> bool:
     """Whether every line is kept; one that is too noisy to call is not proven."""
     return all(verdict.kept for verdict in verdicts)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from homoexport.choices import Calibration, EmbeddingChoice, EmbeddingPrecision, Quantization, Scheme
-from homoexport.documents.budget import QUALITY_LINE, Verdict
+from homoexport.documents.budget import QUALITY_LINE, BudgetVerdict
 from homoexport.errors import ParityError, UserError
 from homoexport.export.candidates import Candidate, Maker
 from homoexport.export.forms import ATTENTION_FORMS, Form, variants_of
@@ -25,7 +25,7 @@ from homoexport.export.quantize import CALIBRATED, PRECISIONS
 from homoexport.export.smooth import STRENGTHS
 
 Rank = Callable[[Sequence[Path]], Sequence[float]]
-Judge = Callable[[Path], Verdict]
+Judge = Callable[[Path], BudgetVerdict]
 
 _CPU = "CPUExecutionProvider"
 _ATTENTION, _VARIANTS, _SCHEMES = 1, 2, 3  # rounds of measuring
@@ -45,7 +45,7 @@ class Choice:
     chosen: Candidate
     candidates: tuple[Candidate, ...]
     refused: dict[str, str]
-    quality: dict[str, Verdict]
+    quality: dict[str, BudgetVerdict]
 
 
 def schemes_for(
@@ -136,7 +136,7 @@ def choose(
 
 def _fastest_that_is_good(
     maker: Maker, candidates: Sequence[Candidate], judge: Judge | None
-) -> tuple[Candidate, dict[str, Verdict]]:
+) -> tuple[Candidate, dict[str, BudgetVerdict]]:
     """The fastest that keeps the floor, asked one by one; if none does, the one with the highest figure."""
     if judge is None:
         return fastest(candidates), {}
@@ -151,7 +151,7 @@ def _fastest_that_is_good(
     return max(candidates, key=lambda candidate: quality[candidate.name].measured), quality
 
 
-def _below_the_floor(quality: Mapping[str, Verdict], chosen: Candidate) -> dict[str, str]:
+def _below_the_floor(quality: Mapping[str, BudgetVerdict], chosen: Candidate) -> dict[str, str]:
     """Why what does not keep the floor does not ship, with its figures."""
     told = {False: "is below the floor", None: "is too close to the floor to call"}
     return {

@@ -231,5 +231,5 @@ def _details(
         "candidates": [candidate.as_json() for candidate in choice.candidates],
         "refused": choice.refused,
         "left_out": maker.left_out,
-        "quality": {name: verdict.as_json() for name, verdict in choice.quality.items()},
+        "quality": {name: verdict.model_dump(mode="json") for name, verdict in choice.quality.items()},
     }

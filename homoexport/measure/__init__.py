@@ -1,7 +1,7 @@
 """Measuring: the shipped file, in a clean process, in turns with what it is compared to."""
 
-from homoexport.measure.compare import Change, compare_results, slower_than
-from homoexport.measure.devices import Device, diagnose, list_devices, set_up
+from homoexport.measure.compare import compare_results, slower_than
+from homoexport.measure.devices import diagnose, list_devices, set_up
 from homoexport.measure.intervals import mean_interval, rounds_of
 from homoexport.measure.measurement import (
     Extras,
@@ -12,20 +12,12 @@ from homoexport.measure.measurement import (
     rank_files,
     time_files,
 )
-from homoexport.measure.results import Comparison, Grid, Measurement, PackageFigures
-from homoexport.measure.schema import json_schema, read_results
 from homoexport.measure.targets import cache_folder, find_target
 from homoexport.measure.there import TargetHost, answers_of_file, host_of
 
 __all__ = [
-    "Change",
-    "Comparison",
-    "Device",
     "Extras",
     "FileFigures",
-    "Grid",
-    "Measurement",
-    "PackageFigures",
     "TargetHost",
     "answers_of_file",
     "cache_folder",
@@ -35,12 +27,10 @@ __all__ = [
     "diagnose",
     "find_target",
     "host_of",
-    "json_schema",
     "list_devices",
     "mean_interval",
     "measure_packages",
     "rank_files",
-    "read_results",
     "rounds_of",
     "set_up",
     "slower_than",

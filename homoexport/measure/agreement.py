@@ -14,8 +14,8 @@ import base64
 import numpy as np
 from numpy.typing import NDArray
 
+from homoexport.documents.measurement import Agreement
 from homoexport.measure.process import Worker
-from homoexport.measure.results import Agreement
 from homoexport.measure.targets import LocalCpu, Target
 from homoexport.measure.timing import Running, Subject, Workload, give_inputs, load_model, place
 
@@ -67,12 +67,26 @@ def compare_answers(there: FloatArray, here: FloatArray, *, output: str, precisi
         else f"cosine at least {INT8_MIN_COSINE:g}"
     )
     if there.shape != here.shape or not (np.isfinite(there).all() and np.isfinite(here).all()):
-        return Agreement(output, None, None, None, bound, within=False)
+        return Agreement(
+            output=output,
+            max_difference=None,
+            max_relative_difference=None,
+            min_cosine=None,
+            bound=bound,
+            within=False,
+        )
     difference = float(np.abs(there - here).max())
     relative = difference / float(np.abs(here).max() or 1)
     cosine = _min_cosine(there, here)
     within = relative <= FP32_MAX_RELATIVE_DIFFERENCE if exact else cosine >= INT8_MIN_COSINE
-    return Agreement(output, difference, relative, cosine, bound, within)
+    return Agreement(
+        output=output,
+        max_difference=difference,
+        max_relative_difference=relative,
+        min_cosine=cosine,
+        bound=bound,
+        within=bool(within),
+    )
 
 
 def _min_cosine(there: FloatArray, here: FloatArray) -> float:

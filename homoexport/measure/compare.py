@@ -7,37 +7,13 @@ packages in one interleaved run. The idle spins of both runs say whether the mac
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
-from homoexport.choices import SpeedVerdict
+from homoexport.documents.measurement import Change, Comparison, Grid, Measurement, PackageFigures
 from homoexport.errors import UserError
 from homoexport.measure.intervals import MARGIN, independent_speedup, rounds_of, verdict_of
-from homoexport.measure.results import Comparison, Grid, Measurement, PackageFigures
 
 _SAME_HOST = ("cpu", "architecture", "cores", "available_cores", "instruction_sets")
 _CONDITIONS = ("device", "threads", "batch_size", "length", "texts")
-
-
-@dataclass(frozen=True)
-class Change:
-    """How many times faster the second run's package is at the median than the first run's; a 99 % interval."""
-
-    package: str
-    device: str
-    threads: int
-    batch_size: int
-    length: int
-    before_p50_ms: float
-    after_p50_ms: float
-    speedup_p50: float
-    interval: tuple[float, float]
-    verdict: SpeedVerdict
-    remarks: tuple[str, ...]
-
-    def as_json(self) -> dict[str, Any]:
-        """A JSON-ready dict."""
-        return asdict(self)
 
 
 def compare_results(before: Measurement | Grid, after: Measurement | Grid) -> list[Change]:
@@ -46,7 +22,7 @@ def compare_results(before: Measurement | Grid, after: Measurement | Grid) -> li
     Raises:
         UserError: results of other hosts, devices or conditions, or packages that cannot be paired.
     """
-    ones, others = _cells(before), _cells(after)
+    ones, others = before.cells, after.cells
     if len(ones) != len(others):
         raise UserError(f"{len(ones)} conditions against {len(others)}", where="--compare", hint=_HINT)
     changes = []
@@ -57,18 +33,15 @@ def compare_results(before: Measurement | Grid, after: Measurement | Grid) -> li
     return changes
 
 
-def _cells(document: Measurement | Grid) -> tuple[Measurement, ...]:
-    return document.cells if isinstance(document, Grid) else (document,)
-
-
 def _refuse_unlike(one: Measurement, other: Measurement) -> None:
     for key in _CONDITIONS:
         if getattr(one, key) != getattr(other, key):
             what = f"{key} {getattr(one, key)} against {getattr(other, key)}"
             raise UserError(what, where="--compare", hint=_HINT)
     for key in _SAME_HOST:
-        if one.host.get(key) != other.host.get(key):
-            what = f"measured on other machines ({key}: {one.host.get(key)} against {other.host.get(key)})"
+        here, there = getattr(one.host, key, None), getattr(other.host, key, None)
+        if here != there:
+            what = f"measured on other machines ({key}: {here} against {there})"
             raise UserError(what, where="--compare", hint=_HINT)
     if one.emulated:
         raise UserError("an emulator's times say nothing of the device", where="--compare", hint=_HINT)

@@ -3,42 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+from homoexport.documents.measurement import Device, MeasuredHost, Need
 from homoexport.errors import DeviceError, HomoexportError
 from homoexport.measure.process import Worker
-from homoexport.measure.targets import KINDS, Need, find_target
+from homoexport.measure.targets import KINDS, find_target
 from homoexport.measure.targets.emulated import set_up_arm64
 from homoexport.measure.targets.web import set_up_web
 
 _EXAMPLES = {"x86": "x86:haswell", "arm64": "arm64:cortex-a76"}  # kinds that need more than their name
 _REMOTE = "ssh"
 _SET_UP: dict[str, Callable[[Callable[[str], None]], Path]] = {"arm64": set_up_arm64, "web": set_up_web}
-
-
-@dataclass(frozen=True)
-class Device:
-    """One kind of target.
-
-    `ready` is whether it can be measured on now; where not, `needs` says what is missing and how to
-    get it. `host` is what its worker says of the machine, `providers` what its onnxruntime can run on.
-    For `ssh` both depend on the machine that is named.
-    """
-
-    name: str
-    how: str
-    ready: bool
-    emulated: bool
-    cores: int | None
-    providers: tuple[str, ...]
-    host: dict[str, Any]
-    needs: tuple[Need, ...]
-
-    def as_json(self) -> dict[str, Any]:
-        """A JSON-ready dict."""
-        return asdict(self)
 
 
 def diagnose() -> list[Device]:
@@ -88,7 +64,9 @@ def _without_host(kind: str) -> Device:
     target = find_target("ssh://host" if kind == _REMOTE else name)
     try:
         needs = tuple(target.needs())
-        return Device(name, how, not needs, target.emulated, None, target.providers, {}, needs)
+        return Device(
+            name=name, how=how, ready=not needs, emulated=target.emulated, providers=target.providers, needs=needs
+        )
     finally:
         target.close()
 
@@ -99,18 +77,14 @@ def _asked(device: Device) -> Device:
     try:
         target.open()
         with Worker(target, subject=device.name) as worker:
-            greeting = worker.greeting
-            return Device(
-                device.name,
-                device.how,
-                True,
-                device.emulated,
-                target.cores(),
-                tuple(greeting.get("providers", ())),
-                greeting["host"],
-                (),
-            )
+            found = {
+                "cores": target.cores(),
+                "providers": tuple(worker.greeting.get("providers", ())),
+                "host": MeasuredHost.model_validate(worker.greeting["host"], strict=False),
+            }
+            return device.model_copy(update=found)
     except HomoexportError as error:
-        return Device(device.name, device.how, False, device.emulated, None, (), {}, (Need(str(error), device.how),))
+        needs = (Need(what=str(error), command=device.how),)
+        return Device(name=device.name, how=device.how, ready=False, emulated=device.emulated, needs=needs)
     finally:
         target.close()

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from homoexport.data import sample_text
+from homoexport.documents.measurement import ArenaStep, OpenLoop, RateFigures, StreamFigures
 from homoexport.measure.process import Worker
-from homoexport.measure.results import ArenaStep, OpenLoop, RateFigures, StreamFigures
 from homoexport.measure.targets import OutOfMemory, Target
 from homoexport.measure.targets.emulated import EmulatedCpu
 from homoexport.measure.timing import Progress, Running, Workload, input_fields, load_fields, load_model
@@ -78,7 +78,9 @@ def stream_figures(
         reply = one.worker.ask("streams", streams=callers, seconds=_STREAM_SECONDS)
         p50, p95 = np.percentile(reply["samples_ns"], (50, 95)) / 1e6
         rate = len(reply["samples_ns"]) * workload.batch_size / (reply["wall_ns"] / 1e9)
-        found.append(StreamFigures(callers, rate, float(p50), float(p95)))
+        found.append(
+            StreamFigures(streams=callers, throughput_per_s=rate, latency_p50_ms=float(p50), latency_p95_ms=float(p95))
+        )
     return tuple(found)
 
 
@@ -120,7 +122,8 @@ def open_loop(
                 highest = low
                 break
             low *= _STEP_DOWN
-    return OpenLoop(tuple(sorted(found, key=lambda at: at.rate_per_s)), budget_p95_ms, highest)
+    rates = tuple(sorted(found, key=lambda at: at.rate_per_s))
+    return OpenLoop(rates=rates, budget_p95_ms=budget_p95_ms, highest_rate_per_s=highest)
 
 
 def _at_rate(worker: Worker, rate: float, seed: int, tell: Progress) -> RateFigures:
@@ -129,7 +132,14 @@ def _at_rate(worker: Worker, rate: float, seed: int, tell: Progress) -> RateFigu
     reply = worker.ask("arrivals", rate_per_s=rate, requests=requests, seconds=_SECONDS_OF_RATE[1], seed=seed)
     p50, p95, p99 = (float(value) / 1e6 for value in np.percentile(reply["latency_ns"], (50, 95, 99)))
     busy = sum(reply["service_ns"]) / reply["wall_ns"]
-    return RateFigures(rate, len(reply["latency_ns"]), p50, p95, p99, busy)
+    return RateFigures(
+        rate_per_s=rate,
+        requests=len(reply["latency_ns"]),
+        latency_p50_ms=p50,
+        latency_p95_ms=p95,
+        latency_p99_ms=p99,
+        utilization=busy,
+    )
 
 
 def arena_steps(
@@ -143,7 +153,10 @@ def arena_steps(
         return ()
     tell("memory over batches", 0.0)
     ways = [_grown(one, target, workload, batch_sizes, shrink=shrink) for shrink in (False, True)]
-    return tuple(ArenaStep(*row) for row in zip(batch_sizes, *ways, strict=True))
+    return tuple(
+        ArenaStep(batch_size=size, rss_mb=kept, shrunk_rss_mb=shrunk)
+        for size, kept, shrunk in zip(batch_sizes, *ways, strict=True)
+    )
 
 
 def _grown(

@@ -11,6 +11,15 @@ from typing import Any, TypeVar
 import numpy as np
 
 from homoexport.choices import Steadiness
+from homoexport.documents.measurement import (
+    Comparison,
+    Failure,
+    Limit,
+    MeasuredHost,
+    Measurement,
+    PackageFigures,
+    TextLengths,
+)
 from homoexport.errors import PackageError, UserError
 from homoexport.host import library_versions
 from homoexport.measure.agreement import agreement
@@ -23,10 +32,8 @@ from homoexport.measure.extras import (
     tokenizing_ms,
 )
 from homoexport.measure.intervals import MARGIN, drift, percentile_intervals, speedup, verdict_of
-from homoexport.measure.results import Comparison, Measurement, PackageFigures, TextLengths
 from homoexport.measure.targets import OutOfMemory, Target, find_target
 from homoexport.measure.timing import (
-    Failure,
     Progress,
     Running,
     Session,
@@ -179,13 +186,13 @@ def measure_packages(
             return Measurement(
                 device=device,
                 emulated=target.emulated,
-                limits=target.limits(),
+                limits={name: Limit(**limit) for name, limit in target.limits().items()},
                 threads=workload.threads,
                 batch_size=batch_size,
                 length=max(len(row) for row in subjects[0].rows) if subjects[0].rows else length,
                 texts=_text_lengths(subjects[0], text_source),
                 margin=MARGIN,
-                host=session.greeting.get("host", {}),
+                host=_host(session),
                 versions={**library_versions(), **session.greeting.get("versions", {})},
                 noise=noise,
                 energy_source=energy_source,
@@ -307,7 +314,9 @@ def _text_lengths(subject: Subject, source: str) -> TextLengths | None:
         return None
     tokens = [len(row) for row in subject.rows]
     p50, p95 = np.percentile(tokens, (50, 95))
-    return TextLengths(source, len(tokens), float(p50), float(p95), max(tokens))
+    return TextLengths(
+        source=source, texts=len(tokens), tokens_p50=float(p50), tokens_p95=float(p95), tokens_max=max(tokens)
+    )
 
 
 def _figures(
@@ -325,7 +334,7 @@ def _figures(
         try:
             return measure()
         except OutOfMemory as error:
-            session.failures.append(Failure(one.subject.name, stage, error.what))
+            session.failures.append(Failure(package=one.subject.name, stage=stage, reason=error.what))
             return None
 
     peak = max(one.load_peak_bytes, peak_bytes(one.worker, target))  # before anything but the timed runs takes some
@@ -395,7 +404,19 @@ def _comparisons(running: Sequence[Running], subject: Subject) -> tuple[Comparis
 
 def _compare(one: Running, first: Running) -> Comparison:
     ratio, interval = speedup(first.rounds_ms, one.rounds_ms)
-    return Comparison(one.subject.name, first.subject.name, ratio, interval, verdict_of(ratio, interval))
+    return Comparison(
+        package=one.subject.name,
+        against=first.subject.name,
+        speedup_p50=ratio,
+        interval=interval,
+        verdict=verdict_of(ratio, interval),
+    )
+
+
+def _host(session: Session) -> MeasuredHost | None:
+    """What the workers' machine said of itself; None where no worker could start."""
+    host = session.greeting.get("host")
+    return None if host is None else MeasuredHost.model_validate(host, strict=False)
 
 
 def _tell_nobody(_stage: str, _share: float) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from pydantic import Field
 
+from homoexport.documents.measurement import Noise
 from homoexport.measure.process import Worker
 
 SPIN_SECONDS = 0.3
@@ -18,26 +17,6 @@ _DISTURBED = 0.05
 _OTHER_LOAD = 0.25
 _STOLEN = 0.02
 _FREQUENCY = 0.05
-
-
-@dataclass(frozen=True)
-class Noise:
-    """What disturbed a measurement. A figure that the target's kernel does not give is None.
-
-    `spin_p50_us` is the median of a fixed piece of arithmetic on the idle machine, before anything is
-    timed; `disturbed_share` is the share of these that took over 1.25 times as long. `other_load_cores`
-    are cores' worth of time that other processes took while packages were timed, `stolen_share` is what
-    the hypervisor took of one core. `remarks` say in words what is beyond the usual.
-    """
-
-    spin_p50_us: Annotated[float, Field(gt=0)]
-    spin_p95_us: float
-    disturbed_share: float
-    other_load_cores: float | None
-    stolen_share: float | None
-    frequency_before_mhz: float | None
-    frequency_after_mhz: float | None
-    remarks: tuple[str, ...]
 
 
 def calibrate(worker: Worker, cores: Sequence[int] = ()) -> list[float]:
@@ -68,7 +47,16 @@ def judge_noise(spin_us: Sequence[float], counters: Sequence[tuple[dict[str, Any
         remarks.append(f"the hypervisor took {stolen:.0%} of a core")
     if rates[0] and rates[1] and abs(rates[1] / rates[0] - 1) > _FREQUENCY:
         remarks.append(f"the clock rate went from {rates[0]:.0f} to {rates[1]:.0f} MHz")
-    return Noise(p50, p95, disturbed, other, stolen, *rates, tuple(remarks))
+    return Noise(
+        spin_p50_us=p50,
+        spin_p95_us=p95,
+        disturbed_share=disturbed,
+        other_load_cores=other,
+        stolen_share=stolen,
+        frequency_before_mhz=rates[0],
+        frequency_after_mhz=rates[1],
+        remarks=tuple(remarks),
+    )
 
 
 def _cores(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]], elapsed_ns: int) -> float | None:

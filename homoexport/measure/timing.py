@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from homoexport.documents.measurement import Failure, Noise
 from homoexport.errors import DeviceError, UserError
 from homoexport.measure.intervals import MARGIN, FloatArray, speedup, verdict_of
-from homoexport.measure.noise import Noise, calibrate, judge_noise
+from homoexport.measure.noise import calibrate, judge_noise
 from homoexport.measure.process import Worker
 from homoexport.measure.targets import OutOfMemory, Target
 
@@ -111,15 +112,6 @@ class Running:
             self.energy_runs += reply["energy_runs"]
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A package that the target cannot hold: a result as good as a figure."""
-
-    package: str
-    stage: str
-    reason: str
-
-
 @dataclass(eq=False)
 class Session:
     """Workers that run side by side, and the models that did not fit. `greeting` is the first worker's."""
@@ -189,7 +181,7 @@ def running(subjects: Sequence[Subject], target: Target, workload: Workload, *, 
                 batches = give_inputs(worker, subject, workload)
                 warm_up = worker.ask("warm", seconds=0.0 if target.emulated else _WARM_SECONDS)
             except OutOfMemory as error:
-                session.failures.append(Failure(subject.name, stage, error.what))
+                session.failures.append(Failure(package=subject.name, stage=stage, reason=error.what))
                 continue
             session.running.append(
                 Running(subject, worker, model, tokenizer, batches, load, warm_up, runtime, load_peak)
@@ -283,7 +275,7 @@ def take_rounds(
             try:
                 one.take_turn(cores)
             except OutOfMemory as error:
-                session.failures.append(Failure(one.subject.name, "timing", error.what))
+                session.failures.append(Failure(package=one.subject.name, stage="timing", reason=error.what))
                 session.running.remove(one)
                 order.remove(one)
         order.reverse()

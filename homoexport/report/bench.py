@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from homoexport.documents.artifact import write_manifest
-from homoexport.documents.budget import verdict_of
-from homoexport.documents.document import to_json, write_text
-from homoexport.report.markdown import PLOTS, REPORT, markdown_table
-from homoexport.report.measured import GRID_HEAD, figure_rows, grid_rows, labels_of, measurement_remarks
+from homoexport.documents.document import write_document
+from homoexport.documents.measurement import Grid, Measurement
+from homoexport.report.markdown import PLOTS, REPORT
+from homoexport.report.measured import grid_table, labels_of, measurement_remarks, measurement_table
 from homoexport.report.plots import STYLE
-from homoexport.report.tables import conditions, verdict_lines
+from homoexport.report.tables import conditions, host_line, verdict_lines
 from homoexport.report.wording import number
 
 MEASUREMENT_FILE = "measurement.json"
@@ -26,7 +25,7 @@ _BLUE, _ORANGE = "#0072B2", "#E69F00"
 _COLOURS = (_BLUE, _ORANGE, "#D55E00", "#CC79A7", "#009E73", "#56B4E9")
 
 
-def write_bench_report(folder: Path, document: Mapping[str, Any]) -> None:
+def write_bench_report(folder: Path, document: Measurement | Grid) -> None:
     """Fill an empty folder with a measurement or a grid, as JSON, as a page and as plots.
 
     Args:
@@ -34,64 +33,64 @@ def write_bench_report(folder: Path, document: Mapping[str, Any]) -> None:
         document: what `homoexport bench --json` prints.
     """
     (folder / PLOTS).mkdir()
-    cells = document["cells"] if document["kind"] == "grid" else [document]
-    figures: dict[str, Figure] = {}
-    if document["kind"] == "grid":
-        packages = {result["package"]: result for cell in cells for result in cell["results"]}
-        for package, label in zip(packages, labels_of(list(packages.values())), strict=True):
-            figures[f"heat-{len(figures) + 1}"] = heat_figure(cells, package, label)
-    elif cells[0]["results"]:
-        figures["samples"] = samples_figure(cells[0])
-        if any(result["open_loop"] for result in cells[0]["results"]):
-            figures["arrivals"] = arrivals_figure(cells[0])
+    figures = _figures(document)
     for name, figure in figures.items():
         figure.savefig(folder / PLOTS / f"{name}.png", dpi=_DPI)
+    cells = document.cells
     sections = ["# Measured"]
-    if document["kind"] == "grid":
-        sections.append(markdown_table(GRID_HEAD, grid_rows(document)))
+    if isinstance(document, Grid):
+        sections.append(grid_table(document).markdown())
     else:
-        sections.append(f"Device: {conditions(document)}.")
-        head = ("", *labels_of(document["results"]))
-        rows = [(label, *(cell.replace("\n", ", ") for cell in row)) for label, row in figure_rows(document)]
-        sections.append(markdown_table(head, rows))
-    sections += [_budget(cell, alone=len(cells) == 1) for cell in cells if cell["budget"]]
+        sections += [f"Device: {conditions(document)}.", measurement_table(document).markdown()]
+    sections += [_budget(cell, alone=len(cells) == 1) for cell in cells if cell.budget]
     sections += [f"![{name}]({PLOTS}/{name}.png)" for name in figures]
-    remarks = measurement_remarks(document)
-    if remarks:
+    if remarks := measurement_remarks(document):
         sections.append("\n".join(f"- {remark}" for remark in remarks))
-    host = cells[0]["host"]
-    if host:
-        sections.append(
-            f"Host: {host['cpu']} ({', '.join([host['architecture'], *host['instruction_sets']])}), "
-            f"{host['available_cores']} of {host['cores']} cores, {host['system']}."
-        )
-    sections.append("Versions: " + ", ".join(f"{name} {it}" for name, it in cells[0]["versions"].items()) + ".")
-    write_text(folder / MEASUREMENT_FILE, to_json(document))
+    if host := cells[0].host:
+        sections.append(host_line(host))
+    sections.append("Versions: " + ", ".join(f"{name} {it}" for name, it in cells[0].versions.items()) + ".")
+    write_document(folder / MEASUREMENT_FILE, document)
     (folder / REPORT).write_text("\n\n".join(sections) + "\n", encoding="utf-8")
     write_manifest(folder, "measurement")
 
 
-def _budget(cell: Mapping[str, Any], *, alone: bool) -> str:
+def _figures(document: Measurement | Grid) -> dict[str, Figure]:
+    """The plots, by the names of their files."""
+    if isinstance(document, Grid):
+        packages = {result.package: result for cell in document.cells for result in cell.results}
+        labels = labels_of(list(packages.values()))
+        return {
+            f"heat-{place}": heat_figure(document.cells, package, label)
+            for place, (package, label) in enumerate(zip(packages, labels, strict=True), start=1)
+        }
+    figures: dict[str, Figure] = {}
+    if document.results:
+        figures["samples"] = samples_figure(document)
+    if any(result.open_loop for result in document.results):
+        figures["arrivals"] = arrivals_figure(document)
+    return figures
+
+
+def _budget(cell: Measurement, *, alone: bool) -> str:
     """The budget's lines under one condition, as a list."""
     where = "" if alone else f"{conditions(cell)}: "
-    verdicts = [verdict_of(line) for line in cell["budget"]]
-    return "\n".join(f"- Budget, {where}{line}" for line in verdict_lines(verdicts))
+    return "\n".join(f"- Budget, {where}{line}" for line in verdict_lines(cell.budget))
 
 
-def heat_figure(cells: Sequence[Mapping[str, Any]], package: str, label: str) -> Figure:
+def heat_figure(cells: Sequence[Measurement], package: str, label: str) -> Figure:
     """Median latency of one package over batch size and length, a map for each number of threads.
 
     A condition that did not fit into memory is left white.
     """
-    threads = sorted({cell["threads"] for cell in cells})
-    batches = sorted({cell["batch_size"] for cell in cells})
-    lengths = sorted({cell["length"] for cell in cells})
+    threads = sorted({cell.threads for cell in cells})
+    batches = sorted({cell.batch_size for cell in cells})
+    lengths = sorted({cell.length for cell in cells})
     maps = np.full((len(threads), len(batches), len(lengths)), np.nan)
     for cell in cells:
-        place = threads.index(cell["threads"]), batches.index(cell["batch_size"]), lengths.index(cell["length"])
-        for result in cell["results"]:
-            if result["package"] == package:
-                maps[place] = result["latency_p50_ms"]
+        place = threads.index(cell.threads), batches.index(cell.batch_size), lengths.index(cell.length)
+        for result in cell.results:
+            if result.package == package:
+                maps[place] = result.latency_p50_ms
     with rc_context({**STYLE, "axes.grid": False}):
         size = (1.6 + 1.1 * len(lengths) * len(threads), 1.6 + 0.55 * len(batches))
         figure = Figure(figsize=size, layout="constrained")
@@ -112,41 +111,41 @@ def heat_figure(cells: Sequence[Mapping[str, Any]], package: str, label: str) ->
     return figure
 
 
-def samples_figure(measurement: Mapping[str, Any]) -> Figure:
+def samples_figure(measurement: Measurement) -> Figure:
     """Every timed call in the order of the rounds: noise, drift and outliers, in sight."""
     with rc_context(STYLE):
-        figure = Figure(figsize=(8, 1.2 + 1.8 * len(measurement["results"])), layout="constrained")
-        rows = figure.subplots(len(measurement["results"]), 1, squeeze=False)[:, 0]
-        for axes, result, label in zip(rows, measurement["results"], labels_of(measurement["results"]), strict=True):
-            samples = np.array(result["samples_ms"])
-            axes.plot(np.arange(samples.size) / result["runs_per_round"], samples, ".", color=_BLUE, markersize=2)
-            axes.axhline(result["latency_p50_ms"], color="#333333", linewidth=1)
-            axes.axhline(result["latency_p95_ms"], color=_ORANGE, linewidth=1)
+        figure = Figure(figsize=(8, 1.2 + 1.8 * len(measurement.results)), layout="constrained")
+        rows = figure.subplots(len(measurement.results), 1, squeeze=False)[:, 0]
+        for axes, result, label in zip(rows, measurement.results, labels_of(measurement.results), strict=True):
+            samples = np.array(result.samples_ms)
+            axes.plot(np.arange(samples.size) / result.runs_per_round, samples, ".", color=_BLUE, markersize=2)
+            axes.axhline(result.latency_p50_ms, color="#333333", linewidth=1)
+            axes.axhline(result.latency_p95_ms, color=_ORANGE, linewidth=1)
             axes.set_ylim(0, float(np.percentile(samples, 99.5)) * 1.15)
             axes.set_ylabel("ms")
-            axes.set_title(f"{label}: p50 and p95 of {result['runs']} calls")
+            axes.set_title(f"{label}: p50 and p95 of {result.runs} calls")
         rows[-1].set_xlabel("round")
     return figure
 
 
-def arrivals_figure(measurement: Mapping[str, Any]) -> Figure:
+def arrivals_figure(measurement: Measurement) -> Figure:
     """p95 from arrival to answer over the rate of arrivals."""
     with rc_context(STYLE):
         figure = Figure(figsize=(8, 3.6), layout="constrained")
         axes = figure.subplots()
-        results = measurement["results"]
+        results = measurement.results
         for result, label, colour in zip(results, labels_of(results), cycle(_COLOURS), strict=False):
-            if result["open_loop"] is None:
+            if result.open_loop is None:
                 continue
-            rates = result["open_loop"]["rates"]
+            rates = result.open_loop.rates
             axes.plot(
-                [rate["rate_per_s"] for rate in rates],
-                [rate["latency_p95_ms"] for rate in rates],
+                [rate.rate_per_s for rate in rates],
+                [rate.latency_p95_ms for rate in rates],
                 "o-",
                 color=colour,
                 label=label,
             )
-        budget = next(result["open_loop"]["budget_p95_ms"] for result in results if result["open_loop"])
+        budget = next(result.open_loop.budget_p95_ms for result in results if result.open_loop)
         if budget is not None:
             axes.axhline(budget, color="#333333", linewidth=1, linestyle=":")
         axes.set_yscale("log")

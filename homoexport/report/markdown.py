@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from homoexport.documents.artifact import output_errors
-from homoexport.documents.budget import verdict_of
-from homoexport.documents.document import read_json
+from homoexport.documents.budget import BudgetVerdict
+from homoexport.documents.document import read_document, read_json
+from homoexport.documents.measurement import MeasuredHost, Measurement
 from homoexport.errors import PackageError
-from homoexport.report.measured import measurement_remarks
+from homoexport.report.measured import latency_rows, measurement_remarks
 from homoexport.report.plots import homotopy_figure, latency_figure, terms_figure, width_of
 from homoexport.report.summary import SCHEMA_VERSION, verdicts_of
-from homoexport.report.tables import conditions, summary_rows
+from homoexport.report.table import Table
+from homoexport.report.tables import conditions, host_line, summary_rows
 from homoexport.report.wording import budget_line, judgement, limit, metric, number, parameters, quantity, shape_name
 from homoexport.runtime.inference import TASK_OUTPUTS, PackageDetails, read_package
 
@@ -24,7 +27,7 @@ _DPI = 150
 _NO_GAP = 1e-5
 
 
-def write_report(run_dir: Path, summary: Mapping[str, Any], *, log_path: Path, measurement: Mapping[str, Any]) -> Path:
+def write_report(run_dir: Path, summary: Mapping[str, Any], *, log_path: Path, measurement: Measurement) -> Path:
     """Write `report.md` and its plots into a run's folder.
 
     Args:
@@ -80,7 +83,9 @@ def rebuild_report(run_dir: Path) -> Path:
     summary = read_json(run_dir / SUMMARY)
     if not isinstance(summary, dict) or summary.get("schema_version") != SCHEMA_VERSION:
         raise PackageError("is no summary of this version", where=str(run_dir / SUMMARY), hint="run the recipe again")
-    return write_report(run_dir, summary, log_path=run_dir / LOG, measurement=read_json(run_dir / MEASUREMENT))
+    return write_report(
+        run_dir, summary, log_path=run_dir / LOG, measurement=read_document(run_dir / MEASUREMENT, Measurement)
+    )
 
 
 def _read_log(path: Path) -> list[dict[str, Any]]:
@@ -107,7 +112,7 @@ def _verdict(summary: Mapping[str, Any]) -> str:
     asked = (
         f"The teacher `{summary['teacher']['name']}` was distilled to a student of "
         f"{parameters(summary['student']['parameters'])} parameters, exported to ONNX "
-        f"({summary['student']['precision']}) and measured on {conditions(summary['measured'])}."
+        f"({summary['student']['precision']}) and measured on {conditions(SimpleNamespace(**summary['measured']))}."
     )
     if not verdicts:
         return f"# {summary['name']}\n\n{asked} The recipe set no budget."
@@ -144,7 +149,7 @@ def _planned(plan: Mapping[str, Any]) -> str:
         if not turn["budget"]:
             planned = quantity(turn["planned"]["peak_rss_mb"], "MB")
             rows.append((name, "Peak memory", "", planned, "", "it does not fit into the target's memory"))
-        for verdict in map(verdict_of, turn["budget"]):
+        for verdict in (BudgetVerdict.model_validate(line, strict=False) for line in turn["budget"]):
             label, unit = budget_line(verdict.line)
             planned = turn["planned"].get(verdict.line)
             rows.append(
@@ -200,34 +205,27 @@ def _distilling(log: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _measuring(summary: Mapping[str, Any], measurement: Mapping[str, Any]) -> str:
-    host, results = summary["host"], measurement["results"]
-    runs = " and ".join(f"{result['runs']}" for result in results)
-    whole = "of full-length sequences" if measurement["texts"] is None else "of real texts"
+def _measuring(summary: Mapping[str, Any], measurement: Measurement) -> str:
+    results = measurement.results
+    runs = " and ".join(f"{result.runs}" for result in results)
+    whole = "of full-length sequences" if measurement.texts is None else "of real texts"
     who, each = ("Both packages", "each in") if len(results) == 2 else ("The student's package", "in")
     lines = [
         f"{who} ran on {conditions(measurement)}, {each} a fresh process that imports only numpy and "
         f"onnxruntime, timed in turns in one run ({runs} timed calls {whole}). "
         "Peak memory is the kernel's high-water mark of the whole process; "
-        f"{quantity(results[-1]['runtime_rss_mb'], 'MB')} of the student's were there before the model was loaded.",
+        f"{quantity(results[-1].runtime_rss_mb, 'MB')} of the student's were there before the model was loaded.",
         *[f"{remark}." for remark in measurement_remarks(measurement)],
-        markdown_table(
+        Table(
             ("Figure", "Teacher", "Student") if len(results) == 2 else ("Figure", "Student"),
             [
-                (label, *(quantity(result[key], unit, result.get(interval)) for result in results))
-                for label, key, unit, interval in (
-                    ("Load", "load_ms", "ms", ""),
-                    ("First inference", "first_inference_ms", "ms", ""),
-                    ("Latency p50", "latency_p50_ms", "ms", "latency_p50_interval_ms"),
-                    ("Latency p90", "latency_p90_ms", "ms", ""),
-                    ("Latency p95", "latency_p95_ms", "ms", "latency_p95_interval_ms"),
-                    ("Latency p99", "latency_p99_ms", "ms", ""),
-                    ("Throughput", "throughput_per_s", "/s", ""),
-                )
+                ("Load", *(quantity(result.load_ms, "ms") for result in results)),
+                ("First inference", *(quantity(result.first_inference_ms, "ms") for result in results)),
+                *((label, *cells) for label, cells in latency_rows(results)),
+                ("Throughput", *(quantity(result.throughput_per_s, "/s") for result in results)),
             ],
-        ),
-        f"Host: {host['cpu']} ({', '.join([host['architecture'], *host['instruction_sets']])}), "
-        f"{host['available_cores']} of {host['cores']} cores, {number(host['memory_mb'] / 1000)} GB, {host['system']}.",
+        ).markdown(),
+        host_line(MeasuredHost.model_validate(summary["host"], strict=False)),
         "Versions: " + ", ".join(f"{name} {version}" for name, version in summary["versions"].items()) + ".",
         f"Recipe: `{summary['recipe_digest']}`.",
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from matplotlib import rc_context
@@ -68,7 +69,7 @@ def _row(plan: Mapping[str, Any], row: Mapping[str, Any]) -> tuple[str, ...]:
 
 def plan_table(plan: Mapping[str, Any]) -> Table:
     """The front, for a terminal."""
-    title = f"Students of {plan['teacher']} on {conditions(_conditions(plan))}; {_UNITS}"
+    title = f"Students of {plan['teacher']} on {conditions(SimpleNamespace(**_conditions(plan)))}; {_UNITS}"
     table = Table(title=Text(title), title_justify="left")
     for name in _head(plan):
         table.add_column(name, justify="left" if name == "Shape" else "right", overflow="fold")
@@ -144,7 +145,7 @@ def write_plan_report(out_dir: Path, plan: Mapping[str, Any], *, force: bool = F
         front_figure(plan).savefig(folder / PLOTS / "front.png", dpi=_DPI)
         sections = [
             f"# Plan for {plan['teacher']}",
-            f"On {conditions(_conditions(plan))} ({plan['target']['cpu']}); {_UNITS}.",
+            f"On {conditions(SimpleNamespace(**_conditions(plan)))} ({plan['target']['cpu']}); {_UNITS}.",
             markdown_table(_head(plan), plan_rows(plan)),
             "\n".join(f"- {line}" for line in plan_lines(plan)),
             f"![Shapes by cost and by what they keep]({PLOTS}/front.png)",

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from homoexport.documents.measurement import Measurement
 from homoexport.report.wording import number, ratio
 
 _BLUE, _ORANGE, _RED, _PURPLE, _INK = "#0072B2", "#E69F00", "#D55E00", "#CC79A7", "#333333"
@@ -131,9 +132,9 @@ def terms_figure(log: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def latency_figure(measurement: Mapping[str, Any], *, labels: Sequence[str]) -> Figure:
+def latency_figure(measurement: Measurement, *, labels: Sequence[str]) -> Figure:
     """Bars of p50 and p95 with 95 % intervals for the packages of a measurement, the first on top."""
-    results = measurement["results"]
+    results = measurement.results
     thickness = 0.36
     with rc_context(STYLE):
         figure = Figure(figsize=(8, 1.3 + 0.8 * len(results)), layout="constrained")
@@ -141,8 +142,8 @@ def latency_figure(measurement: Mapping[str, Any], *, labels: Sequence[str]) -> 
         reach = 0.0
         for percent, colour, shift in ((50, _BLUE, -0.5), (95, _ORANGE, 0.5)):
             centres = np.arange(len(results)) + shift * thickness
-            values = np.array([result[f"latency_p{percent}_ms"] for result in results])
-            intervals = np.array([result[f"latency_p{percent}_interval_ms"] for result in results]).T
+            values = np.array([result.latencies_ms[percent][0] for result in results])
+            intervals = np.array([result.latencies_ms[percent][1] for result in results]).T
             errors = np.maximum(np.abs(intervals - values), 0)
             axes.barh(centres, values, thickness * 0.94, color=colour, label=f"p{percent}")
             axes.errorbar(values, centres, xerr=errors, fmt="none", ecolor=_INK, elinewidth=1.2, capsize=3)
@@ -166,10 +167,10 @@ def latency_figure(measurement: Mapping[str, Any], *, labels: Sequence[str]) -> 
     return figure
 
 
-def _latency_title(measurement: Mapping[str, Any]) -> str:
-    if measurement["emulated"]:
+def _latency_title(measurement: Measurement) -> str:
+    if measurement.emulated:
         return "An emulator's times, which say nothing of the device"
-    if not measurement["comparisons"]:
+    if not measurement.comparisons:
         return "Latency of the student; the teacher does not fit"
-    comparison = measurement["comparisons"][0]
-    return f"The student is {ratio(comparison['speedup_p50'], 'faster', 'slower', comparison['interval'])} at p50"
+    comparison = measurement.comparisons[0]
+    return f"The student is {ratio(comparison.speedup_p50, 'faster', 'slower', comparison.interval)} at p50"

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from homoexport.documents.budget import Verdict, verdict_of
+from homoexport.documents.budget import BudgetVerdict
+from homoexport.documents.measurement import Measurement, PackageFigures
 from homoexport.runtime.inference import PackageDetails
 
 SCHEMA_VERSION = 1
 _FIGURES = ("latency_p50_ms", "latency_p95_ms", "peak_rss_mb")
 
 
-def budget_kept(verdicts: Sequence[Verdict]) -> bool | None:
+def budget_kept(verdicts: Sequence[BudgetVerdict]) -> bool | None:
     """False where a line is missed, None where none is but one is too noisy to call, else True."""
     if any(verdict.kept is False for verdict in verdicts):
         return False
@@ -20,21 +21,20 @@ def budget_kept(verdicts: Sequence[Verdict]) -> bool | None:
 
 
 def _model(
-    name: str, package: PackageDetails, figures: Mapping[str, Any] | None, quality: Mapping[str, Any]
+    name: str, package: PackageDetails, figures: PackageFigures | None, quality: Mapping[str, Any]
 ) -> dict[str, Any]:
     return {
         "name": name,
         "precision": package.precision,
         "parameters": package.parameters,
         "file_bytes": package.file_bytes,
-        **{key: figures[key] if figures else None for key in _FIGURES},
+        **{key: getattr(figures, key) if figures else None for key in _FIGURES},
         "quality": quality["value"],
     }
 
 
-def _plain(verdict: Verdict) -> dict[str, Any]:
-    line = verdict.as_json()
-    return line | {"interval": list(verdict.interval) if verdict.interval else None}
+def _plain(verdict: BudgetVerdict) -> dict[str, Any]:
+    return verdict.model_dump(mode="json")
 
 
 def summarize(
@@ -43,9 +43,9 @@ def summarize(
     teacher: str,
     student: str,
     packages: tuple[PackageDetails, PackageDetails],
-    measurement: Mapping[str, Any],
+    measurement: Measurement,
     quality: Mapping[str, Mapping[str, Any]],
-    verdicts: Sequence[Verdict],
+    verdicts: Sequence[BudgetVerdict],
     recipe_digest: str,
     seconds: Mapping[str, float],
     plan: Mapping[str, Any] | None = None,
@@ -69,21 +69,21 @@ def summarize(
         is), the verdicts, host and versions. None for what was not measured: the teacher's where it does not
         fit, a ratio of latencies there and under an emulator.
     """
-    *others, of_student = measurement["results"]
+    *others, of_student = measurement.results
     models = {
         "teacher": _model(teacher, packages[0], others[0] if others else None, quality["teacher"]),
         "student": _model(student, packages[1], of_student, quality["student"]),
     }
-    comparison = measurement["comparisons"][0] if measurement["comparisons"] else None
-    assert comparison is None or comparison["package"] == of_student["package"]
+    comparison = measurement.comparisons[0] if measurement.comparisons else None
+    assert comparison is None or comparison.package == of_student.package
     return {
         "schema_version": SCHEMA_VERSION,
         "name": name,
         **models,
         "ratios": {
             **{key: _ratio(models, key) for key in ("parameters", "file_bytes", "peak_rss_mb")},
-            "latency_p50_ms": comparison["speedup_p50"] if comparison else None,
-            "latency_p50_interval": list(comparison["interval"]) if comparison else None,
+            "latency_p50_ms": comparison.speedup_p50 if comparison else None,
+            "latency_p50_interval": list(comparison.interval) if comparison else None,
         },
         "quality_metric": quality["student"]["metric"],
         "quality_detail": {model: dict(figures) for model, figures in quality.items()},
@@ -92,9 +92,11 @@ def summarize(
         "recipe_digest": recipe_digest,
         "seconds": dict(seconds),
         "plan": plan,
-        "measured": {key: measurement[key] for key in ("device", "emulated", "threads", "batch_size", "length")},
-        "host": measurement["host"],
-        "versions": measurement["versions"],
+        "measured": {
+            key: getattr(measurement, key) for key in ("device", "emulated", "threads", "batch_size", "length")
+        },
+        "host": measurement.host.model_dump(mode="json", exclude_none=True) if measurement.host else {},
+        "versions": measurement.versions,
     }
 
 
@@ -103,6 +105,6 @@ def _ratio(models: Mapping[str, Mapping[str, Any]], key: str) -> float | None:
     return None if of_teacher is None else float(of_teacher / models["student"][key])
 
 
-def verdicts_of(summary: Mapping[str, Any]) -> list[Verdict]:
+def verdicts_of(summary: Mapping[str, Any]) -> list[BudgetVerdict]:
     """The budget's verdicts out of a summary that was read from JSON."""
-    return [verdict_of(line) for line in summary["budget"]]
+    return [BudgetVerdict.model_validate(line, strict=False) for line in summary["budget"]]

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from rich.table import Table
 from rich.text import Text
 
-from homoexport.documents.budget import Verdict
-from homoexport.report.wording import budget_line, judgement, limit, megabytes, metric, parameters, quantity, ratio
+from homoexport.documents.budget import BudgetVerdict
+from homoexport.documents.host import Host
+from homoexport.report.wording import (
+    budget_line,
+    judgement,
+    limit,
+    megabytes,
+    metric,
+    number,
+    parameters,
+    quantity,
+    ratio,
+)
 
 _STYLES = {True: "green", False: "bold red", None: "yellow"}
 
@@ -74,16 +85,37 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     return table
 
 
-def conditions(measurement: Mapping[str, Any]) -> str:
+class Conditions(Protocol):
+    """What says under which conditions something was measured."""
+
+    @property
+    def device(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def length(self) -> int: ...
+
+
+def conditions(measured: Conditions) -> str:
     """Device, threads and input shape of a measurement, in words."""
-    threads, emulated = measurement["threads"], measurement.get("emulated", False)
+    emulated = " (emulated)" if getattr(measured, "emulated", False) else ""
     return (
-        f"{measurement['device']}{' (emulated)' if emulated else ''}, {threads} thread{'' if threads == 1 else 's'}, "
-        f"{measurement['batch_size']} x {measurement['length']} tokens"
+        f"{measured.device}{emulated}, {measured.threads} thread{'' if measured.threads == 1 else 's'}, "
+        f"{measured.batch_size} x {measured.length} tokens"
     )
 
 
-def verdict_lines(verdicts: Sequence[Verdict]) -> list[Text]:
+def host_line(host: Host) -> str:
+    """A machine in one line."""
+    return (
+        f"Host: {host.cpu} ({', '.join([host.architecture, *host.instruction_sets])}), {host.available_cores} of "
+        f"{host.cores} cores, {number(host.memory_mb / 1000)} GB, {host.system}."
+    )
+
+
+def verdict_lines(verdicts: Sequence[BudgetVerdict]) -> list[Text]:
     """One line for each line of the budget; `str(line)` is the plain text of it."""
     lines = []
     for verdict in verdicts:

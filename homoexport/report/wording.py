@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
-from homoexport.documents.budget import QUALITY_LINE, Verdict
+from homoexport.documents.budget import QUALITY_LINE, BudgetVerdict
 from homoexport.shape import Shape
 
 _LINES = {
@@ -110,11 +110,11 @@ def budget_line(line: str) -> tuple[str, str]:
     return _LINES[line]
 
 
-def limit(verdict: Verdict) -> str:
+def limit(verdict: BudgetVerdict) -> str:
     """The limit of a line of the budget, from above or below."""
     return f"at {'least' if verdict.at_least else 'most'} {quantity(verdict.limit, budget_line(verdict.line)[1])}"
 
 
-def judgement(verdict: Verdict) -> str:
+def judgement(verdict: BudgetVerdict) -> str:
     """A verdict in words: `kept`, `missed` or `too noisy to call`."""
     return {True: "kept", False: "missed", None: "too noisy to call"}[verdict.kept]

@@ -9,7 +9,7 @@ from typing import Any
 from homoexport.choices import ModelTask
 from homoexport.distill import HELD_OUT
 from homoexport.documents.artifact import refuse_existing
-from homoexport.documents.budget import Verdict
+from homoexport.documents.budget import BudgetVerdict
 from homoexport.documents.recipe import ExportSettings, MeasureSettings
 from homoexport.encoder import OUTPUT_NAMES, load_encoder, max_length_of
 from homoexport.evaluate import package_of_file
@@ -68,7 +68,7 @@ def export_folder(
         padding = encoder.tokenizer.pad_token_id or 0
         return answers_of_file(file, batches, device=measure.device, pad_token_id=padding, output=output)
 
-    def judge(file: Path) -> Verdict:
+    def judge(file: Path) -> BudgetVerdict:
         assert gate is not None
         return gate.judge(package_of_file(encoder, file, threads=threads_here(measure)))
 

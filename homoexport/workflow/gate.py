@@ -17,7 +17,7 @@ import numpy as np
 
 from homoexport.choices import EvaluationTask
 from homoexport.data import sample_text
-from homoexport.documents.budget import QUALITY_LINE, Verdict
+from homoexport.documents.budget import QUALITY_LINE, BudgetVerdict
 from homoexport.documents.recipe import QualitySettings
 from homoexport.errors import RecipeError, TextError
 from homoexport.evaluate.data import judged_data
@@ -63,7 +63,7 @@ class Gate:
         relative = settings.relative and not faithful
         self._teacher = self._figure(self._evaluation.open(teacher)) if relative else None
 
-    def judge(self, model: Package) -> Verdict:
+    def judge(self, model: Package) -> BudgetVerdict:
         """Hold a model against the floor."""
         found, level, theirs = self._figure(model), self._settings.level, self._teacher
         if theirs is None:
@@ -73,7 +73,13 @@ class Gate:
             low, high = np.percentile(found.draws - level * theirs.draws, (2.5, 97.5))
         few = len(self._evaluation.examples.texts) < _FEW
         kept = None if few or low < 0 <= high else bool(low >= 0)
-        return Verdict(f"{QUALITY_LINE}{found.metric}", limit, found.value, found.interval, kept)
+        return BudgetVerdict(
+            line=f"{QUALITY_LINE}{found.metric}",
+            limit=limit,
+            measured=found.value,
+            interval=found.interval,
+            kept=kept,
+        )
 
     def _figure(self, model: Package) -> Quality:
         return _chosen(self._evaluation.qualities(model), self._settings)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
 
-from homoexport.documents.budget import LATENCY_LINES, THROUGHPUT, TIMED_LINES, Budget, Verdict, judge
+from homoexport.documents.budget import THROUGHPUT, TIMED_LINES, Budget, BudgetVerdict, judge
+from homoexport.documents.measurement import Grid, Interval, Measurement, PackageFigures
 from homoexport.documents.recipe import MeasureSettings
 from homoexport.errors import DeviceError, TextError, UserError
 from homoexport.measure import (
     Extras,
-    Grid,
-    Measurement,
     check_measurement,
     check_packages,
     find_target,
@@ -96,13 +93,12 @@ def measure_conditions(
             tell(f"{where}{stage}", (number + share) / len(each))
 
         measured = measure(packages, one, extras=extras, progress=show)
-        last = measured.results[-1] if measured.results else None
-        first = measured.results[0] if measured.results else None
-        if last is not None and first is not None and last.package == str(packages[-1]):
-            teacher = None if first.package != str(packages[0]) else asdict(first)
-            measured = replace(measured, budget=tuple(judge_result(budget, asdict(last), teacher=teacher)))
+        found = {result.package: result for result in measured.results}
+        first, last = (found.get(str(folder)) for folder in (packages[0], packages[-1]))
+        if (first is not None and last is not None) or (last is not None and not budget.relative):
+            measured = measured.model_copy(update={"budget": judge_package(budget, last, teacher=first)})
         cells.append(measured)
-    return cells[0] if len(cells) == 1 else Grid(tuple(cells))
+    return cells[0] if len(cells) == 1 else Grid(cells=tuple(cells))
 
 
 def texts_of(settings: MeasureSettings) -> list[str]:
@@ -143,24 +139,42 @@ def refuse_emulated_latency(budget: Budget, device: str) -> None:
         )
 
 
-def figures_of(result: Mapping[str, Any]) -> dict[str, float]:
-    """One package's measured figures, as JSON, by the names of the budget's lines."""
-    names = (*LATENCY_LINES, THROUGHPUT, "peak_rss_mb", "parameters")
-    return {**{name: float(result[name]) for name in names}, "file_mb": result["file_bytes"] / 10**6}
+def budget_figures(result: PackageFigures) -> dict[str, float]:
+    """One package's measured figures by the names of the budget's lines."""
+    return {
+        "latency_p50_ms": result.latency_p50_ms,
+        "latency_p95_ms": result.latency_p95_ms,
+        "latency_p99_ms": result.latency_p99_ms,
+        THROUGHPUT: result.throughput_per_s,
+        "file_mb": result.file_bytes / 10**6,
+        "peak_rss_mb": result.peak_rss_mb,
+        "parameters": float(result.parameters),
+    }
 
 
-def _throughput_interval(result: Mapping[str, Any]) -> tuple[float, float]:
-    """95 % interval of sequences a second: those of one call over the mean's interval."""
-    rounds_ms = rounds_of(result["samples_ms"], result["runs_per_round"])
-    sequences = result["throughput_per_s"] * rounds_ms.mean()
+def budget_intervals(result: PackageFigures) -> dict[str, Interval]:
+    """95 % intervals of those figures that have one, by the names of the budget's lines."""
+    found = {
+        "latency_p50_ms": result.latency_p50_interval_ms,
+        "latency_p95_ms": result.latency_p95_interval_ms,
+        "latency_p99_ms": result.latency_p99_interval_ms,
+        THROUGHPUT: _throughput_interval(result),
+    }
+    return {name: interval for name, interval in found.items() if interval is not None}
+
+
+def _throughput_interval(result: PackageFigures) -> Interval:
+    """Of sequences a second: those of one call over the mean's interval."""
+    rounds_ms = rounds_of(result.samples_ms, result.runs_per_round)
+    sequences = result.throughput_per_s * float(rounds_ms.mean())
     low, high = mean_interval(rounds_ms)
     return sequences / high, sequences / low
 
 
-def judge_result(
-    budget: Budget, result: Mapping[str, Any], *, teacher: Mapping[str, Any] | None = None
-) -> list[Verdict]:
-    """Hold one package's measured figures, as JSON, against a budget.
+def judge_package(
+    budget: Budget, result: PackageFigures, *, teacher: PackageFigures | None = None
+) -> tuple[BudgetVerdict, ...]:
+    """Hold one package's measured figures against a budget.
 
     Args:
         budget: the limits.
@@ -176,9 +190,5 @@ def judge_result(
             where="budget",
             hint="give the line as a figure with its unit",
         )
-    found = {name: result.get(name.replace("_ms", "_interval_ms")) for name in LATENCY_LINES}
-    intervals = {name: tuple(interval) for name, interval in found.items() if interval}
-    if "samples_ms" in result:
-        intervals[THROUGHPUT] = _throughput_interval(result)
-    reference = None if teacher is None else figures_of(teacher)
-    return judge(budget, figures_of(result), intervals, reference=reference)
+    reference = None if teacher is None else budget_figures(teacher)
+    return tuple(judge(budget, budget_figures(result), budget_intervals(result), reference=reference))

@@ -39,8 +39,8 @@ from homoexport.documents.artifact import (
     write_manifest,
     write_run_mark,
 )
-from homoexport.documents.budget import TIMED_LINES, verdict_of
-from homoexport.documents.document import read_json, to_json, write_text
+from homoexport.documents.budget import TIMED_LINES, BudgetVerdict
+from homoexport.documents.document import read_json, to_json, write_document, write_text
 from homoexport.documents.recipe import Recipe, StudentShape
 from homoexport.encoder import load_encoder, max_length_of
 from homoexport.errors import DeviceError, DoesNotFit, OutputError, RecipeError
@@ -64,6 +64,7 @@ from homoexport.workflow.turns import (
     Turns,
     budget_verdicts,
     is_noisy,
+    read_measured,
     unclear,
     used_of,
 )
@@ -203,7 +204,7 @@ def _run_stages(recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener
             listener.on_stage(f"Pruning on to {following.shape.name}")
             turns.put_aside()
     listener.on_stage("Writing the report")
-    measurement = read_json(run_dir / MEASURED / MEASUREMENT)
+    measurement = read_measured(run_dir / MEASURED)
     summary = summarize(
         name=recipe.name,
         teacher=recipe.teacher,
@@ -213,7 +214,7 @@ def _run_stages(recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener
         quality=read_json(run_dir / MEASURED / "quality.json"),
         verdicts=[
             *budget_verdicts(recipe.budget, run_dir / MEASURED),
-            *(verdict_of(line) for line in read_json(run_dir / MEASURED / FLOORS)),
+            *(BudgetVerdict.model_validate(line, strict=False) for line in read_json(run_dir / MEASURED / FLOORS)),
         ],
         recipe_digest=recipe.digest(),
         seconds=clock.seconds,
@@ -378,9 +379,9 @@ def _export_and_measure(
                 hint="ask for a smaller student, or measure where there is more memory, and --resume",
             )
         qualities = evaluate_packages(packages, texts, teacher=teacher, seed=recipe.seed, threads=threads)
-        write_text(folder / MEASUREMENT, to_json(measured.as_json()))
+        write_document(folder / MEASUREMENT, measured)
         write_text(folder / "quality.json", to_json(dict(zip(("teacher", "student"), qualities, strict=True))))
-        floors = [] if gate is None else [gate.judge(open_package(package, threads=threads)).as_json()]
+        floors = [] if gate is None else [gate.judge(open_package(package, threads=threads)).model_dump(mode="json")]
         write_text(folder / FLOORS, to_json(floors))
         write_manifest(folder, "measurement", parent=read_manifest(package, Manifest).digest, recipe=digest)
 

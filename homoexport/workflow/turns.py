@@ -5,18 +5,19 @@ Everything is read from the run's folder, so that a run that was stopped goes on
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from homoexport.distill import forget_state
 from homoexport.documents.artifact import DistilledManifest, read_manifest
-from homoexport.documents.budget import THROUGHPUT, Budget, Verdict
-from homoexport.documents.document import read_json
+from homoexport.documents.budget import THROUGHPUT, Budget, BudgetVerdict
+from homoexport.documents.document import read_document
+from homoexport.documents.measurement import Measurement
 from homoexport.documents.student import WidthFigures
 from homoexport.plan import Plan, Row
 from homoexport.shape import Shape
-from homoexport.workflow.measure import judge_result
+from homoexport.workflow.measure import judge_package
 
 STUDENT, PACKAGE, MEASURED, PLAN, TURNS = "1-student", "2-onnx", "3-measured", "plan", "turns"
 MEASUREMENT = "measurement.json"
@@ -71,7 +72,7 @@ class Turns:
 
     def told(self, plan: Plan, budget: Budget) -> dict[str, Any]:
         """For the summary: what was planned, every turn with its verdicts, and a shape that would fit better."""
-        turns, shapes, verdicts = [], list[Shape](), list[Verdict]()
+        turns, shapes, verdicts = [], list[Shape](), list[BudgetVerdict]()
         for folder in (*self.folders, self.run_dir):
             verdicts = budget_verdicts(budget, folder / MEASURED) if _was_held(folder) else []
             details = read_manifest(folder / STUDENT, DistilledManifest).details
@@ -84,7 +85,7 @@ class Turns:
                     "steps": details.steps,
                     "seconds": details.seconds,
                     "planned": row.as_json() | {line: plan.limits.figure(row, line) for line in plan.limits.values},
-                    "budget": [verdict.as_json() for verdict in verdicts],
+                    "budget": [verdict.model_dump(mode="json") for verdict in verdicts],
                 }
             )
         *missed, last = shapes
@@ -103,19 +104,19 @@ def _was_held(turn: Path) -> bool:
     return (turn / MEASURED).exists()
 
 
-def budget_verdicts(budget: Budget, measured: Path) -> list[Verdict]:
+def budget_verdicts(budget: Budget, measured: Path) -> list[BudgetVerdict]:
     """A budget against what a turn measured; relative lines against the teacher in the same measurement."""
-    results: Sequence[Mapping[str, Any]] = read_json(measured / MEASUREMENT)["results"]
-    return judge_result(budget, results[-1], teacher=results[0] if len(results) > 1 else None)
+    results = read_measured(measured).results
+    return list(judge_package(budget, results[-1], teacher=results[0] if len(results) > 1 else None))
 
 
-def unclear(verdicts: Sequence[Verdict]) -> bool:
+def unclear(verdicts: Sequence[BudgetVerdict]) -> bool:
     """Whether no line is missed, but one is too noisy to call."""
     kept = [verdict.kept for verdict in verdicts]
     return None in kept and False not in kept
 
 
-def used_of(verdicts: Sequence[Verdict]) -> dict[str, float]:
+def used_of(verdicts: Sequence[BudgetVerdict]) -> dict[str, float]:
     """How much of each limit is used: 1 is all; of a line that is not kept, what its interval says at the worst."""
     used = {}
     for verdict in verdicts:
@@ -126,7 +127,12 @@ def used_of(verdicts: Sequence[Verdict]) -> dict[str, float]:
 
 def is_noisy(measured: Path) -> bool:
     """Whether the machine disturbed the measurement of the student's package so that its times settle nothing."""
-    return bool(read_json(measured / MEASUREMENT)["results"][-1]["verdict"] != "steady")
+    return read_measured(measured).results[-1].verdict != "steady"
+
+
+def read_measured(measured: Path) -> Measurement:
+    """What a turn measured."""
+    return read_document(measured / MEASUREMENT, Measurement)
 
 
 def _shape_of(widths: WidthFigures) -> Shape:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from homoexport.cli import main
 from homoexport.documents.artifact import Manifest, verify
-from homoexport.measure.results import Agreement
+from homoexport.documents.measurement import Agreement
 from tests.measure.tiny_onnx import weights, write_package
 
 pytestmark = pytest.mark.processes
@@ -138,7 +138,14 @@ def test_bad_requests_are_one_line_and_leave_nothing(run, packages, tmp_path, wo
 
 
 def test_a_package_that_is_another_model_there_exits_with_3(run, packages, monkeypatch):
-    beyond = Agreement("sentence_embedding", 0.5, 1.0, 0.7, "cosine at least 0.99", within=False)
+    beyond = Agreement(
+        output="sentence_embedding",
+        max_difference=0.5,
+        max_relative_difference=1.0,
+        min_cosine=0.7,
+        bound="cosine at least 0.99",
+        within=False,
+    )
     monkeypatch.setattr("homoexport.measure.measurement.agreement", lambda *_, **__: beyond)
     code, shown, _ = run("bench", packages[0], *QUICK)
     assert code == 3

@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
+from homoexport.documents.measurement import Grid, MeasuredHost, Measurement, Noise, PackageFigures
 from homoexport.errors import UserError
-from homoexport.measure import Grid, compare_results, slower_than
-from homoexport.measure.noise import Noise, judge_noise
-from homoexport.measure.results import Measurement, PackageFigures
+from homoexport.measure import compare_results, slower_than
+from homoexport.measure.noise import judge_noise
 
-HOST = {"cpu": "A", "architecture": "x86_64", "cores": 4, "available_cores": 4, "instruction_sets": ["avx2"]}
-QUIET = Noise(500.0, 505.0, 0.0, 0.0, 0.0, None, None, ())
+HOST = MeasuredHost(
+    cpu="A",
+    architecture="x86_64",
+    cores=4,
+    available_cores=4,
+    instruction_sets=("avx2",),
+    memory_mb=8000,
+    system="Linux 6.1",
+)
+QUIET = Noise(
+    spin_p50_us=500.0,
+    spin_p95_us=505.0,
+    disturbed_share=0.0,
+    other_load_cores=0.0,
+    stolen_share=0.0,
+    frequency_before_mhz=None,
+    frequency_after_mhz=None,
+    remarks=(),
+)
 
 
 def figures(name: str, median_ms: float, *, spread: float = 0.01, seed: int = 0) -> PackageFigures:
     rng = np.random.default_rng(seed)
-    samples = median_ms * (1 + spread * rng.normal(size=200))
-    values = {field: 1.0 for field in PackageFigures.__dataclass_fields__ if field.endswith(("_ms", "_mb", "_per_s"))}
+    samples = np.abs(median_ms * (1 + spread * rng.normal(size=200)))
+    values = {
+        field: 1.0
+        for field in PackageFigures.model_fields
+        if field.endswith(("_ms", "_mb", "_per_s")) and "interval" not in field
+    }
     others = {"task": "fill-mask", "precision": "int8", "parameters": 1, "file_bytes": 1, "drift": 0.0}
     others |= {"verdict": "steady", "arena": (), "streams": (), "open_loop": None, "agreement": None}
     others |= {"download_bytes": None, "instructions": None, "energy_mj": None, "warmup_runs": 1}
@@ -33,8 +52,24 @@ def figures(name: str, median_ms: float, *, spread: float = 0.01, seed: int = 0)
 
 
 def measurement(*results: PackageFigures, **changes: object) -> Measurement:
-    base = Measurement("cpu", False, {}, 1, 1, 128, None, 0.05, HOST, {}, QUIET, None, results, (), ())
-    return replace(base, **changes)
+    base = Measurement(
+        device="cpu",
+        emulated=False,
+        limits={},
+        threads=1,
+        batch_size=1,
+        length=128,
+        texts=None,
+        margin=0.05,
+        host=HOST,
+        versions={},
+        noise=QUIET,
+        energy_source=None,
+        results=results,
+        failures=(),
+        comparisons=(),
+    )
+    return base.model_copy(update=changes)
 
 
 def test_a_slower_package_is_found_by_name_whatever_the_order() -> None:
@@ -57,14 +92,14 @@ def test_noise_makes_no_verdict() -> None:
 
 def test_a_machine_that_was_slower_itself_is_no_proof() -> None:
     """All of the packages' slowdown is the machine's: the idle spins took as much longer."""
-    slow = replace(QUIET, spin_p50_us=620.0)
+    slow = QUIET.model_copy(update={"spin_p50_us": 620.0})
     (change,) = compare_results(measurement(figures("a", 10)), measurement(figures("a", 12.4), noise=slow))
     assert change.verdict == "too noisy to call"
     assert change.remarks == ("the machine itself took 1.24 times as long for the same arithmetic",)
 
 
 def test_the_same_times_on_a_faster_machine_are_not_the_same_speed() -> None:
-    fast = replace(QUIET, spin_p50_us=400.0)
+    fast = QUIET.model_copy(update={"spin_p50_us": 400.0})
     (change,) = compare_results(measurement(figures("a", 10)), measurement(figures("a", 10), noise=fast))
     assert change.verdict == "too noisy to call"
     assert not slower_than(change, 0.05)
@@ -84,7 +119,7 @@ def test_packages_are_paired_by_name_or_by_order_and_never_by_guess() -> None:
 def test_grids_are_compared_cell_by_cell() -> None:
     cells = [measurement(figures("a", 10), length=length) for length in (32, 128)]
     later = [measurement(figures("a", ms, seed=3), length=length) for ms, length in ((10, 32), (20, 128))]
-    changes = compare_results(Grid(tuple(cells)), Grid(tuple(later)))
+    changes = compare_results(Grid(cells=tuple(cells)), Grid(cells=tuple(later)))
     assert [(change.length, change.verdict) for change in changes] == [(32, "same"), (128, "slower")]
 
 
@@ -93,7 +128,7 @@ def test_grids_are_compared_cell_by_cell() -> None:
     [
         ({"length": 64}, "length 128 against 64"),
         ({"device": "web"}, "device cpu against web"),
-        ({"host": HOST | {"cpu": "B"}}, r"measured on other machines \(cpu: A against B\)"),
+        ({"host": HOST.model_copy(update={"cpu": "B"})}, r"measured on other machines \(cpu: A against B\)"),
         ({"results": (figures("a", 1), figures("b", 1))}, "1 packages against 2"),
     ],
 )

@@ -9,11 +9,11 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from homoexport.documents.budget import Verdict
+from homoexport.documents.budget import BudgetVerdict
+from homoexport.documents.measurement import SCHEMA_FILE, Grid, json_schema, read_measurement
 from homoexport.errors import UserError
-from homoexport.measure import Grid, extras, json_schema, measure_packages, read_results
+from homoexport.measure import extras, measure_packages
 from homoexport.measure.measurement import Extras
-from homoexport.measure.schema import SCHEMA_FILE
 from tests.measure.tiny_onnx import write_package
 
 pytestmark = pytest.mark.processes
@@ -30,7 +30,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict:
     assert len(found.results[0].streams) == 2
     assert found.results[0].open_loop is not None
     assert [step.batch_size for step in found.results[0].arena] == [1, 4]
-    return {"alone": found, "grid": Grid((found, found))}
+    return {"alone": found, "grid": Grid(cells=(found, found))}
 
 
 def test_the_shipped_schema_is_the_codes() -> None:
@@ -39,40 +39,39 @@ def test_the_shipped_schema_is_the_codes() -> None:
 
 @pytest.mark.parametrize("kind", ["alone", "grid"])
 def test_results_follow_the_schema_and_read_back_as_they_were(measured: dict, kind: str, tmp_path: Path) -> None:
-    document = json.loads(json.dumps(measured[kind].as_json()))
+    document = json.loads(json.dumps(measured[kind].model_dump(mode="json")))
     jsonschema.Draft202012Validator.check_schema(json_schema())
     jsonschema.validate(document, json_schema(), cls=jsonschema.Draft202012Validator)
     path = tmp_path / "result.json"
     path.write_text(json.dumps(document))
-    assert read_results(path) == measured[kind]
+    assert read_measurement(path) == measured[kind]
 
 
 def test_a_budgets_verdicts_are_part_of_it(measured: dict, tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    judged = replace(measured["alone"], budget=(Verdict("latency_p95_ms", 8.0, 7.0, (6.5, 7.5), True),))
-    document = json.loads(json.dumps(judged.as_json()))
+    verdict = BudgetVerdict(line="latency_p95_ms", limit=8.0, measured=7.0, interval=(6.5, 7.5), kept=True)
+    judged = measured["alone"].model_copy(update={"budget": (verdict,)})
+    document = json.loads(json.dumps(judged.model_dump(mode="json")))
     jsonschema.validate(document, json_schema())
     (tmp_path / "r.json").write_text(json.dumps(document))
-    assert read_results(tmp_path / "r.json") == judged
+    assert read_measurement(tmp_path / "r.json") == judged
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": "3.0"}, "is of schema version 3.0, and this homoexport reads 2.2"),
-        ({"schema_version": 1}, "is of schema version 1"),
+        ({"schema_version": "3.0"}, "is of schema version 3.0, and this homoexport reads 2.3"),
+        ({"schema_version": 1}, "has no schema_version"),
         ({"schema_version": None}, "has no schema_version"),
         ({"threads": "many"}, "does not follow the schema: .*threads"),
         ({"kind": "guess"}, "does not follow the schema"),
     ],
 )
 def test_what_is_not_of_this_version_is_refused(measured: dict, tmp_path: Path, change: dict, message: str) -> None:
-    document = copy.deepcopy(measured["alone"].as_json()) | change
+    document = copy.deepcopy(measured["alone"].model_dump(mode="json")) | change
     path = tmp_path / "result.json"
     path.write_text(json.dumps(document))
     with pytest.raises(UserError, match=message) as raised:
-        read_results(path)
+        read_measurement(path)
     assert "\n" not in str(raised.value)
 
 
@@ -86,27 +85,27 @@ def test_what_is_not_of_this_version_is_refused(measured: dict, tmp_path: Path, 
     ],
 )
 def test_figures_that_cannot_be_are_refused(measured: dict, tmp_path: Path, change: dict, message: str) -> None:
-    document = json.loads(json.dumps(measured["alone"].as_json()))
+    document = json.loads(json.dumps(measured["alone"].model_dump(mode="json")))
     document["results"][0] |= change
     path = tmp_path / "result.json"
     path.write_text(json.dumps(document))
     with pytest.raises(UserError, match=message):
-        read_results(path)
+        read_measurement(path)
 
 
 def test_a_later_minor_version_is_read(measured: dict, tmp_path: Path) -> None:
-    document = measured["alone"].as_json() | {"schema_version": "2.9", "something_new": 1}
+    document = measured["alone"].model_dump(mode="json") | {"schema_version": "2.9", "something_new": 1}
     path = tmp_path / "result.json"
     path.write_text(json.dumps(document))
-    assert read_results(path).results == measured["alone"].results  # type: ignore[union-attr]
+    assert read_measurement(path).results == measured["alone"].results  # type: ignore[union-attr]
 
 
 def test_no_file_and_no_json_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot be read"):
-        read_results(tmp_path / "none.json")
+    with pytest.raises(UserError, match="is missing"):
+        read_measurement(tmp_path / "none.json")
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(UserError, match="is not JSON"):
-        read_results(tmp_path / "bad.json")
+        read_measurement(tmp_path / "bad.json")
     (tmp_path / "list.json").write_text("[]")
     with pytest.raises(UserError, match="has no schema_version"):
-        read_results(tmp_path / "list.json")
+        read_measurement(tmp_path / "list.json")

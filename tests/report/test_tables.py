@@ -6,9 +6,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from homoexport.documents.budget import Verdict
+from homoexport.documents.budget import BudgetVerdict
 from homoexport.report import measurement_table, summary_table, verdict_lines
 from homoexport.report.wording import megabytes, number, parameters, ratio
+from tests.report.conftest import typed
+
+
+def verdict(
+    line: str, limit: float, measured: float, kept: bool | None, interval: tuple[float, float] | None = None
+) -> BudgetVerdict:
+    return BudgetVerdict(line=line, limit=limit, measured=measured, interval=interval, kept=kept)
 
 
 def _render(table: object, width: int = 100) -> str:
@@ -60,17 +67,19 @@ def test_summary_table_sets_teacher_against_student(summary: dict[str, Any]) -> 
 
 
 def test_tables_fit_a_narrow_terminal(summary: dict[str, Any], measurement: dict[str, Any]) -> None:
-    for table in (summary_table(summary), measurement_table(measurement)):
+    for table in (summary_table(summary), measurement_table(typed(measurement)).rich()):
         lines = _render(table, 80).splitlines()
         assert max(map(len, lines)) <= 80
         assert not any("…" in line for line in lines)
 
 
 def test_measurement_table_names_conditions_and_speedup(measurement: dict[str, Any]) -> None:
-    text = _render(measurement_table(measurement))
+    text = _render(measurement_table(typed(measurement)).rich())
     assert "cpu, 1 thread, 1 x 128 tokens" in text
     assert "4.50x (4.40 to 4.62)" in text
-    alone = _render(measurement_table({**measurement, "results": measurement["results"][:1], "comparisons": []}))
+    alone = _render(
+        measurement_table(typed({**measurement, "results": measurement["results"][:1], "comparisons": []})).rich()
+    )
     assert "Against the first" not in alone
     assert "246 MB" in alone
 
@@ -78,9 +87,9 @@ def test_measurement_table_names_conditions_and_speedup(measurement: dict[str, A
 def test_verdict_lines() -> None:
     lines = verdict_lines(
         [
-            Verdict("latency_p95_ms", 25.0, 21.34, (20.0, 26.5), None),
-            Verdict("file_mb", 10.0, 9.1, None, True),
-            Verdict("peak_rss_mb", 80.0, 82.0, None, False),
+            verdict("latency_p95_ms", 25.0, 21.34, None, (20.0, 26.5)),
+            verdict("file_mb", 10.0, 9.1, True),
+            verdict("peak_rss_mb", 80.0, 82.0, False),
         ]
     )
     assert [str(line) for line in lines] == [

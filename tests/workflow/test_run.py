@@ -8,7 +8,6 @@ import re
 import shlex
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +19,10 @@ from transformers import AutoModel, AutoTokenizer
 
 from homoexport.documents.artifact import Manifest, PackageManifest, StudentManifest, verify
 from homoexport.documents.budget import Budget
+from homoexport.documents.measurement import Failure, PackageFigures
 from homoexport.errors import DeviceError
-from homoexport.measure.timing import Failure
 from homoexport.runtime.inference import open_package
-from homoexport.workflow.measure import judge_result, measure
+from homoexport.workflow.measure import judge_package, measure
 from tests.conftest import BERT_TINY, write_sentences
 
 ROOT = Path(__file__).parents[2]
@@ -150,7 +149,8 @@ def test_run_stopped_after_distilling_goes_on(homoexport, recipe, tmp_path):
 def test_a_teacher_that_does_not_fit_the_device_is_left_out(homoexport, recipe, tmp_path, monkeypatch):
     def without_teacher(packages, settings, **rest):
         measured = measure(packages[1:], settings, **rest)
-        return replace(measured, failures=(Failure(str(packages[0]), "load", "needs more than it was given"),))
+        failure = Failure(package=str(packages[0]), stage="load", reason="needs more than it was given")
+        return measured.model_copy(update={"failures": (failure,)})
 
     monkeypatch.setattr("homoexport.workflow.run.measure", without_teacher)
     outcome = homoexport("run", recipe(file_mb=5), "-o", tmp_path / "run")
@@ -184,33 +184,34 @@ def test_a_student_that_does_not_fit_the_device_exits_with_3(homoexport, recipe,
 
 
 def test_budget_lines_are_judged_by_their_intervals():
-    result = {
-        "latency_p50_ms": 5.0,
-        "latency_p95_ms": 8.0,
-        "latency_p99_ms": 9.0,
-        "latency_p50_interval_ms": [4.9, 5.1],
-        "latency_p95_interval_ms": [7.0, 9.0],
-        "throughput_per_s": 190.0,
-        "peak_rss_mb": 80.0,
-        "parameters": 8_700_000,
-        "file_bytes": 9_000_000,
-    }
+    result = PackageFigures.model_construct(
+        latency_p50_ms=5.0,
+        latency_p95_ms=8.0,
+        latency_p99_ms=9.0,
+        latency_p50_interval_ms=(4.9, 5.1),
+        latency_p95_interval_ms=(7.0, 9.0),
+        throughput_per_s=1000 / 5.3,
+        peak_rss_mb=80.0,
+        parameters=8_700_000,
+        file_bytes=9_000_000,
+        samples_ms=(5.0, 5.4, 5.2, 5.6) * 5,
+        runs_per_round=2,
+    )
     budget = Budget(latency_p50_ms=5.2, latency_p95_ms=8.5, file_mb=8.9, peak_rss_mb=80.0, parameters="9M")
-    kept = {verdict.line: verdict.kept for verdict in judge_result(budget, result)}
+    kept = {verdict.line: verdict.kept for verdict in judge_package(budget, result)}
     lines = {"latency_p50_ms": True, "latency_p95_ms": None, "file_mb": False, "peak_rss_mb": True, "parameters": True}
     assert kept == lines
-    teacher = {**result, "latency_p50_ms": 20.0, "latency_p99_ms": 16.0, "file_bytes": 90_000_000}
+    teacher = result.model_copy(update={"latency_p50_ms": 20.0, "latency_p99_ms": 16.0, "file_bytes": 90_000_000})
     shares = Budget(latency_p50_ms="4x", latency_p99_ms="50%", file_mb="9x")
-    found = {verdict.line: (verdict.limit, verdict.kept) for verdict in judge_result(shares, result, teacher=teacher)}
+    found = {verdict.line: (verdict.limit, verdict.kept) for verdict in judge_package(shares, result, teacher=teacher)}
     assert found == {"latency_p50_ms": (5.0, None), "latency_p99_ms": (8.0, False), "file_mb": (10.0, True)}
-    samples = {"samples_ms": [5.0, 5.4, 5.2, 5.6] * 5, "runs_per_round": 2, "throughput_per_s": 1000 / 5.3}
     for limit, expected in ((185, True), (188.5, None), (192, False)):
-        (verdict,) = judge_result(Budget(throughput_per_s=limit), {**result, **samples})
+        (verdict,) = judge_package(Budget(throughput_per_s=limit), result)
         assert verdict.interval is not None
         assert 1000 / 5.4 <= verdict.interval[0] < 1000 / 5.3 < verdict.interval[1] <= 1000 / 5.2
         assert verdict.kept is expected
     with pytest.raises(DeviceError, match="latency_p50_ms is relative to the teacher, which could not be measured"):
-        judge_result(shares, result)
+        judge_package(shares, result)
 
 
 def blocks(language: str) -> list[str]:

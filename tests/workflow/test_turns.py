@@ -13,7 +13,7 @@ import yaml
 from homoexport.distill.loop import Run, StepReport
 from homoexport.distill.micro_batch import MicroBatch
 from homoexport.documents.artifact import Manifest, StudentManifest, verify
-from homoexport.measure.timing import Failure
+from homoexport.documents.measurement import Failure
 from homoexport.plan import choice, lab
 from homoexport.plan.table import Figures
 from homoexport.shape import Shape
@@ -157,8 +157,8 @@ def test_student_that_the_target_cannot_hold_is_pruned_on(homoexport, recipe, tm
         packages.append(asked[-1])
         if len(packages) > 1:
             return measured
-        failure = Failure(str(asked[-1]), "load", "needs more than it was given")
-        return replace(measured, results=measured.results[:1], failures=(failure,))
+        failure = Failure(package=str(asked[-1]), stage="load", reason="needs more than it was given")
+        return measured.model_copy(update={"results": measured.results[:1], "failures": (failure,)})
 
     monkeypatch.setattr("homoexport.workflow.run.measure", crowded)
     run = tmp_path / "run"

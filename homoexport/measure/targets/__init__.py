@@ -7,11 +7,11 @@ from collections.abc import Callable
 from homoexport.errors import DeviceError
 from homoexport.measure.targets.emulated import parse_emulated
 from homoexport.measure.targets.local import LimitedCpu, LocalCpu, parse_cpu, parse_cuda, parse_openvino
-from homoexport.measure.targets.protocol import Need, OutOfMemory, Target, cache_folder
+from homoexport.measure.targets.protocol import OutOfMemory, Target, cache_folder
 from homoexport.measure.targets.ssh import parse_ssh
 from homoexport.measure.targets.web import parse_web
 
-__all__ = ["KINDS", "LimitedCpu", "LocalCpu", "Need", "OutOfMemory", "Target", "cache_folder", "find_target"]
+__all__ = ["KINDS", "LimitedCpu", "LocalCpu", "OutOfMemory", "Target", "cache_folder", "find_target"]
 
 # How each kind of device is written; the parser takes the whole and what follows the first colon.
 KINDS: dict[str, tuple[Callable[[str, str], Target], str]] = {

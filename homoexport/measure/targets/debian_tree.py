@@ -20,8 +20,9 @@ import numpy as np
 import onnxruntime as ort
 import tokenizers
 
+from homoexport.documents.measurement import Need
 from homoexport.errors import DeviceError
-from homoexport.measure.targets.protocol import Need, cache_folder
+from homoexport.measure.targets.protocol import cache_folder
 
 SET_UP = "homoexport doctor --set-up arm64"
 PYTHON = "usr/bin/python3.11"
@@ -68,17 +69,19 @@ def tree_needs() -> list[Need]:
     """What is missing for the tree: the tree, and what makes it; nothing where it is there."""
     if tree_folder().is_dir():
         return []
-    return [*_tool_needs(), Need(f"the arm64 tree {tree_folder()}", SET_UP)]
+    return [*_tool_needs(), Need(what=f"the arm64 tree {tree_folder()}", command=SET_UP)]
 
 
 def _tool_needs() -> list[Need]:
     needs = [
-        Need(tool, "do it on Debian or Ubuntu, or install apt and dpkg") for tool in _TOOLS if not shutil.which(tool)
+        Need(what=tool, command="do it on Debian or Ubuntu, or install apt and dpkg")
+        for tool in _TOOLS
+        if not shutil.which(tool)
     ]
     if not _KEYRING.is_file():
-        needs.append(Need(f"Debian's keyring {_KEYRING}", "apt-get install debian-archive-keyring"))
+        needs.append(Need(what=f"Debian's keyring {_KEYRING}", command="apt-get install debian-archive-keyring"))
     if importlib.util.find_spec("pip") is None:
-        needs.append(Need("pip", f"{sys.executable} -m ensurepip"))
+        needs.append(Need(what="pip", command=f"{sys.executable} -m ensurepip"))
     return needs
 
 

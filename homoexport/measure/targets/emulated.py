@@ -22,9 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from homoexport.documents.measurement import Need
 from homoexport.errors import DeviceError, HomoexportError
 from homoexport.measure.targets.debian_tree import PYTHON, make_tree, tree_folder, tree_needs
-from homoexport.measure.targets.protocol import Need, OutOfMemory, build_worker, read_options, refuse_needs
+from homoexport.measure.targets.protocol import OutOfMemory, build_worker, read_options, refuse_needs
 
 _MIN_QEMU = (7, 2)  # the first to imitate AVX2, and every core below
 _QEMU_PACKAGE = "apt-get install qemu-user"
@@ -185,7 +186,7 @@ class EmulatedCpu:
         if self._core.id is not None:
             return needs + tree_needs()
         if platform.machine() not in ("x86_64", "AMD64"):
-            needs.append(Need("an x86-64 host", "measure it on one (ssh://user@host)"))
+            needs.append(Need(what="an x86-64 host", command="measure it on one (ssh://user@host)"))
         return needs
 
     def open(self) -> None:
@@ -324,7 +325,7 @@ def _qemu(core: Core) -> str | None:
 
 def _qemu_needs(core: Core) -> list[Need]:
     name = "qemu-x86_64" if core.id is None else "qemu-aarch64"
-    return [] if _qemu(core) else [Need(name, _QEMU_PACKAGE)]
+    return [] if _qemu(core) else [Need(what=name, command=_QEMU_PACKAGE)]
 
 
 def _qemu_version(qemu: str | None) -> tuple[int, int]:

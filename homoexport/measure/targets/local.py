@@ -17,9 +17,10 @@ from typing import IO, Any, TypeVar
 import onnxruntime as ort
 
 from homoexport.cgroup import ChildGroups
+from homoexport.documents.measurement import Need
 from homoexport.errors import DeviceError, HomoexportError
 from homoexport.host import available_cores
-from homoexport.measure.targets.protocol import Need, OutOfMemory, build_worker, read_options, refuse_needs
+from homoexport.measure.targets.protocol import OutOfMemory, build_worker, read_options, refuse_needs
 from homoexport.units import parse_bytes
 
 _JOIN_AND_RUN = 'for group in $1; do echo 0 > "$group/cgroup.procs" || exit 125; done; shift; exec "$@"'
@@ -104,7 +105,9 @@ class LocalCpu:
     def needs(self) -> list[Need]:
         """An onnxruntime that was built with the provider."""
         there = ort.get_available_providers()
-        return [Need(f"onnxruntime's {name}", _BUILDS[name]) for name in self.providers if name not in there]
+        return [
+            Need(what=f"onnxruntime's {name}", command=_BUILDS[name]) for name in self.providers if name not in there
+        ]
 
     def open(self) -> None:
         """Pack the worker.

@@ -10,11 +10,11 @@ import os
 import subprocess
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 import homoexport
+from homoexport.documents.measurement import Need
 from homoexport.errors import DeviceError, HomoexportError
 
 WORKER_FILE = "worker.pyz"
@@ -27,14 +27,6 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest date of the format: the same source
 
 class OutOfMemory(DeviceError):
     """A package that needs more memory than the target gives: a result, which measuring reports."""
-
-
-@dataclass(frozen=True)
-class Need:
-    """Something that a target lacks here, and the command that gets it."""
-
-    what: str
-    command: str
 
 
 class Target(Protocol):

@@ -26,9 +26,9 @@ from typing import IO, Any
 
 import onnxruntime as ort
 
+from homoexport.documents.measurement import Need
 from homoexport.errors import DeviceError, HomoexportError
 from homoexport.measure.targets.protocol import (
-    Need,
     OutOfMemory,
     build_worker,
     digest_of,
@@ -158,7 +158,7 @@ class Ssh:
     def needs(self) -> list[Need]:
         """The client."""
         there = shutil.which(self._ssh[0])
-        return [] if there else [Need(f"the SSH client '{self._ssh[0]}'", "apt install openssh-client")]
+        return [] if there else [Need(what=f"the SSH client '{self._ssh[0]}'", command="apt install openssh-client")]
 
     def open(self) -> None:
         """Connect, and have a Python with onnxruntime and the worker there.

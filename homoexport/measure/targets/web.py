@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from homoexport.documents.measurement import Need
 from homoexport.errors import DeviceError, HomoexportError
 from homoexport.host import available_cores
 from homoexport.measure.targets.protocol import (
-    Need,
     OutOfMemory,
     build_worker,
     cache_folder,
@@ -169,9 +169,9 @@ class WebTarget:
         """A browser, and onnxruntime-web."""
         needs = []
         if find_browser(self._browser) is None:
-            needs.append(Need(self._browser or "a browser (chromium)", "apt-get install chromium"))
+            needs.append(Need(what=self._browser or "a browser (chromium)", command="apt-get install chromium"))
         if not (_files_in(runtime_folder()) / _RUNTIME_MARK).is_file():
-            needs.append(Need(f"onnxruntime-web {RUNTIME_VERSION}", "homoexport doctor --set-up web"))
+            needs.append(Need(what=f"onnxruntime-web {RUNTIME_VERSION}", command="homoexport doctor --set-up web"))
         return needs
 
     def open(self) -> None:

@@ -1,28 +1,68 @@
-"""What measuring says, as plain figures: the classes that `schema.py` publishes as a JSON schema.
+"""What measuring says: the typed form of `homoexport bench --json`, published as a JSON schema.
 
 Latency is of one call, in milliseconds; memory is in MB of 10**6 bytes; intervals are 95 %, of ratios 99 %.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter, model_validator
 
 from homoexport.choices import SpeedVerdict, Steadiness
-from homoexport.documents.budget import Verdict
-from homoexport.measure.noise import Noise
-from homoexport.measure.timing import Failure
-
-SCHEMA_VERSION = "2.2"
+from homoexport.documents.budget import BudgetVerdict
+from homoexport.documents.document import Document, Figures, parse_document, read_json
+from homoexport.documents.host import Host
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
+Interval = tuple[float, float]
 
 
-@dataclass(frozen=True)
-class Agreement:
+class Limit(Figures):
+    """A limit of a target, and what enforces it."""
+
+    limit: float
+    by: str
+
+
+class MeasuredHost(Host):
+    """The machine that was measured; a browser adds what it says of itself, its clock's step in microseconds."""
+
+    cross_origin_isolated: bool | None = None
+    clock_step_us: float | None = None
+    gpu: str | None = None
+
+
+class Noise(Figures):
+    """What disturbed a measurement. A figure that the target's kernel does not give is None.
+
+    `spin_p50_us` is the median of a fixed piece of arithmetic on the idle machine, before anything is
+    timed; `disturbed_share` is the share of these that took over 1.25 times as long. `other_load_cores`
+    are cores' worth of time that other processes took while packages were timed, `stolen_share` is what
+    the hypervisor took of one core. `remarks` say in words what is beyond the usual.
+    """
+
+    spin_p50_us: Positive
+    spin_p95_us: float
+    disturbed_share: float
+    other_load_cores: float | None
+    stolen_share: float | None
+    frequency_before_mhz: float | None
+    frequency_after_mhz: float | None
+    remarks: tuple[str, ...]
+
+
+class Failure(Figures):
+    """A package that the target cannot hold: a result as good as a figure."""
+
+    package: str
+    stage: str
+    reason: str
+
+
+class Agreement(Figures):
     """A package's answer on the target, held against its answer on this machine's CPU.
 
     Differences are over one batch of random token ids; `max_relative_difference` is over the largest
@@ -38,8 +78,7 @@ class Agreement:
     within: bool
 
 
-@dataclass(frozen=True)
-class ArenaStep:
+class ArenaStep(Figures):
     """Memory of a fresh worker after a batch of that size.
 
     `rss_mb` is as onnxruntime does by default (its arena keeps what it has), `shrunk_rss_mb` where each
@@ -51,8 +90,7 @@ class ArenaStep:
     shrunk_rss_mb: float | None
 
 
-@dataclass(frozen=True)
-class StreamFigures:
+class StreamFigures(Figures):
     """So many callers that share one session, each asking again as soon as it is answered."""
 
     streams: int
@@ -61,8 +99,7 @@ class StreamFigures:
     latency_p95_ms: float
 
 
-@dataclass(frozen=True)
-class RateFigures:
+class RateFigures(Figures):
     """Poisson arrivals at a rate, served in their order; latency counts from the arrival.
 
     `requests` were served; at a rate beyond what can be served these are the first ones, for ten seconds.
@@ -76,8 +113,7 @@ class RateFigures:
     utilization: float
 
 
-@dataclass(frozen=True)
-class OpenLoop:
+class OpenLoop(Figures):
     """The runs at each rate; the highest rate that kept the p95 within the budget, if any, at the median of three."""
 
     rates: tuple[RateFigures, ...]
@@ -85,8 +121,7 @@ class OpenLoop:
     highest_rate_per_s: float | None
 
 
-@dataclass(frozen=True)
-class PackageFigures:
+class PackageFigures(Figures):
     """One package's figures.
 
     The file is in the page cache when it is loaded. `peak_rss_mb` is the worker's high-water mark
@@ -118,8 +153,8 @@ class PackageFigures:
     latency_p99_ms: Positive
     latency_mean_ms: Positive
     latency_std_ms: float
-    latency_p50_interval_ms: tuple[float, float]
-    latency_p95_interval_ms: tuple[float, float]
+    latency_p50_interval_ms: Interval
+    latency_p95_interval_ms: Interval
     throughput_per_s: float
     drift: float
     verdict: Steadiness
@@ -141,22 +176,30 @@ class PackageFigures:
     runs_per_round: Count
     samples_ms: Annotated[tuple[Positive, ...], Field(min_length=1)]
     elsewhere: dict[str, int] | None = None
-    latency_p99_interval_ms: tuple[float, float] | None = None
+    latency_p99_interval_ms: Interval | None = None
+
+    @property
+    def latencies_ms(self) -> dict[int, tuple[float, Interval | None]]:
+        """Each percentile of the latency, by its number, with its interval where it has one."""
+        return {
+            50: (self.latency_p50_ms, self.latency_p50_interval_ms),
+            90: (self.latency_p90_ms, None),
+            95: (self.latency_p95_ms, self.latency_p95_interval_ms),
+            99: (self.latency_p99_ms, self.latency_p99_interval_ms),
+        }
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(Figures):
     """How many times faster than `against` (the first package) a package is at the median; a 99 % interval."""
 
     package: str
     against: str
     speedup_p50: float
-    interval: tuple[float, float]
+    interval: Interval
     verdict: SpeedVerdict
 
 
-@dataclass(frozen=True)
-class TextLengths:
+class TextLengths(Figures):
     """Real texts that were measured with: tokens of each, special ones included."""
 
     source: str
@@ -166,8 +209,7 @@ class TextLengths:
     tokens_max: int
 
 
-@dataclass(frozen=True)
-class Measurement:
+class Measurement(Document):
     """Packages measured in one interleaved run. `margin` is what still counts as the same speed.
 
     `length` is the tokens of every sequence; where real texts were measured with, it is their longest and `texts`
@@ -177,38 +219,112 @@ class Measurement:
     package; there are none where it did not fit. `budget` holds what was asked of the last package.
     """
 
+    VERSION: ClassVar[str] = "2.3"
+
     device: str
     emulated: bool
-    limits: dict[str, Any]
+    limits: dict[str, Limit]
     threads: Count
     batch_size: Count
     length: Count
     texts: TextLengths | None
     margin: float
-    host: dict[str, Any]
+    host: MeasuredHost | None
     versions: dict[str, str]
     noise: Noise | None
     energy_source: str | None
     results: tuple[PackageFigures, ...]
     failures: tuple[Failure, ...]
     comparisons: tuple[Comparison, ...]
-    budget: tuple[Verdict, ...] = ()
-    schema_version: str = SCHEMA_VERSION
+    budget: tuple[BudgetVerdict, ...] = ()
     kind: Literal["measurement"] = "measurement"
 
-    def as_json(self) -> dict[str, Any]:
-        """A JSON-ready dict."""
-        return asdict(self)
+    @property
+    def cells(self) -> tuple[Measurement, ...]:
+        """Itself, as a grid of one condition."""
+        return (self,)
+
+    @model_validator(mode="after")
+    def _whole_rounds(self) -> Measurement:
+        for each in self.results:
+            if len(each.samples_ms) % each.runs_per_round:
+                what = f"{len(each.samples_ms)} samples of {each.name} in rounds of {each.runs_per_round}"
+                raise ValueError(what)
+        return self
 
 
-@dataclass(frozen=True)
-class Grid:
+class Grid(Document):
     """The same packages measured under several conditions, one after the other."""
 
+    VERSION: ClassVar[str] = Measurement.VERSION
+
     cells: tuple[Measurement, ...]
-    schema_version: str = SCHEMA_VERSION
     kind: Literal["grid"] = "grid"
 
-    def as_json(self) -> dict[str, Any]:
-        """A JSON-ready dict."""
-        return asdict(self)
+
+class Need(Figures):
+    """Something that a target lacks here, and the command that gets it."""
+
+    what: str
+    command: str
+
+
+class Device(Figures):
+    """One kind of target.
+
+    `ready` is whether it can be measured on now; where not, `needs` says what is missing and how to
+    get it. `host` is what its worker says of the machine, `providers` what its onnxruntime can run on.
+    For `ssh` both depend on the machine that is named.
+    """
+
+    name: str
+    how: str
+    ready: bool
+    emulated: bool
+    cores: int | None = None
+    providers: tuple[str, ...] = ()
+    host: MeasuredHost | None = None
+    needs: tuple[Need, ...] = ()
+
+
+class Change(Figures):
+    """How many times faster the second run's package is at the median than the first run's; a 99 % interval."""
+
+    package: str
+    device: str
+    threads: int
+    batch_size: int
+    length: int
+    before_p50_ms: float
+    after_p50_ms: float
+    speedup_p50: float
+    interval: Interval
+    verdict: SpeedVerdict
+    remarks: tuple[str, ...]
+
+
+AnyMeasurement = Annotated[Measurement | Grid, Field(discriminator="kind")]
+SCHEMA_FILE = Path(__file__).with_name("measurement.schema.json")
+_HINT = "give a file that `homoexport bench --json` wrote"
+
+
+def json_schema() -> dict[str, Any]:
+    """The schema of what `homoexport bench --json` prints, in JSON Schema 2020-12."""
+    adapter: TypeAdapter[Measurement | Grid] = TypeAdapter(AnyMeasurement)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"homoexport measurement, version {Measurement.VERSION}",
+        **adapter.json_schema(mode="serialization"),
+    }
+
+
+def read_measurement(path: Path) -> Measurement | Grid:
+    """What `homoexport bench --json` wrote to a file, or a folder's `measurement.json`.
+
+    Raises:
+        PackageError: no such file, no JSON, another major version, or fields that are not the schema's.
+    """
+    value = read_json(path)
+    if isinstance(value, dict) and value.get("kind") == "grid":
+        return parse_document(value, Grid, where=str(path), hint=_HINT)
+    return parse_document(value, Measurement, where=str(path), hint=_HINT)

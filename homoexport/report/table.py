@@ -1,0 +1,48 @@
+"""One table, for the terminal and for Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.table import Table as RichTable
+from rich.text import Text
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells under a head; columns in `left` are set to the left, the others, which are mostly figures, to the right."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    title: str = ""
+    left: Sequence[int] = (0,)
+
+    def filled(self) -> Table:
+        """The table without the columns that are empty in every row."""
+        kept = [column for column in range(len(self.head)) if any(row[column] for row in self.rows)]
+        return Table(
+            [self.head[column] for column in kept],
+            [[row[column] for column in kept] for row in self.rows],
+            self.title,
+            [place for place, column in enumerate(kept) if column in self.left],
+        )
+
+    def rich(self) -> RichTable:
+        """For the terminal; long cells are folded, never cut."""
+        table = RichTable(title=Text(self.title) if self.title else None, title_justify="left")
+        for column, label in enumerate(self.head):
+            table.add_column(Text(label), justify="left" if column in self.left else "right", overflow="fold")
+        for row in self.rows:
+            table.add_row(*map(Text, row))
+        return table
+
+    def markdown(self) -> str:
+        """As a table of Markdown's."""
+        alignment = ["---" if column in self.left else "---:" for column in range(len(self.head))]
+        lines = [self.head, alignment, *self.rows]
+        return "\n".join("| " + " | ".join(_plain(cell) for cell in line) + " |" for line in lines)
+
+
+def _plain(cell: str) -> str:
+    return cell.replace("|", "\\|").replace("\n", ", ")
