@@ -23,12 +23,11 @@ from unittest.mock import patch
 
 from homoexport.distill import distill, prune_on
 from homoexport.documents.document import read_json
+from homoexport.documents.plan import Cost, shape_of
 from homoexport.documents.recipe import Recipe, load_recipe
 from homoexport.errors import BudgetError
 from homoexport.host import describe_host, library_versions
 from homoexport.plan.lab import Lab
-from homoexport.plan.shapes import shape_of
-from homoexport.plan.table import Figures
 from homoexport.report import shape_name
 from homoexport.shape import PartialShape, Shape
 from homoexport.workflow.measure import judge_result
@@ -107,9 +106,9 @@ def lied_to(work: Path, steps: int) -> dict[str, Any]:
     """A plan that is told that models are faster and smaller than they are: turns, and what starting over costs."""
     true = Lab._timed
 
-    def lie(self: Lab, shapes: list[Shape], **how: float) -> dict[Shape, Figures]:
+    def lie(self: Lab, shapes: list[Shape], **how: float) -> dict[Shape, Cost]:
         names = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms", "latency_mean_ms", "file_mb")
-        return {shape: figures.times(dict.fromkeys(names, LIE)) for shape, figures in true(self, shapes, **how).items()}
+        return {shape: cost.times(dict.fromkeys(names, LIE)) for shape, cost in true(self, shapes, **how).items()}
 
     recipe, run_dir = recipe_of(LIED_TO, steps), work / "lied-to"
     shutil.rmtree(run_dir, ignore_errors=True)

@@ -46,7 +46,7 @@ def cost(*arguments: str, cache: str) -> dict[str, float]:
 def workers(cache: str) -> dict[str, float]:
     """Peak memory of the largest worker of the plan's small models, and of the teacher's."""
     saved = [json.loads(file.read_text()) for file in Path(cache, "plans").glob("*.json")]
-    (table,) = (each for each in saved if "table" in each)
+    (table,) = (each for each in saved if each.get("table"))
     return {
         "largest_small_model_mb": max(row["peak_rss_mb"] for row in table["table"]["measured"]),
         "largest_whole_model_mb": max(row["peak_rss_mb"] for row in table["whole"]),

@@ -24,16 +24,19 @@ from typing import Any
 import matplotlib
 import numpy as np
 
+from homoexport.choices import Objective
+from homoexport.documents.plan import shape_of
 from homoexport.documents.recipe import DistillSettings, ExportSettings, MeasureSettings, load_recipe
 from homoexport.encoder import OUTPUT_NAMES, family_of, load_encoder, save_encoder, start_from_scratch
 from homoexport.host import describe_host, library_versions
 from homoexport.measure import time_files
 from homoexport.plan.lab import Lab
-from homoexport.plan.shapes import candidates, shape_of
+from homoexport.plan.shapes import candidates
 from homoexport.plan.table import shapes_to_measure
 from homoexport.runtime.inference import read_package
 from homoexport.shape import Shape
 from homoexport.workflow.export import export_folder
+from homoexport.workflow.plan import instruments_for
 
 RESULT = Path(__file__).parent / "results/plan_prediction.json"
 RECIPE = Path(__file__).parents[1] / "recipes/budget.yaml"
@@ -41,6 +44,7 @@ PRECISIONS = {"fp32": "none", "int8": "int8"}
 LENGTHS = (32, 128, 256)
 DEPTHS = (2, 4, 6)
 GROUP = 8
+OBJECTIVE: Objective = "sentence-embedding"
 SECONDS = 3.0  # of a package and of the plan's graph of its shape
 
 
@@ -66,7 +70,8 @@ def condition(encoder: Any, shapes: list[Shape], chosen: list[Shape], precision:
     began = time.perf_counter()
     settings = MeasureSettings(threads=1, length=length)
     export = ExportSettings(quantize=PRECISIONS[precision])  # type: ignore[arg-type]
-    with Lab(encoder, shapes, settings, export, fresh=True).open() as lab:
+    instruments = instruments_for(encoder, settings, export, OBJECTIVE)
+    with Lab(encoder, shapes, settings, instruments, fresh=True).open() as lab:
         table, _ = lab.table()
         table_seconds = time.perf_counter() - began
         measured = {}
@@ -75,8 +80,8 @@ def condition(encoder: Any, shapes: list[Shape], chosen: list[Shape], precision:
     rows = [
         {
             "shape": shape.as_json(),
-            "predicted": table.predict(shape).as_json(),
-            "measured": measured[shape].as_json(),
+            "predicted": table.predict(shape).figures,
+            "measured": measured[shape].figures,
             "error": table.predict(shape).latency_p50_ms / measured[shape].latency_p50_ms - 1,
         }
         for shape in chosen
@@ -86,8 +91,8 @@ def condition(encoder: Any, shapes: list[Shape], chosen: list[Shape], precision:
         "length": length,
         "models_of_the_table": len(table.measured),
         "table_seconds": round(table_seconds, 1),
-        "form": lab.form_name,
-        "drift": table.drift,
+        "form": lab.form,
+        "drift": table.figures.drift,
         "rows": rows,
     }
 
@@ -98,7 +103,8 @@ def exported(encoder: Any, shapes: list[Shape], chosen: list[Shape]) -> list[dic
     with tempfile.TemporaryDirectory() as work:
         for precision, quantize in PRECISIONS.items():
             settings = ExportSettings(quantize=quantize)  # type: ignore[arg-type]
-            with Lab(encoder, shapes, measure, settings).open() as lab:
+            instruments = instruments_for(encoder, measure, settings, OBJECTIVE)
+            with Lab(encoder, shapes, measure, instruments).open() as lab:
                 for number, shape in enumerate(chosen):
                     student = Path(work) / f"{number}-{precision}"
                     student.mkdir()
@@ -198,7 +204,7 @@ def main() -> None:
     result: dict[str, Any] = json.loads(arguments.output.read_text()) if arguments.output.is_file() else {"cells": []}
     if not arguments.plot:
         encoder = load_encoder(load_recipe(RECIPE).teacher)
-        shapes = candidates(encoder, DistillSettings(objective="sentence-embedding", steps=1, batch_size=2))
+        shapes = candidates(encoder, DistillSettings(objective=OBJECTIVE, steps=1, batch_size=2))
         chosen = drawn(shapes, arguments.shapes, arguments.seed)
         result |= {"host": describe_host(), "versions": library_versions()}
         for precision in PRECISIONS:

@@ -27,26 +27,27 @@ import torch
 from homoexport.distill import distill
 from homoexport.documents.artifact import MANIFEST
 from homoexport.documents.budget import Budget
+from homoexport.documents.plan import Plan, Row, shape_of
 from homoexport.documents.recipe import Recipe, load_recipe
 from homoexport.encoder import family_of, load_encoder, save_encoder, start_from_scratch
 from homoexport.evaluate import evaluate_models, read_glue
 from homoexport.host import describe_host, library_versions
-from homoexport.plan import Plan, Row, plan_student
+from homoexport.plan import Limits
 from homoexport.plan.lab import Lab
-from homoexport.plan.shapes import candidates, shape_of
+from homoexport.plan.shapes import candidates
 from homoexport.plan.table import Table
 from homoexport.report import shape_name
 from homoexport.shape import PartialShape, Shape
-from homoexport.text import first_texts
 from homoexport.workflow.export import export_folder, held_out_texts
 from homoexport.workflow.measure import measure
+from homoexport.workflow.plan import instruments_for
+from homoexport.workflow.plan import plan as make_plan
 
 RESULT = Path(__file__).parent / "results/planned_shapes.json"
 RECIPE = Path(__file__).parents[1] / "recipes/budget.yaml"
 BUDGETS = ("16x", "9x", "6x", "4x")  # times faster than the teacher's fp32 package, at p95
 KINDS = ("planned", "guessed")
 STEP, LEAST_HEAD = 8, 16  # of widths; of a head's width
-TEXTS = 256
 SECONDS = 10.0  # of each package: a p95 takes longer to settle than a median
 
 
@@ -60,30 +61,33 @@ def guess(plan: Plan, table: Table, teacher: Shape) -> Row:
             is_plain = hidden % heads == 0 and shape.head_dim % STEP == 0 and shape.head_dim >= LEAST_HEAD
             if not is_plain or shape.head_dim > teacher.head_dim or not table.covers(shape):
                 continue
-            figures = table.predict(shape).times(dict.fromkeys(("latency_p50_ms", "latency_p95_ms"), off))
-            found.append(Row(shape, figures, 0, 0.0))
-    return max(filter(plan.limits.kept_by, found), key=lambda row: (row.shape.hidden_size, row.figures.latency_p50_ms))
+            cost = table.predict(shape).times(dict.fromkeys(("latency_p50_ms", "latency_p95_ms"), off))
+            found.append(Row(**cost.figures, shape=shape, parameters=0, retained=0.0, measured=False))
+    kept = filter(Limits.of_plan(plan).kept_by, found)
+    return max(kept, key=lambda row: (row.shape.hidden_size, row.latency_p50_ms))
 
 
 def both_shapes(limit: str, recipe: Recipe) -> dict[str, Any]:
     """The planned and the guessed shape of a budget."""
     encoder = load_encoder(recipe.teacher)
     teacher = family_of(encoder.model.config).widths(encoder.model).shape
-    plan = plan_student(
+    plan = make_plan(
         recipe.teacher,
         budget=Budget(latency_p95_ms=limit),
         measure=recipe.measure,
         export=recipe.export,
         distill=recipe.distill,
-        texts=first_texts(recipe.text, TEXTS),
+        text=recipe.text,
     )
     shapes = candidates(encoder, recipe.distill)
-    with Lab(encoder, shapes, recipe.measure.model_copy(update={"text": None}), recipe.export).open() as lab:
+    instruments = instruments_for(encoder, recipe.measure, recipe.export, recipe.distill.objective)
+    with Lab(encoder, shapes, recipe.measure, instruments).open() as lab:
         table, remembered = lab.table()
     assert remembered, "both shapes are of one table"
     rows = {"planned": plan.choice, "guessed": guess(plan, table, teacher)}
-    limit_ms = plan.limits.values["latency_p95_ms"]
-    return {"budget": limit, "limit_p95_ms": limit_ms, **{name: row.as_json() for name, row in rows.items()}}
+    limit_ms = plan.limits["latency_p95_ms"]
+    plain = {name: row.model_dump(mode="json") for name, row in rows.items()}
+    return {"budget": limit, "limit_p95_ms": limit_ms, **plain}
 
 
 def timed(budget: dict[str, Any], recipe: Recipe, work: Path) -> dict[str, Any]:

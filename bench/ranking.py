@@ -20,13 +20,13 @@ from unittest.mock import patch
 import torch
 from scipy.stats import kendalltau
 
+from homoexport.documents.plan import shape_of
 from homoexport.documents.recipe import Recipe, load_recipe
 from homoexport.encoder import Encoder, family_of, load_encoder, parameters_at
 from homoexport.plan.retention import teacher_retention
-from homoexport.plan.shapes import shape_of
 from homoexport.shape import Shape
 from homoexport.text import first_texts
-from homoexport.workflow.run import CALIBRATION_TEXTS
+from homoexport.workflow.plan import CALIBRATION_TEXTS, probe_of
 
 RESULTS = Path(__file__).parent / "results"
 RECIPE = Path(__file__).parents[1] / "recipes/budget.yaml"
@@ -62,7 +62,7 @@ def shares(encoder: Encoder, recipe: Recipe, shapes: list[Shape], currency: str)
         found = teacher_retention(
             encoder,
             texts,
-            objective=recipe.distill.objective,
+            probe=probe_of(encoder, recipe.distill.objective),
             hidden_sizes=[shape.hidden_size for shape in shapes],
             ffn_sizes=[shape.intermediate_size for shape in shapes],
             head_shapes=[(shape.num_attention_heads, shape.head_dim) for shape in shapes],

@@ -205,7 +205,7 @@ def homoexport(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
     """Calls `homoexport ARGUMENTS...`. Two graphs are ranked, in a hurry, for these models are too small to tell."""
     monkeypatch.setattr("homoexport.workflow.export.rank_files", partial(rank_files, min_seconds=0.02))
     forms = (Form("standard"), Form("unfused", merged=True))
-    for module in ("export.choose", "plan.template"):
+    for module in ("export.choose", "export.forms"):
         monkeypatch.setattr(f"homoexport.{module}.ATTENTION_FORMS", forms)
     monkeypatch.setattr("homoexport.export.choose.variants_of", lambda _form: ())
 

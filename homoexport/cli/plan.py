@@ -72,7 +72,7 @@ def plan(
     Example: homoexport plan --teacher MODEL --latency-p95 8ms --size 12MB --memory 120MB --threads 1
     """
     from homoexport.documents.artifact import refuse_existing
-    from homoexport.workflow.measure import refuse_emulated_latency
+    from homoexport.workflow.plan import plan as make
 
     tree: dict[str, Any] = read_recipe_tree(recipe) if recipe else {}
     if target is not None:
@@ -91,32 +91,26 @@ def plan(
     asked = parse_as(PlanRecipe, PlanRecipe.part_of(tree), where=str(recipe or "plan"), overrides=overrides or ())
     if output is not None:
         refuse_existing(output, force=force, kind="plan", inputs=[asked.teacher])
-    refuse_emulated_latency(asked.budget, asked.measure.device)
-    from homoexport.plan import plan_student
-    from homoexport.report import plan_lines, plan_table, write_plan_report
-    from homoexport.text import first_texts
-    from homoexport.workflow.run import CALIBRATION_TEXTS
-
-    texts = first_texts(asked.text, CALIBRATION_TEXTS) if asked.text else []
     with screen.plan_bar() as progress:
-        found = plan_student(
+        found = make(
             asked.teacher,
             budget=asked.budget,
             measure=asked.measure,
             export=asked.export,
             distill=asked.distill,
-            texts=texts,
+            text=asked.text,
             fresh=fresh,
             progress=progress,
         )
-    document = found.as_json()
+    from homoexport.report import plan_lines, plan_table, write_plan_report
+
     if output is not None:
-        write_plan_report(output, document, force=force)
+        write_plan_report(output, found, force=force)
     if as_json:
-        screen.print_json(document)
+        screen.print_json(found.model_dump(mode="json"))
         return
-    screen.output.print(plan_table(document))
-    for line in plan_lines(document):
+    screen.output.print(plan_table(found))
+    for line in plan_lines(found):
         screen.output.print(line, soft_wrap=True)
     if output is not None:
         screen.output.print(f"Report: {output / 'report.md'}", soft_wrap=True)

@@ -13,12 +13,11 @@ from homoexport.measure.measurement import (
     time_files,
 )
 from homoexport.measure.targets import cache_folder, find_target
-from homoexport.measure.there import TargetHost, answers_of_file, host_of
+from homoexport.measure.there import answers_of_file, host_of
 
 __all__ = [
     "Extras",
     "FileFigures",
-    "TargetHost",
     "answers_of_file",
     "cache_folder",
     "check_measurement",

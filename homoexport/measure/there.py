@@ -8,33 +8,16 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from homoexport.documents.target import TargetHost
 from homoexport.host import available_cores, describe_host, library_versions
 from homoexport.measure.process import Worker
 from homoexport.measure.targets import LocalCpu, Target, find_target
 from homoexport.measure.timing import Subject, load_model, place
-
-
-@dataclass(frozen=True)
-class TargetHost:
-    """A target's processor and runtime; `is_here` where they are this machine's, with the same kernels.
-
-    `runtime` is the version of onnxruntime there, `cores` how many may be used.
-    """
-
-    is_here: bool
-    emulated: bool
-    provider: str
-    cpu: str
-    x86: bool
-    instruction_sets: tuple[str, ...]
-    runtime: str = ""
-    cores: int = 0
 
 
 def host_of(device: str) -> TargetHost:
@@ -54,14 +37,14 @@ def host_of(device: str) -> TargetHost:
                 host, versions = (worker.greeting.get(name, {}) for name in ("host", "versions"))
     x86 = str(host.get("architecture", "")).lower() in ("x86_64", "amd64")
     return TargetHost(
-        is_here,
-        target.emulated,
-        target.providers[0],
-        str(host.get("cpu", "an unknown CPU")),
-        x86,
-        tuple(host.get("instruction_sets", ())),
-        str(versions.get("onnxruntime", "")),
-        cores,
+        is_here=is_here,
+        emulated=target.emulated,
+        provider=target.providers[0],
+        cpu=str(host.get("cpu", "an unknown CPU")),
+        x86=x86,
+        instruction_sets=tuple(host.get("instruction_sets", ())),
+        runtime=str(versions.get("onnxruntime", "")),
+        cores=cores,
     )
 
 

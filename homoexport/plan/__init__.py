@@ -1,7 +1,7 @@
 """Planning: what a budget can afford on a target, before any training."""
 
-from homoexport.plan.choice import Check, Limits, Plan, Row, plan_of
-from homoexport.plan.planner import plan_student
-from homoexport.plan.table import Figures, Table
+from homoexport.plan.choice import Limits, lighter, narrower, wider
+from homoexport.plan.instruments import Instruments
+from homoexport.plan.planner import plan_encoder
 
-__all__ = ["Check", "Figures", "Limits", "Plan", "Row", "Table", "plan_of", "plan_student"]
+__all__ = ["Instruments", "Limits", "lighter", "narrower", "plan_encoder", "wider"]

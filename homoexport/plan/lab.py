@@ -1,8 +1,8 @@
 """Measuring shapes on the target, and remembering what was measured.
 
-A graph of every shape is made from one exported template (`homoexport.export.Templates`), in the form that is fastest
-on the target, and measured by the worker that measures packages. What was measured under the same conditions is kept in
-the user's cache and not measured again.
+A graph of every shape is made from one exported template (`homoexport.plan.template`), in the form that is fastest on
+the target, and measured by the worker that measures packages. What was measured under the same conditions is kept in
+the user's cache (`PlanMemory`) and not measured again.
 
 Models are measured in groups, for the target may not hold all of them at once; one model, the anchor, is part of every
 group, so that what slows the machine down for a group is taken out again. How much that was is the table's drift.
@@ -11,7 +11,7 @@ group, so that what slows the machine down for a group is taken out again. How m
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,19 +19,17 @@ from statistics import median
 from typing import Any
 
 from homoexport.choices import EmbeddingPrecision, Scheme
-from homoexport.documents.document import digest_of, read_json, to_json, write_text
-from homoexport.documents.recipe import ExportSettings, MeasureSettings
+from homoexport.documents.document import Document, digest_of, read_document, write_document
+from homoexport.documents.plan import Cost, MeasuredTable, PlanMemory, ShapeCost
+from homoexport.documents.recipe import MeasureSettings
 from homoexport.encoder import OUTPUT_NAMES, Encoder, count_parameters, family_of, parameters_at
 from homoexport.errors import DoesNotFit, PackageError, UserError
-from homoexport.export import Form, embeddings_of, schemes_for
 from homoexport.host import available_cores, library_versions
-from homoexport.measure import FileFigures, cache_folder, host_of, time_files
-from homoexport.plan.shapes import shape_of
-from homoexport.plan.table import DEEP, Figures, Table, figures_of, shapes_to_measure, table_of
+from homoexport.plan.instruments import Instruments, Progress, TimedFile
+from homoexport.plan.table import DEEP, Table, shapes_to_measure
 from homoexport.plan.template import Templates, refuse_blocks
 from homoexport.shape import Shape
 
-FORMAT = 7  # of what is remembered; raised when it, or what the figures mean, changes
 _GROUP = 6  # models that are measured at a time, besides the one that all groups have
 _SECONDS = 0.5  # of each small model
 _WHOLE_SECONDS = 1.0  # of each whole one
@@ -42,20 +40,19 @@ _LATENCIES = {50: "latency_p50_ms", 95: "latency_p95_ms", 99: "latency_p99_ms"}
 
 
 class Lab:
-    """Figures of shapes of one teacher's architecture, on one target, in one scheme.
+    """What shapes of one teacher's architecture cost on one target, in one scheme.
 
     Args:
         encoder: the teacher.
         shapes: all that may be asked about.
         measure: the target, and the threads, batch and length.
-        export: how students will be exported.
-        reference: the lab whose exports it shares, where it is about the teacher's own package, in fp32.
+        instruments: what graphs are made and measured with.
+        sharing: the lab whose exports it shares, where it is about the teacher's own package, in fp32.
         progress: is told each step, and the share of it that is done.
         fresh: measure again what is remembered.
 
     Raises:
         UserError: 4-bit weights, which templates know nothing of.
-        DeviceError: the target cannot be used.
     """
 
     def __init__(
@@ -63,40 +60,48 @@ class Lab:
         encoder: Encoder,
         shapes: Sequence[Shape],
         measure: MeasureSettings,
-        export: ExportSettings,
+        instruments: Instruments,
         *,
-        reference: Lab | None = None,
-        progress: Callable[[str, float], None] | None = None,
+        sharing: Lab | None = None,
+        progress: Progress = lambda _stage, _share: None,
         fresh: bool = False,
     ) -> None:
-        self.encoder, self.measure, self.progress = encoder, measure, progress or (lambda _stage, _share: None)
-        self.opset, self._sharing = export.opset, reference
-        self.host = host_of(measure.device)
-        quantize = "none" if reference is not None else export.quantize
-        schemes = schemes_for(quantize, self.host.instruction_sets, x86=self.host.x86, calibrated=False)
-        self.scheme: Scheme = schemes[0]
-        self.embeddings: EmbeddingPrecision = embeddings_of(
-            "auto" if reference is not None else export.embeddings, self.scheme
-        )
+        export = instruments.export
+        self.encoder, self.measure, self.instruments, self.progress = encoder, measure, instruments, progress
+        self.scheme: Scheme = export.scheme if sharing is None else "fp32"
+        self.embeddings: EmbeddingPrecision = export.embeddings if sharing is None else "fp32"
         refuse_blocks(self.scheme, self.embeddings)
+        self._sharing, self._fresh = sharing, fresh
         self._wanted = shapes_to_measure(shapes)
-        self._file = cache_folder() / "plans" / f"{digest_of(self._conditions())[:24]}.json"
-        self._fresh = fresh
-        self._known: dict[str, Any] = {} if fresh else self._remembered()
+        self._file = instruments.cache / "plans" / f"{digest_of(self._conditions())[:24]}.json"
+        self._known = PlanMemory() if fresh else self._remembered()
         self._templates: Templates | None = None
         self._folder: Path | None = None
+
+    def in_fp32(self, shapes: Sequence[Shape]) -> Lab:
+        """A lab for shapes of the teacher's own kind of package, which shares this one's exports."""
+        return Lab(
+            self.encoder,
+            shapes,
+            self.measure,
+            self.instruments,
+            sharing=self,
+            progress=self.progress,
+            fresh=self._fresh,
+        )
 
     def _conditions(self) -> dict[str, Any]:
         """All that figures depend on."""
         encoder, config = self.encoder, self.encoder.model.config.to_dict()
-        cores = self.host.cores if self.measure.threads is None else None
+        target = self.instruments.target
+        cores = target.cores if self.measure.threads is None else None
         return {
-            "format": FORMAT,
-            "target": vars(self.host) | {"cores": cores},
+            "version": PlanMemory.VERSION,
+            "target": target.model_dump(mode="json") | {"cores": cores},
             "measure": self.measure.model_dump(mode="json", exclude={"text", "min_seconds"}),
             "scheme": self.scheme,
             "embeddings": self.embeddings,
-            "opset": self.opset,
+            "opset": self.instruments.export.opset,
             "task": encoder.task,
             "pooling": encoder.pooling and vars(encoder.pooling),
             "config": {name: value for name, value in config.items() if name not in _NAMES},
@@ -105,25 +110,28 @@ class Lab:
             "versions": library_versions(),
         }
 
-    def _remembered(self) -> dict[str, Any]:
+    def _remembered(self) -> PlanMemory:
         try:
-            known: dict[str, Any] = read_json(self._file)
-            for name, read in _READERS.items():
-                if name in known:
-                    read(known[name])
-        except (PackageError, KeyError, TypeError, AttributeError):  # damaged: it is measured again
-            return {}
-        return known if isinstance(known, dict) else {}
+            return read_document(self._file, PlanMemory)
+        except PackageError:  # missing, damaged or of another version: it is measured again
+            return PlanMemory()
 
-    def _remember(self, name: str, value: Any) -> None:
-        others = {} if self._fresh else self._remembered()  # of a plan that is made at the same time
-        self._known = {**others, **self._known, name: value}
+    def _remember(self, **parts: Any) -> None:
+        others = PlanMemory() if self._fresh else self._remembered()  # of a plan that is made at the same time
+        known = {name: value for name, value in self._known if value}
+        self._known = others.model_copy(update={**known, **parts})
         keep(self._file, self._known)
 
     @property
-    def form_name(self) -> str:
-        """Of the graphs that were measured."""
-        return Form(**self._known["form"]).name
+    def form(self) -> str:
+        """Name of the fastest form at the teacher's width; remembered."""
+        forms, known = self.instruments.export.forms, self._known.form
+        if known is not None and known in {*forms, *(name for variants in forms.values() for name in variants)}:
+            return known
+        teacher = family_of(self.encoder.model.config).widths(self.encoder.model).shape
+        form = self._made_templates().best_form(replace(teacher, num_hidden_layers=DEEP), self._ranked)
+        self._remember(form=form)
+        return form
 
     @contextmanager
     def open(self) -> Iterator[Lab]:
@@ -141,37 +149,41 @@ class Lab:
         Raises:
             DoesNotFit: not even those of the smallest one do.
         """
-        if saved := self._known.get("table"):
-            return table_of(saved), True
+        if self._known.table is not None:
+            return Table(self._known.table), True
         anchor = _anchor_of(self._wanted)
         others = [shape for shape in self._wanted if shape != anchor]
-        timed: list[dict[Shape, Figures]] = []
+        timed: list[dict[Shape, Cost]] = []
         for group in self._groups(others):
             self.progress("measuring small models", sum(map(len, timed)) / (len(others) * (1 + 1 / _GROUP)))
             timed.append(self._timed([anchor, *group]))
             if anchor not in timed[-1]:
                 raise self._no_room(anchor)
-        paces = [figures[anchor].latency_p50_ms for figures in timed]
-        pace = median(paces)
-        found = {shape: each for figures in timed for shape, each in _at_pace(figures, anchor, pace).items()}
+        pace, drift = _pace_of([costs[anchor].latency_p50_ms for costs in timed])
+        found = {shape: cost for costs in timed for shape, cost in _at_pace(costs, anchor, pace).items()}
         gone = {shape.hidden_size for shape in self._wanted if shape not in found}
-        figures = {shape: found[shape] for shape in self._wanted if shape.hidden_size not in gone}
         least = min(self._wanted, key=lambda shape: shape.hidden_size)
         if least.hidden_size in gone:
             raise self._no_room(least)
-        drift = (max(paces) - min(paces)) / pace
-        table = Table(self.measure.batch_size, self.measure.length, figures, found[anchor].latency_p50_ms, drift)
-        self._remember("table", table.as_json())
-        return table, False
+        measured = {shape: found[shape] for shape in self._wanted if shape.hidden_size not in gone}
+        table = MeasuredTable(
+            batch_size=self.measure.batch_size,
+            length=self.measure.length,
+            measured=_with_shapes(measured),
+            pace_ms=found[anchor].latency_p50_ms,
+            drift=drift,
+        )
+        self._remember(table=table)
+        return Table(table), False
 
-    def whole(self, shapes: Sequence[Shape], table: Table) -> dict[Shape, Figures]:
+    def whole(self, shapes: Sequence[Shape], table: Table) -> dict[Shape, Cost]:
         """Figures of whole models with random weights, remembered or measured; without those that do not fit.
 
         The table's anchor is measured beside them, so that a machine that is slower or faster now than it was does not
         count. Models that are not as predicted are measured in two more rounds, by new processes, and the round of
         the middle median counts.
         """
-        known = _figures_by_shape(self._known.get("whole", []))
+        known = _by_shape(self._known.whole)
         for group in self._groups([shape for shape in dict.fromkeys(shapes) if shape not in known]):
             rounds = [self._beside_anchor(group, table)]
             if any(
@@ -182,36 +194,36 @@ class Lab:
             for shape in group:
                 if found := [each[shape] for each in rounds if shape in each]:
                     known[shape] = sorted(found, key=lambda each: each.latency_p50_ms)[len(found) // 2]
-            self._remember("whole", _rows_by_shape(known))
+            self._remember(whole=_with_shapes(known))
         return {shape: known[shape] for shape in shapes if shape in known}
 
-    def reference(self, teacher: Lab, whole: Shape, table: Table) -> Figures:
+    def reference(self, teacher: Lab, whole: Shape, table: Table) -> Cost:
         """Figures of the teacher's own shape, whose graph another lab makes, measured beside the table's anchor.
 
         Raises:
             DoesNotFit: it does not fit into the target's memory.
         """
-        if saved := self._known.get("reference"):
-            return figures_of(saved)
+        if self._known.reference is not None:
+            return self._known.reference
         self.progress("measuring the teacher's shape in fp32", 0.0)
         found = self._beside_anchor([whole], table, maker=teacher, seconds=_ALONE_SECONDS)
         if whole not in found:
             raise self._no_room(whole)
-        self._remember("reference", found[whole].as_json())
+        self._remember(reference=found[whole])
         return found[whole]
 
     def _beside_anchor(
         self, shapes: Sequence[Shape], table: Table, *, maker: Lab | None = None, seconds: float = _WHOLE_SECONDS
-    ) -> dict[Shape, Figures]:
+    ) -> dict[Shape, Cost]:
         """Figures as they were if the anchor had taken as long as it did in the table."""
         self.progress("measuring whole models", 0.0)
         anchor = _anchor_of(self._wanted)
         timed = self._timed([anchor, *shapes], seconds=seconds, makers=[self, *[maker or self] * len(shapes)])
         if anchor not in timed:
             raise self._no_room(anchor)
-        return _at_pace(timed, anchor, table.pace_ms)
+        return _at_pace(timed, anchor, table.figures.pace_ms)
 
-    def alone(self, shapes: Sequence[Shape], *, again: bool = False) -> tuple[dict[Shape, Figures], bool]:
+    def alone(self, shapes: Sequence[Shape], *, again: bool = False) -> tuple[dict[Shape, Cost], bool]:
         """Figures of models as they are measured before there is a table, and whether all of them were remembered.
 
         Args:
@@ -221,12 +233,12 @@ class Lab:
         Raises:
             DoesNotFit: one of them does not fit into the target's memory.
         """
-        known = {} if again else _figures_by_shape(self._known.get("alone", []))
+        known = {} if again else _by_shape(self._known.alone)
         missing = [shape for shape in shapes if shape not in known]
         if missing:
             self.progress("measuring whole models", 0.0)
             known |= self._timed(missing, seconds=_ALONE_SECONDS)
-            self._remember("alone", _rows_by_shape(known))
+            self._remember(alone=_with_shapes(known))
         for shape in shapes:
             if shape not in known:
                 raise self._no_room(shape)
@@ -257,31 +269,23 @@ class Lab:
 
     def _timed(
         self, shapes: Sequence[Shape], *, seconds: float = _SECONDS, makers: Sequence[Lab] | None = None
-    ) -> dict[Shape, Figures]:
-        """Figures of models that are measured in turns; without those that do not fit, not even by themselves."""
+    ) -> dict[Shape, Cost]:
+        """What models cost that are measured in turns; without those that do not fit, not even by themselves."""
         assert self._folder is not None
         files = [self._folder / f"{number}.onnx" for number in range(len(shapes))]
         for file, shape, maker in zip(files, shapes, makers or [self] * len(shapes), strict=True):
             maker._write(file, shape)
-        timed = self._time(files, device=self.measure.device, seconds=seconds)
-        figures = {}
-        for file, shape, found in zip(files, shapes, timed, strict=True):
+        costs = {}
+        for file, shape, found in zip(files, shapes, self._time(files, seconds=seconds), strict=True):
             if found is None and len(files) > 1:
-                (found,) = self._time([file], device=self.measure.device, seconds=seconds)
+                (found,) = self._time([file], seconds=seconds)
             if found is not None:
-                latencies = {name: found.latency_ms[percent] for percent, name in _LATENCIES.items()}
-                figures[shape] = Figures(
-                    **latencies,
-                    latency_mean_ms=found.latency_mean_ms,
-                    peak_rss_mb=found.peak_rss_mb,
-                    file_mb=file.stat().st_size / 10**6,
-                )
+                costs[shape] = _cost_of(found, file)
             file.unlink()
-        return figures
+        return costs
 
     def _write(self, file: Path, shape: Shape) -> None:
-        templates = self._made_templates()
-        if not templates.write(file, shape, self._form()):
+        if not self._made_templates().write(file, shape, self.form):
             raise UserError(
                 f"its graph of {shape.num_hidden_layers} layers does not answer as the model does in the form of "
                 f"{DEEP} layers",
@@ -299,34 +303,25 @@ class Lab:
             self._templates = Templates(
                 self.encoder,
                 folder,
+                self.instruments.export,
                 scheme=self.scheme,
                 embeddings=self.embeddings,
-                opset=self.opset,
                 progress=lambda step: self.progress(step, 0.0),
             )
         return self._templates
 
-    def _form(self) -> Form:
-        """The fastest form at the teacher's width; remembered."""
-        if saved := self._known.get("form"):
-            return Form(**saved)
-        whole = family_of(self.encoder.model.config).widths(self.encoder.model).shape
-        few = replace(whole, num_hidden_layers=DEEP)
-        form = self._made_templates().best_form(few, self._ranked)
-        self._remember("form", vars(form))
-        return form
-
     def _ranked(self, files: Sequence[Path]) -> list[float]:
         # As the export does: an emulator's times say nothing of the device.
-        found = self._time(files, device="cpu" if self.host.emulated else self.measure.device, seconds=_SECONDS)
-        return [float("inf") if figures is None else figures.latency_ms[50] for figures in found]
+        device, threads = self.measure.device, self.measure.threads
+        if self.instruments.target.emulated:
+            device, threads = "cpu", threads and min(threads, available_cores())
+        found = self._time(files, device=device, threads=threads, seconds=_SECONDS)
+        return [float("inf") if timed is None else timed.latency_ms[50] for timed in found]
 
-    def _time(self, files: Sequence[Path], *, device: str, seconds: float) -> list[FileFigures | None]:
-        threads = self.measure.threads
-        return time_files(
+    def _time(self, files: Sequence[Path], *, seconds: float, **place: Any) -> Sequence[TimedFile | None]:
+        return self.instruments.time_files(
             files,
-            device=device,
-            threads=threads if threads is None or device == self.measure.device else min(threads, available_cores()),
+            **{"device": self.measure.device, "threads": self.measure.threads, **place},
             batch_size=self.measure.batch_size,
             length=self.measure.length,
             vocab_size=self.encoder.model.config.vocab_size,
@@ -335,28 +330,28 @@ class Lab:
         )
 
 
-def _figures_by_shape(rows: Sequence[dict[str, Any]]) -> dict[Shape, Figures]:
-    return {shape_of(row["shape"]): figures_of(row) for row in rows}
-
-
-_READERS: dict[str, Callable[[Any], object]] = {
-    "form": lambda saved: Form(**saved),
-    "table": table_of,
-    "reference": figures_of,
-    "whole": _figures_by_shape,
-    "alone": _figures_by_shape,
-}
-
-
-def keep(file: Path, value: Any) -> None:
-    """Put JSON into the cache; one that cannot be written is none."""
+def keep(file: Path, document: Document) -> None:
+    """Put a document into the cache; where that cannot be written, nothing is kept."""
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(file, to_json(value))
+        write_document(file, document)
 
 
-def _rows_by_shape(figures: dict[Shape, Figures]) -> list[dict[str, Any]]:
-    return [{"shape": shape.as_json(), **each.as_json()} for shape, each in figures.items()]
+def _cost_of(timed: TimedFile, file: Path) -> Cost:
+    return Cost(
+        **{name: timed.latency_ms[percent] for percent, name in _LATENCIES.items()},
+        latency_mean_ms=timed.latency_mean_ms,
+        peak_rss_mb=timed.peak_rss_mb,
+        file_mb=file.stat().st_size / 10**6,
+    )
+
+
+def _by_shape(costs: Sequence[ShapeCost]) -> dict[Shape, Cost]:
+    return {cost.shape: Cost(**cost.figures) for cost in costs}
+
+
+def _with_shapes(costs: Mapping[Shape, Cost]) -> tuple[ShapeCost, ...]:
+    return tuple(ShapeCost.of(shape, cost) for shape, cost in costs.items())
 
 
 def _anchor_of(shapes: Sequence[Shape]) -> Shape:
@@ -365,7 +360,13 @@ def _anchor_of(shapes: Sequence[Shape]) -> Shape:
     return deep[len(deep) // 2]
 
 
-def _at_pace(figures: dict[Shape, Figures], anchor: Shape, pace_ms: float) -> dict[Shape, Figures]:
-    """Figures of a group as they were if its anchor had taken `pace_ms`."""
-    factors = dict.fromkeys((*_LATENCIES.values(), "latency_mean_ms"), pace_ms / figures[anchor].latency_p50_ms)
-    return {shape: each.times(factors) for shape, each in figures.items()}
+def _pace_of(anchor_ms: Sequence[float]) -> tuple[float, float]:
+    """The median of the anchor's times, and the drift: the slowest less the fastest, over the median."""
+    pace = median(anchor_ms)
+    return pace, (max(anchor_ms) - min(anchor_ms)) / pace
+
+
+def _at_pace(costs: Mapping[Shape, Cost], anchor: Shape, pace_ms: float) -> dict[Shape, Cost]:
+    """What the models of a group cost if its anchor takes `pace_ms`."""
+    factors = dict.fromkeys((*_LATENCIES.values(), "latency_mean_ms"), pace_ms / costs[anchor].latency_p50_ms)
+    return {shape: cost.times(factors) for shape, cost in costs.items()}

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,13 +25,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from homoexport.choices import GroupKind, Objective
-from homoexport.distill.importance import Scores, zero_scores
-from homoexport.distill.layerwise import Counts
-from homoexport.distill.micro_batch import MicroBatch
-from homoexport.distill.probe import probe_loss
+from homoexport.choices import GroupKind
+from homoexport.documents.plan import TeacherSensitivity
 from homoexport.encoder import Encoder, Family, Group, Slot, family_of, max_length_of
 from homoexport.errors import TextError
+from homoexport.plan.instruments import Probe
 from homoexport.shape import Widths
 
 _BATCH, _MAX_TOKENS = 8, 64
@@ -39,25 +38,14 @@ _ATTENTION: tuple[GroupKind, ...] = ("query_key", "value_out")
 
 @dataclass(frozen=True)
 class Retention:
-    """Sums of squared sensitivity that stay, as shares of all.
+    """What any shape keeps of a teacher."""
 
-    Attributes:
-        hidden_sizes: the D that it knows, ascending.
-        ffn_sizes: the F that it knows, ascending.
-        head_shapes: the (H, d) that it knows.
-        outside: of what belongs to no layer, at each D.
-        rest: [L, D], of norms and biases on the stream.
-        attention: [L, D, (H, d)].
-        ffn: [L, D, F].
-    """
+    sums: TeacherSensitivity
 
-    hidden_sizes: tuple[int, ...]
-    ffn_sizes: tuple[int, ...]
-    head_shapes: tuple[tuple[int, int], ...]
-    outside: NDArray[np.float64]
-    rest: NDArray[np.float64]
-    attention: NDArray[np.float64]
-    ffn: NDArray[np.float64]
+    @cached_property
+    def _layers(self) -> tuple[NDArray[np.float64], ...]:
+        """Of norms and biases on the stream [L, D], of attention [L, D, (H, d)] and of the ffn [L, D, F]."""
+        return tuple(np.array(sums) for sums in (self.sums.rest, self.sums.attention, self.sums.ffn))
 
     def share(
         self,
@@ -72,30 +60,20 @@ class Retention:
 
         The sizes are among those that are known here; `head_dim` need not make up the hidden size.
         """
-        width, inner = self.hidden_sizes.index(hidden_size), self.ffn_sizes.index(intermediate_size)
-        heads = self.head_shapes.index((num_attention_heads, head_dim))
-        whole = self.rest[:, -1] + self.attention[:, -1].max(axis=1) + self.ffn[:, -1, -1]
+        width, inner = self.sums.hidden_sizes.index(hidden_size), self.sums.ffn_sizes.index(intermediate_size)
+        heads = self.sums.head_shapes.index((num_attention_heads, head_dim))
+        rest, attention, ffn = self._layers
+        whole = rest[:, -1] + attention[:, -1].max(axis=1) + ffn[:, -1, -1]
         kept = np.argsort(-whole, kind="stable")[:num_hidden_layers]
-        inside = self.rest[kept, width] + self.attention[kept, width, heads] + self.ffn[kept, width, inner]
-        return float(self.outside[width] + inside.sum())
-
-    def as_json(self) -> dict[str, Any]:
-        """A JSON-ready dict."""
-        return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in vars(self).items()}
-
-    @classmethod
-    def from_json(cls, saved: dict[str, Any]) -> Retention:
-        """What `as_json` gave."""
-        arrays = {name: np.array(saved[name]) for name in ("outside", "rest", "attention", "ffn")}
-        shapes = tuple((heads, head_dim) for heads, head_dim in saved["head_shapes"])
-        return cls(tuple(saved["hidden_sizes"]), tuple(saved["ffn_sizes"]), shapes, **arrays)
+        inside = rest[kept, width] + attention[kept, width, heads] + ffn[kept, width, inner]
+        return float(self.sums.outside[width] + inside.sum())
 
 
 def teacher_retention(
     encoder: Encoder,
     texts: Sequence[str],
     *,
-    objective: Objective,
+    probe: Probe,
     hidden_sizes: Sequence[int],
     ffn_sizes: Sequence[int],
     head_shapes: Sequence[tuple[int, int]],
@@ -105,7 +83,7 @@ def teacher_retention(
     Args:
         encoder: the teacher, on the CPU; its gradients are left as they were, empty.
         texts: some dozens of the kind that it is for.
-        objective: what the student is distilled by.
+        probe: a loss of token ids [B, S] and their mask, whose gradients say how strongly weights move the output.
         hidden_sizes: the D to know; the teacher's is added.
         ffn_sizes: the F to know; the teacher's is added.
         head_shapes: the (H, d) to know; the teacher's is added.
@@ -115,20 +93,21 @@ def teacher_retention(
     """
     model, family = encoder.model, family_of(encoder.model.config)
     widths = family.widths(model)
-    micros = _micro_batches(encoder, texts)
+    batches = _batches(encoder, texts)
     pieces = _pieces(model, family)
-    scores = zero_scores(model, family.layout(model))
+    scores: _Vectors = {}
     with _watched(model, pieces, lambda piece, worth: _score(scores, piece, worth)):
-        _probe(model, family, micros, objective)
-    sizes = _Sizes(
-        tuple(sorted({*hidden_sizes, widths.hidden_size})),
-        tuple(sorted({*ffn_sizes, widths.intermediate_size})),
-        tuple(sorted({*head_shapes, (widths.heads_per_layer[0], widths.head_dim)})),
+        _run(probe, batches)
+    sums = _Sums(
+        _orders(scores, widths),
+        widths,
+        hidden_sizes=sorted({*hidden_sizes, widths.hidden_size}),
+        ffn_sizes=sorted({*ffn_sizes, widths.intermediate_size}),
+        head_shapes=sorted({*head_shapes, (widths.heads_per_layer[0], widths.head_dim)}),
     )
-    sums = _Sums(_orders(scores, widths), sizes, widths)
     with _watched(model, pieces, sums.add):
-        _probe(model, family, micros, objective)
-    return sums.shares()
+        _run(probe, batches)
+    return Retention(sums.shares())
 
 
 @dataclass(frozen=True)
@@ -209,36 +188,38 @@ def _on_gradient(parameter: nn.Parameter, look: Callable[[Tensor], None]) -> Any
     return parameter.register_post_accumulate_grad_hook(look)  # type: ignore[no-untyped-call]
 
 
-def _probe(model: nn.Module, family: Family, micros: Sequence[MicroBatch], objective: Objective) -> None:
-    for micro in micros:
-        tokens = int(micro.attention_mask.sum())
-        rows = len(micro.input_ids) if objective == "classification" else tokens
-        counts = Counts(tokens, 0, rows, {})
-        torch.autograd.backward(probe_loss(model, family, micro, objective=objective, counts=counts))
+def _run(probe: Probe, batches: Sequence[tuple[Tensor, Tensor]]) -> None:
+    for token_ids, mask in batches:
+        torch.autograd.backward(probe(token_ids, mask))
 
 
-def _micro_batches(encoder: Encoder, texts: Sequence[str]) -> list[MicroBatch]:
+def _batches(encoder: Encoder, texts: Sequence[str]) -> list[tuple[Tensor, Tensor]]:
+    """Token ids [B, S] and their mask."""
     longest = min(_MAX_TOKENS, max_length_of(encoder))
-    micros = []
+    batches = []
     for start in range(0, len(texts), _BATCH):
         tokens = encoder.tokenizer(
             list(texts[start : start + _BATCH]), padding=True, truncation=True, max_length=longest, return_tensors="pt"
         )
         if tokens["attention_mask"].sum() > 0:
-            micros.append(MicroBatch(tokens["input_ids"], tokens["attention_mask"]))
-    if not micros:
+            batches.append((tokens["input_ids"], tokens["attention_mask"]))
+    if not batches:
         raise TextError("no text to calibrate the plan on", where="text", hint="name files with --data")
-    return micros
+    return batches
 
 
-def _score(scores: Scores, piece: _Piece, worth: Tensor) -> None:
+_Vectors = dict[Group, Tensor]  # of each group's neurons
+
+
+def _score(scores: _Vectors, piece: _Piece, worth: Tensor) -> None:
     for axis, group in enumerate(piece.groups):
         if group is not None:
             others = [other for other in range(worth.dim()) if other != axis]
-            scores[group].add_(worth.sum(others) if others else worth)
+            sums = worth.sum(others) if others else worth
+            scores[group] = scores[group] + sums if group in scores else sums
 
 
-def _orders(scores: Scores, widths: Widths) -> dict[Group, Tensor]:
+def _orders(scores: _Vectors, widths: Widths) -> _Vectors:
     """The most important neurons first; of the attention groups [H·d] the best heads first, and in each the best
     dimensions."""
 
@@ -255,23 +236,25 @@ def _orders(scores: Scores, widths: Widths) -> dict[Group, Tensor]:
     return orders
 
 
-@dataclass(frozen=True)
-class _Sizes:
-    hidden: tuple[int, ...]
-    ffn: tuple[int, ...]
-    heads: tuple[tuple[int, int], ...]
-
-
 class _Sums:
     """Sums of what stays at every size, while gradients come in."""
 
-    def __init__(self, orders: dict[Group, Tensor], sizes: _Sizes, widths: Widths) -> None:
-        self.orders, self.sizes, self.widths = orders, sizes, widths
-        layers, hidden = widths.num_hidden_layers, len(sizes.hidden)
+    def __init__(
+        self,
+        orders: _Vectors,
+        widths: Widths,
+        *,
+        hidden_sizes: Sequence[int],
+        ffn_sizes: Sequence[int],
+        head_shapes: Sequence[tuple[int, int]],
+    ) -> None:
+        self.orders, self.widths = orders, widths
+        self.hidden_sizes, self.ffn_sizes, self.head_shapes = hidden_sizes, ffn_sizes, head_shapes
+        layers, hidden = widths.num_hidden_layers, len(hidden_sizes)
         self.outside = torch.zeros(hidden, dtype=torch.float64)
         self.rest = torch.zeros(layers, hidden, dtype=torch.float64)
-        self.attention = torch.zeros(layers, hidden, len(sizes.heads), dtype=torch.float64)
-        self.ffn = torch.zeros(layers, hidden, len(sizes.ffn), dtype=torch.float64)
+        self.attention = torch.zeros(layers, hidden, len(head_shapes), dtype=torch.float64)
+        self.ffn = torch.zeros(layers, hidden, len(ffn_sizes), dtype=torch.float64)
         self.total = 0.0
 
     def add(self, piece: _Piece, worth: Tensor) -> None:
@@ -298,11 +281,12 @@ class _Sums:
         if group.layer is not None and group.kind in _ATTENTION:
             by_head = table.view(self.widths.heads_per_layer[group.layer], self.widths.head_dim, -1)
             by_head = by_head.cumsum(0).cumsum(1)
-            return torch.stack([by_head[heads - 1, head_dim - 1] for heads, head_dim in self.sizes.heads])
-        sizes = self.sizes.hidden if group.kind == "hidden" else self.sizes.ffn
+            return torch.stack([by_head[heads - 1, head_dim - 1] for heads, head_dim in self.head_shapes])
+        sizes = self.hidden_sizes if group.kind == "hidden" else self.ffn_sizes
         return table.cumsum(0)[[size - 1 for size in sizes]]
 
-    def shares(self) -> Retention:
+    def shares(self) -> TeacherSensitivity:
         """The sums, as shares of all."""
-        arrays = {name: (getattr(self, name) / self.total).numpy() for name in ("outside", "rest", "attention", "ffn")}
-        return Retention(self.sizes.hidden, self.sizes.ffn, self.sizes.heads, **arrays)
+        sizes = {name: getattr(self, name) for name in ("hidden_sizes", "ffn_sizes", "head_shapes")}
+        shares = {name: (getattr(self, name) / self.total).tolist() for name in ("outside", "rest", "attention", "ffn")}
+        return TeacherSensitivity.model_validate({**sizes, **shares}, strict=False)

@@ -6,14 +6,11 @@ Letters: L layers, D hidden size, F ffn width, H heads, d head width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
-from typing import Any
 
-from homoexport.distill import target_of
 from homoexport.documents.recipe import DistillSettings
-from homoexport.encoder import Encoder, family_of
+from homoexport.encoder import Encoder, Family, family_of
 from homoexport.errors import ShapeError
-from homoexport.shape import PartialShape, Shape
+from homoexport.shape import PartialShape, Shape, complete_shape
 
 _NODES = 12  # of hidden sizes between none and the teacher's
 _ODD_NODE = 5 / 16  # HomoBERT-xsmall's 240 of 768: no multiple of what hardware likes
@@ -21,11 +18,6 @@ _LEAST_HIDDEN = 1 / 8  # of the teacher's
 _LEAST_LAYERS = 1 / 3
 _FFN_RATIOS = (1.0, 1.5, 2.0, 3.0, 4.0)  # F / D
 _LEAST_HEAD, _HEAD_STEP, _FFN_STEP = 16, 8, 32
-
-
-def shape_of(saved: dict[str, Any]) -> Shape:
-    """A shape that was read from JSON."""
-    return Shape(**{field.name: saved[field.name] for field in fields(Shape)})
 
 
 def hidden_sizes(teacher: int) -> list[int]:
@@ -51,7 +43,9 @@ def candidates(encoder: Encoder, settings: DistillSettings) -> list[Shape]:
     teacher = family.widths(encoder.model).shape
     shapes = []
     for hidden in hidden_sizes(teacher.hidden_size):
-        allowed = [heads for heads in _heads_of(hidden, teacher) if _is_possible(encoder, settings, hidden, heads)]
+        allowed = [
+            heads for heads in _heads_of(hidden, teacher) if _is_possible(family, encoder, settings, hidden, heads)
+        ]
         for heads in allowed:
             shapes += [
                 Shape(layers, hidden, ffn, heads)
@@ -85,11 +79,13 @@ def _layers_of(teacher: int) -> Sequence[int]:
     return range(max(1, round(teacher * _LEAST_LAYERS)), teacher + 1)
 
 
-def _is_possible(encoder: Encoder, settings: DistillSettings, hidden: int, heads: int) -> bool:
-    ffn = None if "ffn" in settings.prune else family_of(encoder.model.config).widths(encoder.model).intermediate_size
-    shape = PartialShape(hidden_size=hidden, num_attention_heads=heads, intermediate_size=ffn)
+def _is_possible(family: Family, encoder: Encoder, settings: DistillSettings, hidden: int, heads: int) -> bool:
+    teacher = family.widths(encoder.model).shape
+    ffn = None if "ffn" in settings.prune else teacher.intermediate_size
+    asked = PartialShape(hidden_size=hidden, num_attention_heads=heads, intermediate_size=ffn)
     try:
-        target_of(encoder, shape, settings)
+        shape = complete_shape(asked, teacher, prune=settings.prune, prunes_head_width=family.prunes_head_width)
+        family.check_target(encoder.model.config, shape)
     except ShapeError:
         return False
     return True

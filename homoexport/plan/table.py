@@ -17,13 +17,12 @@ import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from homoexport.plan.shapes import shape_of
+from homoexport.documents.plan import C, Cost, MeasuredTable
 from homoexport.shape import Shape
 
 ONE, DEEP = 1, 3  # layers of the models of the table
@@ -32,48 +31,28 @@ _MB = 10**6
 
 
 @dataclass(frozen=True)
-class Figures:
-    """What was measured, or is predicted, of a model: latency of one call, peak memory of the worker, file."""
-
-    latency_p50_ms: float
-    latency_p95_ms: float
-    latency_p99_ms: float
-    latency_mean_ms: float
-    peak_rss_mb: float
-    file_mb: float
-
-    def times(self, factors: Mapping[str, float]) -> Figures:
-        """The same with some of them multiplied, by their names."""
-        return replace(self, **{name: getattr(self, name) * factor for name, factor in factors.items()})
-
-    def as_json(self) -> dict[str, float]:
-        """A JSON-ready dict."""
-        return dict(vars(self))
-
-
-@dataclass(frozen=True)
 class Table:
-    """Figures of small models, and what follows from them.
+    """What small models cost, and what whole ones will."""
 
-    Attributes:
-        batch_size: sequences of one call.
-        length: tokens of one sequence.
-        measured: figures by shape.
-        pace_ms: median latency of the model that every group was measured with.
-        drift: how far the machine's pace went while it was measured: slowest less fastest, over the median.
-    """
+    figures: MeasuredTable
 
-    batch_size: int
-    length: int
-    measured: Mapping[Shape, Figures]
-    pace_ms: float
-    drift: float
+    @cached_property
+    def measured(self) -> dict[Shape, Cost]:
+        """What each model cost, by its shape."""
+        return {each.shape: each for each in self.figures.measured}
 
-    def predict(self, shape: Shape) -> Figures:
+    def predict(self, shape: Shape) -> Cost:
         """What a shape will cost, for any D between the smallest and the largest of the table."""
         p50 = self._p50_ms(shape)
-        peak_mb = float(self._memory_features(shape) @ self._memory)
-        return with_tails(Figures(p50, p50, p50, p50, peak_mb, self._file_mb(shape)), self.tails)
+        at_rest = Cost(
+            latency_p50_ms=p50,
+            latency_p95_ms=p50,
+            latency_p99_ms=p50,
+            latency_mean_ms=p50,
+            peak_rss_mb=float(self._memory_features(shape) @ self._memory),
+            file_mb=self._file_mb(shape),
+        )
+        return with_tails(at_rest, self.tails)
 
     def covers(self, shape: Shape) -> bool:
         """Whether a shape's D lies in what was measured."""
@@ -104,11 +83,12 @@ class Table:
         for other in mine:
             if other.num_hidden_layers == DEEP and other != base:
                 change = (mine[base] - mine[other]) / DEEP
-                ffn, heads = base.intermediate_size, base.num_attention_heads
-                if other.intermediate_size != ffn:
-                    layer += change * (shape.intermediate_size - ffn) / (ffn - other.intermediate_size)
+                ffn = base.intermediate_size - other.intermediate_size
+                heads = base.num_attention_heads - other.num_attention_heads
+                if ffn:
+                    layer += change * (shape.intermediate_size - base.intermediate_size) / ffn
                 else:
-                    layer += change * (shape.num_attention_heads - heads) / (heads - other.num_attention_heads)
+                    layer += change * (shape.num_attention_heads - base.num_attention_heads) / heads
         return outside + shape.num_hidden_layers * max(layer, 0.0)
 
     def _outside_ms(self, hidden: int) -> float:
@@ -144,10 +124,10 @@ class Table:
         return fitted
 
     def _memory_features(self, shape: Shape) -> NDArray[np.float64]:
-        tokens = self.batch_size * self.length
+        tokens = self.figures.batch_size * self.figures.length
         embedding, layers = self._file_mb(replace(shape, num_hidden_layers=0)), self._file_mb(shape)
         inner = 4 * tokens * max(shape.intermediate_size, 3 * shape.hidden_size) / _MB
-        scores = 4 * self.batch_size * shape.num_attention_heads * self.length**2 / _MB
+        scores = 4 * self.figures.batch_size * shape.num_attention_heads * self.figures.length**2 / _MB
         return np.array([1.0, embedding, layers - embedding, inner + scores])
 
     @cached_property
@@ -158,35 +138,18 @@ class Table:
         coefficients: NDArray[np.float64] = nnls(rows, peaks)[0]
         return coefficients
 
-    def as_json(self) -> dict[str, Any]:
-        """A JSON-ready dict."""
-        rows = [{"shape": shape.as_json(), **figures.as_json()} for shape, figures in self.measured.items()]
-        conditions = {"batch_size": self.batch_size, "length": self.length}
-        return {**conditions, "measured": rows, "pace_ms": self.pace_ms, "drift": self.drift}
 
-
-def tails_of(figures: Sequence[Figures]) -> dict[str, float]:
+def tails_of(costs: Sequence[Cost]) -> dict[str, float]:
     """How many times the median p95, p99 and mean usually are: medians over models, by the figures' names."""
     return {
-        name: float(np.median([getattr(each, name) / each.latency_p50_ms for each in figures]))
+        name: float(np.median([cost.figures[name] / cost.latency_p50_ms for cost in costs]))
         for name in ("latency_p95_ms", "latency_p99_ms", "latency_mean_ms")
     }
 
 
-def with_tails(figures: Figures, tails: Mapping[str, float]) -> Figures:
+def with_tails(cost: C, tails: Mapping[str, float]) -> C:
     """The same with p95, p99 and mean that are so many times its median."""
-    return replace(figures, **{name: figures.latency_p50_ms * tail for name, tail in tails.items()})
-
-
-def table_of(saved: Mapping[str, Any]) -> Table:
-    """A table that was read from JSON."""
-    measured = {shape_of(row["shape"]): figures_of(row) for row in saved["measured"]}
-    return Table(saved["batch_size"], saved["length"], measured, saved["pace_ms"], saved["drift"])
-
-
-def figures_of(saved: Mapping[str, Any]) -> Figures:
-    """Figures that were read from JSON."""
-    return Figures(**{name: saved[name] for name in Figures.__dataclass_fields__})
+    return cost.with_figures({name: cost.latency_p50_ms * tail for name, tail in tails.items()})
 
 
 def shapes_to_measure(candidates: Sequence[Shape]) -> list[Shape]:

@@ -21,20 +21,16 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from homoexport.choices import EmbeddingPrecision, Scheme
-from homoexport.data import sample_text
 from homoexport.encoder import Encoder, family_of, start_from_scratch
 from homoexport.errors import UserError
-from homoexport.export.candidates import Maker
-from homoexport.export.choose import Rank
-from homoexport.export.forms import ATTENTION_FORMS, Form, variants_of
-from homoexport.export.ladder import known_texts
-from homoexport.export.package import DEFAULT_OPSET
+from homoexport.plan.instruments import GraphExport, GraphMaker
 from homoexport.shape import Shape
 
 _HEADS, _HEAD_WIDTHS, _FFN = (11, 17, 19), (13, 23, 29), (211, 223, 227)  # primes: each product is of one kind
 _MULTIPLES = 4  # of a size in one number: projections side by side, the two halves of a gated layer
 _SHORT = 8  # elements of a tensor of numbers that can be a shape; longer ones are positions and the like
-_MAX_LENGTH = 32  # tokens of the texts that the odd model's forms are held against torch with
+
+Rank = Callable[[Sequence[Path]], Sequence[float]]  # median latencies of files, in milliseconds
 
 
 class Templates:
@@ -43,9 +39,9 @@ class Templates:
     Args:
         encoder: whose family, vocabulary, task and pooling the graphs have.
         folder: for files that are kept until the work is done.
+        export: makes the graphs of the odd model.
         scheme: how the graphs are stored.
         embeddings: how their embedding tables are stored.
-        opset: as for `export_encoder`.
         progress: is told each step.
 
     Raises:
@@ -56,17 +52,17 @@ class Templates:
         self,
         encoder: Encoder,
         folder: Path,
+        export: GraphExport,
         *,
         scheme: Scheme,
         embeddings: EmbeddingPrecision,
-        opset: int | None = None,
-        progress: Callable[[str], None] | None = None,
+        progress: Callable[[str], None] = lambda _step: None,
     ) -> None:
         refuse_blocks(scheme, embeddings)
-        self.encoder, self.folder, self.scheme, self.embeddings = encoder, folder, scheme, embeddings
-        self.opset, self.progress = opset, progress or (lambda _step: None)
+        self.encoder, self.folder, self.export, self.progress = encoder, folder, export, progress
+        self.scheme, self.embeddings = scheme, embeddings
         self._odd = _odd_shape(encoder)
-        self._makers: dict[int, Maker] = {}
+        self._makers: dict[int, GraphMaker] = {}
 
     def stored_as(self, scheme: Scheme, embeddings: EmbeddingPrecision) -> Templates:
         """Templates in another scheme, out of the same exports."""
@@ -75,15 +71,16 @@ class Templates:
         other.scheme, other.embeddings = scheme, embeddings
         return other
 
-    def best_form(self, shape: Shape, rank: Rank) -> Form:
-        """The form that is fastest at some shape, found as `homoexport.export.choose` finds a student's."""
-        form = self._fastest(ATTENTION_FORMS, shape, rank)
-        return self._fastest((form, *variants_of(form)), shape, rank)
+    def best_form(self, shape: Shape, rank: Rank) -> str:
+        """The name of the form that is fastest at a shape, found as an export finds a student's."""
+        forms = self.export.forms
+        form = self._fastest(list(forms), shape, rank)
+        return self._fastest([form, *forms[form]], shape, rank)
 
-    def _fastest(self, forms: Sequence[Form], shape: Shape, rank: Rank) -> Form:
-        files: dict[Form, Path] = {}
+    def _fastest(self, forms: Sequence[str], shape: Shape, rank: Rank) -> str:
+        files: dict[str, Path] = {}
         for form in forms:
-            file = self.folder / f"form-{form.name}.onnx"
+            file = self.folder / f"form-{form}.onnx"
             if self.write(file, shape, form):
                 files[form] = file
         if not files:
@@ -97,37 +94,24 @@ class Templates:
             file.unlink()
         return min(files, key=lambda form: medians[form])
 
-    def write(self, file: Path, shape: Shape, form: Form) -> bool:
+    def write(self, file: Path, shape: Shape, form: str) -> bool:
         """Write the graph of a model of this shape; False where the form is not right for the architecture."""
-        maker = self._maker(shape.num_hidden_layers)
-        sound = maker.write(form)
-        if sound is None or not sound.sound:
-            return False
-        made = maker.quantize(form, self.scheme, self.embeddings)
+        made = self._maker(shape.num_hidden_layers).write(form, self.scheme, self.embeddings)
         if made is None:
             return False
         narrow = family_of(self.encoder.model.config).prunes_head_width
         odd, wanted = (_sizes_of(each, heads_narrow=narrow) for each in (self._odd, shape))
-        ir.save(_resized(ir.load(made.file), dict(zip(odd, wanted, strict=True))), file)
+        ir.save(_resized(ir.load(made), dict(zip(odd, wanted, strict=True))), file)
         return True
 
-    def _maker(self, layers: int) -> Maker:
+    def _maker(self, layers: int) -> GraphMaker:
         if layers not in self._makers:
             self.progress(f"exporting a graph of {layers} layer{'s' * (layers > 1)}")
             odd = replace(self._odd, num_hidden_layers=layers)
-            family = family_of(self.encoder.model.config)
-            model = start_from_scratch(self.encoder.model, family, odd)
+            model = start_from_scratch(self.encoder.model, family_of(self.encoder.model.config), odd)
             folder = self.folder / f"{layers}-layers"
             folder.mkdir()
-            self._makers[layers] = Maker(
-                replace(self.encoder, model=model),
-                folder,
-                texts=known_texts(self.encoder.tokenizer, sample_text()),
-                opset=self.opset or DEFAULT_OPSET,
-                max_opset=self.opset,
-                max_length=_MAX_LENGTH,
-                progress=lambda _step: None,
-            )
+            self._makers[layers] = self.export.open(replace(self.encoder, model=model), folder)
         return self._makers[layers]
 
 

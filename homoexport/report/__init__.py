@@ -13,13 +13,12 @@ from homoexport.report.measured import (
     measurement_table,
     need_lines,
 )
-from homoexport.report.planned import PLAN_FILE, plan_lines, plan_table, write_plan_report
+from homoexport.report.planned import plan_lines, plan_table, write_plan_report
 from homoexport.report.summary import budget_kept, summarize, verdicts_of
 from homoexport.report.tables import summary_table, verdict_lines
 from homoexport.report.wording import shape_name
 
 __all__ = [
-    "PLAN_FILE",
     "budget_kept",
     "candidate_table",
     "change_table",

@@ -40,20 +40,21 @@ from homoexport.documents.artifact import (
     write_run_mark,
 )
 from homoexport.documents.budget import TIMED_LINES, BudgetVerdict
-from homoexport.documents.document import read_json, to_json, write_document, write_text
+from homoexport.documents.document import read_document, read_json, to_json, write_document, write_text
+from homoexport.documents.plan import PLAN_FILE, Plan, Row
 from homoexport.documents.recipe import Recipe, StudentShape
 from homoexport.encoder import load_encoder, max_length_of
 from homoexport.errors import DeviceError, DoesNotFit, OutputError, RecipeError
 from homoexport.evaluate import evaluate_packages
 from homoexport.measure import check_measurement
-from homoexport.plan import Plan, Row, plan_of, plan_student
-from homoexport.report import PLAN_FILE, summarize, write_plan_report, write_report
+from homoexport.plan import lighter, narrower
+from homoexport.report import summarize, write_plan_report, write_report
 from homoexport.runtime.inference import open_package, read_package
 from homoexport.shape import PartialShape
-from homoexport.text import first_texts
 from homoexport.workflow.export import export_folder, held_out_texts, threads_here
 from homoexport.workflow.gate import Gate, check_gate
 from homoexport.workflow.measure import measure, refuse_emulated_latency, texts_of
+from homoexport.workflow.plan import plan
 from homoexport.workflow.turns import (
     MEASURED,
     MEASUREMENT,
@@ -72,7 +73,6 @@ from homoexport.workflow.turns import (
 TEACHER = "0-teacher"
 SUMMARY = "summary.json"  # written last: a run that has it is over
 FLOORS = "floors.json"  # of quality, with their verdicts
-CALIBRATION_TEXTS = 256  # of which a plan takes some
 _GLANCE_SECONDS = 0.05
 _PATIENCE = 3.0  # times as long is measured what was too noisy to call
 
@@ -236,7 +236,7 @@ def _take_turn(
         _export_and_measure(recipe, run_dir, clock, listener)
         return None if (run_dir / SUMMARY).exists() else _following(recipe, run_dir, plan, row, clock, listener)
     except DoesNotFit:
-        following = plan.lighter(row)
+        following = lighter(plan, row)
         if following is None:
             raise
     listener.on_stage(f"{recipe.measure.device} cannot hold {row.shape.name}")
@@ -261,7 +261,7 @@ def _following(recipe: Recipe, run_dir: Path, plan: Plan, row: Row, clock: _Cloc
     if max(used.values()) <= 1 or is_poor:
         return None
     listener.on_stage(f"The budget is not kept by {row.shape.name}")
-    return plan.narrower(row, used)
+    return narrower(plan, row, used)
 
 
 def _plan(recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener) -> Plan:
@@ -269,19 +269,19 @@ def _plan(recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener) -> P
     folder = run_dir / PLAN
     if not _done(folder):
         with clock.stage("plan", f"Planning for {recipe.measure.device}"):
-            found = plan_student(
+            found = plan(
                 recipe.teacher,
                 budget=recipe.budget,
                 measure=recipe.measure,
                 export=recipe.export,
                 distill=recipe.distill,
-                texts=first_texts(recipe.text, CALIBRATION_TEXTS),
+                text=recipe.text,
                 progress=listener.on_measure,
             )
-            write_plan_report(folder, found.as_json())
-    plan = plan_of(read_json(folder / PLAN_FILE))
-    listener.on_stage(f"Planned: {plan.choice.shape.name}")
-    return plan
+            write_plan_report(folder, found)
+    found = read_document(folder / PLAN_FILE, Plan, hint="plan again")
+    listener.on_stage(f"Planned: {found.choice.shape.name}")
+    return found
 
 
 def _distill(

@@ -14,8 +14,9 @@ from homoexport.documents.artifact import DistilledManifest, read_manifest
 from homoexport.documents.budget import THROUGHPUT, Budget, BudgetVerdict
 from homoexport.documents.document import read_document
 from homoexport.documents.measurement import Measurement
+from homoexport.documents.plan import Plan, Row
 from homoexport.documents.student import WidthFigures
-from homoexport.plan import Plan, Row
+from homoexport.plan import Limits, lighter, narrower, wider
 from homoexport.shape import Shape
 from homoexport.workflow.measure import judge_package
 
@@ -46,11 +47,11 @@ class Turns:
         row = plan.choice
         for folder in self.folders:
             if _was_held(folder):
-                narrower = plan.narrower(row, used_of(budget_verdicts(budget, folder / MEASURED)))
+                following = narrower(plan, row, used_of(budget_verdicts(budget, folder / MEASURED)))
             else:
-                narrower = plan.lighter(row)
-            assert narrower is not None, "a turn is put aside only where there is another shape"
-            row = narrower
+                following = lighter(plan, row)
+            assert following is not None, "a turn is put aside only where there is another shape"
+            row = following
         return row
 
     def put_aside(self) -> None:
@@ -73,6 +74,7 @@ class Turns:
     def told(self, plan: Plan, budget: Budget) -> dict[str, Any]:
         """For the summary: what was planned, every turn with its verdicts, and a shape that would fit better."""
         turns, shapes, verdicts = [], list[Shape](), list[BudgetVerdict]()
+        limits = Limits.of_plan(plan)
         for folder in (*self.folders, self.run_dir):
             verdicts = budget_verdicts(budget, folder / MEASURED) if _was_held(folder) else []
             details = read_manifest(folder / STUDENT, DistilledManifest).details
@@ -84,18 +86,18 @@ class Turns:
                     "folder": str(folder.relative_to(self.run_dir)),
                     "steps": details.steps,
                     "seconds": details.seconds,
-                    "planned": row.as_json() | {line: plan.limits.figure(row, line) for line in plan.limits.values},
+                    "planned": row.model_dump(mode="json") | {line: limits.figure(row, line) for line in plan.limits},
                     "budget": [verdict.model_dump(mode="json") for verdict in verdicts],
                 }
             )
         *missed, last = shapes
-        wider = plan.wider(plan.row_of(last), used_of(verdicts), missed)
+        better = wider(plan, plan.row_of(last), used_of(verdicts), missed)
         return {
-            "limits": dict(plan.limits.values),
-            "choice": plan.choice.as_json(),
-            "front": [each.as_json() for each in plan.front()],
+            "limits": plan.limits,
+            "choice": plan.choice.model_dump(mode="json"),
+            "front": [each.model_dump(mode="json") for each in plan.front],
             "turns": turns,
-            "wider": None if wider is None else wider.as_json(),
+            "wider": None if better is None else better.model_dump(mode="json"),
         }
 
 

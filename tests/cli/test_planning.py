@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,14 +22,19 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What `plan_student` is called with; it answers with a small plan."""
+    """What `plan_encoder` is called with, for a teacher that is not loaded; it answers with a small plan."""
     calls: list[dict[str, Any]] = []
 
-    def answer(teacher: str, **arguments: Any) -> Any:
-        calls.append({"teacher": teacher, **arguments})
+    def load(teacher: str, **_: Any) -> Any:
+        return SimpleNamespace(source=teacher, task="sentence-similarity")
+
+    def answer(encoder: Any, texts: Sequence[str], **arguments: Any) -> Any:
+        calls.append({"teacher": encoder.source, "texts": texts, **arguments})
         return plan(latency_p50_ms=5.5, file_mb=13)
 
-    monkeypatch.setattr("homoexport.plan.plan_student", answer)
+    monkeypatch.setattr("homoexport.encoder.load_encoder", load)
+    monkeypatch.setattr("homoexport.workflow.plan.probe_of", lambda *_: None)
+    monkeypatch.setattr("homoexport.plan.plan_encoder", answer)
     return calls
 
 
@@ -42,11 +49,12 @@ def test_flags_make_the_budget_and_the_conditions(homoexport, asked, tmp_path):
     assert call["budget"].lines() == lines
     measure = call["measure"]
     assert (measure.device, measure.threads, measure.batch_size, measure.length) == ("cpu", 1, 2, 64)
-    assert call["export"].quantize == "int8"
+    assert call["instruments"].export.scheme.startswith("int8")
     assert json.loads(done.out)["choice"]["shape"]["hidden_size"] == 192
 
 
-def test_recipe_target_and_flags_lie_over_each_other(homoexport, asked):
+def test_recipe_target_and_flags_lie_over_each_other(homoexport, asked, monkeypatch):
+    monkeypatch.setattr("homoexport.workflow.plan.check_measurement", lambda *_, **__: None)  # any number of cores
     recipe, target = ROOT / "recipes/budget.yaml", ROOT / "recipes/targets/laptop-core.yaml"
     assert homoexport("plan", recipe, "--target", target, "--size", "9MB", "--threads", "2").code == 0
     (call,) = asked
@@ -86,6 +94,7 @@ def test_people_read_a_table_what_to_write_and_what_more_would_buy(homoexport, a
         (["--latency-p95", "8ms", "--set", "measure.lenght=8"], "did you mean 'length'"),
         (["--latency-p95", "8ms", "--set", "studnet=8"], "unknown key 'studnet'"),
         (["--latency-p95", "8ms", "--data", "nothing/*.txt"], "nothing/*.txt"),
+        (["--latency-p95", "8ms", "--threads", "999"], "999 threads"),
     ],
 )
 def test_mistakes_are_one_line(homoexport, asked, words, told):
@@ -105,7 +114,7 @@ def test_hopeless_budget_leaves_nothing(homoexport, monkeypatch, tmp_path):
     def refuse(*_: object, **__: object) -> None:
         raise BudgetError("no student keeps latency_p95 0.1 ms", where="budget.latency_p95_ms", hint="allow more")
 
-    monkeypatch.setattr("homoexport.plan.plan_student", refuse)
+    monkeypatch.setattr("homoexport.workflow.plan.plan", refuse)
     done = homoexport("plan", "--teacher", "some/model", "--latency-p95", "0.1ms", "-o", tmp_path / "plan")
     assert (done.code, "no student keeps" in done.err, list(tmp_path.iterdir())) == (2, True, [])
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from homoexport.documents.recipe import DistillSettings, ExportSettings, MeasureSettings
+from homoexport.documents.plan import PlanMemory
+from homoexport.documents.recipe import DistillSettings, MeasureSettings
 from homoexport.encoder import Encoder, Pooling, count_parameters, family_of, parameters_at
 from homoexport.errors import DoesNotFit
-from homoexport.export import Form
-from homoexport.measure import FileFigures
+from homoexport.measure import FileFigures, cache_folder, host_of
 from homoexport.plan import lab
+from homoexport.plan.instruments import Instruments
 from homoexport.plan.shapes import candidates
 from homoexport.shape import Shape
+from homoexport.workflow.plan import OnnxExport
 from tests.conftest import tiny_bert, tiny_tokenizer
 
 SETTINGS = DistillSettings(objective="sentence-embedding", steps=1, batch_size=2)
@@ -31,6 +34,19 @@ class Target:
         self.crowded = False
         self.slow: dict[Shape, list[float]] = {}
         self.asked = (128, 1)
+
+    def lab(
+        self, encoder: Encoder, *, fresh: bool = False, settings: DistillSettings = SETTINGS, **measure: Any
+    ) -> lab.Lab:
+        asked = MeasureSettings(**{"threads": 1, **measure})
+        instruments = Instruments(
+            target=host_of("cpu"),
+            export=OnnxExport("fp32", "fp32", None),
+            time_files=self.time,
+            probe=lambda _ids, _mask: pytest.fail("no text is read"),
+            cache=cache_folder(),
+        )
+        return lab.Lab(encoder, candidates(encoder, settings), asked, instruments, fresh=fresh)
 
     def time(
         self, files: list[Path], *, outputs: tuple[str, ...], length: int, batch_size: int, **_: Any
@@ -58,16 +74,15 @@ def target(monkeypatch, tmp_path) -> Target:
     class Templates:
         def __init__(self, *_: object, **__: object) -> None: ...
 
-        def best_form(self, _shape: Shape, _rank: object) -> Form:
-            return Form("standard")
+        def best_form(self, _shape: Shape, _rank: object) -> str:
+            return "standard"
 
-        def write(self, file: Path, shape: Shape, _form: Form) -> bool:
+        def write(self, file: Path, shape: Shape, _form: str) -> bool:
             made.shapes[file] = shape
             file.write_bytes(b"0" * 1000 * shape.num_hidden_layers * shape.hidden_size)
             return True
 
     monkeypatch.setattr(lab, "Templates", Templates)
-    monkeypatch.setattr(lab, "time_files", made.time)
     monkeypatch.setenv("HOMOEXPORT_CACHE", str(tmp_path / "cache"))
     return made
 
@@ -78,27 +93,21 @@ def encoder(tmp_path) -> Encoder:
     return Encoder(model, tiny_tokenizer(), "sentence-similarity", Pooling(), tmp_path, "tiny")
 
 
-def opened(encoder: Encoder, *, fresh: bool = False, settings: DistillSettings = SETTINGS, **measure: Any) -> lab.Lab:
-    shapes = candidates(encoder, settings)
-    asked = MeasureSettings(**{"threads": 1, **measure})
-    return lab.Lab(encoder, shapes, asked, ExportSettings(quantize="none"), fresh=fresh)
-
-
 def test_second_plan_measures_nothing_and_another_condition_measures_anew(target, encoder):
     shapes = candidates(encoder, SETTINGS)
-    with opened(encoder).open() as one:
+    with target.lab(encoder).open() as one:
         table, remembered = one.table()
         whole = one.whole(shapes[-1:], table)
     measured = len(target.groups)
     assert not remembered
-    with opened(encoder).open() as again:
+    with target.lab(encoder).open() as again:
         assert again.table() == (table, True)
         assert again.whole(shapes[-1:], table) == whole
     assert len(target.groups) == measured
     narrow = SETTINGS.model_copy(update={"prune": ("hidden", "heads")})
     for other in ({"length": 64}, {"batch_size": 2}, {"fresh": True}, {"settings": narrow}, {"threads": None}):
         target.asked = (other.get("length", 128), other.get("batch_size", 1))
-        with opened(encoder, **other).open() as another:
+        with target.lab(encoder, **other).open() as another:
             assert another.table()[1] is False
         assert len(target.groups) > measured
         measured = len(target.groups)
@@ -106,17 +115,17 @@ def test_second_plan_measures_nothing_and_another_condition_measures_anew(target
 
 def test_pace_of_the_machine_is_taken_out_and_told(target, encoder):
     shapes = candidates(encoder, SETTINGS)
-    with opened(encoder).open() as quiet:
+    with target.lab(encoder).open() as quiet:
         steady, _ = quiet.table()
         whole = quiet.whole(shapes[-1:], steady)
     target.paces = [1.0, 1.3, 0.9]
     target.groups.clear()
-    with opened(encoder, fresh=True).open() as restless:
-        table, _ = restless.table()
+    with target.lab(encoder, fresh=True).open() as drifting:
+        table, _ = drifting.table()
         target.paces = [2.0]
-        again = restless.whole(shapes[-1:], table)
-    assert steady.drift == 0
-    assert table.drift == pytest.approx(0.4)
+        again = drifting.whole(shapes[-1:], table)
+    assert steady.figures.drift == 0
+    assert table.figures.drift == pytest.approx(0.4)
     for shape, figures in steady.measured.items():
         assert table.measured[shape].latency_p95_ms == pytest.approx(figures.latency_p95_ms)
     assert again[shapes[-1]].latency_p50_ms == pytest.approx(whole[shapes[-1]].latency_p50_ms)
@@ -124,11 +133,11 @@ def test_pace_of_the_machine_is_taken_out_and_told(target, encoder):
 
 def test_whole_models_that_are_not_as_predicted_are_measured_in_more_rounds(target, encoder):
     shapes = candidates(encoder, SETTINGS)
-    with opened(encoder).open() as one:
+    with target.lab(encoder).open() as one:
         table, _ = one.table()
         true = one.whole(shapes[-1:], table)[shapes[-1]].latency_p50_ms
     target.slow = {family_of(encoder.model.config).widths(encoder.model).shape: [1.5, 1.0, 1.02]}
-    with opened(encoder, fresh=True).open() as again:
+    with target.lab(encoder, fresh=True).open() as again:
         table, _ = again.table()
         before = len(target.groups)
         found = again.whole(shapes[-1:], table)[shapes[-1]]
@@ -138,7 +147,7 @@ def test_whole_models_that_are_not_as_predicted_are_measured_in_more_rounds(targ
 
 def test_the_teachers_shape_is_measured_at_the_tables_pace(target, encoder):
     whole = family_of(encoder.model.config).widths(encoder.model).shape
-    with opened(encoder).open() as one, opened(encoder).open() as other:
+    with target.lab(encoder).open() as one, target.lab(encoder).open() as other:
         table, _ = one.table()
         true = other.alone([whole])[0][whole]
         target.paces = [1.7]
@@ -155,33 +164,36 @@ def test_the_teachers_shape_is_measured_at_the_tables_pace(target, encoder):
 def test_a_cache_that_cannot_be_written_is_none(target, encoder, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("HOMOEXPORT_CACHE", str(tmp_path / "file"))
-    with opened(encoder).open() as one:
+    with target.lab(encoder).open() as one:
         assert one.table()[1] is False
 
 
 def test_what_does_not_fit_is_left_out(target, encoder):
     target.too_big = 100
     shapes = candidates(encoder, SETTINGS)
-    with opened(encoder).open() as one:
+    with target.lab(encoder).open() as one:
         table, _ = one.table()
         assert {shape.hidden_size for shape in table.measured} == {s.hidden_size for s in shapes if s.hidden_size < 100}
         assert one.whole([shapes[0], shapes[-1]], table).keys() == {shapes[0]}
     assert not table.covers(shapes[-1])
     target.too_big = 0
-    with opened(encoder, fresh=True).open() as none, pytest.raises(DoesNotFit, match="does not fit into its memory"):
+    with (
+        target.lab(encoder, fresh=True).open() as none,
+        pytest.raises(DoesNotFit, match="does not fit into its memory"),
+    ):
         none.table()
 
 
 def test_models_that_fit_one_by_one_are_measured_so(target, encoder):
-    with opened(encoder).open() as one:
+    with target.lab(encoder).open() as one:
         table, _ = one.table()
     target.crowded = True
-    with opened(encoder, fresh=True).open() as again:
+    with target.lab(encoder, fresh=True).open() as again:
         assert again.table()[0].measured.keys() == table.measured.keys()
 
 
 def test_groups_weigh_no_more_than_the_teacher(target, encoder):
-    with opened(encoder).open() as one:
+    with target.lab(encoder).open() as one:
         groups = list(one._groups(candidates(encoder, SETTINGS)))
     family, most = family_of(encoder.model.config), count_parameters(encoder.model)
     for group in groups:
@@ -189,10 +201,14 @@ def test_groups_weigh_no_more_than_the_teacher(target, encoder):
     assert [shape for group in groups for shape in group] == candidates(encoder, SETTINGS)
 
 
-@pytest.mark.parametrize("damage", ["{", "[]", '{"table": {}}', '{"form": {"name": 1}}', '{"whole": [3]}'])
+@pytest.mark.parametrize(
+    "damage", ["{", "[]", "{}", {"table": {}}, {"form": 1}, {"whole": [3]}, {"form": "no such"}, {"no": "such"}]
+)
 def test_damaged_memory_is_measured_again(target, encoder, damage):
-    with opened(encoder).open() as one:
+    with target.lab(encoder).open() as one:
         one.table()
-        one._file.write_text(damage)
-    with opened(encoder).open() as again:
+        versioned = {"schema_version": PlanMemory.VERSION, **damage} if isinstance(damage, dict) else None
+        one._file.write_text(json.dumps(versioned) if versioned else damage)
+    with target.lab(encoder).open() as again:
         assert again.table()[1] is False
+        assert again.form == "standard"

@@ -3,48 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 
+from homoexport.documents.plan import Check, Cost, Row
 from homoexport.errors import BudgetError
-from homoexport.plan import Check, Limits, Row, Table
+from homoexport.plan.choice import Limits
 from homoexport.plan.lab import Lab
 from homoexport.plan.planner import _checked, _refuse_hopeless
-from homoexport.plan.table import DEEP, ONE, Figures, shapes_to_measure
+from homoexport.plan.table import DEEP, ONE, Table
 from homoexport.shape import Shape
-from tests.plan.test_table import candidates, cost
+from tests.plan.test_table import candidates, cost, table_of
 
 
 class FakeLab:
     """A target whose whole models cost what `true` says of the prediction; None where one does not fit."""
 
-    def __init__(self, true: Callable[[Shape, Figures], Figures | None]) -> None:
+    def __init__(self, true: Callable[[Shape, Cost], Cost | None]) -> None:
         self.true = true
         self.asked: list[list[Shape]] = []
 
-    def whole(self, shapes: Sequence[Shape], table: Table) -> dict[Shape, Figures]:
+    def whole(self, shapes: Sequence[Shape], table: Table) -> dict[Shape, Cost]:
         self.asked.append(list(shapes))
         measured = {shape: self.true(shape, table.predict(shape)) for shape in shapes}
         return {shape: figures for shape, figures in measured.items() if figures is not None}
 
 
-def slower(figures: Figures, factor: float) -> Figures:
+def slower(figures: Cost, factor: float) -> Cost:
     names = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms", "latency_mean_ms")
     return figures.times(dict.fromkeys(names, factor))
 
 
+def with_p95(cost: Cost, tail: float) -> Cost:
+    return cost.with_figures({"latency_p95_ms": tail * cost.latency_p50_ms})
+
+
 @pytest.fixture(scope="module")
 def table() -> Table:
-    measured = {shape: cost(shape) for shape in shapes_to_measure(candidates())}
-    return Table(1, 128, measured, 1.0, 0.0)
+    return table_of(drift=0.0)
 
 
 def checked(
-    table: Table, true: Callable[[Shape, Figures], Figures | None], **limits: float
+    table: Table, true: Callable[[Shape, Cost], Cost | None], **limits: float
 ) -> tuple[list[Row], Row, list[Check], FakeLab]:
-    rows = [Row(shape, table.predict(shape), 0, volume(shape) / 1e7) for shape in candidates()]
+    rows = [
+        Row(
+            **table.predict(shape).figures,
+            shape=shape,
+            parameters=0,
+            retained=volume(shape) / 1e7,
+        )
+        for shape in candidates()
+    ]
     lab = FakeLab(true)
     return *_checked(cast(Lab, lab), table, rows, Limits(limits, 1)), lab
 
@@ -75,7 +86,7 @@ def test_all_are_corrected_by_what_whole_models_cost(table):
     assert choice.shape == best_by(lambda shape: 1.5 * cost(shape).latency_p50_ms, 4.0)
     assert [check.error for check in checks] == pytest.approx([1 / 1.5 - 1] * len(checks))
     for row in rows:
-        assert row.figures.latency_p50_ms == pytest.approx(1.5 * cost(row.shape).latency_p50_ms)
+        assert row.latency_p50_ms == pytest.approx(1.5 * cost(row.shape).latency_p50_ms)
 
 
 def test_a_choice_that_is_dearer_than_it_seemed_is_followed_by_another(table):
@@ -86,40 +97,39 @@ def test_a_choice_that_is_dearer_than_it_seemed_is_followed_by_another(table):
     assert lab.asked[0][0] == first
     assert choice.shape != first
     assert choice.measured
-    assert choice.figures.latency_p50_ms <= 4.0
+    assert choice.latency_p50_ms <= 4.0
     assert {check.shape for check in checks} >= {first, choice.shape}
 
 
 def test_tails_are_those_of_the_calmer_time(table):
-    slow = {shape: replace(each, latency_p95_ms=3 * each.latency_p50_ms) for shape, each in table.measured.items()}
-    restless = replace(table, measured=slow, drift=0.3)
+    drifting = table_of(drift=0.3, change=lambda cost: with_p95(cost, 3))
 
-    def true(_shape: Shape, predicted: Figures) -> Figures:
-        return replace(predicted, latency_p95_ms=1.3 * predicted.latency_p50_ms)
+    def true(_shape: Shape, predicted: Cost) -> Cost:
+        return with_p95(predicted, 1.3)
 
-    rows, choice, checks, _ = checked(restless, true, latency_p95_ms=5.0)
+    rows, choice, checks, _ = checked(drifting, true, latency_p95_ms=5.0)
     assert checks[0].errors["latency_p95_ms"] == pytest.approx(3 / 1.3 - 1)
     for row in (*rows, choice):
-        assert row.figures.latency_p95_ms == pytest.approx(1.3 * row.figures.latency_p50_ms)
+        assert row.latency_p95_ms == pytest.approx(1.3 * row.latency_p50_ms)
     assert choice.measured
-    assert choice.figures.latency_p95_ms <= 5.0
+    assert choice.latency_p95_ms <= 5.0
 
-    def true_now(_shape: Shape, predicted: Figures) -> Figures:
-        return replace(predicted, latency_p95_ms=9 * predicted.latency_p50_ms)
+    def true_now(_shape: Shape, predicted: Cost) -> Cost:
+        return with_p95(predicted, 9)
 
     _, choice, checks, _ = checked(table, true_now, latency_p95_ms=5.0)
-    assert choice.figures.latency_p95_ms == pytest.approx(1.2 * choice.figures.latency_p50_ms)
+    assert choice.latency_p95_ms == pytest.approx(1.2 * choice.latency_p50_ms)
     assert checks[0].errors["latency_p95_ms"] == pytest.approx(1.2 / 9 - 1)
     assert checks[0].errors["peak_rss_mb"] == pytest.approx(0)
 
 
 def test_what_does_not_fit_takes_all_that_need_as_much_along(table):
-    def true(_shape: Shape, predicted: Figures) -> Figures | None:
+    def true(_shape: Shape, predicted: Cost) -> Cost | None:
         return predicted if predicted.peak_rss_mb < 70 else None
 
     rows, choice, _, lab = checked(table, true, latency_p50_ms=100.0)
     assert choice.measured
-    assert choice.figures.peak_rss_mb < 70
+    assert choice.peak_rss_mb < 70
     assert len(lab.asked) <= 6
     assert len(rows) < len(candidates())
     with pytest.raises(BudgetError, match="no student fits into its memory"):
@@ -127,7 +137,7 @@ def test_what_does_not_fit_takes_all_that_need_as_much_along(table):
 
 
 def test_where_no_choice_holds_the_best_that_was_measured_and_keeps_the_budget_is_taken(table):
-    def true(shape: Shape, predicted: Figures) -> Figures:
+    def true(shape: Shape, predicted: Cost) -> Cost:
         return slower(predicted, 1.0 if shape.num_hidden_layers * shape.hidden_size < 600 else 3.0)
 
     _, choice, checks, lab = checked(table, true, latency_p50_ms=4.0)
@@ -148,7 +158,7 @@ def test_what_is_refused_was_measured_now(table, remembered):
     calls: list[bool] = []
 
     class Early:
-        def alone(self, shapes: Sequence[Shape], *, again: bool = False) -> tuple[dict[Shape, Figures], bool]:
+        def alone(self, shapes: Sequence[Shape], *, again: bool = False) -> tuple[dict[Shape, Cost], bool]:
             calls.append(again)
             assert [shape.num_hidden_layers for shape in shapes] == [ONE, DEEP]
             pace = 50.0 if remembered and not again else 1.0  # the machine was busy then

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
 from homoexport.distill.layerwise import Counts
 from homoexport.distill.micro_batch import MicroBatch
 from homoexport.distill.probe import probe_loss
+from homoexport.documents.document import parse_document, to_json
+from homoexport.documents.plan import TeacherSensitivity
 from homoexport.encoder import Encoder, Pooling, family_of
 from homoexport.plan.retention import teacher_retention
+from homoexport.workflow.plan import probe_of
 from tests.conftest import FAMILY_CONFIGS, tiny_model, tiny_tokenizer
 
 # transformers 4 imports ModernBERT so
@@ -42,7 +47,7 @@ def squares(encoder: Encoder) -> dict[str, torch.Tensor]:
 
 def test_share_is_the_sum_over_what_stays(tmp_path):
     encoder = encoder_of("bert", tmp_path)
-    found = teacher_retention(encoder, TEXTS, objective="sentence-embedding", **SIZES)
+    found = teacher_retention(encoder, TEXTS, probe=probe_of(encoder, "sentence-embedding"), **SIZES)
     sums = squares(encoder)
     total = sum(each.double().sum() for each in sums.values())
     hidden = sum(
@@ -65,7 +70,7 @@ def test_share_is_the_sum_over_what_stays(tmp_path):
 
 def test_ffn_heads_their_width_and_layers_leave_with_all_that_is_theirs(tmp_path):
     encoder = encoder_of("bert", tmp_path)
-    found = teacher_retention(encoder, TEXTS, objective="sentence-embedding", **SIZES)
+    found = teacher_retention(encoder, TEXTS, probe=probe_of(encoder, "sentence-embedding"), **SIZES)
     sums = {name: values.double() for name, values in squares(encoder).items()}
     total = float(sum(each.sum() for each in sums.values()))
     whole = {
@@ -132,7 +137,7 @@ def test_more_of_anything_keeps_more(kind, tmp_path):
     encoder = encoder_of(kind, tmp_path)
     family = family_of(encoder.model.config)
     sizes = SIZES if family.prunes_head_width else SIZES | {"head_shapes": [(2, 8)]}
-    found = teacher_retention(encoder, TEXTS, objective="sentence-embedding", **sizes)
+    found = teacher_retention(encoder, TEXTS, probe=probe_of(encoder, "sentence-embedding"), **sizes)
     widths = family.widths(encoder.model)
     whole = widths.shape.as_json()
     assert found.share(**whole) == pytest.approx(1.0, abs=1e-6)
@@ -145,5 +150,4 @@ def test_more_of_anything_keeps_more(kind, tmp_path):
         assert 0 < found.share(**whole | change) < 1
     assert found.share(**whole | {"hidden_size": 8}) < found.share(**whole | {"hidden_size": 16})
     assert all(parameter.grad is None for parameter in encoder.model.parameters())
-    again = type(found).from_json(found.as_json())
-    assert again.share(**whole | {"hidden_size": 16}) == found.share(**whole | {"hidden_size": 16})
+    assert parse_document(json.loads(to_json(found.sums)), TeacherSensitivity, where="cache") == found.sums

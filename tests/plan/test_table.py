@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
+from homoexport.documents.document import parse_document, to_json
+from homoexport.documents.plan import Cost, MeasuredTable, PlanMemory, ShapeCost
 from homoexport.plan.shapes import hidden_sizes
-from homoexport.plan.table import DEEP, ONE, Figures, Table, shapes_to_measure, table_of
+from homoexport.plan.table import DEEP, ONE, Table, shapes_to_measure
 from homoexport.shape import Shape
 
 
-def cost(shape: Shape) -> Figures:
+def cost(shape: Shape) -> Cost:
     """A target whose costs are the sums that the table takes them for."""
     hidden, ffn, heads = shape.hidden_size, shape.intermediate_size, shape.num_attention_heads
     layer = 1e-6 * (4 * hidden**2 + 2 * hidden * ffn) + 0.002 * heads + 0.01
@@ -20,7 +23,14 @@ def cost(shape: Shape) -> Figures:
     layer_mb = (4 * hidden**2 + 2 * hidden * ffn + 9 * hidden + ffn) / 1e6
     embedding_mb = 30_000 * hidden / 1e6
     peak = 60 + 1.2 * embedding_mb + 1.5 * shape.num_hidden_layers * layer_mb
-    return Figures(p50, 1.2 * p50, 1.5 * p50, 1.1 * p50, peak, embedding_mb + shape.num_hidden_layers * layer_mb + 0.01)
+    return Cost(
+        latency_p50_ms=p50,
+        latency_p95_ms=1.2 * p50,
+        latency_p99_ms=1.5 * p50,
+        latency_mean_ms=1.1 * p50,
+        peak_rss_mb=peak,
+        file_mb=embedding_mb + shape.num_hidden_layers * layer_mb + 0.01,
+    )
 
 
 def candidates() -> list[Shape]:
@@ -33,10 +43,15 @@ def candidates() -> list[Shape]:
     ]
 
 
-@pytest.fixture
+def table_of(drift: float = 0.02, change: Callable[[Cost], Cost] = lambda cost: cost) -> Table:
+    """A table of small models, which cost what `change` makes of it."""
+    measured = tuple(ShapeCost.of(shape, change(cost(shape))) for shape in shapes_to_measure(candidates()))
+    return Table(MeasuredTable(batch_size=1, length=128, measured=measured, pace_ms=1.0, drift=drift))
+
+
+@pytest.fixture(scope="module")
 def table() -> Table:
-    measured = {shape: cost(shape) for shape in shapes_to_measure(candidates())}
-    return Table(1, 128, measured, 1.0, 0.02)
+    return table_of()
 
 
 def test_table_is_of_small_models_alone():
@@ -69,8 +84,8 @@ def test_outside_of_the_table_nothing_is_told(table):
 
 
 def test_json_keeps_it(table):
-    again = table_of(json.loads(json.dumps(table.as_json())))
-    assert again == table
+    kept = PlanMemory(table=table.figures)
+    assert parse_document(json.loads(to_json(kept)), PlanMemory, where="cache") == kept
 
 
 def test_widths_to_consider_have_an_odd_one():

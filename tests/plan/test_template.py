@@ -18,9 +18,11 @@ from homoexport.export.candidates import Maker
 from homoexport.export.forms import ATTENTION_FORMS, Form
 from homoexport.plan.template import Templates
 from homoexport.shape import Shape
+from homoexport.workflow.plan import OnnxExport
 from tests.conftest import FAMILY_CONFIGS, tiny_model, tiny_tokenizer
 
 TEXTS = [" ".join(f"w{(i * 7 + j) % 95}" for j in range(3 + i)) for i in range(6)]
+EXPORT = OnnxExport("fp32", "fp32", None)
 TASKS = {"model": "sentence-similarity", "sequence": "text-classification"}
 
 
@@ -61,7 +63,7 @@ def test_resized_graph_is_the_exported_one(kind: str, scheme: Scheme, tmp_path: 
     widths = Shape(2, 3 * head_dim, 40, 3)
     embeddings = "fp32" if scheme == "fp32" else "int8"
     (tmp_path / "templates").mkdir()
-    templates = Templates(encoder, tmp_path / "templates", scheme=scheme, embeddings=embeddings)  # type: ignore[arg-type]
+    templates = Templates(encoder, tmp_path / "templates", EXPORT, scheme=scheme, embeddings=embeddings)  # type: ignore[arg-type]
     (tmp_path / "maker").mkdir()
     small = replace(encoder, model=start_from_scratch(encoder.model, family, widths))
     maker = Maker(
@@ -72,9 +74,9 @@ def test_resized_graph_is_the_exported_one(kind: str, scheme: Scheme, tmp_path: 
         file = tmp_path / f"{form.name}.onnx"
         exported = maker.write(form)
         if exported is None:
-            assert not templates.write(file, widths, form), form
+            assert not templates.write(file, widths, form.name), form
             continue
-        assert templates.write(file, widths, form), form
+        assert templates.write(file, widths, form.name), form
         quantized = maker.quantize(form, scheme, embeddings)  # type: ignore[arg-type]
         assert quantized is not None
         assert structure(file) == structure(quantized.file), form
@@ -88,9 +90,9 @@ def test_resized_graph_is_the_exported_one(kind: str, scheme: Scheme, tmp_path: 
 def test_classifiers_keep_their_labels(tmp_path: Path) -> None:
     encoder = encoder_of("bert", "sequence", tmp_path)
     (tmp_path / "templates").mkdir()
-    templates = Templates(encoder, tmp_path / "templates", scheme="fp32", embeddings="fp32")
+    templates = Templates(encoder, tmp_path / "templates", EXPORT, scheme="fp32", embeddings="fp32")
     file = tmp_path / "one.onnx"
-    assert templates.write(file, Shape(1, 24, 40, 3), Form("standard"))
+    assert templates.write(file, Shape(1, 24, 40, 3), "standard")
     session = onnxruntime.InferenceSession(file)
     ones = {item.name: np.ones((2, 9), np.int64) for item in session.get_inputs()}
     assert session.run(None, ones)[0].shape == (2, encoder.model.config.num_labels)
@@ -100,12 +102,12 @@ def test_other_schemes_come_out_of_the_same_exports(tmp_path: Path) -> None:
     encoder = encoder_of("bert", "model", tmp_path)
     (tmp_path / "templates").mkdir()
     steps: list[str] = []
-    small = Templates(encoder, tmp_path / "templates", scheme="int8", embeddings="int8", progress=steps.append)
+    small = Templates(encoder, tmp_path / "templates", EXPORT, scheme="int8", embeddings="int8", progress=steps.append)
     files = {"int8": tmp_path / "small.onnx", "fp32": tmp_path / "full.onnx"}
     widths = Shape(1, 24, 40, 3)
-    assert small.write(files["int8"], widths, Form("standard"))
-    assert small.stored_as("fp32", "fp32").write(files["fp32"], widths, Form("standard"))
-    assert small.write(files["int8"], widths, Form("standard"))
+    assert small.write(files["int8"], widths, "standard")
+    assert small.stored_as("fp32", "fp32").write(files["fp32"], widths, "standard")
+    assert small.write(files["int8"], widths, "standard")
     assert steps == ["exporting a graph of 1 layer"]
     operators = {name: {node.op_type for node in ir.load(file).graph} for name, file in files.items()}
     assert "MatMulInteger" in operators["int8"]
@@ -116,14 +118,13 @@ def test_other_schemes_come_out_of_the_same_exports(tmp_path: Path) -> None:
 def test_packed_weights_are_refused(tmp_path: Path) -> None:
     encoder = encoder_of("bert", "model", tmp_path)
     with pytest.raises(UserError, match="4-bit weights are stored in blocks"):
-        Templates(encoder, tmp_path, scheme="int4", embeddings="int8")
+        Templates(encoder, tmp_path, EXPORT, scheme="int4", embeddings="int8")
 
 
 def test_every_family_has_odd_sizes() -> None:
-    from homoexport.plan.template import _odd_widths
+    from homoexport.plan.template import _odd_shape
 
     for kind in FAMILY_CONFIGS:
         encoder = encoder_of(kind, "model", Path())
-        odd = _odd_widths(encoder)
-        assert odd.is_stock
+        odd = _odd_shape(encoder)
         assert odd.hidden_size not in encoder.model.config.to_dict().values()

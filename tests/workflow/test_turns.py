@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +13,8 @@ from homoexport.distill.loop import Run, StepReport
 from homoexport.distill.micro_batch import MicroBatch
 from homoexport.documents.artifact import Manifest, StudentManifest, verify
 from homoexport.documents.measurement import Failure
+from homoexport.documents.plan import Cost
 from homoexport.plan import choice, lab
-from homoexport.plan.table import Figures
 from homoexport.shape import Shape
 from homoexport.workflow.measure import measure
 from tests.conftest import write_sentences
@@ -73,8 +72,8 @@ def lying(monkeypatch):
     """Files are measured as smaller than they are."""
     true = lab.Lab._timed
 
-    def lie(self: lab.Lab, shapes: list[Shape], **how: float) -> dict[Shape, Figures]:
-        return {shape: replace(each, file_mb=each.file_mb * 0.7) for shape, each in true(self, shapes, **how).items()}
+    def lie(self: lab.Lab, shapes: list[Shape], **how: float) -> dict[Shape, Cost]:
+        return {shape: each.times({"file_mb": 0.7}) for shape, each in true(self, shapes, **how).items()}
 
     monkeypatch.setattr(lab.Lab, "_timed", lie)
 

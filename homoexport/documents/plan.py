@@ -1,0 +1,266 @@
+"""The plan of a student (`plan.json`): shapes with what they cost and keep, and the choice among them.
+
+Latency is in milliseconds, sizes are in megabytes of 10**6 bytes. Budget lines have the names that
+`homoexport.documents.budget` gives them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import BeforeValidator, Field, PlainSerializer, field_serializer
+
+from homoexport.choices import Scheme
+from homoexport.documents.budget import THROUGHPUT, Budget
+from homoexport.documents.document import Document, Figures
+from homoexport.documents.recipe import MeasureSettings
+from homoexport.documents.target import TargetHost
+from homoexport.shape import Shape
+
+PLAN_FILE = "plan.json"
+
+
+def _without_head_dim(shape: Any) -> Any:
+    """A shape's width of a head follows from the others; files have it for those who read them."""
+    return {name: value for name, value in shape.items() if name != "head_dim"} if isinstance(shape, dict) else shape
+
+
+PlannedShape = Annotated[Shape, BeforeValidator(_without_head_dim), PlainSerializer(Shape.as_json)]
+C = TypeVar("C", bound="Cost")
+
+
+def shape_of(figures: Mapping[str, int]) -> Shape:
+    """A shape out of its figures by name, as files have them."""
+    return Shape(**_without_head_dim(dict(figures)))
+
+
+class Cost(Figures):
+    """What a model costs, measured or predicted: latency of one call, peak memory of the worker, file."""
+
+    latency_p50_ms: float
+    latency_p95_ms: float
+    latency_p99_ms: float
+    latency_mean_ms: float
+    peak_rss_mb: float
+    file_mb: float
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """By their names."""
+        return {name: getattr(self, name) for name in COST_FIGURES}
+
+    def with_figures(self: C, figures: Mapping[str, float]) -> C:
+        """The same with other figures, by their names."""
+        return self.model_copy(update=dict(figures))
+
+    def times(self: C, factors: Mapping[str, float]) -> C:
+        """The same with some figures multiplied, by their names."""
+        return self.with_figures({name: getattr(self, name) * factor for name, factor in factors.items()})
+
+    def throughput_per_s(self, batch_size: int) -> float:
+        """Sequences a second, of calls of `batch_size` sequences one after another."""
+        return batch_size * 1000 / self.latency_mean_ms
+
+
+COST_FIGURES = tuple(Cost.model_fields)
+
+
+class ShapeCost(Cost):
+    """What a model of a shape costs."""
+
+    shape: PlannedShape
+
+    @classmethod
+    def of(cls, shape: Shape, cost: Cost) -> ShapeCost:
+        """A cost with its shape."""
+        return cls(shape=shape, **cost.figures)
+
+
+class MeasuredTable(Figures):
+    """Small models, measured on a target, from which whole ones are predicted.
+
+    Attributes:
+        batch_size: sequences of one call.
+        length: tokens of one sequence.
+        measured: what each model costs.
+        pace_ms: median latency of the model that every group was measured with.
+        drift: how far the machine's pace went while it was measured: slowest less fastest, over the median.
+    """
+
+    batch_size: int
+    length: int
+    measured: tuple[ShapeCost, ...]
+    pace_ms: float
+    drift: float
+
+
+class PlanMemory(Document):
+    """What was measured under the same conditions, kept in the user's cache.
+
+    Attributes:
+        form: name of the fastest form of the graph.
+        table: the small models.
+        reference: the teacher's shape in fp32, at the table's pace.
+        whole: whole models, at the table's pace.
+        alone: models that were measured before there was a table.
+    """
+
+    VERSION: ClassVar[str] = "8.0"
+
+    form: str | None = None
+    table: MeasuredTable | None = None
+    reference: Cost | None = None
+    whole: tuple[ShapeCost, ...] = ()
+    alone: tuple[ShapeCost, ...] = ()
+
+
+_Vector = tuple[float, ...]
+
+
+class TeacherSensitivity(Document):
+    """Sums of a teacher's squared sensitivity that stay at every size, as shares of all; kept in the user's cache.
+
+    Letters: L layers, H heads, d head width, D hidden size, F ffn width.
+
+    Attributes:
+        hidden_sizes: the D that it knows, ascending.
+        ffn_sizes: the F that it knows, ascending.
+        head_shapes: the (H, d) that it knows.
+        outside: of what belongs to no layer, at each D.
+        rest: [L, D], of norms and biases on the residual stream.
+        attention: [L, D, (H, d)].
+        ffn: [L, D, F].
+    """
+
+    VERSION: ClassVar[str] = "3.0"
+
+    hidden_sizes: tuple[int, ...]
+    ffn_sizes: tuple[int, ...]
+    head_shapes: tuple[tuple[int, int], ...]
+    outside: _Vector
+    rest: tuple[_Vector, ...]
+    attention: tuple[tuple[_Vector, ...], ...]
+    ffn: tuple[tuple[_Vector, ...], ...]
+
+
+class Row(ShapeCost):
+    """A shape, what it costs (predicted, or measured as a whole model with random weights) and what it keeps.
+
+    Attributes:
+        parameters: of a model of this shape.
+        retained: the share of the teacher's squared sensitivity.
+        measured: whether a whole model was measured.
+    """
+
+    parameters: int
+    retained: float
+    measured: bool = False
+
+
+class Check(Figures):
+    """A whole model: what was predicted of it, what was measured, and by how much each prediction was off.
+
+    `errors` are relative to what was measured, above 0 where the prediction was too high.
+    """
+
+    shape: PlannedShape
+    predicted: Cost
+    measured: Cost
+    errors: dict[str, float]
+
+    @classmethod
+    def of(cls, shape: Shape, predicted: Cost, measured: Cost) -> Check:
+        """With the errors, which follow from the others."""
+        truth = measured.figures
+        errors = {name: value / truth[name] - 1 for name, value in predicted.figures.items()}
+        return cls(shape=shape, predicted=Cost(**predicted.figures), measured=Cost(**truth), errors=errors)
+
+    @property
+    def error(self) -> float:
+        """Of the predicted median latency."""
+        return self.errors["latency_p50_ms"]
+
+
+class Slower(Figures):
+    """A shape that is slower than a wider one on this target."""
+
+    narrow: Row
+    wide: Row
+
+
+class More(Figures):
+    """What a little more of one budget line would buy."""
+
+    line: str
+    limit: float
+    buys: Row
+
+
+class Plan(Document):
+    """What a budget can afford.
+
+    Attributes:
+        teacher: whose students these are.
+        teacher_digest: of its weights.
+        budget: as it was asked for.
+        limits: its lines as figures.
+        margins: room that is left below each limit, as a share of it.
+        drift: how far the machine's pace went while models were measured.
+        measure: the conditions.
+        scheme: of the graphs.
+        form: of the graphs.
+        target: the processor and runtime.
+        reference: the teacher's shape in fp32, where a line is relative to it.
+        choice: the shape to distil.
+        front: the cheapest first: shapes that keep more than every cheaper one, and all lines but the first.
+        slower: shapes that are slower than a wider one.
+        more: what a little more of each line would buy.
+        checks: whole models whose prediction was held against a measurement.
+        error_median: of the checks' median latencies, without sign.
+        error_worst: the same, the largest.
+        errors_worst: of each figure, the largest error with its sign.
+        models_measured: models of the table.
+        remembered: whether the table was there already.
+        rows: every shape that was considered.
+    """
+
+    VERSION: ClassVar[str] = "2.0"
+
+    kind: Literal["plan"] = "plan"
+    teacher: str
+    teacher_digest: str
+    budget: Budget
+    limits: dict[str, float] = Field(min_length=1)
+    margins: dict[str, float]
+    drift: float
+    measure: MeasureSettings
+    scheme: Scheme
+    form: str
+    target: TargetHost
+    reference: Cost | None
+    choice: Row
+    front: tuple[Row, ...]
+    slower: tuple[Slower, ...]
+    more: tuple[More, ...]
+    checks: tuple[Check, ...]
+    error_median: float | None
+    error_worst: float | None
+    errors_worst: dict[str, float]
+    models_measured: int
+    remembered: bool
+    rows: tuple[Row, ...]
+
+    @field_serializer("budget")
+    def _lines(self, budget: Budget) -> dict[str, float | str]:
+        return budget.lines()
+
+    @property
+    def cost_line(self) -> str:
+        """The name of the figure that shapes are drawn against: the budget's first line, or what stands for it."""
+        first = next(iter(self.limits))
+        return "latency_p50_ms" if first == THROUGHPUT else first
+
+    def row_of(self, shape: Shape) -> Row:
+        """A shape's row."""
+        return next(row for row in self.rows if row.shape == shape)

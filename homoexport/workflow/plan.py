@@ -1,0 +1,198 @@
+"""Planning as a recipe says: what a budget can afford on a target, before any training.
+
+What is wrong with the budget, the target or its threads is told before torch is imported, so the rooms that import it
+are imported where they are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from homoexport.choices import EmbeddingPrecision, Objective, Scheme
+from homoexport.documents.budget import Budget
+from homoexport.documents.plan import Plan
+from homoexport.documents.recipe import DistillSettings, ExportSettings, MeasureSettings, TextSettings
+from homoexport.documents.target import TargetHost
+from homoexport.errors import RecipeError
+from homoexport.measure import cache_folder, check_measurement, host_of, time_files
+from homoexport.workflow.measure import refuse_emulated_latency
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from homoexport.encoder import Encoder
+    from homoexport.export.candidates import Maker
+    from homoexport.plan.instruments import Instruments, Probe, Progress
+
+CALIBRATION_TEXTS = 256  # of which a plan takes some
+_MAX_LENGTH = 32  # tokens of the texts that graphs are held against torch with
+
+
+def plan(
+    teacher: str,
+    *,
+    budget: Budget,
+    measure: MeasureSettings,
+    export: ExportSettings,
+    distill: DistillSettings | None = None,
+    text: TextSettings | None = None,
+    fresh: bool = False,
+    progress: Progress = lambda _stage, _share: None,
+) -> Plan:
+    """Choose the shape that keeps a budget on a target and most of the teacher's sensitivity.
+
+    Args:
+        teacher: hub name, folder, or `package:DISTRIBUTION/PATH`.
+        budget: the lines to keep, at least one of them.
+        measure: the target, and the threads, batch and length.
+        export: how the student will be exported.
+        distill: how it will be distilled: what may be pruned, and the objective.
+        text: of the kind that it is for; by default sentences of the project's own.
+        fresh: measure again what an earlier plan has measured under the same conditions.
+        progress: is told each step, and the share of it that is done.
+
+    Raises:
+        BudgetError: not even the smallest student keeps it; with what that one needs.
+        RecipeError: no line to plan for, or a length above the teacher's own.
+        DeviceError: a target that cannot be used, or more threads than it has cores.
+        TextError: text that cannot be read.
+        TeacherError: no model that can be pruned; see `load_encoder`.
+    """
+    check_plan(budget, measure)
+    progress("loading the teacher", 0.0)
+    from homoexport.distill import TASKS
+    from homoexport.encoder import load_encoder
+    from homoexport.plan import plan_encoder
+    from homoexport.text import first_texts
+
+    texts = first_texts(text, CALIBRATION_TEXTS) if text is not None else ()
+    encoder = load_encoder(teacher, task=None if distill is None else TASKS[distill.objective])
+    if distill is None:
+        objective = next((name for name, task in TASKS.items() if task == encoder.task), "sentence-embedding")
+        distill = DistillSettings(objective=objective, steps=1, batch_size=2)
+    return plan_encoder(
+        encoder,
+        texts,
+        budget=budget,
+        measure=measure,
+        distill=distill,
+        instruments=instruments_for(encoder, measure, export, distill.objective),
+        fresh=fresh,
+        progress=progress,
+    )
+
+
+def instruments_for(
+    encoder: Encoder, measure: MeasureSettings, export: ExportSettings, objective: Objective
+) -> Instruments:
+    """What a plan for a teacher is made with: this project's export, its measuring, and the user's cache."""
+    from homoexport.plan import Instruments
+
+    target = host_of(measure.device)
+    return Instruments(
+        target=target,
+        export=OnnxExport.of(export, target),
+        time_files=time_files,
+        probe=probe_of(encoder, objective),
+        cache=cache_folder(),
+    )
+
+
+def check_plan(budget: Budget, measure: MeasureSettings) -> None:
+    """Refuse at once what a plan would refuse, as far as the teacher does not matter.
+
+    Raises:
+        RecipeError: no line to plan for.
+        DeviceError: a target that cannot be used, an emulator with a line of time, or more threads than it has cores.
+    """
+    if not budget.lines():
+        raise RecipeError("there is no line to plan for", where="budget", hint="give --latency-p95 8ms, for example")
+    refuse_emulated_latency(budget, measure.device)
+    workload = measure.threads, measure.batch_size, measure.length
+    check_measurement(measure.device, [workload], min_seconds=measure.min_seconds)
+
+
+@dataclass(frozen=True)
+class OnnxExport:
+    """The export, as planning asks for it (`homoexport.plan.instruments.GraphExport`)."""
+
+    scheme: Scheme
+    embeddings: EmbeddingPrecision
+    opset: int | None
+
+    @classmethod
+    def of(cls, settings: ExportSettings, target: TargetHost) -> OnnxExport:
+        """In the scheme that an export to the target tries first."""
+        from homoexport.export import embeddings_of, schemes_for
+
+        schemes = schemes_for(settings.quantize, target.instruction_sets, x86=target.x86, calibrated=False)
+        return cls(schemes[0], embeddings_of(settings.embeddings, schemes[0]), settings.opset)
+
+    @property
+    def forms(self) -> Mapping[str, Sequence[str]]:
+        """Names of forms, each with those of its variants."""
+        from homoexport.export.forms import ATTENTION_FORMS, variants_of
+
+        return {form.name: [variant.name for variant in variants_of(form)] for form in ATTENTION_FORMS}
+
+    def open(self, encoder: Encoder, folder: Path) -> Graphs:
+        """Export a model into a folder."""
+        from homoexport.data import sample_text
+        from homoexport.export.candidates import Maker
+        from homoexport.export.ladder import known_texts
+        from homoexport.export.package import DEFAULT_OPSET
+
+        maker = Maker(
+            encoder,
+            folder,
+            texts=known_texts(encoder.tokenizer, sample_text()),
+            opset=self.opset or DEFAULT_OPSET,
+            max_opset=self.opset,
+            max_length=_MAX_LENGTH,
+            progress=lambda _step: None,
+        )
+        return Graphs(maker)
+
+
+@dataclass(frozen=True)
+class Graphs:
+    """Graphs of one model, by the names of their forms."""
+
+    maker: Maker
+
+    @property
+    def left_out(self) -> Mapping[str, str]:
+        """Why forms are missing, by their names."""
+        return self.maker.left_out
+
+    def write(self, form: str, scheme: Scheme, embeddings: EmbeddingPrecision) -> Path | None:
+        """The file of the graph in a form and scheme; None where it does not answer as the model does."""
+        from homoexport.export.forms import ATTENTION_FORMS, variants_of
+
+        known = {each.name: each for base in ATTENTION_FORMS for each in (base, *variants_of(base))}
+        written = self.maker.write(known[form])
+        if written is None or not written.sound:
+            return None
+        made = self.maker.quantize(known[form], scheme, embeddings)
+        return None if made is None else made.file
+
+
+def probe_of(encoder: Encoder, objective: Objective) -> Probe:
+    """The loss that a distillation's first prune event goes by (`homoexport.distill.probe`), of tokens [B, S]."""
+    from homoexport.distill.layerwise import Counts
+    from homoexport.distill.micro_batch import MicroBatch
+    from homoexport.distill.probe import probe_loss
+    from homoexport.encoder import family_of
+
+    family = family_of(encoder.model.config)
+
+    def probe(token_ids: Tensor, mask: Tensor) -> Tensor:
+        tokens = int(mask.sum())
+        counts = Counts(tokens, 0, len(token_ids) if objective == "classification" else tokens, {})
+        batch = MicroBatch(token_ids, mask)
+        return probe_loss(encoder.model, family, batch, objective=objective, counts=counts)
+
+    return probe
