@@ -22,7 +22,8 @@ from typing import Any
 from unittest.mock import patch
 
 from homoexport.distill import distill, prune_on
-from homoexport.documents.document import read_json
+from homoexport.documents.document import parse_document, read_json
+from homoexport.documents.measurement import Measurement
 from homoexport.documents.plan import Cost, shape_of
 from homoexport.documents.recipe import Recipe, load_recipe
 from homoexport.errors import BudgetError
@@ -30,7 +31,7 @@ from homoexport.host import describe_host, library_versions
 from homoexport.plan.lab import Lab
 from homoexport.report import shape_name
 from homoexport.shape import PartialShape, Shape
-from homoexport.workflow.measure import judge_result
+from homoexport.workflow.measure import judge_package
 from homoexport.workflow.run import run_recipe
 from homoexport.workflow.turns import PACKAGE
 
@@ -73,8 +74,8 @@ def again(run_dir: Path, recipe: Recipe) -> list[dict[str, Any]]:
     command = [sys.executable, "-m", "homoexport", "bench", run_dir / "0-teacher", run_dir / PACKAGE, "--json"]
     command += ["--threads", str(measure.threads), "--length", str(measure.length)]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
-    teacher, package = json.loads(done.stdout)["results"]
-    return [verdict.as_json() for verdict in judge_result(recipe.budget, package, teacher=teacher)]
+    teacher, package = parse_document(json.loads(done.stdout), Measurement, where="homoexport bench").results
+    return [verdict.model_dump() for verdict in judge_package(recipe.budget, package, teacher=teacher)]
 
 
 def promise(name: str, budget: dict[str, str], work: Path, steps: int) -> dict[str, Any]:

@@ -39,7 +39,7 @@ from homoexport.plan.table import Table
 from homoexport.report import shape_name
 from homoexport.shape import PartialShape, Shape
 from homoexport.workflow.export import export_folder, held_out_texts
-from homoexport.workflow.measure import measure
+from homoexport.workflow.measure import measure_once
 from homoexport.workflow.plan import instruments_for
 from homoexport.workflow.plan import plan as make_plan
 
@@ -102,7 +102,7 @@ def timed(budget: dict[str, Any], recipe: Recipe, work: Path) -> dict[str, Any]:
             save_encoder(teacher, start_from_scratch(teacher.model, family_of(teacher.model.config), shape), random)
             export_folder(str(random), package, settings=recipe.export, measure=recipe.measure)
         packages.append(package)
-    results = measure(packages, recipe.measure.model_copy(update={"min_seconds": SECONDS})).results
+    results = measure_once(packages, recipe.measure.model_copy(update={"min_seconds": SECONDS})).results
     return {
         kind: {"latency_p50_ms": result.latency_p50_ms, "latency_p95_ms": result.latency_p95_ms}
         for kind, result in zip(KINDS, results, strict=True)

@@ -31,7 +31,7 @@ from homoexport.evaluate import evaluate_models, read_glue
 from homoexport.host import describe_host, library_versions
 from homoexport.runtime.inference import read_package
 from homoexport.workflow.export import export_folder, held_out_texts
-from homoexport.workflow.measure import measure
+from homoexport.workflow.measure import measure_once
 
 RECIPE = Path(__file__).parents[1] / "recipes/quickstart.yaml"
 RESULT = Path(__file__).parent / "results/study.json"
@@ -141,7 +141,7 @@ def measure_all(cells: Sequence[Cell], work: Path) -> dict[str, Any]:
     """All packages, timed in turns in one run; the study's result."""
     packages = [cell.folder(work) / precision for cell in cells for precision in PRECISIONS]
     began = time.perf_counter()
-    measurement = measure(packages, MeasureSettings(threads=1))
+    measurement = measure_once(packages, MeasureSettings(threads=1))
     seconds = {"measure": round(time.perf_counter() - began, 1)}
     figures = {result.package: result for result in measurement.results}
     rows = []

@@ -113,8 +113,8 @@ def bench(
     }
     conditions = {
         "threads": _numbers(threads, "--threads") or [settings.threads],
-        "batch_sizes": _numbers(batch_size, "--batch-size") or [settings.batch_size],
-        "lengths": _numbers(length, "--length") or [settings.length],
+        "batch_size": _numbers(batch_size, "--batch-size") or [settings.batch_size],
+        "length": _numbers(length, "--length") or [settings.length],
     }
     document = _measured(packages or [], settings, wanted, conditions, budget, output=output, force=force)
     if as_json:
@@ -123,7 +123,9 @@ def bench(
         _show(document)
     if output is not None and not as_json:
         screen.output.print(f"Report: {output / 'report.md'}", soft_wrap=True)
-    if not _holds(document, allowed):
+    from homoexport.workflow.measure import is_proven
+
+    if not is_proven(document, allowed_slowdown=allowed):
         raise typer.Exit(3)
 
 
@@ -172,14 +174,21 @@ def _measured(
     from homoexport.documents.artifact import refuse_existing, staged
     from homoexport.measure import Extras
     from homoexport.report import write_bench_report
-    from homoexport.workflow.measure import measure_conditions
+    from homoexport.workflow.measure import measure
 
     if output is not None:
         refuse_existing(output, force=force, kind="measurement", inputs=list(map(str, packages)))
     with ExitStack() as stack:
         progress = stack.enter_context(screen.measure_bar())
-        document = measure_conditions(
-            packages, settings, budget=budget, extras=Extras(**wanted), progress=progress, **conditions
+        document = measure(
+            packages,
+            device=settings.device,
+            text=settings.text,
+            min_seconds=settings.min_seconds,
+            budget=budget,
+            extras=Extras(**wanted),
+            progress=progress,
+            **conditions,
         )
     if output is not None:
         with staged(output, force=force) as folder:
@@ -201,21 +210,6 @@ def _show(document: Measurement | Grid) -> None:
             screen.output.print(Text(where).append(line))
     for remark in measurement_remarks(document):
         screen.output.print(remark, soft_wrap=True)
-
-
-def _holds(document: Measurement | Grid, allowed: float | None) -> bool:
-    """Whether every package fitted and answers as here, the budget is kept, and nothing is slower than allowed."""
-    from homoexport.documents.budget import proven
-    from homoexport.measure import slower_than
-
-    for cell in document.cells:
-        if cell.failures or not proven(cell.budget):
-            return False
-        if any(result.agreement is not None and not result.agreement.within for result in cell.results):
-            return False
-        if allowed is not None and any(slower_than(comparison, allowed) for comparison in cell.comparisons):
-            return False
-    return True
 
 
 def _compare(before: Path, after: Path, *, allowed: float | None, as_json: bool) -> None:

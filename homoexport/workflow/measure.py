@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any, TypeVar
 
-from homoexport.documents.budget import THROUGHPUT, TIMED_LINES, Budget, BudgetVerdict, judge
+from homoexport.documents.budget import THROUGHPUT, TIMED_LINES, Budget, BudgetVerdict, judge, proven
 from homoexport.documents.measurement import Grid, Interval, Measurement, PackageFigures
 from homoexport.documents.recipe import MeasureSettings
 from homoexport.errors import DeviceError, TextError, UserError
@@ -18,87 +19,134 @@ from homoexport.measure import (
     mean_interval,
     measure_packages,
     rounds_of,
+    slower_than,
 )
+
+Progress = Callable[[str, float], None]
+T = TypeVar("T")
 
 
 def measure(
-    packages: Sequence[Path],
-    settings: MeasureSettings,
+    packages: Sequence[Path | str],
     *,
+    device: str = "cpu",
+    threads: int | Sequence[int | None] | None = None,
+    batch_size: int | Sequence[int] = 1,
+    length: int | Sequence[int] = 128,
+    text: str | None = None,
+    min_seconds: float = 2.0,
+    budget: Budget | None = None,
     extras: Extras | None = None,
-    progress: Callable[[str, float], None] | None = None,
-) -> Measurement:
-    """Measure packages as a recipe's `measure` section says; see `measure_packages`."""
-    return measure_packages(
-        packages,
-        device=settings.device,
-        threads=settings.threads,
-        batch_size=settings.batch_size,
-        length=settings.length,
-        texts=texts_of(settings),
-        text_source=settings.text or "",
-        min_seconds=settings.min_seconds,
-        extras=extras,
-        progress=progress,
-    )
-
-
-def measure_conditions(
-    packages: Sequence[Path],
-    settings: MeasureSettings,
-    *,
-    threads: Sequence[int | None],
-    batch_sizes: Sequence[int],
-    lengths: Sequence[int],
-    budget: Budget,
-    extras: Extras | None = None,
-    progress: Callable[[str, float], None] | None = None,
+    progress: Progress | None = None,
 ) -> Measurement | Grid:
-    """Measure under one condition, or under every combination of several.
+    """Measure packages side by side, each in a process of its own, and hold the last one against a budget.
 
-    The budget is held against the last package, of each condition; lines that are relative to the teacher against
-    the first one's figures. A package that did not fit has missed it, which its failure says.
+    Several threads, batch sizes or lengths are measured one condition after the other. Lines of the budget that are
+    relative to the teacher are held against the first package's figures. A package that does not fit into the target's
+    memory is among the failures, and has missed the budget.
+
+    Args:
+        packages: folders that `homoexport.export` wrote.
+        device: where to measure, see `homoexport devices`.
+        threads: threads of one inference; by default as many as the target gives cores.
+        batch_size: sequences of one inference.
+        length: tokens of one sequence; of real texts, what they are truncated to.
+        text: file of real texts, one a line, whose own lengths are measured with.
+        min_seconds: timed seconds of each package at the least.
+        budget: limits, in milliseconds and megabytes of 10**6 bytes, or relative: `4x`, `25%`.
+        extras: what to measure besides: callers side by side, random arrivals, memory over batches.
+        progress: called with what is being done and the share of it that is done, 0 to 1.
+
+    Returns:
+        Latency in milliseconds, memory in MB, ratios with their intervals, verdicts; a `Grid` of several conditions.
 
     Raises:
-        UserError: see `measure_packages`; of several conditions, all are checked before the first is measured.
-            Extras of several conditions. A line relative to the teacher, and one package alone.
+        PackageError: not a package, altered, or nothing that onnxruntime can run.
+        DeviceError: a device that is unknown or cannot be used, or more threads than it has cores.
+        UserError: a length above a package's own, too few texts, extras of several conditions, or a line relative to
+            the teacher and one package alone. All conditions are checked before the first is measured.
+
+    Example:
+        >>> measured = measure(["teacher-onnx", "student-onnx"], threads=1, budget=Budget(latency_p95_ms="4x"))
+        ... # doctest: +SKIP
     """
-    refuse_emulated_latency(budget, settings.device)
-    if budget.relative and len(packages) < 2:
+    folders, budget = [Path(package) for package in packages], budget or Budget()
+    refuse_emulated_latency(budget, device)
+    if budget.relative and len(folders) < 2:
         raise UserError(
             f"{budget.relative[0]} is relative to the teacher, and one package is measured",
             where="budget",
             hint="name the teacher's package first",
         )
-    tell = progress or (lambda _stage, _share: None)
-    workloads = list(product(threads, batch_sizes, lengths))
+    workloads = list(product(_several(threads), _several(batch_size), _several(length)))
     if len(workloads) > 1 and extras not in (None, Extras()):
         raise UserError(
             "streams, arrivals and memory over batches are measured under one condition",
             where="bench",
             hint="give one number of threads, one batch size and one length, or leave them out",
         )
-    texts = texts_of(settings)
-    check_packages(packages, lengths, with_texts=bool(texts))
-    check_measurement(settings.device, workloads, texts=texts, min_seconds=settings.min_seconds)
-    each = [
-        settings.model_copy(update={"threads": count, "batch_size": batch_size, "length": length})
-        for count, batch_size, length in workloads
-    ]
+    texts = read_lines(Path(text).expanduser()) if text else []
+    check_packages(folders, [tokens for *_, tokens in workloads], with_texts=bool(texts))
+    check_measurement(device, workloads, texts=texts, min_seconds=min_seconds)
     cells = []
-    for number, one in enumerate(each):
-
-        def show(stage: str, share: float, number: int = number, one: MeasureSettings = one) -> None:
-            where = f"{one.batch_size} x {one.length} tokens: " if len(each) > 1 else ""
-            tell(f"{where}{stage}", (number + share) / len(each))
-
-        measured = measure(packages, one, extras=extras, progress=show)
-        found = {result.package: result for result in measured.results}
-        first, last = (found.get(str(folder)) for folder in (packages[0], packages[-1]))
-        if (first is not None and last is not None) or (last is not None and not budget.relative):
-            measured = measured.model_copy(update={"budget": judge_package(budget, last, teacher=first)})
-        cells.append(measured)
+    for number, (count, batch, tokens) in enumerate(workloads):
+        condition = f"{batch} x {tokens} tokens: " if len(workloads) > 1 else ""
+        measured = measure_packages(
+            folders,
+            device=device,
+            threads=count,
+            batch_size=batch,
+            length=tokens,
+            texts=texts,
+            text_source=text or "",
+            min_seconds=min_seconds,
+            extras=extras,
+            progress=progress and _part(progress, number, len(workloads), condition),
+        )
+        cells.append(_judged(measured, budget, folders))
     return cells[0] if len(cells) == 1 else Grid(cells=tuple(cells))
+
+
+def measure_once(packages: Sequence[Path | str], settings: MeasureSettings, **others: Any) -> Measurement:
+    """`measure` under the one condition of a recipe's `measure` section."""
+    measured = measure(packages, **settings.model_dump(), **others)
+    assert isinstance(measured, Measurement)
+    return measured
+
+
+def _several(value: T | Sequence[T]) -> list[T]:
+    return list(value) if isinstance(value, list | tuple) else [value]  # type: ignore[list-item]
+
+
+def _part(progress: Progress, number: int, count: int, condition: str) -> Progress:
+    """Progress of one of several conditions, told as a part of all."""
+    return lambda stage, share: progress(f"{condition}{stage}", (number + share) / count)
+
+
+def _judged(measured: Measurement, budget: Budget, packages: Sequence[Path]) -> Measurement:
+    """A measurement with the last package's verdicts, where both packages that they need were measured."""
+    found = {result.package: result for result in measured.results}
+    first, last = (found.get(str(folder)) for folder in (packages[0], packages[-1]))
+    if last is None or (first is None and budget.relative):
+        return measured
+    return measured.model_copy(update={"budget": judge_package(budget, last, teacher=first)})
+
+
+def is_proven(measured: Measurement | Grid, *, allowed_slowdown: float | None = None) -> bool:
+    """Whether every package fitted and answers on the target as it does here, and the budget is kept.
+
+    Args:
+        measured: what `measure` returned.
+        allowed_slowdown: a share; no package may be proven slower than the first by more.
+    """
+    for cell in measured.cells:
+        if cell.failures or not proven(cell.budget):
+            return False
+        if any(result.agreement is not None and not result.agreement.within for result in cell.results):
+            return False
+        if allowed_slowdown is not None and any(slower_than(line, allowed_slowdown) for line in cell.comparisons):
+            return False
+    return True
 
 
 def texts_of(settings: MeasureSettings) -> list[str]:

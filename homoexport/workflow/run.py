@@ -53,7 +53,7 @@ from homoexport.runtime.inference import open_package, read_package
 from homoexport.shape import PartialShape
 from homoexport.workflow.export import export_folder, held_out_texts, threads_here
 from homoexport.workflow.gate import Gate, check_gate
-from homoexport.workflow.measure import measure, refuse_emulated_latency, texts_of
+from homoexport.workflow.measure import measure_once, refuse_emulated_latency, texts_of
 from homoexport.workflow.plan import plan
 from homoexport.workflow.turns import (
     MEASURED,
@@ -330,7 +330,7 @@ def _refuse_unheld_teacher(recipe: Recipe, run_dir: Path, clock: _Clock, listene
         return
     _export_teacher(recipe, run_dir / TEACHER, clock)
     short = recipe.measure.model_copy(update={"min_seconds": _GLANCE_SECONDS})
-    if failures := measure([run_dir / TEACHER], short, progress=listener.on_measure).failures:
+    if failures := measure_once([run_dir / TEACHER], short, progress=listener.on_measure).failures:
         raise DeviceError(
             f"the teacher does not fit ({failures[0].stage}: {failures[0].reason}), and "
             f"{recipe.budget.relative[0]} is relative to it",
@@ -370,7 +370,7 @@ def _export_and_measure(
     ):
         packages = [teacher, package]
         seconds = {"min_seconds": patience * recipe.measure.min_seconds}
-        measured = measure(packages, recipe.measure.model_copy(update=seconds), progress=listener.on_measure)
+        measured = measure_once(packages, recipe.measure.model_copy(update=seconds), progress=listener.on_measure)
         if not any(result.package == str(package) for result in measured.results):
             failure = next(failure for failure in measured.failures if failure.package == str(package))
             raise DoesNotFit(

@@ -22,7 +22,7 @@ from homoexport.documents.budget import Budget
 from homoexport.documents.measurement import Failure, PackageFigures
 from homoexport.errors import DeviceError
 from homoexport.runtime.inference import open_package
-from homoexport.workflow.measure import judge_package, measure
+from homoexport.workflow.measure import judge_package, measure_once
 from tests.conftest import BERT_TINY, write_sentences
 
 ROOT = Path(__file__).parents[2]
@@ -148,11 +148,11 @@ def test_run_stopped_after_distilling_goes_on(homoexport, recipe, tmp_path):
 
 def test_a_teacher_that_does_not_fit_the_device_is_left_out(homoexport, recipe, tmp_path, monkeypatch):
     def without_teacher(packages, settings, **rest):
-        measured = measure(packages[1:], settings, **rest)
+        measured = measure_once(packages[1:], settings, **rest)
         failure = Failure(package=str(packages[0]), stage="load", reason="needs more than it was given")
         return measured.model_copy(update={"failures": (failure,)})
 
-    monkeypatch.setattr("homoexport.workflow.run.measure", without_teacher)
+    monkeypatch.setattr("homoexport.workflow.run.measure_once", without_teacher)
     outcome = homoexport("run", recipe(file_mb=5), "-o", tmp_path / "run")
     assert outcome.code == 0, outcome.err
     assert "does not fit" in outcome.out

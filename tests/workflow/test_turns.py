@@ -16,7 +16,7 @@ from homoexport.documents.measurement import Failure
 from homoexport.documents.plan import Cost
 from homoexport.plan import choice, lab
 from homoexport.shape import Shape
-from homoexport.workflow.measure import measure
+from homoexport.workflow.measure import measure_once
 from tests.conftest import write_sentences
 
 pytestmark = pytest.mark.processes
@@ -152,14 +152,14 @@ def test_student_that_the_target_cannot_hold_is_pruned_on(homoexport, recipe, tm
     packages = []
 
     def crowded(asked, settings, **rest):
-        measured = measure(asked, settings, **rest)
+        measured = measure_once(asked, settings, **rest)
         packages.append(asked[-1])
         if len(packages) > 1:
             return measured
         failure = Failure(package=str(asked[-1]), stage="load", reason="needs more than it was given")
         return measured.model_copy(update={"results": measured.results[:1], "failures": (failure,)})
 
-    monkeypatch.setattr("homoexport.workflow.run.measure", crowded)
+    monkeypatch.setattr("homoexport.workflow.run.measure_once", crowded)
     run = tmp_path / "run"
     outcome = homoexport("run", recipe(file_mb="1MB"), "-o", run, "--json")
     assert outcome.code == 0, outcome.err
