@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, get_args
 
 # What models are for, as model hubs call it.
 ModelTask = Literal[
@@ -36,7 +36,7 @@ ArtifactKind = Literal["student", "package", "measurement", "plan", "evaluation"
 EvaluationTask = Literal["sts", "fidelity", "masked-lm", "classification", "tagging"]
 GlueTask = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "mnli-mm", "qnli", "rte", "wnli"]
 GLUE_TASKS: tuple[GlueTask, ...] = get_args(GlueTask)
-JudgedTask: TypeAlias = EvaluationTask | GlueTask
+JudgedTask = Literal[EvaluationTask, GlueTask]
 Split = Literal["train", "dev"]
 
 # Measuring.

@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from homoexport.cli import screen
-from homoexport.cli.options import AsJson, Force, Provider, device_of
+from homoexport.cli.options import AsJson, Force, Provider, on_provider
 from homoexport.errors import UserError
 
 if TYPE_CHECKING:
@@ -100,7 +100,8 @@ def bench(
         "file_mb": file_mb,
         "peak_rss_mb": peak_rss_mb,
     }
-    target = device_of(device, provider)
+    given = on_provider({} if device is None else {"measure": {"device": device}}, provider)
+    target = given.get("measure", {}).get("device")
     settings, budget = _settings(recipe, limits, device=target, min_seconds=min_seconds, text=text)
     p95_ms = budget.latency_p95_ms
     if find_rate and not isinstance(p95_ms, float):

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from homoexport.cli import screen
-from homoexport.cli.options import AsJson, Force, OutDir, Overrides, Resume, put, resumable, run_folder
-from homoexport.documents.recipe import parse_recipe, read_recipe_tree
+from homoexport.cli.options import (
+    COLUMNS,
+    DATA,
+    AsJson,
+    Flag,
+    Force,
+    OutDir,
+    Overrides,
+    RecipeFile,
+    Resume,
+    Tree,
+    flags,
+    parsed,
+    resumable,
+    run_folder,
+)
+from homoexport.documents.recipe import Recipe
 from homoexport.errors import UserError
+
+_WITHOUT_RECIPE = {"distill": {"steps": 1000, "batch_size": 32}}
 
 
 def _launched_alone() -> bool:
@@ -20,38 +34,27 @@ def _launched_alone() -> bool:
     return asked and "WORLD_SIZE" not in os.environ
 
 
+@flags(
+    Recipe,
+    "teacher",
+    DATA,
+    *COLUMNS,
+    "distill.objective",
+    "distill.method",
+    "student.hidden_size",
+    "student.intermediate_size",
+    Flag("student.num_attention_heads", "--heads"),
+    Flag("student.num_hidden_layers", "--layers"),
+    "text.max_length",
+    "distill.steps",
+    "distill.batch_size",
+    "distill.learning_rate",
+    "seed",
+)
 def distill(
-    recipe: Annotated[
-        Path | None, typer.Argument(metavar="[RECIPE]", help="A YAML recipe; the flags below override it.")
-    ] = None,
+    given: Tree,
+    recipe: RecipeFile = None,
     output: OutDir = None,
-    teacher: Annotated[str | None, typer.Option(help="Hub name, folder, or package:DISTRIBUTION/PATH.")] = None,
-    data: Annotated[
-        list[str] | None,
-        typer.Option(help="Glob of txt, jsonl, csv, tsv or parquet files, or package:DISTRIBUTION/GLOB. Repeatable."),
-    ] = None,
-    column: Annotated[str | None, typer.Option(help="Column of --data that holds the text.")] = None,
-    pair_column: Annotated[
-        str | None, typer.Option(help="Column of --data with the second text: a query's document, a pair's other half.")
-    ] = None,
-    label_column: Annotated[str | None, typer.Option(help="Column of --data with labels, for classifiers.")] = None,
-    objective: Annotated[
-        str | None, typer.Option(help="masked-lm, sentence-embedding, classification or token-classification.")
-    ] = None,
-    method: Annotated[
-        str | None, typer.Option(help="homodistil (the default), one-shot, from-scratch, layers or minilm.")
-    ] = None,
-    hidden_size: Annotated[int | None, typer.Option(help="Width of the student's residual stream.")] = None,
-    intermediate_size: Annotated[int | None, typer.Option(help="Width of its feed-forward layers.")] = None,
-    num_attention_heads: Annotated[int | None, typer.Option("--heads", help="Its attention heads.")] = None,
-    num_hidden_layers: Annotated[
-        int | None, typer.Option("--layers", help="Its layers; those that go fade out.")
-    ] = None,
-    max_length: Annotated[int | None, typer.Option(help="Tokens of one training sequence.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps (without a recipe: 1000).")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Sequences of one step (without a recipe: 32).")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of data order, held-out split and masks.")] = None,
     overrides: Overrides = None,
     force: Force = False,
     resume: Resume = False,
@@ -59,37 +62,13 @@ def distill(
 ) -> None:
     """Distil a slim student out of a teacher by HomoDistil, or several students in one run.
 
+    Without a recipe: 1000 steps of 32 sequences, and what else is not said has its default.
     Writes a stock Hugging Face folder: config, safetensors, tokenizer, log.jsonl and a manifest.
     Many processes: `accelerate launch -m homoexport distill RECIPE -o DIR`.
     """
-    tree: dict[str, Any] = read_recipe_tree(recipe) if recipe else {"distill": {"steps": 1000, "batch_size": 32}}
-    tree.update({name: value for name, value in (("teacher", teacher), ("seed", seed)) if value is not None})
-    columns = {"column": column, "pair_column": pair_column, "label_column": label_column}
-    named = {key: name for key, name in columns.items() if name}
-    if data:
-        put(tree, "text", sources=[{"files": glob, **named} for glob in data])
-    elif named:
-        flag = next(iter(named)).replace("_", "-")
-        raise UserError(f"--{flag} is for --data", where="distill", hint="put the column into the recipe")
-    put(tree, "text", max_length=max_length)
-    put(
-        tree,
-        "student",
-        hidden_size=hidden_size,
-        intermediate_size=intermediate_size,
-        num_attention_heads=num_attention_heads,
-        num_hidden_layers=num_hidden_layers,
+    settings = parsed(
+        Recipe, given, command="distill", recipe=recipe, overrides=overrides, without_recipe=_WITHOUT_RECIPE
     )
-    put(
-        tree,
-        "distill",
-        method=method,
-        objective=objective,
-        steps=steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-    )
-    settings = parse_recipe(tree, where=str(recipe) if recipe else "distill", overrides=overrides or ())
     if settings.is_planned:
         raise UserError(
             "the recipe names no student, only a budget",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from homoexport.choices import JudgedTask
 from homoexport.cli import screen
 from homoexport.cli.options import AsJson, Force, Threads
 from homoexport.errors import UserError
@@ -17,25 +17,7 @@ if TYPE_CHECKING:
     from homoexport.evaluate import Examples
 
 
-class Judged(str, Enum):
-    """What `--task` takes: the general tasks, and GLUE's."""
-
-    sts = "sts"
-    fidelity = "fidelity"
-    masked_lm = "masked-lm"
-    classification = "classification"
-    tagging = "tagging"
-    mteb = "mteb"
-    cola = "cola"
-    sst2 = "sst2"
-    mrpc = "mrpc"
-    stsb = "stsb"
-    qqp = "qqp"
-    mnli = "mnli"
-    mnli_mm = "mnli-mm"
-    qnli = "qnli"
-    rte = "rte"
-    wnli = "wnli"
+Judged = Literal[JudgedTask, "mteb"]
 
 
 def evaluate(
@@ -126,8 +108,8 @@ def evaluate(
     _check_flags(task, {name for name, value in flags.items() if value is not None})
     if output is not None:
         refuse_existing(output, force=force, kind="evaluation", inputs=[*models, *filter(None, (data, train))])
-    document: dict[str, Any] = {"task": task.value, "teacher": teacher, "seed": seed}
-    if task is Judged.mteb:
+    document: dict[str, Any] = {"task": task, "teacher": teacher, "seed": seed}
+    if task == "mteb":
         names = list(name or ())
         results = evaluate_on_mteb(models, names, threads=threads, progress=screen.stage_line)
         document |= {"data": {"source": "MTEB", "tasks": names}, "results": results}
@@ -138,11 +120,11 @@ def evaluate(
             "label_column": label_column,
             "data_dir": data_dir,
         }
-        examples, judged_as, metrics = judged_data(task.value, data=data, **columns)
+        examples, judged_as, metrics = judged_data(task, data=data, **columns)
         trained_on = None
         if train is not None or probe:
             with read_for("--train") if train is not None else nullcontext():
-                trained_on, _, _ = judged_data(task.value, data=train, split="train", **columns)
+                trained_on, _, _ = judged_data(task, data=train, split="train", **columns)
         results = evaluate_models(
             models,
             examples,
@@ -154,7 +136,7 @@ def evaluate(
             threads=threads,
             progress=screen.stage_line,
         )
-        named = columns_of_task(task.value, text_column, pair_column, label_column)
+        named = columns_of_task(task, text_column, pair_column, label_column)
         document |= {
             "teacher_digest": None if teacher is None else digest_of_source(teacher),
             "columns": dict(zip(("text", "pair", "label"), named, strict=True)),
@@ -181,13 +163,13 @@ def _data_of(examples: Examples, limit: int | None) -> dict[str, Any]:
 
 _FILES = {"--data", "--text-column"}
 _TAKES = {
-    Judged.sts: _FILES | {"--pair-column", "--label-column"},
-    Judged.fidelity: _FILES | {"--teacher"},
-    Judged.masked_lm: _FILES,
-    Judged.classification: _FILES | {"--pair-column", "--label-column", "--train", "--teacher"},
-    Judged.tagging: _FILES | {"--label-column", "--teacher"},
-    Judged.mteb: {"--name"},
-    Judged.stsb: {"--data-dir"},
+    "sts": _FILES | {"--pair-column", "--label-column"},
+    "fidelity": _FILES | {"--teacher"},
+    "masked-lm": _FILES,
+    "classification": _FILES | {"--pair-column", "--label-column", "--train", "--teacher"},
+    "tagging": _FILES | {"--label-column", "--teacher"},
+    "mteb": {"--name"},
+    "stsb": {"--data-dir"},
 }
 _GLUE_TAKES = {"--data-dir", "--probe", "--teacher"}
 
@@ -197,6 +179,6 @@ def _check_flags(task: Judged, given: set[str]) -> None:
     taken = _TAKES.get(task, _GLUE_TAKES)
     for needed, hint in (("--data", "name files with --data"), ("--name", "name tasks of MTEB with --name")):
         if needed in taken - given:
-            raise UserError("judged on what?", where=f"--task {task.value}", hint=hint)
+            raise UserError("judged on what?", where=f"--task {task}", hint=hint)
     if wrong := sorted(given - taken):
-        raise UserError("makes no difference here", where=f"{wrong[0]} with --task {task.value}", hint="leave it out")
+        raise UserError("makes no difference here", where=f"{wrong[0]} with --task {task}", hint="leave it out")

@@ -3,44 +3,35 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Literal, get_args
 
 import typer
 
 from homoexport.cli import screen
-from homoexport.cli.options import AsJson, Force, Overrides, put, resumable
-from homoexport.documents.recipe import FinetuneRecipe, parse_as, read_recipe_tree
+from homoexport.cli.options import AsJson, Force, Overrides, Tree, flags, laid_over, resumable
+from homoexport.documents.recipe import FinetuneRecipe, parse_as
 from homoexport.errors import TextError, UserError
 
-
-class Learned(str, Enum):
-    """What `--task` takes: the user's own tasks, GLUE's, and all of GLUE's."""
-
-    classification = "classification"
-    scores = "scores"
-    glue = "glue"
-    cola = "cola"
-    sst2 = "sst2"
-    mrpc = "mrpc"
-    stsb = "stsb"
-    qqp = "qqp"
-    mnli = "mnli"
-    qnli = "qnli"
-    rte = "rte"
-    wnli = "wnli"
-
-
-_OWN = (Learned.classification, Learned.scores)
+_Own = Literal["classification", "scores"]
+_Glue = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"]
 _FLAGS_OF_OWN = ("--train", "--dev", "--text-column", "--pair-column", "--label-column")
-_GLUE = tuple(task for task in Learned if task not in (*_OWN, Learned.glue))
 
 
+@flags(
+    FinetuneRecipe,
+    "finetune.epochs",
+    "finetune.batch_size",
+    "finetune.learning_rate",
+    "finetune.max_examples",
+    "finetune.int8_share",
+    "finetune.threads",
+    "finetune.max_length",
+)
 def finetune(
     student: Annotated[str, typer.Argument(metavar="STUDENT", help="A student's folder, or any supported model.")],
     task: Annotated[
-        Learned,
+        Literal[_Own, "glue", _Glue],
         typer.Option(
             help="classification or scores: your own --train and --dev; cola to wnli: GLUE's; glue: all nine of them, "
             "those without files left out by name."
@@ -70,20 +61,10 @@ def finetune(
     recipe: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Settings by task, and seeds, for example recipes/glue.yaml.")
     ] = None,
+    *,
+    given: Tree,
     overrides: Overrides = None,
-    epochs: Annotated[float | None, typer.Option(help="Passes over the examples (default: 3).")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Examples of one step (default: 32).")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate (default: 1e-4).")] = None,
-    max_examples: Annotated[int | None, typer.Option(help="At most so many examples, drawn by the seed.")] = None,
-    int8_share: Annotated[
-        float | None,
-        typer.Option(
-            help="Last share of the steps in which int8 is simulated, so that the int8 file may lose less; try 0.3."
-        ),
-    ] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Repeatable: a training each, and their median.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads (default: what the cgroup allows).")] = None,
-    max_length: Annotated[int | None, typer.Option(help="Tokens of one example (default: 128).")] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="DIR", help="Output folder; by default STUDENT-TASK, its name alone."),
@@ -101,20 +82,10 @@ def finetune(
     Writes a stock classifier's folder, to be exported like any student's. Several tasks or seeds become folders
     TASK/seed-N and a summary. What a flag says goes before the recipe, also before what that says of the task.
     """
-    tree: dict[str, Any] = read_recipe_tree(recipe) if recipe else {}
-    flags = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "max_examples": max_examples,
-        "int8_share": int8_share,
-        "threads": threads,
-        "max_length": max_length,
-    }
-    put(tree, "finetune", **flags)
+    tree = laid_over(given, recipe)
     for other in (tree.get("tasks") or {}).values():
         if isinstance(other, dict):
-            other.update({name: value for name, value in flags.items() if value is not None})
+            other.update(given.get("finetune", {}))
     if seed:
         tree["seeds"] = seed
     settings = parse_as(FinetuneRecipe, tree, where=str(recipe or "finetune"), overrides=overrides or ())
@@ -125,35 +96,35 @@ def finetune(
     from homoexport.report import finetuned_table
     from homoexport.workflow import finetune
 
-    single = task is not Learned.glue and len(settings.seeds) == 1
+    single = task != "glue" and len(settings.seeds) == 1
     name = Path(student).resolve().name if Path(student).is_dir() else student.rstrip("/").rsplit("/", 1)[-1]
-    out_dir = output or Path(f"{name}-{task.value}")
+    out_dir = output or Path(f"{name}-{task}")
     if single and resume:
         raise UserError("is for several tasks or seeds", where="--resume", hint="leave it out")
     if not resume:
         refuse_existing(out_dir, force=force, kind="student" if single else finetune.KIND, inputs=[student])
     skipped: dict[str, str] = {}
     tasks = []
-    if task in _OWN:
+    if task in get_args(_Own):
         assert train is not None
         assert dev is not None
         own = finetune.own_task(
-            "classification" if task is Learned.classification else "scores",
+            "classification" if task == "classification" else "scores",
             train,
             dev,
             text_column=text_column or "text",
             pair_column=pair_column,
-            label_column=label_column or ("label" if task is Learned.classification else "score"),
+            label_column=label_column or ("label" if task == "classification" else "score"),
         )
         tasks.append(own)
-    for each in _GLUE if task is Learned.glue else (task,) * (task in _GLUE):
+    for each in get_args(_Glue) if task == "glue" else (task,) * (task in get_args(_Glue)):
         try:
-            tasks.append(finetune.glue_task(each.value, data_dir))
+            tasks.append(finetune.glue_task(each, data_dir))
         except TextError as error:
-            if task is not Learned.glue:
+            if task != "glue":
                 raise
-            skipped[each.value] = str(error)
-            screen.stage_line(f"{each.value} is left out: {error}")
+            skipped[each] = str(error)
+            screen.stage_line(f"{each} is left out: {error}")
     if not tasks:
         raise UserError(
             "no task has files", where=str(data_dir or "the hub"), hint="name GLUE's folder with --data-dir"
@@ -191,10 +162,10 @@ def finetune(
     screen.output.print(f"{'Student' if single else 'Students'}: {out_dir}", soft_wrap=True)
 
 
-def _check_flags(task: Learned, given: set[str]) -> None:
+def _check_flags(task: str, given: set[str]) -> None:
     """Refuse flags that would make no difference, and miss those that are needed."""
-    needed = {"--train", "--dev"} if task in _OWN else set()
+    needed = {"--train", "--dev"} if task in get_args(_Own) else set()
     if missing := needed - given:
-        raise UserError("on which files?", where=f"--task {task.value}", hint=f"name some with {min(missing)}")
-    if wrong := given & ({"--data-dir"} if task in _OWN else set(_FLAGS_OF_OWN)):
-        raise UserError("makes no difference here", where=f"{min(wrong)} with --task {task.value}", hint="leave it out")
+        raise UserError("on which files?", where=f"--task {task}", hint=f"name some with {min(missing)}")
+    if wrong := given & ({"--data-dir"} if task in get_args(_Own) else set(_FLAGS_OF_OWN)):
+        raise UserError("makes no difference here", where=f"{min(wrong)} with --task {task}", hint="leave it out")

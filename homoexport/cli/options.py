@@ -1,18 +1,37 @@
-"""Options that several commands share."""
+"""Options made from the fields of recipes, and those that several commands share.
+
+A command names the fields that it offers, by their place in the recipe:
+
+    @flags(Recipe, "teacher", "distill.steps", Flag("student.num_hidden_layers", "--layers"), *BUDGET)
+    def distill(given: Tree, recipe: RecipeFile = None, force: Force = False) -> None:
+
+Each becomes an option: its help is the field's description, its type, choices and bounds are the field's. What the
+user gave arrives as `given`, a recipe's tree of those values alone, to be laid over a recipe file (`laid_over`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import typer
+from annotated_types import Ge, Le
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from homoexport.cli import screen
 from homoexport.documents.artifact import RUN_MARK
+from homoexport.documents.recipe import parse_as, read_recipe_tree, with_target
 from homoexport.errors import RecipeError, UserError
+
+Tree: TypeAlias = dict[str, Any]  # a recipe, or a part of one, before it is parsed
+_Kind = TypeVar("_Kind", bound=BaseModel)
 
 Overrides = Annotated[
     list[str] | None,
@@ -23,70 +42,241 @@ Overrides = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output folder that homoexport wrote.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the output folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for machines.")]
-_PROVIDERS = ("cpu", "cuda", "openvino")
 OutDir = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="DIR", help="Output folder; by default runs/NAME-TIME.")
 ]
-Provider = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="onnxruntime's execution provider on this machine: cpu, cuda, openvino."),
+RecipeFile = Annotated[
+    Path | None, typer.Argument(metavar="[RECIPE]", help="A run's YAML recipe; the flags below override it.")
 ]
-Threads = Annotated[int, typer.Option(min=1, help="Threads of one inference.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Sequences of one inference.")]
-Length = Annotated[int, typer.Option(min=2, help="Tokens of one sequence.")]
-
-_SHARE = "or relative to the teacher's fp32 package: 4x, 25%"
-LatencyP50 = Annotated[str | None, typer.Option(metavar="8ms", help=f"Budget: median latency, {_SHARE}.")]
-LatencyP95 = Annotated[str | None, typer.Option(metavar="8ms", help=f"Budget: 95th percentile of latency, {_SHARE}.")]
-LatencyP99 = Annotated[str | None, typer.Option(metavar="8ms", help=f"Budget: 99th percentile of latency, {_SHARE}.")]
-Throughput = Annotated[
-    str | None, typer.Option(metavar="200/s", help=f"Budget: sequences a second at least, {_SHARE}.")
-]
-Size = Annotated[str | None, typer.Option(metavar="12MB", help=f"Budget: size of the ONNX file, {_SHARE}.")]
-PeakMemory = Annotated[
-    str | None, typer.Option("--memory", metavar="80MB", help=f"Budget: peak memory of the process, {_SHARE}.")
-]
-Parameters = Annotated[str | None, typer.Option(metavar="10M", help=f"Budget: parameters, {_SHARE}.")]
 TargetFile = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="A target's recipe, as recipes/targets/laptop-core.yaml: device and budget."),
 ]
+Provider = Annotated[
+    Literal["cpu", "cuda", "openvino"] | None, typer.Option(help="onnxruntime's execution provider on this machine.")
+]
+Threads = Annotated[int, typer.Option(min=1, help="Threads of one inference.")]
 
 
-def budget_flags(
-    latency_p50: str | None,
-    latency_p95: str | None,
-    latency_p99: str | None,
-    throughput: str | None,
-    size: str | None,
-    memory: str | None,
-    parameters: str | None,
-) -> dict[str, str | None]:
-    """The lines of a budget that were given as flags, by their names in a recipe."""
-    return {
-        "latency_p50_ms": latency_p50,
-        "latency_p95_ms": latency_p95,
-        "latency_p99_ms": latency_p99,
-        "throughput_per_s": throughput,
-        "file_mb": size,
-        "peak_rss_mb": memory,
-        "parameters": parameters,
-    }
+@dataclass(frozen=True)
+class Flag:
+    """A field of a recipe that a command offers.
+
+    Args:
+        field: its place in the recipe, such as `distill.steps`.
+        option: the option, where it is not called like the field.
+        help: what to say of it, where the field's description is not enough.
+        repeatable: whether it may be given several times, for a list.
+    """
+
+    field: str
+    option: str = ""
+    help: str = ""
+    repeatable: bool = False
+
+    @property
+    def parameter(self) -> str:
+        """The Python parameter that holds its value."""
+        return self.field.replace(".", "__")
 
 
-def device_of(device: str | None, provider: str | None) -> str | None:
-    """The target that --device or --provider names; a provider is this machine's.
+# The one grammar of budgets.
+BUDGET = (
+    Flag("budget.latency_p50_ms", "--latency-p50"),
+    Flag("budget.latency_p95_ms", "--latency-p95"),
+    Flag("budget.latency_p99_ms", "--latency-p99"),
+    Flag("budget.throughput_per_s", "--throughput"),
+    Flag("budget.file_mb", "--size"),
+    Flag("budget.peak_rss_mb", "--memory"),
+    Flag("budget.parameters", "--parameters"),
+)
+# Text files with the columns that are read; `gathered` makes them sources.
+DATA = Flag("text.sources.files", "--data", repeatable=True)
+COLUMNS = (Flag("text.sources.column"), Flag("text.sources.pair_column"), Flag("text.sources.label_column"))
+
+
+def flags(kind: type[BaseModel], *offered: str | Flag) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command options for fields of a kind of recipe.
+
+    The command's parameter `given` gets the values that the user gave, as a tree; the options stand at its place in
+    the help. All other parameters are options of the command's own.
+    """
+    chosen = [Flag(each) if isinstance(each, str) else each for each in offered]
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(function, include_extras=True)
+        parameters: list[inspect.Parameter] = []
+        for own in inspect.signature(function).parameters.values():
+            if own.name == "given":
+                parameters += [_parameter(flag, _field_at(kind, flag.field)) for flag in chosen]
+            else:
+                parameters.append(own.replace(annotation=hints[own.name], kind=inspect.Parameter.KEYWORD_ONLY))
+
+        def command(**values: Any) -> None:
+            given: Tree = {}
+            for flag in chosen:
+                value = values.pop(flag.parameter)
+                if value is not None and value != []:
+                    _write(given, flag.field, value)
+            function(given=given, **values)
+
+        command.__name__, command.__doc__, command.__module__ = (
+            function.__name__,
+            function.__doc__,
+            function.__module__,
+        )
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        vars(command)["__signature__"] = inspect.Signature(parameters)
+        return command
+
+    return decorate
+
+
+def _field_at(kind: type[BaseModel], place: str) -> FieldInfo:
+    """The field at a place such as `student.hidden_size`; of a list of sections, the field of each of them."""
+    *parents, last = place.split(".")
+    section: Any = kind
+    for part in parents:
+        section = _section(section.model_fields[part].annotation)
+    field: FieldInfo = section.model_fields[last]
+    return field
+
+
+def _section(annotation: Any) -> Any:
+    """The section that a field holds, alone, optional or in a tuple."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_section, get_args(annotation))), None)
+
+
+def _parameter(flag: Flag, field: FieldInfo) -> inspect.Parameter:
+    """A field as an optional parameter of a command."""
+    assert field.description or flag.help, f"{flag.field} has no description"
+    option = flag.option or f"--{flag.field.rsplit('.', 1)[-1].replace('_', '-')}"
+    plain = list[str] if flag.repeatable else _plain(field.annotation)
+    rules: list[Any] = field.metadata if plain in (int, float) else []
+    settings = typer.Option(
+        option,
+        help=flag.help or _with_default(str(field.description), field),
+        metavar=field.examples[0] if field.examples else None,
+        min=next((cast(float, rule.ge) for rule in rules if isinstance(rule, Ge)), None),
+        max=next((cast(float, rule.le) for rule in rules if isinstance(rule, Le)), None),
+    )
+    return inspect.Parameter(
+        flag.parameter, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[plain | None, settings]
+    )
+
+
+def _plain(annotation: Any) -> Any:
+    """What the command line takes for a field: a plain type, a list of one, or the choices."""
+    if get_origin(annotation) is Annotated:
+        return _plain(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        kinds = [_plain(kind) for kind in get_args(annotation) if kind is not type(None)]
+        if all(get_origin(kind) is Literal for kind in kinds):
+            return Literal[tuple(choice for kind in kinds for choice in get_args(kind))]
+        return kinds[0] if len(kinds) == 1 else str
+    if get_origin(annotation) is tuple:
+        return list[_plain(get_args(annotation)[0])]  # type: ignore[misc]
+    return annotation
+
+
+def _with_default(description: str, field: FieldInfo) -> str:
+    """A description with the default, where that says more than that the option may be left out."""
+    if field.is_required() or not isinstance(field.default, int | float | str) or field.default is False:
+        return description
+    return f"{description.removesuffix('.')} (default: {field.default})."
+
+
+def _write(tree: Tree, place: str, value: Any) -> None:
+    *parents, last = place.split(".")
+    for part in parents:
+        tree = tree.setdefault(part, {})
+    tree[last] = value
+
+
+def laid_over(
+    given: Tree, recipe: Path | None = None, target: Path | None = None, *, without_recipe: Tree | None = None
+) -> Tree:
+    """The flags over the target's recipe over the recipe's file.
+
+    Args:
+        given: the flags that were given.
+        recipe: the recipe's file.
+        target: the file of a target's recipe.
+        without_recipe: what stands in for a recipe where none is named.
 
     Raises:
-        UserError: both are given, or there is no such provider.
+        RecipeError: a file that is missing or not YAML; a flag for a section that is not one.
+        UserError: columns without files.
+    """
+    tree = read_recipe_tree(recipe) if recipe else (without_recipe or {})
+    if target is not None:
+        tree = with_target(tree, read_recipe_tree(target))
+    return _merged(tree, gathered(given))
+
+
+def parsed(
+    kind: type[_Kind],
+    given: Tree,
+    *,
+    command: str,
+    recipe: Path | None = None,
+    target: Path | None = None,
+    overrides: Sequence[str] | None = None,
+    without_recipe: Tree | None = None,
+) -> _Kind:
+    """The recipe of a kind that a command was asked for: --set over the flags over the target over the file.
+
+    Raises:
+        RecipeError, UserError: as `laid_over` and `parse_as` do.
+    """
+    tree = laid_over(given, recipe, target, without_recipe=without_recipe)
+    return parse_as(kind, tree, where=str(recipe or command), overrides=overrides or ())
+
+
+def _merged(tree: Tree, given: Tree) -> Tree:
+    merged = dict(tree)
+    for key, value in given.items():
+        mine = tree.get(key)
+        if isinstance(value, dict):
+            if not isinstance(mine, dict | None):
+                hint = f"write the keys of {key} below it"
+                raise RecipeError(f"'{key}' is not a section", where="recipe", hint=hint)
+            value = _merged(mine or {}, value)
+        merged[key] = value
+    return merged
+
+
+def gathered(given: Tree) -> Tree:
+    """Flags in which text files and their columns are sources.
+
+    Raises:
+        UserError: columns without files.
+    """
+    text = given.get("text", {})
+    if "sources" not in text:
+        return given
+    columns = dict(text["sources"])
+    files = columns.pop("files", None)
+    if files is None:
+        flag = next(iter(columns)).replace("_", "-")
+        raise UserError("is for --data", where=f"--{flag}", hint="put the column into the recipe")
+    return given | {"text": text | {"sources": [{"files": glob, **columns} for glob in files]}}
+
+
+def on_provider(given: Tree, provider: str | None) -> Tree:
+    """Flags in which --provider is the device: this machine with that provider.
+
+    Raises:
+        UserError: a device is given, too.
     """
     if provider is None:
-        return device
-    if device is not None:
-        raise UserError(f"--device is {device}, too", where="--provider", hint="give one of them")
-    if provider not in _PROVIDERS:
-        raise UserError(f"'{provider}' is none", where="--provider", hint=f"name one of: {', '.join(_PROVIDERS)}")
-    return provider
+        return given
+    measure = given.get("measure", {})
+    if "device" in measure:
+        raise UserError(f"--device is {measure['device']}, too", where="--provider", hint="give one of them")
+    return given | {"measure": measure | {"device": provider}}
 
 
 def run_folder(name: str, output: Path | None, *, resume: bool) -> Path:
@@ -107,16 +297,6 @@ def resumable(folder: Path) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if screen.speaks() and (folder / RUN_MARK).is_file():
-            told = f"what is done is in {folder}; the same command goes on with -o {folder} --resume"
-            screen.errors.print(told, soft_wrap=True)
+            report = f"what is done is in {folder}; the same command goes on with -o {folder} --resume"
+            screen.errors.print(report, soft_wrap=True)
         raise
-
-
-def put(tree: dict[str, Any], section: str, **values: Any) -> None:
-    """Write the flags that were given into a section of a recipe's tree."""
-    given = {name: value for name, value in values.items() if value is not None}
-    if not given:
-        return
-    if not isinstance(tree.setdefault(section, {}), dict):
-        raise RecipeError(f"'{section}' is not a section", where="recipe", hint=f"write the keys of {section} below it")
-    tree[section].update(given)

@@ -2,57 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from homoexport.cli import screen
 from homoexport.cli.options import (
+    BUDGET,
+    DATA,
     AsJson,
     Force,
-    LatencyP50,
-    LatencyP95,
-    LatencyP99,
     Overrides,
-    Parameters,
-    PeakMemory,
-    Size,
+    RecipeFile,
     TargetFile,
-    Throughput,
-    budget_flags,
-    put,
+    Tree,
+    flags,
+    parsed,
 )
-from homoexport.documents.recipe import PlanRecipe, parse_as, read_recipe_tree, with_target
+from homoexport.documents.recipe import PlanRecipe
 
 
+@flags(
+    PlanRecipe,
+    "teacher",
+    *BUDGET,
+    "measure.device",
+    "measure.threads",
+    "measure.batch_size",
+    "measure.length",
+    "export.quantize",
+    replace(DATA, help="Glob of text to sum the teacher's sensitivity over (default: packaged sentences). Repeatable."),
+)
 def plan(
-    recipe: Annotated[
-        Path | None, typer.Argument(metavar="[RECIPE]", help="A run's recipe; the flags below override it.")
-    ] = None,
-    teacher: Annotated[str | None, typer.Option(help="Hub name, folder, or package:DISTRIBUTION/PATH.")] = None,
-    latency_p50: LatencyP50 = None,
-    latency_p95: LatencyP95 = None,
-    latency_p99: LatencyP99 = None,
-    throughput: Throughput = None,
-    size: Size = None,
-    memory: PeakMemory = None,
-    parameters: Parameters = None,
-    device: Annotated[
-        str | None,
-        typer.Option(help="Target that it is for, see `homoexport devices` (default: cpu)."),
-    ] = None,
+    given: Tree,
+    recipe: RecipeFile = None,
     target: TargetFile = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of one inference (default: all cores).")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Sequences of one inference (default: 1).")] = None,
-    length: Annotated[int | None, typer.Option(min=2, help="Tokens of one sequence (default: 128).")] = None,
-    quantize: Annotated[
-        str | None, typer.Option(help="How students will be exported: auto, none, int8, int8-static, fp16.")
-    ] = None,
-    data: Annotated[
-        list[str] | None,
-        typer.Option(help="Glob of text to sum the teacher's sensitivity over (default: sentences of our own)."),
-    ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Measure again what an earlier plan has measured on this target.")
     ] = False,
@@ -74,21 +60,7 @@ def plan(
     from homoexport.documents.artifact import refuse_existing
     from homoexport.workflow.plan import plan as make
 
-    tree: dict[str, Any] = read_recipe_tree(recipe) if recipe else {}
-    if target is not None:
-        tree = with_target(tree, read_recipe_tree(target))
-    if teacher is not None:
-        tree["teacher"] = teacher
-    put(tree, "measure", device=device, threads=threads, batch_size=batch_size, length=length)
-    put(tree, "export", quantize=quantize)
-    if data:
-        put(tree, "text", sources=[{"files": glob} for glob in data])
-    put(
-        tree,
-        "budget",
-        **budget_flags(latency_p50, latency_p95, latency_p99, throughput, size, memory, parameters),
-    )
-    asked = parse_as(PlanRecipe, PlanRecipe.part_of(tree), where=str(recipe or "plan"), overrides=overrides or ())
+    asked = parsed(PlanRecipe, given, command="plan", recipe=recipe, target=target, overrides=overrides)
     if output is not None:
         refuse_existing(output, force=force, kind="plan", inputs=[asked.teacher])
     with screen.plan_bar() as progress:

@@ -10,47 +10,35 @@ import typer
 
 from homoexport.cli import screen
 from homoexport.cli.options import (
+    BUDGET,
     AsJson,
+    Flag,
     Force,
-    LatencyP50,
-    LatencyP95,
-    LatencyP99,
     OutDir,
     Overrides,
-    Parameters,
-    PeakMemory,
     Resume,
-    Size,
     TargetFile,
-    Throughput,
-    budget_flags,
-    put,
+    Tree,
+    flags,
+    laid_over,
     resumable,
     run_folder,
 )
-from homoexport.documents.recipe import parse_recipe, read_recipe_tree, with_target
+from homoexport.documents.recipe import Recipe, parse_recipe
 from homoexport.errors import UserError
 
 
+@flags(Recipe, *BUDGET, Flag("quality.floor", "--quality"))
 def run(
     recipe: Annotated[
         Path, typer.Argument(metavar="RECIPE", help="A YAML recipe, for example recipes/quickstart.yaml.")
     ],
-    output: OutDir = None,
+    given: Tree,
+    target: TargetFile = None,
     planned: Annotated[
         bool, typer.Option("--plan", help="Find the student's shape by the budget, whatever the recipe's student is.")
     ] = False,
-    latency_p50: LatencyP50 = None,
-    latency_p95: LatencyP95 = None,
-    latency_p99: LatencyP99 = None,
-    throughput: Throughput = None,
-    size: Size = None,
-    memory: PeakMemory = None,
-    parameters: Parameters = None,
-    quality: Annotated[
-        str | None, typer.Option(metavar="95%", help="Floor under quality: a figure, or a share of the teacher's.")
-    ] = None,
-    target: TargetFile = None,
+    output: OutDir = None,
     overrides: Overrides = None,
     force: Force = False,
     resume: Resume = False,
@@ -65,15 +53,7 @@ def run(
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("run is one process's", where="run", hint="launch `distill` with many, then `export`")
-    tree = read_recipe_tree(recipe)
-    if target is not None:
-        tree = with_target(tree, read_recipe_tree(target))
-    put(
-        tree,
-        "budget",
-        **budget_flags(latency_p50, latency_p95, latency_p99, throughput, size, memory, parameters),
-    )
-    put(tree, "quality", floor=quality)
+    tree = laid_over(given, recipe, target)
     if planned:
         tree = {key: value for key, value in tree.items() if key not in ("student", "students")}
     settings = parse_recipe(tree, where=str(recipe), overrides=overrides or ())

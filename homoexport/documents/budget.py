@@ -22,6 +22,7 @@ LATENCY_LINES = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms")
 THROUGHPUT = "throughput_per_s"
 TIMED_LINES = frozenset((*LATENCY_LINES, THROUGHPUT))
 Limit = float | str | None  # a figure in the unit of the line's name, or a share of the teacher's
+_SHARE = "or relative to the teacher's fp32 package: 4x, 25%"
 
 
 def _megabytes(text: str, *, where: str) -> float:
@@ -41,13 +42,27 @@ class Budget(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    latency_p50_ms: Limit = Field(None, description="Median latency of one call, at most: 8ms, 4x or 25%.")
-    latency_p95_ms: Limit = Field(None, description="95th percentile of one call's latency, at most: 8ms, 4x or 25%.")
-    latency_p99_ms: Limit = Field(None, description="99th percentile of one call's latency, at most: 8ms, 4x or 25%.")
-    throughput_per_s: Limit = Field(None, description="Sequences a second, at least: 200/s, 4x or 400%.")
-    file_mb: Limit = Field(None, description="Size of the ONNX file, at most: 12MB (of 10^6 bytes), 10x or 10%.")
-    peak_rss_mb: Limit = Field(None, description="Peak resident memory of the worker, at most: 80MB, 2x or 50%.")
-    parameters: Limit = Field(None, description="Parameters of the student, at most: 10M, 2x or 50%.")
+    latency_p50_ms: Limit = Field(
+        None, examples=["8ms"], description=f"Budget: median latency of one inference at most, {_SHARE}."
+    )
+    latency_p95_ms: Limit = Field(
+        None, examples=["8ms"], description=f"Budget: 95th percentile of an inference's latency at most, {_SHARE}."
+    )
+    latency_p99_ms: Limit = Field(
+        None, examples=["8ms"], description=f"Budget: 99th percentile of an inference's latency at most, {_SHARE}."
+    )
+    throughput_per_s: Limit = Field(
+        None, examples=["200/s"], description=f"Budget: sequences a second at least, {_SHARE}."
+    )
+    file_mb: Limit = Field(
+        None, examples=["12MB"], description=f"Budget: size of the ONNX file (MB of 10^6 bytes) at most, {_SHARE}."
+    )
+    peak_rss_mb: Limit = Field(
+        None, examples=["80MB"], description=f"Budget: peak memory of the process at most, {_SHARE}."
+    )
+    parameters: Limit = Field(
+        None, examples=["10M"], description=f"Budget: the student's parameters at most, {_SHARE}."
+    )
 
     @field_validator("*", mode="before")
     @classmethod

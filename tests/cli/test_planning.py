@@ -90,7 +90,7 @@ def test_people_read_a_table_what_to_write_and_what_more_would_buy(homoexport, a
         (["--latency-p95", "8ms", "--device", "toaster"], "unknown device 'toaster'"),
         (["--latency-p95", "8ms", "--device", "arm64"], "its times are an emulator's"),
         (["--latency-p95", "8ms", "--target", "nowhere.yaml"], "no such recipe"),
-        (["--latency-p95", "8ms", "--quantize", "int3"], "'export.quantize'"),
+        (["--latency-p95", "8ms", "--set", "export.quantize=int3"], "'export.quantize'"),
         (["--latency-p95", "8ms", "--set", "measure.lenght=8"], "did you mean 'length'"),
         (["--latency-p95", "8ms", "--set", "studnet=8"], "unknown key 'studnet'"),
         (["--latency-p95", "8ms", "--data", "nothing/*.txt"], "nothing/*.txt"),

@@ -5,7 +5,7 @@ and leaves get plain values.
 """
 
 from homoexport.documents.recipe.parsing import load_recipe, parse_as, parse_recipe, read_recipe_tree, with_target
-from homoexport.documents.recipe.run import FinetuneRecipe, PlanRecipe, Recipe
+from homoexport.documents.recipe.run import BenchRecipe, ExportRecipe, FinetuneRecipe, PlanRecipe, Recipe
 from homoexport.documents.recipe.sections import (
     SEED_STUDENTS,
     DistillSettings,
@@ -21,7 +21,9 @@ from homoexport.documents.recipe.sections import (
 
 __all__ = [
     "SEED_STUDENTS",
+    "BenchRecipe",
     "DistillSettings",
+    "ExportRecipe",
     "ExportSettings",
     "FinetuneRecipe",
     "FinetuneSettings",

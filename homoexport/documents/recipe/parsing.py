@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from homoexport.documents.recipe.run import Recipe
+from homoexport.documents.recipe.run import Recipe, RecipePart
 from homoexport.errors import RecipeError
 
 _Kind = TypeVar("_Kind", bound=BaseModel)
@@ -92,10 +92,12 @@ def parse_recipe(tree: dict[str, Any], *, where: str, overrides: Sequence[str] =
 def parse_as(kind: type[_Kind], tree: dict[str, Any], *, where: str, overrides: Sequence[str] = ()) -> _Kind:
     """A recipe of a kind from a nested dict and `a.b=value` overrides.
 
+    A kind that is a part of a run's recipe takes its sections out of a whole one.
+
     Raises:
         RecipeError: unknown key (with the nearest known one), missing key, or a bad value.
     """
-    tree = copy.deepcopy(tree)
+    tree = copy.deepcopy(kind.part_of(tree) if issubclass(kind, RecipePart) else tree)
     for assignment in overrides:
         _apply(tree, assignment)
     try:

@@ -84,7 +84,19 @@ class Recipe(Section):
         return digest_of(self.model_dump(mode="json"))
 
 
-class PlanRecipe(Section):
+_RUN_FIELDS = frozenset(Recipe.model_fields)
+
+
+class RecipePart(Section):
+    """What one stage takes of a run's recipe."""
+
+    @classmethod
+    def part_of(cls, tree: dict[str, Any]) -> dict[str, Any]:
+        """A recipe's tree without what the stage does not need; unknown keys stay, to be refused."""
+        return {name: value for name, value in tree.items() if name in cls.model_fields or name not in _RUN_FIELDS}
+
+
+class PlanRecipe(RecipePart):
     """What a plan takes of a run's recipe."""
 
     teacher: str = Field(description="Hub name, folder, or package:DISTRIBUTION/PATH.")
@@ -94,13 +106,19 @@ class PlanRecipe(Section):
     measure: MeasureSettings = MeasureSettings()
     budget: Budget = Budget()
 
-    @classmethod
-    def part_of(cls, tree: dict[str, Any]) -> dict[str, Any]:
-        """A recipe's tree without what a plan does not need; unknown keys stay, to be refused."""
-        return {name: value for name, value in tree.items() if name in cls.model_fields or name not in _RUN_FIELDS}
+
+class ExportRecipe(RecipePart):
+    """What an export takes of a run's recipe."""
+
+    export: ExportSettings = ExportSettings()
+    measure: MeasureSettings = MeasureSettings()
 
 
-_RUN_FIELDS = frozenset(Recipe.model_fields)
+class BenchRecipe(RecipePart):
+    """What a measurement takes of a run's recipe."""
+
+    measure: MeasureSettings = MeasureSettings()
+    budget: Budget = Budget()
 
 
 class FinetuneRecipe(Section):

@@ -210,9 +210,9 @@ class ExportSettings(Section):
 class MeasureSettings(Section):
     """How to measure."""
 
-    device: str = Field("cpu", description="Target to measure on.")
+    device: str = Field("cpu", description="Target device; `homoexport devices` lists them.")
     threads: int | None = Field(None, ge=1, description="Threads of one inference; by default all cores there.")
-    batch_size: int = Field(1, ge=1, description="Sequences of one call.")
+    batch_size: int = Field(1, ge=1, description="Sequences of one inference.")
     length: int = Field(128, ge=2, description="Tokens of one sequence; of real texts, the most.")
     text: str | None = Field(None, description="File of real texts, one a line, whose own lengths are measured with.")
     min_seconds: float = Field(2.0, gt=0, description="Seconds measured of each package at the least.")
@@ -234,7 +234,10 @@ class QualitySettings(Section):
     pair_column: str | None = Field(None, description="Column of the second texts.")
     label_column: str | None = Field(None, description="Column of labels or scores.")
     metric: str | None = Field(None, description="What is judged, of more than one; by default the task's first.")
-    floor: str = Field(description="What it must reach: a figure, such as 0.8, or a share of the teacher's: 95%.")
+    floor: str = Field(
+        examples=["95%"],
+        description="Floor under quality: a figure, such as 0.8, or a share of the teacher's figure, such as 95%.",
+    )
 
     @field_validator("floor", mode="before")
     @classmethod
@@ -286,6 +289,9 @@ class FinetuneSettings(Section):
     )
     temperature: float = Field(2.0, gt=0, description="Temperature at which a teacher's logits are matched.")
     int8_share: float = Field(
-        0.0, ge=0, le=1, description="Last share of the steps in which int8 is simulated; 0: never."
+        0.0,
+        ge=0,
+        le=1,
+        description="Last share of the steps in which int8 is simulated, so that the int8 file may lose less; try 0.3.",
     )
     threads: int | None = Field(None, ge=1, description="CPU threads; by default what the cgroup allows.")
