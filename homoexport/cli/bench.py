@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,58 +9,39 @@ import typer
 from rich.text import Text
 
 from homoexport.cli import screen
-from homoexport.cli.options import AsJson, Force, Provider, on_provider
+from homoexport.cli.options import BUDGET, AsJson, Force, Provider, TargetFile, Tree, flags, on_provider, parsed
+from homoexport.documents.recipe import BenchRecipe
 from homoexport.errors import UserError
+from homoexport.units import parse_percent
 
 if TYPE_CHECKING:
-    from homoexport.documents.budget import Budget
     from homoexport.documents.measurement import Grid, Measurement
-    from homoexport.documents.recipe import MeasureSettings
-
-_ARENA_BATCHES = (1, 8, 32, 1)
 
 
+def _several(explanation: str) -> Any:
+    return typer.Option(metavar="N[,N...]", help=explanation)
+
+
+@flags(BenchRecipe, *BUDGET, "measure.device", "measure.text", "measure.min_seconds")
 def bench(
+    given: Tree,
     packages: Annotated[list[Path] | None, typer.Argument(metavar="[PACKAGE...]", help="Package folders.")] = None,
-    device: Annotated[
-        str | None, typer.Option(help="Target to measure on, see `homoexport devices` (default: cpu).")
-    ] = None,
     provider: Provider = None,
-    threads: Annotated[
-        str | None, typer.Option(metavar="N[,N...]", help="Threads of one inference (default: all cores there).")
-    ] = None,
-    batch_size: Annotated[
-        str | None, typer.Option(metavar="N[,N...]", help="Sequences of one inference (default: 1).")
-    ] = None,
-    length: Annotated[
-        str | None, typer.Option(metavar="N[,N...]", help="Tokens of one sequence (default: 128).")
-    ] = None,
-    text: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Real texts, one a line: measure with their own lengths.")
-    ] = None,
-    min_seconds: Annotated[
-        float | None,
-        typer.Option(help="Seconds timed of each package (default: 2); up to 5 times that while a ratio is unclear."),
-    ] = None,
-    streams: Annotated[
-        str | None, typer.Option(metavar="N[,N...]", help="Also: throughput with so many callers at once.")
-    ] = None,
-    rate: Annotated[
-        str | None, typer.Option(metavar="R[,R...]", help="Also: latency with random arrivals, so many a second.")
-    ] = None,
+    threads: Annotated[str | None, _several("Threads of one inference (default: all cores there).")] = None,
+    batch_size: Annotated[str | None, _several("Sequences of one inference (default: 1).")] = None,
+    length: Annotated[str | None, _several("Tokens of one sequence (default: 128).")] = None,
+    streams: Annotated[str | None, _several("Also: throughput with so many callers at once.")] = None,
+    rate: Annotated[str | None, _several("Also: latency with random arrivals, so many a second.")] = None,
     find_rate: Annotated[
-        bool, typer.Option("--find-rate", help="Also: the most arrivals a second that keep --latency-p95-ms.")
+        bool, typer.Option("--find-rate", help="Also: the most arrivals a second that keep --latency-p95.")
     ] = False,
-    memory: Annotated[
-        bool, typer.Option("--memory", help="Also: memory over growing batches, and what shrinking gives back.")
-    ] = False,
+    memory_batches: Annotated[
+        str | None, _several("Also: memory after batches of these sizes, one after the other, as 1,8,32,1.")
+    ] = None,
     recipe: Annotated[
         Path | None, typer.Option(help="A recipe: its measure section is the default here, its budget is judged.")
     ] = None,
-    latency_p50_ms: Annotated[float | None, typer.Option(help="Budget: median latency, milliseconds.")] = None,
-    latency_p95_ms: Annotated[float | None, typer.Option(help="Budget: 95th percentile, milliseconds.")] = None,
-    file_mb: Annotated[float | None, typer.Option(help="Budget: size of the ONNX file, megabytes.")] = None,
-    peak_rss_mb: Annotated[float | None, typer.Option(help="Budget: peak memory of the worker, megabytes.")] = None,
+    target: TargetFile = None,
     compare: Annotated[
         tuple[Path, Path] | None,
         typer.Option(metavar="BEFORE.json AFTER.json", help="Compare two results of --json; nothing is measured."),
@@ -78,15 +58,15 @@ def bench(
 ) -> None:
     """Measure packages in fresh processes, in turns: latency, load time, memory, ratios.
 
-    Each package is compared with the first. A budget is held against the last one. Several threads, batch
-    sizes or lengths make a grid. Exit code 3: a budget is missed, memory does not suffice, a package does not
-    answer on the device as it does here, or --fail-if-slower found something.
+    Each package is compared with the first. A budget is held against the last one; lines that are relative to the
+    teacher, against the first. Several threads, batch sizes or lengths make a grid. Exit code 3: a budget is missed,
+    memory does not suffice, a package does not answer on the device as it does here, or --fail-if-slower found
+    something.
     """
-    from homoexport.documents.measurement import json_schema
-    from homoexport.units import parse_percent
-
     allowed = None if fail_if_slower is None else parse_percent(fail_if_slower, where="--fail-if-slower")
     if schema:
+        from homoexport.documents.measurement import json_schema
+
         screen.print_json(json_schema())
         return
     if compare is not None:
@@ -94,60 +74,32 @@ def bench(
             raise UserError("packages are not measured here", where="--compare", hint="leave them, or --compare, out")
         _compare(*compare, allowed=allowed, as_json=as_json)
         return
-    limits = {
-        "latency_p50_ms": latency_p50_ms,
-        "latency_p95_ms": latency_p95_ms,
-        "file_mb": file_mb,
-        "peak_rss_mb": peak_rss_mb,
-    }
-    given = on_provider({} if device is None else {"measure": {"device": device}}, provider)
-    target = given.get("measure", {}).get("device")
-    settings, budget = _settings(recipe, limits, device=target, min_seconds=min_seconds, text=text)
-    p95_ms = budget.latency_p95_ms
+    asked = parsed(BenchRecipe, on_provider(given, provider), command="bench", recipe=recipe, target=target)
+    p95_ms = asked.budget.latency_p95_ms
     if find_rate and not isinstance(p95_ms, float):
-        raise UserError("which p95 should be kept?", where="--find-rate", hint="give --latency-p95-ms, too")
-    wanted = {
+        raise UserError("which p95 should be kept?", where="--find-rate", hint="give --latency-p95 in ms, too")
+    extras = {
         "streams": tuple(_numbers(streams, "--streams")),
         "rates_per_s": tuple(_numbers(rate, "--rate", float)),
         "budget_p95_ms": p95_ms if find_rate else None,
-        "arena_batches": _ARENA_BATCHES if memory else (),
+        "arena_batches": tuple(_numbers(memory_batches, "--memory-batches")),
     }
     conditions = {
-        "threads": _numbers(threads, "--threads") or [settings.threads],
-        "batch_size": _numbers(batch_size, "--batch-size") or [settings.batch_size],
-        "length": _numbers(length, "--length") or [settings.length],
+        "threads": _numbers(threads, "--threads") or asked.measure.threads,
+        "batch_size": _numbers(batch_size, "--batch-size") or asked.measure.batch_size,
+        "length": _numbers(length, "--length") or asked.measure.length,
     }
-    document = _measured(packages or [], settings, wanted, conditions, budget, output=output, force=force)
+    document = _measured(packages or [], asked, extras, conditions, output=output, force=force)
     if as_json:
         screen.print_json(document.model_dump(mode="json"))
     else:
         _show(document)
-    if output is not None and not as_json:
-        screen.output.print(f"Report: {output / 'report.md'}", soft_wrap=True)
+        if output is not None:
+            screen.output.print(f"Report: {output / 'report.md'}", soft_wrap=True)
     from homoexport.workflow.measure import is_proven
 
     if not is_proven(document, allowed_slowdown=allowed):
         raise typer.Exit(3)
-
-
-def _settings(
-    recipe: Path | None, limits: dict[str, float | None], *, text: Path | None, **flags: Any
-) -> tuple[MeasureSettings, Budget]:
-    """The recipe's sections, or the defaults, with the flags over them."""
-    from homoexport.documents.budget import Budget
-    from homoexport.documents.recipe import MeasureSettings, load_recipe
-
-    loaded = load_recipe(recipe) if recipe else None
-    given = {name: value for name, value in limits.items() if value is not None}
-    for name, value in given.items():
-        if value <= 0:
-            where = f"--{name.replace('_', '-')}"
-            raise UserError(f"{value:g} is not a budget", where=where, hint="give a positive number")
-    changes = {name: value for name, value in flags.items() if value is not None}
-    if text is not None:
-        changes["text"] = str(text)
-    settings = (loaded.measure if loaded else MeasureSettings()).model_copy(update=changes)
-    return settings, (loaded.budget if loaded else Budget()).model_copy(update=given)
 
 
 def _numbers(text: str | None, flag: str, kind: type[int] | type[float] = int) -> list[Any]:
@@ -163,31 +115,30 @@ def _numbers(text: str | None, flag: str, kind: type[int] | type[float] = int) -
 
 def _measured(
     packages: list[Path],
-    settings: MeasureSettings,
-    wanted: dict[str, Any],
-    conditions: dict[str, list[Any]],
-    budget: Budget,
+    asked: BenchRecipe,
+    extras: dict[str, Any],
+    conditions: dict[str, Any],
     *,
     output: Path | None,
     force: bool,
 ) -> Measurement | Grid:
-    """One measurement, or a grid of them; kept where that was asked for."""
+    """The measurement, kept where that was asked for."""
     from homoexport.documents.artifact import refuse_existing, staged
+
+    if output is not None:
+        refuse_existing(output, force=force, kind="measurement", inputs=list(map(str, packages)))
     from homoexport.measure import Extras
     from homoexport.report import write_bench_report
     from homoexport.workflow.measure import measure
 
-    if output is not None:
-        refuse_existing(output, force=force, kind="measurement", inputs=list(map(str, packages)))
-    with ExitStack() as stack:
-        progress = stack.enter_context(screen.measure_bar())
+    with screen.measure_bar() as progress:
         document = measure(
             packages,
-            device=settings.device,
-            text=settings.text,
-            min_seconds=settings.min_seconds,
-            budget=budget,
-            extras=Extras(**wanted),
+            device=asked.measure.device,
+            text=asked.measure.text,
+            min_seconds=asked.measure.min_seconds,
+            budget=asked.budget,
+            extras=Extras(**extras),
             progress=progress,
             **conditions,
         )

@@ -49,7 +49,20 @@ def test_a_measurement_is_shown_kept_and_judged(run, packages, tmp_path):
     out = tmp_path / "kept"
     text = tmp_path / "texts.txt"
     text.write_text("w1 w2 w3\nw4\n\nw5 w6\n")
-    words = ("--streams", "1,2", "--rate", "100", "--memory", "--latency-p95-ms", "1000", "--text", text, "-o", out)
+    words = (
+        "--streams",
+        "1,2",
+        "--rate",
+        "100",
+        "--memory-batches",
+        "1,8,32,1",
+        "--latency-p95",
+        "1000ms",
+        "--text",
+        text,
+        "-o",
+        out,
+    )
     code, shown, _ = run("bench", *packages, *QUICK, *words)
     assert code == 0
     for row in ("Latency p50", "Tokenizing before it", "2 streams", "At 100 arrivals/s", "Memory after batch 32"):
@@ -105,7 +118,7 @@ def test_kept_results_are_compared_without_measuring(run, packages, tmp_path):
 
 
 def test_a_missed_budget_and_missing_memory_exit_with_3(run, packages, tmp_path):
-    assert run("bench", packages[0], *QUICK, "--peak-rss-mb", "1")[0] == 3
+    assert run("bench", packages[0], *QUICK, "--memory", "1MB")[0] == 3
     code, shown, _ = run("bench", packages[0], *QUICK[:-2], "--device", "cpu:memory=4MB")
     assert code == 3
     assert "does not fit (start)" in shown.replace("\n", " ")
@@ -123,8 +136,11 @@ def test_a_missed_budget_and_missing_memory_exit_with_3(run, packages, tmp_path)
         (("--device", "toaster"), "--device: unknown device 'toaster'"),
         (("--device", "cpu:memory=lots"), "--device cpu:memory=lots: 'lots' is no size"),
         (("--text", "none.txt"), "none.txt: cannot be read"),
-        (("--min-seconds", "-1", "--length", "8"), "min_seconds: -1"),
-        (("--length", "8,16", "--memory"), "bench: streams, arrivals and memory over batches are measured under one"),
+        (("--min-seconds", "-1", "--length", "8"), "'measure.min_seconds': Input should be greater than 0"),
+        (
+            ("--length", "8,16", "--memory-batches", "1"),
+            "bench: streams, arrivals and memory over batches are measured under one",
+        ),
         (("--batch-size", "1,8", "--text", Path(__file__).parent / "__init__.py"), "__init__.py: holds no text"),
         (("--batch-size", "1,4096", "--text", Path(__file__)), "texts where a batch takes 4096"),
     ],
@@ -150,6 +166,23 @@ def test_a_package_that_is_another_model_there_exits_with_3(run, packages, monke
     code, shown, _ = run("bench", packages[0], *QUICK)
     assert code == 3
     assert "is another model there: its answers are beyond the bound" in " ".join(shown.split())
+
+
+def test_budgets_have_one_grammar(run, packages, tmp_path):
+    """Units, shares of the first package, and a target's recipe, as `plan` and `run` take them."""
+    target = tmp_path / "target.yaml"
+    target.write_text("measure: {threads: 1}\nbudget: {peak_rss_mb: 1000}\n")
+    words = ("--size", "50%", "--latency-p99", "9000ms", "--target", target, "--json")
+    code, shown, _ = run("bench", *packages, *QUICK, *words)
+    measured = json.loads(shown)
+    verdicts = {line["line"]: (line["limit"], line["kept"]) for line in measured["budget"]}
+    half = measured["results"][0]["file_bytes"] / 2e6
+    kept = measured["results"][-1]["file_bytes"] / 1e6 <= half
+    assert verdicts == {"latency_p99_ms": (9000, True), "peak_rss_mb": (1000, True), "file_mb": (half, kept)}
+    assert code == (0 if kept else 3)
+    code, _, told = run("bench", packages[0], *QUICK, "--size", "50%")
+    assert code == 2
+    assert "is relative to the teacher, and one package is measured" in " ".join(told.split())
 
 
 def test_no_package_is_one_line(run):
