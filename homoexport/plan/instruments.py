@@ -16,77 +16,20 @@ from homoexport.choices import EmbeddingPrecision, Scheme
 from homoexport.documents.target import TargetHost
 from homoexport.encoder import Encoder
 
-Progress = Callable[[str, float], None]  # is told each step, and the share of it that is done
-# A loss [] whose gradients say how strongly each weight moves the model's output; of token ids [B, S] and their mask.
-Probe = Callable[[Tensor, Tensor], Tensor]
-
-
-class GraphMaker(Protocol):
-    """Graphs of one model."""
-
-    @property
-    def left_out(self) -> Mapping[str, str]:
-        """Why forms are missing, by their names."""
-
-    def write(self, form: str, scheme: Scheme, embeddings: EmbeddingPrecision) -> Path | None:
-        """The file of the graph in a form and scheme; None where it does not answer as the model does."""
-
-
-class GraphExport(Protocol):
-    """The export: forms to try, each with the variants to try next if it is the fastest, and graphs in them."""
-
-    @property
-    def forms(self) -> Mapping[str, Sequence[str]]:
-        """Names of forms, each with those of its variants."""
-
-    @property
-    def scheme(self) -> Scheme:
-        """How students' graphs will be stored."""
-
-    @property
-    def embeddings(self) -> EmbeddingPrecision:
-        """How their embedding tables will be stored."""
-
-    @property
-    def opset(self) -> int | None:
-        """Of the graphs, where it was asked for."""
-
-    def open(self, encoder: Encoder, folder: Path) -> GraphMaker:
-        """Export a model into a folder."""
+Progress = Callable[[str, float], None]  # gets each step, and the share of it that is done
+# Writes the graph of one model, of a form's name; the file, or why the form is not right for the model.
+WriteGraph = Callable[[str, Scheme, EmbeddingPrecision], Path | str]
 
 
 class TimedFile(Protocol):
-    """What was measured of an ONNX file."""
+    """What was measured of an ONNX file; percentiles of latency by their numbers."""
 
     @property
-    def latency_ms(self) -> Mapping[int, float]:
-        """Percentiles by their numbers."""
-
+    def latency_ms(self) -> Mapping[int, float]: ...
     @property
-    def latency_mean_ms(self) -> float:
-        """Mean latency."""
-
+    def latency_mean_ms(self) -> float: ...
     @property
-    def peak_rss_mb(self) -> float:
-        """Peak memory of the worker."""
-
-
-class FileTimer(Protocol):
-    """Measures ONNX files in turns."""
-
-    def __call__(
-        self,
-        files: Sequence[Path],
-        *,
-        device: str,
-        threads: int | None,
-        batch_size: int,
-        length: int,
-        vocab_size: int,
-        outputs: tuple[str, ...],
-        min_seconds: float,
-    ) -> Sequence[TimedFile | None]:
-        """Figures in the order of the files; None for one that the target's memory cannot hold."""
+    def peak_rss_mb(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -95,14 +38,22 @@ class Instruments:
 
     Attributes:
         target: the processor and runtime of the device that is planned for.
-        export: makes graphs.
-        time_files: measures them on the device.
-        probe: a loss for the teacher's sensitivity.
+        scheme: how students' graphs will be stored.
+        embeddings: how their embedding tables will be stored.
+        opset: of the graphs, where it was asked for.
+        forms: names of the graph's forms to try, each with those of its variants, which are tried if it is the fastest.
+        make_graphs: exports a model into a folder.
+        time_files: measures ONNX files in turns, as `homoexport.measure.time_files`; None for one that does not fit.
+        probe: a loss [] of token ids [B, S] and their mask, whose gradients say how strongly weights move the output.
         cache: folder of what was measured before.
     """
 
     target: TargetHost
-    export: GraphExport
-    time_files: FileTimer
-    probe: Probe
+    scheme: Scheme
+    embeddings: EmbeddingPrecision
+    opset: int | None
+    forms: Mapping[str, Sequence[str]]
+    make_graphs: Callable[[Encoder, Path], WriteGraph]
+    time_files: Callable[..., Sequence[TimedFile | None]]
+    probe: Callable[[Tensor, Tensor], Tensor]
     cache: Path

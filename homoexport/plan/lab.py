@@ -48,7 +48,7 @@ class Lab:
         measure: the target, and the threads, batch and length.
         instruments: what graphs are made and measured with.
         sharing: the lab whose exports it shares, where it is about the teacher's own package, in fp32.
-        progress: is told each step, and the share of it that is done.
+        progress: gets each step, and the share of it that is done.
         fresh: measure again what is remembered.
 
     Raises:
@@ -66,14 +66,13 @@ class Lab:
         progress: Progress = lambda _stage, _share: None,
         fresh: bool = False,
     ) -> None:
-        export = instruments.export
         self.encoder, self.measure, self.instruments, self.progress = encoder, measure, instruments, progress
-        self.scheme: Scheme = export.scheme if sharing is None else "fp32"
-        self.embeddings: EmbeddingPrecision = export.embeddings if sharing is None else "fp32"
+        self.scheme: Scheme = instruments.scheme if sharing is None else "fp32"
+        self.embeddings: EmbeddingPrecision = instruments.embeddings if sharing is None else "fp32"
         refuse_blocks(self.scheme, self.embeddings)
         self._sharing, self._fresh = sharing, fresh
         self._wanted = shapes_to_measure(shapes)
-        self._file = instruments.cache / "plans" / f"{digest_of(self._conditions())[:24]}.json"
+        self._file = instruments.cache / "plans" / f"{self._digest()[:24]}.json"
         self._known = PlanMemory() if fresh else self._remembered()
         self._templates: Templates | None = None
         self._folder: Path | None = None
@@ -90,18 +89,18 @@ class Lab:
             fresh=self._fresh,
         )
 
-    def _conditions(self) -> dict[str, Any]:
-        """All that figures depend on."""
+    def _digest(self) -> str:
+        """Hex sha256 of all that figures depend on."""
         encoder, config = self.encoder, self.encoder.model.config.to_dict()
         target = self.instruments.target
         cores = target.cores if self.measure.threads is None else None
-        return {
+        conditions = {
             "version": PlanMemory.VERSION,
             "target": target.model_dump(mode="json") | {"cores": cores},
             "measure": self.measure.model_dump(mode="json", exclude={"text", "min_seconds"}),
             "scheme": self.scheme,
             "embeddings": self.embeddings,
-            "opset": self.instruments.export.opset,
+            "opset": self.instruments.opset,
             "task": encoder.task,
             "pooling": encoder.pooling and vars(encoder.pooling),
             "config": {name: value for name, value in config.items() if name not in _NAMES},
@@ -109,6 +108,7 @@ class Lab:
             "table": [shape.as_json() for shape in self._wanted],
             "versions": library_versions(),
         }
+        return digest_of(conditions)
 
     def _remembered(self) -> PlanMemory:
         try:
@@ -125,7 +125,7 @@ class Lab:
     @property
     def form(self) -> str:
         """Name of the fastest form at the teacher's width; remembered."""
-        forms, known = self.instruments.export.forms, self._known.form
+        forms, known = self.instruments.forms, self._known.form
         if known is not None and known in {*forms, *(name for variants in forms.values() for name in variants)}:
             return known
         teacher = family_of(self.encoder.model.config).widths(self.encoder.model).shape
@@ -303,7 +303,7 @@ class Lab:
             self._templates = Templates(
                 self.encoder,
                 folder,
-                self.instruments.export,
+                self.instruments,
                 scheme=self.scheme,
                 embeddings=self.embeddings,
                 progress=lambda step: self.progress(step, 0.0),

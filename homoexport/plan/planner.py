@@ -58,7 +58,7 @@ def plan_encoder(
         distill: how the student will be distilled: what may be pruned, and the objective.
         instruments: what graphs are made and measured with.
         fresh: measure again what an earlier plan has measured under the same conditions.
-        progress: is told each step, and the share of it that is done.
+        progress: gets each step, and the share of it that is done.
 
     Raises:
         BudgetError: not even the smallest student keeps it; with what that one needs.
@@ -110,7 +110,7 @@ def _measured(
 
 
 def _rows(shapes: Sequence[Shape], table: Table, count: Callable[[Shape], int], retention: Retention) -> list[Row]:
-    """Every shape that the table can tell of, as it is predicted."""
+    """Every shape between the smallest and the largest of the table, as it is predicted."""
     return [
         Row(
             **table.predict(shape).figures,

@@ -29,7 +29,6 @@ from homoexport.choices import GroupKind
 from homoexport.documents.plan import TeacherSensitivity
 from homoexport.encoder import Encoder, Family, Group, Slot, family_of, max_length_of
 from homoexport.errors import TextError
-from homoexport.plan.instruments import Probe
 from homoexport.shape import Widths
 
 _BATCH, _MAX_TOKENS = 8, 64
@@ -73,7 +72,7 @@ def teacher_retention(
     encoder: Encoder,
     texts: Sequence[str],
     *,
-    probe: Probe,
+    probe: Callable[[Tensor, Tensor], Tensor],
     hidden_sizes: Sequence[int],
     ffn_sizes: Sequence[int],
     head_shapes: Sequence[tuple[int, int]],
@@ -188,7 +187,7 @@ def _on_gradient(parameter: nn.Parameter, look: Callable[[Tensor], None]) -> Any
     return parameter.register_post_accumulate_grad_hook(look)  # type: ignore[no-untyped-call]
 
 
-def _run(probe: Probe, batches: Sequence[tuple[Tensor, Tensor]]) -> None:
+def _run(probe: Callable[[Tensor, Tensor], Tensor], batches: Sequence[tuple[Tensor, Tensor]]) -> None:
     for token_ids, mask in batches:
         torch.autograd.backward(probe(token_ids, mask))
 

@@ -2,7 +2,7 @@
 
 Latency and memory hardly depend on what the weights are, and exporting takes seconds where measuring takes one. So a
 model of small, odd sizes is exported and quantized as a student is, once for each number of layers; in its graph the
-sizes are told apart by their numbers, and a graph of other sizes is the same graph with other numbers in their place.
+sizes are recognized by their numbers, and a graph of other sizes is the same graph with other numbers in their place.
 
 Letters: L layers, D hidden size, F ffn width, H heads, d head width.
 """
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from homoexport.choices import EmbeddingPrecision, Scheme
 from homoexport.encoder import Encoder, family_of, start_from_scratch
 from homoexport.errors import UserError
-from homoexport.plan.instruments import GraphExport, GraphMaker
+from homoexport.plan.instruments import Instruments, WriteGraph
 from homoexport.shape import Shape
 
 _HEADS, _HEAD_WIDTHS, _FFN = (11, 17, 19), (13, 23, 29), (211, 223, 227)  # primes: each product is of one kind
@@ -39,10 +39,10 @@ class Templates:
     Args:
         encoder: whose family, vocabulary, task and pooling the graphs have.
         folder: for files that are kept until the work is done.
-        export: makes the graphs of the odd model.
+        instruments: what graphs of the odd model are made with.
         scheme: how the graphs are stored.
         embeddings: how their embedding tables are stored.
-        progress: is told each step.
+        progress: gets each step.
 
     Raises:
         UserError: a scheme that packs weights in blocks, whose numbers are none of the sizes.
@@ -52,17 +52,18 @@ class Templates:
         self,
         encoder: Encoder,
         folder: Path,
-        export: GraphExport,
+        instruments: Instruments,
         *,
         scheme: Scheme,
         embeddings: EmbeddingPrecision,
         progress: Callable[[str], None] = lambda _step: None,
     ) -> None:
         refuse_blocks(scheme, embeddings)
-        self.encoder, self.folder, self.export, self.progress = encoder, folder, export, progress
+        self.encoder, self.folder, self.instruments, self.progress = encoder, folder, instruments, progress
         self.scheme, self.embeddings = scheme, embeddings
         self._odd = _odd_shape(encoder)
-        self._makers: dict[int, GraphMaker] = {}
+        self._writers: dict[int, WriteGraph] = {}
+        self._left_out: dict[str, str] = {}
 
     def stored_as(self, scheme: Scheme, embeddings: EmbeddingPrecision) -> Templates:
         """Templates in another scheme, out of the same exports."""
@@ -73,7 +74,7 @@ class Templates:
 
     def best_form(self, shape: Shape, rank: Rank) -> str:
         """The name of the form that is fastest at a shape, found as an export finds a student's."""
-        forms = self.export.forms
+        forms = self.instruments.forms
         form = self._fastest(list(forms), shape, rank)
         return self._fastest([form, *forms[form]], shape, rank)
 
@@ -84,9 +85,9 @@ class Templates:
             if self.write(file, shape, form):
                 files[form] = file
         if not files:
-            left_out = self._maker(shape.num_hidden_layers).left_out
+            reasons = "; ".join(f"{form}: {reason}" for form, reason in self._left_out.items())
             raise UserError(
-                f"no graph of this architecture answers as the model does ({left_out})", where=self.encoder.source
+                f"no graph of this architecture answers as the model does ({reasons})", where=self.encoder.source
             )
         self.progress("measuring the forms of the graph")
         medians = dict(zip(files, rank(list(files.values())), strict=True))
@@ -96,23 +97,24 @@ class Templates:
 
     def write(self, file: Path, shape: Shape, form: str) -> bool:
         """Write the graph of a model of this shape; False where the form is not right for the architecture."""
-        made = self._maker(shape.num_hidden_layers).write(form, self.scheme, self.embeddings)
-        if made is None:
+        made = self._writer(shape.num_hidden_layers)(form, self.scheme, self.embeddings)
+        if isinstance(made, str):
+            self._left_out[form] = made
             return False
         narrow = family_of(self.encoder.model.config).prunes_head_width
         odd, wanted = (_sizes_of(each, heads_narrow=narrow) for each in (self._odd, shape))
         ir.save(_resized(ir.load(made), dict(zip(odd, wanted, strict=True))), file)
         return True
 
-    def _maker(self, layers: int) -> GraphMaker:
-        if layers not in self._makers:
+    def _writer(self, layers: int) -> WriteGraph:
+        if layers not in self._writers:
             self.progress(f"exporting a graph of {layers} layer{'s' * (layers > 1)}")
             odd = replace(self._odd, num_hidden_layers=layers)
             model = start_from_scratch(self.encoder.model, family_of(self.encoder.model.config), odd)
             folder = self.folder / f"{layers}-layers"
             folder.mkdir()
-            self._makers[layers] = self.export.open(replace(self.encoder, model=model), folder)
-        return self._makers[layers]
+            self._writers[layers] = self.instruments.make_graphs(replace(self.encoder, model=model), folder)
+        return self._writers[layers]
 
 
 def refuse_blocks(scheme: Scheme, embeddings: EmbeddingPrecision) -> None:
@@ -148,7 +150,7 @@ def _odd_shape(encoder: Encoder) -> Shape:
         sizes = _sizes_of(shape, heads_narrow=narrow)
         if len(set(sizes)) == len(sizes) and not others & set(sizes):
             return shape
-    raise UserError("its config has sizes that cannot be told from those of a plan", where=encoder.source)
+    raise UserError("its config has sizes that a plan's graphs cannot be told from", where=encoder.source)
 
 
 def _resized(model: ir.Model, sizes: Mapping[int, int]) -> ir.Model:

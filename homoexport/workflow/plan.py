@@ -1,21 +1,21 @@
 """Planning as a recipe says: what a budget can afford on a target, before any training.
 
-What is wrong with the budget, the target or its threads is told before torch is imported, so the rooms that import it
+What is wrong with the budget, the target or its threads is reported before torch is imported: the rooms that need it
 are imported where they are used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from homoexport.choices import EmbeddingPrecision, Objective, Scheme
+from homoexport.data import sample_text
 from homoexport.documents.budget import Budget
 from homoexport.documents.plan import Plan
 from homoexport.documents.recipe import DistillSettings, ExportSettings, MeasureSettings, TextSettings
-from homoexport.documents.target import TargetHost
 from homoexport.errors import RecipeError
 from homoexport.measure import cache_folder, check_measurement, host_of, time_files
 from homoexport.workflow.measure import refuse_emulated_latency
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from homoexport.encoder import Encoder
-    from homoexport.export.candidates import Maker
-    from homoexport.plan.instruments import Instruments, Probe, Progress
+    from homoexport.plan.instruments import Instruments, Progress, WriteGraph
 
 CALIBRATION_TEXTS = 256  # of which a plan takes some
 _MAX_LENGTH = 32  # tokens of the texts that graphs are held against torch with
@@ -52,7 +51,7 @@ def plan(
         distill: how it will be distilled: what may be pruned, and the objective.
         text: of the kind that it is for; by default sentences of the project's own.
         fresh: measure again what an earlier plan has measured under the same conditions.
-        progress: is told each step, and the share of it that is done.
+        progress: gets each step, and the share of it that is done.
 
     Raises:
         BudgetError: not even the smallest student keeps it; with what that one needs.
@@ -85,22 +84,6 @@ def plan(
     )
 
 
-def instruments_for(
-    encoder: Encoder, measure: MeasureSettings, export: ExportSettings, objective: Objective
-) -> Instruments:
-    """What a plan for a teacher is made with: this project's export, its measuring, and the user's cache."""
-    from homoexport.plan import Instruments
-
-    target = host_of(measure.device)
-    return Instruments(
-        target=target,
-        export=OnnxExport.of(export, target),
-        time_files=time_files,
-        probe=probe_of(encoder, objective),
-        cache=cache_folder(),
-    )
-
-
 def check_plan(budget: Budget, measure: MeasureSettings) -> None:
     """Refuse at once what a plan would refuse, as far as the teacher does not matter.
 
@@ -115,74 +98,62 @@ def check_plan(budget: Budget, measure: MeasureSettings) -> None:
     check_measurement(measure.device, [workload], min_seconds=measure.min_seconds)
 
 
-@dataclass(frozen=True)
-class OnnxExport:
-    """The export, as planning asks for it (`homoexport.plan.instruments.GraphExport`)."""
+def instruments_for(
+    encoder: Encoder, measure: MeasureSettings, export: ExportSettings, objective: Objective
+) -> Instruments:
+    """What a plan for a teacher is made with: the export's graphs, in the scheme that it tries first on the target,
+    the times that measuring takes, and the user's cache."""
+    from homoexport.export import embeddings_of, schemes_for
+    from homoexport.export.forms import ATTENTION_FORMS, variants_of
+    from homoexport.plan import Instruments
 
-    scheme: Scheme
-    embeddings: EmbeddingPrecision
-    opset: int | None
-
-    @classmethod
-    def of(cls, settings: ExportSettings, target: TargetHost) -> OnnxExport:
-        """In the scheme that an export to the target tries first."""
-        from homoexport.export import embeddings_of, schemes_for
-
-        schemes = schemes_for(settings.quantize, target.instruction_sets, x86=target.x86, calibrated=False)
-        return cls(schemes[0], embeddings_of(settings.embeddings, schemes[0]), settings.opset)
-
-    @property
-    def forms(self) -> Mapping[str, Sequence[str]]:
-        """Names of forms, each with those of its variants."""
-        from homoexport.export.forms import ATTENTION_FORMS, variants_of
-
-        return {form.name: [variant.name for variant in variants_of(form)] for form in ATTENTION_FORMS}
-
-    def open(self, encoder: Encoder, folder: Path) -> Graphs:
-        """Export a model into a folder."""
-        from homoexport.data import sample_text
-        from homoexport.export.candidates import Maker
-        from homoexport.export.ladder import known_texts
-        from homoexport.export.package import DEFAULT_OPSET
-
-        maker = Maker(
-            encoder,
-            folder,
-            texts=known_texts(encoder.tokenizer, sample_text()),
-            opset=self.opset or DEFAULT_OPSET,
-            max_opset=self.opset,
-            max_length=_MAX_LENGTH,
-            progress=lambda _step: None,
-        )
-        return Graphs(maker)
+    target = host_of(measure.device)
+    scheme = schemes_for(export.quantize, target.instruction_sets, x86=target.x86, calibrated=False)[0]
+    return Instruments(
+        target=target,
+        scheme=scheme,
+        embeddings=embeddings_of(export.embeddings, scheme),
+        opset=export.opset,
+        forms={form.name: [variant.name for variant in variants_of(form)] for form in ATTENTION_FORMS},
+        make_graphs=partial(make_graphs, opset=export.opset),
+        time_files=time_files,
+        probe=probe_of(encoder, objective),
+        cache=cache_folder(),
+    )
 
 
-@dataclass(frozen=True)
-class Graphs:
-    """Graphs of one model, by the names of their forms."""
+def make_graphs(encoder: Encoder, folder: Path, *, opset: int | None = None) -> WriteGraph:
+    """Export a model into a folder; its graphs are written one by one."""
+    from homoexport.export.candidates import Maker
+    from homoexport.export.forms import ATTENTION_FORMS, variants_of
+    from homoexport.export.ladder import known_texts
+    from homoexport.export.package import DEFAULT_OPSET
 
-    maker: Maker
+    forms = {form.name: form for first in ATTENTION_FORMS for form in (first, *variants_of(first))}
+    maker = Maker(
+        encoder,
+        folder,
+        texts=known_texts(encoder.tokenizer, sample_text()),
+        opset=opset or DEFAULT_OPSET,
+        max_opset=opset,
+        max_length=_MAX_LENGTH,
+        progress=lambda _step: None,
+    )
 
-    @property
-    def left_out(self) -> Mapping[str, str]:
-        """Why forms are missing, by their names."""
-        return self.maker.left_out
-
-    def write(self, form: str, scheme: Scheme, embeddings: EmbeddingPrecision) -> Path | None:
-        """The file of the graph in a form and scheme; None where it does not answer as the model does."""
-        from homoexport.export.forms import ATTENTION_FORMS, variants_of
-
-        known = {each.name: each for base in ATTENTION_FORMS for each in (base, *variants_of(base))}
-        written = self.maker.write(known[form])
+    def write(form: str, scheme: Scheme, embeddings: EmbeddingPrecision) -> Path | str:
+        written = maker.write(forms[form])
         if written is None or not written.sound:
-            return None
-        made = self.maker.quantize(known[form], scheme, embeddings)
-        return None if made is None else made.file
+            return maker.left_out.get(form, "answers differ from the model's")
+        made = maker.quantize(forms[form], scheme, embeddings)
+        return f"{scheme} cannot be made" if made is None else made.file
+
+    return write
 
 
-def probe_of(encoder: Encoder, objective: Objective) -> Probe:
+def probe_of(encoder: Encoder, objective: Objective) -> Callable[[Tensor, Tensor], Tensor]:
     """The loss that a distillation's first prune event goes by (`homoexport.distill.probe`), of tokens [B, S]."""
-    from homoexport.distill.batches import Counts, MicroBatch
+    from homoexport.distill.layerwise import Counts
+    from homoexport.distill.micro_batch import MicroBatch
     from homoexport.distill.probe import probe_loss
     from homoexport.encoder import family_of
 
@@ -190,8 +161,7 @@ def probe_of(encoder: Encoder, objective: Objective) -> Probe:
 
     def probe(token_ids: Tensor, mask: Tensor) -> Tensor:
         tokens = int(mask.sum())
-        sequences = len(token_ids)
-        counts = Counts(sequences, tokens, 0, sequences if objective == "classification" else tokens, {})
+        counts = Counts(tokens, 0, len(token_ids) if objective == "classification" else tokens, {})
         batch = MicroBatch(token_ids, mask)
         return probe_loss(encoder.model, family, batch, objective=objective, counts=counts)
 

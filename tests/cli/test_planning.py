@@ -49,7 +49,7 @@ def test_flags_make_the_budget_and_the_conditions(homoexport, asked, tmp_path):
     assert call["budget"].lines() == lines
     measure = call["measure"]
     assert (measure.device, measure.threads, measure.batch_size, measure.length) == ("cpu", 1, 2, 64)
-    assert call["instruments"].export.scheme.startswith("int8")
+    assert call["instruments"].scheme.startswith("int8")
     assert json.loads(done.out)["choice"]["shape"]["hidden_size"] == 192
 
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from homoexport.documents.plan import PlanMemory
-from homoexport.documents.recipe import DistillSettings, MeasureSettings
+from homoexport.documents.recipe import DistillSettings, ExportSettings, MeasureSettings
 from homoexport.encoder import Encoder, Pooling, count_parameters, family_of, parameters_at
 from homoexport.errors import DoesNotFit
-from homoexport.measure import FileFigures, cache_folder, host_of
+from homoexport.measure import FileFigures
 from homoexport.plan import lab
-from homoexport.plan.instruments import Instruments
 from homoexport.plan.shapes import candidates
 from homoexport.shape import Shape
-from homoexport.workflow.plan import OnnxExport
+from homoexport.workflow.plan import instruments_for
 from tests.conftest import tiny_bert, tiny_tokenizer
 
 SETTINGS = DistillSettings(objective="sentence-embedding", steps=1, batch_size=2)
@@ -39,13 +39,8 @@ class Target:
         self, encoder: Encoder, *, fresh: bool = False, settings: DistillSettings = SETTINGS, **measure: Any
     ) -> lab.Lab:
         asked = MeasureSettings(**{"threads": 1, **measure})
-        instruments = Instruments(
-            target=host_of("cpu"),
-            export=OnnxExport("fp32", "fp32", None),
-            time_files=self.time,
-            probe=lambda _ids, _mask: pytest.fail("no text is read"),
-            cache=cache_folder(),
-        )
+        made = instruments_for(encoder, asked, ExportSettings(quantize="none"), "sentence-embedding")
+        instruments = replace(made, time_files=self.time)
         return lab.Lab(encoder, candidates(encoder, settings), asked, instruments, fresh=fresh)
 
     def time(

@@ -12,23 +12,28 @@ import onnxruntime
 import pytest
 
 from homoexport.choices import Scheme
+from homoexport.documents.recipe import ExportSettings, MeasureSettings
 from homoexport.encoder import Encoder, Pooling, family_of, start_from_scratch
 from homoexport.errors import UserError
 from homoexport.export.candidates import Maker
 from homoexport.export.forms import ATTENTION_FORMS, Form
+from homoexport.plan import Instruments
 from homoexport.plan.template import Templates
 from homoexport.shape import Shape
-from homoexport.workflow.plan import OnnxExport
+from homoexport.workflow.plan import instruments_for
 from tests.conftest import FAMILY_CONFIGS, tiny_model, tiny_tokenizer
 
 TEXTS = [" ".join(f"w{(i * 7 + j) % 95}" for j in range(3 + i)) for i in range(6)]
-EXPORT = OnnxExport("fp32", "fp32", None)
 TASKS = {"model": "sentence-similarity", "sequence": "text-classification"}
 
 
 def encoder_of(kind: str, head: str, tmp_path: Path) -> Encoder:
     model = tiny_model(kind, head)
     return Encoder(model, tiny_tokenizer(), TASKS[head], Pooling() if head == "model" else None, tmp_path, kind)  # type: ignore[arg-type]
+
+
+def instruments_of(encoder: Encoder) -> Instruments:
+    return instruments_for(encoder, MeasureSettings(), ExportSettings(), "sentence-embedding")
 
 
 def structure(file: Path) -> tuple[list[Any], list[Any]]:
@@ -63,7 +68,9 @@ def test_resized_graph_is_the_exported_one(kind: str, scheme: Scheme, tmp_path: 
     widths = Shape(2, 3 * head_dim, 40, 3)
     embeddings = "fp32" if scheme == "fp32" else "int8"
     (tmp_path / "templates").mkdir()
-    templates = Templates(encoder, tmp_path / "templates", EXPORT, scheme=scheme, embeddings=embeddings)  # type: ignore[arg-type]
+    templates = Templates(
+        encoder, tmp_path / "templates", instruments_of(encoder), scheme=scheme, embeddings=embeddings
+    )  # type: ignore[arg-type]
     (tmp_path / "maker").mkdir()
     small = replace(encoder, model=start_from_scratch(encoder.model, family, widths))
     maker = Maker(
@@ -90,7 +97,7 @@ def test_resized_graph_is_the_exported_one(kind: str, scheme: Scheme, tmp_path: 
 def test_classifiers_keep_their_labels(tmp_path: Path) -> None:
     encoder = encoder_of("bert", "sequence", tmp_path)
     (tmp_path / "templates").mkdir()
-    templates = Templates(encoder, tmp_path / "templates", EXPORT, scheme="fp32", embeddings="fp32")
+    templates = Templates(encoder, tmp_path / "templates", instruments_of(encoder), scheme="fp32", embeddings="fp32")
     file = tmp_path / "one.onnx"
     assert templates.write(file, Shape(1, 24, 40, 3), "standard")
     session = onnxruntime.InferenceSession(file)
@@ -102,7 +109,14 @@ def test_other_schemes_come_out_of_the_same_exports(tmp_path: Path) -> None:
     encoder = encoder_of("bert", "model", tmp_path)
     (tmp_path / "templates").mkdir()
     steps: list[str] = []
-    small = Templates(encoder, tmp_path / "templates", EXPORT, scheme="int8", embeddings="int8", progress=steps.append)
+    small = Templates(
+        encoder,
+        tmp_path / "templates",
+        instruments_of(encoder),
+        scheme="int8",
+        embeddings="int8",
+        progress=steps.append,
+    )
     files = {"int8": tmp_path / "small.onnx", "fp32": tmp_path / "full.onnx"}
     widths = Shape(1, 24, 40, 3)
     assert small.write(files["int8"], widths, "standard")
@@ -118,7 +132,7 @@ def test_other_schemes_come_out_of_the_same_exports(tmp_path: Path) -> None:
 def test_packed_weights_are_refused(tmp_path: Path) -> None:
     encoder = encoder_of("bert", "model", tmp_path)
     with pytest.raises(UserError, match="4-bit weights are stored in blocks"):
-        Templates(encoder, tmp_path, EXPORT, scheme="int4", embeddings="int8")
+        Templates(encoder, tmp_path, instruments_of(encoder), scheme="int4", embeddings="int8")
 
 
 def test_every_family_has_odd_sizes() -> None:
