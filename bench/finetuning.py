@@ -99,10 +99,10 @@ def measure(cell: Cell, source: str, glue: Path, work: Path) -> dict[str, Any]:
             force=package.exists(),
         )
         (found,) = evaluate_models([str(package)], judged, task="classification", metrics=task.metrics)
-        (metric,) = found["metrics"]
+        (metric,) = found.metrics
         logits = np.stack(open_package(package, threads=1).logits(judged.texts))
         official = float(OFFICIAL[cell.task](right, logits.argmax(axis=1)))
-        figures[precision] = {"value": metric["value"], "interval": metric["interval"], "official": official}
+        figures[precision] = {"value": metric.value, "interval": metric.interval, "official": official}
     return {
         "model": cell.model,
         "task": cell.task,

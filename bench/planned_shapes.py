@@ -130,7 +130,7 @@ def judged(shape: Shape, seed: int, recipe: Recipe, glue: Path, work: Path) -> d
         "shape": shape.as_json(),
         "seed": seed,
         "steps": recipe.distill.steps,
-        "stsb": found["metrics"][0],
+        "stsb": found.metrics[0].model_dump(mode="json"),
         "distilled_on": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "host": describe_host(),
         "versions": library_versions(),

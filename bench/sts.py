@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from homoexport.evaluate import sts_spearman
+from homoexport.evaluate import sts_qualities
 from homoexport.host import describe_host, library_versions
 from homoexport.measure.there import answers_of_file
 from homoexport.runtime.inference import Package, load_tokenizer, open_package, read_package
@@ -80,9 +80,9 @@ def main() -> None:
     results = []
     for folder in arguments.packages:
         package = Elsewhere(folder, arguments.device) if arguments.device else open_package(folder, threads=1)
-        quality = sts_spearman(package, pairs, scores)
+        quality = sts_qualities(package, pairs, scores)[0]
         figures = {"precision": package.details.precision, "file_bytes": package.details.file_bytes}
-        results.append({"package": folder.name, **figures, **quality.as_json()})
+        results.append({"package": folder.name, **figures, **quality.figure.model_dump(mode="json")})
         print(f"{folder}: {quality.value:.4f} on {len(pairs)} pairs")
     if arguments.output:
         kept = {

@@ -121,7 +121,7 @@ def judge(cell: Cell, precision: str, work: Path, glue: Path, threads: int) -> d
         metrics=["accuracy"],
         threads=threads,
     )
-    return {"stsb": sts["metrics"][0], "sst2_probe": probe["metrics"][0]}
+    return {name: one.metrics[0].model_dump(mode="json") for name, one in (("stsb", sts), ("sst2_probe", probe))}
 
 
 def make_all(cells: Sequence[Cell], work: Path, glue: Path, threads: int, parts: Collection[str]) -> None:

@@ -32,11 +32,20 @@ Calibration = Literal["min-max", "percentile", "entropy"]
 # What a folder with a manifest holds.
 ArtifactKind = Literal["student", "package", "measurement", "plan", "evaluation"]
 
-# Evaluating.
-EvaluationTask = Literal["sts", "fidelity", "masked-lm", "classification", "tagging"]
-GlueTask = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "mnli-mm", "qnli", "rte", "wnli"]
+# Evaluating and fine-tuning.
+LabelledTask = Literal["sts", "classification", "tagging"]  # judged on labels that people gave
+UnlabelledTask = Literal["fidelity", "masked-lm"]  # judged on any text
+EvaluationTask = Literal[LabelledTask, UnlabelledTask]
+LABELLED_TASKS: tuple[LabelledTask, ...] = get_args(LabelledTask)
+UNLABELLED_TASKS: tuple[UnlabelledTask, ...] = get_args(UnlabelledTask)
+LearnedGlueTask = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"]
+LEARNED_GLUE_TASKS: tuple[LearnedGlueTask, ...] = get_args(LearnedGlueTask)
+GlueTask = Literal[LearnedGlueTask, "mnli-mm"]  # MNLI has a second set to be judged on
 GLUE_TASKS: tuple[GlueTask, ...] = get_args(GlueTask)
 JudgedTask = Literal[EvaluationTask, GlueTask]
+AskedTask = Literal[JudgedTask, "mteb"]
+OwnTask = Literal["classification", "scores"]
+LearnedTask = Literal[OwnTask, "glue", LearnedGlueTask]
 Split = Literal["train", "dev"]
 
 # Measuring.

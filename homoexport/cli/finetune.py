@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated
 
 import typer
 
+from homoexport.choices import LearnedTask
 from homoexport.cli import screen
 from homoexport.cli.options import AsJson, Force, Overrides, Tree, flags, laid_over, resumable
 from homoexport.documents.recipe import FinetuneRecipe, parse_as
-from homoexport.errors import TextError, UserError
-
-_Own = Literal["classification", "scores"]
-_Glue = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"]
-_FLAGS_OF_OWN = ("--train", "--dev", "--text-column", "--pair-column", "--label-column")
 
 
 @flags(
@@ -31,7 +27,7 @@ _FLAGS_OF_OWN = ("--train", "--dev", "--text-column", "--pair-column", "--label-
 def finetune(
     student: Annotated[str, typer.Argument(metavar="STUDENT", help="A student's folder, or any supported model.")],
     task: Annotated[
-        Literal[_Own, "glue", _Glue],
+        LearnedTask,
         typer.Option(
             help="classification or scores: your own --train and --dev; cola to wnli: GLUE's; glue: all nine of them, "
             "those without files left out by name."
@@ -89,83 +85,31 @@ def finetune(
     if seed:
         tree["seeds"] = seed
     settings = parse_as(FinetuneRecipe, tree, where=str(recipe or "finetune"), overrides=overrides or ())
-    files = (train, dev, text_column, pair_column, label_column, data_dir)
-    _check_flags(task, {name for name, value in zip((*_FLAGS_OF_OWN, "--data-dir"), files, strict=True) if value})
 
-    from homoexport.documents.artifact import refuse_existing
     from homoexport.report import finetuned_table
-    from homoexport.workflow import finetune
+    from homoexport.workflow import finetune as verb
 
-    single = task != "glue" and len(settings.seeds) == 1
     name = Path(student).resolve().name if Path(student).is_dir() else student.rstrip("/").rsplit("/", 1)[-1]
-    out_dir = output or Path(f"{name}-{task}")
-    if single and resume:
-        raise UserError("is for several tasks or seeds", where="--resume", hint="leave it out")
-    if not resume:
-        refuse_existing(out_dir, force=force, kind="student" if single else finetune.KIND, inputs=[student])
-    skipped: dict[str, str] = {}
-    tasks = []
-    if task in get_args(_Own):
-        assert train is not None
-        assert dev is not None
-        own = finetune.own_task(
-            "classification" if task == "classification" else "scores",
-            train,
-            dev,
-            text_column=text_column or "text",
-            pair_column=pair_column,
-            label_column=label_column or ("label" if task == "classification" else "score"),
-        )
-        tasks.append(own)
-    for each in get_args(_Glue) if task == "glue" else (task,) * (task in get_args(_Glue)):
-        try:
-            tasks.append(finetune.glue_task(each, data_dir))
-        except TextError as error:
-            if task != "glue":
-                raise
-            skipped[each] = str(error)
-            screen.stage_line(f"{each} is left out: {error}")
-    if not tasks:
-        raise UserError(
-            "no task has files", where=str(data_dir or "the hub"), hint="name GLUE's folder with --data-dir"
-        )
+    out_dir, single = output or Path(f"{name}-{task}"), verb.is_single(task, settings)
     with nullcontext() if single else resumable(out_dir), screen.finetune_bar() as show:
-        listener = finetune.Listener(on_stage=screen.stage_line, on_progress=show)
-        if single:
-            result = finetune.finetune_student(
-                student,
-                tasks[0],
-                out_dir,
-                settings=settings.settings_of(tasks[0].name),
-                seed=settings.seeds[0],
-                teacher=teacher,
-                force=force,
-                listener=listener,
-            )
-            summary = {"model": student, "runs": [result], "summary": finetune.over_seeds([result]), "skipped": {}}
-        else:
-            summary = finetune.finetune_many(
-                student,
-                tasks,
-                out_dir,
-                recipe=settings,
-                teachers=finetune.teachers_of(teacher, tasks) if teacher else None,
-                skipped=skipped,
-                force=force,
-                resume=resume,
-                listener=listener,
-            )
+        tuning = verb.finetune(
+            student,
+            task=task,
+            output=out_dir,
+            train=train,
+            dev=dev,
+            text_column=text_column,
+            pair_column=pair_column,
+            label_column=label_column,
+            data_dir=data_dir,
+            teacher=teacher,
+            recipe=settings,
+            force=force,
+            resume=resume,
+            listener=verb.Listener(on_stage=screen.stage_line, on_progress=show),
+        )
     if as_json:
-        screen.print_json(summary)
+        screen.print_json(tuning.model_dump(mode="json"))
         return
-    screen.output.print(finetuned_table(summary))
+    screen.output.print(finetuned_table(tuning))
     screen.output.print(f"{'Student' if single else 'Students'}: {out_dir}", soft_wrap=True)
-
-
-def _check_flags(task: str, given: set[str]) -> None:
-    """Refuse flags that would make no difference, and miss those that are needed."""
-    needed = {"--train", "--dev"} if task in get_args(_Own) else set()
-    if missing := needed - given:
-        raise UserError("on which files?", where=f"--task {task}", hint=f"name some with {min(missing)}")
-    if wrong := given & ({"--data-dir"} if task in get_args(_Own) else set(_FLAGS_OF_OWN)):
-        raise UserError("makes no difference here", where=f"{min(wrong)} with --task {task}", hint="leave it out")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from homoexport.choices import Method, ModelTask, Objective
 from homoexport.documents.document import Figures
+from homoexport.documents.evaluation import FineTunedRun
 from homoexport.documents.recipe import FinetuneSettings
 
 
@@ -64,37 +65,6 @@ class DistilledDetails(Figures):
     seconds: float
 
 
-class ExamplesOrigin(Figures):
-    """Where examples come from, and the digest of their content."""
-
-    source: str
-    digest: str
-
-
-class JudgedMetric(Figures):
-    """A metric of a fine-tuned model with its interval, and what it was taken from."""
-
-    model_config = ConfigDict(extra="allow")
-
-    metric: str
-    value: float
-    interval: tuple[float, float]
-
-
-class FinetunedFigures(Figures):
-    """One fine-tuning on one task, judged: by split the metrics."""
-
-    task: str
-    seed: int
-    examples: int
-    of_examples: int
-    trained_on: ExamplesOrigin
-    judged_on: dict[str, ExamplesOrigin]
-    teacher: str | None
-    teacher_digest: str | None
-    judged: dict[str, tuple[JudgedMetric, ...]]
-
-
 class FinetunedDetails(Figures):
     """A student that was fine-tuned: the model it was made of, its labels, and how it does on its task."""
 
@@ -108,7 +78,7 @@ class FinetunedDetails(Figures):
     taught: bool
     finetune: FinetuneSettings
     seconds: float
-    finetuned: FinetunedFigures
+    finetuned: FineTunedRun
 
 
 StudentDetails: TypeAlias = Annotated[DistilledDetails | FinetunedDetails, Field(discriminator="made_by")]

@@ -2,32 +2,37 @@
 
 from homoexport.evaluate.agreement import label_agreement
 from homoexport.evaluate.benchmark import evaluate_on_mteb
-from homoexport.evaluate.classification import label_indices, label_places, names_of
-from homoexport.evaluate.data import columns_of_task, judged_data
+from homoexport.evaluate.data import JudgedExamples, columns_of_task, flags_of_task, judged_task, read_judged
 from homoexport.evaluate.estimate import Quality
 from homoexport.evaluate.examples import MAX_COMPARED, Examples, drawn_rows, read_examples, read_for
+from homoexport.evaluate.fidelity import quality_of_run
 from homoexport.evaluate.glue import GLUE, read_glue
+from homoexport.evaluate.judge import Judge, evaluate_models
+from homoexport.evaluate.labels import label_indices, label_places, names_of
 from homoexport.evaluate.masked_lm import masked_lm_qualities
 from homoexport.evaluate.models import check_whole, digest_of_source, open_model, package_of_file
-from homoexport.evaluate.packages import evaluate_packages
 from homoexport.evaluate.probe import MAX_TRAIN
-from homoexport.evaluate.similarity import similarity_fidelity, sts_spearman
-from homoexport.evaluate.tasks import evaluate_models, write_evaluation
+from homoexport.evaluate.similarity import similarity_fidelity, sts_qualities
+from homoexport.evaluate.tasks import TASKS, Task
 
 __all__ = [
     "GLUE",
     "MAX_COMPARED",
     "MAX_TRAIN",
+    "TASKS",
     "Examples",
+    "Judge",
+    "JudgedExamples",
     "Quality",
+    "Task",
     "check_whole",
     "columns_of_task",
     "digest_of_source",
     "drawn_rows",
     "evaluate_models",
     "evaluate_on_mteb",
-    "evaluate_packages",
-    "judged_data",
+    "flags_of_task",
+    "judged_task",
     "label_agreement",
     "label_indices",
     "label_places",
@@ -35,10 +40,11 @@ __all__ = [
     "names_of",
     "open_model",
     "package_of_file",
+    "quality_of_run",
     "read_examples",
     "read_for",
     "read_glue",
+    "read_judged",
     "similarity_fidelity",
-    "sts_spearman",
-    "write_evaluation",
+    "sts_qualities",
 ]

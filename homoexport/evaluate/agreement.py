@@ -45,8 +45,8 @@ def label_agreement(reference: Sequence[Logits], logits: Sequence[Logits], *, se
     def share(counts: FloatArray) -> float:
         return float(counts @ agreeing / (counts @ decisions))
 
-    details = {"texts": len(same), "decisions": int(decisions.sum())}
-    return estimate("label_agreement", share, len(same), seed=seed, details=details)
+    counts = {"texts": len(same), "decisions": int(decisions.sum())}
+    return estimate("label_agreement", share, len(same), seed=seed, counts=counts)
 
 
 def _score_agreement(pairs: Sequence[tuple[Logits, Logits]], *, seed: int) -> Quality:
@@ -55,7 +55,7 @@ def _score_agreement(pairs: Sequence[tuple[Logits, Logits]], *, seed: int) -> Qu
     # Of a token-classification model of one label the tokens' mean stands for the text.
     theirs, ours = (np.array([rows.mean() for rows in side]) for side in zip(*pairs, strict=True))
     correlation = RankCorrelation(theirs, ours)
-    return estimate("score_spearman", correlation, len(ours), seed=seed, details={"texts": len(ours)})
+    return estimate("score_spearman", correlation, len(ours), seed=seed, counts={"texts": len(ours)})
 
 
 def decision_logits(package: Package, texts: Sequence[Text]) -> list[Logits]:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from homoexport.documents.evaluation import JudgedModel, QualityFigure
 from homoexport.errors import TextError, UserError
+from homoexport.evaluate.judge import described
 from homoexport.evaluate.models import open_model
-from homoexport.evaluate.tasks import described
 from homoexport.runtime.inference import Package
 
 
@@ -20,7 +21,7 @@ def evaluate_on_mteb(
     *,
     threads: int = 1,
     progress: Callable[[str], None] | None = None,
-) -> list[dict[str, Any]]:
+) -> tuple[JudgedModel, ...]:
     """Judge sentence encoders on tasks of MTEB.
 
     Args:
@@ -55,9 +56,9 @@ def evaluate_on_mteb(
             if progress is not None:
                 progress(f"judging {source} on {task.metadata.name}")
             score = _score(mteb, task, model)
-            metrics.append({"metric": task.metadata.name, "value": score, "score": task.metadata.main_score})
+            metrics.append(QualityFigure(metric=task.metadata.name, value=score, score=task.metadata.main_score))
         results.append(described(source, model, metrics))
-    return results
+    return tuple(results)
 
 
 def _score(mteb: Any, task: Any, model: Package) -> float:

@@ -7,17 +7,20 @@ N texts, C labels.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
-from homoexport.errors import TextError
+from homoexport.errors import PackageError, TextError
 from homoexport.evaluate.estimate import FloatArray, Quality, RankCorrelation, correlation, estimate
+from homoexport.evaluate.examples import Examples
+from homoexport.evaluate.labels import label_indices
+from homoexport.runtime.inference import Package
 
 _BINS = 15  # as in Guo et al. 2017
 
@@ -36,8 +39,7 @@ def classification_qualities(logits: NDArray[Any], labels: NDArray[np.int64], *,
         seed: of the bootstrap.
     """
     classes, guesses = logits.shape[1], logits.argmax(axis=1)
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    confidence = (shifted / shifted.sum(axis=1, keepdims=True)).max(axis=1)
+    confidence = softmax(logits.astype(np.float64), axis=1).max(axis=1)
 
     def of_counts(figure: Callable[[LabelCounts], float], weights: FloatArray) -> float:
         return figure(LabelCounts.of(labels, guesses, weights, classes=classes))
@@ -48,9 +50,12 @@ def classification_qualities(logits: NDArray[Any], labels: NDArray[np.int64], *,
         "matthews": partial(of_counts, matthews),
     }
     taken = {"texts": len(labels)}
-    found = [estimate(name, of, len(labels), seed=seed, details=taken) for name, of in figures.items()]
+    found = [estimate(name, of, len(labels), seed=seed, counts=taken) for name, of in figures.items()]
     distance = partial(calibration_error, confidence, labels == guesses)
-    return [*found, estimate("calibration_error", distance, len(labels), seed=seed, details=taken, biased=True)]
+    error = estimate(
+        "calibration_error", distance, len(labels), seed=seed, counts=taken, biased=True, less_is_better=True
+    )
+    return [*found, error]
 
 
 def score_qualities(scores: NDArray[Any], truth: Sequence[float], *, seed: int) -> list[Quality]:
@@ -66,7 +71,7 @@ def score_qualities(scores: NDArray[Any], truth: Sequence[float], *, seed: int) 
         "pearson": partial(correlation, wide, right),
         "spearman": RankCorrelation(wide, right),
     }
-    return [estimate(name, of, len(truth), seed=seed, details={"texts": len(truth)}) for name, of in figures.items()]
+    return [estimate(name, of, len(truth), seed=seed, counts={"texts": len(truth)}) for name, of in figures.items()]
 
 
 @dataclass(frozen=True)
@@ -114,71 +119,40 @@ def calibration_error(confidence: FloatArray, right: NDArray[np.bool_], weights:
     return float(np.abs(sure - true).sum() / weights.sum())
 
 
-def names_of(labels: Iterable[str]) -> tuple[str, ...]:
-    """The different labels there are: numbers by their size, then words by the alphabet."""
-    return tuple(sorted(set(labels), key=lambda label: (not label.isdecimal(), label.zfill(9), label)))
-
-
-def label_places(wanted: Sequence[str], names: Sequence[str]) -> list[int] | None:
-    """Where wanted labels, different ones in the order that models number them in, stand among a model's.
-
-    By name; by that order where the model's names say nothing, LABEL_0 and up or 0 and up, and are as many. None where
-    the model does not have them.
-    """
-    silent = all(name in (f"LABEL_{place}", str(place)) for place, name in enumerate(names))
-    positions = list(range(len(names))) if silent and len(names) == len(wanted) else None
-    return _named_places(wanted, names) or positions
-
-
-def _named_places(wanted: Sequence[str], names: Sequence[str]) -> list[int] | None:
-    """By name, as it is written, else in any case and with `_`, `-` and blanks for one another."""
-    for form in (str, _plain):
-        places = {form(name): place for place, name in enumerate(names)}
-        asked = [form(label) for label in wanted]
-        if len(places) == len(names) and len(set(asked)) == len(asked) and places.keys() >= set(asked):
-            return [places[label] for label in asked]
-    return None
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\s_-]+", " ", name).casefold()
-
-
-def label_indices(
-    labels: Sequence[str],
-    names: Sequence[str],
-    *,
-    where: str,
-    order: Sequence[str] | None = None,
-    numbered: bool = False,
-) -> NDArray[np.int64]:
-    """Labels as a file has them as indices of a model's labels, [N].
-
-    Args:
-        labels: at least one.
-        names: the model's.
-        where: of the labels, for errors.
-        order: all that the labels can be, in the order that models number them in, where it is known.
-        numbered: whether numbers stand for the places of the model's labels, if none of these is a number itself.
+def labelled_qualities(model: Package, examples: Examples, *, seed: int) -> list[Quality]:
+    """A text classifier's figures on labels that people gave; of a model with one output, on scores.
 
     Raises:
-        TextError: a label that the model does not have.
+        PackageError: no text classifier, or one output where the examples have labels.
+        TextError: a label that the model does not have, or a score that is no number.
     """
-    found = list(order) if order is not None else sorted(set(labels))
-    places = label_places(found, names) if order is not None else _named_places(found, names)
-    numbered = numbered and not any(name.isdecimal() for name in names)
-    if places is None and numbered and all(label.isdecimal() and int(label) < len(names) for label in found):
-        places = [int(label) for label in found]
-    if places is None:
-        raise _unknown(labels if order is None else order, names, where=where, numbered=numbered)
-    place_of = dict(zip(found, places, strict=True))
-    return np.array([place_of[label] for label in labels], dtype=np.int64)
+    assert examples.labels is not None
+    details = model.details
+    if details.task != "text-classification":
+        hint = "name a text-classification model, or give --probe"
+        raise PackageError(f"is for {details.task}", where=str(details.folder), hint=hint)
+    logits = np.stack(model.logits(examples.texts))  # [N, C]
+    if logits.shape[1] > 1:
+        return classification_qualities(logits, indices_of(examples, details.labels), seed=seed)
+    if examples.names is not None:
+        what = f"has one output where the examples have the labels {', '.join(examples.names)}"
+        raise PackageError(what, where=str(details.folder), hint="name a model with those labels")
+    return score_qualities(logits[:, 0], examples.scores(), seed=seed)
 
 
-def _unknown(labels: Sequence[str], names: Sequence[str], *, where: str, numbered: bool) -> TextError:
-    named = {_plain(name) for name in names}
-    numbers = {str(place) for place in range(len(names))} if numbered and _plain(labels[0]) not in named else set()
-    odd = next((label for label in labels if _plain(label) not in named and label not in numbers), labels[0])
-    ways = "name another --label-column or model, or write the labels as the model has them"
-    hint = f"{ways}, or as numbers from 0" if numbered else ways
-    return TextError(f"the label '{odd}' is none of the model's ({', '.join(names)})", where=where, hint=hint)
+def check_labels(model: Package, examples: Examples) -> None:
+    """Refuse labels that the model does not have, or scores that are no numbers, before it is asked.
+
+    Raises:
+        TextError: the first of them.
+    """
+    if len(model.details.labels) == 1:
+        examples.scores()
+    elif model.details.task == "text-classification":
+        indices_of(examples, model.details.labels)
+
+
+def indices_of(examples: Examples, names: Sequence[str]) -> NDArray[np.int64]:
+    """The examples' labels as indices of a model's labels, [N]."""
+    assert examples.labels is not None
+    return label_indices(examples.labels, names, where=examples.source, order=examples.names, numbered=True)

@@ -3,62 +3,82 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 from homoexport.choices import EvaluationTask, JudgedTask, Split
+from homoexport.documents.evaluation import Columns
 from homoexport.errors import UserError
-from homoexport.evaluate.examples import Examples, read_examples, read_tagged
+from homoexport.evaluate.examples import Examples, read_examples
 from homoexport.evaluate.glue import GLUE, read_glue
+from homoexport.evaluate.tasks import TASKS
 
 
-def judged_data(
+class JudgedExamples(NamedTuple):
+    """Examples, how they are judged, and by which of the task's own metrics (None: all)."""
+
+    examples: Examples
+    task: EvaluationTask
+    metrics: tuple[str, ...] | None = None
+
+
+def read_judged(
     task: JudgedTask,
     *,
     data: str | None = None,
     data_dir: Path | None = None,
-    text_column: str | None = None,
-    pair_column: str | None = None,
-    label_column: str | None = None,
+    columns: Columns | None = None,
     split: Split = "dev",
-) -> tuple[Examples, EvaluationTask, tuple[str, ...] | None]:
-    """The examples of a task, how they are judged, and by which metrics (None: all).
+) -> JudgedExamples:
+    """The examples of a task.
 
     Args:
         task: its name.
         data: the files of a task that is not GLUE's.
         data_dir: of GLUE's files; without it the hub is asked.
-        text_column: by default `text`, of sts `sentence1`, of tagging `tokens`.
-        pair_column: of sts by default `sentence2`.
-        label_column: of sts by default `score`, of classification `label`, of tagging `ner_tags`.
+        columns: of a user's files; those that are not named are the task's own.
         split: of GLUE.
 
     Raises:
         TextError: data that cannot be read.
         UserError: no files are named where there must be some.
     """
-    glue = GLUE.get(task)
-    if glue is not None:
-        examples = read_glue(task, data_dir=data_dir, split=split)
-        return examples, "sts" if glue.labels is None else "classification", glue.metrics
+    judged_as = judged_task(task)
+    if task in GLUE:
+        # Cosines and scores have other names for the same two metrics, so that all of them are taken.
+        metrics = None if judged_as == "sts" else GLUE[task].metrics
+        return JudgedExamples(read_glue(task, data_dir=data_dir, split=split), judged_as, metrics)
     if data is None:
         raise UserError("judged on what?", where=f"--task {task}", hint="name files with --data")
-    text, pair, label = columns_of_task(task, text_column, pair_column, label_column)
-    assert text is not None
-    if task == "tagging":
-        assert label is not None
-        return read_tagged(data, column=text, label_column=label), task, None
-    return read_examples(data, column=text, pair_column=pair, label_column=label), task, None  # type: ignore[return-value]
+    named = columns_of_task(task, columns or Columns())
+    return JudgedExamples(read_examples(data, named, has_words=TASKS[judged_as].has_words), judged_as)
 
 
-def columns_of_task(
-    task: JudgedTask, text: str | None, pair: str | None, label: str | None
-) -> tuple[str | None, str | None, str | None]:
-    """The columns of texts, second texts and labels: those that are named, else the task's own; GLUE's files have
-    theirs."""
+def judged_task(task: JudgedTask) -> EvaluationTask:
+    """How a task is judged: GLUE's as texts with labels or pairs with scores."""
     if task in GLUE:
-        return None, None, None
-    own = {
-        "sts": ("sentence1", "sentence2", "score"),
-        "tagging": ("tokens", None, "ner_tags"),
-        "classification": ("text", None, "label"),
-    }.get(task, ("text", None, None))
-    return text or own[0], pair or own[1], label or own[2]
+        return "sts" if GLUE[task].labels is None else "classification"
+    return task  # type: ignore[return-value]
+
+
+def columns_of_task(task: JudgedTask, named: Columns) -> Columns:
+    """The columns that are named, else the task's own; GLUE's files have theirs."""
+    if task in GLUE:
+        return Columns()
+    own = TASKS[judged_task(task)].columns
+    return Columns(text=named.text or own.text, pair=named.pair or own.pair, label=named.label or own.label)
+
+
+def flags_of_task(task: JudgedTask) -> frozenset[str]:
+    """The flags of `homoexport eval` that make a difference to a task."""
+    asked, of_glue = TASKS[judged_task(task)], task in GLUE
+    flags = {
+        "--data-dir": of_glue,
+        "--data": not of_glue,
+        "--text-column": not of_glue,
+        "--pair-column": not of_glue and asked.pairs != "none",
+        "--label-column": not of_glue and asked.columns.label is not None,
+        "--train": not of_glue and asked.probe is not None,
+        "--probe": of_glue and asked.probe is not None,
+        "--teacher": asked.teacher != "none",
+    }
+    return frozenset(flag for flag, is_taken in flags.items() if is_taken)

@@ -5,12 +5,14 @@ N texts or pairs, P pairs of texts, T resamples.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from homoexport.documents.evaluation import QualityFigure
 
 FloatArray = NDArray[np.float64]
 
@@ -29,8 +31,9 @@ class Quality:
     metric: str
     value: float
     draws: FloatArray = field(repr=False, compare=False)
-    details: dict[str, Any] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
     biased: bool = False
+    less_is_better: bool = False
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -41,9 +44,12 @@ class Quality:
             return low, high
         return min(max(0.0, 2 * self.value - high), 1.0), min(max(0.0, 2 * self.value - low), 1.0)
 
-    def as_json(self) -> dict[str, Any]:
-        """A JSON-ready dict, with the details beside the value."""
-        return {"metric": self.metric, "value": self.value, "interval": list(self.interval), **self.details}
+    @property
+    def figure(self) -> QualityFigure:
+        """What a document keeps of it."""
+        return QualityFigure(
+            metric=self.metric, value=float(self.value), interval=self.interval, score=None, **self.counts
+        )
 
 
 def estimate(
@@ -52,9 +58,10 @@ def estimate(
     size: int,
     *,
     seed: int,
-    details: dict[str, Any],
+    counts: Mapping[str, int],
     resamples: int = 1000,
     biased: bool = False,
+    less_is_better: bool = False,
 ) -> Quality:
     """A statistic of `size` samples as a quality figure, by the bootstrap.
 
@@ -63,14 +70,15 @@ def estimate(
         statistic: takes how often each sample was drawn, [size], and returns the figure.
         size: number of samples.
         seed: of the draws.
-        details: what it is taken from.
+        counts: how much it is taken from, by the names of `QualityFigure`'s fields.
         resamples: number of draws, T.
         biased: see `Quality`.
+        less_is_better: whether the figure is a loss or a distance, under which there is no floor.
     """
     rng = np.random.default_rng(seed)
-    counts = rng.multinomial(size, np.full(size, 1 / size), size=resamples)  # [T, size]
-    draws = np.array([statistic(row.astype(np.float64)) for row in counts])
-    return Quality(metric, statistic(np.ones(size)), draws, details, biased)
+    times = rng.multinomial(size, np.full(size, 1 / size), size=resamples)  # [T, size]
+    draws = np.array([statistic(row.astype(np.float64)) for row in times])
+    return Quality(metric, statistic(np.ones(size)), draws, counts, biased, less_is_better)
 
 
 class RankCorrelation:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from homoexport.documents.document import digest_of
+from homoexport.documents.evaluation import Columns
 from homoexport.documents.recipe import TextSource
 from homoexport.errors import TextError
 from homoexport.runtime.inference import Text
@@ -100,64 +101,41 @@ def drawn_rows(count: int, limit: int | None, seed: int) -> list[int]:
     return sorted(np.random.default_rng(seed).choice(count, limit, replace=False).tolist())
 
 
-def read_examples(
-    files: str, *, column: str, pair_column: str | None = None, label_column: str | None = None
-) -> Examples:
+def read_examples(files: str, columns: Columns, *, has_words: bool = False) -> Examples:
     """The rows of txt, jsonl, csv, tsv or parquet files that hold text.
 
     Args:
         files: a glob, or `package:DISTRIBUTION/GLOB`.
-        column: of the texts; a txt file has but one.
-        pair_column: of the texts that they are paired with.
-        label_column: of labels.
+        columns: of the texts (a txt file has but one), of the texts that they are paired with, of labels or scores.
+        has_words: whether texts are lists of words, with a list of labels each.
 
     Raises:
-        TextError: no file, no such column, no text, or a row without a label.
+        TextError: no file, no such column, no text, or a row without a label, or not a label for each word.
     """
     # Imported here: `datasets` takes a second.
     from homoexport.text.sources import columns_of, find_files, read_rows
 
-    source = TextSource(files=files, column=column, pair_column=pair_column, label_column=label_column)
+    source = TextSource(
+        files=files, column=columns.text or "text", pair_column=columns.pair, label_column=columns.label
+    )
     with _as_flags():
-        rows = list(read_rows(find_files(files), columns_of(source)))
+        rows = list(read_rows(find_files(files), columns_of(source), words=has_words))
     if not rows:
         raise TextError("holds no text", where=files, hint="name other files or another column")
-    if label_column is not None and (bare := sum(row["label"] in (None, "") for row in rows)):
+    if has_words:
+        return _tagged(files, rows)
+    if columns.label is not None and (bare := sum(row["label"] in (None, "") for row in rows)):
         raise TextError(
-            f"{bare} of {len(rows)} rows have no label", where=files, hint="name another --label-column, or hint them"
+            f"{bare} of {len(rows)} rows have no label", where=files, hint="name another --label-column, or add them"
         )
     return Examples(
         files,
-        tuple((row["text"], row["pair"]) if pair_column else row["text"] for row in rows),
-        _whole([row["label"] for row in rows]) if label_column else None,
+        tuple((row["text"], row["pair"]) if columns.pair else row["text"] for row in rows),
+        _whole([row["label"] for row in rows]) if columns.label else None,
     )
 
 
-def _whole(labels: Sequence[str]) -> tuple[str, ...]:
-    """The labels; where all are numbers, whole ones without a point, for 1 and 1.0 are one label."""
-    if not all(re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", label, re.IGNORECASE) for label in labels):
-        return tuple(labels)
-    return tuple(re.sub(r"(?<=\d)\.0*$", "", label) for label in labels)
-
-
-def read_tagged(files: str, *, column: str, label_column: str) -> Examples:
-    """The rows of jsonl or parquet files whose texts are lists of words, with a label for each.
-
-    Args:
-        files: a glob, or `package:DISTRIBUTION/GLOB`.
-        column: of the lists of words.
-        label_column: of the lists of labels, names or numbers.
-
-    Raises:
-        TextError: no file, no such column, no text, or not a label for each word.
-    """
-    from homoexport.text.sources import columns_of, find_files, read_rows
-
-    source = TextSource(files=files, column=column, label_column=label_column)
-    with _as_flags():
-        rows = list(read_rows(find_files(files), columns_of(source), words=True))
-    if not rows:
-        raise TextError("holds no text", where=files, hint="name other files or another column")
+def _tagged(files: str, rows: Sequence[dict[str, Any]]) -> Examples:
     for number, row in enumerate(rows, start=1):
         if row["label"] is None or None in row["label"] or len(row["label"]) != len(row["text"]):
             what = f"text {number} has {len(row['text'])} words and {len(row['label'] or ())} labels"
@@ -165,3 +143,10 @@ def read_tagged(files: str, *, column: str, label_column: str) -> Examples:
     words = tuple(tuple(row["text"]) for row in rows)
     labels = tuple(tuple(row["label"]) for row in rows)
     return Examples(files, tuple(map(" ".join, words)), None, words=words, word_labels=labels)
+
+
+def _whole(labels: Sequence[str]) -> tuple[str, ...]:
+    """The labels; where all are numbers, whole ones without a point, for 1 and 1.0 are one label."""
+    if not all(re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", label, re.IGNORECASE) for label in labels):
+        return tuple(labels)
+    return tuple(re.sub(r"(?<=\d)\.0*$", "", label) for label in labels)

@@ -8,10 +8,13 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from homoexport.choices import Split
+from homoexport.data import FOLDER
+from homoexport.documents.document import Figures
 from homoexport.errors import TextError
 from homoexport.evaluate.examples import Examples
 from homoexport.runtime.inference import Text
@@ -19,24 +22,27 @@ from homoexport.runtime.inference import Text
 HUB = "nyu-mll/glue"
 
 
-@dataclass(frozen=True)
-class GlueTask:
-    """Where a task's examples stand, and how it is judged.
+class HubColumns(Figures):
+    """Where a task stands in the hub's dataset."""
 
-    Columns are named, or numbered where the file has no header. `labels` are the files', in the hub's order; None:
-    scores. `hub` is the configuration and the judged split there. `numbered` is what the labels are called, where these
-    are numbers in the files.
-    """
+    config: str
+    split: str = "validation"
+    text: str
+    pair: str | None = None
+
+
+class Glue(Figures):
+    """One of GLUE's tasks; the fields are explained in data/glue.yaml."""
 
     folder: str
-    text: str | int
-    pair: str | int | None
-    label: str | int
-    labels: tuple[str, ...] | None
-    metrics: tuple[str, ...]
-    hub: tuple[str, str, str, str | None]  # configuration, judged split, text and pair columns
     dev: str = "dev.tsv"
+    text: str | int
+    pair: str | int | None = None
+    label: str | int
+    labels: tuple[str, ...] | None = None
     numbered: tuple[str, ...] | None = None
+    metrics: tuple[str, ...]
+    hub: HubColumns
 
     @property
     def names(self) -> tuple[str, ...] | None:
@@ -44,102 +50,12 @@ class GlueTask:
         return self.numbered or self.labels
 
 
-_TWO, _ENTAILMENT = ("0", "1"), ("entailment", "not_entailment")
-_MNLI = ("entailment", "neutral", "contradiction")
-_ACCURACY, _BOTH = ("accuracy",), ("f1", "accuracy")
-GLUE: dict[str, GlueTask] = {
-    "cola": GlueTask(
-        "CoLA",
-        3,
-        None,
-        1,
-        _TWO,
-        ("matthews",),
-        ("cola", "validation", "sentence", None),
-        numbered=("unacceptable", "acceptable"),
-    ),
-    "sst2": GlueTask(
-        "SST-2",
-        "sentence",
-        None,
-        "label",
-        _TWO,
-        _ACCURACY,
-        ("sst2", "validation", "sentence", None),
-        numbered=("negative", "positive"),
-    ),
-    "mrpc": GlueTask(
-        "MRPC",
-        "#1 String",
-        "#2 String",
-        "Quality",
-        _TWO,
-        _BOTH,
-        ("mrpc", "validation", "sentence1", "sentence2"),
-        numbered=("not_equivalent", "equivalent"),
-    ),
-    "stsb": GlueTask(
-        "STS-B",
-        "sentence1",
-        "sentence2",
-        "score",
-        None,
-        ("pearson", "spearman"),
-        ("stsb", "validation", "sentence1", "sentence2"),
-    ),
-    "qqp": GlueTask(
-        "QQP",
-        "question1",
-        "question2",
-        "is_duplicate",
-        _TWO,
-        _BOTH,
-        ("qqp", "validation", "question1", "question2"),
-        numbered=("not_duplicate", "duplicate"),
-    ),
-    "mnli": GlueTask(
-        "MNLI",
-        "sentence1",
-        "sentence2",
-        "gold_label",
-        _MNLI,
-        _ACCURACY,
-        ("mnli", "validation_matched", "premise", "hypothesis"),
-        "dev_matched.tsv",
-    ),
-    "mnli-mm": GlueTask(
-        "MNLI",
-        "sentence1",
-        "sentence2",
-        "gold_label",
-        _MNLI,
-        _ACCURACY,
-        ("mnli", "validation_mismatched", "premise", "hypothesis"),
-        "dev_mismatched.tsv",
-    ),
-    "qnli": GlueTask(
-        "QNLI", "question", "sentence", "label", _ENTAILMENT, _ACCURACY, ("qnli", "validation", "question", "sentence")
-    ),
-    "rte": GlueTask(
-        "RTE",
-        "sentence1",
-        "sentence2",
-        "label",
-        _ENTAILMENT,
-        _ACCURACY,
-        ("rte", "validation", "sentence1", "sentence2"),
-    ),
-    "wnli": GlueTask(
-        "WNLI",
-        "sentence1",
-        "sentence2",
-        "label",
-        _TWO,
-        _ACCURACY,
-        ("wnli", "validation", "sentence1", "sentence2"),
-        numbered=("not_entailment", "entailment"),
-    ),
-}
+def _read_table() -> dict[str, Glue]:
+    table = yaml.safe_load((FOLDER / "glue.yaml").read_text(encoding="utf-8"))
+    return {name: Glue.model_validate(task, strict=False) for name, task in table.items()}
+
+
+GLUE = _read_table()
 
 
 def read_glue(name: str, *, data_dir: Path | None, split: Split = "dev") -> Examples:
@@ -162,7 +78,7 @@ def read_glue(name: str, *, data_dir: Path | None, split: Split = "dev") -> Exam
     return Examples(str(path), texts, _named(labels, task), task.names)
 
 
-def _named(labels: Sequence[str], task: GlueTask) -> tuple[str, ...]:
+def _named(labels: Sequence[str], task: Glue) -> tuple[str, ...]:
     """Labels as the files have them by what they are called."""
     if task.labels is None or task.names is None:
         return tuple(labels)
@@ -170,7 +86,7 @@ def _named(labels: Sequence[str], task: GlueTask) -> tuple[str, ...]:
     return tuple(called[label] for label in labels)
 
 
-def _rows(path: Path, task: GlueTask) -> list[tuple[Text, str]]:
+def _rows(path: Path, task: Glue) -> list[tuple[Text, str]]:
     if not path.is_file():
         hint = "name the folder of GLUE's task folders with --data-dir"
         raise TextError("no such file", where=str(path), hint=hint)
@@ -195,21 +111,21 @@ def _rows(path: Path, task: GlueTask) -> list[tuple[Text, str]]:
     return rows
 
 
-def _from_hub(task: GlueTask, split: Split) -> Examples:
+def _from_hub(task: Glue, split: Split) -> Examples:
     # Imported here: `datasets` takes a second.
     from homoexport.documents.recipe import TextSource
     from homoexport.text.sources import load_hub
 
-    config, judged, text, pair = task.hub
+    hub = task.hub
     source = TextSource(
         dataset=HUB,
-        config=config,
-        split=judged if split == "dev" else "train",
-        column=text,
-        pair_column=pair,
+        config=hub.config,
+        split=hub.split if split == "dev" else "train",
+        column=hub.text,
+        pair_column=hub.pair,
         label_column="label",
     )
     rows = load_hub(source, cache_dir=None)
-    texts = tuple((row["text"], row["pair"]) if pair else row["text"] for row in rows)
+    texts = tuple((row["text"], row["pair"]) if hub.pair else row["text"] for row in rows)
     labels = tuple(str(row["label"]) if task.labels is None else task.labels[row["label"]] for row in rows)
-    return Examples(f"{HUB}/{config}", texts, _named(labels, task), task.names)
+    return Examples(f"{HUB}/{hub.config}", texts, _named(labels, task), task.names)

@@ -18,9 +18,16 @@ from numpy.typing import NDArray
 
 from homoexport.errors import PackageError, TextError
 from homoexport.evaluate.estimate import FloatArray, Quality, estimate
-from homoexport.runtime.inference import Package
+from homoexport.evaluate.examples import Examples
+from homoexport.runtime.inference import Package, padded_tokens
 
 _BATCH = 8  # the logits of 8 × 128 tokens over 30,522 words are 125 MB
+
+
+def judge_masked_lm(model: Package, examples: Examples, *, seed: int) -> list[Quality]:
+    """Figures of a fill-mask package on texts; see `masked_lm_qualities`."""
+    sequences = [encoding.ids for encoding in model.tokenizer.encode_batch(list(examples.texts))]
+    return masked_lm_qualities(model, sequences, seed=seed)
 
 
 def masked_lm_qualities(
@@ -60,10 +67,10 @@ def masked_lm_qualities(
 
     taken = {"sequences": len(totals), "masked_tokens": int(totals[:, 3].sum())}
     loss, top1, top5 = (
-        estimate(name, partial(ratio, column), len(totals), seed=seed, details=taken)
+        estimate(name, partial(ratio, column), len(totals), seed=seed, counts=taken, less_is_better=name == "loss")
         for column, name in enumerate(("loss", "top1", "top5"))
     )
-    perplexity = Quality("perplexity", float(np.exp(loss.value)), np.exp(loss.draws), taken)
+    perplexity = Quality("perplexity", float(np.exp(loss.value)), np.exp(loss.draws), taken, less_is_better=True)
     return [loss, perplexity, top1, top5]
 
 
@@ -71,18 +78,14 @@ def _score(
     package: Package, sequences: Sequence[Sequence[int]], chosen: Sequence[NDArray[np.intp]], mask_token_id: int
 ) -> list[tuple[float, ...]]:
     """Cross-entropy, tokens that are the likeliest and among the five likeliest, and masked ones, of B sequences."""
-    shape = (len(sequences), max(len(ids) for ids in sequences))
-    input_ids = np.full(shape, package.details.pad_token_id, dtype=np.int64)
-    attention_mask = np.zeros(shape, dtype=np.int64)
-    for row, (ids, positions) in enumerate(zip(sequences, chosen, strict=True)):
-        input_ids[row, : len(ids)] = ids
-        input_ids[row, positions] = mask_token_id
-        attention_mask[row, : len(ids)] = 1
-    tokens = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": np.zeros_like(input_ids)}
+    masked = [np.array(ids, dtype=np.int64) for ids in sequences]
+    for masked_ids, positions in zip(masked, chosen, strict=True):
+        masked_ids[positions] = mask_token_id
+    tokens = padded_tokens(masked, package.details.pad_token_id)
     (logits,) = package.run(tokens, ["logits"])  # [B, S, V]
     scores: list[tuple[float, ...]] = []
-    for row, (ids, positions) in enumerate(zip(sequences, chosen, strict=True)):
-        at = logits[row, positions].astype(np.float64)  # [M, V]
+    for answer, ids, positions in zip(logits, sequences, chosen, strict=True):
+        at = answer[positions].astype(np.float64)  # [M, V]
         labels = np.asarray(ids)[positions]
         highest = at.max(axis=1, keepdims=True)
         log_sum = np.log(np.exp(at - highest).sum(axis=1)) + highest[:, 0]

@@ -7,15 +7,29 @@ N texts, D width of a vector, C labels.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 from homoexport.errors import TextError
-from homoexport.evaluate.classification import label_indices
+from homoexport.evaluate.classification import classification_qualities
+from homoexport.evaluate.estimate import Quality
 from homoexport.evaluate.examples import Examples, drawn_rows
+from homoexport.evaluate.labels import label_indices, names_of
 from homoexport.runtime.inference import Package
 
 MAX_TRAIN = 5000  # a quarter of a minute for a small encoder
+
+
+def probe_qualities(model: Package, examples: Examples, train: Examples, *, seed: int) -> list[Quality]:
+    """Figures of a linear classifier on the model's vectors; see `probe_logits`."""
+    assert examples.labels is not None
+    names = train.names or names_of(train.labels or ())
+    right = label_indices(examples.labels, names, where=examples.source)
+    logits, trained_on = probe_logits(model, train, examples, names=names, seed=seed)
+    found = classification_qualities(logits, right, seed=seed)
+    return [replace(each, counts={**each.counts, "probe_trained_on": trained_on}) for each in found]
 
 
 def probe_logits(

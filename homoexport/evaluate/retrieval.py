@@ -63,4 +63,4 @@ def _mean(name: str, values: FloatArray, *, seed: int) -> Quality:
     def of_queries(counts: FloatArray) -> float:
         return float(counts @ values / counts.sum())
 
-    return estimate(name, of_queries, len(values), seed=seed, details={"texts": len(values)})
+    return estimate(name, of_queries, len(values), seed=seed, counts={"texts": len(values)})

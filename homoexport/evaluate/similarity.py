@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homoexport.errors import TextError
+from homoexport.evaluate.classification import labelled_qualities
 from homoexport.evaluate.estimate import FloatArray, Quality, RankCorrelation, correlation, estimate
+from homoexport.evaluate.examples import Examples
 from homoexport.runtime.inference import Package
 
 _TEXT_RESAMPLES = 200  # of N texts; each costs a pass over N²/2 pairs
@@ -53,14 +55,20 @@ def similarity_quality(reference: NDArray[Any], vectors: NDArray[Any], *, seed: 
         return ranked(counts[first] * counts[second])
 
     taken = {"texts": len(vectors)}
-    return estimate("similarity_spearman", of_texts, len(vectors), seed=seed, details=taken, resamples=_TEXT_RESAMPLES)
+    return estimate("similarity_spearman", of_texts, len(vectors), seed=seed, counts=taken, resamples=_TEXT_RESAMPLES)
 
 
-def sts_spearman(
-    package: Package, pairs: Sequence[tuple[str, str]], scores: Sequence[float], *, seed: int = 0
-) -> Quality:
-    """Spearman's correlation of a package's cosine similarities with people's scores; see `sts_qualities`."""
-    return sts_qualities(package, pairs, scores, seed=seed)[0]
+def judge_sts(model: Package, examples: Examples, *, seed: int) -> list[Quality]:
+    """Figures of an encoder's cosine similarities, or of a cross-encoder's scores."""
+    if model.details.task == "text-classification":
+        return labelled_qualities(model, examples, seed=seed)
+    pairs = [text for text in examples.texts if not isinstance(text, str)]
+    return sts_qualities(model, pairs, examples.scores(), seed=seed)
+
+
+def check_scores(_model: Package, examples: Examples) -> None:
+    """Refuse scores that are no numbers, or all the same."""
+    examples.scores()
 
 
 def sts_qualities(
@@ -85,7 +93,7 @@ def sts_qualities(
     left, right = (unit_vectors(package.embed([pair[side] for pair in pairs])) for side in (0, 1))
     cosines, truth = np.sum(left * right, axis=1), np.asarray(scores, dtype=np.float64)
     return [
-        estimate(name, of, len(pairs), seed=seed, details={"pairs": len(pairs)})
+        estimate(name, of, len(pairs), seed=seed, counts={"pairs": len(pairs)})
         for name, of in (
             ("sts_spearman", RankCorrelation(cosines, truth)),
             ("sts_pearson", partial(correlation, cosines, truth)),

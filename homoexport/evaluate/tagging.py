@@ -12,11 +12,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from homoexport.errors import PackageError, TextError
-from homoexport.evaluate.classification import LabelCounts, f1, label_indices
+from homoexport.evaluate.classification import LabelCounts, f1
 from homoexport.evaluate.estimate import FloatArray, Quality, estimate
 from homoexport.evaluate.examples import Examples
+from homoexport.evaluate.labels import label_indices
 from homoexport.runtime.inference import Package
 
 _BEGIN_OR_END = ("B", "I", "E", "S")
@@ -26,7 +28,7 @@ def tagging_qualities(model: Package, examples: Examples, *, seed: int) -> list[
     """Accuracy over words, and of entities precision, recall and their harmonic mean, F1, over all types together; of
     labels that are no entities the mean F1 over labels. By the bootstrap over texts.
 
-    Words beyond the model's longest text are not judged; the details say how many.
+    Words beyond the model's longest text are not judged; `words_cut_off` says how many.
 
     Raises:
         PackageError: the model is no tagger.
@@ -41,15 +43,14 @@ def tagging_qualities(model: Package, examples: Examples, *, seed: int) -> list[
         )
     assert examples.words is not None
     assert examples.word_labels is not None
-    flat = [label for labels in examples.word_labels for label in labels]
-    numbers = iter(label_indices(flat, names, where=examples.source, numbered=True))
+    numbers = iter(_word_label_indices(examples, names))
     right = [[names[next(numbers)] for _ in labels] for labels in examples.word_labels]
     guessed = _labels_of_words(model, examples)
     judged = [(truth[: len(guess)], guess) for truth, guess in zip(right, guessed, strict=True)]
     count = sum(len(guess) for _, guess in judged)
     if not count:
         raise TextError("no word to judge", where=examples.source, hint="give some text")
-    details = {"texts": len(judged), "words": count, "words_cut_off": len(flat) - count}
+    counts = {"texts": len(judged), "words": count, "words_cut_off": sum(map(len, right)) - count}
     hits = np.array([sum(map(str.__eq__, truth, guess)) for truth, guess in judged], np.float64)
     words = np.array([len(guess) for _, guess in judged], np.float64)
     figures: dict[str, Callable[[FloatArray], float]] = {"accuracy": partial(_ratio, hits, words)}
@@ -65,7 +66,18 @@ def tagging_qualities(model: Package, examples: Examples, *, seed: int) -> list[
         truths, guesses = (np.array([index[name] for pair in judged for name in pair[side]]) for side in (0, 1))
         text = np.repeat(np.arange(len(judged)), [len(guess) for _, guess in judged])
         figures["f1"] = lambda counts: f1(LabelCounts.of(truths, guesses, counts[text], classes=len(names)))
-    return [estimate(name, of, len(judged), seed=seed, details=details) for name, of in figures.items()]
+    return [estimate(name, of, len(judged), seed=seed, counts=counts) for name, of in figures.items()]
+
+
+def check_word_labels(model: Package, examples: Examples) -> None:
+    """Refuse labels of words that the tagger does not have, before it is asked."""
+    _word_label_indices(examples, model.details.labels)
+
+
+def _word_label_indices(examples: Examples, names: Sequence[str]) -> NDArray[np.int64]:
+    """The labels of all words, one after the other, as indices of the model's."""
+    labels = [label for row in examples.word_labels or () for label in row]
+    return label_indices(labels, names, where=examples.source, numbered=True)
 
 
 def _ratio(upper: FloatArray, lower: FloatArray, counts: FloatArray) -> float:

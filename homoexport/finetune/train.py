@@ -52,7 +52,18 @@ class FinetuneProgress:
     int8: bool
 
 
-def finetune(
+@dataclass(frozen=True)
+class Trained:
+    """A training that is over: what came out of it; `parent` is the digest, or the name, of what it began from."""
+
+    parent: str
+    family: str
+    parameters: int
+    steps: int
+    seconds: float
+
+
+def train_classifier(
     source: str,
     texts: Sequence[Text],
     labels: NDArray[Any],
@@ -63,7 +74,7 @@ def finetune(
     folder: Path,
     teacher_logits: NDArray[Any] | None = None,
     on_progress: Callable[[FinetuneProgress], None] | None = None,
-) -> dict[str, Any]:
+) -> Trained:
     """Fine-tune a model and write it to a folder as a stock text classifier.
 
     Args:
@@ -76,9 +87,6 @@ def finetune(
         folder: an existing folder.
         teacher_logits: what a teacher answers to the texts, [N, C].
         on_progress: is told now and then.
-
-    Returns:
-        What to say of it in a manifest.
 
     Raises:
         TeacherError: a source that cannot be loaded.
@@ -107,20 +115,13 @@ def finetune(
     model = encoder.model.to("cpu").eval()
     assert isinstance(model, PreTrainedModel)
     save_encoder(encoder, model, folder)
-    return {
-        "task": "text-classification",
-        "teacher": source,
-        "parent": parent_of(encoder),
-        "family": model.config.model_type,
-        "parameters": count_parameters(model),
-        "labels": list(names),
-        "examples": len(rows),
-        "steps": steps,
-        "seed": seed,
-        "finetune": settings.model_dump(mode="json"),
-        "taught": teacher_logits is not None,
-        "seconds": round(seconds, 3),
-    }
+    return Trained(
+        parent=parent_of(encoder),
+        family=model.config.model_type,
+        parameters=count_parameters(model),
+        steps=steps,
+        seconds=round(seconds, 3),
+    )
 
 
 def _rows(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from homoexport.documents.budget import BudgetVerdict
+from homoexport.documents.evaluation import QualityFigure, RunQuality
 from homoexport.documents.measurement import Measurement, PackageFigures
 from homoexport.runtime.inference import PackageDetails
 
@@ -21,7 +22,7 @@ def budget_kept(verdicts: Sequence[BudgetVerdict]) -> bool | None:
 
 
 def _model(
-    name: str, package: PackageDetails, figures: PackageFigures | None, quality: Mapping[str, Any]
+    name: str, package: PackageDetails, figures: PackageFigures | None, quality: QualityFigure
 ) -> dict[str, Any]:
     return {
         "name": name,
@@ -29,7 +30,7 @@ def _model(
         "parameters": package.parameters,
         "file_bytes": package.file_bytes,
         **{key: getattr(figures, key) if figures else None for key in _FIGURES},
-        "quality": quality["value"],
+        "quality": quality.value,
     }
 
 
@@ -44,7 +45,7 @@ def summarize(
     student: str,
     packages: tuple[PackageDetails, PackageDetails],
     measurement: Measurement,
-    quality: Mapping[str, Mapping[str, Any]],
+    quality: RunQuality,
     verdicts: Sequence[BudgetVerdict],
     recipe_digest: str,
     seconds: Mapping[str, float],
@@ -58,7 +59,7 @@ def summarize(
         student: the student's name.
         packages: the teacher's and the student's.
         measurement: a measurement of both as JSON; the teacher's may be among the failures.
-        quality: for `teacher` and `student`: `metric`, `value`, and `interval` where there is one.
+        quality: of both packages.
         verdicts: the budget's lines.
         recipe_digest: of the recipe.
         seconds: wall time of every stage.
@@ -71,8 +72,8 @@ def summarize(
     """
     *others, of_student = measurement.results
     models = {
-        "teacher": _model(teacher, packages[0], others[0] if others else None, quality["teacher"]),
-        "student": _model(student, packages[1], of_student, quality["student"]),
+        "teacher": _model(teacher, packages[0], others[0] if others else None, quality.teacher),
+        "student": _model(student, packages[1], of_student, quality.student),
     }
     comparison = measurement.comparisons[0] if measurement.comparisons else None
     assert comparison is None or comparison.package == of_student.package
@@ -85,8 +86,8 @@ def summarize(
             "latency_p50_ms": comparison.speedup_p50 if comparison else None,
             "latency_p50_interval": list(comparison.interval) if comparison else None,
         },
-        "quality_metric": quality["student"]["metric"],
-        "quality_detail": {model: dict(figures) for model, figures in quality.items()},
+        "quality_metric": quality.student.metric,
+        "quality_detail": quality.model_dump(mode="json", exclude={"schema_version"}),
         "budget": [_plain(verdict) for verdict in verdicts],
         "budget_kept": budget_kept(verdicts),
         "recipe_digest": recipe_digest,

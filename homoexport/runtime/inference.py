@@ -98,6 +98,24 @@ class Session(Protocol):
         ...
 
 
+def padded_tokens(
+    rows: Sequence[Sequence[int] | IntArray], pad_token_id: int, *, types: Sequence[Sequence[int]] | None = None
+) -> dict[str, IntArray]:
+    """Token ids of B texts, right-padded to the longest: `input_ids`, `attention_mask`, `token_type_ids`, each [B, S].
+
+    A tokenizer without special tokens makes nothing of an empty text, and attention to no position at all would be a
+    division by zero: one padding token stands for it, so that S is at least 1.
+    """
+    shape = (len(rows), max((len(row) for row in rows), default=1) or 1)
+    ids, mask, type_ids = np.full(shape, pad_token_id, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    for number, row in enumerate(rows):
+        ids[number, : len(row)] = row
+        mask[number, : max(len(row), 1)] = 1
+        if types is not None:
+            type_ids[number, : len(row)] = types[number]
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": type_ids}
+
+
 class Package:
     """An open package. Make one with `open_package`."""
 
@@ -114,21 +132,8 @@ class Package:
             `input_ids`, `attention_mask` and `token_type_ids`, each [B, S]; S is at least 1.
         """
         encodings = self.tokenizer.encode_batch(list(texts))
-        width = max((len(encoding.ids) for encoding in encodings), default=1) or 1
-        shape = (len(encodings), width)
-        tokens = {
-            "input_ids": np.full(shape, self.details.pad_token_id, dtype=np.int64),
-            "attention_mask": np.zeros(shape, dtype=np.int64),
-            "token_type_ids": np.zeros(shape, dtype=np.int64),
-        }
-        for row, encoding in enumerate(encodings):
-            length = len(encoding.ids)
-            tokens["input_ids"][row, :length] = encoding.ids
-            tokens["token_type_ids"][row, :length] = encoding.type_ids
-            # A tokenizer without special tokens makes nothing of an empty text; attention to no
-            # position at all would be a division by zero, so one padding token stands for it.
-            tokens["attention_mask"][row, : max(length, 1)] = 1
-        return tokens
+        rows, types = [one.ids for one in encodings], [one.type_ids for one in encodings]
+        return padded_tokens(rows, self.details.pad_token_id, types=types)
 
     def run(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[FloatArray]:
         """Run the graph on those of `inputs` that it takes, for the named outputs.

@@ -7,11 +7,11 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from homoexport.choices import LEARNED_GLUE_TASKS, LearnedGlueTask, LearnedTask, OwnTask
 from homoexport.distill import HELD_OUT
 from homoexport.documents.artifact import (
     MANIFEST,
@@ -25,11 +25,20 @@ from homoexport.documents.artifact import (
     write_manifest,
     write_run_mark,
 )
-from homoexport.documents.document import digest_of, read_json, to_json, write_text
+from homoexport.documents.document import digest_of, read_json, write_document
+from homoexport.documents.evaluation import (
+    FINE_TUNING_FILE,
+    Columns,
+    DataDigest,
+    FineTunedRun,
+    FineTuning,
+    MetricOverSeeds,
+    QualityFigure,
+)
 from homoexport.documents.recipe import FinetuneRecipe, FinetuneSettings
-from homoexport.documents.student import ExamplesOrigin, FinetunedDetails, FinetunedFigures, JudgedMetric
+from homoexport.documents.student import FinetunedDetails
 from homoexport.encoder import load_encoder
-from homoexport.errors import OutputError, PackageError, RecipeError, TextError
+from homoexport.errors import OutputError, PackageError, RecipeError, TextError, UserError
 from homoexport.evaluate import (
     GLUE,
     Examples,
@@ -45,11 +54,10 @@ from homoexport.evaluate import (
     read_for,
     read_glue,
 )
-from homoexport.finetune import FinetuneProgress, finetune
+from homoexport.finetune import FinetuneProgress, train_classifier
 from homoexport.runtime.inference import Text
 
 KIND = "finetuning"
-SUMMARY = "summary.json"
 _HELD_OUT_TEXTS = 1000  # that a student carries for the checks of its export
 
 
@@ -69,51 +77,171 @@ class LabelledTask:
 
 @dataclass(frozen=True)
 class Listener:
-    """What a fine-tuning tells while it works; by default to nobody."""
+    """Callbacks of a fine-tuning; by default nothing is reported."""
 
     on_stage: Callable[[str], None] = lambda _title: None
     on_progress: Callable[[FinetuneProgress], None] = lambda _progress: None
 
 
-def glue_task(name: str, data_dir: Path | None) -> LabelledTask:
+def finetune(
+    student: str,
+    *,
+    task: LearnedTask,
+    output: Path,
+    train: str | None = None,
+    dev: str | None = None,
+    text_column: str | None = None,
+    pair_column: str | None = None,
+    label_column: str | None = None,
+    data_dir: Path | None = None,
+    teacher: str | None = None,
+    recipe: FinetuneRecipe | None = None,
+    force: bool = False,
+    resume: bool = False,
+    listener: Listener | None = None,
+) -> FineTuning:
+    """Fine-tune a student on a task, and judge it; with several tasks or seeds a student each.
+
+    Args:
+        student: a student's folder, or any supported model.
+        task: `classification` or `scores` on files of one's own; a task of GLUE; or `glue`, all nine of them, where
+            those without files are skipped.
+        output: becomes the student's folder; of several trainings the folder of all, `TASK/seed-N`.
+        train: a glob of files to train on.
+        dev: a glob of files to judge on.
+        text_column: of these files, by default `text`.
+        pair_column: of second texts.
+        label_column: by default `label`, of scores `score`.
+        data_dir: GLUE's files, a folder a task; without it the hub is asked.
+        teacher: a classifier of the same labels, whose logits teach, too; of several tasks the folder of its own
+            fine-tunings, of which each task's first seed is taken.
+        recipe: settings by task, and seeds.
+        force: replace `output` where homoexport wrote it.
+        resume: of several trainings, make those that are missing.
+        listener: receives stages and progress.
+
+    Raises:
+        UserError: an argument that makes no difference to the task, or one that is missing.
+        Others as `finetune_student` and `finetune_many`.
+    """
+    recipe, listener = recipe or FinetuneRecipe(), listener or Listener()
+    columns = Columns(text=text_column, pair=pair_column, label=label_column)
+    _check_flags(task, train=train, dev=dev, columns=columns, data_dir=data_dir)
+    single = is_single(task, recipe)
+    if single and resume:
+        raise UserError("is for several tasks or seeds", where="--resume", hint="leave it out")
+    if not resume:
+        refuse_existing(output, force=force, kind="student" if single else KIND, inputs=[student])
+    skipped: dict[str, str] = {}
+    if train is not None and dev is not None:
+        own: OwnTask = "scores" if task == "scores" else "classification"
+        tasks = [own_task(own, train, dev, columns)]
+    else:
+        tasks, skipped = _glue_tasks(task, data_dir, listener)
+    if single:
+        (learned,) = tasks
+        run = finetune_student(
+            student,
+            learned,
+            output,
+            settings=recipe.settings_of(learned.name),
+            seed=recipe.seeds[0],
+            teacher=teacher,
+            force=force,
+            listener=listener,
+        )
+        return FineTuning(model=student, runs=(run,), summary=over_seeds([run]))
+    return finetune_many(
+        student,
+        tasks,
+        output,
+        recipe=recipe,
+        teachers=teachers_of(teacher, tasks) if teacher else None,
+        skipped=skipped,
+        force=force,
+        resume=resume,
+        listener=listener,
+    )
+
+
+def is_single(task: LearnedTask, recipe: FinetuneRecipe) -> bool:
+    """Whether there is one training alone, whose folder is the student's."""
+    return task != "glue" and len(recipe.seeds) == 1
+
+
+def _check_flags(
+    task: LearnedTask, *, train: str | None, dev: str | None, columns: Columns, data_dir: Path | None
+) -> None:
+    """Refuse flags that would make no difference, and miss those that are needed."""
+    of_own = {
+        "--train": train,
+        "--dev": dev,
+        "--text-column": columns.text,
+        "--pair-column": columns.pair,
+        "--label-column": columns.label,
+    }
+    is_own = task in ("classification", "scores")
+    if is_own and (missing := [flag for flag in ("--dev", "--train") if not of_own[flag]]):
+        raise UserError("on which files?", where=f"--task {task}", hint=f"name some with {missing[0]}")
+    useless = {"--data-dir": data_dir} if is_own else of_own
+    if wrong := sorted(flag for flag, value in useless.items() if value):
+        raise UserError("makes no difference here", where=f"{wrong[0]} with --task {task}", hint="leave it out")
+
+
+def _glue_tasks(
+    task: LearnedTask, data_dir: Path | None, listener: Listener
+) -> tuple[list[LabelledTask], dict[str, str]]:
+    """One task of GLUE; or all that have files, and why the others are skipped."""
+    tasks: list[LabelledTask] = []
+    skipped: dict[str, str] = {}
+    for name in LEARNED_GLUE_TASKS:
+        if task not in ("glue", name):
+            continue
+        try:
+            tasks.append(glue_task(name, data_dir))
+        except TextError as error:
+            if task != "glue":
+                raise
+            skipped[name] = str(error)
+            listener.on_stage(f"{name} is left out: {error}")
+    if not tasks:
+        where = str(data_dir or "the hub")
+        raise UserError("no task has files", where=where, hint="name GLUE's folder with --data-dir")
+    return tasks, skipped
+
+
+def glue_task(name: LearnedGlueTask, data_dir: Path | None) -> LabelledTask:
     """A GLUE task with its dev sets; MNLI has two, of which the mismatched one may be missing.
 
     Raises:
         TextError: no such files, or a hub that does not give them.
     """
     task = GLUE[name]
-    judged = {name: read_glue(name, data_dir=data_dir)}
+    judged: dict[str, Examples] = {name: read_glue(name, data_dir=data_dir)}
     if name == "mnli" and (data_dir is None or (data_dir / GLUE["mnli-mm"].folder / GLUE["mnli-mm"].dev).is_file()):
         judged["mnli-mm"] = read_glue("mnli-mm", data_dir=data_dir)
     train = read_glue(name, data_dir=data_dir, split="train")
     return LabelledTask(name, train, judged, task.names or (), task.metrics)
 
 
-def own_task(
-    kind: Literal["classification", "scores"],
-    train: str,
-    dev: str,
-    *,
-    text_column: str,
-    pair_column: str | None,
-    label_column: str,
-) -> LabelledTask:
+def own_task(kind: OwnTask, train: str, dev: str, columns: Columns) -> LabelledTask:
     """A task of the user's own, out of files as `homoexport eval` reads them.
 
     Raises:
         TextError: no text, no such column, labels that are no numbers where there should be scores, one label alone,
             fewer than three scores to be judged, or a label to be judged that is none of those to train on.
     """
-    columns: dict[str, Any] = {"column": text_column, "pair_column": pair_column, "label_column": label_column}
+    label = columns.label or ("score" if kind == "scores" else "label")
+    named = Columns(text=columns.text or "text", pair=columns.pair, label=label)
     names: tuple[str, ...] = ()
     with read_for("--train"):
-        learned = read_examples(train, **columns)
+        learned = read_examples(train, named)
         if kind == "scores":
             learned.scores()
         else:
             names = _two_labels_or_more(learned)
     with read_for("--dev"):
-        judged = read_examples(dev, **columns)
+        judged = read_examples(dev, named)
         assert judged.labels is not None
         if kind == "classification":
             label_indices(judged.labels, names, where=dev)
@@ -143,7 +271,7 @@ def finetune_student(
     teacher: str | None = None,
     force: bool = False,
     listener: Listener | None = None,
-) -> dict[str, Any]:
+) -> FineTunedRun:
     """Fine-tune a model on a task, judge it, and write it as a student's folder.
 
     Args:
@@ -154,11 +282,10 @@ def finetune_student(
         seed: of the new head, dropout, the order of examples, and of those that are drawn where they are limited.
         teacher: a classifier of the same labels, a package or a torch model, whose logits teach, too.
         force: replace `out_dir` where it is a student's.
-        listener: is told what happens.
+        listener: receives stages and progress.
 
     Returns:
-        What the manifest keeps of it: `task`, `seed`, how many `examples`, and `judged`: by split the metrics as
-        `evaluate_models` gives them.
+        What the manifest keeps of it, under `finetuned`.
 
     Raises:
         TeacherError, PackageError: a source or a teacher that cannot be used.
@@ -168,24 +295,18 @@ def finetune_student(
     listener = listener or Listener()
     refuse_existing(out_dir, force=force, kind="student", inputs=[source, *([teacher] if teacher else [])])
     check_whole(source)
-    load_encoder(source)  # what cannot be fine-tuned is told before a teacher is asked
+    load_encoder(source)  # what cannot be fine-tuned is refused before a teacher is asked
     train = drawn(task.train, settings.max_examples, seed)
-    assert train.labels is not None
-    labels: NDArray[Any] = (
-        label_indices(train.labels, task.names, where=train.source)
-        if task.names
-        else np.array(train.scores(), np.float32)
-    )
     logits = None
     if teacher is not None:
         listener.on_stage(f"asking {teacher}")
         logits = _answers(teacher, train, task.names, threads=settings.threads or 1)
     with staged(out_dir, force=force) as folder:
         listener.on_stage(f"fine-tuning {source} on {task.name}, seed {seed}")
-        made = finetune(
+        made = train_classifier(
             source,
             train.texts,
-            labels,
+            _targets(train, task.names),
             names=task.names,
             settings=settings,
             seed=seed,
@@ -195,15 +316,15 @@ def finetune_student(
         )
         listener.on_stage("judging")
         judged = {name: _judged(folder, examples, task, seed=seed) for name, examples in task.judged.items()}
-        held_out = [" ".join(_one(text).split()) for text in next(iter(task.judged.values())).texts]
+        held_out = [" ".join(_first(text).split()) for text in next(iter(task.judged.values())).texts]
         (folder / HELD_OUT).write_text("\n".join(held_out[:_HELD_OUT_TEXTS]) + "\n", encoding="utf-8")
-        result = FinetunedFigures(
+        run = FineTunedRun(
             task=task.name,
             seed=seed,
             examples=len(train.texts),
             of_examples=len(task.train.texts),
-            trained_on=ExamplesOrigin(source=train.source, digest=train.digest),
-            judged_on={name: ExamplesOrigin(source=dev.source, digest=dev.digest) for name, dev in task.judged.items()},
+            trained_on=_digest(train),
+            judged_on={name: _digest(dev) for name, dev in task.judged.items()},
             teacher=teacher,
             teacher_digest=None if teacher is None else digest_of_source(teacher),
             judged=judged,
@@ -211,17 +332,29 @@ def finetune_student(
         details = FinetunedDetails(
             task="text-classification",
             teacher=source,
-            family=made["family"],
-            parameters=made["parameters"],
+            family=made.family,
+            parameters=made.parameters,
             labels=task.names,
-            steps=made["steps"],
-            taught=made["taught"],
+            steps=made.steps,
+            taught=teacher is not None,
             finetune=settings,
-            seconds=made["seconds"],
-            finetuned=result,
+            seconds=made.seconds,
+            finetuned=run,
         )
-        write_manifest(folder, "student", parent=made["parent"], details=details)
-    return result.model_dump(mode="json")
+        write_manifest(folder, "student", parent=made.parent, details=details)
+    return run
+
+
+def _targets(train: Examples, names: Sequence[str]) -> NDArray[np.int64] | NDArray[np.float32]:
+    """Indices of labels, or scores, [N]."""
+    if not names:
+        return np.array(train.scores(), np.float32)
+    assert train.labels is not None
+    return label_indices(train.labels, names, where=train.source)
+
+
+def _digest(examples: Examples) -> DataDigest:
+    return DataDigest(source=examples.source, digest=examples.digest)
 
 
 def finetune_many(
@@ -235,7 +368,7 @@ def finetune_many(
     force: bool = False,
     resume: bool = False,
     listener: Listener | None = None,
-) -> dict[str, Any]:
+) -> FineTuning:
     """Fine-tune a model on every task with every seed, each a student's folder `TASK/seed-N`, and sum up.
 
     Args:
@@ -247,11 +380,10 @@ def finetune_many(
         skipped: tasks that are left out, and why.
         force: replace `out_dir` where it is such a folder.
         resume: go on where the same work was stopped.
-        listener: is told what happens.
+        listener: receives stages and progress.
 
     Returns:
-        The summary, as in `summary.json`: `runs`, and for each judged split and metric the median over seeds with the
-        lowest and the highest.
+        What `summary.json` keeps.
 
     Raises:
         RecipeError: other work is to be resumed.
@@ -272,11 +404,11 @@ def finetune_many(
             if not (folder / MANIFEST).is_file():
                 settings, teacher = recipe.settings_of(task.name), teachers.get(task.name)
                 finetune_student(source, task, folder, settings=settings, seed=seed, teacher=teacher, listener=listener)
-            runs.append(verify(folder, FinetunedManifest, strict=False).details.finetuned.model_dump(mode="json"))
-    summary = {"model": source, "runs": runs, "summary": over_seeds(runs), "skipped": dict(skipped or {})}
+            runs.append(verify(folder, FinetunedManifest, strict=False).details.finetuned)
+    tuning = FineTuning(model=source, runs=tuple(runs), summary=over_seeds(runs), skipped=dict(skipped or {}))
     with output_errors(out_dir):
-        write_text(out_dir / SUMMARY, to_json(summary))
-    return summary
+        write_document(out_dir / FINE_TUNING_FILE, tuning)
+    return tuning
 
 
 def _digests(task: LabelledTask) -> dict[str, str]:
@@ -298,18 +430,24 @@ def teachers_of(folder: str, tasks: Sequence[LabelledTask]) -> dict[str, str]:
     return {name: str(seeds[0]) for name, seeds in found.items()}
 
 
-def over_seeds(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def over_seeds(runs: Sequence[FineTunedRun]) -> tuple[MetricOverSeeds, ...]:
     """For each judged split and metric of fine-tuned students: median, lowest and highest over the seeds."""
     values: dict[tuple[str, str], list[float]] = {}
     for run in runs:
-        for split, metrics in run["judged"].items():
+        for split, metrics in run.judged.items():
             for each in metrics:
-                values.setdefault((_split_name(run["task"], split), each["metric"]), []).append(each["value"])
-    return [
-        {"task": task, "metric": metric, "median": statistics.median(found), "low": min(found), "high": max(found)}
-        | {"seeds": len(found)}
+                values.setdefault((_split_name(run.task, split), each.metric), []).append(each.value)
+    return tuple(
+        MetricOverSeeds(
+            task=task,
+            metric=metric,
+            median=statistics.median(found),
+            low=min(found),
+            high=max(found),
+            seeds=len(found),
+        )
         for (task, metric), found in values.items()
-    ]
+    )
 
 
 def _split_name(task: str, split: str) -> str:
@@ -342,12 +480,12 @@ def _answers(teacher: str, train: Examples, names: Sequence[str], *, threads: in
     return np.stack(model.logits(train.texts))[:, places]
 
 
-def _judged(folder: Path, examples: Examples, task: LabelledTask, *, seed: int) -> tuple[JudgedMetric, ...]:
+def _judged(folder: Path, examples: Examples, task: LabelledTask, *, seed: int) -> tuple[QualityFigure, ...]:
     (found,) = evaluate_models([str(folder)], examples, task="classification", metrics=task.metrics, seed=seed)
-    return tuple(JudgedMetric(**{**each, "interval": tuple(each["interval"])}) for each in found["metrics"])
+    return found.metrics
 
 
-def _one(text: Text) -> str:
+def _first(text: Text) -> str:
     return text if isinstance(text, str) else text[0]
 
 

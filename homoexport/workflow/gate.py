@@ -15,18 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-from homoexport.choices import EvaluationTask
+from homoexport.choices import UNLABELLED_TASKS
 from homoexport.data import sample_text
 from homoexport.documents.budget import QUALITY_LINE, BudgetVerdict
+from homoexport.documents.evaluation import Columns
 from homoexport.documents.recipe import QualitySettings
 from homoexport.errors import RecipeError, TextError
-from homoexport.evaluate.data import judged_data
-from homoexport.evaluate.estimate import Quality
-from homoexport.evaluate.examples import Examples
-from homoexport.evaluate.tasks import Evaluation, check_labels
+from homoexport.evaluate import TASKS, Examples, Judge, JudgedExamples, Quality, judged_task, open_model, read_judged
 from homoexport.runtime.inference import Package
 
-_LESS_IS_BETTER = ("loss", "perplexity", "calibration_error")
 _FEW = 30  # examples that show whether a gate can be judged at all, and that a verdict needs
 _KEYS = {
     f"--{name.replace('_', '-')}": f"quality.{name}"
@@ -54,14 +51,13 @@ class Gate:
         self, settings: QualitySettings, *, teacher: str, texts: Sequence[str], seed: int, threads: int
     ) -> None:
         self._settings = settings
-        examples, task, metrics = _data_of(settings, texts)
-        faithful = task == "fidelity"
-        self._evaluation = Evaluation(
-            examples, task=task, teacher=teacher if faithful else None, metrics=metrics, seed=seed, threads=threads
-        )
+        judged = _data_of(settings, texts)
+        opened = open_model(teacher, threads=threads, task=TASKS[judged.task].model_task)
+        faithful = TASKS[judged.task].teacher == "needed"
+        self._judge = _judge_of(judged, judged.examples, teacher=opened, seed=seed)
         # A teacher is faithful to itself: a share of its fidelity is a figure.
         relative = settings.relative and not faithful
-        self._teacher = self._figure(self._evaluation.open(teacher)) if relative else None
+        self._teacher = self._figure(opened) if relative else None
 
     def judge(self, model: Package) -> BudgetVerdict:
         """Hold a model against the floor."""
@@ -71,7 +67,7 @@ class Gate:
         else:
             limit = level * theirs.value
             low, high = np.percentile(found.draws - level * theirs.draws, (2.5, 97.5))
-        few = len(self._evaluation.examples.texts) < _FEW
+        few = len(self._judge.examples.texts) < _FEW
         kept = None if few or low < 0 <= high else bool(low >= 0)
         return BudgetVerdict(
             line=f"{QUALITY_LINE}{found.metric}",
@@ -82,7 +78,7 @@ class Gate:
         )
 
     def _figure(self, model: Package) -> Quality:
-        return _chosen(self._evaluation.qualities(model), self._settings)
+        return _chosen(self._judge.qualities(model), self._settings)
 
 
 def check_gate(settings: QualitySettings, *, teacher: str, hidden_size: int | None = None) -> None:
@@ -96,10 +92,9 @@ def check_gate(settings: QualitySettings, *, teacher: str, hidden_size: int | No
     Raises:
         As `Gate`.
     """
-    examples, task, metrics = _data_of(settings, sample_text())
-    few = _spread(examples)
-    evaluation = Evaluation(few, task=task, teacher=teacher if task == "fidelity" else None, metrics=metrics)
-    model = evaluation.open(teacher)
+    judged = _data_of(settings, sample_text())
+    task = TASKS[judged.task]
+    model = open_model(teacher, threads=1, task=task.model_task)
     if settings.metric == "mean_cosine" and hidden_size not in (None, model.embed(sample_text()[:1]).shape[1]):
         raise RecipeError(
             f"there is no cosine of vectors of {hidden_size} and of the teacher's width",
@@ -107,10 +102,10 @@ def check_gate(settings: QualitySettings, *, teacher: str, hidden_size: int | No
             hint="name another, such as overlap@10",
         )
     try:
-        check_labels(model, examples, task)
-        figures = evaluation.qualities(model)
+        task.check(model, judged.examples)
+        figures = _judge_of(judged, _spread(judged.examples), teacher=model, seed=0).qualities(model)
     except TextError as error:
-        if settings.data is None and task in ("fidelity", "masked-lm"):
+        if settings.data is None and settings.task in UNLABELLED_TASKS:
             return  # the model has no words for our sample; those of the held-out text will be its own
         raise error.renamed(_KEYS) from None
     _chosen(figures, settings)
@@ -124,32 +119,31 @@ def _spread(examples: Examples) -> Examples:
     return examples.taken([order[place] for place in places])
 
 
-def _data_of(
-    settings: QualitySettings, texts: Sequence[str]
-) -> tuple[Examples, EvaluationTask, tuple[str, ...] | None]:
+def _judge_of(judged: JudgedExamples, examples: Examples, *, teacher: Package, seed: int) -> Judge:
+    """A judge of some of the examples; a floor is under the task's own figures, or under fidelity's."""
+    against = teacher if TASKS[judged.task].teacher == "needed" else None
+    return Judge(examples, task=judged.task, teacher=against, metrics=judged.metrics, seed=seed)
+
+
+def _data_of(settings: QualitySettings, texts: Sequence[str]) -> JudgedExamples:
     task = settings.task
-    if settings.data is None and (task == "fidelity" or task == "masked-lm"):
+    if settings.data is None and task in UNLABELLED_TASKS:
         if not texts:
             raise TextError("no held-out text to judge on", where="quality", hint="name files with quality.data")
-        return Examples("held-out text", tuple(texts), None), task, None
+        return JudgedExamples(Examples("held-out text", tuple(texts), None), judged_task(task))
+    columns = Columns(text=settings.text_column, pair=settings.pair_column, label=settings.label_column)
+    data_dir = Path(settings.data_dir).expanduser() if settings.data_dir else None
     try:
-        return judged_data(
-            task,
-            data=settings.data,
-            data_dir=Path(settings.data_dir).expanduser() if settings.data_dir else None,
-            text_column=settings.text_column,
-            pair_column=settings.pair_column,
-            label_column=settings.label_column,
-        )
+        return read_judged(task, data=settings.data, data_dir=data_dir, columns=columns)
     except TextError as error:
         raise error.renamed(_KEYS) from None
 
 
 def _chosen(figures: Sequence[Quality], settings: QualitySettings) -> Quality:
-    wanted = settings.metric or next(each.metric for each in figures if each.metric not in _LESS_IS_BETTER)
-    found = next((each for each in figures if each.metric == wanted), None)
-    if found is None or wanted in _LESS_IS_BETTER:
-        what = f"there is no '{wanted}'" if found is None else f"of '{wanted}' less is better, so it has no floor"
-        names = [each.metric for each in figures if each.metric not in _LESS_IS_BETTER]
-        raise RecipeError(f"{what} ({settings.task})", where="quality.metric", hint=f"name one of: {', '.join(names)}")
-    return found
+    judged = {each.metric: each for each in figures if not each.less_is_better}
+    wanted = settings.metric or next(iter(judged))
+    if wanted in judged:
+        return judged[wanted]
+    is_less_better = any(each.metric == wanted for each in figures)
+    what = f"of '{wanted}' less is better, so it has no floor" if is_less_better else f"there is no '{wanted}'"
+    raise RecipeError(f"{what} ({settings.task})", where="quality.metric", hint=f"name one of: {', '.join(judged)}")

@@ -41,11 +41,12 @@ from homoexport.documents.artifact import (
 )
 from homoexport.documents.budget import TIMED_LINES, BudgetVerdict
 from homoexport.documents.document import read_document, read_json, to_json, write_document, write_text
+from homoexport.documents.evaluation import QUALITY_FILE, RunQuality
 from homoexport.documents.plan import PLAN_FILE, Plan, Row
 from homoexport.documents.recipe import Recipe, StudentShape
 from homoexport.encoder import load_encoder, max_length_of
 from homoexport.errors import DeviceError, DoesNotFit, OutputError, RecipeError
-from homoexport.evaluate import evaluate_packages
+from homoexport.evaluate import quality_of_run
 from homoexport.measure import check_measurement
 from homoexport.plan import lighter, narrower
 from homoexport.report import summarize, write_plan_report, write_report
@@ -211,7 +212,7 @@ def _run_stages(recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener
         student=recipe.name,
         packages=(read_package(run_dir / TEACHER), read_package(run_dir / PACKAGE)),
         measurement=measurement,
-        quality=read_json(run_dir / MEASURED / "quality.json"),
+        quality=read_document(run_dir / MEASURED / QUALITY_FILE, RunQuality),
         verdicts=[
             *budget_verdicts(recipe.budget, run_dir / MEASURED),
             *(BudgetVerdict.model_validate(line, strict=False) for line in read_json(run_dir / MEASURED / FLOORS)),
@@ -378,10 +379,11 @@ def _export_and_measure(
                 where=recipe.measure.device,
                 hint="ask for a smaller student, or measure where there is more memory, and --resume",
             )
-        qualities = evaluate_packages(packages, texts, teacher=teacher, seed=recipe.seed, threads=threads)
+        opened = [open_package(each, threads=threads) for each in packages]
+        quality = quality_of_run(opened[0], opened[1], texts, seed=recipe.seed)
         write_document(folder / MEASUREMENT, measured)
-        write_text(folder / "quality.json", to_json(dict(zip(("teacher", "student"), qualities, strict=True))))
-        floors = [] if gate is None else [gate.judge(open_package(package, threads=threads)).model_dump(mode="json")]
+        write_document(folder / QUALITY_FILE, quality)
+        floors = [] if gate is None else [gate.judge(opened[1]).model_dump(mode="json")]
         write_text(folder / FLOORS, to_json(floors))
         write_manifest(folder, "measurement", parent=read_manifest(package, Manifest).digest, recipe=digest)
 

@@ -10,9 +10,9 @@ from typing import get_args
 
 import pytest
 
-from homoexport.cli.evaluate import Judged
+from homoexport.choices import AskedTask
 from homoexport.documents.artifact import Manifest, verify
-from homoexport.evaluate import GLUE
+from homoexport.evaluate import GLUE, TASKS
 from tests.measure.tiny_onnx import weights, write_package
 from tests.snippets import snippets
 
@@ -206,13 +206,5 @@ def test_a_probe_on_data_of_ones_own(homoexport, package, glue):
     assert {each["probe_trained_on"] for each in metrics} == {200}
 
 
-def test_the_command_knows_every_task_of_glue():
-    assert set(get_args(Judged)) == {
-        *GLUE,
-        "sts",
-        "fidelity",
-        "masked-lm",
-        "classification",
-        "tagging",
-        "mteb",
-    }
+def test_the_command_knows_every_task():
+    assert set(get_args(AskedTask)) == {*TASKS, *GLUE, "mteb"}

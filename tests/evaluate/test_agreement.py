@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from homoexport.errors import PackageError, TextError
-from homoexport.evaluate import evaluate_packages, label_agreement
+from homoexport.evaluate import label_agreement, quality_of_run
 from homoexport.runtime.inference import open_package
 from tests.measure.tiny_onnx import weights, write_package
 
@@ -35,7 +35,7 @@ def test_share_of_decisions_kept_over_texts_of_unlike_length():
     quality = label_agreement(reference, logits, seed=0)
     assert 0 < sum(kept) < len(kept) == 17
     assert (quality.metric, quality.value) == ("label_agreement", pytest.approx(sum(kept) / 17))
-    assert (quality.details["texts"], quality.details["decisions"]) == (4, 17)
+    assert (quality.counts["texts"], quality.counts["decisions"]) == (4, 17)
     low, high = quality.interval
     assert low < quality.value < high
 
@@ -65,28 +65,29 @@ def test_scores_of_one_label_are_compared_by_rank():
 def test_token_classifiers_are_judged_by_the_teachers_decisions_on_ordinary_tokens(tmp_path: Path) -> None:
     teacher = classifier(tmp_path / "teacher", "token-classification")
     student = classifier(tmp_path / "student", "token-classification", noise=1.0)
-    own, result = evaluate_packages([teacher, student], TEXTS, teacher=teacher, seed=0, threads=1)
-    assert (own["metric"], own["value"], own["interval"]) == ("label_agreement", 1.0, [1.0, 1.0])
-    assert (result["texts"], result["decisions"]) == (30, 90)  # three words each, without [CLS] and [SEP]
+    found = quality_of_run(open_package(teacher, threads=1), open_package(student, threads=1), TEXTS, seed=0)
+    own, result = found.teacher, found.student
+    assert (own.metric, own.value, own.interval) == ("label_agreement", 1.0, (1.0, 1.0))
+    assert (result.texts, result.decisions) == (30, 90)  # three words each, without [CLS] and [SEP]
     kept = 0
     for text in TEXTS:
         (theirs,), (ours,) = (open_package(folder, threads=1).logits([text]) for folder in (teacher, student))
         kept += int((theirs[1:-1].argmax(axis=1) == ours[1:-1].argmax(axis=1)).sum())
-    assert result["value"] == pytest.approx(kept / 90)
-    assert 0.3 < result["value"] < 1
+    assert result.value == pytest.approx(kept / 90)
+    assert 0.3 < result.value < 1
 
 
 def test_text_classifiers_are_judged_by_the_teachers_decisions(tmp_path: Path) -> None:
-    teacher = classifier(tmp_path / "teacher", "text-classification")
-    (own,) = evaluate_packages([teacher], TEXTS, teacher=teacher, seed=0, threads=1)
-    assert (own["metric"], own["value"], own["decisions"]) == ("label_agreement", 1.0, 30)
+    teacher = open_package(classifier(tmp_path / "teacher", "text-classification"), threads=1)
+    found = quality_of_run(teacher, teacher, TEXTS, seed=0).student
+    assert (found.metric, found.value, found.decisions) == ("label_agreement", 1.0, 30)
 
 
 def test_packages_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
-    teacher = classifier(tmp_path / "teacher", "token-classification")
+    teacher = open_package(classifier(tmp_path / "teacher", "token-classification"), threads=1)
     other_task = classifier(tmp_path / "task", "text-classification")
     other_labels = classifier(tmp_path / "labels", "token-classification", labels=["a", "b", "c"])
     longer = write_package(tmp_path / "longer", "token-classification", labels=LABELS, max_length=64)
     for folder, what in [(other_task, "task"), (other_labels, "labels"), (longer, "max_length 64")]:
         with pytest.raises(PackageError, match=f"its {what}.* is not the teacher's"):
-            evaluate_packages([folder], TEXTS, teacher=teacher, seed=0, threads=1)
+            quality_of_run(teacher, open_package(folder, threads=1), TEXTS, seed=0)

@@ -15,12 +15,10 @@ from homoexport.evaluate.classification import (
     calibration_error,
     classification_qualities,
     f1,
-    label_indices,
-    label_places,
     matthews,
-    names_of,
     score_qualities,
 )
+from homoexport.evaluate.labels import label_indices, label_places, names_of
 
 
 def guesses(classes: int, count: int = 300) -> tuple[np.ndarray, np.ndarray]:
@@ -43,7 +41,7 @@ def test_figures_are_scikit_learns(classes):
     assert {name: found[name].value for name in expected} == pytest.approx(expected, abs=1e-12)
     for each in found.values():
         assert each.interval[0] < each.value < each.interval[1]
-        assert each.details == {"texts": 300}
+        assert each.counts == {"texts": 300}
 
 
 def test_where_nothing_varies_figures_are_scikit_learns_too():

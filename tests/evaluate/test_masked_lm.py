@@ -37,7 +37,7 @@ def test_loss_and_top1_are_those_of_a_model_with_known_answers(tmp_path: Path) -
     assert perplexity.value == pytest.approx(np.exp(quality.value))
     assert top1.value == pytest.approx(6 / 13)
     assert top1.value <= top5.value <= 1
-    assert quality.details["masked_tokens"] == 13
+    assert quality.counts["masked_tokens"] == 13
     assert quality.interval[0] < quality.value < quality.interval[1]
 
 
@@ -56,7 +56,7 @@ def test_batches_do_not_change_the_loss(tmp_path: Path) -> None:
     sequences = [[2, *rng.integers(5, 64, size).tolist(), 3] for size in rng.integers(1, 25, 21)]
     together = masked_lm_qualities(package, sequences, seed=0, mlm_probability=1.0)[0]
     single = [masked_lm_qualities(package, [sequence], seed=0, mlm_probability=1.0)[0] for sequence in sequences]
-    tokens = [quality.details["masked_tokens"] for quality in single]
+    tokens = [quality.counts["masked_tokens"] for quality in single]
     assert together.value == pytest.approx(np.average([quality.value for quality in single], weights=tokens), abs=1e-6)
 
 

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from homoexport.errors import TextError
-from homoexport.evaluate import similarity_fidelity, sts_spearman
+from homoexport.evaluate import similarity_fidelity, sts_qualities
 from homoexport.evaluate.estimate import RankCorrelation, estimate
 from homoexport.evaluate.similarity import similarity_quality
 from homoexport.runtime.inference import open_package
@@ -43,7 +43,7 @@ def test_correlation_with_what_does_not_vary_is_zero() -> None:
 def test_interval_of_the_bootstrap_is_scipys() -> None:
     sample = np.random.default_rng(2).exponential(size=200)
     quality = estimate(
-        "mean", lambda counts: float(counts @ sample / counts.sum()), 200, resamples=4000, seed=0, details={}
+        "mean", lambda counts: float(counts @ sample / counts.sum()), 200, resamples=4000, seed=0, counts={}
     )
     expected = stats.bootstrap((sample,), np.mean, method="percentile", n_resamples=4000, rng=0).confidence_interval
     np.testing.assert_allclose(quality.interval, expected, atol=0.01)
@@ -68,10 +68,10 @@ def test_sts_is_scipys_spearman_of_the_packages_cosines(tmp_path: Path) -> None:
     pairs = [(f"w{a} w{b}", f"w{c} w{a}") for a, b, c in rng.integers(0, 50, (30, 3))]
     scores = rng.integers(0, 6, 30).astype(float).tolist()
     cosine = [float(np.dot(*package.embed(pair, batch_size=1))) for pair in pairs]
-    quality = sts_spearman(package, pairs, scores)
+    quality = sts_qualities(package, pairs, scores)[0]
     assert quality.value == pytest.approx(stats.spearmanr(cosine, scores).statistic, abs=0.01)
     assert quality.interval[0] < quality.value < quality.interval[1]
-    assert quality.as_json() == {
+    assert quality.figure.model_dump(mode="json") == {
         "metric": "sts_spearman",
         "value": quality.value,
         "interval": list(quality.interval),
@@ -84,6 +84,6 @@ def test_too_little_text_is_refused(tmp_path: Path) -> None:
         similarity_fidelity(np.ones((2, 3)), np.ones((2, 3)))
     package = open_package(write_package(tmp_path / "package"), threads=1)
     with pytest.raises(TextError, match="1 pairs of texts and 2 scores"):
-        sts_spearman(package, [("w0", "w1")], [1, 2])
+        sts_qualities(package, [("w0", "w1")], [1, 2])
     with pytest.raises(TextError, match="1 pairs of texts"):
-        sts_spearman(package, [("w0", "w1")], [1])
+        sts_qualities(package, [("w0", "w1")], [1])

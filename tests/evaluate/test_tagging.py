@@ -14,8 +14,7 @@ from transformers import AutoTokenizer, BertConfig, BertForTokenClassification
 
 from homoexport.encoder import load_encoder, resolve_folder
 from homoexport.errors import PackageError, TextError
-from homoexport.evaluate import Examples, evaluate_models
-from homoexport.evaluate.examples import read_tagged
+from homoexport.evaluate import TASKS, Examples, evaluate_models, read_examples
 from homoexport.evaluate.models import torch_package
 from homoexport.evaluate.tagging import _labels_of_words, spans
 from homoexport.runtime.inference import open_package
@@ -94,10 +93,10 @@ def test_figures_are_those_of_the_counted_entities_and_words(tagger: str) -> Non
     rng = np.random.default_rng(0)
     words = [[f"w{word}" for word in row] for row in rng.integers(0, 50, (40, 7))]
     (found,) = evaluate_models([tagger], tagged(words, [["O"] * 7] * 40), task="tagging")
-    assert {each["metric"]: each["value"] for each in found["metrics"]}["recall"] == 0  # there is nothing to find
+    assert {each.metric: each.value for each in found.metrics}["recall"] == 0  # there is nothing to find
     truth = [[NAMES[label] for label in row] for row in rng.integers(0, 3, (40, 7))]
     (found,) = evaluate_models([tagger], tagged(words, truth), task="tagging", teacher=tagger)
-    figures = {each["metric"]: each["value"] for each in found["metrics"]}
+    figures = {each.metric: each.value for each in found.metrics}
     guessed = _labels_of_words(open_package(Path(tagger), threads=1), tagged(words, truth))
     pairs = [(spans(ours), spans(right)) for ours, right in zip(guessed, truth, strict=True)]
     hit, named, wanted = (sum(counts) for counts in zip(*((len(a & b), len(a), len(b)) for a, b in pairs), strict=True))
@@ -106,7 +105,7 @@ def test_figures_are_those_of_the_counted_entities_and_words(tagger: str) -> Non
     assert figures["f1"] == pytest.approx(2 * hit / (named + wanted))
     assert figures["accuracy"] == pytest.approx(accuracy_score([*chain(*truth)], [*chain(*guessed)]))
     assert figures["label_agreement"] == 1
-    assert found["metrics"][0]["words_cut_off"] == 0
+    assert found.metrics[0].words_cut_off == 0
 
 
 def test_labels_that_are_no_entities_have_the_mean_f1(tmp_path: Path) -> None:
@@ -116,7 +115,7 @@ def test_labels_that_are_no_entities_have_the_mean_f1(tmp_path: Path) -> None:
     numbers = rng.integers(0, 3, (40, 7))
     examples = tagged(words, [list(map(str, row)) for row in numbers])
     (found,) = evaluate_models([str(folder)], examples, task="tagging")
-    figures = {each["metric"]: each["value"] for each in found["metrics"]}
+    figures = {each.metric: each.value for each in found.metrics}
     guessed = [*chain(*_labels_of_words(open_package(folder, threads=1), examples))]
     right = [["noun", "verb", "other"][label] for label in numbers.flat]
     assert set(figures) == {"accuracy", "f1"}
@@ -126,8 +125,8 @@ def test_labels_that_are_no_entities_have_the_mean_f1(tmp_path: Path) -> None:
 def test_cut_words_are_told_and_not_judged(tagger: str) -> None:
     words = [["w1"] * 30, ["w2"] * 5]
     (found,) = evaluate_models([tagger], tagged(words, [["O"] * 30, ["O"] * 5]), task="tagging")
-    details = found["metrics"][0]
-    assert (details["words"], details["words_cut_off"], details["texts"]) == (15, 20, 2)
+    figure = found.metrics[0]
+    assert (figure.words, figure.words_cut_off, figure.texts) == (15, 20, 2)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +142,7 @@ def test_cut_words_are_told_and_not_judged(tagger: str) -> None:
 def test_bad_rows_are_told(tmp_path: Path, rows: list[dict[str, object]], words: str) -> None:
     (tmp_path / "ner.jsonl").write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(TextError, match=words):
-        read_tagged(str(tmp_path / "ner.jsonl"), column="tokens", label_column="ner_tags")
+        read_examples(str(tmp_path / "ner.jsonl"), TASKS["tagging"].columns, has_words=True)
 
 
 def test_labels_that_the_tagger_lacks_and_models_that_tag_nothing_are_told(tagger: str, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from scipy import stats
 
 from homoexport.documents.artifact import write_manifest
+from homoexport.documents.evaluation import Columns
 from homoexport.encoder import load_encoder
 from homoexport.errors import PackageError, TeacherError, TextError, UserError
 from homoexport.evaluate import Examples, digest_of_source, evaluate_models, open_model, read_examples
@@ -20,6 +21,7 @@ from tests.conftest import MINILM, sentence_vectors, tiny_model, tiny_tokenizer
 from tests.measure.tiny_onnx import WORDS, weights, write_package
 from tests.samples import student_details
 
+LABELLED = Columns(text="text", label="label")
 TEXTS = tuple(f"w{i} w{i * 7 % 50} w{i * i % 40}" for i in range(30))
 
 
@@ -34,11 +36,11 @@ def test_sts_is_scipys_correlation_of_the_cosines(tmp_path: Path) -> None:
     vectors = open_package(folder, threads=1).embed(TEXTS)
     norms = np.linalg.norm(vectors, axis=1)
     cosines = (vectors * vectors[::-1]).sum(axis=1) / norms / norms[::-1]
-    spearman, pearson = found["metrics"]
-    assert spearman["value"] == pytest.approx(stats.spearmanr(cosines, scores).statistic, abs=1e-6)
-    assert pearson["value"] == pytest.approx(stats.pearsonr(cosines, scores).statistic, abs=1e-6)
-    assert all(each["interval"][0] < each["value"] < each["interval"][1] for each in found["metrics"])
-    assert (found["runtime"], found["precision"]) == ("onnxruntime", "fp32")
+    spearman, pearson = found.metrics
+    assert spearman.value == pytest.approx(stats.spearmanr(cosines, scores).statistic, abs=1e-6)
+    assert pearson.value == pytest.approx(stats.pearsonr(cosines, scores).statistic, abs=1e-6)
+    assert all(each.interval[0] < each.value < each.interval[1] for each in found.metrics)
+    assert (found.runtime, found.precision) == ("onnxruntime", "fp32")
 
 
 @pytest.mark.weights
@@ -49,8 +51,8 @@ def test_torch_models_are_used_as_packages_are() -> None:
     (found,) = evaluate_models(
         [MINILM], Examples("", (("A cat.", "A kitten."), ("Why?", "No."), ("a", "b")), ("3", "2", "1")), task="sts"
     )
-    assert found["runtime"] == "torch"
-    assert len(found["digest"]) == 64
+    assert found.runtime == "torch"
+    assert len(found.digest) == 64
 
 
 @pytest.mark.parametrize("head", ["sequence", "token", "masked-lm"])
@@ -121,25 +123,25 @@ def test_fidelity_falls_with_noise_and_classifiers_keep_decisions(tmp_path: Path
     own, *others = evaluate_models(
         [str(teacher), near, far], Examples("", TEXTS, None), task="fidelity", teacher=str(teacher)
     )
-    figures = [{each["metric"]: each["value"] for each in one["metrics"]} for one in (own, *others)]
+    figures = [{each.metric: each.value for each in one.metrics} for one in (own, *others)]
     assert figures[0] == pytest.approx(dict.fromkeys(figures[0], 1.0))
     assert all(figures[1][name] > figures[2][name] for name in figures[0])
     classifier = write_package(tmp_path / "classifier", "text-classification", labels=["no", "yes", "perhaps"])
     (kept,) = evaluate_models([str(classifier)], Examples("", TEXTS, None), task="fidelity", teacher=str(classifier))
-    assert [(each["metric"], each["value"]) for each in kept["metrics"]] == [("label_agreement", 1.0)]
+    assert [(each.metric, each.value) for each in kept.metrics] == [("label_agreement", 1.0)]
 
 
 def test_masked_tokens_are_restored_within_five_more_often_than_at_once(tmp_path: Path) -> None:
     package = write_package(tmp_path / "package", "fill-mask")
     (found,) = evaluate_models([str(package)], Examples("", TEXTS, None), task="masked-lm")
-    figures = {each["metric"]: each["value"] for each in found["metrics"]}
+    figures = {each.metric: each.value for each in found.metrics}
     assert set(figures) == {"loss", "perplexity", "top1", "top5"}
     assert figures["perplexity"] == pytest.approx(np.exp(figures["loss"]))
     assert 0 <= figures["top1"] <= figures["top5"] <= 1
     blank = {name: np.zeros_like(array) for name, array in weights().items()}
     nothing = write_package(tmp_path / "nothing", "fill-mask", arrays=blank)
     (found,) = evaluate_models([str(nothing)], Examples("", TEXTS, None), task="masked-lm")
-    figures = {each["metric"]: each["value"] for each in found["metrics"]}
+    figures = {each.metric: each.value for each in found.metrics}
     assert figures["loss"] == pytest.approx(np.log(len(WORDS)))  # every word is as likely
     assert (figures["top1"], figures["top5"]) == (0, 0)
 
@@ -168,16 +170,16 @@ def test_what_does_not_fit_together_is_refused(tmp_path: Path) -> None:
 def test_a_whole_number_is_one_label_however_it_is_written(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": "a", "label": 1}\n{"text": "b", "label": 1.0}\n{"text": "c", "label": 0.5}\n')
-    assert read_examples(str(path), column="text", label_column="label").labels == ("1", "1", "0.5")
+    assert read_examples(str(path), LABELLED).labels == ("1", "1", "0.5")
     (tmp_path / "rows.csv").write_text("text,label\na,1.0\nb,v1.0\n")
-    assert read_examples(str(tmp_path / "rows.csv"), column="text", label_column="label").labels == ("1.0", "v1.0")
+    assert read_examples(str(tmp_path / "rows.csv"), LABELLED).labels == ("1.0", "v1.0")
 
 
 def test_rows_without_a_label_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("text,label\na,1\nb,\nc,\n")
     with pytest.raises(TextError, match="2 of 3 rows have no label"):
-        read_examples(str(path), column="text", label_column="label")
+        read_examples(str(path), LABELLED)
     path.write_text("text,label\n")
     with pytest.raises(TextError, match="holds no text"):
-        read_examples(str(path), column="text", label_column="label")
+        read_examples(str(path), LABELLED)

@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification
 from homoexport.documents.recipe import FinetuneSettings
 from homoexport.errors import TrainingError
 from homoexport.evaluate import open_model
-from homoexport.finetune import FinetuneProgress, finetune
+from homoexport.finetune import FinetuneProgress, Trained, train_classifier
 from homoexport.finetune.fake_quant import round_columns
 from homoexport.finetune.train import distance_to_teacher
 
@@ -26,10 +26,10 @@ LABELS = np.arange(128) % 2  # whether the last word is w1
 SETTINGS = FinetuneSettings(epochs=8, batch_size=16, learning_rate=2e-3, threads=1)
 
 
-def trained(source: Path, folder: Path, *, settings: FinetuneSettings = SETTINGS, **other: Any) -> dict[str, Any]:
+def trained(source: Path, folder: Path, *, settings: FinetuneSettings = SETTINGS, **other: Any) -> Trained:
     folder.mkdir()
     given: dict[str, Any] = {"labels": LABELS, "names": ("no", "yes"), "seed": 0, **other}
-    return finetune(str(source), TEXTS, settings=settings, folder=folder, **given)
+    return train_classifier(str(source), TEXTS, settings=settings, folder=folder, **given)
 
 
 def guesses(folder: Path) -> np.ndarray:
@@ -38,11 +38,11 @@ def guesses(folder: Path) -> np.ndarray:
 
 def test_a_task_is_learned_into_a_stock_classifier(tiny_folder: Callable[..., Path], tmp_path: Path) -> None:
     told: list[FinetuneProgress] = []
-    details = trained(tiny_folder(), tmp_path / "out", on_progress=told.append)
+    made = trained(tiny_folder(), tmp_path / "out", on_progress=told.append)
     assert (guesses(tmp_path / "out") == LABELS).mean() > 0.95
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     assert model.config.id2label == {0: "no", 1: "yes"}
-    assert (details["steps"], details["examples"], details["labels"]) == (64, 128, ["no", "yes"])
+    assert (made.steps, made.family) == (64, "bert")
     assert told[-1].loss < told[0].loss / 2
     assert (told[-1].step, told[-1].steps, told[-1].int8) == (64, 64, False)
 
@@ -70,8 +70,7 @@ def test_a_teacher_is_believed_as_far_as_it_is_told(tiny_folder: Callable[..., P
     for weight, expected in ((1.0, 1 - LABELS), (0.0, LABELS)):
         folder = tmp_path / str(weight)
         settings = SETTINGS.model_copy(update={"teacher_weight": weight})
-        details = trained(tiny_folder(), folder, settings=settings, teacher_logits=contrary)
-        assert details["taught"]
+        trained(tiny_folder(), folder, settings=settings, teacher_logits=contrary)
         assert (guesses(folder) == expected).mean() > 0.95
 
 

@@ -26,6 +26,6 @@ def test_sts_is_what_sentence_transformers_evaluator_says():
     left, right = map(list, zip(*pairs, strict=True))
     theirs = EmbeddingSimilarityEvaluator(left, right, [float(score) for score in scores])(model)
     (found,) = evaluate_models([MINILM], Examples("", pairs, tuple(map(str, scores))), task="sts")
-    ours = {each["metric"]: each["value"] for each in found["metrics"]}
+    ours = {each.metric: each.value for each in found.metrics}
     for kind in ("spearman", "pearson"):
         assert ours[f"sts_{kind}"] == pytest.approx(theirs[f"{kind}_cosine"], abs=5e-4)

@@ -56,10 +56,10 @@ def test_the_score_is_the_one_of_our_own_evaluation(tmp_path):
     package = str(write_package(tmp_path / "package"))
     (found,) = evaluate_on_mteb([package], ["OwnSTS"])
     (ours,) = evaluate_models([package], Examples("", tuple(PAIRS), tuple(map(str, SCORES))), task="sts")
-    (metric,) = found["metrics"]
-    assert metric["value"] == pytest.approx(ours["metrics"][0]["value"], abs=5e-4)
-    assert (metric["metric"], metric["score"]) == ("OwnSTS", "cosine_spearman")
-    assert found["digest"] == ours["digest"]
+    (metric,) = found.metrics
+    assert metric.value == pytest.approx(ours.metrics[0].value, abs=5e-4)
+    assert (metric.metric, metric.score) == ("OwnSTS", "cosine_spearman")
+    assert found.digest == ours.digest
 
 
 def test_the_command_tells_it(homoexport, tmp_path):

@@ -14,6 +14,7 @@ import pytest
 from homoexport.documents.artifact import PackageManifest, read_manifest, write_manifest
 from homoexport.documents.budget import Budget, BudgetVerdict, judge
 from homoexport.documents.document import parse_document, to_json, write_text
+from homoexport.documents.evaluation import PackageQuality, RunQuality
 from homoexport.documents.measurement import Grid, Measurement
 from homoexport.report import summarize
 from tests.conftest import tiny_tokenizer
@@ -166,10 +167,10 @@ def summary(measurement: dict[str, Any], packages: tuple[Any, Any], verdicts: li
         student="quickstart 6 x 192",
         packages=packages,
         measurement=typed(measurement),
-        quality={
-            "teacher": {"metric": metric, "value": 1.0, "interval": [1.0, 1.0]},
-            "student": {"metric": metric, "value": 0.874, "interval": [0.861, 0.886]},
-        },
+        quality=RunQuality(
+            teacher=PackageQuality(package="0-teacher", metric=metric, value=1.0, interval=(1.0, 1.0)),
+            student=PackageQuality(package="2-onnx", metric=metric, value=0.874, interval=(0.861, 0.886)),
+        ),
         verdicts=verdicts,
         recipe_digest="ab" * 32,
         seconds={"distill": 240.25, "export": 31.5, "measure": 18.0},

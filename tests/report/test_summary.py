@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from homoexport.documents.budget import BudgetVerdict
+from homoexport.documents.evaluation import PackageQuality, RunQuality
 from homoexport.report import budget_kept, summarize, verdicts_of
 from homoexport.report.tables import conditions, summary_rows
 from tests.report.conftest import typed
@@ -49,7 +50,8 @@ def test_verdicts_survive_json(summary: dict[str, Any], verdicts: list[BudgetVer
     assert verdicts_of(json.loads(json.dumps(summary))) == verdicts
 
 
-QUALITY = {who: {"metric": "m", "value": 1.0} for who in ("teacher", "student")}
+_FIGURE = PackageQuality(package="p", metric="m", value=1.0)
+QUALITY = RunQuality(teacher=_FIGURE, student=_FIGURE)
 REST: dict[str, Any] = {"name": "n", "teacher": "t", "student": "s", "recipe_digest": "", "quality": QUALITY}
 REST |= {"verdicts": [], "seconds": {}}
 

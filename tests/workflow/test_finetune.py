@@ -11,7 +11,8 @@ import pytest
 from sklearn.metrics import accuracy_score, matthews_corrcoef
 
 from homoexport.documents.artifact import FinetunedManifest, Manifest, read_manifest, verify, write_manifest
-from homoexport.documents.document import read_json
+from homoexport.documents.document import read_document
+from homoexport.documents.evaluation import Columns, DataDigest, FineTuning
 from homoexport.documents.recipe import FinetuneRecipe, FinetuneSettings
 from homoexport.errors import OutputError, PackageError, RecipeError, TeacherError, TextError
 from homoexport.evaluate import Examples, open_model
@@ -37,11 +38,11 @@ SETTINGS = FinetuneSettings(epochs=6, batch_size=16, learning_rate=3e-3, threads
 def test_a_student_is_finetuned_judged_and_kept(tiny_folder: Callable[..., Path], tmp_path: Path) -> None:
     result = finetune_student(str(tiny_folder()), TASK, tmp_path / "out", settings=SETTINGS, seed=3)
     manifest = verify(tmp_path / "out", FinetunedManifest)
-    assert manifest.details.finetuned.model_dump(mode="json") == result
+    assert manifest.details.finetuned == result
     assert manifest.parent == str(tmp_path / "teacher")
     model = open_model(str(tmp_path / "out"), threads=1)
     guesses = [model.details.labels[row] for row in np.stack(model.logits(TEXTS)).argmax(axis=1)]
-    metrics = {each["metric"]: each["value"] for each in result["judged"]["dev"]}
+    metrics = {each.metric: each.value for each in result.judged["dev"]}
     assert metrics["accuracy"] == pytest.approx(accuracy_score(LABELS, guesses))
     assert metrics["accuracy"] > 0.9
     assert metrics["matthews"] == pytest.approx(matthews_corrcoef(LABELS, guesses))
@@ -65,8 +66,9 @@ def test_a_teacher_speaks_of_the_same_labels(tiny_folder: Callable[..., Path], t
     only_taught = SETTINGS.model_copy(update={"teacher_weight": 1.0, "epochs": 20})
     arguments = {"settings": only_taught, "seed": 1, "teacher": str(tmp_path / "teacher-of-two")}
     result = finetune_student(source, turned, tmp_path / "taught", **arguments)
-    assert result["judged"]["dev"][0]["value"] > 0.9
-    assert result["teacher"] == str(tmp_path / "teacher-of-two")
+    assert result.judged["dev"][0].value > 0.9
+    assert result.teacher == str(tmp_path / "teacher-of-two")
+    assert verify(tmp_path / "taught", FinetunedManifest).details.taught
     renamed = replace(TASK.train, labels=tuple("good" if label == "yes" else "bad" for label in LABELS))
     for other, words in (
         (replace(TASK, names=("yes", "no", "perhaps")), "has the labels no, yes"),
@@ -98,12 +100,12 @@ def test_several_seeds_are_resumed_and_summed_up(tiny_folder, tmp_path, monkeypa
         finetune_many(source, [TASK], out, recipe=recipe.model_copy(update={"seeds": (0, 1)}), resume=True)
     summary = finetune_many(source, [TASK], out, recipe=recipe, resume=True, skipped={"rte": "no such file"})
     assert read_manifest(out / "toy/seed-0", Manifest).created == first
-    assert read_json(out / "summary.json") == summary
-    values = [run["judged"]["dev"][0]["value"] for run in summary["runs"]]
-    found = summary["summary"][0]
-    assert (found["median"], found["low"], found["high"]) == (sorted(values)[1], min(values), max(values))
-    assert (found["task"], found["metric"], found["seeds"]) == ("toy", "accuracy", 3)
-    assert summary["skipped"] == {"rte": "no such file"}
+    assert read_document(out / "summary.json", FineTuning) == summary
+    values = [run.judged["dev"][0].value for run in summary.runs]
+    found = summary.summary[0]
+    assert (found.median, found.low, found.high) == (sorted(values)[1], min(values), max(values))
+    assert (found.task, found.metric, found.seeds) == ("toy", "accuracy", 3)
+    assert summary.skipped == {"rte": "no such file"}
     assert teachers_of(str(out), [TASK]) == {"toy": str(out / "toy/seed-0")}
     with pytest.raises(PackageError, match="holds no cola"):
         teachers_of(str(out), [TASK, replace(TASK, name="cola")])
@@ -114,9 +116,9 @@ def test_other_models_or_data_of_the_same_name_are_not_resumed(tiny_folder, tmp_
     recipe = FinetuneRecipe(finetune=SETTINGS.model_copy(update={"epochs": 0.25}), seeds=(0, 1))
     finetune_student(str(source), TASK, tmp_path / "asked", settings=recipe.finetune, seed=0)
     given = {"recipe": recipe, "teachers": {"toy": str(tmp_path / "asked")}}
-    run = finetune_many(str(source), [TASK], out, **given)["runs"][0]
-    assert run["judged_on"] == {"dev": {"source": "toy dev", "digest": TASK.judged["dev"].digest}}
-    assert run["teacher_digest"] == read_manifest(tmp_path / "asked", Manifest).digest
+    run = finetune_many(str(source), [TASK], out, **given).runs[0]
+    assert run.judged_on == {"dev": DataDigest(source="toy dev", digest=TASK.judged["dev"].digest)}
+    assert run.teacher_digest == read_manifest(tmp_path / "asked", Manifest).digest
     finetune_many(str(source), [TASK], out, resume=True, **given)
     other = replace(TASK, judged={"dev": TASK.judged["dev"].taken(range(10))})
     with pytest.raises(RecipeError, match="other settings, data or models"):
@@ -174,9 +176,7 @@ def test_bad_data_are_told_before_training(tmp_path: Path, kind: str, train: str
             kind,  # type: ignore[arg-type]
             str(tmp_path / "train.csv"),
             str(tmp_path / "dev.csv"),
-            text_column="text",
-            pair_column=None,
-            label_column="label",
+            Columns(label="label"),
         )
 
 
@@ -185,5 +185,5 @@ def test_labels_that_are_numbers_stand_in_their_order(tmp_path: Path) -> None:
     for name in ("train", "dev"):
         (tmp_path / f"{name}.csv").write_text(f"text,label\n{rows}\n")
     files = (str(tmp_path / "train.csv"), str(tmp_path / "dev.csv"))
-    task = own_task("classification", *files, text_column="text", pair_column=None, label_column="label")
+    task = own_task("classification", *files, Columns())
     assert task.names == tuple(map(str, range(12)))

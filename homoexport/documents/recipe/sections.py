@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from homoexport.choices import (
     GLUE_TASKS,
+    LABELLED_TASKS,
     AttentionKind,
     EmbeddingChoice,
     Importance,
@@ -259,7 +260,7 @@ class QualitySettings(Section):
                 raise ValueError(f"'{min(given)}' is not for {self.task}; its files are in 'data_dir'")
         elif self.data_dir is not None:
             raise ValueError(f"'data_dir' is for GLUE's tasks, not for {self.task}")
-        elif self.data is None and self.task in ("sts", "classification", "tagging"):
+        elif self.data is None and self.task in LABELLED_TASKS:
             raise ValueError(f"{self.task} is judged on files: name them with 'data'")
         return self
 
