@@ -30,8 +30,8 @@ import torch
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 
 from homoexport.distill import Job, Run, new_run, open_job, target_of
+from homoexport.distill.batches import MicroBatch
 from homoexport.distill.importance import choose
-from homoexport.distill.micro_batch import MicroBatch
 from homoexport.distill.objective import label_loss, pool, similarity_error
 from homoexport.documents.recipe import SEED_STUDENTS, DistillSettings, load_recipe
 from homoexport.encoder import Keep, resolve_folder
@@ -68,7 +68,7 @@ def floor_step(run: Run, optimizer: torch.optim.Optimizer, micro_batches: Sequen
         similarity_error(students, teachers, temperature=1.0).backward()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    run.layer_terms.clear()  # its hooks saw these passes too
+    run.inner_terms.clear()  # its hooks saw these passes too
 
 
 def against_floor(job: Job, run: Run, repeats: int) -> dict[str, Any]:

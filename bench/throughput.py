@@ -25,7 +25,7 @@ import torch
 from distill_step import base_job
 
 from homoexport.distill import Run, new_run, target_of
-from homoexport.distill.micro_batch import MicroBatch
+from homoexport.distill.batches import MicroBatch
 from homoexport.documents.recipe import SEED_STUDENTS, DistillSettings, StudentShape
 from homoexport.host import describe_host, library_versions
 from homoexport.shape import Widths

@@ -1,4 +1,7 @@
-"""From a step's number to the micro-batches of one process."""
+"""From a step's number to the micro-batches of one process.
+
+Letters: B batch, S sequence.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,53 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from homoexport.distill.micro_batch import MicroBatch
 from homoexport.documents.recipe import DistillSettings
 from homoexport.text import Corpus, Example, collate, mask_tokens
 
+NO_LABEL = -100  # as in torch's cross_entropy
 _MICRO_BATCH_ON_CPU = 8  # small ones waste less padding; on a GPU the whole share goes at once
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Sequences of one forward pass: ids and mask [B, S].
+
+    Attributes:
+        token_type_ids: [B, S], where the sequences are pairs of texts.
+        labels: [B, S], or [B] for classification; -100 where there is none.
+        documents: whether these are the documents of queries in other micro-batches.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    token_type_ids: Tensor | None = None
+    labels: Tensor | None = None
+    documents: bool = False
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """What a model is called with."""
+        inputs = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
+        return inputs if self.token_type_ids is None else inputs | {"token_type_ids": self.token_type_ids}
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What terms are divided by: sums over all micro-batches and processes of a step.
+
+    Attributes:
+        sequences: all of them.
+        tokens: that are not padding.
+        labelled: labels that are there.
+        rows: of logits that student and teacher are compared on.
+        pairs: of tokens, for each window (None: all tokens see each other).
+    """
+
+    sequences: int
+    tokens: int
+    labelled: int
+    rows: int
+    pairs: dict[int | None, int]
 
 
 @dataclass(frozen=True)

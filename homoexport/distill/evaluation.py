@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from homoexport.distill import objective
-from homoexport.distill.batches import BatchMaker
-from homoexport.distill.micro_batch import NO_LABEL
+from homoexport.distill.batches import NO_LABEL, BatchMaker
 from homoexport.distill.step import StepLoss
 from homoexport.text import Example
 
@@ -42,5 +41,5 @@ def held_out_loss(loss: StepLoss, batches: BatchMaker, examples: list[Example]) 
                 else:
                     total += objective.logits_error(student, teacher, 1, temperature=1.0).item()
                     weight += len(student)
-    loss.layer_terms.clear()
+    loss.inner_terms.clear()
     return total / max(1, weight)

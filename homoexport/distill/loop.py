@@ -16,14 +16,15 @@ from accelerate import Accelerator
 from torch import nn
 from transformers import get_linear_schedule_with_warmup
 
+from homoexport.distill.batches import MicroBatch
 from homoexport.distill.depth import Depth
 from homoexport.distill.importance import Ranking, choose
-from homoexport.distill.layerwise import LayerTerms, Projections
+from homoexport.distill.layerwise import Projections
 from homoexport.distill.memory import recompute_activations
-from homoexport.distill.micro_batch import MicroBatch
 from homoexport.distill.schedule import widths_due
-from homoexport.distill.start import Start, schedule_of, weights_of
+from homoexport.distill.start import Start, schedule_of
 from homoexport.distill.step import StepLoss
+from homoexport.distill.terms import InnerTerms, weights_of
 from homoexport.documents.recipe import DistillSettings
 from homoexport.encoder import Encoder, Keep, count_parameters, family_of, slice_model
 from homoexport.shape import Shape, Widths
@@ -101,7 +102,7 @@ class Run:
         self.weights = weights_of(settings.method, settings.weights)
         layers = range(self.family.widths(self.teacher).num_hidden_layers)
         chosen = frozenset(layers if settings.layers is None else (layer - 1 for layer in settings.layers))
-        self.layer_terms = LayerTerms(
+        self.inner_terms = InnerTerms(
             self.teacher,
             self.student,
             self.family,
@@ -115,7 +116,7 @@ class Run:
             self.teacher,
             self.student,
             self.family,
-            self.layer_terms,
+            self.inner_terms,
             objective_name=settings.objective,
             weights=self.weights,
             temperature=settings.temperature,
@@ -134,7 +135,7 @@ class Run:
 
     def close(self) -> None:
         """Take this run's hooks off the teacher, which other runs may copy."""
-        self.layer_terms.remove()
+        self.inner_terms.remove()
         if self.settings.compile:
             torch.compiler.reset()  # what was made for this student's shapes
 
@@ -283,7 +284,7 @@ class Run:
             self._remove_layer(fading)
             gone = True
         self.is_teacher &= not gone and self.depth.scale == 1
-        self.layer_terms.set_fading(self.depth.fading, self.depth.scale)
+        self.inner_terms.set_fading(self.depth.fading, self.depth.scale)
         return gone
 
     def _remove_layer(self, layer: int) -> None:
@@ -291,7 +292,7 @@ class Run:
         stay = self.depth.remove(layer)
         _forget_parameters(self.optimizer, before - set(self.student.parameters()))
         self.ranking.keep_layers(stay)
-        self.layer_terms.follow(self.layer_terms.map.without(layer))
+        self.inner_terms.follow(self.inner_terms.map.without(layer))
 
     def _widths_due(self, remaining: float) -> Widths:
         """Widths when `remaining` of the way is to go, held back at the next waypoint; never wider than now."""
@@ -364,7 +365,7 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.rate.load_state_dict(state["rate"])
         self.depth.load(state["depth"])
-        self.layer_terms.set_fading(self.depth.fading, self.depth.scale)
+        self.inner_terms.set_fading(self.depth.fading, self.depth.scale)
         del self.waypoints[: len(self.waypoints) - state["waypoints"]]
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])

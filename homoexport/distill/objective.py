@@ -17,7 +17,7 @@ which hold parts of a step's batch, add up to the same loss and gradients as one
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -64,36 +64,43 @@ class _HiddenSquares(torch.autograd.Function):
         return gradient.view(ctx.shape).to(ctx.dtype), None, of_projection, None
 
 
-def attention_scores(query: Tensor, key: Tensor, *, heads: int, head_dim: int, bias: Tensor | None = None) -> Tensor:
-    """Attention scores before the softmax, averaged over the heads, [B, S, S].
+class Attention(NamedTuple):
+    """What the attention scores of one layer are made of.
 
-    The mean over heads of q_h·k_h/√d is one product of the unsplit projections [B, S, H·d], so the
-    scores of single heads are never formed and the forward pass keeps its fused attention kernel.
-
-    Args:
+    Attributes:
         query: [B, S, H·d].
         key: [B, S, H·d].
         heads: H.
         head_dim: d.
         bias: relative positions, added to every head's scores, [H, S, S].
     """
+
+    query: Tensor
+    key: Tensor
+    heads: int
+    head_dim: int
+    bias: Tensor | None = None
+
+
+def attention_scores(attention: Attention) -> Tensor:
+    """Attention scores before the softmax, averaged over the heads, [B, S, S].
+
+    The mean over heads of q_h·k_h/√d is one product of the unsplit projections [B, S, H·d], so the
+    scores of single heads are never formed and the forward pass keeps its fused attention kernel.
+    """
+    query, key, heads, head_dim, bias = attention
     scores: Tensor = (query @ key.transpose(1, 2)).float() * (head_dim**-0.5 / heads)
     return scores if bias is None else scores + bias.float().mean(0)
 
 
-def attention_probabilities(
-    query: Tensor, key: Tensor, seen: Tensor, *, heads: int, head_dim: int, bias: Tensor | None = None
-) -> Tensor:
+def attention_probabilities(attention: Attention, seen: Tensor) -> Tensor:
     """Attention after the softmax, averaged over the heads, [B, S, S].
 
     Args:
-        query: [B, S, H·d].
-        key: [B, S, H·d].
+        attention: of one layer.
         seen: bool [B, S, S], False where a token may not attend.
-        heads: H.
-        head_dim: d.
-        bias: as for `attention_scores`.
     """
+    query, key, heads, head_dim, bias = attention
     batch, length, _ = query.shape
     split = [side.view(batch, length, heads, head_dim).transpose(1, 2) for side in (query, key)]  # [B, H, S, d]
     scores = (split[0] @ split[1].transpose(2, 3)).float() * head_dim**-0.5
@@ -115,29 +122,16 @@ def attention_error(student: Tensor, teacher: Tensor, counted: Tensor, pairs: in
     return ((student - teacher) * counted).square().sum() / pairs
 
 
-def attention_scores_error(
-    query: Tensor,
-    key: Tensor,
-    teacher: Tensor,
-    counted: Tensor,
-    pairs: int,
-    *,
-    heads: int,
-    head_dim: int,
-    bias: Tensor | None = None,
-) -> Tensor:
+def attention_scores_error(student: Attention, teacher: Tensor, counted: Tensor, pairs: int) -> Tensor:
     """`attention_error` of `attention_scores`, in less time and memory.
 
     Args:
-        query: the student's, [B, S, H·d].
-        key: the student's, [B, S, H·d].
+        student: of one layer.
         teacher: the teacher's scores [B, S, S].
         counted: as for `attention_error`.
         pairs: as for `attention_error`.
-        heads: H.
-        head_dim: d.
-        bias: as for `attention_scores`.
     """
+    query, key, heads, head_dim, bias = student
     # torch has no types for `apply`
     total: Tensor = _ScoresSquares.apply(query, key, bias, teacher, counted, heads, head_dim)  # type: ignore[no-untyped-call]
     return total / pairs
@@ -157,7 +151,7 @@ class _ScoresSquares(torch.autograd.Function):
         heads: int,
         head_dim: int,
     ) -> Tensor:
-        difference = attention_scores(query, key, heads=heads, head_dim=head_dim, bias=bias)
+        difference = attention_scores(Attention(query, key, heads, head_dim, bias))
         difference.sub_(teacher).mul_(counted)
         ctx.save_for_backward(difference, query, key)
         ctx.heads, ctx.head_dim, ctx.bias_dtype = heads, head_dim, None if bias is None else bias.dtype
@@ -233,9 +227,7 @@ def logits_error(student: Tensor, teacher: Tensor, rows: int, *, temperature: fl
     if student.shape[-1] == 1:
         squares: Tensor = (student.float() - teacher.float()).square().sum()
         return squares / max(1, rows)
-    log_student = functional.log_softmax(student.float() / temperature, dim=-1)
-    log_teacher = functional.log_softmax(teacher.float() / temperature, dim=-1)
-    total: Tensor = functional.kl_div(log_student, log_teacher, reduction="sum", log_target=True)
+    total = _divergence(student.float() / temperature, teacher.float() / temperature)
     return total * (temperature**2 / max(1, rows))
 
 
@@ -258,7 +250,7 @@ def similarity_error(student: Tensor, teacher: Tensor, *, temperature: float) ->
     """
     own = torch.eye(len(student), dtype=torch.bool, device=student.device)
     similarities = [(side @ side.T / temperature).masked_fill(own, -1e4) for side in (student, teacher)]
-    return _divergence(*similarities)
+    return _divergence(*similarities) / len(student)
 
 
 def match_error(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], *, temperature: float) -> Tensor:
@@ -270,10 +262,10 @@ def match_error(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], 
         temperature: of the distributions of a query over the documents and of a document over the queries.
     """
     ours, theirs = (queries @ documents.T / temperature for queries, documents in (student, teacher))
-    return (_divergence(ours, theirs) + _divergence(ours.T, theirs.T)) / 2
+    return (_divergence(ours, theirs) / len(ours) + _divergence(ours.T, theirs.T) / len(ours.T)) / 2
 
 
 def _divergence(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL of the distributions over each row's columns, averaged over the rows."""
+    """KL(teacher ‖ student) of the distributions over each row's columns, summed over the rows."""
     logs = [functional.log_softmax(scores, dim=-1) for scores in (student, teacher)]
-    return functional.kl_div(logs[0], logs[1], reduction="batchmean", log_target=True)
+    return functional.kl_div(logs[0], logs[1], reduction="sum", log_target=True)

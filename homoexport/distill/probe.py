@@ -19,8 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from homoexport.choices import Objective
-from homoexport.distill.layerwise import Counts
-from homoexport.distill.micro_batch import MicroBatch
+from homoexport.distill.batches import Counts, MicroBatch
 from homoexport.encoder import Family
 
 _GOLDEN = 0.6180339887498949

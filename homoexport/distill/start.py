@@ -23,7 +23,7 @@ from homoexport.choices import Method
 from homoexport.distill.depth import evenly_kept
 from homoexport.distill.layerwise import LayerMap, Projections
 from homoexport.distill.schedule import PruneSchedule
-from homoexport.documents.recipe import DistillSettings, LossWeights
+from homoexport.documents.recipe import DistillSettings
 from homoexport.encoder import Family, start_from_scratch
 from homoexport.shape import Shape
 
@@ -82,10 +82,3 @@ def schedule_of(settings: DistillSettings) -> PruneSchedule:
         prune_every=settings.prune_every,
         kind=settings.prune_schedule,
     )
-
-
-def weights_of(method: Method, weights: LossWeights) -> LossWeights:
-    """The terms that the method has."""
-    if method == "minilm":
-        return weights.model_copy(update={"hidden": 0.0, "attention": 0.0, "embedding": 0.0})
-    return weights.model_copy(update={"relation": 0.0})

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from homoexport.choices import Objective
 from homoexport.distill import objective
-from homoexport.distill.layerwise import Counts, LayerTerms
-from homoexport.distill.micro_batch import NO_LABEL, MicroBatch
+from homoexport.distill.batches import NO_LABEL, Counts, MicroBatch
 from homoexport.distill.probe import probe_loss, rows_of
+from homoexport.distill.terms import InnerTerms
 from homoexport.documents.recipe import LossWeights
 from homoexport.encoder import Family
 from homoexport.errors import RecipeError
@@ -29,7 +29,7 @@ class StepLoss:
         teacher: frozen, in eval mode.
         student: same family; dropout is off, so that at step 0 it equals the teacher.
         family: their adapter.
-        layer_terms: the layerwise part of the loss.
+        inner_terms: the table's terms.
         objective_name: what stands for the task.
         weights: a term of weight 0 is not computed.
         temperature: of the KL, and of the similarity matrix's softmax.
@@ -44,7 +44,7 @@ class StepLoss:
         teacher: nn.Module,
         student: nn.Module,
         family: Family,
-        layer_terms: LayerTerms,
+        inner_terms: InnerTerms,
         *,
         objective_name: Objective,
         weights: LossWeights,
@@ -54,7 +54,7 @@ class StepLoss:
         bounded: bool = False,
     ) -> None:
         self.teacher, self.student, self.family = teacher, student, family
-        self.layer_terms, self.weights = layer_terms, weights
+        self.inner_terms, self.weights = inner_terms, weights
         self.objective_name, self.temperature, self.pooling_mode = objective_name, temperature, pooling_mode
         self.accelerator, self.bounded = accelerator, bounded
         self.labels_seen = False
@@ -86,7 +86,7 @@ class StepLoss:
                 terms = self._logits_terms(micro, counts)
                 _add(sums, {name: value.detach() for name, value in terms.items()})
                 self.accelerator.backward(self._weighted(terms))
-        self.layer_terms.clear()
+        self.inner_terms.clear()
         self._reduce_gradients(also)
         names = sorted(sums)
         totals = self.accelerator.reduce(torch.stack([sums[name] for name in names]), "sum").tolist()
@@ -94,18 +94,17 @@ class StepLoss:
 
     def count(self, micro_batches: Sequence[MicroBatch]) -> Counts:
         """What the terms are divided by; every process gets the same."""
-        windows = sorted(self.layer_terms.windows, key=lambda window: -1 if window is None else window)
-        local = torch.zeros(3 + len(windows), dtype=torch.int64, device=self.accelerator.device)
+        windows = sorted(self.inner_terms.windows, key=lambda window: -1 if window is None else window)
+        local = torch.zeros(4 + len(windows), dtype=torch.int64, device=self.accelerator.device)
         for micro in micro_batches:
             lengths = micro.attention_mask.sum(1)
             labelled = (micro.labels != NO_LABEL).sum() if micro.labels is not None else lengths.new_zeros(())
-            rows = {"masked-lm": labelled, "token-classification": lengths.sum()}.get(
-                self.objective_name, lengths.new_tensor(len(lengths))
-            )
+            sequences = lengths.new_tensor(len(lengths))
+            rows = {"masked-lm": labelled, "token-classification": lengths.sum()}.get(self.objective_name, sequences)
             pairs = [_pairs_in_sight(lengths, window) for window in windows]
-            local += torch.stack([lengths.sum(), labelled, rows, *pairs])
-        tokens, labelled, rows, *pairs = self.accelerator.reduce(local, "sum").tolist()
-        return Counts(tokens, labelled, rows, dict(zip(windows, pairs, strict=True)))
+            local += torch.stack([sequences, lengths.sum(), labelled, rows, *pairs])
+        sequences, tokens, labelled, rows, *pairs = self.accelerator.reduce(local, "sum").tolist()
+        return Counts(sequences, tokens, labelled, rows, dict(zip(windows, pairs, strict=True)))
 
     def _weighted(self, terms: dict[str, Tensor]) -> Tensor:
         if not terms:
@@ -123,7 +122,7 @@ class StepLoss:
             with self.accelerator.autocast():
                 loss = probe_loss(self.student, self.family, micro, objective=self.objective_name, counts=counts)
             torch.autograd.backward(loss)  # without fp16's loss scale, which gradients for scoring alone do not need
-        self.layer_terms.clear()
+        self.inner_terms.clear()
         self._reduce_gradients(also)
 
     def student_states(self, micro: MicroBatch) -> Tensor:
@@ -163,7 +162,7 @@ class StepLoss:
     def _logits_terms(self, micro: MicroBatch, counts: Counts) -> dict[str, Tensor]:
         with self.accelerator.autocast():
             student, teacher, labels = self.logits(micro)
-            terms = self.layer_terms.of(micro.attention_mask, counts)
+            terms = self.inner_terms.of(micro.attention_mask, counts)
             if self.weights.task > 0 and counts.labelled > 0:
                 terms["task"] = objective.label_loss(student, labels, counts.labelled)
             if self.weights.kl > 0:
@@ -177,7 +176,7 @@ class StepLoss:
         with self.accelerator.autocast():
             for micro in micro_batches:
                 vectors.append(self.sentence_vectors(micro))
-                _add(terms, self.layer_terms.of(micro.attention_mask, counts))
+                _add(terms, self.inner_terms.of(micro.attention_mask, counts))
         if self.weights.task > 0:
             terms["task"] = self._similarity_over_processes(micro_batches, vectors)
         return terms
@@ -196,11 +195,11 @@ class StepLoss:
         sums = {"task": task.detach()}
         for micro, gradient in zip(micro_batches, gradients, strict=True):
             with self.accelerator.autocast():
-                if self.layer_terms.wanted:
+                if self.inner_terms.wanted:
                     student, _ = self.sentence_vectors(micro)
                 else:  # the teacher has said all that is needed of it
                     student = objective.pool(self.student_states(micro), micro.attention_mask, mode=self.pooling_mode)
-                terms = self.layer_terms.of(micro.attention_mask, counts)
+                terms = self.inner_terms.of(micro.attention_mask, counts)
             _add(sums, {name: value.detach() for name, value in terms.items()})
             loss = (student * gradient).sum()
             self.accelerator.backward(loss + self._weighted(terms) if terms else loss)

@@ -1,4 +1,4 @@
-"""What one forward pass showed at the places that the layerwise terms compare.
+"""What one forward pass showed at the places that the loss terms compare.
 
 Letters: B batch, S sequence, H heads, d head width, D hidden size.
 """
@@ -11,28 +11,44 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from homoexport.encoder import Taps
+from homoexport.distill.objective import Attention
+from homoexport.encoder import Family
 
 
 class Trace:
     """Forward hooks on a model's taps; after a forward pass it holds the outputs.
 
     Args:
-        taps: the model's.
+        model: the live model.
+        family: its adapter.
         embedding: whether to keep what enters the first layer.
-        layers: indices of the layers whose outputs are kept.
+        states: indices of the layers whose outputs are kept.
         projections: indices of the layers whose queries, keys and values are kept.
+
+    Attributes:
+        embedding: [B, S, D], what enters the first layer.
+        states: by layer, [B, S, D], the residual stream after it.
     """
 
-    def __init__(self, taps: Taps, *, embedding: bool, layers: Collection[int], projections: Collection[int]) -> None:
-        self.embedding: Tensor | None = None  # [B, S, D]
-        self.layers: dict[int, Tensor] = {}  # each [B, S, D]
+    def __init__(
+        self,
+        model: nn.Module,
+        family: Family,
+        *,
+        embedding: bool = False,
+        states: Collection[int] = (),
+        projections: Collection[int] = (),
+    ) -> None:
+        self.model, self.family = model, family
+        self.embedding: Tensor | None = None
+        self.states: dict[int, Tensor] = {}
         self._projected: dict[int, dict[int, Tensor]] = {index: {} for index in projections}
         self._handles = []
+        taps = family.taps(model)
         if embedding:
             self._handles.append(taps.embedding.register_forward_hook(self._keep_embedding))
-        for index in layers:
-            self._handles.append(taps.layers[index].register_forward_hook(_keeper(self.layers, index)))
+        for index in states:
+            self._handles.append(taps.layers[index].register_forward_hook(_keeper(self.states, index)))
         for index in projections:
             for place, module in enumerate(taps.projections[index]):
                 self._handles.append(module.register_forward_hook(_keeper(self._projected[index], place)))
@@ -44,10 +60,18 @@ class Trace:
         query, key, value = parts
         return query, key, value
 
+    def attention(self, layer: int) -> Attention:
+        """What the scores of a layer are made of: queries and keys with their positions, and the bias."""
+        widths = self.family.widths(self.model)
+        query, key, _ = self.projections(layer)
+        query, key = (self.family.rotate(self.model, layer, side, widths.head_dim) for side in (query, key))
+        bias = self.family.score_bias(self.model, query.shape[1])
+        return Attention(query, key, widths.heads_per_layer[layer], widths.head_dim, bias)
+
     def clear(self) -> None:
         """Let the outputs go, and the graphs behind them, which would remember unsliced shapes."""
         self.embedding = None
-        self.layers.clear()
+        self.states.clear()
         for outputs in self._projected.values():
             outputs.clear()
 

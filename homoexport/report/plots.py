@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from homoexport.documents.measurement import Measurement
+from homoexport.documents.recipe import LossWeights
 from homoexport.report.wording import number, ratio
 
 _BLUE, _ORANGE, _RED, _PURPLE, _INK = "#0072B2", "#E69F00", "#D55E00", "#CC79A7", "#333333"
@@ -38,14 +39,6 @@ _WIDTHS = {
     "num_attention_heads": ("attention heads", _INK, "-", 1.0),
     "head_dim": ("head dimension", _PURPLE, ":", 2.0),
     "num_hidden_layers": ("layers", _RED, "-.", 2.0),
-}
-_TERMS = {
-    "task": "task",
-    "kl": "KL divergence",
-    "hidden": "hidden states",
-    "attention": "attention",
-    "embedding": "embeddings",
-    "relation": "relations of Q, K, V",
 }
 
 
@@ -112,7 +105,7 @@ def width_of(width: float) -> str:
 def terms_figure(log: Sequence[Mapping[str, Any]]) -> Figure:
     """Every active loss term over the steps, unweighted, each on its own scale."""
     steps = [line["step"] for line in log]
-    names = [name for name in _TERMS if name in log[0]["terms"]]
+    names = [name for name in LossWeights.model_fields if name in log[0]["terms"]]
     columns = 2 if len(names) in (2, 4) else min(3, len(names))
     rows = -(-len(names) // columns)
     with rc_context(STYLE):
@@ -122,7 +115,7 @@ def terms_figure(log: Sequence[Mapping[str, Any]]) -> Figure:
             _mark_pruning(axes, log)
             values = np.array([line["terms"][name] for line in log], dtype=float)
             window = _draw_series(axes, steps, values, _BLUE)
-            axes.set_title(_TERMS[name])
+            axes.set_title(LossWeights.model_fields[name].title or name)
         for unused in grid.flat[len(names) :]:
             unused.remove()
         for axes in grid.flat[max(0, len(names) - columns) : len(names)]:

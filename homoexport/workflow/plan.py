@@ -152,8 +152,7 @@ def make_graphs(encoder: Encoder, folder: Path, *, opset: int | None = None) -> 
 
 def probe_of(encoder: Encoder, objective: Objective) -> Callable[[Tensor, Tensor], Tensor]:
     """The loss that a distillation's first prune event goes by (`homoexport.distill.probe`), of tokens [B, S]."""
-    from homoexport.distill.layerwise import Counts
-    from homoexport.distill.micro_batch import MicroBatch
+    from homoexport.distill.batches import Counts, MicroBatch
     from homoexport.distill.probe import probe_loss
     from homoexport.encoder import family_of
 
@@ -161,7 +160,8 @@ def probe_of(encoder: Encoder, objective: Objective) -> Callable[[Tensor, Tensor
 
     def probe(token_ids: Tensor, mask: Tensor) -> Tensor:
         tokens = int(mask.sum())
-        counts = Counts(tokens, 0, len(token_ids) if objective == "classification" else tokens, {})
+        sequences = len(token_ids)
+        counts = Counts(sequences, tokens, 0, sequences if objective == "classification" else tokens, {})
         batch = MicroBatch(token_ids, mask)
         return probe_loss(encoder.model, family, batch, objective=objective, counts=counts)
 

@@ -70,7 +70,7 @@ def test_layers_keeps_every_other_layer(tiny_folder, corpus_file):
     for mine, theirs in ((0, 0), (1, 2)):
         ours = run.student.encoder.layer[mine].intermediate.dense.weight
         assert torch.equal(ours, run.teacher.encoder.layer[theirs].intermediate.dense.weight)
-    assert run.layer_terms.map == LayerMap(hidden=(1, 3), attention=(0, 2))
+    assert run.inner_terms.map == LayerMap(hidden=(1, 3), attention=(0, 2))
     assert not any(run.advance(batches.of_step(step)).pruned for step in range(3))
 
 
@@ -138,7 +138,7 @@ def test_the_layer_that_does_nothing_fades_first(tiny_folder, corpus_file):
         fading.add(run.depth.fading)
     assert fading - {None} == {1}
     assert [layer.attention.self.query.weight for layer in run.student.encoder.layer] == [before[0], before[2]]
-    assert run.layer_terms.map == LayerMap(hidden=(1, 2), attention=(0, 2))
+    assert run.inner_terms.map == LayerMap(hidden=(1, 2), attention=(0, 2))
     assert len(run.optimizer.param_groups[0]["params"]) == sum(p.dim() > 1 for p in run.student.parameters())
 
 

@@ -45,7 +45,7 @@ def test_attention_scores_are_hugging_faces_averaged_over_heads(token_batch, mon
     attention.key.register_forward_hook(lambda _m, _i, out: outputs.update(key=out))
     monkeypatch.setattr(functional, "softmax", spy)
     model(**token_batch)
-    ours = objective.attention_scores(outputs["query"], outputs["key"], heads=4, head_dim=8)
+    ours = objective.attention_scores(objective.Attention(outputs["query"], outputs["key"], 4, 8))
     mask = token_batch["attention_mask"].bool()
     pairs = mask[:, :, None] & mask[:, None, :]
     torch.testing.assert_close(ours[pairs], seen[0].mean(1)[pairs])
@@ -76,9 +76,10 @@ def test_attention_scores_errors_gradients_are_autograds(with_bias):
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]).bool()
     pairs = mask[:, :, None] & mask[:, None, :]
     inputs = [query, key] if bias is None else [query, key, bias]
-    scores = objective.attention_scores(query, key, heads=3, head_dim=2, bias=bias)
+    attention = objective.Attention(query, key, 3, 2, bias)
+    scores = objective.attention_scores(attention)
     plain = objective.attention_error(scores, teacher, pairs, 20)
-    ours = objective.attention_scores_error(query, key, teacher, pairs, 20, heads=3, head_dim=2, bias=bias)
+    ours = objective.attention_scores_error(attention, teacher, pairs, 20)
     torch.testing.assert_close(ours, plain)
     torch.testing.assert_close(torch.autograd.grad(ours * 3, inputs), torch.autograd.grad(plain * 3, inputs))
 
@@ -156,7 +157,7 @@ def test_probabilities_are_hugging_faces_averaged_over_heads(token_batch):
     expected = model(**token_batch, output_attentions=True).attentions[0].mean(1)
     mask = token_batch["attention_mask"].bool()
     pairs = mask[:, :, None] & mask[:, None, :]
-    ours = objective.attention_probabilities(outputs["query"], outputs["key"], pairs, heads=4, head_dim=8)
+    ours = objective.attention_probabilities(objective.Attention(outputs["query"], outputs["key"], 4, 8), pairs)
     torch.testing.assert_close(ours[pairs], expected[pairs])
 
 

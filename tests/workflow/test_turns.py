@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from homoexport.distill.batches import MicroBatch
 from homoexport.distill.loop import Run, StepReport
-from homoexport.distill.micro_batch import MicroBatch
 from homoexport.documents.artifact import Manifest, StudentManifest, verify
 from homoexport.documents.measurement import Failure
 from homoexport.documents.plan import Cost

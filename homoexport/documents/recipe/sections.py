@@ -97,17 +97,29 @@ SEED_STUDENTS = {
 
 
 class LossWeights(Section):
-    """Weights of the loss terms; 0 switches a term off."""
+    """Weights of the loss terms; 0 switches a term off. Titles name them in plots."""
 
     task: float = Field(
-        1.0, ge=0, description="Loss on labels; for sentence-embedding, match of the batch's similarity matrix."
+        1.0,
+        ge=0,
+        title="task",
+        description="Loss on labels; for sentence-embedding, match of the batch's similarity matrix.",
     )
-    kl: float = Field(1.0, ge=0, description="KL divergence of the student's logits from the teacher's.")
-    hidden: float = Field(1.0, ge=0, description="Mean squared error of every layer's hidden states.")
-    attention: float = Field(1.0, ge=0, description="Mean squared error of every layer's attention.")
-    embedding: float = Field(1.0, ge=0, description="Mean squared error of the embedding layer's output.")
+    kl: float = Field(
+        1.0, ge=0, title="KL divergence", description="KL divergence of the student's logits from the teacher's."
+    )
+    hidden: float = Field(
+        1.0, ge=0, title="hidden states", description="Mean squared error of every layer's hidden states."
+    )
+    attention: float = Field(1.0, ge=0, title="attention", description="Mean squared error of every layer's attention.")
+    embedding: float = Field(
+        1.0, ge=0, title="embeddings", description="Mean squared error of the embedding layer's output."
+    )
     relation: float = Field(
-        1.0, ge=0, description="Relations of queries, keys and values in the last layer (method minilm alone)."
+        1.0,
+        ge=0,
+        title="relations of Q, K, V",
+        description="Relations of queries, keys and values in the last layer (method minilm alone).",
     )
 
     @model_validator(mode="after")
