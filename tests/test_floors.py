@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "homoexport"
 FLOORS = [
-    {"errors", "units", "cgroup", "host", "choices", "packaged", "shape"},
+    {"errors", "units", "cgroup", "host", "choices", "schemes", "packaged", "shape"},
     {"documents"},
     {"encoder", "text", "runtime", "data"},
     {"distill", "export", "measure", "evaluate", "finetune", "plan"},
@@ -21,7 +21,7 @@ FLOORS = [
 ]
 TIES = {"workflow": {"report"}}  # on one floor, until each has its own
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
-ORDER_WITHIN_FLOOR_0 = ["errors", "units", "cgroup", "host", "choices", "packaged", "shape"]
+ORDER_WITHIN_FLOOR_0 = ["errors", "units", "cgroup", "host", "choices", "schemes", "packaged", "shape"]
 
 
 def room_of(path: Path) -> str:

@@ -100,6 +100,6 @@ def export(
         return
     from homoexport.report import candidate_table, export_lines
 
-    screen.output.print(candidate_table(manifest.details.model_dump(mode="json")))
+    screen.output.print(candidate_table(manifest.details))
     for line in export_lines(str(output), manifest) + ([f"On the hub: {address}"] if address else []):
         screen.output.print(line, soft_wrap=True)

@@ -1,26 +1,152 @@
-"""What a package's manifest says of its model."""
+"""What a package's manifest says: the model, the graph that was chosen, and all that it was chosen from."""
 
 from __future__ import annotations
 
-from pydantic import ConfigDict, model_validator
+from pydantic import model_validator
 
-from homoexport.choices import ModelTask, WeightPrecision
+from homoexport.choices import Calibration, EmbeddingPrecision, ModelTask, PoolingMode, Scheme, WeightPrecision
+from homoexport.documents.budget import BudgetVerdict
 from homoexport.documents.document import Figures
 
 
-class PackageDetails(Figures):
-    """What an export has to say: the fields that inference needs, and the export's own figures beside them."""
+class Parity(Figures):
+    """How far a graph's answers are from torch's, over all batches.
 
-    model_config = ConfigDict(extra="allow")
+    `max_difference` is absolute; `max_relative_difference` is over the largest absolute value of that output; both are
+    None where an answer is not finite.
+    Cosines are of the task's vectors: sentences, or the tokens' hidden states, or a masked-LM's logits. A classifier
+    gives no vectors but scores, of which those near to zero have no direction that counts: there both cosines are that
+    of all scores together, about each label's mean.
+    `top1_agreement` is of logits: the share of tokens or texts whose likeliest token or label stays the same; of a
+    classifier whose labels are decisions of their own, the share whose decision does, of the label where it is least.
+    """
+
+    output: str
+    max_difference: float | None
+    max_relative_difference: float | None
+    min_cosine: float
+    mean_cosine: float
+    top1_agreement: float | None
+    passed: bool
+
+
+class Invariance(Figures):
+    """How far the same text's answers are from each other, alone and inside a padded batch.
+
+    `max_difference` is None where an answer is not finite, `min_cosine` where it is a classifier's scores.
+    """
+
+    texts: int
+    max_difference: float | None
+    min_cosine: float | None
+
+
+class CandidateFigures(Figures):
+    """A graph that could have been shipped.
+
+    `kept_in_fp32` are products that broke the accuracy gate in fewer bits. Only candidates of one `round` were timed in
+    turns; `latency_p50_ms` is None where one was wrong, or nothing was to be compared, and `parity` where it was too
+    slow to be worth the question.
+    """
+
+    name: str
+    full_name: str
+    precision: WeightPrecision
+    embeddings: EmbeddingPrecision
+    calibration: Calibration | None
+    kept_in_fp32: tuple[str, ...]
+    file_bytes: int
+    latency_p50_ms: float | None
+    round: int | None
+    parity: Parity | None
+    parity_on_target: Parity | None
+
+
+class TimedAt(Figures):
+    """What candidates were timed at. `threads` is None for one on each core."""
+
+    device: str
+    cpu: str
+    threads: int | None
+    batch_size: int
+    length: int
+
+
+class PoolingFigures(Figures):
+    """How a sentence's vector is made of its tokens', inside the graph."""
+
+    mode: PoolingMode
+    normalize: bool
+
+
+class TokenizerKind(Figures):
+    """Strings of a kind, and of how many of them two tokenizers make the same ids."""
+
+    strings: int
+    equal: int
+
+
+class PackedTokenizer(Figures):
+    """The file that takes texts, and how its tokenizer compares with the one that it was made from.
+
+    `operators` are those of onnxruntime-extensions without which the file does not load.
+    """
+
+    file: str
+    input: str
+    onnxruntime_extensions: str
+    operators: tuple[str, ...]
+    strings: int
+    equal: int
+    differing_kinds: tuple[str, ...]
+    kinds: dict[str, TokenizerKind]
+
+
+class OrtFormat(Figures):
+    """The graph in ORT format, and the list of operators that a build needs to run it."""
+
+    file: str
+    operators: str
+
+
+class PackageDetails(Figures):
+    """What an export says of its package.
+
+    `candidate` is the full name of the one that ships; `refused` and `left_out` say why each other one does not, or
+    could not be made; `quality` holds verdicts on a floor, by the candidate's name. `held_on` is the device that the
+    accuracy gate was held on, beside this machine. `labels` are the names of a classifier's logits, in their order.
+    """
 
     model_file: str
     task: ModelTask
-    precision: WeightPrecision
-    parameters: int
     max_length: int
-    vocab_size: int
     pad_token_id: int
-    labels: tuple[str, ...] | None = None
+    vocab_size: int
+    hidden_size: int
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+    labels: tuple[str, ...] | None
+    pooling: PoolingFigures | None
+    precision: WeightPrecision
+    scheme: Scheme
+    quantization: str | None
+    embeddings: str
+    candidate: str
+    kept_in_fp32: tuple[str, ...]
+    parameters: int
+    opset: int
+    graph: str
+    parity: Parity
+    batch_invariance: Invariance
+    candidates: tuple[CandidateFigures, ...]
+    refused: dict[str, str]
+    left_out: dict[str, str]
+    quality: dict[str, BudgetVerdict]
+    oldest_onnxruntime: str
+    timed_at: TimedAt | None
+    held_on: str
+    with_tokenizer: PackedTokenizer | None = None
+    ort_format: OrtFormat | None = None
 
     @model_validator(mode="after")
     def _classifiers_have_labels(self) -> PackageDetails:

@@ -8,22 +8,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from onnxruntime.quantization.calibrate import TensorsData
 
 from homoexport.choices import Calibration, EmbeddingPrecision, Scheme, WeightPrecision
+from homoexport.documents.package import CandidateFigures, Parity
 from homoexport.encoder import Encoder, input_names
 from homoexport.errors import DeviceError
 from homoexport.export.calibrate import Tokens, calibrate
 from homoexport.export.forms import Form, NotThisForm, fused_base, write_as
 from homoexport.export.graph import torch_to_onnx
-from homoexport.export.ladder import MAX_TEXTS, Batches, make_batches, spread, takes_pairs
-from homoexport.export.parity import Answer, Parity, check_parity
-from homoexport.export.quantize import CALIBRATED, PRECISIONS, products_of, quantize
+from homoexport.export.ladder import MAX_TEXTS, Batch, Batches, make_batches, spread, takes_pairs
+from homoexport.export.parity import Answer, check_parity
+from homoexport.export.quantize import products_of, quantize
 from homoexport.export.smooth import Maxima, channel_maxima, smooth
+from homoexport.schemes import SCHEMES
 
 MAX_CALIBRATION_TEXTS = 128
 
@@ -62,7 +63,7 @@ class Candidate:
     @property
     def precision(self) -> WeightPrecision:
         """Of the weights of its products."""
-        return PRECISIONS[self.scheme]
+        return SCHEMES[self.scheme].precision
 
     @property
     def bounds(self) -> WeightPrecision:
@@ -75,21 +76,21 @@ class Candidate:
         checked = [parity for parity in (self.parity, self.parity_there) if parity is not None]
         return bool(checked) and all(parity.passed for parity in checked)
 
-    def as_json(self) -> dict[str, Any]:
-        """A JSON-ready dict."""
-        return {
-            "name": self.name,
-            "full_name": self.full_name,
-            "precision": self.precision,
-            "embeddings": self.embeddings,
-            "calibration": self.calibration,
-            "kept_in_fp32": list(self.kept),
-            "file_bytes": self.file_bytes,
-            "latency_p50_ms": self.latency_p50_ms,
-            "round": self.round,
-            "parity": self.parity.as_json() if self.parity else None,
-            "parity_on_target": self.parity_there.as_json() if self.parity_there else None,
-        }
+    def figures(self) -> CandidateFigures:
+        """As the package's manifest has it."""
+        return CandidateFigures(
+            name=self.name,
+            full_name=self.full_name,
+            precision=self.precision,
+            embeddings=self.embeddings,
+            calibration=self.calibration,
+            kept_in_fp32=self.kept,
+            file_bytes=self.file_bytes,
+            latency_p50_ms=self.latency_p50_ms,
+            round=self.round,
+            parity=self.parity,
+            parity_on_target=self.parity_there,
+        )
 
 
 @dataclass
@@ -173,12 +174,11 @@ class Maker:
             DeviceError: the target is gone.
         """
         batches = self.batches.few if few else self.batches.all
-        arguments: dict[str, Any] = {"task": self.encoder.task, "precision": candidate.bounds}
         try:
-            parity = check_parity(candidate.file, batches, **arguments)
+            parity = self._parity(candidate, batches)
             there = None
             if self.answer is not None and not few:
-                there = check_parity(candidate.file, self.batches.short, answer=self.answer, **arguments)
+                there = self._parity(candidate, self.batches.short, self.answer)
         except (OSError, DeviceError):
             raise
         except Exception as error:  # onnxruntime's errors have no base but this
@@ -189,18 +189,16 @@ class Maker:
             self.held.append(checked)
         return checked
 
+    def _parity(self, candidate: Candidate, batches: Sequence[Batch], answer: Answer | None = None) -> Parity:
+        task, precision = self.encoder.task, candidate.bounds
+        return check_parity(candidate.file, batches, task=task, precision=precision, answer=answer)
+
     def runs_there(self, candidate: Candidate) -> bool:
         """Whether the target's runtime can run the file; if not, the reason is kept."""
         if self.answer is None:
             return True
         try:
-            check_parity(
-                candidate.file,
-                self.batches.short[:1],
-                task=self.encoder.task,
-                precision=candidate.bounds,
-                answer=self.answer,
-            )
+            self._parity(candidate, self.batches.short[:1], self.answer)
         except (OSError, DeviceError):
             raise
         except Exception as error:  # what a worker there dies of has many kinds
@@ -221,7 +219,7 @@ class Maker:
         source = self._file_of(form)
         if scheme == "fp32" and embeddings == "fp32":
             return Candidate(form, scheme, embeddings, source, source.stat().st_size)
-        calibrated = calibration if scheme in CALIBRATED else None
+        calibrated = calibration if SCHEMES[scheme].calibrated else None
         name = f"{form.name}-{scheme}{f'-{calibration}' if calibrated else ''}"
         self.progress(f"quantizing the {form.name} graph ({scheme})")
         file = self.folder / f"{name}-{len(keep)}.onnx"

@@ -11,28 +11,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from homoexport.choices import Calibration, EmbeddingChoice, EmbeddingPrecision, Quantization, Scheme
+from homoexport.choices import Calibration, EmbeddingPrecision, Quantization, Scheme
 from homoexport.documents.budget import QUALITY_LINE, BudgetVerdict
-from homoexport.errors import ParityError, UserError
+from homoexport.documents.package import Parity
+from homoexport.errors import ParityError
 from homoexport.export.candidates import Candidate, Maker
 from homoexport.export.forms import ATTENTION_FORMS, Form, variants_of
-from homoexport.export.parity import Parity
-from homoexport.export.quantize import CALIBRATED, PRECISIONS
 from homoexport.export.smooth import STRENGTHS
+from homoexport.schemes import SCHEMES, embeddings_of
 
 Rank = Callable[[Sequence[Path]], Sequence[float]]
 Judge = Callable[[Path], BudgetVerdict]
 
-_CPU = "CPUExecutionProvider"
 _ATTENTION, _VARIANTS, _SCHEMES = 1, 2, 3  # rounds of measuring
 TIE = 1.02  # medians closer than this are a tie, and the smaller file is shipped
-_MULTIPLIES_BYTES = frozenset(
-    {"avx512_vnni", "avx_vnni", "amx_int8"}
-)  # exactly, four products a sum; without, AVX2 adds pairs of them in 16 bits, which can overflow
 
 
 @dataclass(frozen=True)
@@ -46,46 +42,6 @@ class Choice:
     candidates: tuple[Candidate, ...]
     refused: dict[str, str]
     quality: dict[str, BudgetVerdict]
-
-
-def schemes_for(
-    quantize: Quantization, instruction_sets: Collection[str], *, x86: bool, calibrated: bool, provider: str = _CPU
-) -> tuple[Scheme, ...]:
-    """The schemes to try, the likeliest first; fp32 is among them as what the others are held against.
-
-    Args:
-        quantize: what was asked for.
-        instruction_sets: of the target's CPU, as `homoexport.host` names them.
-        x86: whether it is an x86 CPU.
-        calibrated: whether there is text of the user's own. Calibrated scales clip what no text of the calibration
-            reached, so without they ship on demand alone.
-        provider: onnxruntime's on the target; others than the CPU's know calibrated scales as QDQ.
-    """
-    overflows = x86 and not _MULTIPLIES_BYTES & set(instruction_sets)
-    dynamic: tuple[Scheme, ...] = ("int8", "int8-7-bit", "int8-unsigned") if overflows else ("int8",)
-    static: tuple[Scheme, ...] = ("int8-static", *(("int8-qdq",) if provider != _CPU else ())) if calibrated else ()
-    schemes: dict[Quantization, tuple[Scheme, ...]] = {
-        "auto": (*dynamic, *static, "fp32"),
-        "none": ("fp32",),
-        "int8": (*dynamic, "fp32"),
-        "int8-static": ("int8-static", "int8-qdq", "fp32"),
-        "int4": ("int4", "fp32"),
-        "fp16": ("fp16", "fp32"),
-    }
-    return schemes[quantize]
-
-
-def embeddings_of(choice: EmbeddingChoice, scheme: Scheme) -> EmbeddingPrecision:
-    """How a scheme's embedding tables are stored: where nothing else was asked for, in 8 bits if its weights are.
-
-    Raises:
-        UserError: tables of fewer bits in fp16, which has them in fp16.
-    """
-    if scheme == "fp16" and choice in ("int8", "int4"):
-        raise UserError(f"fp16 has its tables in fp16, not in {choice}", where="--embeddings", hint="leave it out")
-    if choice != "auto":
-        return choice
-    return "int8" if scheme.startswith("int") else "fp32"
 
 
 def choose(
@@ -233,7 +189,7 @@ def _sound_or_mended(maker: Maker, form: Form, scheme: Scheme, embeddings: Embed
         return []
     if best.sound or scheme == "fp32":
         return [best]
-    if PRECISIONS[scheme] == "int8":
+    if SCHEMES[scheme].precision == "int8":
         maker.progress(f"smoothing, for the gate is broken ({scheme})")
         forms = [other for strength in STRENGTHS if (other := maker.smooth(form, strength)) is not None]
         smoothed = _most_alike(maker, forms, scheme, embeddings)
@@ -247,7 +203,7 @@ def _most_alike(
     maker: Maker, forms: Sequence[Form], scheme: Scheme, embeddings: EmbeddingPrecision
 ) -> Candidate | None:
     """Of forms in a scheme, by every method of calibration, the one that answers most as torch does."""
-    methods: tuple[Calibration, ...] = ("min-max", "percentile") if scheme in CALIBRATED else ("min-max",)
+    methods: tuple[Calibration, ...] = ("min-max", "percentile") if SCHEMES[scheme].calibrated else ("min-max",)
     made = [maker.quantize(form, scheme, embeddings, calibration=method) for form in forms for method in methods]
     checked = [parity for item in made if item is not None and (parity := maker.check(item)) is not None]
     best = max(checked, key=_soundness, default=None)
@@ -339,7 +295,8 @@ def _failure(candidate: Candidate) -> str:
 
 def _figures(parity: Parity) -> str:
     agreement = "" if parity.top1_agreement is None else f", top-1 agreement {parity.top1_agreement:.3f}"
+    difference = "not finite" if parity.max_difference is None else f"{parity.max_difference:.2g}"
     return (
-        f"({parity.output}) largest difference {parity.max_difference:.2g}, "
+        f"({parity.output}) largest difference {difference}, "
         f"cosine {parity.mean_cosine:.4f} mean and {parity.min_cosine:.4f} least{agreement}"
     )

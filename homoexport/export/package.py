@@ -11,10 +11,10 @@ from typing import Any
 
 import onnx_ir as ir
 
-from homoexport.choices import EmbeddingChoice, Quantization, WeightPrecision
+from homoexport.choices import EmbeddingChoice, Quantization
 from homoexport.data import sample_text
 from homoexport.documents.artifact import output_errors, staged, write_manifest
-from homoexport.documents.package import PackageDetails
+from homoexport.documents.package import OrtFormat, PackageDetails, PackedTokenizer, PoolingFigures, TimedAt
 from homoexport.encoder import (
     OUTPUT_NAMES,
     SENTENCE_SETTINGS,
@@ -30,25 +30,16 @@ from homoexport.encoder import (
 from homoexport.errors import UserError
 from homoexport.export.candidates import Candidate, Maker
 from homoexport.export.card import model_card
-from homoexport.export.choose import Choice, Judge, Rank, choose, embeddings_of, schemes_for
+from homoexport.export.choose import Choice, Judge, Rank, choose
 from homoexport.export.graph import describe
 from homoexport.export.ladder import known_texts
 from homoexport.export.mobile import MODEL_NAME, OPERATORS_NAME, write_ort_format
-from homoexport.export.parity import Answer, Invariance, check_invariance
-from homoexport.export.quantize import DESCRIPTIONS, EMBEDDINGS
+from homoexport.export.parity import Answer, check_invariance
 from homoexport.export.runtimes import oldest_onnxruntime
 from homoexport.export.strings import pack_tokenizer, refuse_inexpressible
 from homoexport.host import library_versions
+from homoexport.schemes import CPU_PROVIDER, EMBEDDINGS, PRECISIONS, SCHEMES, embeddings_of, schemes_for
 
-# As transformers.js calls them: q8 looks for model_quantized, q4 for model_q4, fp16 for model_fp16.
-MODEL_FILES: dict[WeightPrecision, str] = {
-    "fp32": "onnx/model.onnx",
-    "int8": "onnx/model_quantized.onnx",
-    "int4": "onnx/model_q4.onnx",
-    "fp16": "onnx/model_fp16.onnx",
-}
-# As transformers.js names them in config.json, where the file is the one to load unless told otherwise.
-TRANSFORMERS_JS_DTYPES: dict[WeightPrecision, str] = {"fp32": "fp32", "int8": "q8", "int4": "q4", "fp16": "fp16"}
 # Apart from onnx/, and under a name of its own: optimum takes any model.onnx in any folder for the model.
 STRINGS_FILE = "strings/text_model.onnx"
 ORT_FOLDER = "ort"
@@ -57,7 +48,7 @@ DEFAULT_OPSET = 18
 
 def _write_files(encoder: Encoder, chosen: Candidate, folder: Path, *, max_length: int) -> tuple[int, str]:
     """The package's files but for its manifest; the operator set of its graph, and the onnxruntime that it needs."""
-    model_file = folder / MODEL_FILES[chosen.precision]
+    model_file = folder / PRECISIONS[chosen.precision].file
     model_file.parent.mkdir()
     model = ir.load(chosen.file)
     opset = model.opset_imports[""]
@@ -77,7 +68,7 @@ def _write_files(encoder: Encoder, chosen: Candidate, folder: Path, *, max_lengt
     tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names
     save_tokenizer(tokenizer, folder)
     config = json.loads((encoder.folder / "config.json").read_text(encoding="utf-8"))
-    config["transformers.js_config"] = {"dtype": TRANSFORMERS_JS_DTYPES[chosen.precision]}
+    config["transformers.js_config"] = {"dtype": PRECISIONS[chosen.precision].transformers_js_dtype}
     _write_json(folder / "config.json", config)
     write_sentence_files(encoder, folder, hidden_size=encoder.model.config.hidden_size, max_length=max_length)
     if encoder.pooling is not None:
@@ -107,13 +98,13 @@ def export_encoder(
     embeddings: EmbeddingChoice = "auto",
     instruction_sets: Collection[str] = (),
     x86: bool = False,
-    provider: str = "CPUExecutionProvider",
+    provider: str = CPU_PROVIDER,
     answer: Answer | None = None,
     judge: Judge | None = None,
     opset: int | None = None,
     with_tokenizer: bool = False,
     with_ort_format: bool = False,
-    timed_at: Mapping[str, Any] | None = None,
+    timed_at: TimedAt | None = None,
     held_on: str = "cpu",
     recipe_digest: str | None = None,
     force: bool = False,
@@ -123,7 +114,7 @@ def export_encoder(
 
     Args:
         encoder: what `load_encoder` gave.
-        out_dir: becomes the package: the ONNX file under its name of `MODEL_FILES`, config, tokenizer, manifest.
+        out_dir: becomes the package: the ONNX file under its name of `homoexport.schemes`, config, tokenizer, manifest.
         rank: median milliseconds of ONNX files, in their order; lower is better.
         texts: real text for the parity ladder and for calibration; by default sentences of our own.
         quantize: `auto`: the fastest scheme that passes the gate; `none`: fp32; or the scheme to use.
@@ -136,7 +127,7 @@ def export_encoder(
         opset: of the standard operators, and no form with newer ones; by default 18, and newer ones where they pay.
         with_tokenizer: write a second file, too, that takes texts in place of token ids.
         with_ort_format: write the graph in ORT format, too, with the list of operators that it needs.
-        timed_at: what `rank` times at: device, cpu, threads, batch_size, length; for the manifest and the model card.
+        timed_at: what `rank` times at; for the manifest and the model card.
         held_on: the device that `answer` asks; for the manifest and the model card.
         recipe_digest: of the recipe that this is part of.
         force: replace `out_dir` where homoexport wrote it.
@@ -174,62 +165,74 @@ def export_encoder(
         maker.progress(f"writing the {choice.chosen.name} graph")
         opset_written, oldest = _write_files(encoder, choice.chosen, folder, max_length=max_length)
         invariance = check_invariance(choice.chosen.file, maker.batches, task=encoder.task, answer=answer)
-        details = _details(encoder, choice, maker, invariance, opset=opset_written, max_length=max_length)
-        details["oldest_onnxruntime"] = oldest
-        details |= {"timed_at": dict(timed_at or {}), "held_on": held_on}
-        if with_tokenizer:
-            maker.progress("packing the tokenizer into the graph")
-            target = folder / STRINGS_FILE
-            target.parent.mkdir()
-            model_file = folder / details["model_file"]
-            report = pack_tokenizer(model_file, encoder.tokenizer, max_length=max_length, target=target)
-            details["with_tokenizer"] = {"file": STRINGS_FILE, **report.as_json()}
-        if with_ort_format:
-            maker.progress("converting the graph to ORT format")
-            (folder / ORT_FOLDER).mkdir()
-            write_ort_format(folder / details["model_file"], folder / ORT_FOLDER, arm=not x86)
-            names = {"file": MODEL_NAME, "operators": OPERATORS_NAME}
-            details["ort_format"] = {what: f"{ORT_FOLDER}/{name}" for what, name in names.items()}
+        model_file = folder / PRECISIONS[choice.chosen.precision].file
+        details = PackageDetails(
+            **_of_the_model(encoder, max_length=max_length),
+            **_of_the_choice(choice),
+            batch_invariance=invariance,
+            left_out=maker.left_out,
+            opset=opset_written,
+            oldest_onnxruntime=oldest,
+            timed_at=timed_at,
+            held_on=held_on,
+            with_tokenizer=_pack_tokenizer(encoder, model_file, folder, maker) if with_tokenizer else None,
+            ort_format=_write_ort_format(model_file, folder, maker, arm=not x86) if with_ort_format else None,
+        )
         parent = parent_of(encoder)
         digest = None if parent == encoder.source else parent
         card = model_card(out_dir.name, details, parent=digest, source=encoder.source)
         (folder / "README.md").write_text(card, encoding="utf-8")
-        typed = PackageDetails.model_validate_json(json.dumps(details))
-        write_manifest(folder, "package", parent=parent, recipe=recipe_digest, details=typed)
+        write_manifest(folder, "package", parent=parent, recipe=recipe_digest, details=details)
     return out_dir
 
 
-def _details(
-    encoder: Encoder, choice: Choice, maker: Maker, invariance: Invariance, *, opset: int, max_length: int
-) -> dict[str, Any]:
-    chosen, config = choice.chosen, encoder.model.config
-    assert chosen.parity is not None
+def _pack_tokenizer(encoder: Encoder, model_file: Path, folder: Path, maker: Maker) -> PackedTokenizer:
+    maker.progress("packing the tokenizer into the graph")
+    target = folder / STRINGS_FILE
+    target.parent.mkdir()
+    report = pack_tokenizer(model_file, encoder.tokenizer, max_length=maker.max_length, target=target)
+    return report.model_copy(update={"file": STRINGS_FILE})
+
+
+def _write_ort_format(model_file: Path, folder: Path, maker: Maker, *, arm: bool) -> OrtFormat:
+    maker.progress("converting the graph to ORT format")
+    (folder / ORT_FOLDER).mkdir()
+    write_ort_format(model_file, folder / ORT_FOLDER, arm=arm)
+    return OrtFormat(file=f"{ORT_FOLDER}/{MODEL_NAME}", operators=f"{ORT_FOLDER}/{OPERATORS_NAME}")
+
+
+def _of_the_model(encoder: Encoder, *, max_length: int) -> dict[str, Any]:
+    config, pooling = encoder.model.config, encoder.pooling
     labels = encoder.task in ("text-classification", "token-classification")
-    quantized = None if chosen.scheme == "fp32" else DESCRIPTIONS[chosen.scheme]
     return {
-        "model_file": MODEL_FILES[chosen.precision],
         "task": encoder.task,
         "max_length": max_length,
         "pad_token_id": encoder.tokenizer.pad_token_id or 0,
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
-        "input_names": list(input_names(encoder)),
-        "output_names": list(OUTPUT_NAMES[encoder.task]),
-        "labels": [config.id2label.get(i, f"LABEL_{i}") for i in range(config.num_labels)] if labels else None,
-        "pooling": {"mode": encoder.pooling.mode, "normalize": encoder.pooling.normalize} if encoder.pooling else None,
+        "input_names": tuple(input_names(encoder)),
+        "output_names": tuple(OUTPUT_NAMES[encoder.task]),
+        "labels": tuple(config.id2label.get(i, f"LABEL_{i}") for i in range(config.num_labels)) if labels else None,
+        "pooling": None if pooling is None else PoolingFigures(mode=pooling.mode, normalize=pooling.normalize),
+        "parameters": count_parameters(encoder.model),
+    }
+
+
+def _of_the_choice(choice: Choice) -> dict[str, Any]:
+    chosen = choice.chosen
+    scheme = SCHEMES[chosen.scheme]
+    assert chosen.parity is not None
+    return {
+        "model_file": PRECISIONS[chosen.precision].file,
         "precision": chosen.precision,
         "scheme": chosen.scheme,
-        "quantization": quantized,
-        "embeddings": "fp16 tables" if chosen.scheme == "fp16" else EMBEDDINGS[chosen.embeddings],
+        "quantization": None if chosen.scheme == "fp32" else scheme.description,
+        "embeddings": scheme.own_tables or EMBEDDINGS[chosen.embeddings],
         "candidate": chosen.full_name,
-        "kept_in_fp32": list(chosen.kept),
-        "parameters": count_parameters(encoder.model),
-        "opset": opset,
+        "kept_in_fp32": chosen.kept,
         "graph": chosen.form.name,
-        "parity": chosen.parity.as_json(),
-        "batch_invariance": invariance.as_json(),
-        "candidates": [candidate.as_json() for candidate in choice.candidates],
+        "parity": chosen.parity,
+        "candidates": tuple(candidate.figures() for candidate in choice.candidates),
         "refused": choice.refused,
-        "left_out": maker.left_out,
-        "quality": {name: verdict.model_dump(mode="json") for name, verdict in choice.quality.items()},
+        "quality": choice.quality,
     }

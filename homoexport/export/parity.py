@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from homoexport.choices import ModelTask, WeightPrecision
+from homoexport.documents.package import Invariance, Parity
 from homoexport.encoder import OUTPUT_NAMES
 from homoexport.export.ladder import Batch, Batches
 from homoexport.host import available_cores
@@ -36,32 +36,6 @@ FP32_TOP1_AGREEMENT = 0.999
 FEWER_BITS_TOP1_AGREEMENT = 0.85
 
 Answer = Callable[[Path, Sequence[Mapping[str, NDArray[np.int64]]]], Sequence[NDArray[np.float32]]]
-
-
-@dataclass(frozen=True)
-class Parity:
-    """How far a graph's answers are from torch's, over all batches.
-
-    `max_difference` is absolute; `max_relative_difference` is over the largest absolute value of that output.
-    Cosines are of the task's vectors: sentences, or the tokens' hidden states, or a masked-LM's logits. A classifier
-    gives no vectors but scores, of which those near to zero have no direction that counts: there both cosines are that
-    of all scores together, about each label's mean.
-    `top1_agreement` is of logits: the share of tokens or texts whose likeliest token or label stays the same; of a
-    classifier whose labels are decisions of their own, the share whose decision does, of the label where it is least.
-    Figures that are not finite are None in JSON.
-    """
-
-    output: str
-    max_difference: float
-    max_relative_difference: float
-    min_cosine: float
-    mean_cosine: float
-    top1_agreement: float | None
-    passed: bool
-
-    def as_json(self) -> dict[str, Any]:
-        """A JSON-ready dict."""
-        return {name: _finite(value) for name, value in asdict(self).items()}
 
 
 @dataclass
@@ -158,22 +132,6 @@ def _run(
     return [session.run(list(names), {name: batch.tokens[name] for name in taken}) for batch in batches]
 
 
-@dataclass(frozen=True)
-class Invariance:
-    """How far the same text's answers are from each other, alone and inside a padded batch.
-
-    `min_cosine` is None where an answer is a classifier's scores.
-    """
-
-    texts: int
-    max_difference: float
-    min_cosine: float | None
-
-    def as_json(self) -> dict[str, Any]:
-        """A JSON-ready dict."""
-        return {name: _finite(value) for name, value in asdict(self).items()}
-
-
 def check_invariance(file: Path, batches: Batches, *, task: ModelTask, answer: Answer | None = None) -> Invariance:
     """Ask for some texts alone and together, and hold the two answers against each other.
 
@@ -193,15 +151,15 @@ def check_invariance(file: Path, batches: Batches, *, task: ModelTask, answer: A
     for (one,), other in zip(alone, [*eight, pair[0]], strict=True):
         tally.add(np.atleast_2d(one[0]), np.atleast_2d(other if other.ndim == 1 else other[: len(one[0])]))
     cosine = None if tally.of_scores else float(tally.vector_cosines().min())
-    return Invariance(len(alone), tally.difference, cosine)
+    return Invariance(texts=len(alone), max_difference=_finite(tally.difference), min_cosine=cosine)
 
 
 def _gives_scores(task: ModelTask) -> bool:
     return task in ("text-classification", "token-classification")
 
 
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _figures(name: str, tally: _Tally, task: ModelTask, precision: WeightPrecision) -> Parity:
@@ -216,4 +174,12 @@ def _figures(name: str, tally: _Tally, task: ModelTask, precision: WeightPrecisi
     else:
         # Where the text is of one label all along, agreement alone would pass any graph that knows but that one.
         passed = agreement >= FEWER_BITS_TOP1_AGREEMENT and (task == "fill-mask" or mean >= FEWER_BITS_MEAN_COSINE)
-    return Parity(name, tally.difference, tally.relative, lowest, mean, agreement, passed)
+    return Parity(
+        output=name,
+        max_difference=_finite(tally.difference),
+        max_relative_difference=_finite(tally.relative),
+        min_cosine=lowest,
+        mean_cosine=mean,
+        top1_agreement=agreement,
+        passed=passed,
+    )

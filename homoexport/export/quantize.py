@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -23,30 +24,12 @@ from onnxruntime.quantization import QDQQuantizer, QuantType, quantize_dynamic
 from onnxruntime.quantization.calibrate import TensorsData
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from homoexport.choices import EmbeddingPrecision, Scheme, WeightPrecision
+from homoexport.choices import EmbeddingPrecision, Scheme
 from homoexport.errors import UserError
 from homoexport.export.attention import MICROSOFT
 from homoexport.export.surgery import add_constant, array_of, put_in_place
+from homoexport.schemes import SCHEMES
 
-PRECISIONS: dict[Scheme, WeightPrecision] = {
-    scheme: "int8" if scheme.startswith("int8") else scheme for scheme in get_args(Scheme)
-}
-DESCRIPTIONS: dict[Scheme, str] = {
-    "fp32": "none",
-    "int8": "dynamic int8: signed weights per output column, uint8 activations per tensor, scaled as they come",
-    "int8-unsigned": "dynamic int8: unsigned weights per output column, uint8 activations per tensor",
-    "int8-7-bit": "dynamic int8 of 7 bits: signed weights per output column, so that no 16-bit sum overflows",
-    "int8-static": "static int8: signed weights per output column, uint8 activations with calibrated scales",
-    "int8-qdq": "static int8 in QuantizeLinear and DequantizeLinear pairs: weights per output column",
-    "int4": "4-bit weights in blocks of 32, products with int8 activations",
-    "fp16": "fp16 weights and arithmetic, fp32 inputs and outputs",
-}
-EMBEDDINGS: dict[EmbeddingPrecision, str] = {
-    "fp32": "fp32 tables",
-    "int8": "uint8 tables, one scale each",
-    "int4": "4-bit word table, a scale for each 128; uint8 tables of positions and token types",
-}
-CALIBRATED = frozenset[Scheme]({"int8-static", "int8-qdq"})
 _INT4_BLOCK = 32
 
 
@@ -85,38 +68,56 @@ def quantize(
         scheme: how the matrix products are stored and computed.
         embeddings: how the embedding tables are stored.
         keep: names of products that stay in fp32.
-        ranges: of the activations, from `homoexport.export.calibrate`; for the schemes in `CALIBRATED` alone.
+        ranges: of the activations, from `homoexport.export.calibrate`; for calibrated schemes alone.
     """
     with _quiet():
-        if scheme == "fp16":
-            half = convert_float_to_float16(onnx.load(source), keep_io_types=True, node_block_list=list(keep) or None)
-            onnx.save(half, target)
-            return
-        if scheme == "int4":
-            _quantize_int4(source, target, keep)
-        elif scheme == "int8-qdq":
-            assert ranges is not None
-            _quantize_qdq(source, target, keep, ranges)
-        elif scheme != "fp32":
-            quantize_dynamic(
-                source,
-                target,
-                op_types_to_quantize=["MatMul"],
-                per_channel=True,
-                reduce_range=scheme == "int8-7-bit",
-                weight_type=QuantType.QUInt8 if scheme == "int8-unsigned" else QuantType.QInt8,
-                nodes_to_exclude=list(keep),
-            )
-    model = ir.load(source if scheme == "fp32" else target)
-    if scheme == "int8-static":
-        assert ranges is not None
-        _pin_activations(model, ranges)
+        model = _WRITERS[scheme](source, target, keep, ranges)
+    if SCHEMES[scheme].own_tables:
+        return
     if embeddings != "fp32":
         quantize_embeddings(model, embeddings)
     ir.save(model, target)
 
 
-def _quantize_int4(source: Path, target: Path, keep: Collection[str]) -> None:
+def _leave(source: Path, _target: Path, _keep: Collection[str], _ranges: TensorsData | None) -> ir.Model:
+    return ir.load(source)
+
+
+def _quantize_fp16(source: Path, target: Path, keep: Collection[str], _ranges: TensorsData | None) -> ir.Model:
+    half = convert_float_to_float16(onnx.load(source), keep_io_types=True, node_block_list=list(keep) or None)
+    onnx.save(half, target)
+    return ir.load(target)
+
+
+def _quantize_dynamic(
+    source: Path,
+    target: Path,
+    keep: Collection[str],
+    _ranges: TensorsData | None,
+    *,
+    weight_type: QuantType = QuantType.QInt8,
+    reduce_range: bool = False,
+) -> ir.Model:
+    quantize_dynamic(
+        source,
+        target,
+        op_types_to_quantize=["MatMul"],
+        per_channel=True,
+        reduce_range=reduce_range,
+        weight_type=weight_type,
+        nodes_to_exclude=list(keep),
+    )
+    return ir.load(target)
+
+
+def _quantize_static(source: Path, target: Path, keep: Collection[str], ranges: TensorsData | None) -> ir.Model:
+    assert ranges is not None
+    model = _quantize_dynamic(source, target, keep, None)
+    _pin_activations(model, ranges)
+    return model
+
+
+def _quantize_int4(source: Path, target: Path, keep: Collection[str], _ranges: TensorsData | None) -> ir.Model:
     root = logging.getLogger()
     handlers = list(root.handlers)
     # Its import makes the root logger print everything, which is the caller's to decide.
@@ -130,15 +131,32 @@ def _quantize_int4(source: Path, target: Path, keep: Collection[str]) -> None:
     )
     quantizer.process()
     onnx.save(quantizer.model.model, target)
+    return ir.load(target)
 
 
-def _quantize_qdq(source: Path, target: Path, keep: Collection[str], ranges: TensorsData) -> None:
+def _quantize_qdq(source: Path, target: Path, keep: Collection[str], ranges: TensorsData | None) -> ir.Model:
+    assert ranges is not None
     options = {"MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": ["MatMul"]}
     quantizer = QDQQuantizer(
         onnx.load(source), True, False, QuantType.QInt8, QuantType.QUInt8, ranges, [], list(keep), ["MatMul"], options
     )
     quantizer.quantize_model()
     quantizer.model.save_model_to_file(str(target))
+    return ir.load(target)
+
+
+# From an fp32 file to the graph in each scheme, by way of a file that may be written over; with names of products to
+# keep in fp32, and ranges if the scheme is calibrated.
+_WRITERS: dict[Scheme, Callable[[Path, Path, Collection[str], TensorsData | None], ir.Model]] = {
+    "fp32": _leave,
+    "int8": _quantize_dynamic,
+    "int8-7-bit": partial(_quantize_dynamic, reduce_range=True),
+    "int8-unsigned": partial(_quantize_dynamic, weight_type=QuantType.QUInt8),
+    "int8-static": _quantize_static,
+    "int8-qdq": _quantize_qdq,
+    "int4": _quantize_int4,
+    "fp16": _quantize_fp16,
+}
 
 
 def _scale_and_zero_point(ranges: TensorsData, name: str) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:

@@ -8,10 +8,8 @@ WordPiece: there, build it with `ai.onnx.contrib;1;TrieTokenizer,TrieDetokenizer
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -21,6 +19,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerBase
 
+from homoexport.documents.package import PackedTokenizer, TokenizerKind
 from homoexport.errors import HomoexportError, ParityError, UserError
 from homoexport.export.awkward_text import PLAIN_ENGLISH, awkward_texts
 from homoexport.export.byte_level import BYTE_LEVEL_OPERATORS, ByteLevel, read_byte_level, write_byte_level
@@ -31,46 +30,6 @@ TEXT_INPUT = "text"
 _COMPARED = ("input_ids", "attention_mask")
 _BATCH = 64  # texts of one run of the comparison
 _ANSWERED = 4  # texts whose answers are compared, too
-
-
-@dataclass(frozen=True)
-class KindReport:
-    """How many strings of a kind the file and Hugging Face's tokenizer make the same ids of."""
-
-    strings: int
-    equal: int
-
-
-@dataclass(frozen=True)
-class TokenizerReport:
-    """How the packed tokenizer compares with the one that it was made from.
-
-    Attributes:
-        kinds: by their names.
-        operators: of onnxruntime-extensions, without which the file does not load.
-        extensions_version: of onnxruntime-extensions in the comparison.
-    """
-
-    kinds: Mapping[str, KindReport]
-    operators: Sequence[str]
-    extensions_version: str
-
-    @property
-    def differing_kinds(self) -> list[str]:
-        """Kinds of which at least one string got other ids."""
-        return [name for name, kind in self.kinds.items() if kind.equal < kind.strings]
-
-    def as_json(self) -> dict[str, Any]:
-        """A JSON-ready dict."""
-        return {
-            "input": TEXT_INPUT,
-            "onnxruntime_extensions": self.extensions_version,
-            "operators": [f"{EXTENSIONS_DOMAIN}::{operator}" for operator in self.operators],
-            "strings": sum(kind.strings for kind in self.kinds.values()),
-            "equal": sum(kind.equal for kind in self.kinds.values()),
-            "differing_kinds": self.differing_kinds,
-            "kinds": {name: {"strings": kind.strings, "equal": kind.equal} for name, kind in self.kinds.items()},
-        }
 
 
 def extensions_library() -> str:
@@ -104,7 +63,7 @@ def refuse_inexpressible(tokenizer: PreTrainedTokenizerBase, *, max_length: int)
 
 def pack_tokenizer(
     model_file: Path, tokenizer: PreTrainedTokenizerBase, *, max_length: int, target: Path
-) -> TokenizerReport:
+) -> PackedTokenizer:
     """Write a copy of an ONNX file that takes texts in place of token ids, and compare it with the tokenizer.
 
     Its one input is `text`, strings [B]; its outputs are those of `model_file`. Texts are truncated to `max_length`
@@ -143,7 +102,16 @@ def pack_tokenizer(
     except HomoexportError:
         target.unlink()
         raise
-    return TokenizerReport(kinds, operators, metadata.version("onnxruntime-extensions"))
+    return PackedTokenizer(
+        file=target.name,
+        input=TEXT_INPUT,
+        onnxruntime_extensions=metadata.version("onnxruntime-extensions"),
+        operators=tuple(f"{EXTENSIONS_DOMAIN}::{operator}" for operator in operators),
+        strings=sum(kind.strings for kind in kinds.values()),
+        equal=sum(kind.equal for kind in kinds.values()),
+        differing_kinds=tuple(name for name, kind in kinds.items() if kind.equal < kind.strings),
+        kinds=kinds,
+    )
 
 
 def _write_tokens(
@@ -166,7 +134,7 @@ def _write_tokens(
 
 def _check(
     packed: Path, model_file: Path, tokenizer: PreTrainedTokenizerBase, *, max_length: int, library: str
-) -> dict[str, KindReport]:
+) -> dict[str, TokenizerKind]:
     """The comparison by kinds, and what else `pack_tokenizer` raises of its file."""
     texts = awkward_texts(token.content for token in tokenizer.added_tokens_decoder.values())
     oracle, pad_id = backend_of(tokenizer), tokenizer.pad_token_id
@@ -217,7 +185,7 @@ def _session(model: bytes | Path, library: str) -> ort.InferenceSession:
     return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
-def _compare(packed: ort.InferenceSession, oracle: Tokenizer, texts: Sequence[str], pad_id: int) -> KindReport:
+def _compare(packed: ort.InferenceSession, oracle: Tokenizer, texts: Sequence[str], pad_id: int) -> TokenizerKind:
     equal = 0
     for start in range(0, len(texts), _BATCH):
         batch = texts[start : start + _BATCH]
@@ -225,7 +193,7 @@ def _compare(packed: ort.InferenceSession, oracle: Tokenizer, texts: Sequence[st
         for row, attended, encoding in zip(found, mask, oracle.encode_batch(batch), strict=True):
             wanted, wanted_mask = _padded([encoding.ids], pad_id, width=max(len(row), len(encoding.ids)))
             equal += np.array_equal(row, wanted[0]) and np.array_equal(attended, wanted_mask[0])
-    return KindReport(len(texts), equal)
+    return TokenizerKind(strings=len(texts), equal=equal)
 
 
 def _padded(rows: Sequence[Sequence[int]], pad_id: int, width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

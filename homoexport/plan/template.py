@@ -24,6 +24,7 @@ from homoexport.choices import EmbeddingPrecision, Scheme
 from homoexport.encoder import Encoder, family_of, start_from_scratch
 from homoexport.errors import UserError
 from homoexport.plan.instruments import Instruments, WriteGraph
+from homoexport.schemes import SCHEMES
 from homoexport.shape import Shape
 
 _HEADS, _HEAD_WIDTHS, _FFN = (11, 17, 19), (13, 23, 29), (211, 223, 227)  # primes: each product is of one kind
@@ -123,10 +124,10 @@ def refuse_blocks(scheme: Scheme, embeddings: EmbeddingPrecision) -> None:
     Raises:
         UserError: 4-bit weights.
     """
-    if "int4" in (scheme, embeddings):
+    if SCHEMES[scheme].in_blocks or embeddings == "int4":
         raise UserError(
             "4-bit weights are stored in blocks, which have to be exported to be measured",
-            where="export.quantize" if scheme == "int4" else "export.embeddings",
+            where="export.quantize" if SCHEMES[scheme].in_blocks else "export.embeddings",
             hint="plan with int8, and export with int4 afterwards",
         )
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rich.table import Table
 
 from homoexport.documents.artifact import PackageManifest
+from homoexport.documents.package import PackageDetails
+from homoexport.schemes import SCHEMES
 
 
 def export_lines(folder: str, manifest: PackageManifest) -> list[str]:
@@ -16,47 +16,44 @@ def export_lines(folder: str, manifest: PackageManifest) -> list[str]:
         folder: the package's.
         manifest: of a package.
     """
-    details = manifest.details.model_dump(mode="json")
-    size = manifest.files[details["model_file"]].bytes
-    parity, alone = details["parity"], details["batch_invariance"]
-    mean, least = f"{parity['mean_cosine']:.4f}", f"{parity['min_cosine']:.4f}"
+    details = manifest.details
+    size = manifest.files[details.model_file].bytes
+    parity, alone = details.parity, details.batch_invariance
+    mean, least = f"{parity.mean_cosine:.4f}", f"{parity.min_cosine:.4f}"
     cosine = mean if mean == least else f"{mean} mean, {least} least"
-    agreement = parity["top1_agreement"]
+    agreement = parity.top1_agreement
     labels = "" if agreement is None else f", likeliest label or token the same in {agreement:.1%}"
+    difference = "not finite" if alone.max_difference is None else f"{alone.max_difference:.2g}"
+    follows_batch = SCHEMES[details.scheme].follows_batch
     lines = [
-        f"Package: {folder}  {details['precision']}, {size / 1e6:.2f} MB "
-        f"({details['graph']} graph, {details['scheme']})",
-        f"Against torch, on {parity['output']}: cosine {cosine}{labels}",
-        f"The same text alone and in a batch: largest difference {alone['max_difference']:.2g}"
-        + ("; --quantize int8-static does not depend on the batch" if _depends_on_batch(details) else ""),
+        f"Package: {folder}  {details.precision}, {size / 1e6:.2f} MB ({details.graph} graph, {details.scheme})",
+        f"Against torch, on {parity.output}: cosine {cosine}{labels}",
+        f"The same text alone and in a batch: largest difference {difference}"
+        + ("; --quantize int8-static does not depend on the batch" if follows_batch else ""),
     ]
-    if timed := details["timed_at"]:
-        lines.append(f"Timed on {timed['device']} with {timed['batch_size']} x {timed['length']} tokens")
-    lines += [f"Kept in fp32, for they break the gate: {', '.join(kept)}"] if (kept := details["kept_in_fp32"]) else []
-    lines += [f"Not {name}: {reason}" for name, reason in details["refused"].items()]
-    lines += [f"Left out {name}: {reason}" for name, reason in details["left_out"].items()]
+    if timed := details.timed_at:
+        lines.append(f"Timed on {timed.device} with {timed.batch_size} x {timed.length} tokens")
+    lines += [f"Kept in fp32, for they break the gate: {', '.join(kept)}"] if (kept := details.kept_in_fp32) else []
+    lines += [f"Not {name}: {reason}" for name, reason in details.refused.items()]
+    lines += [f"Left out {name}: {reason}" for name, reason in details.left_out.items()]
     return lines
 
 
-def _depends_on_batch(details: dict[str, Any]) -> bool:
-    return details["scheme"] in ("int8", "int8-unsigned", "int8-7-bit")
-
-
-def candidate_table(details: dict[str, Any]) -> Table:
+def candidate_table(details: PackageDetails) -> Table:
     """Every candidate of an export with its figures; a dash where one was not asked for.
 
     Those of one round were timed in turns, so only they compare.
     """
-    table = Table("candidate", title=f"Candidates, chosen: {details['candidate']}", title_justify="left")
+    table = Table("candidate", title=f"Candidates, chosen: {details.candidate}", title_justify="left")
     for column in ("MB", "round", "p50 ms", "cosine, mean"):
         table.add_column(column, justify="right")
-    for candidate in details["candidates"]:
-        latency, parity = candidate["latency_p50_ms"], candidate["parity"]
+    for candidate in details.candidates:
+        latency, parity = candidate.latency_p50_ms, candidate.parity
         table.add_row(
-            candidate["full_name"],
-            f"{candidate['file_bytes'] / 1e6:.2f}",
-            str(candidate["round"] or "-"),
+            candidate.full_name,
+            f"{candidate.file_bytes / 1e6:.2f}",
+            str(candidate.round or "-"),
             "-" if latency is None else f"{latency:.3f}",
-            "-" if parity is None else f"{parity['mean_cosine']:.5f}",
+            "-" if parity is None else f"{parity.mean_cosine:.5f}",
         )
     return table

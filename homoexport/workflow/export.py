@@ -10,6 +10,7 @@ from homoexport.choices import ModelTask
 from homoexport.distill import HELD_OUT
 from homoexport.documents.artifact import refuse_existing
 from homoexport.documents.budget import BudgetVerdict
+from homoexport.documents.package import TimedAt
 from homoexport.documents.recipe import ExportSettings, MeasureSettings
 from homoexport.encoder import OUTPUT_NAMES, load_encoder, max_length_of
 from homoexport.evaluate import package_of_file
@@ -52,17 +53,25 @@ def export_folder(
     if measure.length > longest and progress:
         progress(f"timing with {longest} tokens, the model's longest text")
     output = OUTPUT_NAMES[encoder.task][0]
-    timed_at: dict[str, Any] = {
-        # An emulator's times say nothing of its device: graphs are ranked here, and the gate alone is held there.
-        "device": "cpu" if there.emulated else measure.device,
-        "threads": threads_here(measure) if there.emulated else measure.threads,
-        "batch_size": measure.batch_size,
-        "length": min(measure.length, longest),
-    }
-    vocab_size = encoder.model.config.vocab_size
+    # An emulator's times say nothing of its device: graphs are ranked here, and the gate alone is held there.
+    timed_at = TimedAt(
+        device="cpu" if there.emulated else measure.device,
+        cpu=host_of("cpu").cpu if there.emulated else there.cpu,
+        threads=threads_here(measure) if there.emulated else measure.threads,
+        batch_size=measure.batch_size,
+        length=min(measure.length, longest),
+    )
 
     def rank(files: Sequence[Path]) -> list[float]:
-        return rank_files(files, vocab_size=vocab_size, outputs=(output,), **timed_at)
+        return rank_files(
+            files,
+            device=timed_at.device,
+            threads=timed_at.threads,
+            batch_size=timed_at.batch_size,
+            length=timed_at.length,
+            vocab_size=encoder.model.config.vocab_size,
+            outputs=(output,),
+        )
 
     def answer(file: Path, batches: Sequence[Mapping[str, Any]]) -> list[Any]:
         padding = encoder.tokenizer.pad_token_id or 0
@@ -85,7 +94,7 @@ def export_folder(
         opset=settings.opset,
         with_tokenizer=settings.with_tokenizer,
         with_ort_format=settings.with_ort_format,
-        timed_at={**timed_at, "cpu": host_of("cpu").cpu if there.emulated else there.cpu},
+        timed_at=timed_at,
         held_on=measure.device,
         out_dir=out_dir,
         rank=rank,

@@ -103,9 +103,9 @@ def instruments_for(
 ) -> Instruments:
     """What a plan for a teacher is made with: the export's graphs, in the scheme that it tries first on the target,
     the times that measuring takes, and the user's cache."""
-    from homoexport.export import embeddings_of, schemes_for
     from homoexport.export.forms import ATTENTION_FORMS, variants_of
     from homoexport.plan import Instruments
+    from homoexport.schemes import embeddings_of, schemes_for
 
     target = host_of(measure.device)
     scheme = schemes_for(export.quantize, target.instruction_sets, x86=target.x86, calibrated=False)[0]

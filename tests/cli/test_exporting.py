@@ -56,7 +56,7 @@ def test_a_length_that_no_text_can_have_is_told(homoexport, model, tmp_path):
     told = homoexport("export", model, "-o", tmp_path / "p", "--quantize", "none", "--threads", 1, "--length", 65)
     assert told.code == 0
     assert "timing with 64 tokens, the model's longest text" in told.err.splitlines()
-    assert verify(tmp_path / "p", PackageManifest).details.timed_at["length"] == 64
+    assert verify(tmp_path / "p", PackageManifest).details.timed_at.length == 64
 
 
 def test_force_replaces_nothing_but_a_package(homoexport, tmp_path):

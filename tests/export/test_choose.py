@@ -14,15 +14,16 @@ import onnxruntime as ort
 import pytest
 
 from homoexport.documents.artifact import PackageManifest, verify
+from homoexport.documents.package import Parity
 from homoexport.errors import DeviceError
 from homoexport.export import candidates, choose, export_encoder
 from homoexport.export.candidates import Candidate
-from homoexport.export.choose import breakers, embeddings_of, fastest, schemes_for
+from homoexport.export.choose import breakers, fastest
 from homoexport.export.forms import Form
-from homoexport.export.parity import Parity
 from homoexport.export.quantize import products_of
 from homoexport.export.smooth import channel_maxima, smooth
 from homoexport.export.surgery import array_of
+from homoexport.schemes import embeddings_of, schemes_for
 
 TEXTS = ["w1", "w5 w6 w7 w8 w9 w10 w11 w12", "w20 w21 w22", "w3 w4 " * 20]
 
@@ -177,7 +178,16 @@ def test_smoothing_changes_nothing_in_fp32(exported, tmp_path):
 
 def test_a_sound_candidate_is_not_lost_to_an_unsound_one_of_a_higher_mean():
     def held(name: str, mean: float, least: float, *, passed: bool) -> Candidate:
-        return replace(candidate(name, 1.0, 1), parity=Parity("x", 0.1, 0.1, least, mean, None, passed))
+        parity = Parity(
+            output="x",
+            max_difference=0.1,
+            max_relative_difference=0.1,
+            min_cosine=least,
+            mean_cosine=mean,
+            top1_agreement=None,
+            passed=passed,
+        )
+        return replace(candidate(name, 1.0, 1), parity=parity)
 
     made = {"min-max": held("sound", 0.985, 0.95, passed=True), "percentile": held("unsound", 0.99, 0.89, passed=False)}
     maker = SimpleNamespace(

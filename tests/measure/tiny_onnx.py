@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -14,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from homoexport.choices import ModelTask, WeightPrecision
 from homoexport.documents.artifact import write_manifest
-from homoexport.documents.package import PackageDetails
+from homoexport.documents.package import Invariance, PackageDetails, Parity, PoolingFigures
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{number}" for number in range(59))]
 OUTPUTS = {
@@ -106,7 +105,6 @@ def write_package(
     repeat: int = 1,
     precision: WeightPrecision = "fp32",
     labels: Sequence[str] | None = None,
-    **details: Any,
 ) -> Path:
     """A whole package around such an encoder."""
     arrays = weights() if arrays is None else arrays
@@ -120,14 +118,39 @@ def write_package(
             model_file="onnx/model.onnx",
             task=task,
             precision=precision,
+            scheme=precision,
+            quantization=None,
+            embeddings="fp32 tables",
+            candidate=f"unfused-{precision}",
+            kept_in_fp32=(),
             parameters=int(sum(array.size for array in arrays.values())),
             max_length=max_length,
             vocab_size=len(arrays["embedding"]),
+            hidden_size=arrays["embedding"].shape[1],
             pad_token_id=0,
-            input_names=["input_ids", "attention_mask"],
+            input_names=("input_ids", "attention_mask"),
+            output_names=tuple(OUTPUTS[task]),
             labels=None if labels is None else tuple(labels),
-            output_names=OUTPUTS[task],
-            **details,
+            pooling=PoolingFigures(mode="mean", normalize=True) if task == "sentence-similarity" else None,
+            opset=18,
+            graph="unfused",
+            parity=Parity(
+                output=OUTPUTS[task][0],
+                max_difference=0.0,
+                max_relative_difference=0.0,
+                min_cosine=1.0,
+                mean_cosine=1.0,
+                top1_agreement=None,
+                passed=True,
+            ),
+            batch_invariance=Invariance(texts=1, max_difference=0.0, min_cosine=1.0),
+            candidates=(),
+            refused={},
+            left_out={},
+            quality={},
+            oldest_onnxruntime="1.18",
+            timed_at=None,
+            held_on="cpu",
         ),
     )
     return folder
