@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from homoexport.choices import PruneGroup
 from homoexport.errors import ShapeError
@@ -49,6 +50,14 @@ class Shape:
     def as_json(self) -> dict[str, int]:
         """Its five figures by name."""
         return {**asdict(self), "head_dim": self.head_dim}
+
+
+def _without_head_dim(shape: Any) -> Any:
+    """A shape's width of a head follows from the others; files have it for those who read them."""
+    return {name: value for name, value in shape.items() if name != "head_dim"} if isinstance(shape, dict) else shape
+
+
+WrittenShape = Annotated[Shape, BeforeValidator(_without_head_dim), PlainSerializer(Shape.as_json)]  # in documents
 
 
 class PartialShape(BaseModel):

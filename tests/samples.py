@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from homoexport.documents.student import CorpusDescription, DistilledDetails, WidthFigures
+from homoexport.documents.student import CorpusDescription, DistilledDetails
+from homoexport.shape import Shape
 
 
 def student_details() -> DistilledDetails:
@@ -16,7 +17,7 @@ def student_details() -> DistilledDetails:
         embedding_parameters=4,
         backbone_parameters=5,
         teacher_parameters=100,
-        widths=WidthFigures(hidden_size=4, intermediate_size=8, num_attention_heads=2, head_dim=2, num_hidden_layers=1),
+        widths=Shape(1, 4, 8, 2),
         method="homodistil",
         objective="sentence-embedding",
         steps=3,

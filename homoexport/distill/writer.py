@@ -17,7 +17,7 @@ from homoexport.distill.evaluation import held_out_loss
 from homoexport.distill.job import Job
 from homoexport.distill.loop import Run, StepReport
 from homoexport.documents.artifact import write_manifest
-from homoexport.documents.student import DistilledDetails, WidthFigures
+from homoexport.documents.student import DistilledDetails
 from homoexport.encoder import parameter_counts, parent_of, save_encoder
 from homoexport.text import merge_states
 
@@ -167,7 +167,7 @@ class Writer:
             embedding_parameters=counts.embedding,
             backbone_parameters=counts.backbone,
             teacher_parameters=teacher.total,
-            widths=WidthFigures.model_validate(run.target.as_json()),
+            widths=run.target,
             method=job.settings.method,
             objective=job.settings.objective,
             steps=self.offset + run.step,

@@ -7,32 +7,25 @@ Latency is in milliseconds, sizes are in megabytes of 10**6 bytes. Budget lines 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field, PlainSerializer, field_serializer
+from pydantic import Field, TypeAdapter, field_serializer
 
 from homoexport.choices import Scheme
 from homoexport.documents.budget import THROUGHPUT, Budget
 from homoexport.documents.document import Document, Figures
 from homoexport.documents.recipe import MeasureSettings
 from homoexport.documents.target import TargetHost
-from homoexport.shape import Shape
+from homoexport.shape import Shape, WrittenShape
 
 PLAN_FILE = "plan.json"
 
-
-def _without_head_dim(shape: Any) -> Any:
-    """A shape's width of a head follows from the others; files have it for those who read them."""
-    return {name: value for name, value in shape.items() if name != "head_dim"} if isinstance(shape, dict) else shape
-
-
-PlannedShape = Annotated[Shape, BeforeValidator(_without_head_dim), PlainSerializer(Shape.as_json)]
 C = TypeVar("C", bound="Cost")
 
 
 def shape_of(figures: Mapping[str, int]) -> Shape:
     """A shape out of its figures by name, as files have them."""
-    return Shape(**_without_head_dim(dict(figures)))
+    return TypeAdapter(WrittenShape).validate_python(dict(figures))
 
 
 class Cost(Figures):
@@ -69,7 +62,7 @@ COST_FIGURES = tuple(Cost.model_fields)
 class ShapeCost(Cost):
     """What a model of a shape costs."""
 
-    shape: PlannedShape
+    shape: WrittenShape
 
     @classmethod
     def of(cls, shape: Shape, cost: Cost) -> ShapeCost:
@@ -164,7 +157,7 @@ class Check(Figures):
     `errors` are relative to what was measured, above 0 where the prediction was too high.
     """
 
-    shape: PlannedShape
+    shape: WrittenShape
     predicted: Cost
     measured: Cost
     errors: dict[str, float]

@@ -10,16 +10,7 @@ from homoexport.choices import Method, ModelTask, Objective
 from homoexport.documents.document import Figures
 from homoexport.documents.evaluation import FineTunedRun
 from homoexport.documents.recipe import FinetuneSettings
-
-
-class WidthFigures(Figures):
-    """Widths and depth of a student; `num_attention_heads` is the mean over the layers while it is pruned."""
-
-    hidden_size: int
-    intermediate_size: int
-    num_attention_heads: float
-    head_dim: int
-    num_hidden_layers: int
+from homoexport.shape import WrittenShape
 
 
 class SourceDescription(Figures):
@@ -55,7 +46,7 @@ class DistilledDetails(Figures):
     embedding_parameters: int
     backbone_parameters: int
     teacher_parameters: int
-    widths: WidthFigures
+    widths: WrittenShape
     method: Method
     objective: Objective
     steps: int

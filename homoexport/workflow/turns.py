@@ -15,7 +15,6 @@ from homoexport.documents.budget import THROUGHPUT, Budget, BudgetVerdict
 from homoexport.documents.document import read_document
 from homoexport.documents.measurement import Measurement
 from homoexport.documents.plan import Plan, Row
-from homoexport.documents.student import WidthFigures
 from homoexport.plan import Limits, lighter, narrower, wider
 from homoexport.shape import Shape
 from homoexport.workflow.measure import judge_package
@@ -78,7 +77,7 @@ class Turns:
         for folder in (*self.folders, self.run_dir):
             verdicts = budget_verdicts(budget, folder / MEASURED) if _was_held(folder) else []
             details = read_manifest(folder / STUDENT, DistilledManifest).details
-            row = plan.row_of(_shape_of(details.widths))
+            row = plan.row_of(details.widths)
             shapes.append(row.shape)
             turns.append(
                 {
@@ -135,8 +134,3 @@ def is_noisy(measured: Path) -> bool:
 def read_measured(measured: Path) -> Measurement:
     """What a turn measured."""
     return read_document(measured / MEASUREMENT, Measurement)
-
-
-def _shape_of(widths: WidthFigures) -> Shape:
-    sizes = (widths.num_hidden_layers, widths.hidden_size, widths.intermediate_size)
-    return Shape(*sizes, int(widths.num_attention_heads))

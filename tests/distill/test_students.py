@@ -90,7 +90,7 @@ def test_widths_passed_in_one_event_are_all_reached(tiny_folder, corpus_file, tm
     arguments = arguments_of(corpus_file)
     arguments["settings"] = arguments["settings"].model_copy(update={"prune_every": 100})  # a single event
     folders = distill_students(str(tiny_folder()), out_dir=tmp_path / "all", **arguments)
-    assert [verify(folder, StudentManifest).details.widths["hidden_size"] for folder in folders] == [24, 16, 12]
+    assert [verify(folder, StudentManifest).details.widths.hidden_size for folder in folders] == [24, 16, 12]
 
 
 @pytest.mark.parametrize(
