@@ -197,7 +197,7 @@ def main() -> None:
         if arguments.work is None:
             parser.error("name WORK_DIR, or give --table")
         arguments.work.mkdir(parents=True, exist_ok=True)
-        kept |= {"host": describe_host(), "versions": library_versions()}
+        kept |= {"host": vars(describe_host()), "versions": library_versions()}
         for name, budget in (BUDGETS | HOPELESS).items():
             if name not in kept["budgets"]:
                 result = promise(name, budget, arguments.work, arguments.steps)

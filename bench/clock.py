@@ -36,6 +36,7 @@ from homoexport.measure.process import Worker
 from homoexport.measure.targets import LocalCpu
 from homoexport.measure.targets.protocol import build_worker
 from homoexport.runtime.inference import PackageDetails, read_package
+from homoexport.runtime.worker.protocol import InputsRequest, LoadRequest
 
 ROUND_SECONDS = 0.1
 ROUNDS = 24  # of ours and of the loop in a turn: the machine's speed moves within seconds
@@ -109,11 +110,11 @@ def turn(details: PackageDetails, command: list[str], folder: Path, *, length: i
     target.open()
     began = time.perf_counter()
     with Worker(target, subject="package") as worker, looping(command) as ask_loop:
-        load = worker.ask("load", model=str(details.model.resolve()), outputs=[details.output], threads=1)
-        worker.ask("inputs", batch_size=1, length=length, vocab_size=details.vocab_size)
-        worker.ask("time", runs=1)
-        first_sample = time.perf_counter() - began - load["load_ns"] / 1e9
-        median_ns = worker.ask("warm", seconds=10)["median_ns"]
+        load = worker.load(LoadRequest(str(details.model.resolve()), 1, outputs=(details.output,)))
+        worker.inputs(InputsRequest(1, length, details.vocab_size))
+        worker.time(runs=1)
+        first_sample = time.perf_counter() - began - load.load_ns / 1e9
+        median_ns = worker.warm(seconds=10).median_ns
         runs, few, many = (max(3, round(seconds * 1e9 / median_ns)) for seconds in (ROUND_SECONDS, FEW, MANY))
         ask_loop(5 * runs)
         rounds, slopes, used, elapsed = [], [], 0.0, 0.0
@@ -124,7 +125,7 @@ def turn(details: PackageDetails, command: list[str], folder: Path, *, length: i
                     row[who] = ask_loop(runs)
                     continue
                 before, start = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-                row[who] = statistics.median(worker.ask("time", runs=runs)["samples_ns"]) / 1e6
+                row[who] = statistics.median(worker.time(runs=runs).samples_ns) / 1e6
                 after = resource.getrusage(resource.RUSAGE_SELF)
                 elapsed += time.perf_counter() - start
                 used += after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -190,7 +191,7 @@ def measure(package: Path, *, turns: int, length: int) -> dict[str, Any]:
         "start_to_first_sample_s": statistics.median(row["start_to_first_sample_s"] for row in rows),
         "parent_cpu_share": statistics.median(row["parent_cpu_share"] for row in rows),
         "turns": rows,
-        "host": describe_host(),
+        "host": vars(describe_host()),
         "versions": library_versions(),
     }
 

@@ -223,7 +223,7 @@ def measure(steps: int, repeats: int, threads: int) -> dict[str, Any]:
         sliced, run = whole_run(Run, job, target)
         assert run.widths.shape == target
     result["masks"] = {"steps": 20, "sliced_seconds": sliced, "masked_seconds": masked, "ratio": sliced / masked}
-    return result | {"host": describe_host(), "versions": library_versions()}
+    return result | {"host": vars(describe_host()), "versions": library_versions()}
 
 
 def main() -> None:

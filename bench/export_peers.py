@@ -15,7 +15,6 @@ to ours. Cosines are of mean-pooled sentence vectors to torch's, over 64 real te
 from __future__ import annotations
 
 import argparse
-import base64
 import hashlib
 import json
 import statistics
@@ -40,6 +39,7 @@ from homoexport.measure.process import Worker
 from homoexport.measure.targets import LocalCpu, Need, Target
 from homoexport.measure.timing import Subject, Workload, load_model, running, take_rounds
 from homoexport.runtime.inference import read_package
+from homoexport.runtime.worker.protocol import InputsRequest
 
 OPENVINO_WORKER = Path(__file__).parent / "peers" / "openvino_worker.py"
 OUTPUT = Path(__file__).parent / "results" / "export_peers.json"
@@ -223,10 +223,10 @@ def add_cosines(contestants: Sequence[Contestant], encoder: Encoder, texts: Sequ
             with Worker(target, subject=one.name) as worker:
                 load_model(worker, subject, target, model=str(one.file.resolve()), threads=1)
                 for (ids, mask), vectors in zip(batches, expected, strict=True):
-                    rows = [row[:length].tolist() for row, length in zip(ids, mask.sum(axis=1), strict=True)]
-                    worker.ask("inputs", batch_size=len(rows), rows=rows, pad_token_id=tokenizer.pad_token_id)
-                    reply = worker.ask("answer", output=one.output)
-                    answer = np.frombuffer(base64.b64decode(reply["float32"]), dtype="<f4").reshape(reply["shape"])
+                    lengths = mask.sum(axis=1)
+                    rows = tuple(tuple(row[:length].tolist()) for row, length in zip(ids, lengths, strict=True))
+                    worker.inputs(InputsRequest(len(rows), rows=rows, pad_token_id=tokenizer.pad_token_id))
+                    answer = worker.answer(output=one.output)
                     ours = pooled(answer, mask) if answer.ndim == 3 else answer
                     norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(vectors, axis=1)
                     cosines += ((ours * vectors).sum(axis=1) / norms).tolist()
@@ -288,7 +288,7 @@ def main() -> None:
     lines = arguments.texts.read_text().splitlines()
     texts, others = lines[-COSINE_TEXTS:], lines[:-COSINE_TEXTS]
     result: dict[str, Any] = {
-        "host": describe_host(),
+        "host": vars(describe_host()),
         "versions": library_versions(),
         "seconds": arguments.seconds,
         "models": {},

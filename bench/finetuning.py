@@ -115,7 +115,7 @@ def measure(cell: Cell, source: str, glue: Path, work: Path) -> dict[str, Any]:
         "seconds": round(time.perf_counter() - began, 1),
         "settings": cell.settings.model_dump(mode="json"),
         "trained_on": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "host": describe_host(),
+        "host": vars(describe_host()),
         "versions": library_versions(),
     }
 

@@ -140,7 +140,7 @@ def keep(path: Path, result: dict[str, Any] | None, **about: Any) -> list[dict[s
         if result is not None:
             kept["runs"].append(result)
             kept["runs"].sort(key=lambda run: (run["cell"], run["seed"]))
-            kept |= about | {"host": describe_host(), "versions": library_versions()}
+            kept |= about | {"host": vars(describe_host()), "versions": library_versions()}
             path.write_text(json.dumps(kept, indent=1) + "\n")
         runs: list[dict[str, Any]] = kept["runs"]
         return runs

@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULT)
     arguments = parser.parse_args()
     plan = ("plan", "--teacher", TEACHER, "--latency-p95", "4x", "--size", "60MB", "--threads", "1")
-    result: dict[str, Any] = {"host": describe_host(), "versions": library_versions()}
+    result: dict[str, Any] = {"host": vars(describe_host()), "versions": library_versions()}
     with tempfile.TemporaryDirectory() as cache, tempfile.TemporaryDirectory() as folder:
         result["cold"] = cost(*plan, cache=cache)
         result["warm"] = cost(*plan, cache=cache)

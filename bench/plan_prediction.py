@@ -206,7 +206,7 @@ def main() -> None:
         encoder = load_encoder(load_recipe(RECIPE).teacher)
         shapes = candidates(encoder, DistillSettings(objective=OBJECTIVE, steps=1, batch_size=2))
         chosen = drawn(shapes, arguments.shapes, arguments.seed)
-        result |= {"host": describe_host(), "versions": library_versions()}
+        result |= {"host": vars(describe_host()), "versions": library_versions()}
         for precision in PRECISIONS:
             for length in LENGTHS:
                 if any((cell["precision"], cell["length"]) == (precision, length) for cell in result["cells"]):

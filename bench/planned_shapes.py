@@ -132,7 +132,7 @@ def judged(shape: Shape, seed: int, recipe: Recipe, glue: Path, work: Path) -> d
         "steps": recipe.distill.steps,
         "stsb": found.metrics[0].model_dump(mode="json"),
         "distilled_on": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "host": describe_host(),
+        "host": vars(describe_host()),
         "versions": library_versions(),
     }
 
@@ -210,7 +210,7 @@ def plan_shapes(recipe: Recipe, work: Path, path: Path) -> None:
                 continue
             budget = both_shapes(limit, recipe)
             results["budgets"].append({**budget, "timed": timed(budget, recipe, work)})
-            results |= {"host": describe_host(), "versions": library_versions()}
+            results |= {"host": vars(describe_host()), "versions": library_versions()}
 
 
 def distil_students(recipe: Recipe, glue: Path, work: Path, path: Path, seeds: range, index: int, of: int) -> None:

@@ -135,7 +135,7 @@ def main() -> None:
     result = measure(arguments.repeats, arguments.same, arguments.slower)
     for label, each in result.items():
         print(label, f"spread {each['alone']['spread']:.1%}", each["same"]["verdicts"], each["slower"]["verdicts"])
-    write_text(arguments.output, to_json({**result, "host": describe_host(), "versions": library_versions()}))
+    write_text(arguments.output, to_json({**result, "host": vars(describe_host()), "versions": library_versions()}))
 
 
 if __name__ == "__main__":

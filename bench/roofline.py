@@ -205,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for one in found:
         show(one)
     print(table(found))
-    result = {"host": describe_host(), "versions": library_versions(), "roof_per_second": roof, "profiles": found}
+    result = {"host": vars(describe_host()), "versions": library_versions(), "roof_per_second": roof, "profiles": found}
     write_text(given.output, to_json(result))
 
 

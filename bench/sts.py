@@ -89,7 +89,7 @@ def main() -> None:
             "data": arguments.data.name,
             "device": arguments.device or "cpu",
             "results": results,
-            "host": describe_host(),
+            "host": vars(describe_host()),
             "versions": library_versions(),
         }
         arguments.output.write_text(json.dumps(kept, indent=2) + "\n")

@@ -71,7 +71,7 @@ def measure(steps: int, threads: int) -> dict[str, Any]:
         "alone_seconds": alone,
         "ratio": together / alone,
         "students": students,
-        "host": describe_host(),
+        "host": vars(describe_host()),
         "versions": library_versions(),
     }
 

@@ -172,7 +172,7 @@ def measure_all(cells: Sequence[Cell], work: Path) -> dict[str, Any]:
         "workload": {"batch_size": 1, "length": 128, "threads": 1},
         "rows": rows,
         "seconds": seconds,
-        "host": describe_host(),
+        "host": vars(describe_host()),
         "versions": library_versions(),
     }
 

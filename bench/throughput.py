@@ -128,7 +128,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "widths": widths_json,
         "family_hours": family_hours(widths_json, batch),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "host": describe_host(),
+        "host": vars(describe_host()),
         "versions": library_versions(),
     }
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 import os
 import platform
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from homoexport.cgroup import cpu_quota, memory_limit_bytes
 
@@ -64,17 +64,30 @@ def _memory_mb() -> int:
     return min(installed, memory_limit_bytes() or installed) // 10**6
 
 
+@dataclass(frozen=True)
+class HostDescription:
+    """CPU model, instruction sets, cores, memory and operating system of a machine."""
+
+    cpu: str
+    architecture: str
+    instruction_sets: tuple[str, ...]
+    cores: int
+    available_cores: int
+    memory_mb: int
+    system: str
+
+
 @lru_cache(maxsize=1)
-def describe_host() -> dict[str, Any]:
-    """The host as a JSON-ready dict: CPU model, instruction sets, cores, memory in MB, system."""
+def describe_host() -> HostDescription:
+    """This machine."""
     cpu = _cpuinfo()
     flags = set(cpu.get("flags", cpu.get("Features", "")).split())
-    return {
-        "cpu": cpu.get("model name", platform.processor() or platform.machine()),
-        "architecture": platform.machine(),
-        "instruction_sets": [name for name in _INSTRUCTION_SETS if name in flags],
-        "cores": os.cpu_count() or 1,
-        "available_cores": available_cores(),
-        "memory_mb": _memory_mb(),
-        "system": f"{platform.system()} {platform.release()}",
-    }
+    return HostDescription(
+        cpu=cpu.get("model name", platform.processor() or platform.machine()),
+        architecture=platform.machine(),
+        instruction_sets=tuple(name for name in _INSTRUCTION_SETS if name in flags),
+        cores=os.cpu_count() or 1,
+        available_cores=available_cores(),
+        memory_mb=_memory_mb(),
+        system=f"{platform.system()} {platform.release()}",
+    )

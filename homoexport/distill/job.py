@@ -264,7 +264,7 @@ def _bf16_pays() -> bool:
     """
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return "amx_bf16" in describe_host()["instruction_sets"]
+    return "amx_bf16" in describe_host().instruction_sets
 
 
 @contextmanager

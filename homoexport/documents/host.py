@@ -20,5 +20,4 @@ class Host(Figures):
     @classmethod
     def here(cls) -> Host:
         """This machine."""
-        found = describe_host()
-        return cls(**{**found, "instruction_sets": tuple(found["instruction_sets"])})
+        return cls(**vars(describe_host()))

@@ -9,17 +9,13 @@ B batch, S sequence, D hidden.
 
 from __future__ import annotations
 
-import base64
-
 import numpy as np
 from numpy.typing import NDArray
 
 from homoexport.documents.measurement import Agreement
 from homoexport.measure.process import Worker
-from homoexport.measure.targets import LocalCpu, Target
-from homoexport.measure.timing import Running, Subject, Workload, give_inputs, load_model, place
-
-FloatArray = NDArray[np.float32]
+from homoexport.measure.targets import Target, is_plain_cpu, open_target
+from homoexport.measure.timing import Running, Subject, Workload, inputs_request, load_model, place
 
 TOKENS = 16
 FP32_MAX_RELATIVE_DIFFERENCE = 1e-3
@@ -30,35 +26,29 @@ _WORKLOAD = Workload(threads=1, batch_size=2, length=TOKENS)
 
 def agreement(one: Running, target: Target, *, precision: str) -> Agreement | None:
     """A running package's answer held against this CPU's; None where that is where it runs."""
-    if isinstance(target, LocalCpu) and target.providers == ("CPUExecutionProvider",):
+    if is_plain_cpu(target):
         return None
     assert one.subject.outputs is not None
     there, here = answer_of(one.worker, one.subject), reference_answer(one.subject)
     return compare_answers(there, here, output=one.subject.outputs[0], precision=precision)
 
 
-def answer_of(worker: Worker, subject: Subject) -> FloatArray:
+def answer_of(worker: Worker, subject: Subject) -> NDArray[np.float32]:
     """What a loaded model answers to one small batch of random token ids, the same everywhere."""
     assert subject.outputs is not None
     random = Subject(subject.model, subject.name, subject.vocab_size, subject.outputs)
-    give_inputs(worker, random, _WORKLOAD)
-    reply = worker.ask("answer", output=subject.outputs[0])
-    return np.frombuffer(base64.b64decode(reply["float32"]), dtype="<f4").reshape(reply["shape"])
+    worker.inputs(inputs_request(random, _WORKLOAD))
+    return worker.answer(output=subject.outputs[0])
 
 
-def reference_answer(subject: Subject) -> FloatArray:
+def reference_answer(subject: Subject) -> NDArray[np.float32]:
     """The same from this machine's CPU, in a worker of its own."""
-    target = LocalCpu()
-    target.open()
-    try:
-        with Worker(target, subject=subject.name) as worker:
-            load_model(worker, subject, target, model=place(subject, target)[0], threads=1)
-            return answer_of(worker, subject)
-    finally:
-        target.close()
+    with open_target("cpu") as target, Worker(target, subject=subject.name) as worker:
+        load_model(worker, subject, target, model=place(subject, target)[0], threads=1)
+        return answer_of(worker, subject)
 
 
-def compare_answers(there: FloatArray, here: FloatArray, *, output: str, precision: str) -> Agreement:
+def compare_answers(there: NDArray[np.float32], here: NDArray[np.float32], *, output: str, precision: str) -> Agreement:
     """Hold two answers against each other, by the bound of the precision."""
     exact = precision == "fp32"
     bound = (
@@ -89,7 +79,7 @@ def compare_answers(there: FloatArray, here: FloatArray, *, output: str, precisi
     )
 
 
-def _min_cosine(there: FloatArray, here: FloatArray) -> float:
+def _min_cosine(there: NDArray[np.float32], here: NDArray[np.float32]) -> float:
     """The least cosine of rows of the last axis: vectors, or logits."""
     one, other = (values.reshape(-1, values.shape[-1]).astype(np.float64) for values in (there, here))
     norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)

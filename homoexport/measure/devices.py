@@ -8,7 +8,7 @@ from pathlib import Path
 from homoexport.documents.measurement import Device, MeasuredHost, Need
 from homoexport.errors import DeviceError, HomoexportError
 from homoexport.measure.process import Worker
-from homoexport.measure.targets import KINDS, find_target
+from homoexport.measure.targets import KINDS, find_target, open_target
 from homoexport.measure.targets.emulated import set_up_arm64
 from homoexport.measure.targets.web import set_up_web
 
@@ -62,29 +62,22 @@ def _without_host(kind: str) -> Device:
     how = KINDS[kind][1]
     name = _EXAMPLES.get(kind, kind)
     target = find_target("ssh://host" if kind == _REMOTE else name)
-    try:
-        needs = tuple(target.needs())
-        return Device(
-            name=name, how=how, ready=not needs, emulated=target.emulated, providers=target.providers, needs=needs
-        )
-    finally:
-        target.close()
+    needs = tuple(target.needs())
+    return Device(
+        name=name, how=how, ready=not needs, emulated=target.emulated, providers=target.providers, needs=needs
+    )
 
 
 def _asked(device: Device) -> Device:
     """The same with what a worker there says."""
-    target = find_target(device.name)
     try:
-        target.open()
-        with Worker(target, subject=device.name) as worker:
+        with open_target(device.name) as target, Worker(target, subject=device.name) as worker:
             found = {
                 "cores": target.cores(),
-                "providers": tuple(worker.greeting.get("providers", ())),
-                "host": MeasuredHost.model_validate(worker.greeting["host"], strict=False),
+                "providers": tuple(worker.greeting.providers),
+                "host": MeasuredHost(**vars(worker.greeting.host)),
             }
             return device.model_copy(update=found)
     except HomoexportError as error:
         needs = (Need(what=str(error), command=device.how),)
         return Device(name=device.name, how=device.how, ready=False, emulated=device.emulated, needs=needs)
-    finally:
-        target.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from homoexport.documents.measurement import ArenaStep, OpenLoop, RateFigures, S
 from homoexport.measure.process import Worker
 from homoexport.measure.targets import OutOfMemory, Target
 from homoexport.measure.targets.emulated import EmulatedCpu
-from homoexport.measure.timing import Progress, Running, Workload, input_fields, load_fields, load_model
+from homoexport.measure.timing import Progress, Running, Workload, inputs_request, load_model, load_request
 from homoexport.runtime.inference import PackageDetails
 
 _AROUND_RUNS = 50
@@ -36,19 +35,18 @@ def tokenizing_ms(
     if one.tokenizer is None or target.emulated:
         return None
     with Worker(target, subject=one.subject.name) as worker:
-        each = worker.ask(
-            "tokenize",
+        each = worker.tokenize(
             tokenizer=one.tokenizer,
-            texts=list(texts) or [_text_of(workload.length)],
+            texts=texts or [_text_of(workload.length)],
             max_length=min(workload.length, details.max_length),
             runs=max(_AROUND_RUNS, len(texts)),
-        )["samples_ns"]
+        )
     return None if each is None else float(np.median(each)) / 1e6 * workload.batch_size
 
 
 def post_processing_ms(one: Running, details: PackageDetails) -> float | None:
     """Milliseconds of what is done with a batch's answer, at the median; None where nothing is."""
-    post = one.worker.ask("post", task=details.task, output=details.output, runs=_AROUND_RUNS)["samples_ns"]
+    post = one.worker.post(task=details.task, output=details.output, runs=_AROUND_RUNS)
     return None if post is None else float(np.median(post)) / 1e6
 
 
@@ -56,9 +54,8 @@ def instructions(one: Running, target: Target, workload: Workload) -> float | No
     """Instructions of one inference, where an emulator counts them."""
     if not isinstance(target, EmulatedCpu):
         return None
-    load = load_fields(one.subject, target, model=one.model, threads=workload.threads)
-    prepare = [{"command": "load", **load}, {"command": "inputs", **input_fields(one.subject, workload)}]
-    return target.count_instructions(prepare, batches=one.batches)
+    load = load_request(one.subject, target, model=one.model, threads=workload.threads)
+    return target.count_instructions(load, inputs_request(one.subject, workload), batches=one.batches)
 
 
 def _text_of(tokens: int) -> str:
@@ -75,9 +72,9 @@ def stream_figures(
     found = []
     for number, callers in enumerate(streams):
         tell(f"{callers} streams", number / len(streams))
-        reply = one.worker.ask("streams", streams=callers, seconds=_STREAM_SECONDS)
-        p50, p95 = np.percentile(reply["samples_ns"], (50, 95)) / 1e6
-        rate = len(reply["samples_ns"]) * workload.batch_size / (reply["wall_ns"] / 1e9)
+        reply = one.worker.streams(streams=callers, seconds=_STREAM_SECONDS)
+        p50, p95 = np.percentile(reply.samples_ns, (50, 95)) / 1e6
+        rate = len(reply.samples_ns) * workload.batch_size / (reply.wall_ns / 1e9)
         found.append(
             StreamFigures(streams=callers, throughput_per_s=rate, latency_p50_ms=float(p50), latency_p95_ms=float(p95))
         )
@@ -129,12 +126,12 @@ def open_loop(
 def _at_rate(worker: Worker, rate: float, seed: int, tell: Progress) -> RateFigures:
     requests = max(_REQUESTS, round(rate * _SECONDS_OF_RATE[0]))
     tell(f"{rate:.3g} arrivals/s", 0.5)
-    reply = worker.ask("arrivals", rate_per_s=rate, requests=requests, seconds=_SECONDS_OF_RATE[1], seed=seed)
-    p50, p95, p99 = (float(value) / 1e6 for value in np.percentile(reply["latency_ns"], (50, 95, 99)))
-    busy = sum(reply["service_ns"]) / reply["wall_ns"]
+    reply = worker.arrivals(rate_per_s=rate, requests=requests, seconds=_SECONDS_OF_RATE[1], seed=seed)
+    p50, p95, p99 = (float(value) / 1e6 for value in np.percentile(reply.latency_ns, (50, 95, 99)))
+    busy = sum(reply.service_ns) / reply.wall_ns
     return RateFigures(
         rate_per_s=rate,
-        requests=len(reply["latency_ns"]),
+        requests=len(reply.latency_ns),
         latency_p50_ms=p50,
         latency_p95_ms=p95,
         latency_p99_ms=p99,
@@ -167,8 +164,9 @@ def _grown(
         with Worker(target, subject=one.subject.name) as worker:
             load_model(worker, one.subject, target, model=one.model, threads=workload.threads)
             for batch_size in batch_sizes:
-                shape: dict[str, Any] = {"length": workload.length, "vocab_size": one.subject.vocab_size}
-                (rss,) = worker.ask("grow", batch_sizes=[batch_size], shrink=shrink, **shape)["rss_bytes"]
+                rss = worker.grow(
+                    batch_size=batch_size, length=workload.length, vocab_size=one.subject.vocab_size, shrink=shrink
+                )
                 after.append(None if rss is None else (rss - target.overhead_bytes(worker.process_id)) / _MB)
     except OutOfMemory:
         after += [None] * (len(batch_sizes) - len(after))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +13,6 @@ from homoexport.choices import Steadiness
 from homoexport.documents.measurement import (
     Comparison,
     Failure,
-    Limit,
     MeasuredHost,
     Measurement,
     PackageFigures,
@@ -32,7 +30,7 @@ from homoexport.measure.extras import (
     tokenizing_ms,
 )
 from homoexport.measure.intervals import MARGIN, drift, percentile_intervals, speedup, verdict_of
-from homoexport.measure.targets import OutOfMemory, Target, find_target
+from homoexport.measure.targets import OutOfMemory, Target, open_target
 from homoexport.measure.timing import (
     Progress,
     Running,
@@ -70,21 +68,6 @@ class Extras:
     arena_batches: tuple[int, ...] = ()
 
 
-@contextmanager
-def opened(device: str) -> Iterator[Target]:
-    """The target that a device names, open inside the block.
-
-    Raises:
-        DeviceError: it is unknown, or cannot be used here.
-    """
-    target = find_target(device)
-    try:
-        target.open()
-        yield target
-    finally:
-        target.close()
-
-
 def check_measurement(
     device: str, workloads: Sequence[tuple[int | None, int, int]], *, texts: Sequence[str] = (), min_seconds: float
 ) -> None:
@@ -100,7 +83,7 @@ def check_measurement(
         DeviceError: a device that is unknown or cannot be used, or more threads than it has cores.
         UserError: a figure that is not positive, or fewer texts than a batch takes.
     """
-    with opened(device) as target:
+    with open_target(device) as target:
         for workload in workloads:
             check_request(target, _workload(target, *workload), min_seconds=min_seconds)
             _evenly(texts, workload[1], "texts")
@@ -170,7 +153,7 @@ def measure_packages(
     """
     tell = progress or _tell_nobody
     described = check_packages(packages, [length], with_texts=bool(texts))
-    with opened(device) as target:
+    with open_target(device) as target:
         workload = _workload(target, threads, batch_size, length)
         check_request(target, workload, min_seconds=min_seconds)
         details_of = {str(details.folder): details for details in described}
@@ -178,7 +161,7 @@ def measure_packages(
         subjects = [_subject(details, chosen, length) for details in described]
         with running(subjects, target, workload, tell=tell) as session:
             noise = take_rounds(session, min_seconds=min_seconds, tell=tell)
-            energy_source = session.running[0].worker.ask("counters")["energy_source"] if session.running else None
+            energy_source = session.running[0].worker.counters().energy_source if session.running else None
             results = [
                 _figures(details_of[one.subject.name], one, session, target, workload, chosen, extras or Extras(), tell)
                 for one in session.running
@@ -186,14 +169,14 @@ def measure_packages(
             return Measurement(
                 device=device,
                 emulated=target.emulated,
-                limits={name: Limit(**limit) for name, limit in target.limits().items()},
+                limits=target.limits(),
                 threads=workload.threads,
                 batch_size=batch_size,
                 length=max(len(row) for row in subjects[0].rows) if subjects[0].rows else length,
                 texts=_text_lengths(subjects[0], text_source),
                 margin=MARGIN,
                 host=_host(session),
-                versions={**library_versions(), **session.greeting.get("versions", {})},
+                versions={**library_versions(), **(session.greeting.versions if session.greeting else {})},
                 noise=noise,
                 energy_source=energy_source,
                 results=tuple(results),
@@ -260,7 +243,7 @@ def time_files(
             raise PackageError("no such file", where=str(file))
     tell = progress or _tell_nobody
     subjects = [Subject(file, str(file), vocab_size, outputs) for file in files]
-    with opened(device) as target:
+    with open_target(device) as target:
         workload = _workload(target, threads, batch_size, length)
         check_request(target, workload, min_seconds=min_seconds)
         with running(subjects, target, workload, tell=tell) as session:
@@ -359,8 +342,8 @@ def _figures(
         precision=details.precision,
         parameters=details.parameters,
         file_bytes=details.file_bytes,
-        load_ms=one.load["load_ns"] / 1e6,
-        first_inference_ms=one.warm_up["first_inference_ns"] / 1e6,
+        load_ms=one.load.load_ns / 1e6,
+        first_inference_ms=one.warm_up.first_inference_ns / 1e6,
         latency_p50_ms=p50,
         latency_p90_ms=p90,
         latency_p95_ms=p95,
@@ -382,15 +365,15 @@ def _figures(
         streams=streams or (),
         open_loop=arrivals,
         agreement=agreed,
-        download_bytes=one.load.get("download_bytes"),
-        time_to_first_result_ms=one.warm_up.get("time_to_first_result_ms"),
+        download_bytes=one.load.download_bytes,
+        time_to_first_result_ms=one.warm_up.time_to_first_result_ms,
         instructions=instructions(one, target, workload),
-        warmup_runs=one.warm_up["runs"],
-        warmup_steady=one.warm_up["steady"],
+        warmup_runs=one.warm_up.runs,
+        warmup_steady=one.warm_up.steady,
         runs=samples_ms.size,
         runs_per_round=rounds_ms.shape[1],
         samples_ms=tuple(samples_ms.tolist()),
-        elsewhere=one.load.get("elsewhere"),
+        elsewhere=one.load.elsewhere,
     )
 
 
@@ -415,8 +398,7 @@ def _compare(one: Running, first: Running) -> Comparison:
 
 def _host(session: Session) -> MeasuredHost | None:
     """What the workers' machine said of itself; None where no worker could start."""
-    host = session.greeting.get("host")
-    return None if host is None else MeasuredHost.model_validate(host, strict=False)
+    return None if session.greeting is None else MeasuredHost(**vars(session.greeting.host))
 
 
 def _tell_nobody(_stage: str, _share: float) -> None:

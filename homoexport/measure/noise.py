@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from homoexport.documents.measurement import Noise
 from homoexport.measure.process import Worker
+from homoexport.runtime.worker.protocol import CountersReply
 
 SPIN_SECONDS = 0.3
 _SPIN_CORES = 8
@@ -24,20 +24,19 @@ def calibrate(worker: Worker, cores: Sequence[int] = ()) -> list[float]:
 
     Of up to eight cores each has its share of the time.
     """
-    chosen = {"cores": list(cores[:_SPIN_CORES])} if cores else {}
-    quanta: list[float] = worker.ask("spin", seconds=SPIN_SECONDS, **chosen)["quanta_ns"]
+    quanta = worker.spin(seconds=SPIN_SECONDS, cores=cores[:_SPIN_CORES])
     return [quantum / 1e3 for quantum in quanta]
 
 
-def judge_noise(spin_us: Sequence[float], counters: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> Noise:
+def judge_noise(spin_us: Sequence[float], counters: Sequence[tuple[CountersReply, CountersReply]]) -> Noise:
     """Noise from the calibration and each worker's counters before and after the timed rounds."""
     before, after = zip(*counters, strict=True)
     p50, p95 = (float(value) for value in np.percentile(spin_us, (50, 95)))
     disturbed = float(np.mean(np.array(spin_us) > _LONG * p50))
-    elapsed_ns = after[0]["time_ns"] - before[0]["time_ns"]
+    elapsed_ns = after[0].time_ns - before[0].time_ns
     other = _cores(before, after, elapsed_ns)
-    stolen = _share(before[0]["stolen_ns"], after[0]["stolen_ns"], elapsed_ns)
-    rates = before[0]["frequency_mhz"], after[0]["frequency_mhz"]
+    stolen = _share(before[0].stolen_ns, after[0].stolen_ns, elapsed_ns)
+    rates = before[0].frequency_mhz, after[0].frequency_mhz
     remarks = []
     if disturbed > _DISTURBED:
         remarks.append(f"{disturbed:.0%} of the idle spins were disturbed before the timing began")
@@ -59,12 +58,12 @@ def judge_noise(spin_us: Sequence[float], counters: Sequence[tuple[dict[str, Any
     )
 
 
-def _cores(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]], elapsed_ns: int) -> float | None:
+def _cores(before: Sequence[CountersReply], after: Sequence[CountersReply], elapsed_ns: int) -> float | None:
     """Cores' worth of time that went to others than the workers."""
-    busy = _share(before[0]["host_busy_ns"], after[0]["host_busy_ns"], elapsed_ns)
+    busy = _share(before[0].host_busy_ns, after[0].host_busy_ns, elapsed_ns)
     if busy is None:
         return None
-    own = sum(late["own_cpu_ns"] - early["own_cpu_ns"] for early, late in zip(before, after, strict=True))
+    own = sum(late.own_cpu_ns - early.own_cpu_ns for early, late in zip(before, after, strict=True))
     return float(max(0.0, busy - own / elapsed_ns))
 
 

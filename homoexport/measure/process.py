@@ -2,18 +2,65 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import signal
 import subprocess
 import tempfile
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from functools import cache
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar, cast
 
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
+
+from homoexport.documents.document import first_fault
 from homoexport.errors import DeviceError, HomoexportError, PackageError
 from homoexport.measure.targets import OutOfMemory, Target
-from homoexport.runtime.worker import PROTOCOL_VERSION
+from homoexport.runtime.worker.protocol import (
+    PROTOCOL_VERSION,
+    AnswerReply,
+    ArrivalsReply,
+    CountersReply,
+    Greeting,
+    GrowReply,
+    InputsReply,
+    InputsRequest,
+    LoadReply,
+    LoadRequest,
+    MemoryReply,
+    ModulesReply,
+    Refusal,
+    SamplesReply,
+    SpinReply,
+    StreamsReply,
+    TimeReply,
+    UnpinReply,
+    WarmReply,
+)
 
 _EXIT_SECONDS = 5.0
+
+Reply = TypeVar("Reply")
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What every line of a worker's has."""
+
+    ok: bool
+
+
+_ANSWER = TypeAdapter(_Answer)
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    """What checks a reply of that kind: it may come from another machine, or out of a browser."""
+    return TypeAdapter(kind)
 
 
 class Worker:
@@ -35,8 +82,8 @@ class Worker:
             self._stderr.close()
             raise
         try:
-            self.greeting = self._receive()
-            assert self.greeting["protocol_version"] == PROTOCOL_VERSION
+            self.greeting = self._receive(Greeting, "a start")
+            assert self.greeting.protocol_version == PROTOCOL_VERSION
         except BaseException:
             self.kill()
             raise
@@ -54,22 +101,77 @@ class Worker:
         """The worker's process id."""
         return self._process.pid
 
-    def ask(self, command: str, **fields: Any) -> dict[str, Any]:
-        """Send one request and sleep (in a blocking read) until it is answered.
+    def load(self, request: LoadRequest) -> LoadReply:
+        """Open a model. Like each of the requests below it sleeps, in a blocking read, until the reply is there.
 
         Raises:
             PackageError: the model cannot be loaded or run.
             OutOfMemory: the target has too little memory for it.
-            DeviceError: the target is gone.
-            HomoexportError: the worker died by itself.
+            DeviceError: the target is gone, or cannot do that.
+            HomoexportError: the worker died by itself, or its reply is none.
         """
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps({"command": command, **fields}).encode() + b"\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            raise self._death() from None
-        return self._receive()
+        return self._ask(LoadReply, "load", **vars(request))
+
+    def inputs(self, request: InputsRequest) -> InputsReply:
+        """Say what one inference is."""
+        return self._ask(InputsReply, "inputs", **vars(request))
+
+    def warm(self, *, seconds: float) -> WarmReply:
+        """One first inference, then runs until the latency is steady, for so many seconds at most."""
+        return self._ask(WarmReply, "warm", seconds=seconds)
+
+    def time(self, *, runs: int, cores: Sequence[int] = ()) -> TimeReply:
+        """Time so many inferences, on those cores; where it is if none are named."""
+        return self._ask(TimeReply, "time", runs=runs, cores=list(cores) or None)
+
+    def unpin(self) -> None:
+        """Have it run on any core again."""
+        self._ask(UnpinReply, "unpin")
+
+    def answer(self, *, output: str) -> NDArray[np.float32]:
+        """What the first batch is answered with, in the shape of that output."""
+        reply = self._ask(AnswerReply, "answer", output=output)
+        return np.frombuffer(base64.b64decode(reply.float32), dtype="<f4").reshape(reply.shape)
+
+    def memory(self) -> MemoryReply:
+        """Its resident memory."""
+        return self._ask(MemoryReply, "memory")
+
+    def grow(self, *, batch_size: int, length: int, vocab_size: int, shrink: bool) -> int | None:
+        """Resident bytes after a batch of random token ids; `shrink` gives unused memory back after it."""
+        fields = {"batch_sizes": [batch_size], "length": length, "vocab_size": vocab_size, "shrink": shrink}
+        (rss_bytes,) = self._ask(GrowReply, "grow", **fields).rss_bytes
+        return rss_bytes
+
+    def streams(self, *, streams: int, seconds: float) -> StreamsReply:
+        """So many callers that share the session, each asking again as soon as it is answered."""
+        return self._ask(StreamsReply, "streams", streams=streams, seconds=seconds)
+
+    def arrivals(self, *, rate_per_s: float, requests: int, seconds: float, seed: int) -> ArrivalsReply:
+        """So many Poisson arrivals at a rate, for so many seconds at most."""
+        fields = {"rate_per_s": rate_per_s, "requests": requests, "seconds": seconds, "seed": seed}
+        return self._ask(ArrivalsReply, "arrivals", **fields)
+
+    def tokenize(self, *, tokenizer: str, texts: Sequence[str], max_length: int, runs: int) -> list[int] | None:
+        """Nanoseconds of each text's way to token ids; None without the library there."""
+        fields = {"tokenizer": tokenizer, "texts": list(texts), "max_length": max_length, "runs": runs}
+        return self._ask(SamplesReply, "tokenize", **fields).samples_ns
+
+    def post(self, *, task: str, output: str, runs: int) -> list[int] | None:
+        """Nanoseconds of what a caller does with a batch's answer; None where there is nothing to do."""
+        return self._ask(SamplesReply, "post", task=task, output=output, runs=runs).samples_ns
+
+    def spin(self, *, seconds: float, cores: Sequence[int] = ()) -> list[float]:
+        """Nanoseconds of a fixed piece of work, again and again; cores that are named share the time."""
+        return self._ask(SpinReply, "spin", seconds=seconds, cores=list(cores) or None).quanta_ns
+
+    def counters(self) -> CountersReply:
+        """Processor time so far."""
+        return self._ask(CountersReply, "counters")
+
+    def modules(self) -> list[str]:
+        """What it has imported."""
+        return self._ask(ModulesReply, "modules").modules
 
     def kill(self) -> None:
         """End the process at once and wait until it is gone."""
@@ -82,19 +184,35 @@ class Worker:
             except BrokenPipeError:  # a request that the dead worker never read
                 continue
 
-    def _receive(self) -> dict[str, Any]:
+    def _ask(self, kind: type[Reply], command: str, **fields: object) -> Reply:
+        """Send one request, without the fields that are None, and wait for its reply."""
+        assert self._process.stdin is not None
+        given = {name: value for name, value in fields.items() if value is not None}
+        try:
+            self._process.stdin.write(json.dumps({"command": command, **given}).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._death() from None
+        return self._receive(kind, command)
+
+    def _receive(self, kind: type[Reply], command: str) -> Reply:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line.endswith(b"\n"):
             raise self._death()
-        reply: dict[str, Any] = json.loads(line)
-        if not reply.pop("ok"):
-            if reply["kind"] == "memory":
-                raise OutOfMemory(f"needs more memory than there is ({reply['error']})", where=self.subject)
-            if reply["kind"] == "unsupported":
-                raise DeviceError(reply["error"], where=self._target.name, hint="measure that on another device")
-            raise PackageError(f"the worker cannot measure it ({reply['error']})", where=self.subject)
-        return reply
+        try:
+            if _ANSWER.validate_json(line).ok:
+                reply: Reply = _adapter(cast(Hashable, kind)).validate_json(line, strict=True)
+                return reply
+            refusal: Refusal = _adapter(Refusal).validate_json(line, strict=True)
+        except ValidationError as error:
+            what = f"the worker's reply to '{command}' is not of the protocol ({first_fault(error)})"
+            raise HomoexportError(f"{self.subject}: {what}") from None
+        if refusal.kind == "memory":
+            raise OutOfMemory(f"needs more memory than there is ({refusal.error})", where=self.subject)
+        if refusal.kind == "unsupported":
+            raise DeviceError(refusal.error, where=self._target.name, hint="measure that on another device")
+        raise PackageError(f"the worker cannot measure it ({refusal.error})", where=self.subject)
 
     def _death(self) -> HomoexportError:
         """What to say of a worker that is no more."""

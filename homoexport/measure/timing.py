@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from homoexport.measure.intervals import MARGIN, FloatArray, speedup, verdict_of
 from homoexport.measure.noise import calibrate, judge_noise
 from homoexport.measure.process import Worker
 from homoexport.measure.targets import OutOfMemory, Target
+from homoexport.runtime.worker.protocol import Greeting, InputsRequest, LoadReply, LoadRequest, WarmReply
 
 Progress = Callable[[str, float], None]  # what is being done, and the share of it that is done (0 to 1)
 
@@ -83,8 +83,8 @@ class Running:
     model: str
     tokenizer: str | None
     batches: int
-    load: dict[str, Any]
-    warm_up: dict[str, Any]
+    load: LoadReply
+    warm_up: WarmReply
     runtime_rss_bytes: int
     load_peak_bytes: int
     runs_per_round: int = 1
@@ -104,12 +104,11 @@ class Running:
 
     def take_turn(self, cores: list[int]) -> None:
         """One round's runs, on those cores; on any where none are named."""
-        where = {"cores": cores} if cores else {}
-        reply = self.worker.ask("time", runs=self.runs_per_round, **where)
-        self.rounds_ns.append(reply["samples_ns"])
-        if reply["energy_uj"] is not None:
-            self.energy_uj.append(reply["energy_uj"])
-            self.energy_runs += reply["energy_runs"]
+        reply = self.worker.time(runs=self.runs_per_round, cores=cores)
+        self.rounds_ns.append(reply.samples_ns)
+        if reply.energy_uj is not None:
+            self.energy_uj.append(reply.energy_uj)
+            self.energy_runs += reply.energy_runs
 
 
 @dataclass(eq=False)
@@ -118,7 +117,7 @@ class Session:
 
     emulated: bool
     threads: int
-    greeting: dict[str, Any] = field(default_factory=dict)
+    greeting: Greeting | None = None
     running: list[Running] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     spin_us: list[float] = field(default_factory=list)
@@ -126,7 +125,7 @@ class Session:
     @property
     def cores(self) -> list[int]:
         """Cores that workers can be moved among; none where that has no sense."""
-        return [] if self.emulated else self.greeting.get("cores", [])
+        return [] if self.emulated or self.greeting is None else self.greeting.cores
 
 
 def check_request(target: Target, workload: Workload, *, min_seconds: float) -> None:
@@ -170,7 +169,7 @@ def running(subjects: Sequence[Subject], target: Target, workload: Workload, *, 
             try:
                 model, tokenizer = place(subject, target)
                 worker = stack.enter_context(Worker(target, subject=subject.name))
-                runtime = worker.greeting["runtime_rss_bytes"] - target.overhead_bytes(worker.process_id)
+                runtime = worker.greeting.runtime_rss_bytes - target.overhead_bytes(worker.process_id)
                 if not session.spin_us:
                     session.greeting = worker.greeting
                     session.spin_us = calibrate(worker, session.cores)
@@ -178,8 +177,8 @@ def running(subjects: Sequence[Subject], target: Target, workload: Workload, *, 
                 load = load_model(worker, subject, target, model=model, threads=workload.threads)
                 load_peak = peak_bytes(worker, target)
                 stage = "first inference"
-                batches = give_inputs(worker, subject, workload)
-                warm_up = worker.ask("warm", seconds=0.0 if target.emulated else _WARM_SECONDS)
+                batches = worker.inputs(inputs_request(subject, workload)).batches
+                warm_up = worker.warm(seconds=0.0 if target.emulated else _WARM_SECONDS)
             except OutOfMemory as error:
                 session.failures.append(Failure(package=subject.name, stage=stage, reason=error.what))
                 continue
@@ -191,8 +190,7 @@ def running(subjects: Sequence[Subject], target: Target, workload: Workload, *, 
 
 def peak_bytes(worker: Worker, target: Target) -> int:
     """The most that a worker has had resident, less the target's overhead now."""
-    peak: int = worker.ask("memory")["peak_rss_bytes"]
-    return peak - target.overhead_bytes(worker.process_id)
+    return worker.memory().peak_rss_bytes - target.overhead_bytes(worker.process_id)
 
 
 def place(subject: Subject, target: Target) -> tuple[str, str | None]:
@@ -201,38 +199,32 @@ def place(subject: Subject, target: Target) -> tuple[str, str | None]:
     return placed[0], placed[-1] if subject.tokenizer else None
 
 
-def load_model(worker: Worker, subject: Subject, target: Target, *, model: str, threads: int) -> dict[str, Any]:
+def load_model(worker: Worker, subject: Subject, target: Target, *, model: str, threads: int) -> LoadReply:
     """Have a worker load a model that has been placed.
 
     Raises:
         DeviceError: onnxruntime quietly took another provider than the target's, as it does where a GPU cannot be used.
     """
-    load = worker.ask("load", **load_fields(subject, target, model=model, threads=threads))
-    if load["providers"][:1] != list(target.providers[:1]):
+    load = worker.load(load_request(subject, target, model=model, threads=threads))
+    if load.providers[:1] != list(target.providers[:1]):
         raise DeviceError(
-            f"onnxruntime cannot use its {target.providers[0]} here and took {load['providers'][0]} in its place",
+            f"onnxruntime cannot use its {target.providers[0]} here and took {load.providers[0]} in its place",
             where=target.name,
             hint="see `homoexport devices`, and check the driver and the libraries that the provider needs",
         )
     return load
 
 
-def load_fields(subject: Subject, target: Target, *, model: str, threads: int) -> dict[str, Any]:
-    """The request's fields."""
-    return {"model": model, "outputs": subject.outputs, "threads": threads, "providers": list(target.providers)}
+def load_request(subject: Subject, target: Target, *, model: str, threads: int) -> LoadRequest:
+    """What a worker is to open for a subject whose model has been placed."""
+    return LoadRequest(model, threads, outputs=subject.outputs, providers=target.providers)
 
 
-def give_inputs(worker: Worker, subject: Subject, workload: Workload) -> int:
-    """Say what one inference is; the number of different batches that take turns."""
-    batches: int = worker.ask("inputs", **input_fields(subject, workload))["batches"]
-    return batches
-
-
-def input_fields(subject: Subject, workload: Workload) -> dict[str, Any]:
-    """The request's fields."""
+def inputs_request(subject: Subject, workload: Workload) -> InputsRequest:
+    """What one inference is for a subject: its rows, or random token ids."""
     if subject.rows is None:
-        return {"batch_size": workload.batch_size, "length": workload.length, "vocab_size": subject.vocab_size}
-    return {"batch_size": workload.batch_size, "rows": subject.rows, "pad_token_id": subject.pad_token_id}
+        return InputsRequest(workload.batch_size, workload.length, subject.vocab_size)
+    return InputsRequest(workload.batch_size, rows=subject.rows, pad_token_id=subject.pad_token_id)
 
 
 def take_rounds(
@@ -259,9 +251,9 @@ def take_rounds(
     least_rounds = _EMULATED_ROUNDS if session.emulated else MIN_ROUNDS
     turn_ns = min(_TURN_SECONDS, min_seconds / MIN_ROUNDS) * 1e9
     for one in session.running:
-        turns = max(1, round(turn_ns / one.warm_up["median_ns"] / one.batches))
+        turns = max(1, round(turn_ns / one.warm_up.median_ns / one.batches))
         one.runs_per_round = turns * one.batches  # so that every round is of the same texts
-    before = {one.subject.name: one.worker.ask("counters") for one in session.running}
+    before = {one.subject.name: one.worker.counters() for one in session.running}
     order = list(session.running)
     while order:
         least_ns, rounds = min(one.timed_ns for one in order), len(order[0].rounds_ns)
@@ -281,8 +273,8 @@ def take_rounds(
         order.reverse()
     tell("timing", 1.0)
     for one in session.running if session.cores else ():
-        one.worker.ask("unpin")
-    after = {one.subject.name: one.worker.ask("counters") for one in session.running}
+        one.worker.unpin()
+    after = {one.subject.name: one.worker.counters() for one in session.running}
     pairs = [(before[name], late) for name, late in after.items()]
     return judge_noise(session.spin_us, pairs) if pairs else None
 

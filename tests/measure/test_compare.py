@@ -9,6 +9,7 @@ from homoexport.documents.measurement import Grid, MeasuredHost, Measurement, No
 from homoexport.errors import UserError
 from homoexport.measure import compare_results, slower_than
 from homoexport.measure.noise import judge_noise
+from homoexport.runtime.worker.protocol import CountersReply
 
 HOST = MeasuredHost(
     cpu="A",
@@ -143,9 +144,11 @@ def test_emulated_times_are_not_compared() -> None:
         compare_results(emulated, emulated)
 
 
-def counters(time_s: float, own_s: float, busy_s: float, stolen_s: float = 0.0, mhz: float | None = None) -> dict:
+def counters(
+    time_s: float, own_s: float, busy_s: float, stolen_s: float = 0.0, mhz: float | None = None
+) -> CountersReply:
     seconds = {"time_ns": time_s, "own_cpu_ns": own_s, "host_busy_ns": busy_s, "stolen_ns": stolen_s}
-    return {name: round(value * 1e9) for name, value in seconds.items()} | {"frequency_mhz": mhz}
+    return CountersReply(**{name: round(value * 1e9) for name, value in seconds.items()}, frequency_mhz=mhz)
 
 
 def test_other_load_is_the_hosts_without_the_workers() -> None:
@@ -169,6 +172,6 @@ def test_everything_that_disturbs_is_said() -> None:
 
 
 def test_a_kernel_that_says_nothing_is_no_noise() -> None:
-    silent = {"time_ns": 0, "own_cpu_ns": 0, "host_busy_ns": None, "stolen_ns": None, "frequency_mhz": None}
-    noise = judge_noise([500.0] * 10, [(silent, silent | {"time_ns": 10**9})])
+    early, late = (CountersReply(time_ns, 0, None, None, None) for time_ns in (0, 10**9))
+    noise = judge_noise([500.0] * 10, [(early, late)])
     assert (noise.other_load_cores, noise.stolen_share, noise.remarks) == (None, None, ())

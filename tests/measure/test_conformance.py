@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +13,7 @@ from homoexport.errors import HomoexportError, PackageError
 from homoexport.measure.process import Worker
 from homoexport.measure.targets import KINDS, Target, find_target
 from homoexport.runtime.inference import open_package
-from homoexport.runtime.worker import PROTOCOL_VERSION
+from homoexport.runtime.worker.protocol import PROTOCOL_VERSION, InputsRequest, LoadReply, LoadRequest
 from tests.measure.tiny_onnx import weights, write_encoder, write_package
 
 pytestmark = pytest.mark.processes
@@ -52,33 +50,32 @@ def package(tmp_path: Path) -> Path:
     return write_package(tmp_path / "package", arrays=weights(hidden=32, layers=2))
 
 
-def loaded(worker: Worker, target: Target, model: Path) -> dict[str, Any]:
+def loaded(worker: Worker, target: Target, model: Path) -> LoadReply:
     (placed,) = target.place([model])
-    told = worker.ask("load", model=placed, outputs=["sentence_embedding"], threads=1, providers=list(target.providers))
-    worker.ask("inputs", batch_size=2, length=8, vocab_size=64)
-    return told
+    reply = worker.load(LoadRequest(placed, 1, outputs=("sentence_embedding",), providers=target.providers))
+    worker.inputs(InputsRequest(2, 8, 64))
+    return reply
 
 
 def test_a_worker_greets_times_and_answers_as_this_cpu_does(target: Target, package: Path) -> None:
     assert target.cores() >= 1
-    assert all(limit["by"] for limit in target.limits().values())
+    assert all(limit.by for limit in target.limits().values())
     model = package / "onnx/model.onnx"
     with Worker(target, subject="the package") as worker:
         greeting = worker.greeting
-        assert greeting["protocol_version"] == PROTOCOL_VERSION
-        assert greeting["runtime_rss_bytes"] > 1e6
-        assert greeting["host"]["architecture"]
-        assert loaded(worker, target, model)["load_ns"] > 0
-        warm = worker.ask("warm", seconds=0.2)
-        assert warm["first_inference_ns"] > 0
-        timed = worker.ask("time", runs=5)
-        assert len(timed["samples_ns"]) == 5
-        assert min(timed["samples_ns"]) >= 0
-        told = worker.ask("answer", output="sentence_embedding")
-        assert worker.ask("memory")["peak_rss_bytes"] > greeting["runtime_rss_bytes"] / 2
-        assert len(worker.ask("spin", seconds=0.05)["quanta_ns"]) >= 1
-        assert worker.ask("counters")["time_ns"] > 0
-    values = np.frombuffer(base64.b64decode(told["float32"]), "<f4").reshape(told["shape"])
+        assert greeting.protocol_version == PROTOCOL_VERSION
+        assert greeting.runtime_rss_bytes > 1e6
+        assert greeting.host.architecture
+        assert loaded(worker, target, model).load_ns > 0
+        warm = worker.warm(seconds=0.2)
+        assert warm.first_inference_ns > 0
+        timed = worker.time(runs=5)
+        assert len(timed.samples_ns) == 5
+        assert min(timed.samples_ns) >= 0
+        values = worker.answer(output="sentence_embedding")
+        assert worker.memory().peak_rss_bytes > greeting.runtime_rss_bytes / 2
+        assert len(worker.spin(seconds=0.05)) >= 1
+        assert worker.counters().time_ns > 0
     ids = np.random.default_rng(0).integers(0, 64, (2, 8))
     inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     (expected,) = open_package(package, threads=1).run(inputs, ["sentence_embedding"])
@@ -90,9 +87,9 @@ def test_two_workers_run_side_by_side(target: Target, package: Path) -> None:
     with Worker(target, subject="one") as one, Worker(target, subject="other") as other:
         for worker in (one, other):
             loaded(worker, target, model)
-            worker.ask("warm", seconds=0.05)
+            worker.warm(seconds=0.05)
         for worker in (other, one):
-            assert len(worker.ask("time", runs=2)["samples_ns"]) == 2
+            assert len(worker.time(runs=2).samples_ns) == 2
 
 
 def test_a_file_that_is_no_model_is_one_line(target: Target, tmp_path: Path) -> None:
@@ -112,14 +109,14 @@ def test_what_was_placed_is_not_sent_again(target: Target, package: Path) -> Non
     assert len({str(Path(name).parent) for name in first}) == 1 or first == [str(file.resolve()) for file in files]
 
 
-def test_closing_leaves_no_folder_of_ours(package: Path) -> None:
-    before = set(Path(tempfile.gettempdir()).glob("homoexport-*"))
+def test_closing_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     target = find_target("cpu")
     target.open()
     with Worker(target, subject="the package"):
-        pass
+        assert list(tmp_path.iterdir())
     target.close()
-    assert set(Path(tempfile.gettempdir()).glob("homoexport-*")) <= before
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_kind_is_in_the_list() -> None:

@@ -18,6 +18,7 @@ from homoexport.measure.process import Worker
 from homoexport.measure.targets import LocalCpu, OutOfMemory, debian_tree, emulated
 from homoexport.measure.targets.emulated import ARM_CORES, X86_CORES, EmulatedCpu, parse_emulated, set_up_arm64
 from homoexport.runtime.inference import read_package
+from homoexport.runtime.worker.protocol import InputsRequest, LoadRequest
 from tests.measure.tiny_onnx import weights, write_package
 
 ARM = [
@@ -92,10 +93,10 @@ def test_int8_package_agrees_with_native_and_is_labelled_emulated(device: str, t
     assert result.agreement.within, result.agreement
     core = {**ARM_CORES, **X86_CORES}[device.partition(":")[2]]
     assert (measured.emulated, measured.threads, measured.device) == (True, 1, device)
-    assert core.title in measured.host["cpu"]
-    assert "emulated by QEMU" in measured.host["cpu"]
-    assert measured.host["architecture"] == ("aarch64" if device.startswith("arm64") else "x86_64")
-    assert measured.host["cores"] == 1
+    assert core.title in measured.host.cpu
+    assert "emulated by QEMU" in measured.host.cpu
+    assert measured.host.architecture == ("aarch64" if device.startswith("arm64") else "x86_64")
+    assert measured.host.cores == 1
     assert measured.energy_source is None, "this machine's energy is not the imitated processor's"
     rss_mb = result.arena[0].rss_mb
     assert rss_mb is not None
@@ -134,7 +135,7 @@ def test_worker_sees_the_instruction_sets_of_the_core(device: str, expected: lis
     target.open()
     try:
         with Worker(target, subject="a worker") as worker:
-            assert worker.greeting["host"]["instruction_sets"] == expected
+            assert worker.greeting.host.instruction_sets == expected
     finally:
         target.close()
 
@@ -147,9 +148,9 @@ def test_without_the_emulators_share_a_worker_takes_what_a_native_one_does(devic
         target.open()
         try:
             with Worker(target, subject="a worker") as worker:
-                worker.ask("load", model=target.place([package.model])[0], threads=1)
+                worker.load(LoadRequest(target.place([package.model])[0], 1))
                 overhead = target.overhead_bytes(worker.process_id) if isinstance(target, EmulatedCpu) else 0
-                return int(worker.ask("memory")["rss_bytes"]) - overhead
+                return int(worker.memory().rss_bytes) - overhead
         finally:
             target.close()
 
@@ -171,11 +172,7 @@ def test_instructions_are_repeatable_and_grow_with_the_work(device: str, tmp_pat
     def count(model: Path) -> float:
         target = parse_emulated(device, f"{device.partition(':')[2]},insn={plugin}")
         target.open()
-        prepare = [
-            {"command": "load", "model": str(model), "threads": 1},
-            {"command": "inputs", "batch_size": 1, "length": 16, "vocab_size": 64},
-        ]
-        counted = target.count_instructions(prepare)
+        counted = target.count_instructions(LoadRequest(str(model), 1), InputsRequest(1, 16, 64))
         target.close()
         assert counted is not None
         return counted

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from homoexport.cgroup import ChildGroups, find_group
+from homoexport.documents.measurement import Limit
 from homoexport.errors import DeviceError
 from homoexport.host import available_cores
 from homoexport.measure import measure_packages
@@ -55,7 +56,7 @@ def test_a_package_that_does_not_fit_is_a_result(way: str, heavy: Path, tmp_path
     assert failure.package == str(heavy)
     assert failure.stage == "load"
     assert "170 MB" in failure.reason or "alloc" in failure.reason
-    by = found.limits["memory_mb"]["by"]
+    by = found.limits["memory_mb"].by
     assert by.startswith("cgroup v") if way == "groups" else by == "RLIMIT_DATA"
     assert found.comparisons == ()
 
@@ -74,10 +75,10 @@ def test_a_worker_has_the_cores_that_it_was_given(tmp_path: Path) -> None:
     before = os.sched_getaffinity(0)
     with Worker(target, subject="x") as worker:
         assert len(os.sched_getaffinity(worker.process_id)) == 1
-        assert worker.greeting["host"]["available_cores"] == 1
+        assert worker.greeting.host.available_cores == 1
     target.close()
     assert os.sched_getaffinity(0) == before
-    assert target.limits() == {"cores": {"limit": 1, "by": "sched_setaffinity"}}
+    assert target.limits() == {"cores": Limit(limit=1, by="sched_setaffinity")}
 
 
 def test_threads_default_to_the_cores_that_are_given(tmp_path: Path) -> None:
@@ -92,7 +93,7 @@ def test_a_quota_holds_and_is_said_to(tmp_path: Path) -> None:
     package = write_package(tmp_path / "package", arrays=weights(hidden=256, layers=4), repeat=8)
     whole = measure_packages([package], device="cpu:threads=1", length=32, min_seconds=0.5).results[0]
     half = measure_packages([package], device="cpu:quota=0.3", length=32, min_seconds=0.5)
-    assert half.limits["quota"]["by"].startswith("cgroup v")
+    assert half.limits["quota"].by.startswith("cgroup v")
     assert half.results[0].latency_mean_ms > 1.5 * whole.latency_mean_ms
 
 

@@ -100,15 +100,15 @@ def test_files_are_ranked_by_their_latency(tmp_path: Path) -> None:
 
 def short_of_memory(monkeypatch: pytest.MonkeyPatch, *, package: str, command: str, after: int = 0) -> None:
     """Have that package's worker die for want of memory, at a command's first call after so many."""
-    ask, calls = Worker.ask, count()
+    ask, calls = Worker._ask, count()
 
-    def asked(worker: Worker, name: str, **fields: Any) -> dict[str, Any]:
+    def asked(worker: Worker, kind: type, name: str, **fields: Any) -> Any:
         if worker.subject.endswith(package) and name == command and next(calls) >= after:
             worker.kill()
             raise OutOfMemory("needs more than it was given", where=worker.subject)
-        return ask(worker, name, **fields)
+        return ask(worker, kind, name, **fields)
 
-    monkeypatch.setattr(Worker, "ask", asked)
+    monkeypatch.setattr(Worker, "_ask", asked)
 
 
 def test_a_package_that_outgrows_its_memory_while_timed_is_a_failure(
@@ -144,15 +144,15 @@ def test_what_does_not_fit_after_the_timing_keeps_the_timing(tmp_path: Path, mon
 
 def test_another_provider_than_the_targets_is_no_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a GPU cannot be used, onnxruntime says so in its log alone and takes the CPU."""
-    ask = Worker.ask
+    ask = Worker._ask
 
-    def fall_back(worker: Worker, command: str, **fields: Any) -> dict[str, Any]:
+    def fall_back(worker: Worker, kind: type, command: str, **fields: Any) -> Any:
         if command == "load":
             assert fields.pop("providers")[0] == "CUDAExecutionProvider"
             fields["providers"] = ["CPUExecutionProvider"]
-        return ask(worker, command, **fields)
+        return ask(worker, kind, command, **fields)
 
-    monkeypatch.setattr(Worker, "ask", fall_back)
+    monkeypatch.setattr(Worker, "_ask", fall_back)
     monkeypatch.setattr(LocalCpu, "needs", lambda _: [])
     package = write_package(tmp_path / "package")
     with pytest.raises(DeviceError, match="cannot use its CUDAExecutionProvider here and took CPUExecutionProvider"):

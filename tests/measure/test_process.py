@@ -12,12 +12,13 @@ import onnxruntime as ort
 import pytest
 
 from homoexport.errors import DeviceError, HomoexportError, PackageError
-from homoexport.host import available_cores
+from homoexport.host import available_cores, describe_host
 from homoexport.measure.process import Worker
 from homoexport.measure.targets import LocalCpu
 from homoexport.measure.targets.protocol import build_worker
 from homoexport.runtime.inference import open_package
 from homoexport.runtime.worker.model import Model
+from homoexport.runtime.worker.protocol import InputsRequest, LoadReply, LoadRequest
 from tests.measure.tiny_onnx import weights, write_encoder, write_package
 
 pytestmark = pytest.mark.processes
@@ -39,9 +40,9 @@ def worker(local: LocalCpu) -> Iterator[Worker]:
 
 def load(
     worker: Worker, model: Path, *, threads: int = 1, batch_size: int = 1, length: int = 16, vocab_size: int = 64
-) -> dict:
-    loaded = worker.ask("load", model=str(model), threads=threads)
-    worker.ask("inputs", batch_size=batch_size, length=length, vocab_size=vocab_size)
+) -> LoadReply:
+    loaded = worker.load(LoadRequest(str(model), threads))
+    worker.inputs(InputsRequest(batch_size, length, vocab_size))
     return loaded
 
 
@@ -54,8 +55,8 @@ def is_running(process_id: int) -> bool:
 
 def test_worker_imports_the_runtime_and_none_of_the_frameworks(worker: Worker, tmp_path: Path) -> None:
     load(worker, write_encoder(tmp_path / "model.onnx", "sentence-similarity", weights()))
-    worker.ask("warm", seconds=0.1)
-    names = set(worker.ask("modules")["modules"])
+    worker.warm(seconds=0.1)
+    names = set(worker.modules())
     modules = {name.partition(".")[0] for name in names}
     assert {"numpy", "onnxruntime"} <= modules
     assert not modules & {"torch", "transformers", "tokenizers", "onnx", "scipy"}
@@ -67,18 +68,18 @@ def test_worker_imports_the_runtime_and_none_of_the_frameworks(worker: Worker, t
 
 def test_peak_memory_is_the_kernels_and_grows_with_the_model(worker: Worker, tmp_path: Path) -> None:
     status = Path(f"/proc/{worker.process_id}/status").read_text()
-    assert worker.greeting["runtime_rss_bytes"] <= int(status.split("VmHWM:")[1].split()[0]) * 1024
+    assert worker.greeting.runtime_rss_bytes <= int(status.split("VmHWM:")[1].split()[0]) * 1024
     arrays = weights(hidden=1024, layers=5)  # 21 MB
     load(worker, write_encoder(tmp_path / "model.onnx", "sentence-similarity", arrays))
-    worker.ask("warm", seconds=0.1)
-    growth = worker.ask("memory")["peak_rss_bytes"] - worker.greeting["runtime_rss_bytes"]
+    worker.warm(seconds=0.1)
+    growth = worker.memory().peak_rss_bytes - worker.greeting.runtime_rss_bytes
     assert growth > sum(array.nbytes for name, array in arrays.items() if name.startswith("layer"))
 
 
 def test_peak_memory_is_not_the_parents(worker: Worker, local: LocalCpu) -> None:
     ballast = np.ones(40_000_000)  # 320 MB
     with Worker(local, subject="the package") as later:
-        difference = later.greeting["runtime_rss_bytes"] - worker.greeting["runtime_rss_bytes"]
+        difference = later.greeting.runtime_rss_bytes - worker.greeting.runtime_rss_bytes
     assert abs(difference) < ballast.nbytes / 10
 
 
@@ -88,8 +89,8 @@ def test_asked_batch_and_length_make_the_memory(local: LocalCpu, tmp_path: Path)
     for batch_size in (1, 256):
         with Worker(local, subject="the package") as running:
             load(running, model, batch_size=batch_size, length=512)
-            running.ask("warm", seconds=0.1)
-            peaks.append(running.ask("memory")["peak_rss_bytes"])
+            running.warm(seconds=0.1)
+            peaks.append(running.memory().peak_rss_bytes)
     assert peaks[1] - peaks[0] > 256 * 512 * 64 * 4
 
 
@@ -97,9 +98,9 @@ def test_timed_runs_are_as_many_as_asked_and_plausible(worker: Worker, tmp_path:
     load(
         worker, write_encoder(tmp_path / "model.onnx", "sentence-similarity", weights(hidden=256), repeat=8), length=64
     )
-    worker.ask("warm", seconds=1)
+    worker.warm(seconds=1)
     start = time.perf_counter_ns()
-    samples_ns = worker.ask("time", runs=30)["samples_ns"]
+    samples_ns = worker.time(runs=30).samples_ns
     elapsed_ns = time.perf_counter_ns() - start
     assert len(samples_ns) == 30
     assert 0 < sum(samples_ns) < elapsed_ns
@@ -125,11 +126,11 @@ def test_sleeping_worker_takes_no_processor_time(local: LocalCpu, tmp_path: Path
     model = write_encoder(tmp_path / "model.onnx", "sentence-similarity", weights(hidden=256), repeat=8)
     with Worker(local, subject="the package") as running:
         load(running, model, threads=min(2, available_cores()), length=64)
-        running.ask("warm", seconds=0.2)
-        running.ask("time", runs=20)
-        before_ns = running.ask("counters")["own_cpu_ns"]
+        running.warm(seconds=0.2)
+        running.time(runs=20)
+        before_ns = running.counters().own_cpu_ns
         time.sleep(0.3)
-        assert running.ask("counters")["own_cpu_ns"] - before_ns < 15e6
+        assert running.counters().own_cpu_ns - before_ns < 15e6
 
 
 def test_only_the_protocol_is_on_stdout(tmp_path: Path) -> None:
@@ -155,9 +156,9 @@ def test_only_the_protocol_is_on_stdout(tmp_path: Path) -> None:
 
 def test_the_parent_sleeps_while_its_worker_measures(worker: Worker, tmp_path: Path) -> None:
     load(worker, write_encoder(tmp_path / "model.onnx", "sentence-similarity", weights(hidden=256), repeat=8))
-    median_ns = worker.ask("warm", seconds=1)["median_ns"]
+    median_ns = worker.warm(seconds=1).median_ns
     before_ns = time.process_time_ns()
-    samples_ns = worker.ask("time", runs=round(1e9 / median_ns))["samples_ns"]
+    samples_ns = worker.time(runs=round(1e9 / median_ns)).samples_ns
     assert time.process_time_ns() - before_ns < 0.02 * sum(samples_ns)
 
 
@@ -171,20 +172,70 @@ def test_what_cannot_be_measured_is_told_in_one_line(worker: Worker, tmp_path: P
     if damage == "token":
         load(worker, model, vocab_size=10_000)
     with pytest.raises(PackageError, match="the package: ") as raised:
-        worker.ask("warm", seconds=0.1) if damage == "token" else load(worker, model)
+        worker.warm(seconds=0.1) if damage == "token" else load(worker, model)
+    assert "\n" not in str(raised.value)
+
+
+class Scripted(LocalCpu):
+    """A target whose workers say these lines, whatever they are asked."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__()
+        self._lines = lines
+
+    def _command(self) -> list[str]:
+        return [sys.executable, "-c", f"print({chr(10).join(self._lines)!r}, flush=True); input()"]
+
+
+GREETING = {
+    "ok": True,
+    "protocol_version": 1,
+    "runtime_rss_bytes": 1,
+    "versions": {},
+    "providers": [],
+    "host": vars(describe_host()),
+    "cores": [],
+}
+
+
+@pytest.mark.parametrize(
+    ("reply", "fault"),
+    [
+        (
+            '{"ok": true, "samples_ns": [5, "6"], "energy_uj": null, "energy_runs": 0}',
+            "samples_ns.1: Input should",
+        ),
+        (
+            '{"ok": true, "samples_ns": [5, 6.5], "energy_uj": null, "energy_runs": 0}',
+            "samples_ns.1: Input should",
+        ),
+        ('{"ok": true}', "samples_ns: Field required"),
+        ('{"ok": false, "error": "no"}', "kind: Field required"),
+        ('{"samples_ns": [5]}', "ok: Field required"),
+        ("[" * 9999, "Invalid JSON"),
+        ("Last login: yesterday", "Invalid JSON"),
+    ],
+)
+def test_a_reply_that_is_not_of_the_protocol_is_one_line(reply: str, fault: str) -> None:
+    with (
+        Worker(Scripted(json.dumps(GREETING), reply), subject="the package") as worker,
+        pytest.raises(HomoexportError) as raised,
+    ):
+        worker.time(runs=2)
+    assert str(raised.value).startswith(f"the package: the worker's reply to 'time' is not of the protocol ({fault}")
     assert "\n" not in str(raised.value)
 
 
 def test_killed_worker_is_told_as_want_of_memory(worker: Worker) -> None:
     os.kill(worker.process_id, signal.SIGKILL)
     with pytest.raises(DeviceError, match="the package: the worker was killed, most likely for want of memory"):
-        worker.ask("memory")
+        worker.memory()
 
 
 def test_crashed_worker_is_our_failure(worker: Worker) -> None:
     os.kill(worker.process_id, signal.SIGSEGV)
     with pytest.raises(HomoexportError, match="died of SIGSEGV") as raised:
-        worker.ask("memory")
+        worker.memory()
     assert raised.value.exit_code == 1
 
 

@@ -111,7 +111,7 @@ def test_name_of_the_configuration_is_followed(server: Sshd) -> None:
 def test_server_that_shares_no_connection_serves_too(serve: Callable[..., Sshd]) -> None:
     server = serve(settings="MaxSessions 1")
     with opened(server.device()) as target, Worker(target, subject="x") as worker:
-        assert worker.ask("memory")["peak_rss_bytes"] > 10**7
+        assert worker.memory().peak_rss_bytes > 10**7
     assert until(server.is_quiet)
 
 

@@ -80,7 +80,7 @@ def test_host_that_falls_silent_is_noticed(server: Sshd, monkeypatch: pytest.Mon
             os.kill(child, signal.SIGSTOP)
         try:
             with refused(server.device(), "the connection is lost .*not responding"):
-                worker.ask("memory")
+                worker.memory()
         finally:
             for child in connections:
                 os.kill(child, signal.SIGCONT)
@@ -132,7 +132,7 @@ def test_worker_killed_there_is_told_as_want_of_memory(server: Sshd) -> None:
         ]
         os.kill(process_id, signal.SIGKILL)
         with pytest.raises(OutOfMemory, match="killed there, most likely for want of memory"):
-            worker.ask("memory")
+            worker.memory()
 
 
 def test_unknown_host_is_refused_even_where_the_configuration_would_take_it(server: Sshd) -> None:

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -32,6 +31,7 @@ from homoexport.measure.targets.web import (
     runtime_folder,
 )
 from homoexport.runtime.inference import read_package
+from homoexport.runtime.worker.protocol import InputsReply, InputsRequest, LoadReply, LoadRequest
 from tests.measure.tiny_onnx import weights, write_encoder, write_package
 
 LACKING = [need.what for need in WebTarget().needs()]
@@ -74,8 +74,8 @@ def write_int8_package(folder: Path) -> Path:
     return package
 
 
-def load(worker: Worker, model: Path, *, threads: int = 1) -> dict[str, Any]:
-    return worker.ask("load", model=str(model), outputs=["sentence_embedding"], threads=threads, providers=["wasm"])
+def load(worker: Worker, model: Path, *, threads: int = 1) -> LoadReply:
+    return worker.load(LoadRequest(str(model), threads, outputs=("sentence_embedding",), providers=("wasm",)))
 
 
 def encoder(folder: Path) -> Path:
@@ -162,11 +162,11 @@ def test_threads_without_isolation_are_refused_and_one_thread_measures(tmp_path:
     target.open()
     assert target.cores() == 1
     with Worker(target, subject="the package") as worker:
-        assert worker.greeting["host"]["cross_origin_isolated"] is False
-        assert worker.greeting["host"]["clock_step_us"] > 50
+        assert worker.greeting.host.cross_origin_isolated is False
+        assert worker.greeting.host.clock_step_us > 50
         load(worker, encoder(tmp_path))
-        worker.ask("inputs", batch_size=1, length=8, vocab_size=64)
-        assert len(worker.ask("time", runs=3)["samples_ns"]) == 3
+        worker.inputs(InputsRequest(1, 8, 64))
+        assert len(worker.time(runs=3).samples_ns) == 3
         with pytest.raises(DeviceError, match="more than one thread needs a cross-origin isolated page"):
             load(worker, encoder(tmp_path), threads=2)
     target.close()
@@ -175,48 +175,49 @@ def test_threads_without_isolation_are_refused_and_one_thread_measures(tmp_path:
 @marked
 def test_protocol_is_the_workers(target: WebTarget, tmp_path: Path) -> None:
     with Worker(target, subject="the package") as worker:
-        assert worker.greeting["protocol_version"] == 1
-        assert worker.greeting["providers"] == ["wasm"]
-        quanta_ns = worker.ask("spin", seconds=0.1)["quanta_ns"]
+        assert worker.greeting.protocol_version == 1
+        assert worker.greeting.providers == ["wasm"]
+        quanta_ns = worker.spin(seconds=0.1)
         assert np.median(quanta_ns) >= 200_000
         loaded = load(worker, encoder(tmp_path))
-        assert loaded["load_ns"] > 0
-        assert worker.ask("inputs", batch_size=2, length=8, vocab_size=64) == {"batches": 1}
-        warm_up = worker.ask("warm", seconds=5)
-        assert warm_up["time_to_first_result_ms"] * 1e6 > loaded["load_ns"] + warm_up["first_inference_ns"]
-        assert "time_to_first_result_ms" not in worker.ask("warm", seconds=0.1)
+        assert loaded.load_ns > 0
+        assert worker.inputs(InputsRequest(2, 8, 64)) == InputsReply(batches=1)
+        warm_up = worker.warm(seconds=5)
+        assert warm_up.time_to_first_result_ms * 1e6 > loaded.load_ns + warm_up.first_inference_ns
+        assert worker.warm(seconds=0.1).time_to_first_result_ms is None
         start = time.perf_counter_ns()
-        timed = worker.ask("time", runs=20)
-        assert 0 <= sum(timed["samples_ns"]) < time.perf_counter_ns() - start
-        assert len(timed["samples_ns"]) == 20
-        assert timed["energy_uj"] is None
-        memory = worker.ask("memory")
-        assert memory["peak_rss_bytes"] >= memory["rss_bytes"] > 10_000_000
-        assert worker.ask("tokenize", tokenizer="", texts=[], max_length=8, runs=1) == {"samples_ns": None}
-        assert worker.ask("post", task="", output="", runs=1) == {"samples_ns": None}
-        before = worker.ask("counters")
-        worker.ask("spin", seconds=0.3)
-        after = worker.ask("counters")
-        assert 0.2e9 < after["own_cpu_ns"] - before["own_cpu_ns"] < 2 * (after["time_ns"] - before["time_ns"])
-        grown = worker.ask("grow", batch_sizes=[1, 256], length=64, vocab_size=64, shrink=False)["rss_bytes"]
+        timed = worker.time(runs=20)
+        assert 0 <= sum(timed.samples_ns) < time.perf_counter_ns() - start
+        assert len(timed.samples_ns) == 20
+        assert timed.energy_uj is None
+        memory = worker.memory()
+        assert memory.peak_rss_bytes >= memory.rss_bytes > 10_000_000
+        assert worker.tokenize(tokenizer="", texts=[], max_length=8, runs=1) is None
+        assert worker.post(task="", output="", runs=1) is None
+        before = worker.counters()
+        worker.spin(seconds=0.3)
+        after = worker.counters()
+        assert 0.2e9 < after.own_cpu_ns - before.own_cpu_ns < 2 * (after.time_ns - before.time_ns)
+        grown = [worker.grow(batch_size=size, length=64, vocab_size=64, shrink=False) for size in (1, 256)]
         assert grown[0] < grown[1]
-        assert not {"torch", "transformers", "onnxruntime"} & set(worker.ask("modules")["modules"])
-        for command in ("streams", "arrivals"):
-            with pytest.raises((DeviceError, PackageError), match="cannot be measured in a browser"):
-                worker.ask(command)
+        assert not {"torch", "transformers", "onnxruntime"} & set(worker.modules())
+        with pytest.raises(DeviceError, match="'streams' cannot be measured in a browser"):
+            worker.streams(streams=2, seconds=0.1)
+        with pytest.raises(DeviceError, match="'arrivals' cannot be measured in a browser"):
+            worker.arrivals(rate_per_s=10, requests=1, seconds=0.1, seed=0)
 
 
 @marked
 def test_idle_page_takes_no_processor_time(target: WebTarget, tmp_path: Path) -> None:
     with Worker(target, subject="the package") as worker:
         load(worker, encoder(tmp_path))
-        worker.ask("inputs", batch_size=1, length=8, vocab_size=64)
-        worker.ask("warm", seconds=2)
+        worker.inputs(InputsRequest(1, 8, 64))
+        worker.warm(seconds=2)
         spent_ns = []
         for _ in range(5):  # on a busy machine the browser is at its own start for a while
-            before_ns = worker.ask("counters")["own_cpu_ns"]
+            before_ns = worker.counters().own_cpu_ns
             time.sleep(1)
-            spent_ns.append(worker.ask("counters")["own_cpu_ns"] - before_ns)
+            spent_ns.append(worker.counters().own_cpu_ns - before_ns)
             if spent_ns[-1] < 0.1e9:
                 return
         pytest.fail(f"{spent_ns} ns of processor time in idle seconds")
@@ -226,12 +227,12 @@ def test_idle_page_takes_no_processor_time(target: WebTarget, tmp_path: Path) ->
 def test_external_data_is_fetched_and_counted(target: WebTarget, tmp_path: Path) -> None:
     model = encoder(tmp_path)
     with Worker(target, subject="the package") as worker:
-        whole = load(worker, model)["download_bytes"]
+        whole = load(worker, model).download_bytes
         onnx.save(onnx.load(model), model, save_as_external_data=True, location="model.onnx.data", size_threshold=500)
         (tmp_path / "other.bin").write_bytes(b"x" * 100_000)
-        split = load(worker, model)["download_bytes"]
-        worker.ask("inputs", batch_size=1, length=8, vocab_size=64)
-        worker.ask("time", runs=1)
+        split = load(worker, model).download_bytes
+        worker.inputs(InputsRequest(1, 8, 64))
+        worker.time(runs=1)
     parts = model.stat().st_size + (tmp_path / "model.onnx.data").stat().st_size
     assert abs(split - whole) < 5000 < parts < 100_000
 
@@ -248,8 +249,8 @@ def test_what_cannot_be_measured_is_told_in_one_line(target: WebTarget, tmp_path
 
         def measure(vocab_size: int) -> None:
             load(worker, model)
-            worker.ask("inputs", batch_size=1, length=8, vocab_size=vocab_size)
-            worker.ask("warm", seconds=0.1)
+            worker.inputs(InputsRequest(1, 8, vocab_size))
+            worker.warm(seconds=0.1)
 
         with pytest.raises(PackageError, match="the package: ") as raised:
             measure(10_000 if damage == "token" else 64)
@@ -274,9 +275,9 @@ def test_tensor_beyond_webassemblys_memory_is_told_as_such(target: WebTarget, tm
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), model)
     with Worker(target, subject="the package") as worker:
         load(worker, model)
-        worker.ask("inputs", batch_size=1, length=8, vocab_size=64)
+        worker.inputs(InputsRequest(1, 8, 64))
         with pytest.raises(OutOfMemory, match="the package: needs more memory than there is"):
-            worker.ask("warm", seconds=1)
+            worker.warm(seconds=1)
 
 
 @marked
@@ -290,7 +291,7 @@ def test_crashed_page_is_told_as_want_of_memory(target: WebTarget, tmp_path: Pat
                 os.kill(process, signal.SIGKILL)
         time.sleep(wait)
         with pytest.raises(OutOfMemory, match="the page crashed, most likely for want of memory"):
-            worker.ask("spin", seconds=60)
+            worker.spin(seconds=60)
 
 
 @marked
@@ -300,7 +301,7 @@ def test_ended_browser_is_told_in_one_line(target: WebTarget) -> None:
         (browser,) = (process for process, line in started_with(before).items() if is_browser(line))
         os.kill(browser, signal.SIGKILL)
         with pytest.raises(DeviceError, match="web: the browser ended: "):
-            worker.ask("spin", seconds=60)
+            worker.spin(seconds=60)
 
 
 def is_browser(line: str) -> bool:
@@ -340,7 +341,7 @@ def test_browser_ends_when_the_parent_is_killed(tmp_path: Path) -> None:
         "import time; from homoexport.measure.process import Worker\n"
         "from homoexport.measure.targets.web import WebTarget\n"
         "target = WebTarget(); target.open(); worker = Worker(target, subject='x')\n"
-        "print(worker.process_id, flush=True); worker.ask('spin', seconds=60)"
+        "print(worker.process_id, flush=True); worker.spin(seconds=60)"
     )
     before = browser_processes()
     environment = {**os.environ, "TMPDIR": str(tmp_path)}  # what the killed parent itself leaves there

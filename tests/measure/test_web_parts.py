@@ -26,9 +26,11 @@ from homoexport.measure.targets.web import (
     set_up_web,
 )
 from homoexport.measure.web import site as site_module
-from homoexport.measure.web.bridge import padded_batches, random_batch
+from homoexport.measure.web.bridge import page_inputs
 from homoexport.measure.web.site import Site
+from homoexport.runtime.worker.inputs import make_batches
 from homoexport.runtime.worker.model import Model
+from homoexport.runtime.worker.protocol import InputsRequest
 from tests.measure.tiny_onnx import weights, write_encoder
 
 WORKER_JS = Path(site_module.__file__).parent / "worker.js"
@@ -175,13 +177,12 @@ def test_only_the_present_pages_files_are_served(tmp_path: Path) -> None:
 def test_token_ids_are_those_of_every_other_target(tmp_path: Path) -> None:
     file = write_encoder(tmp_path / "model.onnx", "sentence-similarity", weights())
     model = Model(str(file), threads=1)
-    model.use_random(3, 7, 64)
-    assert random_batch(3, 7, 64)["input_ids"] == model.batches[0]["input_ids"].tolist()
     numbers = count(5)
-    rows = [[next(numbers) % 64 for _ in range(length)] for length in (3, 5, 1, 4, 2)]
-    model.use_rows(rows, 2, 9)
-    expected = [{name: values.tolist() for name, values in feeds.items()} for feeds in model.batches]
-    assert padded_batches(rows, 2, 9) == expected
+    rows = tuple(tuple(next(numbers) % 64 for _ in range(length)) for length in (3, 5, 1, 4, 2))
+    for request in (InputsRequest(3, 7, 64), InputsRequest(2, rows=rows, pad_token_id=9)):
+        model.use(make_batches(request))
+        expected = [{name: values.tolist() for name, values in feeds.items()} for feeds in model.batches]
+        assert page_inputs(request) == expected
 
 
 def test_graph_that_starts_the_runtime_is_one_identity() -> None:

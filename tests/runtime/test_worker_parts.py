@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import threading
 import time
@@ -12,8 +13,10 @@ import pytest
 
 from homoexport.runtime.worker import machine, traffic
 from homoexport.runtime.worker.around import time_post_processing, time_tokenizing
+from homoexport.runtime.worker.inputs import make_batches
 from homoexport.runtime.worker.machine import EnergyMeter, counters, spin
 from homoexport.runtime.worker.model import Model
+from homoexport.runtime.worker.protocol import InputsRequest
 from tests.measure.tiny_onnx import weights, write_encoder, write_tokenizer
 
 
@@ -22,8 +25,13 @@ def model(tmp_path):
     return Model(str(write_encoder(tmp_path / "model.onnx", "feature-extraction", weights())), threads=1)
 
 
+def use_rows(model, *rows):
+    """Say that inferences are of these rows, two by two."""
+    model.use(make_batches(InputsRequest(2, rows=rows)))
+
+
 def test_rows_are_padded_by_batch_and_take_turns(model):
-    model.use_rows([[2, 5, 3], [2, 3], [2, 5, 6, 7, 3], [2, 3], [9]], 2, 0)
+    use_rows(model, (2, 5, 3), (2, 3), (2, 5, 6, 7, 3), (2, 3), (9,))
     assert len(model.batches) == 2  # the last row makes no whole batch
     first, second = model.batches
     assert first["input_ids"].tolist() == [[2, 5, 3], [2, 3, 0]]
@@ -35,9 +43,9 @@ def test_rows_are_padded_by_batch_and_take_turns(model):
 
 
 def test_random_ids_are_the_same_every_time_and_within_the_vocabulary(model):
-    model.use_random(2, 8, 64)
+    model.use(make_batches(InputsRequest(2, 8, 64)))
     once = model.batches[0]["input_ids"]
-    model.use_random(2, 8, 64)
+    model.use(make_batches(InputsRequest(2, 8, 64)))
     np.testing.assert_array_equal(model.batches[0]["input_ids"], once)
     assert once.min() >= 0
     assert once.max() < 64
@@ -45,13 +53,11 @@ def test_random_ids_are_the_same_every_time_and_within_the_vocabulary(model):
 
 
 def test_an_answer_is_the_sessions(model):
-    model.use_random(1, 4, 64)
+    model.use(make_batches(InputsRequest(1, 4, 64)))
     (expected,) = model.session.run(["last_hidden_state"], model.batches[0])
-    told = model.answer("last_hidden_state")
-    assert told["shape"] == list(expected.shape)
-    import base64
-
-    values = np.frombuffer(base64.b64decode(told["float32"]), "<f4").reshape(told["shape"])
+    reply = model.answer("last_hidden_state")
+    assert reply.shape == list(expected.shape)
+    values = np.frombuffer(base64.b64decode(reply.float32), "<f4").reshape(reply.shape)
     np.testing.assert_array_equal(values, expected)
 
 
@@ -70,33 +76,33 @@ class Slow:
 
 def test_latency_of_arrivals_counts_the_wait():
     """Twice as many arrivals as can be served: the queue, and so the latency, grows to the end."""
-    told = traffic.run_arrivals(Slow(), rate_per_s=400, requests=40, seconds=10, seed=0)
-    latency = np.array(told["latency_ns"]) / 1e6
-    service = np.array(told["service_ns"]) / 1e6
+    reply = traffic.run_arrivals(Slow(), rate_per_s=400, requests=40, seconds=10, seed=0)
+    latency = np.array(reply.latency_ns) / 1e6
+    service = np.array(reply.service_ns) / 1e6
     assert len(latency) == 40
     assert (latency >= service).all()
     assert np.median(latency[-10:]) > 3 * np.median(latency[:10])
-    assert sum(told["service_ns"]) / told["wall_ns"] > 0.8  # hardly ever idle
+    assert sum(reply.service_ns) / reply.wall_ns > 0.8  # hardly ever idle
 
 
 def test_few_arrivals_hardly_wait():
-    told = traffic.run_arrivals(Slow(), rate_per_s=20, requests=15, seconds=10, seed=1)
-    assert np.median(told["latency_ns"]) < 2 * np.median(told["service_ns"])
-    assert sum(told["service_ns"]) / told["wall_ns"] < 0.5
+    reply = traffic.run_arrivals(Slow(), rate_per_s=20, requests=15, seconds=10, seed=1)
+    assert np.median(reply.latency_ns) < 2 * np.median(reply.service_ns)
+    assert sum(reply.service_ns) / reply.wall_ns < 0.5
 
 
 def test_a_rate_beyond_what_can_be_served_has_an_end():
-    told = traffic.run_arrivals(Slow(), rate_per_s=1e6, requests=10_000, seconds=0.1, seed=0)
-    assert 1 <= len(told["latency_ns"]) == len(told["service_ns"]) < 100
-    assert len(traffic.run_arrivals(Slow(), rate_per_s=0.01, requests=100, seconds=0.1, seed=9)["latency_ns"]) == 1
+    reply = traffic.run_arrivals(Slow(), rate_per_s=1e6, requests=10_000, seconds=0.1, seed=0)
+    assert 1 <= len(reply.latency_ns) == len(reply.service_ns) < 100
+    assert len(traffic.run_arrivals(Slow(), rate_per_s=0.01, requests=100, seconds=0.1, seed=9).latency_ns) == 1
 
 
 def test_streams_wait_for_each_other_and_all_are_counted():
     alone = traffic.run_streams(Slow(), 1, 0.2)
     four = traffic.run_streams(Slow(), 4, 0.2)
     # The mean, by Little's law whatever the order in which the lock lets them in; the median is not.
-    assert np.mean(four["samples_ns"]) > 2.5 * np.mean(alone["samples_ns"])
-    rates = [len(each["samples_ns"]) / each["wall_ns"] for each in (alone, four)]
+    assert np.mean(four.samples_ns) > 2.5 * np.mean(alone.samples_ns)
+    rates = [len(each.samples_ns) / each.wall_ns for each in (alone, four)]
     assert 0.6 < rates[1] / rates[0] < 1.6  # one at a time, however many ask
 
 
@@ -110,7 +116,7 @@ def test_a_stream_that_fails_is_told():
 
 
 def test_post_processing_is_the_tasks(tmp_path, model):
-    model.use_rows([[2, 5, 3], [2, 3]], 2, 0)
+    use_rows(model, (2, 5, 3), (2, 3))
     assert len(time_post_processing(model, "feature-extraction", "last_hidden_state", 7)) == 7
     assert time_post_processing(model, "sentence-similarity", "last_hidden_state", 7) is None
 
@@ -190,7 +196,7 @@ def test_counters_count_this_process_and_the_host():
     before = counters()
     spun = spin(0.15)
     after = counters()
-    assert 0 < after["own_cpu_ns"] - before["own_cpu_ns"] <= after["time_ns"] - before["time_ns"] + 1e7
-    assert after["host_busy_ns"] >= before["host_busy_ns"]
+    assert 0 < after.own_cpu_ns - before.own_cpu_ns <= after.time_ns - before.time_ns + 1e7
+    assert after.host_busy_ns >= before.host_busy_ns
     assert len(spun) > 20
-    assert sum(spun) <= after["time_ns"] - before["time_ns"]
+    assert sum(spun) <= after.time_ns - before.time_ns

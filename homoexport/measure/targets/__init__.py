@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from homoexport.errors import DeviceError
 from homoexport.measure.targets.emulated import parse_emulated
-from homoexport.measure.targets.local import LimitedCpu, LocalCpu, parse_cpu, parse_cuda, parse_openvino
+from homoexport.measure.targets.local import LimitedCpu, LocalCpu, is_plain_cpu, parse_cpu, parse_cuda, parse_openvino
 from homoexport.measure.targets.protocol import OutOfMemory, Target, cache_folder
 from homoexport.measure.targets.ssh import parse_ssh
 from homoexport.measure.targets.web import parse_web
 
-__all__ = ["KINDS", "LimitedCpu", "LocalCpu", "OutOfMemory", "Target", "cache_folder", "find_target"]
+__all__ = [
+    "KINDS",
+    "LimitedCpu",
+    "LocalCpu",
+    "OutOfMemory",
+    "Target",
+    "cache_folder",
+    "find_target",
+    "is_plain_cpu",
+    "open_target",
+]
 
 # How each kind of device is written; the parser takes the whole and what follows the first colon.
 KINDS: dict[str, tuple[Callable[[str, str], Target], str]] = {
@@ -35,3 +46,18 @@ def find_target(device: str) -> Target:
     if kind not in KINDS:
         raise DeviceError(f"unknown device '{device}'", where="--device", hint=f"name one of: {', '.join(KINDS)}")
     return KINDS[kind][0](device, options)
+
+
+@contextmanager
+def open_target(device: str) -> Iterator[Target]:
+    """The target that a device names, open inside the block.
+
+    Raises:
+        DeviceError: it is unknown, or cannot be used here.
+    """
+    target = find_target(device)
+    try:
+        target.open()
+        yield target
+    finally:
+        target.close()

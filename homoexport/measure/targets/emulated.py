@@ -17,15 +17,16 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from homoexport.documents.measurement import Need
+from homoexport.documents.measurement import Limit, Need
 from homoexport.errors import DeviceError, HomoexportError
 from homoexport.measure.targets.debian_tree import PYTHON, make_tree, tree_folder, tree_needs
 from homoexport.measure.targets.protocol import OutOfMemory, build_worker, read_options, refuse_needs
+from homoexport.runtime.worker.protocol import InputsRequest, LoadRequest
 
 _MIN_QEMU = (7, 2)  # the first to imitate AVX2, and every core below
 _QEMU_PACKAGE = "apt-get install qemu-user"
@@ -213,7 +214,7 @@ class EmulatedCpu:
         """One: threads that take turns in an emulator show nothing."""
         return 1
 
-    def limits(self) -> dict[str, Any]:
+    def limits(self) -> dict[str, Limit]:
         """None."""
         return {}
 
@@ -249,11 +250,12 @@ class EmulatedCpu:
                 resident += int(line.split()[1]) * 1024
         return resident
 
-    def count_instructions(self, prepare: Sequence[dict[str, Any]], *, batches: int = 1) -> float | None:
+    def count_instructions(self, load: LoadRequest, inputs: InputsRequest, *, batches: int = 1) -> float | None:
         """Instructions of one inference: what a worker with more runs takes beyond one with fewer.
 
         Args:
-            prepare: the requests that load the model and say what one inference is.
+            load: what is opened.
+            inputs: what one inference is.
             batches: different batches that take turns; each is run equally often.
 
         Returns:
@@ -264,10 +266,11 @@ class EmulatedCpu:
         """
         if self._plugin is None:
             return None
+        prepare = [{"command": "load", **vars(load)}, {"command": "inputs", **vars(inputs)}]
         few, many = (self._instructions_of(prepare, runs * batches) for runs in (_FEW_RUNS, _MANY_RUNS))
         return (many - few) / ((_MANY_RUNS - _FEW_RUNS) * batches)
 
-    def _instructions_of(self, prepare: Sequence[dict[str, Any]], runs: int) -> int:
+    def _instructions_of(self, prepare: Sequence[Mapping[str, object]], runs: int) -> int:
         """All instructions of one worker, from its start to its end."""
         requests = [*prepare, {"command": "time", "runs": runs}, {"command": "quit"}]
         # Hashes drawn anew in each process would change the count, and -I ignores PYTHONHASHSEED.

@@ -12,15 +12,15 @@ import tempfile
 from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, TypeVar
 
 import onnxruntime as ort
 
 from homoexport.cgroup import ChildGroups
-from homoexport.documents.measurement import Need
+from homoexport.documents.measurement import Limit, Need
 from homoexport.errors import DeviceError, HomoexportError
 from homoexport.host import available_cores
-from homoexport.measure.targets.protocol import OutOfMemory, build_worker, read_options, refuse_needs
+from homoexport.measure.targets.protocol import OutOfMemory, Target, build_worker, read_options, refuse_needs
 from homoexport.units import parse_bytes
 
 _JOIN_AND_RUN = 'for group in $1; do echo 0 > "$group/cgroup.procs" || exit 125; done; shift; exec "$@"'
@@ -123,7 +123,7 @@ class LocalCpu:
         """Cores that the scheduler and the cgroup give to this process."""
         return available_cores()
 
-    def limits(self) -> dict[str, Any]:
+    def limits(self) -> dict[str, Limit]:
         """None of its own."""
         return {}
 
@@ -153,6 +153,11 @@ class LocalCpu:
 
     def _command(self) -> list[str]:
         return [sys.executable, "-I", str(self._worker)]
+
+
+def is_plain_cpu(target: Target) -> bool:
+    """Whether it runs what this machine's CPU runs: the same processor, with the same kernels."""
+    return isinstance(target, LocalCpu) and target.providers == ("CPUExecutionProvider",)
 
 
 class LimitedCpu(LocalCpu):
@@ -230,14 +235,14 @@ class LimitedCpu(LocalCpu):
         """Cores that a worker may use."""
         return len(self._affinity)
 
-    def limits(self) -> dict[str, Any]:
+    def limits(self) -> dict[str, Limit]:
         """Each limit with what enforces it."""
         by_group = f"cgroup v{self._groups.version}" if self._groups else None
-        limits: dict[str, Any] = {"cores": {"limit": self.cores(), "by": "sched_setaffinity"}}
+        limits = {"cores": Limit(limit=self.cores(), by="sched_setaffinity")}
         if self._quota is not None:
-            limits["quota"] = {"limit": self._quota, "by": by_group or "sched_setaffinity"}
+            limits["quota"] = Limit(limit=self._quota, by=by_group or "sched_setaffinity")
         if self._memory_bytes is not None:
-            limits["memory_mb"] = {"limit": self._memory_bytes / _MB, "by": by_group or "RLIMIT_DATA"}
+            limits["memory_mb"] = Limit(limit=self._memory_bytes / _MB, by=by_group or "RLIMIT_DATA")
         return limits
 
     def start(self, stderr: IO[bytes]) -> subprocess.Popen[bytes]:

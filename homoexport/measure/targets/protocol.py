@@ -11,10 +11,10 @@ import subprocess
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Protocol
 
 import homoexport
-from homoexport.documents.measurement import Need
+from homoexport.documents.measurement import Limit, Need
 from homoexport.errors import DeviceError, HomoexportError
 
 WORKER_FILE = "worker.pyz"
@@ -54,8 +54,8 @@ class Target(Protocol):
     def cores(self) -> int:
         """Cores that a worker may use there."""
 
-    def limits(self) -> dict[str, Any]:
-        """Limits that hold there, and what enforces each of them; JSON-ready."""
+    def limits(self) -> dict[str, Limit]:
+        """Limits that hold there, by name."""
 
     def place(self, files: Sequence[Path]) -> list[str]:
         """Have files there, side by side under their own names, and say where; what is there already stays.

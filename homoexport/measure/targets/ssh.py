@@ -26,7 +26,7 @@ from typing import IO, Any
 
 import onnxruntime as ort
 
-from homoexport.documents.measurement import Need
+from homoexport.documents.measurement import Limit, Need
 from homoexport.errors import DeviceError, HomoexportError
 from homoexport.measure.targets.protocol import (
     OutOfMemory,
@@ -180,7 +180,7 @@ class Ssh:
         """Cores that the scheduler and the cgroup there give to what logs in."""
         return self._cores
 
-    def limits(self) -> dict[str, Any]:
+    def limits(self) -> dict[str, Limit]:
         """None that were asked for."""
         return {}
 

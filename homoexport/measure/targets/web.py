@@ -13,9 +13,9 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from homoexport.documents.measurement import Need
+from homoexport.documents.measurement import Limit, Need
 from homoexport.errors import DeviceError, HomoexportError
 from homoexport.host import available_cores
 from homoexport.measure.targets.protocol import (
@@ -25,7 +25,7 @@ from homoexport.measure.targets.protocol import (
     read_options,
     refuse_needs,
 )
-from homoexport.measure.web import DEVICE_STATUS, MEMORY_SIGNS
+from homoexport.measure.web import DEVICE_STATUS, MEMORY_SIGNS, BridgeSettings
 
 RUNTIME_VERSION = "1.30.0"
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -200,7 +200,7 @@ class WebTarget:
         """Threads that a page may take: the option's, else the cores here; one where it is not isolated."""
         return self._threads or (available_cores() if self._isolated else 1)
 
-    def limits(self) -> dict[str, Any]:
+    def limits(self) -> dict[str, Limit]:
         """None of its own."""
         return {}
 
@@ -210,17 +210,19 @@ class WebTarget:
 
     def start(self, stderr: IO[bytes]) -> subprocess.Popen[bytes]:
         """A bridge with a browser of its own."""
+        browser = find_browser(self._browser)
         assert self._lifeline is not None
+        assert browser is not None
         pipe, lifeline = subprocess.PIPE, self._lifeline[1]
-        settings = {
-            "folder": str(_FOLDER),
-            "runtime": str(_files_in(runtime_folder())),
-            "browser": find_browser(self._browser),
-            "backend": self._backend,
-            "isolated": self._isolated,
-            "lifeline": lifeline,
-        }
-        command = [sys.executable, "-I", "-c", _RUN_BRIDGE, str(self._archive), json.dumps(settings)]
+        settings = BridgeSettings(
+            folder=str(_FOLDER),
+            runtime=str(_files_in(runtime_folder())),
+            browser=browser,
+            backend=self._backend,
+            isolated=self._isolated,
+            lifeline=lifeline,
+        )
+        command = [sys.executable, "-I", "-c", _RUN_BRIDGE, str(self._archive), json.dumps(vars(settings))]
         return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=stderr, pass_fds=(lifeline,))
 
     def explain(self, status: int, said: str) -> HomoexportError | None:

@@ -1,4 +1,4 @@
-"""The bridge's loop: the worker's protocol (`homoexport.runtime.worker`) on one side, a page in a browser on the other.
+"""The bridge's loop: the worker's protocol on one side, a page in a browser on the other.
 
 What the page can do is its own (`worker.js`); the token ids come from numpy, so that they are the ones that
 every other target takes, and memory and processor time come from the kernel.
@@ -6,8 +6,6 @@ every other target takes, and memory and processor time come from the kernel.
 Commands beyond what a page can do are refused with the kind `unsupported`: `streams` and `arrivals` (a page
 has one queue), while `tokenize` and `post` have no samples. `load` adds `download_bytes` to its answer, and
 the first `warm` after it `time_to_first_result_ms`.
-
-N texts, B batch, S sequence.
 """
 
 from __future__ import annotations
@@ -18,27 +16,46 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from homoexport.host import describe_host
-from homoexport.measure.web import DEVICE_STATUS, MEMORY_SIGNS
-from homoexport.measure.web.browser import Browser, peak_bytes, resident_bytes, rest, watch
-from homoexport.measure.web.site import Site
-from homoexport.runtime.worker import PROTOCOL_VERSION
-from homoexport.runtime.worker.machine import counters
-
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-import numpy as np
+from homoexport.host import describe_host
+from homoexport.measure.web import DEVICE_STATUS, MEMORY_SIGNS, BridgeSettings
+from homoexport.measure.web.browser import Browser, peak_bytes, resident_bytes, scheduled_ns, watch
+from homoexport.measure.web.site import Site
+from homoexport.runtime.worker.inputs import make_batches
+from homoexport.runtime.worker.machine import counters, rest
+from homoexport.runtime.worker.protocol import (
+    PROTOCOL_VERSION,
+    AnswerReply,
+    CountersReply,
+    Greeting,
+    GrowReply,
+    InputsReply,
+    InputsRequest,
+    LoadReply,
+    LoadRequest,
+    MemoryReply,
+    ModulesReply,
+    Refusal,
+    RefusalKind,
+    ReplyChannel,
+    SamplesReply,
+    SpinReply,
+    TimeReply,
+    WarmReply,
+    WorkerHost,
+)
 
 _CRASHED = "the page crashed, most likely for want of memory"
 _START_SECONDS = 60.0
 _STEADY = 0.98  # as in `homoexport.runtime.worker.model`
 # Two names of one machine are two sites, so the page with the model gets a process of its own.
 _BARE_HOST, _MODEL_HOST = "localhost", "127.0.0.1"
-Batch = dict[str, list[list[int]]]
 
 
 class Unusable(Exception):
@@ -46,11 +63,11 @@ class Unusable(Exception):
 
 
 class Refused(Exception):
-    """A command that was not carried out. `kind` as in the protocol."""
+    """A command that was not carried out: with the reply that says so."""
 
-    def __init__(self, kind: str, error: str) -> None:
+    def __init__(self, kind: RefusalKind, error: str) -> None:
         super().__init__(error)
-        self.kind = kind
+        self.reply = Refusal(kind, " ".join(error.split()))
 
 
 class Bridge:
@@ -58,45 +75,45 @@ class Bridge:
 
     Args:
         lines: the parent's requests, read in a thread, so that its end is noticed in the midst of a command.
-        settings: `folder` with this room's files, `runtime` with onnxruntime-web's, `browser`, `backend`,
-            `isolated`, and the descriptor `lifeline`.
+        settings: the browser, and how it is used.
 
     Raises:
         Unusable: the browser does not start, or cannot run the runtime.
     """
 
-    def __init__(self, lines: Iterable[str], settings: dict[str, Any]) -> None:
+    def __init__(self, lines: Iterable[str], settings: BridgeSettings) -> None:
         self._events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         threading.Thread(target=self._listen, args=(lines,), daemon=True).start()
-        self._backend = settings["backend"]
+        self._backend = settings.backend
         self._renderer: int | None = None
         self._model = False
         self._spent_ns: int | None = None  # from the page's start to the loaded model
-        folder, runtime = Path(settings["folder"]), Path(settings["runtime"])
+        folder, runtime = Path(settings.folder), Path(settings.runtime)
         files = {name: folder / name for name in ("page.html", "worker.js")}
         files |= {f"ort/{path.name}": path for path in runtime.iterdir() if path.suffix in (".mjs", ".wasm")}
-        self._site = Site(files, isolated=settings["isolated"], on_reply=lambda reply: self._tell("reply", reply))
+        self._site = Site(files, isolated=settings.isolated, on_reply=lambda reply: self._put("reply", reply))
         self._browser = Browser(
             folder / "keeper.py",
-            settings["browser"],
+            settings.browser,
             self._site.open_page(_BARE_HOST, {}, backend=self._backend, threads=1),
             backend=self._backend,
-            lifeline=settings["lifeline"],
-            on_end=lambda said: self._tell("gone", said),
+            lifeline=settings.lifeline,
+            on_end=lambda said: self._put("gone", said),
         )
         ready = self._await_page()
-        self.greeting = {
-            "protocol_version": PROTOCOL_VERSION,
-            "versions": {"onnxruntime-web": ready["runtime"], "chromium": ready["browser"]},
-            "runtime_rss_bytes": self._memory()["peak_rss_bytes"],
-            "providers": [self._backend],
-            "host": {
-                **describe_host(),
-                "cross_origin_isolated": ready["isolated"],
-                "clock_step_us": ready["clock_step_ns"] / 1000,
-                **({"gpu": ready["gpu"]} if ready["gpu"] else {}),
-            },
-        }
+        self.greeting = Greeting(
+            PROTOCOL_VERSION,
+            runtime_rss_bytes=self.do_memory().peak_rss_bytes,
+            versions={"onnxruntime-web": ready["runtime"], "chromium": ready["browser"]},
+            providers=[self._backend],
+            host=WorkerHost(
+                **vars(describe_host()),
+                cross_origin_isolated=ready["isolated"],
+                clock_step_us=ready["clock_step_ns"] / 1000,
+                gpu=ready["gpu"],
+            ),
+            cores=[],
+        )
 
     def next_request(self) -> dict[str, Any] | None:
         """What the parent asks next; None where it does not any more.
@@ -113,120 +130,104 @@ class Bridge:
                 return None
             self._note(kind, value)
 
-    def answer(self, command: str, request: dict[str, Any]) -> dict[str, Any]:
-        """The answer to one request.
+    def answer(self, command: str, fields: dict[str, Any]) -> object:
+        """The reply to one request.
 
         Raises:
             Refused: it cannot be carried out.
             Unusable: the browser has ended.
             EOFError: the parent has.
         """
-        handler = getattr(self, f"_{command}", None) if command in _COMMANDS else None
+        handler: Callable[..., object] | None = getattr(self, f"do_{command}", None)
         if handler is None:
             raise Refused("unsupported", f"'{command}' cannot be measured in a browser")
-        reply: dict[str, Any] = handler(**request)
-        return reply
+        return handler(**fields)
 
     def rest(self) -> None:
         """Sleep until the page's process does."""
-        rest([process for process in (self._renderer,) if process is not None])
+        rest(lambda: 0 if self._renderer is None else scheduled_ns(self._renderer))
 
     def close(self) -> None:
         """End the browser, and wait until its profile is gone."""
         self._browser.close()
 
-    def _load(
-        self, model: str, threads: int, outputs: list[str] | None = None, **_providers: list[str]
-    ) -> dict[str, Any]:
-        path = Path(model)
+    def do_load(self, **fields: Any) -> LoadReply:
+        request = LoadRequest(**fields)
+        path = Path(request.model)
         if not path.is_file():
-            raise Refused("model", f"{model} is not there")
+            raise Refused("model", f"{path} is not there")
         beside = {file.name: file for file in path.parent.iterdir() if file.name.startswith(path.name) and file != path}
         files = {f"model/{name}": file for name, file in {path.name: path, **beside}.items()}
         if self._renderer is None:
             raise Refused("memory", _CRASHED)
         old, self._renderer = self._renderer, None  # its end is no crash
-        self._site.replace_page(_MODEL_HOST, files, backend=self._backend, threads=threads)
+        self._site.replace_page(_MODEL_HOST, files, backend=self._backend, threads=request.threads)
         ready = self._await_page(but=old)
         self._model = False
-        loaded = self._ask("load", model=path.name, beside=sorted(beside), outputs=outputs)
+        loaded = self._ask("load", model=path.name, beside=sorted(beside), outputs=request.outputs)
         self._model = True
         self._spent_ns = ready["ready_ns"] + loaded["load_ns"]
-        return {**loaded, "providers": [self._backend], "download_bytes": self._site.fetched_bytes()}
+        return LoadReply(loaded["load_ns"], [self._backend], download_bytes=self._site.fetched_bytes())
 
-    def _inputs(
-        self,
-        batch_size: int,
-        length: int = 0,
-        vocab_size: int = 0,
-        rows: list[list[int]] | None = None,
-        pad_token_id: int = 0,
-    ) -> dict[str, Any]:
-        if rows is None:
-            batches = [random_batch(batch_size, length, vocab_size)]
-        else:
-            batches = padded_batches(rows, batch_size, pad_token_id)
-        return self._ask_model("inputs", batches=batches)
+    def do_inputs(self, **fields: Any) -> InputsReply:
+        return InputsReply(**self._ask_model("inputs", batches=page_inputs(InputsRequest(**fields))))
 
-    def _warm(self, seconds: float) -> dict[str, Any]:
+    def do_warm(self, seconds: float) -> WarmReply:
         """The page's rule, until a rest in between does not make it faster.
 
         The browser compiles what runs often anew, in the background; while that goes on, all runs are alike slow.
         """
         end = time.monotonic() + seconds
-        warm_up = self._ask_model("warm", seconds=seconds)
+        warm_up = WarmReply(**self._ask_model("warm", seconds=seconds))
         if self._spent_ns is not None:
-            warm_up["time_to_first_result_ms"] = (self._spent_ns + warm_up["first_inference_ns"]) / 1e6
+            first_result_ms = (self._spent_ns + warm_up.first_inference_ns) / 1e6
+            warm_up = replace(warm_up, time_to_first_result_ms=first_result_ms)
             self._spent_ns = None
-        best_ns = warm_up["median_ns"]
+        best_ns = warm_up.median_ns
         while (left := end - time.monotonic()) > 0:
             self.rest()
-            again = self._ask_model("warm", seconds=left)
-            warm_up["runs"] += again["runs"]
-            warm_up |= {name: again[name] for name in ("steady", "median_ns")}
-            if again["median_ns"] >= _STEADY * best_ns:
+            again = WarmReply(**self._ask_model("warm", seconds=left))
+            runs = warm_up.runs + again.runs
+            warm_up = replace(warm_up, runs=runs, steady=again.steady, median_ns=again.median_ns)
+            if again.median_ns >= _STEADY * best_ns:
                 return warm_up
-            best_ns = again["median_ns"]
-        return warm_up | {"steady": False}
+            best_ns = again.median_ns
+        return replace(warm_up, steady=False)
 
-    def _time(self, runs: int) -> dict[str, Any]:
-        return {**self._ask_model("time", runs=runs), "energy_uj": None, "energy_runs": 0}
+    def do_time(self, runs: int) -> TimeReply:
+        return TimeReply(**self._ask_model("time", runs=runs), energy_uj=None, energy_runs=0)
 
-    def _answer(self, output: str) -> dict[str, Any]:
-        return self._ask_model("answer", output=output)
+    def do_answer(self, output: str) -> AnswerReply:
+        return AnswerReply(**self._ask_model("answer", output=output))
 
-    def _memory(self) -> dict[str, Any]:
+    def do_memory(self) -> MemoryReply:
         processes = [self._renderer] if self._renderer is not None else []
         if self._backend == "webgpu":
             processes += self._browser.processes("gpu-process")
-        return {
-            "peak_rss_bytes": sum(map(peak_bytes, processes)),
-            "rss_bytes": sum(map(resident_bytes, processes)),
-        }
+        return MemoryReply(sum(map(peak_bytes, processes)), sum(map(resident_bytes, processes)))
 
-    def _grow(self, batch_sizes: list[int], length: int, vocab_size: int, shrink: bool) -> dict[str, Any]:
+    def do_grow(self, batch_sizes: Sequence[int], length: int, vocab_size: int, shrink: bool) -> GrowReply:
         after = []
         for batch_size in batch_sizes:
-            self._ask_model("inputs", batches=[random_batch(batch_size, length, vocab_size)])
+            self.do_inputs(batch_size=batch_size, length=length, vocab_size=vocab_size)
             self._ask_model("run_once")
-            after.append(None if shrink else self._memory()["rss_bytes"])  # WebAssembly's memory never shrinks
-        return {"rss_bytes": after}
+            after.append(None if shrink else self.do_memory().rss_bytes)  # WebAssembly's memory never shrinks
+        return GrowReply(after)
 
-    def _tokenize(self, **_request: Any) -> dict[str, Any]:
-        return {"samples_ns": None}
+    def do_tokenize(self, **_fields: Any) -> SamplesReply:
+        return SamplesReply(None)
 
-    def _post(self, **_request: Any) -> dict[str, Any]:
-        return {"samples_ns": None}
+    def do_post(self, **_fields: Any) -> SamplesReply:
+        return SamplesReply(None)
 
-    def _spin(self, seconds: float) -> dict[str, Any]:
-        return self._ask("spin", seconds=seconds)
+    def do_spin(self, seconds: float) -> SpinReply:
+        return SpinReply(**self._ask("spin", seconds=seconds))
 
-    def _counters(self) -> dict[str, Any]:
-        own = counters()
-        return {**own, "own_cpu_ns": own["own_cpu_ns"] + self._browser.cpu_ns(), "energy_source": None}
+    def do_counters(self) -> CountersReply:
+        return counters(others_cpu_ns=self._browser.cpu_ns())
 
-    def _modules(self) -> dict[str, Any]:
-        return {"modules": sorted(sys.modules)}
+    def do_modules(self) -> ModulesReply:
+        return ModulesReply(sorted(sys.modules))
 
     def _ask_model(self, command: str, **request: Any) -> dict[str, Any]:
         if not self._model:
@@ -252,7 +253,7 @@ class Bridge:
         self._renderer = self._browser.largest_renderer(but)
         if self._renderer is None:
             raise Unusable("the browser's processes cannot be found in /proc")
-        watch(self._renderer, lambda process: self._tell("crashed", process))
+        watch(self._renderer, lambda process: self._put("crashed", process))
         return ready
 
     def _await_reply(self, seconds: float | None) -> dict[str, Any]:
@@ -280,69 +281,32 @@ class Bridge:
 
     def _listen(self, lines: Iterable[str]) -> None:
         for line in lines:
-            self._tell("request", json.loads(line))
-        self._tell("end", None)
+            self._put("request", json.loads(line))
+        self._put("end", None)
 
-    def _tell(self, kind: str, value: Any) -> None:
+    def _put(self, kind: str, value: Any) -> None:
         self._events.put((kind, value))
 
 
-_COMMANDS = (
-    "load",
-    "inputs",
-    "warm",
-    "time",
-    "answer",
-    "memory",
-    "grow",
-    "tokenize",
-    "post",
-    "spin",
-    "counters",
-    "modules",
-)
-
-
-def random_batch(batch_size: int, length: int, vocab_size: int) -> Batch:
-    """One batch of [B, S] token ids, the same for every model of one vocabulary and on every target."""
-    return {"input_ids": np.random.default_rng(0).integers(0, vocab_size, (batch_size, length)).tolist()}
-
-
-def padded_batches(rows: Sequence[Sequence[int]], batch_size: int, pad_token_id: int) -> list[Batch]:
-    """Batches of real texts in their order, each right-padded to its own longest."""
-    batches = []
-    for start in range(0, len(rows) - batch_size + 1, batch_size):
-        batch = rows[start : start + batch_size]
-        width = max(map(len, batch))
-        batches.append(
-            {
-                "input_ids": [[*row, *[pad_token_id] * (width - len(row))] for row in batch],
-                "attention_mask": [[1] * len(row) + [0] * (width - len(row)) for row in batch],
-            }
-        )
-    return batches
+def page_inputs(request: InputsRequest) -> list[dict[str, list[list[int]]]]:
+    """What inferences are of, as the page takes it: `input_ids` and `attention_mask` of each batch, each [B, S]."""
+    return [{"input_ids": b.ids.tolist(), "attention_mask": b.mask.tolist()} for b in make_batches(request)]
 
 
 def main() -> None:
     """Greet, then answer requests until `quit` or the end of stdin; argument: the settings as JSON."""
-    protocol = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever a library prints goes to stderr, never between the protocol's lines
-
-    def send(reply: dict[str, Any]) -> None:
-        protocol.write(json.dumps(reply) + "\n")
-        protocol.flush()
-
+    channel = ReplyChannel()
     bridge = None
     try:
-        bridge = Bridge(sys.stdin, json.loads(sys.argv[1]))
-        send({"ok": True, **bridge.greeting})
+        bridge = Bridge(sys.stdin, BridgeSettings(**json.loads(sys.argv[1])))
+        channel.send(bridge.greeting)
         while (request := bridge.next_request()) is not None and request["command"] != "quit":
             try:
                 reply = bridge.answer(request.pop("command"), request)
                 bridge.rest()
-                send({"ok": True, **reply})
+                channel.send(reply)
             except Refused as refused:
-                send({"ok": False, "kind": refused.kind, "error": " ".join(str(refused).split())})
+                channel.send(refused.reply)
     except Unusable as error:
         print(error, file=sys.stderr)
         sys.exit(DEVICE_STATUS)

@@ -13,14 +13,11 @@ import select
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 _PROC = Path("/proc")
 _KEEPER_SECONDS = 10.0
-_REST_SECONDS = 0.01
-_REST_TRIES = 100
 
 FLAGS = (
     "--headless=new",
@@ -84,9 +81,9 @@ class Browser:
     def _listen(self, on_end: Callable[[str], None]) -> None:
         assert self._keeper.stdout is not None
         for line in self._keeper.stdout:
-            told = json.loads(line)
-            if "ended" in told:
-                on_end(told["said"])
+            event = json.loads(line)
+            if "ended" in event:
+                on_end(event["said"])
 
     def close(self) -> None:
         """End it and wait until its profile is gone."""
@@ -167,22 +164,12 @@ def watch(process: int, on_end: Callable[[int], None]) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def rest(processes: Sequence[int]) -> None:
-    """Sleep until these processes do too: the runtime's threads spin on for a while, and compilers still work."""
-    for _ in range(_REST_TRIES):
-        before_ns = _scheduled_ns(processes)
-        time.sleep(_REST_SECONDS)
-        if _scheduled_ns(processes) - before_ns < _REST_SECONDS * 1e9 / 10:
-            return
-
-
-def _scheduled_ns(processes: Sequence[int]) -> int:
-    """Processor time of the threads that live."""
+def scheduled_ns(process: int) -> int:
+    """Processor time of a process's threads that live."""
     total = 0
-    for process in processes:
-        for path in (_PROC / str(process)).glob("task/*/schedstat"):
-            try:
-                total += int(path.read_text().split()[0])
-            except (OSError, ValueError):
-                continue
+    for path in (_PROC / str(process)).glob("task/*/schedstat"):
+        try:
+            total += int(path.read_text().split()[0])
+        except (OSError, ValueError):
+            continue
     return total

@@ -59,11 +59,11 @@ def _run(command: list[str], profile: Path) -> None:
             start_new_session=True,
             preexec_fn=lambda: _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0),
         )
-    _tell(pid=process.pid)
+    _emit(pid=process.pid)
     browser = os.pidfd_open(process.pid)
     ready, _, _ = select.select([sys.stdin, browser], [], [])
     if browser in ready:
-        _tell(ended=process.wait(), said=_last_words(log.read_text(errors="replace")))
+        _emit(ended=process.wait(), said=_last_words(log.read_text(errors="replace")))
 
 
 def _last_words(log: str) -> str:
@@ -72,7 +72,7 @@ def _last_words(log: str) -> str:
     return next((line for line in lines if ":FATAL:" in line), lines[-1])
 
 
-def _tell(**fields: object) -> None:
+def _emit(**fields: object) -> None:
     try:
         sys.stdout.write(json.dumps(fields) + "\n")
         sys.stdout.flush()

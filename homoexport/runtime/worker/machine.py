@@ -11,13 +11,16 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+
+from homoexport.runtime.worker.protocol import CountersReply
 
 _SYS = Path("/sys")
 _STATUS = Path("/proc/self/status")
 _SPIN_ADDITIONS = 10_000
+_REST_SECONDS = 0.01
+_REST_TRIES = 100
 _LIKE = 0.9  # cores whose highest clock rate is at least this share of the fastest one's
 
 
@@ -44,25 +47,28 @@ def _status_bytes(key: str) -> int:
     return int(_STATUS.read_text().split(f"{key}:")[1].split()[0]) * 1024
 
 
-def counters() -> dict[str, Any]:
-    """Processor time of this process and of the whole host so far, and the clock rate now."""
-    return {
-        "time_ns": time.monotonic_ns(),
-        "own_cpu_ns": time.process_time_ns(),
-        **_host_cpu(),
-        "frequency_mhz": _frequency_mhz(),
-    }
+def counters(*, energy_source: str | None = None, others_cpu_ns: int = 0) -> CountersReply:
+    """Processor time of this process, with that of others of its own, and of the whole host; the clock rate now."""
+    busy_ns, stolen_ns = _host_cpu()
+    return CountersReply(
+        time_ns=time.monotonic_ns(),
+        own_cpu_ns=time.process_time_ns() + others_cpu_ns,
+        host_busy_ns=busy_ns,
+        stolen_ns=stolen_ns,
+        frequency_mhz=_frequency_mhz(),
+        energy_source=energy_source,
+    )
 
 
-def _host_cpu() -> dict[str, int | None]:
+def _host_cpu() -> tuple[int | None, int | None]:
     """Nanoseconds that all cores together were busy, and that a hypervisor took away."""
     try:
         tick_ns = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
         fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     except (OSError, ValueError):
-        return {"host_busy_ns": None, "stolen_ns": None}
+        return None, None
     user, nice, system, _idle, _iowait, irq, softirq, steal = fields
-    return {"host_busy_ns": (user + nice + system + irq + softirq) * tick_ns, "stolen_ns": steal * tick_ns}
+    return (user + nice + system + irq + softirq) * tick_ns, steal * tick_ns
 
 
 def _frequency_mhz(root: Path = _SYS) -> float | None:
@@ -106,6 +112,22 @@ def pin(cores: Sequence[int]) -> None:
     for task in Path("/proc/self/task").iterdir():
         with contextlib.suppress(ProcessLookupError):  # a thread that has just ended
             os.sched_setaffinity(int(task.name), cores)
+
+
+def rest(cpu_ns: Callable[[], int] = time.process_time_ns) -> None:
+    """Sleep until the runtime's threads do too.
+
+    They go on spinning for some 40 ms after a run, in the hope of the next one, which would be
+    another worker's time. Spinning stays on all the same, because it is on where the model is used.
+
+    Args:
+        cpu_ns: processor time so far of what is to come to rest.
+    """
+    for _ in range(_REST_TRIES):
+        before_ns = cpu_ns()
+        time.sleep(_REST_SECONDS)
+        if cpu_ns() - before_ns < _REST_SECONDS * 1e9 / 10:
+            return
 
 
 class EnergyMeter:

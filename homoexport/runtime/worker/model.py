@@ -11,6 +11,9 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from homoexport.runtime.worker.inputs import Batch
+from homoexport.runtime.worker.protocol import AnswerReply, WarmReply
+
 Feeds = dict[str, NDArray[Any]]
 
 _DTYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
@@ -48,27 +51,14 @@ class Model:
         self.batches: list[Feeds] = []
         self._next = 0
 
-    def use_random(self, batch_size: int, length: int, vocab_size: int) -> None:
-        """One batch of [B, S] token ids, the same for every model of one vocabulary; no position is padding."""
-        self._use([np.random.default_rng(0).integers(0, vocab_size, (batch_size, length))], None)
-
-    def use_rows(self, rows: Sequence[Sequence[int]], batch_size: int, pad_token_id: int) -> None:
-        """Batches of real texts in their order, each right-padded to its own longest."""
-        ids, masks = [], []
-        for start in range(0, len(rows) - batch_size + 1, batch_size):
-            batch = rows[start : start + batch_size]
-            width = max(map(len, batch))
-            ids.append(np.array([[*row, *[pad_token_id] * (width - len(row))] for row in batch]))
-            masks.append(np.array([[1] * len(row) + [0] * (width - len(row)) for row in batch]))
-        self._use(ids, masks)
-
-    def _use(self, ids: list[NDArray[Any]], masks: list[NDArray[Any]] | None) -> None:
+    def use(self, batches: Sequence[Batch]) -> None:
+        """Say what inferences are of: these batches take turns."""
         self.batches, self._next = [], 0
-        for i, rows in enumerate(ids):
+        for batch in batches:
             values = {
-                "input_ids": rows,
-                "attention_mask": masks[i] if masks else np.ones(rows.shape),
-                "token_type_ids": np.zeros(rows.shape),
+                "input_ids": batch.ids,
+                "attention_mask": batch.mask,
+                "token_type_ids": np.zeros(batch.ids.shape),
             }
             feeds: Feeds = {}
             for node in self.session.get_inputs():
@@ -93,7 +83,7 @@ class Model:
         self._next += 1
         return feeds
 
-    def warm(self, seconds: float) -> dict[str, Any]:
+    def warm(self, seconds: float) -> WarmReply:
         """Run until two windows in a row bring no median below 98 % of the best one so far.
 
         A window is 100 ms of runs, or one run that takes longer, and holds every batch; `seconds` is
@@ -111,7 +101,7 @@ class Model:
             runs += len(window)
             spent += sum(window)
             if calm == 2 or spent >= seconds * 1e9:
-                return {"first_inference_ns": first_ns, "runs": runs, "steady": calm == 2, "median_ns": median}
+                return WarmReply(first_ns, runs, steady=calm == 2, median_ns=median)
 
     def time(self, runs: int) -> list[int]:
         """Time `runs` inferences, from the first batch on, after one that brings the weights into the caches."""
@@ -119,11 +109,11 @@ class Model:
         self._next = 0
         return [self.run_ns() for _ in range(runs)]
 
-    def answer(self, output: str) -> dict[str, Any]:
-        """What the first batch is answered with: its shape, and its values in base64."""
+    def answer(self, output: str) -> AnswerReply:
+        """What the first batch is answered with."""
         (values,) = self.session.run([output], self.batches[0])
         little = np.ascontiguousarray(values, dtype="<f4")
-        return {"shape": list(little.shape), "float32": base64.b64encode(little.tobytes()).decode()}
+        return AnswerReply(list(little.shape), base64.b64encode(little.tobytes()).decode())
 
     def run_once(self, *, shrink: bool = False) -> None:
         """One inference that nobody times; `shrink` gives the arena's unused memory back after it."""

@@ -1,4 +1,4 @@
-"""The worker's loop: greet, then answer requests. See `homoexport.runtime.worker` for the protocol."""
+"""The worker's loop: greet, then answer requests. See `protocol` for what they are."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import json
 import platform
 import signal
 import sys
-import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
 from homoexport.host import describe_host
-from homoexport.runtime.worker import PROTOCOL_VERSION
 from homoexport.runtime.worker.around import time_post_processing, time_tokenizing
+from homoexport.runtime.worker.inputs import make_batches
 from homoexport.runtime.worker.machine import (
     EnergyMeter,
     allowed_cores,
@@ -30,32 +30,41 @@ from homoexport.runtime.worker.machine import (
     like_cores,
     peak_rss_bytes,
     pin,
+    rest,
     rss_bytes,
     spin,
 )
 from homoexport.runtime.worker.model import Model
+from homoexport.runtime.worker.protocol import (
+    PROTOCOL_VERSION,
+    AnswerReply,
+    ArrivalsReply,
+    CountersReply,
+    Greeting,
+    GrowReply,
+    InputsReply,
+    InputsRequest,
+    LoadReply,
+    LoadRequest,
+    MemoryReply,
+    ModulesReply,
+    Refusal,
+    ReplyChannel,
+    SamplesReply,
+    SpinReply,
+    StreamsReply,
+    TimeReply,
+    UnpinReply,
+    WarmReply,
+    WorkerHost,
+)
 from homoexport.runtime.worker.traffic import run_arrivals, run_streams
 
-_REST_SECONDS = 0.01
-_REST_TRIES = 100
 _OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate memory", "std::length_error", "Cannot allocate")
 
 
-def rest() -> None:
-    """Sleep until the runtime's threads do too.
-
-    They go on spinning for some 40 ms after a run, in the hope of the next one, which would be
-    another worker's time. Spinning stays on all the same, because it is on where the model is used.
-    """
-    for _ in range(_REST_TRIES):
-        before_ns = time.process_time_ns()
-        time.sleep(_REST_SECONDS)
-        if time.process_time_ns() - before_ns < _REST_SECONDS * 1e9 / 10:
-            return
-
-
-class Worker:
-    """The model that is loaded, and the answers to requests."""
+class ModelServer:
+    """The model that is loaded, and the answers to requests: one method for each command."""
 
     def __init__(self) -> None:
         self._model: Model | None = None
@@ -69,139 +78,115 @@ class Worker:
             raise ValueError("no model is loaded")
         return self._model
 
-    def runtime(self) -> dict[str, Any]:
-        """The greeting's part on what runs models here."""
-        return {
-            "versions": {
-                "python": platform.python_version(),
-                "numpy": np.__version__,
-                "onnxruntime": ort.__version__,
-            },
-            "providers": ort.get_available_providers(),
+    def greeting(self, runtime_rss_bytes: int) -> Greeting:
+        """What the worker says first."""
+        versions = {
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "onnxruntime": ort.__version__,
         }
+        return Greeting(
+            PROTOCOL_VERSION,
+            runtime_rss_bytes,
+            versions,
+            providers=ort.get_available_providers(),
+            host=WorkerHost(**vars(describe_host())),
+            cores=like_cores(),
+        )
 
-    def answer(self, command: str, request: dict[str, Any]) -> dict[str, Any]:
-        """The answer to one request."""
-        handler = getattr(self, f"_{command}", None)
+    def answer(self, command: str, fields: dict[str, Any]) -> object:
+        """The reply to one request."""
+        handler: Callable[..., object] | None = getattr(self, f"do_{command}", None)
         if handler is None:
             raise ValueError(f"unknown command '{command}'")
-        reply: dict[str, Any] = handler(**request)
-        return reply
+        return handler(**fields)
 
-    def _load(
-        self, model: str, threads: int, outputs: list[str] | None = None, providers: list[str] | None = None
-    ) -> dict[str, Any]:
-        self._model = Model(model, threads=threads, outputs=outputs, providers=providers)
-        return {
-            "load_ns": self._model.load_ns,
-            "providers": self._model.session.get_providers(),
-            "elsewhere": self._model.elsewhere,
-        }
+    def do_load(self, **fields: Any) -> LoadReply:
+        request = LoadRequest(**fields)
+        self._model = Model(
+            request.model, threads=request.threads, outputs=request.outputs, providers=request.providers
+        )
+        return LoadReply(self._model.load_ns, self._model.session.get_providers(), self._model.elsewhere)
 
-    def _inputs(
-        self,
-        batch_size: int,
-        length: int = 0,
-        vocab_size: int = 0,
-        rows: list[list[int]] | None = None,
-        pad_token_id: int = 0,
-    ) -> dict[str, Any]:
-        if rows is None:
-            self.model.use_random(batch_size, length, vocab_size)
-        else:
-            self.model.use_rows(rows, batch_size, pad_token_id)
-        return {"batches": len(self.model.batches)}
+    def do_inputs(self, **fields: Any) -> InputsReply:
+        self.model.use(make_batches(InputsRequest(**fields)))
+        return InputsReply(len(self.model.batches))
 
-    def _warm(self, seconds: float) -> dict[str, Any]:
+    def do_warm(self, seconds: float) -> WarmReply:
         return self.model.warm(seconds)
 
-    def _time(self, runs: int, cores: list[int] | None = None) -> dict[str, Any]:
+    def do_time(self, runs: int, cores: Sequence[int] = ()) -> TimeReply:
         if cores:
             pin(cores)
         before = self._meter.read()
         samples_ns = self.model.time(runs)
         # The untimed run before them is in the energy, too.
-        return {"samples_ns": samples_ns, "energy_uj": self._meter.since(before), "energy_runs": runs + 1}
+        return TimeReply(samples_ns, energy_uj=self._meter.since(before), energy_runs=runs + 1)
 
-    def _unpin(self) -> dict[str, Any]:
+    def do_unpin(self) -> UnpinReply:
         if self._allowed:
             pin(self._allowed)
-        return {}
+        return UnpinReply()
 
-    def _answer(self, output: str) -> dict[str, Any]:
+    def do_answer(self, output: str) -> AnswerReply:
         return self.model.answer(output)
 
-    def _memory(self) -> dict[str, Any]:
-        return {"peak_rss_bytes": peak_rss_bytes(), "rss_bytes": rss_bytes()}
+    def do_memory(self) -> MemoryReply:
+        return MemoryReply(peak_rss_bytes(), rss_bytes())
 
-    def _grow(self, batch_sizes: list[int], length: int, vocab_size: int, shrink: bool) -> dict[str, Any]:
+    def do_grow(self, batch_sizes: Sequence[int], length: int, vocab_size: int, shrink: bool) -> GrowReply:
         after = []
         for batch_size in batch_sizes:
-            self.model.use_random(batch_size, length, vocab_size)
+            self.model.use(make_batches(InputsRequest(batch_size, length, vocab_size)))
             self.model.run_once(shrink=shrink)
             after.append(rss_bytes())
-        return {"rss_bytes": after}
+        return GrowReply(after)
 
-    def _streams(self, streams: int, seconds: float) -> dict[str, Any]:
+    def do_streams(self, streams: int, seconds: float) -> StreamsReply:
         return run_streams(self.model, streams, seconds)
 
-    def _arrivals(self, rate_per_s: float, requests: int, seconds: float, seed: int) -> dict[str, Any]:
+    def do_arrivals(self, rate_per_s: float, requests: int, seconds: float, seed: int) -> ArrivalsReply:
         return run_arrivals(self.model, rate_per_s, requests, seconds, seed)
 
-    def _tokenize(self, tokenizer: str, texts: list[str], max_length: int, runs: int) -> dict[str, Any]:
-        return {"samples_ns": time_tokenizing(tokenizer, texts, max_length, runs)}
+    def do_tokenize(self, tokenizer: str, texts: Sequence[str], max_length: int, runs: int) -> SamplesReply:
+        return SamplesReply(time_tokenizing(tokenizer, texts, max_length, runs))
 
-    def _post(self, task: str, output: str, runs: int) -> dict[str, Any]:
-        return {"samples_ns": time_post_processing(self.model, task, output, runs)}
+    def do_post(self, task: str, output: str, runs: int) -> SamplesReply:
+        return SamplesReply(time_post_processing(self.model, task, output, runs))
 
-    def _spin(self, seconds: float, cores: list[int] | None = None) -> dict[str, Any]:
-        quanta_ns = spin(seconds, cores or ())
+    def do_spin(self, seconds: float, cores: Sequence[int] = ()) -> SpinReply:
+        quanta_ns = spin(seconds, cores)
         if cores:
-            self._unpin()
-        return {"quanta_ns": quanta_ns}
+            self.do_unpin()
+        return SpinReply(list(quanta_ns))
 
-    def _counters(self) -> dict[str, Any]:
-        return counters() | {"energy_source": self._meter.source}
+    def do_counters(self) -> CountersReply:
+        return counters(energy_source=self._meter.source)
 
-    def _modules(self) -> dict[str, Any]:
-        return {"modules": sorted(sys.modules)}
+    def do_modules(self) -> ModulesReply:
+        return ModulesReply(sorted(sys.modules))
 
 
-def main(worker_type: type[Worker] = Worker) -> None:
+def main() -> None:
     """Greet, then answer requests until `quit` or the end of stdin."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this process
-    protocol = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever a library prints goes to stderr, never between the protocol's lines
+    channel = ReplyChannel()
     gc.disable()  # no collection may fall into a timed region
-
-    def send(reply: dict[str, Any]) -> None:
-        protocol.write(json.dumps(reply) + "\n")
-        protocol.flush()
-
     runtime_rss_bytes = peak_rss_bytes()
-    worker = worker_type()
-    send(
-        {
-            "ok": True,
-            "protocol_version": PROTOCOL_VERSION,
-            "runtime_rss_bytes": runtime_rss_bytes,
-            **worker.runtime(),
-            "cores": like_cores(),
-            "host": describe_host(),
-        }
-    )
+    server = ModelServer()
+    channel.send(server.greeting(runtime_rss_bytes))
     for line in sys.stdin:
-        request = json.loads(line)
-        command = request.pop("command")
+        fields = json.loads(line)
+        command = fields.pop("command")
         if command == "quit":
             return
         try:
-            reply = worker.answer(command, request)
+            reply = server.answer(command, fields)
             rest()
-            send({"ok": True, **reply})
+            channel.send(reply)
         except BrokenPipeError:
             return
         except Exception as error:  # whatever it is, the parent must hear of it
-            told = f"{type(error).__name__}: {error}"
-            lacking = isinstance(error, MemoryError) or any(sign in told for sign in _OUT_OF_MEMORY)
-            send({"ok": False, "kind": "memory" if lacking else "model", "error": told})
+            said = f"{type(error).__name__}: {error}"
+            short = isinstance(error, MemoryError) or any(sign in said for sign in _OUT_OF_MEMORY)
+            channel.send(Refusal("memory" if short else "model", said))

@@ -9,19 +9,15 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any
 
 import numpy as np
 
 from homoexport.runtime.worker.model import Model
+from homoexport.runtime.worker.protocol import ArrivalsReply, StreamsReply
 
 
-def run_streams(model: Model, streams: int, seconds: float) -> dict[str, Any]:
-    """`streams` callers, each asking again as soon as it is answered.
-
-    Returns:
-        `samples_ns` of all calls, and the `wall_ns` from the first start to the last end.
-    """
+def run_streams(model: Model, streams: int, seconds: float) -> StreamsReply:
+    """`streams` callers, each asking again as soon as it is answered."""
     samples: list[list[int]] = [[] for _ in range(streams)]
     failures: list[BaseException] = []
     ready = threading.Barrier(streams + 1)
@@ -32,7 +28,7 @@ def run_streams(model: Model, streams: int, seconds: float) -> dict[str, Any]:
         try:
             while not mine or time.perf_counter_ns() < end:
                 mine.append(model.run_ns())
-        except Exception as error:  # told by the thread that asked
+        except Exception as error:  # raised by the thread that asked
             failures.append(error)
 
     threads = [threading.Thread(target=call, args=(mine,)) for mine in samples]
@@ -45,17 +41,14 @@ def run_streams(model: Model, streams: int, seconds: float) -> dict[str, Any]:
     wall_ns = time.perf_counter_ns() - start
     if failures:
         raise failures[0]
-    return {"samples_ns": [sample for mine in samples for sample in mine], "wall_ns": wall_ns}
+    return StreamsReply([sample for mine in samples for sample in mine], wall_ns)
 
 
-def run_arrivals(model: Model, rate_per_s: float, requests: int, seconds: float, seed: int) -> dict[str, Any]:
+def run_arrivals(model: Model, rate_per_s: float, requests: int, seconds: float, seed: int) -> ArrivalsReply:
     """`requests` arrivals of a Poisson process, one after the other through the session.
 
     The first comes at once. After `seconds` no more of them are taken, so that a rate that is too high, whose
     queue grows and grows, has an end.
-
-    Returns:
-        `latency_ns` from arrival to answer, `service_ns` of the inference alone, by request; and `wall_ns`.
     """
     gaps = np.random.default_rng(seed).exponential(1e9 / rate_per_s, requests)
     arrivals = (np.cumsum(gaps) - gaps[0]).astype(np.int64).tolist()
@@ -70,4 +63,4 @@ def run_arrivals(model: Model, rate_per_s: float, requests: int, seconds: float,
             time.sleep(early / 1e9)
         service.append(model.run_ns())
         latency.append(time.perf_counter_ns() - start - arrival)
-    return {"latency_ns": latency, "service_ns": service, "wall_ns": time.perf_counter_ns() - start}
+    return ArrivalsReply(latency, service, wall_ns=time.perf_counter_ns() - start)
