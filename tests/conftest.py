@@ -73,7 +73,7 @@ settings.register_profile("search", max_examples=1000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
+def tiny_tokenizer(max_length: int = 64) -> PreTrainedTokenizerFast:
     """Words w0 to w94, with BERT's special tokens."""
     tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()
@@ -88,7 +88,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
         cls_token="[CLS]",
         sep_token="[SEP]",
         mask_token="[MASK]",
-        model_max_length=64,
+        model_max_length=max_length,
     )
 
 
@@ -100,7 +100,13 @@ def write_sentences(path: Path, count: int = 300) -> Path:
 
 
 def tiny_bert(
-    *, masked_lm: bool = False, hidden_size: int = 32, heads: int = 4, intermediate_size: int = 64, layers: int = 2
+    *,
+    masked_lm: bool = False,
+    hidden_size: int = 32,
+    heads: int = 4,
+    intermediate_size: int = 64,
+    layers: int = 2,
+    positions: int = 64,
 ) -> PreTrainedModel:
     """A small random BERT whose weights are large enough that every part of it matters."""
     config = BertConfig(
@@ -109,7 +115,7 @@ def tiny_bert(
         num_attention_heads=heads,
         intermediate_size=intermediate_size,
         num_hidden_layers=layers,
-        max_position_embeddings=64,
+        max_position_embeddings=positions,
         initializer_range=0.2,
     )
     model = (BertForMaskedLM if masked_lm else BertModel)(config).eval()

@@ -1,17 +1,12 @@
-"""The whole journey on a tiny model, through the command line; and the README's commands."""
+"""The whole journey on a tiny model, through the command line."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 import yaml
@@ -23,9 +18,8 @@ from homoexport.documents.measurement import Failure, PackageFigures
 from homoexport.errors import DeviceError
 from homoexport.runtime.inference import open_package
 from homoexport.workflow.measure import judge_package, measure_once
-from tests.conftest import BERT_TINY, write_sentences
+from tests.conftest import write_sentences
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.processes
 
 
@@ -212,57 +206,3 @@ def test_budget_lines_are_judged_by_their_intervals():
         assert verdict.kept is expected
     with pytest.raises(DeviceError, match="latency_p50_ms is relative to the teacher, which could not be measured"):
         judge_package(shares, result)
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-
-
-@pytest.mark.weights
-@pytest.mark.slow
-def test_commands_of_the_readme(tmp_path, monkeypatch):
-    """Every command and the five lines of Python, in their order, with fewer steps, less text, one smaller teacher."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
-    (tmp_path / "text").mkdir()
-    sentences = "The committee met on {} and voted for plan {}.\nNobody expected the {} to cost {} million.\n"
-    (tmp_path / "text" / "some.txt").write_text("".join(sentences.format(i, i + 1, i * 2, i) for i in range(100)))
-    (tmp_path / "lines.txt").write_text("A text.\nAnother one.\n")
-    short = "--set distill.steps=2 --set distill.batch_size=8 --set text.held_out=20 --set measure.min_seconds=0.2"
-    small_text = "--set text.sources=[{files: text/*.txt}]"
-    small_model = f"--set teacher={BERT_TINY} --set student.hidden_size=64 --set student.num_attention_heads=2"
-
-    def homoexport_command(line: str) -> None:
-        words = shlex.split(line)
-        stdin = words[words.index("<") + 1] if "<" in words else None
-        stdout = words[words.index(">") + 1] if ">" in words else None
-        arguments = words[1 : min((words.index(mark) for mark in ("<", ">") if mark in words), default=len(words))]
-        if arguments[0] in ("run", "distill"):
-            arguments += [*shlex.split(short), *small_text.split(" ", 1)]
-        if "runs/mine" in arguments:
-            arguments += [
-                *shlex.split(small_model),
-                "--set",
-                "student.intermediate_size=256",
-                "--set",
-                "measure.length=32",
-            ]
-        with Path(stdin or os.devnull).open("rb") as source, Path(stdout or "out.txt").open("wb") as target:
-            command = [sys.executable, "-m", "homoexport", *arguments]
-            done = subprocess.run(command, stdin=source, stdout=target, check=False)
-        assert done.returncode in ((0, 3) if arguments[0] == "run" else (0,)), line
-
-    homoexport_command("homoexport run recipes/quickstart.yaml -o runs/quickstart")
-    commands = [line for block in blocks("bash") for line in block.replace("\\\n", " ").splitlines() if line.strip()]
-    for line in commands:
-        if line.startswith("homoexport "):
-            homoexport_command(line)
-        else:  # make's targets are what CI calls; the launcher is tested with two processes
-            assert line.split("#")[0].strip() in ("make demo", "make test") or line.startswith("accelerate launch")
-    vectors = np.load(tmp_path / "vectors.npy")
-    namespace: dict[str, object] = {}
-    (snippet,) = blocks("python")
-    exec(snippet, namespace)
-    assert vectors.shape == (2, 192)
-    np.testing.assert_allclose(vectors, namespace["vectors"], atol=1e-5)
-    assert isinstance(namespace["session"], onnxruntime.InferenceSession)
