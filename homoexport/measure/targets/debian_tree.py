@@ -85,11 +85,11 @@ def _tool_needs() -> list[Need]:
     return needs
 
 
-def make_tree(tell: Callable[[str], None], check: Callable[[Path], None]) -> Path:
+def make_tree(report: Callable[[str], None], check: Callable[[Path], None]) -> Path:
     """Make the tree, unless it is there. Until it is whole it has another name, so nobody meets half of it.
 
     Args:
-        tell: called with what is being done.
+        report: called with what is being done.
         check: called with the new tree before it gets its name; what it raises ends the making.
 
     Returns:
@@ -100,23 +100,23 @@ def make_tree(tell: Callable[[str], None], check: Callable[[Path], None]) -> Pat
     """
     folder = tree_folder()
     if folder.is_dir():
-        tell(f"{folder} is there")
+        report(f"{folder} is there")
         return folder
     for need in _tool_needs():
         raise DeviceError(f"{need.what} is missing", where=_WHERE, hint=need.command)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(folder.parent, tell):
+        with _alone(folder.parent, report):
             if not folder.is_dir():
-                _make(folder, tell, check)
+                _make(folder, report, check)
     except OSError as error:
         raise _cannot_write(folder, error.strerror or str(error)) from None
-    tell(f"{folder} is ready")
+    report(f"{folder} is ready")
     return folder
 
 
 @contextmanager
-def _alone(folder: Path, tell: Callable[[str], None]) -> Iterator[None]:
+def _alone(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
     """One maker at a time, so that what lies about from an older try is certainly nobody's."""
     import fcntl  # Unix has it, and so has every host with an apt; not so every one that imports this
 
@@ -125,30 +125,30 @@ def _alone(folder: Path, tell: Callable[[str], None]) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            tell("waiting for another process that makes it")
+            report("waiting for another process that makes it")
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
         os.close(handle)
 
 
-def _make(folder: Path, tell: Callable[[str], None], check: Callable[[Path], None]) -> None:
+def _make(folder: Path, report: Callable[[str], None], check: Callable[[Path], None]) -> None:
     for killed in folder.parent.glob(".arm64-*"):
         shutil.rmtree(killed, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".arm64-", ignore_cleanup_errors=True) as making:
         work, tree = Path(making), Path(making) / "tree"
         tree.mkdir()
-        for archive in _download(work / "apt", tell):
+        for archive in _download(work / "apt", report):
             _run(["dpkg-deb", "--extract", str(archive), str(tree)], f"unpacking {archive.name}")
         for name in _NOT_NEEDED:
             shutil.rmtree(tree / name, ignore_errors=True)
-        _install_wheels(tree / _SITE, tell)
-        tell("trying it")
+        _install_wheels(tree / _SITE, report)
+        report("trying it")
         check(tree)
         tree.rename(folder)
 
 
-def _download(apt: Path, tell: Callable[[str], None]) -> list[Path]:
+def _download(apt: Path, report: Callable[[str], None]) -> list[Path]:
     """Debian's packages with all that they depend on, verified by Debian's keys."""
     for name in ("etc", "lists/partial", "archives/partial"):
         (apt / name).mkdir(parents=True)
@@ -157,9 +157,9 @@ def _download(apt: Path, tell: Callable[[str], None]) -> list[Path]:
     (apt / "sources.list").write_text(f"deb [signed-by={_KEYRING}] {mirror} {_RELEASE} main\n")
     (apt / "apt.conf").write_text(_hosts_settings() + _APT_CONF.format(apt=apt))
     own = {"APT_CONFIG": str(apt / "apt.conf"), "LC_ALL": "C"}
-    tell(f"reading the list of Debian {_RELEASE}'s arm64 packages from {mirror}")
+    report(f"reading the list of Debian {_RELEASE}'s arm64 packages from {mirror}")
     _run(["apt-get", "--quiet", "update", "--error-on=any"], f"reading the package list of {mirror}", own)
-    tell("downloading Debian's Python (about 16 MB)")
+    report("downloading Debian's Python (about 16 MB)")
     _run(
         ["apt-get", "--quiet", "--assume-yes", "--download-only", "install", *_PACKAGES],
         f"downloading packages from {mirror}",
@@ -170,11 +170,11 @@ def _download(apt: Path, tell: Callable[[str], None]) -> list[Path]:
 
 def _mirror() -> str:
     """The Debian mirror that this host uses; Debian's own where it uses none."""
-    told = _run(
+    answer = _run(
         ["apt-get", "indextargets", "--format", "$(REPO_URI) $(ORIGIN)", "Created-By: Packages"],
         "reading apt's configuration",
     )
-    for line in told.splitlines():
+    for line in answer.splitlines():
         address, _, origin = line.partition(" ")
         address = address.rstrip("/")
         if address.endswith("/debian") or (origin == "Debian" and "security" not in address):
@@ -184,13 +184,13 @@ def _mirror() -> str:
 
 def _hosts_settings() -> str:
     """How the host's apt reaches the network."""
-    told = _run(["apt-config", "dump"], "reading apt's configuration")
-    return "".join(f"{line}\n" for line in told.splitlines() if line.startswith(_HOSTS_SETTINGS))
+    answer = _run(["apt-config", "dump"], "reading apt's configuration")
+    return "".join(f"{line}\n" for line in answer.splitlines() if line.startswith(_HOSTS_SETTINGS))
 
 
-def _install_wheels(site: Path, tell: Callable[[str], None]) -> None:
+def _install_wheels(site: Path, report: Callable[[str], None]) -> None:
     wanted = [f"{name}=={version}" for name, version in _WHEELS.items()]
-    tell(f"installing {', '.join(wanted)} (about 30 MB)")
+    report(f"installing {', '.join(wanted)} (about 30 MB)")
     platforms = [f"manylinux_2_{minor}_aarch64" for minor in range(_NEWEST_GLIBC, 16, -1)] + ["manylinux2014_aarch64"]
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"]
     command += ["--no-deps", "--no-compile", "--target", str(site), "--only-binary", ":all:"]
@@ -221,8 +221,8 @@ def _run(command: Sequence[str], doing: str, environment: dict[str, str] | None 
         raise _cannot_write(tree_folder(), "No space left on device")
     from_apt = [line for line in said if line.startswith("E: ")]  # the first one is the cause,
     from_pip = [line for line in said if line.startswith("ERROR: ")]  # and of these the last
-    told = (from_apt + from_pip[::-1] + said[::-1])[0]
-    raise DeviceError(f"{doing} failed ({told})", where=_WHERE, hint=f"when that is mended: {SET_UP}")
+    cause = (from_apt + from_pip[::-1] + said[::-1])[0]
+    raise DeviceError(f"{doing} failed ({cause})", where=_WHERE, hint=f"when that is put right: {SET_UP}")
 
 
 def _cannot_write(folder: Path, reason: str) -> DeviceError:

@@ -20,12 +20,12 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
-from homoexport.documents.measurement import Limit, Need
+from homoexport.documents.measurement import Need
 from homoexport.errors import DeviceError, HomoexportError
 from homoexport.measure.targets.debian_tree import PYTHON, make_tree, tree_folder, tree_needs
-from homoexport.measure.targets.protocol import OutOfMemory, build_worker, read_options, refuse_needs
+from homoexport.measure.targets.here import TargetHere
+from homoexport.measure.targets.protocol import build_worker, read_options, refuse_needs
 from homoexport.runtime.worker.protocol import InputsRequest, LoadRequest
 
 _MIN_QEMU = (7, 2)  # the first to imitate AVX2, and every core below
@@ -120,11 +120,11 @@ def parse_emulated(device: str, options: str) -> EmulatedCpu:
     return EmulatedCpu(device, cores[name or default], plugin=Path(plugin).resolve() if plugin else None)
 
 
-def set_up_arm64(tell: Callable[[str], None]) -> Path:
+def set_up_arm64(report: Callable[[str], None]) -> Path:
     """Make the tree that `arm64` runs in, unless it is there: Debian's Python with onnxruntime for aarch64.
 
     Args:
-        tell: called with what is being done.
+        report: called with what is being done.
 
     Returns:
         The tree's folder, in the user's cache.
@@ -136,7 +136,7 @@ def set_up_arm64(tell: Callable[[str], None]) -> Path:
     core = ARM_CORES[_ARM_DEFAULT]
     for need in _qemu_needs(core):
         raise DeviceError(f"{need.what} is missing", where="arm64", hint=need.command)
-    return make_tree(tell, lambda tree: _try(EmulatedCpu("arm64", core, tree=tree)))
+    return make_tree(report, lambda tree: _try(EmulatedCpu("arm64", core, tree=tree)))
 
 
 def _try(target: EmulatedCpu) -> None:
@@ -159,7 +159,7 @@ def _try(target: EmulatedCpu) -> None:
         target.close()
 
 
-class EmulatedCpu:
+class EmulatedCpu(TargetHere):
     """A worker under qemu-user, as one named core.
 
     On arm64 it is the aarch64 onnxruntime of a Debian tree, on x86 this interpreter's own. The core's
@@ -174,12 +174,10 @@ class EmulatedCpu:
     """
 
     emulated = True
-    providers: tuple[str, ...] = ("CPUExecutionProvider",)
 
     def __init__(self, name: str, core: Core, *, tree: Path | None = None, plugin: Path | None = None) -> None:
-        self.name = name
+        super().__init__(name)
         self._core, self._tree, self._plugin = core, tree, plugin
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def needs(self) -> list[Need]:
         """QEMU; for arm64 the Debian tree, for x86 a host that is one."""
@@ -205,27 +203,14 @@ class EmulatedCpu:
             raise DeviceError(
                 f"QEMU {'.'.join(map(str, version))} is too old", where=self.name, hint="install 7.2 or newer"
             )
-        self._folder = tempfile.TemporaryDirectory(prefix="homoexport-emulated-", ignore_cleanup_errors=True)
-        self._root = Path(self._folder.name) / "root"
+        folder = self._new_folder()
+        self._root = folder / "root"
         self._describe(f"{self._core.title}, emulated by QEMU {'.'.join(map(str, version))}")
-        self._worker = build_worker(Path(self._folder.name))
+        self._worker = build_worker(folder)
 
     def cores(self) -> int:
         """One: threads that take turns in an emulator show nothing."""
         return 1
-
-    def limits(self) -> dict[str, Limit]:
-        """None."""
-        return {}
-
-    def place(self, files: Sequence[Path]) -> list[str]:
-        """The files are here already, and the emulated worker sees this machine's."""
-        return [str(file.resolve()) for file in files]
-
-    def start(self, stderr: IO[bytes]) -> subprocess.Popen[bytes]:
-        """A worker under the emulator, isolated from the environment's Python settings."""
-        pipe = subprocess.PIPE
-        return subprocess.Popen(self._command(), stdin=pipe, stdout=pipe, stderr=stderr)
 
     def explain(self, status: int, said: str) -> HomoexportError | None:
         """Instructions that the core lacks, a core that QEMU lacks, and want of memory."""
@@ -233,9 +218,7 @@ class EmulatedCpu:
             return DeviceError(f"onnxruntime used an instruction that {self._core.title} has not", where=self.name)
         if _UNKNOWN_CPU in said:
             return DeviceError(f"this QEMU has no {self._core.qemu}", where=self.name, hint="install a newer one")
-        if status in (-signal.SIGKILL, 128 + signal.SIGKILL):
-            return OutOfMemory("the worker was killed, most likely for want of memory", where=self.name)
-        return None
+        return super().explain(status, said)
 
     def overhead_bytes(self, process_id: int) -> int:
         """Memory that a worker has resident now and that is the emulator's, not the imitated process's.
@@ -291,11 +274,6 @@ class EmulatedCpu:
             said = failures or done.stderr.strip().splitlines()[-1:] or ["the plugin said nothing"]
             raise DeviceError(f"cannot count instructions ({said[0]})", where=self.name)
         return int(counts[-1])  # the last line is the sum where threads are counted apart
-
-    def close(self) -> None:
-        """Remove the packed worker and the core's description; the tree stays."""
-        if self._folder is not None:
-            self._folder.cleanup()
 
     def _command(self, options: Sequence[str] = (), isolated: Sequence[str] = ("-I",)) -> list[str]:
         python = sys.executable if self._core.id is None else str(self._root / PYTHON)

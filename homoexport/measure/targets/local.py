@@ -8,10 +8,8 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import count
-from pathlib import Path
 from typing import IO, TypeVar
 
 import onnxruntime as ort
@@ -20,6 +18,7 @@ from homoexport.cgroup import ChildGroups
 from homoexport.documents.measurement import Limit, Need
 from homoexport.errors import DeviceError, HomoexportError
 from homoexport.host import available_cores
+from homoexport.measure.targets.here import TargetHere
 from homoexport.measure.targets.protocol import OutOfMemory, Target, build_worker, read_options, refuse_needs
 from homoexport.units import parse_bytes
 
@@ -92,15 +91,12 @@ def _positive(given: dict[str, str], key: str, kind: Callable[[str], Number], de
     return value
 
 
-class LocalCpu:
+class LocalCpu(TargetHere):
     """This machine's CPU; or its GPU, or its CPU through OpenVINO, where the providers say so."""
 
-    emulated = False
-
-    def __init__(self, name: str = "cpu", providers: tuple[str, ...] = ("CPUExecutionProvider",)) -> None:
-        self.name = name
+    def __init__(self, name: str = "cpu", providers: tuple[str, ...] = TargetHere.providers) -> None:
+        super().__init__(name)
         self.providers = providers
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def needs(self) -> list[Need]:
         """An onnxruntime that was built with the provider."""
@@ -116,40 +112,11 @@ class LocalCpu:
             DeviceError: onnxruntime is built without the provider.
         """
         refuse_needs(self)
-        self._folder = tempfile.TemporaryDirectory(prefix="homoexport-worker-", ignore_cleanup_errors=True)
-        self._worker = build_worker(Path(self._folder.name))
+        self._worker = build_worker(self._new_folder())
 
     def cores(self) -> int:
         """Cores that the scheduler and the cgroup give to this process."""
         return available_cores()
-
-    def limits(self) -> dict[str, Limit]:
-        """None of its own."""
-        return {}
-
-    def place(self, files: Sequence[Path]) -> list[str]:
-        """The files are here already."""
-        return [str(file.resolve()) for file in files]
-
-    def start(self, stderr: IO[bytes]) -> subprocess.Popen[bytes]:
-        """A worker in this interpreter, isolated from the environment's Python settings."""
-        pipe = subprocess.PIPE
-        return subprocess.Popen(self._command(), stdin=pipe, stdout=pipe, stderr=stderr)
-
-    def explain(self, status: int, said: str) -> HomoexportError | None:  # noqa: ARG002 - the protocol's
-        """A SIGKILL that nobody here sent is the kernel's, for want of memory."""
-        if status in (-signal.SIGKILL, 128 + signal.SIGKILL):
-            return OutOfMemory("the worker was killed, most likely for want of memory", where=self.name)
-        return None
-
-    def overhead_bytes(self, process_id: int) -> int:  # noqa: ARG002 - the protocol's
-        """None."""
-        return 0
-
-    def close(self) -> None:
-        """Remove the packed worker."""
-        if self._folder is not None:
-            self._folder.cleanup()
 
     def _command(self) -> list[str]:
         return [sys.executable, "-I", str(self._worker)]

@@ -1,11 +1,10 @@
-"""What measuring needs of a target. A new target is one class like this, and a line in `targets.KINDS`.
+"""What measuring needs of a target. A new target is a subclass of `Target`, and a line in `targets.KINDS`.
 
 `tests/measure/test_conformance.py` holds every target against it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 import zipfile
@@ -55,7 +54,8 @@ class Target(Protocol):
         """Cores that a worker may use there."""
 
     def limits(self) -> dict[str, Limit]:
-        """Limits that hold there, by name."""
+        """Limits that hold there, by name; none unless a target says otherwise."""
+        return {}
 
     def place(self, files: Sequence[Path]) -> list[str]:
         """Have files there, side by side under their own names, and say where; what is there already stays.
@@ -70,8 +70,9 @@ class Target(Protocol):
     def explain(self, status: int, said: str) -> HomoexportError | None:
         """What a worker's end means here, by its exit status and last words; None where nothing is special."""
 
-    def overhead_bytes(self, process_id: int) -> int:
-        """Of what a worker has resident now, what is not its own but the target's: an emulator's. Else 0."""
+    def overhead_bytes(self, process_id: int) -> int:  # noqa: ARG002 - a target may need it
+        """Of what a worker has resident now, what is not its own but the target's: an emulator's."""
+        return 0
 
     def close(self) -> None:
         """Leave nothing behind but what is kept to be found again by its digest. All workers are gone."""
@@ -121,14 +122,3 @@ def build_worker(folder: Path) -> Path:
             name = f"homoexport/{source.relative_to(_PACKAGE).as_posix()}"
             archive.writestr(zipfile.ZipInfo(name, _EPOCH), source.read_bytes())
     return path
-
-
-def digest_of(files: Sequence[Path]) -> str:
-    """One digest of files' names and contents, in hexadecimal."""
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
-        with file.open("rb") as opened:
-            while chunk := opened.read(1 << 20):
-                digest.update(chunk)
-    return digest.hexdigest()

@@ -10,7 +10,6 @@ over the connection; it ends, and takes away what it has not finished, when the 
 from __future__ import annotations
 
 import contextlib
-import inspect
 import json
 import os
 import re
@@ -26,26 +25,20 @@ from typing import IO, Any
 
 import onnxruntime as ort
 
-from homoexport.documents.measurement import Limit, Need
+from homoexport.documents.measurement import Need
 from homoexport.errors import DeviceError, HomoexportError
 from homoexport.measure.targets.protocol import (
     OutOfMemory,
+    Target,
     build_worker,
-    digest_of,
     read_options,
     refuse_needs,
 )
 from homoexport.measure.targets.ssh_failures import OTHER_CACHE, is_full, last_line, no_connection, no_runtime
+from homoexport.measure.targets.ssh_there import digest_of
 
 # Read at once, for the files may be replaced by an upgrade while this runs.
-PROGRAM = b"\n\n".join(
-    (
-        Path(__file__).with_name("ssh_there.py").read_bytes(),
-        b"import hashlib",  # which the next one needs
-        inspect.getsource(digest_of).encode(),
-        b"answer_one()\n",
-    )
-)
+PROGRAM = Path(__file__).with_name("ssh_there.py").read_bytes() + b"\n\nanswer_one()\n"
 _FIND_PYTHON = """
 expand() { case $1 in '~/'*) echo "$HOME/${1#??}" ;; *) echo "$1" ;; esac; }
 echo "system=$(uname -s)"; echo "machine=$(uname -m)"; echo "cache=$(expand "$2")"
@@ -118,7 +111,7 @@ def parse_ssh(device: str, options: str) -> Ssh:
     )
 
 
-class Ssh:
+class Ssh(Target):
     """A machine that the user can log in to.
 
     Args:
@@ -180,10 +173,6 @@ class Ssh:
         """Cores that the scheduler and the cgroup there give to what logs in."""
         return self._cores
 
-    def limits(self) -> dict[str, Limit]:
-        """None that were asked for."""
-        return {}
-
     def place(self, files: Sequence[Path]) -> list[str]:
         """Ship the files into a folder named by their digest, unless they are there.
 
@@ -220,10 +209,6 @@ class Ssh:
         if status in (126, 127):
             return DeviceError("its Python is gone", where=self.name, hint="measure again")
         return None
-
-    def overhead_bytes(self, process_id: int) -> int:  # noqa: ARG002 - the protocol's
-        """None."""
-        return 0
 
     def close(self) -> None:
         """End the connection. Packages and the virtual environment stay there to be found again."""
@@ -263,12 +248,14 @@ class Ssh:
         """What the client makes of the user's configuration and its own arguments; keys are in small letters."""
         strict = f"StrictHostKeyChecking={_OPTIONS['StrictHostKeyChecking']}"
         command = [*self._ssh, "-G", "-o", strict, "-T", *self._login]
-        told = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
-        if told.returncode:
+        settings = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+        if settings.returncode:
             raise DeviceError(
-                f"the SSH client refuses it ({last_line(told.stderr)})", where=self.name, hint="hint its configuration"
+                f"the SSH client refuses it ({last_line(settings.stderr)})",
+                where=self.name,
+                hint="correct its configuration",
             )
-        return dict(line.split(" ", 1) for line in told.stdout.splitlines() if " " in line)
+        return dict(line.split(" ", 1) for line in settings.stdout.splitlines() if " " in line)
 
     def _find_python(self) -> None:
         """Find a Python there, and from it the one with onnxruntime that runs the worker."""

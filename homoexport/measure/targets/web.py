@@ -15,9 +15,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
-from homoexport.documents.measurement import Limit, Need
+from homoexport.documents.measurement import Need
 from homoexport.errors import DeviceError, HomoexportError
 from homoexport.host import available_cores
+from homoexport.measure.targets.here import TargetHere
 from homoexport.measure.targets.protocol import (
     OutOfMemory,
     build_worker,
@@ -73,11 +74,11 @@ def runtime_folder() -> Path:
     return cache_folder() / "targets" / f"web-{RUNTIME_VERSION}"
 
 
-def set_up_web(tell: Callable[[str], None]) -> Path:
+def set_up_web(report: Callable[[str], None]) -> Path:
     """Install onnxruntime-web with npm, unless it is there; nothing of the package is run.
 
     Args:
-        tell: called with what is being done.
+        report: called with what is being done.
 
     Returns:
         The folder that it is in.
@@ -87,12 +88,12 @@ def set_up_web(tell: Callable[[str], None]) -> Path:
     """
     folder, package = runtime_folder(), f"onnxruntime-web@{RUNTIME_VERSION}"
     if (_files_in(folder) / _RUNTIME_MARK).is_file():
-        tell(f"{package} is in {folder}")
+        report(f"{package} is in {folder}")
         return folder
     npm = shutil.which("npm")
     if npm is None:
         raise DeviceError("npm is missing", where="web", hint="apt-get install npm")
-    tell(f"installing {package} with npm")
+    report(f"installing {package} with npm")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".web-") as fresh:
@@ -136,7 +137,7 @@ def find_browser(wanted: str | None = None) -> str | None:
     return next((path for name in ([wanted] if wanted else _BROWSERS) if (path := shutil.which(name))), None)
 
 
-class WebTarget:
+class WebTarget(TargetHere):
     """A page in headless Chromium on this machine.
 
     Args:
@@ -148,8 +149,6 @@ class WebTarget:
             headers: one thread, and a clock in steps of 100 us.
     """
 
-    emulated = False
-
     def __init__(
         self,
         name: str = "web",
@@ -159,10 +158,9 @@ class WebTarget:
         browser: str | None = None,
         isolated: bool = True,
     ) -> None:
-        self.name = name
-        self.providers: tuple[str, ...] = (backend,)
+        super().__init__(name)
+        self.providers = (backend,)
         self._threads, self._backend, self._browser, self._isolated = threads, backend, browser, isolated
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._lifeline: tuple[int, int] | None = None
 
     def needs(self) -> list[Need]:
@@ -191,22 +189,13 @@ class WebTarget:
                 where=self.name,
                 hint="ask for fewer",
             )
-        self._folder = tempfile.TemporaryDirectory(prefix="homoexport-web-", ignore_cleanup_errors=True)
-        self._archive = _build_bridge(Path(self._folder.name))
+        self._archive = _build_bridge(self._new_folder())
         # Whatever a worker starts holds the writing end, so that its end can be waited for.
         self._lifeline = os.pipe()
 
     def cores(self) -> int:
         """Threads that a page may take: the option's, else the cores here; one where it is not isolated."""
         return self._threads or (available_cores() if self._isolated else 1)
-
-    def limits(self) -> dict[str, Limit]:
-        """None of its own."""
-        return {}
-
-    def place(self, files: Sequence[Path]) -> list[str]:
-        """The files are here already; the page is served the model that it is to load, and nothing beside."""
-        return [str(file.resolve()) for file in files]
 
     def start(self, stderr: IO[bytes]) -> subprocess.Popen[bytes]:
         """A bridge with a browser of its own."""
@@ -236,10 +225,6 @@ class WebTarget:
             return OutOfMemory(f"the browser has too little memory ({last})", where=self.name)
         return DeviceError(last, where=self.name)
 
-    def overhead_bytes(self, process_id: int) -> int:  # noqa: ARG002 - the protocol's
-        """None."""
-        return 0
-
     def close(self) -> None:
         """Wait until all browsers are gone with their profiles, then remove the packed bridge."""
         if self._lifeline is not None:
@@ -248,8 +233,7 @@ class WebTarget:
             os.close(writing)
             select.select([reading], [], [], _END_SECONDS)
             os.close(reading)
-        if self._folder is not None:
-            self._folder.cleanup()
+        super().close()
 
 
 def _build_bridge(folder: Path) -> Path:
