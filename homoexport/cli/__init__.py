@@ -10,10 +10,14 @@ import os
 import signal
 import sys
 from types import FrameType
+from typing import Any
+
+import typer
 
 from homoexport.cli.app import app
 from homoexport.errors import HomoexportError
 
+_UsageError: Any = typer.BadParameter.__base__  # typer has no public name for it
 _INTERRUPTED = 128 + signal.SIGINT
 
 
@@ -31,14 +35,22 @@ def main() -> None:
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     signal.signal(signal.SIGTERM, _end)
     try:
-        app(standalone_mode=True)
+        code = app(sys.argv[1:] or ["--help"], prog_name="homoexport", standalone_mode=False)
     except HomoexportError as error:
         _say("error:", f" {error}")
         sys.exit(error.exit_code)
-    except SystemExit as stop:
-        if stop.code == _INTERRUPTED:  # what typer makes of a KeyboardInterrupt
-            _say("interrupted")
-        raise
+    except _UsageError as error:
+        _say("error:", f" {_in_one_line(error)}")
+        sys.exit(2)
+    if code == _INTERRUPTED:  # what typer makes of a KeyboardInterrupt
+        _say("interrupted")
+    sys.exit(code)
+
+
+def _in_one_line(error: Any) -> str:
+    """What is wrong with the words of a command, and where its help is."""
+    message = error.format_message().replace("Value error, ", "").removesuffix(".")
+    return f"{message}; see `{error.ctx.command_path} --help`" if error.ctx else message
 
 
 def _say(title: str, text: str = "") -> None:

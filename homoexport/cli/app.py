@@ -89,7 +89,6 @@ app = typer.Typer(
     cls=_Commands,
     name="homoexport",
     help="Distil a slim Transformer encoder to a deployment budget, export it to ONNX, and prove it on the target.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     **_LOOK,
 )

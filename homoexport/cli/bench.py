@@ -127,11 +127,12 @@ def _measured(
 
     if output is not None:
         refuse_existing(output, force=force, kind="measurement", inputs=list(map(str, packages)))
+    screen.stage_line(f"Measuring on {asked.measure.device}")
     from homoexport.measure import Extras
     from homoexport.report import write_bench_report
     from homoexport.workflow.measure import measure
 
-    with screen.measure_bar() as progress:
+    with screen.Bars() as bars:
         document = measure(
             packages,
             device=asked.measure.device,
@@ -139,7 +140,7 @@ def _measured(
             min_seconds=asked.measure.min_seconds,
             budget=asked.budget,
             extras=Extras(**extras),
-            progress=progress,
+            progress=bars.on_measure,
             **conditions,
         )
     if output is not None:

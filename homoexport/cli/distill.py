@@ -95,12 +95,14 @@ def distill(
         "resume": resume,
         "recipe_digest": settings.digest(),
     }
-    with resumable(output), screen.distill_bar() as on_progress:
+    with resumable(output), screen.Bars() as bars:
         if settings.student is not None:
-            distill(settings.teacher, shape=settings.student, on_progress=on_progress, **arguments)
+            distill(settings.teacher, shape=settings.student, on_progress=bars.on_distill, **arguments)
             folders = [output]
         else:
-            folders = distill_students(settings.teacher, shapes=settings.students, on_progress=on_progress, **arguments)
+            folders = distill_students(
+                settings.teacher, shapes=settings.students, on_progress=bars.on_distill, **arguments
+            )
     if not screen.speaks():
         return
     manifests = [read_manifest(folder, DistilledManifest) for folder in folders]

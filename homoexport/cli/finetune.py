@@ -91,7 +91,7 @@ def finetune(
 
     name = Path(student).resolve().name if Path(student).is_dir() else student.rstrip("/").rsplit("/", 1)[-1]
     out_dir, single = output or Path(f"{name}-{task}"), verb.is_single(task, settings)
-    with nullcontext() if single else resumable(out_dir), screen.finetune_bar() as show:
+    with nullcontext() if single else resumable(out_dir), screen.Bars() as bars:
         tuning = verb.finetune(
             student,
             task=task,
@@ -106,7 +106,7 @@ def finetune(
             recipe=settings,
             force=force,
             resume=resume,
-            listener=verb.Listener(on_stage=screen.stage_line, on_progress=show),
+            listener=verb.Listener(on_stage=bars.on_stage, on_progress=bars.on_finetune),
         )
     if as_json:
         screen.print_json(tuning.model_dump(mode="json"))

@@ -63,7 +63,8 @@ def plan(
     asked = parsed(PlanRecipe, given, command="plan", recipe=recipe, target=target, overrides=overrides)
     if output is not None:
         refuse_existing(output, force=force, kind="plan", inputs=[asked.teacher])
-    with screen.plan_bar() as progress:
+    screen.stage_line(f"Planning a student of {asked.teacher}")
+    with screen.Bars() as bars:
         found = make(
             asked.teacher,
             budget=asked.budget,
@@ -72,7 +73,7 @@ def plan(
             distill=asked.distill,
             text=asked.text,
             fresh=fresh,
-            progress=progress,
+            progress=bars.on_measure,
         )
     from homoexport.report import plan_lines, plan_table, write_plan_report
 

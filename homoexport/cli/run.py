@@ -62,7 +62,7 @@ def run(
     from homoexport.workflow.run import Listener, run_recipe
     from homoexport.workflow.turns import PACKAGE
 
-    with resumable(run_dir), screen.StageBars() as bars:
+    with resumable(run_dir), screen.Bars() as bars:
         listener = Listener(on_stage=bars.on_stage, on_distill=bars.on_distill, on_measure=bars.on_measure)
         summary = run_recipe(settings, run_dir, force=force, resume=resume, listener=listener)
     if as_json:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
     from homoexport.distill import Progress as DistillProgress
     from homoexport.finetune import FinetuneProgress
 
@@ -34,134 +33,84 @@ def speaks() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-@contextmanager
-def distill_bar() -> Iterator[Callable[[DistillProgress], None]]:
-    """A bar with loss, widths, parameters, steps per second and time left; without a terminal, lines."""
-    bar = Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[text]}"),
-        TimeRemainingColumn(),
-        console=errors,
-        disable=not (errors.is_terminal and speaks()),
-    )
-    tasks: dict[str, TaskID] = {}
-    spoke = time.monotonic()
-    with bar:
-
-        def show(progress: DistillProgress) -> None:
-            nonlocal spoke
-            report, steps = progress.report, progress.steps
-            name = progress.student or ""
-            if name not in tasks:
-                tasks[name] = bar.add_task(f"distilling {name}".strip(), total=steps, text="")
-            widths = report.widths
-            text = (
-                f"loss {report.loss:.4f}  width {widths['hidden_size']}/{widths['intermediate_size']}  "
-                f"heads {round(widths['num_attention_heads'], 1):g}x{widths['head_dim']}  "
-                f"layers {widths['num_hidden_layers']}  {report.parameters / 1e6:.2f} M  "
-                f"{1 / report.seconds:.2f} steps/s"
-            )
-            bar.update(tasks[name], completed=report.step + 1, text=text)
-            due = (report.step + 1) % max(1, steps // 10) == 0 or report.step == 0
-            if bar.disable and speaks() and (due or time.monotonic() - spoke > _QUIET_SECONDS):
-                spoke = time.monotonic()
-                errors.print(f"{name} step {report.step + 1}/{steps}  {text}".lstrip(), soft_wrap=True)
-
-        yield show
-
-
-@contextmanager
-def finetune_bar() -> Iterator[Callable[[FinetuneProgress], None]]:
-    """A bar for each training; without a terminal, lines."""
-    bar = Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[text]}"),
-        TimeRemainingColumn(),
-        console=errors,
-        disable=not errors.is_terminal,
-    )
-    task: TaskID | None = None
-    with bar:
-
-        def show(progress: FinetuneProgress) -> None:
-            nonlocal task
-            text = f"loss {progress.loss:.4f}{'  int8 simulated' if progress.int8 else ''}"
-            if bar.disable:
-                errors.print(f"step {progress.step}/{progress.steps}  {text}", soft_wrap=True)
-                return
-            if task is None:
-                task = bar.add_task("fine-tuning", total=progress.steps, text="")
-            bar.update(task, completed=progress.step, text=text)
-            if progress.step == progress.steps:
-                task = None
-
-        yield show
-
-
-@contextmanager
-def measure_bar() -> Iterator[Callable[[str, float], None]]:
-    """A bar for measuring."""
-    bar = Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        console=errors,
-        transient=True,
-        disable=not errors.is_terminal,
-    )
-    task = bar.add_task("measuring", total=1.0)
-    with bar:
-        yield lambda stage, share: bar.update(task, description=stage, completed=share)
-
-
-@contextmanager
-def plan_bar() -> Iterator[Callable[[str, float], None]]:
-    """A bar for planning; without a terminal a line for each step, as they take minutes."""
-    told: set[str] = set()
-
-    def tell(stage: str, _share: float) -> None:
-        if stage not in told:
-            told.add(stage)
-            stage_line(stage[:1].upper() + stage[1:])
-
-    if not errors.is_terminal:
-        yield tell
-        return
-    with measure_bar() as bar:
-        yield bar
-
-
 def stage_line(title: str) -> None:
     """Say which stage begins."""
     if speaks():
         errors.print(Text(title, style="bold"), soft_wrap=True)
 
 
-class StageBars(ExitStack):
-    """The bars of a run: each exists only while its stage works, for two cannot share a terminal."""
+class Bars:
+    """How far work has come: one bar at a time in a terminal, lines elsewhere. A stage that begins ends the bar."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self._distill: Callable[[DistillProgress], None] | None = None
-        self._measure: Callable[[str, float], None] | None = None
+        self._bar: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._stages: set[str] = set()
+        self._spoke = time.monotonic()
+
+    def __enter__(self) -> Bars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
 
     def on_stage(self, title: str) -> None:
-        """End the bar of the stage before, and say which begins."""
-        self.close()
-        self._distill = self._measure = None
+        """A stage begins."""
+        self._end()
         stage_line(title)
 
     def on_distill(self, progress: DistillProgress) -> None:
-        """Show a distillation step."""
-        if self._distill is None:
-            self._distill = self.enter_context(distill_bar())
-        self._distill(progress)
+        """A step of distilling: loss, widths, parameters, steps per second."""
+        report = progress.report
+        widths = report.widths
+        text = (
+            f"loss {report.loss:.4f}  width {widths['hidden_size']}/{widths['intermediate_size']}  "
+            f"heads {round(widths['num_attention_heads'], 1):g}x{widths['head_dim']}  "
+            f"layers {widths['num_hidden_layers']}  {report.parameters / 1e6:.2f} M  "
+            f"{1 / report.seconds:.2f} steps/s"
+        )
+        self._step("distilling", progress.student or "", report.step + 1, progress.steps, text)
+
+    def on_finetune(self, progress: FinetuneProgress) -> None:
+        """Some steps of fine-tuning: the loss."""
+        text = f"loss {progress.loss:.4f}{'  int8 simulated' if progress.int8 else ''}"
+        self._step("fine-tuning", "", progress.step, progress.steps, text)
 
     def on_measure(self, stage: str, share: float) -> None:
-        """Show how far measuring has come."""
-        if self._measure is None:
-            self._measure = self.enter_context(measure_bar())
-        self._measure(stage, share)
+        """A part of measuring or planning, and the share of it that is done."""
+        if not errors.is_terminal:
+            if stage not in self._stages:
+                self._stages.add(stage)
+                stage_line(stage[:1].upper() + stage[1:])
+            return
+        bar, task = self._task("", total=1.0)
+        bar.update(task, description=stage, completed=share)
+
+    def _step(self, verb: str, name: str, done: int, steps: int, text: str) -> None:
+        if not speaks():
+            return
+        if errors.is_terminal:
+            bar, task = self._task(f"{verb} {name}".strip(), total=steps)
+            bar.update(task, completed=done, total=steps, text=f"{done}/{steps}  {text}")
+            return
+        due = done == 1 or done % max(1, steps // 10) == 0 or done == steps
+        if due or time.monotonic() - self._spoke > _QUIET_SECONDS:
+            self._spoke = time.monotonic()
+            errors.print(f"{name} step {done}/{steps}  {text}".lstrip(), soft_wrap=True)
+
+    def _task(self, title: str, total: float) -> tuple[Progress, TaskID]:
+        """The bar, and the line of it that has this title."""
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        if self._bar is None:
+            columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[text]}"))
+            self._bar = Progress(*columns, TimeRemainingColumn(), console=errors, transient=total == 1.0)
+            self._bar.start()
+        if title not in self._tasks:
+            self._tasks[title] = self._bar.add_task(title, total=total, text="")
+        return self._bar, self._tasks[title]
+
+    def _end(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        self._bar, self._tasks = None, {}

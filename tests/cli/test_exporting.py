@@ -82,7 +82,7 @@ def test_json_is_the_manifest(homoexport, model, tmp_path):
         (["--quantize", "int8-static"], ["int8-static", "--text"]),
         (["--with-tokenizer"], ["WordLevel"]),
         (["--device", "toaster"], ["toaster"]),
-        (["--provider", "toaster"], ["toaster", "cpu, cuda, openvino"]),
+        (["--provider", "toaster"], ["toaster", "'cpu', 'cuda', 'openvino'"]),
         (["--provider", "cuda", "--device", "cpu"], ["--provider", "--device is cpu, too"]),
         (["--provider", "openvino"], ["OpenVINOExecutionProvider", "pip install onnxruntime-openvino"]),
         (["--text", "nowhere.txt"], ["nowhere.txt"]),

@@ -130,3 +130,19 @@ def test_a_provider_is_a_device_of_this_machine():
 def test_the_list_of_commands_says_what_each_says_of_itself(name):
     listed = typer.main.get_command(app).commands[name]
     assert load_command(name).help.splitlines()[0] == listed.help
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("export", "x", "--quantize", "int3"), "'int3' is not one of 'auto'"),
+        (("distill", "--steps", "0"), "'--steps'"),
+        (("plna",), "Did you mean 'plan'?"),
+        (("verify",), "Missing argument 'FOLDER'; see `homoexport verify --help`"),
+    ],
+)
+def test_wrong_usage_is_one_line(homoexport, words, said):
+    outcome = homoexport(*words)
+    assert (outcome.code, outcome.out, len(outcome.err.splitlines())) == (2, "", 1)
+    assert outcome.err.startswith("error: ")
+    assert said in outcome.err
