@@ -180,3 +180,13 @@ def embeddings_of(choice: EmbeddingChoice, scheme: Scheme) -> EmbeddingPrecision
         what = f"{scheme} has its tables in {facts.precision}, not in {choice}"
         raise UserError(what, where="--embeddings", hint="leave it out")
     return facts.tables if choice == "auto" else choice
+
+
+def refuse_scales_without_text(quantize: Quantization, *, calibrated: bool) -> None:
+    """Refuse to calibrate on nothing.
+
+    Raises:
+        UserError: what was asked for has calibrated scales, and there is no text.
+    """
+    if not calibrated and any(facts.calibrated and facts.asked_as == quantize for facts in SCHEMES.values()):
+        raise UserError("its scales are calibrated on text", where=quantize, hint="give a file of it with --text")

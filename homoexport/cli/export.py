@@ -21,6 +21,7 @@ from homoexport.errors import UserError
     "export.opset",
     "export.with_tokenizer",
     "export.with_ort_format",
+    "export.seconds",
     "measure.device",
     "measure.threads",
     "measure.batch_size",
@@ -69,32 +70,25 @@ def export(
     asked = parsed(ExportRecipe, on_provider(given, provider), command="export")
     name = Path(student).resolve().name if Path(student).is_dir() else student.rstrip("/").rsplit("/", 1)[-1]
     output = output or Path(f"{name}-onnx")
-    from homoexport.documents.artifact import PackageManifest, read_manifest
-    from homoexport.workflow.export import export_folder, held_out_texts
-    from homoexport.workflow.measure import read_lines
+    from homoexport.export import hub
+    from homoexport.workflow.export import export as export_model
 
     if push_to_hub is not None:
-        from homoexport.export.hub import check_repository
-
-        check_repository(push_to_hub)
-    texts = read_lines(text) if text else []
-    export_folder(
+        hub.check_repository(push_to_hub)
+    manifest = export_model(
         student,
-        output,
-        settings=asked.export,
-        measure=asked.measure,
+        output=output,
         task=task,
-        texts=texts or held_out_texts(Path(student)),
+        text=text,
         force=force,
         progress=screen.stage_line,
+        **asked.export.model_dump(),
+        **asked.measure.model_dump(include={"device", "threads", "batch_size", "length"}),
     )
     address = None
     if push_to_hub is not None:
-        from homoexport.export.hub import push_to_hub as push
-
         screen.stage_line(f"uploading to {push_to_hub}")
-        address = push(output, push_to_hub, private=private)
-    manifest = read_manifest(output, PackageManifest)
+        address = hub.push_to_hub(output, push_to_hub, private=private)
     if as_json:
         screen.print_json(manifest.model_dump(mode="json"))
         return

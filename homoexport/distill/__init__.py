@@ -4,10 +4,9 @@ from homoexport.distill.job import TASKS, Job, open_job, target_of
 from homoexport.distill.loop import Run, StepReport
 from homoexport.distill.stage import distill, distill_students, forget_state, new_run, prune_on
 from homoexport.distill.steps import run_steps
-from homoexport.distill.writer import HELD_OUT, LOG, Progress
+from homoexport.distill.writer import LOG, Progress
 
 __all__ = [
-    "HELD_OUT",
     "LOG",
     "TASKS",
     "Job",

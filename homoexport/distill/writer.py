@@ -17,12 +17,11 @@ from homoexport.distill.evaluation import held_out_loss
 from homoexport.distill.job import Job
 from homoexport.distill.loop import Run, StepReport
 from homoexport.documents.artifact import write_manifest
-from homoexport.documents.student import DistilledDetails
+from homoexport.documents.student import HELD_OUT, DistilledDetails
 from homoexport.encoder import parameter_counts, parent_of, save_encoder
 from homoexport.text import merge_states
 
 LOG = "log.jsonl"
-HELD_OUT = "held_out.txt"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from homoexport.documents.evaluation import FineTunedRun
 from homoexport.documents.recipe import FinetuneSettings
 from homoexport.shape import WrittenShape
 
+HELD_OUT = "held_out.txt"  # in a student's folder: text that it was not trained on, a line each
+
 
 class SourceDescription(Figures):
     """One source of text; of a streamed one the numbers of rows and sequences are not known."""

@@ -27,7 +27,6 @@ from homoexport.encoder import (
     weights_digest,
     write_sentence_files,
 )
-from homoexport.errors import UserError
 from homoexport.export.candidates import Candidate, Maker
 from homoexport.export.card import model_card
 from homoexport.export.choose import Choice, Judge, Rank, choose
@@ -38,7 +37,15 @@ from homoexport.export.parity import Answer, check_invariance
 from homoexport.export.runtimes import oldest_onnxruntime
 from homoexport.export.strings import pack_tokenizer, refuse_inexpressible
 from homoexport.host import library_versions
-from homoexport.schemes import CPU_PROVIDER, EMBEDDINGS, PRECISIONS, SCHEMES, embeddings_of, schemes_for
+from homoexport.schemes import (
+    CPU_PROVIDER,
+    EMBEDDINGS,
+    PRECISIONS,
+    SCHEMES,
+    embeddings_of,
+    refuse_scales_without_text,
+    schemes_for,
+)
 
 # Apart from onnx/, and under a name of its own: optimum takes any model.onnx in any folder for the model.
 STRINGS_FILE = "strings/text_model.onnx"
@@ -142,8 +149,7 @@ def export_encoder(
             tokenizer that cannot be expressed in a graph.
         ParityError: no graph answers as the model does.
     """
-    if quantize == "int8-static" and not texts:
-        raise UserError("its scales are calibrated on text", where="int8-static", hint="give a file of it with --text")
+    refuse_scales_without_text(quantize, calibrated=bool(texts))
     max_length = max_length_of(encoder)
     tried = schemes_for(quantize, instruction_sets, x86=x86, calibrated=bool(texts), provider=provider)
     schemes = {scheme: embeddings_of(embeddings, scheme) for scheme in tried}

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homoexport.choices import LEARNED_GLUE_TASKS, LearnedGlueTask, LearnedTask, OwnTask
-from homoexport.distill import HELD_OUT
 from homoexport.documents.artifact import (
     MANIFEST,
     RUN_MARK,
@@ -36,7 +35,7 @@ from homoexport.documents.evaluation import (
     QualityFigure,
 )
 from homoexport.documents.recipe import FinetuneRecipe, FinetuneSettings
-from homoexport.documents.student import FinetunedDetails
+from homoexport.documents.student import HELD_OUT, FinetunedDetails
 from homoexport.encoder import load_encoder
 from homoexport.errors import OutputError, PackageError, RecipeError, TextError, UserError
 from homoexport.evaluate import (

@@ -16,10 +16,11 @@ import pytest
 from homoexport.documents.artifact import PackageManifest, verify
 from homoexport.documents.package import Parity
 from homoexport.errors import DeviceError
-from homoexport.export import candidates, choose, export_encoder
+from homoexport.export import candidates, choose
 from homoexport.export.candidates import Candidate
 from homoexport.export.choose import breakers, fastest
 from homoexport.export.forms import Form
+from homoexport.export.package import export_encoder
 from homoexport.export.quantize import products_of
 from homoexport.export.smooth import channel_maxima, smooth
 from homoexport.export.surgery import array_of

@@ -12,9 +12,9 @@ from transformers import AutoConfig
 
 from homoexport.documents.artifact import PackageManifest, verify
 from homoexport.encoder import load_encoder, save_encoder
-from homoexport.export import export_encoder
 from homoexport.export.candidates import Maker
 from homoexport.export.forms import Form
+from homoexport.export.package import export_encoder
 from homoexport.export.runtimes import oldest_onnxruntime
 from tests.snippets import table
 

@@ -23,10 +23,11 @@ from homoexport.documents.artifact import PackageManifest, verify
 from homoexport.documents.package import TimedAt
 from homoexport.encoder import load_encoder
 from homoexport.errors import OutputError, PackageError, ParityError, UserError
-from homoexport.export import candidates, export_encoder
+from homoexport.export import candidates
 from homoexport.export.awkward_text import awkward_texts
 from homoexport.export.hub import push_to_hub
 from homoexport.export.ladder import make_batches
+from homoexport.export.package import export_encoder
 from homoexport.export.parity import FEWER_BITS_MIN_COSINE, check_parity
 from homoexport.export.strings import extensions_library
 from homoexport.runtime.inference import open_package

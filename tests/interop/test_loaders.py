@@ -12,10 +12,10 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
 from homoexport.encoder import Encoder, load_encoder, save_encoder
-from homoexport.export import candidates, choose, export_encoder
+from homoexport.export import candidates, choose
 from homoexport.export.forms import Form
 from homoexport.export.graph import torch_to_onnx
-from homoexport.export.package import STRINGS_FILE
+from homoexport.export.package import STRINGS_FILE, export_encoder
 from tests.conftest import BERT_TINY
 from tests.snippets import snippets
 

@@ -21,6 +21,7 @@ from homoexport.choices import (
     ScheduleShape,
     TrainingPrecision,
 )
+from homoexport.schemes import QUANTIZE_HELP
 from homoexport.shape import PartialShape
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # a folder of its own: no dot in front, no way up
@@ -203,8 +204,7 @@ class ExportSettings(Section):
 
     quantize: Quantization = Field(
         "auto",
-        description="auto: the fastest that passes the gate; none: fp32; int8: scales as values come; int8-static: "
-        "calibrated scales; int4: 4-bit weights; fp16.",
+        description="; ".join(f"{name}: {meaning}" for name, meaning in QUANTIZE_HELP.items()) + ".",
     )
     embeddings: EmbeddingChoice = Field(
         "auto", description="Embedding tables in fp32, int8 or int4; auto: int8 where weights are quantized."
@@ -218,6 +218,7 @@ class ExportSettings(Section):
     with_ort_format: bool = Field(
         False, description="Write ort/model.ort, too, for small builds of onnxruntime, and the operators it needs."
     )
+    seconds: float = Field(1.0, gt=0, description="Seconds that each candidate graph is timed for at the least.")
 
 
 class MeasureSettings(Section):
