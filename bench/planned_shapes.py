@@ -24,7 +24,6 @@ from typing import Any
 
 import torch
 
-from homoexport.distill import distill
 from homoexport.documents.artifact import MANIFEST
 from homoexport.documents.budget import Budget
 from homoexport.documents.plan import Plan, Row, shape_of
@@ -38,6 +37,7 @@ from homoexport.plan.shapes import candidates
 from homoexport.plan.table import Table
 from homoexport.report import shape_name
 from homoexport.shape import PartialShape, Shape
+from homoexport.workflow.distill import distill
 from homoexport.workflow.export import export_folder, held_out_texts
 from homoexport.workflow.measure import measure_once
 from homoexport.workflow.plan import instruments_for

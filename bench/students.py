@@ -16,10 +16,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from homoexport.distill import distill, distill_students
 from homoexport.documents.artifact import DistilledManifest, read_manifest
 from homoexport.documents.recipe import StudentShape, load_recipe
 from homoexport.host import available_cores, describe_host, library_versions
+from homoexport.workflow.distill import distill, distill_students
 
 RECIPE = Path(__file__).parents[1] / "recipes/quickstart.yaml"
 # 576, 256, 240 and 224 of 768, as shares of 384

@@ -32,6 +32,7 @@ Calibration = Literal["min-max", "percentile", "entropy"]
 
 # What a folder with a manifest holds.
 ArtifactKind = Literal["student", "package", "measurement", "plan", "evaluation"]
+WorkKind = Literal["student", "run", "finetuning"]  # what a folder is of that can be resumed
 
 # Evaluating and fine-tuning.
 LabelledTask = Literal["sts", "classification", "tagging"]  # judged on labels that people gave

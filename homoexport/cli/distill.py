@@ -76,8 +76,10 @@ def distill(
             hint="`homoexport run` plans one; or give --hidden-size",
         )
     output = run_folder(settings.name, output, resume=resume)
-    from homoexport.distill import distill, distill_students
     from homoexport.documents.artifact import DistilledManifest, read_manifest
+    from homoexport.workflow.distill import distill as distill_one
+    from homoexport.workflow.distill import distill_students
+    from homoexport.workflow.progress import Progress
 
     if _launched_alone():
         screen.errors.print(
@@ -96,13 +98,12 @@ def distill(
         "recipe_digest": settings.digest(),
     }
     with resumable(output), screen.Bars() as bars:
+        arguments["progress"] = Progress(on_distill=bars.on_distill)
         if settings.student is not None:
-            distill(settings.teacher, shape=settings.student, on_progress=bars.on_distill, **arguments)
+            distill_one(settings.teacher, shape=settings.student, **arguments)
             folders = [output]
         else:
-            folders = distill_students(
-                settings.teacher, shapes=settings.students, on_progress=bars.on_distill, **arguments
-            )
+            folders = distill_students(settings.teacher, shapes=settings.students, **arguments)
     if not screen.speaks():
         return
     manifests = [read_manifest(folder, DistilledManifest) for folder in folders]

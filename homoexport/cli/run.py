@@ -25,6 +25,7 @@ from homoexport.cli.options import (
     run_folder,
 )
 from homoexport.documents.recipe import Recipe, parse_recipe
+from homoexport.documents.run_folder import PACKAGE
 from homoexport.errors import UserError
 
 
@@ -59,12 +60,12 @@ def run(
     settings = parse_recipe(tree, where=str(recipe), overrides=overrides or ())
     run_dir = run_folder(settings.name, output, resume=resume)
     from homoexport.report import summary_table, verdict_lines, verdicts_of
-    from homoexport.workflow.run import Listener, run_recipe
-    from homoexport.workflow.turns import PACKAGE
+    from homoexport.workflow.progress import Progress
+    from homoexport.workflow.run import run_recipe
 
     with resumable(run_dir), screen.Bars() as bars:
-        listener = Listener(on_stage=bars.on_stage, on_distill=bars.on_distill, on_measure=bars.on_measure)
-        summary = run_recipe(settings, run_dir, force=force, resume=resume, listener=listener)
+        progress = Progress(on_stage=bars.on_stage, on_share=bars.on_measure, on_distill=bars.on_distill)
+        summary = run_recipe(settings, run_dir, force=force, resume=resume, progress=progress)
     if as_json:
         screen.print_json(summary)
     else:

@@ -13,8 +13,8 @@ from rich.text import Text
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from homoexport.distill import Progress as DistillProgress
     from homoexport.finetune import FinetuneProgress
+    from homoexport.workflow.progress import DistillProgress
 
 _QUIET_SECONDS = 30.0  # without a terminal, a line comes at least this often
 
@@ -61,15 +61,15 @@ class Bars:
 
     def on_distill(self, progress: DistillProgress) -> None:
         """A step of distilling: loss, widths, parameters, steps per second."""
-        report = progress.report
-        widths = report.widths
+        step = progress.step
+        widths = step.widths
         text = (
-            f"loss {report.loss:.4f}  width {widths['hidden_size']}/{widths['intermediate_size']}  "
-            f"heads {round(widths['num_attention_heads'], 1):g}x{widths['head_dim']}  "
-            f"layers {widths['num_hidden_layers']}  {report.parameters / 1e6:.2f} M  "
-            f"{1 / report.seconds:.2f} steps/s"
+            f"loss {step.loss:.4f}  width {widths.hidden_size}/{widths.intermediate_size}  "
+            f"heads {round(widths.num_attention_heads, 1):g}x{widths.head_dim}  "
+            f"layers {widths.num_hidden_layers}  {step.parameters / 1e6:.2f} M  "
+            f"{1 / step.seconds:.2f} steps/s"
         )
-        self._step("distilling", progress.student or "", report.step + 1, progress.steps, text)
+        self._step("distilling", progress.student or "", step.step + 1, progress.steps, text)
 
     def on_finetune(self, progress: FinetuneProgress) -> None:
         """Some steps of fine-tuning: the loss."""

@@ -1,24 +1,32 @@
-"""Distilling: HomoDistil by slicing, from settings to a student's folder."""
+"""Distilling: HomoDistil by slicing, from a loaded teacher and its text to a student."""
 
-from homoexport.distill.job import TASKS, Job, open_job, target_of
-from homoexport.distill.loop import Run, StepReport
-from homoexport.distill.stage import distill, distill_students, forget_state, new_run, prune_on
+from homoexport.distill.core import distill_encoder, new_run
+from homoexport.distill.evaluation import held_out_loss
+from homoexport.distill.job import (
+    TASKS,
+    Job,
+    all_processes_alive,
+    check_threads,
+    failing_together,
+    join_processes,
+    target_of,
+    targets_of,
+)
+from homoexport.distill.loop import Run
 from homoexport.distill.steps import run_steps
-from homoexport.distill.writer import LOG, Progress
 
 __all__ = [
-    "LOG",
     "TASKS",
     "Job",
-    "Progress",
     "Run",
-    "StepReport",
-    "distill",
-    "distill_students",
-    "forget_state",
+    "all_processes_alive",
+    "check_threads",
+    "distill_encoder",
+    "failing_together",
+    "held_out_loss",
+    "join_processes",
     "new_run",
-    "open_job",
-    "prune_on",
     "run_steps",
     "target_of",
+    "targets_of",
 ]

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 
 from homoexport.documents.artifact import output_errors
+from homoexport.documents.run_folder import CHECKPOINT
 from homoexport.errors import PackageError
 
-CHECKPOINT = ".checkpoint.pt"  # hidden: no part of the artifact
-END_STATE = ".end.pt"  # of a finished run that may go on to a narrower student
 _FORMAT = 4  # raised whenever a checkpoint's content changes
 
 

@@ -1,4 +1,4 @@
-"""What every run of one distillation shares: teacher, text, processes; checked before anything is computed."""
+"""What every run of one distillation shares: teacher, text, processes, and what is checked of them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,12 @@ from accelerate.utils import DistributedType, LoggerType, gather_object
 from homoexport.choices import ModelTask, Objective
 from homoexport.distill.batches import BatchMaker
 from homoexport.distill.start import schedule_of
-from homoexport.documents.recipe import DistillSettings, TextSettings
-from homoexport.encoder import Encoder, Family, family_of, load_encoder, weights_digest
+from homoexport.documents.recipe import DistillSettings
+from homoexport.encoder import Encoder, Family, family_of, weights_digest
 from homoexport.errors import RecipeError, TeacherError, TrainingError, UserError
 from homoexport.host import available_cores, describe_host
 from homoexport.shape import PartialShape, Shape, complete_shape
-from homoexport.text import Corpus, prepare_text
+from homoexport.text import Corpus
 
 TASKS: dict[Objective, ModelTask] = {
     "masked-lm": "fill-mask",
@@ -38,69 +39,74 @@ TASKS: dict[Objective, ModelTask] = {
 
 @dataclass(frozen=True)
 class Job:
-    """A loaded teacher, its text, and the processes that distil it.
+    """What every run of one distillation shares: a loaded teacher, its text, and the processes that distil it.
 
     Attributes:
         encoder: the teacher.
-        family: its adapter.
         corpus: the training text.
-        batches: the same as micro-batches.
         settings: how to distil.
         accelerator: device, precision and processes.
         max_length: tokens of the longest training sequence.
         seed: of everything random.
-        sources: digests of teacher and text; a run resumes on nothing else.
         targets: shapes of the students that were asked for.
     """
 
     encoder: Encoder
-    family: Family
     corpus: Corpus
-    batches: BatchMaker
     settings: DistillSettings
     accelerator: Accelerator
     max_length: int
     seed: int
-    sources: dict[str, Any]
     targets: tuple[Shape, ...]
+
+    @property
+    def family(self) -> Family:
+        """The teacher's adapter."""
+        return family_of(self.encoder.model.config)
+
+    @property
+    def batches(self) -> BatchMaker:
+        """The text as micro-batches."""
+        return BatchMaker(
+            self.corpus, self.encoder.tokenizer, self.settings, self.max_length, self.seed, self.accelerator
+        )
+
+    @cached_property
+    def sources(self) -> dict[str, Any]:
+        """Digests of teacher and text: a run resumes on nothing else."""
+        text = self.corpus.describe().model_dump(mode="json")
+        return {"teacher": weights_digest(self.encoder), "text": text}
 
     def with_settings(self, settings: DistillSettings) -> Job:
         """The same with other settings, as a branch has them."""
-        return replace(self, settings=settings, batches=replace(self.batches, settings=settings))
+        return replace(self, settings=settings)
 
 
-def open_job(
-    teacher: str,
-    *,
-    text: TextSettings,
-    settings: DistillSettings,
-    seed: int,
-    shapes: Sequence[PartialShape] = (),
-    tracker_dir: Path | None = None,
-) -> Job:
-    """Load the teacher and the text, and join the other processes; the text comes last, for it takes longest.
+def check_threads(settings: DistillSettings) -> None:
+    """Refuse (RecipeError) more threads than there are cores, where no GPU computes."""
+    if settings.threads and not torch.cuda.is_available() and settings.threads > (cores := available_cores()):
+        raise RecipeError(
+            f"{settings.threads} threads where {cores} core{'s' * (cores > 1)} may be used",
+            where="distill.threads",
+            hint=f"at most {cores}, or leave it out",
+        )
+
+
+def join_processes(settings: DistillSettings, *, seed: int, tracker_dir: Path | None = None) -> Accelerator:
+    """This process among those that distil together, with its threads and its seed.
 
     Args:
-        teacher: hub name, folder, or `package:DISTRIBUTION/PATH`.
-        text: what to distil on.
         settings: how to distil.
-        seed: of data order, held-out split and masks.
-        shapes: the students, the widest first.
+        seed: of torch.
         tracker_dir: where trackers keep what they keep on disk.
 
     Raises:
-        TeacherError, TextError, ShapeError, RecipeError: see `homoexport.errors`; every process raises
-            what the first one to fail did.
+        RecipeError: trackers, threads, a precision or a number of processes that cannot be had.
     """
     _check_trackers(settings.trackers)
+    check_threads(settings)
     accelerator = _accelerator(settings, tracker_dir)
     if accelerator.device.type == "cpu":
-        if settings.threads and settings.threads > (cores := available_cores()):
-            raise RecipeError(
-                f"{settings.threads} threads where {cores} core{'s' * (cores > 1)} may be used",
-                where="distill.threads",
-                hint=f"at most {cores}, or leave it out",
-            )
         processes_here = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
         torch.set_num_threads(settings.threads or max(1, available_cores() // processes_here))
     torch.manual_seed(seed)
@@ -109,31 +115,25 @@ def open_job(
             f"batch_size {settings.batch_size} is not divisible by {accelerator.num_processes} processes",
             where="distill.batch_size",
         )
-    with failing_together(accelerator):
-        encoder = load_encoder(teacher, task=TASKS[settings.objective])
-        config, family = encoder.model.config, family_of(encoder.model.config)
-        if getattr(config, "problem_type", None) == "multi_label_classification":
-            raise TeacherError("its head has many labels for one text, which is not supported", where=teacher)
-        _check_against_teacher(text, settings, family, config)
-        targets = tuple(target_of(encoder, shape, settings) for shape in shapes)
-        if len(targets) > 1:
-            _check_students(family.widths(encoder.model).shape, targets, settings)
-    for first in (True, False):  # the first process of each machine fills the cache that the others then find
-        with failing_together(accelerator):
-            if accelerator.is_local_main_process == first:
-                corpus = prepare_text(
-                    text,
-                    encoder.tokenizer,
-                    objective=settings.objective,
-                    seed=seed,
-                    label2id=config.label2id if "classification" in settings.objective else None,
-                    process=accelerator.process_index,
-                    processes=accelerator.num_processes,
-                )
-                corpus.require(settings.batch_size)
-    batches = BatchMaker(corpus, encoder.tokenizer, settings, text.max_length, seed, accelerator)
-    sources = {"teacher": weights_digest(encoder), "text": corpus.describe().model_dump(mode="json")}
-    return Job(encoder, family, corpus, batches, settings, accelerator, text.max_length, seed, sources, targets)
+    return accelerator
+
+
+def targets_of(
+    teacher: Encoder, shapes: Sequence[PartialShape], settings: DistillSettings, *, max_length: int
+) -> tuple[Shape, ...]:
+    """The students' shapes, the widest first, once the teacher is known to suit them and the settings.
+
+    Raises:
+        TeacherError, ShapeError, RecipeError: it does not.
+    """
+    config, family = teacher.model.config, family_of(teacher.model.config)
+    if getattr(config, "problem_type", None) == "multi_label_classification":
+        raise TeacherError("its head has many labels for one text, which is not supported", where=teacher.source)
+    _check_against_teacher(max_length, settings, family, config)
+    targets = tuple(target_of(teacher, shape, settings) for shape in shapes)
+    if len(targets) > 1:
+        _check_students(family.widths(teacher.model).shape, targets, settings)
+    return targets
 
 
 def target_of(encoder: Encoder, asked: PartialShape, settings: DistillSettings) -> Shape:
@@ -220,11 +220,11 @@ def _check_students(teacher: Shape, targets: Sequence[Shape], settings: DistillS
             raise RecipeError("give the widest student first", where="students")
 
 
-def _check_against_teacher(text: TextSettings, settings: DistillSettings, family: Family, config: Any) -> None:
+def _check_against_teacher(max_length: int, settings: DistillSettings, family: Family, config: Any) -> None:
     positions = family.longest_sequence(config)
-    if positions is not None and text.max_length > positions:
+    if positions is not None and max_length > positions:
         raise RecipeError(
-            f"max_length {text.max_length} is more than the teacher's {positions} positions",
+            f"max_length {max_length} is more than the teacher's {positions} positions",
             where="text.max_length",
             hint=f"at most {positions}",
         )

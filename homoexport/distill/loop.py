@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -26,27 +26,9 @@ from homoexport.distill.start import Start, schedule_of
 from homoexport.distill.step import StepLoss
 from homoexport.distill.terms import InnerTerms, weights_of
 from homoexport.documents.recipe import DistillSettings
+from homoexport.documents.student import StepRecord, WidthFigures
 from homoexport.encoder import Encoder, Keep, count_parameters, family_of, slice_model
 from homoexport.shape import Shape, Widths
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """One line of the log. `gap` is the weighted sum of the distillation terms, before the update."""
-
-    step: int
-    loss: float
-    terms: dict[str, float]
-    gap: float
-    widths: dict[str, float]
-    parameters: int
-    learning_rate: float
-    pruned: bool
-    seconds: float
-
-    def as_json(self) -> dict[str, Any]:
-        """A JSON-ready dict."""
-        return asdict(self)
 
 
 class Run:
@@ -154,7 +136,7 @@ class Run:
         """Whether the next step may end with a call of `on_waypoint`."""
         return bool(self.waypoints) and self.schedule.is_event(self.step + 1)
 
-    def advance(self, micro_batches: Sequence[MicroBatch]) -> StepReport:
+    def advance(self, micro_batches: Sequence[MicroBatch]) -> StepRecord:
         """One step: gradients, importance, update, and pruning where it is due."""
         began = time.perf_counter()
         pruned = False
@@ -189,15 +171,15 @@ class Run:
         learning_rate: float,
         pruned: bool,
         seconds: float,
-    ) -> StepReport:
+    ) -> StepRecord:
         weighted = {name: value * getattr(self.weights, name) for name, value in terms.items()}
         labels = self.settings.objective != "sentence-embedding"
-        return StepReport(
+        return StepRecord(
             step=step,
             loss=sum(weighted.values()),
             terms=terms,
             gap=sum(value for name, value in weighted.items() if name != "task" or not labels),
-            widths=widths.as_json(),
+            widths=WidthFigures.model_validate(widths.as_json()),
             parameters=parameters,
             learning_rate=learning_rate,
             pruned=pruned,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 from homoexport.distill.batches import BatchesAhead, BatchMaker
-from homoexport.distill.loop import Run, StepReport
+from homoexport.distill.loop import Run
+from homoexport.documents.student import StepRecord
 from homoexport.errors import TrainingError
 
 
@@ -17,7 +17,7 @@ def run_steps(
     batches: BatchMaker,
     *,
     offset: int = 0,
-    on_step: Callable[[StepReport], None],
+    on_step: Callable[[StepRecord], None],
     on_checkpoint: Callable[[], None],
 ) -> None:
     """Advance a run to its end.
@@ -42,6 +42,6 @@ def run_steps(
                 where="distill",
                 hint="check the teacher's weights" if report.step == 0 else "lower distill.learning_rate",
             )
-        on_step(replace(report, seconds=time.perf_counter() - began))
+        on_step(report.model_copy(update={"seconds": time.perf_counter() - began}))
         if run.step % every == 0 and not run.finished:
             on_checkpoint()

@@ -25,9 +25,7 @@ from homoexport.documents.document import (
     digest_of,
     parse_document,
     read_json,
-    to_json,
     write_document,
-    write_text,
 )
 from homoexport.documents.host import Host
 from homoexport.documents.package import PackageDetails
@@ -36,7 +34,7 @@ from homoexport.errors import HomoexportError, OutputError, PackageError
 from homoexport.host import library_versions
 
 MANIFEST = "manifest.json"
-RUN_MARK = "run.json"  # stands in the folder of a run from its first second on
+RUN_MARK = "run.json"  # stands in the folder of a run from its first second on: see `run_folder`
 
 
 def sha256_file(path: Path) -> str:
@@ -314,12 +312,6 @@ def _kind_of(folder: Path) -> str | None:
         if isinstance(content, dict) and keys <= content.keys():
             return str(content["kind"])
     return None
-
-
-def write_run_mark(folder: Path, kind: str, content: dict[str, Any]) -> None:
-    """Mark a folder as of a `student` or a whole `run`, from its first second on."""
-    mark = {"homoexport": library_versions().get("homoexport", "unknown"), "kind": kind}
-    write_text(folder / RUN_MARK, to_json({**mark, **content}))
 
 
 def _temporary_sibling(path: Path) -> Path:

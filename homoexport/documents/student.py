@@ -1,18 +1,28 @@
-"""What a student's manifest says of it: how it was distilled, or fine-tuned."""
+"""What is kept of a student: the steps of its distillation, and what its manifest says of it."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, ValidationError
 
 from homoexport.choices import Method, ModelTask, Objective
-from homoexport.documents.document import Figures
+from homoexport.documents.document import Figures, first_fault
 from homoexport.documents.evaluation import FineTunedRun
 from homoexport.documents.recipe import FinetuneSettings
+from homoexport.errors import PackageError
 from homoexport.shape import WrittenShape
 
-HELD_OUT = "held_out.txt"  # in a student's folder: text that it was not trained on, a line each
+
+class WidthFigures(Figures):
+    """Widths and depth of a student on its way; `num_attention_heads` is the mean over the layers."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_attention_heads: float
+    head_dim: int
+    num_hidden_layers: int
 
 
 class SourceDescription(Figures):
@@ -56,6 +66,45 @@ class DistilledDetails(Figures):
     text: CorpusDescription
     held_out_loss: float
     seconds: float
+
+
+class StepRecord(Figures):
+    """One step: a line of `log.jsonl`. `gap` is the weighted sum of the distillation terms, before the update.
+
+    A step whose loss is no number is made, too, so that the run can say so; it is not written.
+    """
+
+    model_config = ConfigDict(allow_inf_nan=True)
+
+    step: int
+    loss: float
+    terms: dict[str, float]
+    gap: float
+    widths: WidthFigures
+    parameters: int
+    learning_rate: float
+    pruned: bool
+    seconds: float
+
+
+def read_log(path: Path) -> tuple[StepRecord, ...]:
+    """The steps of a distillation, from its `log.jsonl`.
+
+    Raises:
+        PackageError: the file is missing or empty, or a line of it is no step.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        raise PackageError("is missing", where=str(path), hint="name the folder of a finished run") from None
+    try:
+        log = tuple(StepRecord.model_validate_json(line) for line in lines)
+    except ValidationError as error:
+        what = f"holds a line that is no step of a distillation ({first_fault(error)})"
+        raise PackageError(what, where=str(path), hint="run the recipe again") from None
+    if not log:
+        raise PackageError("is empty", where=str(path), hint="run the recipe again")
+    return log
 
 
 class FinetunedDetails(Figures):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -60,9 +62,15 @@ class Pooling:
     normalize: bool = True
 
 
+_NO_FOLDER = Path(os.devnull)
+
+
 @dataclass(frozen=True)
 class Encoder:
-    """A loaded model with all that belongs to it. The model is in fp32 and in eval mode."""
+    """A loaded model with all that belongs to it. The model is in fp32 and in eval mode.
+
+    `folder` is where its files lie; of a model in memory it is no folder, so that nothing is found there.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -168,6 +176,34 @@ def read_pooling(folder: Path) -> Pooling:
     if len(modes) != 1 or modes[0] not in names:
         raise TeacherError(f"pooling {'+'.join(modes)} is not supported", where=str(path), hint="supported: mean, cls")
     return Pooling("mean" if names[modes[0]] == "mean" else "cls", "Normalize" in kinds if entries else True)
+
+
+def encoder_of(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    task: ModelTask = "sentence-similarity",
+    pooling: Pooling | None = None,
+    name: str = "a model in memory",
+) -> Encoder:
+    """A model in memory as an encoder. It is left in eval mode.
+
+    Args:
+        model: of a supported family, in fp32, with the head that the task needs.
+        tokenizer: a fast one.
+        task: what the model is for.
+        pooling: of a sentence encoder; by default the mean, normalised.
+        name: what messages and manifests call it.
+
+    Raises:
+        TeacherError: the family is not supported, or the tokenizer is not the model's.
+    """
+    family = family_of(model.config)
+    family.prepare_config(model.config)
+    _check_tokenizer(tokenizer, model.config, family.longest_sequence(model.config), name)
+    if task == "sentence-similarity":
+        pooling = pooling or Pooling()
+    return Encoder(model.eval(), tokenizer, task, pooling, _NO_FOLDER, name)
 
 
 def load_encoder(source: str, *, task: ModelTask | None = None) -> Encoder:
@@ -316,7 +352,13 @@ def parent_of(encoder: Encoder) -> str:
 
 
 def weights_digest(encoder: Encoder) -> str:
-    """Hex sha256 over the files of the model's weights."""
+    """Hex sha256 over the files of the model's weights; of a model in memory over the weights themselves."""
+    if not encoder.folder.is_dir():
+        digest = hashlib.sha256()
+        for name, weight in encoder.model.state_dict().items():
+            digest.update(name.encode())
+            digest.update(weight.cpu().numpy().tobytes())
+        return digest.hexdigest()
     files = sorted(path for path in encoder.folder.iterdir() if path.suffix in (".safetensors", ".bin"))
     return digest_of([sha256_file(path) for path in files]) if len(files) != 1 else sha256_file(files[0])
 

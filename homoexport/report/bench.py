@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from homoexport.documents.artifact import write_manifest
 from homoexport.documents.document import write_document
 from homoexport.documents.measurement import Grid, Measurement
-from homoexport.report.markdown import PLOTS, REPORT
+from homoexport.documents.run_folder import PLOTS, REPORT
 from homoexport.report.measured import grid_table, labels_of, measurement_remarks, measurement_table
 from homoexport.report.plots import STYLE
 from homoexport.report.tables import conditions, host_line, verdict_lines

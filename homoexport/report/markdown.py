@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +11,8 @@ from homoexport.documents.artifact import output_errors
 from homoexport.documents.budget import BudgetVerdict
 from homoexport.documents.document import read_document, read_json
 from homoexport.documents.measurement import MeasuredHost, Measurement
+from homoexport.documents.run_folder import LOG, MEASURED, MEASUREMENT, PACKAGE, PLOTS, REPORT, STUDENT, SUMMARY
+from homoexport.documents.student import StepRecord, read_log
 from homoexport.errors import PackageError
 from homoexport.report.measured import latency_rows, measurement_remarks
 from homoexport.report.plots import homotopy_figure, latency_figure, terms_figure, width_of
@@ -21,8 +22,6 @@ from homoexport.report.tables import conditions, host_line, summary_rows
 from homoexport.report.wording import budget_line, judgement, limit, metric, number, parameters, quantity, shape_name
 from homoexport.runtime.inference import TASK_OUTPUTS, PackageDetails, read_package
 
-SUMMARY, REPORT, PLOTS = "summary.json", "report.md", "plots"
-LOG, MEASUREMENT, PACKAGE = "1-student/log.jsonl", "3-measured/measurement.json", "2-onnx"
 _DPI = 150
 _NO_GAP = 1e-5
 
@@ -43,7 +42,7 @@ def write_report(run_dir: Path, summary: Mapping[str, Any], *, log_path: Path, m
         PackageError: a log that cannot be read, or no sound package in `2-onnx`.
         OutputError: the folder cannot be written.
     """
-    log = _read_log(log_path)
+    log = read_log(log_path)
     package = read_package(run_dir / PACKAGE)
     with output_errors(run_dir):
         (run_dir / PLOTS).mkdir(exist_ok=True)
@@ -83,21 +82,8 @@ def rebuild_report(run_dir: Path) -> Path:
     summary = read_json(run_dir / SUMMARY)
     if not isinstance(summary, dict) or summary.get("schema_version") != SCHEMA_VERSION:
         raise PackageError("is no summary of this version", where=str(run_dir / SUMMARY), hint="run the recipe again")
-    return write_report(
-        run_dir, summary, log_path=run_dir / LOG, measurement=read_document(run_dir / MEASUREMENT, Measurement)
-    )
-
-
-def _read_log(path: Path) -> list[dict[str, Any]]:
-    try:
-        log: list[dict[str, Any]] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except OSError:
-        raise PackageError("is missing", where=str(path), hint="name the folder of a finished run") from None
-    except ValueError:
-        raise PackageError("holds a line that is not JSON", where=str(path), hint="run the recipe again") from None
-    if not log:
-        raise PackageError("is empty", where=str(path), hint="run the recipe again")
-    return log
+    measurement = read_document(run_dir / MEASURED / MEASUREMENT, Measurement)
+    return write_report(run_dir, summary, log_path=run_dir / STUDENT / LOG, measurement=measurement)
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -173,13 +159,13 @@ def _planned(plan: Mapping[str, Any]) -> str:
     return "\n\n".join(lines)
 
 
-def _gap(line: Mapping[str, Any]) -> str:
-    return number(0.0 if abs(line["gap"]) < _NO_GAP else line["gap"])
+def _gap(step: StepRecord) -> str:
+    return number(0.0 if abs(step.gap) < _NO_GAP else step.gap)
 
 
-def _distilling(log: Sequence[Mapping[str, Any]]) -> str:
+def _distilling(log: Sequence[StepRecord]) -> str:
     first, last = log[0], log[-1]
-    widest = max(log, key=lambda line: line["gap"])
+    widest = max(log, key=lambda step: step.gap)
     names = {
         "hidden_size": "hidden size",
         "intermediate_size": "feed-forward size",
@@ -187,11 +173,11 @@ def _distilling(log: Sequence[Mapping[str, Any]]) -> str:
         "head_dim": "head dimension",
         "num_hidden_layers": "layers",
     }
-    ways = [(label, first["widths"].get(name), last["widths"].get(name)) for name, label in names.items()]
+    ways = [(label, getattr(first.widths, name), getattr(last.widths, name)) for name, label in names.items()]
     widths = ", ".join(f"{label} {width_of(old)} to {width_of(new)}" for label, old, new in ways if old != new)
     began = (
         "The student started as the teacher"
-        if abs(first["gap"]) < _NO_GAP
+        if abs(first.gap) < _NO_GAP
         else "The student started apart from the teacher"
     )
     pruned = f" and was pruned while it learned from it: {widths}" if widths else " and learned from it at one width"
@@ -199,7 +185,7 @@ def _distilling(log: Sequence[Mapping[str, Any]]) -> str:
         "## How the student came about\n\n"
         f"{began}{pruned}. "
         f"The gap between them was {_gap(first)} at the first of {len(log)} steps, "
-        f"{_gap(widest)} at its widest (step {widest['step']}) and {_gap(last)} at the last.\n\n"
+        f"{_gap(widest)} at its widest (step {widest.step}) and {_gap(last)} at the last.\n\n"
         f"![Widths and gap over the steps]({PLOTS}/homotopy.png)\n\n"
         f"![Loss terms over the steps]({PLOTS}/terms.png)"
     )

@@ -15,7 +15,8 @@ from homoexport.documents.artifact import staged, write_manifest
 from homoexport.documents.budget import THROUGHPUT
 from homoexport.documents.document import write_document
 from homoexport.documents.plan import PLAN_FILE, Plan, Row
-from homoexport.report.markdown import PLOTS, REPORT, markdown_table
+from homoexport.documents.run_folder import PLOTS, REPORT
+from homoexport.report.markdown import markdown_table
 from homoexport.report.plots import STYLE
 from homoexport.report.tables import conditions
 from homoexport.report.wording import budget_line, number, parameters, quantity

@@ -5,8 +5,7 @@ Colours are those of Okabe and Ito, which colour-blind readers can tell apart.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib import rc_context
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from homoexport.documents.measurement import Measurement
 from homoexport.documents.recipe import LossWeights
+from homoexport.documents.student import StepRecord
 from homoexport.report.wording import number, ratio
 
 _BLUE, _ORANGE, _RED, _PURPLE, _INK = "#0072B2", "#E69F00", "#D55E00", "#CC79A7", "#333333"
@@ -59,29 +59,29 @@ def _draw_series(axes: Axes, steps: Sequence[int], values: NDArray[np.float64], 
     return window
 
 
-def _mark_pruning(axes: Axes, log: Sequence[Mapping[str, Any]]) -> None:
-    pruned = [line["step"] for line in log if line["pruned"]]
+def _mark_pruning(axes: Axes, log: Sequence[StepRecord]) -> None:
+    pruned = [each.step for each in log if each.pruned]
     if pruned:
         # A single event is a line.
         axes.axvspan(pruned[0], pruned[-1], color="#F2F2F2", zorder=0, linewidth=0 if len(pruned) > 1 else 2)
 
 
-def _step_label(log: Sequence[Mapping[str, Any]], window: int) -> str:
-    notes = ["grey: pruning"] if any(line["pruned"] for line in log) else []
+def _step_label(log: Sequence[StepRecord], window: int) -> str:
+    notes = ["grey: pruning"] if any(each.pruned for each in log) else []
     notes += [f"bold: mean over {window} steps"] if window > 1 else []
     return f"step ({'; '.join(notes)})" if notes else "step"
 
 
-def homotopy_figure(log: Sequence[Mapping[str, Any]]) -> Figure:
+def homotopy_figure(log: Sequence[StepRecord]) -> Figure:
     """Widths as shares of the teacher's, above the gap between student and teacher, over the steps."""
-    steps = [line["step"] for line in log]
+    steps = [each.step for each in log]
     with rc_context(STYLE):
         figure = Figure(figsize=(8, 5.6), layout="constrained")
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1.2))
         for axes in (above, below):
             _mark_pruning(axes, log)
         for name, (label, colour, dashes, thickness) in _WIDTHS.items():
-            widths = np.array([line["widths"].get(name, 1) for line in log], dtype=float)
+            widths = np.array([getattr(each.widths, name) for each in log], dtype=float)
             if name == "num_hidden_layers" and widths[0] == widths[-1]:
                 continue  # depth is the exception
             told = f"{label}: {width_of(widths[0])} to {width_of(widths[-1])}"
@@ -90,7 +90,7 @@ def homotopy_figure(log: Sequence[Mapping[str, Any]]) -> Figure:
         above.set_ylabel("% of the teacher's")
         above.set_title("Widths")
         above.legend(frameon=False, loc="lower left", ncols=2, fontsize=9)
-        window = _draw_series(below, steps, np.array([line["gap"] for line in log], dtype=float), _RED)
+        window = _draw_series(below, steps, np.array([each.gap for each in log], dtype=float), _RED)
         below.set_title("Gap between student and teacher")
         below.set_ylabel("weighted distillation loss")
         below.set_xlabel(_step_label(log, window))
@@ -102,10 +102,10 @@ def width_of(width: float) -> str:
     return f"{width:.0f}" if float(width).is_integer() else f"{width:.1f}"
 
 
-def terms_figure(log: Sequence[Mapping[str, Any]]) -> Figure:
+def terms_figure(log: Sequence[StepRecord]) -> Figure:
     """Every active loss term over the steps, unweighted, each on its own scale."""
-    steps = [line["step"] for line in log]
-    names = [name for name in LossWeights.model_fields if name in log[0]["terms"]]
+    steps = [each.step for each in log]
+    names = [name for name in LossWeights.model_fields if name in log[0].terms]
     columns = 2 if len(names) in (2, 4) else min(3, len(names))
     rows = -(-len(names) // columns)
     with rc_context(STYLE):
@@ -113,7 +113,7 @@ def terms_figure(log: Sequence[Mapping[str, Any]]) -> Figure:
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
         for axes, name in zip(grid.flat, names, strict=False):
             _mark_pruning(axes, log)
-            values = np.array([line["terms"][name] for line in log], dtype=float)
+            values = np.array([each.terms[name] for each in log], dtype=float)
             window = _draw_series(axes, steps, values, _BLUE)
             axes.set_title(LossWeights.model_fields[name].title or name)
         for unused in grid.flat[len(names) :]:

@@ -6,8 +6,8 @@
 from homoexport.text.collate import collate, mask_tokens
 from homoexport.text.corpus import Corpus
 from homoexport.text.example import IGNORED, Example
-from homoexport.text.peek import first_texts
-from homoexport.text.prepare import prepare_text
+from homoexport.text.peek import check_sources, first_texts
+from homoexport.text.prepare import corpus_of, prepare_text
 from homoexport.text.sentences import split_sentences
 from homoexport.text.stream import merge_states
 
@@ -15,7 +15,9 @@ __all__ = [
     "IGNORED",
     "Corpus",
     "Example",
+    "check_sources",
     "collate",
+    "corpus_of",
     "first_texts",
     "mask_tokens",
     "merge_states",

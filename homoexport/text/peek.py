@@ -1,16 +1,31 @@
-"""A few texts of a recipe's sources, without reading all of them."""
+"""A look at a recipe's sources, without reading all of them."""
 
 from __future__ import annotations
 
 from itertools import islice
 from math import ceil
 
+from homoexport.choices import Objective
 from homoexport.documents.recipe import TextSettings
 from homoexport.errors import TextError
+from homoexport.text.prepare import check_columns
 from homoexport.text.sentences import count_words, split_sentences
-from homoexport.text.sources import load_files, load_hub
+from homoexport.text.sources import check_files, load_files, load_hub
 
 _ROWS, _OF_A_ROW = 500, 2  # of a source, and sentences of one row: of long documents, not the first alone
+
+
+def check_sources(settings: TextSettings, objective: Objective) -> None:
+    """Find what is wrong with the sources of text before anything is loaded; a hub's datasets are not asked yet.
+
+    Raises:
+        RecipeError: columns that the objective cannot use.
+        TextError: files that are missing or cannot be read, or a column that they lack.
+    """
+    check_columns(settings.sources, objective)
+    for source in settings.sources:
+        if source.files:
+            check_files(source)
 
 
 def first_texts(settings: TextSettings, count: int) -> list[str]:

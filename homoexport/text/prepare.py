@@ -8,7 +8,7 @@ because truncation is part of a fast tokenizer's state.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import ceil
 from pathlib import Path
@@ -59,8 +59,8 @@ def _too_little(count: int, settings: TextSettings) -> TextError:
     )
 
 
-def _check_columns(sources: tuple[TextSource, ...], objective: Objective) -> None:
-    """Refuse columns that the objective cannot use."""
+def check_columns(sources: tuple[TextSource, ...], objective: Objective) -> None:
+    """Refuse (RecipeError) columns that the objective cannot use."""
     paired = objective in ("sentence-embedding", "classification")
     labelled = objective in ("classification", "token-classification")
     for place, source in enumerate(sources):
@@ -115,7 +115,7 @@ def prepare_text(
         RecipeError: columns of pairs or labels that the objective has no use for, or pairs in some
             sources of `sentence-embedding` only.
     """
-    _check_columns(settings.sources, objective)
+    check_columns(settings.sources, objective)
     streamed = any(source.streaming for source in settings.sources)
     sequencers = [make_sequencer(objective, tokenizer, settings, source, label2id) for source in settings.sources]
     names = dict(label2id) if label2id and any(source.label_column for source in settings.sources) else None
@@ -137,6 +137,36 @@ def prepare_text(
         ids = [example.input_ids for example in corpus.held_out]
         corpus.held_out_texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
     return corpus
+
+
+def corpus_of(
+    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    objective: Objective = "sentence-embedding",
+    max_length: int = 128,
+    held_out: int = 3,
+    seed: int = 0,
+) -> Corpus:
+    """A corpus of texts in memory; see `prepare_text`.
+
+    Args:
+        texts: of any length; `sentence-embedding` cuts them into sentences.
+        tokenizer: the teacher's.
+        objective: what a sequence is; those that need labels take files alone.
+        max_length: tokens of the longest sequence.
+        held_out: sequences that are kept from training, 3 or more.
+        seed: of the held-out choice and of the order of the batches.
+
+    Raises:
+        TextError: no text, or not more than is held out.
+    """
+    source = TextSource(files="texts in memory")
+    settings = TextSettings(sources=(source,), max_length=max_length, held_out=held_out)
+    rows = datasets.Dataset.from_dict({"text": list(texts)})
+    sequencer = make_sequencer(objective, tokenizer, settings, source, None)
+    with _no_progress_bars():
+        return _map_corpus([rows], [sequencer], features_of(objective), settings, [objective, max_length], seed)
 
 
 def _map_corpus(

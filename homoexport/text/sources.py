@@ -33,6 +33,8 @@ from homoexport.text.delimited import delimited_rows
 FORMATS = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
 _COMPRESSIONS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
+_FILES_LOOKED_AT = 20  # of a source, before anything is loaded
+
 # (path, member of the archive or "", size in bytes, modification time in ns): the last two are
 # there so that `datasets`' fingerprint of a changed file differs.
 FileEntry = tuple[str, str, int, int]
@@ -204,6 +206,18 @@ def read_rows(files: list[FileEntry], columns: dict[str, str], words: bool = Fal
                 raise TextError(what, where=where, hint="give one label for a text, and a list for a list of words")
             cells["label"] = list(map(_label_text, label)) if isinstance(label, list) else _label_text(label)
         yield cells
+
+
+def check_files(source: TextSource) -> None:
+    """Look at the first row of a source's first files.
+
+    Raises:
+        TextError: no such file, one that cannot be read, or one that lacks a column.
+    """
+    assert source.files is not None
+    columns = columns_of(source)
+    for entry in find_files(source.files)[:_FILES_LOOKED_AT]:
+        next(_cells([entry], columns), None)
 
 
 def _row_features(columns: dict[str, str], words: bool) -> datasets.Features:

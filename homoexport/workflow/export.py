@@ -19,7 +19,7 @@ from homoexport.documents.budget import BudgetVerdict
 from homoexport.documents.document import first_fault
 from homoexport.documents.package import TimedAt
 from homoexport.documents.recipe import ExportSettings, MeasureSettings
-from homoexport.documents.student import HELD_OUT
+from homoexport.documents.run_folder import HELD_OUT
 from homoexport.errors import UserError
 from homoexport.host import available_cores
 from homoexport.measure import answers_of_file, check_measurement, host_of, rank_files

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +15,14 @@ from numpy.typing import NDArray
 from homoexport.choices import LEARNED_GLUE_TASKS, LearnedGlueTask, LearnedTask, OwnTask
 from homoexport.documents.artifact import (
     MANIFEST,
-    RUN_MARK,
     FinetunedManifest,
-    make_folder,
     output_errors,
     refuse_existing,
     staged,
     verify,
     write_manifest,
-    write_run_mark,
 )
-from homoexport.documents.document import digest_of, read_json, write_document
+from homoexport.documents.document import digest_of, write_document
 from homoexport.documents.evaluation import (
     FINE_TUNING_FILE,
     Columns,
@@ -35,9 +33,10 @@ from homoexport.documents.evaluation import (
     QualityFigure,
 )
 from homoexport.documents.recipe import FinetuneRecipe, FinetuneSettings
-from homoexport.documents.student import HELD_OUT, FinetunedDetails
+from homoexport.documents.run_folder import HELD_OUT, begin, check_output, holds, is_finished, replacing
+from homoexport.documents.student import FinetunedDetails
 from homoexport.encoder import load_encoder
-from homoexport.errors import OutputError, PackageError, RecipeError, TextError, UserError
+from homoexport.errors import PackageError, TextError, UserError
 from homoexport.evaluate import (
     GLUE,
     Examples,
@@ -56,7 +55,6 @@ from homoexport.evaluate import (
 from homoexport.finetune import FinetuneProgress, train_classifier
 from homoexport.runtime.inference import Text
 
-KIND = "finetuning"
 _HELD_OUT_TEXTS = 1000  # that a student carries for the checks of its export
 
 
@@ -130,7 +128,7 @@ def finetune(
     if single and resume:
         raise UserError("is for several tasks or seeds", where="--resume", hint="leave it out")
     if not resume:
-        refuse_existing(output, force=force, kind="student" if single else KIND, inputs=[student])
+        refuse_existing(output, force=force, kind="student" if single else "finetuning", inputs=[student])
     skipped: dict[str, str] = {}
     if train is not None and dev is not None:
         own: OwnTask = "scores" if task == "scores" else "classification"
@@ -395,17 +393,20 @@ def finetune_many(
         "teachers": {name: (teacher, digest_of_source(teacher)) for name, teacher in teachers.items()},
         "tasks": {task.name: _digests(task) for task in tasks},
     }
-    _start(out_dir, digest_of(work), inputs=[source, *teachers.values()], force=force, resume=resume)
+    digest = digest_of(work)
+    check_output(out_dir, "finetuning", digest, inputs=[source, *teachers.values()], force=force, resume=resume)
     runs = []
-    for task in tasks:
-        for seed in recipe.seeds:
+    is_worth_keeping = partial(holds, out_dir, MANIFEST)
+    with output_errors(out_dir), replacing(out_dir, resume=resume, is_worth_keeping=is_worth_keeping):
+        if not resume:
+            begin(out_dir, "finetuning", digest)
+        for task, seed in product(tasks, recipe.seeds):
             folder = out_dir / task.name / f"seed-{seed}"
-            if not (folder / MANIFEST).is_file():
+            if not is_finished(folder):
                 settings, teacher = recipe.settings_of(task.name), teachers.get(task.name)
                 finetune_student(source, task, folder, settings=settings, seed=seed, teacher=teacher, listener=listener)
             runs.append(verify(folder, FinetunedManifest, strict=False).details.finetuned)
-    tuning = FineTuning(model=source, runs=tuple(runs), summary=over_seeds(runs), skipped=dict(skipped or {}))
-    with output_errors(out_dir):
+        tuning = FineTuning(model=source, runs=tuple(runs), summary=over_seeds(runs), skipped=dict(skipped or {}))
         write_document(out_dir / FINE_TUNING_FILE, tuning)
     return tuning
 
@@ -486,23 +487,3 @@ def _judged(folder: Path, examples: Examples, task: LabelledTask, *, seed: int) 
 
 def _first(text: Text) -> str:
     return text if isinstance(text, str) else text[0]
-
-
-def _start(out_dir: Path, digest: str, *, inputs: Sequence[str], force: bool, resume: bool) -> None:
-    if resume and force:
-        raise RecipeError("--force starts anew and --resume goes on", where=str(out_dir), hint="give one of them")
-    if not resume:
-        refuse_existing(out_dir, force=force, kind=KIND, inputs=inputs)
-        with output_errors(out_dir):
-            shutil.rmtree(out_dir, ignore_errors=True)
-            make_folder(out_dir)
-            write_run_mark(out_dir, KIND, {"work": digest})
-        return
-    if not (out_dir / RUN_MARK).is_file():
-        raise OutputError("holds no run to resume", where=str(out_dir), hint="leave --resume out to start one")
-    if read_json(out_dir / RUN_MARK).get("work") != digest:
-        raise RecipeError(
-            "the run to resume was started with other settings, data or models",
-            where=str(out_dir),
-            hint="give the same ones, or another folder",
-        )

@@ -31,7 +31,7 @@ _MAX_LENGTH = 32  # tokens of the texts that graphs are held against torch with
 
 
 def plan(
-    teacher: str,
+    teacher: str | Encoder,
     *,
     budget: Budget,
     measure: MeasureSettings,
@@ -44,7 +44,7 @@ def plan(
     """Choose the shape that keeps a budget on a target and most of the teacher's sensitivity.
 
     Args:
-        teacher: hub name, folder, or `package:DISTRIBUTION/PATH`.
+        teacher: hub name, folder, or `package:DISTRIBUTION/PATH`; or what `load_encoder` made of one of these.
         budget: the lines to keep, at least one of them.
         measure: the target, and the threads, batch and length.
         export: how the student will be exported.
@@ -68,7 +68,8 @@ def plan(
     from homoexport.text import first_texts
 
     texts = first_texts(text, CALIBRATION_TEXTS) if text is not None else ()
-    encoder = load_encoder(teacher, task=None if distill is None else TASKS[distill.objective])
+    task = None if distill is None else TASKS[distill.objective]
+    encoder = load_encoder(teacher, task=task) if isinstance(teacher, str) else teacher
     if distill is None:
         objective = next((name for name, task in TASKS.items() if task == encoder.task), "sentence-embedding")
         distill = DistillSettings(objective=objective, steps=1, batch_size=2)

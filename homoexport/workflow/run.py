@@ -1,14 +1,7 @@
 """The whole journey on one screen: plan, distil, export, measure, judge, report.
 
-A run's folder holds one artifact a stage, so that a stopped run goes on where it was:
-
-    plan         what the budget can afford, where the recipe names no student
-    0-teacher    the teacher's fp32 ONNX package, to compare with
-    1-student    the distilled student
-    2-onnx       the student's package, which is what ships
-    3-measured   both packages measured in one interleaved run, and their quality
-    turns/N      1-student to 3-measured of a turn that missed the budget, and was pruned on from
-    report.md, summary.json, plots/
+A run's folder (see `homoexport.documents.run_folder`) holds one artifact a stage, so that a stopped run goes on where
+it was.
 
 A planned student whose measured package misses a line of the budget is pruned further, from where its distillation
 ended, to the best of the plan's shapes that keep it when they cost as much more than planned as this one did. One that
@@ -19,95 +12,66 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from homoexport.distill import LOG, TASKS, Progress, distill, forget_state, prune_on, target_of
+from homoexport.distill import TASKS, target_of
 from homoexport.documents.artifact import (
-    MANIFEST,
     RUN_MARK,
     Manifest,
-    make_folder,
     output_errors,
     read_manifest,
-    refuse_existing,
     staged,
     verify,
     write_manifest,
-    write_run_mark,
 )
 from homoexport.documents.budget import TIMED_LINES, BudgetVerdict
 from homoexport.documents.document import read_document, read_json, to_json, write_document, write_text
 from homoexport.documents.evaluation import QUALITY_FILE, RunQuality
 from homoexport.documents.plan import PLAN_FILE, Plan, Row
 from homoexport.documents.recipe import Recipe, StudentShape
-from homoexport.encoder import load_encoder, max_length_of
-from homoexport.errors import DeviceError, DoesNotFit, OutputError, RecipeError
+from homoexport.documents.run_folder import (
+    FLOORS,
+    LOG,
+    MEASURED,
+    MEASUREMENT,
+    PACKAGE,
+    PLAN,
+    STUDENT,
+    SUMMARY,
+    TEACHER,
+    TURNS,
+    begin,
+    check_output,
+    is_finished,
+    read_mark,
+    replacing,
+)
+from homoexport.encoder import Encoder, load_encoder, max_length_of
+from homoexport.errors import DeviceError, DoesNotFit, RecipeError
 from homoexport.evaluate import quality_of_run
 from homoexport.measure import check_measurement
 from homoexport.plan import lighter, narrower
 from homoexport.report import summarize, write_plan_report, write_report
 from homoexport.runtime.inference import open_package, read_package
 from homoexport.shape import PartialShape
-from homoexport.workflow.export import export_folder, held_out_texts, threads_here
+from homoexport.workflow.distill import check_before_loading, distill, forget_state, prune_on
+from homoexport.workflow.export import export_folder, export_loaded, held_out_texts, threads_here
 from homoexport.workflow.gate import Gate, check_gate
 from homoexport.workflow.measure import measure_once, refuse_emulated_latency, texts_of
 from homoexport.workflow.plan import plan
-from homoexport.workflow.turns import (
-    MEASURED,
-    MEASUREMENT,
-    PACKAGE,
-    PLAN,
-    STUDENT,
-    TURNS,
-    Turns,
-    budget_verdicts,
-    is_noisy,
-    read_measured,
-    unclear,
-    used_of,
-)
+from homoexport.workflow.progress import QUIET, Progress
+from homoexport.workflow.turns import Turns, budget_verdicts, is_noisy, read_measured, unclear, used_of
 
-TEACHER = "0-teacher"
-SUMMARY = "summary.json"  # written last: a run that has it is over
-FLOORS = "floors.json"  # of quality, with their verdicts
 _GLANCE_SECONDS = 0.05
 _PATIENCE = 3.0  # times as long is measured what was too noisy to call
 
 
-@dataclass(frozen=True)
-class Listener:
-    """What a run tells while it works; by default to nobody."""
-
-    on_stage: Callable[[str], None] = lambda _name: None
-    on_distill: Callable[[Progress], None] = lambda _progress: None
-    on_measure: Callable[[str, float], None] = lambda _stage, _share: None
-
-
-@dataclass
-class _Clock:
-    """Seconds of each stage, kept over resumes in the run's mark."""
-
-    path: Path
-    listener: Listener
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str, title: str) -> Iterator[None]:
-        self.listener.on_stage(title)
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - began, 3)
-            write_text(self.path, to_json({**read_json(self.path), "seconds": self.seconds}))
-
-
 def run_recipe(
-    recipe: Recipe, run_dir: Path, *, force: bool = False, resume: bool = False, listener: Listener | None = None
+    recipe: Recipe, run_dir: Path, *, force: bool = False, resume: bool = False, progress: Progress = QUIET
 ) -> dict[str, Any]:
     """Everything from the teacher to the report.
 
@@ -116,7 +80,7 @@ def run_recipe(
         run_dir: becomes the run's folder.
         force: replace `run_dir` where it is a run's folder.
         resume: go on with the run in `run_dir`, which must be of the same recipe.
-        listener: is told what happens.
+        progress: is told what happens.
 
     Returns:
         The summary, as in `summary.json`.
@@ -125,28 +89,24 @@ def run_recipe(
         UserError, ParityError: see `homoexport.errors`.
         DoesNotFit: the student's package needs more memory than the device gives.
     """
-    listener = listener or Listener()
-    if resume:
-        clock = _resume_run(recipe, run_dir, listener)
-    else:
-        clock = _Clock(run_dir / RUN_MARK, listener)
-        refuse_existing(run_dir, force=force, kind="run", inputs=[recipe.teacher, *recipe.text.paths])
-    check_recipe(recipe)
-    with output_errors(run_dir):
-        if resume:
-            return _run_stages(recipe, run_dir, clock, listener)
-        with _replacing(run_dir):
-            make_folder(run_dir)
-            mark = {"recipe_digest": recipe.digest(), "recipe": recipe.model_dump(mode="json")}
-            write_run_mark(run_dir, "run", mark)
-            return _run_stages(recipe, run_dir, clock, listener)
+    inputs = [recipe.teacher, *recipe.text.paths]
+    check_output(run_dir, "run", recipe.digest(), inputs=inputs, force=force, resume=resume)
+    teacher = check_recipe(recipe)
+
+    def is_worth_keeping() -> bool:
+        return (run_dir / STUDENT / RUN_MARK).is_file() or (run_dir / TURNS).is_dir()
+
+    with output_errors(run_dir), replacing(run_dir, resume=resume, is_worth_keeping=is_worth_keeping):
+        if not resume:
+            begin(run_dir, "run", recipe.digest(), recipe=recipe)
+        return _Journey(recipe, run_dir, teacher, progress).run()
 
 
-def check_recipe(recipe: Recipe) -> None:
-    """Find what would stop a run half-way before it begins.
+def check_recipe(recipe: Recipe) -> Encoder:
+    """The teacher, once all is checked that would stop a run half-way; what needs no model is checked first.
 
     Raises:
-        UserError: a device, thread count, length or shape that cannot be had.
+        UserError: text, a column, a device, thread count, length or shape that cannot be had.
     """
     student, settings = None if recipe.is_planned else _student_of(recipe), recipe.measure
     if recipe.quality is not None:
@@ -154,6 +114,7 @@ def check_recipe(recipe: Recipe) -> None:
     refuse_emulated_latency(recipe.budget, settings.device)
     workload = settings.threads, settings.batch_size, settings.length
     check_measurement(settings.device, [workload], texts=texts_of(settings), min_seconds=settings.min_seconds)
+    check_before_loading(recipe.text, recipe.distill)
     teacher = load_encoder(recipe.teacher, task=TASKS[recipe.distill.objective])
     if student is not None:
         target_of(teacher, student, recipe.distill)
@@ -163,6 +124,7 @@ def check_recipe(recipe: Recipe) -> None:
             where="measure.length",
             hint=f"at most {longest}",
         )
+    return teacher
 
 
 def _student_of(recipe: Recipe) -> StudentShape:
@@ -174,237 +136,226 @@ def _student_of(recipe: Recipe) -> StudentShape:
     return recipe.student
 
 
-@contextmanager
-def _replacing(run_dir: Path) -> Iterator[None]:
-    """Put an old run aside; where the new one fails before there is anything to resume, put it back."""
-    aside = run_dir.with_name(f".{run_dir.name}.old")
-    if run_dir.exists():
-        shutil.rmtree(aside, ignore_errors=True)
-        run_dir.rename(aside)
-    try:
-        yield
-    finally:
-        if (run_dir / STUDENT / RUN_MARK).is_file() or (run_dir / TURNS).is_dir():
-            shutil.rmtree(aside, ignore_errors=True)
+@dataclass(frozen=True)
+class _Journey:
+    """A run on its way: what each stage takes, and where it leaves what it makes."""
+
+    recipe: Recipe
+    folder: Path
+    teacher: Encoder
+    progress: Progress
+
+    def run(self) -> dict[str, Any]:
+        """All stages that are still to do; the summary."""
+        recipe, folder, turns = self.recipe, self.folder, Turns(self.folder)
+        planned = self._plan() if recipe.is_planned else None
+        if planned is None:
+            if recipe.budget.relative:
+                self._refuse_unheld_teacher()
+            self._distill(_student_of(recipe), turns)
+            self._export_and_measure()
         else:
-            shutil.rmtree(run_dir, ignore_errors=True)
-            if aside.exists():
-                aside.rename(run_dir)
-
-
-def _run_stages(recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener) -> dict[str, Any]:
-    turns = Turns(run_dir)
-    plan = _plan(recipe, run_dir, clock, listener) if recipe.is_planned else None
-    if plan is None:
-        if recipe.budget.relative:
-            _refuse_unheld_teacher(recipe, run_dir, clock, listener)
-        _distill(recipe, run_dir, _student_of(recipe), turns, clock, listener)
-        _export_and_measure(recipe, run_dir, clock, listener)
-    else:
-        while following := _take_turn(recipe, run_dir, plan, turns, clock, listener):
-            listener.on_stage(f"Pruning on to {following.shape.name}")
-            turns.put_aside()
-    listener.on_stage("Writing the report")
-    measurement = read_measured(run_dir / MEASURED)
-    summary = summarize(
-        name=recipe.name,
-        teacher=recipe.teacher,
-        student=recipe.name,
-        packages=(read_package(run_dir / TEACHER), read_package(run_dir / PACKAGE)),
-        measurement=measurement,
-        quality=read_document(run_dir / MEASURED / QUALITY_FILE, RunQuality),
-        verdicts=[
-            *budget_verdicts(recipe.budget, run_dir / MEASURED),
-            *(BudgetVerdict.model_validate(line, strict=False) for line in read_json(run_dir / MEASURED / FLOORS)),
-        ],
-        recipe_digest=recipe.digest(),
-        seconds=clock.seconds,
-        plan=None if plan is None else turns.told(plan, recipe.budget),
-    )
-    write_text(run_dir / SUMMARY, to_json(summary))
-    write_report(run_dir, summary, log_path=run_dir / STUDENT / LOG, measurement=measurement)
-    turns.forget_states()
-    return summary
-
-
-def _take_turn(
-    recipe: Recipe, run_dir: Path, plan: Plan, turns: Turns, clock: _Clock, listener: Listener
-) -> Row | None:
-    """Distil, export and measure the present shape; what to prune to next, or None where the run ends with this one."""
-    row = turns.row(plan, recipe.budget)
-    _distill(recipe, run_dir, PartialShape.of(row.shape), turns, clock, listener)
-    try:
-        _export_and_measure(recipe, run_dir, clock, listener)
-        return None if (run_dir / SUMMARY).exists() else _following(recipe, run_dir, plan, row, clock, listener)
-    except DoesNotFit:
-        following = lighter(plan, row)
-        if following is None:
-            raise
-    listener.on_stage(f"{recipe.measure.device} cannot hold {row.shape.name}")
-    shutil.rmtree(run_dir / MEASURED, ignore_errors=True)
-    return following
-
-
-def _following(recipe: Recipe, run_dir: Path, plan: Plan, row: Row, clock: _Clock, listener: Listener) -> Row | None:
-    """What to prune to where the measured package does not keep the budget; None where it ends with what there is.
-
-    What is too noisy to call, or was missed while the machine was restless, is measured again first, once and for
-    longer. A package that misses its quality's floor is not pruned further, which would make it worse.
-    """
-    verdicts = budget_verdicts(recipe.budget, run_dir / MEASURED)
-    missed_time = any(verdict.kept is False and verdict.line in TIMED_LINES for verdict in verdicts)
-    if unclear(verdicts) or (missed_time and is_noisy(run_dir / MEASURED)):
-        listener.on_stage("Too noisy to call: measuring again, for longer")
-        _export_and_measure(recipe, run_dir, clock, listener, patience=_PATIENCE)
-        verdicts = budget_verdicts(recipe.budget, run_dir / MEASURED)
-    used = used_of(verdicts)
-    is_poor = any(line["kept"] is False for line in read_json(run_dir / MEASURED / FLOORS))
-    if max(used.values()) <= 1 or is_poor:
-        return None
-    listener.on_stage(f"The budget is not kept by {row.shape.name}")
-    return narrower(plan, row, used)
-
-
-def _plan(recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener) -> Plan:
-    """The plan, kept or made."""
-    folder = run_dir / PLAN
-    if not _done(folder):
-        with clock.stage("plan", f"Planning for {recipe.measure.device}"):
-            found = plan(
-                recipe.teacher,
-                budget=recipe.budget,
-                measure=recipe.measure,
-                export=recipe.export,
-                distill=recipe.distill,
-                text=recipe.text,
-                progress=listener.on_measure,
-            )
-            write_plan_report(folder, found)
-    found = read_document(folder / PLAN_FILE, Plan, hint="plan again")
-    listener.on_stage(f"Planned: {found.choice.shape.name}")
-    return found
-
-
-def _distill(
-    recipe: Recipe, run_dir: Path, shape: PartialShape, turns: Turns, clock: _Clock, listener: Listener
-) -> None:
-    student = run_dir / STUDENT
-    if _done(student):
-        return
-    settings: dict[str, Any] = {
-        "text": recipe.text,
-        "shape": shape,
-        "settings": recipe.distill,
-        "out_dir": student,
-        "seed": recipe.seed,
-        "resume": (student / RUN_MARK).is_file(),
-        "recipe_digest": recipe.digest(),
-        "on_progress": listener.on_distill,
-    }
-    with clock.stage("distill", f"Distilling {recipe.teacher}"):
-        if turns.last is None:
-            distill(recipe.teacher, keep_state=recipe.is_planned, **settings)
-        else:
-            prune_on(turns.last / STUDENT, teacher=recipe.teacher, **settings)
-            forget_state(turns.last / STUDENT)
-
-
-def _export_teacher(recipe: Recipe, folder: Path, clock: _Clock) -> None:
-    if _done(folder):
-        return
-    with clock.stage("teacher", "Exporting the teacher to fp32 ONNX, to compare with"):
-        export_folder(
-            recipe.teacher,
-            folder,
-            task=TASKS[recipe.distill.objective],
-            settings=recipe.export.model_copy(
-                update={"quantize": "none", "embeddings": "auto", "with_tokenizer": False, "with_ort_format": False}
-            ),
-            measure=recipe.measure,
+            while following := self._take_turn(planned, turns):
+                self.progress.on_stage(f"Pruning on to {following.shape.name}")
+                turns.put_aside()
+        self.progress.on_stage("Writing the report")
+        measurement = read_measured(folder / MEASURED)
+        summary = summarize(
+            name=recipe.name,
+            teacher=recipe.teacher,
+            student=recipe.name,
+            packages=(read_package(folder / TEACHER), read_package(folder / PACKAGE)),
+            measurement=measurement,
+            quality=read_document(folder / MEASURED / QUALITY_FILE, RunQuality),
+            verdicts=[
+                *budget_verdicts(recipe.budget, folder / MEASURED),
+                *(BudgetVerdict.model_validate(line, strict=False) for line in read_json(folder / MEASURED / FLOORS)),
+            ],
             recipe_digest=recipe.digest(),
+            seconds=read_mark(folder).seconds,
+            plan=None if planned is None else turns.told(planned, recipe.budget),
         )
+        write_text(folder / SUMMARY, to_json(summary))
+        write_report(folder, summary, log_path=folder / STUDENT / LOG, measurement=measurement)
+        turns.forget_states()
+        return summary
 
+    @contextmanager
+    def _stage(self, name: str, title: str) -> Iterator[None]:
+        """A stage, whose seconds are added up over resumptions in the run's mark."""
+        self.progress.on_stage(title)
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            mark = read_mark(self.folder)
+            seconds = round(mark.seconds.get(name, 0.0) + time.perf_counter() - began, 3)
+            mark = mark.model_copy(update={"seconds": {**mark.seconds, name: seconds}})
+            write_document(self.folder / RUN_MARK, mark)
 
-def _refuse_unheld_teacher(recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener) -> None:
-    """Find out before distilling whether the device can measure what relative lines are held against."""
-    if _done(run_dir / STUDENT):
-        return
-    _export_teacher(recipe, run_dir / TEACHER, clock)
-    short = recipe.measure.model_copy(update={"min_seconds": _GLANCE_SECONDS})
-    if failures := measure_once([run_dir / TEACHER], short, progress=listener.on_measure).failures:
-        raise DeviceError(
-            f"the teacher does not fit ({failures[0].stage}: {failures[0].reason}), and "
-            f"{recipe.budget.relative[0]} is relative to it",
-            where=recipe.measure.device,
-            hint="give the line as a figure with its unit",
-        )
+    def _plan(self) -> Plan:
+        """The plan, kept or made."""
+        recipe, folder = self.recipe, self.folder / PLAN
+        if not _is_done(folder):
+            with self._stage("plan", f"Planning for {recipe.measure.device}"):
+                found = plan(
+                    self.teacher,
+                    budget=recipe.budget,
+                    measure=recipe.measure,
+                    export=recipe.export,
+                    distill=recipe.distill,
+                    text=recipe.text,
+                    progress=self.progress.on_share,
+                )
+                write_plan_report(folder, found)
+        found = read_document(folder / PLAN_FILE, Plan, hint="plan again")
+        self.progress.on_stage(f"Planned: {found.choice.shape.name}")
+        return found
 
+    def _take_turn(self, planned: Plan, turns: Turns) -> Row | None:
+        """Distil, export and measure the present shape; what to prune to next, or None where the run ends with it."""
+        row = turns.row(planned, self.recipe.budget)
+        self._distill(PartialShape.of(row.shape), turns)
+        try:
+            self._export_and_measure()
+            return None if (self.folder / SUMMARY).exists() else self._following(planned, row)
+        except DoesNotFit:
+            following = lighter(planned, row)
+            if following is None:
+                raise
+        self.progress.on_stage(f"{self.recipe.measure.device} cannot hold {row.shape.name}")
+        shutil.rmtree(self.folder / MEASURED, ignore_errors=True)
+        return following
 
-def _export_and_measure(
-    recipe: Recipe, run_dir: Path, clock: _Clock, listener: Listener, *, patience: float = 1.0
-) -> None:
-    """Both packages, measured; with patience for so many times as long, in place of what was measured before."""
-    teacher, student, package = run_dir / TEACHER, run_dir / STUDENT, run_dir / PACKAGE
-    digest, texts = recipe.digest(), held_out_texts(student)
-    _export_teacher(recipe, teacher, clock)
-    is_again = patience > 1
-    if _done(run_dir / MEASURED) and not is_again:
-        return
-    threads = threads_here(recipe.measure)
-    gate = None
-    if recipe.quality is not None:
-        gate = Gate(recipe.quality, teacher=str(teacher), texts=texts, seed=recipe.seed, threads=threads)
-    if not _done(package):
-        with clock.stage("export", f"Exporting the student ({recipe.export.quantize})"):
-            export_folder(
-                str(student),
-                package,
-                settings=recipe.export,
+    def _following(self, planned: Plan, row: Row) -> Row | None:
+        """What to prune to where the measured package does not keep the budget; None where it ends with what there is.
+
+        What is too noisy to call, or was missed on a noisy machine, is measured again first, once and for longer. A
+        package that misses its quality's floor is not pruned further, which would make it worse.
+        """
+        measured, budget = self.folder / MEASURED, self.recipe.budget
+        verdicts = budget_verdicts(budget, measured)
+        missed_time = any(verdict.kept is False and verdict.line in TIMED_LINES for verdict in verdicts)
+        if unclear(verdicts) or (missed_time and is_noisy(measured)):
+            self.progress.on_stage("Too noisy to call: measuring again, for longer")
+            self._export_and_measure(patience=_PATIENCE)
+            verdicts = budget_verdicts(budget, measured)
+        used = used_of(verdicts)
+        is_poor = any(line["kept"] is False for line in read_json(measured / FLOORS))
+        if max(used.values()) <= 1 or is_poor:
+            return None
+        self.progress.on_stage(f"The budget is not kept by {row.shape.name}")
+        return narrower(planned, row, used)
+
+    def _distill(self, shape: PartialShape, turns: Turns) -> None:
+        recipe, student = self.recipe, self.folder / STUDENT
+        if _is_done(student):
+            return
+        settings: dict[str, Any] = {
+            "text": recipe.text,
+            "shape": shape,
+            "settings": recipe.distill,
+            "out_dir": student,
+            "seed": recipe.seed,
+            "resume": (student / RUN_MARK).is_file(),
+            "recipe_digest": recipe.digest(),
+            "progress": self.progress,
+        }
+        with self._stage("distill", f"Distilling {recipe.teacher}"):
+            if turns.last is None:
+                distill(self.teacher, keep_state=recipe.is_planned, **settings)
+            else:
+                prune_on(turns.last / STUDENT, teacher=self.teacher, **settings)
+                forget_state(turns.last / STUDENT)
+        self.teacher.model.to("cpu")  # where it is exported
+
+    def _export_teacher(self) -> None:
+        recipe, folder = self.recipe, self.folder / TEACHER
+        if _is_done(folder):
+            return
+        plain = {"quantize": "none", "embeddings": "auto", "with_tokenizer": False, "with_ort_format": False}
+        # A compiled one cannot be traced.
+        teacher = load_encoder(recipe.teacher, task=self.teacher.task) if recipe.distill.compile else self.teacher
+        with self._stage("teacher", "Exporting the teacher to fp32 ONNX, to compare with"):
+            export_loaded(
+                teacher,
+                folder,
+                settings=recipe.export.model_copy(update=plain),
                 measure=recipe.measure,
-                recipe_digest=digest,
-                texts=texts,
-                gate=gate,
+                recipe_digest=recipe.digest(),
             )
-    with (
-        clock.stage("measure", f"Measuring on {recipe.measure.device}"),
-        staged(run_dir / MEASURED, force=is_again) as folder,
-    ):
-        packages = [teacher, package]
-        seconds = {"min_seconds": patience * recipe.measure.min_seconds}
-        measured = measure_once(packages, recipe.measure.model_copy(update=seconds), progress=listener.on_measure)
-        if not any(result.package == str(package) for result in measured.results):
-            failure = next(failure for failure in measured.failures if failure.package == str(package))
+
+    def _refuse_unheld_teacher(self) -> None:
+        """Find out before distilling whether the device can measure what relative lines are held against."""
+        if _is_done(self.folder / STUDENT):
+            return
+        self._export_teacher()
+        recipe = self.recipe
+        short = recipe.measure.model_copy(update={"min_seconds": _GLANCE_SECONDS})
+        if failures := measure_once([self.folder / TEACHER], short, progress=self.progress.on_share).failures:
+            raise DeviceError(
+                f"the teacher does not fit ({failures[0].stage}: {failures[0].reason}), and "
+                f"{recipe.budget.relative[0]} is relative to it",
+                where=recipe.measure.device,
+                hint="give the line as a figure with its unit",
+            )
+
+    def _export_and_measure(self, *, patience: float = 1.0) -> None:
+        """Both packages, measured; with patience for so many times as long, in place of what was measured before."""
+        recipe, student = self.recipe, self.folder / STUDENT
+        teacher, package, measured = (self.folder / name for name in (TEACHER, PACKAGE, MEASURED))
+        texts, is_again = held_out_texts(student), patience > 1
+        self._export_teacher()
+        if _is_done(measured) and not is_again:
+            return
+        gate = None
+        if recipe.quality is not None:
+            threads = threads_here(recipe.measure)
+            gate = Gate(recipe.quality, teacher=str(teacher), texts=texts, seed=recipe.seed, threads=threads)
+        if not _is_done(package):
+            with self._stage("export", f"Exporting the student ({recipe.export.quantize})"):
+                export_folder(
+                    str(student),
+                    package,
+                    settings=recipe.export,
+                    measure=recipe.measure,
+                    recipe_digest=recipe.digest(),
+                    texts=texts,
+                    gate=gate,
+                )
+        with (
+            self._stage("measure", f"Measuring on {recipe.measure.device}"),
+            staged(measured, force=is_again) as folder,
+        ):
+            self._measure([teacher, package], folder, texts, gate, patience=patience)
+
+    def _measure(
+        self, packages: Sequence[Path], folder: Path, texts: Sequence[str], gate: Gate | None, *, patience: float
+    ) -> None:
+        """Figures and quality of the teacher's package and the student's, into a folder."""
+        recipe, package = self.recipe, packages[-1]
+        threads = threads_here(recipe.measure)
+        longer = recipe.measure.model_copy(update={"min_seconds": patience * recipe.measure.min_seconds})
+        found = measure_once(packages, longer, progress=self.progress.on_share)
+        if not any(result.package == str(package) for result in found.results):
+            failure = next(failure for failure in found.failures if failure.package == str(package))
             raise DoesNotFit(
                 f"{failure.package} does not fit ({failure.stage}: {failure.reason})",
                 where=recipe.measure.device,
                 hint="ask for a smaller student, or measure where there is more memory, and --resume",
             )
-        opened = [open_package(each, threads=threads) for each in packages]
-        quality = quality_of_run(opened[0], opened[1], texts, seed=recipe.seed)
-        write_document(folder / MEASUREMENT, measured)
-        write_document(folder / QUALITY_FILE, quality)
-        floors = [] if gate is None else [gate.judge(opened[1]).model_dump(mode="json")]
+        teachers, students = (open_package(each, threads=threads) for each in packages)
+        write_document(folder / MEASUREMENT, found)
+        write_document(folder / QUALITY_FILE, quality_of_run(teachers, students, texts, seed=recipe.seed))
+        floors = [] if gate is None else [gate.judge(students).model_dump(mode="json")]
         write_text(folder / FLOORS, to_json(floors))
-        write_manifest(folder, "measurement", parent=read_manifest(package, Manifest).digest, recipe=digest)
+        parent = read_manifest(package, Manifest).digest
+        write_manifest(folder, "measurement", parent=parent, recipe=recipe.digest())
 
 
-def _resume_run(recipe: Recipe, run_dir: Path, listener: Listener) -> _Clock:
-    path = run_dir / RUN_MARK
-    if not path.is_file():
-        raise OutputError("holds no run to resume", where=str(run_dir), hint="leave --resume out to start one")
-    mark = read_json(path)
-    if mark.get("recipe_digest") != recipe.digest():
-        raise RecipeError(
-            "the run to resume was started with another recipe",
-            where=str(run_dir),
-            hint="give the same recipe and overrides, or another folder",
-        )
-    return _Clock(path, listener, mark.get("seconds", {}))
-
-
-def _done(folder: Path) -> bool:
+def _is_done(folder: Path) -> bool:
     """Whether a stage's artifact is there and whole."""
-    if not (folder / MANIFEST).is_file():
+    if not is_finished(folder):
         return False
     verify(folder, Manifest, strict=False)
     return True

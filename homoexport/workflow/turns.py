@@ -9,18 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from homoexport.distill import forget_state
 from homoexport.documents.artifact import DistilledManifest, read_manifest
 from homoexport.documents.budget import THROUGHPUT, Budget, BudgetVerdict
 from homoexport.documents.document import read_document
 from homoexport.documents.measurement import Measurement
 from homoexport.documents.plan import Plan, Row
+from homoexport.documents.run_folder import MEASURED, MEASUREMENT, PACKAGE, STUDENT, TURNS
 from homoexport.plan import Limits, lighter, narrower, wider
 from homoexport.shape import Shape
+from homoexport.workflow.distill import forget_state
 from homoexport.workflow.measure import judge_package
-
-STUDENT, PACKAGE, MEASURED, PLAN, TURNS = "1-student", "2-onnx", "3-measured", "plan", "turns"
-MEASUREMENT = "measurement.json"
 
 
 class Turns:

@@ -9,10 +9,11 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from homoexport.distill import Run, new_run, open_job, target_of
-from homoexport.distill.loop import StepReport
+from homoexport.distill import Run, new_run, target_of
 from homoexport.documents.recipe import DistillSettings, LossWeights, StudentShape, TextSettings, TextSource
+from homoexport.documents.student import StepRecord
 from homoexport.encoder import Encoder, save_encoder
+from homoexport.workflow.distill import open_job
 from tests.conftest import BERT_TINY, FAMILY_CONFIGS, MINILM, tiny_model, tiny_tokenizer
 from tests.distill.test_loop import settings_of, text_of
 from tests.encoder.weights import MPNET, needs_mpnet
@@ -33,14 +34,14 @@ class Finished:
 
     run: Run
     encoder: Encoder
-    reports: list[StepReport]
+    reports: list[StepRecord]
 
     @property
     def pruned_at(self) -> int:
         """The first step at the target's widths."""
         return 1 + max(report.step for report in self.reports if report.pruned)
 
-    def after_pruning_and_at_the_end(self, count: int = 5) -> tuple[list[StepReport], list[StepReport]]:
+    def after_pruning_and_at_the_end(self, count: int = 5) -> tuple[list[StepRecord], list[StepRecord]]:
         """Some steps of each, for batches differ."""
         return self.reports[self.pruned_at :][:count], self.reports[-count:]
 

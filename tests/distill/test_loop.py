@@ -15,13 +15,15 @@ import torch
 from accelerate.state import AcceleratorState
 from transformers import AutoModel
 
-from homoexport.distill import LOG, Run, distill, new_run, open_job, target_of
+from homoexport.distill import Run, new_run, target_of
 from homoexport.distill.batches import BatchMaker
-from homoexport.distill.checkpoint import CHECKPOINT
 from homoexport.documents.artifact import Manifest, StudentManifest, verify
 from homoexport.documents.recipe import DistillSettings, LossWeights, StudentShape, TextSettings, TextSource
+from homoexport.documents.run_folder import CHECKPOINT, LOG
 from homoexport.encoder import load_encoder
 from homoexport.errors import OutputError, PackageError, RecipeError, ShapeError, TextError
+from homoexport.workflow.distill import distill, open_job
+from homoexport.workflow.progress import Progress
 from tests.conftest import MINILM
 
 ALL_TERMS = LossWeights(task=1, kl=1, hidden=1, attention=1, embedding=1)
@@ -163,7 +165,7 @@ def test_run_ends_as_a_stock_student_with_its_log(tiny_folder, corpus_file, tmp_
         out_dir=out,
     )
     details = verify(out, StudentManifest).details
-    assert details.widths.model_dump() == {
+    assert details.widths.as_json() == {
         "hidden_size": 16,
         "intermediate_size": 24,
         "num_attention_heads": 2,
@@ -212,11 +214,11 @@ def test_resumed_run_ends_with_the_same_bits(tiny_folder, corpus_file, tmp_path,
     distill(str(folder), out_dir=tmp_path / "whole", **arguments)
 
     def stop(progress: object) -> None:
-        if progress.report.step == stop_after:
+        if progress.step.step == stop_after:
             raise Stop
 
     with pytest.raises(Stop):
-        distill(str(folder), out_dir=tmp_path / "stopped", on_progress=stop, **arguments)
+        distill(str(folder), out_dir=tmp_path / "stopped", progress=Progress(on_distill=stop), **arguments)
     distill(str(folder), out_dir=tmp_path / "stopped", resume=True, **arguments)
     logs = [(tmp_path / name / LOG).read_text().splitlines() for name in ("whole", "stopped")]
     losses = [[json.loads(line)["loss"] for line in log] for log in logs]
@@ -236,7 +238,7 @@ def test_run_that_fails_before_its_first_checkpoint_leaves_nothing(tiny_folder, 
             shape=SHAPE,
             settings=settings_of("sentence-embedding"),
             out_dir=tmp_path / "out",
-            on_progress=stop,
+            progress=Progress(on_distill=stop),
         )
     assert not (tmp_path / "out").exists()
 
@@ -319,7 +321,7 @@ def test_first_event_takes_neurons_that_do_nothing(tiny_folder, corpus_file, obj
 
 def test_resume_refuses_another_text_under_the_same_name(tiny_folder, corpus_file, tmp_path):
     def stop(progress: object) -> None:
-        if progress.report.step == 5:
+        if progress.step.step == 5:
             raise Stop
 
     arguments = {
@@ -330,7 +332,7 @@ def test_resume_refuses_another_text_under_the_same_name(tiny_folder, corpus_fil
     }
     teacher = str(tiny_folder())
     with pytest.raises(Stop):
-        distill(teacher, on_progress=stop, **arguments)
+        distill(teacher, progress=Progress(on_distill=stop), **arguments)
     whole = corpus_file.read_text()
     corpus_file.write_text(whole + "\nw1 w2 w3 w4 w5 w6 w7")
     with pytest.raises(RecipeError, match="the teacher or the text is not what the run was started with"):
@@ -354,7 +356,7 @@ def test_interrupt_at_the_very_end_loses_nothing(tiny_folder, corpus_file, tmp_p
 
     teacher = str(tiny_folder())
     with monkeypatch.context() as patch:
-        patch.setattr("homoexport.distill.writer.write_manifest", interrupt)
+        patch.setattr("homoexport.workflow.student.write_manifest", interrupt)
         with pytest.raises(KeyboardInterrupt):
             distill(teacher, **arguments)
     distill(teacher, resume=True, **arguments)
@@ -384,7 +386,7 @@ def test_what_force_replaces_stays_until_the_new_run_has_a_checkpoint(tiny_folde
         raise Stop
 
     with pytest.raises(Stop):
-        distill(teacher, settings=settings, force=True, on_progress=stop, **arguments)
+        distill(teacher, settings=settings, force=True, progress=Progress(on_distill=stop), **arguments)
     assert verify(tmp_path / "out", Manifest).digest == before
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
     with pytest.raises(RecipeError, match="--force starts anew"):
@@ -394,14 +396,14 @@ def test_what_force_replaces_stays_until_the_new_run_has_a_checkpoint(tiny_folde
 @pytest.mark.parametrize("content", [b"garbage", None], ids=["garbage", "another version's"])
 def test_checkpoint_that_is_none_is_refused(tiny_folder, corpus_file, tmp_path, content):
     def stop(progress: object) -> None:
-        if progress.report.step == 5:
+        if progress.step.step == 5:
             raise Stop
 
     arguments = {"text": text_of(corpus_file), "shape": SHAPE, "out_dir": tmp_path / "out"}
     arguments["settings"] = settings_of("sentence-embedding")
     teacher = str(tiny_folder())
     with pytest.raises(Stop):
-        distill(teacher, on_progress=stop, **arguments)
+        distill(teacher, progress=Progress(on_distill=stop), **arguments)
     path = tmp_path / "out" / CHECKPOINT
     if content is None:
         torch.save({"run": {}}, path)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from homoexport.distill import new_run, open_job, target_of
+from homoexport.distill import new_run, target_of
 from homoexport.distill.evaluation import held_out_loss
 from homoexport.documents.recipe import DistillSettings, StudentShape, TextSettings, TextSource
+from homoexport.workflow.distill import open_job
 from tests.conftest import BERT_TINY
 
 TEXT = TextSettings(

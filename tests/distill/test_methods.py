@@ -9,11 +9,13 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from homoexport.distill import LOG, distill
 from homoexport.distill.layerwise import LayerMap
 from homoexport.documents.artifact import StudentManifest, verify
 from homoexport.documents.recipe import LossWeights, StudentShape
+from homoexport.documents.run_folder import LOG
 from homoexport.errors import RecipeError, ShapeError
+from homoexport.workflow.distill import distill
+from homoexport.workflow.progress import Progress
 from tests.distill.test_loop import SHAPE, Stop, run_of, settings_of, text_of
 
 
@@ -21,7 +23,7 @@ def test_one_shot_is_at_its_width_before_the_first_update(tiny_folder, corpus_fi
     run, batches = run_of(tiny_folder(), corpus_file, settings_of("sentence-embedding", method="one-shot"))
     report = run.advance(batches.of_step(0))
     assert report.pruned
-    assert report.widths["hidden_size"] == 16
+    assert report.widths.hidden_size == 16
     assert report.gap > 0.01
     assert not any(run.advance(batches.of_step(step)).pruned for step in range(1, 12))
 
@@ -78,7 +80,7 @@ def test_layers_can_be_narrower_too(tiny_folder, corpus_file):
     settings = settings_of("sentence-embedding", method="layers")
     run, batches = run_of(tiny_folder(layers=4), corpus_file, settings, hidden_size=16, num_attention_heads=2)
     report = run.advance(batches.of_step(0))
-    assert (report.pruned, report.widths["hidden_size"], report.widths["num_hidden_layers"]) == (True, 16, 2)
+    assert (report.pruned, report.widths.hidden_size, report.widths.num_hidden_layers) == (True, 16, 2)
 
 
 def test_minilm_learns_relations_and_the_task_alone(tiny_folder, corpus_file):
@@ -153,12 +155,12 @@ def test_width_and_depth_go_together_and_resume(tiny_folder, corpus_file, tmp_pa
     for stop_at in (4, 10, 16):
 
         def stop(progress: object, stop_at: int = stop_at) -> None:
-            if progress.report.step == stop_at:
+            if progress.step.step == stop_at:
                 raise Stop
 
         out = tmp_path / f"stopped-{stop_at}"
         with pytest.raises(Stop):
-            distill(teacher, out_dir=out, on_progress=stop, **arguments)
+            distill(teacher, out_dir=out, progress=Progress(on_distill=stop), **arguments)
         distill(teacher, out_dir=out, resume=True, **arguments)
         for name in (LOG, "model.safetensors"):
             if name == LOG:

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from homoexport.distill import LOG, distill
 from homoexport.documents.artifact import Manifest, verify
+from homoexport.documents.run_folder import LOG
 from homoexport.errors import RecipeError
+from homoexport.workflow.distill import distill
 from tests.distill.test_loop import SHAPE, run_of, settings_of, text_of
 
 

@@ -8,10 +8,12 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from homoexport.distill import LOG, distill_students
 from homoexport.documents.artifact import StudentManifest, verify
 from homoexport.documents.recipe import StudentShape
+from homoexport.documents.run_folder import LOG
 from homoexport.errors import RecipeError
+from homoexport.workflow.distill import distill_students
+from homoexport.workflow.progress import Progress
 from tests.distill.test_loop import Stop, settings_of, text_of
 
 SHAPES = [
@@ -76,7 +78,7 @@ def test_killed_and_resumed_ends_with_the_same_bits(tiny_folder, corpus_file, tm
             raise Stop
 
     with pytest.raises(Stop):
-        distill_students(teacher, out_dir=tmp_path / "stopped", on_progress=stop, **arguments)
+        distill_students(teacher, out_dir=tmp_path / "stopped", progress=Progress(on_distill=stop), **arguments)
     if stop_after < 3:
         assert not (tmp_path / "stopped").exists()  # nothing to resume
         return

@@ -11,10 +11,12 @@ import torch
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
-from homoexport.distill import LOG, distill, new_run, open_job, target_of
+from homoexport.distill import new_run, target_of
 from homoexport.documents.artifact import StudentManifest, verify
 from homoexport.documents.recipe import LossWeights, StudentShape, TextSettings, TextSource
+from homoexport.documents.run_folder import LOG
 from homoexport.errors import TeacherError, TextError
+from homoexport.workflow.distill import distill, open_job
 from tests.conftest import tiny_bert, tiny_tokenizer
 from tests.distill.test_loop import SHAPE, settings_of
 

@@ -21,8 +21,8 @@ from homoexport.documents.artifact import (
     staged,
     verify,
     write_manifest,
-    write_run_mark,
 )
+from homoexport.documents.run_folder import begin
 from homoexport.errors import OutputError, PackageError, TextError
 from tests.samples import student_details
 
@@ -194,7 +194,7 @@ def test_force_replaces_artifacts_of_the_same_kind_alone(artifact):
     with pytest.raises(OutputError, match="is a student, not a package"):
         refuse_existing(artifact, force=True, kind="package")
     (artifact / "manifest.json").unlink()
-    write_run_mark(artifact, "run", {})
+    begin(artifact, "run", work="ab")
     with pytest.raises(OutputError, match="is a run, not a student"):
         refuse_existing(artifact, force=True, kind="student")
 

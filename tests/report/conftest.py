@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +15,7 @@ from homoexport.documents.budget import Budget, BudgetVerdict, judge
 from homoexport.documents.document import parse_document, to_json, write_text
 from homoexport.documents.evaluation import PackageQuality, RunQuality
 from homoexport.documents.measurement import Grid, Measurement
+from homoexport.documents.student import StepRecord, WidthFigures
 from homoexport.report import summarize
 from tests.conftest import tiny_tokenizer
 from tests.measure.tiny_onnx import weights, write_package
@@ -28,32 +28,33 @@ def typed(document: dict[str, Any]) -> Any:
     return parse_document(document, Grid if document["kind"] == "grid" else Measurement, where="the test's")
 
 
-def log_line(step: int) -> dict[str, Any]:
+def log_line(step: int) -> StepRecord:
     left = 0.5 + 0.5 * (1 - min(1.0, step / PRUNED_UNTIL)) ** 3
     noise = 1 + 0.15 * math.sin(12.9898 * step) * math.cos(78.233 * step)
     gap = noise * 2.2 * (step / PRUNED_UNTIL if step < PRUNED_UNTIL else math.exp((PRUNED_UNTIL - step) / 60))
     terms = {"task": 0.2 * gap, "hidden": 0.15 * gap, "attention": 0.6 * gap, "embedding": 0.05 * gap}
     heads = round(12 * left * 6) / 6
-    return {
-        "step": step,
-        "loss": gap,
-        "terms": terms,
-        "gap": gap,
-        "widths": {
-            "hidden_size": round(384 * left),
-            "intermediate_size": round(1536 * left),
-            "num_attention_heads": heads,
-            "head_dim": 32,
-        },
-        "parameters": round(22_713_216 * left),
-        "learning_rate": 6e-4,
-        "pruned": step % 5 == 0 and 0 < step <= PRUNED_UNTIL,
-        "seconds": 1.0,
-    }
+    return StepRecord(
+        step=step,
+        loss=gap,
+        terms=terms,
+        gap=gap,
+        widths=WidthFigures(
+            hidden_size=round(384 * left),
+            intermediate_size=round(1536 * left),
+            num_attention_heads=heads,
+            head_dim=32,
+            num_hidden_layers=6,
+        ),
+        parameters=round(22_713_216 * left),
+        learning_rate=6e-4,
+        pruned=step % 5 == 0 and 0 < step <= PRUNED_UNTIL,
+        seconds=1.0,
+    )
 
 
 @pytest.fixture
-def log() -> list[dict[str, Any]]:
+def log() -> list[StepRecord]:
     return [log_line(step) for step in range(STEPS)]
 
 
@@ -178,13 +179,13 @@ def summary(measurement: dict[str, Any], packages: tuple[Any, Any], verdicts: li
 
 
 @pytest.fixture
-def run_dir(tmp_path: Path, log: list[dict[str, Any]], measurement: dict[str, Any], summary: dict[str, Any]) -> Path:
+def run_dir(tmp_path: Path, log: list[StepRecord], measurement: dict[str, Any], summary: dict[str, Any]) -> Path:
     folder = tmp_path / "run"
     package = write_package(folder / "2-onnx", arrays=weights(vocab_size=100), max_length=64)
     tiny_tokenizer().save_pretrained(package)
     write_manifest(package, "package", details=read_manifest(package, PackageManifest).details)
     (folder / "1-student").mkdir()
-    (folder / "1-student" / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+    (folder / "1-student" / "log.jsonl").write_text("".join(line.model_dump_json() + "\n" for line in log))
     (folder / "3-measured").mkdir()
     write_text(folder / "3-measured" / "measurement.json", to_json(measurement))
     write_text(folder / "summary.json", to_json(summary))

@@ -10,10 +10,11 @@ import pytest
 import yaml
 
 from homoexport.distill.batches import MicroBatch
-from homoexport.distill.loop import Run, StepReport
+from homoexport.distill.loop import Run
 from homoexport.documents.artifact import Manifest, StudentManifest, verify
 from homoexport.documents.measurement import Failure
 from homoexport.documents.plan import Cost
+from homoexport.documents.student import StepRecord
 from homoexport.plan import choice, lab
 from homoexport.shape import Shape
 from homoexport.workflow.measure import measure_once
@@ -97,7 +98,7 @@ def stopped_before_step(monkeypatch, homoexport, run: Path, recipe: Path, step: 
     """Go on with a run, and stop it within a turn, before one of the turn's steps."""
     true = Run.advance
 
-    def advance(self: Run, micro_batches: Sequence[MicroBatch]) -> StepReport:
+    def advance(self: Run, micro_batches: Sequence[MicroBatch]) -> StepRecord:
         if self.step == step:
             raise Stop
         return true(self, micro_batches)

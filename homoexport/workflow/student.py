@@ -1,39 +1,27 @@
-"""What a run leaves behind while it works, and at its end. The first process alone writes."""
+"""What a distillation leaves in a student's folder, while it works and at its end; the first process alone writes."""
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from accelerate.utils import gather_object
 
-from homoexport.distill.checkpoint import CHECKPOINT, END_STATE, save_checkpoint
-from homoexport.distill.evaluation import held_out_loss
-from homoexport.distill.job import Job
-from homoexport.distill.loop import Run, StepReport
+from homoexport.distill import Job, Run, held_out_loss
+from homoexport.distill.checkpoint import save_checkpoint
 from homoexport.documents.artifact import write_manifest
-from homoexport.documents.student import HELD_OUT, DistilledDetails
+from homoexport.documents.document import write_text
+from homoexport.documents.run_folder import CHECKPOINT, END_STATE, HELD_OUT, LOG
+from homoexport.documents.student import DistilledDetails, StepRecord
 from homoexport.encoder import parameter_counts, parent_of, save_encoder
 from homoexport.text import merge_states
-
-LOG = "log.jsonl"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a distillation tells while it runs: a step's report, how many steps there are, and whose they are."""
-
-    report: StepReport
-    steps: int
-    student: str | None = None
+from homoexport.workflow.progress import DistillProgress
 
 
-class Writer:
+class StudentWriter:
     """Log, checkpoints and the student's files of one run.
 
     Args:
@@ -42,7 +30,7 @@ class Writer:
         folder: the student's, which exists.
         name: of the student, among several.
         offset: steps that another run made before this one branched off.
-        on_progress: is given every step's report.
+        on_step: is given every step.
     """
 
     def __init__(
@@ -53,30 +41,29 @@ class Writer:
         *,
         name: str | None = None,
         offset: int = 0,
-        on_progress: Callable[[Progress], None] | None = None,
+        on_step: Callable[[DistillProgress], None],
     ) -> None:
         self.job, self.run, self.folder = job, run, folder
-        self.name, self.offset, self.on_progress = name, offset, on_progress
+        self.name, self.offset, self.on_step = name, offset, on_step
         self.seconds = 0.0
 
     @property
     def _writes(self) -> bool:
         return bool(self.job.accelerator.is_main_process)
 
-    def log(self, report: StepReport) -> None:
-        """Append a line to the log and tell the listener and the trackers."""
-        self.seconds += report.seconds
-        report = replace(report, step=report.step + self.offset)
-        terms = {f"term/{name}": value for name, value in report.terms.items()}
-        widths = {f"width/{name}": value for name, value in report.widths.items()}
-        figures = {"loss": report.loss, "gap": report.gap, "learning_rate": report.learning_rate}
-        self.job.accelerator.log({**figures, **terms, **widths}, step=report.step)
+    def log(self, made: StepRecord) -> None:
+        """Append a line to the log, and pass the step on to the trackers and to whoever listens."""
+        self.seconds += made.seconds
+        step = made.model_copy(update={"step": made.step + self.offset})
+        terms = {f"term/{name}": value for name, value in step.terms.items()}
+        widths = {f"width/{name}": value for name, value in step.widths.model_dump().items()}
+        figures = {"loss": step.loss, "gap": step.gap, "learning_rate": step.learning_rate}
+        self.job.accelerator.log({**figures, **terms, **widths}, step=step.step)
         if not self._writes:
             return
         with (self.folder / LOG).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(report.as_json()) + "\n")
-        if self.on_progress is not None:
-            self.on_progress(Progress(report, self.offset + self.run.settings.steps, self.name))
+            file.write(step.model_dump_json() + "\n")
+        self.on_step(DistillProgress(step, self.offset + self.run.settings.steps, self.name))
 
     @contextmanager
     def trackers(self) -> Iterator[None]:
@@ -101,10 +88,8 @@ class Writer:
         path = self.folder / LOG
         steps = self.offset + self.run.step
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[:steps] if path.is_file() else []
-        self.seconds = sum(json.loads(line)["seconds"] for line in lines)
-        part = path.with_suffix(".part")
-        part.write_text("".join(lines), encoding="utf-8")
-        part.replace(path)
+        self.seconds = sum(StepRecord.model_validate_json(line).seconds for line in lines)
+        write_text(path, "".join(lines))
 
     def checkpoint(self, folder: Path | None = None, *, at_branch: bool = False, at_end: bool = False) -> None:
         """Save everything that is needed to go on.

@@ -1,36 +1,47 @@
-"""The stage: from settings to a student's folder, or to several out of one run."""
+"""Distilling by name: from a teacher's name and a recipe's sections to a student's folder, or to several."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import Accelerator
 
-from homoexport.distill.checkpoint import CHECKPOINT, END_STATE, load_checkpoint
-from homoexport.distill.job import Job, all_processes_alive, open_job
-from homoexport.distill.loop import Run
-from homoexport.distill.start import start_student
-from homoexport.distill.steps import run_steps
-from homoexport.distill.writer import LOG, Progress, Writer
-from homoexport.documents.artifact import (
-    MANIFEST,
-    RUN_MARK,
-    Manifest,
-    make_folder,
-    output_errors,
-    read_manifest,
-    refuse_existing,
-    write_run_mark,
+from homoexport.distill import (
+    TASKS,
+    Job,
+    all_processes_alive,
+    check_threads,
+    failing_together,
+    join_processes,
+    new_run,
+    run_steps,
+    targets_of,
 )
-from homoexport.documents.document import digest_of, read_json
+from homoexport.distill.checkpoint import load_checkpoint
+from homoexport.documents.artifact import MANIFEST, Manifest, output_errors, read_manifest
+from homoexport.documents.document import digest_of
 from homoexport.documents.recipe import DistillSettings, StudentShape, TextSettings
-from homoexport.errors import OutputError, PackageError, RecipeError
+from homoexport.documents.run_folder import (
+    CHECKPOINT,
+    END_STATE,
+    LOG,
+    begin,
+    check_output,
+    holds,
+    is_finished,
+    replacing,
+)
+from homoexport.encoder import Encoder, load_encoder
+from homoexport.errors import PackageError, RecipeError
 from homoexport.shape import PartialShape, Shape
+from homoexport.text import check_sources, prepare_text
+from homoexport.workflow.progress import QUIET, Progress
+from homoexport.workflow.student import StudentWriter
 
 _FREE_TO_CHANGE = {
     *("threads", "trackers", "micro_batch_size", "checkpoint_every", "activation_checkpointing", "compile")
@@ -40,7 +51,7 @@ _BRANCH_PRUNES_UNTIL = 0.3  # where the trunk's heads are not the branch's: shar
 
 
 def distill(
-    teacher: str,
+    teacher: str | Encoder,
     *,
     text: TextSettings,
     shape: PartialShape,
@@ -51,14 +62,14 @@ def distill(
     resume: bool = False,
     keep_state: bool = False,
     recipe_digest: str | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    progress: Progress = QUIET,
 ) -> Path:
     """Distil a student out of a teacher and save it as a stock model folder.
 
     Runs under `accelerate launch` as it stands; the first process alone writes.
 
     Args:
-        teacher: hub name, folder, or `package:DISTRIBUTION/PATH`.
+        teacher: hub name, folder, or `package:DISTRIBUTION/PATH`; or what `load_encoder` made of one of these.
         text: what to distil on.
         shape: the student's widths and depth.
         settings: how to distil.
@@ -68,7 +79,7 @@ def distill(
         resume: go on from the last checkpoint in `out_dir`, on any number of processes.
         keep_state: leave what `prune_on` goes on from.
         recipe_digest: of the recipe that this is part of.
-        on_progress: is given every step's report, in the first process.
+        progress: is told every step, in the first process.
 
     Returns:
         `out_dir`.
@@ -77,16 +88,17 @@ def distill(
         TeacherError, TextError, ShapeError, OutputError, RecipeError, TrainingError: see
             `homoexport.errors`.
     """
-    digest = _settings_digest(teacher, text, [shape], settings, seed)
-    _check_output(out_dir, digest, [teacher, *text.paths], force=force, resume=resume)
-    if resume and _done(out_dir):
+    work = _work_digest(teacher, text, [shape], settings, seed)
+    _check_output(out_dir, work, teacher, text, force=force, resume=resume)
+    if resume and _is_done(out_dir):
         return out_dir
+    check_before_loading(text, settings)
     with all_processes_alive():
         job = open_job(
             teacher, text=text, settings=settings, seed=seed, shapes=[shape], tracker_dir=out_dir / "trackers"
         )
-        place = _Place(out_dir, digest, recipe_digest, resume, on_progress, keep_state=keep_state)
-        with output_errors(out_dir), _resumable_or_as_before(out_dir, job.accelerator, resume=resume):
+        place = _Place(out_dir, work, recipe_digest, resume, progress, keep_state=keep_state)
+        with output_errors(out_dir), _replacing_together(out_dir, job.accelerator, resume=resume):
             _run_student(job, place, job.targets[0])
     return out_dir
 
@@ -94,7 +106,7 @@ def distill(
 def prune_on(
     student: Path,
     *,
-    teacher: str,
+    teacher: str | Encoder,
     text: TextSettings,
     shape: PartialShape,
     settings: DistillSettings,
@@ -102,7 +114,7 @@ def prune_on(
     seed: int = 0,
     resume: bool = False,
     recipe_digest: str | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    progress: Progress = QUIET,
 ) -> Path:
     """Prune a finished student further, from where its distillation ended, to a narrower one.
 
@@ -110,30 +122,24 @@ def prune_on(
 
     Args:
         student: a folder that `distill` or this function left with its state (`keep_state`).
-        teacher: whose student it is.
-        text: what it was distilled on.
         shape: no wider than the student in anything.
-        settings: those that it was distilled with.
+        settings: those that it was distilled with, as are `teacher` and `text`.
         out_dir: becomes the narrower student's folder.
-        seed: as for `distill`.
         resume: go on with the same in `out_dir`.
-        recipe_digest: of the recipe that this is part of.
-        on_progress: is given every step's report.
 
     Returns:
         `out_dir`.
 
     Raises:
         PackageError: the student has left no state.
-        Others as for `distill`.
+        Others as for `distill`, as are the other arguments.
     """
-    if not (student / END_STATE).is_file() and not (out_dir / CHECKPOINT).is_file() and not _done(out_dir):
+    if not (student / END_STATE).is_file() and not (out_dir / CHECKPOINT).is_file() and not _is_done(out_dir):
         raise PackageError("has left no state to go on from", where=str(student), hint="distil it again")
-    digest = digest_of(
-        [_settings_digest(teacher, text, [shape], settings, seed), read_manifest(student, Manifest).digest]
-    )
-    _check_output(out_dir, digest, [teacher, *text.paths], force=False, resume=resume)
-    if resume and _done(out_dir):
+    before = read_manifest(student, Manifest).digest
+    work = digest_of([_work_digest(teacher, text, [shape], settings, seed), before])
+    _check_output(out_dir, work, teacher, text, force=False, resume=resume)
+    if resume and _is_done(out_dir):
         return out_dir
     further = settings.model_copy(
         update={
@@ -145,12 +151,12 @@ def prune_on(
     )
     with all_processes_alive():
         job = open_job(teacher, text=text, settings=further, seed=seed, shapes=[shape])
-        with output_errors(out_dir), _resumable_or_as_before(out_dir, job.accelerator, resume=resume):
+        with output_errors(out_dir), _replacing_together(out_dir, job.accelerator, resume=resume):
             if not (out_dir / CHECKPOINT).is_file():
-                _start_folder(out_dir, digest)
+                begin(out_dir, "student", work)
                 _copy(student / LOG, out_dir / LOG)  # the way up to here
                 _copy(student / END_STATE, out_dir / CHECKPOINT)
-            place = _Place(out_dir, digest, recipe_digest, True, on_progress, keep_state=True)
+            place = _Place(out_dir, work, recipe_digest, True, progress, keep_state=True)
             _run_student(job, place, job.targets[0])
     return out_dir
 
@@ -161,7 +167,7 @@ def forget_state(student: Path) -> None:
 
 
 def distill_students(
-    teacher: str,
+    teacher: str | Encoder,
     *,
     text: TextSettings,
     shapes: Sequence[StudentShape],
@@ -171,7 +177,7 @@ def distill_students(
     force: bool = False,
     resume: bool = False,
     recipe_digest: str | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    progress: Progress = QUIET,
 ) -> list[Path]:
     """Distil several students out of one run.
 
@@ -179,30 +185,23 @@ def distill_students(
     checkpoint there; each such branch is finished afterwards with its own share of steps.
 
     Args:
-        teacher: as for `distill`.
-        text: as for `distill`.
         shapes: the students, named, the widest first.
-        settings: as for `distill`; pruning lasts `prune_until` of `steps`, then each student has its
-            `finish` of `steps`.
+        settings: pruning lasts `prune_until` of `steps`, then each student has its `finish` of `steps`.
         out_dir: becomes a folder with a student's folder for each name.
-        seed: as for `distill`.
-        force: as for `distill`.
-        resume: go on where the last run stopped.
-        recipe_digest: as for `distill`.
-        on_progress: as for `distill`.
 
     Returns:
         The students' folders, in the order of `shapes`.
 
     Raises:
         RecipeError: students not in order of width, or a method that has no path of widths.
-        TeacherError, TextError, ShapeError, OutputError, TrainingError: see `homoexport.errors`.
+        Others as for `distill`, as are the other arguments.
     """
-    digest = _settings_digest(teacher, text, shapes, settings, seed)
-    _check_output(out_dir, digest, [teacher, *text.paths], force=force, resume=resume)
+    work = _work_digest(teacher, text, shapes, settings, seed)
+    _check_output(out_dir, work, teacher, text, force=force, resume=resume)
     folders = [out_dir / str(shape.name) for shape in shapes]
-    if resume and all(_done(folder) for folder in folders):
+    if resume and all(_is_done(folder) for folder in folders):
         return folders
+    check_before_loading(text, settings)
     trunk_steps = round((settings.prune_until + shapes[-1].finish) * settings.steps)
     trunk_settings = settings.model_copy(
         update={
@@ -213,17 +212,17 @@ def distill_students(
     )
 
     def place_of(folder: Path, *, goes_on: bool) -> _Place:
-        return _Place(folder, digest, recipe_digest, goes_on, on_progress, name=folder.name)
+        return _Place(folder, work, recipe_digest, goes_on, progress, name=folder.name)
 
     with all_processes_alive():
         job = open_job(
             teacher, text=text, settings=settings, seed=seed, shapes=shapes, tracker_dir=out_dir / "trackers"
         )
-        with output_errors(out_dir), _resumable_or_as_before(out_dir, job.accelerator, resume=resume):
+        with output_errors(out_dir), _replacing_together(out_dir, job.accelerator, resume=resume):
             if job.accelerator.is_main_process and not resume:
-                _start_folder(out_dir, digest)
+                begin(out_dir, "student", work)
             job.accelerator.wait_for_everyone()
-            if not _done(folders[-1]):
+            if not _is_done(folders[-1]):
                 _run_student(
                     job.with_settings(trunk_settings),
                     place_of(folders[-1], goes_on=resume),
@@ -231,7 +230,7 @@ def distill_students(
                     waypoints=list(zip(folders[:-1], job.targets[:-1], strict=True)),
                 )
             for folder, shape, target in zip(folders[:-1], shapes, job.targets, strict=False):
-                if not _done(folder):
+                if not _is_done(folder):
                     if job.accelerator.is_main_process and not (folder / LOG).exists():
                         _copy(folders[-1] / LOG, folder / LOG)  # the way up to where it branched off
                     steps = max(1, round(shape.finish * settings.steps))
@@ -242,15 +241,69 @@ def distill_students(
     return folders
 
 
+def check_before_loading(text: TextSettings, settings: DistillSettings) -> None:
+    """Find what is wrong with the text's sources and the threads while nothing is loaded yet.
+
+    Raises:
+        TextError, RecipeError: a file, a column or a number of threads that cannot be had.
+    """
+    check_threads(settings)
+    check_sources(text, settings.objective)
+
+
+def open_job(
+    teacher: str | Encoder,
+    *,
+    text: TextSettings,
+    settings: DistillSettings,
+    seed: int,
+    shapes: Sequence[PartialShape] = (),
+    tracker_dir: Path | None = None,
+) -> Job:
+    """Load the teacher and the text, and join the other processes; the text comes last, for it takes longest.
+
+    Args:
+        teacher: as for `distill`.
+        text: what to distil on.
+        settings: how to distil.
+        seed: of data order, held-out split and masks.
+        shapes: the students, the widest first.
+        tracker_dir: where trackers keep what they keep on disk.
+
+    Raises:
+        TeacherError, TextError, ShapeError, RecipeError: see `homoexport.errors`; every process raises
+            what the first one to fail did.
+    """
+    accelerator = join_processes(settings, seed=seed, tracker_dir=tracker_dir)
+    with failing_together(accelerator):
+        encoder = load_encoder(teacher, task=TASKS[settings.objective]) if isinstance(teacher, str) else teacher
+        targets = targets_of(encoder, shapes, settings, max_length=text.max_length)
+    labels = encoder.model.config.label2id if "classification" in settings.objective else None
+    for first in (True, False):  # the first process of each machine fills the cache that the others then find
+        with failing_together(accelerator):
+            if accelerator.is_local_main_process == first:
+                corpus = prepare_text(
+                    text,
+                    encoder.tokenizer,
+                    objective=settings.objective,
+                    seed=seed,
+                    label2id=labels,
+                    process=accelerator.process_index,
+                    processes=accelerator.num_processes,
+                )
+                corpus.require(settings.batch_size)
+    return Job(encoder, corpus, settings, accelerator, text.max_length, seed, targets)
+
+
 @dataclass(frozen=True)
 class _Place:
     """Where a student goes, and who is told."""
 
     folder: Path
-    settings_digest: str
+    work: str
     recipe_digest: str | None
     goes_on: bool
-    on_progress: Callable[[Progress], None] | None
+    progress: Progress
     name: str | None = None
     keep_state: bool = False
 
@@ -269,22 +322,21 @@ def _run_student(job: Job, place: _Place, target: Shape, *, waypoints: Sequence[
     if state is not None and state["at_branch"] and not state["at_end"]:
         settings = settings.model_copy(update={"learning_rate": state["run"]["rate"]["_last_lr"][0]})
     run = new_run(job.with_settings(settings), target, waypoints=[shape for _, shape in waypoints])
-    writer = Writer(
-        job, run, folder, name=place.name, offset=state["offset"] if state else 0, on_progress=place.on_progress
-    )
+    offset = state["offset"] if state else 0
+    writer = StudentWriter(job, run, folder, name=place.name, offset=offset, on_step=place.progress.on_distill)
     if state is not None:
         (run.branch_off if state["at_branch"] else run.restore)(state["run"])
         job.corpus.load_state_dict(state["text"])
         writer.rewind()
     else:
         if accelerator.is_main_process:
-            _start_folder(folder, place.settings_digest)
+            begin(folder, "student", place.work)
         accelerator.wait_for_everyone()
 
     def leave_branch() -> None:
         branch, _ = waypoints[len(waypoints) - len(run.waypoints) - 1]
         if accelerator.is_main_process:
-            _start_folder(branch, place.settings_digest)
+            begin(branch, "student", place.work)
         writer.checkpoint(branch, at_branch=True)
 
     run.on_waypoint = leave_branch
@@ -296,51 +348,36 @@ def _run_student(job: Job, place: _Place, target: Shape, *, waypoints: Sequence[
     run.close()
 
 
-def new_run(job: Job, target: Shape, *, waypoints: Sequence[Shape] = (), kind: type[Run] = Run) -> Run:
-    """A run at step 0.
-
-    Args:
-        job: teacher, text, settings, processes.
-        target: shape to end at.
-        waypoints: shapes to pass on the way, the widest first.
-        kind: Run, or one that differs in some of its parts.
-    """
-    start = start_student(job.encoder.model, job.family, target, job.settings.method, seed=job.seed)
-    return kind(
-        job.encoder,
-        start,
-        target=target,
-        settings=job.settings,
-        accelerator=job.accelerator,
-        waypoints=waypoints,
-    )
-
-
-def _settings_digest(
-    teacher: str, text: TextSettings, shapes: Sequence[PartialShape], settings: DistillSettings, seed: int
+def _work_digest(
+    teacher: str | Encoder, text: TextSettings, shapes: Sequence[PartialShape], settings: DistillSettings, seed: int
 ) -> str:
     """What must not change between a run and its resumption; where and how it is computed may."""
     fixed = settings.model_dump(mode="json", exclude=_FREE_TO_CHANGE)
-    return digest_of([teacher, text.model_dump(mode="json"), [s.model_dump(mode="json") for s in shapes], fixed, seed])
+    asked = [shape.model_dump(mode="json") for shape in shapes]
+    return digest_of([_name_of(teacher), text.model_dump(mode="json"), asked, fixed, seed])
+
+
+def _name_of(teacher: str | Encoder) -> str:
+    return teacher if isinstance(teacher, str) else teacher.source
+
+
+def _check_output(
+    out_dir: Path, work: str, teacher: str | Encoder, text: TextSettings, *, force: bool, resume: bool
+) -> None:
+    check_output(out_dir, "student", work, inputs=[_name_of(teacher), *text.paths], force=force, resume=resume)
 
 
 @contextmanager
-def _resumable_or_as_before(out_dir: Path, accelerator: Accelerator, *, resume: bool) -> Iterator[None]:
+def _replacing_together(out_dir: Path, accelerator: Accelerator, *, resume: bool) -> Iterator[None]:
     """Where the block fails before its first checkpoint, all is as it was: nothing there, or what `force` replaces."""
-    main, aside = accelerator.is_main_process, out_dir.with_name(f".{out_dir.name}.old")
-    if main and not resume and out_dir.exists():
-        shutil.rmtree(aside, ignore_errors=True)
-        out_dir.rename(aside)
-    accelerator.wait_for_everyone()
-    try:
+
+    def is_worth_keeping() -> bool:
+        return holds(out_dir, CHECKPOINT, MANIFEST)
+
+    of_first = replacing(out_dir, resume=resume, is_worth_keeping=is_worth_keeping)
+    with of_first if accelerator.is_main_process else nullcontext():
+        accelerator.wait_for_everyone()
         yield
-    finally:
-        if main and any(any(out_dir.rglob(name)) for name in (CHECKPOINT, MANIFEST)):
-            shutil.rmtree(aside, ignore_errors=True)
-        elif main:
-            shutil.rmtree(out_dir, ignore_errors=True)
-            if aside.exists():
-                aside.rename(out_dir)
 
 
 def _copy(source: Path, destination: Path) -> None:
@@ -349,32 +386,10 @@ def _copy(source: Path, destination: Path) -> None:
     part.replace(destination)
 
 
-def _done(folder: Path) -> bool:
+def _is_done(folder: Path) -> bool:
     """Whether the student is there; a checkpoint that an interrupt left beside it is not needed."""
-    if not (folder / MANIFEST).is_file():
+    if not is_finished(folder):
         return False
     if int(os.environ.get("RANK", "0")) == 0:
         (folder / CHECKPOINT).unlink(missing_ok=True)
     return True
-
-
-def _check_output(out_dir: Path, settings_digest: str, inputs: Sequence[str], *, force: bool, resume: bool) -> None:
-    if resume and force:
-        raise RecipeError("--force starts anew and --resume goes on", where=str(out_dir), hint="give one of them")
-    if not resume:
-        refuse_existing(out_dir, force=force, kind="student", inputs=inputs)
-        return
-    if not (out_dir / RUN_MARK).is_file():
-        raise OutputError("holds no run to resume", where=str(out_dir), hint="leave --resume out to start one")
-    if read_json(out_dir / RUN_MARK).get("settings") != settings_digest:
-        raise RecipeError(
-            "the run to resume was started with other settings",
-            where=str(out_dir),
-            hint="give the same recipe and flags, or start another run elsewhere",
-        )
-
-
-def _start_folder(out_dir: Path, settings_digest: str) -> None:
-    shutil.rmtree(out_dir, ignore_errors=True)
-    make_folder(out_dir)
-    write_run_mark(out_dir, "student", {"settings": settings_digest})

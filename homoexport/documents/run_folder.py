@@ -1,0 +1,142 @@
+"""What lies where in the folders of runs and students, and how such a folder is begun, gone on with and replaced.
+
+A run's folder:
+
+    plan          what the budget can afford, where the recipe names no student
+    0-teacher     the teacher's fp32 ONNX package, to compare with
+    1-student     the distilled student
+    2-onnx        the student's package, which is what ships
+    3-measured    both packages measured in one interleaved run, and their quality
+    turns/N       1-student to 3-measured of a turn that missed the budget, and was pruned on from
+    report.md, summary.json, plots/
+
+Several students of one distillation lie in one folder each, by their names; fine-tuned ones in TASK/seed-N.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import Field, field_serializer
+
+from homoexport.choices import WorkKind
+from homoexport.documents.artifact import MANIFEST, RUN_MARK, make_folder, refuse_existing
+from homoexport.documents.document import Document, read_document, write_document
+from homoexport.documents.recipe import Recipe
+from homoexport.errors import OutputError, RecipeError
+from homoexport.host import library_versions
+
+PLAN, TEACHER, STUDENT, PACKAGE, MEASURED, TURNS = "plan", "0-teacher", "1-student", "2-onnx", "3-measured", "turns"
+REPORT, PLOTS = "report.md", "plots"
+SUMMARY = "summary.json"  # written last: a run that has it is over
+MEASUREMENT, FLOORS = "measurement.json", "floors.json"  # in 3-measured
+LOG, HELD_OUT = "log.jsonl", "held_out.txt"  # in a student's folder
+CHECKPOINT = ".checkpoint.pt"  # hidden, as it is no part of the student
+END_STATE = ".end.pt"  # of a finished distillation that may go on to a narrower student
+
+
+class RunMark(Document):
+    """What stands in a folder from the first second of its work on (`run.json`).
+
+    `work` is the digest of all that must not change between the work and its resumption; `seconds` is the wall time of
+    a run's stages so far.
+    """
+
+    VERSION: ClassVar[str] = "2.0"
+
+    kind: WorkKind
+    homoexport: str
+    work: str
+    recipe: Recipe | None = None
+    seconds: dict[str, float] = Field(default_factory=dict)
+
+    @field_serializer("recipe")
+    def _as_it_was_asked(self, recipe: Recipe | None) -> dict[str, Any] | None:
+        return None if recipe is None else recipe.model_dump(mode="json", exclude_unset=True)
+
+
+def begin(folder: Path, kind: WorkKind, work: str, *, recipe: Recipe | None = None) -> None:
+    """Make a folder anew, with its mark."""
+    shutil.rmtree(folder, ignore_errors=True)
+    make_folder(folder)
+    version = library_versions().get("homoexport", "unknown")
+    write_document(folder / RUN_MARK, RunMark(kind=kind, homoexport=version, work=work, recipe=recipe))
+
+
+def read_mark(folder: Path) -> RunMark:
+    """A folder's mark.
+
+    Raises:
+        PackageError: it is missing, or not of this form.
+    """
+    return read_document(folder / RUN_MARK, RunMark, hint="start again with --force")
+
+
+def check_output(
+    folder: Path, kind: WorkKind, work: str, *, inputs: Sequence[str], force: bool = False, resume: bool = False
+) -> None:
+    """Stop before any work is done where it can neither begin in a folder nor go on in it.
+
+    Args:
+        folder: where the work goes.
+        kind: of the work.
+        work: digest of all that must not change between the work and its resumption.
+        inputs: paths and globs that the work reads.
+        force: whether a folder of the same kind may be replaced.
+        resume: whether to go on with what is there.
+
+    Raises:
+        OutputError: see `refuse_existing`; or there is nothing to resume.
+        RecipeError: both to begin anew and to go on, or to go on with other work.
+    """
+    if resume and force:
+        raise RecipeError("--force starts anew and --resume goes on", where=str(folder), hint="give one of them")
+    if not resume:
+        refuse_existing(folder, force=force, kind=kind, inputs=inputs)
+        return
+    if not (folder / RUN_MARK).is_file():
+        raise OutputError("holds no run to resume", where=str(folder), hint="leave --resume out to start one")
+    if read_mark(folder).work != work:
+        raise RecipeError(
+            "the run to resume was started with other settings, data or models",
+            where=str(folder),
+            hint="give the same recipe and flags, or start another run elsewhere",
+        )
+
+
+@contextmanager
+def replacing(folder: Path, *, resume: bool, is_worth_keeping: Callable[[], bool]) -> Iterator[None]:
+    """Put an old folder aside; where the new work fails before there is anything worth keeping, put it back.
+
+    Args:
+        folder: where the work goes.
+        resume: whether the work goes on with what is there, which then stays in any case.
+        is_worth_keeping: whether the work can be gone on with.
+    """
+    aside = folder.with_name(f".{folder.name}.old")
+    if not resume and folder.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+    try:
+        yield
+    finally:
+        if is_worth_keeping():
+            shutil.rmtree(aside, ignore_errors=True)
+        elif not resume:
+            shutil.rmtree(folder, ignore_errors=True)
+            if aside.exists():
+                aside.rename(folder)
+
+
+def holds(folder: Path, *names: str) -> bool:
+    """Whether there is a file of one of the names anywhere in a folder."""
+    return any(any(folder.rglob(name)) for name in names)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a student, or another artifact, is there: its manifest is written last."""
+    return (folder / MANIFEST).is_file()
