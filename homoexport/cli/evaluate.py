@@ -10,6 +10,7 @@ import typer
 from homoexport.choices import AskedTask
 from homoexport.cli import screen
 from homoexport.cli.options import AsJson, Force, Threads
+from homoexport.documents.evaluation import Columns
 
 
 def evaluate(
@@ -80,9 +81,7 @@ def evaluate(
         models,
         task=task,
         data=data,
-        text_column=text_column,
-        pair_column=pair_column,
-        label_column=label_column,
+        columns=Columns(text=text_column, pair=pair_column, label=label_column),
         data_dir=data_dir,
         teacher=teacher,
         probe=probe,

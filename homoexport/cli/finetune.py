@@ -11,6 +11,7 @@ import typer
 from homoexport.choices import LearnedTask
 from homoexport.cli import screen
 from homoexport.cli.options import AsJson, Force, Overrides, Tree, flags, laid_over, resumable
+from homoexport.documents.evaluation import Columns
 from homoexport.documents.recipe import FinetuneRecipe, parse_as
 
 
@@ -98,9 +99,7 @@ def finetune(
             output=out_dir,
             train=train,
             dev=dev,
-            text_column=text_column,
-            pair_column=pair_column,
-            label_column=label_column,
+            columns=Columns(text=text_column, pair=pair_column, label=label_column),
             data_dir=data_dir,
             teacher=teacher,
             recipe=settings,

@@ -9,6 +9,7 @@ from homoexport.evaluate.fidelity import quality_of_run
 from homoexport.evaluate.glue import GLUE, read_glue
 from homoexport.evaluate.judge import Judge, evaluate_models
 from homoexport.evaluate.labels import label_indices, label_places, names_of
+from homoexport.evaluate.learned import LabelledTask, check_learned, glue_task, own_task, read_learned
 from homoexport.evaluate.masked_lm import masked_lm_qualities
 from homoexport.evaluate.models import check_whole, digest_of_source, open_model, package_of_file
 from homoexport.evaluate.probe import MAX_TRAIN
@@ -23,8 +24,10 @@ __all__ = [
     "Examples",
     "Judge",
     "JudgedExamples",
+    "LabelledTask",
     "Quality",
     "Task",
+    "check_learned",
     "check_whole",
     "columns_of_task",
     "digest_of_source",
@@ -32,6 +35,7 @@ __all__ = [
     "evaluate_models",
     "evaluate_on_mteb",
     "flags_of_task",
+    "glue_task",
     "judged_task",
     "label_agreement",
     "label_indices",
@@ -39,12 +43,14 @@ __all__ = [
     "masked_lm_qualities",
     "names_of",
     "open_model",
+    "own_task",
     "package_of_file",
     "quality_of_run",
     "read_examples",
     "read_for",
     "read_glue",
     "read_judged",
+    "read_learned",
     "similarity_fidelity",
     "sts_qualities",
 ]

@@ -30,9 +30,7 @@ def evaluate(
     *,
     task: AskedTask,
     data: str | None = None,
-    text_column: str | None = None,
-    pair_column: str | None = None,
-    label_column: str | None = None,
+    columns: Columns | None = None,
     data_dir: Path | None = None,
     teacher: str | None = None,
     probe: bool = False,
@@ -50,9 +48,7 @@ def evaluate(
         models: packages' folders, students' folders, hub names, or `package:DISTRIBUTION/PATH`.
         task: `sts`, `fidelity`, `masked-lm`, `classification`, `tagging`, one of GLUE's, or `mteb`.
         data: a glob of files, or `package:DISTRIBUTION/GLOB`, for the tasks that bring no data.
-        text_column: of the files; by default the task's own, like the other columns.
-        pair_column: of second texts.
-        label_column: of labels or scores.
+        columns: of texts, second texts, and labels or scores; those that are not named are the task's own.
         data_dir: GLUE's files, a folder a task; without it the hub is asked.
         teacher: what the others are compared with, for fidelity, classification and tagging.
         probe: judge a linear classifier on frozen vectors, trained on the train split of a task of GLUE.
@@ -70,12 +66,12 @@ def evaluate(
         PackageError, TeacherError: not a model, or one that cannot do the task.
         OutputError: `output` exists, or cannot be written.
     """
-    columns = Columns(text=text_column, pair=pair_column, label=label_column)
+    columns = columns or Columns()
     given = {
         "--data": data,
-        "--text-column": text_column,
-        "--pair-column": pair_column,
-        "--label-column": label_column,
+        "--text-column": columns.text,
+        "--pair-column": columns.pair,
+        "--label-column": columns.label,
         "--train": train,
         "--data-dir": data_dir,
         "--probe": probe or None,

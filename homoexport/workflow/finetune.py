@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from homoexport.choices import LEARNED_GLUE_TASKS, LearnedGlueTask, LearnedTask, OwnTask
+from homoexport.choices import LearnedTask
 from homoexport.documents.artifact import (
     MANIFEST,
     FinetunedManifest,
@@ -36,40 +36,24 @@ from homoexport.documents.recipe import FinetuneRecipe, FinetuneSettings
 from homoexport.documents.run_folder import HELD_OUT, begin, check_output, holds, is_finished, replacing
 from homoexport.documents.student import FinetunedDetails
 from homoexport.encoder import load_encoder
-from homoexport.errors import PackageError, TextError, UserError
+from homoexport.errors import PackageError, UserError
 from homoexport.evaluate import (
-    GLUE,
     Examples,
+    LabelledTask,
+    check_learned,
     check_whole,
     digest_of_source,
     drawn_rows,
     evaluate_models,
     label_indices,
     label_places,
-    names_of,
     open_model,
-    read_examples,
-    read_for,
-    read_glue,
+    read_learned,
 )
 from homoexport.finetune import FinetuneProgress, train_classifier
 from homoexport.runtime.inference import Text
 
 _HELD_OUT_TEXTS = 1000  # that a student carries for the checks of its export
-
-
-@dataclass(frozen=True)
-class LabelledTask:
-    """What to train on, and what to judge on by the name of the split.
-
-    `names` are the labels', none where texts have scores; `metrics` those to give, None for all.
-    """
-
-    name: str
-    train: Examples
-    judged: Mapping[str, Examples]
-    names: tuple[str, ...]
-    metrics: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -87,9 +71,7 @@ def finetune(
     output: Path,
     train: str | None = None,
     dev: str | None = None,
-    text_column: str | None = None,
-    pair_column: str | None = None,
-    label_column: str | None = None,
+    columns: Columns | None = None,
     data_dir: Path | None = None,
     teacher: str | None = None,
     recipe: FinetuneRecipe | None = None,
@@ -106,9 +88,7 @@ def finetune(
         output: becomes the student's folder; of several trainings the folder of all, `TASK/seed-N`.
         train: a glob of files to train on.
         dev: a glob of files to judge on.
-        text_column: of these files, by default `text`.
-        pair_column: of second texts.
-        label_column: by default `label`, of scores `score`.
+        columns: of these files; by default `text` and `label`, of scores `score`.
         data_dir: GLUE's files, a folder a task; without it the hub is asked.
         teacher: a classifier of the same labels, whose logits teach, too; of several tasks the folder of its own
             fine-tunings, of which each task's first seed is taken.
@@ -122,19 +102,16 @@ def finetune(
         Others as `finetune_student` and `finetune_many`.
     """
     recipe, listener = recipe or FinetuneRecipe(), listener or Listener()
-    columns = Columns(text=text_column, pair=pair_column, label=label_column)
-    _check_flags(task, train=train, dev=dev, columns=columns, data_dir=data_dir)
+    columns = columns or Columns()
+    check_learned(task, train=train, dev=dev, columns=columns, data_dir=data_dir)
     single = is_single(task, recipe)
     if single and resume:
         raise UserError("is for several tasks or seeds", where="--resume", hint="leave it out")
     if not resume:
         refuse_existing(output, force=force, kind="student" if single else "finetuning", inputs=[student])
-    skipped: dict[str, str] = {}
-    if train is not None and dev is not None:
-        own: OwnTask = "scores" if task == "scores" else "classification"
-        tasks = [own_task(own, train, dev, columns)]
-    else:
-        tasks, skipped = _glue_tasks(task, data_dir, listener)
+    tasks, skipped = read_learned(
+        task, train=train, dev=dev, columns=columns, data_dir=data_dir, progress=listener.on_stage
+    )
     if single:
         (learned,) = tasks
         run = finetune_student(
@@ -164,98 +141,6 @@ def finetune(
 def is_single(task: LearnedTask, recipe: FinetuneRecipe) -> bool:
     """Whether there is one training alone, whose folder is the student's."""
     return task != "glue" and len(recipe.seeds) == 1
-
-
-def _check_flags(
-    task: LearnedTask, *, train: str | None, dev: str | None, columns: Columns, data_dir: Path | None
-) -> None:
-    """Refuse flags that would make no difference, and miss those that are needed."""
-    of_own = {
-        "--train": train,
-        "--dev": dev,
-        "--text-column": columns.text,
-        "--pair-column": columns.pair,
-        "--label-column": columns.label,
-    }
-    is_own = task in ("classification", "scores")
-    if is_own and (missing := [flag for flag in ("--dev", "--train") if not of_own[flag]]):
-        raise UserError("on which files?", where=f"--task {task}", hint=f"name some with {missing[0]}")
-    useless = {"--data-dir": data_dir} if is_own else of_own
-    if wrong := sorted(flag for flag, value in useless.items() if value):
-        raise UserError("makes no difference here", where=f"{wrong[0]} with --task {task}", hint="leave it out")
-
-
-def _glue_tasks(
-    task: LearnedTask, data_dir: Path | None, listener: Listener
-) -> tuple[list[LabelledTask], dict[str, str]]:
-    """One task of GLUE; or all that have files, and why the others are skipped."""
-    tasks: list[LabelledTask] = []
-    skipped: dict[str, str] = {}
-    for name in LEARNED_GLUE_TASKS:
-        if task not in ("glue", name):
-            continue
-        try:
-            tasks.append(glue_task(name, data_dir))
-        except TextError as error:
-            if task != "glue":
-                raise
-            skipped[name] = str(error)
-            listener.on_stage(f"{name} is left out: {error}")
-    if not tasks:
-        where = str(data_dir or "the hub")
-        raise UserError("no task has files", where=where, hint="name GLUE's folder with --data-dir")
-    return tasks, skipped
-
-
-def glue_task(name: LearnedGlueTask, data_dir: Path | None) -> LabelledTask:
-    """A GLUE task with its dev sets; MNLI has two, of which the mismatched one may be missing.
-
-    Raises:
-        TextError: no such files, or a hub that does not give them.
-    """
-    task = GLUE[name]
-    judged: dict[str, Examples] = {name: read_glue(name, data_dir=data_dir)}
-    if name == "mnli" and (data_dir is None or (data_dir / GLUE["mnli-mm"].folder / GLUE["mnli-mm"].dev).is_file()):
-        judged["mnli-mm"] = read_glue("mnli-mm", data_dir=data_dir)
-    train = read_glue(name, data_dir=data_dir, split="train")
-    return LabelledTask(name, train, judged, task.names or (), task.metrics)
-
-
-def own_task(kind: OwnTask, train: str, dev: str, columns: Columns) -> LabelledTask:
-    """A task of the user's own, out of files as `homoexport eval` reads them.
-
-    Raises:
-        TextError: no text, no such column, labels that are no numbers where there should be scores, one label alone,
-            fewer than three scores to be judged, or a label to be judged that is none of those to train on.
-    """
-    label = columns.label or ("score" if kind == "scores" else "label")
-    named = Columns(text=columns.text or "text", pair=columns.pair, label=label)
-    names: tuple[str, ...] = ()
-    with read_for("--train"):
-        learned = read_examples(train, named)
-        if kind == "scores":
-            learned.scores()
-        else:
-            names = _two_labels_or_more(learned)
-    with read_for("--dev"):
-        judged = read_examples(dev, named)
-        assert judged.labels is not None
-        if kind == "classification":
-            label_indices(judged.labels, names, where=dev)
-        elif len(judged.scores()) < 3:
-            raise TextError(
-                f"holds {len(judged.labels)} texts", where=dev, hint="give 3 or more, for scores to compare"
-            )
-    return LabelledTask(kind, learned, {"dev": judged}, names)
-
-
-def _two_labels_or_more(examples: Examples) -> tuple[str, ...]:
-    assert examples.labels is not None
-    names = names_of(examples.labels)
-    if len(names) < 2:
-        hint = "name files with two labels or more, or another --label-column"
-        raise TextError(f"has the label '{names[0]}' alone", where=examples.source, hint=hint)
-    return names
 
 
 def finetune_student(
@@ -313,19 +198,8 @@ def finetune_student(
         )
         listener.on_stage("judging")
         judged = {name: _judged(folder, examples, task, seed=seed) for name, examples in task.judged.items()}
-        held_out = [" ".join(_first(text).split()) for text in next(iter(task.judged.values())).texts]
-        (folder / HELD_OUT).write_text("\n".join(held_out[:_HELD_OUT_TEXTS]) + "\n", encoding="utf-8")
-        run = FineTunedRun(
-            task=task.name,
-            seed=seed,
-            examples=len(train.texts),
-            of_examples=len(task.train.texts),
-            trained_on=_digest(train),
-            judged_on={name: _digest(dev) for name, dev in task.judged.items()},
-            teacher=teacher,
-            teacher_digest=None if teacher is None else digest_of_source(teacher),
-            judged=judged,
-        )
+        _write_held_out(folder, next(iter(task.judged.values())).texts)
+        run = _described(task, train, judged, seed=seed, teacher=teacher)
         details = FinetunedDetails(
             task="text-classification",
             teacher=source,
@@ -340,6 +214,32 @@ def finetune_student(
         )
         write_manifest(folder, "student", parent=made.parent, details=details)
     return run
+
+
+def _described(
+    task: LabelledTask,
+    train: Examples,
+    judged: dict[str, tuple[QualityFigure, ...]],
+    *,
+    seed: int,
+    teacher: str | None,
+) -> FineTunedRun:
+    return FineTunedRun(
+        task=task.name,
+        seed=seed,
+        examples=len(train.texts),
+        of_examples=len(task.train.texts),
+        trained_on=_digest(train),
+        judged_on={name: _digest(dev) for name, dev in task.judged.items()},
+        teacher=teacher,
+        teacher_digest=None if teacher is None else digest_of_source(teacher),
+        judged=judged,
+    )
+
+
+def _write_held_out(folder: Path, texts: Sequence[Text]) -> None:
+    lines = [" ".join(_first(text).split()) for text in texts[:_HELD_OUT_TEXTS]]
+    (folder / HELD_OUT).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _targets(train: Examples, names: Sequence[str]) -> NDArray[np.int64] | NDArray[np.float32]:
