@@ -33,7 +33,7 @@ from homoexport.report import shape_name
 from homoexport.shape import PartialShape, Shape
 from homoexport.workflow.distill import distill, prune_on
 from homoexport.workflow.measure import judge_package
-from homoexport.workflow.run import run_recipe
+from homoexport.workflow.run import run
 
 RESULT = Path(__file__).parent / "results/budgets.json"
 RECIPE = Path(__file__).parents[1] / "recipes/budget.yaml"
@@ -87,7 +87,7 @@ def promise(name: str, budget: dict[str, str], work: Path, steps: int) -> dict[s
     )
     shutil.rmtree(run_dir, ignore_errors=True)
     try:
-        summary = run_recipe(recipe, run_dir)
+        summary = run(recipe, output=run_dir).model_dump(mode="json")
     except BudgetError as error:
         return {"budget": budget, "refused": str(error), "seconds": round(time.perf_counter() - began, 1)}
     plan = summary["plan"]
@@ -129,14 +129,14 @@ def lied_to(work: Path, steps: int) -> dict[str, Any]:
         patch("homoexport.workflow.run.prune_on", clocked),
         patch.dict("os.environ", {"HOMOEXPORT_CACHE": str(cache)}),
     ):
-        summary = run_recipe(recipe, run_dir)
+        summary = run(recipe, output=run_dir).model_dump(mode="json")
     turns = summary["plan"]["turns"]
     shape = turns[-1]["shape"]
     over = work / "started-over"
     shutil.rmtree(over, ignore_errors=True)
     began = time.perf_counter()
     student = PartialShape.of(shape_of(shape))
-    distill(recipe.teacher, text=recipe.text, shape=student, settings=recipe.distill, out_dir=over, seed=recipe.seed)
+    distill(recipe.teacher, text=recipe.text, shape=student, settings=recipe.distill, output=over, seed=recipe.seed)
     return {
         "lie": LIE,
         "budget": LIED_TO,

@@ -118,7 +118,7 @@ def judged(shape: Shape, seed: int, recipe: Recipe, glue: Path, work: Path) -> d
             text=recipe.text,
             shape=PartialShape.of(shape),
             settings=recipe.distill,
-            out_dir=student,
+            output=student,
             seed=seed,
             resume=student.exists(),
         )

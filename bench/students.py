@@ -41,20 +41,20 @@ def measure(steps: int, threads: int) -> dict[str, Any]:
         distill(
             recipe.teacher,
             shape=SHAPES[-1],
-            out_dir=root / "warm-up",
+            output=root / "warm-up",
             text=recipe.text,
             seed=recipe.seed,
             settings=recipe.distill.model_copy(update={"steps": 2}),
         )  # tokenizes the text, which later calls find in the cache
         for shape in SHAPES:
             began = time.perf_counter()
-            distill(recipe.teacher, shape=shape, out_dir=root / str(shape.name), **common)
+            distill(recipe.teacher, shape=shape, output=root / str(shape.name), **common)
             seconds = time.perf_counter() - began
             loss = read_manifest(root / str(shape.name), DistilledManifest).details.held_out_loss
             students[str(shape.name)] = {"alone_seconds": seconds, "alone_held_out_loss": loss}
             print(f"{shape.name} alone: {seconds:.1f} s, held-out loss {loss:.5f}", flush=True)
         began = time.perf_counter()
-        folders = distill_students(recipe.teacher, shapes=SHAPES, out_dir=root / "all", **common)
+        folders = distill_students(recipe.teacher, shapes=SHAPES, output=root / "all", **common)
         together = time.perf_counter() - began
         for path in folders:
             details = read_manifest(path, DistilledManifest).details

@@ -92,7 +92,7 @@ def distil(cell: Cell, work: Path, threads: int) -> None:
     recipe, out = recipe_of(cell, threads), cell.folder(work) / "student"
     assert recipe.student is not None
     text, settings = recipe.text, recipe.distill
-    distill(recipe.teacher, text=text, shape=recipe.student, settings=settings, out_dir=out, resume=out.exists())
+    distill(recipe.teacher, text=text, shape=recipe.student, settings=settings, output=out, resume=out.exists())
 
 
 def export(cell: Cell, precision: str, work: Path, threads: int) -> None:

@@ -13,6 +13,8 @@ from types import ModuleType
 
 import pytest
 
+from homoexport.documents.document import read_document
+from homoexport.documents.summary import Summary
 from homoexport.report.tables import summary_rows
 
 ROOT = Path(__file__).parents[1]
@@ -20,7 +22,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_table_is_the_kept_summarys():
-    summary = json.loads((ROOT / "docs" / "quickstart-summary.json").read_text())
+    summary = read_document(ROOT / "docs" / "quickstart-summary.json", Summary)
     for row in summary_rows(summary):
         assert f"| {' | '.join(row)} |" in README
     shown = re.findall(r"^\| (\w.*?) \|", README.split("Beside its peers")[0], re.MULTILINE)

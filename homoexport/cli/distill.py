@@ -91,7 +91,7 @@ def distill(
     arguments: dict[str, Any] = {
         "text": settings.text,
         "settings": settings.distill,
-        "out_dir": output,
+        "output": output,
         "seed": settings.seed,
         "force": force,
         "resume": resume,

@@ -25,7 +25,7 @@ from homoexport.cli.options import (
     run_folder,
 )
 from homoexport.documents.recipe import Recipe, parse_recipe
-from homoexport.documents.run_folder import PACKAGE
+from homoexport.documents.run_folder import PACKAGE, SUMMARY
 from homoexport.errors import UserError
 
 
@@ -59,22 +59,22 @@ def run(
         tree = {key: value for key, value in tree.items() if key not in ("student", "students")}
     settings = parse_recipe(tree, where=str(recipe), overrides=overrides or ())
     run_dir = run_folder(settings.name, output, resume=resume)
-    from homoexport.report import summary_table, verdict_lines, verdicts_of
+    from homoexport.report import summary_table, verdict_lines
     from homoexport.workflow.progress import Progress
-    from homoexport.workflow.run import run_recipe
+    from homoexport.workflow.run import run as run_recipe
 
     with resumable(run_dir), screen.Bars() as bars:
         progress = Progress(on_stage=bars.on_stage, on_share=bars.on_measure, on_distill=bars.on_distill)
-        summary = run_recipe(settings, run_dir, force=force, resume=resume, progress=progress)
+        summary = run_recipe(settings, output=run_dir, force=force, resume=resume, progress=progress)
     if as_json:
-        screen.print_json(summary)
+        screen.print_json(summary.model_dump(mode="json"))
     else:
         screen.output.print(summary_table(summary))
-        for line in verdict_lines(verdicts_of(summary)):
+        for line in verdict_lines(summary.budget):
             screen.output.print(line)
         where = f"Package: {run_dir / PACKAGE}\nReport:  {run_dir / 'report.md'}"
         screen.output.print(where, soft_wrap=True)
-    if summary["budget_kept"] is not True:
+    if summary.budget_kept is not True:
         raise typer.Exit(3)
 
 
@@ -83,15 +83,16 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write a run's report.md and plots again, and show its table."""
-    from homoexport.documents.document import read_json
-    from homoexport.report import rebuild_report, summary_table, verdict_lines, verdicts_of
+    from homoexport.documents.document import read_document
+    from homoexport.documents.summary import Summary
+    from homoexport.report import rebuild_report, summary_table, verdict_lines
 
     path = rebuild_report(run_dir)
-    summary = read_json(run_dir / "summary.json")
+    summary = read_document(run_dir / SUMMARY, Summary)
     if as_json:
-        screen.print_json(summary)
+        screen.print_json(summary.model_dump(mode="json"))
         return
     screen.output.print(summary_table(summary))
-    for line in verdict_lines(verdicts_of(summary)):
+    for line in verdict_lines(summary.budget):
         screen.output.print(line)
     screen.output.print(f"Report: {path}", soft_wrap=True)

@@ -157,6 +157,13 @@ def judge(
     return verdicts
 
 
+def is_kept(verdicts: Sequence[BudgetVerdict]) -> bool | None:
+    """False where a line is missed, None where none is but one is too noisy to call, else True."""
+    if any(verdict.kept is False for verdict in verdicts):
+        return False
+    return None if any(verdict.kept is None for verdict in verdicts) else True
+
+
 def proven(verdicts: Sequence[BudgetVerdict]) -> bool:
     """Whether every line is kept; one that is too noisy to call is not proven."""
     return all(verdict.kept for verdict in verdicts)

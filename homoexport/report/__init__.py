@@ -14,12 +14,10 @@ from homoexport.report.measured import (
     need_lines,
 )
 from homoexport.report.planned import plan_lines, plan_table, write_plan_report
-from homoexport.report.summary import budget_kept, summarize, verdicts_of
 from homoexport.report.tables import summary_table, verdict_lines
 from homoexport.report.wording import shape_name
 
 __all__ = [
-    "budget_kept",
     "candidate_table",
     "change_table",
     "device_table",
@@ -34,10 +32,8 @@ __all__ = [
     "plan_table",
     "rebuild_report",
     "shape_name",
-    "summarize",
     "summary_table",
     "verdict_lines",
-    "verdicts_of",
     "write_bench_report",
     "write_plan_report",
     "write_report",

@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 from homoexport.documents.artifact import output_errors
-from homoexport.documents.budget import BudgetVerdict
-from homoexport.documents.document import read_document, read_json
-from homoexport.documents.measurement import MeasuredHost, Measurement
+from homoexport.documents.document import read_document, write_text
+from homoexport.documents.measurement import Measurement
 from homoexport.documents.run_folder import LOG, MEASURED, MEASUREMENT, PACKAGE, PLOTS, REPORT, STUDENT, SUMMARY
 from homoexport.documents.student import StepRecord, read_log
-from homoexport.errors import PackageError
+from homoexport.documents.summary import PlannedTurns, Summary
 from homoexport.report.measured import latency_rows, measurement_remarks
 from homoexport.report.plots import homotopy_figure, latency_figure, terms_figure, width_of
-from homoexport.report.summary import SCHEMA_VERSION, verdicts_of
 from homoexport.report.table import Table
 from homoexport.report.tables import conditions, host_line, summary_rows
-from homoexport.report.wording import budget_line, judgement, limit, metric, number, parameters, quantity, shape_name
+from homoexport.report.wording import budget_line, judgement, limit, metric, number, parameters, quantity
 from homoexport.runtime.inference import TASK_OUTPUTS, PackageDetails, read_package
 
 _DPI = 150
 _NO_GAP = 1e-5
 
 
-def write_report(run_dir: Path, summary: Mapping[str, Any], *, log_path: Path, measurement: Measurement) -> Path:
+def write_report(run_dir: Path, summary: Summary, *, log_path: Path, measurement: Measurement) -> Path:
     """Write `report.md` and its plots into a run's folder.
 
     Args:
         run_dir: holds the student's package in `2-onnx`; takes `report.md` and `plots/`.
-        summary: what `summarize` returned.
+        summary: of the run.
         log_path: the distillation's log, a JSON object a line.
         measurement: the measurement as JSON, teacher's package first, student's second.
 
@@ -46,8 +42,8 @@ def write_report(run_dir: Path, summary: Mapping[str, Any], *, log_path: Path, m
     package = read_package(run_dir / PACKAGE)
     with output_errors(run_dir):
         (run_dir / PLOTS).mkdir(exist_ok=True)
-        measured = [who for who in ("teacher", "student") if summary[who]["latency_p50_ms"] is not None]
-        labels = [f"{who}\n({summary[who]['precision']})" for who in measured]
+        models = {"teacher": summary.teacher, "student": summary.student}
+        labels = [f"{who}\n({model.precision})" for who, model in models.items() if model.latency_p50_ms is not None]
         figures = {
             "homotopy": homotopy_figure(log),
             "terms": terms_figure(log),
@@ -58,7 +54,7 @@ def write_report(run_dir: Path, summary: Mapping[str, Any], *, log_path: Path, m
         sections = (
             _verdict(summary),
             _comparison(summary),
-            *([_planned(summary["plan"])] if summary["plan"] else []),
+            *([_planned(summary.plan)] if summary.plan else []),
             _distilling(log),
             _measuring(summary, measurement),
             _use(package),
@@ -66,9 +62,7 @@ def write_report(run_dir: Path, summary: Mapping[str, Any], *, log_path: Path, m
             _stages(summary),
         )
         report = run_dir / REPORT
-        part = report.with_name(f".{REPORT}.part")
-        part.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
-        part.replace(report)
+        write_text(report, "\n\n".join(sections) + "\n")
     return report
 
 
@@ -79,9 +73,7 @@ def rebuild_report(run_dir: Path) -> Path:
         PackageError: one of these is missing or cannot be read.
         OutputError: the folder cannot be written.
     """
-    summary = read_json(run_dir / SUMMARY)
-    if not isinstance(summary, dict) or summary.get("schema_version") != SCHEMA_VERSION:
-        raise PackageError("is no summary of this version", where=str(run_dir / SUMMARY), hint="run the recipe again")
+    summary = read_document(run_dir / SUMMARY, Summary, hint="run the recipe again")
     measurement = read_document(run_dir / MEASURED / MEASUREMENT, Measurement)
     return write_report(run_dir, summary, log_path=run_dir / STUDENT / LOG, measurement=measurement)
 
@@ -93,68 +85,66 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def _verdict(summary: Mapping[str, Any]) -> str:
-    verdicts = verdicts_of(summary)
+def _verdict(summary: Summary) -> str:
     asked = (
-        f"The teacher `{summary['teacher']['name']}` was distilled to a student of "
-        f"{parameters(summary['student']['parameters'])} parameters, exported to ONNX "
-        f"({summary['student']['precision']}) and measured on {conditions(SimpleNamespace(**summary['measured']))}."
+        f"The teacher `{summary.teacher.name}` was distilled to a student of {parameters(summary.student.parameters)} "
+        f"parameters, exported to ONNX ({summary.student.precision}) and measured on {conditions(summary.measured)}."
     )
-    if not verdicts:
-        return f"# {summary['name']}\n\n{asked} The recipe set no budget."
+    if not summary.budget:
+        return f"# {summary.name}\n\n{asked} The recipe set no budget."
     told = {
         True: "**The budget is kept.**",
         False: "**The budget is missed.**",
         None: "**Too noisy to call:** an interval lies on both sides of its limit. Measure again on a quieter machine.",
-    }[summary["budget_kept"]]
+    }[summary.budget_kept]
     rows = []
-    for verdict in verdicts:
+    for verdict in summary.budget:
         label, unit = budget_line(verdict.line)
         figure = quantity(verdict.measured, unit, verdict.interval)
         rows.append((label, limit(verdict), figure, judgement(verdict)))
     table = markdown_table(("Budget", "Asked for", "Measured (95 % interval)", "Verdict"), rows)
-    return f"# {summary['name']}\n\n{told} {asked}\n\n{table}"
+    return f"# {summary.name}\n\n{told} {asked}\n\n{table}"
 
 
-def _comparison(summary: Mapping[str, Any]) -> str:
+def _comparison(summary: Summary) -> str:
     table = markdown_table(("", "Teacher", "Student", "Student is"), summary_rows(summary))
     return f"## Teacher against student\n\n{table}\n\n![Latency of teacher and student]({PLOTS}/latency.png)"
 
 
-def _planned(plan: Mapping[str, Any]) -> str:
+def _planned(plan: PlannedTurns) -> str:
     """How the shape was found, turn by turn."""
     lines = [
         "## How the shape was chosen",
-        f"The budget can afford {shape_name(plan['choice']['shape'])}, which keeps "
-        f"{100 * plan['choice']['retained']:.1f} % of the teacher's squared sensitivity: the most among the shapes "
+        f"The budget can afford {plan.choice.shape.name}, which keeps "
+        f"{100 * plan.choice.retained:.1f} % of the teacher's squared sensitivity: the most among the shapes "
         "that keep every line ([plan](plan/report.md)).",
     ]
     rows = []
-    for number_, turn in enumerate(plan["turns"], start=1):
-        name = f"{number_}: {shape_name(turn['shape'])}"
-        if not turn["budget"]:
-            planned = quantity(turn["planned"]["peak_rss_mb"], "MB")
+    for number_, turn in enumerate(plan.turns, start=1):
+        name = f"{number_}: {turn.shape.name}"
+        if not turn.budget:
+            planned = quantity(turn.planned.peak_rss_mb, "MB")
             rows.append((name, "Peak memory", "", planned, "", "it does not fit into the target's memory"))
-        for verdict in (BudgetVerdict.model_validate(line, strict=False) for line in turn["budget"]):
+        for verdict in turn.budget:
             label, unit = budget_line(verdict.line)
-            planned = turn["planned"].get(verdict.line)
+            figure = turn.planned_lines.get(verdict.line)
             rows.append(
                 (
                     name,
                     label,
                     limit(verdict),
-                    "" if planned is None else quantity(planned, unit),
+                    "" if figure is None else quantity(figure, unit),
                     quantity(verdict.measured, unit, verdict.interval),
                     judgement(verdict),
                 )
             )
     lines.append(markdown_table(("Turn", "Budget", "Asked for", "Planned", "Measured", "Verdict"), rows))
-    if len(plan["turns"]) > 1:
+    if len(plan.turns) > 1:
         lines.append("A turn that missed was pruned on from where its distillation ended.")
-    if wider := plan["wider"]:
+    if plan.wider is not None:
         lines.append(
-            f"There is room to spare: {shape_name(wider['shape'])} would have fitted, too, and keeps "
-            f"{100 * wider['retained']:.1f} %."
+            f"There is room to spare: {plan.wider.shape.name} would have fitted, too, and keeps "
+            f"{100 * plan.wider.retained:.1f} %."
         )
     return "\n\n".join(lines)
 
@@ -191,7 +181,7 @@ def _distilling(log: Sequence[StepRecord]) -> str:
     )
 
 
-def _measuring(summary: Mapping[str, Any], measurement: Measurement) -> str:
+def _measuring(summary: Summary, measurement: Measurement) -> str:
     results = measurement.results
     runs = " and ".join(f"{result.runs}" for result in results)
     whole = "of full-length sequences" if measurement.texts is None else "of real texts"
@@ -211,9 +201,9 @@ def _measuring(summary: Mapping[str, Any], measurement: Measurement) -> str:
                 ("Throughput", *(quantity(result.throughput_per_s, "/s") for result in results)),
             ],
         ).markdown(),
-        host_line(MeasuredHost.model_validate(summary["host"], strict=False)),
-        "Versions: " + ", ".join(f"{name} {version}" for name, version in summary["versions"].items()) + ".",
-        f"Recipe: `{summary['recipe_digest']}`.",
+        *([] if summary.host is None else [host_line(summary.host)]),
+        "Versions: " + ", ".join(f"{name} {version}" for name, version in summary.versions.items()) + ".",
+        f"Recipe: `{summary.recipe_digest}`.",
     ]
     return "## How it was measured\n\n" + "\n\n".join(lines)
 
@@ -233,18 +223,18 @@ answer = session.run(["{output}"], {{node.name: tokens[node.name] for node in se
 ```"""
 
 
-def _caveats(summary: Mapping[str, Any]) -> str:
+def _caveats(summary: Summary) -> str:
     lines = [
-        f"Quality is {metric(summary['quality_metric'])[1]}. Training never saw the held-out text. It is not accuracy "
+        f"Quality is {metric(summary.quality_metric)[1]}. Training never saw the held-out text. It is not accuracy "
         "on your task: evaluate the package on your own data before you release it.",
         "Latency and memory are those of the host above. Measure again on the device that will serve: "
-        f"`homoexport bench --device {summary['measured']['device']} {PACKAGE}`.",
+        f"`homoexport bench --device {summary.measured.device} {PACKAGE}`.",
         "The tokenizer is not in the timed region, and not in the memory figures.",
     ]
     return "## What to keep in mind\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
-def _stages(summary: Mapping[str, Any]) -> str:
-    rows = [(stage, f"{seconds:,.1f} s") for stage, seconds in summary["seconds"].items()]
-    rows.append(("together", f"{sum(summary['seconds'].values()):,.1f} s"))
+def _stages(summary: Summary) -> str:
+    rows = [(stage, f"{seconds:,.1f} s") for stage, seconds in summary.seconds.items()]
+    rows.append(("together", f"{sum(summary.seconds.values()):,.1f} s"))
     return "## Where the time went\n\n" + markdown_table(("Stage", "Wall time"), rows)

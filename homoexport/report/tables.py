@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
 from homoexport.documents.budget import BudgetVerdict
 from homoexport.documents.host import Host
+from homoexport.documents.summary import Summary
+from homoexport.report.table import Table
 from homoexport.report.wording import (
     budget_line,
     judgement,
@@ -25,42 +27,28 @@ from homoexport.report.wording import (
 _STYLES = {True: "green", False: "bold red", None: "yellow"}
 
 
-def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+def summary_rows(summary: Summary) -> list[tuple[str, str, str, str]]:
     """Rows of teacher against student: figure, teacher, student, ratio."""
-    teacher, student, ratios = summary["teacher"], summary["student"], summary["ratios"]
-    detail = summary["quality_detail"]
-    speedup = ratios["latency_p50_ms"]
-    timed = speedup is not None  # not under an emulator, nor where the teacher does not fit
-    faster = ratio(speedup, "faster", "slower", ratios["latency_p50_interval"]) if timed else ""
-    tail = ratio(teacher["latency_p95_ms"] / student["latency_p95_ms"], "faster", "slower") if timed else ""
+    teacher, student, ratios = summary.teacher, summary.student, summary.ratios
+    faster = tail = ""
+    if ratios.latency_p50_ms is not None:  # not under an emulator, nor where the teacher does not fit
+        assert teacher.latency_p95_ms is not None
+        assert student.latency_p95_ms is not None
+        faster = ratio(ratios.latency_p50_ms, "faster", "slower", ratios.latency_p50_interval)
+        tail = ratio(teacher.latency_p95_ms / student.latency_p95_ms, "faster", "slower")
+    fewer = ratio(ratios.parameters, "fewer", "more")
+    smaller = ratio(ratios.file_bytes, "smaller", "bigger")
+    less = "" if ratios.peak_rss_mb is None else ratio(ratios.peak_rss_mb, "less", "more")
+    detail = summary.quality_detail
+    theirs, ours = (quantity(each.value, "", each.interval) for each in (detail.teacher, detail.student))
     return [
-        ("Precision", teacher["precision"], student["precision"], ""),
-        (
-            "Parameters",
-            parameters(teacher["parameters"]),
-            parameters(student["parameters"]),
-            ratio(ratios["parameters"], "fewer", "more"),
-        ),
-        (
-            "ONNX file",
-            megabytes(teacher["file_bytes"]),
-            megabytes(student["file_bytes"]),
-            ratio(ratios["file_bytes"], "smaller", "bigger"),
-        ),
-        ("Latency p50", _fitting(teacher["latency_p50_ms"], "ms"), quantity(student["latency_p50_ms"], "ms"), faster),
-        ("Latency p95", _fitting(teacher["latency_p95_ms"], "ms"), quantity(student["latency_p95_ms"], "ms"), tail),
-        (
-            "Peak memory",
-            _fitting(teacher["peak_rss_mb"], "MB"),
-            quantity(student["peak_rss_mb"], "MB"),
-            "" if ratios["peak_rss_mb"] is None else ratio(ratios["peak_rss_mb"], "less", "more"),
-        ),
-        (
-            f"Quality: {metric(summary['quality_metric'])[0]}",
-            _quality(detail["teacher"]),
-            _quality(detail["student"]),
-            "",
-        ),
+        ("Precision", teacher.precision, student.precision, ""),
+        ("Parameters", parameters(teacher.parameters), parameters(student.parameters), fewer),
+        ("ONNX file", megabytes(teacher.file_bytes), megabytes(student.file_bytes), smaller),
+        ("Latency p50", _fitting(teacher.latency_p50_ms, "ms"), _fitting(student.latency_p50_ms, "ms"), faster),
+        ("Latency p95", _fitting(teacher.latency_p95_ms, "ms"), _fitting(student.latency_p95_ms, "ms"), tail),
+        ("Peak memory", _fitting(teacher.peak_rss_mb, "MB"), _fitting(student.peak_rss_mb, "MB"), less),
+        (f"Quality: {metric(summary.quality_metric)[0]}", theirs, ours, ""),
     ]
 
 
@@ -68,21 +56,10 @@ def _fitting(value: float | None, unit: str) -> str:
     return "does not fit" if value is None else quantity(value, unit)
 
 
-def _quality(detail: Mapping[str, Any]) -> str:
-    return quantity(detail["value"], "", detail.get("interval"))
-
-
-def summary_table(summary: Mapping[str, Any]) -> Table:
+def summary_table(summary: Summary) -> RichTable:
     """Teacher against student, for the end of a run."""
-    title = f"{summary['student']['name']}, distilled from {summary['teacher']['name']}"
-    table = Table(title=Text(title), title_justify="left")
-    table.add_column("", overflow="fold")
-    table.add_column("Teacher", justify="right", overflow="fold")
-    table.add_column("Student", justify="right", overflow="fold")
-    table.add_column("Student is", overflow="fold")
-    for row in summary_rows(summary):
-        table.add_row(*map(Text, row))
-    return table
+    title = f"{summary.student.name}, distilled from {summary.teacher.name}"
+    return Table(("", "Teacher", "Student", "Student is"), summary_rows(summary), title, left=(0, 3)).rich()
 
 
 class Conditions(Protocol):

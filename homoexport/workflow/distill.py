@@ -23,9 +23,9 @@ from homoexport.distill import (
     targets_of,
 )
 from homoexport.distill.checkpoint import load_checkpoint
-from homoexport.documents.artifact import MANIFEST, Manifest, output_errors, read_manifest
+from homoexport.documents.artifact import MANIFEST, DistilledManifest, Manifest, output_errors, read_manifest
 from homoexport.documents.document import digest_of
-from homoexport.documents.recipe import DistillSettings, StudentShape, TextSettings
+from homoexport.documents.recipe import DistillSettings, StudentShape, TextSettings, TextSource
 from homoexport.documents.run_folder import (
     CHECKPOINT,
     END_STATE,
@@ -53,54 +53,67 @@ _BRANCH_PRUNES_UNTIL = 0.3  # where the trunk's heads are not the branch's: shar
 def distill(
     teacher: str | Encoder,
     *,
-    text: TextSettings,
+    text: TextSettings | str,
     shape: PartialShape,
     settings: DistillSettings,
-    out_dir: Path,
+    output: Path,
     seed: int = 0,
     force: bool = False,
     resume: bool = False,
     keep_state: bool = False,
     recipe_digest: str | None = None,
     progress: Progress = QUIET,
-) -> Path:
+) -> DistilledManifest:
     """Distil a student out of a teacher and save it as a stock model folder.
 
     Runs under `accelerate launch` as it stands; the first process alone writes.
 
     Args:
         teacher: hub name, folder, or `package:DISTRIBUTION/PATH`; or what `load_encoder` made of one of these.
-        text: what to distil on.
+        text: what to distil on, or a glob of files of it.
         shape: the student's widths and depth.
         settings: how to distil.
-        out_dir: becomes the student's folder: config, weights, tokenizer, log, manifest.
+        output: becomes the student's folder: config, weights, tokenizer, log, manifest.
         seed: of data order, held-out split and masks.
-        force: replace `out_dir` where it is a folder that homoexport wrote.
-        resume: go on from the last checkpoint in `out_dir`, on any number of processes.
+        force: replace `output` where it is a folder that homoexport wrote.
+        resume: go on from the last checkpoint in `output`, on any number of processes.
         keep_state: leave what `prune_on` goes on from.
         recipe_digest: of the recipe that this is part of.
         progress: is told every step, in the first process.
 
     Returns:
-        `out_dir`.
+        The student's manifest.
 
     Raises:
         TeacherError, TextError, ShapeError, OutputError, RecipeError, TrainingError: see
             `homoexport.errors`.
+
+    Example:
+        >>> settings = DistillSettings(objective="sentence-embedding", steps=1000, batch_size=32)
+        >>> student = distill(
+        ...     "sentence-transformers/all-MiniLM-L6-v2",
+        ...     text="texts/*.txt",
+        ...     shape=PartialShape(hidden_size=192),
+        ...     settings=settings,
+        ...     output=Path("student"),
+        ... )  # doctest: +SKIP
+        >>> student.details.parameters  # doctest: +SKIP
+        8665536
     """
+    if isinstance(text, str):
+        text = TextSettings(sources=(TextSource(files=text),))
     work = _work_digest(teacher, text, [shape], settings, seed)
-    _check_output(out_dir, work, teacher, text, force=force, resume=resume)
-    if resume and _is_done(out_dir):
-        return out_dir
+    _check_output(output, work, teacher, text, force=force, resume=resume)
+    if resume and _is_done(output):
+        return read_manifest(output, DistilledManifest)
     check_before_loading(text, settings)
     with all_processes_alive():
         job = open_job(
-            teacher, text=text, settings=settings, seed=seed, shapes=[shape], tracker_dir=out_dir / "trackers"
+            teacher, text=text, settings=settings, seed=seed, shapes=[shape], tracker_dir=output / "trackers"
         )
-        place = _Place(out_dir, work, recipe_digest, resume, progress, keep_state=keep_state)
-        with output_errors(out_dir), _replacing_together(out_dir, job.accelerator, resume=resume):
-            _run_student(job, place, job.targets[0])
-    return out_dir
+        place = _Place(output, work, recipe_digest, resume, progress, keep_state=keep_state)
+        with output_errors(output), _replacing_together(output, job.accelerator, resume=resume):
+            return _run_student(job, place, job.targets[0])
 
 
 def prune_on(
@@ -110,7 +123,7 @@ def prune_on(
     text: TextSettings,
     shape: PartialShape,
     settings: DistillSettings,
-    out_dir: Path,
+    output: Path,
     seed: int = 0,
     resume: bool = False,
     recipe_digest: str | None = None,
@@ -124,23 +137,23 @@ def prune_on(
         student: a folder that `distill` or this function left with its state (`keep_state`).
         shape: no wider than the student in anything.
         settings: those that it was distilled with, as are `teacher` and `text`.
-        out_dir: becomes the narrower student's folder.
-        resume: go on with the same in `out_dir`.
+        output: becomes the narrower student's folder.
+        resume: go on with the same in `output`.
 
     Returns:
-        `out_dir`.
+        `output`.
 
     Raises:
         PackageError: the student has left no state.
         Others as for `distill`, as are the other arguments.
     """
-    if not (student / END_STATE).is_file() and not (out_dir / CHECKPOINT).is_file() and not _is_done(out_dir):
+    if not (student / END_STATE).is_file() and not (output / CHECKPOINT).is_file() and not _is_done(output):
         raise PackageError("has left no state to go on from", where=str(student), hint="distil it again")
     before = read_manifest(student, Manifest).digest
     work = digest_of([_work_digest(teacher, text, [shape], settings, seed), before])
-    _check_output(out_dir, work, teacher, text, force=False, resume=resume)
-    if resume and _is_done(out_dir):
-        return out_dir
+    _check_output(output, work, teacher, text, force=False, resume=resume)
+    if resume and _is_done(output):
+        return output
     further = settings.model_copy(
         update={
             "steps": max(2, round(_PRUNE_ON_STEPS * settings.steps)),
@@ -151,14 +164,14 @@ def prune_on(
     )
     with all_processes_alive():
         job = open_job(teacher, text=text, settings=further, seed=seed, shapes=[shape])
-        with output_errors(out_dir), _replacing_together(out_dir, job.accelerator, resume=resume):
-            if not (out_dir / CHECKPOINT).is_file():
-                begin(out_dir, "student", work)
-                _copy(student / LOG, out_dir / LOG)  # the way up to here
-                _copy(student / END_STATE, out_dir / CHECKPOINT)
-            place = _Place(out_dir, work, recipe_digest, True, progress, keep_state=True)
+        with output_errors(output), _replacing_together(output, job.accelerator, resume=resume):
+            if not (output / CHECKPOINT).is_file():
+                begin(output, "student", work)
+                _copy(student / LOG, output / LOG)  # the way up to here
+                _copy(student / END_STATE, output / CHECKPOINT)
+            place = _Place(output, work, recipe_digest, True, progress, keep_state=True)
             _run_student(job, place, job.targets[0])
-    return out_dir
+    return output
 
 
 def forget_state(student: Path) -> None:
@@ -172,7 +185,7 @@ def distill_students(
     text: TextSettings,
     shapes: Sequence[StudentShape],
     settings: DistillSettings,
-    out_dir: Path,
+    output: Path,
     seed: int = 0,
     force: bool = False,
     resume: bool = False,
@@ -187,7 +200,7 @@ def distill_students(
     Args:
         shapes: the students, named, the widest first.
         settings: pruning lasts `prune_until` of `steps`, then each student has its `finish` of `steps`.
-        out_dir: becomes a folder with a student's folder for each name.
+        output: becomes a folder with a student's folder for each name.
 
     Returns:
         The students' folders, in the order of `shapes`.
@@ -197,8 +210,8 @@ def distill_students(
         Others as for `distill`, as are the other arguments.
     """
     work = _work_digest(teacher, text, shapes, settings, seed)
-    _check_output(out_dir, work, teacher, text, force=force, resume=resume)
-    folders = [out_dir / str(shape.name) for shape in shapes]
+    _check_output(output, work, teacher, text, force=force, resume=resume)
+    folders = [output / str(shape.name) for shape in shapes]
     if resume and all(_is_done(folder) for folder in folders):
         return folders
     check_before_loading(text, settings)
@@ -215,12 +228,10 @@ def distill_students(
         return _Place(folder, work, recipe_digest, goes_on, progress, name=folder.name)
 
     with all_processes_alive():
-        job = open_job(
-            teacher, text=text, settings=settings, seed=seed, shapes=shapes, tracker_dir=out_dir / "trackers"
-        )
-        with output_errors(out_dir), _replacing_together(out_dir, job.accelerator, resume=resume):
+        job = open_job(teacher, text=text, settings=settings, seed=seed, shapes=shapes, tracker_dir=output / "trackers")
+        with output_errors(output), _replacing_together(output, job.accelerator, resume=resume):
             if job.accelerator.is_main_process and not resume:
-                begin(out_dir, "student", work)
+                begin(output, "student", work)
             job.accelerator.wait_for_everyone()
             if not _is_done(folders[-1]):
                 _run_student(
@@ -308,8 +319,10 @@ class _Place:
     keep_state: bool = False
 
 
-def _run_student(job: Job, place: _Place, target: Shape, *, waypoints: Sequence[tuple[Path, Shape]] = ()) -> None:
-    """Run to the end, from the start or from what the folder's checkpoint says, and save the student."""
+def _run_student(
+    job: Job, place: _Place, target: Shape, *, waypoints: Sequence[tuple[Path, Shape]] = ()
+) -> DistilledManifest:
+    """Run to the end, from the start or from what the folder's checkpoint says, and save the student; its manifest."""
     folder, accelerator = place.folder, job.accelerator
     state = load_checkpoint(folder) if place.goes_on else None
     if state is not None and state["sources"] != job.sources:
@@ -344,8 +357,9 @@ def _run_student(job: Job, place: _Place, target: Shape, *, waypoints: Sequence[
         run_steps(run, job.batches, offset=writer.offset, on_step=writer.log, on_checkpoint=writer.checkpoint)
     if place.keep_state:
         writer.checkpoint(at_end=True)
-    writer.save_student(place.recipe_digest)
+    manifest = writer.save_student(place.recipe_digest)
     run.close()
+    return manifest
 
 
 def _work_digest(
@@ -362,19 +376,19 @@ def _name_of(teacher: str | Encoder) -> str:
 
 
 def _check_output(
-    out_dir: Path, work: str, teacher: str | Encoder, text: TextSettings, *, force: bool, resume: bool
+    output: Path, work: str, teacher: str | Encoder, text: TextSettings, *, force: bool, resume: bool
 ) -> None:
-    check_output(out_dir, "student", work, inputs=[_name_of(teacher), *text.paths], force=force, resume=resume)
+    check_output(output, "student", work, inputs=[_name_of(teacher), *text.paths], force=force, resume=resume)
 
 
 @contextmanager
-def _replacing_together(out_dir: Path, accelerator: Accelerator, *, resume: bool) -> Iterator[None]:
+def _replacing_together(output: Path, accelerator: Accelerator, *, resume: bool) -> Iterator[None]:
     """Where the block fails before its first checkpoint, all is as it was: nothing there, or what `force` replaces."""
 
     def is_worth_keeping() -> bool:
-        return holds(out_dir, CHECKPOINT, MANIFEST)
+        return holds(output, CHECKPOINT, MANIFEST)
 
-    of_first = replacing(out_dir, resume=resume, is_worth_keeping=is_worth_keeping)
+    of_first = replacing(output, resume=resume, is_worth_keeping=is_worth_keeping)
     with of_first if accelerator.is_main_process else nullcontext():
         accelerator.wait_for_everyone()
         yield

@@ -28,11 +28,11 @@ from homoexport.documents.artifact import (
     verify,
     write_manifest,
 )
-from homoexport.documents.budget import TIMED_LINES, BudgetVerdict
-from homoexport.documents.document import read_document, read_json, to_json, write_document, write_text
+from homoexport.documents.budget import TIMED_LINES, is_kept
+from homoexport.documents.document import read_document, write_document
 from homoexport.documents.evaluation import QUALITY_FILE, RunQuality
 from homoexport.documents.plan import PLAN_FILE, Plan, Row
-from homoexport.documents.recipe import Recipe, StudentShape
+from homoexport.documents.recipe import Recipe, StudentShape, load_recipe
 from homoexport.documents.run_folder import (
     FLOORS,
     LOG,
@@ -50,12 +50,13 @@ from homoexport.documents.run_folder import (
     read_mark,
     replacing,
 )
+from homoexport.documents.summary import Floors, Summary
 from homoexport.encoder import Encoder, load_encoder, max_length_of
 from homoexport.errors import DeviceError, DoesNotFit, RecipeError
 from homoexport.evaluate import quality_of_run
 from homoexport.measure import check_measurement
 from homoexport.plan import lighter, narrower
-from homoexport.report import summarize, write_plan_report, write_report
+from homoexport.report import write_plan_report, write_report
 from homoexport.runtime.inference import open_package, read_package
 from homoexport.shape import PartialShape
 from homoexport.workflow.distill import check_before_loading, distill, forget_state, prune_on
@@ -64,31 +65,45 @@ from homoexport.workflow.gate import Gate, check_gate
 from homoexport.workflow.measure import measure_once, refuse_emulated_latency, texts_of
 from homoexport.workflow.plan import plan
 from homoexport.workflow.progress import QUIET, Progress
+from homoexport.workflow.summary import summarize
 from homoexport.workflow.turns import Turns, budget_verdicts, is_noisy, read_measured, unclear, used_of
 
 _GLANCE_SECONDS = 0.05
 _PATIENCE = 3.0  # times as long is measured what was too noisy to call
 
 
-def run_recipe(
-    recipe: Recipe, run_dir: Path, *, force: bool = False, resume: bool = False, progress: Progress = QUIET
-) -> dict[str, Any]:
-    """Everything from the teacher to the report.
+def run(
+    recipe: Recipe | Path | str,
+    *,
+    output: Path | str,
+    force: bool = False,
+    resume: bool = False,
+    progress: Progress = QUIET,
+) -> Summary:
+    """A recipe's whole journey: plan, distil, export, measure, judge, report.
 
     Args:
-        recipe: what to do.
-        run_dir: becomes the run's folder.
-        force: replace `run_dir` where it is a run's folder.
-        resume: go on with the run in `run_dir`, which must be of the same recipe.
+        recipe: what to do, or the YAML file that says it.
+        output: becomes the run's folder.
+        force: replace `output` where it is a run's folder.
+        resume: go on with the run in `output`, which must be of the same recipe.
         progress: is told what happens.
 
     Returns:
-        The summary, as in `summary.json`.
+        Teacher against student and the budget's verdicts, as in `summary.json`: latency in milliseconds, memory in MB.
+        A missed budget is a result, not an exception.
 
     Raises:
-        UserError, ParityError: see `homoexport.errors`.
+        UserError: what cannot be; text, columns, budget, target and threads are checked before a model is loaded.
+        ParityError: no exported graph answers as the model does.
         DoesNotFit: the student's package needs more memory than the device gives.
+
+    Example:
+        >>> summary = run("recipes/quickstart.yaml", output="runs/quickstart")  # doctest: +SKIP
+        >>> summary.budget_kept  # doctest: +SKIP
+        True
     """
+    recipe, run_dir = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe)), Path(output)
     inputs = [recipe.teacher, *recipe.text.paths]
     check_output(run_dir, "run", recipe.digest(), inputs=inputs, force=force, resume=resume)
     teacher = check_recipe(recipe)
@@ -145,8 +160,8 @@ class _Journey:
     teacher: Encoder
     progress: Progress
 
-    def run(self) -> dict[str, Any]:
-        """All stages that are still to do; the summary."""
+    def run(self) -> Summary:
+        """All stages that are still to do."""
         recipe, folder, turns = self.recipe, self.folder, Turns(self.folder)
         planned = self._plan() if recipe.is_planned else None
         if planned is None:
@@ -163,19 +178,18 @@ class _Journey:
         summary = summarize(
             name=recipe.name,
             teacher=recipe.teacher,
-            student=recipe.name,
             packages=(read_package(folder / TEACHER), read_package(folder / PACKAGE)),
             measurement=measurement,
             quality=read_document(folder / MEASURED / QUALITY_FILE, RunQuality),
             verdicts=[
                 *budget_verdicts(recipe.budget, folder / MEASURED),
-                *(BudgetVerdict.model_validate(line, strict=False) for line in read_json(folder / MEASURED / FLOORS)),
+                *read_document(folder / MEASURED / FLOORS, Floors).verdicts,
             ],
             recipe_digest=recipe.digest(),
             seconds=read_mark(folder).seconds,
-            plan=None if planned is None else turns.told(planned, recipe.budget),
+            plan=None if planned is None else turns.described(planned, recipe.budget),
         )
-        write_text(folder / SUMMARY, to_json(summary))
+        write_document(folder / SUMMARY, summary)
         write_report(folder, summary, log_path=folder / STUDENT / LOG, measurement=measurement)
         turns.forget_states()
         return summary
@@ -241,7 +255,7 @@ class _Journey:
             self._export_and_measure(patience=_PATIENCE)
             verdicts = budget_verdicts(budget, measured)
         used = used_of(verdicts)
-        is_poor = any(line["kept"] is False for line in read_json(measured / FLOORS))
+        is_poor = is_kept(read_document(measured / FLOORS, Floors).verdicts) is False
         if max(used.values()) <= 1 or is_poor:
             return None
         self.progress.on_stage(f"The budget is not kept by {row.shape.name}")
@@ -255,7 +269,7 @@ class _Journey:
             "text": recipe.text,
             "shape": shape,
             "settings": recipe.distill,
-            "out_dir": student,
+            "output": student,
             "seed": recipe.seed,
             "resume": (student / RUN_MARK).is_file(),
             "recipe_digest": recipe.digest(),
@@ -347,8 +361,7 @@ class _Journey:
         teachers, students = (open_package(each, threads=threads) for each in packages)
         write_document(folder / MEASUREMENT, found)
         write_document(folder / QUALITY_FILE, quality_of_run(teachers, students, texts, seed=recipe.seed))
-        floors = [] if gate is None else [gate.judge(students).model_dump(mode="json")]
-        write_text(folder / FLOORS, to_json(floors))
+        write_document(folder / FLOORS, Floors(verdicts=() if gate is None else (gate.judge(students),)))
         parent = read_manifest(package, Manifest).digest
         write_manifest(folder, "measurement", parent=parent, recipe=recipe.digest())
 

@@ -12,7 +12,7 @@ from accelerate.utils import gather_object
 
 from homoexport.distill import Job, Run, held_out_loss
 from homoexport.distill.checkpoint import save_checkpoint
-from homoexport.documents.artifact import write_manifest
+from homoexport.documents.artifact import DistilledManifest, read_manifest, write_manifest
 from homoexport.documents.document import write_text
 from homoexport.documents.run_folder import CHECKPOINT, END_STATE, HELD_OUT, LOG
 from homoexport.documents.student import DistilledDetails, StepRecord
@@ -114,10 +114,13 @@ class StudentWriter:
             self.seconds += time.perf_counter() - began
         self.job.accelerator.wait_for_everyone()
 
-    def save_student(self, recipe_digest: str | None) -> None:
-        """Put the student's files in place, then the manifest; only then the checkpoint is not needed."""
+    def save_student(self, recipe_digest: str | None) -> DistilledManifest:
+        """Put the student's files in place, then the manifest, which is returned in every process.
+
+        Only then the checkpoint is not needed.
+        """
         job, run, folder = self.job, self.run, self.folder
-        details = self._details()
+        details, written = self._details(), ""
         if self._writes:
             lines = (" ".join(line.split()) for line in job.corpus.held_out_texts)
             (folder / HELD_OUT).write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -136,7 +139,9 @@ class StudentWriter:
                 shutil.rmtree(part, ignore_errors=True)
             write_manifest(folder, "student", parent=parent_of(job.encoder), recipe=recipe_digest, details=details)
             (folder / CHECKPOINT).unlink(missing_ok=True)
+            written = read_manifest(folder, DistilledManifest).model_dump_json()
         job.accelerator.wait_for_everyone()
+        return DistilledManifest.model_validate_json(gather_object([written])[0])
 
     def _details(self) -> DistilledDetails:
         """What the manifest says of the student; every process computes the held-out loss."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from homoexport.documents.artifact import DistilledManifest, read_manifest
 from homoexport.documents.budget import THROUGHPUT, Budget, BudgetVerdict
@@ -15,8 +14,8 @@ from homoexport.documents.document import read_document
 from homoexport.documents.measurement import Measurement
 from homoexport.documents.plan import Plan, Row
 from homoexport.documents.run_folder import MEASURED, MEASUREMENT, PACKAGE, STUDENT, TURNS
+from homoexport.documents.summary import PlannedTurns, Turn
 from homoexport.plan import Limits, lighter, narrower, wider
-from homoexport.shape import Shape
 from homoexport.workflow.distill import forget_state
 from homoexport.workflow.measure import judge_package
 
@@ -68,34 +67,25 @@ class Turns:
         for folder in (*self.folders, self.run_dir):
             forget_state(folder / STUDENT)
 
-    def told(self, plan: Plan, budget: Budget) -> dict[str, Any]:
+    def described(self, plan: Plan, budget: Budget) -> PlannedTurns:
         """For the summary: what was planned, every turn with its verdicts, and a shape that would fit better."""
-        turns, shapes, verdicts = [], list[Shape](), list[BudgetVerdict]()
-        limits = Limits.of_plan(plan)
-        for folder in (*self.folders, self.run_dir):
-            verdicts = budget_verdicts(budget, folder / MEASURED) if _was_held(folder) else []
-            details = read_manifest(folder / STUDENT, DistilledManifest).details
-            row = plan.row_of(details.widths)
-            shapes.append(row.shape)
-            turns.append(
-                {
-                    "shape": row.shape.as_json(),
-                    "folder": str(folder.relative_to(self.run_dir)),
-                    "steps": details.steps,
-                    "seconds": details.seconds,
-                    "planned": row.model_dump(mode="json") | {line: limits.figure(row, line) for line in plan.limits},
-                    "budget": [verdict.model_dump(mode="json") for verdict in verdicts],
-                }
-            )
-        *missed, last = shapes
-        better = wider(plan, plan.row_of(last), used_of(verdicts), missed)
-        return {
-            "limits": plan.limits,
-            "choice": plan.choice.model_dump(mode="json"),
-            "front": [each.model_dump(mode="json") for each in plan.front],
-            "turns": turns,
-            "wider": None if better is None else better.model_dump(mode="json"),
-        }
+        turns = [self._turn(folder, plan, budget) for folder in (*self.folders, self.run_dir)]
+        *missed, last = (turn.shape for turn in turns)
+        better = wider(plan, plan.row_of(last), used_of(turns[-1].budget), missed)
+        return PlannedTurns(limits=plan.limits, choice=plan.choice, front=plan.front, turns=tuple(turns), wider=better)
+
+    def _turn(self, folder: Path, plan: Plan, budget: Budget) -> Turn:
+        details = read_manifest(folder / STUDENT, DistilledManifest).details
+        row, limits = plan.row_of(details.widths), Limits.of_plan(plan)
+        return Turn(
+            shape=row.shape,
+            folder=str(folder.relative_to(self.run_dir)),
+            steps=details.steps,
+            seconds=details.seconds,
+            planned=row,
+            planned_lines={line: limits.figure(row, line) for line in plan.limits},
+            budget=tuple(budget_verdicts(budget, folder / MEASURED)) if _was_held(folder) else (),
+        )
 
 
 def _was_held(turn: Path) -> bool:

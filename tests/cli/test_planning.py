@@ -135,12 +135,12 @@ def test_what_the_docs_say_can_be_said(homoexport, asked, monkeypatch):
 def test_runs_of_the_docs_are_recipes(homoexport, monkeypatch):
     recipes = []
 
-    def keep(recipe: Any, run_dir: Path, **_: object) -> dict[str, Any]:
+    def keep(recipe: Any, **_: object) -> dict[str, Any]:
         recipes.append(recipe)
         raise BudgetError("enough")
 
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("homoexport.workflow.run.run_recipe", keep)
+    monkeypatch.setattr("homoexport.workflow.run.run", keep)
     for block in snippets("planning.md", "The loop", "bash"):
         for command in block.splitlines():
             assert homoexport(*shlex.split(command)[1:]).code == 2

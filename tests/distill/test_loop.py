@@ -162,7 +162,7 @@ def test_run_ends_as_a_stock_student_with_its_log(tiny_folder, corpus_file, tmp_
         text=text_of(corpus_file),
         shape=SHAPE,
         settings=settings_of(objective),
-        out_dir=out,
+        output=out,
     )
     details = verify(out, StudentManifest).details
     assert details.widths.as_json() == {
@@ -189,7 +189,7 @@ def test_run_ends_as_a_stock_student_with_its_log(tiny_folder, corpus_file, tmp_
 def test_more_steps_lower_the_gap_again(tiny_folder, corpus_file, tmp_path):
     out = tmp_path / "student"
     settings = settings_of("sentence-embedding", steps=120, prune_until=0.2, learning_rate=3e-3, checkpoint_every=1000)
-    distill(str(tiny_folder()), text=text_of(corpus_file), shape=SHAPE, settings=settings, out_dir=out)
+    distill(str(tiny_folder()), text=text_of(corpus_file), shape=SHAPE, settings=settings, output=out)
     gaps = [json.loads(line)["gap"] for line in (out / LOG).read_text().splitlines()]
     assert sum(gaps[-10:]) < 0.7 * sum(gaps[25:35])
 
@@ -211,15 +211,15 @@ def test_resumed_run_ends_with_the_same_bits(tiny_folder, corpus_file, tmp_path,
         source = TextSource(dataset=str(tmp_path / "data"), streaming=True)
     text = TextSettings(sources=(source,), max_length=24, held_out=20)
     arguments = {"text": text, "shape": SHAPE, "settings": settings_of(objective)}
-    distill(str(folder), out_dir=tmp_path / "whole", **arguments)
+    distill(str(folder), output=tmp_path / "whole", **arguments)
 
     def stop(progress: object) -> None:
         if progress.step.step == stop_after:
             raise Stop
 
     with pytest.raises(Stop):
-        distill(str(folder), out_dir=tmp_path / "stopped", progress=Progress(on_distill=stop), **arguments)
-    distill(str(folder), out_dir=tmp_path / "stopped", resume=True, **arguments)
+        distill(str(folder), output=tmp_path / "stopped", progress=Progress(on_distill=stop), **arguments)
+    distill(str(folder), output=tmp_path / "stopped", resume=True, **arguments)
     logs = [(tmp_path / name / LOG).read_text().splitlines() for name in ("whole", "stopped")]
     losses = [[json.loads(line)["loss"] for line in log] for log in logs]
     assert losses[0] == losses[1]
@@ -237,7 +237,7 @@ def test_run_that_fails_before_its_first_checkpoint_leaves_nothing(tiny_folder, 
             text=text_of(corpus_file),
             shape=SHAPE,
             settings=settings_of("sentence-embedding"),
-            out_dir=tmp_path / "out",
+            output=tmp_path / "out",
             progress=Progress(on_distill=stop),
         )
     assert not (tmp_path / "out").exists()
@@ -249,7 +249,7 @@ def test_bad_input_is_refused_before_anything_is_written(tiny_folder, corpus_fil
         "text": text_of(corpus_file),
         "shape": SHAPE,
         "settings": settings_of("sentence-embedding"),
-        "out_dir": tmp_path / "out",
+        "output": tmp_path / "out",
     }
     short = tmp_path / "short.txt"
     short.write_text("\n".join(f"w1 w2 w{index}" for index in range(25)))
@@ -265,7 +265,7 @@ def test_bad_input_is_refused_before_anything_is_written(tiny_folder, corpus_fil
 
 
 def test_existing_output_is_kept_and_other_settings_do_not_resume(tiny_folder, corpus_file, tmp_path):
-    arguments = {"text": text_of(corpus_file), "shape": SHAPE, "out_dir": tmp_path / "out"}
+    arguments = {"text": text_of(corpus_file), "shape": SHAPE, "output": tmp_path / "out"}
     teacher, settings = str(tiny_folder()), settings_of("sentence-embedding", steps=3)
     distill(teacher, settings=settings, **arguments)
     before = verify(tmp_path / "out", Manifest).digest
@@ -293,7 +293,7 @@ def test_force_does_not_replace_a_folder_of_someone_elses(tiny_folder, corpus_fi
             text=text_of(corpus_file),
             shape=SHAPE,
             settings=settings_of("sentence-embedding"),
-            out_dir=tmp_path / "mine",
+            output=tmp_path / "mine",
             force=True,
         )
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
@@ -328,7 +328,7 @@ def test_resume_refuses_another_text_under_the_same_name(tiny_folder, corpus_fil
         "text": text_of(corpus_file),
         "shape": SHAPE,
         "settings": settings_of("sentence-embedding"),
-        "out_dir": tmp_path / "out",
+        "output": tmp_path / "out",
     }
     teacher = str(tiny_folder())
     with pytest.raises(Stop):
@@ -348,7 +348,7 @@ def test_interrupt_at_the_very_end_loses_nothing(tiny_folder, corpus_file, tmp_p
         "text": text_of(corpus_file),
         "shape": SHAPE,
         "settings": settings_of("sentence-embedding"),
-        "out_dir": tmp_path / "out",
+        "output": tmp_path / "out",
     }
 
     def interrupt(*_args: object, **_kwargs: object) -> None:
@@ -372,12 +372,12 @@ def test_more_tokens_than_the_teacher_has_positions_are_refused(tiny_folder, cor
             text=text,
             shape=SHAPE,
             settings=settings_of("sentence-embedding"),
-            out_dir=tmp_path / "out",
+            output=tmp_path / "out",
         )
 
 
 def test_what_force_replaces_stays_until_the_new_run_has_a_checkpoint(tiny_folder, corpus_file, tmp_path):
-    arguments = {"text": text_of(corpus_file), "shape": SHAPE, "out_dir": tmp_path / "out"}
+    arguments = {"text": text_of(corpus_file), "shape": SHAPE, "output": tmp_path / "out"}
     teacher, settings = str(tiny_folder()), settings_of("sentence-embedding")
     distill(teacher, settings=settings, **arguments)
     before = verify(tmp_path / "out", Manifest).digest
@@ -399,7 +399,7 @@ def test_checkpoint_that_is_none_is_refused(tiny_folder, corpus_file, tmp_path, 
         if progress.step.step == 5:
             raise Stop
 
-    arguments = {"text": text_of(corpus_file), "shape": SHAPE, "out_dir": tmp_path / "out"}
+    arguments = {"text": text_of(corpus_file), "shape": SHAPE, "output": tmp_path / "out"}
     arguments["settings"] = settings_of("sentence-embedding")
     teacher = str(tiny_folder())
     with pytest.raises(Stop):

@@ -94,7 +94,7 @@ def test_minilm_learns_relations_and_the_task_alone(tiny_folder, corpus_file):
 def test_peers_end_as_stock_students(tiny_folder, corpus_file, tmp_path, method):
     out = tmp_path / "student"
     settings = settings_of("sentence-embedding", method=method)
-    distill(str(tiny_folder()), text=text_of(corpus_file), shape=SHAPE, settings=settings, out_dir=out)
+    distill(str(tiny_folder()), text=text_of(corpus_file), shape=SHAPE, settings=settings, output=out)
     assert verify(out, StudentManifest).details.method == method
     config = AutoModel.from_pretrained(out).config
     assert (config.hidden_size, config.num_hidden_layers) == (16, 1 if method == "layers" else 2)
@@ -114,7 +114,7 @@ def test_depth_fades_without_a_jump(tiny_folder, corpus_file, tmp_path, objectiv
             text=text_of(corpus_file),
             shape=StudentShape(num_hidden_layers=2),
             settings=settings,
-            out_dir=out,
+            output=out,
         )
         gaps = [0.0, *(json.loads(line)["gap"] for line in (out / LOG).read_text().splitlines())]
         jumps[until] = max(after - before for before, after in pairwise(gaps))
@@ -151,7 +151,7 @@ def test_width_and_depth_go_together_and_resume(tiny_folder, corpus_file, tmp_pa
     arguments = {"text": text_of(corpus_file), "shape": shape, "settings": settings}
     teacher = str(tiny_folder(masked_lm=True, layers=3))
     torch.set_num_threads(1)
-    distill(teacher, out_dir=tmp_path / "whole", **arguments)
+    distill(teacher, output=tmp_path / "whole", **arguments)
     for stop_at in (4, 10, 16):
 
         def stop(progress: object, stop_at: int = stop_at) -> None:
@@ -160,8 +160,8 @@ def test_width_and_depth_go_together_and_resume(tiny_folder, corpus_file, tmp_pa
 
         out = tmp_path / f"stopped-{stop_at}"
         with pytest.raises(Stop):
-            distill(teacher, out_dir=out, progress=Progress(on_distill=stop), **arguments)
-        distill(teacher, out_dir=out, resume=True, **arguments)
+            distill(teacher, output=out, progress=Progress(on_distill=stop), **arguments)
+        distill(teacher, output=out, resume=True, **arguments)
         for name in (LOG, "model.safetensors"):
             if name == LOG:
                 losses = [

@@ -33,7 +33,7 @@ def events_of(folder: Path) -> list[bytes]:
 def test_trackers_are_told_every_step(tiny_folder, corpus_file, tmp_path):
     out = tmp_path / "student"
     settings = settings_of("sentence-embedding", trackers=["tensorboard"])
-    distill(str(tiny_folder()), text=text_of(corpus_file), shape=SHAPE, settings=settings, out_dir=out)
+    distill(str(tiny_folder()), text=text_of(corpus_file), shape=SHAPE, settings=settings, output=out)
     records = events_of(out)
     for name in (b"loss", b"gap", b"term/hidden", b"width/hidden_size", b"learning_rate"):
         assert sum(name in record for record in records) >= 12, name
@@ -43,13 +43,13 @@ def test_trackers_are_told_every_step(tiny_folder, corpus_file, tmp_path):
 def test_tracker_that_is_not_there_is_named(tiny_folder, corpus_file, tmp_path):
     settings = settings_of("sentence-embedding", trackers=["aim"])
     with pytest.raises(RecipeError, match=r"the tracker 'aim' is not installed.*installed: .*tensorboard"):
-        distill(str(tiny_folder()), text=text_of(corpus_file), shape=SHAPE, settings=settings, out_dir=tmp_path / "out")
+        distill(str(tiny_folder()), text=text_of(corpus_file), shape=SHAPE, settings=settings, output=tmp_path / "out")
 
 
 def test_more_threads_than_cores_are_refused(tiny_folder, corpus_file, tmp_path):
     settings = settings_of("sentence-embedding", threads=99_999)
     with pytest.raises(RecipeError, match=r"99999 threads where .* may be used"):
-        distill(str(tiny_folder()), text=text_of(corpus_file), shape=SHAPE, settings=settings, out_dir=tmp_path / "out")
+        distill(str(tiny_folder()), text=text_of(corpus_file), shape=SHAPE, settings=settings, output=tmp_path / "out")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has it")
@@ -112,7 +112,7 @@ def test_compiled_run_has_the_same_losses(tiny_folder, corpus_file, tmp_path, mo
         torch._dynamo.utils.counters.clear()
         out = tmp_path / f"student-{compiled}"
         settings = settings_of("sentence-embedding", compile=compiled)
-        distill(str(tiny_folder()), text=text_of(corpus_file), shape=SHAPE, settings=settings, out_dir=out)
+        distill(str(tiny_folder()), text=text_of(corpus_file), shape=SHAPE, settings=settings, output=out)
         losses.append([json.loads(line)["loss"] for line in (out / LOG).read_text().splitlines()])
         compilations.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     assert compilations[0] == 0 < compilations[1]

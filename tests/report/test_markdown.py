@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from homoexport.documents.document import to_json, write_text
+from homoexport.documents.document import to_json, write_document, write_text
+from homoexport.documents.summary import Summary
 from homoexport.errors import PackageError
 from homoexport.report import rebuild_report, write_report
 from homoexport.runtime.inference import open_package
 from tests.report.conftest import typed
 
 
-def test_report_tells_the_run(run_dir: Path, summary: dict[str, Any], measurement: dict[str, Any]) -> None:
+def test_report_tells_the_run(run_dir: Path, summary: Summary, measurement: dict[str, Any]) -> None:
     path = write_report(run_dir, summary, log_path=run_dir / "1-student" / "log.jsonl", measurement=typed(measurement))
     text = path.read_text()
     assert path == run_dir / "report.md"
@@ -39,18 +40,19 @@ def test_report_tells_the_run(run_dir: Path, summary: dict[str, Any], measuremen
     ("kept", "told"),
     [(False, "**The budget is missed.**"), (None, "**Too noisy to call:**")],
 )
-def test_report_opens_with_the_verdict(run_dir: Path, summary: dict[str, Any], kept: bool | None, told: str) -> None:
-    summary["budget"][0]["kept"] = summary["budget_kept"] = kept
-    write_text(run_dir / "summary.json", to_json(summary))
+def test_report_opens_with_the_verdict(run_dir: Path, summary: Summary, kept: bool | None, told: str) -> None:
+    first = summary.budget[0].model_copy(update={"kept": kept})
+    missed = summary.model_copy(update={"budget": (first, *summary.budget[1:]), "budget_kept": kept})
+    write_document(run_dir / "summary.json", missed)
     assert told in rebuild_report(run_dir).read_text().splitlines()[2]
 
 
-def test_report_without_a_budget_says_so(run_dir: Path, summary: dict[str, Any]) -> None:
-    write_text(run_dir / "summary.json", to_json(summary | {"budget": []}))
+def test_report_without_a_budget_says_so(run_dir: Path, summary: Summary) -> None:
+    write_document(run_dir / "summary.json", summary.model_copy(update={"budget": ()}))
     assert "The recipe set no budget." in rebuild_report(run_dir).read_text()
 
 
-def test_rebuilt_report_is_the_same(run_dir: Path, summary: dict[str, Any], measurement: dict[str, Any]) -> None:
+def test_rebuilt_report_is_the_same(run_dir: Path, summary: Summary, measurement: dict[str, Any]) -> None:
     log_path = run_dir / "1-student" / "log.jsonl"
     first = write_report(run_dir, summary, log_path=log_path, measurement=typed(measurement)).read_text()
     (run_dir / "report.md").unlink()
@@ -81,6 +83,6 @@ def test_missing_or_broken_parts_are_told(run_dir: Path, name: str, content: str
 
 def test_a_summary_of_another_version_is_refused(run_dir: Path) -> None:
     summary = json.loads((run_dir / "summary.json").read_text())
-    write_text(run_dir / "summary.json", to_json(summary | {"schema_version": 2}))
-    with pytest.raises(PackageError, match="no summary of this version"):
+    write_text(run_dir / "summary.json", to_json(summary | {"schema_version": "3.0"}))
+    with pytest.raises(PackageError, match=r"is of schema version 3\.0"):
         rebuild_report(run_dir)

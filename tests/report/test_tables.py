@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from homoexport.documents.budget import BudgetVerdict
+from homoexport.documents.summary import Summary
 from homoexport.report import measurement_table, summary_table, verdict_lines
 from homoexport.report.wording import megabytes, number, parameters, ratio
 from tests.report.conftest import typed
@@ -53,7 +54,7 @@ def test_a_ratio_below_one_is_told_the_other_way_round() -> None:
     assert ratio(0.98, "faster", "slower", (0.9, 1.1)) == "0.980x (0.900 to 1.10), no clear difference"
 
 
-def test_summary_table_sets_teacher_against_student(summary: dict[str, Any]) -> None:
+def test_summary_table_sets_teacher_against_student(summary: Summary) -> None:
     cells = {
         line.split("│")[1].strip(): [cell.strip() for cell in line.split("│")[2:-1]]
         for line in _render(summary_table(summary), 120).splitlines()
@@ -66,7 +67,7 @@ def test_summary_table_sets_teacher_against_student(summary: dict[str, Any]) -> 
     assert any("0.874 (0.861 to 0.886)" in row[1] for row in cells.values())
 
 
-def test_tables_fit_a_narrow_terminal(summary: dict[str, Any], measurement: dict[str, Any]) -> None:
+def test_tables_fit_a_narrow_terminal(summary: Summary, measurement: dict[str, Any]) -> None:
     for table in (summary_table(summary), measurement_table(typed(measurement)).rich()):
         lines = _render(table, 80).splitlines()
         assert max(map(len, lines)) <= 80
