@@ -38,7 +38,6 @@ class MicroBatch:
 
     @property
     def inputs(self) -> dict[str, Tensor]:
-        """What a model is called with."""
         inputs = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
         return inputs if self.token_type_ids is None else inputs | {"token_type_ids": self.token_type_ids}
 
@@ -87,7 +86,6 @@ class BatchMaker:
 
     @property
     def micro_batch_size(self) -> int:
-        """Sequences of one forward pass."""
         share: int = self.settings.batch_size // self.accelerator.num_processes
         default = _MICRO_BATCH_ON_CPU if self.accelerator.device.type == "cpu" else share
         return min(share, self.settings.micro_batch_size or default)

@@ -109,7 +109,6 @@ class Depth:
         return stay
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
         return {
             "kept": self.kept,
             "scales": self.scales.data,

@@ -88,16 +88,12 @@ class Ranking:
         return dict(zip(self._smoothed, products, strict=True))
 
     def forget(self) -> None:
-        """Begin anew: what was seen so far was in other units."""
         self._smoothed, self._uncertainty = self._zeros(), self._zeros()
 
     def keep(self, keep: Keep) -> None:
-        """Follow a slice."""
         self._smoothed, self._uncertainty = (keep_scores(s, keep) for s in (self._smoothed, self._uncertainty))
 
     def keep_layers(self, kept: list[int]) -> None:
-        """Follow the removal of layers."""
-
         def left(scores: Scores) -> Scores:
             shared = {group: vector for group, vector in scores.items() if group.layer is None}
             inside = {
@@ -110,11 +106,9 @@ class Ranking:
         self._smoothed, self._uncertainty = left(self._smoothed), left(self._uncertainty)
 
     def state(self) -> list[list[Tensor]]:
-        """What a checkpoint holds."""
         return [list(self._smoothed.values()), list(self._uncertainty.values())]
 
     def load(self, state: list[list[Tensor]]) -> None:
-        """Go on from a checkpoint of a model of the present widths."""
         for scores, saved in zip((self._smoothed, self._uncertainty), state, strict=True):
             for group, vector in zip(scores, saved, strict=True):
                 scores[group] = vector.to(scores[group].device)
@@ -205,7 +199,6 @@ def choose(scores: Scores, widths: Widths, due: Widths) -> Keep:
 
 
 def keep_scores(scores: Scores, keep: Keep) -> Scores:
-    """The scores of what stays."""
     return {group: vector[keep.indices[group]] if group in keep.indices else vector for group, vector in scores.items()}
 
 

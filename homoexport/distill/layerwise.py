@@ -35,7 +35,6 @@ class LayerMap:
 
     @classmethod
     def one_to_one(cls, layers: int) -> LayerMap:
-        """Student and teacher have the same layers."""
         return cls(tuple(range(layers)), tuple(range(layers)))
 
     @classmethod
@@ -58,12 +57,10 @@ class LayerMap:
         return LayerMap(tuple(hidden), tuple(attention))
 
     def hidden_weight(self, layer: int) -> float:
-        """Weight of the hidden term at the student's layer."""
         handing_over = None if self.fading is None else max(0, self.fading - 1)
         return self.scale if layer == handing_over else 1.0
 
     def attention_weight(self, layer: int) -> float:
-        """Weight of the attention term at the student's layer."""
         return self.scale if layer == self.fading else 1.0
 
 

@@ -72,12 +72,10 @@ def attention_matched(layer_map: LayerMap, chosen: Collection[int]) -> Pairs:
 
 
 def last_layers(layer_map: LayerMap, _chosen: Collection[int]) -> Pairs:
-    """The last layer with the teacher's last."""
     return [(len(layer_map.hidden) - 1, layer_map.hidden[-1])]
 
 
 def first_layers(_layer_map: LayerMap, _chosen: Collection[int]) -> Pairs:
-    """The first layer with the teacher's first."""
     return [(0, 0)]
 
 
@@ -222,7 +220,6 @@ class InnerTerms:
             trace.clear()
 
     def remove(self) -> None:
-        """Take all hooks off."""
         for trace in self._traces:
             trace.remove()
 

@@ -76,7 +76,6 @@ class Trace:
             outputs.clear()
 
     def remove(self) -> None:
-        """Take the hooks off."""
         self.clear()
         for handle in self._handles:
             handle.remove()

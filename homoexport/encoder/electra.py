@@ -55,7 +55,6 @@ class _Electra(PostNorm):
         super().write_config(config, shape)
 
     def check_target(self, config: Any, target: Shape) -> None:
-        """Refuse a hidden size at which a stock model would have no projection."""
         if config.embedding_size != config.hidden_size and config.embedding_size == target.hidden_size:
             raise ShapeError(
                 f"hidden_size {target.hidden_size} is the embedding size, and the teacher's projection from the one to "

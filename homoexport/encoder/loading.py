@@ -166,11 +166,8 @@ def read_pooling(folder: Path) -> Pooling:
     if not path.is_file():
         return Pooling()
     settings = json.loads(path.read_text(encoding="utf-8"))
-    modes = [
-        name.removeprefix("pooling_mode_")
-        for name, on in settings.items()
-        if name.startswith("pooling_mode_") and on is True
-    ]
+    flags = (name for name, on in settings.items() if name.startswith("pooling_mode_") and on is True)
+    modes = [name.removeprefix("pooling_mode_") for name in flags]
     modes = modes or [settings.get("pooling_mode", "mean")]  # sentence-transformers 6 writes one string
     names = {"mean_tokens": "mean", "mean": "mean", "cls_token": "cls", "cls": "cls"}
     if len(modes) != 1 or modes[0] not in names:
@@ -443,5 +440,5 @@ def read_sentence_settings(folder: Path) -> dict[str, Any]:
     except ValueError:
         settings = None
     if not isinstance(settings, dict):
-        raise TeacherError("is no JSON object", where=str(path), hint="hint it, or remove it")
+        raise TeacherError("is no JSON object", where=str(path), hint="repair it, or remove it")
     return settings

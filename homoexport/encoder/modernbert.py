@@ -35,13 +35,11 @@ class ModernBert:
     takes_additive_mask: bool = False  # local layers would attend to everything, and a mean-pooling head reads it, too
 
     def body(self, model: nn.Module) -> nn.Module:
-        """The encoder inside a task model, or the model itself."""
         body = getattr(model, "model", model)
         assert isinstance(body, nn.Module)
         return body
 
     def lm_head(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
-        """`ModernBertPredictionHead` and the decoder."""
         return nn.Sequential(model.get_submodule("head"), model.get_submodule("decoder"))
 
     def _layers(self, model: nn.Module) -> Any:
@@ -71,7 +69,6 @@ class ModernBert:
         )
 
     def taps(self, model: nn.Module) -> Taps:
-        """Embedding output, layer outputs, and the fused projection."""
         layers = self._layers(model)
         return Taps(
             embedding=self.body(model).get_submodule("embeddings"),
@@ -80,7 +77,6 @@ class ModernBert:
         )
 
     def widths(self, model: nn.Module) -> Widths:
-        """Read off the attention modules and the parameters' shapes."""
         layers = self._layers(model)
         head_dim = layers[0].attn.head_dim
         return Widths(
@@ -91,7 +87,6 @@ class ModernBert:
         )
 
     def set_head_dim(self, model: nn.Module, head_dim: int) -> None:
-        """Set head width and number of heads of every layer."""
         for layer in self._layers(model):
             layer.attn.head_dim = head_dim
             layer.attn.all_head_size = layer.attn.Wo.in_features
@@ -143,7 +138,6 @@ class ModernBert:
         _write_kinds(config, kinds, _period(kinds, preferred=_period_of(config)))
 
     def check_target(self, config: Any, target: Shape) -> None:
-        """Refuse another head width than the teacher's."""
         head_dim = config.hidden_size // config.num_attention_heads
         if target.head_dim != head_dim:
             below = target.hidden_size // head_dim * head_dim
@@ -160,7 +154,6 @@ class ModernBert:
         return int(config.max_position_embeddings)
 
     def rotate(self, model: nn.Module, layer: int, projected: Tensor, head_dim: int) -> Tensor:
-        """Rotate [B, S, H·d] by the layer's own frequencies."""
         module, body = self._layers(model)[layer], self.body(model)
         places = torch.arange(projected.shape[1], device=projected.device)[None]
         if hasattr(body, "rotary_emb"):
@@ -175,7 +168,6 @@ class ModernBert:
         return rotated.flatten(-2)
 
     def score_bias(self, model: nn.Module, length: int) -> Tensor | None:  # noqa: ARG002 - the family's interface
-        """None."""
         return None
 
     def window(self, model: nn.Module, layer: int) -> int | None:

@@ -29,7 +29,6 @@ class _MPNet(PostNorm):
         return int(config.max_position_embeddings) - _PADDING_INDEX - 1
 
     def score_bias(self, model: nn.Module, length: int) -> Tensor | None:
-        """The model's relative positions, [H, S, S]."""
         encoder: Any = self.body(model).get_submodule("encoder")
         states = encoder.relative_attention_bias.weight.new_empty(1, length, 1)
         bias: Tensor = encoder.compute_position_bias(states)[0]

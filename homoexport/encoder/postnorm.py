@@ -70,7 +70,6 @@ class PostNorm:
     takes_additive_mask: bool = True
 
     def body(self, model: nn.Module) -> nn.Module:
-        """The encoder inside a task model, or the model itself."""
         body = getattr(model, self.names.body, model)
         assert isinstance(body, nn.Module)
         return body
@@ -80,11 +79,9 @@ class PostNorm:
         return "" if self.body(model) is model else f"{self.names.body}."
 
     def layers_of(self, model: nn.Module) -> Any:
-        """The live layers."""
         return self.body(model).get_submodule(self.names.layers)
 
     def lm_head(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
-        """The head's modules, one after the other."""
         return nn.Sequential(*(model.get_submodule(name) for name in self.names.lm_head))
 
     def embedding_slots(self, model: nn.Module) -> list[Slot]:
@@ -126,7 +123,6 @@ class PostNorm:
         )
 
     def taps(self, model: nn.Module) -> Taps:
-        """Embedding output, layer outputs, and the three projections."""
         attentions = [layer.get_submodule(self.names.attention) for layer in self.layers_of(model)]
         projections = (self.names.query, self.names.key, self.names.value)
         return Taps(
@@ -136,7 +132,6 @@ class PostNorm:
         )
 
     def widths(self, model: nn.Module) -> Widths:
-        """Read off the attention modules and the parameters' shapes."""
         layers = self.layers_of(model)
         attentions = [layer.get_submodule(self.names.attention) for layer in layers]
         queries = [module.get_submodule(self.names.query) for module in attentions]
@@ -149,7 +144,6 @@ class PostNorm:
         )
 
     def set_head_dim(self, model: nn.Module, head_dim: int) -> None:
-        """Set head width, number of heads and softmax scale of every layer."""
         for layer in self.layers_of(model):
             attention = layer.get_submodule(self.names.attention)
             width = attention.get_submodule(self.names.query).out_features
@@ -159,7 +153,6 @@ class PostNorm:
             setattr(attention, self.names.head_count, width // head_dim)
 
     def keep_layers(self, model: nn.Module, kept: Sequence[int]) -> None:
-        """Keep the layers of these indices alone."""
         layers = self.layers_of(model)
         parent, _, name = self.names.layers.rpartition(".")
         setattr(self.body(model).get_submodule(parent), name, nn.ModuleList(layers[index] for index in kept))
@@ -167,14 +160,12 @@ class PostNorm:
         config.num_hidden_layers = len(kept)
 
     def removable_layers(self, model: nn.Module) -> tuple[int, ...]:
-        """All of them."""
         return tuple(range(len(self.layers_of(model))))
 
     def prepare_config(self, config: Any) -> None:
         """Nothing to do."""
 
     def write_config(self, config: Any, shape: Shape) -> None:
-        """Hidden size, feed-forward width, number of heads, number of layers."""
         config.hidden_size = shape.hidden_size
         setattr(config, self.names.intermediate_size, shape.intermediate_size)
         config.num_attention_heads = shape.num_attention_heads
@@ -184,18 +175,14 @@ class PostNorm:
         """Nothing to refuse."""
 
     def longest_sequence(self, config: Any) -> int | None:
-        """As many tokens as there are learned positions."""
         return int(config.max_position_embeddings)
 
     # The family's interface has arguments that there is no need of here.
     def rotate(self, model: nn.Module, layer: int, projected: Tensor, head_dim: int) -> Tensor:  # noqa: ARG002
-        """As they are."""
         return projected
 
     def score_bias(self, model: nn.Module, length: int) -> Tensor | None:  # noqa: ARG002 - the family's interface
-        """None."""
         return None
 
     def window(self, model: nn.Module, layer: int) -> int | None:  # noqa: ARG002 - the family's interface
-        """None: every token attends to all."""
         return None
