@@ -192,11 +192,11 @@ def take_cell(
             stack.callback(target.close)
             target.open()
             subjects = [Subject(one.file, one.name, 1000, (one.output,)) for one in group]
-            sessions.append(stack.enter_context(running(subjects, target, workload, tell=lambda *_: None)))
+            sessions.append(stack.enter_context(running(subjects, target, workload, report=lambda *_: None)))
         first, *others = sessions
         for other in others:
             first.running += other.running
-        take_rounds(first, min_seconds=seconds, tell=lambda *_: None, patient=False)
+        take_rounds(first, min_seconds=seconds, report=lambda *_: None, patient=False)
         return {one.subject.name: float(np.median(one.rounds_ms)) for one in first.running}
 
 

@@ -26,7 +26,7 @@ def list_devices(progress: Callable[[str], None] = lambda _name: None) -> list[D
     """Every kind of target; those that are ready are asked what they are.
 
     Args:
-        progress: told which one is being asked.
+        progress: called with the name of the one that is asked.
     """
     devices = []
     for kind in KINDS:
@@ -38,12 +38,12 @@ def list_devices(progress: Callable[[str], None] = lambda _name: None) -> list[D
     return devices
 
 
-def set_up(kind: str, tell: Callable[[str], None]) -> str:
+def set_up(kind: str, report: Callable[[str], None]) -> str:
     """Get what homoexport itself can get for a kind of target: trees, runtimes.
 
     Args:
         kind: `arm64` or `web`.
-        tell: told each step.
+        report: called with each step.
 
     Returns:
         Where it lies.
@@ -55,7 +55,7 @@ def set_up(kind: str, tell: Callable[[str], None]) -> str:
         raise DeviceError(
             f"nothing to set up for '{kind}'", where="--set-up", hint=f"name one of: {', '.join(_SET_UP)}"
         )
-    return str(_SET_UP[kind](tell))
+    return str(_SET_UP[kind](report))
 
 
 def _without_host(kind: str) -> Device:

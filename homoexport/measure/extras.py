@@ -30,7 +30,7 @@ def tokenizing_ms(
     """Milliseconds of making token ids of a batch's texts, at the median, in a worker of its own.
 
     Without texts of the user's, sentences are joined until they have the workload's tokens, roughly. None
-    where the package has no tokenizer, the target no library for it, or an emulator's time would be told.
+    where the package has no tokenizer, the target no library for it, or it would be an emulator's time.
     """
     if one.tokenizer is None or target.emulated:
         return None
@@ -66,12 +66,12 @@ def _text_of(tokens: int) -> str:
 
 
 def stream_figures(
-    one: Running, workload: Workload, streams: Sequence[int], tell: Progress
+    one: Running, workload: Workload, streams: Sequence[int], report: Progress
 ) -> tuple[StreamFigures, ...]:
     """Throughput and latency with so many callers at once."""
     found = []
     for number, callers in enumerate(streams):
-        tell(f"{callers} streams", number / len(streams))
+        report(f"{callers} streams", number / len(streams))
         reply = one.worker.streams(streams=callers, seconds=_STREAM_SECONDS)
         p50, p95 = np.percentile(reply.samples_ns, (50, 95)) / 1e6
         rate = len(reply.samples_ns) * workload.batch_size / (reply.wall_ns / 1e9)
@@ -87,33 +87,33 @@ def open_loop(
     budget_p95_ms: float | None,
     *,
     closed_ms: tuple[float, float],
-    tell: Progress,
+    report: Progress,
 ) -> OpenLoop | None:
     """Poisson arrivals at the given rates; then the highest rate whose p95 keeps the budget.
 
     No rate above that of the closed loop can be served for long, and none at all where the closed loop's own p95
     is beyond the budget. So it is sought by halving between 0 and there. One run's p95 is a matter of luck:
-    the rate that is told has kept the budget at the median of three runs, whose arrivals differ.
+    the rate that is reported has kept the budget at the median of three runs, whose arrivals differ.
 
     Args:
         one: the running package.
         rates_per_s: the given rates.
         budget_p95_ms: the budget; None for no search.
         closed_ms: p50 and p95 of the closed loop.
-        tell: told what is being done.
+        report: called with what is being done and the share of it that is done.
     """
     if not rates_per_s and budget_p95_ms is None:
         return None
-    found = [_at_rate(one.worker, rate, 0, tell) for rate in rates_per_s]
+    found = [_at_rate(one.worker, rate, 0, report) for rate in rates_per_s]
     highest = None
     if budget_p95_ms is not None and closed_ms[1] <= budget_p95_ms:
         low, high = 0.0, 1000 / closed_ms[0]
         for seed in range(_HALVINGS):
             middle = (low + high) / 2
-            found.append(_at_rate(one.worker, middle, seed, tell))
+            found.append(_at_rate(one.worker, middle, seed, report))
             low, high = (middle, high) if found[-1].latency_p95_ms <= budget_p95_ms else (low, middle)
         for _ in range(_STEPS_DOWN if low else 0):
-            again = [_at_rate(one.worker, low, seed, tell) for seed in range(_HALVINGS, _HALVINGS + 3)]
+            again = [_at_rate(one.worker, low, seed, report) for seed in range(_HALVINGS, _HALVINGS + 3)]
             found += again
             if statistics.median(each.latency_p95_ms for each in again) <= budget_p95_ms:
                 highest = low
@@ -123,9 +123,9 @@ def open_loop(
     return OpenLoop(rates=rates, budget_p95_ms=budget_p95_ms, highest_rate_per_s=highest)
 
 
-def _at_rate(worker: Worker, rate: float, seed: int, tell: Progress) -> RateFigures:
+def _at_rate(worker: Worker, rate: float, seed: int, report: Progress) -> RateFigures:
     requests = max(_REQUESTS, round(rate * _SECONDS_OF_RATE[0]))
-    tell(f"{rate:.3g} arrivals/s", 0.5)
+    report(f"{rate:.3g} arrivals/s", 0.5)
     reply = worker.arrivals(rate_per_s=rate, requests=requests, seconds=_SECONDS_OF_RATE[1], seed=seed)
     p50, p95, p99 = (float(value) / 1e6 for value in np.percentile(reply.latency_ns, (50, 95, 99)))
     busy = sum(reply.service_ns) / reply.wall_ns
@@ -140,7 +140,7 @@ def _at_rate(worker: Worker, rate: float, seed: int, tell: Progress) -> RateFigu
 
 
 def arena_steps(
-    one: Running, target: Target, workload: Workload, batch_sizes: Sequence[int], tell: Progress
+    one: Running, target: Target, workload: Workload, batch_sizes: Sequence[int], report: Progress
 ) -> tuple[ArenaStep, ...]:
     """Memory of fresh workers after batches of these sizes, in this order, with and without shrinking.
 
@@ -148,7 +148,7 @@ def arena_steps(
     """
     if not batch_sizes:
         return ()
-    tell("memory over batches", 0.0)
+    report("memory over batches", 0.0)
     ways = [_grown(one, target, workload, batch_sizes, shrink=shrink) for shrink in (False, True)]
     return tuple(
         ArenaStep(batch_size=size, rss_mb=kept, shrunk_rss_mb=shrunk)

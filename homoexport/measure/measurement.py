@@ -131,7 +131,7 @@ def measure_packages(
 
     Every package runs in a fresh process that imports only numpy and onnxruntime; they are timed in
     turns, in one run. Nothing but the inference is in the timed region, for the package's own
-    output. A package that does not fit into the target's memory is told among the failures.
+    output. A package that does not fit into the target's memory is among the failures.
 
     Args:
         packages: folders that `homoexport export` wrote.
@@ -151,7 +151,7 @@ def measure_packages(
         DeviceError: a device that is unknown or cannot be used, or too many threads.
         UserError: no package, a length above a package's own, too few texts, or a figure that is not positive.
     """
-    tell = progress or _tell_nobody
+    report = progress or _report_to_nobody
     described = check_packages(packages, [length], with_texts=bool(texts))
     with open_target(device) as target:
         workload = _workload(target, threads, batch_size, length)
@@ -159,11 +159,13 @@ def measure_packages(
         details_of = {str(details.folder): details for details in described}
         chosen = _evenly(texts, batch_size, text_source)
         subjects = [_subject(details, chosen, length) for details in described]
-        with running(subjects, target, workload, tell=tell) as session:
-            noise = take_rounds(session, min_seconds=min_seconds, tell=tell)
+        with running(subjects, target, workload, report=report) as session:
+            noise = take_rounds(session, min_seconds=min_seconds, report=report)
             energy_source = session.running[0].worker.counters().energy_source if session.running else None
             results = [
-                _figures(details_of[one.subject.name], one, session, target, workload, chosen, extras or Extras(), tell)
+                _figures(
+                    details_of[one.subject.name], one, session, target, workload, chosen, extras or Extras(), report
+                )
                 for one in session.running
             ]
             return Measurement(
@@ -241,13 +243,13 @@ def time_files(
     for file in files:
         if not file.is_file():
             raise PackageError("no such file", where=str(file))
-    tell = progress or _tell_nobody
+    report = progress or _report_to_nobody
     subjects = [Subject(file, str(file), vocab_size, outputs) for file in files]
     with open_target(device) as target:
         workload = _workload(target, threads, batch_size, length)
         check_request(target, workload, min_seconds=min_seconds)
-        with running(subjects, target, workload, tell=tell) as session:
-            take_rounds(session, min_seconds=min_seconds, tell=tell, patient=False)
+        with running(subjects, target, workload, report=report) as session:
+            take_rounds(session, min_seconds=min_seconds, report=report, patient=False)
             figures = {one.subject.name: _file_figures(one, target) for one in session.running}
     return [figures.get(subject.name) for subject in subjects]
 
@@ -310,10 +312,10 @@ def _figures(
     workload: Workload,
     texts: Sequence[str],
     extras: Extras,
-    tell: Progress,
+    report: Progress,
 ) -> PackageFigures:
     def fitting(stage: str, measure: Callable[[], Figure]) -> Figure | None:
-        """What is measured after the timing; where that takes too much memory, the failure is told."""
+        """What is measured after the timing; where that takes too much memory, it is a failure."""
         try:
             return measure()
         except OutOfMemory as error:
@@ -329,10 +331,10 @@ def _figures(
     wide = max(p50_interval[1] / p50, p50 / p50_interval[0]) > 1 + MARGIN
     verdict: Steadiness = "too noisy to call" if wide or abs(drifted) > MARGIN else "steady"
     post_ms = fitting("post-processing", lambda: post_processing_ms(one, details))
-    streams = fitting("streams", lambda: stream_figures(one, workload, extras.streams, tell))
+    streams = fitting("streams", lambda: stream_figures(one, workload, extras.streams, report))
     closed_ms = p50, p95
     rates, budget_ms = extras.rates_per_s, extras.budget_p95_ms
-    arrivals = fitting("arrivals", lambda: open_loop(one, rates, budget_ms, closed_ms=closed_ms, tell=tell))
+    arrivals = fitting("arrivals", lambda: open_loop(one, rates, budget_ms, closed_ms=closed_ms, report=report))
     # It leaves a batch of its own in the worker, so it comes after all that is of the workload.
     agreed = fitting("agreement", lambda: agreement(one, target, precision=details.precision))
     return PackageFigures(
@@ -361,7 +363,7 @@ def _figures(
         energy_mj=sum(one.energy_uj) / one.energy_runs / 1000 if one.energy_runs else None,
         peak_rss_mb=peak / _MB,
         runtime_rss_mb=one.runtime_rss_bytes / _MB,
-        arena=arena_steps(one, target, workload, extras.arena_batches, tell),
+        arena=arena_steps(one, target, workload, extras.arena_batches, report),
         streams=streams or (),
         open_loop=arrivals,
         agreement=agreed,
@@ -401,5 +403,5 @@ def _host(session: Session) -> MeasuredHost | None:
     return None if session.greeting is None else MeasuredHost(**vars(session.greeting.host))
 
 
-def _tell_nobody(_stage: str, _share: float) -> None:
+def _report_to_nobody(_stage: str, _share: float) -> None:
     """Progress that nobody asked for."""

@@ -76,7 +76,7 @@ class Workload:
 
 @dataclass(eq=False)
 class Running:
-    """A worker with its model loaded and warm, and what it has told so far. Times in nanoseconds."""
+    """A worker with its model loaded and warm, and what it has answered so far. Times in nanoseconds."""
 
     subject: Subject
     worker: Worker
@@ -152,7 +152,7 @@ def check_request(target: Target, workload: Workload, *, min_seconds: float) -> 
 
 
 @contextmanager
-def running(subjects: Sequence[Subject], target: Target, workload: Workload, *, tell: Progress) -> Iterator[Session]:
+def running(subjects: Sequence[Subject], target: Target, workload: Workload, *, report: Progress) -> Iterator[Session]:
     """Start a worker for every model, load and warm it; all are gone when the block is left.
 
     A model that does not fit into the target's memory is among the failures.
@@ -164,7 +164,7 @@ def running(subjects: Sequence[Subject], target: Target, workload: Workload, *, 
     session = Session(target.emulated, workload.threads)
     with ExitStack() as stack:
         for number, subject in enumerate(subjects):
-            tell(f"warming up {subject.name}", number / len(subjects))
+            report(f"warming up {subject.name}", number / len(subjects))
             stage = "start"
             try:
                 model, tokenizer = place(subject, target)
@@ -228,7 +228,7 @@ def inputs_request(subject: Subject, workload: Workload) -> InputsRequest:
 
 
 def take_rounds(
-    session: Session, *, min_seconds: float, tell: Progress, patient: bool = True, margin: float = MARGIN
+    session: Session, *, min_seconds: float, report: Progress, patient: bool = True, margin: float = MARGIN
 ) -> Noise | None:
     """Time all models in turns until each has its share, and until every comparison can be called.
 
@@ -239,7 +239,7 @@ def take_rounds(
     Args:
         session: the workers; what they say is added to them.
         min_seconds: timed seconds of each model at the least.
-        tell: told what is being done.
+        report: called with what is being done and the share of it that is done.
         patient: whether rounds go on for the comparisons' sake.
         margin: what still counts as the same speed.
 
@@ -261,7 +261,7 @@ def take_rounds(
             patience = _PATIENCE * max(min_seconds * 1e9, turn_ns * MIN_ROUNDS) if patient else 0
             if least_ns >= patience or (rounds % _LOOK_EVERY == 0 and not _undecided(session.running, margin)):
                 break
-        tell("timing", min(1.0, rounds / least_rounds, least_ns / (min_seconds * 1e9)))
+        report("timing", min(1.0, rounds / least_rounds, least_ns / (min_seconds * 1e9)))
         cores = _cores_of_round(session.cores, session.threads, rounds)
         for one in list(order):
             try:
@@ -271,7 +271,7 @@ def take_rounds(
                 session.running.remove(one)
                 order.remove(one)
         order.reverse()
-    tell("timing", 1.0)
+    report("timing", 1.0)
     for one in session.running if session.cores else ():
         one.worker.unpin()
     after = {one.subject.name: one.worker.counters() for one in session.running}

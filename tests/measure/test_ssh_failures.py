@@ -185,7 +185,7 @@ def test_nobody_there(server: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_mistake_in_the_configuration_is_told(server: Sshd) -> None:
     server.client_config.write_text("NoSuchKey yes\n")
-    refuses(server.device(), "the SSH client refuses it .*; hint its configuration")
+    refuses(server.device(), "the SSH client refuses it .*; correct its configuration")
 
 
 def test_login_shell_that_talks_is_named(server: Sshd) -> None:

@@ -21,7 +21,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import onnxruntime as ort
 
@@ -35,7 +35,7 @@ from homoexport.measure.targets.protocol import (
     refuse_needs,
 )
 from homoexport.measure.targets.ssh_failures import OTHER_CACHE, is_full, last_line, no_connection, no_runtime
-from homoexport.measure.targets.ssh_there import digest_of
+from homoexport.measure.targets.ssh_there import Outcome, digest_of
 
 # Read at once, for the files may be replaced by an upgrade while this runs.
 PROGRAM = Path(__file__).with_name("ssh_there.py").read_bytes() + b"\n\nanswer_one()\n"
@@ -284,7 +284,7 @@ class Ssh(Target):
             raise DeviceError(what, where=self.name, hint=hint)
         self._python = reply["python"]
 
-    def _ask(self, function: str, files: Sequence[Path] = (), **request: Any) -> dict[str, Any]:
+    def _ask(self, function: str, files: Sequence[Path] = (), **request: object) -> Outcome:
         """What a function of `ssh_there.py` answers there; the files follow where it asks for them."""
         read_it = f"import sys; exec(sys.stdin.buffer.read({len(PROGRAM)}))"
         opening = PROGRAM + json.dumps({"function": function, **request}).encode() + b"\n"
@@ -294,7 +294,7 @@ class Ssh(Target):
         )
         if not answer:
             raise DeviceError(f"its Python ended with status {status} ({last_line(said)})", where=self.name)
-        reply: dict[str, Any] = json.loads(answer)
+        reply: Outcome = json.loads(answer)
         if reply["failed"] == "full":
             raise self._full()
         if reply["failed"] == "error":

@@ -18,7 +18,16 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
+
+
+class Outcome(TypedDict, total=False):
+    """The answer to a request. `failed` is empty, or says where it failed; `said` are the words of what failed."""
+
+    failed: str
+    said: str
+    python: str
+    cores: int
 
 
 def digest_of(files: Sequence[Path]) -> str:
@@ -93,13 +102,13 @@ def _starts(python: str) -> tuple[str, str]:
     return (last.split()[1] if status == 0 and last.startswith("found ") else ""), last
 
 
-def _find_runtime(any_version: bool, version: str, folder: str) -> dict[str, Any]:
+def _find_runtime(any_version: bool, version: str, folder: str) -> Outcome:
     """This Python if it has an onnxruntime that will do, else the virtual environment, made if it is not there."""
     found, _ = _starts(sys.executable)
     if found == version or (found and any_version):
         return {"python": sys.executable}
     venv = Path(folder)
-    python = {"python": str(venv / "bin/python")}
+    python: Outcome = {"python": str(venv / "bin/python")}
     if venv.is_dir():
         with contextlib.suppress(OSError):
             if _starts(python["python"])[0] == version:
@@ -124,7 +133,7 @@ def _find_runtime(any_version: bool, version: str, folder: str) -> dict[str, Any
     return python
 
 
-def _receive(folder: str, digest: str, sizes: dict[str, int], patience_s: int) -> dict[str, Any]:
+def _receive(folder: str, digest: str, sizes: dict[str, int], patience_s: int) -> Outcome:
     """Have the files in `folder`: they are asked for where they are not there, or not what they were."""
     place = Path(folder)
     if place.is_dir():
@@ -151,7 +160,7 @@ def _receive(folder: str, digest: str, sizes: dict[str, int], patience_s: int) -
     return {}
 
 
-def _count_cores(worker: str) -> dict[str, Any]:
+def _count_cores(worker: str) -> Outcome:
     """Cores that a worker may use."""
     sys.path.insert(0, worker)
     from homoexport.host import available_cores

@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 from homoexport.host import describe_host
 from homoexport.measure.web import DEVICE_STATUS, MEMORY_SIGNS, BridgeSettings
 from homoexport.measure.web.browser import Browser, peak_bytes, resident_bytes, scheduled_ns, watch
-from homoexport.measure.web.site import Site
+from homoexport.measure.web.site import JsonObject, Site
 from homoexport.runtime.worker.inputs import make_batches
 from homoexport.runtime.worker.machine import counters, rest
 from homoexport.runtime.worker.protocol import (
@@ -54,8 +55,7 @@ from homoexport.runtime.worker.protocol import (
 _CRASHED = "the page crashed, most likely for want of memory"
 _START_SECONDS = 60.0
 _STEADY = 0.98  # as in `homoexport.runtime.worker.model`
-# Two names of one machine are two sites, so the page with the model gets a process of its own.
-_BARE_HOST, _MODEL_HOST = "localhost", "127.0.0.1"
+_HOSTS = ("localhost", "127.0.0.1")  # two names of one machine are two sites, so the next page gets a fresh process
 
 
 class Unusable(Exception):
@@ -85,6 +85,7 @@ class Bridge:
         self._events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         threading.Thread(target=self._listen, args=(lines,), daemon=True).start()
         self._backend = settings.backend
+        self._hosts = cycle(_HOSTS)
         self._renderer: int | None = None
         self._model = False
         self._spent_ns: int | None = None  # from the page's start to the loaded model
@@ -95,7 +96,7 @@ class Bridge:
         self._browser = Browser(
             folder / "keeper.py",
             settings.browser,
-            self._site.open_page(_BARE_HOST, {}, backend=self._backend, threads=1),
+            self._site.open_page(next(self._hosts), {}, backend=self._backend, threads=1),
             backend=self._backend,
             lifeline=settings.lifeline,
             on_end=lambda said: self._put("gone", said),
@@ -115,7 +116,7 @@ class Bridge:
             cores=[],
         )
 
-    def next_request(self) -> dict[str, Any] | None:
+    def next_request(self) -> JsonObject | None:
         """What the parent asks next; None where it does not any more.
 
         Raises:
@@ -124,13 +125,13 @@ class Bridge:
         while True:
             kind, value = self._events.get()
             if kind == "request":
-                request: dict[str, Any] = value
+                request: JsonObject = value
                 return request
             if kind == "end":
                 return None
             self._note(kind, value)
 
-    def answer(self, command: str, fields: dict[str, Any]) -> object:
+    def answer(self, command: str, fields: JsonObject) -> object:
         """The reply to one request.
 
         Raises:
@@ -161,7 +162,7 @@ class Bridge:
         if self._renderer is None:
             raise Refused("memory", _CRASHED)
         old, self._renderer = self._renderer, None  # its end is no crash
-        self._site.replace_page(_MODEL_HOST, files, backend=self._backend, threads=request.threads)
+        self._site.replace_page(next(self._hosts), files, backend=self._backend, threads=request.threads)
         ready = self._await_page(but=old)
         self._model = False
         loaded = self._ask("load", model=path.name, beside=sorted(beside), outputs=request.outputs)
@@ -229,12 +230,12 @@ class Bridge:
     def do_modules(self) -> ModulesReply:
         return ModulesReply(sorted(sys.modules))
 
-    def _ask_model(self, command: str, **request: Any) -> dict[str, Any]:
+    def _ask_model(self, command: str, **request: Any) -> JsonObject:
         if not self._model:
             raise Refused("model", "no model is loaded")
         return self._ask(command, **request)
 
-    def _ask(self, command: str, **request: Any) -> dict[str, Any]:
+    def _ask(self, command: str, **request: Any) -> JsonObject:
         """Have the page do something, and sleep until it has."""
         if self._renderer is None:
             raise Refused("memory", _CRASHED)
@@ -245,7 +246,7 @@ class Bridge:
             raise Refused("memory" if any(sign in error for sign in MEMORY_SIGNS) else "model", error)
         return reply
 
-    def _await_page(self, but: int | None = None) -> dict[str, Any]:
+    def _await_page(self, but: int | None = None) -> JsonObject:
         """What a fresh page says when its runtime has started; its process is found and watched."""
         ready = self._await_reply(_START_SECONDS)
         if not ready["ok"]:
@@ -256,14 +257,14 @@ class Bridge:
         watch(self._renderer, lambda process: self._put("crashed", process))
         return ready
 
-    def _await_reply(self, seconds: float | None) -> dict[str, Any]:
+    def _await_reply(self, seconds: float | None) -> JsonObject:
         while True:
             try:
                 kind, value = self._events.get(timeout=seconds)
             except queue.Empty:
                 raise Unusable(f"the browser showed no page within {seconds:g} s") from None
             if kind == "reply":
-                reply: dict[str, Any] = value
+                reply: JsonObject = value
                 return reply
             if kind == "end":
                 raise EOFError

@@ -22,7 +22,8 @@ _TYPES = {".html": "text/html", ".js": "text/javascript", ".mjs": "text/javascri
 _ISOLATION = {"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp"}
 _POLL_SECONDS = 60.0
 
-Reply = Callable[[dict[str, Any]], None]
+JsonObject = dict[str, Any]
+"""What a page is asked, or what it answers; the parent checks what it gets of that."""
 
 
 class Site:
@@ -34,12 +35,12 @@ class Site:
         on_reply: called with each answer of the present page.
     """
 
-    def __init__(self, files: Mapping[str, Path], *, isolated: bool, on_reply: Reply) -> None:
+    def __init__(self, files: Mapping[str, Path], *, isolated: bool, on_reply: Callable[[JsonObject], None]) -> None:
         self._isolated, self._on_reply = isolated, on_reply
         self._common, self._own = dict(files), dict[str, Path]()
         self._secret = secrets.token_urlsafe(16)
         self._page = 0
-        self._commands: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[JsonObject] = queue.SimpleQueue()
         self._fetched: dict[str, int] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
