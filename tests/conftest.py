@@ -8,6 +8,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import settings
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -206,25 +208,50 @@ class Outcome:
     err: str
 
 
-@pytest.fixture
-def homoexport(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """Calls `homoexport ARGUMENTS...`. Two graphs are ranked, in a hurry, for these models are too small to tell."""
-    monkeypatch.setattr("homoexport.workflow.export.rank_files", partial(rank_files, min_seconds=0.02))
+def hurry(patch: pytest.MonkeyPatch) -> None:
+    """Two graphs are ranked, in a hurry, for these models are too small to tell."""
+    patch.setattr("homoexport.workflow.export.rank_files", partial(rank_files, min_seconds=0.02))
     forms = (Form("standard"), Form("unfused", merged=True))
     for module in ("export.choose", "export.forms"):
-        monkeypatch.setattr(f"homoexport.{module}.ATTENTION_FORMS", forms)
-    monkeypatch.setattr("homoexport.export.choose.variants_of", lambda _form: ())
+        patch.setattr(f"homoexport.{module}.ATTENTION_FORMS", forms)
+    patch.setattr("homoexport.export.choose.variants_of", lambda _form: ())
+
+
+def exit_code_of(patch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """What `homoexport ARGUMENTS...` ends with, in this process."""
+    patch.setattr(sys, "argv", ["homoexport", *map(str, arguments)])
+    code: object = 0
+    try:
+        main()
+    except SystemExit as stop:
+        code = stop.code or 0
+    assert isinstance(code, int)
+    return code
+
+
+@pytest.fixture
+def homoexport(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Calls `homoexport ARGUMENTS...`, in a hurry."""
+    hurry(monkeypatch)
 
     def call(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["homoexport", *map(str, arguments)])
         capsys.readouterr()
-        code: object = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
+        code = exit_code_of(monkeypatch, *arguments)
         captured = capsys.readouterr()
-        assert isinstance(code, int)
         return Outcome(code, captured.out, captured.err)
 
     return call
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that is made by the first worker that asks for it, and that nobody may change."""
+    base = factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = shared / name
+    with FileLock(shared / f"{name}.lock"):
+        if not (shared / f"{name}.made").exists():
+            shutil.rmtree(folder, ignore_errors=True)  # what a failed attempt left
+            folder.mkdir()
+            make(folder)
+            (shared / f"{name}.made").touch()
+    return folder

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from transformers import AutoModel, AutoTokenizer
 
 from homoexport.documents.artifact import Manifest, PackageManifest, StudentManifest, verify
@@ -18,41 +19,40 @@ from homoexport.documents.measurement import Failure, PackageFigures
 from homoexport.errors import DeviceError
 from homoexport.runtime.inference import open_package
 from homoexport.workflow.measure import judge_package, measure_once
-from tests.conftest import write_sentences
+from tests.conftest import Outcome
+from tests.workflow.conftest import write_recipe
 
 pytestmark = pytest.mark.processes
 
 
 @pytest.fixture
-def recipe(tiny_folder, tmp_path):
+def recipe(tmp_path):
     """A small recipe on a tiny teacher, for either objective."""
-
-    def write(objective: str = "sentence-embedding", **budget: float) -> Path:
-        text = write_sentences(tmp_path / "text.txt")
-        tree = {
-            "name": "small",
-            "teacher": str(tiny_folder(masked_lm=objective == "masked-lm", layers=1)),
-            "text": {
-                "sources": [{"files": str(text)}],
-                "max_length": 24,
-                "held_out": 20,
-            },
-            "student": {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2},
-            "distill": {"objective": objective, "steps": 6, "batch_size": 8, "prune_every": 2, "checkpoint_every": 2},
-            "measure": {"length": 16, "threads": 1, "min_seconds": 0.1},
-            "budget": budget,
-        }
-        path = tmp_path / "recipe.yaml"
-        path.write_text(yaml.safe_dump(tree))
-        return path
-
-    return write
+    return partial(write_recipe, tmp_path)
 
 
-@pytest.mark.parametrize("objective", ["sentence-embedding", "masked-lm"])
-def test_run_leaves_everything_and_the_package_answers_as_the_student(homoexport, recipe, tmp_path, objective):
-    run = tmp_path / "run"
-    outcome = homoexport("run", recipe(objective, file_mb=5), "-o", run, "--json")
+def test_run_leaves_everything_and_the_package_answers_as_the_student(kept_run):
+    run = kept_run.run
+    assert_run_left_everything(kept_run.outcome, run)
+    texts = (run / "1-student" / "held_out.txt").read_text().splitlines()
+    tokens = AutoTokenizer.from_pretrained(run / "1-student")(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        states = AutoModel.from_pretrained(run / "1-student")(**tokens).last_hidden_state
+    mask = tokens["attention_mask"][:, :, None]
+    expected = torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=-1).numpy()
+    vectors = open_package(run / "2-onnx", threads=1).embed(texts)
+    assert (vectors * expected).sum(axis=1).min() > 0.97
+    teacher = open_package(run / "0-teacher", threads=1).embed(texts)
+    assert np.abs(np.linalg.norm(teacher, axis=1) - 1).max() < 1e-5
+
+
+@pytest.mark.slow
+def test_run_of_another_objective_leaves_everything_too(homoexport, recipe, tmp_path):
+    outcome = homoexport("run", recipe("masked-lm", file_mb=5), "-o", tmp_path / "run", "--json")
+    assert_run_left_everything(outcome, tmp_path / "run")
+
+
+def assert_run_left_everything(outcome: Outcome, run: Path) -> None:
     assert outcome.code == 0, outcome.err
     summary = json.loads(outcome.out)
     assert summary == json.loads((run / "summary.json").read_text())
@@ -70,28 +70,17 @@ def test_run_leaves_everything_and_the_package_answers_as_the_student(homoexport
     assert verify(run / "2-onnx", Manifest).parent == student.digest
     text = (run / "report.md").read_text()
     assert all((run / link).is_file() for link in re.findall(r"\]\((plots/[^)]+)\)", text))
-    if objective == "sentence-embedding":
-        texts = (run / "1-student" / "held_out.txt").read_text().splitlines()
-        tokens = AutoTokenizer.from_pretrained(run / "1-student")(texts, padding=True, return_tensors="pt")
-        with torch.no_grad():
-            states = AutoModel.from_pretrained(run / "1-student")(**tokens).last_hidden_state
-        mask = tokens["attention_mask"][:, :, None]
-        expected = torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=-1).numpy()
-        vectors = open_package(run / "2-onnx", threads=1).embed(texts)
-        assert (vectors * expected).sum(axis=1).min() > 0.97
-        teacher = open_package(run / "0-teacher", threads=1).embed(texts)
-        assert np.abs(np.linalg.norm(teacher, axis=1) - 1).max() < 1e-5
 
 
-def test_missed_budget_exits_with_3_and_resume_does_not_work_twice(homoexport, recipe, tmp_path):
-    run = tmp_path / "run"
-    path = recipe(file_mb=0.001)
-    outcome = homoexport("run", path, "-o", run)
-    assert outcome.code == 3
-    assert "missed" in outcome.out
+def test_missed_budget_exits_with_3_and_resume_does_not_work_twice(homoexport, missed_run, tmp_path):
+    run, path = missed_run.copied_to(tmp_path), missed_run.recipe
+    assert missed_run.outcome.code == 3
+    lines = {line["line"]: line["kept"] for line in json.loads(missed_run.outcome.out)["budget"]}
+    assert lines == {"file_mb": False, "quality.overlap@10": False}
     package = verify(run / "2-onnx", Manifest).created
     again = homoexport("run", path, "-o", run, "--resume")
     assert again.code == 3
+    assert re.search(r"Quality \(overlap@10\): .* of at least 1.00: missed", again.out)
     assert verify(run / "2-onnx", Manifest).created == package
     other = homoexport("run", path, "-o", run, "--resume", "--set", "seed=3")
     assert (other.code, "other settings" in other.err) == (2, True)
@@ -101,31 +90,24 @@ def test_missed_budget_exits_with_3_and_resume_does_not_work_twice(homoexport, r
     assert len(json.loads(kept.out)["results"]) == 2
 
 
-def test_floor_of_quality_is_a_line_of_the_budget(homoexport, recipe, tmp_path):
-    path = recipe()
-    path.write_text(path.read_text().replace("held_out: 20", "held_out: 40"))  # of fewer than 30 there is no verdict
-    kept = homoexport("run", path, "-o", tmp_path / "kept", "--set", "quality.floor=1%", "--json")
-    assert kept.code == 0, kept.err
-    (line,) = json.loads(kept.out)["budget"]
-    assert (line["line"], line["limit"], line["kept"]) == ("quality.overlap@10", 0.01, True)
-    manifest = verify(tmp_path / "kept/2-onnx", PackageManifest)
+def test_floor_of_quality_is_a_line_of_the_budget(homoexport, kept_run, missed_run, tmp_path):
+    (line,) = [line for line in json.loads(kept_run.outcome.out)["budget"] if line["line"] == "quality.overlap@10"]
+    assert (line["limit"], line["kept"]) == (0.01, True)
+    manifest = verify(kept_run.run / "2-onnx", PackageManifest)
     judged = manifest.details.quality
     assert list(judged) == [f"{manifest.details.graph}-{manifest.details.scheme}"]
-    missed = homoexport("run", path, "-o", tmp_path / "missed", "--set", "quality.floor=100%")
-    assert missed.code == 3
-    assert re.search(r"Quality \(overlap@10\): .* of at least 1.00: missed", missed.out)
-    details = verify(tmp_path / "missed/2-onnx", PackageManifest).details.model_dump(mode="json")
+    details = verify(missed_run.run / "2-onnx", PackageManifest).details.model_dump(mode="json")
     assert len(details["quality"]) > 1  # none kept it, so all were asked, and the best was shipped
     best = max(details["quality"].values(), key=lambda verdict: verdict["measured"])
     assert details["quality"][f"{details['graph']}-{details['scheme']}"] == best
     assert "below the floor: overlap@10" in json.dumps(details["refused"])
-    wrong = homoexport("run", path, "-o", tmp_path / "x", "--set", "quality={floor: 1%, metric: f1}")
+    other = "quality={floor: 1%, metric: f1}"
+    wrong = homoexport("run", kept_run.recipe, "-o", tmp_path / "x", "--set", other)
     assert (wrong.code, "there is no 'f1'" in wrong.err, (tmp_path / "x").exists()) == (2, True, False)
 
 
-def test_run_stopped_after_distilling_goes_on(homoexport, recipe, tmp_path):
-    run, path = tmp_path / "run", recipe()
-    assert homoexport("run", path, "-o", run).code == 0
+def test_run_stopped_after_distilling_goes_on(homoexport, kept_run, tmp_path):
+    run, path = kept_run.copied_to(tmp_path), kept_run.recipe
     student = verify(run / "1-student", Manifest)
     for left in ("2-onnx/manifest.json", "3-measured/manifest.json", "summary.json"):
         (run / left).unlink()
@@ -140,14 +122,17 @@ def test_run_stopped_after_distilling_goes_on(homoexport, recipe, tmp_path):
     assert (run / "summary.json").is_file()
 
 
-def test_a_teacher_that_does_not_fit_the_device_is_left_out(homoexport, recipe, tmp_path, monkeypatch):
+def test_a_teacher_that_does_not_fit_the_device_is_left_out(homoexport, kept_run, tmp_path, monkeypatch):
     def without_teacher(packages, settings, **rest):
         measured = measure_once(packages[1:], settings, **rest)
         failure = Failure(package=str(packages[0]), stage="load", reason="needs more than it was given")
         return measured.model_copy(update={"failures": (failure,)})
 
     monkeypatch.setattr("homoexport.workflow.run.measure_once", without_teacher)
-    outcome = homoexport("run", recipe(file_mb=5), "-o", tmp_path / "run")
+    run = kept_run.copied_to(tmp_path)
+    shutil.rmtree(run / "3-measured")  # stopped before measuring
+    (run / "summary.json").unlink()
+    outcome = homoexport("run", kept_run.recipe, "-o", run, "--resume")
     assert outcome.code == 0, outcome.err
     assert "does not fit" in outcome.out
     page = (tmp_path / "run" / "report.md").read_text()
