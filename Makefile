@@ -51,7 +51,7 @@ targets: $(SETUP)
 		--no-install-recommends openssh-server qemu-user chromium $$(which npm >/dev/null || echo npm))
 	$(BIN)/homoexport doctor --set-up arm64
 	$(BIN)/homoexport doctor --set-up web
-	$(BIN)/python -m pytest -m "ssh or emulated or web" tests/measure tests/cli
+	$(BIN)/python -m pytest -m "ssh or emulated or web" tests/stages/measure tests/cli
 
 # As root, too.
 loaders: $(VENV)/$(WEIGHTS)
@@ -79,7 +79,7 @@ $(SETUP): pyproject.toml constraints.txt requirements-lock.txt requirements-demo
 # optimum-onnx caps transformers below 4.58, so it has an environment and a lock of its own.
 interop: $(INTEROP)/$(WEIGHTS)
 	$(INTEROP)/bin/python -m pytest --durations=10 $(IN_PARALLEL) -m "not (slow or alone)" tests/interop tests/encoder \
-		tests/distill/test_families.py tests/distill/test_golden.py
+		tests/stages/distill/test_families.py tests/stages/distill/test_golden.py
 
 $(INTEROP)/.complete: pyproject.toml constraints-interop.txt requirements-interop-lock.txt requirements-demo.txt
 	$(call set_up,$(INTEROP),requirements-interop-lock.txt,constraints-interop.txt,'.[interop,dev]')

@@ -28,9 +28,9 @@ from homoexport.documents.recipe import Recipe, load_recipe
 from homoexport.documents.run_folder import PACKAGE
 from homoexport.errors import BudgetError
 from homoexport.host import describe_host, library_versions
-from homoexport.plan.lab import Lab
 from homoexport.report import shape_name
 from homoexport.shape import PartialShape, Shape
+from homoexport.stages.plan.lab import Lab
 from homoexport.workflow.distill import distill, prune_on
 from homoexport.workflow.measure import judge_package
 from homoexport.workflow.run import run

@@ -32,11 +32,11 @@ import onnxruntime as ort
 
 from homoexport.documents.document import to_json, write_text
 from homoexport.host import describe_host, library_versions
-from homoexport.measure.process import Worker
-from homoexport.measure.targets import LocalCpu
-from homoexport.measure.targets.protocol import build_worker
 from homoexport.runtime.inference import PackageDetails, read_package
 from homoexport.runtime.worker.protocol import InputsRequest, LoadRequest
+from homoexport.stages.measure.process import Worker
+from homoexport.stages.measure.targets import LocalCpu
+from homoexport.stages.measure.targets.protocol import build_worker
 
 ROUND_SECONDS = 0.1
 ROUNDS = 24  # of ours and of the loop in a turn: the machine's speed moves within seconds

@@ -29,14 +29,14 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 
-from homoexport.distill import Job, Run, new_run, target_of
-from homoexport.distill.batches import MicroBatch
-from homoexport.distill.importance import choose
-from homoexport.distill.objective import label_loss, pool, similarity_error
 from homoexport.documents.recipe import SEED_STUDENTS, DistillSettings, load_recipe
 from homoexport.encoder import Keep, resolve_folder
 from homoexport.host import available_cores, describe_host, library_versions
 from homoexport.shape import Shape, Widths
+from homoexport.stages.distill import Job, Run, new_run, target_of
+from homoexport.stages.distill.batches import MicroBatch
+from homoexport.stages.distill.importance import choose
+from homoexport.stages.distill.objective import label_loss, pool, similarity_error
 from homoexport.workflow.distill import open_job
 
 RECIPE = Path(__file__).parents[1] / "recipes/quickstart.yaml"

@@ -35,11 +35,11 @@ from numpy.typing import NDArray
 from homoexport.documents.document import to_json, write_text
 from homoexport.encoder import Encoder, load_encoder
 from homoexport.host import describe_host, library_versions
-from homoexport.measure.process import Worker
-from homoexport.measure.targets import LocalCpu, Need, Target
-from homoexport.measure.timing import Subject, Workload, load_model, running, take_rounds
 from homoexport.runtime.inference import read_package
 from homoexport.runtime.worker.protocol import InputsRequest
+from homoexport.stages.measure.process import Worker
+from homoexport.stages.measure.targets import LocalCpu, Need, Target
+from homoexport.stages.measure.timing import Subject, Workload, load_model, running, take_rounds
 
 OPENVINO_WORKER = Path(__file__).parent / "peers" / "openvino_worker.py"
 OUTPUT = Path(__file__).parent / "results" / "export_peers.json"

@@ -27,9 +27,9 @@ from sklearn.metrics import accuracy_score, matthews_corrcoef
 
 from homoexport.documents.artifact import MANIFEST, FinetunedManifest, read_manifest
 from homoexport.documents.recipe import ExportSettings, FinetuneSettings, MeasureSettings, load_recipe
-from homoexport.evaluate import evaluate_models, glue_task, label_indices, read_glue
 from homoexport.host import describe_host, library_versions
 from homoexport.runtime.inference import open_package
+from homoexport.stages.evaluate import evaluate_models, glue_task, label_indices, read_glue
 from homoexport.workflow.export import export_folder, held_out_texts
 from homoexport.workflow.finetune import finetune_student
 

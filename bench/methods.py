@@ -31,11 +31,11 @@ import torch
 from scipy.stats import spearmanr
 from sts import read_pairs
 
-from homoexport.distill import Run, new_run, target_of
-from homoexport.distill.objective import pool
 from homoexport.documents.recipe import load_recipe
 from homoexport.encoder import Encoder, count_parameters
 from homoexport.host import describe_host, library_versions
+from homoexport.stages.distill import Run, new_run, target_of
+from homoexport.stages.distill.objective import pool
 from homoexport.workflow.distill import open_job
 
 RECIPE = Path(__file__).parents[1] / "recipes/quickstart.yaml"

@@ -29,12 +29,12 @@ from homoexport.documents.plan import shape_of
 from homoexport.documents.recipe import DistillSettings, ExportSettings, MeasureSettings, load_recipe
 from homoexport.encoder import OUTPUT_NAMES, family_of, load_encoder, save_encoder, start_from_scratch
 from homoexport.host import describe_host, library_versions
-from homoexport.measure import time_files
-from homoexport.plan.lab import Lab
-from homoexport.plan.shapes import candidates
-from homoexport.plan.table import shapes_to_measure
 from homoexport.runtime.inference import read_package
 from homoexport.shape import Shape
+from homoexport.stages.measure import time_files
+from homoexport.stages.plan.lab import Lab
+from homoexport.stages.plan.shapes import candidates
+from homoexport.stages.plan.table import shapes_to_measure
 from homoexport.workflow.export import export_folder
 from homoexport.workflow.plan import instruments_for
 

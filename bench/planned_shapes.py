@@ -29,14 +29,14 @@ from homoexport.documents.budget import Budget
 from homoexport.documents.plan import Plan, Row, shape_of
 from homoexport.documents.recipe import Recipe, load_recipe
 from homoexport.encoder import family_of, load_encoder, save_encoder, start_from_scratch
-from homoexport.evaluate import evaluate_models, read_glue
 from homoexport.host import describe_host, library_versions
-from homoexport.plan import Limits
-from homoexport.plan.lab import Lab
-from homoexport.plan.shapes import candidates
-from homoexport.plan.table import Table
 from homoexport.report import shape_name
 from homoexport.shape import PartialShape, Shape
+from homoexport.stages.evaluate import evaluate_models, read_glue
+from homoexport.stages.plan import Limits
+from homoexport.stages.plan.lab import Lab
+from homoexport.stages.plan.shapes import candidates
+from homoexport.stages.plan.table import Table
 from homoexport.workflow.distill import distill
 from homoexport.workflow.export import export_folder, held_out_texts
 from homoexport.workflow.measure import measure_once

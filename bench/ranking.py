@@ -23,8 +23,8 @@ from scipy.stats import kendalltau
 from homoexport.documents.plan import shape_of
 from homoexport.documents.recipe import Recipe, load_recipe
 from homoexport.encoder import Encoder, family_of, load_encoder, parameters_at
-from homoexport.plan.retention import teacher_retention
 from homoexport.shape import Shape
+from homoexport.stages.plan.retention import teacher_retention
 from homoexport.text import first_texts
 from homoexport.workflow.plan import CALIBRATION_TEXTS, probe_of
 

@@ -28,9 +28,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from homoexport.documents.document import to_json, write_text
 from homoexport.host import describe_host, library_versions
-from homoexport.measure import measure_packages
-from homoexport.measure.intervals import MARGIN
-from tests.measure.tiny_onnx import weights, write_package
+from homoexport.stages.measure import measure_packages
+from homoexport.stages.measure.intervals import MARGIN
+from tests.stages.measure.tiny_onnx import weights, write_package
 
 LAYERS, SLOWER = 20, 22
 OUTPUT = Path(__file__).parent / "results" / "repeatability.json"

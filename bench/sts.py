@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from homoexport.evaluate import sts_qualities
 from homoexport.host import describe_host, library_versions
-from homoexport.measure.there import answers_of_file
 from homoexport.runtime.inference import Package, load_tokenizer, open_package, read_package
+from homoexport.stages.evaluate import sts_qualities
+from homoexport.stages.measure.there import answers_of_file
 
 BATCH_SIZE = 32
 

@@ -26,9 +26,9 @@ import matplotlib
 
 from homoexport.documents.artifact import MANIFEST
 from homoexport.documents.recipe import ExportSettings, MeasureSettings, Recipe, load_recipe
-from homoexport.evaluate import evaluate_models, read_glue
 from homoexport.host import describe_host, library_versions
 from homoexport.runtime.inference import read_package
+from homoexport.stages.evaluate import evaluate_models, read_glue
 from homoexport.workflow.distill import distill
 from homoexport.workflow.export import export_folder, held_out_texts
 from homoexport.workflow.measure import measure_once

@@ -24,11 +24,11 @@ from typing import Any
 import torch
 from distill_step import base_job
 
-from homoexport.distill import Run, new_run, target_of
-from homoexport.distill.batches import MicroBatch
 from homoexport.documents.recipe import SEED_STUDENTS, DistillSettings, StudentShape
 from homoexport.host import describe_host, library_versions
 from homoexport.shape import Widths
+from homoexport.stages.distill import Run, new_run, target_of
+from homoexport.stages.distill.batches import MicroBatch
 
 FAMILY_STEPS, FAMILY_BATCH, PRUNING, FINISH = 28_000, 4096, 0.7, 0.25
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}

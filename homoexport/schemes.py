@@ -1,6 +1,6 @@
 """The table of export schemes: how the numbers of a graph can be stored, and all that is known of each way.
 
-`homoexport.export.quantize` makes them. docs/adding-an-export-scheme.md says how to add one.
+`stages.export.quantize` makes them. docs/adding-an-export-scheme.md says how to add one.
 """
 
 from __future__ import annotations

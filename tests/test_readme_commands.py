@@ -15,7 +15,7 @@ import onnxruntime
 import pytest
 import torch
 
-from homoexport.plan import lab
+from homoexport.stages.plan import lab
 from tests.conftest import BERT_TINY, tiny_bert, tiny_tokenizer, write_sentences
 
 ROOT = Path(__file__).parents[1]

@@ -128,8 +128,8 @@ def _measured(
     if output is not None:
         refuse_existing(output, force=force, kind="measurement", inputs=list(map(str, packages)))
     screen.stage_line(f"Measuring on {asked.measure.device}")
-    from homoexport.measure import Extras
     from homoexport.report import write_bench_report
+    from homoexport.stages.measure import Extras
     from homoexport.workflow.measure import measure
 
     with screen.Bars() as bars:
@@ -167,8 +167,8 @@ def _show(document: Measurement | Grid) -> None:
 
 def _compare(before: Path, after: Path, *, allowed: float | None, as_json: bool) -> None:
     from homoexport.documents.measurement import read_measurement
-    from homoexport.measure import compare_results, slower_than
     from homoexport.report import change_table
+    from homoexport.stages.measure import compare_results, slower_than
 
     changes = compare_results(read_measurement(before), read_measurement(after))
     if as_json:

@@ -12,8 +12,8 @@ from homoexport.cli.options import AsJson
 
 def devices(as_json: AsJson = False) -> None:
     """List where packages can be measured, and what is there: cores, instruction sets, memory, providers."""
-    from homoexport.measure import list_devices
     from homoexport.report import device_table
+    from homoexport.stages.measure import list_devices
 
     found = list_devices(lambda name: screen.stage_line(f"Asking {name}"))
     if as_json:
@@ -29,9 +29,9 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Say what is missing for which kind of target, and the command that gets it."""
-    from homoexport.measure import diagnose
-    from homoexport.measure import set_up as get
     from homoexport.report import need_lines
+    from homoexport.stages.measure import diagnose
+    from homoexport.stages.measure import set_up as get
 
     if set_up is not None:
         where = get(set_up, screen.stage_line)

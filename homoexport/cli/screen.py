@@ -13,7 +13,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from homoexport.finetune import FinetuneProgress
+    from homoexport.stages.finetune import FinetuneProgress
     from homoexport.workflow.progress import DistillProgress
 
 _QUIET_SECONDS = 30.0  # without a terminal, a line comes at least this often

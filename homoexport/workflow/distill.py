@@ -11,18 +11,6 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from homoexport.distill import (
-    TASKS,
-    Job,
-    all_processes_alive,
-    check_threads,
-    failing_together,
-    join_processes,
-    new_run,
-    run_steps,
-    targets_of,
-)
-from homoexport.distill.checkpoint import load_checkpoint
 from homoexport.documents.artifact import MANIFEST, DistilledManifest, Manifest, output_errors, read_manifest
 from homoexport.documents.document import digest_of
 from homoexport.documents.recipe import DistillSettings, StudentShape, TextSettings, TextSource
@@ -39,6 +27,18 @@ from homoexport.documents.run_folder import (
 from homoexport.encoder import Encoder, load_encoder
 from homoexport.errors import PackageError, RecipeError
 from homoexport.shape import PartialShape, Shape
+from homoexport.stages.distill import (
+    TASKS,
+    Job,
+    all_processes_alive,
+    check_threads,
+    failing_together,
+    join_processes,
+    new_run,
+    run_steps,
+    targets_of,
+)
+from homoexport.stages.distill.checkpoint import load_checkpoint
 from homoexport.text import check_sources, prepare_text
 from homoexport.workflow.progress import QUIET, Progress
 from homoexport.workflow.student import StudentWriter

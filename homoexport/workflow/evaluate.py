@@ -11,7 +11,7 @@ from homoexport.documents.artifact import refuse_existing, staged, write_manifes
 from homoexport.documents.document import write_document
 from homoexport.documents.evaluation import EVALUATION_FILE, BenchmarkData, Columns, Evaluation, JudgedData
 from homoexport.errors import UserError
-from homoexport.evaluate import (
+from homoexport.stages.evaluate import (
     MAX_TRAIN,
     TASKS,
     Examples,

@@ -22,8 +22,8 @@ from homoexport.documents.recipe import ExportSettings, MeasureSettings
 from homoexport.documents.run_folder import HELD_OUT
 from homoexport.errors import UserError
 from homoexport.host import available_cores
-from homoexport.measure import answers_of_file, check_measurement, host_of, rank_files
 from homoexport.schemes import SCHEMES, embeddings_of, refuse_scales_without_text
+from homoexport.stages.measure import answers_of_file, check_measurement, host_of, rank_files
 from homoexport.workflow.measure import read_lines
 
 if TYPE_CHECKING:
@@ -200,8 +200,8 @@ def export_loaded(
         progress: is told each step.
     """
     from homoexport.encoder import OUTPUT_NAMES, max_length_of
-    from homoexport.evaluate import package_of_file
-    from homoexport.export.package import export_encoder
+    from homoexport.stages.evaluate import package_of_file
+    from homoexport.stages.export.package import export_encoder
 
     there, longest = host_of(measure.device), max_length_of(encoder)
     if measure.length > longest and progress:

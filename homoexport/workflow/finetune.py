@@ -37,7 +37,8 @@ from homoexport.documents.run_folder import HELD_OUT, begin, check_output, holds
 from homoexport.documents.student import FinetunedDetails
 from homoexport.encoder import load_encoder
 from homoexport.errors import PackageError, UserError
-from homoexport.evaluate import (
+from homoexport.runtime.inference import Text
+from homoexport.stages.evaluate import (
     Examples,
     LabelledTask,
     check_learned,
@@ -50,8 +51,7 @@ from homoexport.evaluate import (
     open_model,
     read_learned,
 )
-from homoexport.finetune import FinetuneProgress, train_classifier
-from homoexport.runtime.inference import Text
+from homoexport.stages.finetune import FinetuneProgress, train_classifier
 
 _HELD_OUT_TEXTS = 1000  # that a student carries for the checks of its export
 

@@ -21,8 +21,17 @@ from homoexport.documents.budget import QUALITY_LINE, BudgetVerdict
 from homoexport.documents.evaluation import Columns
 from homoexport.documents.recipe import QualitySettings
 from homoexport.errors import RecipeError, TextError
-from homoexport.evaluate import TASKS, Examples, Judge, JudgedExamples, Quality, judged_task, open_model, read_judged
 from homoexport.runtime.inference import Package
+from homoexport.stages.evaluate import (
+    TASKS,
+    Examples,
+    Judge,
+    JudgedExamples,
+    Quality,
+    judged_task,
+    open_model,
+    read_judged,
+)
 
 _FEW = 30  # examples that show whether a gate can be judged at all, and that a verdict needs
 _KEYS = {

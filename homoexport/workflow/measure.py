@@ -11,7 +11,7 @@ from homoexport.documents.budget import THROUGHPUT, TIMED_LINES, Budget, BudgetV
 from homoexport.documents.measurement import Grid, Interval, Measurement, PackageFigures
 from homoexport.documents.recipe import MeasureSettings
 from homoexport.errors import DeviceError, TextError, UserError
-from homoexport.measure import (
+from homoexport.stages.measure import (
     Extras,
     check_measurement,
     check_packages,
@@ -46,7 +46,7 @@ def measure(
     memory is among the failures, and has missed the budget.
 
     Args:
-        packages: folders that `homoexport.export` wrote.
+        packages: folders that `stages.export` wrote.
         device: where to measure, see `homoexport devices`.
         threads: threads of one inference; by default as many as the target gives cores.
         batch_size: sequences of one inference.

@@ -17,14 +17,14 @@ from homoexport.documents.budget import Budget
 from homoexport.documents.plan import Plan
 from homoexport.documents.recipe import DistillSettings, ExportSettings, MeasureSettings, TextSettings
 from homoexport.errors import RecipeError
-from homoexport.measure import cache_folder, check_measurement, host_of, time_files
+from homoexport.stages.measure import cache_folder, check_measurement, host_of, time_files
 from homoexport.workflow.measure import refuse_emulated_latency
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from homoexport.encoder import Encoder
-    from homoexport.plan.instruments import Instruments, Progress, WriteGraph
+    from homoexport.stages.plan.instruments import Instruments, Progress, WriteGraph
 
 CALIBRATION_TEXTS = 256  # of which a plan takes some
 _MAX_LENGTH = 32  # tokens of the texts that graphs are held against torch with
@@ -62,9 +62,9 @@ def plan(
     """
     check_plan(budget, measure)
     progress("loading the teacher", 0.0)
-    from homoexport.distill import TASKS
     from homoexport.encoder import load_encoder
-    from homoexport.plan import plan_encoder
+    from homoexport.stages.distill import TASKS
+    from homoexport.stages.plan import plan_encoder
     from homoexport.text import first_texts
 
     texts = first_texts(text, CALIBRATION_TEXTS) if text is not None else ()
@@ -104,9 +104,9 @@ def instruments_for(
 ) -> Instruments:
     """What a plan for a teacher is made with: the export's graphs, in the scheme that it tries first on the target,
     the times that measuring takes, and the user's cache."""
-    from homoexport.export.forms import ATTENTION_FORMS, variants_of
-    from homoexport.plan import Instruments
     from homoexport.schemes import embeddings_of, schemes_for
+    from homoexport.stages.export.forms import ATTENTION_FORMS, variants_of
+    from homoexport.stages.plan import Instruments
 
     target = host_of(measure.device)
     scheme = schemes_for(export.quantize, target.instruction_sets, x86=target.x86, calibrated=False)[0]
@@ -125,10 +125,10 @@ def instruments_for(
 
 def make_graphs(encoder: Encoder, folder: Path, *, opset: int | None = None) -> WriteGraph:
     """Export a model into a folder; its graphs are written one by one."""
-    from homoexport.export.candidates import Maker
-    from homoexport.export.forms import ATTENTION_FORMS, variants_of
-    from homoexport.export.ladder import known_texts
-    from homoexport.export.package import DEFAULT_OPSET
+    from homoexport.stages.export.candidates import Maker
+    from homoexport.stages.export.forms import ATTENTION_FORMS, variants_of
+    from homoexport.stages.export.ladder import known_texts
+    from homoexport.stages.export.package import DEFAULT_OPSET
 
     forms = {form.name: form for first in ATTENTION_FORMS for form in (first, *variants_of(first))}
     maker = Maker(
@@ -152,10 +152,10 @@ def make_graphs(encoder: Encoder, folder: Path, *, opset: int | None = None) -> 
 
 
 def probe_of(encoder: Encoder, objective: Objective) -> Callable[[Tensor, Tensor], Tensor]:
-    """The loss that a distillation's first prune event goes by (`homoexport.distill.probe`), of tokens [B, S]."""
-    from homoexport.distill.batches import Counts, MicroBatch
-    from homoexport.distill.probe import probe_loss
+    """The loss that a distillation's first prune event goes by (`stages.distill.probe`), of tokens [B, S]."""
     from homoexport.encoder import family_of
+    from homoexport.stages.distill.batches import Counts, MicroBatch
+    from homoexport.stages.distill.probe import probe_loss
 
     family = family_of(encoder.model.config)
 

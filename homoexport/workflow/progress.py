@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from homoexport.documents.student import StepRecord
 
 if TYPE_CHECKING:
-    from homoexport.finetune import FinetuneProgress
+    from homoexport.stages.finetune import FinetuneProgress
 
 
 @dataclass(frozen=True)

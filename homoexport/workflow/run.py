@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from homoexport.distill import TASKS, target_of
 from homoexport.documents.artifact import (
     RUN_MARK,
     Manifest,
@@ -53,12 +52,13 @@ from homoexport.documents.run_folder import (
 from homoexport.documents.summary import Floors, Summary
 from homoexport.encoder import Encoder, load_encoder, max_length_of
 from homoexport.errors import DeviceError, DoesNotFit, RecipeError
-from homoexport.evaluate import quality_of_run
-from homoexport.measure import check_measurement
-from homoexport.plan import lighter, narrower
 from homoexport.report import write_plan_report, write_report
 from homoexport.runtime.inference import open_package, read_package
 from homoexport.shape import PartialShape
+from homoexport.stages.distill import TASKS, target_of
+from homoexport.stages.evaluate import quality_of_run
+from homoexport.stages.measure import check_measurement
+from homoexport.stages.plan import lighter, narrower
 from homoexport.workflow.distill import check_before_loading, distill, forget_state, prune_on
 from homoexport.workflow.export import export_folder, export_loaded, held_out_texts, threads_here
 from homoexport.workflow.gate import Gate, check_gate

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from accelerate.utils import gather_object
 
-from homoexport.distill import Job, Run, held_out_loss
-from homoexport.distill.checkpoint import save_checkpoint
 from homoexport.documents.artifact import DistilledManifest, read_manifest, write_manifest
 from homoexport.documents.document import write_text
 from homoexport.documents.run_folder import CHECKPOINT, END_STATE, HELD_OUT, LOG
 from homoexport.documents.student import DistilledDetails, StepRecord
 from homoexport.encoder import parameter_counts, parent_of, save_encoder
+from homoexport.stages.distill import Job, Run, held_out_loss
+from homoexport.stages.distill.checkpoint import save_checkpoint
 from homoexport.text import merge_states
 from homoexport.workflow.progress import DistillProgress
 

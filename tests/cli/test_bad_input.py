@@ -11,7 +11,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import tiny_tokenizer, write_sentences
-from tests.measure.tiny_onnx import write_package
+from tests.stages.measure.tiny_onnx import write_package
 
 
 @pytest.fixture

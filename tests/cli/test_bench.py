@@ -13,7 +13,7 @@ from rich.console import Console
 from homoexport.cli import main
 from homoexport.documents.artifact import Manifest, verify
 from homoexport.documents.measurement import Agreement
-from tests.measure.tiny_onnx import weights, write_package
+from tests.stages.measure.tiny_onnx import weights, write_package
 
 pytestmark = pytest.mark.processes
 
@@ -162,7 +162,7 @@ def test_a_package_that_is_another_model_there_exits_with_3(run, packages, monke
         bound="cosine at least 0.99",
         within=False,
     )
-    monkeypatch.setattr("homoexport.measure.measurement.agreement", lambda *_, **__: beyond)
+    monkeypatch.setattr("homoexport.stages.measure.measurement.agreement", lambda *_, **__: beyond)
     code, shown, _ = run("bench", packages[0], *QUICK)
     assert code == 3
     assert "is another model there: its answers are beyond the bound" in " ".join(shown.split())

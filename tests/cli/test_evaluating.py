@@ -12,9 +12,9 @@ import pytest
 
 from homoexport.choices import AskedTask
 from homoexport.documents.artifact import Manifest, verify
-from homoexport.evaluate import GLUE, TASKS
-from tests.measure.tiny_onnx import weights, write_package
+from homoexport.stages.evaluate import GLUE, TASKS
 from tests.snippets import snippets
+from tests.stages.measure.tiny_onnx import weights, write_package
 
 ROWS = [(f"w{i} w{i + 1}", f"w{i * 3 % 40} w{i}", i % 6) for i in range(20)]
 

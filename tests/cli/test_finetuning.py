@@ -10,7 +10,7 @@ import pytest
 
 from homoexport.documents.artifact import StudentManifest, verify
 from homoexport.documents.recipe import FinetuneRecipe, parse_as, read_recipe_tree
-from homoexport.evaluate import GLUE
+from homoexport.stages.evaluate import GLUE
 from homoexport.workflow import finetune
 from tests.conftest import tiny_bert, tiny_tokenizer
 from tests.snippets import snippets

@@ -14,8 +14,8 @@ import pytest
 from homoexport.documents.artifact import Manifest, verify
 from homoexport.errors import BudgetError
 from tests.conftest import MINILM
-from tests.plan.test_choice import plan
 from tests.snippets import snippets
+from tests.stages.plan.test_choice import plan
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,7 +34,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     monkeypatch.setattr("homoexport.encoder.load_encoder", load)
     monkeypatch.setattr("homoexport.workflow.plan.probe_of", lambda *_: None)
-    monkeypatch.setattr("homoexport.plan.plan_encoder", answer)
+    monkeypatch.setattr("homoexport.stages.plan.plan_encoder", answer)
     return calls
 
 

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from homoexport.cli import screen
-from homoexport.finetune import FinetuneProgress
+from homoexport.stages.finetune import FinetuneProgress
 
 WIDTHS = {
     "hidden_size": 16,

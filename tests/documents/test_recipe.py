@@ -19,7 +19,7 @@ from homoexport.documents.recipe import (
     with_target,
 )
 from homoexport.errors import RecipeError
-from homoexport.measure import find_target
+from homoexport.stages.measure import find_target
 from tests.snippets import snippets
 
 FOLDER = Path(__file__).parents[2] / "recipes"

@@ -9,7 +9,7 @@ import pytest
 
 from homoexport.data import sample_text
 from homoexport.encoder import resolve_folder
-from homoexport.evaluate import Examples, evaluate_models
+from homoexport.stages.evaluate import Examples, evaluate_models
 from tests.conftest import MINILM
 
 pytestmark = [pytest.mark.interop, pytest.mark.weights]

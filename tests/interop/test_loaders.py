@@ -12,10 +12,10 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
 from homoexport.encoder import Encoder, load_encoder, save_encoder
-from homoexport.export import candidates, choose
-from homoexport.export.forms import Form
-from homoexport.export.graph import torch_to_onnx
-from homoexport.export.package import STRINGS_FILE, export_encoder
+from homoexport.stages.export import candidates, choose
+from homoexport.stages.export.forms import Form
+from homoexport.stages.export.graph import torch_to_onnx
+from homoexport.stages.export.package import STRINGS_FILE, export_encoder
 from tests.conftest import BERT_TINY
 from tests.snippets import snippets
 

@@ -14,8 +14,8 @@ from mteb.abstasks.sts import AbsTaskSTS  # noqa: E402
 from mteb.abstasks.task_metadata import TaskMetadata  # noqa: E402
 
 from homoexport.errors import PackageError, UserError  # noqa: E402
-from homoexport.evaluate import Examples, evaluate_models, evaluate_on_mteb  # noqa: E402
-from tests.measure.tiny_onnx import write_package  # noqa: E402
+from homoexport.stages.evaluate import Examples, evaluate_models, evaluate_on_mteb  # noqa: E402
+from tests.stages.measure.tiny_onnx import write_package  # noqa: E402
 
 pytestmark = [
     pytest.mark.interop,

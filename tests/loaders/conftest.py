@@ -13,7 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from homoexport.encoder import Encoder, load_encoder
-from homoexport.export.package import export_encoder
+from homoexport.stages.export.package import export_encoder
 from tests.conftest import BERT_TINY
 
 SET_UP = Path(__file__).parents[2] / ".loaders"

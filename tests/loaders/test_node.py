@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from homoexport.measure.targets.web import runtime_folder
+from homoexport.stages.measure.targets.web import runtime_folder
 from tests.conftest import sentence_vectors
 from tests.loaders.conftest import LABELS, SET_UP, TEXTS, run_node
 from tests.snippets import snippets

@@ -13,10 +13,10 @@ import onnx_ir as ir
 import pytest
 
 from homoexport.data import sample_text
-from homoexport.export.candidates import Maker
-from homoexport.export.forms import ATTENTION_FORMS, Form
-from homoexport.export.runtimes import oldest_onnxruntime
-from homoexport.measure.targets.web import runtime_folder
+from homoexport.stages.export.candidates import Maker
+from homoexport.stages.export.forms import ATTENTION_FORMS, Form
+from homoexport.stages.export.runtimes import oldest_onnxruntime
+from homoexport.stages.measure.targets.web import runtime_folder
 from tests.conftest import sentence_vectors
 from tests.loaders.conftest import SET_UP, TEXTS, run_node
 

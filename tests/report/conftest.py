@@ -19,7 +19,7 @@ from homoexport.documents.student import StepRecord, WidthFigures
 from homoexport.documents.summary import Summary
 from homoexport.workflow.summary import summarize
 from tests.conftest import tiny_tokenizer
-from tests.measure.tiny_onnx import weights, write_package
+from tests.stages.measure.tiny_onnx import weights, write_package
 
 STEPS, PRUNED_UNTIL = 180, 108
 

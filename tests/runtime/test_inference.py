@@ -9,7 +9,7 @@ import pytest
 from homoexport.documents.artifact import PackageManifest, read_manifest, write_manifest
 from homoexport.errors import PackageError, UserError
 from homoexport.runtime.inference import open_package, read_package
-from tests.measure.tiny_onnx import WORDS, weights, write_package
+from tests.stages.measure.tiny_onnx import WORDS, weights, write_package
 
 TEXTS = ["w1 w2 w3", "", "w4", "w5 w6 w7 w8 w9 w10", "w1 unheard", "w2 " * 40]
 

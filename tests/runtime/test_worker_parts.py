@@ -17,7 +17,7 @@ from homoexport.runtime.worker.inputs import make_batches
 from homoexport.runtime.worker.machine import EnergyMeter, counters, spin
 from homoexport.runtime.worker.model import Model
 from homoexport.runtime.worker.protocol import InputsRequest
-from tests.measure.tiny_onnx import weights, write_encoder, write_tokenizer
+from tests.stages.measure.tiny_onnx import weights, write_encoder, write_tokenizer
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from homoexport.documents.document import read_document
 from homoexport.documents.evaluation import Columns, DataDigest, FineTuning
 from homoexport.documents.recipe import FinetuneRecipe, FinetuneSettings
 from homoexport.errors import OutputError, PackageError, RecipeError, TeacherError, TextError
-from homoexport.evaluate import Examples, LabelledTask, glue_task, open_model, own_task
+from homoexport.stages.evaluate import Examples, LabelledTask, glue_task, open_model, own_task
 from homoexport.workflow import finetune
 from homoexport.workflow.finetune import (
     Listener,

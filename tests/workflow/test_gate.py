@@ -14,7 +14,7 @@ from homoexport.documents.recipe import QualitySettings
 from homoexport.errors import PackageError, RecipeError, TextError
 from homoexport.runtime.inference import Package, open_package
 from homoexport.workflow.gate import Gate, check_gate
-from tests.measure.tiny_onnx import weights, write_package
+from tests.stages.measure.tiny_onnx import weights, write_package
 
 RNG = np.random.default_rng(0)
 PAIRS = [(f"w{a} w{b}", f"w{c} w{a} w{d}") for a, b, c, d in RNG.integers(0, 50, (300, 4))]

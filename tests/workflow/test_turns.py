@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from homoexport.distill.batches import MicroBatch
-from homoexport.distill.loop import Run
 from homoexport.documents.artifact import Manifest, StudentManifest, verify
 from homoexport.documents.measurement import Failure
 from homoexport.documents.plan import Cost
 from homoexport.documents.student import StepRecord
-from homoexport.plan import choice, lab
 from homoexport.shape import Shape
+from homoexport.stages.distill.batches import MicroBatch
+from homoexport.stages.distill.loop import Run
+from homoexport.stages.plan import choice, lab
 from homoexport.workflow.measure import measure_once
 from tests.conftest import write_sentences
 

@@ -1,5 +1,0 @@
-"""Fine-tuning: a student learns a task of the user's, from labels, from a teacher, and with int8 in the loop."""
-
-from homoexport.finetune.train import FinetuneProgress, Trained, train_classifier
-
-__all__ = ["FinetuneProgress", "Trained", "train_classifier"]

@@ -1,0 +1,32 @@
+"""Distilling: HomoDistil by slicing, from a loaded teacher and its text to a student."""
+
+from homoexport.stages.distill.core import distill_encoder, new_run
+from homoexport.stages.distill.evaluation import held_out_loss
+from homoexport.stages.distill.job import (
+    TASKS,
+    Job,
+    all_processes_alive,
+    check_threads,
+    failing_together,
+    join_processes,
+    target_of,
+    targets_of,
+)
+from homoexport.stages.distill.loop import Run
+from homoexport.stages.distill.steps import run_steps
+
+__all__ = [
+    "TASKS",
+    "Job",
+    "Run",
+    "all_processes_alive",
+    "check_threads",
+    "distill_encoder",
+    "failing_together",
+    "held_out_loss",
+    "join_processes",
+    "new_run",
+    "run_steps",
+    "target_of",
+    "targets_of",
+]

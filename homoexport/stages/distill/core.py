@@ -1,0 +1,75 @@
+"""Distilling with objects: a loaded teacher and its text in, a student out. Nothing is read, written or printed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from transformers import PreTrainedModel
+
+from homoexport.documents.recipe import DistillSettings
+from homoexport.documents.student import StepRecord
+from homoexport.encoder import Encoder
+from homoexport.shape import PartialShape, Shape
+from homoexport.stages.distill.job import Job, join_processes, targets_of
+from homoexport.stages.distill.loop import Run
+from homoexport.stages.distill.start import start_student
+from homoexport.stages.distill.steps import run_steps
+from homoexport.text import Corpus
+
+
+def distill_encoder(
+    teacher: Encoder,
+    corpus: Corpus,
+    shape: PartialShape,
+    *,
+    settings: DistillSettings,
+    max_length: int = 128,
+    seed: int = 0,
+    on_step: Callable[[StepRecord], None] | None = None,
+) -> PreTrainedModel:
+    """Distil a student out of a loaded teacher (HomoDistil, arXiv 2302.09632, by slicing), in memory.
+
+    Args:
+        teacher: a loaded model of a supported family, as `load_encoder` or `encoder_of` gives it.
+        corpus: the text, as `prepare_text` or `corpus_of` gives it for the objective of `settings`.
+        shape: the student's; what is left out follows from the teacher's.
+        settings: how to distil; nothing is saved on the way, whatever `checkpoint_every` says.
+        max_length: tokens of the longest training sequence.
+        seed: of masks and random weights.
+        on_step: is given each step.
+
+    Returns:
+        The student in eval mode on the CPU, a stock model of the teacher's class, whose config describes it.
+
+    Raises:
+        TeacherError, TextError, ShapeError, RecipeError, TrainingError: see `homoexport.errors`.
+    """
+    accelerator = join_processes(settings, seed=seed)
+    targets = targets_of(teacher, [shape], settings, max_length=max_length)
+    corpus.require(settings.batch_size)
+    job = Job(teacher, corpus, settings, accelerator, max_length, seed, targets)
+    run = new_run(job, targets[0])
+    run_steps(run, job.batches, on_step=on_step or (lambda _step: None), on_checkpoint=lambda: None)
+    run.close()
+    run.family.write_config(run.student.config, run.target)
+    return run.student.to("cpu").eval()
+
+
+def new_run(job: Job, target: Shape, *, waypoints: Sequence[Shape] = (), kind: type[Run] = Run) -> Run:
+    """A run at step 0.
+
+    Args:
+        job: teacher, text, settings, processes.
+        target: shape to end at.
+        waypoints: shapes to pass on the way, the widest first.
+        kind: Run, or one that differs in some of its parts.
+    """
+    start = start_student(job.encoder.model, job.family, target, job.settings.method, seed=job.seed)
+    return kind(
+        job.encoder,
+        start,
+        target=target,
+        settings=job.settings,
+        accelerator=job.accelerator,
+        waypoints=waypoints,
+    )

@@ -1,0 +1,300 @@
+"""What every run of one distillation shares: teacher, text, processes, and what is checked of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import DistributedType, LoggerType, gather_object
+
+from homoexport.choices import ModelTask, Objective
+from homoexport.documents.recipe import DistillSettings
+from homoexport.encoder import Encoder, Family, family_of, weights_digest
+from homoexport.errors import RecipeError, TeacherError, TrainingError, UserError
+from homoexport.host import available_cores, describe_host
+from homoexport.shape import PartialShape, Shape, complete_shape
+from homoexport.stages.distill.batches import BatchMaker
+from homoexport.stages.distill.start import schedule_of
+from homoexport.text import Corpus
+
+TASKS: dict[Objective, ModelTask] = {
+    "masked-lm": "fill-mask",
+    "sentence-embedding": "sentence-similarity",
+    "classification": "text-classification",
+    "token-classification": "token-classification",
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every run of one distillation shares: a loaded teacher, its text, and the processes that distil it.
+
+    Attributes:
+        encoder: the teacher.
+        corpus: the training text.
+        settings: how to distil.
+        accelerator: device, precision and processes.
+        max_length: tokens of the longest training sequence.
+        seed: of everything random.
+        targets: shapes of the students that were asked for.
+    """
+
+    encoder: Encoder
+    corpus: Corpus
+    settings: DistillSettings
+    accelerator: Accelerator
+    max_length: int
+    seed: int
+    targets: tuple[Shape, ...]
+
+    @property
+    def family(self) -> Family:
+        """The teacher's adapter."""
+        return family_of(self.encoder.model.config)
+
+    @property
+    def batches(self) -> BatchMaker:
+        """The text as micro-batches."""
+        return BatchMaker(
+            self.corpus, self.encoder.tokenizer, self.settings, self.max_length, self.seed, self.accelerator
+        )
+
+    @cached_property
+    def sources(self) -> dict[str, Any]:
+        """Digests of teacher and text: a run resumes on nothing else."""
+        text = self.corpus.describe().model_dump(mode="json")
+        return {"teacher": weights_digest(self.encoder), "text": text}
+
+    def with_settings(self, settings: DistillSettings) -> Job:
+        """The same with other settings, as a branch has them."""
+        return replace(self, settings=settings)
+
+
+def check_threads(settings: DistillSettings) -> None:
+    """Refuse (RecipeError) more threads than there are cores, where no GPU computes."""
+    if settings.threads and not torch.cuda.is_available() and settings.threads > (cores := available_cores()):
+        raise RecipeError(
+            f"{settings.threads} threads where {cores} core{'s' * (cores > 1)} may be used",
+            where="distill.threads",
+            hint=f"at most {cores}, or leave it out",
+        )
+
+
+def join_processes(settings: DistillSettings, *, seed: int, tracker_dir: Path | None = None) -> Accelerator:
+    """This process among those that distil together, with its threads and its seed.
+
+    Args:
+        settings: how to distil.
+        seed: of torch.
+        tracker_dir: where trackers keep what they keep on disk.
+
+    Raises:
+        RecipeError: trackers, threads, a precision or a number of processes that cannot be had.
+    """
+    _check_trackers(settings.trackers)
+    check_threads(settings)
+    accelerator = _accelerator(settings, tracker_dir)
+    if accelerator.device.type == "cpu":
+        processes_here = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
+        torch.set_num_threads(settings.threads or max(1, available_cores() // processes_here))
+    torch.manual_seed(seed)
+    if settings.batch_size % accelerator.num_processes:
+        raise RecipeError(
+            f"batch_size {settings.batch_size} is not divisible by {accelerator.num_processes} processes",
+            where="distill.batch_size",
+        )
+    return accelerator
+
+
+def targets_of(
+    teacher: Encoder, shapes: Sequence[PartialShape], settings: DistillSettings, *, max_length: int
+) -> tuple[Shape, ...]:
+    """The students' shapes, the widest first, once the teacher is known to suit them and the settings.
+
+    Raises:
+        TeacherError, ShapeError, RecipeError: it does not.
+    """
+    config, family = teacher.model.config, family_of(teacher.model.config)
+    if getattr(config, "problem_type", None) == "multi_label_classification":
+        raise TeacherError("its head has many labels for one text, which is not supported", where=teacher.source)
+    _check_against_teacher(max_length, settings, family, config)
+    targets = tuple(target_of(teacher, shape, settings) for shape in shapes)
+    if len(targets) > 1:
+        _check_students(family.widths(teacher.model).shape, targets, settings)
+    return targets
+
+
+def target_of(encoder: Encoder, asked: PartialShape, settings: DistillSettings) -> Shape:
+    """The student's shape: what is asked for, completed from the teacher and checked against it.
+
+    Raises:
+        ShapeError: the teacher cannot be pruned to it, or a stock model cannot have it.
+    """
+    family = family_of(encoder.model.config)
+    teacher = family.widths(encoder.model).shape
+    if settings.method == "layers" and asked.num_hidden_layers is None:
+        asked = asked.model_copy(update={"num_hidden_layers": -(-teacher.num_hidden_layers // 2)})
+    target = complete_shape(asked, teacher, prune=settings.prune, prunes_head_width=family.prunes_head_width)
+    family.check_target(encoder.model.config, target)
+    return target
+
+
+def _accelerator(settings: DistillSettings, tracker_dir: Path | None) -> Accelerator:
+    precision = _mixed_precision(settings)
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
+        AcceleratorState._reset_state()  # of an earlier distillation in this process
+    accelerator = Accelerator(
+        mixed_precision=precision,
+        cpu=not torch.cuda.is_available(),
+        log_with=list(settings.trackers) or None,
+        project_dir=tracker_dir,
+    )
+    accelerator.gradient_accumulation_steps = 1  # micro-batches are ours, whatever the launcher's environment says
+    if accelerator.distributed_type not in (DistributedType.NO, *_DATA_PARALLEL):
+        raise RecipeError(
+            f"{accelerator.distributed_type.value} shards the model, which is sliced here",
+            where="accelerate",
+            hint="launch with --multi_gpu: each process holds the whole student",
+        )
+    return accelerator
+
+
+_DATA_PARALLEL = (DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
+
+
+@contextmanager
+def failing_together(accelerator: Accelerator) -> Iterator[None]:
+    """A block that all processes leave alike: where one of them fails, all raise its error.
+
+    Raises:
+        UserError: of the first process that failed.
+    """
+    error = None
+    try:
+        yield
+    except UserError as raised:
+        error = raised
+    if accelerator.num_processes == 1:
+        if error is not None:
+            raise error
+        return
+    told = gather_object([None if error is None else (error.what, error.where, error.hint)])
+    if error is not None:
+        raise error
+    for other in told:
+        if other is not None:
+            what, where, hint = other
+            raise UserError(what, where=where, hint=hint)
+
+
+def _check_students(teacher: Shape, targets: Sequence[Shape], settings: DistillSettings) -> None:
+    """Students that can lie on one way of widths."""
+    if settings.method != "homodistil" or schedule_of(settings).stop == 0:
+        what = settings.method if settings.method != "homodistil" else "pruning at step 0"
+        raise RecipeError(
+            f"{what} has no path of widths to branch off from",
+            where="students",
+            hint="distill.method: homodistil and a later distill.prune_until, or one run for each student",
+        )
+    for target in targets:
+        if target.num_hidden_layers != teacher.num_hidden_layers:
+            raise RecipeError(
+                "students of one run keep all of the teacher's layers",
+                where="students",
+                hint="leave num_hidden_layers out, or one run for each student",
+            )
+    for wider, narrower in pairwise(targets):
+        if not (wider.hidden_size > narrower.hidden_size and wider.intermediate_size >= narrower.intermediate_size):
+            raise RecipeError("give the widest student first", where="students")
+
+
+def _check_against_teacher(max_length: int, settings: DistillSettings, family: Family, config: Any) -> None:
+    positions = family.longest_sequence(config)
+    if positions is not None and max_length > positions:
+        raise RecipeError(
+            f"max_length {max_length} is more than the teacher's {positions} positions",
+            where="text.max_length",
+            hint=f"at most {positions}",
+        )
+    layers = config.num_hidden_layers
+    if settings.layers is not None and max(settings.layers) > layers:
+        raise RecipeError(
+            f"the teacher has no layer {max(settings.layers)}", where="distill.layers", hint=f"1 to {layers}"
+        )
+    if settings.precision == "fp16" and not torch.cuda.is_available():
+        raise RecipeError("fp16 needs a GPU", where="distill.precision", hint="bf16, fp32 or auto")
+
+
+def _check_trackers(names: tuple[str, ...]) -> None:
+    available = sorted(str(tracker) for tracker in get_available_trackers())
+    known = sorted(str(tracker.value) for tracker in LoggerType if tracker is not LoggerType.ALL)
+    for name in names:
+        if name != "all" and name not in available:
+            raise RecipeError(
+                f"the tracker '{name}' is not installed",
+                where="distill.trackers",
+                hint=f"installed: {', '.join(available) or 'none'}; accelerate knows {', '.join(known)}",
+            )
+
+
+def _mixed_precision(settings: DistillSettings) -> str:
+    if settings.precision == "auto":
+        return "bf16" if _bf16_pays() else "no"
+    if settings.precision == "fp16" and not torch.cuda.is_available():
+        return "no"  # refused as soon as the rest is known
+    return "no" if settings.precision == "fp32" else settings.precision
+
+
+def _bf16_pays() -> bool:
+    """Whether bf16 matrix products are at least 1.5 times as fast as fp32 ones here.
+
+    Decided by what the hardware has, not by a stopwatch, so that a resumed run decides the same.
+    """
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return "amx_bf16" in describe_host().instruction_sets
+
+
+@contextmanager
+def all_processes_alive() -> Iterator[None]:
+    """Turn the end of another process into one line.
+
+    Raises:
+        TrainingError: a message to or from another process did not get through, or the launcher, which
+            may be the first to see it, ends this one too (SIGTERM).
+    """
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _end_with_the_others) if several else None
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
+            raise
+        raise _another_has_ended() from None
+    finally:
+        if several:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _another_has_ended() -> TrainingError:
+    return TrainingError(
+        "another process of this job has ended",
+        where="distill",
+        hint="see its own message; start the job again with --resume, on any number of processes",
+    )
+
+
+def _end_with_the_others(_signal: int, _frame: object) -> None:
+    raise _another_has_ended()

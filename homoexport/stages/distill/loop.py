@@ -1,0 +1,400 @@
+"""The distillation loop: step, score, prune, log, save.
+
+HomoDistil, arXiv 2302.09632, algorithm 1, with pruning by slicing in place of masks: the student
+starts as the teacher; after each prune event it is a smaller dense model.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from transformers import get_linear_schedule_with_warmup
+
+from homoexport.documents.recipe import DistillSettings
+from homoexport.documents.student import StepRecord, WidthFigures
+from homoexport.encoder import Encoder, Keep, count_parameters, family_of, slice_model
+from homoexport.shape import Shape, Widths
+from homoexport.stages.distill.batches import MicroBatch
+from homoexport.stages.distill.depth import Depth
+from homoexport.stages.distill.importance import Ranking, choose
+from homoexport.stages.distill.layerwise import Projections
+from homoexport.stages.distill.memory import recompute_activations
+from homoexport.stages.distill.schedule import widths_due
+from homoexport.stages.distill.start import Start, schedule_of
+from homoexport.stages.distill.step import StepLoss
+from homoexport.stages.distill.terms import InnerTerms, weights_of
+
+
+class Run:
+    """The state of a distillation: what a checkpoint holds, and what a step changes.
+
+    Args:
+        teacher: frozen teacher.
+        start: the student to begin with.
+        target: shape to end at.
+        settings: how to distil.
+        accelerator: device, precision and processes.
+        waypoints: shapes to pass on the way, the widest first; `on_waypoint` is called at each.
+    """
+
+    def __init__(
+        self,
+        teacher: Encoder,
+        start: Start,
+        *,
+        target: Shape,
+        settings: DistillSettings,
+        accelerator: Accelerator,
+        waypoints: Sequence[Shape] = (),
+    ) -> None:
+        self.settings, self.accelerator, self.target = settings, accelerator, target
+        self.waypoints = list(waypoints)
+        self.on_waypoint: Callable[[], None] = lambda: None
+        device = accelerator.device
+        self.family = family_of(start.student.config)
+        self.teacher = teacher.model.to(device).requires_grad_(False).eval()
+        self.student = start.student.to(device).requires_grad_(True).eval()  # eval: no dropout
+        self.start_widths = self.family.widths(self.student)
+        self.schedule = schedule_of(settings)
+        self.projections = start.projections.to(device)
+        self.optimizer = _optimizer(self.student, self.projections, settings)
+        self.rate = get_linear_schedule_with_warmup(
+            self.optimizer, round(settings.warmup * settings.steps), settings.steps + 1
+        )
+        self.ranking = Ranking(
+            settings.importance,
+            self.student,
+            self.family,
+            beta=settings.importance_smoothing,
+            uncertainty_beta=settings.uncertainty_smoothing,
+        )
+        self.depth = Depth(
+            self.student,
+            self.family,
+            to_go=self.start_widths.num_hidden_layers - target.num_hidden_layers,
+            stop=self.schedule.stop,
+            beta=settings.importance_smoothing,
+        )
+        self.weights = weights_of(settings.method, settings.weights)
+        layers = range(self.family.widths(self.teacher).num_hidden_layers)
+        chosen = frozenset(layers if settings.layers is None else (layer - 1 for layer in settings.layers))
+        self.inner_terms = InnerTerms(
+            self.teacher,
+            self.student,
+            self.family,
+            self.projections,
+            weights=self.weights,
+            chosen=chosen,
+            attention_kind=settings.attention_kind,
+            layer_map=start.layer_map,
+        )
+        self.loss = StepLoss(
+            self.teacher,
+            self.student,
+            self.family,
+            self.inner_terms,
+            objective_name=settings.objective,
+            weights=self.weights,
+            temperature=settings.temperature,
+            pooling_mode=teacher.pooling.mode if teacher.pooling else "mean",
+            accelerator=accelerator,
+            bounded=settings.micro_batch_size is not None,
+        )
+        self.step = 0
+        self.is_teacher = start.is_teacher
+        self._probed = False
+        self._compiled = False
+        if settings.activation_checkpointing:
+            recompute_activations(self.family.taps(self.student).layers)
+        if settings.compile:  # its widths never change; the student's do until t_f
+            self.family.body(self.teacher).compile()
+
+    def close(self) -> None:
+        """Take this run's hooks off the teacher, which other runs may copy."""
+        self.inner_terms.remove()
+        if self.settings.compile:
+            torch.compiler.reset()  # what was made for this student's shapes
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done."""
+        return self.step >= self.settings.steps
+
+    @property
+    def widths(self) -> Widths:
+        """The student's, now."""
+        return self.family.widths(self.student)
+
+    @property
+    def may_pass_waypoint(self) -> bool:
+        """Whether the next step may end with a call of `on_waypoint`."""
+        return bool(self.waypoints) and self.schedule.is_event(self.step + 1)
+
+    def advance(self, micro_batches: Sequence[MicroBatch]) -> StepRecord:
+        """One step: gradients, importance, update, and pruning where it is due."""
+        began = time.perf_counter()
+        pruned = False
+        if self.step == self.schedule.stop == 0 and self.widths != Widths.of(self.target):
+            self._probe(micro_batches)  # everything that is to go goes before the first update
+            pruned = self._event()
+        widths, parameters, step = self.widths, count_parameters(self.student), self.step
+        terms = self.loss.backward(micro_batches, also=[*self.projections.parameters(), self.depth.scales])
+        sound = self._unscale()
+        if self.step < self.schedule.stop and sound:
+            self._score(micro_batches)
+        torch.nn.utils.clip_grad_norm_(
+            [*self.student.parameters(), *self.projections.parameters()], self.settings.max_grad_norm
+        )
+        learning_rate = self.rate.get_last_lr()[0]
+        self._update()
+        self._forget_gradients()
+        self.rate.step()
+        self.step += 1
+        pruned |= self._event()
+        if self.settings.compile and not self._compiled and self.step >= self.schedule.stop:
+            self._compiled = True
+            self.family.body(self.student).compile()
+        return self._report(step, terms, widths, parameters, learning_rate, pruned, time.perf_counter() - began)
+
+    def _report(
+        self,
+        step: int,
+        terms: dict[str, float],
+        widths: Widths,
+        parameters: int,
+        learning_rate: float,
+        pruned: bool,
+        seconds: float,
+    ) -> StepRecord:
+        weighted = {name: value * getattr(self.weights, name) for name, value in terms.items()}
+        labels = self.settings.objective != "sentence-embedding"
+        return StepRecord(
+            step=step,
+            loss=sum(weighted.values()),
+            terms=terms,
+            gap=sum(value for name, value in weighted.items() if name != "task" or not labels),
+            widths=WidthFigures.model_validate(widths.as_json()),
+            parameters=parameters,
+            learning_rate=learning_rate,
+            pruned=pruned,
+            seconds=seconds,
+        )
+
+    def _unscale(self) -> bool:
+        """Undo fp16's loss scale on the gradients; whether they are finite, so that they may be scored."""
+        scaler = self.accelerator.scaler
+        if scaler is None:
+            return True
+        if self.depth.scales.grad is not None:  # which is none of the optimizer's
+            self.depth.scales.grad.div_(scaler.get_scale())
+        scaler.unscale_(self.optimizer)
+        gradients = [p.grad for p in self.student.parameters() if p.grad is not None]
+        return not gradients or bool(torch.nn.utils.get_total_norm(gradients).isfinite())
+
+    def _update(self) -> None:
+        scaler = self.accelerator.scaler
+        if scaler is None:
+            self.optimizer.step()
+        else:
+            scaler.step(self.optimizer)
+            scaler.update()
+
+    def _forget_gradients(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        self.depth.scales.grad = None
+
+    @property
+    def _nothing_to_learn(self) -> bool:
+        """Whether the student is still its teacher, and no loss but distillation's could move it."""
+        return self.is_teacher and not (self.loss.labels_seen and self.weights.task > 0)
+
+    def _score(self, micro_batches: Sequence[MicroBatch]) -> None:
+        """Blend this step's sensitivity into the ranking.
+
+        While a student has nothing to learn, that is what the probe says, at the events alone; its
+        gradients are for scoring, and the student stays its teacher until an event takes something.
+        """
+        if not self._nothing_to_learn:
+            self._rank(micro_batches)
+            return
+        self._forget_gradients()
+        if self.schedule.is_event(self.step + 1):
+            self._probe(micro_batches)
+
+    def _probe(self, micro_batches: Sequence[MicroBatch]) -> None:
+        if self.ranking.needs_gradients or self.depth.to_go:
+            self.loss.probe(micro_batches, also=[self.depth.scales])
+            self._rank(micro_batches)
+            self._forget_gradients()
+            self._probed = True
+
+    def _rank(self, micro_batches: Sequence[MicroBatch]) -> None:
+        token_ids = None
+        if self.settings.objective != "masked-lm" and self.accelerator.num_processes == 1:
+            token_ids = torch.unique(torch.cat([micro.input_ids.flatten() for micro in micro_batches]))
+        if self.ranking.needs_gradients and self.widths.exceeds(self._widths_due(0.0)):
+            self.ranking.update(token_ids)
+        self.depth.update()
+
+    def _event(self) -> bool:
+        """Fade and prune what is due; whether neurons or a layer went.
+
+        What a probe said is in other units than a loss's sensitivity, so it counts for one event.
+        """
+        gone = self._fade() | self._prune()
+        if self._probed and not self.is_teacher:
+            self.ranking.forget()
+            self.depth.scores.zero_()
+            self._probed = False
+        return gone
+
+    def _fade(self) -> bool:
+        """Move the fading layer on; whether a layer went."""
+        if not self.depth.to_go or not (self.depth.fading is not None or self.schedule.is_event(self.step)):
+            return False
+        gone = False
+        while self.depth.to_go:
+            fading = self.depth.begin(self.step) if self.depth.fading is None else self.depth.fading
+            if self.depth.fade(self.step) > 0:
+                break
+            self._remove_layer(fading)
+            gone = True
+        self.is_teacher &= not gone and self.depth.scale == 1
+        self.inner_terms.set_fading(self.depth.fading, self.depth.scale)
+        return gone
+
+    def _remove_layer(self, layer: int) -> None:
+        before = set(self.student.parameters())
+        stay = self.depth.remove(layer)
+        _forget_parameters(self.optimizer, before - set(self.student.parameters()))
+        self.ranking.keep_layers(stay)
+        self.inner_terms.follow(self.inner_terms.map.without(layer))
+
+    def _widths_due(self, remaining: float) -> Widths:
+        """Widths when `remaining` of the way is to go, held back at the next waypoint; never wider than now."""
+        layers = self.widths.num_hidden_layers
+        due = widths_due(self.start_widths, self.target, remaining, layers=layers)
+        if self.waypoints:
+            ahead = [*self.waypoints, self.target]
+            heads = max(shape.num_attention_heads for shape in ahead)
+            head_dim = max(shape.head_dim for shape in ahead)
+            due = due.at_least(Widths(ahead[0].hidden_size, ahead[0].intermediate_size, (heads,) * layers, head_dim))
+        return due.at_most(self.widths)
+
+    def _prune(self) -> bool:
+        """Slice to what is due; whether neurons went."""
+        if not self.schedule.is_event(self.step):
+            return False
+        remaining = self.schedule.remaining(self.step)
+        pruned = self._slice_to(self._widths_due(remaining))
+        while self.waypoints and self._passed(self.waypoints[0]):
+            self.waypoints.pop(0)
+            self.on_waypoint()
+            if remaining > 0:
+                break
+            pruned |= self._slice_to(self._widths_due(remaining))
+        return pruned
+
+    def _passed(self, waypoint: Shape) -> bool:
+        now = self.widths
+        return now.hidden_size <= waypoint.hidden_size and now.intermediate_size <= waypoint.intermediate_size
+
+    def _slice_to(self, due: Widths) -> bool:
+        now = self.widths
+        if not now.exceeds(due):
+            return False
+        keep = choose(self.ranking.scores(), now, due)
+        if not keep.indices and keep.head_dim == now.head_dim:
+            return False  # heads that layers share leave when there is one for each layer to lose
+        self._slice(keep)
+        self.ranking.keep(keep)
+        self.is_teacher = False
+        return True
+
+    def _slice(self, keep: Keep) -> None:
+        slice_model(self.student, self.family, keep, optimizer=self.optimizer, followers=self.projections.followers())
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        scaler = self.accelerator.scaler
+        return {
+            "step": self.step,
+            "start_widths": asdict(self.start_widths),
+            "widths": asdict(self.widths),
+            "student": self.student.state_dict(),
+            "projections": self.projections.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rate": self.rate.state_dict(),
+            "ranking": self.ranking.state(),
+            "depth": self.depth.state(),
+            "is_teacher": self.is_teacher,
+            "probed": self._probed,
+            "labels_seen": self.loss.labels_seen,
+            "waypoints": len(self.waypoints),
+            "scaler": scaler.state_dict() if scaler is not None else {},
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self._load(state)
+        self.start_widths = _widths_of(state["start_widths"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.rate.load_state_dict(state["rate"])
+        self.depth.load(state["depth"])
+        self.inner_terms.set_fading(self.depth.fading, self.depth.scale)
+        del self.waypoints[: len(self.waypoints) - state["waypoints"]]
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.step = state["step"]
+
+    def branch_off(self, state: dict[str, Any]) -> None:
+        """Begin where another run stands: its student, moments and ranking; steps and rates are this run's own."""
+        self._load(state)
+        self.start_widths = self.widths
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(state["optimizer"])
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+    def _load(self, state: dict[str, Any]) -> None:
+        """Slice to a state's layers and widths, then take its values."""
+        for layer in reversed(range(self.widths.num_hidden_layers)):
+            if layer not in state["depth"]["kept"]:
+                self._remove_layer(layer)
+        # Of whichever neurons: the state's values replace what is left.
+        layout, saved = self.family.layout(self.student), _widths_of(state["widths"])
+        self._slice(Keep.first(layout, self.widths, saved, self.accelerator.device))
+        self.student.load_state_dict(state["student"])
+        self.projections.load_state_dict(state["projections"])
+        self.ranking.load(state["ranking"])
+        self.is_teacher, self._probed = state["is_teacher"], state["probed"]
+        self.loss.labels_seen = state["labels_seen"]
+
+
+def _optimizer(student: nn.Module, projections: Projections, settings: DistillSettings) -> torch.optim.AdamW:
+    matrices = [parameter for parameter in student.parameters() if parameter.dim() > 1]
+    others = [parameter for parameter in student.parameters() if parameter.dim() <= 1] + list(projections.parameters())
+    return torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=settings.learning_rate,
+        betas=settings.betas,
+        eps=settings.eps,
+        fused=True,
+    )
+
+
+def _forget_parameters(optimizer: torch.optim.Optimizer, gone: set[nn.Parameter]) -> None:
+    for group in optimizer.param_groups:
+        group["params"] = [parameter for parameter in group["params"] if parameter not in gone]
+    for parameter in gone:
+        optimizer.state.pop(parameter, None)
+
+
+def _widths_of(saved: dict[str, Any]) -> Widths:
+    return Widths(saved["hidden_size"], saved["intermediate_size"], tuple(saved["heads_per_layer"]), saved["head_dim"])

@@ -1,0 +1,84 @@
+"""What a student begins as: HomoDistil's and, to compare with it, its peers'.
+
+- homodistil (arXiv 2302.09632): the teacher itself; its neurons leave step by step.
+- one-shot: the teacher itself; its neurons leave all at once before the first update.
+- layers (DistilBERT, arXiv 1910.01108): every other of the teacher's layers; where the target is
+  narrower too, neurons leave as in one-shot.
+- from-scratch: the target's shape with random weights.
+- minilm (MiniLMv2, arXiv 2012.15828): the same, taught by the relations of queries, keys and values
+  in the last layer in place of the layerwise terms.
+
+All have the same data, steps, task and KL terms, so that they can be laid side by side.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from homoexport.choices import Method
+from homoexport.documents.recipe import DistillSettings
+from homoexport.encoder import Family, start_from_scratch
+from homoexport.shape import Shape
+from homoexport.stages.distill.depth import evenly_kept
+from homoexport.stages.distill.layerwise import LayerMap, Projections
+from homoexport.stages.distill.schedule import PruneSchedule
+
+
+@dataclass(frozen=True)
+class Start:
+    """A student at step 0, and what goes with it.
+
+    Attributes:
+        student: the model that is trained.
+        layer_map: which of its layers answers to which of the teacher's.
+        projections: W_hidden and W_emb, of the student's width.
+        is_teacher: whether it is the teacher's equal.
+    """
+
+    student: PreTrainedModel
+    layer_map: LayerMap
+    projections: Projections
+    is_teacher: bool
+
+
+def start_student(teacher: PreTrainedModel, family: Family, target: Shape, method: Method, *, seed: int) -> Start:
+    """The student of a method at step 0.
+
+    Args:
+        teacher: what it is made from.
+        family: its adapter.
+        target: shape that it ends at.
+        method: see this module's head.
+        seed: of random weights.
+    """
+    widths = family.widths(teacher)
+    layers, wanted = widths.num_hidden_layers, target.num_hidden_layers
+    projections = Projections(widths.hidden_size, layers)
+    if method in ("from-scratch", "minilm"):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            student = start_from_scratch(teacher, family, target)
+            projections.start_at_random(target.hidden_size)
+        return Start(student, LayerMap.uniform(wanted, layers), projections, is_teacher=False)
+    student = copy.deepcopy(teacher)
+    if method == "layers" and wanted < layers:
+        kept = evenly_kept(layers, wanted)
+        family.keep_layers(student, kept)
+        return Start(student, LayerMap.of_kept(kept, layers), projections, is_teacher=False)
+    return Start(student, LayerMap.one_to_one(layers), projections, is_teacher=True)
+
+
+def schedule_of(settings: DistillSettings) -> PruneSchedule:
+    """When the method prunes."""
+    at_once = settings.method in ("one-shot", "layers")
+    return PruneSchedule.of_run(
+        settings.steps,
+        prune_from=0.0 if at_once else settings.prune_from,
+        prune_until=0.0 if at_once else settings.prune_until,
+        prune_every=settings.prune_every,
+        kind=settings.prune_schedule,
+    )

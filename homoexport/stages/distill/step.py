@@ -1,0 +1,279 @@
+"""One step's loss and gradients: teacher forward, student forward, terms, backward.
+
+Letters: B batch, S sequence, N rows of logits, C classes (for masked-lm the vocabulary), D hidden size,
+P processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from homoexport.choices import Objective
+from homoexport.documents.recipe import LossWeights
+from homoexport.encoder import Family
+from homoexport.errors import RecipeError
+from homoexport.stages.distill import objective
+from homoexport.stages.distill.batches import NO_LABEL, Counts, MicroBatch
+from homoexport.stages.distill.probe import probe_loss, rows_of
+from homoexport.stages.distill.terms import InnerTerms
+
+
+class StepLoss:
+    """Computes the terms that have a weight, and their gradients in the student.
+
+    Args:
+        teacher: frozen, in eval mode.
+        student: same family; dropout is off, so that at step 0 it equals the teacher.
+        family: their adapter.
+        inner_terms: the table's terms.
+        objective_name: what stands for the task.
+        weights: a term of weight 0 is not computed.
+        temperature: of the KL, and of the similarity matrix's softmax.
+        pooling_mode: `mean` or `cls`, for sentence-embedding.
+        accelerator: device, autocast and processes.
+        bounded: whether memory is that of one micro-batch, for sentence-embedding too, at the price of a
+            second forward pass.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        student: nn.Module,
+        family: Family,
+        inner_terms: InnerTerms,
+        *,
+        objective_name: Objective,
+        weights: LossWeights,
+        temperature: float,
+        pooling_mode: str,
+        accelerator: Accelerator,
+        bounded: bool = False,
+    ) -> None:
+        self.teacher, self.student, self.family = teacher, student, family
+        self.inner_terms, self.weights = inner_terms, weights
+        self.objective_name, self.temperature, self.pooling_mode = objective_name, temperature, pooling_mode
+        self.accelerator, self.bounded = accelerator, bounded
+        self.labels_seen = False
+
+    def backward(self, micro_batches: Sequence[MicroBatch], *, also: Sequence[nn.Parameter] = ()) -> dict[str, float]:
+        """Leave the step's gradients, summed over processes, in the student and the other parameters.
+
+        Args:
+            micro_batches: this process's share of the step.
+            also: parameters outside the student that gradients are wanted of.
+
+        Returns:
+            The unweighted terms of the whole step, by name.
+        """
+        counts = self.count(micro_batches)
+        self.labels_seen |= counts.labelled > 0
+        sums: dict[str, Tensor] = {}
+        if self.objective_name == "sentence-embedding":
+            if self.bounded and self.weights.task > 0 and _is_cut(micro_batches):
+                sums = self._sentences_one_by_one(micro_batches, counts)
+            else:
+                terms = self._sentence_terms(micro_batches, counts)
+                self.accelerator.backward(self._weighted(terms))
+                _add(sums, {name: value.detach() for name, value in terms.items()})
+            if "task" in sums:  # every process computed all of it; the sum below must count it once
+                sums["task"] = sums["task"] / self.accelerator.num_processes
+        else:
+            for micro in micro_batches:
+                terms = self._logits_terms(micro, counts)
+                _add(sums, {name: value.detach() for name, value in terms.items()})
+                self.accelerator.backward(self._weighted(terms))
+        self.inner_terms.clear()
+        self._reduce_gradients(also)
+        names = sorted(sums)
+        totals = self.accelerator.reduce(torch.stack([sums[name] for name in names]), "sum").tolist()
+        return dict(zip(names, totals, strict=True))
+
+    def count(self, micro_batches: Sequence[MicroBatch]) -> Counts:
+        """What the terms are divided by; every process gets the same."""
+        windows = sorted(self.inner_terms.windows, key=lambda window: -1 if window is None else window)
+        local = torch.zeros(4 + len(windows), dtype=torch.int64, device=self.accelerator.device)
+        for micro in micro_batches:
+            lengths = micro.attention_mask.sum(1)
+            labelled = (micro.labels != NO_LABEL).sum() if micro.labels is not None else lengths.new_zeros(())
+            sequences = lengths.new_tensor(len(lengths))
+            rows = {"masked-lm": labelled, "token-classification": lengths.sum()}.get(self.objective_name, sequences)
+            pairs = [_pairs_in_sight(lengths, window) for window in windows]
+            local += torch.stack([sequences, lengths.sum(), labelled, rows, *pairs])
+        sequences, tokens, labelled, rows, *pairs = self.accelerator.reduce(local, "sum").tolist()
+        return Counts(sequences, tokens, labelled, rows, dict(zip(windows, pairs, strict=True)))
+
+    def _weighted(self, terms: dict[str, Tensor]) -> Tensor:
+        if not terms:
+            raise RecipeError(
+                "no term with a weight has anything to compare here",
+                where="distill.weights",
+                hint="give another term a weight, or other distill.layers",
+            )
+        return torch.stack([value * getattr(self.weights, name) for name, value in terms.items()]).sum()
+
+    def probe(self, micro_batches: Sequence[MicroBatch], *, also: Sequence[nn.Parameter] = ()) -> None:
+        """Leave the gradients of `probe_loss` in the student, for scoring alone."""
+        counts = self.count(micro_batches)
+        for micro in micro_batches:
+            with self.accelerator.autocast():
+                loss = probe_loss(self.student, self.family, micro, objective=self.objective_name, counts=counts)
+            torch.autograd.backward(loss)  # without fp16's loss scale, which gradients for scoring alone do not need
+        self.inner_terms.clear()
+        self._reduce_gradients(also)
+
+    def student_states(self, micro: MicroBatch) -> Tensor:
+        """The student's last hidden states, [B, S, D_s]."""
+        return self._states(self.student, micro)
+
+    def sentence_vectors(self, micro: MicroBatch) -> tuple[Tensor, Tensor]:
+        """Unit vectors of student and teacher, [B, D_s] and [B, D_t]."""
+        with torch.no_grad():
+            teacher = self._states(self.teacher, micro)
+        student = self._states(self.student, micro)
+        ours, theirs = (objective.pool(s, micro.attention_mask, mode=self.pooling_mode) for s in (student, teacher))
+        return ours, theirs
+
+    def logits(self, micro: MicroBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits of student and teacher, [N, C] each, and labels [N]: of masked tokens, sequences or tokens."""
+        if self.objective_name == "masked-lm":
+            assert micro.labels is not None
+            chosen = micro.labels != NO_LABEL  # the vocabulary's product at masked tokens only
+            with torch.no_grad():
+                states = self._states(self.teacher, micro)
+                teacher = self.family.lm_head(self.teacher)(states[chosen]) if self.weights.kl > 0 else states[:0]
+            student = self.family.lm_head(self.student)(self.student_states(micro)[chosen])
+            return student, teacher, micro.labels[chosen]
+        with torch.no_grad():
+            teacher = rows_of(micro, self.teacher(**micro.inputs).logits, self.objective_name)
+        student = rows_of(micro, self.student(**micro.inputs).logits, self.objective_name)
+        if micro.labels is None:
+            return student, teacher, torch.full((len(student),), NO_LABEL, device=student.device)
+        return student, teacher, rows_of(micro, micro.labels, self.objective_name)
+
+    def _states(self, model: nn.Module, micro: MicroBatch) -> Tensor:
+        states = self.family.body(model)(**micro.inputs).last_hidden_state
+        assert isinstance(states, Tensor)
+        return states
+
+    def _logits_terms(self, micro: MicroBatch, counts: Counts) -> dict[str, Tensor]:
+        with self.accelerator.autocast():
+            student, teacher, labels = self.logits(micro)
+            terms = self.inner_terms.of(micro.attention_mask, counts)
+            if self.weights.task > 0 and counts.labelled > 0:
+                terms["task"] = objective.label_loss(student, labels, counts.labelled)
+            if self.weights.kl > 0:
+                terms["kl"] = objective.logits_error(student, teacher, counts.rows, temperature=self.temperature)
+        return terms
+
+    def _sentence_terms(self, micro_batches: Sequence[MicroBatch], counts: Counts) -> dict[str, Tensor]:
+        """The batch's similarities need all of its vectors, so one graph spans the micro-batches."""
+        terms: dict[str, Tensor] = {}
+        vectors = []
+        with self.accelerator.autocast():
+            for micro in micro_batches:
+                vectors.append(self.sentence_vectors(micro))
+                _add(terms, self.inner_terms.of(micro.attention_mask, counts))
+        if self.weights.task > 0:
+            terms["task"] = self._similarity_over_processes(micro_batches, vectors)
+        return terms
+
+    def _sentences_one_by_one(self, micro_batches: Sequence[MicroBatch], counts: Counts) -> dict[str, Tensor]:
+        """Leave the gradients of `_sentence_terms`, holding one micro-batch's graph at a time; the terms' sums.
+
+        The similarities' gradients in the vectors come first, from a pass without graphs; then each
+        micro-batch's vectors are computed again and given theirs (GradCache, arXiv 2101.06983).
+        """
+        with torch.no_grad(), self.accelerator.autocast():
+            seen = [self.sentence_vectors(micro) for micro in micro_batches]
+        students = [student.requires_grad_() for student, _ in seen]
+        task = self._similarity_over_processes(micro_batches, seen)
+        gradients = torch.autograd.grad(task * self.weights.task, students)
+        sums = {"task": task.detach()}
+        for micro, gradient in zip(micro_batches, gradients, strict=True):
+            with self.accelerator.autocast():
+                if self.inner_terms.wanted:
+                    student, _ = self.sentence_vectors(micro)
+                else:  # the teacher has said all that is needed of it
+                    student = objective.pool(self.student_states(micro), micro.attention_mask, mode=self.pooling_mode)
+                terms = self.inner_terms.of(micro.attention_mask, counts)
+            _add(sums, {name: value.detach() for name, value in terms.items()})
+            loss = (student * gradient).sum()
+            self.accelerator.backward(loss + self._weighted(terms) if terms else loss)
+        return sums
+
+    def _similarity_over_processes(
+        self, micro_batches: Sequence[MicroBatch], vectors: Sequence[tuple[Tensor, Tensor]]
+    ) -> Tensor:
+        """The similarity error of the whole step; gradients flow into this process's vectors."""
+        gathered = [
+            (self._of_all_processes(students), self._of_all_processes(teachers))
+            for students, teachers in _texts_and_documents(micro_batches, vectors)
+        ]
+        return self._similarity(gathered)
+
+    def similarity(self, micro_batches: Sequence[MicroBatch]) -> Tensor:
+        """The similarity error of this process's micro-batches."""
+        vectors = [self.sentence_vectors(micro) for micro in micro_batches]
+        return self._similarity(_texts_and_documents(micro_batches, vectors))
+
+    def _similarity(self, groups: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        if len(groups) == 1:
+            return objective.similarity_error(*groups[0], temperature=self.temperature)
+        (queries, their_queries), (documents, their_documents) = groups
+        return objective.match_error(
+            (queries, documents), (their_queries, their_documents), temperature=self.temperature
+        )
+
+    def _of_all_processes(self, vectors: Tensor) -> Tensor:
+        """[B/P, D] to [B, D]; gradients flow into this process's part alone, and are summed later."""
+        if self.accelerator.num_processes == 1:
+            return vectors
+        everyone = list(self.accelerator.gather(vectors.detach()).split(len(vectors)))
+        everyone[self.accelerator.process_index] = vectors
+        return torch.cat(everyone)
+
+    def _reduce_gradients(self, also: Sequence[nn.Parameter]) -> None:
+        """Sum the gradients over processes, as one flat message, so that all prune and step alike."""
+        if self.accelerator.num_processes == 1:
+            return
+        parameters = [*self.student.parameters(), *also]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        flat = self.accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), "sum")
+        for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+
+def _texts_and_documents(
+    micro_batches: Sequence[MicroBatch], vectors: Sequence[tuple[Tensor, Tensor]]
+) -> list[tuple[Tensor, Tensor]]:
+    """Student's and teacher's vectors of all texts and, where there are any, of all documents."""
+    groups = []
+    for documents in (False, True):
+        chosen = [pair for micro, pair in zip(micro_batches, vectors, strict=True) if micro.documents == documents]
+        if chosen:
+            students, teachers = zip(*chosen, strict=True)
+            groups.append((torch.cat(students), torch.cat(teachers)))
+    return groups
+
+
+def _is_cut(micro_batches: Sequence[MicroBatch]) -> bool:
+    """Whether the texts, or the documents, are more than one micro-batch."""
+    documents = sum(micro.documents for micro in micro_batches)
+    return max(documents, len(micro_batches) - documents) > 1
+
+
+def _add(totals: dict[str, Tensor], terms: dict[str, Tensor]) -> None:
+    for name, value in terms.items():
+        totals[name] = totals[name] + value if name in totals else value
+
+
+def _pairs_in_sight(lengths: Tensor, window: int | None) -> Tensor:
+    """Number of ordered pairs of tokens at most `window` apart, over all sequences."""
+    if window is None:
+        return lengths.square().sum()
+    reach = torch.clamp(lengths - 1, max=window)  # Σ over distances 1..reach of 2·(n − distance), and n with itself
+    return (lengths + 2 * lengths * reach - reach * (reach + 1)).sum()

@@ -1,0 +1,241 @@
+"""The loss terms that compare what teacher and student show inside: a table, one line a term.
+
+A term reads one kind of tensor at pairs of layers, and its error at one pair is a function of what was seen there. Its
+weight is the field of the same name in the recipe's `LossWeights`. docs/adding-a-loss-term.md shows how to add one.
+
+Letters: B batch, S sequence, D hidden size (D_s student, D_t teacher).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
+from typing import get_args
+
+import torch
+from torch import Tensor, nn
+
+from homoexport.choices import AttentionKind, Method, TermInput
+from homoexport.documents.recipe import LossWeights
+from homoexport.encoder import Family
+from homoexport.errors import RecipeError
+from homoexport.stages.distill import objective
+from homoexport.stages.distill.batches import Counts
+from homoexport.stages.distill.layerwise import LayerMap, Projections
+from homoexport.stages.distill.trace import Trace
+
+Pairs = list[tuple[int, int]]  # a layer of the student's and the teacher's layer that it is compared with, from 0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What student and teacher showed of one micro-batch, and what belongs to it.
+
+    Attributes:
+        student: `embedding` [B, S, D_s]; by layer `states` [B, S, D_s], `projections` and `attention`.
+        teacher: the same, D_t wide; no gradient flows into it.
+        token_mask: bool [B, S], False on padding.
+        counts: what a term divides by: sums over all micro-batches and processes of the step.
+        projections: W_hidden of every teacher's layer and W_emb, [D_t, D_s].
+        layer_map: which layer answers to which, and how far one has faded.
+        attention_kind: scores or probabilities.
+    """
+
+    student: Trace
+    teacher: Trace
+    token_mask: Tensor
+    counts: Counts
+    projections: Projections
+    layer_map: LayerMap
+    attention_kind: AttentionKind
+    _pair_masks: dict[int | None, Tensor] = field(default_factory=dict)
+
+    def pair_mask(self, window: int | None) -> Tensor:
+        """Bool [B, S, S]: neither token is padding, and the one is at most `window` away from the other."""
+        if window not in self._pair_masks:
+            mask = self.token_mask[:, :, None] & self.token_mask[:, None, :]
+            if window is not None:
+                places = torch.arange(mask.shape[1], device=mask.device)
+                mask &= (places[:, None] - places).abs() <= window
+            self._pair_masks[window] = mask
+        return self._pair_masks[window]
+
+
+def outputs_matched(layer_map: LayerMap, chosen: Collection[int]) -> Pairs:
+    """Each layer's output with the teacher's layer, of the chosen ones, that it answers to."""
+    return [(layer, end) for layer, end in enumerate(layer_map.hidden) if end in chosen]
+
+
+def attention_matched(layer_map: LayerMap, chosen: Collection[int]) -> Pairs:
+    """Each layer's attention with the teacher's layer, of the chosen ones, that it answers to."""
+    return [(layer, origin) for layer, origin in enumerate(layer_map.attention) if origin in chosen]
+
+
+def last_layers(layer_map: LayerMap, _chosen: Collection[int]) -> Pairs:
+    return [(len(layer_map.hidden) - 1, layer_map.hidden[-1])]
+
+
+def first_layers(_layer_map: LayerMap, _chosen: Collection[int]) -> Pairs:
+    return [(0, 0)]
+
+
+def _hidden(seen: Seen, layer: int, end: int) -> Tensor:
+    student, teacher, projection = seen.student.states[layer], seen.teacher.states[end], seen.projections.hidden[end]
+    error = objective.hidden_error(student, teacher, projection, seen.token_mask, seen.counts.tokens)
+    return error * seen.layer_map.hidden_weight(layer)
+
+
+def _attention(seen: Seen, layer: int, origin: int) -> Tensor:
+    window = seen.teacher.family.window(seen.teacher.model, origin)
+    mask, pairs = seen.pair_mask(window), seen.counts.pairs[window]
+    ours, theirs = seen.student.attention(layer), seen.teacher.attention(origin)
+    if seen.attention_kind == "scores":
+        error = objective.attention_scores_error(ours, objective.attention_scores(theirs), mask, pairs)
+    else:
+        student, teacher = (objective.attention_probabilities(attention, mask) for attention in (ours, theirs))
+        error = objective.attention_error(student, teacher, mask, pairs)
+    return error * seen.layer_map.attention_weight(layer)
+
+
+def _embedding(seen: Seen, _layer: int, _first: int) -> Tensor:
+    student, teacher = seen.student.embedding, seen.teacher.embedding
+    assert student is not None
+    assert teacher is not None
+    return objective.hidden_error(student, teacher, seen.projections.embedding, seen.token_mask, seen.counts.tokens)
+
+
+def _relation(seen: Seen, layer: int, last: int) -> Tensor:
+    sides = zip(seen.student.projections(layer), seen.teacher.projections(last), strict=True)
+    errors = [objective.relation_error(*pair, seen.token_mask, seen.counts.tokens) for pair in sides]
+    return torch.stack(errors).sum()
+
+
+@dataclass(frozen=True)
+class Term:
+    """A line of the table.
+
+    Attributes:
+        reads: what both models' hooks keep for it: `embedding`, or at the pairs of layers `states` or `projections`.
+        pairs: of layers, out of the map and the teacher's layers that the recipe chose; empty where none answers.
+        error: at one pair; the term is their sum. It is a sum over the micro-batch divided by one of `seen.counts`.
+        methods: that have the term.
+    """
+
+    reads: TermInput
+    pairs: Callable[[LayerMap, Collection[int]], Pairs]
+    error: Callable[[Seen, int, int], Tensor]
+    methods: Collection[Method] = get_args(Method)
+
+
+_LAYERWISE: tuple[Method, ...] = ("homodistil", "one-shot", "from-scratch", "layers")
+_MINILM: tuple[Method, ...] = ("minilm",)
+
+TERMS: dict[str, Term] = {
+    "hidden": Term("states", outputs_matched, _hidden, _LAYERWISE),
+    "attention": Term("projections", attention_matched, _attention, _LAYERWISE),
+    "embedding": Term("embedding", first_layers, _embedding, _LAYERWISE),
+    "relation": Term("projections", last_layers, _relation, _MINILM),
+}
+
+
+def weights_of(method: Method, weights: LossWeights) -> LossWeights:
+    """The weights of the terms that the method has."""
+    return weights.model_copy(update={name: 0.0 for name, term in TERMS.items() if method not in term.methods})
+
+
+class InnerTerms:
+    """Computes the table's terms for the forward passes just made; hooks see to it that they are at hand.
+
+    Args:
+        teacher: frozen.
+        student: same family.
+        family: their adapter.
+        projections: W_hidden and W_emb.
+        weights: a term of weight 0 is not computed.
+        chosen: teacher's layers, counted from 0, that terms over many layers match.
+        attention_kind: scores or probabilities.
+        layer_map: which layer answers to which.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        student: nn.Module,
+        family: Family,
+        projections: Projections,
+        *,
+        weights: LossWeights,
+        chosen: Collection[int],
+        attention_kind: AttentionKind,
+        layer_map: LayerMap,
+    ) -> None:
+        self.teacher, self.student, self.family = teacher, student, family
+        self.projections, self.chosen, self.attention_kind = projections, chosen, attention_kind
+        self.wanted = {name: term for name, term in TERMS.items() if getattr(weights, name) > 0}
+        self._traces: tuple[Trace, ...] = ()
+        self.follow(layer_map)
+        for name, term in self.wanted.items():
+            if not self._pairs[name]:
+                answered = term.pairs(layer_map, range(family.widths(teacher).num_hidden_layers))
+                raise RecipeError(
+                    f"none of the student's layers answers to these of the teacher's in the {name} term",
+                    where="distill.layers",
+                    hint=f"answered are {', '.join(str(theirs + 1) for _, theirs in answered)}; or weigh the term 0",
+                )
+
+    @property
+    def windows(self) -> frozenset[int | None]:
+        """Windows of the layers whose attention is compared."""
+        return frozenset(self.family.window(self.teacher, origin) for _, origin in self._pairs.get("attention", ()))
+
+    def follow(self, layer_map: LayerMap) -> None:
+        """Take on a new map, after layers were removed."""
+        self.map = layer_map
+        self.remove()
+        self._pairs = {name: term.pairs(layer_map, self.chosen) for name, term in self.wanted.items()}
+
+        def read(kind: TermInput, side: int) -> set[int]:
+            return {
+                pair[side] for name, term in self.wanted.items() if term.reads == kind for pair in self._pairs[name]
+            }
+
+        self._traces = tuple(
+            Trace(
+                model,
+                self.family,
+                embedding=bool(read("embedding", side)),
+                states=read("states", side),
+                projections=read("projections", side),
+            )
+            for side, model in enumerate((self.student, self.teacher))
+        )
+
+    def set_fading(self, layer: int | None, scale: float) -> None:
+        """Weigh the terms by how far a layer has faded."""
+        self.map = replace(self.map, fading=layer, scale=scale)
+
+    def clear(self) -> None:
+        """Let go of what the last forward passes left."""
+        for trace in self._traces:
+            trace.clear()
+
+    def remove(self) -> None:
+        for trace in self._traces:
+            trace.remove()
+
+    def of(self, attention_mask: Tensor, counts: Counts) -> dict[str, Tensor]:
+        """The terms of the forward passes just made, by name.
+
+        Args:
+            attention_mask: [B, S].
+            counts: of the whole step.
+        """
+        student, teacher = self._traces
+        mask = attention_mask.bool()
+        seen = Seen(student, teacher, mask, counts, self.projections, self.map, self.attention_kind)
+        terms = {}
+        for name, term in self.wanted.items():
+            errors = [term.error(seen, layer, theirs) for layer, theirs in self._pairs[name]]
+            if errors:
+                terms[name] = torch.stack(errors).sum()
+        return terms

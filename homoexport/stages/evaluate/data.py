@@ -1,0 +1,84 @@
+"""The data of a task to be judged, by the task's name: GLUE's own files, or the user's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from homoexport.choices import EvaluationTask, JudgedTask, Split
+from homoexport.documents.evaluation import Columns
+from homoexport.errors import UserError
+from homoexport.stages.evaluate.examples import Examples, read_examples
+from homoexport.stages.evaluate.glue import GLUE, read_glue
+from homoexport.stages.evaluate.tasks import TASKS
+
+
+class JudgedExamples(NamedTuple):
+    """Examples, how they are judged, and by which of the task's own metrics (None: all)."""
+
+    examples: Examples
+    task: EvaluationTask
+    metrics: tuple[str, ...] | None = None
+
+
+def read_judged(
+    task: JudgedTask,
+    *,
+    data: str | None = None,
+    data_dir: Path | None = None,
+    columns: Columns | None = None,
+    split: Split = "dev",
+) -> JudgedExamples:
+    """The examples of a task.
+
+    Args:
+        task: its name.
+        data: the files of a task that is not GLUE's.
+        data_dir: of GLUE's files; without it the hub is asked.
+        columns: of a user's files; those that are not named are the task's own.
+        split: of GLUE.
+
+    Raises:
+        TextError: data that cannot be read.
+        UserError: no files are named where there must be some.
+    """
+    judged_as = judged_task(task)
+    if task in GLUE:
+        # Cosines and scores have other names for the same two metrics, so that all of them are taken.
+        metrics = None if judged_as == "sts" else GLUE[task].metrics
+        return JudgedExamples(read_glue(task, data_dir=data_dir, split=split), judged_as, metrics)
+    if data is None:
+        raise UserError("judged on what?", where=f"--task {task}", hint="name files with --data")
+    named = columns_of_task(task, columns or Columns())
+    return JudgedExamples(read_examples(data, named, has_words=TASKS[judged_as].has_words), judged_as)
+
+
+def judged_task(task: JudgedTask) -> EvaluationTask:
+    """How a task is judged: GLUE's as texts with labels or pairs with scores."""
+    if task in GLUE:
+        return "sts" if GLUE[task].labels is None else "classification"
+    return task  # type: ignore[return-value]
+
+
+def columns_of_task(task: JudgedTask, named: Columns) -> Columns:
+    """The columns that are named, else the task's own; GLUE's files have theirs."""
+    if task in GLUE:
+        return Columns()
+    own = TASKS[judged_task(task)].columns
+    return Columns(text=named.text or own.text, pair=named.pair or own.pair, label=named.label or own.label)
+
+
+def flags_of_task(task: JudgedTask) -> frozenset[str]:
+    """The flags of `homoexport eval` that make a difference to a task."""
+    asked, of_glue = TASKS[judged_task(task)], task in GLUE
+    flags = {
+        "--data-dir": of_glue,
+        "--data": not of_glue,
+        "--text-column": not of_glue,
+        "--pair-column": not of_glue and asked.pairs != "none",
+        "--label-column": not of_glue and asked.columns.label is not None,
+        "--train": not of_glue and asked.probe is not None,
+        "--probe": of_glue and asked.probe is not None,
+        "--teacher": asked.teacher != "none",
+    }
+    return frozenset(flag for flag, is_taken in flags.items() if is_taken)

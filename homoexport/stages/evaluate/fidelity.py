@@ -1,0 +1,77 @@
+"""What a model keeps of its teacher: search results and similarities of an encoder, decisions of a classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from homoexport.documents.evaluation import PackageQuality, RunQuality
+from homoexport.errors import TextError
+from homoexport.runtime.inference import Package, Text
+from homoexport.stages.evaluate.agreement import check_comparable, decision_logits, label_agreement
+from homoexport.stages.evaluate.estimate import Quality
+from homoexport.stages.evaluate.examples import MAX_COMPARED, Examples, drawn_rows
+from homoexport.stages.evaluate.masked_lm import judge_masked_lm
+from homoexport.stages.evaluate.retrieval import retrieval_qualities
+from homoexport.stages.evaluate.similarity import similarity_quality
+
+
+class Reference:
+    """A teacher's answers to some texts, which are asked for once."""
+
+    def __init__(self, teacher: Package, texts: Sequence[Text]) -> None:
+        self._teacher, self._texts = teacher, texts
+        self._decides = bool(teacher.details.labels)
+        self._answers = decision_logits(teacher, texts) if self._decides else list(teacher.embed(texts))
+
+    def qualities(self, model: Package, *, seed: int) -> list[Quality]:
+        """All figures of a model against the teacher."""
+        if self._decides:
+            return [self.main_quality(model, seed=seed)]
+        vectors = model.embed(self._texts)
+        reference = np.asarray(self._answers)
+        return [
+            *retrieval_qualities(reference, vectors, seed=seed),
+            similarity_quality(reference, vectors, seed=seed),
+        ]
+
+    def main_quality(self, model: Package, *, seed: int) -> Quality:
+        """`label_agreement` (`score_spearman` where there is one label) of a classifier, else `similarity_spearman`."""
+        if self._decides:
+            check_comparable(model, self._teacher)
+            return label_agreement(self._answers, decision_logits(model, self._texts), seed=seed)
+        return similarity_quality(np.asarray(self._answers), model.embed(self._texts), seed=seed)
+
+
+def quality_of_run(teacher: Package, student: Package, texts: Sequence[str], *, seed: int) -> RunQuality:
+    """One figure of a run's two packages on the same held-out texts, without labels.
+
+    Fill-mask packages get `loss` on the same masked tokens; others what they keep of the teacher's decisions or
+    similarities, of which the teacher itself keeps 1.
+
+    Args:
+        teacher: an open package.
+        student: an open package of the same task.
+        texts: held-out texts; of more than 1,000 a sample drawn by `seed` is taken.
+        seed: of the sample, the masks and the bootstrap.
+
+    Raises:
+        PackageError: a teacher that gives no vectors, or not the same labels, to compare with.
+        TextError: too little text.
+    """
+    if not texts:
+        raise TextError("no text to evaluate on", hint="give some held-out texts")
+    taken = [texts[row] for row in drawn_rows(len(texts), MAX_COMPARED, seed)]
+    if student.details.task == "fill-mask":
+        examples = Examples("held-out text", tuple(taken), None)
+        own, kept = (judge_masked_lm(package, examples, seed=seed)[0] for package in (teacher, student))
+    else:
+        reference = Reference(teacher, taken)
+        kept = reference.main_quality(student, seed=seed)
+        own = Quality(kept.metric, 1.0, np.ones(1), kept.counts)
+    return RunQuality(teacher=_of_package(teacher, own), student=_of_package(student, kept))
+
+
+def _of_package(package: Package, quality: Quality) -> PackageQuality:
+    return PackageQuality(package=str(package.details.folder), **dict(quality.figure))

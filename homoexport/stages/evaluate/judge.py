@@ -1,0 +1,126 @@
+"""Models judged side by side on the same examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from homoexport.choices import EvaluationTask
+from homoexport.documents.evaluation import JudgedModel, QualityFigure
+from homoexport.runtime.inference import Package
+from homoexport.stages.evaluate.estimate import Quality
+from homoexport.stages.evaluate.examples import Examples, drawn_rows
+from homoexport.stages.evaluate.fidelity import Reference
+from homoexport.stages.evaluate.models import digest_of_model, is_package, open_model
+from homoexport.stages.evaluate.tasks import TASKS, check_asked
+
+
+class Judge:
+    """What models are judged by: examples, a task, and a teacher, who is asked once.
+
+    Args:
+        examples: texts, pairs or lists of words, with labels where the task needs them.
+        task: what to judge.
+        teacher: an open model, for the tasks that take one.
+        train: labelled examples for a probe on the vectors of encoders.
+        metrics: those to give of the task's own; by default all.
+        seed: of samples, masks and the bootstrap.
+
+    Raises:
+        UserError: a task without the teacher that it needs.
+        TextError: examples that are not for the task, or too few.
+    """
+
+    def __init__(
+        self,
+        examples: Examples,
+        *,
+        task: EvaluationTask,
+        teacher: Package | None = None,
+        train: Examples | None = None,
+        metrics: Sequence[str] | None = None,
+        seed: int = 0,
+    ) -> None:
+        check_asked(task, examples, has_teacher=teacher is not None)
+        self.examples = examples
+        self._task, self._train, self._metrics, self._seed = TASKS[task], train, metrics, seed
+        self._reference = None
+        if teacher is not None:
+            rows = drawn_rows(len(examples.texts), self._task.max_texts, seed)
+            self._reference = Reference(teacher, [examples.texts[row] for row in rows])
+
+    def qualities(self, model: Package) -> list[Quality]:
+        """An open model's figures.
+
+        Raises:
+            PackageError: a model that cannot do the task.
+            TextError: labels that are not the model's, or too little text.
+        """
+        found: list[Quality] = []
+        if self._train is not None:
+            assert self._task.probe is not None
+            found += self._task.probe(model, self.examples, self._train, seed=self._seed)
+        elif self._task.qualities is not None:
+            found += self._task.qualities(model, self.examples, seed=self._seed)
+        if self._metrics is not None:
+            found = [quality for quality in found if quality.metric in self._metrics]
+        if self._reference is not None:
+            found += self._reference.qualities(model, seed=self._seed)
+        return found
+
+
+def evaluate_models(
+    models: Sequence[str],
+    examples: Examples,
+    *,
+    task: EvaluationTask,
+    teacher: str | None = None,
+    train: Examples | None = None,
+    metrics: Sequence[str] | None = None,
+    seed: int = 0,
+    threads: int = 1,
+    progress: Callable[[str], None] | None = None,
+) -> tuple[JudgedModel, ...]:
+    """Judge packages and torch models on the same examples.
+
+    Args:
+        models: packages' folders, students' folders, hub names, or `package:DISTRIBUTION/PATH`.
+        examples: as `Judge` takes them, like `task`, `train`, `metrics` and `seed`.
+        task: what to judge.
+        teacher: a model, too, for the tasks that take one.
+        train: labelled examples for a probe.
+        metrics: those to give.
+        seed: of samples, masks and the bootstrap.
+        threads: threads of one inference.
+        progress: receives a line for each model.
+
+    Returns:
+        The figures of each model, in the order of the models.
+
+    Raises:
+        UserError, TextError: as `Judge`.
+        PackageError, TeacherError: not a model, or one that cannot do the task.
+    """
+    check_asked(task, examples, has_teacher=teacher is not None)
+    model_task = TASKS[task].model_task
+    judging = None if teacher is None else open_model(teacher, threads=threads, task=model_task)
+    judge = Judge(examples, task=task, teacher=judging, train=train, metrics=metrics, seed=seed)
+    # All are opened first, so that a bad one does not cost the others their figures.
+    opened = [open_model(source, threads=threads, task=None if train else model_task) for source in models]
+    results = []
+    for source, model in zip(models, opened, strict=True):
+        if progress is not None:
+            progress(f"judging {source}")
+        figures = [quality.figure for quality in judge.qualities(model)]
+        results.append(described(source, model, figures))
+    return tuple(results)
+
+
+def described(source: str, model: Package, metrics: Sequence[QualityFigure]) -> JudgedModel:
+    """A model's figures, with what it is."""
+    return JudgedModel(
+        model=source,
+        runtime="onnxruntime" if is_package(source) else "torch",
+        precision=model.details.precision,
+        digest=digest_of_model(model.details.folder),
+        metrics=tuple(metrics),
+    )

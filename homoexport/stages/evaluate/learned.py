@@ -1,0 +1,142 @@
+"""Labelled tasks to be fine-tuned on: GLUE's, or the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from homoexport.choices import LEARNED_GLUE_TASKS, LearnedGlueTask, LearnedTask, OwnTask
+from homoexport.documents.evaluation import Columns
+from homoexport.errors import TextError, UserError
+from homoexport.stages.evaluate.examples import Examples, read_examples, read_for
+from homoexport.stages.evaluate.glue import GLUE, read_glue
+from homoexport.stages.evaluate.labels import label_indices, names_of
+
+
+@dataclass(frozen=True)
+class LabelledTask:
+    """What to train on, and what to judge on by the name of the split.
+
+    `names` are the labels', none where texts have scores; `metrics` those to give, None for all.
+    """
+
+    name: str
+    train: Examples
+    judged: Mapping[str, Examples]
+    names: tuple[str, ...]
+    metrics: tuple[str, ...] | None = None
+
+
+def read_learned(
+    task: LearnedTask,
+    *,
+    train: str | None,
+    dev: str | None,
+    columns: Columns,
+    data_dir: Path | None,
+    progress: Callable[[str], None],
+) -> tuple[list[LabelledTask], dict[str, str]]:
+    """What `homoexport finetune` is to train on; of `glue` also which tasks have no files, and why.
+
+    Raises:
+        TextError: data that cannot be read, or learned.
+        UserError: no task of GLUE has files.
+    """
+    if task == "classification" or task == "scores":
+        assert train is not None
+        assert dev is not None
+        return [own_task(task, train, dev, columns)], {}
+    return _glue_tasks(task, data_dir, progress)
+
+
+def check_learned(
+    task: LearnedTask, *, train: str | None, dev: str | None, columns: Columns, data_dir: Path | None
+) -> None:
+    """Refuse flags that would make no difference, and miss those that are needed."""
+    of_own = {
+        "--train": train,
+        "--dev": dev,
+        "--text-column": columns.text,
+        "--pair-column": columns.pair,
+        "--label-column": columns.label,
+    }
+    is_own = task in ("classification", "scores")
+    if is_own and (missing := [flag for flag in ("--dev", "--train") if not of_own[flag]]):
+        raise UserError("on which files?", where=f"--task {task}", hint=f"name some with {missing[0]}")
+    useless = {"--data-dir": data_dir} if is_own else of_own
+    if wrong := sorted(flag for flag, value in useless.items() if value):
+        raise UserError("makes no difference here", where=f"{wrong[0]} with --task {task}", hint="leave it out")
+
+
+def _glue_tasks(
+    task: LearnedTask, data_dir: Path | None, progress: Callable[[str], None]
+) -> tuple[list[LabelledTask], dict[str, str]]:
+    """One task of GLUE; or all that have files, and why the others are skipped."""
+    tasks: list[LabelledTask] = []
+    skipped: dict[str, str] = {}
+    for name in LEARNED_GLUE_TASKS:
+        if task not in ("glue", name):
+            continue
+        try:
+            tasks.append(glue_task(name, data_dir))
+        except TextError as error:
+            if task != "glue":
+                raise
+            skipped[name] = str(error)
+            progress(f"{name} is left out: {error}")
+    if not tasks:
+        where = str(data_dir or "the hub")
+        raise UserError("no task has files", where=where, hint="name GLUE's folder with --data-dir")
+    return tasks, skipped
+
+
+def glue_task(name: LearnedGlueTask, data_dir: Path | None) -> LabelledTask:
+    """A GLUE task with its dev sets; MNLI has two, of which the mismatched one may be missing.
+
+    Raises:
+        TextError: no such files, or a hub that does not give them.
+    """
+    task = GLUE[name]
+    judged: dict[str, Examples] = {name: read_glue(name, data_dir=data_dir)}
+    if name == "mnli" and (data_dir is None or (data_dir / GLUE["mnli-mm"].folder / GLUE["mnli-mm"].dev).is_file()):
+        judged["mnli-mm"] = read_glue("mnli-mm", data_dir=data_dir)
+    train = read_glue(name, data_dir=data_dir, split="train")
+    return LabelledTask(name, train, judged, task.names or (), task.metrics)
+
+
+def own_task(kind: OwnTask, train: str, dev: str, columns: Columns) -> LabelledTask:
+    """A task of the user's own, out of files as `homoexport eval` reads them.
+
+    Raises:
+        TextError: no text, no such column, labels that are no numbers where there should be scores, one label alone,
+            fewer than three scores to be judged, or a label to be judged that is none of those to train on.
+    """
+    label = columns.label or ("score" if kind == "scores" else "label")
+    named = Columns(text=columns.text or "text", pair=columns.pair, label=label)
+    names: tuple[str, ...] = ()
+    with read_for("--train"):
+        learned = read_examples(train, named)
+        if kind == "scores":
+            learned.scores()
+        else:
+            names = _two_labels_or_more(learned)
+    with read_for("--dev"):
+        judged = read_examples(dev, named)
+        assert judged.labels is not None
+        if kind == "classification":
+            label_indices(judged.labels, names, where=dev)
+        elif len(judged.scores()) < 3:
+            raise TextError(
+                f"holds {len(judged.labels)} texts", where=dev, hint="give 3 or more, for scores to compare"
+            )
+    return LabelledTask(kind, learned, {"dev": judged}, names)
+
+
+def _two_labels_or_more(examples: Examples) -> tuple[str, ...]:
+    assert examples.labels is not None
+    names = names_of(examples.labels)
+    if len(names) < 2:
+        hint = "name files with two labels or more, or another --label-column"
+        raise TextError(f"has the label '{names[0]}' alone", where=examples.source, hint=hint)
+    return names

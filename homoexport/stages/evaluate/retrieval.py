@@ -1,0 +1,66 @@
+"""How well a sentence encoder keeps its teacher's search results, without labels.
+
+Every text is a query once, and all the others are what is searched. The teacher's ten nearest are what should be found.
+
+N texts, D width of a vector, K ten.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from homoexport.errors import TextError
+from homoexport.stages.evaluate.estimate import FloatArray, Quality, estimate
+from homoexport.stages.evaluate.similarity import unit_vectors
+
+K = 10
+
+
+def retrieval_qualities(reference: NDArray[Any], vectors: NDArray[Any], *, seed: int) -> list[Quality]:
+    """How much of the teacher's ten nearest is found, in which order, and how near the vectors themselves are.
+
+    `overlap@10` is the share of the teacher's ten nearest that are among the student's. `ndcg@10` (Järvelin &
+    Kekäläinen 2002) takes the teacher's ranking for the truth: its first is worth 10, its tenth 1, others nothing.
+    `mean_cosine` is there where both have vectors of the same width. Intervals are by the bootstrap over queries.
+
+    Args:
+        reference: the teacher's vectors, [N, D].
+        vectors: the student's vectors of the same texts, [N, D'].
+        seed: of the bootstrap.
+
+    Raises:
+        TextError: less than 12 texts, for ten to be found among more than ten.
+    """
+    count = len(vectors)
+    if count < K + 2:
+        raise TextError(f"{count} texts", hint=f"give {K + 2} or more, for {K} to be found among the others")
+    wanted, found = _nearest(reference), _nearest(vectors)  # [N, K]
+    worth = np.zeros((count, count))
+    np.put_along_axis(worth, wanted, np.arange(K, 0, -1.0)[None, :], axis=1)
+    gained = np.take_along_axis(worth, found, axis=1)  # [N, K]
+    discounts = 1 / np.log2(np.arange(2, K + 2))
+    per_query = {
+        "overlap@10": (gained > 0).mean(axis=1),
+        "ndcg@10": gained @ discounts / (np.arange(K, 0, -1.0) @ discounts),
+    }
+    if reference.shape[1] == vectors.shape[1]:
+        per_query["mean_cosine"] = np.sum(unit_vectors(reference) * unit_vectors(vectors), axis=1)
+    return [_mean(name, values, seed=seed) for name, values in per_query.items()]
+
+
+def _nearest(vectors: NDArray[Any]) -> NDArray[np.intp]:
+    """The K nearest of the others to each text, the nearest first, [N, K]; ties in the order of the texts."""
+    unit = unit_vectors(vectors)
+    similarities = unit @ unit.T
+    np.fill_diagonal(similarities, -np.inf)
+    return np.argsort(-similarities, axis=1, kind="stable")[:, :K]
+
+
+def _mean(name: str, values: FloatArray, *, seed: int) -> Quality:
+    def of_queries(counts: FloatArray) -> float:
+        return float(counts @ values / counts.sum())
+
+    return estimate(name, of_queries, len(values), seed=seed, counts={"texts": len(values)})

@@ -1,0 +1,113 @@
+"""The tasks that models are judged on: one row of a table each.
+
+How to add one is told in docs/adding-an-evaluation-task.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from homoexport.choices import EvaluationTask, ModelTask
+from homoexport.documents.evaluation import Columns
+from homoexport.errors import TextError, UserError
+from homoexport.runtime.inference import Package
+from homoexport.stages.evaluate.classification import check_labels, labelled_qualities
+from homoexport.stages.evaluate.estimate import Quality
+from homoexport.stages.evaluate.examples import MAX_COMPARED, Examples
+from homoexport.stages.evaluate.masked_lm import judge_masked_lm
+from homoexport.stages.evaluate.probe import probe_qualities
+from homoexport.stages.evaluate.similarity import check_scores, judge_sts
+from homoexport.stages.evaluate.tagging import check_word_labels, tagging_qualities
+
+Use = Literal["none", "optional", "needed"]
+_TEXT = Columns(text="text")
+
+
+class QualityFunction(Protocol):
+    """Gives a model's figures on examples."""
+
+    def __call__(self, model: Package, examples: Examples, *, seed: int) -> Sequence[Quality]: ...
+
+
+class ProbeFunction(Protocol):
+    """Gives the figures of a small classifier that is trained on a model's vectors."""
+
+    def __call__(self, model: Package, examples: Examples, train: Examples, *, seed: int) -> Sequence[Quality]: ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """How models are judged on one kind of data.
+
+    Args:
+        columns: what the columns of a user's files are called, where no flag says otherwise.
+        pairs: whether texts come in pairs.
+        has_words: whether texts are lists of words, with a label for each.
+        model_task: what a model out of torch is loaded for; None: what its folder says.
+        teacher: whether a teacher's answers are compared with, too.
+        max_texts: compare at most so many texts with the teacher, drawn by the seed.
+        qualities: a model's figures; None where the comparison with the teacher is all.
+        probe: figures of a probe, for models that cannot do the task by themselves.
+        check: refuses labels that a model cannot be held against, before it is asked.
+    """
+
+    columns: Columns = _TEXT
+    pairs: Use = "none"
+    has_words: bool = False
+    model_task: ModelTask | None = None
+    teacher: Use = "none"
+    max_texts: int | None = None
+    qualities: QualityFunction | None = None
+    probe: ProbeFunction | None = None
+    check: Callable[[Package, Examples], None] = lambda _model, _examples: None
+
+
+TASKS: Mapping[EvaluationTask, Task] = {
+    "sts": Task(
+        columns=Columns(text="sentence1", pair="sentence2", label="score"),
+        pairs="needed",
+        qualities=judge_sts,
+        check=check_scores,
+    ),
+    "fidelity": Task(teacher="needed", max_texts=MAX_COMPARED),
+    "masked-lm": Task(model_task="fill-mask", qualities=judge_masked_lm),
+    "classification": Task(
+        columns=Columns(text="text", label="label"),
+        pairs="optional",
+        model_task="text-classification",
+        teacher="optional",
+        qualities=labelled_qualities,
+        probe=probe_qualities,
+        check=check_labels,
+    ),
+    "tagging": Task(
+        columns=Columns(text="tokens", label="ner_tags"),
+        has_words=True,
+        model_task="token-classification",
+        teacher="optional",
+        qualities=tagging_qualities,
+        check=check_word_labels,
+    ),
+}
+
+
+def check_asked(task: EvaluationTask, examples: Examples, *, has_teacher: bool) -> None:
+    """Refuse examples, or a teacher, that are not for a task.
+
+    Raises:
+        UserError: no teacher where one is needed, or one where none is.
+        TextError: pairs where texts are judged, or the other way round.
+    """
+    asked, where = TASKS[task], f"--task {task}"
+    if asked.teacher == "needed" and not has_teacher:
+        raise UserError("has no teacher to compare with", where=where, hint="name the teacher with --teacher")
+    if asked.teacher == "none" and has_teacher:
+        raise UserError("needs no teacher", where=where, hint="leave --teacher out")
+    paired = not isinstance(examples.texts[0], str)
+    if asked.pairs == "needed" and not paired:
+        hint = "name their column with --pair-column"
+        raise TextError("gives no second texts", where=examples.source, hint=hint)
+    if asked.pairs == "none" and paired:
+        raise TextError("gives pairs of texts", where=examples.source, hint="leave --pair-column out")

@@ -1,0 +1,90 @@
+"""A byte-level BPE tokenizer as ONNX nodes, by the `RobertaTokenizer` operator of onnxruntime-extensions.
+
+The operator splits, encodes and merges as Hugging Face's does, and puts <s> and </s> around each text of a batch;
+these are taken off again, for truncation goes before them. It takes U+0085 for no white space, and knows no added
+tokens but its own four: <mask> in a text is five characters to it. (It has an attribute for others, with which it
+misreads every text with a "<" that begins none of them.)
+
+B batch, P tokens of the longest text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from transformers import PreTrainedTokenizerBase
+
+from homoexport.stages.export.sequences import (
+    EXTENSIONS_DOMAIN,
+    Frame,
+    GraphWriter,
+    backend_of,
+    read_frame,
+    refusal,
+    write_sequences,
+)
+
+BYTE_LEVEL_OPERATORS = ("RobertaTokenizer",)
+_OF_THE_OPERATOR = ("<s>", "</s>", "<pad>", "<unk>")  # the names of special tokens that it looks for
+_PLAIN = {
+    "dropout": None,
+    "continuing_subword_prefix": None,
+    "end_of_word_suffix": None,
+    "byte_fallback": False,
+    "ignore_merges": False,
+}
+
+
+@dataclass(frozen=True)
+class ByteLevel:
+    """What there is to know of a byte-level BPE tokenizer: ids of the pieces, pairs to merge, and its frame."""
+
+    vocabulary: Mapping[str, int]
+    merges: Sequence[str]
+    frame: Frame
+
+
+def read_byte_level(tokenizer: PreTrainedTokenizerBase) -> ByteLevel:
+    """Ask a tokenizer for all that its graph needs.
+
+    Raises:
+        UserError: it is not byte-level BPE as RoBERTa has it.
+    """
+    spec = json.loads(backend_of(tokenizer).to_str())
+    model, splitter = spec["model"], spec["pre_tokenizer"] or {}
+    if spec["normalizer"] is not None:
+        raise refusal(f"its model is BPE behind a {spec['normalizer']['type']} normalizer")
+    if splitter.get("type") != "ByteLevel" or splitter["add_prefix_space"] or not splitter["use_regex"]:
+        raise refusal("its model is BPE, but does not split text as RoBERTa's")
+    if unusual := [name for name, plain in _PLAIN.items() if (model.get(name) or plain) != plain]:
+        raise refusal(f"its BPE model has {', '.join(unusual)}")
+    if missing := [name for name in _OF_THE_OPERATOR if name not in model["vocab"]]:
+        raise refusal(f"its vocabulary has no {', '.join(missing)}")
+    pairs = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    return ByteLevel(model["vocab"], pairs, read_frame(tokenizer))
+
+
+def write_byte_level(op: GraphWriter, text: ir.Value, pieces: ByteLevel, *, max_length: int) -> dict[str, ir.Value]:
+    """`input_ids`, `attention_mask` and `token_type_ids`, each int64 [B, S], of texts [B].
+
+    Args:
+        op: takes the nodes.
+        text: strings [B].
+        pieces: from `read_byte_level`.
+        max_length: tokens of the longest sequence, special ones included.
+    """
+    ids, mask = op.several(
+        2,
+        "RobertaTokenizer",
+        text,
+        domain=EXTENSIONS_DOMAIN,
+        vocab=json.dumps(pieces.vocabulary, ensure_ascii=False),
+        merges="\n".join(["#version: 0.2", *pieces.merges]),
+        padding_length=-1,
+    )  # [B, P + 2], <s> and </s> included
+    place = op("CumSum", mask, 1)
+    kept = op("And", op("Greater", place, 1), op("Less", place, op("ReduceSum", mask, [1])))
+    return write_sequences(op, ids, kept, pieces.frame, max_length=max_length)

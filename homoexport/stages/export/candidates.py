@@ -1,0 +1,292 @@
+"""Candidates: one graph in its forms and schemes, each a file with what is known of it.
+
+B batch, S sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from onnxruntime.quantization.calibrate import TensorsData
+
+from homoexport.choices import Calibration, EmbeddingPrecision, Scheme, WeightPrecision
+from homoexport.documents.package import CandidateFigures, Parity
+from homoexport.encoder import Encoder, input_names
+from homoexport.errors import DeviceError
+from homoexport.schemes import SCHEMES
+from homoexport.stages.export.calibrate import Tokens, calibrate
+from homoexport.stages.export.forms import Form, NotThisForm, fused_base, write_as
+from homoexport.stages.export.graph import torch_to_onnx
+from homoexport.stages.export.ladder import MAX_TEXTS, Batch, Batches, make_batches, spread, takes_pairs
+from homoexport.stages.export.parity import Answer, check_parity
+from homoexport.stages.export.quantize import products_of, quantize
+from homoexport.stages.export.smooth import Maxima, channel_maxima, smooth
+
+MAX_CALIBRATION_TEXTS = 128
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A graph that could be shipped.
+
+    `parity` is None where the candidate was too slow to be worth the question; `latency_p50_ms` where it was wrong,
+    or nothing was to be compared; only those of one `round` were timed in turns. `kept` are products left in fp32, for
+    they break the gate in fewer bits.
+    """
+
+    form: Form
+    scheme: Scheme
+    embeddings: EmbeddingPrecision
+    file: Path
+    file_bytes: int
+    calibration: Calibration | None = None
+    kept: tuple[str, ...] = ()
+    parity: Parity | None = None
+    parity_there: Parity | None = None
+    latency_p50_ms: float | None = None
+    round: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Form and scheme."""
+        return f"{self.form.name}-{self.scheme}"
+
+    @property
+    def full_name(self) -> str:
+        """With the method of calibration."""
+        return self.name if self.calibration is None else f"{self.name}-{self.calibration}"
+
+    @property
+    def precision(self) -> WeightPrecision:
+        """Of the weights of its products."""
+        return SCHEMES[self.scheme].precision
+
+    @property
+    def bounds(self) -> WeightPrecision:
+        """Which bounds of the ladder apply."""
+        return "int8" if self.precision == "fp32" and self.embeddings != "fp32" else self.precision
+
+    @property
+    def sound(self) -> bool:
+        """Whether it answers as the model does, here and on the target."""
+        checked = [parity for parity in (self.parity, self.parity_there) if parity is not None]
+        return bool(checked) and all(parity.passed for parity in checked)
+
+    def figures(self) -> CandidateFigures:
+        """As the package's manifest has it."""
+        return CandidateFigures(
+            name=self.name,
+            full_name=self.full_name,
+            precision=self.precision,
+            embeddings=self.embeddings,
+            calibration=self.calibration,
+            kept_in_fp32=self.kept,
+            file_bytes=self.file_bytes,
+            latency_p50_ms=self.latency_p50_ms,
+            round=self.round,
+            parity=self.parity,
+            parity_on_target=self.parity_there,
+        )
+
+
+@dataclass
+class Maker:
+    """Makes candidates of one encoder as files in a folder, and says why others are missing.
+
+    Args:
+        encoder: the model, which is the oracle, too.
+        folder: for the files.
+        texts: real text, for the ladder and for calibration.
+        opset: of the exported graph.
+        max_opset: of every form, where there is a limit.
+        max_length: tokens that a text is cut to.
+        progress: is told each step.
+        answer: runs a file on the target, where that is not this machine's CPU.
+        left_out: why what is missing is, by name.
+        held: every candidate that was held against all of the ladder.
+    """
+
+    encoder: Encoder
+    folder: Path
+    texts: Sequence[str]
+    opset: int
+    max_opset: int | None
+    max_length: int
+    progress: Callable[[str], None]
+    answer: Answer | None = None
+    left_out: dict[str, str] = field(default_factory=dict)
+    held: list[Candidate] = field(default_factory=list)
+    batches: Batches = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.progress("exporting the graph")
+        ir.save(torch_to_onnx(self.encoder, opset=self.opset), self._raw)
+        self.batches = make_batches(self.encoder, self.texts, max_length=self.max_length)
+        self._written: dict[Form, Candidate] = {}
+        self._ranges: dict[tuple[Form, Calibration], TensorsData] = {}
+        self._maxima: dict[Form, Maxima] = {}
+
+    @property
+    def _raw(self) -> Path:
+        return self.folder / "exported.onnx"
+
+    def write(self, form: Form) -> Candidate | None:
+        """The graph in a form, in fp32, held against torch on a few batches; None, with the reason, if it is wrong."""
+        if form in self._written:
+            return self._written[form]
+        self.progress(f"checking the {form.name} graph against torch")
+        file = self._file_of(form)
+        try:
+            ir.save(write_as(ir.load(self._base(form)), form, max_opset=self.max_opset), file)
+        except NotThisForm as error:
+            self.left_out[form.name] = str(error)
+            return None
+        except OSError:
+            raise  # a full disk says nothing about the graph
+        except Exception as error:  # what onnxscript raises of graphs has no base but this
+            self.left_out[form.name] = _one_line(error)
+            return None
+        checked = self.check(Candidate(form, "fp32", "fp32", file, file.stat().st_size), few=True)
+        if checked is not None:
+            self._written[form] = checked
+        return checked
+
+    def _file_of(self, form: Form) -> Path:
+        return self.folder / f"{form.name}.onnx"
+
+    def _base(self, form: Form) -> Path:
+        """What a form is made from; fusing is slow, so its result is kept."""
+        if form.attention == "unfused":
+            return self._raw
+        file = self.folder / f"fused{'-skip-layer-norm' * form.skip_layer_norm}.base.onnx"
+        if not file.exists():
+            ir.save(fused_base(ir.load(self._raw), skip_layer_norm=form.skip_layer_norm), file)
+        return file
+
+    def check(self, candidate: Candidate, *, few: bool = False) -> Candidate | None:
+        """The candidate with its parity; None, with the reason, if the runtime cannot run it.
+
+        Raises:
+            DeviceError: the target is gone.
+        """
+        batches = self.batches.few if few else self.batches.all
+        try:
+            parity = self._parity(candidate, batches)
+            there = None
+            if self.answer is not None and not few:
+                there = self._parity(candidate, self.batches.short, self.answer)
+        except (OSError, DeviceError):
+            raise
+        except Exception as error:  # onnxruntime's errors have no base but this
+            self.left_out[candidate.full_name] = _one_line(error)
+            return None
+        checked = replace(candidate, parity=parity, parity_there=there)
+        if not few:
+            self.held.append(checked)
+        return checked
+
+    def _parity(self, candidate: Candidate, batches: Sequence[Batch], answer: Answer | None = None) -> Parity:
+        task, precision = self.encoder.task, candidate.bounds
+        return check_parity(candidate.file, batches, task=task, precision=precision, answer=answer)
+
+    def runs_there(self, candidate: Candidate) -> bool:
+        """Whether the target's runtime can run the file; if not, the reason is kept."""
+        if self.answer is None:
+            return True
+        try:
+            self._parity(candidate, self.batches.short[:1], self.answer)
+        except (OSError, DeviceError):
+            raise
+        except Exception as error:  # what a worker there dies of has many kinds
+            self.left_out[candidate.name] = _one_line(error)
+            return False
+        return True
+
+    def quantize(
+        self,
+        form: Form,
+        scheme: Scheme,
+        embeddings: EmbeddingPrecision,
+        *,
+        keep: Sequence[str] = (),
+        calibration: Calibration = "min-max",
+    ) -> Candidate | None:
+        """A form in a scheme, not held against torch yet; None, with the reason, if it cannot be made."""
+        source = self._file_of(form)
+        if scheme == "fp32" and embeddings == "fp32":
+            return Candidate(form, scheme, embeddings, source, source.stat().st_size)
+        calibrated = calibration if SCHEMES[scheme].calibrated else None
+        name = f"{form.name}-{scheme}{f'-{calibration}' if calibrated else ''}"
+        self.progress(f"quantizing the {form.name} graph ({scheme})")
+        file = self.folder / f"{name}-{len(keep)}.onnx"
+        try:
+            ranges = self._calibrated(form, calibration) if calibrated else None
+            quantize(source, file, scheme, embeddings=embeddings, keep=keep, ranges=ranges)
+        except OSError:
+            raise
+        except Exception as error:  # nor have those of its quantizers
+            self.left_out[name] = _one_line(error)
+            return None
+        return Candidate(form, scheme, embeddings, file, file.stat().st_size, calibrated, tuple(keep))
+
+    def smooth(self, form: Form, strength: float) -> Form | None:
+        """The form with smoothed inputs of its products, see `stages.export.smooth`; None, with the reason."""
+        smoothed = replace(form, smoothing=strength)
+        try:
+            if form not in self._maxima:
+                self.progress(f"measuring the channels of the {form.name} graph")
+                source = self._file_of(form)
+                self._maxima[form] = channel_maxima(source, self._calibration_tokens(), work=self.folder)
+            smooth(self._file_of(form), self._file_of(smoothed), self._maxima[form], strength=strength)
+        except OSError:
+            raise
+        except Exception as error:
+            self.left_out[smoothed.name] = _one_line(error)
+            return None
+        return smoothed
+
+    def products(self, form: Form) -> list[str]:
+        """Names of a form's products, in their order."""
+        return products_of(self._file_of(form))
+
+    def discard(self, candidate: Candidate) -> None:
+        """Delete a file that nobody will ask for again; an fp32 form's stays."""
+        if candidate.file != self._file_of(candidate.form):
+            candidate.file.unlink(missing_ok=True)
+
+    def forget(self, forms: Iterable[Form]) -> None:
+        """Delete forms' files."""
+        for form in forms:
+            self._written.pop(form, None)
+            self._file_of(form).unlink(missing_ok=True)
+
+    def _calibrated(self, form: Form, method: Calibration) -> TensorsData:
+        if (form, method) not in self._ranges:
+            source = self._file_of(form)
+            self._ranges[form, method] = calibrate(source, self._calibration_tokens(), method=method, work=self.folder)
+        return self._ranges[form, method]
+
+    def _calibration_tokens(self) -> list[Tokens]:
+        """Texts one by one, or by turns with another; other ones than the ladder's, where there are enough."""
+        ladder = set(spread(self.texts, MAX_TEXTS))
+        others = [text for text in self.texts if text not in ladder]
+        texts = spread(others if len(others) >= len(ladder) else self.texts, MAX_CALIBRATION_TEXTS)
+        names = input_names(self.encoder)
+        inputs: list[tuple[str, ...]] = [(text,) for text in texts]
+        if takes_pairs(self.encoder):
+            inputs = [(text, texts[-1 - number])[: 1 + number % 2] for number, text in enumerate(texts)]
+        encoded = [
+            self.encoder.tokenizer(
+                *([text] for text in item), truncation=True, max_length=self.max_length, return_tensors="np"
+            )
+            for item in inputs
+        ]
+        return [{name: tokens[name].astype(np.int64) for name in names} for tokens in encoded]
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -1,0 +1,224 @@
+"""Packing a tokenizer into an ONNX file, so that a program in any language passes strings.
+
+The file then needs operators of onnxruntime-extensions: one shared library to register with the session. The library
+has all of them unless it was built with a selection, as its packages for Android and iOS are, which lack those of
+WordPiece: there, build it with `ai.onnx.contrib;1;TrieTokenizer,TrieDetokenizer` in the selection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerBase
+
+from homoexport.documents.package import PackedTokenizer, TokenizerKind
+from homoexport.errors import HomoexportError, ParityError, UserError
+from homoexport.stages.export.awkward_text import PLAIN_ENGLISH, awkward_texts
+from homoexport.stages.export.byte_level import BYTE_LEVEL_OPERATORS, ByteLevel, read_byte_level, write_byte_level
+from homoexport.stages.export.sequences import EXTENSIONS_DOMAIN, GraphWriter, backend_of
+from homoexport.stages.export.wordpiece import WORDPIECE_OPERATORS, WordPiece, read_wordpiece, write_wordpiece
+
+TEXT_INPUT = "text"
+_COMPARED = ("input_ids", "attention_mask")
+_BATCH = 64  # texts of one run of the comparison
+_ANSWERED = 4  # texts whose answers are compared, too
+
+
+def extensions_library() -> str:
+    """Path of the operators' shared library, for `SessionOptions.register_custom_ops_library`.
+
+    Raises:
+        UserError: onnxruntime-extensions is not installed.
+    """
+    try:
+        import onnxruntime_extensions
+    except ImportError:
+        raise UserError(
+            "onnxruntime-extensions is not installed",
+            where="--with-tokenizer",
+            hint="pip install 'homoexport[strings]'",
+        ) from None
+    return str(onnxruntime_extensions.get_library_path())
+
+
+def refuse_inexpressible(tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> None:
+    """Find what would stop `pack_tokenizer` before a graph is made; takes a second or two.
+
+    Raises:
+        UserError: onnxruntime-extensions is not installed; a tokenizer that cannot be expressed; a `max_length` without
+            room for text.
+    """
+    extensions_library()
+    text = ir.Value(name=TEXT_INPUT, type=ir.TensorType(ir.DataType.STRING), shape=ir.Shape(["batch"]))
+    _write_tokens(GraphWriter(), text, tokenizer, max_length=max_length)
+
+
+def pack_tokenizer(
+    model_file: Path, tokenizer: PreTrainedTokenizerBase, *, max_length: int, target: Path
+) -> PackedTokenizer:
+    """Write a copy of an ONNX file that takes texts in place of token ids, and compare it with the tokenizer.
+
+    Its one input is `text`, strings [B]; its outputs are those of `model_file`. Texts are truncated to `max_length`
+    tokens and padded to the longest one of the batch, both on the right. The comparison takes a few seconds.
+
+    Args:
+        model_file: a graph whose inputs are `input_ids`, `attention_mask` and, where it has a use for them,
+            `token_type_ids`, each int64 [B, S].
+        tokenizer: the model's.
+        max_length: tokens of the longest sequence, special ones included.
+        target: the file to write; its folder exists.
+
+    Returns:
+        The comparison's result on strings of many kinds.
+
+    Raises:
+        UserError: onnxruntime-extensions is not installed; a tokenizer that cannot be expressed, or that the packed
+            one differs from on plain English; other inputs than these; a `max_length` without room for text.
+        ParityError: the packed file does not answer some texts as `model_file` answers their ids.
+    """
+    library = extensions_library()
+    writer = GraphWriter()
+    text = ir.Value(name=TEXT_INPUT, type=ir.TensorType(ir.DataType.STRING), shape=ir.Shape(["batch"]))
+    tokens, operators = _write_tokens(writer, text, tokenizer, max_length=max_length)
+    model = ir.load(model_file)
+    _replace_inputs(model, text, tokens, where=str(model_file))
+    model.graph.insert_before(model.graph[0], writer.nodes)
+    for constant in writer.constants:
+        model.graph.register_initializer(constant)
+    model.graph.opset_imports[EXTENSIONS_DOMAIN] = 1
+    RemoveUnusedNodesPass()(model)
+    ir.save(model, target)
+
+    try:
+        kinds = _check(target, model_file, tokenizer, max_length=max_length, library=library)
+    except HomoexportError:
+        target.unlink()
+        raise
+    return PackedTokenizer(
+        file=target.name,
+        input=TEXT_INPUT,
+        onnxruntime_extensions=metadata.version("onnxruntime-extensions"),
+        operators=tuple(f"{EXTENSIONS_DOMAIN}::{operator}" for operator in operators),
+        strings=sum(kind.strings for kind in kinds.values()),
+        equal=sum(kind.equal for kind in kinds.values()),
+        differing_kinds=tuple(name for name, kind in kinds.items() if kind.equal < kind.strings),
+        kinds=kinds,
+    )
+
+
+def _write_tokens(
+    writer: GraphWriter, text: ir.Value, tokenizer: PreTrainedTokenizerBase, *, max_length: int
+) -> tuple[dict[str, ir.Value], Sequence[str]]:
+    """Token ids of texts, and the operators of onnxruntime-extensions that they take."""
+    operators: Sequence[str]
+    pieces: ByteLevel | WordPiece
+    if type(backend_of(tokenizer).model) is models.BPE:
+        pieces, operators = read_byte_level(tokenizer), BYTE_LEVEL_OPERATORS
+    else:
+        pieces, operators = read_wordpiece(tokenizer), WORDPIECE_OPERATORS
+    if max_length <= pieces.frame.special_tokens:
+        what = f"{max_length} tokens hold no text beside {pieces.frame.special_tokens} special ones"
+        raise UserError(what, where="max_length", hint="give more")
+    if isinstance(pieces, ByteLevel):
+        return write_byte_level(writer, text, pieces, max_length=max_length), operators
+    return write_wordpiece(writer, text, pieces, max_length=max_length), operators
+
+
+def _check(
+    packed: Path, model_file: Path, tokenizer: PreTrainedTokenizerBase, *, max_length: int, library: str
+) -> dict[str, TokenizerKind]:
+    """The comparison by kinds, and what else `pack_tokenizer` raises of its file."""
+    texts = awkward_texts(token.content for token in tokenizer.added_tokens_decoder.values())
+    oracle, pad_id = backend_of(tokenizer), tokenizer.pad_token_id
+    oracle.enable_truncation(max_length)
+    tokens_alone = _session(ir.to_proto(_tokens_alone(packed)).SerializeToString(), library)
+    kinds = {name: _compare(tokens_alone, oracle, kind, pad_id) for name, kind in texts.items()}
+    figures = kinds[PLAIN_ENGLISH]
+    if figures.equal < figures.strings:
+        raise UserError(
+            f"the packed tokenizer differs from this one on {figures.strings - figures.equal} of {figures.strings} "
+            "plain English texts",
+            where="--with-tokenizer",
+            hint="export without it",
+        )
+    _check_answers(model_file, packed, oracle, texts[PLAIN_ENGLISH][:_ANSWERED], pad_id, library)
+    return kinds
+
+
+def _replace_inputs(model: ir.Model, text: ir.Value, tokens: Mapping[str, ir.Value], *, where: str) -> None:
+    """Whatever read the model's inputs reads `tokens` of the same names from now on."""
+    taken = list(model.graph.inputs)
+    names = [str(value.name) for value in taken]
+    if not set(_COMPARED) <= set(names) <= set(tokens):
+        hint = "name a graph that takes input_ids and attention_mask, and at most token_type_ids beside them"
+        raise UserError(f"its graph takes {', '.join(names)}", where=where, hint=hint)
+    model.graph.inputs[:] = [text]
+    for value, name in zip(taken, names, strict=True):
+        token = tokens[name]
+        value.replace_all_uses_with(token)
+        token.name, token.type, token.shape = name, value.type, value.shape
+
+
+def _tokens_alone(packed: Path) -> ir.Model:
+    """The part of a packed file that makes token ids and their mask."""
+    model = ir.load(packed)
+    made = {value.name: value for node in model.graph for value in node.outputs}
+    model.graph.outputs[:] = [made[name] for name in _COMPARED]
+    RemoveUnusedNodesPass()(model)
+    return model
+
+
+def _session(model: bytes | Path, library: str) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.register_custom_ops_library(library)
+    content = model if isinstance(model, bytes) else str(model)
+    return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def _compare(packed: ort.InferenceSession, oracle: Tokenizer, texts: Sequence[str], pad_id: int) -> TokenizerKind:
+    equal = 0
+    for start in range(0, len(texts), _BATCH):
+        batch = texts[start : start + _BATCH]
+        found, mask = packed.run(list(_COMPARED), {TEXT_INPUT: np.array(batch, dtype=object)})
+        for row, attended, encoding in zip(found, mask, oracle.encode_batch(batch), strict=True):
+            wanted, wanted_mask = _padded([encoding.ids], pad_id, width=max(len(row), len(encoding.ids)))
+            equal += np.array_equal(row, wanted[0]) and np.array_equal(attended, wanted_mask[0])
+    return TokenizerKind(strings=len(texts), equal=equal)
+
+
+def _padded(rows: Sequence[Sequence[int]], pad_id: int, width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Ids and mask, each [B, S]; one padding token is attended to where there is none."""
+    ids = np.full((len(rows), width), pad_id, dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for row, numbers in enumerate(rows):
+        ids[row, : len(numbers)] = numbers
+        mask[row, : max(len(numbers), 1)] = 1
+    return ids, mask
+
+
+def _check_answers(
+    model_file: Path, packed: Path, oracle: Tokenizer, texts: Sequence[str], pad_id: int, library: str
+) -> None:
+    """The packed file answers texts as the other one answers their ids, to the last bit.
+
+    Raises:
+        ParityError: it does not.
+    """
+    rows = [encoding.ids for encoding in oracle.encode_batch(texts)]
+    ids, mask = _padded(rows, pad_id, width=max(map(len, rows)))
+    given = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+    plain = _session(model_file, library)
+    wanted = plain.run(None, {value.name: given[value.name] for value in plain.get_inputs()})
+    found = _session(packed, library).run(None, {TEXT_INPUT: np.array(texts, dtype=object)})
+    if not all(map(np.array_equal, found, wanted)):
+        raise ParityError(f"{packed} does not answer texts as {model_file} answers their token ids")

@@ -1,0 +1,37 @@
+"""Measuring: the shipped file, in a clean process, in turns with what it is compared to."""
+
+from homoexport.stages.measure.compare import compare_results, slower_than
+from homoexport.stages.measure.devices import diagnose, list_devices, set_up
+from homoexport.stages.measure.intervals import mean_interval, rounds_of
+from homoexport.stages.measure.measurement import (
+    Extras,
+    FileFigures,
+    check_measurement,
+    check_packages,
+    measure_packages,
+    rank_files,
+    time_files,
+)
+from homoexport.stages.measure.targets import cache_folder, find_target
+from homoexport.stages.measure.there import answers_of_file, host_of
+
+__all__ = [
+    "Extras",
+    "FileFigures",
+    "answers_of_file",
+    "cache_folder",
+    "check_measurement",
+    "check_packages",
+    "compare_results",
+    "diagnose",
+    "find_target",
+    "host_of",
+    "list_devices",
+    "mean_interval",
+    "measure_packages",
+    "rank_files",
+    "rounds_of",
+    "set_up",
+    "slower_than",
+    "time_files",
+]

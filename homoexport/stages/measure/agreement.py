@@ -1,0 +1,87 @@
+"""Does a package answer on the target as it does on this machine's CPU?
+
+The bounds: fp32 kernels do the same sums in another order. Dynamic int8 rounds its activations by scales
+that follow from those sums, so a difference in the last digit can move a value by one step of the scale;
+CPUs without VNNI saturate besides. Where answers leave the bound, the package is another model there.
+
+B batch, S sequence, D hidden.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from homoexport.documents.measurement import Agreement
+from homoexport.stages.measure.process import Worker
+from homoexport.stages.measure.targets import Target, is_plain_cpu, open_target
+from homoexport.stages.measure.timing import Running, Subject, Workload, inputs_request, load_model, place
+
+TOKENS = 16
+FP32_MAX_RELATIVE_DIFFERENCE = 1e-3
+INT8_MIN_COSINE = 0.99
+
+_WORKLOAD = Workload(threads=1, batch_size=2, length=TOKENS)
+
+
+def agreement(one: Running, target: Target, *, precision: str) -> Agreement | None:
+    """A running package's answer held against this CPU's; None where that is where it runs."""
+    if is_plain_cpu(target):
+        return None
+    assert one.subject.outputs is not None
+    there, here = answer_of(one.worker, one.subject), reference_answer(one.subject)
+    return compare_answers(there, here, output=one.subject.outputs[0], precision=precision)
+
+
+def answer_of(worker: Worker, subject: Subject) -> NDArray[np.float32]:
+    """What a loaded model answers to one small batch of random token ids, the same everywhere."""
+    assert subject.outputs is not None
+    random = Subject(subject.model, subject.name, subject.vocab_size, subject.outputs)
+    worker.inputs(inputs_request(random, _WORKLOAD))
+    return worker.answer(output=subject.outputs[0])
+
+
+def reference_answer(subject: Subject) -> NDArray[np.float32]:
+    """The same from this machine's CPU, in a worker of its own."""
+    with open_target("cpu") as target, Worker(target, subject=subject.name) as worker:
+        load_model(worker, subject, target, model=place(subject, target)[0], threads=1)
+        return answer_of(worker, subject)
+
+
+def compare_answers(there: NDArray[np.float32], here: NDArray[np.float32], *, output: str, precision: str) -> Agreement:
+    """Hold two answers against each other, by the bound of the precision."""
+    exact = precision == "fp32"
+    bound = (
+        f"largest difference at most {FP32_MAX_RELATIVE_DIFFERENCE:g} of the largest value"
+        if exact
+        else f"cosine at least {INT8_MIN_COSINE:g}"
+    )
+    if there.shape != here.shape or not (np.isfinite(there).all() and np.isfinite(here).all()):
+        return Agreement(
+            output=output,
+            max_difference=None,
+            max_relative_difference=None,
+            min_cosine=None,
+            bound=bound,
+            within=False,
+        )
+    difference = float(np.abs(there - here).max())
+    relative = difference / float(np.abs(here).max() or 1)
+    cosine = _min_cosine(there, here)
+    within = relative <= FP32_MAX_RELATIVE_DIFFERENCE if exact else cosine >= INT8_MIN_COSINE
+    return Agreement(
+        output=output,
+        max_difference=difference,
+        max_relative_difference=relative,
+        min_cosine=cosine,
+        bound=bound,
+        within=bool(within),
+    )
+
+
+def _min_cosine(there: NDArray[np.float32], here: NDArray[np.float32]) -> float:
+    """The least cosine of rows of the last axis: vectors, or logits."""
+    one, other = (values.reshape(-1, values.shape[-1]).astype(np.float64) for values in (there, here))
+    norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    cosines = (one * other).sum(axis=1) / np.where(norms == 0, 1, norms)
+    return float(np.where(norms == 0, (one == other).all(axis=1), cosines).min())

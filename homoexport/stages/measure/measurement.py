@@ -1,0 +1,407 @@
+"""Measuring packages, and ranking graphs that are not packages yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from homoexport.choices import Steadiness
+from homoexport.documents.measurement import (
+    Comparison,
+    Failure,
+    MeasuredHost,
+    Measurement,
+    PackageFigures,
+    TextLengths,
+)
+from homoexport.errors import PackageError, UserError
+from homoexport.host import library_versions
+from homoexport.runtime.inference import PackageDetails, load_tokenizer, read_package
+from homoexport.stages.measure.agreement import agreement
+from homoexport.stages.measure.extras import (
+    arena_steps,
+    instructions,
+    open_loop,
+    post_processing_ms,
+    stream_figures,
+    tokenizing_ms,
+)
+from homoexport.stages.measure.intervals import MARGIN, drift, percentile_intervals, speedup, verdict_of
+from homoexport.stages.measure.targets import OutOfMemory, Target, open_target
+from homoexport.stages.measure.timing import (
+    Progress,
+    Running,
+    Session,
+    Subject,
+    Workload,
+    check_request,
+    peak_bytes,
+    running,
+    take_rounds,
+)
+
+_PERCENTS = (50, 90, 95, 99)
+_MB = 10**6
+_MAX_TEXTS = 64
+
+Figure = TypeVar("Figure")
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What is measured besides the latency of one call, each in the same workers after it.
+
+    Args:
+        streams: numbers of callers that share a session.
+        rates_per_s: rates of Poisson arrivals.
+        budget_p95_ms: look for the highest rate that keeps this p95.
+        arena_batches: batch sizes after which a fresh worker's memory is read.
+    """
+
+    streams: tuple[int, ...] = ()
+    rates_per_s: tuple[float, ...] = ()
+    budget_p95_ms: float | None = None
+    arena_batches: tuple[int, ...] = ()
+
+
+def check_measurement(
+    device: str, workloads: Sequence[tuple[int | None, int, int]], *, texts: Sequence[str] = (), min_seconds: float
+) -> None:
+    """Refuse at once what `measure_packages` would refuse, as far as the packages do not matter.
+
+    Args:
+        device: where to measure.
+        workloads: threads (None for all cores there), batch size and length, one or more of them.
+        texts: real texts to measure with.
+        min_seconds: timed seconds of each package.
+
+    Raises:
+        DeviceError: a device that is unknown or cannot be used, or more threads than it has cores.
+        UserError: a figure that is not positive, or fewer texts than a batch takes.
+    """
+    with open_target(device) as target:
+        for workload in workloads:
+            check_request(target, _workload(target, *workload), min_seconds=min_seconds)
+            _evenly(texts, workload[1], "texts")
+
+
+def check_packages(packages: Sequence[Path], lengths: Sequence[int], *, with_texts: bool) -> list[PackageDetails]:
+    """Read packages, and refuse those that cannot take a length.
+
+    Args:
+        packages: their folders.
+        lengths: tokens of one sequence, one or more lengths.
+        with_texts: whether real texts are measured with, which are truncated to a package's own length.
+
+    Raises:
+        PackageError: not a package, or altered.
+        UserError: no package, or a length above a package's own.
+    """
+    if not packages:
+        raise UserError("no package to measure", hint="name at least one package folder")
+    described = [read_package(folder) for folder in packages]
+    for details in described:
+        if max(lengths) > details.max_length and not with_texts:
+            raise UserError(
+                f"{max(lengths)} tokens where {details.folder} takes {details.max_length}",
+                where="length",
+                hint=f"measure with {details.max_length} or fewer",
+            )
+    return described
+
+
+def measure_packages(
+    packages: Sequence[Path],
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    batch_size: int = 1,
+    length: int = 128,
+    texts: Sequence[str] = (),
+    text_source: str = "",
+    min_seconds: float = 2.0,
+    extras: Extras | None = None,
+    progress: Progress | None = None,
+) -> Measurement:
+    """Measure packages, and compare each of them with the first.
+
+    Every package runs in a fresh process that imports only numpy and onnxruntime; they are timed in
+    turns, in one run. Nothing but the inference is in the timed region, for the package's own
+    output. A package that does not fit into the target's memory is among the failures.
+
+    Args:
+        packages: folders that `homoexport export` wrote.
+        device: where to measure; see `stages.measure.targets`.
+        threads: threads of one inference; by default as many as the target gives cores.
+        batch_size: sequences of one inference.
+        length: tokens of one sequence; of real texts, what they are truncated to.
+        texts: real texts, whose own lengths are measured with; up to 64, evenly taken, in their order.
+        text_source: what the texts are called.
+        min_seconds: timed seconds of each package at the least; up to five times that where a
+            comparison is too noisy to call.
+        extras: what to measure besides.
+        progress: called with what is being done and the share of it that is done.
+
+    Raises:
+        PackageError: not a package, altered, truncated, or nothing that onnxruntime can run.
+        DeviceError: a device that is unknown or cannot be used, or too many threads.
+        UserError: no package, a length above a package's own, too few texts, or a figure that is not positive.
+    """
+    report = progress or _report_to_nobody
+    described = check_packages(packages, [length], with_texts=bool(texts))
+    with open_target(device) as target:
+        workload = _workload(target, threads, batch_size, length)
+        check_request(target, workload, min_seconds=min_seconds)
+        details_of = {str(details.folder): details for details in described}
+        chosen = _evenly(texts, batch_size, text_source)
+        subjects = [_subject(details, chosen, length) for details in described]
+        with running(subjects, target, workload, report=report) as session:
+            noise = take_rounds(session, min_seconds=min_seconds, report=report)
+            energy_source = session.running[0].worker.counters().energy_source if session.running else None
+            results = [
+                _figures(
+                    details_of[one.subject.name], one, session, target, workload, chosen, extras or Extras(), report
+                )
+                for one in session.running
+            ]
+            return Measurement(
+                device=device,
+                emulated=target.emulated,
+                limits=target.limits(),
+                threads=workload.threads,
+                batch_size=batch_size,
+                length=max(len(row) for row in subjects[0].rows) if subjects[0].rows else length,
+                texts=_text_lengths(subjects[0], text_source),
+                margin=MARGIN,
+                host=_host(session),
+                versions={**library_versions(), **(session.greeting.versions if session.greeting else {})},
+                noise=noise,
+                energy_source=energy_source,
+                results=tuple(results),
+                failures=tuple(session.failures),
+                comparisons=() if target.emulated else _comparisons(session.running, subjects[0]),
+            )
+
+
+@dataclass(frozen=True)
+class FileFigures:
+    """What was measured of a plain ONNX file: latency percentiles by their number, mean, the worker's peak memory."""
+
+    latency_ms: dict[int, float]
+    latency_mean_ms: float
+    peak_rss_mb: float
+
+
+def rank_files(files: Sequence[Path], **conditions: Any) -> list[float]:
+    """Median latency of plain ONNX files in milliseconds; infinity for one that the target's memory cannot hold.
+
+    See `time_files`.
+    """
+    figures = time_files(files, **conditions)
+    return [float("inf") if found is None else found.latency_ms[50] for found in figures]
+
+
+def time_files(
+    files: Sequence[Path],
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    batch_size: int = 1,
+    length: int = 128,
+    min_seconds: float = 1.0,
+    vocab_size: int = 1000,
+    outputs: tuple[str, ...] | None = None,
+    progress: Progress | None = None,
+) -> list[FileFigures | None]:
+    """Latency and memory of plain ONNX files, measured as packages are.
+
+    Args:
+        files: ONNX files whose inputs are `input_ids`, `attention_mask`, `token_type_ids`, or some of them.
+        device: where to measure.
+        threads: threads of one inference; by default as many as the target gives cores.
+        batch_size: sequences of one inference.
+        length: tokens of one sequence.
+        min_seconds: timed seconds of each file at the least.
+        vocab_size: token ids are drawn below it.
+        outputs: names of the outputs to ask for; by default all.
+        progress: called with what is being done and the share of it that is done.
+
+    Returns:
+        Figures in the order of the files; None for one that the target's memory cannot hold.
+
+    Raises:
+        PackageError: a missing file, or one that onnxruntime cannot load or run.
+        DeviceError: a device that is unknown or cannot be used, or too many threads.
+        UserError: no file, or a figure that is not positive.
+    """
+    if not files:
+        raise UserError("no file to rank", hint="name at least one ONNX file")
+    for file in files:
+        if not file.is_file():
+            raise PackageError("no such file", where=str(file))
+    report = progress or _report_to_nobody
+    subjects = [Subject(file, str(file), vocab_size, outputs) for file in files]
+    with open_target(device) as target:
+        workload = _workload(target, threads, batch_size, length)
+        check_request(target, workload, min_seconds=min_seconds)
+        with running(subjects, target, workload, report=report) as session:
+            take_rounds(session, min_seconds=min_seconds, report=report, patient=False)
+            figures = {one.subject.name: _file_figures(one, target) for one in session.running}
+    return [figures.get(subject.name) for subject in subjects]
+
+
+def _file_figures(one: Running, target: Target) -> FileFigures:
+    latencies = np.percentile(one.rounds_ms, _PERCENTS)
+    peak = max(one.load_peak_bytes, peak_bytes(one.worker, target))
+    mean = float(one.rounds_ms.mean())
+    return FileFigures(dict(zip(_PERCENTS, map(float, latencies), strict=True)), mean, peak / _MB)
+
+
+def _workload(target: Target, threads: int | None, batch_size: int, length: int) -> Workload:
+    return Workload(target.cores() if threads is None else threads, batch_size, length)
+
+
+def _evenly(texts: Sequence[str], batch_size: int, source: str) -> list[str]:
+    """Up to 64 of the texts, or a batch of them if that is more, whole batches, spread over all."""
+    if not texts:
+        return []
+    count = min(len(texts), max(_MAX_TEXTS, batch_size)) // batch_size * batch_size
+    if count == 0:
+        raise UserError(
+            f"{len(texts)} texts where a batch takes {batch_size}", where=source, hint="give more, or a smaller batch"
+        )
+    return [texts[i * len(texts) // count] for i in range(count)]
+
+
+def _subject(details: PackageDetails, texts: Sequence[str], length: int) -> Subject:
+    path = details.folder / "tokenizer.json"
+    rows = None
+    if texts:
+        tokenizer = load_tokenizer(details, max_length=min(length, details.max_length))
+        rows = tuple(tuple(encoding.ids or [details.pad_token_id]) for encoding in tokenizer.encode_batch(list(texts)))
+    return Subject(
+        details.model,
+        str(details.folder),
+        details.vocab_size,
+        (details.output,),
+        rows=rows,
+        pad_token_id=details.pad_token_id,
+        tokenizer=path if path.is_file() else None,
+    )
+
+
+def _text_lengths(subject: Subject, source: str) -> TextLengths | None:
+    if subject.rows is None:
+        return None
+    tokens = [len(row) for row in subject.rows]
+    p50, p95 = np.percentile(tokens, (50, 95))
+    return TextLengths(
+        source=source, texts=len(tokens), tokens_p50=float(p50), tokens_p95=float(p95), tokens_max=max(tokens)
+    )
+
+
+def _figures(
+    details: PackageDetails,
+    one: Running,
+    session: Session,
+    target: Target,
+    workload: Workload,
+    texts: Sequence[str],
+    extras: Extras,
+    report: Progress,
+) -> PackageFigures:
+    def fitting(stage: str, measure: Callable[[], Figure]) -> Figure | None:
+        """What is measured after the timing; where that takes too much memory, it is a failure."""
+        try:
+            return measure()
+        except OutOfMemory as error:
+            session.failures.append(Failure(package=one.subject.name, stage=stage, reason=error.what))
+            return None
+
+    peak = max(one.load_peak_bytes, peak_bytes(one.worker, target))  # before anything but the timed runs takes some
+    rounds_ms = one.rounds_ms
+    samples_ms = rounds_ms.ravel()
+    p50, p90, p95, p99 = (float(value) for value in np.percentile(samples_ms, _PERCENTS))
+    p50_interval, p95_interval, p99_interval = percentile_intervals(rounds_ms, (50, 95, 99))
+    drifted = drift(rounds_ms)
+    wide = max(p50_interval[1] / p50, p50 / p50_interval[0]) > 1 + MARGIN
+    verdict: Steadiness = "too noisy to call" if wide or abs(drifted) > MARGIN else "steady"
+    post_ms = fitting("post-processing", lambda: post_processing_ms(one, details))
+    streams = fitting("streams", lambda: stream_figures(one, workload, extras.streams, report))
+    closed_ms = p50, p95
+    rates, budget_ms = extras.rates_per_s, extras.budget_p95_ms
+    arrivals = fitting("arrivals", lambda: open_loop(one, rates, budget_ms, closed_ms=closed_ms, report=report))
+    # It leaves a batch of its own in the worker, so it comes after all that is of the workload.
+    agreed = fitting("agreement", lambda: agreement(one, target, precision=details.precision))
+    return PackageFigures(
+        package=str(details.folder),
+        name=details.folder.resolve().name,
+        task=details.task,
+        precision=details.precision,
+        parameters=details.parameters,
+        file_bytes=details.file_bytes,
+        load_ms=one.load.load_ns / 1e6,
+        first_inference_ms=one.warm_up.first_inference_ns / 1e6,
+        latency_p50_ms=p50,
+        latency_p90_ms=p90,
+        latency_p95_ms=p95,
+        latency_p99_ms=p99,
+        latency_mean_ms=float(samples_ms.mean()),
+        latency_std_ms=float(samples_ms.std()),
+        latency_p50_interval_ms=p50_interval,
+        latency_p95_interval_ms=p95_interval,
+        latency_p99_interval_ms=p99_interval,
+        throughput_per_s=float(workload.batch_size * 1000 / samples_ms.mean()),
+        drift=drifted,
+        verdict=verdict,
+        tokenize_p50_ms=fitting("tokenizing", lambda: tokenizing_ms(one, target, details, workload, texts)),
+        post_p50_ms=post_ms,
+        energy_mj=sum(one.energy_uj) / one.energy_runs / 1000 if one.energy_runs else None,
+        peak_rss_mb=peak / _MB,
+        runtime_rss_mb=one.runtime_rss_bytes / _MB,
+        arena=arena_steps(one, target, workload, extras.arena_batches, report),
+        streams=streams or (),
+        open_loop=arrivals,
+        agreement=agreed,
+        download_bytes=one.load.download_bytes,
+        time_to_first_result_ms=one.warm_up.time_to_first_result_ms,
+        instructions=instructions(one, target, workload),
+        warmup_runs=one.warm_up.runs,
+        warmup_steady=one.warm_up.steady,
+        runs=samples_ms.size,
+        runs_per_round=rounds_ms.shape[1],
+        samples_ms=tuple(samples_ms.tolist()),
+        elsewhere=one.load.elsewhere,
+    )
+
+
+def _comparisons(running: Sequence[Running], subject: Subject) -> tuple[Comparison, ...]:
+    """All but the first package against it; none where it did not fit."""
+    first = next((one for one in running if one.subject is subject), None)
+    if first is None:
+        return ()
+    return tuple(_compare(one, first) for one in running if one is not first)
+
+
+def _compare(one: Running, first: Running) -> Comparison:
+    ratio, interval = speedup(first.rounds_ms, one.rounds_ms)
+    return Comparison(
+        package=one.subject.name,
+        against=first.subject.name,
+        speedup_p50=ratio,
+        interval=interval,
+        verdict=verdict_of(ratio, interval),
+    )
+
+
+def _host(session: Session) -> MeasuredHost | None:
+    """What the workers' machine said of itself; None where no worker could start."""
+    return None if session.greeting is None else MeasuredHost(**vars(session.greeting.host))
+
+
+def _report_to_nobody(_stage: str, _share: float) -> None:
+    """Progress that nobody asked for."""

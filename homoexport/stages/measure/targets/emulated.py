@@ -1,0 +1,316 @@
+"""Another processor than this machine's, imitated by qemu-user: right answers and memory, but no times.
+
+QEMU runs the worker's own machine code instruction by instruction, so onnxruntime picks and runs the kernels
+that it would pick on that processor. It imitates no caches and no pipeline: how long it takes says nothing.
+
+Only named cores: QEMU's `max` is no processor that exists, and QEMU 7.2's answers wrongly on arm64.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from homoexport.documents.measurement import Need
+from homoexport.errors import DeviceError, HomoexportError
+from homoexport.runtime.worker.protocol import InputsRequest, LoadRequest
+from homoexport.stages.measure.targets.debian_tree import PYTHON, make_tree, tree_folder, tree_needs
+from homoexport.stages.measure.targets.here import TargetHere
+from homoexport.stages.measure.targets.protocol import build_worker, read_options, refuse_needs
+
+_MIN_QEMU = (7, 2)  # the first to imitate AVX2, and every core below
+_QEMU_PACKAGE = "apt-get install qemu-user"
+_UNKNOWN_CPU = "unable to find CPU model"
+_TRY_SECONDS = 300  # for a start under emulation, on a busy machine
+_GUEST_END = 1 << 40  # QEMU gives a 64-bit program the addresses below; its own libraries and buffers lie far above
+_FEW_RUNS, _MANY_RUNS = 1, 5
+_HIDDEN = ("class/powercap", "class/hwmon")  # what this machine draws is not what an imitated one would
+_NO_CORE_FILE = 'ulimit -S -c 0; exec "$@"'  # QEMU would write one into the working folder
+_MAPPING = re.compile(r"([0-9a-f]+)-[0-9a-f]+ ")
+_COUNT = re.compile(r"insns: (\d+)")
+
+
+@dataclass(frozen=True)
+class Core:
+    """A processor that QEMU can imitate.
+
+    Args:
+        qemu: QEMU's name for it.
+        title: what results call it.
+        flags: instruction sets that QEMU gives it, by the kernel's names.
+        id: what Linux shows of an ARM core's identification register: variant, part, revision.
+    """
+
+    qemu: str
+    title: str
+    flags: str
+    id: tuple[str, str, str] | None = None
+
+
+_V8 = "fp asimd aes pmull sha1 sha2 crc32 cpuid"
+_V8_2 = "fp asimd aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp"
+_SSE4 = "fpu sse sse2 ssse3 sse4_1 sse4_2 popcnt"
+_AVX = f"{_SSE4} avx"
+_AVX2 = f"{_AVX} fma avx2 bmi1 bmi2"
+
+ARM_CORES = {
+    "cortex-a53": Core("cortex-a53", "ARM Cortex-A53", _V8, ("0x0", "0xd03", "4")),
+    "cortex-a57": Core("cortex-a57", "ARM Cortex-A57", _V8, ("0x1", "0xd07", "0")),
+    "cortex-a72": Core("cortex-a72", "ARM Cortex-A72", _V8, ("0x0", "0xd08", "3")),
+    "cortex-a76": Core("cortex-a76", "ARM Cortex-A76", _V8_2, ("0x4", "0xd0b", "1")),
+    "neoverse-n1": Core("neoverse-n1", "ARM Neoverse-N1", _V8_2, ("0x4", "0xd0c", "1")),
+}
+X86_CORES = {
+    "nehalem": Core("Nehalem", "Intel Nehalem", _SSE4),
+    "sandybridge": Core("SandyBridge", "Intel Sandy Bridge", _AVX),
+    "haswell": Core("Haswell", "Intel Haswell", _AVX2),
+    "skylake-server": Core("Skylake-Server", "Intel Skylake-Server without its AVX-512", _AVX2),
+    "epyc": Core("EPYC", "AMD EPYC (Zen)", _AVX2),
+}
+_ARM_DEFAULT, _X86_DEFAULT = "cortex-a76", "haswell"
+_ARM_CPUINFO = """\
+processor\t: 0
+model name\t: {title}
+BogoMIPS\t: 50.00
+Features\t: {flags}
+CPU implementer\t: 0x41
+CPU architecture: 8
+CPU variant\t: {variant}
+CPU part\t: {part}
+CPU revision\t: {revision}
+
+"""
+_X86_CPUINFO = """\
+processor\t: 0
+model name\t: {title}
+physical id\t: 0
+siblings\t: 1
+core id\t\t: 0
+cpu cores\t: 1
+apicid\t\t: 0
+flags\t\t: {flags}
+
+"""
+
+
+def parse_emulated(device: str, options: str) -> EmulatedCpu:
+    """`arm64`, `arm64:cortex-a53`, `x86`, `x86:haswell`, or any with `,insn=/path/to/libinsn.so` after the core.
+
+    Raises:
+        DeviceError: a core that is not among the known ones, another option, or a plugin that is not there.
+    """
+    architecture = device.partition(":")[0]
+    cores, default = (ARM_CORES, _ARM_DEFAULT) if architecture == "arm64" else (X86_CORES, _X86_DEFAULT)
+    name, _, rest = options.partition(",")
+    plugin = read_options(rest, device=device, known=("insn",)).get("insn")
+    if plugin is not None and not Path(plugin).is_file():
+        raise DeviceError(f"no plugin {plugin}", where=f"--device {device}", hint="name QEMU's libinsn.so")
+    if (name or default) not in cores:
+        raise DeviceError(f"unknown core '{name}'", where=f"--device {device}", hint=f"known are {', '.join(cores)}")
+    return EmulatedCpu(device, cores[name or default], plugin=Path(plugin).resolve() if plugin else None)
+
+
+def set_up_arm64(report: Callable[[str], None]) -> Path:
+    """Make the tree that `arm64` runs in, unless it is there: Debian's Python with onnxruntime for aarch64.
+
+    Args:
+        report: called with what is being done.
+
+    Returns:
+        The tree's folder, in the user's cache.
+
+    Raises:
+        DeviceError: the emulator or a tool is missing, a download fails, the disk is full, or the tree
+            does not run. Nothing half-made stays.
+    """
+    core = ARM_CORES[_ARM_DEFAULT]
+    for need in _qemu_needs(core):
+        raise DeviceError(f"{need.what} is missing", where="arm64", hint=need.command)
+    return make_tree(report, lambda tree: _try(EmulatedCpu("arm64", core, tree=tree)))
+
+
+def _try(target: EmulatedCpu) -> None:
+    """Start a worker that ends at once; the modules that it imports are compiled on the way."""
+    target._prepare()
+    try:
+        with tempfile.TemporaryFile() as stderr, target.start(stderr) as process:
+            try:
+                process.communicate(b'{"command": "quit"}\n', timeout=_TRY_SECONDS)
+            except BaseException:
+                process.kill()
+                raise
+            stderr.seek(0)
+            said = stderr.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
+        if process.returncode != 0:
+            raise DeviceError(f"the new tree does not run ({said[-1]})", where=target.name)
+    except subprocess.TimeoutExpired:
+        raise DeviceError(f"the new tree's Python did not start in {_TRY_SECONDS} s", where=target.name) from None
+    finally:
+        target.close()
+
+
+class EmulatedCpu(TargetHere):
+    """A worker under qemu-user, as one named core.
+
+    On arm64 it is the aarch64 onnxruntime of a Debian tree, on x86 this interpreter's own. The core's
+    description comes from a folder that QEMU looks into before the host's (`-L`): onnxruntime on ARM reads
+    /proc/cpuinfo to choose its kernels, which would be the host's.
+
+    Args:
+        name: as the user wrote it.
+        core: the processor to imitate.
+        tree: the Debian tree for ARM; by default the one that `set_up_arm64` makes.
+        plugin: QEMU's libinsn.so, which counts instructions.
+    """
+
+    emulated = True
+
+    def __init__(self, name: str, core: Core, *, tree: Path | None = None, plugin: Path | None = None) -> None:
+        super().__init__(name)
+        self._core, self._tree, self._plugin = core, tree, plugin
+
+    def needs(self) -> list[Need]:
+        """QEMU; for arm64 the Debian tree, for x86 a host that is one."""
+        needs = _qemu_needs(self._core)
+        if self._core.id is not None:
+            return needs + tree_needs()
+        if platform.machine() not in ("x86_64", "AMD64"):
+            needs.append(Need(what="an x86-64 host", command="measure it on one (ssh://user@host)"))
+        return needs
+
+    def open(self) -> None:
+        """Pack the worker, and describe the core.
+
+        Raises:
+            DeviceError: something is missing, or QEMU is too old.
+        """
+        refuse_needs(self)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        version = _qemu_version(_qemu(self._core))
+        if version < _MIN_QEMU:
+            raise DeviceError(
+                f"QEMU {'.'.join(map(str, version))} is too old", where=self.name, hint="install 7.2 or newer"
+            )
+        folder = self._new_folder()
+        self._root = folder / "root"
+        self._describe(f"{self._core.title}, emulated by QEMU {'.'.join(map(str, version))}")
+        self._worker = build_worker(folder)
+
+    def cores(self) -> int:
+        """One: threads that take turns in an emulator show nothing."""
+        return 1
+
+    def explain(self, status: int, said: str) -> HomoexportError | None:
+        """Instructions that the core lacks, a core that QEMU lacks, and want of memory."""
+        if status == -signal.SIGILL:
+            return DeviceError(f"onnxruntime used an instruction that {self._core.title} has not", where=self.name)
+        if _UNKNOWN_CPU in said:
+            return DeviceError(f"this QEMU has no {self._core.qemu}", where=self.name, hint="install a newer one")
+        return super().explain(status, said)
+
+    def overhead_bytes(self, process_id: int) -> int:
+        """Memory that a worker has resident now and that is the emulator's, not the imitated process's.
+
+        Most of it is translated code. The worker's own figures contain it.
+        """
+        resident, ours = 0, False
+        for line in Path(f"/proc/{process_id}/smaps").read_text().splitlines():
+            if mapping := _MAPPING.match(line):
+                ours = int(mapping[1], 16) >= _GUEST_END
+            elif ours and line.startswith("Rss:"):
+                resident += int(line.split()[1]) * 1024
+        return resident
+
+    def count_instructions(self, load: LoadRequest, inputs: InputsRequest, *, batches: int = 1) -> float | None:
+        """Instructions of one inference: what a worker with more runs takes beyond one with fewer.
+
+        Args:
+            load: what is opened.
+            inputs: what one inference is.
+            batches: different batches that take turns; each is run equally often.
+
+        Returns:
+            The count, the same within some ten thousand each time; None without the plugin.
+
+        Raises:
+            DeviceError: the worker fails, or the plugin says nothing.
+        """
+        if self._plugin is None:
+            return None
+        prepare = [{"command": "load", **vars(load)}, {"command": "inputs", **vars(inputs)}]
+        few, many = (self._instructions_of(prepare, runs * batches) for runs in (_FEW_RUNS, _MANY_RUNS))
+        return (many - few) / ((_MANY_RUNS - _FEW_RUNS) * batches)
+
+    def _instructions_of(self, prepare: Sequence[Mapping[str, object]], runs: int) -> int:
+        """All instructions of one worker, from its start to its end."""
+        requests = [*prepare, {"command": "time", "runs": runs}, {"command": "quit"}]
+        # Hashes drawn anew in each process would change the count, and -I ignores PYTHONHASHSEED.
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+        done = subprocess.run(
+            self._command(("-plugin", str(self._plugin), "-d", "plugin"), isolated=("-s",)),
+            input="".join(f"{json.dumps(request)}\n" for request in requests),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env=environment | {"PYTHONHASHSEED": "0"},
+            check=False,
+        )
+        answers = [json.loads(line) for line in done.stdout.splitlines()]
+        failures = [answer["error"] for answer in answers if not answer["ok"]]
+        counts = _COUNT.findall(done.stderr)
+        if failures or done.returncode != 0 or not counts:
+            said = failures or done.stderr.strip().splitlines()[-1:] or ["the plugin said nothing"]
+            raise DeviceError(f"cannot count instructions ({said[0]})", where=self.name)
+        return int(counts[-1])  # the last line is the sum where threads are counted apart
+
+    def _command(self, options: Sequence[str] = (), isolated: Sequence[str] = ("-I",)) -> list[str]:
+        python = sys.executable if self._core.id is None else str(self._root / PYTHON)
+        emulator = [_qemu(self._core) or "qemu", "-L", str(self._root), "-cpu", self._core.qemu, *options]
+        return ["/bin/sh", "-c", _NO_CORE_FILE, "sh", *emulator, python, *isolated, str(self._worker)]
+
+    def _describe(self, title: str) -> None:
+        """Fill the folder that is looked into first; the tree is linked into it, so many cores can share it."""
+        system = self._root / "sys"
+        for path in (self._root / "proc", system / "devices/system/cpu", *(system / name for name in _HIDDEN)):
+            path.mkdir(parents=True)
+        for name in ("possible", "present", "online"):
+            (system / "devices/system/cpu" / name).write_text("0\n")
+        text = _X86_CPUINFO.format(title=title, flags=self._core.flags)
+        if self._core.id is not None:
+            variant, part, revision = self._core.id
+            text = _ARM_CPUINFO.format(
+                title=title, flags=self._core.flags, variant=variant, part=part, revision=revision
+            )
+            for folder in (self._tree or tree_folder()).iterdir():
+                (self._root / folder.name).symlink_to(folder)
+        (self._root / "proc" / "cpuinfo").write_text(text)
+
+
+def _qemu(core: Core) -> str | None:
+    """The emulator on PATH."""
+    name = "qemu-x86_64" if core.id is None else "qemu-aarch64"
+    return shutil.which(name) or shutil.which(f"{name}-static")
+
+
+def _qemu_needs(core: Core) -> list[Need]:
+    name = "qemu-x86_64" if core.id is None else "qemu-aarch64"
+    return [] if _qemu(core) else [Need(what=name, command=_QEMU_PACKAGE)]
+
+
+def _qemu_version(qemu: str | None) -> tuple[int, int]:
+    assert qemu is not None
+    said = subprocess.run([qemu, "--version"], capture_output=True, text=True, check=False).stdout
+    found = re.search(r"version (\d+)\.(\d+)", said)
+    return (int(found[1]), int(found[2])) if found else (0, 0)

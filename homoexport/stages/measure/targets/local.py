@@ -1,0 +1,247 @@
+"""This machine: its CPU, its CPU under limits or through OpenVINO, its GPU."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import count
+from typing import IO, TypeVar
+
+import onnxruntime as ort
+
+from homoexport.cgroup import ChildGroups
+from homoexport.documents.measurement import Limit, Need
+from homoexport.errors import DeviceError, HomoexportError
+from homoexport.host import available_cores
+from homoexport.stages.measure.targets.here import TargetHere
+from homoexport.stages.measure.targets.protocol import OutOfMemory, Target, build_worker, read_options, refuse_needs
+from homoexport.units import parse_bytes
+
+_JOIN_AND_RUN = 'for group in $1; do echo 0 > "$group/cgroup.procs" || exit 125; done; shift; exec "$@"'
+_LIMIT_AND_RUN = 'ulimit -d "$1" || exit 125; shift; exec "$@"'  # RLIMIT_DATA, in kibibytes
+_MEMORY_SIGNS = (
+    "MemoryError",
+    "bad_alloc",
+    "Cannot allocate memory",
+    "failed to map segment",
+    "OpenBLAS: malloc failed",
+)
+_BUILDS = {
+    "CPUExecutionProvider": "pip install onnxruntime",
+    "CUDAExecutionProvider": "pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'",
+    "OpenVINOExecutionProvider": "pip uninstall -y onnxruntime && pip install onnxruntime-openvino",
+}
+_MB = 10**6
+
+Number = TypeVar("Number", int, float)
+
+
+def parse_cpu(device: str, options: str) -> LocalCpu:
+    """`cpu`, or `cpu:threads=1,memory=256MB,quota=0.5`.
+
+    Raises:
+        UserError: an option that cannot be read.
+    """
+    if not options:
+        return LocalCpu(device)
+    given = read_options(options, device=device, known=("threads", "memory", "quota"))
+    memory = given.get("memory")
+    return LimitedCpu(
+        device,
+        threads=_positive(given, "threads", int, device),
+        memory_bytes=None if memory is None else parse_bytes(memory, where=f"--device {device}"),
+        quota=_positive(given, "quota", float, device),
+    )
+
+
+def parse_cuda(device: str, options: str) -> LocalCpu:
+    """`cuda`: the first GPU.
+
+    Raises:
+        UserError: an option; there is none.
+    """
+    read_options(options, device=device, known=())
+    return LocalCpu(device, ("CUDAExecutionProvider", "CPUExecutionProvider"))
+
+
+def parse_openvino(device: str, options: str) -> LocalCpu:
+    """`openvino`: this CPU through OpenVINO.
+
+    Raises:
+        UserError: an option; there is none.
+    """
+    read_options(options, device=device, known=())
+    return LocalCpu(device, ("OpenVINOExecutionProvider", "CPUExecutionProvider"))
+
+
+def _positive(given: dict[str, str], key: str, kind: Callable[[str], Number], device: str) -> Number | None:
+    if key not in given:
+        return None
+    try:
+        value = kind(given[key])
+    except ValueError:
+        value = kind("0")
+    if not 0 < value < math.inf:
+        raise DeviceError(f"{key}={given[key]}", where=f"--device {device}", hint="give a positive number")
+    return value
+
+
+class LocalCpu(TargetHere):
+    """This machine's CPU; or its GPU, or its CPU through OpenVINO, where the providers say so."""
+
+    def __init__(self, name: str = "cpu", providers: tuple[str, ...] = TargetHere.providers) -> None:
+        super().__init__(name)
+        self.providers = providers
+
+    def needs(self) -> list[Need]:
+        """An onnxruntime that was built with the provider."""
+        there = ort.get_available_providers()
+        return [
+            Need(what=f"onnxruntime's {name}", command=_BUILDS[name]) for name in self.providers if name not in there
+        ]
+
+    def open(self) -> None:
+        """Pack the worker.
+
+        Raises:
+            DeviceError: onnxruntime is built without the provider.
+        """
+        refuse_needs(self)
+        self._worker = build_worker(self._new_folder())
+
+    def cores(self) -> int:
+        """Cores that the scheduler and the cgroup give to this process."""
+        return available_cores()
+
+    def _command(self) -> list[str]:
+        return [sys.executable, "-I", str(self._worker)]
+
+
+def is_plain_cpu(target: Target) -> bool:
+    """Whether it runs what this machine's CPU runs: the same processor, with the same kernels."""
+    return isinstance(target, LocalCpu) and target.providers == ("CPUExecutionProvider",)
+
+
+class LimitedCpu(LocalCpu):
+    """This machine's CPU with fewer cores, a quota of their time, or less memory.
+
+    Args:
+        name: as the user wrote it.
+        threads: cores that a worker may use.
+        memory_bytes: memory that a worker may use.
+        quota: cores' worth of time that a worker may use, such as 0.5.
+    """
+
+    def __init__(
+        self, name: str, *, threads: int | None = None, memory_bytes: int | None = None, quota: float | None = None
+    ) -> None:
+        super().__init__(name)
+        self._threads, self._memory_bytes, self._quota = threads, memory_bytes, quota
+        self._groups: ChildGroups | None = None
+        self._numbers = count()
+        self._affinity: set[int] = set()
+
+    def open(self) -> None:
+        """Find out what can enforce the limits.
+
+        Raises:
+            DeviceError: more cores than there are, or a quota that nothing here can enforce.
+        """
+        super().open()
+        here = available_cores()
+        wanted = self._threads or min(here, math.ceil(self._quota or here))
+        for what, cores in (("threads", wanted), ("quota", math.ceil(self._quota or 0))):
+            if cores > here:
+                raise DeviceError(
+                    f"{what} of {cores} where {here} core{'s' * (here > 1)} may be used",
+                    where=self.name,
+                    hint="ask for fewer",
+                )
+        self._affinity = set(sorted(os.sched_getaffinity(0))[:wanted])
+        if self._quota is None and self._memory_bytes is None:
+            return
+        self._groups, refusal = self._usable_groups()
+        if self._groups is None and self._quota is not None and self._quota < wanted:
+            too_small = refusal.errno == errno.EINVAL
+            raise DeviceError(
+                f"the kernel refuses a quota of {self._quota:g}"
+                if too_small
+                else f"a quota of {self._quota:g} needs a control group, which may not be made here ({refusal})",
+                where=self.name,
+                hint="ask for more: it gives a hundredth of a core at the least"
+                if too_small
+                else "run it as root, or below a systemd of your own (systemd-run --user --scope homoexport ...), "
+                "or leave the quota out",
+            )
+
+    def _usable_groups(self) -> tuple[ChildGroups | None, OSError]:
+        """Groups that a worker can be put into, after one of them was made and removed; or why there are none."""
+        groups = None
+        try:
+            groups = ChildGroups(quota=self._quota, memory_bytes=self._memory_bytes)
+            probe = groups.make("probe")
+            joined = subprocess.run(
+                ["/bin/sh", "-c", _JOIN_AND_RUN, "sh", " ".join(map(str, probe)), "true"], check=False
+            )
+            if joined.returncode:
+                raise PermissionError(errno.EACCES, "no process can be moved into it")
+        except OSError as error:
+            return None, error
+        else:
+            return groups, OSError()
+        finally:
+            if groups is not None:
+                groups.remove()
+
+    def cores(self) -> int:
+        """Cores that a worker may use."""
+        return len(self._affinity)
+
+    def limits(self) -> dict[str, Limit]:
+        """Each limit with what enforces it."""
+        by_group = f"cgroup v{self._groups.version}" if self._groups else None
+        limits = {"cores": Limit(limit=self.cores(), by="sched_setaffinity")}
+        if self._quota is not None:
+            limits["quota"] = Limit(limit=self._quota, by=by_group or "sched_setaffinity")
+        if self._memory_bytes is not None:
+            limits["memory_mb"] = Limit(limit=self._memory_bytes / _MB, by=by_group or "RLIMIT_DATA")
+        return limits
+
+    def start(self, stderr: IO[bytes]) -> subprocess.Popen[bytes]:
+        """A worker in groups of its own, or with limits of its own."""
+        mine = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, self._affinity)  # of this thread, and of what it starts
+        try:
+            return super().start(stderr)
+        finally:
+            os.sched_setaffinity(0, mine)
+
+    def _command(self) -> list[str]:
+        if self._groups is not None:
+            groups = self._groups.make(str(next(self._numbers)))
+            return ["/bin/sh", "-c", _JOIN_AND_RUN, "sh", " ".join(map(str, groups)), *super()._command()]
+        if self._memory_bytes is not None:
+            return ["/bin/sh", "-c", _LIMIT_AND_RUN, "sh", str(self._memory_bytes // 1024), *super()._command()]
+        return super()._command()
+
+    def explain(self, status: int, said: str) -> HomoexportError | None:
+        """Out of memory shows as SIGKILL under a group, and as all kinds of deaths under a resource limit."""
+        if self._memory_bytes is None:
+            return super().explain(status, said)
+        killed = super().explain(status, said) is not None
+        if killed or status == -signal.SIGABRT or any(sign in said for sign in _MEMORY_SIGNS):
+            return OutOfMemory(
+                f"needs more than the {self._memory_bytes / _MB:g} MB that it was given", where=self.name
+            )
+        return None
+
+    def close(self) -> None:
+        """Remove the groups, too."""
+        if self._groups is not None:
+            self._groups.remove()
+        super().close()

@@ -1,0 +1,294 @@
+"""The core of measuring: several models timed in turns, each in a process of its own.
+
+Sessions that live in one process spin on each other's cores, so every model has its own worker. In
+a round each worker has its turn while the others, and the parent, sleep in a blocking read; every
+other round goes backwards, so that no model always comes first. Whatever disturbs the machine thus
+disturbs all models alike. Cores are not alike, least of all in a virtual machine, and a process tends to
+stay on one: so all models of a round run on the same cores, and the rounds go over all cores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from homoexport.documents.measurement import Failure, Noise
+from homoexport.errors import DeviceError, UserError
+from homoexport.runtime.worker.protocol import Greeting, InputsRequest, LoadReply, LoadRequest, WarmReply
+from homoexport.stages.measure.intervals import MARGIN, FloatArray, speedup, verdict_of
+from homoexport.stages.measure.noise import calibrate, judge_noise
+from homoexport.stages.measure.process import Worker
+from homoexport.stages.measure.targets import OutOfMemory, Target
+
+Progress = Callable[[str, float], None]  # what is being done, and the share of it that is done (0 to 1)
+
+MIN_ROUNDS = 20
+_EMULATED_ROUNDS = 3  # an emulator's times say nothing, and it may take ten seconds for one run
+_TURN_SECONDS = 0.1
+_WARM_SECONDS = 10.0
+_LOOK_EVERY = 5  # rounds: each look at the interval is a chance to be misled by it
+_PATIENCE = 5  # rounds go on for up to this many times `min_seconds` while a comparison cannot be called
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One model to be timed.
+
+    Args:
+        model: the ONNX file.
+        name: what messages call it.
+        vocab_size: random token ids are drawn below it.
+        outputs: names of the outputs to ask for; None for all.
+        rows: token ids of real texts, in place of random ones.
+        pad_token_id: what shorter rows of a batch are filled up with.
+        tokenizer: its tokenizer.json, to be placed with the model.
+    """
+
+    model: Path
+    name: str
+    vocab_size: int
+    outputs: tuple[str, ...] | None = None
+    rows: tuple[tuple[int, ...], ...] | None = None
+    pad_token_id: int = 0
+    tokenizer: Path | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        """The model, the external data beside it, and the tokenizer."""
+        beside = sorted(
+            file for file in self.model.parent.iterdir() if file.name.startswith(self.model.name) and file != self.model
+        )
+        return [self.model, *beside, *([self.tokenizer] if self.tokenizer else [])]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What one inference is: its threads, sequences, and tokens of each (without meaning for real texts)."""
+
+    threads: int
+    batch_size: int
+    length: int
+
+
+@dataclass(eq=False)
+class Running:
+    """A worker with its model loaded and warm, and what it has answered so far. Times in nanoseconds."""
+
+    subject: Subject
+    worker: Worker
+    model: str
+    tokenizer: str | None
+    batches: int
+    load: LoadReply
+    warm_up: WarmReply
+    runtime_rss_bytes: int
+    load_peak_bytes: int
+    runs_per_round: int = 1
+    rounds_ns: list[list[int]] = field(default_factory=list)
+    energy_uj: list[int] = field(default_factory=list)
+    energy_runs: int = 0
+
+    @property
+    def rounds_ms(self) -> FloatArray:
+        """[R, K]: R rounds of K runs each, in the order in which they ran."""
+        return np.array(self.rounds_ns, dtype=np.float64) / 1e6
+
+    @property
+    def timed_ns(self) -> int:
+        """Time of all timed runs."""
+        return sum(map(sum, self.rounds_ns))
+
+    def take_turn(self, cores: list[int]) -> None:
+        """One round's runs, on those cores; on any where none are named."""
+        reply = self.worker.time(runs=self.runs_per_round, cores=cores)
+        self.rounds_ns.append(reply.samples_ns)
+        if reply.energy_uj is not None:
+            self.energy_uj.append(reply.energy_uj)
+            self.energy_runs += reply.energy_runs
+
+
+@dataclass(eq=False)
+class Session:
+    """Workers that run side by side, and the models that did not fit. `greeting` is the first worker's."""
+
+    emulated: bool
+    threads: int
+    greeting: Greeting | None = None
+    running: list[Running] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    spin_us: list[float] = field(default_factory=list)
+
+    @property
+    def cores(self) -> list[int]:
+        """Cores that workers can be moved among; none where that has no sense."""
+        return [] if self.emulated or self.greeting is None else self.greeting.cores
+
+
+def check_request(target: Target, workload: Workload, *, min_seconds: float) -> None:
+    """Refuse what cannot be measured on an open target.
+
+    Raises:
+        DeviceError: more threads than the target has cores.
+        UserError: a figure that is not positive.
+    """
+    for name, value in {
+        "threads": workload.threads,
+        "batch_size": workload.batch_size,
+        "length": workload.length,
+        "min_seconds": min_seconds,
+    }.items():
+        if value <= 0:
+            raise UserError(f"{value} is not positive", where=name)
+    if workload.threads > (cores := target.cores()):
+        raise DeviceError(
+            f"{workload.threads} threads where {cores} core{'s' * (cores > 1)} may be used",
+            where="threads",
+            hint=f"measure with {cores} or fewer",
+        )
+
+
+@contextmanager
+def running(subjects: Sequence[Subject], target: Target, workload: Workload, *, report: Progress) -> Iterator[Session]:
+    """Start a worker for every model, load and warm it; all are gone when the block is left.
+
+    A model that does not fit into the target's memory is among the failures.
+
+    Raises:
+        PackageError: a file that onnxruntime cannot load or run.
+        DeviceError: the target is gone, or its provider cannot be used.
+    """
+    session = Session(target.emulated, workload.threads)
+    with ExitStack() as stack:
+        for number, subject in enumerate(subjects):
+            report(f"warming up {subject.name}", number / len(subjects))
+            stage = "start"
+            try:
+                model, tokenizer = place(subject, target)
+                worker = stack.enter_context(Worker(target, subject=subject.name))
+                runtime = worker.greeting.runtime_rss_bytes - target.overhead_bytes(worker.process_id)
+                if not session.spin_us:
+                    session.greeting = worker.greeting
+                    session.spin_us = calibrate(worker, session.cores)
+                stage = "load"
+                load = load_model(worker, subject, target, model=model, threads=workload.threads)
+                load_peak = peak_bytes(worker, target)
+                stage = "first inference"
+                batches = worker.inputs(inputs_request(subject, workload)).batches
+                warm_up = worker.warm(seconds=0.0 if target.emulated else _WARM_SECONDS)
+            except OutOfMemory as error:
+                session.failures.append(Failure(package=subject.name, stage=stage, reason=error.what))
+                continue
+            session.running.append(
+                Running(subject, worker, model, tokenizer, batches, load, warm_up, runtime, load_peak)
+            )
+        yield session
+
+
+def peak_bytes(worker: Worker, target: Target) -> int:
+    """The most that a worker has had resident, less the target's overhead now."""
+    return worker.memory().peak_rss_bytes - target.overhead_bytes(worker.process_id)
+
+
+def place(subject: Subject, target: Target) -> tuple[str, str | None]:
+    """Where the target has the model and its tokenizer."""
+    placed = target.place(subject.files)
+    return placed[0], placed[-1] if subject.tokenizer else None
+
+
+def load_model(worker: Worker, subject: Subject, target: Target, *, model: str, threads: int) -> LoadReply:
+    """Have a worker load a model that has been placed.
+
+    Raises:
+        DeviceError: onnxruntime quietly took another provider than the target's, as it does where a GPU cannot be used.
+    """
+    load = worker.load(load_request(subject, target, model=model, threads=threads))
+    if load.providers[:1] != list(target.providers[:1]):
+        raise DeviceError(
+            f"onnxruntime cannot use its {target.providers[0]} here and took {load.providers[0]} in its place",
+            where=target.name,
+            hint="see `homoexport devices`, and check the driver and the libraries that the provider needs",
+        )
+    return load
+
+
+def load_request(subject: Subject, target: Target, *, model: str, threads: int) -> LoadRequest:
+    """What a worker is to open for a subject whose model has been placed."""
+    return LoadRequest(model, threads, outputs=subject.outputs, providers=target.providers)
+
+
+def inputs_request(subject: Subject, workload: Workload) -> InputsRequest:
+    """What one inference is for a subject: its rows, or random token ids."""
+    if subject.rows is None:
+        return InputsRequest(workload.batch_size, workload.length, subject.vocab_size)
+    return InputsRequest(workload.batch_size, rows=subject.rows, pad_token_id=subject.pad_token_id)
+
+
+def take_rounds(
+    session: Session, *, min_seconds: float, report: Progress, patient: bool = True, margin: float = MARGIN
+) -> Noise | None:
+    """Time all models in turns until each has its share, and until every comparison can be called.
+
+    Each has at least 20 rounds and `min_seconds`; where a comparison with the first is too noisy to
+    call, rounds go on for up to five times that. Under an emulator it is three rounds of one run. A model
+    that needs more memory than there is leaves, and is among the failures.
+
+    Args:
+        session: the workers; what they say is added to them.
+        min_seconds: timed seconds of each model at the least.
+        report: called with what is being done and the share of it that is done.
+        patient: whether rounds go on for the comparisons' sake.
+        margin: what still counts as the same speed.
+
+    Returns:
+        What disturbed it; None where no model fits.
+    """
+    if session.emulated:
+        min_seconds, patient = 1e-9, False
+    least_rounds = _EMULATED_ROUNDS if session.emulated else MIN_ROUNDS
+    turn_ns = min(_TURN_SECONDS, min_seconds / MIN_ROUNDS) * 1e9
+    for one in session.running:
+        turns = max(1, round(turn_ns / one.warm_up.median_ns / one.batches))
+        one.runs_per_round = turns * one.batches  # so that every round is of the same texts
+    before = {one.subject.name: one.worker.counters() for one in session.running}
+    order = list(session.running)
+    while order:
+        least_ns, rounds = min(one.timed_ns for one in order), len(order[0].rounds_ns)
+        if rounds >= least_rounds and least_ns >= min_seconds * 1e9:
+            patience = _PATIENCE * max(min_seconds * 1e9, turn_ns * MIN_ROUNDS) if patient else 0
+            if least_ns >= patience or (rounds % _LOOK_EVERY == 0 and not _undecided(session.running, margin)):
+                break
+        report("timing", min(1.0, rounds / least_rounds, least_ns / (min_seconds * 1e9)))
+        cores = _cores_of_round(session.cores, session.threads, rounds)
+        for one in list(order):
+            try:
+                one.take_turn(cores)
+            except OutOfMemory as error:
+                session.failures.append(Failure(package=one.subject.name, stage="timing", reason=error.what))
+                session.running.remove(one)
+                order.remove(one)
+        order.reverse()
+    report("timing", 1.0)
+    for one in session.running if session.cores else ():
+        one.worker.unpin()
+    after = {one.subject.name: one.worker.counters() for one in session.running}
+    pairs = [(before[name], late) for name, late in after.items()]
+    return judge_noise(session.spin_us, pairs) if pairs else None
+
+
+def _cores_of_round(cores: Sequence[int], threads: int, rounds: int) -> list[int]:
+    """As many cores as threads, the next ones every other round; none where there are too few alike."""
+    if len(cores) < threads:
+        return []
+    start = rounds // 2 * threads
+    return [cores[(start + i) % len(cores)] for i in range(threads)]
+
+
+def _undecided(running: Sequence[Running], margin: float) -> bool:
+    first, *others = running
+    return any(
+        verdict_of(*speedup(first.rounds_ms, other.rounds_ms), margin) == "too noisy to call" for other in others
+    )

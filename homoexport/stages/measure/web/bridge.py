@@ -1,0 +1,318 @@
+"""The bridge's loop: the worker's protocol on one side, a page in a browser on the other.
+
+What the page can do is its own (`worker.js`); the token ids come from numpy, so that they are the ones that
+every other target takes, and memory and processor time come from the kernel.
+
+Commands beyond what a page can do are refused with the kind `unsupported`: `streams` and `arrivals` (a page
+has one queue), while `tokenize` and `post` have no samples. `load` adds `download_bytes` to its answer, and
+the first `warm` after it `time_to_first_result_ms`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+from homoexport.host import describe_host
+from homoexport.runtime.worker.inputs import make_batches
+from homoexport.runtime.worker.machine import counters, rest
+from homoexport.runtime.worker.protocol import (
+    PROTOCOL_VERSION,
+    AnswerReply,
+    CountersReply,
+    Greeting,
+    GrowReply,
+    InputsReply,
+    InputsRequest,
+    LoadReply,
+    LoadRequest,
+    MemoryReply,
+    ModulesReply,
+    Refusal,
+    RefusalKind,
+    ReplyChannel,
+    SamplesReply,
+    SpinReply,
+    TimeReply,
+    WarmReply,
+    WorkerHost,
+)
+from homoexport.stages.measure.web import DEVICE_STATUS, MEMORY_SIGNS, BridgeSettings
+from homoexport.stages.measure.web.browser import Browser, peak_bytes, resident_bytes, scheduled_ns, watch
+from homoexport.stages.measure.web.site import JsonObject, Site
+
+_CRASHED = "the page crashed, most likely for want of memory"
+_START_SECONDS = 60.0
+_STEADY = 0.98  # as in `homoexport.runtime.worker.model`
+_HOSTS = ("localhost", "127.0.0.1")  # two names of one machine are two sites, so the next page gets a fresh process
+
+
+class Unusable(Exception):
+    """The browser cannot be used, or no more."""
+
+
+class Refused(Exception):
+    """A command that was not carried out: with the reply that says so."""
+
+    def __init__(self, kind: RefusalKind, error: str) -> None:
+        super().__init__(error)
+        self.reply = Refusal(kind, " ".join(error.split()))
+
+
+class Bridge:
+    """A browser with one page, and the answers to requests.
+
+    Args:
+        lines: the parent's requests, read in a thread, so that its end is noticed in the midst of a command.
+        settings: the browser, and how it is used.
+
+    Raises:
+        Unusable: the browser does not start, or cannot run the runtime.
+    """
+
+    def __init__(self, lines: Iterable[str], settings: BridgeSettings) -> None:
+        self._events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        threading.Thread(target=self._listen, args=(lines,), daemon=True).start()
+        self._backend = settings.backend
+        self._hosts = cycle(_HOSTS)
+        self._renderer: int | None = None
+        self._model = False
+        self._spent_ns: int | None = None  # from the page's start to the loaded model
+        folder, runtime = Path(settings.folder), Path(settings.runtime)
+        files = {name: folder / name for name in ("page.html", "worker.js")}
+        files |= {f"ort/{path.name}": path for path in runtime.iterdir() if path.suffix in (".mjs", ".wasm")}
+        self._site = Site(files, isolated=settings.isolated, on_reply=lambda reply: self._put("reply", reply))
+        self._browser = Browser(
+            folder / "keeper.py",
+            settings.browser,
+            self._site.open_page(next(self._hosts), {}, backend=self._backend, threads=1),
+            backend=self._backend,
+            lifeline=settings.lifeline,
+            on_end=lambda said: self._put("gone", said),
+        )
+        ready = self._await_page()
+        self.greeting = Greeting(
+            PROTOCOL_VERSION,
+            runtime_rss_bytes=self.do_memory().peak_rss_bytes,
+            versions={"onnxruntime-web": ready["runtime"], "chromium": ready["browser"]},
+            providers=[self._backend],
+            host=WorkerHost(
+                **vars(describe_host()),
+                cross_origin_isolated=ready["isolated"],
+                clock_step_us=ready["clock_step_ns"] / 1000,
+                gpu=ready["gpu"],
+            ),
+            cores=[],
+        )
+
+    def next_request(self) -> JsonObject | None:
+        """What the parent asks next; None where it does not any more.
+
+        Raises:
+            Unusable: the browser has ended.
+        """
+        while True:
+            kind, value = self._events.get()
+            if kind == "request":
+                request: JsonObject = value
+                return request
+            if kind == "end":
+                return None
+            self._note(kind, value)
+
+    def answer(self, command: str, fields: JsonObject) -> object:
+        """The reply to one request.
+
+        Raises:
+            Refused: it cannot be carried out.
+            Unusable: the browser has ended.
+            EOFError: the parent has.
+        """
+        handler: Callable[..., object] | None = getattr(self, f"do_{command}", None)
+        if handler is None:
+            raise Refused("unsupported", f"'{command}' cannot be measured in a browser")
+        return handler(**fields)
+
+    def rest(self) -> None:
+        """Sleep until the page's process does."""
+        rest(lambda: 0 if self._renderer is None else scheduled_ns(self._renderer))
+
+    def close(self) -> None:
+        """End the browser, and wait until its profile is gone."""
+        self._browser.close()
+
+    def do_load(self, **fields: Any) -> LoadReply:
+        request = LoadRequest(**fields)
+        path = Path(request.model)
+        if not path.is_file():
+            raise Refused("model", f"{path} is not there")
+        beside = {file.name: file for file in path.parent.iterdir() if file.name.startswith(path.name) and file != path}
+        files = {f"model/{name}": file for name, file in {path.name: path, **beside}.items()}
+        if self._renderer is None:
+            raise Refused("memory", _CRASHED)
+        old, self._renderer = self._renderer, None  # its end is no crash
+        self._site.replace_page(next(self._hosts), files, backend=self._backend, threads=request.threads)
+        ready = self._await_page(but=old)
+        self._model = False
+        loaded = self._ask("load", model=path.name, beside=sorted(beside), outputs=request.outputs)
+        self._model = True
+        self._spent_ns = ready["ready_ns"] + loaded["load_ns"]
+        return LoadReply(loaded["load_ns"], [self._backend], download_bytes=self._site.fetched_bytes())
+
+    def do_inputs(self, **fields: Any) -> InputsReply:
+        return InputsReply(**self._ask_model("inputs", batches=page_inputs(InputsRequest(**fields))))
+
+    def do_warm(self, seconds: float) -> WarmReply:
+        """The page's rule, until a rest in between does not make it faster.
+
+        The browser compiles what runs often anew, in the background; while that goes on, all runs are alike slow.
+        """
+        end = time.monotonic() + seconds
+        warm_up = WarmReply(**self._ask_model("warm", seconds=seconds))
+        if self._spent_ns is not None:
+            first_result_ms = (self._spent_ns + warm_up.first_inference_ns) / 1e6
+            warm_up = replace(warm_up, time_to_first_result_ms=first_result_ms)
+            self._spent_ns = None
+        best_ns = warm_up.median_ns
+        while (left := end - time.monotonic()) > 0:
+            self.rest()
+            again = WarmReply(**self._ask_model("warm", seconds=left))
+            runs = warm_up.runs + again.runs
+            warm_up = replace(warm_up, runs=runs, steady=again.steady, median_ns=again.median_ns)
+            if again.median_ns >= _STEADY * best_ns:
+                return warm_up
+            best_ns = again.median_ns
+        return replace(warm_up, steady=False)
+
+    def do_time(self, runs: int) -> TimeReply:
+        return TimeReply(**self._ask_model("time", runs=runs), energy_uj=None, energy_runs=0)
+
+    def do_answer(self, output: str) -> AnswerReply:
+        return AnswerReply(**self._ask_model("answer", output=output))
+
+    def do_memory(self) -> MemoryReply:
+        processes = [self._renderer] if self._renderer is not None else []
+        if self._backend == "webgpu":
+            processes += self._browser.processes("gpu-process")
+        return MemoryReply(sum(map(peak_bytes, processes)), sum(map(resident_bytes, processes)))
+
+    def do_grow(self, batch_sizes: Sequence[int], length: int, vocab_size: int, shrink: bool) -> GrowReply:
+        after = []
+        for batch_size in batch_sizes:
+            self.do_inputs(batch_size=batch_size, length=length, vocab_size=vocab_size)
+            self._ask_model("run_once")
+            after.append(None if shrink else self.do_memory().rss_bytes)  # WebAssembly's memory never shrinks
+        return GrowReply(after)
+
+    def do_tokenize(self, **_fields: Any) -> SamplesReply:
+        return SamplesReply(None)
+
+    def do_post(self, **_fields: Any) -> SamplesReply:
+        return SamplesReply(None)
+
+    def do_spin(self, seconds: float) -> SpinReply:
+        return SpinReply(**self._ask("spin", seconds=seconds))
+
+    def do_counters(self) -> CountersReply:
+        return counters(others_cpu_ns=self._browser.cpu_ns())
+
+    def do_modules(self) -> ModulesReply:
+        return ModulesReply(sorted(sys.modules))
+
+    def _ask_model(self, command: str, **request: Any) -> JsonObject:
+        if not self._model:
+            raise Refused("model", "no model is loaded")
+        return self._ask(command, **request)
+
+    def _ask(self, command: str, **request: Any) -> JsonObject:
+        """Have the page do something, and sleep until it has."""
+        if self._renderer is None:
+            raise Refused("memory", _CRASHED)
+        self._site.command(command, **request)
+        reply = self._await_reply(None)
+        if not reply.pop("ok"):
+            error = reply["error"]
+            raise Refused("memory" if any(sign in error for sign in MEMORY_SIGNS) else "model", error)
+        return reply
+
+    def _await_page(self, but: int | None = None) -> JsonObject:
+        """What a fresh page says when its runtime has started; its process is found and watched."""
+        ready = self._await_reply(_START_SECONDS)
+        if not ready["ok"]:
+            raise Unusable(ready["error"])
+        self._renderer = self._browser.largest_renderer(but)
+        if self._renderer is None:
+            raise Unusable("the browser's processes cannot be found in /proc")
+        watch(self._renderer, lambda process: self._put("crashed", process))
+        return ready
+
+    def _await_reply(self, seconds: float | None) -> JsonObject:
+        while True:
+            try:
+                kind, value = self._events.get(timeout=seconds)
+            except queue.Empty:
+                raise Unusable(f"the browser showed no page within {seconds:g} s") from None
+            if kind == "reply":
+                reply: JsonObject = value
+                return reply
+            if kind == "end":
+                raise EOFError
+            if self._note(kind, value):
+                raise Refused("memory", _CRASHED)
+
+    def _note(self, kind: str, value: Any) -> bool:
+        """Take in an event between two commands, or within one; whether the page is gone with it."""
+        if kind == "gone":
+            raise Unusable(f"the browser ended: {value}")
+        if kind == "crashed" and value == self._renderer:
+            self._renderer = None
+            return True
+        return False
+
+    def _listen(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self._put("request", json.loads(line))
+        self._put("end", None)
+
+    def _put(self, kind: str, value: Any) -> None:
+        self._events.put((kind, value))
+
+
+def page_inputs(request: InputsRequest) -> list[dict[str, list[list[int]]]]:
+    """What inferences are of, as the page takes it: `input_ids` and `attention_mask` of each batch, each [B, S]."""
+    return [{"input_ids": b.ids.tolist(), "attention_mask": b.mask.tolist()} for b in make_batches(request)]
+
+
+def main() -> None:
+    """Greet, then answer requests until `quit` or the end of stdin; argument: the settings as JSON."""
+    channel = ReplyChannel()
+    bridge = None
+    try:
+        bridge = Bridge(sys.stdin, BridgeSettings(**json.loads(sys.argv[1])))
+        channel.send(bridge.greeting)
+        while (request := bridge.next_request()) is not None and request["command"] != "quit":
+            try:
+                reply = bridge.answer(request.pop("command"), request)
+                bridge.rest()
+                channel.send(reply)
+            except Refused as refused:
+                channel.send(refused.reply)
+    except Unusable as error:
+        print(error, file=sys.stderr)
+        sys.exit(DEVICE_STATUS)
+    except (BrokenPipeError, EOFError):
+        return
+    finally:
+        if bridge is not None:
+            bridge.close()

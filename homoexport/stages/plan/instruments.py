@@ -1,0 +1,59 @@
+"""What a plan takes from other stages: graphs that the export makes, times that measuring takes, gradients of a probe.
+
+A stage imports no other stage, so these are handed in; `homoexport.workflow.plan` has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from homoexport.choices import EmbeddingPrecision, Scheme
+from homoexport.documents.target import TargetHost
+from homoexport.encoder import Encoder
+
+Progress = Callable[[str, float], None]  # gets each step, and the share of it that is done
+# Writes the graph of one model, of a form's name; the file, or why the form is not right for the model.
+WriteGraph = Callable[[str, Scheme, EmbeddingPrecision], Path | str]
+
+
+class TimedFile(Protocol):
+    """What was measured of an ONNX file; percentiles of latency by their numbers."""
+
+    @property
+    def latency_ms(self) -> Mapping[int, float]: ...
+    @property
+    def latency_mean_ms(self) -> float: ...
+    @property
+    def peak_rss_mb(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Instruments:
+    """What a plan is made with.
+
+    Attributes:
+        target: the processor and runtime of the device that is planned for.
+        scheme: how students' graphs will be stored.
+        embeddings: how their embedding tables will be stored.
+        opset: of the graphs, where it was asked for.
+        forms: names of the graph's forms to try, each with those of its variants, which are tried if it is the fastest.
+        make_graphs: exports a model into a folder.
+        time_files: measures ONNX files in turns, as `stages.measure.time_files`; None for one that does not fit.
+        probe: a loss [] of token ids [B, S] and their mask, whose gradients say how strongly weights move the output.
+        cache: folder of what was measured before.
+    """
+
+    target: TargetHost
+    scheme: Scheme
+    embeddings: EmbeddingPrecision
+    opset: int | None
+    forms: Mapping[str, Sequence[str]]
+    make_graphs: Callable[[Encoder, Path], WriteGraph]
+    time_files: Callable[..., Sequence[TimedFile | None]]
+    probe: Callable[[Tensor, Tensor], Tensor]
+    cache: Path

@@ -1,0 +1,179 @@
+"""Graphs of any size out of one export, to measure before there is a student.
+
+Latency and memory hardly depend on what the weights are, and exporting takes seconds where measuring takes one. So a
+model of small, odd sizes is exported and quantized as a student is, once for each number of layers; in its graph the
+sizes are recognized by their numbers, and a graph of other sizes is the same graph with other numbers in their place.
+
+Letters: L layers, D hidden size, F ffn width, H heads, d head width.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from homoexport.choices import EmbeddingPrecision, Scheme
+from homoexport.encoder import Encoder, family_of, start_from_scratch
+from homoexport.errors import UserError
+from homoexport.schemes import SCHEMES
+from homoexport.shape import Shape
+from homoexport.stages.plan.instruments import Instruments, WriteGraph
+
+_HEADS, _HEAD_WIDTHS, _FFN = (11, 17, 19), (13, 23, 29), (211, 223, 227)  # primes: each product is of one kind
+_MULTIPLES = 4  # of a size in one number: projections side by side, the two halves of a gated layer
+_SHORT = 8  # elements of a tensor of numbers that can be a shape; longer ones are positions and the like
+
+Rank = Callable[[Sequence[Path]], Sequence[float]]  # median latencies of files, in milliseconds
+
+
+class Templates:
+    """Graphs of an encoder's architecture in one scheme, at any widths.
+
+    Args:
+        encoder: whose family, vocabulary, task and pooling the graphs have.
+        folder: for files that are kept until the work is done.
+        instruments: what graphs of the odd model are made with.
+        scheme: how the graphs are stored.
+        embeddings: how their embedding tables are stored.
+        progress: gets each step.
+
+    Raises:
+        UserError: a scheme that packs weights in blocks, whose numbers are none of the sizes.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        folder: Path,
+        instruments: Instruments,
+        *,
+        scheme: Scheme,
+        embeddings: EmbeddingPrecision,
+        progress: Callable[[str], None] = lambda _step: None,
+    ) -> None:
+        refuse_blocks(scheme, embeddings)
+        self.encoder, self.folder, self.instruments, self.progress = encoder, folder, instruments, progress
+        self.scheme, self.embeddings = scheme, embeddings
+        self._odd = _odd_shape(encoder)
+        self._writers: dict[int, WriteGraph] = {}
+        self._left_out: dict[str, str] = {}
+
+    def stored_as(self, scheme: Scheme, embeddings: EmbeddingPrecision) -> Templates:
+        """Templates in another scheme, out of the same exports."""
+        refuse_blocks(scheme, embeddings)
+        other = copy.copy(self)
+        other.scheme, other.embeddings = scheme, embeddings
+        return other
+
+    def best_form(self, shape: Shape, rank: Rank) -> str:
+        """The name of the form that is fastest at a shape, found as an export finds a student's."""
+        forms = self.instruments.forms
+        form = self._fastest(list(forms), shape, rank)
+        return self._fastest([form, *forms[form]], shape, rank)
+
+    def _fastest(self, forms: Sequence[str], shape: Shape, rank: Rank) -> str:
+        files: dict[str, Path] = {}
+        for form in forms:
+            file = self.folder / f"form-{form}.onnx"
+            if self.write(file, shape, form):
+                files[form] = file
+        if not files:
+            reasons = "; ".join(f"{form}: {reason}" for form, reason in self._left_out.items())
+            raise UserError(
+                f"no graph of this architecture answers as the model does ({reasons})", where=self.encoder.source
+            )
+        self.progress("measuring the forms of the graph")
+        medians = dict(zip(files, rank(list(files.values())), strict=True))
+        for file in files.values():
+            file.unlink()
+        return min(files, key=lambda form: medians[form])
+
+    def write(self, file: Path, shape: Shape, form: str) -> bool:
+        """Write the graph of a model of this shape; False where the form is not right for the architecture."""
+        made = self._writer(shape.num_hidden_layers)(form, self.scheme, self.embeddings)
+        if isinstance(made, str):
+            self._left_out[form] = made
+            return False
+        narrow = family_of(self.encoder.model.config).prunes_head_width
+        odd, wanted = (_sizes_of(each, heads_narrow=narrow) for each in (self._odd, shape))
+        ir.save(_resized(ir.load(made), dict(zip(odd, wanted, strict=True))), file)
+        return True
+
+    def _writer(self, layers: int) -> WriteGraph:
+        if layers not in self._writers:
+            self.progress(f"exporting a graph of {layers} layer{'s' * (layers > 1)}")
+            odd = replace(self._odd, num_hidden_layers=layers)
+            model = start_from_scratch(self.encoder.model, family_of(self.encoder.model.config), odd)
+            folder = self.folder / f"{layers}-layers"
+            folder.mkdir()
+            self._writers[layers] = self.instruments.make_graphs(replace(self.encoder, model=model), folder)
+        return self._writers[layers]
+
+
+def refuse_blocks(scheme: Scheme, embeddings: EmbeddingPrecision) -> None:
+    """Refuse what packs weights in blocks, whose numbers are none of the sizes.
+
+    Raises:
+        UserError: 4-bit weights.
+    """
+    if SCHEMES[scheme].in_blocks or embeddings == "int4":
+        raise UserError(
+            "4-bit weights are stored in blocks, which have to be exported to be measured",
+            where="export.quantize" if SCHEMES[scheme].in_blocks else "export.embeddings",
+            hint="plan with int8, and export with int4 afterwards",
+        )
+
+
+def _sizes_of(shape: Shape, *, heads_narrow: bool) -> list[int]:
+    """Every number in a graph that depends on the shape, in a fixed order."""
+    heads, head_dim, hidden = shape.num_attention_heads, shape.head_dim, shape.hidden_size
+    widened = heads * (head_dim + 1)  # where the mask is a dimension of each key
+    sizes = [times * size for size in (hidden, shape.intermediate_size, widened) for times in range(1, _MULTIPLES + 1)]
+    return [*sizes, 2 * widened + hidden, heads, *([head_dim, head_dim + 1] if heads_narrow else [])]
+
+
+def _odd_shape(encoder: Encoder) -> Shape:
+    """A shape whose numbers are all different, and none of the others in the model's config."""
+    config, family = encoder.model.config, family_of(encoder.model.config)
+    narrow = family.prunes_head_width
+    head_widths = _HEAD_WIDTHS if narrow else (family.widths(encoder.model).head_dim,)
+    others = {value for value in config.to_dict().values() if isinstance(value, int)} | {config.num_labels}
+    for heads, head_dim, ffn in product(_HEADS, head_widths, _FFN):
+        shape = Shape(1, heads * head_dim, ffn, heads)
+        sizes = _sizes_of(shape, heads_narrow=narrow)
+        if len(set(sizes)) == len(sizes) and not others & set(sizes):
+            return shape
+    raise UserError("its config has sizes that a plan's graphs cannot be told from", where=encoder.source)
+
+
+def _resized(model: ir.Model, sizes: Mapping[int, int]) -> ir.Model:
+    """A graph of the odd model with other sizes; the one given is used up. Its weights are the odd ones, repeated."""
+    for name, value in list(model.graph.initializers.items()):
+        assert value.const_value is not None
+        value.const_value = _tensor(value.const_value.numpy(), sizes, name)
+        value.shape = ir.Shape(value.const_value.numpy().shape)
+    for node in model.graph:
+        for name, attribute in list(node.attributes.items()):
+            if attribute.type == ir.AttributeType.INT and name.endswith("num_heads"):
+                node.attributes[name] = ir.AttrInt64(name, sizes.get(attribute.as_int(), attribute.as_int()))
+            elif node.op_type == "Constant" and attribute.type == ir.AttributeType.TENSOR:
+                tensor = _tensor(attribute.as_tensor().numpy(), sizes, name)
+                node.attributes[name] = ir.AttrTensor(name, tensor)
+        for output in node.outputs:
+            output.shape = None
+    return model
+
+
+def _tensor(array: NDArray[Any], sizes: Mapping[int, int], name: str) -> ir.TensorProtocol:
+    if array.dtype in (np.int64, np.int32) and array.size <= _SHORT:
+        numbers = [sizes.get(int(number), int(number)) for number in array.flat]
+        return ir.Tensor(np.array(numbers, array.dtype).reshape(array.shape), name=name)
+    return ir.Tensor(np.resize(array, tuple(sizes.get(length, length) for length in array.shape)), name=name)

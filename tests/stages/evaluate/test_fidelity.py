@@ -1,0 +1,57 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from homoexport.errors import PackageError, TextError
+from homoexport.runtime.inference import Package, open_package
+from homoexport.stages.evaluate import masked_lm_qualities, quality_of_run, similarity_fidelity
+from tests.stages.measure.tiny_onnx import weights, write_package
+
+TEXTS = [f"w{i} w{i * 7 % 50} w{i * i % 40}" for i in range(30)]
+
+
+def opened(folder: Path, *arguments: object, **named: object) -> Package:
+    return open_package(write_package(folder, *arguments, **named), threads=1)
+
+
+def test_sentence_packages_are_judged_by_the_teacher(tmp_path: Path) -> None:
+    arrays = weights()
+    teacher = opened(tmp_path / "teacher", arrays=arrays)
+    noise = np.random.default_rng(0).normal(size=arrays["embedding"].shape).astype(np.float32)
+    close = opened(tmp_path / "close", arrays={**arrays, "embedding": arrays["embedding"] + 0.1 * noise})
+    far = opened(tmp_path / "far", arrays={**arrays, "embedding": arrays["embedding"] + 3 * noise})
+    found = quality_of_run(teacher, close, TEXTS, seed=0)
+    own, near, distant = found.teacher, found.student, quality_of_run(teacher, far, TEXTS, seed=0).student
+    assert (own.package, own.metric, own.value) == (str(tmp_path / "teacher"), "similarity_spearman", 1.0)
+    assert near.value == pytest.approx(similarity_fidelity(teacher.embed(TEXTS), close.embed(TEXTS)), abs=1e-12)
+    assert distant.interval[1] < near.interval[0]
+    assert near.texts == 30
+
+
+def test_more_texts_than_are_used_are_sampled_by_the_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("homoexport.stages.evaluate.fidelity.MAX_COMPARED", 20)
+    teacher = opened(tmp_path / "teacher")
+    student = opened(tmp_path / "student", arrays=weights(seed=1))
+    first, again, other = (quality_of_run(teacher, student, TEXTS, seed=seed).student for seed in (0, 0, 1))
+    assert first == again
+    assert first.texts == 20
+    assert first.value != other.value
+
+
+def test_fill_mask_packages_are_judged_by_the_text(tmp_path: Path) -> None:
+    package = opened(tmp_path / "package", "fill-mask")
+    found = quality_of_run(package, package, TEXTS, seed=3)
+    sequences = [encoding.ids for encoding in package.tokenizer.encode_batch(TEXTS)]
+    figure = masked_lm_qualities(package, sequences, seed=3)[0].figure
+    assert found.student == found.teacher
+    assert found.student.model_dump() == {"package": str(tmp_path / "package"), **figure.model_dump()}
+    assert {"metric", "value", "interval", "masked_tokens"} <= set(found.student.model_dump())
+
+
+def test_teacher_without_vectors_and_no_text_are_refused(tmp_path: Path) -> None:
+    student, teacher = opened(tmp_path / "student"), opened(tmp_path / "teacher", "fill-mask")
+    with pytest.raises(PackageError, match="gives no vectors"):
+        quality_of_run(teacher, student, TEXTS, seed=0)
+    with pytest.raises(TextError, match="no text"):
+        quality_of_run(student, student, [], seed=0)

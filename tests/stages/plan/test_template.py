@@ -1,0 +1,144 @@
+"""Graphs of other sizes out of one export: the same as if each had been exported."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import pytest
+
+from homoexport.choices import Scheme
+from homoexport.documents.recipe import ExportSettings, MeasureSettings
+from homoexport.encoder import Encoder, Pooling, family_of, start_from_scratch
+from homoexport.errors import UserError
+from homoexport.shape import Shape
+from homoexport.stages.export.candidates import Maker
+from homoexport.stages.export.forms import ATTENTION_FORMS, Form
+from homoexport.stages.plan import Instruments
+from homoexport.stages.plan.template import Templates
+from homoexport.workflow.plan import instruments_for
+from tests.conftest import FAMILY_CONFIGS, tiny_model, tiny_tokenizer
+
+TEXTS = [" ".join(f"w{(i * 7 + j) % 95}" for j in range(3 + i)) for i in range(6)]
+TASKS = {"model": "sentence-similarity", "sequence": "text-classification"}
+
+
+def encoder_of(kind: str, head: str, tmp_path: Path) -> Encoder:
+    model = tiny_model(kind, head)
+    return Encoder(model, tiny_tokenizer(), TASKS[head], Pooling() if head == "model" else None, tmp_path, kind)  # type: ignore[arg-type]
+
+
+def instruments_of(encoder: Encoder) -> Instruments:
+    return instruments_for(encoder, MeasureSettings(), ExportSettings(), "sentence-embedding")
+
+
+def structure(file: Path) -> tuple[list[Any], list[Any]]:
+    """Nodes with their integer attributes, and initializers with shape, type and, of short integers, value."""
+    model = ir.load(file)
+    nodes = [
+        (node.op_type, sorted((k, str(a.value)) for k, a in node.attributes.items() if a.type == ir.AttributeType.INT))
+        for node in model.graph
+    ]
+    weights = []
+    for value in model.graph.initializers.values():
+        array = value.const_value.numpy()  # type: ignore[union-attr]
+        short = array.dtype == np.int64 and array.size <= 8
+        weights.append((str(array.dtype), array.shape, array.tolist() if short else None))
+    return nodes, sorted(weights, key=str)
+
+
+@pytest.mark.parametrize(
+    ("kind", "scheme"),
+    [
+        ("bert", "int8"),
+        ("mpnet", "int8"),
+        ("modernbert", "fp32"),
+        ("distilbert", "fp32"),
+        ("electra-projected", "fp32"),
+    ],
+)
+def test_resized_graph_is_the_exported_one(kind: str, scheme: Scheme, tmp_path: Path) -> None:
+    encoder = encoder_of(kind, "model", tmp_path)
+    family = family_of(encoder.model.config)
+    head_dim = 8 if family.prunes_head_width else family.widths(encoder.model).head_dim
+    widths = Shape(2, 3 * head_dim, 40, 3)
+    embeddings = "fp32" if scheme == "fp32" else "int8"
+    (tmp_path / "templates").mkdir()
+    templates = Templates(
+        encoder, tmp_path / "templates", instruments_of(encoder), scheme=scheme, embeddings=embeddings
+    )  # type: ignore[arg-type]
+    (tmp_path / "maker").mkdir()
+    small = replace(encoder, model=start_from_scratch(encoder.model, family, widths))
+    maker = Maker(
+        small, tmp_path / "maker", texts=TEXTS, opset=18, max_opset=None, max_length=32, progress=lambda _step: None
+    )
+    compared = 0
+    for form in (*ATTENTION_FORMS, Form("standard", merged=True)):
+        file = tmp_path / f"{form.name}.onnx"
+        exported = maker.write(form)
+        if exported is None:
+            assert not templates.write(file, widths, form.name), form
+            continue
+        assert templates.write(file, widths, form.name), form
+        quantized = maker.quantize(form, scheme, embeddings)  # type: ignore[arg-type]
+        assert quantized is not None
+        assert structure(file) == structure(quantized.file), form
+        session = onnxruntime.InferenceSession(file)
+        ones = {item.name: np.ones((2, 9), np.int64) for item in session.get_inputs()}
+        assert session.run(None, ones)[0].shape == (2, widths.hidden_size)
+        compared += 1
+    assert compared >= 2
+
+
+def test_classifiers_keep_their_labels(tmp_path: Path) -> None:
+    encoder = encoder_of("bert", "sequence", tmp_path)
+    (tmp_path / "templates").mkdir()
+    templates = Templates(encoder, tmp_path / "templates", instruments_of(encoder), scheme="fp32", embeddings="fp32")
+    file = tmp_path / "one.onnx"
+    assert templates.write(file, Shape(1, 24, 40, 3), "standard")
+    session = onnxruntime.InferenceSession(file)
+    ones = {item.name: np.ones((2, 9), np.int64) for item in session.get_inputs()}
+    assert session.run(None, ones)[0].shape == (2, encoder.model.config.num_labels)
+
+
+def test_other_schemes_come_out_of_the_same_exports(tmp_path: Path) -> None:
+    encoder = encoder_of("bert", "model", tmp_path)
+    (tmp_path / "templates").mkdir()
+    steps: list[str] = []
+    small = Templates(
+        encoder,
+        tmp_path / "templates",
+        instruments_of(encoder),
+        scheme="int8",
+        embeddings="int8",
+        progress=steps.append,
+    )
+    files = {"int8": tmp_path / "small.onnx", "fp32": tmp_path / "full.onnx"}
+    widths = Shape(1, 24, 40, 3)
+    assert small.write(files["int8"], widths, "standard")
+    assert small.stored_as("fp32", "fp32").write(files["fp32"], widths, "standard")
+    assert small.write(files["int8"], widths, "standard")
+    assert steps == ["exporting a graph of 1 layer"]
+    operators = {name: {node.op_type for node in ir.load(file).graph} for name, file in files.items()}
+    assert "MatMulInteger" in operators["int8"]
+    assert "MatMulInteger" not in operators["fp32"]
+    assert 2 * files["fp32"].stat().st_size > 3 * files["int8"].stat().st_size
+
+
+def test_packed_weights_are_refused(tmp_path: Path) -> None:
+    encoder = encoder_of("bert", "model", tmp_path)
+    with pytest.raises(UserError, match="4-bit weights are stored in blocks"):
+        Templates(encoder, tmp_path, instruments_of(encoder), scheme="int4", embeddings="int8")
+
+
+def test_every_family_has_odd_sizes() -> None:
+    from homoexport.stages.plan.template import _odd_shape
+
+    for kind in FAMILY_CONFIGS:
+        encoder = encoder_of(kind, "model", Path())
+        odd = _odd_shape(encoder)
+        assert odd.hidden_size not in encoder.model.config.to_dict().values()
