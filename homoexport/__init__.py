@@ -1,1 +1,98 @@
-"""homoexport: distil a slim Transformer encoder to a deployment budget, and prove it on the target."""
+"""Distil a slim Transformer encoder to a deployment budget, and prove it on the target.
+
+The verbs, each with its subject first and the rest by keyword. They print nothing, never exit, and return a document:
+
+    plan        which student shapes keep a budget on a target, before any training
+    distill     a student out of a teacher
+    export      a model to an ONNX package, its graph chosen by measuring
+    measure     packages side by side, in clean processes, against a budget
+    evaluate    packages and models on a task, side by side, with intervals
+    finetune    a student on labels, and from a teacher
+    run         a recipe's whole journey, from plan to report
+    open_package, verify
+
+Nothing heavy is imported before a name is used. What a user can mend is raised as a `UserError`, see `homoexport.errors`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from homoexport.documents.artifact import verify
+    from homoexport.errors import (
+        BudgetError,
+        DeviceError,
+        DoesNotFit,
+        HomoexportError,
+        OutputError,
+        PackageError,
+        ParityError,
+        RecipeError,
+        ShapeError,
+        TeacherError,
+        TextError,
+        TrainingError,
+        UserError,
+    )
+    from homoexport.runtime.inference import open_package
+    from homoexport.workflow.distill import distill
+    from homoexport.workflow.evaluate import evaluate
+    from homoexport.workflow.export import export
+    from homoexport.workflow.finetune import finetune
+    from homoexport.workflow.measure import measure
+    from homoexport.workflow.plan import plan
+    from homoexport.workflow.run import run
+
+    __version__: str
+
+_ERRORS = (
+    *("BudgetError", "DeviceError", "DoesNotFit", "HomoexportError", "OutputError", "PackageError", "ParityError"),
+    *("RecipeError", "ShapeError", "TeacherError", "TextError", "TrainingError", "UserError"),
+)
+_HOMES = {
+    **{verb: f"workflow.{verb}" for verb in ("plan", "distill", "export", "measure", "evaluate", "finetune", "run")},
+    "open_package": "runtime.inference",
+    "verify": "documents.artifact",
+    **dict.fromkeys(_ERRORS, "errors"),
+}
+
+__all__ = [
+    "BudgetError",
+    "DeviceError",
+    "DoesNotFit",
+    "HomoexportError",
+    "OutputError",
+    "PackageError",
+    "ParityError",
+    "RecipeError",
+    "ShapeError",
+    "TeacherError",
+    "TextError",
+    "TrainingError",
+    "UserError",
+    "__version__",
+    "distill",
+    "evaluate",
+    "export",
+    "finetune",
+    "measure",
+    "open_package",
+    "plan",
+    "run",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name == "__version__":
+        return metadata.version("homoexport")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'homoexport' has no attribute '{name}'")
+    return getattr(import_module(f"homoexport.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
