@@ -33,12 +33,13 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from homoexport.documents.document import to_json, write_text
+from homoexport.documents.measurement import Need
 from homoexport.encoder import Encoder, load_encoder
 from homoexport.host import describe_host, library_versions
 from homoexport.runtime.inference import read_package
 from homoexport.runtime.worker.protocol import InputsRequest
 from homoexport.stages.measure.process import Worker
-from homoexport.stages.measure.targets import LocalCpu, Need, Target
+from homoexport.stages.measure.targets import LocalCpu, Target
 from homoexport.stages.measure.timing import Subject, Workload, load_model, running, take_rounds
 
 OPENVINO_WORKER = Path(__file__).parent / "peers" / "openvino_worker.py"

@@ -11,7 +11,7 @@ The verbs, each with its subject first and the rest by keyword. They print nothi
     run         a recipe's whole journey, from plan to report
     open_package, verify
 
-Nothing heavy is imported before a name is used. What a user can mend is raised as a `UserError`, see `homoexport.errors`.
+Nothing heavy is imported before a name is used. A user's mistake is a `UserError`; `homoexport.errors` has the tree.
 """
 
 from __future__ import annotations

@@ -170,17 +170,23 @@ def _with_article(kind: str | None) -> str:
     return f"{'an' if str(kind)[0] in 'aeiou' else 'a'} {kind}"
 
 
-def verify(folder: Path, form: type[M], *, strict: bool = True) -> M:
+def verify(
+    folder: Path | str,
+    form: type[M] = Manifest,  # type: ignore[assignment]  # a type variable has no default before Python 3.13
+    *,
+    strict: bool = True,
+) -> M:
     """Check every file of an artifact against its manifest, and return the manifest.
 
     Args:
         folder: the artifact.
-        form: of the manifest: of the kind that it must be, or `Manifest` for any.
+        form: of the manifest, of the kind that it must be; by default of any kind.
         strict: whether a file that the manifest does not name is a fault; to use an artifact it is none.
 
     Raises:
         PackageError: a file is missing, truncated, altered, or not named by the manifest.
     """
+    folder = Path(folder)
     manifest = read_manifest(folder, form)
     hint = "copy or export the folder again"
     for name, entry in manifest.files.items():

@@ -244,7 +244,7 @@ def _characters(text: Text) -> int:
     return len(text) if isinstance(text, str) else sum(map(len, text))
 
 
-def open_package(folder: Path, *, threads: int) -> Package:
+def open_package(folder: Path | str, *, threads: int = 1) -> Package:
     """Open a package for inference on the CPU.
 
     Args:
@@ -257,7 +257,7 @@ def open_package(folder: Path, *, threads: int) -> Package:
     """
     if threads < 1:
         raise UserError(f"{threads} threads", where="threads", hint="give 1 or more")
-    details = read_package(folder)
+    details = read_package(Path(folder))
     return Package(details, open_session(details.model, threads=threads), load_tokenizer(details))
 
 
