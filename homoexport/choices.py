@@ -38,6 +38,13 @@ WorkKind = Literal["student", "run", "finetuning"]  # what a folder is of that c
 LabelledTask = Literal["sts", "classification", "tagging"]  # judged on labels that people gave
 UnlabelledTask = Literal["fidelity", "masked-lm"]  # judged on any text
 EvaluationTask = Literal[LabelledTask, UnlabelledTask]
+EVALUATION_TASKS: dict[EvaluationTask, str] = {  # with what the command's help says of them
+    "sts": "cosine similarities against people's scores",
+    "fidelity": "what a model keeps of its teacher's search results or decisions",
+    "masked-lm": "masked tokens restored",
+    "classification": "labels or scores",
+    "tagging": "labels of words, and entities",
+}
 LABELLED_TASKS: tuple[LabelledTask, ...] = get_args(LabelledTask)
 UNLABELLED_TASKS: tuple[UnlabelledTask, ...] = get_args(UnlabelledTask)
 LearnedGlueTask = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"]

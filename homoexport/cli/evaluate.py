@@ -7,64 +7,72 @@ from typing import Annotated
 
 import typer
 
-from homoexport.choices import AskedTask
+from homoexport.choices import EVALUATION_TASKS, AskedTask
 from homoexport.cli import screen
 from homoexport.cli.options import AsJson, Force, Threads
 from homoexport.documents.evaluation import Columns
 
+_TASKS = "; ".join(f"{name}: {what}" for name, what in EVALUATION_TASKS.items())
+Models = Annotated[
+    list[str], typer.Argument(metavar="MODEL...", help="Packages, students' folders, or any supported models.")
+]
+Task = Annotated[
+    AskedTask,
+    typer.Option(
+        help=f"{_TASKS}; mteb: MTEB's tasks, by its own library; cola to wnli: GLUE, by its official metrics."
+    ),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(metavar="GLOB", help="txt, jsonl, csv, tsv or parquet files, or package:DISTRIBUTION/GLOB."),
+]
+TextColumn = Annotated[
+    str | None, typer.Option(help="Column of the texts (default: text; of sts: sentence1; of tagging: tokens).")
+]
+PairColumn = Annotated[str | None, typer.Option(help="Column of the second texts (of sts: sentence2).")]
+LabelColumn = Annotated[
+    str | None,
+    typer.Option(help="Column of labels or scores (of sts: score, of classification: label, of tagging: ner_tags)."),
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="GLUE's files, a folder a task (CoLA/dev.tsv); without it the hub is asked."),
+]
+Teacher = Annotated[
+    str | None,
+    typer.Option(metavar="MODEL", help="For fidelity, classification, tagging: what the others are held against."),
+]
+Probe = Annotated[
+    bool, typer.Option("--probe", help="GLUE without fine-tuning: a linear classifier on frozen vectors.")
+]
+Train = Annotated[
+    str | None,
+    typer.Option(metavar="GLOB", help="A probe for classification, too: labelled files that it is trained on."),
+]
+Names = Annotated[
+    list[str] | None,
+    typer.Option(help="Of a task of MTEB, such as STS12. Repeatable; needs `pip install 'homoexport[mteb]'`."),
+]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="DIR", help="Keep the figures there, as an artifact.")
+]
+
 
 def evaluate(
-    models: Annotated[
-        list[str], typer.Argument(metavar="MODEL...", help="Packages, students' folders, or any supported models.")
-    ],
-    task: Annotated[
-        AskedTask,
-        typer.Option(
-            help="sts: cosine similarities against people's scores; fidelity: what a model keeps of its teacher's "
-            "search results or decisions; masked-lm: masked tokens restored; classification: labels or scores; "
-            "tagging: labels of words, and entities; mteb: MTEB's tasks, by its own library; cola to wnli: GLUE's "
-            "tasks with their official metrics."
-        ),
-    ],
-    data: Annotated[
-        str | None,
-        typer.Option(metavar="GLOB", help="txt, jsonl, csv, tsv or parquet files, or package:DISTRIBUTION/GLOB."),
-    ] = None,
-    text_column: Annotated[
-        str | None, typer.Option(help="Column of the texts (default: text; of sts: sentence1; of tagging: tokens).")
-    ] = None,
-    pair_column: Annotated[str | None, typer.Option(help="Column of the second texts (of sts: sentence2).")] = None,
-    label_column: Annotated[
-        str | None,
-        typer.Option(
-            help="Column of labels or scores (of sts: score, of classification: label, of tagging: ner_tags)."
-        ),
-    ] = None,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="GLUE's files, a folder a task (CoLA/dev.tsv); without it the hub is asked."),
-    ] = None,
-    teacher: Annotated[
-        str | None,
-        typer.Option(metavar="MODEL", help="For fidelity, classification, tagging: what the others are held against."),
-    ] = None,
-    probe: Annotated[
-        bool,
-        typer.Option("--probe", help="GLUE without fine-tuning: a linear classifier on frozen vectors."),
-    ] = False,
-    train: Annotated[
-        str | None,
-        typer.Option(metavar="GLOB", help="A probe for classification, too: labelled files that it is trained on."),
-    ] = None,
-    name: Annotated[
-        list[str] | None,
-        typer.Option(help="Of a task of MTEB, such as STS12. Repeatable; needs `pip install 'homoexport[mteb]'`."),
-    ] = None,
+    models: Models,
+    task: Task,
+    data: Data = None,
+    text_column: TextColumn = None,
+    pair_column: PairColumn = None,
+    label_column: LabelColumn = None,
+    data_dir: DataDir = None,
+    teacher: Teacher = None,
+    probe: Probe = False,
+    train: Train = None,
+    name: Names = None,
     seed: Annotated[int, typer.Option(min=0, help="Of samples, masks and intervals.")] = 0,
     threads: Threads = 1,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Keep the figures there, as an artifact.")
-    ] = None,
+    output: Output = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:

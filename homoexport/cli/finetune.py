@@ -14,62 +14,62 @@ from homoexport.cli.options import AsJson, Force, Overrides, Tree, flags, laid_o
 from homoexport.documents.evaluation import Columns
 from homoexport.documents.recipe import FinetuneRecipe, parse_as
 
+_FIELDS = ("epochs", "batch_size", "learning_rate", "max_examples", "int8_share", "threads", "max_length")
+Student = Annotated[str, typer.Argument(metavar="STUDENT", help="A student's folder, or any supported model.")]
+Task = Annotated[
+    LearnedTask,
+    typer.Option(
+        help="classification or scores: your own --train and --dev; cola to wnli: GLUE's; glue: all nine of them, "
+        "those without files left out by name."
+    ),
+]
+Train = Annotated[str | None, typer.Option(metavar="GLOB", help="Files to train on, as `homoexport eval` reads them.")]
+Dev = Annotated[str | None, typer.Option(metavar="GLOB", help="Files to judge on.")]
+TextColumn = Annotated[str | None, typer.Option(help="Column of the texts (default: text).")]
+PairColumn = Annotated[str | None, typer.Option(help="Column of the second texts, of pairs.")]
+LabelColumn = Annotated[str | None, typer.Option(help="Column of labels or scores (default: label, of scores: score).")]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="GLUE's files, a folder a task (SST-2/train.tsv); without it the hub."),
+]
+Teacher = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help="A classifier of the same labels, package or torch, whose logits teach, too. With several tasks the "
+        "folder of its fine-tunings, of which each task's first seed is taken.",
+    ),
+]
+RecipeFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Settings by task, and seeds, for example recipes/glue.yaml.")
+]
+Seeds = Annotated[list[int] | None, typer.Option(help="Repeatable: a training each, and their median.")]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="DIR", help="Output folder; by default STUDENT-TASK, its name alone."),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Of several trainings: make those that are missing.")]
 
-@flags(
-    FinetuneRecipe,
-    "finetune.epochs",
-    "finetune.batch_size",
-    "finetune.learning_rate",
-    "finetune.max_examples",
-    "finetune.int8_share",
-    "finetune.threads",
-    "finetune.max_length",
-)
+
+@flags(FinetuneRecipe, *(f"finetune.{name}" for name in _FIELDS))
 def finetune(
-    student: Annotated[str, typer.Argument(metavar="STUDENT", help="A student's folder, or any supported model.")],
-    task: Annotated[
-        LearnedTask,
-        typer.Option(
-            help="classification or scores: your own --train and --dev; cola to wnli: GLUE's; glue: all nine of them, "
-            "those without files left out by name."
-        ),
-    ],
-    train: Annotated[
-        str | None, typer.Option(metavar="GLOB", help="Files to train on, as `homoexport eval` reads them.")
-    ] = None,
-    dev: Annotated[str | None, typer.Option(metavar="GLOB", help="Files to judge on.")] = None,
-    text_column: Annotated[str | None, typer.Option(help="Column of the texts (default: text).")] = None,
-    pair_column: Annotated[str | None, typer.Option(help="Column of the second texts, of pairs.")] = None,
-    label_column: Annotated[
-        str | None, typer.Option(help="Column of labels or scores (default: label, of scores: score).")
-    ] = None,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="GLUE's files, a folder a task (SST-2/train.tsv); without it the hub."),
-    ] = None,
-    teacher: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL",
-            help="A classifier of the same labels, package or torch, whose logits teach, too. With several tasks the "
-            "folder of its fine-tunings, of which each task's first seed is taken.",
-        ),
-    ] = None,
-    recipe: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Settings by task, and seeds, for example recipes/glue.yaml.")
-    ] = None,
+    student: Student,
+    task: Task,
+    train: Train = None,
+    dev: Dev = None,
+    text_column: TextColumn = None,
+    pair_column: PairColumn = None,
+    label_column: LabelColumn = None,
+    data_dir: DataDir = None,
+    teacher: Teacher = None,
+    recipe: RecipeFile = None,
     *,
     given: Tree,
     overrides: Overrides = None,
-    seed: Annotated[list[int] | None, typer.Option(help="Repeatable: a training each, and their median.")] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="Output folder; by default STUDENT-TASK, its name alone."),
-    ] = None,
+    seed: Seeds = None,
+    output: Output = None,
     force: Force = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Of several trainings: make those that are missing.")
-    ] = False,
+    resume: Resume = False,
     as_json: AsJson = False,
 ) -> None:
     """Fine-tune a student on a task, and judge it.

@@ -10,7 +10,7 @@ from typing import get_args
 
 import pytest
 
-from homoexport.choices import AskedTask
+from homoexport.choices import EVALUATION_TASKS, AskedTask
 from homoexport.documents.artifact import Manifest, verify
 from homoexport.stages.evaluate import GLUE, TASKS
 from tests.snippets import snippets
@@ -208,3 +208,4 @@ def test_a_probe_on_data_of_ones_own(homoexport, package, glue):
 
 def test_the_command_knows_every_task():
     assert set(get_args(AskedTask)) == {*TASKS, *GLUE, "mteb"}
+    assert EVALUATION_TASKS.keys() == TASKS.keys()

@@ -8,6 +8,7 @@ from typing import Annotated, Any, get_args
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from homoexport.choices import (
+    EVALUATION_TASKS,
     GLUE_TASKS,
     LABELLED_TASKS,
     AttentionKind,
@@ -237,7 +238,7 @@ class QualitySettings(Section):
 
     task: JudgedTask = Field(
         "fidelity",
-        description="As of `homoexport eval`: sts, fidelity, masked-lm, classification, tagging, or one of GLUE's.",
+        description=f"As of `homoexport eval`: {', '.join(EVALUATION_TASKS)}, or one of GLUE's.",
     )
     data: str | None = Field(
         None,
