@@ -25,19 +25,21 @@ from homoexport.documents.recipe.sections import (
 class Recipe(Section):
     """A whole run."""
 
-    name: str = Field("run", pattern=NAME, description="Names the run's folder.")
+    name: str = Field("run", pattern=NAME, description="Name of the run's folder.")
     teacher: str = Field(description="Hub name, folder, or package:DISTRIBUTION/PATH.")
-    text: TextSettings
-    student: StudentShape | None = Field(None, description="The student's shape.")
+    text: TextSettings = Field(description="The text to distil on.")
+    student: StudentShape | None = Field(
+        None, description="The student's shape; without one, it is planned for the budget."
+    )
     students: tuple[StudentShape, ...] = Field(
         (),
         description="Several students out of one run, the widest first: shapes, or HomoBERT's names "
         "(base, small, xsmall, tiny).",
     )
-    distill: DistillSettings
-    export: ExportSettings = ExportSettings()
-    measure: MeasureSettings = MeasureSettings()
-    budget: Budget = Budget()
+    distill: DistillSettings = Field(description="How to distil.")
+    export: ExportSettings = Field(ExportSettings(), description="How to export and quantize.")
+    measure: MeasureSettings = Field(MeasureSettings(), description="Where and how to measure.")
+    budget: Budget = Field(Budget(), description="What the deployment allows.")
     quality: QualitySettings | None = Field(None, description="How good the package must be.")
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of everything that is random.")
 
@@ -124,11 +126,13 @@ class BenchRecipe(RecipePart):
 class FinetuneRecipe(Section):
     """Fine-tuning on one task or several."""
 
-    name: str = Field("finetune", pattern=NAME, description="Names the recipe.")
-    finetune: FinetuneSettings = FinetuneSettings()
-    tasks: dict[str, FinetuneSettings] = Field({}, description="What is other for a task, by the task's name.")
+    name: str = Field("finetune", pattern=NAME, description="Name of the recipe.")
+    finetune: FinetuneSettings = Field(FinetuneSettings(), description="Settings of all tasks.")
+    tasks: dict[str, FinetuneSettings] = Field({}, description="Settings that differ for one task, by the task's name.")
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(
-        (0,), min_length=1, description="Seeds of the new head, dropout and the order of examples; a training each."
+        (0,),
+        min_length=1,
+        description="Seeds of the new head, of dropout and of the examples' order; each is a training of its own.",
     )
 
     @field_validator("seeds")

@@ -56,7 +56,8 @@ class TextSource(Section):
         "(classification).",
     )
     label_column: str | None = Field(
-        None, description="Column of labels; without one, the teacher's logits alone teach (classification)."
+        None,
+        description="Column of labels; without it, the teacher's logits alone are learned (classification).",
     )
     weight: float = Field(1.0, gt=0, description="Share of the batches, relative to the other sources' weights.")
 
@@ -88,7 +89,10 @@ class StudentShape(PartialShape):
 
     name: str | None = Field(None, pattern=NAME, description="Name of the student's folder among several.")
     finish: float = Field(
-        0.25, gt=0, le=1, description="Among several: steps after its width is reached, as a share of distill.steps."
+        0.25,
+        gt=0,
+        le=1,
+        description="Among several: steps after its width is reached, as a share of distill.steps.",
     )
 
 
@@ -136,12 +140,11 @@ class DistillSettings(Section):
 
     method: Method = Field(
         "homodistil",
-        description="homodistil; one-shot: prune at step 0; from-scratch: same shape, random start; layers: every "
-        "other layer kept; minilm: from scratch by the last layer's relations.",
+        description="How the student is made. homodistil: pruned step by step; one-shot: pruned at step 0; "
+        "from-scratch: random weights; layers: every other layer of the teacher; minilm: from scratch, by the last "
+        "layer's relations.",
     )
-    objective: Objective = Field(
-        description="What stands for the task: masked-lm, sentence-embedding, classification, token-classification."
-    )
+    objective: Objective = Field(description="The task that is distilled; token-classification is tagging.")
     steps: int = Field(ge=1, description="Optimizer steps.")
     batch_size: int = Field(ge=1, description="Sequences of one step, over all processes and micro-batches.")
     micro_batch_size: int | None = Field(
@@ -172,7 +175,9 @@ class DistillSettings(Section):
     prune_until: float = Field(0.6, ge=0, le=1, description="Share of the steps at which the target is met (t_f).")
     prune_every: int = Field(5, ge=1, description="Steps from one prune event to the next.")
     importance: Importance = Field(
-        "sensitivity", description="What a neuron is worth: sensitivity, magnitude, or platon."
+        "sensitivity",
+        description="How a neuron's importance is scored: sensitivity (|weight x gradient|), magnitude, or platon "
+        "(sensitivity x its uncertainty).",
     )
     importance_smoothing: float = Field(0.85, ge=0, lt=1, description="Smoothing of the sensitivity (beta 1).")
     uncertainty_smoothing: float = Field(0.95, ge=0, lt=1, description="Smoothing of platon's uncertainty (beta 2).")
@@ -211,15 +216,16 @@ class ExportSettings(Section):
         "auto", description="Embedding tables in fp32, int8 or int4; auto: int8 where weights are quantized."
     )
     opset: int | None = Field(
-        None, ge=18, description="ONNX opset, and nothing newer; by default 18, and newer operators where they pay."
+        None, ge=18, description="ONNX opset of the graph; by default 18, with newer operators where they are faster."
     )
     with_tokenizer: bool = Field(
-        False, description="Write strings/text_model.onnx, too, which takes texts (needs onnxruntime-extensions)."
+        False, description="Also write strings/text_model.onnx, which takes texts (needs onnxruntime-extensions)."
     )
     with_ort_format: bool = Field(
-        False, description="Write ort/model.ort, too, for small builds of onnxruntime, and the operators it needs."
+        False,
+        description="Also write ort/model.ort, for small builds of onnxruntime, and the operators it needs.",
     )
-    seconds: float = Field(1.0, gt=0, description="Seconds that each candidate graph is timed for at the least.")
+    seconds: float = Field(1.0, gt=0, description="Seconds for which each candidate graph is timed, at least.")
 
 
 class MeasureSettings(Section):
@@ -230,7 +236,7 @@ class MeasureSettings(Section):
     batch_size: int = Field(1, ge=1, description="Sequences of one inference.")
     length: int = Field(128, ge=2, description="Tokens of one sequence; of real texts, the most.")
     text: str | None = Field(None, description="File of real texts, one a line, whose own lengths are measured with.")
-    min_seconds: float = Field(2.0, gt=0, description="Seconds measured of each package at the least.")
+    min_seconds: float = Field(2.0, gt=0, description="Seconds for which each package is timed, at least.")
 
 
 class QualitySettings(Section):
@@ -242,13 +248,13 @@ class QualitySettings(Section):
     )
     data: str | None = Field(
         None,
-        description="Glob of files, or package:DISTRIBUTION/GLOB; without, held-out text (fidelity and masked-lm).",
+        description="Glob of files, or package:DISTRIBUTION/GLOB; by default held-out text (fidelity, masked-lm).",
     )
     data_dir: str | None = Field(None, description="Folder of GLUE's files; without it the hub is asked.")
     text_column: str | None = Field(None, description="Column of the texts.")
     pair_column: str | None = Field(None, description="Column of the second texts.")
     label_column: str | None = Field(None, description="Column of labels or scores.")
-    metric: str | None = Field(None, description="What is judged, of more than one; by default the task's first.")
+    metric: str | None = Field(None, description="Which of the task's metrics is judged; by default the first.")
     floor: str = Field(
         examples=["95%"],
         description="Floor under quality: a figure, such as 0.8, or a share of the teacher's figure, such as 95%.",
@@ -300,7 +306,7 @@ class FinetuneSettings(Section):
     max_length: int = Field(128, ge=8, description="Tokens of one example, special tokens included.")
     max_examples: int | None = Field(None, ge=1, description="At most so many examples, drawn by the seed.")
     teacher_weight: float = Field(
-        0.5, ge=0, le=1, description="Share of a teacher's word in the loss; the labels have the rest."
+        0.5, ge=0, le=1, description="Weight of the teacher's logits in the loss; the labels have the rest."
     )
     temperature: float = Field(2.0, gt=0, description="Temperature at which a teacher's logits are matched.")
     int8_share: float = Field(
