@@ -89,6 +89,7 @@ def finetune(
 
     from homoexport.report import finetuned_table
     from homoexport.workflow import finetune as verb
+    from homoexport.workflow.progress import Progress
 
     name = Path(student).resolve().name if Path(student).is_dir() else student.rstrip("/").rsplit("/", 1)[-1]
     out_dir, single = output or Path(f"{name}-{task}"), verb.is_single(task, settings)
@@ -105,7 +106,7 @@ def finetune(
             recipe=settings,
             force=force,
             resume=resume,
-            listener=verb.Listener(on_stage=bars.on_stage, on_progress=bars.on_finetune),
+            progress=Progress(on_stage=bars.on_stage, on_finetune=bars.on_finetune),
         )
     if as_json:
         screen.print_json(tuning.model_dump(mode="json"))

@@ -6,7 +6,6 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -25,7 +24,7 @@ from homoexport.documents.run_folder import (
     replacing,
 )
 from homoexport.encoder import Encoder, load_encoder
-from homoexport.errors import PackageError, RecipeError
+from homoexport.errors import PackageError
 from homoexport.shape import PartialShape, Shape
 from homoexport.stages.distill import (
     TASKS,
@@ -34,14 +33,11 @@ from homoexport.stages.distill import (
     check_threads,
     failing_together,
     join_processes,
-    new_run,
-    run_steps,
     targets_of,
 )
-from homoexport.stages.distill.checkpoint import load_checkpoint
 from homoexport.text import check_sources, prepare_text
 from homoexport.workflow.progress import QUIET, Progress
-from homoexport.workflow.student import StudentWriter
+from homoexport.workflow.student import Place, run_student
 
 _FREE_TO_CHANGE = {
     *("threads", "trackers", "micro_batch_size", "checkpoint_every", "activation_checkpointing", "compile")
@@ -90,15 +86,8 @@ def distill(
 
     Example:
         >>> settings = DistillSettings(objective="sentence-embedding", steps=1000, batch_size=32)
-        >>> student = distill(
-        ...     "sentence-transformers/all-MiniLM-L6-v2",
-        ...     text="texts/*.txt",
-        ...     shape=PartialShape(hidden_size=192),
-        ...     settings=settings,
-        ...     output=Path("student"),
-        ... )  # doctest: +SKIP
-        >>> student.details.parameters  # doctest: +SKIP
-        8665536
+        >>> shape, out = PartialShape(hidden_size=192), Path("student")
+        >>> student = distill("minilm", text="*.txt", shape=shape, settings=settings, output=out)  # doctest: +SKIP
     """
     if isinstance(text, str):
         text = TextSettings(sources=(TextSource(files=text),))
@@ -111,9 +100,9 @@ def distill(
         job = open_job(
             teacher, text=text, settings=settings, seed=seed, shapes=[shape], tracker_dir=output / "trackers"
         )
-        place = _Place(output, work, recipe_digest, resume, progress, keep_state=keep_state)
+        place = Place(output, work, recipe_digest, resume, progress, keep_state=keep_state)
         with output_errors(output), _replacing_together(output, job.accelerator, resume=resume):
-            return _run_student(job, place, job.targets[0])
+            return run_student(job, place, job.targets[0])
 
 
 def prune_on(
@@ -169,8 +158,8 @@ def prune_on(
                 begin(output, "student", work)
                 _copy(student / LOG, output / LOG)  # the way up to here
                 _copy(student / END_STATE, output / CHECKPOINT)
-            place = _Place(output, work, recipe_digest, True, progress, keep_state=True)
-            _run_student(job, place, job.targets[0])
+            place = Place(output, work, recipe_digest, True, progress, keep_state=True)
+            run_student(job, place, job.targets[0])
     return output
 
 
@@ -215,17 +204,10 @@ def distill_students(
     if resume and all(_is_done(folder) for folder in folders):
         return folders
     check_before_loading(text, settings)
-    trunk_steps = round((settings.prune_until + shapes[-1].finish) * settings.steps)
-    trunk_settings = settings.model_copy(
-        update={
-            "steps": trunk_steps,
-            "prune_from": settings.prune_from * settings.steps / trunk_steps,
-            "prune_until": settings.prune_until * settings.steps / trunk_steps,
-        }
-    )
+    trunk_settings = _settings_of_trunk(settings, finish=shapes[-1].finish)
 
-    def place_of(folder: Path, *, goes_on: bool) -> _Place:
-        return _Place(folder, work, recipe_digest, goes_on, progress, name=folder.name)
+    def place_of(folder: Path, *, goes_on: bool) -> Place:
+        return Place(folder, work, recipe_digest, goes_on, progress, name=folder.name)
 
     with all_processes_alive():
         job = open_job(teacher, text=text, settings=settings, seed=seed, shapes=shapes, tracker_dir=output / "trackers")
@@ -234,7 +216,7 @@ def distill_students(
                 begin(output, "student", work)
             job.accelerator.wait_for_everyone()
             if not _is_done(folders[-1]):
-                _run_student(
+                run_student(
                     job.with_settings(trunk_settings),
                     place_of(folders[-1], goes_on=resume),
                     job.targets[-1],
@@ -242,14 +224,30 @@ def distill_students(
                 )
             for folder, shape, target in zip(folders[:-1], shapes, job.targets, strict=False):
                 if not _is_done(folder):
-                    if job.accelerator.is_main_process and not (folder / LOG).exists():
-                        _copy(folders[-1] / LOG, folder / LOG)  # the way up to where it branched off
-                    steps = max(1, round(shape.finish * settings.steps))
-                    branch = settings.model_copy(
-                        update={"steps": steps, "warmup": 0.0, "prune_from": 0.0, "prune_until": _BRANCH_PRUNES_UNTIL}
-                    )
-                    _run_student(job.with_settings(branch), place_of(folder, goes_on=True), target)
+                    _finish_branch(job, place_of(folder, goes_on=True), target, trunk=folders[-1], finish=shape.finish)
     return folders
+
+
+def _settings_of_trunk(settings: DistillSettings, *, finish: float) -> DistillSettings:
+    """Pruning as long as it was asked for, and then the narrowest student's share of the steps."""
+    steps = round((settings.prune_until + finish) * settings.steps)
+    shares = {name: getattr(settings, name) * settings.steps / steps for name in ("prune_from", "prune_until")}
+    return settings.model_copy(update={"steps": steps, **shares})
+
+
+def _finish_branch(job: Job, place: Place, target: Shape, *, trunk: Path, finish: float) -> None:
+    """Go on from where a wider student branched off, for its own share of the steps."""
+    if job.accelerator.is_main_process and not (place.folder / LOG).exists():
+        _copy(trunk / LOG, place.folder / LOG)  # the way up to where it branched off
+    settings = job.settings.model_copy(
+        update={
+            "steps": max(1, round(finish * job.settings.steps)),
+            "warmup": 0.0,
+            "prune_from": 0.0,
+            "prune_until": _BRANCH_PRUNES_UNTIL,
+        }
+    )
+    run_student(job.with_settings(settings), place, target)
 
 
 def check_before_loading(text: TextSettings, settings: DistillSettings) -> None:
@@ -304,62 +302,6 @@ def open_job(
                 )
                 corpus.require(settings.batch_size)
     return Job(encoder, corpus, settings, accelerator, text.max_length, seed, targets)
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a student goes, and who is told."""
-
-    folder: Path
-    work: str
-    recipe_digest: str | None
-    goes_on: bool
-    progress: Progress
-    name: str | None = None
-    keep_state: bool = False
-
-
-def _run_student(
-    job: Job, place: _Place, target: Shape, *, waypoints: Sequence[tuple[Path, Shape]] = ()
-) -> DistilledManifest:
-    """Run to the end, from the start or from what the folder's checkpoint says, and save the student; its manifest."""
-    folder, accelerator = place.folder, job.accelerator
-    state = load_checkpoint(folder) if place.goes_on else None
-    if state is not None and state["sources"] != job.sources:
-        raise RecipeError(
-            "the teacher or the text is not what the run was started with",
-            where=str(folder),
-            hint="put it back, or start again with --force",
-        )
-    settings = job.settings
-    if state is not None and state["at_branch"] and not state["at_end"]:
-        settings = settings.model_copy(update={"learning_rate": state["run"]["rate"]["_last_lr"][0]})
-    run = new_run(job.with_settings(settings), target, waypoints=[shape for _, shape in waypoints])
-    offset = state["offset"] if state else 0
-    writer = StudentWriter(job, run, folder, name=place.name, offset=offset, on_step=place.progress.on_distill)
-    if state is not None:
-        (run.branch_off if state["at_branch"] else run.restore)(state["run"])
-        job.corpus.load_state_dict(state["text"])
-        writer.rewind()
-    else:
-        if accelerator.is_main_process:
-            begin(folder, "student", place.work)
-        accelerator.wait_for_everyone()
-
-    def leave_branch() -> None:
-        branch, _ = waypoints[len(waypoints) - len(run.waypoints) - 1]
-        if accelerator.is_main_process:
-            begin(branch, "student", place.work)
-        writer.checkpoint(branch, at_branch=True)
-
-    run.on_waypoint = leave_branch
-    with writer.trackers():
-        run_steps(run, job.batches, offset=writer.offset, on_step=writer.log, on_checkpoint=writer.checkpoint)
-    if place.keep_state:
-        writer.checkpoint(at_end=True)
-    manifest = writer.save_student(place.recipe_digest)
-    run.close()
-    return manifest
 
 
 def _work_digest(

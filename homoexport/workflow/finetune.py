@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -51,17 +50,10 @@ from homoexport.stages.evaluate import (
     open_model,
     read_learned,
 )
-from homoexport.stages.finetune import FinetuneProgress, train_classifier
+from homoexport.stages.finetune import train_classifier
+from homoexport.workflow.progress import QUIET, Progress
 
 _HELD_OUT_TEXTS = 1000  # that a student carries for the checks of its export
-
-
-@dataclass(frozen=True)
-class Listener:
-    """Callbacks of a fine-tuning; by default nothing is reported."""
-
-    on_stage: Callable[[str], None] = lambda _title: None
-    on_progress: Callable[[FinetuneProgress], None] = lambda _progress: None
 
 
 def finetune(
@@ -77,7 +69,7 @@ def finetune(
     recipe: FinetuneRecipe | None = None,
     force: bool = False,
     resume: bool = False,
-    listener: Listener | None = None,
+    progress: Progress = QUIET,
 ) -> FineTuning:
     """Fine-tune a student on a task, and judge it; with several tasks or seeds a student each.
 
@@ -95,13 +87,13 @@ def finetune(
         recipe: settings by task, and seeds.
         force: replace `output` where homoexport wrote it.
         resume: of several trainings, make those that are missing.
-        listener: receives stages and progress.
+        progress: is told stages and steps.
 
     Raises:
         UserError: an argument that makes no difference to the task, or one that is missing.
         Others as `finetune_student` and `finetune_many`.
     """
-    recipe, listener = recipe or FinetuneRecipe(), listener or Listener()
+    recipe = recipe or FinetuneRecipe()
     columns = columns or Columns()
     check_learned(task, train=train, dev=dev, columns=columns, data_dir=data_dir)
     single = is_single(task, recipe)
@@ -110,7 +102,7 @@ def finetune(
     if not resume:
         refuse_existing(output, force=force, kind="student" if single else "finetuning", inputs=[student])
     tasks, skipped = read_learned(
-        task, train=train, dev=dev, columns=columns, data_dir=data_dir, progress=listener.on_stage
+        task, train=train, dev=dev, columns=columns, data_dir=data_dir, progress=progress.on_stage
     )
     if single:
         (learned,) = tasks
@@ -122,7 +114,7 @@ def finetune(
             seed=recipe.seeds[0],
             teacher=teacher,
             force=force,
-            listener=listener,
+            progress=progress,
         )
         return FineTuning(model=student, runs=(run,), summary=over_seeds([run]))
     return finetune_many(
@@ -134,7 +126,7 @@ def finetune(
         skipped=skipped,
         force=force,
         resume=resume,
-        listener=listener,
+        progress=progress,
     )
 
 
@@ -152,7 +144,7 @@ def finetune_student(
     seed: int,
     teacher: str | None = None,
     force: bool = False,
-    listener: Listener | None = None,
+    progress: Progress = QUIET,
 ) -> FineTunedRun:
     """Fine-tune a model on a task, judge it, and write it as a student's folder.
 
@@ -164,7 +156,7 @@ def finetune_student(
         seed: of the new head, dropout, the order of examples, and of those that are drawn where they are limited.
         teacher: a classifier of the same labels, a package or a torch model, whose logits teach, too.
         force: replace `out_dir` where it is a student's.
-        listener: receives stages and progress.
+        progress: is told stages and steps.
 
     Returns:
         What the manifest keeps of it, under `finetuned`.
@@ -174,17 +166,16 @@ def finetune_student(
         OutputError: `out_dir` exists, or cannot be written.
         TrainingError: a loss that is no number.
     """
-    listener = listener or Listener()
     refuse_existing(out_dir, force=force, kind="student", inputs=[source, *([teacher] if teacher else [])])
     check_whole(source)
     load_encoder(source)  # what cannot be fine-tuned is refused before a teacher is asked
     train = drawn(task.train, settings.max_examples, seed)
     logits = None
     if teacher is not None:
-        listener.on_stage(f"asking {teacher}")
+        progress.on_stage(f"asking {teacher}")
         logits = _answers(teacher, train, task.names, threads=settings.threads or 1)
     with staged(out_dir, force=force) as folder:
-        listener.on_stage(f"fine-tuning {source} on {task.name}, seed {seed}")
+        progress.on_stage(f"fine-tuning {source} on {task.name}, seed {seed}")
         made = train_classifier(
             source,
             train.texts,
@@ -194,9 +185,9 @@ def finetune_student(
             seed=seed,
             folder=folder,
             teacher_logits=logits,
-            on_progress=listener.on_progress,
+            on_progress=progress.on_finetune,
         )
-        listener.on_stage("judging")
+        progress.on_stage("judging")
         judged = {name: _judged(folder, examples, task, seed=seed) for name, examples in task.judged.items()}
         _write_held_out(folder, next(iter(task.judged.values())).texts)
         run = _described(task, train, judged, seed=seed, teacher=teacher)
@@ -264,7 +255,7 @@ def finetune_many(
     skipped: Mapping[str, str] | None = None,
     force: bool = False,
     resume: bool = False,
-    listener: Listener | None = None,
+    progress: Progress = QUIET,
 ) -> FineTuning:
     """Fine-tune a model on every task with every seed, each a student's folder `TASK/seed-N`, and sum up.
 
@@ -277,7 +268,7 @@ def finetune_many(
         skipped: tasks that are left out, and why.
         force: replace `out_dir` where it is such a folder.
         resume: go on where the same work was stopped.
-        listener: receives stages and progress.
+        progress: is told stages and steps.
 
     Returns:
         What `summary.json` keeps.
@@ -304,7 +295,7 @@ def finetune_many(
             folder = out_dir / task.name / f"seed-{seed}"
             if not is_finished(folder):
                 settings, teacher = recipe.settings_of(task.name), teachers.get(task.name)
-                finetune_student(source, task, folder, settings=settings, seed=seed, teacher=teacher, listener=listener)
+                finetune_student(source, task, folder, settings=settings, seed=seed, teacher=teacher, progress=progress)
             runs.append(verify(folder, FinetunedManifest, strict=False).details.finetuned)
         tuning = FineTuning(model=source, runs=tuple(runs), summary=over_seeds(runs), skipped=dict(skipped or {}))
         write_document(out_dir / FINE_TUNING_FILE, tuning)

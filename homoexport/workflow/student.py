@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate.utils import gather_object
 
 from homoexport.documents.artifact import DistilledManifest, read_manifest, write_manifest
 from homoexport.documents.document import write_text
-from homoexport.documents.run_folder import CHECKPOINT, END_STATE, HELD_OUT, LOG
+from homoexport.documents.run_folder import CHECKPOINT, END_STATE, HELD_OUT, LOG, begin
 from homoexport.documents.student import DistilledDetails, StepRecord
 from homoexport.encoder import parameter_counts, parent_of, save_encoder
-from homoexport.stages.distill import Job, Run, held_out_loss
-from homoexport.stages.distill.checkpoint import save_checkpoint
+from homoexport.errors import RecipeError
+from homoexport.shape import Shape
+from homoexport.stages.distill import Job, Run, held_out_loss, new_run, run_steps
+from homoexport.stages.distill.checkpoint import load_checkpoint, save_checkpoint
 from homoexport.text import merge_states
-from homoexport.workflow.progress import DistillProgress
+from homoexport.workflow.progress import DistillProgress, Progress
 
 
 class StudentWriter:
@@ -165,3 +168,59 @@ class StudentWriter:
             held_out_loss=held_out_loss(run.loss, job.batches, job.corpus.held_out),
             seconds=round(self.seconds, 3),
         )
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a student goes, and who is told."""
+
+    folder: Path
+    work: str
+    recipe_digest: str | None
+    goes_on: bool
+    progress: Progress
+    name: str | None = None
+    keep_state: bool = False
+
+
+def run_student(
+    job: Job, place: Place, target: Shape, *, waypoints: Sequence[tuple[Path, Shape]] = ()
+) -> DistilledManifest:
+    """Run to the end, from the start or from what the folder's checkpoint says, and save the student; its manifest."""
+    folder, accelerator = place.folder, job.accelerator
+    state = load_checkpoint(folder) if place.goes_on else None
+    if state is not None and state["sources"] != job.sources:
+        raise RecipeError(
+            "the teacher or the text is not what the run was started with",
+            where=str(folder),
+            hint="put it back, or start again with --force",
+        )
+    settings = job.settings
+    if state is not None and state["at_branch"] and not state["at_end"]:
+        settings = settings.model_copy(update={"learning_rate": state["run"]["rate"]["_last_lr"][0]})
+    run = new_run(job.with_settings(settings), target, waypoints=[shape for _, shape in waypoints])
+    offset = state["offset"] if state else 0
+    writer = StudentWriter(job, run, folder, name=place.name, offset=offset, on_step=place.progress.on_distill)
+    if state is not None:
+        (run.branch_off if state["at_branch"] else run.restore)(state["run"])
+        job.corpus.load_state_dict(state["text"])
+        writer.rewind()
+    else:
+        if accelerator.is_main_process:
+            begin(folder, "student", place.work)
+        accelerator.wait_for_everyone()
+
+    def leave_branch() -> None:
+        branch, _ = waypoints[len(waypoints) - len(run.waypoints) - 1]
+        if accelerator.is_main_process:
+            begin(branch, "student", place.work)
+        writer.checkpoint(branch, at_branch=True)
+
+    run.on_waypoint = leave_branch
+    with writer.trackers():
+        run_steps(run, job.batches, offset=writer.offset, on_step=writer.log, on_checkpoint=writer.checkpoint)
+    if place.keep_state:
+        writer.checkpoint(at_end=True)
+    manifest = writer.save_student(place.recipe_digest)
+    run.close()
+    return manifest

@@ -18,12 +18,12 @@ from homoexport.errors import OutputError, PackageError, RecipeError, TeacherErr
 from homoexport.stages.evaluate import Examples, LabelledTask, glue_task, open_model, own_task
 from homoexport.workflow import finetune
 from homoexport.workflow.finetune import (
-    Listener,
     drawn,
     finetune_many,
     finetune_student,
     teachers_of,
 )
+from homoexport.workflow.progress import Progress
 from tests.samples import student_details
 
 TEXTS = tuple(f"w{i % 37 + 2} w{i % 11} w{i % 2}" for i in range(64))
@@ -129,12 +129,12 @@ def test_a_source_is_looked_at_before_a_teacher_is_asked(tiny_folder, tmp_path: 
     told: list[str] = []
     given = {"settings": SETTINGS, "seed": 0, "teacher": str(tmp_path / "asked")}
     with pytest.raises(TeacherError, match="no such model folder"):
-        finetune_student(str(tmp_path / "none"), TASK, tmp_path / "x", listener=Listener(on_stage=told.append), **given)
+        finetune_student(str(tmp_path / "none"), TASK, tmp_path / "x", progress=Progress(on_stage=told.append), **given)
     source = tiny_folder()
     write_manifest(source, "student", details=student_details())
     (source / "config.json").write_text((source / "config.json").read_text() + "\n")
     with pytest.raises(PackageError, match="altered"):
-        finetune_student(str(source), TASK, tmp_path / "x", listener=Listener(on_stage=told.append), **given)
+        finetune_student(str(source), TASK, tmp_path / "x", progress=Progress(on_stage=told.append), **given)
     assert told == []
 
 
