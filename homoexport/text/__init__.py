@@ -4,7 +4,7 @@
 """
 
 from homoexport.text.collate import collate, mask_tokens
-from homoexport.text.corpus import Corpus
+from homoexport.text.corpus import Corpus, require_batch
 from homoexport.text.example import IGNORED, Example
 from homoexport.text.peek import check_sources, first_texts
 from homoexport.text.prepare import corpus_of, prepare_text
@@ -22,5 +22,6 @@ __all__ = [
     "mask_tokens",
     "merge_states",
     "prepare_text",
+    "require_batch",
     "split_sentences",
 ]

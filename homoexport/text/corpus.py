@@ -28,24 +28,22 @@ class Corpus(Protocol):
     Attributes:
         held_out: held-out sequences.
         held_out_texts: the same as text; of a query and its document the query, of other pairs both.
-        size: training sequences of one epoch; None where a stream does not tell.
+        description: what the corpus holds, for manifests.
     """
 
     held_out: list[Example]
     held_out_texts: list[str]
+    description: CorpusDescription
 
     @property
     def size(self) -> int | None:
-        """Training sequences of one epoch."""
+        """Training sequences of one epoch; None where a stream does not say."""
 
     def batch(self, step: int, batch_size: int, start: int = 0, stop: int | None = None) -> list[Example]:
         """Sequences `start` to `stop` of the `batch_size` sequences of a step (counted from 0).
 
         A stream gives its own process's slice alone: of process p of n, [p·batch_size/n, (p+1)·batch_size/n).
         """
-
-    def require(self, batch_size: int) -> None:
-        """Raise TextError where there is less text than one batch."""
 
     def state_dict(self) -> dict[str, Any]:
         """What resuming needs of this process, for `merge_states`; JSON-ready.
@@ -56,22 +54,19 @@ class Corpus(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a merged state, whatever the number of processes was."""
 
-    def describe(self) -> CorpusDescription:
-        """What the corpus holds, for manifests."""
 
-
-def require_batch(size: int | None, batch_size: int) -> None:
-    """Raise TextError where a known size is less than a batch."""
-    if size is not None and size < batch_size:
+def require_batch(corpus: Corpus, batch_size: int) -> None:
+    """Refuse less text than one batch (TextError); a stream longer than its buffers is taken to be long enough."""
+    if corpus.size is not None and corpus.size < batch_size:
         raise TextError(
-            f"{size} training sequences are fewer than one batch of {batch_size}",
+            f"{corpus.size} training sequences are fewer than one batch of {batch_size}",
             where="text",
             hint="give more text, or lower distill.batch_size or text.held_out",
         )
 
 
 def locate_position(position: int, weights: Sequence[float]) -> tuple[int, int]:
-    """Which source a position of the endless training order takes, and as its how-manyeth sequence.
+    """Which source a position of the endless training order takes, and which of that source's sequences.
 
     Positions are dealt out evenly (Bresenham's line, in whole numbers), so that every batch has
     every source's share of it within one sequence for each source.
@@ -102,8 +97,7 @@ class MapCorpus:
         parts: for each source, the rows of `sequences` that it trains on.
         weights: for each source, its relative share of a batch.
         seed: of the order; each epoch of a source is a permutation of its part.
-        held_out, held_out_texts: see `Corpus`.
-        description: what `describe` returns.
+        held_out, held_out_texts, description: see `Corpus`.
     """
 
     sequences: Any
@@ -127,17 +121,12 @@ class MapCorpus:
         return sum(map(len, self.parts))
 
     def batch(self, step: int, batch_size: int, start: int = 0, stop: int | None = None) -> list[Example]:
-        """See `Corpus.batch`; a pure function of the seed and its arguments."""
         rows = []
         for index in range(start, batch_size if stop is None else stop):
             source, ordinal = locate_position(step * batch_size + index, self.weights)
             epoch, place = divmod(ordinal, len(self.parts[source]))
             rows.append(int(self._order(source, epoch)[place]))
         return examples_from(self.sequences[rows])
-
-    def require(self, batch_size: int) -> None:
-        """See `Corpus.require`."""
-        require_batch(self.size, batch_size)
 
     def state_dict(self) -> dict[str, Any]:
         """Empty: the step says everything."""
@@ -146,7 +135,3 @@ class MapCorpus:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Nothing to load; a state of a stream is a mistake of ours."""
         assert not state
-
-    def describe(self) -> CorpusDescription:
-        """See `Corpus.describe`."""
-        return self.description

@@ -51,12 +51,19 @@ def _nothing(settings: TextSettings) -> TextError:
     return TextError("holds no text", where=names, hint="name other files or another column, or lower text.min_words")
 
 
-def _too_little(count: int, settings: TextSettings) -> TextError:
-    return TextError(
-        f"{count} different sequences, and text.held_out keeps {settings.held_out} of them from training",
-        where=", ".join(name_of(source) for source in settings.sources),
-        hint="give more text or lower text.held_out",
-    )
+def _split(keys: np.ndarray, settings: TextSettings, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to hold out, and rows to train on, out of the first row of each key."""
+    if not len(keys):
+        raise _nothing(settings)
+    unique = np.sort(np.unique(keys, return_index=True)[1])
+    if len(unique) <= settings.held_out:
+        raise TextError(
+            f"{len(unique)} different sequences, and text.held_out keeps {settings.held_out} of them from training",
+            where=", ".join(name_of(source) for source in settings.sources),
+            hint="give more text or lower text.held_out",
+        )
+    chosen = np.random.default_rng([seed, 0]).choice(len(unique), settings.held_out, replace=False)
+    return unique[chosen], np.delete(unique, chosen)
 
 
 def check_columns(sources: tuple[TextSource, ...], objective: Objective) -> None:
@@ -190,15 +197,8 @@ def _map_corpus(
         for source, sequencer in zip(rows, sequencers, strict=True)
     ]
     sequences = datasets.concatenate_datasets(tokenized)
-    if not len(sequences):
-        raise _nothing(settings)
     keys = sequences.data.column("key").to_numpy()
-    unique = np.sort(np.unique(keys, return_index=True)[1])
-    if len(unique) <= settings.held_out:
-        raise _too_little(len(unique), settings)
-    chosen = np.random.default_rng([seed, 0]).choice(len(unique), settings.held_out, replace=False)
-    held_out_rows = unique[chosen]
-    training = np.delete(unique, chosen)
+    held_out_rows, training = _split(keys, settings, seed)
     ends = np.cumsum([len(source) for source in tokenized])
     of_source = np.searchsorted(ends, training, side="right")
     parts = [training[of_source == number] for number in range(len(tokenized))]
@@ -270,10 +270,7 @@ def _stream_corpus(
         if not head["key"]:
             raise TextError("holds no text for training", where=source.name, hint="leave this source out")
     keys = np.array(merged["key"])
-    unique = np.sort(np.unique(keys, return_index=True)[1])
-    if len(unique) <= settings.held_out:
-        raise _too_little(len(unique), settings)
-    chosen = unique[np.random.default_rng([seed, 0]).choice(len(unique), settings.held_out, replace=False)]
+    chosen, training = _split(keys, settings, seed)
     held_out = {name: [column[row] for row in chosen] for name, column in merged.items()}
     return StreamCorpus(
         sources=sources,
@@ -281,7 +278,7 @@ def _stream_corpus(
         seed=seed,
         held_out=examples_from(held_out),
         held_out_texts=held_out["text"],
-        size=len(unique) - settings.held_out if all(ended for _, ended in heads) else None,
+        size=len(training) if all(ended for _, ended in heads) else None,
         description=CorpusDescription(
             streamed=True,
             sources=tuple(SourceDescription(source=source.name, weight=source.weight) for source in sources),

@@ -49,7 +49,6 @@ def features_of(objective: Objective) -> datasets.Features:
 
 
 def name_of(source: TextSource) -> str:
-    """What a message calls a source."""
     return source.files or "/".join(filter(None, (source.dataset, source.config, source.split)))
 
 

@@ -62,7 +62,6 @@ def read_chunk(read: Callable[[], Row | None], share: float = 1.0) -> list[Row]:
 
 
 def sequences_of(rows: Sequence[Row], sequencer: Sequencer) -> Columns:
-    """Rows as a table of sequences."""
     return sequencer({role: [row[role] for row in rows] for role in rows[0]}) if rows else {}
 
 

@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 import numpy as np
 
 from homoexport.documents.student import CorpusDescription
-from homoexport.text.corpus import require_batch
 from homoexport.text.example import Example
 from homoexport.text.shards import (
     VIRTUAL_SHARDS,
@@ -37,8 +36,7 @@ class StreamCorpus:
         sources: where the text comes from.
         held_out_keys: sequences with one of these keys are passed over.
         seed: of the buffers' draws.
-        held_out, held_out_texts: see `Corpus`.
-        description: what `describe` returns.
+        held_out, held_out_texts, description: see `Corpus`.
         size: training sequences of one epoch, where the stream ended while it was looked at.
         process, processes: whose slice of the batches is asked for, of how many.
     """
@@ -119,10 +117,6 @@ class StreamCorpus:
         self._next_step += 1
         return batch
 
-    def require(self, batch_size: int) -> None:
-        """See `Corpus.require`; a stream longer than its buffers is taken to be long enough."""
-        require_batch(self.size, batch_size)
-
     def state_dict(self) -> dict[str, Any]:
         """The places and buffers of this process's shards; those of all processes make one by `merge_states`."""
         if not self._shards:
@@ -137,10 +131,6 @@ class StreamCorpus:
         """See `Corpus.load_state_dict`."""
         self._state, self._next_step = state, state["step"]
         self._readers, self._shards = {}, {}
-
-    def describe(self) -> CorpusDescription:
-        """See `Corpus.describe`."""
-        return self.description
 
 
 def merge_states(states: Sequence[dict[str, Any]]) -> dict[str, Any]:

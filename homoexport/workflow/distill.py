@@ -35,7 +35,7 @@ from homoexport.stages.distill import (
     join_processes,
     targets_of,
 )
-from homoexport.text import check_sources, prepare_text
+from homoexport.text import check_sources, prepare_text, require_batch
 from homoexport.workflow.progress import QUIET, Progress
 from homoexport.workflow.student import Place, run_student
 
@@ -300,7 +300,7 @@ def open_job(
                     process=accelerator.process_index,
                     processes=accelerator.num_processes,
                 )
-                corpus.require(settings.batch_size)
+                require_batch(corpus, settings.batch_size)
     return Job(encoder, corpus, settings, accelerator, text.max_length, seed, targets)
 
 

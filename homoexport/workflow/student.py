@@ -164,7 +164,7 @@ class StudentWriter:
             objective=job.settings.objective,
             steps=self.offset + run.step,
             processes=job.accelerator.num_processes,
-            text=job.corpus.describe(),
+            text=job.corpus.description,
             held_out_loss=held_out_loss(run.loss, job.batches, job.corpus.held_out),
             seconds=round(self.seconds, 3),
         )

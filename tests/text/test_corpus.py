@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from homoexport.documents.recipe import TextSettings, TextSource
 from homoexport.errors import TextError
-from homoexport.text import Corpus, Example, prepare_text
+from homoexport.text import Corpus, Example, prepare_text, require_batch
 from homoexport.text.corpus import locate_position
 
 Sentence = Callable[[], str]
@@ -68,7 +68,7 @@ def test_a_batch_depends_on_seed_and_step_alone(
     wanted = [first.batch(step, 12) for step in range(20)]
     assert second.batch(17, 12) == wanted[17]
     assert second.batch(3, 12, 0, 5) + second.batch(3, 12, 5) == wanted[3]
-    assert first.describe().digest == second.describe().digest
+    assert first.description.digest == second.description.digest
     other = _prepare(_settings(*sources), tokenizer, tmp_path / "x", seed=1)
     assert other.held_out != first.held_out
     assert other.batch(0, 12) != wanted[0]
@@ -94,6 +94,6 @@ def test_less_than_a_batch_is_refused(tmp_path: Path, tokenizer: PreTrainedToken
         TextSource(dataset=str(tmp_path / "data"), streaming=True),
     ):
         corpus = _prepare(_settings(source), tokenizer, tmp_path / "cache")
-        corpus.require(20)
+        require_batch(corpus, 20)
         with pytest.raises(TextError, match="20 training sequences are fewer than one batch of 21"):
-            corpus.require(21)
+            require_batch(corpus, 21)

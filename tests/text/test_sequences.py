@@ -134,7 +134,7 @@ def test_hub_columns_are_read_alike(tmp_path: Path, tokenizer: PreTrainedTokeniz
     settings = TextSettings(sources=(source,), max_length=16, held_out=5)
     hub = prepare_text(settings, tokenizer, objective="classification", seed=0, cache_dir=tmp_path / "cache")
     assert _everything(hub) == _everything(files)
-    assert hub.describe().digest == files.describe().digest
+    assert hub.description.digest == files.description.digest
 
 
 def _tagged(sentence: Sentence, count: int) -> Rows:

@@ -114,7 +114,7 @@ def test_batches_are_the_same_for_any_number_of_processes(
     for corpora in runs.values():
         for corpus in corpora:
             assert corpus.held_out == runs[1][0].held_out
-            assert corpus.describe() == runs[1][0].describe()
+            assert corpus.description == runs[1][0].description
 
 
 def test_a_process_tokenizes_its_own_shards_alone(

@@ -54,7 +54,7 @@ def test_sentences_are_tokenized_as_the_tokenizer_does(
         example.input_ids for example in corpus.held_out
     ]
     assert set(corpus.held_out_texts) < set(sentences)
-    description = corpus.describe()
+    description = corpus.description
     assert description.sequences == corpus.size == 56
     assert description.tokens == sum(len(example.input_ids) for example in corpus.batch(0, 56))
     assert description.sources == (SourceDescription(source=str(path), weight=1.0, rows=17, sequences=56),)
@@ -169,7 +169,7 @@ def test_packaged_texts_give_sane_sentences(tmp_path: Path) -> None:
     settings = TextSettings(sources=sources, max_length=64, held_out=1000)
     tokenizer = AutoTokenizer.from_pretrained(teacher)
     corpus = prepare_text(settings, tokenizer, objective="sentence-embedding", seed=0, cache_dir=tmp_path)
-    speeches, news = corpus.describe().sources
+    speeches, news = corpus.description.sources
     assert speeches.sequences > 5_000
     assert news.sequences > 80_000
     words = sorted(len(text.split()) for text in corpus.held_out_texts)

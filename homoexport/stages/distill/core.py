@@ -14,7 +14,7 @@ from homoexport.stages.distill.job import Job, join_processes, targets_of
 from homoexport.stages.distill.loop import Run
 from homoexport.stages.distill.start import start_student
 from homoexport.stages.distill.steps import run_steps
-from homoexport.text import Corpus
+from homoexport.text import Corpus, require_batch
 
 
 def distill_encoder(
@@ -46,7 +46,7 @@ def distill_encoder(
     """
     accelerator = join_processes(settings, seed=seed)
     targets = targets_of(teacher, [shape], settings, max_length=max_length)
-    corpus.require(settings.batch_size)
+    require_batch(corpus, settings.batch_size)
     job = Job(teacher, corpus, settings, accelerator, max_length, seed, targets)
     run = new_run(job, targets[0])
     run_steps(run, job.batches, on_step=on_step or (lambda _step: None), on_checkpoint=lambda: None)

@@ -74,7 +74,7 @@ class Job:
     @cached_property
     def sources(self) -> dict[str, Any]:
         """Digests of teacher and text: a run resumes on nothing else."""
-        text = self.corpus.describe().model_dump(mode="json")
+        text = self.corpus.description.model_dump(mode="json")
         return {"teacher": weights_digest(self.encoder), "text": text}
 
     def with_settings(self, settings: DistillSettings) -> Job:
@@ -190,10 +190,10 @@ def failing_together(accelerator: Accelerator) -> Iterator[None]:
         if error is not None:
             raise error
         return
-    told = gather_object([None if error is None else (error.what, error.where, error.hint)])
+    failures = gather_object([None if error is None else (error.what, error.where, error.hint)])
     if error is not None:
         raise error
-    for other in told:
+    for other in failures:
         if other is not None:
             what, where, hint = other
             raise UserError(what, where=where, hint=hint)

@@ -24,9 +24,8 @@ from homoexport.stages.distill.batches import MicroBatch
 from homoexport.stages.distill.depth import Depth
 from homoexport.stages.distill.importance import Ranking, choose
 from homoexport.stages.distill.layerwise import Projections
-from homoexport.stages.distill.memory import recompute_activations
 from homoexport.stages.distill.schedule import widths_due
-from homoexport.stages.distill.start import Start, schedule_of
+from homoexport.stages.distill.start import Start, recompute_activations, schedule_of
 from homoexport.stages.distill.step import StepLoss
 from homoexport.stages.distill.terms import InnerTerms, weights_of
 
@@ -95,9 +94,6 @@ class Run:
             layer_map=start.layer_map,
         )
         self.loss = StepLoss(
-            self.teacher,
-            self.student,
-            self.family,
             self.inner_terms,
             objective_name=settings.objective,
             weights=self.weights,
@@ -123,12 +119,10 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether all steps are done."""
         return self.step >= self.settings.steps
 
     @property
     def widths(self) -> Widths:
-        """The student's, now."""
         return self.family.widths(self.student)
 
     @property
@@ -160,30 +154,18 @@ class Run:
         if self.settings.compile and not self._compiled and self.step >= self.schedule.stop:
             self._compiled = True
             self.family.body(self.student).compile()
-        return self._report(step, terms, widths, parameters, learning_rate, pruned, time.perf_counter() - began)
-
-    def _report(
-        self,
-        step: int,
-        terms: dict[str, float],
-        widths: Widths,
-        parameters: int,
-        learning_rate: float,
-        pruned: bool,
-        seconds: float,
-    ) -> StepRecord:
         weighted = {name: value * getattr(self.weights, name) for name, value in terms.items()}
-        labels = self.settings.objective != "sentence-embedding"
+        of_labels = {"task"} if self.settings.objective != "sentence-embedding" else set()
         return StepRecord(
             step=step,
             loss=sum(weighted.values()),
             terms=terms,
-            gap=sum(value for name, value in weighted.items() if name != "task" or not labels),
+            gap=sum(value for name, value in weighted.items() if name not in of_labels),
             widths=WidthFigures.model_validate(widths.as_json()),
             parameters=parameters,
             learning_rate=learning_rate,
             pruned=pruned,
-            seconds=seconds,
+            seconds=time.perf_counter() - began,
         )
 
     def _unscale(self) -> bool:
@@ -321,7 +303,6 @@ class Run:
         slice_model(self.student, self.family, keep, optimizer=self.optimizer, followers=self.projections.followers())
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
         scaler = self.accelerator.scaler
         return {
             "step": self.step,
@@ -341,9 +322,8 @@ class Run:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
         self._load(state)
-        self.start_widths = _widths_of(state["start_widths"])
+        self.start_widths = Widths(**state["start_widths"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.rate.load_state_dict(state["rate"])
         self.depth.load(state["depth"])
@@ -368,7 +348,7 @@ class Run:
             if layer not in state["depth"]["kept"]:
                 self._remove_layer(layer)
         # Of whichever neurons: the state's values replace what is left.
-        layout, saved = self.family.layout(self.student), _widths_of(state["widths"])
+        layout, saved = self.family.layout(self.student), Widths(**state["widths"])
         self._slice(Keep.first(layout, self.widths, saved, self.accelerator.device))
         self.student.load_state_dict(state["student"])
         self.projections.load_state_dict(state["projections"])
@@ -394,7 +374,3 @@ def _forget_parameters(optimizer: torch.optim.Optimizer, gone: set[nn.Parameter]
         group["params"] = [parameter for parameter in group["params"] if parameter not in gone]
     for parameter in gone:
         optimizer.state.pop(parameter, None)
-
-
-def _widths_of(saved: dict[str, Any]) -> Widths:
-    return Widths(saved["hidden_size"], saved["intermediate_size"], tuple(saved["heads_per_layer"]), saved["head_dim"])

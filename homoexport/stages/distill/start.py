@@ -14,9 +14,13 @@ All have the same data, steps, task and KL terms, so that they can be laid side 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from homoexport.choices import Method
@@ -82,3 +86,13 @@ def schedule_of(settings: DistillSettings) -> PruneSchedule:
         prune_every=settings.prune_every,
         kind=settings.prune_schedule,
     )
+
+
+def recompute_activations(layers: Iterable[nn.Module]) -> None:
+    """Keep only each layer's input for the backward pass (Chen et al., arXiv 1604.06174).
+
+    transformers' own switch works in training mode alone, where dropout would make a student differ
+    from its teacher at step 0.
+    """
+    for layer in layers:
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)

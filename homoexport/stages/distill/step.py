@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from homoexport.choices import Objective
 from homoexport.documents.recipe import LossWeights
-from homoexport.encoder import Family
 from homoexport.errors import RecipeError
 from homoexport.stages.distill import objective
 from homoexport.stages.distill.batches import NO_LABEL, Counts, MicroBatch
@@ -26,10 +25,8 @@ class StepLoss:
     """Computes the terms that have a weight, and their gradients in the student.
 
     Args:
-        teacher: frozen, in eval mode.
-        student: same family; dropout is off, so that at step 0 it equals the teacher.
-        family: their adapter.
-        inner_terms: the table's terms.
+        inner_terms: the table's terms, of a frozen teacher and its student; dropout is off, so that at step 0 both
+            are equal.
         objective_name: what stands for the task.
         weights: a term of weight 0 is not computed.
         temperature: of the KL, and of the similarity matrix's softmax.
@@ -41,9 +38,6 @@ class StepLoss:
 
     def __init__(
         self,
-        teacher: nn.Module,
-        student: nn.Module,
-        family: Family,
         inner_terms: InnerTerms,
         *,
         objective_name: Objective,
@@ -53,7 +47,7 @@ class StepLoss:
         accelerator: Accelerator,
         bounded: bool = False,
     ) -> None:
-        self.teacher, self.student, self.family = teacher, student, family
+        self.teacher, self.student, self.family = inner_terms.teacher, inner_terms.student, inner_terms.family
         self.inner_terms, self.weights = inner_terms, weights
         self.objective_name, self.temperature, self.pooling_mode = objective_name, temperature, pooling_mode
         self.accelerator, self.bounded = accelerator, bounded
