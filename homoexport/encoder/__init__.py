@@ -4,20 +4,18 @@ from homoexport.encoder.answers import OUTPUT_NAMES, input_names, max_length_of,
 from homoexport.encoder.families import family_of, supported_model_types
 from homoexport.encoder.layout import Family, Group, Layout, Slot, Taps
 from homoexport.encoder.loading import (
-    SENTENCE_SETTINGS,
     Encoder,
-    Pooling,
     encoder_of,
     load_classifier,
     load_encoder,
     parent_of,
-    read_sentence_settings,
     resolve_folder,
     save_encoder,
     save_tokenizer,
     weights_digest,
     write_sentence_files,
 )
+from homoexport.encoder.sentence import SENTENCE_SETTINGS, Pooling, read_sentence_settings
 from homoexport.encoder.shape import (
     ParameterCounts,
     count_parameters,

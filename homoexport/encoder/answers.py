@@ -12,7 +12,8 @@ import torch
 
 from homoexport.choices import ModelTask
 from homoexport.encoder.families import family_of
-from homoexport.encoder.loading import Encoder, Pooling, read_sentence_settings
+from homoexport.encoder.loading import Encoder
+from homoexport.encoder.sentence import Pooling, read_sentence_settings
 
 OUTPUT_NAMES: dict[ModelTask, tuple[str, ...]] = {
     "sentence-similarity": ("sentence_embedding", "last_hidden_state"),  # [B, D], [B, S, D]

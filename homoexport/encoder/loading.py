@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import huggingface_hub
 import torch
@@ -31,9 +31,8 @@ from homoexport.choices import ModelTask
 from homoexport.documents.artifact import MANIFEST, Manifest, read_manifest, sha256_file
 from homoexport.documents.document import digest_of
 from homoexport.encoder.families import family_of
+from homoexport.encoder.sentence import SENTENCE_SETTINGS, Pooling, read_pooling, read_sentence_settings
 from homoexport.errors import TeacherError
-
-SENTENCE_SETTINGS = "sentence_bert_config.json"
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _TOKENIZER_FILES = ["tokenizer*", "vocab*", "special_tokens_map.json", "added_tokens.json", "*.model", "merges.txt"]
@@ -52,14 +51,6 @@ _TASK_OF_ARCHITECTURE: dict[str, ModelTask] = {  # by the end of the class's nam
 }
 _CLASSIFIERS = {"text-classification", "token-classification"}  # their heads can have the same weights
 _NOT_A_MODEL = "name a folder with config.json, model.safetensors and a tokenizer"
-
-
-@dataclass(frozen=True)
-class Pooling:
-    """How token vectors become one sentence vector."""
-
-    mode: Literal["mean", "cls"] = "mean"
-    normalize: bool = True
 
 
 _NO_FOLDER = Path(os.devnull)
@@ -144,35 +135,6 @@ def _task_of_head(config: Any) -> ModelTask | None:
     """What the class that a config names is for; None where its name does not say."""
     architecture = (getattr(config, "architectures", None) or ["Model"])[0]
     return next((task for ending, task in _TASK_OF_ARCHITECTURE.items() if architecture.endswith(ending)), None)
-
-
-def read_pooling(folder: Path) -> Pooling:
-    """Pooling of a sentence-transformers folder; mean and normalised where it says nothing.
-
-    Raises:
-        TeacherError: a pooling that is neither mean nor cls, or modules besides Transformer, Pooling and Normalize.
-    """
-    modules = folder / "modules.json"
-    entries = json.loads(modules.read_text(encoding="utf-8")) if modules.is_file() else []
-    kinds = [str(entry["type"]).rsplit(".", 1)[-1] for entry in entries]
-    if entries and kinds not in (["Transformer"], ["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
-        raise TeacherError(
-            f"a sentence encoder of {', '.join(kinds)} is not supported, and parts of it would be lost",
-            where=str(modules),
-            hint="supported: Transformer, Pooling and, perhaps, Normalize, in this order",
-        )
-    named = [entry["path"] for entry, kind in zip(entries, kinds, strict=True) if kind == "Pooling"]
-    path = folder / (named[0] if named else "1_Pooling") / "config.json"
-    if not path.is_file():
-        return Pooling()
-    settings = json.loads(path.read_text(encoding="utf-8"))
-    flags = (name for name, on in settings.items() if name.startswith("pooling_mode_") and on is True)
-    modes = [name.removeprefix("pooling_mode_") for name in flags]
-    modes = modes or [settings.get("pooling_mode", "mean")]  # sentence-transformers 6 writes one string
-    names = {"mean_tokens": "mean", "mean": "mean", "cls_token": "cls", "cls": "cls"}
-    if len(modes) != 1 or modes[0] not in names:
-        raise TeacherError(f"pooling {'+'.join(modes)} is not supported", where=str(path), hint="supported: mean, cls")
-    return Pooling("mean" if names[modes[0]] == "mean" else "cls", "Normalize" in kinds if entries else True)
 
 
 def encoder_of(
@@ -424,21 +386,3 @@ def write_sentence_files(encoder: Encoder, folder: Path, *, hidden_size: int, ma
     if max_length is not None and settings.get("max_seq_length") is None:
         settings["max_seq_length"] = max_length
     (folder / SENTENCE_SETTINGS).write_text(json.dumps(settings, indent=2))
-
-
-def read_sentence_settings(folder: Path) -> dict[str, Any]:
-    """What a sentence-transformers folder says of its longest sequence and more; empty where it says nothing.
-
-    Raises:
-        TeacherError: a file that is no JSON object.
-    """
-    path = folder / SENTENCE_SETTINGS
-    if not path.is_file():
-        return {}
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        settings = None
-    if not isinstance(settings, dict):
-        raise TeacherError("is no JSON object", where=str(path), hint="repair it, or remove it")
-    return settings

@@ -1,6 +1,6 @@
 """Distilling: HomoDistil by slicing, from a loaded teacher and its text to a student."""
 
-from homoexport.stages.distill.core import distill_encoder, new_run
+from homoexport.stages.distill.core import distill_encoder, new_run, run_steps
 from homoexport.stages.distill.evaluation import held_out_loss
 from homoexport.stages.distill.job import (
     TASKS,
@@ -13,7 +13,6 @@ from homoexport.stages.distill.job import (
     targets_of,
 )
 from homoexport.stages.distill.loop import Run
-from homoexport.stages.distill.steps import run_steps
 
 __all__ = [
     "TASKS",
