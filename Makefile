@@ -76,13 +76,16 @@ endef
 $(SETUP): pyproject.toml constraints.txt requirements-lock.txt requirements-demo.txt
 	$(call set_up,$(VENV),requirements-lock.txt,constraints.txt,'.[dev]')
 
+# In a variable, for a comma would end the argument of `call`.
+INTEROP_EXTRAS := '.[interop,dev]'
+
 # optimum-onnx caps transformers below 4.58, so it has an environment and a lock of its own.
 interop: $(INTEROP)/$(WEIGHTS)
 	$(INTEROP)/bin/python -m pytest --durations=10 $(IN_PARALLEL) -m "not (slow or alone)" tests/interop tests/encoder \
 		tests/stages/distill/test_families.py tests/stages/distill/test_golden.py
 
 $(INTEROP)/.complete: pyproject.toml constraints-interop.txt requirements-interop-lock.txt requirements-demo.txt
-	$(call set_up,$(INTEROP),requirements-interop-lock.txt,constraints-interop.txt,'.[interop,dev]')
+	$(call set_up,$(INTEROP),requirements-interop-lock.txt,constraints-interop.txt,$(INTEROP_EXTRAS))
 
 lock:
 	for each in "" -interop; do uv pip compile --quiet --no-config --no-deps --generate-hashes --no-annotate --no-header \
