@@ -64,7 +64,7 @@ def test_zip_gives_its_text_members(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "rows.zip", "w") as archive:
         for kind, content in CONTENT.items():
             archive.writestr(f"inner/rows.{kind}", content())
-        archive.writestr("rows.jsonl.gz", gzip.compress(CONTENT["jsonl"]()))
+        archive.writestr("rows.jsonl.gz", gzip.compress(CONTENT["jsonl"](), mtime=0))
         archive.writestr("README.md", "not text for us")
         archive.writestr("__MACOSX/rows.csv", "rubbish")
     assert _read(tmp_path / "rows.zip") == ROWS * 6
@@ -109,7 +109,7 @@ def test_quoted_cells_may_hold_line_breaks_and_commas(tmp_path: Path) -> None:
             "a.docx: '.docx' is no format that can be read; use .txt, .jsonl, .csv",
         ),
         ("a.zip", b"x", "text", "a.zip: is not a zip archive"),
-        ("a.csv.gz", gzip.compress(_delimited(","))[:100], "body", "a.csv.gz: cannot be read"),
+        ("a.csv.gz", gzip.compress(_delimited(","), mtime=0)[:100], "body", "a.csv.gz: cannot be read"),
         ("a.parquet", b"x", "body", "a.parquet: cannot be read"),
         ("[b].txt", b"x", "text", "no file matches"),
     ],
