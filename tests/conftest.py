@@ -213,7 +213,7 @@ def hurry(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("homoexport.workflow.export.rank_files", partial(rank_files, min_seconds=0.02))
     forms = (Form("standard"), Form("unfused", merged=True))
     for module in ("export.choose", "export.forms"):
-        patch.setattr(f"homoexport.{module}.ATTENTION_FORMS", forms)
+        patch.setattr(f"homoexport.stages.{module}.ATTENTION_FORMS", forms)
     patch.setattr("homoexport.stages.export.choose.variants_of", lambda _form: ())
 
 
