@@ -10,19 +10,15 @@ from rich.console import Console
 from homoexport.cli import screen
 from homoexport.stages.finetune import FinetuneProgress
 
-WIDTHS = {
-    "hidden_size": 16,
-    "intermediate_size": 64,
-    "num_attention_heads": 2.04,
-    "head_dim": 8,
-    "num_hidden_layers": 2,
-}
+WIDTHS = SimpleNamespace(
+    hidden_size=16, intermediate_size=64, num_attention_heads=2.04, head_dim=8, num_hidden_layers=2
+)
 
 
 def distil(bars: screen.Bars, steps: int, student: str | None = None) -> None:
     for step in range(steps):
-        report = SimpleNamespace(step=step, loss=0.5, widths=WIDTHS, parameters=2_500_000, seconds=0.5)
-        bars.on_distill(SimpleNamespace(report=report, steps=steps, student=student))
+        record = SimpleNamespace(step=step, loss=0.5, widths=WIDTHS, parameters=2_500_000, seconds=0.5)
+        bars.on_distill(SimpleNamespace(step=record, steps=steps, student=student))
 
 
 @pytest.fixture
