@@ -97,7 +97,7 @@ def test_package_without_logits_or_labels_says_so(tmp_path: Path) -> None:
     manifest = json.loads((unnamed / "manifest.json").read_text())
     del manifest["details"]["labels"]
     (unnamed / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(PackageError, match="details.labels: Field required"):
+    with pytest.raises(PackageError, match=r"details\.labels: Field required"):
         read_package(unnamed)
 
 

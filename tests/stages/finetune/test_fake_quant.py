@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
@@ -53,11 +52,12 @@ def test_simulated_logits_are_the_int8_files(kind: str, tmp_path: Path, token_ba
     tiny_model(kind, "sequence").save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
     encoder = load_encoder(str(tmp_path))
-    ir.save(torch_to_onnx(encoder, opset=18), tmp_path / "fp32.onnx")
+    ir.save(torch_to_onnx(encoder, opset=19), tmp_path / "fp32.onnx")
     quantize(tmp_path / "fp32.onnx", tmp_path / "int8.onnx", "int8", embeddings="int8")
     tokens = {name: token_batch.get(name, torch.zeros_like(token_batch["input_ids"])) for name in input_names(encoder)}
-    session = ort.InferenceSession(tmp_path / "int8.onnx", providers=["CPUExecutionProvider"])
-    (shipped,) = session.run(None, {name: value.numpy() for name, value in tokens.items()})
+    session = ReferenceEvaluator(onnx.load(tmp_path / "int8.onnx"))  # whose sums are exact on every CPU
+    with np.errstate(divide="ignore"):  # the mask is the logarithm of 0
+        (shipped,) = session.run(None, {name: value.numpy() for name, value in tokens.items()})
     with torch.no_grad(), simulated_int8(encoder.model) as switch:
         exact = encoder.model(**tokens).logits.numpy()
         switch.on = True
