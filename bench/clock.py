@@ -32,7 +32,7 @@ import onnxruntime as ort
 
 from homoexport.documents.document import to_json, write_text
 from homoexport.host import describe_host, library_versions
-from homoexport.runtime.inference import PackageDetails, read_package
+from homoexport.runtime.inference import PackageInfo, read_package
 from homoexport.runtime.worker.protocol import InputsRequest, LoadRequest
 from homoexport.stages.measure.process import Worker
 from homoexport.stages.measure.targets import LocalCpu
@@ -58,7 +58,7 @@ def compiled(folder: Path) -> Path:
     return program
 
 
-def loop_command(program: Path, details: PackageDetails, folder: Path, *, length: int) -> list[str]:
+def loop_command(program: Path, details: PackageInfo, folder: Path, *, length: int) -> list[str]:
     """The loop on the token ids that our worker draws; the number of runs is to be inserted at 7."""
     ids = np.random.default_rng(0).integers(0, details.vocab_size, (1, length))
     (folder / "ids.bin").write_bytes(ids.astype("<i8").tobytes())
@@ -104,7 +104,7 @@ def looping(command: list[str]) -> Iterator[Callable[[int], float]]:
         process.kill()
 
 
-def turn(details: PackageDetails, command: list[str], folder: Path, *, length: int) -> dict[str, Any]:
+def turn(details: PackageInfo, command: list[str], folder: Path, *, length: int) -> dict[str, Any]:
     """All three clocks, round by round, in fresh processes; what starting and watching a worker costs."""
     target = LocalCpu()
     target.open()
@@ -142,7 +142,7 @@ def turn(details: PackageDetails, command: list[str], folder: Path, *, length: i
     }
 
 
-def memory_mb(details: PackageDetails, folder: Path, *, length: int) -> dict[str, float]:
+def memory_mb(details: PackageInfo, folder: Path, *, length: int) -> dict[str, float]:
     """The worker's own figure, and that of GNU time around the very same process."""
     load = {"command": "load", "model": str(details.model.resolve()), "outputs": [details.output], "threads": 1}
     inputs = {"command": "inputs", "batch_size": 1, "length": length, "vocab_size": details.vocab_size}

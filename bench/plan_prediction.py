@@ -24,10 +24,10 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from homoexport.choices import Objective
+from homoexport.choices import OUTPUT_NAMES, Objective
 from homoexport.documents.plan import shape_of
 from homoexport.documents.recipe import DistillSettings, ExportSettings, MeasureSettings, load_recipe
-from homoexport.encoder import OUTPUT_NAMES, family_of, load_encoder, save_encoder, start_from_scratch
+from homoexport.encoder import family_of, load_encoder, save_encoder, start_from_scratch
 from homoexport.host import describe_host, library_versions
 from homoexport.runtime.inference import read_package
 from homoexport.shape import Shape

@@ -26,7 +26,7 @@ from onnx import TensorProto, helper
 
 from homoexport.documents.document import to_json, write_text
 from homoexport.host import describe_host, library_versions
-from homoexport.runtime.inference import PackageDetails, read_package
+from homoexport.runtime.inference import PackageInfo, read_package
 
 OUTPUT = Path(__file__).parent / "results" / "roofline.json"
 SHAPES = ((128, 384, 1536), (128, 1536, 384), (256, 768, 768), (512, 512, 512), (256, 1024, 1024))  # M, K, N
@@ -81,7 +81,7 @@ def rate(rows: int, inner: int, columns: int, *, int8: bool) -> float:
     return rows * inner * columns / best
 
 
-def profile(package: PackageDetails, batch_size: int, length: int) -> dict[str, dict[str, float]]:
+def profile(package: PackageInfo, batch_size: int, length: int) -> dict[str, dict[str, float]]:
     """Seconds of a run by operator, and its fp32 and int8 multiply-adds."""
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
@@ -122,7 +122,7 @@ def multiply_adds(told: Mapping[str, Any]) -> dict[str, float]:
     return {}
 
 
-def report(package: PackageDetails, roof: Mapping[str, float], batch_size: int, length: int) -> dict[str, Any]:
+def report(package: PackageInfo, roof: Mapping[str, float], batch_size: int, length: int) -> dict[str, Any]:
     """The profile with each operator's share of the time and of the roof."""
     operators = profile(package, batch_size, length)
     total = sum(entry["seconds"] for entry in operators.values())

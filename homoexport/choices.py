@@ -9,6 +9,14 @@ ModelTask = Literal[
     "fill-mask", "sentence-similarity", "feature-extraction", "text-classification", "token-classification"
 ]
 PoolingMode = Literal["mean", "cls"]
+# What models answer, the output that a task is there for first: B batch, S sequence, D hidden, V vocabulary, C labels.
+OUTPUT_NAMES: dict[ModelTask, tuple[str, ...]] = {
+    "sentence-similarity": ("sentence_embedding", "last_hidden_state"),  # [B, D], [B, S, D]
+    "fill-mask": ("logits",),  # [B, S, V]
+    "feature-extraction": ("last_hidden_state",),  # [B, S, D]
+    "text-classification": ("logits",),  # [B, C]
+    "token-classification": ("logits",),  # [B, S, C]
+}
 
 # Distilling.
 Objective = Literal["masked-lm", "sentence-embedding", "classification", "token-classification"]

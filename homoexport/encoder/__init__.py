@@ -1,6 +1,6 @@
 """Teachers and students: loading, layouts of model families, slicing."""
 
-from homoexport.encoder.answers import OUTPUT_NAMES, input_names, max_length_of, pool, torch_answers
+from homoexport.encoder.answers import input_names, max_length_of, pool, torch_answers
 from homoexport.encoder.families import family_of, supported_model_types
 from homoexport.encoder.layout import Family, Group, Layout, Slot, Taps
 from homoexport.encoder.loading import (
@@ -26,7 +26,6 @@ from homoexport.encoder.shape import (
 from homoexport.encoder.slicing import Keep, slice_model
 
 __all__ = [
-    "OUTPUT_NAMES",
     "SENTENCE_SETTINGS",
     "Encoder",
     "Family",

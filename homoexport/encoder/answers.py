@@ -10,18 +10,10 @@ from collections.abc import Mapping
 
 import torch
 
-from homoexport.choices import ModelTask
+from homoexport.choices import OUTPUT_NAMES
 from homoexport.encoder.families import family_of
 from homoexport.encoder.loading import Encoder
 from homoexport.encoder.sentence import Pooling, read_sentence_settings
-
-OUTPUT_NAMES: dict[ModelTask, tuple[str, ...]] = {
-    "sentence-similarity": ("sentence_embedding", "last_hidden_state"),  # [B, D], [B, S, D]
-    "fill-mask": ("logits",),  # [B, S, V]
-    "feature-extraction": ("last_hidden_state",),  # [B, S, D]
-    "text-classification": ("logits",),  # [B, C]
-    "token-classification": ("logits",),  # [B, S, C]
-}
 
 
 def input_names(encoder: Encoder) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from homoexport.report.plots import homotopy_figure, latency_figure, terms_figur
 from homoexport.report.table import Table
 from homoexport.report.tables import conditions, host_line, summary_rows
 from homoexport.report.wording import budget_line, judgement, limit, metric, number, parameters, quantity
-from homoexport.runtime.inference import TASK_OUTPUTS, PackageDetails, read_package
+from homoexport.runtime.inference import PackageInfo, read_package
 
 _DPI = 150
 _NO_GAP = 1e-5
@@ -208,8 +208,8 @@ def _measuring(summary: Summary, measurement: Measurement) -> str:
     return "## How it was measured\n\n" + "\n\n".join(lines)
 
 
-def _use(package: PackageDetails) -> str:
-    output = TASK_OUTPUTS[package.task]
+def _use(package: PackageInfo) -> str:
+    output = package.output
     return f"""## How to use it
 
 In the folder of this report, with nothing but `onnxruntime` and `transformers`:

@@ -17,6 +17,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from homoexport.choices import OUTPUT_NAMES, ModelTask
 from homoexport.documents.artifact import PackageManifest, verify
 from homoexport.errors import PackageError, UserError
 
@@ -24,17 +25,9 @@ FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 Text: TypeAlias = "str | tuple[str, str]"  # one, or two that are judged together
 
-TASK_OUTPUTS = {
-    "sentence-similarity": "sentence_embedding",
-    "fill-mask": "logits",
-    "feature-extraction": "last_hidden_state",
-    "text-classification": "logits",
-    "token-classification": "logits",
-}
-
 
 @dataclass(frozen=True)
-class PackageDetails:
+class PackageInfo:
     """What a package's manifest says of its model.
 
     `file_bytes` counts the ONNX file and the external data that lies beside it. `labels` are the names of a
@@ -43,7 +36,7 @@ class PackageDetails:
 
     folder: Path
     model_file: str
-    task: str
+    task: ModelTask
     precision: str
     parameters: int
     max_length: int
@@ -60,10 +53,10 @@ class PackageDetails:
     @property
     def output(self) -> str:
         """The output that the package is there for."""
-        return TASK_OUTPUTS[self.task]
+        return OUTPUT_NAMES[self.task][0]
 
 
-def read_package(folder: Path) -> PackageDetails:
+def read_package(folder: Path) -> PackageInfo:
     """Verify a package and read what its manifest says.
 
     Raises:
@@ -72,7 +65,7 @@ def read_package(folder: Path) -> PackageDetails:
     """
     manifest = verify(folder, PackageManifest, strict=False)
     details = manifest.details
-    return PackageDetails(
+    return PackageInfo(
         folder=folder,
         model_file=details.model_file,
         task=details.task,
@@ -99,14 +92,18 @@ class Session(Protocol):
 
 
 def padded_tokens(
-    rows: Sequence[Sequence[int] | IntArray], pad_token_id: int, *, types: Sequence[Sequence[int]] | None = None
+    rows: Sequence[Sequence[int] | IntArray],
+    pad_token_id: int,
+    *,
+    types: Sequence[Sequence[int]] | None = None,
+    width: int = 1,
 ) -> dict[str, IntArray]:
     """Token ids of B texts, right-padded to the longest: `input_ids`, `attention_mask`, `token_type_ids`, each [B, S].
 
     A tokenizer without special tokens makes nothing of an empty text, and attention to no position at all would be a
-    division by zero: one padding token stands for it, so that S is at least 1.
+    division by zero: one padding token stands for it. S is at least `width`.
     """
-    shape = (len(rows), max((len(row) for row in rows), default=1) or 1)
+    shape = (len(rows), max([width, *(len(row) for row in rows)]))
     ids, mask, type_ids = np.full(shape, pad_token_id, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     for number, row in enumerate(rows):
         ids[number, : len(row)] = row
@@ -119,7 +116,7 @@ def padded_tokens(
 class Package:
     """An open package. Make one with `open_package`."""
 
-    def __init__(self, details: PackageDetails, session: Session, tokenizer: Tokenizer) -> None:
+    def __init__(self, details: PackageInfo, session: Session, tokenizer: Tokenizer) -> None:
         self.details = details
         self.tokenizer = tokenizer
         self._session = session
@@ -277,7 +274,7 @@ def open_session(file: Path, *, threads: int) -> ort.InferenceSession:
         raise PackageError(f"onnxruntime cannot load it ({error})", where=str(file)) from error
 
 
-def load_tokenizer(details: PackageDetails, *, max_length: int | None = None) -> Tokenizer:
+def load_tokenizer(details: PackageInfo, *, max_length: int | None = None) -> Tokenizer:
     """A package's tokenizer, which truncates to `max_length` (by default the package's) and does not pad.
 
     Raises:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from homoexport.choices import EmbeddingChoice, ModelTask, Quantization
+from homoexport.choices import OUTPUT_NAMES, EmbeddingChoice, ModelTask, Quantization
 from homoexport.documents.artifact import PackageManifest, read_manifest, refuse_existing
 from homoexport.documents.budget import BudgetVerdict
 from homoexport.documents.document import first_fault
@@ -199,7 +199,7 @@ def export_loaded(
         force: replace `out_dir` where homoexport wrote it.
         progress: is told each step.
     """
-    from homoexport.encoder import OUTPUT_NAMES, max_length_of
+    from homoexport.encoder import max_length_of
     from homoexport.stages.evaluate import package_of_file
     from homoexport.stages.export.package import export_encoder
 

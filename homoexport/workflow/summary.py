@@ -15,14 +15,14 @@ from homoexport.documents.summary import (
     Ratios,
     Summary,
 )
-from homoexport.runtime.inference import PackageDetails
+from homoexport.runtime.inference import PackageInfo
 
 
 def summarize(
     *,
     name: str,
     teacher: str,
-    packages: tuple[PackageDetails, PackageDetails],
+    packages: tuple[PackageInfo, PackageInfo],
     measurement: Measurement,
     quality: RunQuality,
     verdicts: Sequence[BudgetVerdict],
@@ -79,7 +79,7 @@ def summarize(
     )
 
 
-def _model(name: str, package: PackageDetails, figures: PackageFigures | None, quality: PackageQuality) -> ModelFigures:
+def _model(name: str, package: PackageInfo, figures: PackageFigures | None, quality: PackageQuality) -> ModelFigures:
     return ModelFigures(
         name=name,
         precision=package.precision,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from homoexport.documents.artifact import MANIFEST, Manifest, read_manifest, sha256_file, verify
 from homoexport.documents.document import digest_of
 from homoexport.errors import PackageError
-from homoexport.runtime.inference import Package, PackageDetails, Session, open_package, open_session
+from homoexport.runtime.inference import Package, PackageInfo, Session, open_package, open_session
 
 if TYPE_CHECKING:
     from homoexport.encoder import Encoder
@@ -103,7 +103,7 @@ def _package(encoder: Encoder, session: Session) -> Package:
 
     config, max_length = encoder.model.config, max_length_of(encoder)
     labelled = encoder.task in ("text-classification", "token-classification")
-    details = PackageDetails(
+    details = PackageInfo(
         folder=encoder.folder,
         model_file="",
         task=encoder.task,

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homoexport.errors import TextError
+from homoexport.runtime.vectors import unit_vectors
 from homoexport.stages.evaluate.estimate import FloatArray, Quality, estimate
-from homoexport.stages.evaluate.similarity import unit_vectors
 
 K = 10
 

@@ -18,9 +18,7 @@ from numpy.typing import NDArray
 
 from homoexport.errors import TextError
 from homoexport.runtime.inference import Package
-from homoexport.stages.evaluate.classification import labelled_qualities
-from homoexport.stages.evaluate.estimate import FloatArray, Quality, RankCorrelation, correlation, estimate
-from homoexport.stages.evaluate.examples import Examples
+from homoexport.runtime.vectors import unit_vectors
 
 _TEXT_RESAMPLES = 200  # of N texts; each costs a pass over N²/2 pairs
 
@@ -108,11 +106,3 @@ def _ranked(reference: NDArray[Any], vectors: NDArray[Any]) -> RankCorrelation:
     upper = np.triu_indices(len(vectors), k=1)
     first, second = (unit_vectors(array) for array in (reference, vectors))
     return RankCorrelation((first @ first.T)[upper], (second @ second.T)[upper])
-
-
-def unit_vectors(vectors: NDArray[Any]) -> FloatArray:
-    """Unit vectors, [N, D]; a zero vector stays zero."""
-    wide = np.asarray(vectors, dtype=np.float64)
-    norms = np.linalg.norm(wide, axis=1, keepdims=True)
-    unit: FloatArray = wide / np.where(norms > 0, norms, 1.0)
-    return unit

@@ -20,7 +20,8 @@ import torch
 import transformers
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
-from homoexport.encoder import OUTPUT_NAMES, Encoder, Pooling, family_of, input_names, pool
+from homoexport.choices import OUTPUT_NAMES
+from homoexport.encoder import Encoder, Pooling, family_of, input_names, pool
 from homoexport.errors import UserError
 from homoexport.stages.export.fuse import unfold_gemms
 

@@ -11,12 +11,11 @@ from typing import Any
 
 import onnx_ir as ir
 
-from homoexport.choices import EmbeddingChoice, Quantization
+from homoexport.choices import OUTPUT_NAMES, EmbeddingChoice, Quantization
 from homoexport.data import sample_text
 from homoexport.documents.artifact import output_errors, staged, write_manifest
 from homoexport.documents.package import OrtFormat, PackageDetails, PackedTokenizer, PoolingFigures, TimedAt
 from homoexport.encoder import (
-    OUTPUT_NAMES,
     SENTENCE_SETTINGS,
     Encoder,
     count_parameters,
@@ -217,7 +216,7 @@ def _of_the_model(encoder: Encoder, *, max_length: int) -> dict[str, Any]:
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
         "input_names": tuple(input_names(encoder)),
-        "output_names": tuple(OUTPUT_NAMES[encoder.task]),
+        "output_names": OUTPUT_NAMES[encoder.task],
         "labels": tuple(config.id2label.get(i, f"LABEL_{i}") for i in range(config.num_labels)) if labels else None,
         "pooling": None if pooling is None else PoolingFigures(mode=pooling.mode, normalize=pooling.normalize),
         "parameters": count_parameters(encoder.model),

@@ -17,10 +17,10 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from homoexport.choices import ModelTask, WeightPrecision
+from homoexport.choices import OUTPUT_NAMES, ModelTask, WeightPrecision
 from homoexport.documents.package import Invariance, Parity
-from homoexport.encoder import OUTPUT_NAMES
 from homoexport.host import available_cores
+from homoexport.runtime.vectors import cosines
 from homoexport.stages.export.ladder import Batch, Batches
 
 # Largest difference over the largest value. fp32 rungs do the same sums in another order: MiniLM and a 2 x 128 BERT
@@ -56,7 +56,7 @@ class _Tally:
         if self.of_scores:
             self.scores.append(np.stack([actual, expected]))
         else:
-            self.cosines.append(_cosines(actual, expected))
+            self.cosines.append(cosines(actual, expected))
         same = (actual > 0) == (expected > 0) if multi_label else (actual.argmax(1) == expected.argmax(1))[:, None]
         self.agreeing = self.agreeing + same.sum(axis=0)
         self.rows += len(expected)
@@ -79,15 +79,7 @@ class _Tally:
             return np.ones(1)
         scores = np.concatenate(self.scores, axis=1)
         ours, torchs = (scores - scores[1].mean(axis=0)).reshape(2, 1, -1)
-        return _cosines(ours, torchs)
-
-
-def _cosines(actual: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Of rows [N, D], [N]; -1 where they are not finite."""
-    norms = np.linalg.norm(actual, axis=1) * np.linalg.norm(expected, axis=1)
-    cosines = np.einsum("nd,nd->n", actual, expected, dtype=np.float64) / np.maximum(norms, 1e-12)
-    finite: NDArray[np.float64] = np.nan_to_num(cosines, nan=-1.0, posinf=-1.0, neginf=-1.0)
-    return finite
+        return cosines(ours, torchs)
 
 
 def check_parity(
@@ -163,8 +155,8 @@ def _finite(value: float) -> float | None:
 
 
 def _figures(name: str, tally: _Tally, task: ModelTask, precision: WeightPrecision) -> Parity:
-    cosines = tally.vector_cosines()
-    lowest, mean = float(cosines.min()), float(cosines.mean())
+    directions = tally.vector_cosines()
+    lowest, mean = float(directions.min()), float(directions.mean())
     agreement = float(tally.agreeing.min()) / max(tally.rows, 1) if name == "logits" and not tally.one_score else None
     if precision == "fp32":
         passed = tally.relative <= FP32_MAX_DIFFERENCE and lowest >= FP32_MIN_COSINE

@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
-from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerBase
 
 from homoexport.documents.package import PackedTokenizer, TokenizerKind
 from homoexport.errors import HomoexportError, ParityError, UserError
+from homoexport.runtime.inference import padded_tokens
 from homoexport.stages.export.awkward_text import PLAIN_ENGLISH, awkward_texts
 from homoexport.stages.export.byte_level import BYTE_LEVEL_OPERATORS, ByteLevel, read_byte_level, write_byte_level
 from homoexport.stages.export.sequences import EXTENSIONS_DOMAIN, GraphWriter, backend_of
@@ -191,19 +191,10 @@ def _compare(packed: ort.InferenceSession, oracle: Tokenizer, texts: Sequence[st
         batch = texts[start : start + _BATCH]
         found, mask = packed.run(list(_COMPARED), {TEXT_INPUT: np.array(batch, dtype=object)})
         for row, attended, encoding in zip(found, mask, oracle.encode_batch(batch), strict=True):
-            wanted, wanted_mask = _padded([encoding.ids], pad_id, width=max(len(row), len(encoding.ids)))
-            equal += np.array_equal(row, wanted[0]) and np.array_equal(attended, wanted_mask[0])
+            wanted = padded_tokens([encoding.ids], pad_id, width=len(row))
+            ids, mask = wanted["input_ids"][0], wanted["attention_mask"][0]
+            equal += np.array_equal(row, ids) and np.array_equal(attended, mask)
     return TokenizerKind(strings=len(texts), equal=equal)
-
-
-def _padded(rows: Sequence[Sequence[int]], pad_id: int, width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Ids and mask, each [B, S]; one padding token is attended to where there is none."""
-    ids = np.full((len(rows), width), pad_id, dtype=np.int64)
-    mask = np.zeros_like(ids)
-    for row, numbers in enumerate(rows):
-        ids[row, : len(numbers)] = numbers
-        mask[row, : max(len(numbers), 1)] = 1
-    return ids, mask
 
 
 def _check_answers(
@@ -215,8 +206,7 @@ def _check_answers(
         ParityError: it does not.
     """
     rows = [encoding.ids for encoding in oracle.encode_batch(texts)]
-    ids, mask = _padded(rows, pad_id, width=max(map(len, rows)))
-    given = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+    given = padded_tokens(rows, pad_id)
     plain = _session(model_file, library)
     wanted = plain.run(None, {value.name: given[value.name] for value in plain.get_inputs()})
     found = _session(packed, library).run(None, {TEXT_INPUT: np.array(texts, dtype=object)})

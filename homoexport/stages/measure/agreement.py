@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homoexport.documents.measurement import Agreement
+from homoexport.runtime.vectors import cosines
 from homoexport.stages.measure.process import Worker
 from homoexport.stages.measure.targets import Target, is_plain_cpu, open_target
 from homoexport.stages.measure.timing import Running, Subject, Workload, inputs_request, load_model, place
@@ -67,7 +68,8 @@ def compare_answers(there: NDArray[np.float32], here: NDArray[np.float32], *, ou
         )
     difference = float(np.abs(there - here).max())
     relative = difference / float(np.abs(here).max() or 1)
-    cosine = _min_cosine(there, here)
+    rows, others = (values.reshape(-1, values.shape[-1]) for values in (there, here))
+    cosine = float(cosines(rows, others).min())  # vectors, or logits
     within = relative <= FP32_MAX_RELATIVE_DIFFERENCE if exact else cosine >= INT8_MIN_COSINE
     return Agreement(
         output=output,
@@ -77,11 +79,3 @@ def compare_answers(there: NDArray[np.float32], here: NDArray[np.float32], *, ou
         bound=bound,
         within=bool(within),
     )
-
-
-def _min_cosine(there: NDArray[np.float32], here: NDArray[np.float32]) -> float:
-    """The least cosine of rows of the last axis: vectors, or logits."""
-    one, other = (values.reshape(-1, values.shape[-1]).astype(np.float64) for values in (there, here))
-    norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-    cosines = (one * other).sum(axis=1) / np.where(norms == 0, 1, norms)
-    return float(np.where(norms == 0, (one == other).all(axis=1), cosines).min())

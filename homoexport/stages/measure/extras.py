@@ -9,7 +9,7 @@ import numpy as np
 
 from homoexport.data import sample_text
 from homoexport.documents.measurement import ArenaStep, OpenLoop, RateFigures, StreamFigures
-from homoexport.runtime.inference import PackageDetails
+from homoexport.runtime.inference import PackageInfo
 from homoexport.stages.measure.process import Worker
 from homoexport.stages.measure.targets import OutOfMemory, Target
 from homoexport.stages.measure.targets.emulated import EmulatedCpu
@@ -25,7 +25,7 @@ _MB = 10**6
 
 
 def tokenizing_ms(
-    one: Running, target: Target, details: PackageDetails, workload: Workload, texts: Sequence[str]
+    one: Running, target: Target, details: PackageInfo, workload: Workload, texts: Sequence[str]
 ) -> float | None:
     """Milliseconds of making token ids of a batch's texts, at the median, in a worker of its own.
 
@@ -44,7 +44,7 @@ def tokenizing_ms(
     return None if each is None else float(np.median(each)) / 1e6 * workload.batch_size
 
 
-def post_processing_ms(one: Running, details: PackageDetails) -> float | None:
+def post_processing_ms(one: Running, details: PackageInfo) -> float | None:
     """Milliseconds of what is done with a batch's answer, at the median; None where nothing is."""
     post = one.worker.post(task=details.task, output=details.output, runs=_AROUND_RUNS)
     return None if post is None else float(np.median(post)) / 1e6

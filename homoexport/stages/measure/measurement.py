@@ -20,7 +20,7 @@ from homoexport.documents.measurement import (
 )
 from homoexport.errors import PackageError, UserError
 from homoexport.host import library_versions
-from homoexport.runtime.inference import PackageDetails, load_tokenizer, read_package
+from homoexport.runtime.inference import PackageInfo, load_tokenizer, read_package
 from homoexport.stages.measure.agreement import agreement
 from homoexport.stages.measure.extras import (
     arena_steps,
@@ -89,7 +89,7 @@ def check_measurement(
             _evenly(texts, workload[1], "texts")
 
 
-def check_packages(packages: Sequence[Path], lengths: Sequence[int], *, with_texts: bool) -> list[PackageDetails]:
+def check_packages(packages: Sequence[Path], lengths: Sequence[int], *, with_texts: bool) -> list[PackageInfo]:
     """Read packages, and refuse those that cannot take a length.
 
     Args:
@@ -277,7 +277,7 @@ def _evenly(texts: Sequence[str], batch_size: int, source: str) -> list[str]:
     return [texts[i * len(texts) // count] for i in range(count)]
 
 
-def _subject(details: PackageDetails, texts: Sequence[str], length: int) -> Subject:
+def _subject(details: PackageInfo, texts: Sequence[str], length: int) -> Subject:
     path = details.folder / "tokenizer.json"
     rows = None
     if texts:
@@ -305,7 +305,7 @@ def _text_lengths(subject: Subject, source: str) -> TextLengths | None:
 
 
 def _figures(
-    details: PackageDetails,
+    details: PackageInfo,
     one: Running,
     session: Session,
     target: Target,

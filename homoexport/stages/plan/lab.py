@@ -18,11 +18,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from homoexport.choices import EmbeddingPrecision, Scheme
+from homoexport.choices import OUTPUT_NAMES, EmbeddingPrecision, Scheme
 from homoexport.documents.document import Document, digest_of, read_document, write_document
 from homoexport.documents.plan import Cost, MeasuredTable, PlanMemory, ShapeCost
 from homoexport.documents.recipe import MeasureSettings
-from homoexport.encoder import OUTPUT_NAMES, Encoder, count_parameters, family_of, parameters_at
+from homoexport.encoder import Encoder, count_parameters, family_of, parameters_at
 from homoexport.errors import DoesNotFit, PackageError, UserError
 from homoexport.host import available_cores, library_versions
 from homoexport.shape import Shape

@@ -12,8 +12,8 @@ import pytest
 import torch
 import transformers
 
-from homoexport.choices import ModelTask
-from homoexport.encoder import OUTPUT_NAMES, Encoder, input_names, load_encoder, max_length_of, pool
+from homoexport.choices import OUTPUT_NAMES, ModelTask
+from homoexport.encoder import Encoder, input_names, load_encoder, max_length_of, pool
 from homoexport.stages.export import graph
 from homoexport.stages.export.candidates import Maker
 from homoexport.stages.export.forms import ATTENTION_FORMS
