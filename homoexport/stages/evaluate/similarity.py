@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 from homoexport.errors import TextError
 from homoexport.runtime.inference import Package
 from homoexport.runtime.vectors import unit_vectors
+from homoexport.stages.evaluate.classification import labelled_qualities
+from homoexport.stages.evaluate.estimate import FloatArray, Quality, RankCorrelation, correlation, estimate
+from homoexport.stages.evaluate.examples import Examples
 
 _TEXT_RESAMPLES = 200  # of N texts; each costs a pass over N²/2 pairs
 
