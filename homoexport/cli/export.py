@@ -18,6 +18,7 @@ from homoexport.errors import UserError
     ExportRecipe,
     "export.quantize",
     "export.embeddings",
+    "export.graph",
     "export.opset",
     "export.with_tokenizer",
     "export.with_ort_format",

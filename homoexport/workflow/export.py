@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from homoexport.choices import OUTPUT_NAMES, EmbeddingChoice, ModelTask, Quantization
+from homoexport.choices import OUTPUT_NAMES, EmbeddingChoice, GraphChoice, ModelTask, Quantization
 from homoexport.documents.artifact import PackageManifest, read_manifest, refuse_existing
 from homoexport.documents.budget import BudgetVerdict
 from homoexport.documents.document import first_fault
@@ -39,6 +39,7 @@ def export(
     output: str | Path,
     quantize: Quantization = "auto",
     embeddings: EmbeddingChoice = "auto",
+    graph: GraphChoice = "auto",
     opset: int | None = None,
     with_tokenizer: bool = False,
     with_ort_format: bool = False,
@@ -62,6 +63,7 @@ def export(
         output: becomes the package's folder.
         quantize: `auto`: the fastest scheme that passes the accuracy gate; `none`: fp32; or the scheme to use.
         embeddings: how embedding tables are stored; `auto`: in 8 bits where the weights are quantized.
+        graph: how the graph computes attention: `auto`: the fastest form; or the one to use.
         opset: of the standard operators, and nothing newer; by default 18, and newer ones where they pay.
         with_tokenizer: write strings/text_model.onnx, too, which takes texts.
         with_ort_format: write ort/model.ort, too, for small builds of onnxruntime.
@@ -94,6 +96,7 @@ def export(
         settings = ExportSettings(
             quantize=quantize,
             embeddings=embeddings,
+            graph=graph,
             opset=opset,
             with_tokenizer=with_tokenizer,
             with_ort_format=with_ort_format,
@@ -241,6 +244,7 @@ def export_loaded(
         texts=texts,
         quantize=settings.quantize,
         embeddings=settings.embeddings,
+        graph=settings.graph,
         instruction_sets=there.instruction_sets,
         x86=there.x86,
         provider=there.provider,

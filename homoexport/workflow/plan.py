@@ -105,7 +105,7 @@ def instruments_for(
     """What a plan for a teacher is made with: the export's graphs, in the scheme that it tries first on the target,
     the times that measuring takes, and the user's cache."""
     from homoexport.schemes import embeddings_of, schemes_for
-    from homoexport.stages.export.forms import ATTENTION_FORMS, variants_of
+    from homoexport.stages.export.forms import forms_of
     from homoexport.stages.plan import Instruments
 
     target = host_of(measure.device)
@@ -115,7 +115,7 @@ def instruments_for(
         scheme=scheme,
         embeddings=embeddings_of(export.embeddings, scheme),
         opset=export.opset,
-        forms={form.name: [variant.name for variant in variants_of(form)] for form in ATTENTION_FORMS},
+        forms={form.name: [other.name for other in others] for form, others in forms_of(export.graph).items()},
         make_graphs=partial(make_graphs, opset=export.opset),
         time_files=time_files,
         probe=probe_of(encoder, objective),

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file, save_file
 
-from tests.conftest import tiny_tokenizer, write_sentences
+from tests.conftest import QUICK, tiny_tokenizer, write_sentences
 from tests.stages.measure.tiny_onnx import write_package
 
 
@@ -27,6 +27,7 @@ def recipe(tiny_folder, tmp_path):
             "text": {"sources": [{"files": str(text)}], "max_length": 24, "held_out": 20},
             "student": {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2},
             "distill": {"objective": "sentence-embedding", "steps": 4, "batch_size": 8},
+            "export": QUICK,
             "measure": {"length": 16, "threads": 1, "min_seconds": 0.1},
         }
         for key, value in changes.items():
@@ -135,7 +136,8 @@ def test_outputs_have_default_names(homoexport, recipe, tmp_path, monkeypatch):
     assert homoexport("distill", recipe()).code == 0
     (student,) = (tmp_path / "runs").iterdir()
     assert student.name.startswith("small-")
-    assert homoexport("export", "--onnx", student, "--quantize", "int8").code == 0
+    quick = ("--graph", "standard", "--seconds", 0.02)
+    assert homoexport("export", "--onnx", student, "--quantize", "int8", *quick).code == 0
     assert (tmp_path / f"{student.name}-onnx" / "onnx" / "model_quantized.onnx").is_file()
 
 

@@ -18,7 +18,8 @@ from tests.conftest import BERT_TINY, MINILM, sentence_vectors, tiny_bert, tiny_
 from tests.samples import student_details
 from tests.snippets import snippets
 
-QUICK = ("--threads", 1, "--length", 16)
+QUICK = ("--threads", 1, "--length", 16, "--seconds", 0.02)
+FP32 = ("--quantize", "none", "--graph", "standard", *QUICK)  # where the choice is not the matter
 
 
 @pytest.fixture
@@ -53,10 +54,19 @@ def test_what_was_tried_and_why_not_the_others_is_told(homoexport, model, texts,
 
 
 def test_a_length_that_no_text_can_have_is_told(homoexport, model, tmp_path):
-    told = homoexport("export", model, "-o", tmp_path / "p", "--quantize", "none", "--threads", 1, "--length", 65)
+    told = homoexport("export", model, "-o", tmp_path / "p", *FP32, "--length", 65)
     assert told.code == 0
     assert "timing with 64 tokens, the model's longest text" in told.err.splitlines()
     assert verify(tmp_path / "p", PackageManifest).details.timed_at.length == 64
+
+
+def test_a_graph_that_is_asked_for_is_taken_without_measuring_the_others(homoexport, model, tmp_path):
+    out = tmp_path / "package"
+    told = homoexport("export", model, "-o", out, "--quantize", "int8", "--graph", "flash", *QUICK)
+    assert told.code == 0
+    details = verify(out, PackageManifest).details
+    assert details.graph == "flash"
+    assert {(one.name.split("-")[0], one.round) for one in details.candidates} == {("flash", 3)}
 
 
 def test_force_replaces_nothing_but_a_package(homoexport, tmp_path):
@@ -72,7 +82,7 @@ def test_force_replaces_nothing_but_a_package(homoexport, tmp_path):
 
 def test_json_is_the_manifest(homoexport, model, tmp_path):
     out = tmp_path / "package"
-    told = homoexport("export", "--onnx", model, "-o", out, "--quantize", "none", "--json", *QUICK)
+    told = homoexport("export", "--onnx", model, "-o", out, "--json", *FP32)
     assert json.loads(told.out) == json.loads((out / "manifest.json").read_text())
 
 

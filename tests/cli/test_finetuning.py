@@ -66,7 +66,8 @@ def test_a_student_can_be_exported_and_judged_afterwards(homoexport, glue, tiny_
     judged = homoexport("eval", out, "--task", "sst2", "--data-dir", glue, "--json")
     (one,) = json.loads(judged.out)["results"]
     assert one["metrics"] == summary["runs"][0]["judged"]["sst2"]
-    assert homoexport("export", out, "--quantize", "none", "-o", tmp_path / "package").code == 0
+    quick = ("--quantize", "none", "--graph", "standard", "--seconds", 0.02)
+    assert homoexport("export", out, *quick, "-o", tmp_path / "package").code == 0
 
 
 def test_scores_of_single_texts_are_learned_and_judged(homoexport, tiny_folder, tmp_path):

@@ -12,8 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
 from homoexport.encoder import Encoder, load_encoder, save_encoder
-from homoexport.stages.export import candidates, choose
-from homoexport.stages.export.forms import Form
+from homoexport.stages.export import candidates
 from homoexport.stages.export.graph import torch_to_onnx
 from homoexport.stages.export.package import STRINGS_FILE, export_encoder
 from tests.conftest import BERT_TINY
@@ -72,14 +71,12 @@ def package_of(tmp_path_factory):
             encoders[task] = load_encoder(source, task=task)
         if (task, quantize) not in made:
             out = tmp_path_factory.mktemp(task) / "package"
-            export_encoder(encoders[task], out_dir=out, rank=in_order, quantize=quantize)
+            export_encoder(encoders[task], out_dir=out, rank=in_order, quantize=quantize, graph="standard")
             made[task, quantize] = out
         return encoders[task], made[task, quantize]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(candidates, "torch_to_onnx", exported)
-        patch.setattr(choose, "ATTENTION_FORMS", (Form("standard"),))
-        patch.setattr(choose, "variants_of", lambda _form: ())
         yield make
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from tests.conftest import Outcome, exit_code_of, hurry, made_once, tiny_bert, tiny_tokenizer, write_sentences
+from tests.conftest import QUICK, Outcome, exit_code_of, made_once, tiny_bert, tiny_tokenizer, write_sentences
 
 
 def write_recipe(folder: Path, objective: str = "sentence-embedding", *, floor: str = "", **budget: object) -> Path:
@@ -33,6 +33,7 @@ def write_recipe(folder: Path, objective: str = "sentence-embedding", *, floor: 
         },
         "student": {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2},
         "distill": {"objective": objective, "steps": 6, "batch_size": 8, "prune_every": 2, "checkpoint_every": 2},
+        "export": QUICK,
         "measure": {"length": 16, "threads": 1, "min_seconds": 0.1},
         "budget": budget,
         **({"quality": {"floor": floor}} if floor else {}),
@@ -64,7 +65,6 @@ def finished(factory: pytest.TempPathFactory, name: str, write: Callable[[Path],
             redirect_stdout(StringIO()) as out,
             redirect_stderr(StringIO()) as err,
         ):
-            hurry(patch)
             code = exit_code_of(patch, "run", write(folder), "-o", folder / "run", "--json")
         (folder / "outcome.json").write_text(json.dumps(asdict(Outcome(code, out.getvalue(), err.getvalue()))))
 

@@ -18,7 +18,7 @@ from homoexport.stages.distill.batches import MicroBatch
 from homoexport.stages.distill.loop import Run
 from homoexport.stages.plan import choice, lab
 from homoexport.workflow.measure import measure_once
-from tests.conftest import write_sentences
+from tests.conftest import QUICK, write_sentences
 
 pytestmark = pytest.mark.processes
 
@@ -51,7 +51,7 @@ def recipe(tiny_folder, tmp_path):
                 "prune_every": 2,
                 "checkpoint_every": 2,
             },
-            "export": {"quantize": "none"},
+            "export": {"quantize": "none", **QUICK},
             "measure": {"length": 16, "threads": 1, "min_seconds": 0.1},
             "budget": budget,
         }

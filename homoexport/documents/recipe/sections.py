@@ -13,6 +13,7 @@ from homoexport.choices import (
     LABELLED_TASKS,
     AttentionKind,
     EmbeddingChoice,
+    GraphChoice,
     Importance,
     JudgedTask,
     Method,
@@ -224,6 +225,9 @@ class ExportSettings(Section):
     with_ort_format: bool = Field(
         False,
         description="Also write ort/model.ort, for small builds of onnxruntime, and the operators it needs.",
+    )
+    graph: GraphChoice = Field(
+        "auto", description="How the graph computes attention; auto: every form is tried, and the fastest is taken."
     )
     seconds: float = Field(1.0, gt=0, description="Seconds for which each candidate graph is timed, at least.")
 

@@ -15,13 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from homoexport.choices import Calibration, EmbeddingPrecision, Quantization, Scheme
+from homoexport.choices import Calibration, EmbeddingPrecision, GraphChoice, Quantization, Scheme
 from homoexport.documents.budget import QUALITY_LINE, BudgetVerdict
 from homoexport.documents.package import Parity
 from homoexport.errors import ParityError
 from homoexport.schemes import SCHEMES, embeddings_of
 from homoexport.stages.export.candidates import Candidate, Maker
-from homoexport.stages.export.forms import ATTENTION_FORMS, Form, variants_of
+from homoexport.stages.export.forms import Form, forms_of
 from homoexport.stages.export.smooth import STRENGTHS
 
 Rank = Callable[[Sequence[Path]], Sequence[float]]
@@ -50,6 +50,7 @@ def choose(
     quantize: Quantization,
     schemes: Mapping[Scheme, EmbeddingPrecision],
     rank: Rank,
+    graph: GraphChoice = "auto",
     judge: Judge | None = None,
 ) -> Choice:
     """Make candidates, measure them, and choose.
@@ -59,6 +60,7 @@ def choose(
         quantize: what was asked for.
         schemes: from `schemes_for`, the likeliest first, and how each stores the embedding tables.
         rank: median milliseconds of files, in their order.
+        graph: the form to write, or `auto`: the fastest.
         judge: holds a file against a floor of quality; the fastest that keeps it ships, and if none does the best.
 
     Raises:
@@ -66,7 +68,7 @@ def choose(
     """
     # How the tables are stored makes no difference between forms, and 4-bit ones take seconds to make.
     likeliest = next(iter(schemes))
-    forms, form = _best_form(maker, likeliest, embeddings_of("auto", likeliest), rank)
+    forms, form = _best_form(maker, graph, likeliest, embeddings_of("auto", likeliest), rank)
     finalists = [
         candidate
         for scheme, embeddings in schemes.items()
@@ -132,16 +134,19 @@ def _latency(candidate: Candidate) -> float:
 
 
 def _best_form(
-    maker: Maker, scheme: Scheme, embeddings: EmbeddingPrecision, rank: Rank
+    maker: Maker, graph: GraphChoice, scheme: Scheme, embeddings: EmbeddingPrecision, rank: Rank
 ) -> tuple[list[Candidate], Form]:
     """Every form with its figures, and the fastest that is right; the first, where the target has room for none."""
-    wrong, timed = _timed_forms(maker, ATTENTION_FORMS, scheme, embeddings, rank, _ATTENTION)
+    forms = forms_of(graph)
+    wrong, timed = _timed_forms(maker, list(forms), scheme, embeddings, rank, _ATTENTION)
     if not timed:
         figures = [line for item in wrong if (line := _failure(item))]
         figures += [f"{name} {reason}" for name, reason in maker.left_out.items()]
         raise ParityError(f"no graph answers as the model does: {'; '.join(figures)}")
     tried, best = wrong + timed, min(timed, key=_latency)
-    if variants := variants_of(best.form):
+    if len(forms) == 1:
+        return wrong, best.form
+    if variants := forms[best.form]:
         wrong, again = _timed_forms(maker, (best.form, *variants), scheme, embeddings, rank, _VARIANTS)
         best = min(again, key=_latency)
         tried += wrong + again
@@ -159,8 +164,11 @@ def _timed_forms(
         for one in written
         if one.sound and (item := maker.quantize(one.form, scheme, embeddings)) is not None and maker.runs_there(item)
     ]
-    maker.progress("measuring the forms")
-    timed = _timed(maker, right, rank, round_number)
+    if len(forms) == 1:  # there is no choice
+        timed = right
+    else:
+        maker.progress("measuring the forms")
+        timed = _timed(maker, right, rank, round_number)
     for item in right:
         maker.discard(item)
     return [item for item in written if not item.sound], timed

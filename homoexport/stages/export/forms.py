@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from homoexport.choices import AttentionForm
+from homoexport.choices import AttentionForm, GraphChoice
 from homoexport.stages.export.attention import MICROSOFT, STANDARD_OPSET, fold_mask, use_standard_attention
 from homoexport.stages.export.fuse import (
     fuse,
@@ -50,6 +50,16 @@ class Form:
 
 
 ATTENTION_FORMS = (Form("standard"), Form("flash"), Form("multi-head"), Form("unfused", merged=True))
+
+
+def forms_of(graph: GraphChoice) -> dict[Form, tuple[Form, ...]]:
+    """The forms to try for a choice, each with its variants, which are tried if it is the fastest.
+
+    Of a form that was asked for there are none.
+    """
+    if graph == "auto":
+        return {form: variants_of(form) for form in ATTENTION_FORMS}
+    return {form: () for form in ATTENTION_FORMS if form.attention == graph}
 
 
 def variants_of(form: Form) -> tuple[Form, ...]:

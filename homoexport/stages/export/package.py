@@ -11,7 +11,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from homoexport.choices import OUTPUT_NAMES, EmbeddingChoice, Quantization
+from homoexport.choices import OUTPUT_NAMES, EmbeddingChoice, GraphChoice, Quantization
 from homoexport.data import sample_text
 from homoexport.documents.artifact import output_errors, staged, write_manifest
 from homoexport.documents.package import OrtFormat, PackageDetails, PackedTokenizer, PoolingFigures, TimedAt
@@ -102,6 +102,7 @@ def export_encoder(
     texts: Sequence[str] = (),
     quantize: Quantization = "auto",
     embeddings: EmbeddingChoice = "auto",
+    graph: GraphChoice = "auto",
     instruction_sets: Collection[str] = (),
     x86: bool = False,
     provider: str = CPU_PROVIDER,
@@ -125,6 +126,7 @@ def export_encoder(
         texts: real text for the parity ladder and for calibration; by default sentences of our own.
         quantize: `auto`: the fastest scheme that passes the gate; `none`: fp32; or the scheme to use.
         embeddings: how embedding tables are stored; `auto`: in 8 bits where the weights are quantized.
+        graph: the form that the graph is written in; `auto`: the fastest.
         instruction_sets: of the target's CPU, as `homoexport.host` names them.
         x86: whether that is an x86 CPU.
         provider: onnxruntime's there.
@@ -166,7 +168,7 @@ def export_encoder(
                 progress=progress or (lambda _step: None),
                 answer=answer,
             )
-            choice = choose(maker, quantize=quantize, schemes=schemes, rank=rank, judge=judge)
+            choice = choose(maker, quantize=quantize, schemes=schemes, rank=rank, graph=graph, judge=judge)
         maker.progress(f"writing the {choice.chosen.name} graph")
         opset_written, oldest = _write_files(encoder, choice.chosen, folder, max_length=max_length)
         invariance = check_invariance(choice.chosen.file, maker.batches, task=encoder.task, answer=answer)

@@ -101,6 +101,7 @@ class Lab:
             "scheme": self.scheme,
             "embeddings": self.embeddings,
             "opset": self.instruments.opset,
+            "forms": {name: list(variants) for name, variants in self.instruments.forms.items()},
             "task": encoder.task,
             "pooling": encoder.pooling and vars(encoder.pooling),
             "config": {name: value for name, value in config.items() if name not in _NAMES},
