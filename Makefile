@@ -2,6 +2,7 @@
 # make test   the quick tests, two at a time (JOBS=4: four; PYTEST_FLAGS=…: more flags)
 # make test-slow  all tests that need no more than Python: the quick ones, the slow and the statistical
 # make check  ruff and mypy
+# make tables the tables of the README and the docs, written anew from the kept results
 # make house  counts of what keeps the code easy to read, each beside its limit
 # make targets  the tests of the targets that need more than Python: SSH, emulated CPUs, the browser
 # make loaders  the tests of other programs that load packages: Node.js, C, older releases of onnxruntime
@@ -24,7 +25,7 @@ ELSEWHERE := interop or loaders or ssh or emulated or web
 PYTEST = $(BIN)/python -m pytest --durations=25 $(PYTEST_FLAGS)
 IN_PARALLEL := --numprocesses $(JOBS) --dist worksteal
 
-.PHONY: demo test test-slow check house targets loaders interop setup lock clean
+.PHONY: demo test test-slow check house tables targets loaders interop setup lock clean
 
 demo: $(SETUP)
 	$(BIN)/homoexport run recipes/quickstart.yaml --output runs/quickstart --force
@@ -44,6 +45,9 @@ check: $(SETUP)
 
 house:
 	$(PYTHON) tools/house.py
+
+tables: $(SETUP)
+	$(BIN)/python tools/tables.py
 
 # As root, so that the packages can be installed where they are missing.
 targets: $(SETUP)

@@ -155,6 +155,12 @@ def rows_of(runs: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     return rows
 
 
+def table(runs: list[dict[str, Any]]) -> str:
+    """A line for each kind of run, in Markdown."""
+    lines = ["| Task, metric | Model | int8 in the loop | fp32 package | int8 package |", "|---|---|---|---|---|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows_of(runs))])
+
+
 def show(runs: list[dict[str, Any]]) -> None:
     """A line for each kind of run."""
     for row in (("task", "model", "int8 in loop", "fp32", "int8"), *rows_of(runs)):

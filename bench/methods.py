@@ -160,6 +160,26 @@ def todo(path: Path, seeds: list[int], steps: int, share: tuple[int, int]) -> It
             yield cell, seed
 
 
+def table(runs: list[dict[str, Any]]) -> str:
+    """A line for each method, in Markdown: mean, lowest and highest of its seeds."""
+    told = {
+        "homodistil": "`homodistil`",
+        "one-shot": "`one-shot`",
+        "layers, same size": "`layers`, cut to the same size",
+        "layers, full width": "`layers`, full width",
+        "one-shot, magnitude": "`one-shot` by magnitude",
+        "minilm": "`minilm`",
+        "from-scratch": "`from-scratch`",
+    }
+    summary = summarize(runs)
+    lines = ["| Method | Parameters | Spearman |", "|---|---:|---:|"]
+    for name, words in told.items():
+        found = summary[name]
+        spread = f"{found['mean']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
+        lines.append(f"| {words} | {found['parameters'] / 1e6:.1f} M | {spread} |")
+    return "\n".join(lines)
+
+
 def summarize(runs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """By cell: mean, lowest and highest of the seeds, parameters, the mean of the largest jumps."""
     summary = {}

@@ -89,6 +89,20 @@ def table(sets: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def correlations(sets: dict[str, Any]) -> str:
+    """Kendall's rank correlations alone, a line a set of students, in Markdown."""
+    told = {"study": "eight of the study, 6 and 3 layers", "planned_shapes": "twelve of 6 layers"}
+    lines = [
+        "| students | squares | absolute values | parameters | layers × hidden size |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, words in told.items():
+        tau = sets[name]["kendall"]
+        figures = (tau[each] for each in ("squares", "absolute", "parameters", "layers_times_hidden"))
+        lines.append(f"| {words} | {' | '.join(f'{figure:.2f}' for figure in figures)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Sum up, keep, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -1,0 +1,222 @@
+"""Tables of the README and the docs are those of the kept results, and so are the figures in their text."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+import statistics
+from importlib import import_module
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MAKER = runpy.run_path(str(ROOT / "tools/tables.py"))
+PAGES = [path.relative_to(ROOT) for path in MAKER["PAGES"]]
+
+
+def kept(name: str) -> Any:
+    return json.loads((ROOT / f"bench/results/{name}.json").read_text(encoding="utf-8"))
+
+
+def says(page: str, heading: str, *figures: str) -> bool:
+    """Whether a paragraph or a list item below a heading has these figures in this order."""
+    text = re.sub(r"<!-- table.*?<!-- end of table -->", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+    (section,) = re.findall(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#|\Z)", text, re.MULTILINE | re.DOTALL)
+    for paragraph in re.split(r"\n\n|\n(?=- )", section):
+        numbers = iter(re.findall(r"\d[\d,]*(?:\.\d+)?", paragraph))
+        if all(figure in numbers for figure in figures):  # an iterator: each is looked for behind the one before
+            return True
+    return False
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_tables_are_the_kept_ones(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert MAKER["written"](text) == text, "run python tools/tables.py"
+
+
+def test_every_table_stands_somewhere():
+    text = "".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
+    assert {name for name in MAKER["TABLES"] if f"<!-- table: {name} -->" not in text} == set()
+
+
+def test_figures_are_looked_for_in_their_order(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# One\n\n1.5 of\n2,000\n\n- 3 %\n- 4\n\n# Two\n\n5\n")
+    assert says(str(page), "One", "1.5", "2,000")
+    assert not says(str(page), "One", "2,000", "1.5")
+    assert not says(str(page), "One", "3", "4")  # of two list items
+    assert not says(str(page), "One", "5")
+    assert not says(str(page), "One", "1")
+
+
+def test_peers_of_the_method():
+    runs = kept("methods")["runs"]
+    for cell in import_module("methods").METHODS:
+        assert len([run for run in runs if run["cell"] == cell.name]) == 3
+    jumps = [
+        statistics.mean(run["largest_jump"] for run in runs if run["cell"] == name)
+        for name in ("homodistil", "one-shot")
+    ]
+    assert says("README.md", "What comes out", *(f"{jump:.2f}" for jump in jumps))
+
+
+def test_students_quality_and_costs_of_pruning():
+    teacher, student = kept("sts")["results"]
+    assert says("README.md", "What comes out", f"{student['value']:.3f}", f"{teacher['value']:.3f}")
+    step = kept("distill_step")
+    ratios = [figures["ratio"] for figures in step["floor"].values()]
+    share = f"{100 * step['share']['share_while_pruning']:.1f}"
+    assert says("README.md", "The figures, honestly", share, f"{min(ratios):.2f}", f"{max(ratios):.2f}")
+
+
+def test_several_students():
+    students = kept("students")
+    higher = [each["branch_held_out_loss"] / each["alone_held_out_loss"] - 1 for each in students["students"].values()]
+    assert higher[0] == max(higher)  # the widest comes first
+    figures = (f"{students['ratio']:.2f}", f"{100 * min(higher):.0f}", f"{100 * max(higher):.0f}")
+    assert says("docs/distilling.md", "Several students in one run", *figures)
+
+
+def test_clock_and_verdicts():
+    page, heading = "docs/measuring.md", "How far it was checked"
+    both = student, teacher = kept("clock")["results"]
+    assert (student["package"]["precision"], teacher["package"]["precision"]) == ("int8", "fp32")
+    assert says(page, heading, *(f"{each['ours_over']['loop']:.3f}" for each in both))
+    assert says(page, heading, *(f"{each['ours_over']['hyperfine_slope']:.3f}" for each in both))
+    assert says(page, heading, *(f"{each['memory']['ratio']:.3f}" for each in both))
+    assert says(page, heading, *(f"{each['start_to_first_sample_s']:.2f}" for each in both))
+    assert max(each["parent_cpu_share"] for each in both) < 0.002
+    assert says(page, heading, "0.2")
+    result = kept("repeatability")
+    conditions = [result["quiet"], result["with a neighbour"]]
+    counted = {
+        kind: {word: sum(each[kind]["verdicts"].get(word, 0) for each in conditions) for word in ("faster", "slower")}
+        for kind in ("same", "slower")
+    }
+    of = {kind: sum(each[kind]["count"] for each in conditions) for kind in counted}
+    figures = [of["same"], sum(counted["same"].values()), counted["slower"]["slower"], of["slower"]]
+    for alone in (each["alone"] for each in conditions):
+        steady = alone["called_steady_and_right"] + alone["called_steady_and_wrong"]
+        figures += [f"{100 * alone['spread']:.1f}", steady, alone["called_steady_and_right"]]
+    assert says(page, heading, *map(str, figures))
+
+
+def test_speeds_beside_other_tools():
+    models = kept("export_peers")["models"]
+    ours = [models[name]["verdict"] for name in ("minilm-6x384", "student-6x192")]
+    for runtime in ("onnxruntime", "openvino"):
+        assert says("README.md", "On your own model", *(f"{one[runtime]['geometric_mean']:.2f}" for one in ours))
+
+
+def test_finetuned_models():
+    runs, bench = kept("finetuning")["runs"], import_module("finetuning")
+    cell = bench.CELLS[0]
+    assert bench.is_kept(cell, runs, bench.RESULT)
+    others = [{**run, "settings": {**run["settings"], "epochs": 1.0}} for run in runs]
+    with pytest.raises(SystemExit, match="student-sst2-0 was made with other settings"):
+        bench.is_kept(cell, others, bench.RESULT)
+    docs = (ROOT / "docs/evaluating.md").read_text(encoding="utf-8")
+    for run in runs:
+        assert run["trained_on"] in docs
+        assert run["fp32"]["value"] == run["fp32"]["official"]
+        assert run["int8"]["value"] == run["int8"]["official"]
+
+
+def test_throughput_on_a_gpu():
+    widths = kept("throughput")["widths"]
+    whole = widths["teacher's width"]
+    rates = [f"{widths[name]['tokens_per_second'] / 1e3:,.0f}" for name in ("teacher's width", "base", "small")]
+    share = f"{100 * whole['share_of_matrix_rate']:.0f}"
+    assert says("docs/distilling.md", "Scale", rates[0], share, *rates[1:])
+
+
+def test_study():
+    page, heading = "docs/study.md", "The study: quality against latency and size"
+    result, study = kept("study"), import_module("study")
+    rows = result["rows"]
+    assert says(page, heading, f"{sum(result['seconds'].values()) / 3600:.1f}")
+    pairs = [
+        (row, next(other for other in rows if (other["model"], other["precision"]) == (row["model"], "int8")))
+        for row in rows
+        if row["precision"] == "fp32"
+    ]
+    loss = max(full["stsb"]["value"] - small["stsb"]["value"] for full, small in pairs)
+    faster = [full["latency_p95_ms"] / small["latency_p95_ms"] for full, small in pairs]
+    assert says(page, heading, f"{loss:.3f}", f"{min(faster):.1f}", f"{max(faster):.1f}")
+    assert {row["method"] for row in rows} == {*study.METHODS, "reference"}
+    assert len({row["width"] for row in rows} - {None}) == 4
+    for cost in ("latency_p95_ms", "file_mb"):
+        best = study.front(rows, cost, "stsb")
+        assert all(row["precision"] == "int8" for row in best if row["method"] != "reference")
+
+
+def test_predictions():
+    assert {(cell["precision"], cell["length"], len(cell["rows"])) for cell in kept("plan_prediction")["cells"]} == {
+        (precision, length, 20) for precision in ("fp32", "int8") for length in (32, 128, 256)
+    }
+
+
+def test_budgets():
+    result, bench = kept("budgets"), import_module("budgets")
+    docs = (ROOT / "docs/planning.md").read_text(encoding="utf-8")
+    assert bench.told_lie(result["lied_to"]) in " ".join(docs.split())
+    shipped = [each for each in result["budgets"].values() if "refused" not in each]
+    refused = [each for each in result["budgets"].values() if "refused" in each]
+    assert all(line["kept"] for each in shipped for line in each["verdicts"])
+    assert all(line["kept"] is not False for each in shipped for line in each["again"])
+    again = sum(all(line["kept"] for line in each["again"]) for each in shipped)
+    assert again >= 12
+    assert says("docs/planning.md", "The loop", str(again), str(len(shipped)))
+    assert says("README.md", "On your own model", str(again), str(len(shipped)))
+    assert len(refused) == len(bench.HOPELESS)
+    assert all(each["seconds"] < 60 for each in refused)
+    lied = result["lied_to"]
+    assert lied["budget_kept"]
+    assert len(lied["turns"]) > 1
+    assert lied["pruning_on_seconds"] < lied["starting_over_seconds"]
+
+
+def test_costs_of_a_plan():
+    result, page, heading = kept("plan_cost"), "docs/planning.md", "How it is predicted"
+    assert says(page, heading, f"{result['cold']['seconds']:.0f}", f"{result['warm']['seconds']:.1f}")
+    there = result["on_the_target"]
+    largest = max(there["largest_small_model_mb"], there["largest_whole_model_mb"])
+    assert largest < there["teacher_mb"]
+    peaks = (f"{result[name]['peak_rss_mb'] / 1000:.1f}" for name in ("cold", "export_of_the_teacher"))
+    assert says(page, heading, f"{largest:.0f}", f"{there['teacher_mb']:.0f}", *peaks)
+
+
+def test_planned_shapes():
+    result, bench = kept("planned_shapes"), import_module("planned_shapes")
+    scores = [
+        [bench.scores(result, each[kind]["shape"]) for kind in ("planned", "guessed")] for each in result["budgets"]
+    ]
+    assert {len(seeds) for pair in scores for seeds in pair} == {3}
+    gains = [statistics.mean(planned) - statistics.mean(guessed) for planned, guessed in scores]
+    assert {(each["steps"], each["distilled_on"]) for each in result["students"]} == {(1000, "NVIDIA H200")}
+    times = [[each["timed"][kind]["latency_p95_ms"] for kind in bench.KINDS] for each in result["budgets"]]
+    assert max(abs(planned / guessed - 1) for planned, guessed in times) < 0.07
+    assert says("docs/planning.md", "Better than guessing?", f"{min(gains):.3f}", f"{max(gains):.3f}", "7")
+
+
+@pytest.mark.parametrize(("name", "shapes"), [("study", 8), ("planned_shapes", 12)])
+def test_ranking(name, shapes):
+    found = kept("ranking")[name]
+    rows = found["rows"]
+    assert len(rows) == shapes
+    for currency in ("squares", "absolute"):
+        in_order = [
+            (one[currency] - other[currency]) * (one["stsb"] - other["stsb"]) > 0
+            for one, other in combinations(rows, 2)
+        ]
+        assert 2 * statistics.mean(in_order) - 1 == pytest.approx(found["kendall"][currency])
+
+
+def test_links_of_the_readme_lead_somewhere():
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / "README.md").read_text(encoding="utf-8")):
+        assert (ROOT / link).exists(), link

@@ -1,0 +1,85 @@
+"""Writes the tables of the README and the docs out of the kept results.
+
+    python tools/tables.py [--check]
+
+A table stands between `<!-- table: NAME -->` and `<!-- end of table -->`. `--check` writes nothing, and ends with exit
+code 1 when a table is not what the results say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from homoexport.documents.document import read_document
+from homoexport.documents.summary import Summary
+from homoexport.report.tables import summary_rows
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+_MARKED = re.compile(r"(<!-- table: (.+?) -->\n\n).*?(\n\n<!-- end of table -->)", re.DOTALL)
+sys.path.insert(0, str(ROOT / "bench"))
+
+
+def _of(module: str, function: str, part: str | None = None) -> Callable[[], str]:
+    """The table that a benchmark makes of its kept result, or of a part of it."""
+
+    def table() -> str:
+        kept: Any = json.loads((ROOT / f"bench/results/{module}.json").read_text(encoding="utf-8"))
+        made: str = getattr(import_module(module), function)(kept if part is None else kept[part])
+        return made
+
+    return table
+
+
+def quickstart() -> str:
+    """The summary of the quickstart's run."""
+    rows = summary_rows(read_document(ROOT / "docs/quickstart-summary.json", Summary))
+    lines = ["| | Teacher | Student | Student is |", "|---|---:|---:|---:|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "quickstart": quickstart,
+    "methods": _of("methods", "table", "runs"),
+    "finetuning": _of("finetuning", "table", "runs"),
+    "prediction": _of("plan_prediction", "show"),
+    "exported": _of("plan_prediction", "show_exports", "exported"),
+    "ranking": _of("ranking", "correlations"),
+    "planned shapes": _of("planned_shapes", "table"),
+    "budgets": _of("budgets", "table"),
+    "export peers": _of("export_peers", "table", "models"),
+    "export peers in words": _of("export_peers", "words", "models"),
+    "roofline": _of("roofline", "table", "profiles"),
+    "study": _of("study", "table", "rows"),
+}
+
+
+def written(page: str) -> str:
+    """A page with its tables as the kept results have them."""
+    return _MARKED.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}{found[3]}", page)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="Write nothing; exit with 1 when a table is not current.")
+    check = parser.parse_args().check
+    old = []
+    for path in PAGES:
+        page = path.read_text(encoding="utf-8")
+        if (new := written(page)) != page:
+            old.append(path.name)
+            if not check:
+                path.write_text(new, encoding="utf-8")
+    print(f"{'not current' if check else 'written'}: {', '.join(old) or 'none'}")
+    return int(check and bool(old))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
