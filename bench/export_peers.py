@@ -222,7 +222,7 @@ def add_cosines(contestants: Sequence[Contestant], encoder: Encoder, texts: Sequ
             subject = Subject(one.file, one.name, 1000, (one.output,))
             cosines = []
             with Worker(target, subject=one.name) as worker:
-                load_model(worker, subject, target, model=str(one.file.resolve()), threads=1)
+                load_model(worker, subject, threads=1)
                 for (ids, mask), vectors in zip(batches, expected, strict=True):
                     lengths = mask.sum(axis=1)
                     rows = tuple(tuple(row[:length].tolist()) for row, length in zip(ids, lengths, strict=True))

@@ -11,14 +11,13 @@ left out has a default.
     unpin                                 on any core again
     answer    output                      what the first batch is answered with
     memory                                the kernel's high-water mark, and what is resident now
-    grow      batch_sizes, length, vocab_size, shrink        memory after each of these batches
+    once      shrink                      one untimed run, after which unused memory may be given back; its memory
     streams   streams, seconds            callers that share the session, each in a closed loop
     arrivals  rate_per_s, requests, seconds, seed            callers that come by chance (open loop)
     tokenize  tokenizer, texts, max_length, runs
     post      task, output, runs          what a caller does with the answer, timed
     spin      seconds, cores              a fixed piece of work, again and again: is the machine quiet?
     counters                              processor time used here and on the whole host, clock rate
-    modules                               what this process has imported
     quit
 
 An answer holds `"ok": true` and the fields of its reply, or `"ok": false` and those of `Refusal`. Where stdin ends, as
@@ -151,13 +150,6 @@ class MemoryReply:
 
 
 @dataclass(frozen=True)
-class GrowReply:
-    """Resident memory after each batch; None where unknown."""
-
-    rss_bytes: list[int | None]
-
-
-@dataclass(frozen=True)
 class StreamsReply:
     """All calls, and the time from the first start to the last end."""
 
@@ -176,7 +168,7 @@ class ArrivalsReply:
 
 @dataclass(frozen=True)
 class SamplesReply:
-    """Times of what a caller does around the inference; None where there is nothing to do, or no library for it."""
+    """None where there is nothing to do, or no library for it."""
 
     samples_ns: list[int] | None
 
@@ -201,13 +193,6 @@ class CountersReply:
     stolen_ns: int | None
     frequency_mhz: float | None
     energy_source: str | None = None
-
-
-@dataclass(frozen=True)
-class ModulesReply:
-    """Names of the imported modules."""
-
-    modules: list[str]
 
 
 class ReplyChannel:

@@ -21,43 +21,10 @@ import numpy as np
 import onnxruntime as ort
 
 from homoexport.host import describe_host
+from homoexport.runtime.worker import machine, protocol
 from homoexport.runtime.worker.around import time_post_processing, time_tokenizing
 from homoexport.runtime.worker.inputs import make_batches
-from homoexport.runtime.worker.machine import (
-    EnergyMeter,
-    allowed_cores,
-    counters,
-    like_cores,
-    peak_rss_bytes,
-    pin,
-    rest,
-    rss_bytes,
-    spin,
-)
 from homoexport.runtime.worker.model import Model
-from homoexport.runtime.worker.protocol import (
-    PROTOCOL_VERSION,
-    AnswerReply,
-    ArrivalsReply,
-    CountersReply,
-    Greeting,
-    GrowReply,
-    InputsReply,
-    InputsRequest,
-    LoadReply,
-    LoadRequest,
-    MemoryReply,
-    ModulesReply,
-    Refusal,
-    ReplyChannel,
-    SamplesReply,
-    SpinReply,
-    StreamsReply,
-    TimeReply,
-    UnpinReply,
-    WarmReply,
-    WorkerHost,
-)
 from homoexport.runtime.worker.traffic import run_arrivals, run_streams
 
 _OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate memory", "std::length_error", "Cannot allocate")
@@ -68,8 +35,8 @@ class ModelServer:
 
     def __init__(self) -> None:
         self._model: Model | None = None
-        self._meter = EnergyMeter()
-        self._allowed = allowed_cores()
+        self._meter = machine.EnergyMeter()
+        self._allowed = machine.allowed_cores()
 
     @property
     def model(self) -> Model:
@@ -78,20 +45,20 @@ class ModelServer:
             raise ValueError("no model is loaded")
         return self._model
 
-    def greeting(self, runtime_rss_bytes: int) -> Greeting:
+    def greeting(self, runtime_rss_bytes: int) -> protocol.Greeting:
         """What the worker says first."""
         versions = {
             "python": platform.python_version(),
             "numpy": np.__version__,
             "onnxruntime": ort.__version__,
         }
-        return Greeting(
-            PROTOCOL_VERSION,
+        return protocol.Greeting(
+            protocol.PROTOCOL_VERSION,
             runtime_rss_bytes,
             versions,
             providers=ort.get_available_providers(),
-            host=WorkerHost(**vars(describe_host())),
-            cores=like_cores(),
+            host=protocol.WorkerHost(**vars(describe_host())),
+            cores=machine.like_cores(),
         )
 
     def answer(self, command: str, fields: dict[str, Any]) -> object:
@@ -101,78 +68,71 @@ class ModelServer:
             raise ValueError(f"unknown command '{command}'")
         return handler(**fields)
 
-    def do_load(self, **fields: Any) -> LoadReply:
-        request = LoadRequest(**fields)
+    def do_load(self, **fields: Any) -> protocol.LoadReply:
+        request = protocol.LoadRequest(**fields)
         self._model = Model(
             request.model, threads=request.threads, outputs=request.outputs, providers=request.providers
         )
-        return LoadReply(self._model.load_ns, self._model.session.get_providers(), self._model.elsewhere)
+        return protocol.LoadReply(self._model.load_ns, self._model.session.get_providers(), self._model.elsewhere)
 
-    def do_inputs(self, **fields: Any) -> InputsReply:
-        self.model.use(make_batches(InputsRequest(**fields)))
-        return InputsReply(len(self.model.batches))
+    def do_inputs(self, **fields: Any) -> protocol.InputsReply:
+        self.model.use(make_batches(protocol.InputsRequest(**fields)))
+        return protocol.InputsReply(len(self.model.batches))
 
-    def do_warm(self, seconds: float) -> WarmReply:
+    def do_warm(self, seconds: float) -> protocol.WarmReply:
         return self.model.warm(seconds)
 
-    def do_time(self, runs: int, cores: Sequence[int] = ()) -> TimeReply:
+    def do_time(self, runs: int, cores: Sequence[int] = ()) -> protocol.TimeReply:
         if cores:
-            pin(cores)
+            machine.pin(cores)
         before = self._meter.read()
         samples_ns = self.model.time(runs)
         # The untimed run before them is in the energy, too.
-        return TimeReply(samples_ns, energy_uj=self._meter.since(before), energy_runs=runs + 1)
+        return protocol.TimeReply(samples_ns, energy_uj=self._meter.since(before), energy_runs=runs + 1)
 
-    def do_unpin(self) -> UnpinReply:
+    def do_unpin(self) -> protocol.UnpinReply:
         if self._allowed:
-            pin(self._allowed)
-        return UnpinReply()
+            machine.pin(self._allowed)
+        return protocol.UnpinReply()
 
-    def do_answer(self, output: str) -> AnswerReply:
+    def do_answer(self, output: str) -> protocol.AnswerReply:
         return self.model.answer(output)
 
-    def do_memory(self) -> MemoryReply:
-        return MemoryReply(peak_rss_bytes(), rss_bytes())
+    def do_memory(self) -> protocol.MemoryReply:
+        return protocol.MemoryReply(machine.peak_rss_bytes(), machine.rss_bytes())
 
-    def do_grow(self, batch_sizes: Sequence[int], length: int, vocab_size: int, shrink: bool) -> GrowReply:
-        after = []
-        for batch_size in batch_sizes:
-            self.model.use(make_batches(InputsRequest(batch_size, length, vocab_size)))
-            self.model.run_once(shrink=shrink)
-            after.append(rss_bytes())
-        return GrowReply(after)
+    def do_once(self, shrink: bool) -> protocol.MemoryReply:
+        self.model.run_once(shrink=shrink)
+        return self.do_memory()
 
-    def do_streams(self, streams: int, seconds: float) -> StreamsReply:
+    def do_streams(self, streams: int, seconds: float) -> protocol.StreamsReply:
         return run_streams(self.model, streams, seconds)
 
-    def do_arrivals(self, rate_per_s: float, requests: int, seconds: float, seed: int) -> ArrivalsReply:
+    def do_arrivals(self, rate_per_s: float, requests: int, seconds: float, seed: int) -> protocol.ArrivalsReply:
         return run_arrivals(self.model, rate_per_s, requests, seconds, seed)
 
-    def do_tokenize(self, tokenizer: str, texts: Sequence[str], max_length: int, runs: int) -> SamplesReply:
-        return SamplesReply(time_tokenizing(tokenizer, texts, max_length, runs))
+    def do_tokenize(self, tokenizer: str, texts: Sequence[str], max_length: int, runs: int) -> protocol.SamplesReply:
+        return protocol.SamplesReply(time_tokenizing(tokenizer, texts, max_length, runs))
 
-    def do_post(self, task: str, output: str, runs: int) -> SamplesReply:
-        return SamplesReply(time_post_processing(self.model, task, output, runs))
+    def do_post(self, task: str, output: str, runs: int) -> protocol.SamplesReply:
+        return protocol.SamplesReply(time_post_processing(self.model, task, output, runs))
 
-    def do_spin(self, seconds: float, cores: Sequence[int] = ()) -> SpinReply:
-        quanta_ns = spin(seconds, cores)
+    def do_spin(self, seconds: float, cores: Sequence[int] = ()) -> protocol.SpinReply:
+        quanta_ns = machine.spin(seconds, cores)
         if cores:
             self.do_unpin()
-        return SpinReply(list(quanta_ns))
+        return protocol.SpinReply(list(quanta_ns))
 
-    def do_counters(self) -> CountersReply:
-        return counters(energy_source=self._meter.source)
-
-    def do_modules(self) -> ModulesReply:
-        return ModulesReply(sorted(sys.modules))
+    def do_counters(self) -> protocol.CountersReply:
+        return machine.counters(energy_source=self._meter.source)
 
 
 def main() -> None:
     """Greet, then answer requests until `quit` or the end of stdin."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this process
-    channel = ReplyChannel()
+    channel = protocol.ReplyChannel()
     gc.disable()  # no collection may fall into a timed region
-    runtime_rss_bytes = peak_rss_bytes()
+    runtime_rss_bytes = machine.peak_rss_bytes()
     server = ModelServer()
     channel.send(server.greeting(runtime_rss_bytes))
     for line in sys.stdin:
@@ -182,11 +142,11 @@ def main() -> None:
             return
         try:
             reply = server.answer(command, fields)
-            rest()
+            machine.rest()
             channel.send(reply)
         except BrokenPipeError:
             return
         except Exception as error:  # whatever it is, the parent must hear of it
             said = f"{type(error).__name__}: {error}"
             short = isinstance(error, MemoryError) or any(sign in said for sign in _OUT_OF_MEMORY)
-            channel.send(Refusal("memory" if short else "model", said))
+            channel.send(protocol.Refusal("memory" if short else "model", said))

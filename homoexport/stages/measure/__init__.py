@@ -2,9 +2,9 @@
 
 from homoexport.stages.measure.compare import compare_results, slower_than
 from homoexport.stages.measure.devices import diagnose, list_devices, set_up
+from homoexport.stages.measure.extras import Extras
 from homoexport.stages.measure.intervals import mean_interval, rounds_of
 from homoexport.stages.measure.measurement import (
-    Extras,
     FileFigures,
     check_measurement,
     check_packages,

@@ -14,20 +14,19 @@ from numpy.typing import NDArray
 
 from homoexport.documents.measurement import Agreement
 from homoexport.runtime.vectors import cosines
+from homoexport.runtime.worker.protocol import InputsRequest
 from homoexport.stages.measure.process import Worker
-from homoexport.stages.measure.targets import Target, is_plain_cpu, open_target
-from homoexport.stages.measure.timing import Running, Subject, Workload, inputs_request, load_model, place
+from homoexport.stages.measure.targets import is_plain_cpu, open_target
+from homoexport.stages.measure.timing import Running, Subject, load_model
 
-TOKENS = 16
+TEXTS, TOKENS = 2, 16
 FP32_MAX_RELATIVE_DIFFERENCE = 1e-3
 INT8_MIN_COSINE = 0.99
 
-_WORKLOAD = Workload(threads=1, batch_size=2, length=TOKENS)
 
-
-def agreement(one: Running, target: Target, *, precision: str) -> Agreement | None:
+def agreement(one: Running, *, precision: str) -> Agreement | None:
     """A running package's answer held against this CPU's; None where that is where it runs."""
-    if is_plain_cpu(target):
+    if is_plain_cpu(one.worker.target):
         return None
     assert one.subject.outputs is not None
     there, here = answer_of(one.worker, one.subject), reference_answer(one.subject)
@@ -37,45 +36,36 @@ def agreement(one: Running, target: Target, *, precision: str) -> Agreement | No
 def answer_of(worker: Worker, subject: Subject) -> NDArray[np.float32]:
     """What a loaded model answers to one small batch of random token ids, the same everywhere."""
     assert subject.outputs is not None
-    random = Subject(subject.model, subject.name, subject.vocab_size, subject.outputs)
-    worker.inputs(inputs_request(random, _WORKLOAD))
+    worker.inputs(InputsRequest(TEXTS, TOKENS, subject.vocab_size))
     return worker.answer(output=subject.outputs[0])
 
 
 def reference_answer(subject: Subject) -> NDArray[np.float32]:
     """The same from this machine's CPU, in a worker of its own."""
     with open_target("cpu") as target, Worker(target, subject=subject.name) as worker:
-        load_model(worker, subject, target, model=place(subject, target)[0], threads=1)
+        load_model(worker, subject, threads=1)
         return answer_of(worker, subject)
 
 
 def compare_answers(there: NDArray[np.float32], here: NDArray[np.float32], *, output: str, precision: str) -> Agreement:
     """Hold two answers against each other, by the bound of the precision."""
     exact = precision == "fp32"
-    bound = (
-        f"largest difference at most {FP32_MAX_RELATIVE_DIFFERENCE:g} of the largest value"
-        if exact
-        else f"cosine at least {INT8_MIN_COSINE:g}"
-    )
-    if there.shape != here.shape or not (np.isfinite(there).all() and np.isfinite(here).all()):
-        return Agreement(
-            output=output,
-            max_difference=None,
-            max_relative_difference=None,
-            min_cosine=None,
-            bound=bound,
-            within=False,
-        )
-    difference = float(np.abs(there - here).max())
-    relative = difference / float(np.abs(here).max() or 1)
-    rows, others = (values.reshape(-1, values.shape[-1]) for values in (there, here))
-    cosine = float(cosines(rows, others).min())  # vectors, or logits
-    within = relative <= FP32_MAX_RELATIVE_DIFFERENCE if exact else cosine >= INT8_MIN_COSINE
+    bound = f"cosine at least {INT8_MIN_COSINE:g}"
+    if exact:
+        bound = f"largest difference at most {FP32_MAX_RELATIVE_DIFFERENCE:g} of the largest value"
+    difference = relative = cosine = None
+    within = False
+    if there.shape == here.shape and np.isfinite(there).all() and np.isfinite(here).all():
+        difference = float(np.abs(there - here).max())
+        relative = difference / float(np.abs(here).max() or 1)
+        rows, others = (values.reshape(-1, values.shape[-1]) for values in (there, here))
+        cosine = float(cosines(rows, others).min())  # vectors, or logits
+        within = relative <= FP32_MAX_RELATIVE_DIFFERENCE if exact else cosine >= INT8_MIN_COSINE
     return Agreement(
         output=output,
         max_difference=difference,
         max_relative_difference=relative,
         min_cosine=cosine,
         bound=bound,
-        within=bool(within),
+        within=within,
     )

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from homoexport.data import sample_text
 from homoexport.documents.measurement import ArenaStep, OpenLoop, RateFigures, StreamFigures
 from homoexport.runtime.inference import PackageInfo
+from homoexport.runtime.worker.protocol import InputsRequest
 from homoexport.stages.measure.process import Worker
-from homoexport.stages.measure.targets import OutOfMemory, Target
+from homoexport.stages.measure.targets import OutOfMemory
 from homoexport.stages.measure.targets.emulated import EmulatedCpu
 from homoexport.stages.measure.timing import Progress, Running, Workload, inputs_request, load_model, load_request
 
@@ -24,22 +26,38 @@ _STEPS_DOWN, _STEP_DOWN = 4, 0.9  # from a rate that a lucky run let through
 _MB = 10**6
 
 
-def tokenizing_ms(
-    one: Running, target: Target, details: PackageInfo, workload: Workload, texts: Sequence[str]
-) -> float | None:
+@dataclass(frozen=True)
+class Extras:
+    """What is measured besides the latency of one call, each in the same workers after it.
+
+    Args:
+        streams: numbers of callers that share a session.
+        rates_per_s: rates of Poisson arrivals.
+        budget_p95_ms: look for the highest rate that keeps this p95.
+        arena_batches: batch sizes after which a fresh worker's memory is read.
+    """
+
+    streams: tuple[int, ...] = ()
+    rates_per_s: tuple[float, ...] = ()
+    budget_p95_ms: float | None = None
+    arena_batches: tuple[int, ...] = ()
+
+
+def tokenizing_ms(one: Running, details: PackageInfo, workload: Workload) -> float | None:
     """Milliseconds of making token ids of a batch's texts, at the median, in a worker of its own.
 
     Without texts of the user's, sentences are joined until they have the workload's tokens, roughly. None
     where the package has no tokenizer, the target no library for it, or it would be an emulator's time.
     """
-    if one.tokenizer is None or target.emulated:
+    subject, target = one.subject, one.worker.target
+    if subject.tokenizer is None or target.emulated:
         return None
-    with Worker(target, subject=one.subject.name) as worker:
+    with Worker(target, subject=subject.name) as worker:
         each = worker.tokenize(
-            tokenizer=one.tokenizer,
-            texts=texts or [_text_of(workload.length)],
+            tokenizer=target.place(subject.files)[-1],
+            texts=subject.texts or [_text_of(workload.length)],
             max_length=min(workload.length, details.max_length),
-            runs=max(_AROUND_RUNS, len(texts)),
+            runs=max(_AROUND_RUNS, len(subject.texts)),
         )
     return None if each is None else float(np.median(each)) / 1e6 * workload.batch_size
 
@@ -50,11 +68,12 @@ def post_processing_ms(one: Running, details: PackageInfo) -> float | None:
     return None if post is None else float(np.median(post)) / 1e6
 
 
-def instructions(one: Running, target: Target, workload: Workload) -> float | None:
+def instructions(one: Running, workload: Workload) -> float | None:
     """Instructions of one inference, where an emulator counts them."""
+    target = one.worker.target
     if not isinstance(target, EmulatedCpu):
         return None
-    load = load_request(one.subject, target, model=one.model, threads=workload.threads)
+    load = load_request(one.subject, target, threads=workload.threads)
     return target.count_instructions(load, inputs_request(one.subject, workload), batches=one.batches)
 
 
@@ -82,32 +101,21 @@ def stream_figures(
 
 
 def open_loop(
-    one: Running,
-    rates_per_s: Sequence[float],
-    budget_p95_ms: float | None,
-    *,
-    closed_ms: tuple[float, float],
-    report: Progress,
+    one: Running, extras: Extras, *, closed_p50_ms: float, closed_p95_ms: float, report: Progress
 ) -> OpenLoop | None:
-    """Poisson arrivals at the given rates; then the highest rate whose p95 keeps the budget.
+    """Poisson arrivals at the given rates; then the highest rate whose p95 keeps the budget, if there is one.
 
     No rate above that of the closed loop can be served for long, and none at all where the closed loop's own p95
     is beyond the budget. So it is sought by halving between 0 and there. One run's p95 is a matter of luck:
     the rate that is reported has kept the budget at the median of three runs, whose arrivals differ.
-
-    Args:
-        one: the running package.
-        rates_per_s: the given rates.
-        budget_p95_ms: the budget; None for no search.
-        closed_ms: p50 and p95 of the closed loop.
-        report: called with what is being done and the share of it that is done.
     """
-    if not rates_per_s and budget_p95_ms is None:
+    budget_p95_ms = extras.budget_p95_ms
+    if not extras.rates_per_s and budget_p95_ms is None:
         return None
-    found = [_at_rate(one.worker, rate, 0, report) for rate in rates_per_s]
+    found = [_at_rate(one.worker, rate, 0, report) for rate in extras.rates_per_s]
     highest = None
-    if budget_p95_ms is not None and closed_ms[1] <= budget_p95_ms:
-        low, high = 0.0, 1000 / closed_ms[0]
+    if budget_p95_ms is not None and closed_p95_ms <= budget_p95_ms:
+        low, high = 0.0, 1000 / closed_p50_ms
         for seed in range(_HALVINGS):
             middle = (low + high) / 2
             found.append(_at_rate(one.worker, middle, seed, report))
@@ -128,19 +136,18 @@ def _at_rate(worker: Worker, rate: float, seed: int, report: Progress) -> RateFi
     report(f"{rate:.3g} arrivals/s", 0.5)
     reply = worker.arrivals(rate_per_s=rate, requests=requests, seconds=_SECONDS_OF_RATE[1], seed=seed)
     p50, p95, p99 = (float(value) / 1e6 for value in np.percentile(reply.latency_ns, (50, 95, 99)))
-    busy = sum(reply.service_ns) / reply.wall_ns
     return RateFigures(
         rate_per_s=rate,
         requests=len(reply.latency_ns),
         latency_p50_ms=p50,
         latency_p95_ms=p95,
         latency_p99_ms=p99,
-        utilization=busy,
+        utilization=sum(reply.service_ns) / reply.wall_ns,
     )
 
 
 def arena_steps(
-    one: Running, target: Target, workload: Workload, batch_sizes: Sequence[int], report: Progress
+    one: Running, workload: Workload, batch_sizes: Sequence[int], report: Progress
 ) -> tuple[ArenaStep, ...]:
     """Memory of fresh workers after batches of these sizes, in this order, with and without shrinking.
 
@@ -149,24 +156,22 @@ def arena_steps(
     if not batch_sizes:
         return ()
     report("memory over batches", 0.0)
-    ways = [_grown(one, target, workload, batch_sizes, shrink=shrink) for shrink in (False, True)]
+    ways = [_grown(one, workload, batch_sizes, shrink=shrink) for shrink in (False, True)]
     return tuple(
         ArenaStep(batch_size=size, rss_mb=kept, shrunk_rss_mb=shrunk)
         for size, kept, shrunk in zip(batch_sizes, *ways, strict=True)
     )
 
 
-def _grown(
-    one: Running, target: Target, workload: Workload, batch_sizes: Sequence[int], *, shrink: bool
-) -> list[float | None]:
+def _grown(one: Running, workload: Workload, batch_sizes: Sequence[int], *, shrink: bool) -> list[float | None]:
+    subject, target = one.subject, one.worker.target
     after: list[float | None] = []
     try:
-        with Worker(target, subject=one.subject.name) as worker:
-            load_model(worker, one.subject, target, model=one.model, threads=workload.threads)
+        with Worker(target, subject=subject.name) as worker:
+            load_model(worker, subject, threads=workload.threads)
             for batch_size in batch_sizes:
-                rss = worker.grow(
-                    batch_size=batch_size, length=workload.length, vocab_size=one.subject.vocab_size, shrink=shrink
-                )
+                worker.inputs(InputsRequest(batch_size, workload.length, subject.vocab_size))
+                rss = worker.once(shrink=shrink).rss_bytes
                 after.append(None if rss is None else (rss - target.overhead_bytes(worker.process_id)) / _MB)
     except OutOfMemory:
         after += [None] * (len(batch_sizes) - len(after))

@@ -35,15 +35,7 @@ def rounds_of(samples_ms: Sequence[float], runs_per_round: int) -> FloatArray:
 
 
 def percentile_intervals(rounds_ms: FloatArray, percents: tuple[float, ...]) -> list[tuple[float, float]]:
-    """95 % intervals of percentiles of all runs, by the bootstrap over rounds.
-
-    Args:
-        rounds_ms: [R, K], milliseconds.
-        percents: which percentiles, 0 to 100.
-
-    Returns:
-        (low, high) in milliseconds for each of `percents`.
-    """
+    """95 % intervals of percentiles (0 to 100) of all runs [R, K], by the bootstrap over rounds."""
     draws = _draws(len(rounds_ms))  # [T, R]
     chunks = np.array_split(draws, math.ceil(rounds_ms.size * len(draws) / _MAX_ELEMENTS))
     resampled = np.concatenate(
@@ -53,75 +45,52 @@ def percentile_intervals(rounds_ms: FloatArray, percents: tuple[float, ...]) -> 
 
 
 def mean_interval(rounds_ms: FloatArray) -> tuple[float, float]:
-    """95 % interval of the mean of all runs, by the bootstrap over rounds.
-
-    Args:
-        rounds_ms: [R, K], milliseconds.
-
-    Returns:
-        (low, high) in milliseconds.
-    """
+    """95 % interval of the mean of all runs [R, K], by the bootstrap over rounds."""
     means = rounds_ms.mean(axis=1)
     return _interval(means[_draws(len(means))].mean(axis=1))
 
 
 def speedup(against_ms: FloatArray, rounds_ms: FloatArray) -> tuple[float, tuple[float, float]]:
-    """How many times faster a package is than another one that was timed in the same rounds.
+    """How many times faster a package [R, K'] is than another one [R, K] that was timed in the same rounds.
 
     The medians of one round are a pair that has seen the same noise, so the ratio is taken within
-    each round; the figure is the median of these ratios.
-
-    Args:
-        against_ms: [R, K] of the other package.
-        rounds_ms: [R, K'] of this one.
-
-    Returns:
-        The ratio and its 99 % interval, by the bootstrap over rounds.
+    each round; the figure is the median of these ratios, with its 99 % interval by the bootstrap over rounds.
     """
     ratios = np.median(against_ms, axis=1) / np.median(rounds_ms, axis=1)  # [R]
     return float(np.median(ratios)), _interval(np.median(ratios[_draws(len(ratios))], axis=1), _RATIO_TAILS)
 
 
 def independent_speedup(before_ms: FloatArray, after_ms: FloatArray) -> tuple[float, tuple[float, float]]:
-    """How many times faster the second of two runs is at the median, where they share no rounds.
+    """How many times faster the second of two runs is at the median, where they share no rounds: [R, K], [R', K'].
 
-    Args:
-        before_ms: [R, K] of the first run.
-        after_ms: [R', K'] of the second.
-
-    Returns:
-        The ratio of the medians and its 99 % interval, by the bootstrap over the rounds of each.
+    With its 99 % interval, by the bootstrap over the rounds of each.
     """
     medians = [np.median(rounds, axis=1) for rounds in (before_ms, after_ms)]
     before, after = (np.median(each[_draws(len(each), seed)], axis=1) for seed, each in enumerate(medians))
     return float(np.median(before_ms) / np.median(after_ms)), _interval(before / after, _RATIO_TAILS)
 
 
-def verdict_of(ratio: float, interval: tuple[float, float], margin: float = MARGIN) -> SpeedVerdict:
+def verdict_of(ratio: float, interval: tuple[float, float]) -> SpeedVerdict:
     """What may be said of a ratio with that interval.
 
-    `same`: the interval lies wholly within 1/(1 + margin) and 1 + margin. `faster` or `slower`: it lies
+    `same`: the interval lies wholly within 1/(1 + `MARGIN`) and 1 + `MARGIN`. `faster` or `slower`: it lies
     wholly on one side of 1, and the ratio beyond the margin. Else `too noisy to call`. A difference
     within the margin is thus never called: two processes of the same file differ by a per cent or two
     for as long as they live, by where their memory happens to lie (Mytkowicz et al. 2009, Producing
     Wrong Data Without Doing Anything Obviously Wrong!).
     """
     low, high = interval
-    if low >= 1 / (1 + margin) and high <= 1 + margin:
+    if low >= 1 / (1 + MARGIN) and high <= 1 + MARGIN:
         return "same"
-    if low > 1 and ratio > 1 + margin:
+    if low > 1 and ratio > 1 + MARGIN:
         return "faster"
-    if high < 1 and ratio < 1 / (1 + margin):
+    if high < 1 and ratio < 1 / (1 + MARGIN):
         return "slower"
     return "too noisy to call"
 
 
 def drift(rounds_ms: FloatArray) -> float:
-    """How much slower the last third of the rounds is than the first: 0.05 is 5 %, at their medians.
-
-    Args:
-        rounds_ms: [R, K], milliseconds, R at least 3.
-    """
+    """How much slower the last third of at least three rounds is than the first: 0.05 is 5 %, at their medians."""
     third = len(rounds_ms) // 3
     return float(np.median(rounds_ms[-third:]) / np.median(rounds_ms[:third]) - 1)
 

@@ -10,26 +10,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from homoexport.choices import Steadiness
-from homoexport.documents.measurement import (
-    Comparison,
-    Failure,
-    MeasuredHost,
-    Measurement,
-    PackageFigures,
-    TextLengths,
-)
+from homoexport.documents.measurement import Comparison, MeasuredHost, Measurement, PackageFigures, TextLengths
 from homoexport.errors import PackageError, UserError
 from homoexport.host import library_versions
 from homoexport.runtime.inference import PackageInfo, load_tokenizer, read_package
+from homoexport.stages.measure import extras as besides
 from homoexport.stages.measure.agreement import agreement
-from homoexport.stages.measure.extras import (
-    arena_steps,
-    instructions,
-    open_loop,
-    post_processing_ms,
-    stream_figures,
-    tokenizing_ms,
-)
+from homoexport.stages.measure.extras import Extras
 from homoexport.stages.measure.intervals import MARGIN, drift, percentile_intervals, speedup, verdict_of
 from homoexport.stages.measure.targets import OutOfMemory, Target, open_target
 from homoexport.stages.measure.timing import (
@@ -39,7 +26,6 @@ from homoexport.stages.measure.timing import (
     Subject,
     Workload,
     check_request,
-    peak_bytes,
     running,
     take_rounds,
 )
@@ -51,33 +37,13 @@ _MAX_TEXTS = 64
 Figure = TypeVar("Figure")
 
 
-@dataclass(frozen=True)
-class Extras:
-    """What is measured besides the latency of one call, each in the same workers after it.
-
-    Args:
-        streams: numbers of callers that share a session.
-        rates_per_s: rates of Poisson arrivals.
-        budget_p95_ms: look for the highest rate that keeps this p95.
-        arena_batches: batch sizes after which a fresh worker's memory is read.
-    """
-
-    streams: tuple[int, ...] = ()
-    rates_per_s: tuple[float, ...] = ()
-    budget_p95_ms: float | None = None
-    arena_batches: tuple[int, ...] = ()
-
-
 def check_measurement(
     device: str, workloads: Sequence[tuple[int | None, int, int]], *, texts: Sequence[str] = (), min_seconds: float
 ) -> None:
     """Refuse at once what `measure_packages` would refuse, as far as the packages do not matter.
 
     Args:
-        device: where to measure.
         workloads: threads (None for all cores there), batch size and length, one or more of them.
-        texts: real texts to measure with.
-        min_seconds: timed seconds of each package.
 
     Raises:
         DeviceError: a device that is unknown or cannot be used, or more threads than it has cores.
@@ -90,12 +56,7 @@ def check_measurement(
 
 
 def check_packages(packages: Sequence[Path], lengths: Sequence[int], *, with_texts: bool) -> list[PackageInfo]:
-    """Read packages, and refuse those that cannot take a length.
-
-    Args:
-        packages: their folders.
-        lengths: tokens of one sequence, one or more lengths.
-        with_texts: whether real texts are measured with, which are truncated to a package's own length.
+    """Read packages, and refuse those that cannot take one of the lengths; real texts are truncated to a package's own.
 
     Raises:
         PackageError: not a package, or altered.
@@ -135,15 +96,12 @@ def measure_packages(
 
     Args:
         packages: folders that `homoexport export` wrote.
-        device: where to measure; see `stages.measure.targets`.
         threads: threads of one inference; by default as many as the target gives cores.
-        batch_size: sequences of one inference.
         length: tokens of one sequence; of real texts, what they are truncated to.
         texts: real texts, whose own lengths are measured with; up to 64, evenly taken, in their order.
         text_source: what the texts are called.
         min_seconds: timed seconds of each package at the least; up to five times that where a
             comparison is too noisy to call.
-        extras: what to measure besides.
         progress: called with what is being done and the share of it that is done.
 
     Raises:
@@ -156,34 +114,32 @@ def measure_packages(
     with open_target(device) as target:
         workload = _workload(target, threads, batch_size, length)
         check_request(target, workload, min_seconds=min_seconds)
-        details_of = {str(details.folder): details for details in described}
         chosen = _evenly(texts, batch_size, text_source)
         subjects = [_subject(details, chosen, length) for details in described]
+        details_of = dict(zip(subjects, described, strict=True))
         with running(subjects, target, workload, report=report) as session:
             noise = take_rounds(session, min_seconds=min_seconds, report=report)
             energy_source = session.running[0].worker.counters().energy_source if session.running else None
             results = [
-                _figures(
-                    details_of[one.subject.name], one, session, target, workload, chosen, extras or Extras(), report
-                )
-                for one in session.running
+                _figures(details_of[one.subject], one, session, extras or Extras(), report) for one in session.running
             ]
+            greeting, first = session.greeting, subjects[0]
             return Measurement(
                 device=device,
                 emulated=target.emulated,
                 limits=target.limits(),
                 threads=workload.threads,
                 batch_size=batch_size,
-                length=max(len(row) for row in subjects[0].rows) if subjects[0].rows else length,
-                texts=_text_lengths(subjects[0], text_source),
+                length=max(map(len, first.rows)) if first.rows else length,
+                texts=_text_lengths(first, text_source),
                 margin=MARGIN,
-                host=_host(session),
-                versions={**library_versions(), **(session.greeting.versions if session.greeting else {})},
+                host=MeasuredHost(**vars(greeting.host)) if greeting else None,
+                versions=library_versions() | (greeting.versions if greeting else {}),
                 noise=noise,
                 energy_source=energy_source,
                 results=tuple(results),
                 failures=tuple(session.failures),
-                comparisons=() if target.emulated else _comparisons(session.running, subjects[0]),
+                comparisons=() if target.emulated else _comparisons(session.running, first),
             )
 
 
@@ -197,10 +153,7 @@ class FileFigures:
 
 
 def rank_files(files: Sequence[Path], **conditions: Any) -> list[float]:
-    """Median latency of plain ONNX files in milliseconds; infinity for one that the target's memory cannot hold.
-
-    See `time_files`.
-    """
+    """Median latency in milliseconds, of `time_files`; infinity for a file that the target's memory cannot hold."""
     figures = time_files(files, **conditions)
     return [float("inf") if found is None else found.latency_ms[50] for found in figures]
 
@@ -217,21 +170,13 @@ def time_files(
     outputs: tuple[str, ...] | None = None,
     progress: Progress | None = None,
 ) -> list[FileFigures | None]:
-    """Latency and memory of plain ONNX files, measured as packages are.
+    """Latency and memory of plain ONNX files, measured as packages are; None for one that does not fit into memory.
+
+    Their inputs are `input_ids`, `attention_mask`, `token_type_ids`, or some of them. See `measure_packages`.
 
     Args:
-        files: ONNX files whose inputs are `input_ids`, `attention_mask`, `token_type_ids`, or some of them.
-        device: where to measure.
-        threads: threads of one inference; by default as many as the target gives cores.
-        batch_size: sequences of one inference.
-        length: tokens of one sequence.
-        min_seconds: timed seconds of each file at the least.
         vocab_size: token ids are drawn below it.
         outputs: names of the outputs to ask for; by default all.
-        progress: called with what is being done and the share of it that is done.
-
-    Returns:
-        Figures in the order of the files; None for one that the target's memory cannot hold.
 
     Raises:
         PackageError: a missing file, or one that onnxruntime cannot load or run.
@@ -250,15 +195,17 @@ def time_files(
         check_request(target, workload, min_seconds=min_seconds)
         with running(subjects, target, workload, report=report) as session:
             take_rounds(session, min_seconds=min_seconds, report=report, patient=False)
-            figures = {one.subject.name: _file_figures(one, target) for one in session.running}
+            figures = {one.subject.name: _file_figures(one) for one in session.running}
     return [figures.get(subject.name) for subject in subjects]
 
 
-def _file_figures(one: Running, target: Target) -> FileFigures:
+def _file_figures(one: Running) -> FileFigures:
     latencies = np.percentile(one.rounds_ms, _PERCENTS)
-    peak = max(one.load_peak_bytes, peak_bytes(one.worker, target))
-    mean = float(one.rounds_ms.mean())
-    return FileFigures(dict(zip(_PERCENTS, map(float, latencies), strict=True)), mean, peak / _MB)
+    return FileFigures(
+        latency_ms=dict(zip(_PERCENTS, map(float, latencies), strict=True)),
+        latency_mean_ms=float(one.rounds_ms.mean()),
+        peak_rss_mb=one.peak_bytes / _MB,
+    )
 
 
 def _workload(target: Target, threads: int | None, batch_size: int, length: int) -> Workload:
@@ -288,6 +235,7 @@ def _subject(details: PackageInfo, texts: Sequence[str], length: int) -> Subject
         str(details.folder),
         details.vocab_size,
         (details.output,),
+        texts=tuple(texts),
         rows=rows,
         pad_token_id=details.pad_token_id,
         tokenizer=path if path.is_file() else None,
@@ -304,39 +252,28 @@ def _text_lengths(subject: Subject, source: str) -> TextLengths | None:
     )
 
 
-def _figures(
-    details: PackageInfo,
-    one: Running,
-    session: Session,
-    target: Target,
-    workload: Workload,
-    texts: Sequence[str],
-    extras: Extras,
-    report: Progress,
-) -> PackageFigures:
+def _figures(details: PackageInfo, one: Running, session: Session, extras: Extras, report: Progress) -> PackageFigures:
     def fitting(stage: str, measure: Callable[[], Figure]) -> Figure | None:
         """What is measured after the timing; where that takes too much memory, it is a failure."""
         try:
             return measure()
         except OutOfMemory as error:
-            session.failures.append(Failure(package=one.subject.name, stage=stage, reason=error.what))
+            session.fail(one.subject, stage, error)
             return None
 
-    peak = max(one.load_peak_bytes, peak_bytes(one.worker, target))  # before anything but the timed runs takes some
-    rounds_ms = one.rounds_ms
+    workload, rounds_ms = session.workload, one.rounds_ms
+    peak_bytes = one.peak_bytes  # before anything but the timed runs takes some
     samples_ms = rounds_ms.ravel()
-    p50, p90, p95, p99 = (float(value) for value in np.percentile(samples_ms, _PERCENTS))
+    p50, p90, p95, p99 = map(float, np.percentile(samples_ms, _PERCENTS))
     p50_interval, p95_interval, p99_interval = percentile_intervals(rounds_ms, (50, 95, 99))
     drifted = drift(rounds_ms)
-    wide = max(p50_interval[1] / p50, p50 / p50_interval[0]) > 1 + MARGIN
-    verdict: Steadiness = "too noisy to call" if wide or abs(drifted) > MARGIN else "steady"
-    post_ms = fitting("post-processing", lambda: post_processing_ms(one, details))
-    streams = fitting("streams", lambda: stream_figures(one, workload, extras.streams, report))
-    closed_ms = p50, p95
-    rates, budget_ms = extras.rates_per_s, extras.budget_p95_ms
-    arrivals = fitting("arrivals", lambda: open_loop(one, rates, budget_ms, closed_ms=closed_ms, report=report))
+    post_ms = fitting("post-processing", lambda: besides.post_processing_ms(one, details))
+    streams = fitting("streams", lambda: besides.stream_figures(one, workload, extras.streams, report))
+    arrivals = fitting(
+        "arrivals", lambda: besides.open_loop(one, extras, closed_p50_ms=p50, closed_p95_ms=p95, report=report)
+    )
     # It leaves a batch of its own in the worker, so it comes after all that is of the workload.
-    agreed = fitting("agreement", lambda: agreement(one, target, precision=details.precision))
+    agreed = fitting("agreement", lambda: agreement(one, precision=details.precision))
     return PackageFigures(
         package=str(details.folder),
         name=details.folder.resolve().name,
@@ -357,19 +294,19 @@ def _figures(
         latency_p99_interval_ms=p99_interval,
         throughput_per_s=float(workload.batch_size * 1000 / samples_ms.mean()),
         drift=drifted,
-        verdict=verdict,
-        tokenize_p50_ms=fitting("tokenizing", lambda: tokenizing_ms(one, target, details, workload, texts)),
+        verdict=_steadiness(p50, p50_interval, drifted),
+        tokenize_p50_ms=fitting("tokenizing", lambda: besides.tokenizing_ms(one, details, workload)),
         post_p50_ms=post_ms,
-        energy_mj=sum(one.energy_uj) / one.energy_runs / 1000 if one.energy_runs else None,
-        peak_rss_mb=peak / _MB,
+        energy_mj=one.energy_mj,
+        peak_rss_mb=peak_bytes / _MB,
         runtime_rss_mb=one.runtime_rss_bytes / _MB,
-        arena=arena_steps(one, target, workload, extras.arena_batches, report),
+        arena=besides.arena_steps(one, workload, extras.arena_batches, report),
         streams=streams or (),
         open_loop=arrivals,
         agreement=agreed,
         download_bytes=one.load.download_bytes,
         time_to_first_result_ms=one.warm_up.time_to_first_result_ms,
-        instructions=instructions(one, target, workload),
+        instructions=besides.instructions(one, workload),
         warmup_runs=one.warm_up.runs,
         warmup_steady=one.warm_up.steady,
         runs=samples_ms.size,
@@ -379,12 +316,15 @@ def _figures(
     )
 
 
+def _steadiness(p50_ms: float, interval_ms: tuple[float, float], drifted: float) -> Steadiness:
+    wide = max(interval_ms[1] / p50_ms, p50_ms / interval_ms[0]) > 1 + MARGIN
+    return "too noisy to call" if wide or abs(drifted) > MARGIN else "steady"
+
+
 def _comparisons(running: Sequence[Running], subject: Subject) -> tuple[Comparison, ...]:
     """All but the first package against it; none where it did not fit."""
     first = next((one for one in running if one.subject is subject), None)
-    if first is None:
-        return ()
-    return tuple(_compare(one, first) for one in running if one is not first)
+    return tuple(_compare(one, first) for one in running if first is not None and one is not first)
 
 
 def _compare(one: Running, first: Running) -> Comparison:
@@ -396,11 +336,6 @@ def _compare(one: Running, first: Running) -> Comparison:
         interval=interval,
         verdict=verdict_of(ratio, interval),
     )
-
-
-def _host(session: Session) -> MeasuredHost | None:
-    """What the workers' machine said of itself; None where no worker could start."""
-    return None if session.greeting is None else MeasuredHost(**vars(session.greeting.host))
 
 
 def _report_to_nobody(_stage: str, _share: float) -> None:

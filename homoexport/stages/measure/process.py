@@ -1,4 +1,7 @@
-"""The parent's end of a worker: ask a question, sleep until the answer is there, leave no process behind."""
+"""The parent's end of a worker: ask a question, sleep until the answer is there, leave no process behind.
+
+The requests are explained in `homoexport.runtime.worker.protocol`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ import tempfile
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from types import TracebackType
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -19,27 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from homoexport.documents.document import first_fault
 from homoexport.errors import DeviceError, HomoexportError, PackageError
-from homoexport.runtime.worker.protocol import (
-    PROTOCOL_VERSION,
-    AnswerReply,
-    ArrivalsReply,
-    CountersReply,
-    Greeting,
-    GrowReply,
-    InputsReply,
-    InputsRequest,
-    LoadReply,
-    LoadRequest,
-    MemoryReply,
-    ModulesReply,
-    Refusal,
-    SamplesReply,
-    SpinReply,
-    StreamsReply,
-    TimeReply,
-    UnpinReply,
-    WarmReply,
-)
+from homoexport.runtime.worker import protocol
 from homoexport.stages.measure.targets import OutOfMemory, Target
 
 _EXIT_SECONDS = 5.0
@@ -52,9 +34,6 @@ class _Answer:
     """What every line of a worker's has."""
 
     ok: bool
-
-
-_ANSWER = TypeAdapter(_Answer)
 
 
 @cache
@@ -73,8 +52,7 @@ class Worker:
             DeviceError: the worker does not start, or dies at once.
             OutOfMemory: it has too little memory even to start.
         """
-        self.subject = subject
-        self._target = target
+        self.subject, self.target = subject, target
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
         try:
             self._process = target.start(self._stderr)
@@ -82,8 +60,8 @@ class Worker:
             self._stderr.close()
             raise
         try:
-            self.greeting = self._receive(Greeting, "a start")
-            assert self.greeting.protocol_version == PROTOCOL_VERSION
+            self.greeting = self._receive(protocol.Greeting, "a start")
+            assert self.greeting.protocol_version == protocol.PROTOCOL_VERSION
         except BaseException:
             self.kill()
             raise
@@ -91,17 +69,14 @@ class Worker:
     def __enter__(self) -> Worker:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_raised: object) -> None:
         self.kill()
 
     @property
     def process_id(self) -> int:
-        """The worker's process id."""
         return self._process.pid
 
-    def load(self, request: LoadRequest) -> LoadReply:
+    def load(self, request: protocol.LoadRequest) -> protocol.LoadReply:
         """Open a model. Like each of the requests below it sleeps, in a blocking read, until the reply is there.
 
         Raises:
@@ -110,68 +85,56 @@ class Worker:
             DeviceError: the target is gone, or cannot do that.
             HomoexportError: the worker died by itself, or its reply is none.
         """
-        return self._ask(LoadReply, "load", **vars(request))
+        return self._ask(protocol.LoadReply, "load", **vars(request))
 
-    def inputs(self, request: InputsRequest) -> InputsReply:
-        """Say what one inference is."""
-        return self._ask(InputsReply, "inputs", **vars(request))
+    def inputs(self, request: protocol.InputsRequest) -> protocol.InputsReply:
+        return self._ask(protocol.InputsReply, "inputs", **vars(request))
 
-    def warm(self, *, seconds: float) -> WarmReply:
-        """One first inference, then runs until the latency is steady, for so many seconds at most."""
-        return self._ask(WarmReply, "warm", seconds=seconds)
+    def warm(self, *, seconds: float) -> protocol.WarmReply:
+        return self._ask(protocol.WarmReply, "warm", seconds=seconds)
 
-    def time(self, *, runs: int, cores: Sequence[int] = ()) -> TimeReply:
-        """Time so many inferences, on those cores; where it is if none are named."""
-        return self._ask(TimeReply, "time", runs=runs, cores=list(cores) or None)
+    def time(self, *, runs: int, cores: Sequence[int] = ()) -> protocol.TimeReply:
+        return self._ask(protocol.TimeReply, "time", runs=runs, cores=list(cores) or None)
 
     def unpin(self) -> None:
-        """Have it run on any core again."""
-        self._ask(UnpinReply, "unpin")
+        self._ask(protocol.UnpinReply, "unpin")
 
     def answer(self, *, output: str) -> NDArray[np.float32]:
-        """What the first batch is answered with, in the shape of that output."""
-        reply = self._ask(AnswerReply, "answer", output=output)
+        """In the shape of that output."""
+        reply = self._ask(protocol.AnswerReply, "answer", output=output)
         return np.frombuffer(base64.b64decode(reply.float32), dtype="<f4").reshape(reply.shape)
 
-    def memory(self) -> MemoryReply:
-        """Its resident memory."""
-        return self._ask(MemoryReply, "memory")
+    def memory(self) -> protocol.MemoryReply:
+        return self._ask(protocol.MemoryReply, "memory")
 
-    def grow(self, *, batch_size: int, length: int, vocab_size: int, shrink: bool) -> int | None:
-        """Resident bytes after a batch of random token ids; `shrink` gives unused memory back after it."""
-        fields = {"batch_sizes": [batch_size], "length": length, "vocab_size": vocab_size, "shrink": shrink}
-        (rss_bytes,) = self._ask(GrowReply, "grow", **fields).rss_bytes
-        return rss_bytes
+    def own_peak_bytes(self) -> int:
+        """The most that it has had resident, less the target's overhead now."""
+        return self.memory().peak_rss_bytes - self.target.overhead_bytes(self.process_id)
 
-    def streams(self, *, streams: int, seconds: float) -> StreamsReply:
-        """So many callers that share the session, each asking again as soon as it is answered."""
-        return self._ask(StreamsReply, "streams", streams=streams, seconds=seconds)
+    def once(self, *, shrink: bool) -> protocol.MemoryReply:
+        return self._ask(protocol.MemoryReply, "once", shrink=shrink)
 
-    def arrivals(self, *, rate_per_s: float, requests: int, seconds: float, seed: int) -> ArrivalsReply:
-        """So many Poisson arrivals at a rate, for so many seconds at most."""
+    def streams(self, *, streams: int, seconds: float) -> protocol.StreamsReply:
+        return self._ask(protocol.StreamsReply, "streams", streams=streams, seconds=seconds)
+
+    def arrivals(self, *, rate_per_s: float, requests: int, seconds: float, seed: int) -> protocol.ArrivalsReply:
         fields = {"rate_per_s": rate_per_s, "requests": requests, "seconds": seconds, "seed": seed}
-        return self._ask(ArrivalsReply, "arrivals", **fields)
+        return self._ask(protocol.ArrivalsReply, "arrivals", **fields)
 
     def tokenize(self, *, tokenizer: str, texts: Sequence[str], max_length: int, runs: int) -> list[int] | None:
-        """Nanoseconds of each text's way to token ids; None without the library there."""
+        """Nanoseconds by text."""
         fields = {"tokenizer": tokenizer, "texts": list(texts), "max_length": max_length, "runs": runs}
-        return self._ask(SamplesReply, "tokenize", **fields).samples_ns
+        return self._ask(protocol.SamplesReply, "tokenize", **fields).samples_ns
 
     def post(self, *, task: str, output: str, runs: int) -> list[int] | None:
-        """Nanoseconds of what a caller does with a batch's answer; None where there is nothing to do."""
-        return self._ask(SamplesReply, "post", task=task, output=output, runs=runs).samples_ns
+        """Nanoseconds by batch."""
+        return self._ask(protocol.SamplesReply, "post", task=task, output=output, runs=runs).samples_ns
 
     def spin(self, *, seconds: float, cores: Sequence[int] = ()) -> list[float]:
-        """Nanoseconds of a fixed piece of work, again and again; cores that are named share the time."""
-        return self._ask(SpinReply, "spin", seconds=seconds, cores=list(cores) or None).quanta_ns
+        return self._ask(protocol.SpinReply, "spin", seconds=seconds, cores=list(cores) or None).quanta_ns
 
-    def counters(self) -> CountersReply:
-        """Processor time so far."""
-        return self._ask(CountersReply, "counters")
-
-    def modules(self) -> list[str]:
-        """What it has imported."""
-        return self._ask(ModulesReply, "modules").modules
+    def counters(self) -> protocol.CountersReply:
+        return self._ask(protocol.CountersReply, "counters")
 
     def kill(self) -> None:
         """End the process at once and wait until it is gone."""
@@ -185,9 +148,8 @@ class Worker:
                 continue
 
     def _ask(self, kind: type[Reply], command: str, **fields: object) -> Reply:
-        """Send one request, without the fields that are None, and wait for its reply."""
         assert self._process.stdin is not None
-        given = {name: value for name, value in fields.items() if value is not None}
+        given = {name: value for name, value in fields.items() if value is not None}  # others have their defaults
         try:
             self._process.stdin.write(json.dumps({"command": command, **given}).encode() + b"\n")
             self._process.stdin.flush()
@@ -201,21 +163,20 @@ class Worker:
         if not line.endswith(b"\n"):
             raise self._death()
         try:
-            if _ANSWER.validate_json(line).ok:
+            if _adapter(_Answer).validate_json(line).ok:
                 reply: Reply = _adapter(cast(Hashable, kind)).validate_json(line, strict=True)
                 return reply
-            refusal: Refusal = _adapter(Refusal).validate_json(line, strict=True)
+            refusal: protocol.Refusal = _adapter(protocol.Refusal).validate_json(line, strict=True)
         except ValidationError as error:
             what = f"the worker's reply to '{command}' is not of the protocol ({first_fault(error)})"
             raise HomoexportError(f"{self.subject}: {what}") from None
         if refusal.kind == "memory":
             raise OutOfMemory(f"needs more memory than there is ({refusal.error})", where=self.subject)
         if refusal.kind == "unsupported":
-            raise DeviceError(refusal.error, where=self._target.name, hint="measure that on another device")
+            raise DeviceError(refusal.error, where=self.target.name, hint="measure that on another device")
         raise PackageError(f"the worker cannot measure it ({refusal.error})", where=self.subject)
 
     def _death(self) -> HomoexportError:
-        """What to say of a worker that is no more."""
         try:
             status = self._process.wait(timeout=_EXIT_SECONDS)
         except subprocess.TimeoutExpired:  # it closed its pipe and lives on
@@ -223,15 +184,11 @@ class Worker:
             status = self._process.wait()
         self._stderr.seek(0)
         said = self._stderr.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
-        special = self._target.explain(status, "\n".join(said))
+        special = self.target.explain(status, "\n".join(said))
         if isinstance(special, OutOfMemory):
-            return OutOfMemory(
-                special.what,
-                where=self.subject,
-                hint="measure with a smaller batch or length, or with more memory",
-            )
+            hint = "measure with a smaller batch or length, or with more memory"
+            return OutOfMemory(special.what, where=self.subject, hint=hint)
         if special is not None:
             return special
-        if status < 0:
-            return HomoexportError(f"{self.subject}: the worker died of {signal.Signals(-status).name}: {said[-1]}")
-        return HomoexportError(f"{self.subject}: the worker ended with status {status}: {said[-1]}")
+        end = f"died of {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        return HomoexportError(f"{self.subject}: the worker {end}: {said[-1]}")

@@ -1,6 +1,6 @@
 """What a graph that is not a package yet meets on a target: its processor, and the answers that it gets there.
 
-B batch, S sequence, D hidden, C labels, V vocabulary.
+B batch, S sequence.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from homoexport.host import available_cores, describe_host, library_versions
 from homoexport.runtime.worker.protocol import InputsRequest
 from homoexport.stages.measure.process import Worker
 from homoexport.stages.measure.targets import find_target, is_plain_cpu, open_target
-from homoexport.stages.measure.timing import Subject, load_model, place
+from homoexport.stages.measure.timing import Subject, load_model
 
 
 def host_of(device: str) -> TargetHost:
@@ -45,14 +45,7 @@ def host_of(device: str) -> TargetHost:
 def answers_of_file(
     file: Path, batches: Sequence[Mapping[str, NDArray[np.int64]]], *, device: str, pad_token_id: int, output: str
 ) -> list[NDArray[np.float32]]:
-    """What a target answers to batches of token ids.
-
-    Args:
-        file: an ONNX file.
-        batches: `input_ids` and `attention_mask` of right-padded texts, each [B, S].
-        device: where to ask.
-        pad_token_id: of the padding.
-        output: which output is asked for.
+    """What a target answers to batches: `input_ids` and `attention_mask` of right-padded texts, each [B, S].
 
     Raises:
         DeviceError: a device that cannot be used.
@@ -61,7 +54,7 @@ def answers_of_file(
     subject = Subject(file, file.name, vocab_size=1, outputs=(output,))
     answers = []
     with open_target(device) as target, Worker(target, subject=file.name) as worker:
-        load_model(worker, subject, target, model=place(subject, target)[0], threads=1)
+        load_model(worker, subject, threads=1)
         for batch in batches:
             lengths = batch["attention_mask"].sum(axis=1)
             rows = tuple(tuple(ids[:length].tolist()) for ids, length in zip(batch["input_ids"], lengths, strict=True))

@@ -19,7 +19,7 @@ import numpy as np
 from homoexport.documents.measurement import Failure, Noise
 from homoexport.errors import DeviceError, UserError
 from homoexport.runtime.worker.protocol import Greeting, InputsRequest, LoadReply, LoadRequest, WarmReply
-from homoexport.stages.measure.intervals import MARGIN, FloatArray, speedup, verdict_of
+from homoexport.stages.measure.intervals import FloatArray, speedup, verdict_of
 from homoexport.stages.measure.noise import calibrate, judge_noise
 from homoexport.stages.measure.process import Worker
 from homoexport.stages.measure.targets import OutOfMemory, Target
@@ -36,29 +36,23 @@ _PATIENCE = 5  # rounds go on for up to this many times `min_seconds` while a co
 
 @dataclass(frozen=True)
 class Subject:
-    """One model to be timed.
+    """One model to be timed, all its outputs where none are named.
 
-    Args:
-        model: the ONNX file.
-        name: what messages call it.
-        vocab_size: random token ids are drawn below it.
-        outputs: names of the outputs to ask for; None for all.
-        rows: token ids of real texts, in place of random ones.
-        pad_token_id: what shorter rows of a batch are filled up with.
-        tokenizer: its tokenizer.json, to be placed with the model.
+    Token ids are random, below `vocab_size`, unless there are `rows` of them, those of real `texts`.
     """
 
     model: Path
     name: str
     vocab_size: int
     outputs: tuple[str, ...] | None = None
+    texts: tuple[str, ...] = ()
     rows: tuple[tuple[int, ...], ...] | None = None
     pad_token_id: int = 0
     tokenizer: Path | None = None
 
     @property
     def files(self) -> list[Path]:
-        """The model, the external data beside it, and the tokenizer."""
+        """The model first, the external data beside it, and the tokenizer last."""
         beside = sorted(
             file for file in self.model.parent.iterdir() if file.name.startswith(self.model.name) and file != self.model
         )
@@ -67,7 +61,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Workload:
-    """What one inference is: its threads, sequences, and tokens of each (without meaning for real texts)."""
+    """What one inference is: its threads, sequences, and tokens of each (of real texts, the most)."""
 
     threads: int
     batch_size: int
@@ -80,8 +74,6 @@ class Running:
 
     subject: Subject
     worker: Worker
-    model: str
-    tokenizer: str | None
     batches: int
     load: LoadReply
     warm_up: WarmReply
@@ -98,9 +90,18 @@ class Running:
         return np.array(self.rounds_ns, dtype=np.float64) / 1e6
 
     @property
+    def energy_mj(self) -> float | None:
+        """Millijoules of one inference."""
+        return sum(self.energy_uj) / self.energy_runs / 1000 if self.energy_runs else None
+
+    @property
     def timed_ns(self) -> int:
-        """Time of all timed runs."""
         return sum(map(sum, self.rounds_ns))
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most that the worker has had resident until now, with what loading took for a while."""
+        return max(self.load_peak_bytes, self.worker.own_peak_bytes())
 
     def take_turn(self, cores: list[int]) -> None:
         """One round's runs, on those cores; on any where none are named."""
@@ -115,8 +116,8 @@ class Running:
 class Session:
     """Workers that run side by side, and the models that did not fit. `greeting` is the first worker's."""
 
-    emulated: bool
-    threads: int
+    target: Target
+    workload: Workload
     greeting: Greeting | None = None
     running: list[Running] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
@@ -125,7 +126,10 @@ class Session:
     @property
     def cores(self) -> list[int]:
         """Cores that workers can be moved among; none where that has no sense."""
-        return [] if self.emulated or self.greeting is None else self.greeting.cores
+        return [] if self.target.emulated or self.greeting is None else self.greeting.cores
+
+    def fail(self, subject: Subject, stage: str, error: OutOfMemory) -> None:
+        self.failures.append(Failure(package=subject.name, stage=stage, reason=error.what))
 
 
 def check_request(target: Target, workload: Workload, *, min_seconds: float) -> None:
@@ -135,12 +139,7 @@ def check_request(target: Target, workload: Workload, *, min_seconds: float) -> 
         DeviceError: more threads than the target has cores.
         UserError: a figure that is not positive.
     """
-    for name, value in {
-        "threads": workload.threads,
-        "batch_size": workload.batch_size,
-        "length": workload.length,
-        "min_seconds": min_seconds,
-    }.items():
+    for name, value in {**vars(workload), "min_seconds": min_seconds}.items():
         if value <= 0:
             raise UserError(f"{value} is not positive", where=name)
     if workload.threads > (cores := target.cores()):
@@ -161,51 +160,38 @@ def running(subjects: Sequence[Subject], target: Target, workload: Workload, *, 
         PackageError: a file that onnxruntime cannot load or run.
         DeviceError: the target is gone, or its provider cannot be used.
     """
-    session = Session(target.emulated, workload.threads)
+    session = Session(target, workload)
     with ExitStack() as stack:
         for number, subject in enumerate(subjects):
             report(f"warming up {subject.name}", number / len(subjects))
             stage = "start"
             try:
-                model, tokenizer = place(subject, target)
                 worker = stack.enter_context(Worker(target, subject=subject.name))
                 runtime = worker.greeting.runtime_rss_bytes - target.overhead_bytes(worker.process_id)
                 if not session.spin_us:
                     session.greeting = worker.greeting
                     session.spin_us = calibrate(worker, session.cores)
                 stage = "load"
-                load = load_model(worker, subject, target, model=model, threads=workload.threads)
-                load_peak = peak_bytes(worker, target)
+                load = load_model(worker, subject, threads=workload.threads)
+                load_peak = worker.own_peak_bytes()
                 stage = "first inference"
                 batches = worker.inputs(inputs_request(subject, workload)).batches
                 warm_up = worker.warm(seconds=0.0 if target.emulated else _WARM_SECONDS)
             except OutOfMemory as error:
-                session.failures.append(Failure(package=subject.name, stage=stage, reason=error.what))
+                session.fail(subject, stage, error)
                 continue
-            session.running.append(
-                Running(subject, worker, model, tokenizer, batches, load, warm_up, runtime, load_peak)
-            )
+            session.running.append(Running(subject, worker, batches, load, warm_up, runtime, load_peak))
         yield session
 
 
-def peak_bytes(worker: Worker, target: Target) -> int:
-    """The most that a worker has had resident, less the target's overhead now."""
-    return worker.memory().peak_rss_bytes - target.overhead_bytes(worker.process_id)
-
-
-def place(subject: Subject, target: Target) -> tuple[str, str | None]:
-    """Where the target has the model and its tokenizer."""
-    placed = target.place(subject.files)
-    return placed[0], placed[-1] if subject.tokenizer else None
-
-
-def load_model(worker: Worker, subject: Subject, target: Target, *, model: str, threads: int) -> LoadReply:
-    """Have a worker load a model that has been placed.
+def load_model(worker: Worker, subject: Subject, *, threads: int) -> LoadReply:
+    """Place a model on the worker's target, and have it loaded there.
 
     Raises:
         DeviceError: onnxruntime quietly took another provider than the target's, as it does where a GPU cannot be used.
     """
-    load = worker.load(load_request(subject, target, model=model, threads=threads))
+    target = worker.target
+    load = worker.load(load_request(subject, target, threads=threads))
     if load.providers[:1] != list(target.providers[:1]):
         raise DeviceError(
             f"onnxruntime cannot use its {target.providers[0]} here and took {load.providers[0]} in its place",
@@ -215,9 +201,9 @@ def load_model(worker: Worker, subject: Subject, target: Target, *, model: str, 
     return load
 
 
-def load_request(subject: Subject, target: Target, *, model: str, threads: int) -> LoadRequest:
-    """What a worker is to open for a subject whose model has been placed."""
-    return LoadRequest(model, threads, outputs=subject.outputs, providers=target.providers)
+def load_request(subject: Subject, target: Target, *, threads: int) -> LoadRequest:
+    """What a worker is to open for a subject, which is placed for it."""
+    return LoadRequest(target.place(subject.files)[0], threads, outputs=subject.outputs, providers=target.providers)
 
 
 def inputs_request(subject: Subject, workload: Workload) -> InputsRequest:
@@ -227,9 +213,7 @@ def inputs_request(subject: Subject, workload: Workload) -> InputsRequest:
     return InputsRequest(workload.batch_size, rows=subject.rows, pad_token_id=subject.pad_token_id)
 
 
-def take_rounds(
-    session: Session, *, min_seconds: float, report: Progress, patient: bool = True, margin: float = MARGIN
-) -> Noise | None:
+def take_rounds(session: Session, *, min_seconds: float, report: Progress, patient: bool = True) -> Noise | None:
     """Time all models in turns until each has its share, and until every comparison can be called.
 
     Each has at least 20 rounds and `min_seconds`; where a comparison with the first is too noisy to
@@ -238,17 +222,14 @@ def take_rounds(
 
     Args:
         session: the workers; what they say is added to them.
-        min_seconds: timed seconds of each model at the least.
-        report: called with what is being done and the share of it that is done.
         patient: whether rounds go on for the comparisons' sake.
-        margin: what still counts as the same speed.
 
     Returns:
         What disturbed it; None where no model fits.
     """
-    if session.emulated:
+    if session.target.emulated:
         min_seconds, patient = 1e-9, False
-    least_rounds = _EMULATED_ROUNDS if session.emulated else MIN_ROUNDS
+    least_rounds = _EMULATED_ROUNDS if session.target.emulated else MIN_ROUNDS
     turn_ns = min(_TURN_SECONDS, min_seconds / MIN_ROUNDS) * 1e9
     for one in session.running:
         turns = max(1, round(turn_ns / one.warm_up.median_ns / one.batches))
@@ -259,15 +240,15 @@ def take_rounds(
         least_ns, rounds = min(one.timed_ns for one in order), len(order[0].rounds_ns)
         if rounds >= least_rounds and least_ns >= min_seconds * 1e9:
             patience = _PATIENCE * max(min_seconds * 1e9, turn_ns * MIN_ROUNDS) if patient else 0
-            if least_ns >= patience or (rounds % _LOOK_EVERY == 0 and not _undecided(session.running, margin)):
+            if least_ns >= patience or (rounds % _LOOK_EVERY == 0 and not _undecided(session.running)):
                 break
         report("timing", min(1.0, rounds / least_rounds, least_ns / (min_seconds * 1e9)))
-        cores = _cores_of_round(session.cores, session.threads, rounds)
+        cores = _cores_of_round(session.cores, session.workload.threads, rounds)
         for one in list(order):
             try:
                 one.take_turn(cores)
             except OutOfMemory as error:
-                session.failures.append(Failure(package=one.subject.name, stage="timing", reason=error.what))
+                session.fail(one.subject, "timing", error)
                 session.running.remove(one)
                 order.remove(one)
         order.reverse()
@@ -287,8 +268,6 @@ def _cores_of_round(cores: Sequence[int], threads: int, rounds: int) -> list[int
     return [cores[(start + i) % len(cores)] for i in range(threads)]
 
 
-def _undecided(running: Sequence[Running], margin: float) -> bool:
+def _undecided(running: Sequence[Running]) -> bool:
     first, *others = running
-    return any(
-        verdict_of(*speedup(first.rounds_ms, other.rounds_ms), margin) == "too noisy to call" for other in others
-    )
+    return any(verdict_of(*speedup(first.rounds_ms, other.rounds_ms)) == "too noisy to call" for other in others)

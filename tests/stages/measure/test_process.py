@@ -53,10 +53,18 @@ def is_running(process_id: int) -> bool:
         return False
 
 
-def test_worker_imports_the_runtime_and_none_of_the_frameworks(worker: Worker, tmp_path: Path) -> None:
-    load(worker, write_encoder(tmp_path / "model.onnx", "sentence-similarity", weights()))
-    worker.warm(seconds=0.1)
-    names = set(worker.modules())
+def test_worker_imports_the_runtime_and_none_of_the_frameworks(tmp_path: Path) -> None:
+    model = write_encoder(tmp_path / "model.onnx", "sentence-similarity", weights())
+    requests = [
+        {"command": "load", "model": str(model), "threads": 1},
+        {"command": "inputs", "batch_size": 1, "length": 8, "vocab_size": 64},
+        {"command": "warm", "seconds": 0.1},
+    ]
+    command = [sys.executable, "-I", "-X", "importtime", build_worker(tmp_path)]
+    lines = "".join(json.dumps(request) + "\n" for request in requests)
+    done = subprocess.run(command, input=lines, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1])["ok"]
+    names = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     modules = {name.partition(".")[0] for name in names}
     assert {"numpy", "onnxruntime"} <= modules
     assert not modules & {"torch", "transformers", "tokenizers", "onnx", "scipy"}

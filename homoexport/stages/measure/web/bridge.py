@@ -16,7 +16,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
@@ -25,29 +25,9 @@ from typing import Any
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from homoexport.host import describe_host
+from homoexport.runtime.worker import protocol
 from homoexport.runtime.worker.inputs import make_batches
 from homoexport.runtime.worker.machine import counters, rest
-from homoexport.runtime.worker.protocol import (
-    PROTOCOL_VERSION,
-    AnswerReply,
-    CountersReply,
-    Greeting,
-    GrowReply,
-    InputsReply,
-    InputsRequest,
-    LoadReply,
-    LoadRequest,
-    MemoryReply,
-    ModulesReply,
-    Refusal,
-    RefusalKind,
-    ReplyChannel,
-    SamplesReply,
-    SpinReply,
-    TimeReply,
-    WarmReply,
-    WorkerHost,
-)
 from homoexport.stages.measure.web import DEVICE_STATUS, MEMORY_SIGNS, BridgeSettings
 from homoexport.stages.measure.web.browser import Browser, peak_bytes, resident_bytes, scheduled_ns, watch
 from homoexport.stages.measure.web.site import JsonObject, Site
@@ -65,9 +45,9 @@ class Unusable(Exception):
 class Refused(Exception):
     """A command that was not carried out: with the reply that says so."""
 
-    def __init__(self, kind: RefusalKind, error: str) -> None:
+    def __init__(self, kind: protocol.RefusalKind, error: str) -> None:
         super().__init__(error)
-        self.reply = Refusal(kind, " ".join(error.split()))
+        self.reply = protocol.Refusal(kind, " ".join(error.split()))
 
 
 class Bridge:
@@ -102,12 +82,12 @@ class Bridge:
             on_end=lambda said: self._put("gone", said),
         )
         ready = self._await_page()
-        self.greeting = Greeting(
-            PROTOCOL_VERSION,
+        self.greeting = protocol.Greeting(
+            protocol.PROTOCOL_VERSION,
             runtime_rss_bytes=self.do_memory().peak_rss_bytes,
             versions={"onnxruntime-web": ready["runtime"], "chromium": ready["browser"]},
             providers=[self._backend],
-            host=WorkerHost(
+            host=protocol.WorkerHost(
                 **vars(describe_host()),
                 cross_origin_isolated=ready["isolated"],
                 clock_step_us=ready["clock_step_ns"] / 1000,
@@ -152,8 +132,8 @@ class Bridge:
         """End the browser, and wait until its profile is gone."""
         self._browser.close()
 
-    def do_load(self, **fields: Any) -> LoadReply:
-        request = LoadRequest(**fields)
+    def do_load(self, **fields: Any) -> protocol.LoadReply:
+        request = protocol.LoadRequest(**fields)
         path = Path(request.model)
         if not path.is_file():
             raise Refused("model", f"{path} is not there")
@@ -168,18 +148,18 @@ class Bridge:
         loaded = self._ask("load", model=path.name, beside=sorted(beside), outputs=request.outputs)
         self._model = True
         self._spent_ns = ready["ready_ns"] + loaded["load_ns"]
-        return LoadReply(loaded["load_ns"], [self._backend], download_bytes=self._site.fetched_bytes())
+        return protocol.LoadReply(loaded["load_ns"], [self._backend], download_bytes=self._site.fetched_bytes())
 
-    def do_inputs(self, **fields: Any) -> InputsReply:
-        return InputsReply(**self._ask_model("inputs", batches=page_inputs(InputsRequest(**fields))))
+    def do_inputs(self, **fields: Any) -> protocol.InputsReply:
+        return protocol.InputsReply(**self._ask_model("inputs", batches=page_inputs(protocol.InputsRequest(**fields))))
 
-    def do_warm(self, seconds: float) -> WarmReply:
+    def do_warm(self, seconds: float) -> protocol.WarmReply:
         """The page's rule, until a rest in between does not make it faster.
 
         The browser compiles what runs often anew, in the background; while that goes on, all runs are alike slow.
         """
         end = time.monotonic() + seconds
-        warm_up = WarmReply(**self._ask_model("warm", seconds=seconds))
+        warm_up = protocol.WarmReply(**self._ask_model("warm", seconds=seconds))
         if self._spent_ns is not None:
             first_result_ms = (self._spent_ns + warm_up.first_inference_ns) / 1e6
             warm_up = replace(warm_up, time_to_first_result_ms=first_result_ms)
@@ -187,7 +167,7 @@ class Bridge:
         best_ns = warm_up.median_ns
         while (left := end - time.monotonic()) > 0:
             self.rest()
-            again = WarmReply(**self._ask_model("warm", seconds=left))
+            again = protocol.WarmReply(**self._ask_model("warm", seconds=left))
             runs = warm_up.runs + again.runs
             warm_up = replace(warm_up, runs=runs, steady=again.steady, median_ns=again.median_ns)
             if again.median_ns >= _STEADY * best_ns:
@@ -195,40 +175,34 @@ class Bridge:
             best_ns = again.median_ns
         return replace(warm_up, steady=False)
 
-    def do_time(self, runs: int) -> TimeReply:
-        return TimeReply(**self._ask_model("time", runs=runs), energy_uj=None, energy_runs=0)
+    def do_time(self, runs: int) -> protocol.TimeReply:
+        return protocol.TimeReply(**self._ask_model("time", runs=runs), energy_uj=None, energy_runs=0)
 
-    def do_answer(self, output: str) -> AnswerReply:
-        return AnswerReply(**self._ask_model("answer", output=output))
+    def do_answer(self, output: str) -> protocol.AnswerReply:
+        return protocol.AnswerReply(**self._ask_model("answer", output=output))
 
-    def do_memory(self) -> MemoryReply:
+    def do_memory(self) -> protocol.MemoryReply:
         processes = [self._renderer] if self._renderer is not None else []
         if self._backend == "webgpu":
             processes += self._browser.processes("gpu-process")
-        return MemoryReply(sum(map(peak_bytes, processes)), sum(map(resident_bytes, processes)))
+        return protocol.MemoryReply(sum(map(peak_bytes, processes)), sum(map(resident_bytes, processes)))
 
-    def do_grow(self, batch_sizes: Sequence[int], length: int, vocab_size: int, shrink: bool) -> GrowReply:
-        after = []
-        for batch_size in batch_sizes:
-            self.do_inputs(batch_size=batch_size, length=length, vocab_size=vocab_size)
-            self._ask_model("run_once")
-            after.append(None if shrink else self.do_memory().rss_bytes)  # WebAssembly's memory never shrinks
-        return GrowReply(after)
+    def do_once(self, shrink: bool) -> protocol.MemoryReply:
+        self._ask_model("run_once")
+        memory = self.do_memory()
+        return replace(memory, rss_bytes=None) if shrink else memory  # WebAssembly's memory never shrinks
 
-    def do_tokenize(self, **_fields: Any) -> SamplesReply:
-        return SamplesReply(None)
+    def do_tokenize(self, **_fields: Any) -> protocol.SamplesReply:
+        return protocol.SamplesReply(None)
 
-    def do_post(self, **_fields: Any) -> SamplesReply:
-        return SamplesReply(None)
+    def do_post(self, **_fields: Any) -> protocol.SamplesReply:
+        return protocol.SamplesReply(None)
 
-    def do_spin(self, seconds: float) -> SpinReply:
-        return SpinReply(**self._ask("spin", seconds=seconds))
+    def do_spin(self, seconds: float) -> protocol.SpinReply:
+        return protocol.SpinReply(**self._ask("spin", seconds=seconds))
 
-    def do_counters(self) -> CountersReply:
+    def do_counters(self) -> protocol.CountersReply:
         return counters(others_cpu_ns=self._browser.cpu_ns())
-
-    def do_modules(self) -> ModulesReply:
-        return ModulesReply(sorted(sys.modules))
 
     def _ask_model(self, command: str, **request: Any) -> JsonObject:
         if not self._model:
@@ -289,14 +263,14 @@ class Bridge:
         self._events.put((kind, value))
 
 
-def page_inputs(request: InputsRequest) -> list[dict[str, list[list[int]]]]:
+def page_inputs(request: protocol.InputsRequest) -> list[dict[str, list[list[int]]]]:
     """What inferences are of, as the page takes it: `input_ids` and `attention_mask` of each batch, each [B, S]."""
     return [{"input_ids": b.ids.tolist(), "attention_mask": b.mask.tolist()} for b in make_batches(request)]
 
 
 def main() -> None:
     """Greet, then answer requests until `quit` or the end of stdin; argument: the settings as JSON."""
-    channel = ReplyChannel()
+    channel = protocol.ReplyChannel()
     bridge = None
     try:
         bridge = Bridge(sys.stdin, BridgeSettings(**json.loads(sys.argv[1])))
