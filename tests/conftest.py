@@ -11,7 +11,7 @@ os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 import hashlib
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +67,8 @@ FAMILY_CONFIGS: dict[str, dict[str, object]] = {
         **{f"{part}_bias": True for part in ("attention", "mlp", "norm", "classifier")},
     },
 }  # one tiny model of every family, and of what changes a family's parameters
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{index}" for index in range(95))]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+WORDS = [*SPECIAL, *(f"w{index}" for index in range(95))]
 
 logging.disable_progress_bar()
 torch.set_num_threads(1)
@@ -77,14 +78,22 @@ settings.register_profile("search", max_examples=1000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
-def tiny_tokenizer(max_length: int = 64) -> PreTrainedTokenizerFast:
-    """Words w0 to w94, with BERT's special tokens."""
-    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]"))
+def word_tokenizer(
+    words: Sequence[str], pre_tokenizer: pre_tokenizers.PreTokenizer, **more: object
+) -> PreTrainedTokenizerFast:
+    """A token for each word, after BERT's special tokens; more arguments go to the tokenizer's class."""
+    vocabulary = {word: index for index, word in enumerate([*SPECIAL, *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.pre_tokenizer = pre_tokenizer
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
+    return with_berts_tokens(tokenizer, **more)
+
+
+def with_berts_tokens(tokenizer: Tokenizer, **more: object) -> PreTrainedTokenizerFast:
+    """A tokenizer of transformers whose special tokens are BERT's."""
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="[PAD]",
@@ -92,8 +101,13 @@ def tiny_tokenizer(max_length: int = 64) -> PreTrainedTokenizerFast:
         cls_token="[CLS]",
         sep_token="[SEP]",
         mask_token="[MASK]",
-        model_max_length=max_length,
+        **more,
     )
+
+
+def tiny_tokenizer(max_length: int = 64) -> PreTrainedTokenizerFast:
+    """Words w0 to w94, with BERT's special tokens."""
+    return word_tokenizer(WORDS[len(SPECIAL) :], pre_tokenizers.Whitespace(), model_max_length=max_length)
 
 
 def write_sentences(path: Path, count: int = 300) -> Path:

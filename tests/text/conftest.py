@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+from tests.conftest import word_tokenizer
+
 WORDS = [f"w{number}" for number in range(95)]
 
 
@@ -22,22 +23,8 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture
 def make_tokenizer() -> Callable[..., PreTrainedTokenizerFast]:
     def make(words: list[str] = WORDS) -> PreTrainedTokenizerFast:
-        vocabulary = {token: index for index, token in enumerate([*SPECIAL, *words, "."])}
-        backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-        backend.normalizer = normalizers.Lowercase()
-        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        backend.post_processor = processors.TemplateProcessing(
-            single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-        )
-        return PreTrainedTokenizerFast(
-            tokenizer_object=backend,
-            pad_token="[PAD]",
-            unk_token="[UNK]",
-            cls_token="[CLS]",
-            sep_token="[SEP]",
-            mask_token="[MASK]",
-            model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-        )
+        names = ["input_ids", "token_type_ids", "attention_mask"]
+        return word_tokenizer([*words, "."], pre_tokenizers.BertPreTokenizer(), model_input_names=names)
 
     return make
 

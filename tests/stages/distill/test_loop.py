@@ -287,15 +287,9 @@ def test_existing_output_is_kept_and_other_settings_do_not_resume(tiny_folder, c
 def test_force_does_not_replace_a_folder_of_someone_elses(tiny_folder, corpus_file, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    arguments = {"text": text_of(corpus_file), "shape": SHAPE, "output": tmp_path / "mine"}
     with pytest.raises(OutputError, match="not written by homoexport"):
-        distill(
-            str(tiny_folder()),
-            text=text_of(corpus_file),
-            shape=SHAPE,
-            settings=settings_of("sentence-embedding"),
-            output=tmp_path / "mine",
-            force=True,
-        )
+        distill(str(tiny_folder()), settings=settings_of("sentence-embedding"), force=True, **arguments)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
 
 

@@ -22,10 +22,9 @@ from homoexport.stages.export import strings
 from homoexport.stages.export.awkward_text import PLAIN_ENGLISH, awkward_texts
 from homoexport.stages.export.strings import extensions_library, pack_tokenizer
 from homoexport.stages.export.wordpiece import read_wordpiece
-from tests.conftest import BERT_TINY, MINILM, WORDS, tiny_tokenizer
+from tests.conftest import BERT_TINY, MINILM, SPECIAL, WORDS, tiny_tokenizer, with_berts_tokens
 from tests.encoder.weights import MPNET, needs_mpnet
 
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 PIECES = ["the", "##ing", "##s", "word", "##bc", "ab", "e", "##e", "##é", "café"]
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 CASED = {"lowercase": False, "strip_accents": None}
@@ -49,15 +48,7 @@ def wordpiece_tokenizer(
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     if special:
         tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-        model_max_length=64,
-    )
+    return with_berts_tokens(tokenizer, model_max_length=64)
 
 
 @pytest.fixture
