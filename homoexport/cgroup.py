@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ Controller = Literal["cpu", "memory"]
 _MOUNTS = Path("/proc/self/mountinfo")
 _MEMBERSHIP = Path("/proc/self/cgroup")
 _PERIOD_US = 100_000
+_SWAP = ("memory.memsw.limit_in_bytes", "memory.swap.max")  # of version 1 and of version 2
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,6 @@ class ChildGroups:
     """
 
     def __init__(self, *, quota: float | None, memory_bytes: int | None) -> None:
-        self._quota, self._memory_bytes = quota, memory_bytes
         self._made: list[Path] = []
         self._stem = f"homoexport-{os.getpid()}-{uuid4().hex[:6]}"
         wanted: dict[Controller, bool] = {"cpu": quota is not None, "memory": memory_bytes is not None}
@@ -149,11 +150,13 @@ class ChildGroups:
         self.version = min((group.version for group in groups.values()), default=0)
         unified = [controller for controller, group in groups.items() if group.version == 2]
         limiting = _limiting(groups[unified[0]].chain(), unified) if unified else None
-        self._parents = {
-            controller: limiting if limiting and controller in unified else group.folder
-            for controller, group in groups.items()
-        }
-        self._unified = unified
+        self._limits: dict[Path, dict[str, str]] = defaultdict(dict)  # by the group above: files, and what they get
+        for controller, group in groups.items():
+            parent = limiting if limiting and group.version == 2 else group.folder
+            if quota is not None and controller == "cpu":
+                self._limits[parent] |= _cpu_files(quota, group.version)
+            if memory_bytes is not None and controller == "memory":
+                self._limits[parent] |= _memory_files(memory_bytes, group.version)
 
     def make(self, name: str) -> list[Path]:
         """A new group in each tree; a process joins by writing 0 into their `cgroup.procs`.
@@ -161,35 +164,14 @@ class ChildGroups:
         Raises:
             OSError: it cannot be made, or not with these limits.
         """
-        folders = []
-        for controller, parent in self._parents.items():
-            folder = parent / f"{self._stem}-{name}"
-            if folder not in self._made:
-                folder.mkdir()
-                self._made.append(folder)
-                folders.append(folder)
-            version = 2 if controller in self._unified else 1
-            if controller == "cpu":
-                self._limit_cpu(folder, version)
-            else:
-                self._limit_memory(folder, version)
+        folders = [parent / f"{self._stem}-{name}" for parent in self._limits]
+        for folder, limits in zip(folders, self._limits.values(), strict=True):
+            folder.mkdir()
+            self._made.append(folder)
+            for file, text in limits.items():
+                if file not in _SWAP or (folder / file).exists():  # not where the kernel keeps no account of it
+                    (folder / file).write_text(text)
         return folders
-
-    def _limit_cpu(self, folder: Path, version: int) -> None:
-        assert self._quota is not None
-        microseconds = round(self._quota * _PERIOD_US)
-        if version == 2:
-            (folder / "cpu.max").write_text(f"{microseconds} {_PERIOD_US}")
-        else:
-            (folder / "cpu.cfs_period_us").write_text(str(_PERIOD_US))
-            (folder / "cpu.cfs_quota_us").write_text(str(microseconds))
-
-    def _limit_memory(self, folder: Path, version: int) -> None:
-        limit = str(self._memory_bytes)
-        (folder / ("memory.max" if version == 2 else "memory.limit_in_bytes")).write_text(limit)
-        swap = folder / ("memory.swap.max" if version == 2 else "memory.memsw.limit_in_bytes")
-        if swap.exists():  # not where the kernel keeps no account of it
-            swap.write_text("0" if version == 2 else limit)
 
     def remove(self) -> None:
         """Remove all groups; their processes must be gone."""
@@ -197,3 +179,16 @@ class ChildGroups:
             with contextlib.suppress(FileNotFoundError):
                 self._made[-1].rmdir()
             self._made.pop()
+
+
+def _cpu_files(quota: float, version: int) -> dict[str, str]:
+    microseconds = round(quota * _PERIOD_US)
+    if version == 2:
+        return {"cpu.max": f"{microseconds} {_PERIOD_US}"}
+    return {"cpu.cfs_period_us": str(_PERIOD_US), "cpu.cfs_quota_us": str(microseconds)}
+
+
+def _memory_files(limit: int, version: int) -> dict[str, str]:
+    if version == 2:
+        return {"memory.max": str(limit), _SWAP[1]: "0"}
+    return {"memory.limit_in_bytes": str(limit), _SWAP[0]: str(limit)}

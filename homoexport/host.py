@@ -15,16 +15,7 @@ from pathlib import Path
 
 from homoexport.cgroup import cpu_quota, memory_limit_bytes
 
-_LIBRARIES = (
-    "torch",
-    "transformers",
-    "datasets",
-    "accelerate",
-    "onnx",
-    "onnxruntime",
-    "onnxscript",
-    "numpy",
-)
+_LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "onnx", "onnxruntime", "onnxscript", "numpy")
 _INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp")
 
 
@@ -56,7 +47,7 @@ def library_versions() -> dict[str, str]:
 
 
 def _memory_mb() -> int:
-    """Memory that may be used: the machine's, cut by the cgroup's limit."""
+    """The machine's memory, cut by the cgroup's limit."""
     try:
         installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (OSError, ValueError):
@@ -66,7 +57,7 @@ def _memory_mb() -> int:
 
 @dataclass(frozen=True)
 class HostDescription:
-    """CPU model, instruction sets, cores, memory and operating system of a machine."""
+    """A machine: `available_cores` and `memory_mb` are what may be used of it."""
 
     cpu: str
     architecture: str

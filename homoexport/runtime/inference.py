@@ -20,9 +20,9 @@ from tokenizers import Tokenizer
 from homoexport.choices import OUTPUT_NAMES, ModelTask
 from homoexport.documents.artifact import PackageManifest, verify
 from homoexport.errors import PackageError, UserError
+from homoexport.runtime.worker.inputs import IntArray, padded_tokens
 
 FloatArray = NDArray[np.float32]
-IntArray = NDArray[np.int64]
 Text: TypeAlias = "str | tuple[str, str]"  # one, or two that are judged together
 
 
@@ -47,7 +47,6 @@ class PackageInfo:
 
     @property
     def model(self) -> Path:
-        """The ONNX file."""
         return self.folder / self.model_file
 
     @property
@@ -60,8 +59,7 @@ def read_package(folder: Path) -> PackageInfo:
     """Verify a package and read what its manifest says.
 
     Raises:
-        PackageError: not a package; a file missing, truncated or altered; a manifest that lacks
-            something, or names a task that is not known.
+        PackageError: not a package; a file missing, truncated or altered; or a manifest that lacks something.
     """
     manifest = verify(folder, PackageManifest, strict=False)
     details = manifest.details
@@ -82,35 +80,8 @@ def read_package(folder: Path) -> PackageInfo:
 class Session(Protocol):
     """What a package is run by: onnxruntime's session, or what answers as one does."""
 
-    def get_inputs(self) -> Sequence[Any]:
-        """The inputs, each with its name."""
-        ...
-
-    def run(self, outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> list[FloatArray]:
-        """The named outputs."""
-        ...
-
-
-def padded_tokens(
-    rows: Sequence[Sequence[int] | IntArray],
-    pad_token_id: int,
-    *,
-    types: Sequence[Sequence[int]] | None = None,
-    width: int = 1,
-) -> dict[str, IntArray]:
-    """Token ids of B texts, right-padded to the longest: `input_ids`, `attention_mask`, `token_type_ids`, each [B, S].
-
-    A tokenizer without special tokens makes nothing of an empty text, and attention to no position at all would be a
-    division by zero: one padding token stands for it. S is at least `width`.
-    """
-    shape = (len(rows), max([width, *(len(row) for row in rows)]))
-    ids, mask, type_ids = np.full(shape, pad_token_id, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    for number, row in enumerate(rows):
-        ids[number, : len(row)] = row
-        mask[number, : max(len(row), 1)] = 1
-        if types is not None:
-            type_ids[number, : len(row)] = types[number]
-    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": type_ids}
+    def get_inputs(self) -> Sequence[Any]: ...
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> list[FloatArray]: ...
 
 
 class Package:
@@ -123,11 +94,7 @@ class Package:
         self._input_names = {node.name for node in session.get_inputs()}
 
     def tokenize(self, texts: Sequence[Text]) -> dict[str, IntArray]:
-        """Token ids of texts or pairs, right-padded to the longest and truncated to the package's `max_length`.
-
-        Returns:
-            `input_ids`, `attention_mask` and `token_type_ids`, each [B, S]; S is at least 1.
-        """
+        """Token ids of texts or pairs, truncated to the package's `max_length`; see `padded_tokens`."""
         encodings = self.tokenizer.encode_batch(list(texts))
         rows, types = [one.ids for one in encodings], [one.type_ids for one in encodings]
         return padded_tokens(rows, self.details.pad_token_id, types=types)
@@ -153,7 +120,7 @@ class Package:
         its largest activation, so its vectors depend slightly on what else is in the batch.
 
         Args:
-            texts: N texts, of which none at all is fine.
+            texts: N texts, or none.
             batch_size: texts of one run; texts of like length go together.
 
         Returns:
@@ -164,21 +131,14 @@ class Package:
             UserError: a batch size below 1.
         """
         if self.details.output == "logits":
-            raise PackageError(
-                f"is a {self.details.task} package, which gives no vectors",
-                where=str(self.details.folder),
-                hint="name a sentence-similarity or feature-extraction package",
-            )
+            hint = "name a sentence-similarity or feature-extraction package"
+            raise self._error(f"is a {self.details.task} package, which gives no vectors", hint)
         if not texts:
             return self.embed([""])[:0]
         return np.stack(self._in_batches(self._vectors, texts, batch_size, kind="vectors"))
 
     def logits(self, texts: Sequence[Text], batch_size: int = 32) -> list[FloatArray]:
         """The logits of each text, in the order of the texts; `details.labels` names a classifier's.
-
-        Args:
-            texts: N texts or pairs of them, of which none at all is fine.
-            batch_size: texts of one run; texts of like length go together.
 
         Returns:
             For each text [C] from a text-classification package, [S, C] from a token-classification package and
@@ -189,11 +149,8 @@ class Package:
             UserError: a batch size below 1.
         """
         if self.details.output != "logits":
-            raise PackageError(
-                f"is a {self.details.task} package, which gives no logits",
-                where=str(self.details.folder),
-                hint="name a text-classification, token-classification or fill-mask package",
-            )
+            hint = "name a text-classification, token-classification or fill-mask package"
+            raise self._error(f"is a {self.details.task} package, which gives no logits", hint)
         return self._in_batches(self._logits, texts, batch_size, kind="logits")
 
     def _in_batches(
@@ -207,16 +164,17 @@ class Package:
         """One finite array for each text, in the order of the texts."""
         if batch_size < 1:
             raise UserError(f"a batch of {batch_size} texts", where="batch_size", hint="give 1 or more")
-        order = sorted(range(len(texts)), key=lambda row: _characters(texts[row]))
+        order = sorted(range(len(texts)), key=lambda row: len("".join(texts[row])))
         found: dict[int, FloatArray] = {}
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             found.update(zip(rows, answer([texts[row] for row in rows]), strict=True))
         if not all(np.isfinite(array).all() for array in found.values()):
-            raise PackageError(
-                f"gives {kind} that are not finite", where=str(self.details.folder), hint="export the package again"
-            )
+            raise self._error(f"gives {kind} that are not finite", "export the package again")
         return [found[row] for row in range(len(texts))]
+
+    def _error(self, what: str, hint: str) -> PackageError:
+        return PackageError(what, where=str(self.details.folder), hint=hint)
 
     def _logits(self, texts: Sequence[Text]) -> list[FloatArray]:
         """[C], or [S, C] without padding."""
@@ -237,16 +195,8 @@ class Package:
         return mean
 
 
-def _characters(text: Text) -> int:
-    return len(text) if isinstance(text, str) else sum(map(len, text))
-
-
 def open_package(folder: Path | str, *, threads: int = 1) -> Package:
-    """Open a package for inference on the CPU.
-
-    Args:
-        folder: what `homoexport export` wrote.
-        threads: threads of one inference.
+    """Open a package, a folder that `homoexport export` wrote, for inference on the CPU.
 
     Raises:
         PackageError: not a package, an altered file, or one that onnxruntime or tokenizers cannot load.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from homoexport.runtime.worker.inputs import Batch
+from homoexport.runtime.worker.inputs import IntArray
 from homoexport.runtime.worker.protocol import AnswerReply, WarmReply
 
 Feeds = dict[str, NDArray[Any]]
@@ -51,15 +51,10 @@ class Model:
         self.batches: list[Feeds] = []
         self._next = 0
 
-    def use(self, batches: Sequence[Batch]) -> None:
+    def use(self, batches: Sequence[Mapping[str, IntArray]]) -> None:
         """Say what inferences are of: these batches take turns."""
         self.batches, self._next = [], 0
-        for batch in batches:
-            values = {
-                "input_ids": batch.ids,
-                "attention_mask": batch.mask,
-                "token_type_ids": np.zeros(batch.ids.shape),
-            }
+        for values in batches:
             feeds: Feeds = {}
             for node in self.session.get_inputs():
                 if node.name not in values or node.type not in _DTYPES:

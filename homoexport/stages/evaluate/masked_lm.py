@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homoexport.errors import PackageError, TextError
-from homoexport.runtime.inference import Package, padded_tokens
+from homoexport.runtime.inference import Package
+from homoexport.runtime.worker.inputs import padded_tokens
 from homoexport.stages.evaluate.estimate import FloatArray, Quality, estimate
 from homoexport.stages.evaluate.examples import Examples
 

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from homoexport.documents.package import PackedTokenizer, TokenizerKind
 from homoexport.errors import HomoexportError, ParityError, UserError
-from homoexport.runtime.inference import padded_tokens
+from homoexport.runtime.worker.inputs import padded_tokens
 from homoexport.stages.export.awkward_text import PLAIN_ENGLISH, awkward_texts
 from homoexport.stages.export.byte_level import BYTE_LEVEL_OPERATORS, ByteLevel, read_byte_level, write_byte_level
 from homoexport.stages.export.sequences import EXTENSIONS_DOMAIN, GraphWriter, backend_of

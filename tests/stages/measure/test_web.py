@@ -27,6 +27,7 @@ from homoexport.stages.measure.process import Worker
 from homoexport.stages.measure.targets import OutOfMemory
 from homoexport.stages.measure.targets.web import (
     RUNTIME_VERSION,
+    WebOptions,
     WebTarget,
     find_browser,
     parse_web,
@@ -158,7 +159,7 @@ def test_two_threads_give_the_same_answer_where_the_page_is_isolated(tmp_path: P
 
 @marked
 def test_threads_without_isolation_are_refused_and_one_thread_measures(tmp_path: Path) -> None:
-    target = WebTarget(isolated=False)
+    target = WebTarget("web", WebOptions(isolation="off"))
     target.open()
     assert target.cores() == 1
     with Worker(target, subject="the package") as worker:
@@ -368,7 +369,7 @@ def test_browser_that_cannot_start_is_told_in_one_line(tmp_path: Path) -> None:
     fake = tmp_path / "chrome"
     fake.write_text("#!/bin/sh\necho 'no usable sandbox' >&2\nexit 1\n")
     fake.chmod(0o755)
-    target = WebTarget("web:browser=x", browser=str(fake))
+    target = WebTarget("web:browser=x", WebOptions(browser=str(fake)))
     target.open()
     with pytest.raises(DeviceError) as raised:
         Worker(target, subject="the package")
@@ -382,7 +383,7 @@ def test_gpu_that_is_none_is_refused(tmp_path: Path) -> None:
     flags = "--use-webgpu-adapter=swiftshader --enable-unsafe-swiftshader"
     browser.write_text(f'#!/bin/sh\nexec {find_browser()} {flags} "$@"\n')
     browser.chmod(0o755)
-    target = WebTarget(backend="webgpu", browser=str(browser))
+    target = WebTarget("web", WebOptions(backend="webgpu", browser=str(browser)))
     target.open()
     with pytest.raises(DeviceError, match="WebGPU adapter here"):
         Worker(target, subject="the package")

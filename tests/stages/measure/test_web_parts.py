@@ -22,6 +22,7 @@ from homoexport.runtime.worker.protocol import InputsRequest
 from homoexport.stages.measure import targets
 from homoexport.stages.measure.targets.web import (
     RUNTIME_VERSION,
+    WebOptions,
     WebTarget,
     find_browser,
     parse_web,
@@ -42,7 +43,7 @@ def kind(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_missing_browser_is_told_with_the_command() -> None:
-    target = WebTarget("web:browser=/nowhere/chrome", browser="/nowhere/chrome")
+    target = WebTarget("web:browser=/nowhere/chrome", WebOptions(browser="/nowhere/chrome"))
     with pytest.raises(DeviceError) as raised:
         target.open()
     assert str(raised.value) == "web:browser=/nowhere/chrome: /nowhere/chrome is missing; apt-get install chromium"
@@ -74,9 +75,9 @@ def test_options_are_read() -> None:
 def test_more_threads_than_can_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(WebTarget, "needs", lambda self: [])
     with pytest.raises(DeviceError, match="threads of 1000 where"):
-        WebTarget(threads=1000).open()
+        WebTarget("web", WebOptions(threads=1000)).open()
     with pytest.raises(DeviceError, match="threads of 2 where 1 core can be used without isolation"):
-        WebTarget(threads=2, isolated=False).open()
+        WebTarget("web", WebOptions(threads=2, isolation="off")).open()
 
 
 FAKE_NPM = """#!/bin/sh
@@ -181,8 +182,9 @@ def test_token_ids_are_those_of_every_other_target(tmp_path: Path) -> None:
     rows = tuple(tuple(next(numbers) % 64 for _ in range(length)) for length in (3, 5, 1, 4, 2))
     for request in (InputsRequest(3, 7, 64), InputsRequest(2, rows=rows, pad_token_id=9)):
         model.use(make_batches(request))
-        expected = [{name: values.tolist() for name, values in feeds.items()} for feeds in model.batches]
-        assert page_inputs(request) == expected
+        for feeds, given in zip(model.batches, page_inputs(request), strict=True):
+            assert feeds.keys() == {"input_ids", "attention_mask"}
+            assert {name: values.tolist() for name, values in feeds.items()} == {name: given[name] for name in feeds}
 
 
 def test_graph_that_starts_the_runtime_is_one_identity() -> None:

@@ -22,7 +22,7 @@ import tokenizers
 
 from homoexport.documents.measurement import Need
 from homoexport.errors import DeviceError
-from homoexport.stages.measure.targets.protocol import cache_folder
+from homoexport.stages.measure.targets.protocol import cache_folder, refuse_needs
 
 SET_UP = "homoexport doctor --set-up arm64"
 PYTHON = "usr/bin/python3.11"
@@ -88,12 +88,7 @@ def _tool_needs() -> list[Need]:
 def make_tree(report: Callable[[str], None], check: Callable[[Path], None]) -> Path:
     """Make the tree, unless it is there. Until it is whole it has another name, so nobody meets half of it.
 
-    Args:
-        report: called with what is being done.
-        check: called with the new tree before it gets its name; what it raises ends the making.
-
-    Returns:
-        The tree's folder.
+    Before it gets its name, `check` is called with it; what that raises ends the making.
 
     Raises:
         DeviceError: a tool is missing, a download fails, or the disk is full.
@@ -102,8 +97,7 @@ def make_tree(report: Callable[[str], None], check: Callable[[Path], None]) -> P
     if folder.is_dir():
         report(f"{folder} is there")
         return folder
-    for need in _tool_needs():
-        raise DeviceError(f"{need.what} is missing", where=_WHERE, hint=need.command)
+    refuse_needs(_tool_needs(), where=_WHERE)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _alone(folder.parent, report):

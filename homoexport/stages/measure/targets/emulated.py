@@ -25,8 +25,7 @@ from homoexport.documents.measurement import Need
 from homoexport.errors import DeviceError, HomoexportError
 from homoexport.runtime.worker.protocol import InputsRequest, LoadRequest
 from homoexport.stages.measure.targets.debian_tree import PYTHON, make_tree, tree_folder, tree_needs
-from homoexport.stages.measure.targets.here import TargetHere
-from homoexport.stages.measure.targets.protocol import build_worker, read_options, refuse_needs
+from homoexport.stages.measure.targets.protocol import Options, TargetHere, build_worker, read_options, refuse_needs
 
 _MIN_QEMU = (7, 2)  # the first to imitate AVX2, and every core below
 _QEMU_PACKAGE = "apt-get install qemu-user"
@@ -42,13 +41,9 @@ _COUNT = re.compile(r"insns: (\d+)")
 
 @dataclass(frozen=True)
 class Core:
-    """A processor that QEMU can imitate.
+    """A processor that QEMU can imitate: its name for QEMU and for results, and the instruction sets that it gets.
 
-    Args:
-        qemu: QEMU's name for it.
-        title: what results call it.
-        flags: instruction sets that QEMU gives it, by the kernel's names.
-        id: what Linux shows of an ARM core's identification register: variant, part, revision.
+    `id` is what Linux shows of an ARM core's identification register: variant, part, revision.
     """
 
     qemu: str
@@ -103,39 +98,34 @@ flags\t\t: {flags}
 """
 
 
-def parse_emulated(device: str, options: str) -> EmulatedCpu:
-    """`arm64`, `arm64:cortex-a53`, `x86`, `x86:haswell`, or any with `,insn=/path/to/libinsn.so` after the core.
+class EmulatedOptions(Options):
+    """QEMU's libinsn.so, which counts instructions."""
 
-    Raises:
-        DeviceError: a core that is not among the known ones, another option, or a plugin that is not there.
-    """
+    insn: Path | None = None
+
+
+def parse_emulated(device: str, options: str) -> EmulatedCpu:
+    """`arm64`, `arm64:cortex-a53`, `x86`, `x86:haswell`, or any with `,insn=/path/to/libinsn.so` after the core."""
     architecture = device.partition(":")[0]
     cores, default = (ARM_CORES, _ARM_DEFAULT) if architecture == "arm64" else (X86_CORES, _X86_DEFAULT)
     name, _, rest = options.partition(",")
-    plugin = read_options(rest, device=device, known=("insn",)).get("insn")
-    if plugin is not None and not Path(plugin).is_file():
+    plugin = read_options(rest, EmulatedOptions, device=device).insn
+    if plugin is not None and not plugin.is_file():
         raise DeviceError(f"no plugin {plugin}", where=f"--device {device}", hint="name QEMU's libinsn.so")
     if (name or default) not in cores:
         raise DeviceError(f"unknown core '{name}'", where=f"--device {device}", hint=f"known are {', '.join(cores)}")
-    return EmulatedCpu(device, cores[name or default], plugin=Path(plugin).resolve() if plugin else None)
+    return EmulatedCpu(device, cores[name or default], plugin=plugin and plugin.resolve())
 
 
 def set_up_arm64(report: Callable[[str], None]) -> Path:
     """Make the tree that `arm64` runs in, unless it is there: Debian's Python with onnxruntime for aarch64.
-
-    Args:
-        report: called with what is being done.
-
-    Returns:
-        The tree's folder, in the user's cache.
 
     Raises:
         DeviceError: the emulator or a tool is missing, a download fails, the disk is full, or the tree
             does not run. Nothing half-made stays.
     """
     core = ARM_CORES[_ARM_DEFAULT]
-    for need in _qemu_needs(core):
-        raise DeviceError(f"{need.what} is missing", where="arm64", hint=need.command)
+    refuse_needs(_qemu_needs(core), where="arm64")
     return make_tree(report, lambda tree: _try(EmulatedCpu("arm64", core, tree=tree)))
 
 
@@ -165,12 +155,6 @@ class EmulatedCpu(TargetHere):
     On arm64 it is the aarch64 onnxruntime of a Debian tree, on x86 this interpreter's own. The core's
     description comes from a folder that QEMU looks into before the host's (`-L`): onnxruntime on ARM reads
     /proc/cpuinfo to choose its kernels, which would be the host's.
-
-    Args:
-        name: as the user wrote it.
-        core: the processor to imitate.
-        tree: the Debian tree for ARM; by default the one that `set_up_arm64` makes.
-        plugin: QEMU's libinsn.so, which counts instructions.
     """
 
     emulated = True
@@ -189,12 +173,8 @@ class EmulatedCpu(TargetHere):
         return needs
 
     def open(self) -> None:
-        """Pack the worker, and describe the core.
-
-        Raises:
-            DeviceError: something is missing, or QEMU is too old.
-        """
-        refuse_needs(self)
+        """Pack the worker, and describe the core."""
+        refuse_needs(self.needs(), where=self.name)
         self._prepare()
 
     def _prepare(self) -> None:
@@ -236,13 +216,8 @@ class EmulatedCpu(TargetHere):
     def count_instructions(self, load: LoadRequest, inputs: InputsRequest, *, batches: int = 1) -> float | None:
         """Instructions of one inference: what a worker with more runs takes beyond one with fewer.
 
-        Args:
-            load: what is opened.
-            inputs: what one inference is.
-            batches: different batches that take turns; each is run equally often.
-
-        Returns:
-            The count, the same within some ten thousand each time; None without the plugin.
+        The count is the same within some ten thousand each time; None without the plugin. Of several `batches`, which
+        take turns, each is run equally often.
 
         Raises:
             DeviceError: the worker fails, or the plugin says nothing.

@@ -8,18 +8,27 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from itertools import count
-from typing import IO, TypeVar
+from typing import IO, Annotated
 
 import onnxruntime as ort
+from pydantic import BeforeValidator, PositiveFloat, PositiveInt
 
 from homoexport.cgroup import ChildGroups
 from homoexport.documents.measurement import Limit, Need
 from homoexport.errors import DeviceError, HomoexportError
 from homoexport.host import available_cores
-from homoexport.stages.measure.targets.here import TargetHere
-from homoexport.stages.measure.targets.protocol import OutOfMemory, Target, build_worker, read_options, refuse_needs
+from homoexport.stages.measure.targets.protocol import (
+    Options,
+    OutOfMemory,
+    Target,
+    TargetHere,
+    build_worker,
+    read_options,
+    refuse_needs,
+    refuse_too_many,
+)
 from homoexport.units import parse_bytes
 
 _JOIN_AND_RUN = 'for group in $1; do echo 0 > "$group/cgroup.procs" || exit 125; done; shift; exec "$@"'
@@ -38,57 +47,30 @@ _BUILDS = {
 }
 _MB = 10**6
 
-Number = TypeVar("Number", int, float)
+
+class CpuOptions(Options):
+    """Cores, memory, and cores' worth of time (such as 0.5) that a worker may use."""
+
+    threads: PositiveInt | None = None
+    memory: Annotated[int, BeforeValidator(lambda text: parse_bytes(text, where="--device"))] | None = None
+    quota: PositiveFloat | None = None
 
 
 def parse_cpu(device: str, options: str) -> LocalCpu:
-    """`cpu`, or `cpu:threads=1,memory=256MB,quota=0.5`.
-
-    Raises:
-        UserError: an option that cannot be read.
-    """
-    if not options:
-        return LocalCpu(device)
-    given = read_options(options, device=device, known=("threads", "memory", "quota"))
-    memory = given.get("memory")
-    return LimitedCpu(
-        device,
-        threads=_positive(given, "threads", int, device),
-        memory_bytes=None if memory is None else parse_bytes(memory, where=f"--device {device}"),
-        quota=_positive(given, "quota", float, device),
-    )
+    """`cpu`, or `cpu:threads=1,memory=256MB,quota=0.5`."""
+    return LimitedCpu(device, read_options(options, CpuOptions, device=device)) if options else LocalCpu(device)
 
 
 def parse_cuda(device: str, options: str) -> LocalCpu:
-    """`cuda`: the first GPU.
-
-    Raises:
-        UserError: an option; there is none.
-    """
-    read_options(options, device=device, known=())
+    """`cuda`: the first GPU."""
+    read_options(options, Options, device=device)
     return LocalCpu(device, ("CUDAExecutionProvider", "CPUExecutionProvider"))
 
 
 def parse_openvino(device: str, options: str) -> LocalCpu:
-    """`openvino`: this CPU through OpenVINO.
-
-    Raises:
-        UserError: an option; there is none.
-    """
-    read_options(options, device=device, known=())
+    """`openvino`: this CPU through OpenVINO."""
+    read_options(options, Options, device=device)
     return LocalCpu(device, ("OpenVINOExecutionProvider", "CPUExecutionProvider"))
-
-
-def _positive(given: dict[str, str], key: str, kind: Callable[[str], Number], device: str) -> Number | None:
-    if key not in given:
-        return None
-    try:
-        value = kind(given[key])
-    except ValueError:
-        value = kind("0")
-    if not 0 < value < math.inf:
-        raise DeviceError(f"{key}={given[key]}", where=f"--device {device}", hint="give a positive number")
-    return value
 
 
 class LocalCpu(TargetHere):
@@ -106,16 +88,11 @@ class LocalCpu(TargetHere):
         ]
 
     def open(self) -> None:
-        """Pack the worker.
-
-        Raises:
-            DeviceError: onnxruntime is built without the provider.
-        """
-        refuse_needs(self)
+        """Pack the worker."""
+        refuse_needs(self.needs(), where=self.name)
         self._worker = build_worker(self._new_folder())
 
     def cores(self) -> int:
-        """Cores that the scheduler and the cgroup give to this process."""
         return available_cores()
 
     def _command(self) -> list[str]:
@@ -128,20 +105,11 @@ def is_plain_cpu(target: Target) -> bool:
 
 
 class LimitedCpu(LocalCpu):
-    """This machine's CPU with fewer cores, a quota of their time, or less memory.
+    """This machine's CPU with fewer cores, a quota of their time, or less memory."""
 
-    Args:
-        name: as the user wrote it.
-        threads: cores that a worker may use.
-        memory_bytes: memory that a worker may use.
-        quota: cores' worth of time that a worker may use, such as 0.5.
-    """
-
-    def __init__(
-        self, name: str, *, threads: int | None = None, memory_bytes: int | None = None, quota: float | None = None
-    ) -> None:
+    def __init__(self, name: str, options: CpuOptions) -> None:
         super().__init__(name)
-        self._threads, self._memory_bytes, self._quota = threads, memory_bytes, quota
+        self._threads, self._memory_bytes, self._quota = options.threads, options.memory, options.quota
         self._groups: ChildGroups | None = None
         self._numbers = count()
         self._affinity: set[int] = set()
@@ -155,29 +123,22 @@ class LimitedCpu(LocalCpu):
         super().open()
         here = available_cores()
         wanted = self._threads or min(here, math.ceil(self._quota or here))
-        for what, cores in (("threads", wanted), ("quota", math.ceil(self._quota or 0))):
-            if cores > here:
-                raise DeviceError(
-                    f"{what} of {cores} where {here} core{'s' * (here > 1)} may be used",
-                    where=self.name,
-                    hint="ask for fewer",
-                )
+        refuse_too_many("threads", wanted, here, where=self.name)
+        refuse_too_many("quota", math.ceil(self._quota or 0), here, where=self.name)
         self._affinity = set(sorted(os.sched_getaffinity(0))[:wanted])
         if self._quota is None and self._memory_bytes is None:
             return
         self._groups, refusal = self._usable_groups()
-        if self._groups is None and self._quota is not None and self._quota < wanted:
-            too_small = refusal.errno == errno.EINVAL
-            raise DeviceError(
-                f"the kernel refuses a quota of {self._quota:g}"
-                if too_small
-                else f"a quota of {self._quota:g} needs a control group, which may not be made here ({refusal})",
-                where=self.name,
-                hint="ask for more: it gives a hundredth of a core at the least"
-                if too_small
-                else "run it as root, or below a systemd of your own (systemd-run --user --scope homoexport ...), "
-                "or leave the quota out",
-            )
+        if self._groups is not None or self._quota is None or self._quota >= wanted:
+            return
+        what = f"a quota of {self._quota:g} needs a control group, which may not be made here ({refusal})"
+        hint = (
+            "run it as root, or by a systemd of your own (systemd-run --user --scope homoexport ...), or leave it out"
+        )
+        if refusal.errno == errno.EINVAL:
+            what = f"the kernel refuses a quota of {self._quota:g}"
+            hint = "ask for more: it gives a hundredth of a core at the least"
+        raise DeviceError(what, where=self.name, hint=hint)
 
     def _usable_groups(self) -> tuple[ChildGroups | None, OSError]:
         """Groups that a worker can be put into, after one of them was made and removed; or why there are none."""
@@ -185,9 +146,7 @@ class LimitedCpu(LocalCpu):
         try:
             groups = ChildGroups(quota=self._quota, memory_bytes=self._memory_bytes)
             probe = groups.make("probe")
-            joined = subprocess.run(
-                ["/bin/sh", "-c", _JOIN_AND_RUN, "sh", " ".join(map(str, probe)), "true"], check=False
-            )
+            joined = subprocess.run(_under(_JOIN_AND_RUN, " ".join(map(str, probe)), ["true"]), check=False)
             if joined.returncode:
                 raise PermissionError(errno.EACCES, "no process can be moved into it")
         except OSError as error:
@@ -199,7 +158,6 @@ class LimitedCpu(LocalCpu):
                 groups.remove()
 
     def cores(self) -> int:
-        """Cores that a worker may use."""
         return len(self._affinity)
 
     def limits(self) -> dict[str, Limit]:
@@ -224,24 +182,27 @@ class LimitedCpu(LocalCpu):
     def _command(self) -> list[str]:
         if self._groups is not None:
             groups = self._groups.make(str(next(self._numbers)))
-            return ["/bin/sh", "-c", _JOIN_AND_RUN, "sh", " ".join(map(str, groups)), *super()._command()]
+            return _under(_JOIN_AND_RUN, " ".join(map(str, groups)), super()._command())
         if self._memory_bytes is not None:
-            return ["/bin/sh", "-c", _LIMIT_AND_RUN, "sh", str(self._memory_bytes // 1024), *super()._command()]
+            return _under(_LIMIT_AND_RUN, str(self._memory_bytes // 1024), super()._command())
         return super()._command()
 
     def explain(self, status: int, said: str) -> HomoexportError | None:
         """Out of memory shows as SIGKILL under a group, and as all kinds of deaths under a resource limit."""
+        killed = super().explain(status, said)
         if self._memory_bytes is None:
-            return super().explain(status, said)
-        killed = super().explain(status, said) is not None
+            return killed
         if killed or status == -signal.SIGABRT or any(sign in said for sign in _MEMORY_SIGNS):
-            return OutOfMemory(
-                f"needs more than the {self._memory_bytes / _MB:g} MB that it was given", where=self.name
-            )
+            what = f"needs more than the {self._memory_bytes / _MB:g} MB that it was given"
+            return OutOfMemory(what, where=self.name)
         return None
 
     def close(self) -> None:
-        """Remove the groups, too."""
         if self._groups is not None:
             self._groups.remove()
         super().close()
+
+
+def _under(script: str, argument: str, command: Sequence[str]) -> list[str]:
+    """A command that a line of shell starts."""
+    return ["/bin/sh", "-c", script, "sh", argument, *command]

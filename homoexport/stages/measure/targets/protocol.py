@@ -6,11 +6,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 import homoexport
 from homoexport.documents.measurement import Limit, Need
@@ -47,14 +51,14 @@ class Target(Protocol):
         """Make it ready. Once, before anything else but `needs`.
 
         Raises:
-            DeviceError: it is not there, or lacks something; with the hint.
+            DeviceError: it is not there, or lacks something.
         """
 
     def cores(self) -> int:
         """Cores that a worker may use there."""
 
     def limits(self) -> dict[str, Limit]:
-        """Limits that hold there, by name; none unless a target says otherwise."""
+        """Limits that hold there, by name."""
         return {}
 
     def place(self, files: Sequence[Path]) -> list[str]:
@@ -78,31 +82,92 @@ class Target(Protocol):
         """Leave nothing behind but what is kept to be found again by its digest. All workers are gone."""
 
 
-def refuse_needs(target: Target) -> None:
-    """Raise what `needs` says, if anything.
+class TargetHere(Target):
+    """Base of targets whose workers are processes of this machine.
+
+    A subclass says in `_command` what starts a worker, and fills a folder of its own in `open`.
+    """
+
+    emulated = False
+    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def place(self, files: Sequence[Path]) -> list[str]:
+        """The files are here already."""
+        return [str(file.resolve()) for file in files]
+
+    def start(self, stderr: IO[bytes]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(self._command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr)
+
+    def explain(self, status: int, said: str) -> HomoexportError | None:  # noqa: ARG002 - the protocol's
+        """A SIGKILL that nobody here sent is the kernel's, for want of memory."""
+        if status in (-signal.SIGKILL, 128 + signal.SIGKILL):
+            return OutOfMemory("the worker was killed, most likely for want of memory", where=self.name)
+        return None
+
+    def close(self) -> None:
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    def _new_folder(self) -> Path:
+        """A folder that goes when the target is closed."""
+        self._folder = tempfile.TemporaryDirectory(prefix="homoexport-target-", ignore_cleanup_errors=True)
+        return Path(self._folder.name)
+
+    def _command(self) -> list[str]:
+        raise NotImplementedError
+
+
+def refuse_needs(needs: Sequence[Need], *, where: str) -> None:
+    """Raise the first of the things that are missing, if anything is, with the command that gets it."""
+    for need in needs:
+        raise DeviceError(f"{need.what} is missing", where=where, hint=need.command)
+
+
+def refuse_too_many(what: str, cores: int, here: int, *, where: str, why: str = "may be used") -> None:
+    """Refuse more cores than there are.
 
     Raises:
-        DeviceError: the first thing that is missing, with the command that gets it.
+        DeviceError: with how many there are.
     """
-    for need in target.needs():
-        raise DeviceError(f"{need.what} is missing", where=target.name, hint=need.command)
+    if cores > here:
+        there = f"{here} core{'s' * (here > 1)} {why}"
+        raise DeviceError(f"{what} of {cores} where {there}", where=where, hint=f"ask for {here} or fewer")
 
 
-def read_options(text: str, *, device: str, known: Sequence[str]) -> dict[str, str]:
+class Options(BaseModel):
+    """Base of the options of a kind of device."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+
+O = TypeVar("O", bound=Options)  # noqa: E741
+
+
+def read_options(text: str, kind: type[O], *, device: str) -> O:
     """The options of `threads=1,memory=256MB`.
 
     Raises:
-        DeviceError: an unknown or repeated one, or one without a value.
+        DeviceError: an unknown or repeated one, or one without a value, or with one that cannot be.
+        UserError: a size that cannot be read.
     """
-    options: dict[str, str] = {}
+    where, given = f"--device {device}", dict[str, str]()
     for part in filter(None, text.split(",")):
         key, _, value = part.partition("=")
-        if key not in known or key in options or not value:
-            raise DeviceError(
-                f"cannot read '{part}'", where=f"--device {device}", hint=f"options are {', '.join(known)}"
-            )
-        options[key] = value
-    return options
+        if key not in kind.model_fields or key in given or not value:
+            known = ", ".join(kind.model_fields) or "none"
+            raise DeviceError(f"cannot read '{part}'", where=where, hint=f"options are {known}")
+        given[key] = value
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        key = str(fault["loc"][0])
+        hint = kind.model_fields[key].description or fault["msg"].lower()
+        raise DeviceError(f"cannot read '{key}={given[key]}'", where=where, hint=hint) from None
 
 
 def cache_folder() -> Path:

@@ -24,10 +24,12 @@ from pathlib import Path
 from typing import IO
 
 import onnxruntime as ort
+from pydantic import Field
 
 from homoexport.documents.measurement import Need
 from homoexport.errors import DeviceError, HomoexportError
 from homoexport.stages.measure.targets.protocol import (
+    Options,
     OutOfMemory,
     Target,
     build_worker,
@@ -68,6 +70,7 @@ _OPTIONS = {
     "StrictHostKeyChecking": "yes",  # always: what decides it in a configuration may change between two calls
 }
 _SOCKET_BYTES = 70  # a socket's path may have some 100, of which its folder's and file's names take 30
+_GIVE_PATH = "give a path there, from / or ~/ on"
 _OUT_OF_MEMORY = ("bad_alloc", "MemoryError", "Cannot allocate memory")
 _LOGIN = (
     r"//(?:(?P<user>[\w.][\w.+-]*)@)?"
@@ -76,53 +79,40 @@ _LOGIN = (
 )
 
 
+class SshOptions(Options):
+    """Paths there: a Python, with onnxruntime or to make a virtual environment with; and a folder to keep things in."""
+
+    python: str = Field("", pattern=r"^(~/)?[\w/.][\w/.+-]*$", description=_GIVE_PATH)
+    cache: str = Field("~/.cache/homoexport", pattern=r"^~?/[\w/.+-]*$", description=_GIVE_PATH)
+
+
 def parse_ssh(device: str, options: str) -> Ssh:
     """`ssh://[user@]host[:port]`, and `?python=PATH,cache=FOLDER` behind it.
 
     The environment variable HOMOEXPORT_SSH may name the client with arguments: `ssh -F my_config`.
-
-    Raises:
-        DeviceError: something else, or an option that cannot be read.
     """
-    where = f"--device {device}"
     login, _, rest = options.partition("?")
     match = re.fullmatch(_LOGIN, login, re.ASCII)
     if match is None or not 0 < int(match["port"] or 22) < 1 << 16:
-        raise DeviceError("cannot read the host", where=where, hint="write it as ssh://[user@]host[:port]")
-    given = read_options(rest, device=device, known=("python", "cache"))
-    for key, pattern in (("python", r"(~/)?[\w/.][\w/.+-]*"), ("cache", r"~?/[\w/.+-]*")):
-        if key in given and not re.fullmatch(pattern, given[key]):
-            raise DeviceError(
-                f"cannot read '{key}={given[key]}'", where=where, hint="give a path there, from / or ~/ on"
-            )
+        hint = "write it as ssh://[user@]host[:port]"
+        raise DeviceError("cannot read the host", where=f"--device {device}", hint=hint)
     try:
-        ssh_command = shlex.split(os.environ.get("HOMOEXPORT_SSH", "")) or ["ssh"]
+        client = shlex.split(os.environ.get("HOMOEXPORT_SSH", "")) or ["ssh"]
     except ValueError as error:
-        raise DeviceError(
-            f"cannot read it ({error})", where="HOMOEXPORT_SSH", hint="quote it as a shell wants"
-        ) from None
+        hint = "quote it as a shell wants"
+        raise DeviceError(f"cannot read it ({error})", where="HOMOEXPORT_SSH", hint=hint) from None
     return Ssh(
         device,
         match["address"] or match["host"],
         user=match["user"],
         port=match["port"],
-        ssh_command=ssh_command,
-        **given,
+        options=read_options(rest, SshOptions, device=device),
+        client=client,
     )
 
 
 class Ssh(Target):
-    """A machine that the user can log in to.
-
-    Args:
-        name: as the user wrote it.
-        host: its name, its address, or what the user's ssh configuration calls it.
-        user: who to log in as; by default what the configuration says.
-        port: where its SSH server listens; by default what the configuration says.
-        python: a Python there, with onnxruntime or to make a virtual environment with.
-        cache: a folder there for packages and virtual environments.
-        ssh_command: the client, with arguments.
-    """
+    """A machine that the user can log in to; what is not named is as the user's ssh configuration says."""
 
     emulated = False
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
@@ -132,17 +122,16 @@ class Ssh(Target):
         name: str,
         host: str,
         *,
-        user: str | None = None,
-        port: str | None = None,
-        python: str = "",
-        cache: str = "~/.cache/homoexport",
-        ssh_command: Sequence[str] = ("ssh",),
+        user: str | None,
+        port: str | None,
+        options: SshOptions,
+        client: Sequence[str],
     ) -> None:
         self.name = name
-        self._host, self._python, self._cache = host, python, cache
+        self._host, self._python, self._cache = host, options.python, options.cache
         self._login = [*(["-l", user] if user else []), *(["-p", port] if port else []), "--", host]
         self._by_hand = shlex.join([*(["-p", port] if port else []), f"{user}@{host}" if user else host])
-        self._ssh = list(ssh_command)
+        self._ssh = list(client)
         self._known_as = host
         self._connected = False
         self._stack = contextlib.ExitStack()
@@ -154,12 +143,8 @@ class Ssh(Target):
         return [] if there else [Need(what=f"the SSH client '{self._ssh[0]}'", command="apt install openssh-client")]
 
     def open(self) -> None:
-        """Connect, and have a Python with onnxruntime and the worker there.
-
-        Raises:
-            DeviceError: no way there, or no such Python and no way to have it.
-        """
-        refuse_needs(self)
+        """Connect, and have a Python with onnxruntime and the worker there."""
+        refuse_needs(self.needs(), where=self.name)
         roomy = len(tempfile.gettempdir()) < _SOCKET_BYTES
         folder = Path(
             self._stack.enter_context(tempfile.TemporaryDirectory(prefix="hx-", dir=None if roomy else "/tmp"))
@@ -174,11 +159,7 @@ class Ssh(Target):
         return self._cores
 
     def place(self, files: Sequence[Path]) -> list[str]:
-        """Ship the files into a folder named by their digest, unless they are there.
-
-        Raises:
-            DeviceError: there is no room, or the connection is lost.
-        """
+        """Ship the files into a folder named by their digest, unless they are there."""
         key = tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
         if key not in self._placed:
             digest = digest_of(files)

@@ -6,32 +6,34 @@ import json
 import os
 import select
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
+
+from pydantic import PositiveInt
 
 from homoexport.documents.measurement import Need
 from homoexport.errors import DeviceError, HomoexportError
 from homoexport.host import available_cores
-from homoexport.stages.measure.targets.here import TargetHere
 from homoexport.stages.measure.targets.protocol import (
+    Options,
     OutOfMemory,
+    TargetHere,
     build_worker,
     cache_folder,
     read_options,
     refuse_needs,
+    refuse_too_many,
 )
 from homoexport.stages.measure.web import DEVICE_STATUS, MEMORY_SIGNS, BridgeSettings
 
 RUNTIME_VERSION = "1.30.0"
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-_BACKENDS = ("wasm", "webgpu")
-_OPTIONS = ("threads", "backend", "browser", "isolation")
+_SET_UP = "homoexport doctor --set-up web"
 _RUNTIME_MARK = "ort.wasm.min.mjs"
 _ROOM = "homoexport.stages.measure.web"
 _FOLDER = Path(__file__).parents[1] / "web"
@@ -39,49 +41,30 @@ _RUN_BRIDGE = f"import sys; sys.path.insert(0, sys.argv.pop(1)); from {_ROOM}.br
 _END_SECONDS = 10.0
 
 
-def parse_web(device: str, options: str) -> WebTarget:
-    """`web`, or `web:threads=2`, `web:backend=webgpu`, `web:browser=/path/to/chrome`, `web:isolation=off`.
+class WebOptions(Options):
+    """`browser` is its file, instead of the one on PATH.
 
-    Raises:
-        DeviceError: an option that cannot be read.
+    Without `isolation` the page is as on a host that sends no headers for it: one thread, and a clock in steps of
+    100 us.
     """
-    given = read_options(options, device=device, known=_OPTIONS)
-    return WebTarget(
-        device,
-        threads=_threads(given.get("threads"), device),
-        backend=_one_of(given.get("backend", "wasm"), _BACKENDS, "backend", device),
-        browser=given.get("browser"),
-        isolated=_one_of(given.get("isolation", "on"), ("on", "off"), "isolation", device) == "on",
-    )
+
+    threads: PositiveInt | None = None
+    backend: Literal["wasm", "webgpu"] = "wasm"
+    browser: str | None = None
+    isolation: Literal["on", "off"] = "on"
 
 
-def _threads(text: str | None, device: str) -> int | None:
-    if text is None:
-        return None
-    if not text.isdecimal() or int(text) == 0:
-        raise DeviceError(f"threads={text}", where=f"--device {device}", hint="give a positive number")
-    return int(text)
-
-
-def _one_of(text: str, known: Sequence[str], key: str, device: str) -> str:
-    if text not in known:
-        raise DeviceError(f"{key}={text}", where=f"--device {device}", hint=f"{key} is {' or '.join(known)}")
-    return text
+def parse_web(device: str, options: str) -> WebTarget:
+    """`web`, or `web:threads=2`, `web:backend=webgpu`, `web:browser=/path/to/chrome`, `web:isolation=off`."""
+    return WebTarget(device, read_options(options, WebOptions, device=device))
 
 
 def runtime_folder() -> Path:
-    """Where `set_up_web` puts onnxruntime-web."""
     return cache_folder() / "targets" / f"web-{RUNTIME_VERSION}"
 
 
 def set_up_web(report: Callable[[str], None]) -> Path:
     """Install onnxruntime-web with npm, unless it is there; nothing of the package is run.
-
-    Args:
-        report: called with what is being done.
-
-    Returns:
-        The folder that it is in.
 
     Raises:
         DeviceError: npm is missing or fails, or the folder cannot be written.
@@ -102,30 +85,20 @@ def set_up_web(report: Callable[[str], None]) -> Path:
             Path(fresh).rename(folder)
             Path(fresh).mkdir()  # what the block removes
     except OSError as error:
-        raise DeviceError(
-            f"cannot write {folder} ({error.strerror})", where="web", hint="set HOMOEXPORT_CACHE"
-        ) from None
+        what = f"cannot write {folder} ({error.strerror})"
+        raise DeviceError(what, where="web", hint="set HOMOEXPORT_CACHE") from None
     return folder
 
 
 def _install(npm: str, package: str, folder: Path) -> None:
     quiet = ("--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
-    done = subprocess.run(
-        [npm, "install", *quiet, "--prefix", str(folder), package],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
+    command = [npm, "install", *quiet, "--prefix", str(folder), package]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
     if done.returncode or not (_files_in(folder) / _RUNTIME_MARK).is_file():
         said = [line for line in done.stderr.splitlines() if "npm error" in line and "complete log" not in line]
         why = said[-1].removeprefix("npm error").strip() if said else "it does not say why"
-        raise DeviceError(
-            f"npm cannot install {package} ({why})",
-            where="web",
-            hint="look into npm's registry and proxy settings, then homoexport doctor --set-up web",
-        )
+        hint = f"look into npm's registry and proxy settings, then {_SET_UP}"
+        raise DeviceError(f"npm cannot install {package} ({why})", where="web", hint=hint)
 
 
 def _files_in(folder: Path) -> Path:
@@ -138,68 +111,44 @@ def find_browser(wanted: str | None = None) -> str | None:
 
 
 class WebTarget(TargetHere):
-    """A page in headless Chromium on this machine.
+    """A page in headless Chromium on this machine."""
 
-    Args:
-        name: as the user wrote it.
-        threads: threads that onnxruntime-web may take.
-        backend: `wasm` or `webgpu`.
-        browser: the browser's file, instead of the one on PATH.
-        isolated: whether the page is cross-origin isolated; without, it is as on a host that sends no such
-            headers: one thread, and a clock in steps of 100 us.
-    """
-
-    def __init__(
-        self,
-        name: str = "web",
-        *,
-        threads: int | None = None,
-        backend: str = "wasm",
-        browser: str | None = None,
-        isolated: bool = True,
-    ) -> None:
+    def __init__(self, name: str = "web", options: WebOptions | None = None) -> None:
         super().__init__(name)
-        self.providers = (backend,)
-        self._threads, self._backend, self._browser, self._isolated = threads, backend, browser, isolated
+        self._options = options or WebOptions()
+        self.providers = (self._options.backend,)
         self._lifeline: tuple[int, int] | None = None
 
     def needs(self) -> list[Need]:
         """A browser, and onnxruntime-web."""
-        needs = []
-        if find_browser(self._browser) is None:
-            needs.append(Need(what=self._browser or "a browser (chromium)", command="apt-get install chromium"))
+        needs, browser = [], self._options.browser
+        if find_browser(browser) is None:
+            needs.append(Need(what=browser or "a browser (chromium)", command="apt-get install chromium"))
         if not (_files_in(runtime_folder()) / _RUNTIME_MARK).is_file():
-            needs.append(Need(what=f"onnxruntime-web {RUNTIME_VERSION}", command="homoexport doctor --set-up web"))
+            needs.append(Need(what=f"onnxruntime-web {RUNTIME_VERSION}", command=_SET_UP))
         return needs
 
     def open(self) -> None:
-        """Pack the bridge.
-
-        Raises:
-            DeviceError: something is missing, or more threads are asked for than there are cores or can be.
-        """
+        """Pack the bridge."""
         if not sys.platform.startswith("linux"):
             raise DeviceError("needs Linux, whose /proc tells the page's memory", where=self.name, hint="run it there")
-        refuse_needs(self)
-        here = available_cores() if self._isolated else 1
-        if (self._threads or 1) > here:
-            why = "may be used" if self._isolated else "can be used without isolation"
-            raise DeviceError(
-                f"threads of {self._threads} where {here} core{'s' * (here > 1)} {why}",
-                where=self.name,
-                hint="ask for fewer",
-            )
+        refuse_needs(self.needs(), where=self.name)
+        why = "may be used" if self._options.isolation == "on" else "can be used without isolation"
+        refuse_too_many("threads", self.cores(), self._most_threads(), where=self.name, why=why)
         self._archive = _build_bridge(self._new_folder())
         # Whatever a worker starts holds the writing end, so that its end can be waited for.
         self._lifeline = os.pipe()
 
     def cores(self) -> int:
         """Threads that a page may take: the option's, else the cores here; one where it is not isolated."""
-        return self._threads or (available_cores() if self._isolated else 1)
+        return self._options.threads or self._most_threads()
+
+    def _most_threads(self) -> int:
+        return available_cores() if self._options.isolation == "on" else 1
 
     def start(self, stderr: IO[bytes]) -> subprocess.Popen[bytes]:
         """A bridge with a browser of its own."""
-        browser = find_browser(self._browser)
+        browser = find_browser(self._options.browser)
         assert self._lifeline is not None
         assert browser is not None
         pipe, lifeline = subprocess.PIPE, self._lifeline[1]
@@ -207,19 +156,17 @@ class WebTarget(TargetHere):
             folder=str(_FOLDER),
             runtime=str(_files_in(runtime_folder())),
             browser=browser,
-            backend=self._backend,
-            isolated=self._isolated,
+            backend=self._options.backend,
+            isolated=self._options.isolation == "on",
             lifeline=lifeline,
         )
         command = [sys.executable, "-I", "-c", _RUN_BRIDGE, str(self._archive), json.dumps(vars(settings))]
         return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=stderr, pass_fds=(lifeline,))
 
     def explain(self, status: int, said: str) -> HomoexportError | None:
-        """A bridge says itself why its browser cannot be used; a SIGKILL is the kernel's, for want of memory."""
-        if status == -signal.SIGKILL:
-            return OutOfMemory("the browser was killed, most likely for want of memory", where=self.name)
+        """A bridge says itself why its browser cannot be used."""
         if status != DEVICE_STATUS:
-            return None
+            return super().explain(status, said)
         last = said.splitlines()[-1]
         if any(sign in last for sign in MEMORY_SIGNS):
             return OutOfMemory(f"the browser has too little memory ({last})", where=self.name)
@@ -240,7 +187,8 @@ def _build_bridge(folder: Path) -> Path:
     """The worker's zip file with the bridge in it, whose imports thus find nothing else of this package."""
     path = build_worker(folder)
     with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr("homoexport/stages/measure/__init__.py", "")
+        for above in ("stages", "stages/measure"):
+            archive.writestr(f"homoexport/{above}/__init__.py", "")
         for source in sorted(_FOLDER.glob("*.py")):
             archive.writestr(f"homoexport/stages/measure/web/{source.name}", source.read_bytes())
     return path

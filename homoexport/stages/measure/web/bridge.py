@@ -264,8 +264,8 @@ class Bridge:
 
 
 def page_inputs(request: protocol.InputsRequest) -> list[dict[str, list[list[int]]]]:
-    """What inferences are of, as the page takes it: `input_ids` and `attention_mask` of each batch, each [B, S]."""
-    return [{"input_ids": b.ids.tolist(), "attention_mask": b.mask.tolist()} for b in make_batches(request)]
+    """What inferences are of, as the page takes it: batches by the names of inputs, each [B, S]."""
+    return [{name: values.tolist() for name, values in batch.items()} for batch in make_batches(request)]
 
 
 def main() -> None:

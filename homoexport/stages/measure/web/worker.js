@@ -170,22 +170,16 @@ const commands = {
   },
 };
 
-// One batch's rows, {input_ids, attention_mask?} of B rows of S, as tensors of the types that the model takes.
-function feedsOf({ input_ids, attention_mask }) {
-  const dims = [input_ids.length, input_ids[0].length];
-  const size = dims[0] * dims[1];
-  const values = {
-    input_ids: input_ids.flat(),
-    attention_mask: attention_mask?.flat() ?? new Array(size).fill(1),
-    token_type_ids: new Array(size).fill(0),
-  };
+// One batch, {input_ids, attention_mask, token_type_ids} of B rows of S, as tensors of the types that the model takes.
+function feedsOf(values) {
+  const dims = [values.input_ids.length, values.input_ids[0].length];
   const feeds = {};
   for (const { name, type } of session.inputMetadata) {
     if (!(name in values) || !(type in ARRAYS)) {
       throw new Error(`input '${name}' of type ${type} is not one of ${Object.keys(values).join(", ")} in integers`);
     }
     const convert = type === "int64" ? BigInt : Number;
-    feeds[name] = new ort.Tensor(type, ARRAYS[type].from(values[name], convert), dims);
+    feeds[name] = new ort.Tensor(type, ARRAYS[type].from(values[name].flat(), convert), dims);
   }
   return feeds;
 }
