@@ -33,7 +33,7 @@ from homoexport.host import describe_host, library_versions
 from homoexport.report import shape_name
 from homoexport.shape import PartialShape, Shape
 from homoexport.stages.evaluate import evaluate_models, read_glue
-from homoexport.stages.plan import Limits
+from homoexport.stages.plan.choice import Limits
 from homoexport.stages.plan.lab import Lab
 from homoexport.stages.plan.shapes import candidates
 from homoexport.stages.plan.table import Table

@@ -25,7 +25,7 @@ from homoexport.documents.recipe import Recipe, load_recipe
 from homoexport.encoder import Encoder, family_of, load_encoder, parameters_at
 from homoexport.shape import Shape
 from homoexport.stages.plan.retention import teacher_retention
-from homoexport.text import first_texts
+from homoexport.text.peek import first_texts
 from homoexport.workflow.plan import CALIBRATION_TEXTS, probe_of
 
 RESULTS = Path(__file__).parent / "results"

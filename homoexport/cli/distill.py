@@ -76,6 +76,7 @@ def distill(
             hint="`homoexport run` plans one; or give --hidden-size",
         )
     output = run_folder(settings.name, output, resume=resume)
+    screen.stage_line(f"Distilling {settings.teacher}")
     from homoexport.documents.artifact import DistilledManifest, read_manifest
     from homoexport.workflow.distill import distill as distill_one
     from homoexport.workflow.distill import distill_students
@@ -87,7 +88,6 @@ def distill(
             "--multi_gpu (gloo serves where there is no GPU), or use torchrun",
             soft_wrap=True,
         )
-    screen.stage_line(f"Distilling {settings.teacher}")
     arguments: dict[str, Any] = {
         "text": settings.text,
         "settings": settings.distill,

@@ -82,6 +82,7 @@ def evaluate(
 
     Packages are judged without torch: the very file that ships is what is judged.
     """
+    screen.stage_line(f"Judging on {task}")
     from homoexport.report import evaluation_table
     from homoexport.workflow import evaluate as verb
 

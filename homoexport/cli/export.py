@@ -71,6 +71,7 @@ def export(
     asked = parsed(ExportRecipe, on_provider(given, provider), command="export")
     name = Path(student).resolve().name if Path(student).is_dir() else student.rstrip("/").rsplit("/", 1)[-1]
     output = output or Path(f"{name}-onnx")
+    screen.stage_line(f"Exporting {student}")
     from homoexport.stages.export import hub
     from homoexport.workflow.export import export as export_model
 

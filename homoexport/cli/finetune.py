@@ -86,7 +86,7 @@ def finetune(
     if seed:
         tree["seeds"] = seed
     settings = parse_as(FinetuneRecipe, tree, where=str(recipe or "finetune"), overrides=overrides or ())
-
+    screen.stage_line(f"Fine-tuning {student} on {task}")
     from homoexport.report import finetuned_table
     from homoexport.workflow import finetune as verb
     from homoexport.workflow.progress import Progress

@@ -59,6 +59,7 @@ def run(
         tree = {key: value for key, value in tree.items() if key not in ("student", "students")}
     settings = parse_recipe(tree, where=str(recipe), overrides=overrides or ())
     run_dir = run_folder(settings.name, output, resume=resume)
+    screen.stage_line(f"Running {settings.name}")
     from homoexport.report import summary_table, verdict_lines
     from homoexport.workflow.progress import Progress
     from homoexport.workflow.run import run as run_recipe

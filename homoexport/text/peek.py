@@ -6,11 +6,10 @@ from itertools import islice
 from math import ceil
 
 from homoexport.choices import Objective
-from homoexport.documents.recipe import TextSettings
-from homoexport.errors import TextError
-from homoexport.text.prepare import check_columns
+from homoexport.documents.recipe import TextSettings, TextSource
+from homoexport.errors import RecipeError, TextError
 from homoexport.text.sentences import count_words, split_sentences
-from homoexport.text.sources import check_files, load_files, load_hub
+from homoexport.text.sources import check_files, columns_of, load_files, load_hub
 
 _ROWS, _OF_A_ROW = 500, 2  # of a source, and sentences of one row: of long documents, not the first alone
 
@@ -26,6 +25,27 @@ def check_sources(settings: TextSettings, objective: Objective) -> None:
     for source in settings.sources:
         if source.files:
             check_files(source)
+
+
+def check_columns(sources: tuple[TextSource, ...], objective: Objective) -> None:
+    """Refuse (RecipeError) columns that the objective cannot use."""
+    paired = objective in ("sentence-embedding", "classification")
+    labelled = objective in ("classification", "token-classification")
+    for place, source in enumerate(sources):
+        where = f"text.sources.{place}"
+        columns = list(columns_of(source).values())
+        if len(set(columns)) < len(columns):
+            raise RecipeError("the columns of text, pair and label are the same", where=where, hint="name others")
+        for key, column, useful in (
+            ("pair_column", source.pair_column, paired),
+            ("label_column", source.label_column, labelled),
+        ):
+            if column is not None and not useful:
+                raise RecipeError(f"'{key}' has no use with {objective}", where=where, hint="leave it out")
+    if objective == "sentence-embedding" and len({source.pair_column is None for source in sources}) > 1:
+        raise RecipeError(
+            "some sources have a 'pair_column' and some have none", where="text.sources", hint="give all of them one"
+        )
 
 
 def first_texts(settings: TextSettings, count: int) -> list[str]:

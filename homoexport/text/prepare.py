@@ -22,12 +22,13 @@ from homoexport.choices import Objective
 from homoexport.documents.document import digest_of
 from homoexport.documents.recipe import TextSettings, TextSource
 from homoexport.documents.student import CorpusDescription, SourceDescription
-from homoexport.errors import RecipeError, TextError
+from homoexport.errors import TextError
 from homoexport.text.corpus import Corpus, MapCorpus
 from homoexport.text.example import examples_from
+from homoexport.text.peek import check_columns
 from homoexport.text.sequences import Columns, Sequencer, features_of, make_sequencer, name_of, tokenizer_digest
 from homoexport.text.shards import VIRTUAL_SHARDS, StreamSource, read_chunk, sequences_of
-from homoexport.text.sources import columns_of, load_files, load_hub
+from homoexport.text.sources import load_files, load_hub
 from homoexport.text.stream import StreamCorpus
 
 _VERSION = 2  # raised whenever the same text would be made into other sequences
@@ -64,27 +65,6 @@ def _split(keys: np.ndarray, settings: TextSettings, seed: int) -> tuple[np.ndar
         )
     chosen = np.random.default_rng([seed, 0]).choice(len(unique), settings.held_out, replace=False)
     return unique[chosen], np.delete(unique, chosen)
-
-
-def check_columns(sources: tuple[TextSource, ...], objective: Objective) -> None:
-    """Refuse (RecipeError) columns that the objective cannot use."""
-    paired = objective in ("sentence-embedding", "classification")
-    labelled = objective in ("classification", "token-classification")
-    for place, source in enumerate(sources):
-        where = f"text.sources.{place}"
-        columns = list(columns_of(source).values())
-        if len(set(columns)) < len(columns):
-            raise RecipeError("the columns of text, pair and label are the same", where=where, hint="name others")
-        for key, column, useful in (
-            ("pair_column", source.pair_column, paired),
-            ("label_column", source.label_column, labelled),
-        ):
-            if column is not None and not useful:
-                raise RecipeError(f"'{key}' has no use with {objective}", where=where, hint="leave it out")
-    if objective == "sentence-embedding" and len({source.pair_column is None for source in sources}) > 1:
-        raise RecipeError(
-            "some sources have a 'pair_column' and some have none", where="text.sources", hint="give all of them one"
-        )
 
 
 def prepare_text(

@@ -5,7 +5,8 @@ of words; then its label is a list of the same length.
 
 Local files are read by the few lines below rather than by `datasets`' own builders: those extract
 archives under a name made of the path alone, so that a changed archive would be read from its old
-extraction. Everything after the reading (cache, tokenizing, streams) is `datasets`.
+extraction. Everything after the reading (cache, tokenizing, streams) is `datasets`, which is imported when it is
+needed: files and columns are checked before.
 """
 
 from __future__ import annotations
@@ -20,15 +21,17 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-import datasets
 import pyarrow.parquet  # type: ignore[import-untyped]
 
 from homoexport import packaged
 from homoexport.documents.recipe import TextSource
 from homoexport.errors import TextError
 from homoexport.text.delimited import delimited_rows
+
+if TYPE_CHECKING:
+    import datasets
 
 FORMATS = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
 _COMPRESSIONS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -221,6 +224,8 @@ def check_files(source: TextSource) -> None:
 
 
 def _row_features(columns: dict[str, str], words: bool) -> datasets.Features:
+    import datasets
+
     text = datasets.Value("string")
     listed = datasets.Sequence(text) if words else text
     return datasets.Features({role: text if role == "pair" else listed for role in columns})
@@ -238,6 +243,8 @@ def load_files(source: TextSource, *, words: bool = False, streaming: bool, cach
     Raises:
         TextError: nothing in any of the files; and see `find_files` and `read_rows`.
     """
+    import datasets
+
     assert source.files is not None
     files, columns = find_files(source.files), columns_of(source)
     words = words and isinstance(next((c["text"] for _, c in _cells(files, columns) if c["text"]), None), list)
@@ -262,6 +269,8 @@ def load_hub(source: TextSource, *, cache_dir: Path | None) -> Any:
     Raises:
         TextError: it cannot be reached, has no such configuration or split, or no such column.
     """
+    import datasets
+
     try:
         rows = datasets.load_dataset(
             source.dataset,

@@ -1,4 +1,7 @@
-"""Distilling by name: from a teacher's name and a recipe's sections to a student's folder, or to several."""
+"""Distilling by name: from a teacher's name and a recipe's sections to a student's folder, or to several.
+
+The rooms that need torch are imported where they are used, after what was asked for is checked.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-
-from accelerate import Accelerator
+from typing import TYPE_CHECKING
 
 from homoexport.documents.artifact import MANIFEST, DistilledManifest, Manifest, output_errors, read_manifest
 from homoexport.documents.document import digest_of
@@ -23,21 +25,18 @@ from homoexport.documents.run_folder import (
     is_finished,
     replacing,
 )
-from homoexport.encoder import Encoder, load_encoder
-from homoexport.errors import PackageError
+from homoexport.errors import PackageError, RecipeError
+from homoexport.host import available_cores
 from homoexport.shape import PartialShape, Shape
-from homoexport.stages.distill import (
-    TASKS,
-    Job,
-    all_processes_alive,
-    check_threads,
-    failing_together,
-    join_processes,
-    targets_of,
-)
-from homoexport.text import check_sources, prepare_text, require_batch
+from homoexport.text.peek import check_sources
 from homoexport.workflow.progress import QUIET, Progress
-from homoexport.workflow.student import Place, run_student
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from homoexport.encoder import Encoder
+    from homoexport.stages.distill import Job
+    from homoexport.workflow.student import Place
 
 _FREE_TO_CHANGE = {
     *("threads", "trackers", "micro_batch_size", "checkpoint_every", "activation_checkpointing", "compile")
@@ -96,6 +95,9 @@ def distill(
     if resume and _is_done(output):
         return read_manifest(output, DistilledManifest)
     check_before_loading(text, settings)
+    from homoexport.stages.distill import all_processes_alive
+    from homoexport.workflow.student import Place, run_student
+
     with all_processes_alive():
         job = open_job(
             teacher, text=text, settings=settings, seed=seed, shapes=[shape], tracker_dir=output / "trackers"
@@ -151,6 +153,9 @@ def prune_on(
             "method": "homodistil",
         }
     )
+    from homoexport.stages.distill import all_processes_alive
+    from homoexport.workflow.student import Place, run_student
+
     with all_processes_alive():
         job = open_job(teacher, text=text, settings=further, seed=seed, shapes=[shape])
         with output_errors(output), _replacing_together(output, job.accelerator, resume=resume):
@@ -204,6 +209,9 @@ def distill_students(
     if resume and all(_is_done(folder) for folder in folders):
         return folders
     check_before_loading(text, settings)
+    from homoexport.stages.distill import all_processes_alive
+    from homoexport.workflow.student import Place, run_student
+
     trunk_settings = _settings_of_trunk(settings, finish=shapes[-1].finish)
 
     def place_of(folder: Path, *, goes_on: bool) -> Place:
@@ -237,6 +245,8 @@ def _settings_of_trunk(settings: DistillSettings, *, finish: float) -> DistillSe
 
 def _finish_branch(job: Job, place: Place, target: Shape, *, trunk: Path, finish: float) -> None:
     """Go on from where a wider student branched off, for its own share of the steps."""
+    from homoexport.workflow.student import run_student
+
     if job.accelerator.is_main_process and not (place.folder / LOG).exists():
         _copy(trunk / LOG, place.folder / LOG)  # the way up to where it branched off
     settings = job.settings.model_copy(
@@ -256,8 +266,28 @@ def check_before_loading(text: TextSettings, settings: DistillSettings) -> None:
     Raises:
         TextError, RecipeError: a file, a column or a number of threads that cannot be had.
     """
-    check_threads(settings)
+    check_threads(settings.threads, where="distill.threads")
     check_sources(text, settings.objective)
+
+
+def check_threads(threads: int | None, *, where: str) -> None:
+    """Refuse (RecipeError) more threads than there are cores, where no GPU computes."""
+    cores = available_cores()
+    if threads and threads > cores and not _has_gpu():
+        raise RecipeError(
+            f"{threads} threads where {cores} core{'s' * (cores > 1)} may be used",
+            where=where,
+            hint=f"at most {cores}, or leave it out",
+        )
+
+
+def _has_gpu() -> bool:
+    """Whether torch finds a GPU; it is not asked, for it takes seconds to import, where there is no driver of one."""
+    if not any(Path("/dev", driver).exists() for driver in ("nvidiactl", "kfd", "dxg")):
+        return False
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def open_job(
@@ -283,6 +313,11 @@ def open_job(
         TeacherError, TextError, ShapeError, RecipeError: see `homoexport.errors`; every process raises
             what the first one to fail did.
     """
+    from homoexport.encoder import load_encoder
+    from homoexport.stages.distill import TASKS, Job, failing_together, join_processes, targets_of
+    from homoexport.text.corpus import require_batch
+    from homoexport.text.prepare import prepare_text
+
     accelerator = join_processes(settings, seed=seed, tracker_dir=tracker_dir)
     with failing_together(accelerator):
         encoder = load_encoder(teacher, task=TASKS[settings.objective]) if isinstance(teacher, str) else teacher

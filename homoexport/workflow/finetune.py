@@ -34,7 +34,6 @@ from homoexport.documents.evaluation import (
 from homoexport.documents.recipe import FinetuneRecipe, FinetuneSettings
 from homoexport.documents.run_folder import HELD_OUT, begin, check_output, holds, is_finished, replacing
 from homoexport.documents.student import FinetunedDetails
-from homoexport.encoder import load_encoder
 from homoexport.errors import PackageError, UserError
 from homoexport.runtime.inference import Text
 from homoexport.stages.evaluate import (
@@ -50,7 +49,7 @@ from homoexport.stages.evaluate import (
     open_model,
     read_learned,
 )
-from homoexport.stages.finetune import train_classifier
+from homoexport.workflow.distill import check_threads
 from homoexport.workflow.progress import QUIET, Progress
 
 _HELD_OUT_TEXTS = 1000  # that a student carries for the checks of its export
@@ -96,6 +95,8 @@ def finetune(
     recipe = recipe or FinetuneRecipe()
     columns = columns or Columns()
     check_learned(task, train=train, dev=dev, columns=columns, data_dir=data_dir)
+    for settings in (recipe.finetune, *recipe.tasks.values()):
+        check_threads(settings.threads, where="finetune.threads")
     single = is_single(task, recipe)
     if single and resume:
         raise UserError("is for several tasks or seeds", where="--resume", hint="leave it out")
@@ -166,6 +167,9 @@ def finetune_student(
         OutputError: `out_dir` exists, or cannot be written.
         TrainingError: a loss that is no number.
     """
+    from homoexport.encoder import load_encoder
+    from homoexport.stages.finetune import train_classifier
+
     refuse_existing(out_dir, force=force, kind="student", inputs=[source, *([teacher] if teacher else [])])
     check_whole(source)
     load_encoder(source)  # what cannot be fine-tuned is refused before a teacher is asked

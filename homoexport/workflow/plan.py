@@ -64,8 +64,8 @@ def plan(
     progress("loading the teacher", 0.0)
     from homoexport.encoder import load_encoder
     from homoexport.stages.distill import TASKS
-    from homoexport.stages.plan import plan_encoder
-    from homoexport.text import first_texts
+    from homoexport.stages.plan.planner import plan_encoder
+    from homoexport.text.peek import first_texts
 
     texts = first_texts(text, CALIBRATION_TEXTS) if text is not None else ()
     task = None if distill is None else TASKS[distill.objective]
@@ -106,7 +106,7 @@ def instruments_for(
     the times that measuring takes, and the user's cache."""
     from homoexport.schemes import embeddings_of, schemes_for
     from homoexport.stages.export.forms import forms_of
-    from homoexport.stages.plan import Instruments
+    from homoexport.stages.plan.instruments import Instruments
 
     target = host_of(measure.device)
     scheme = schemes_for(export.quantize, target.instruction_sets, x86=target.x86, calibrated=False)[0]

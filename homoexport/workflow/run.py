@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from homoexport.documents.artifact import (
     RUN_MARK,
@@ -50,15 +50,13 @@ from homoexport.documents.run_folder import (
     replacing,
 )
 from homoexport.documents.summary import Floors, Summary
-from homoexport.encoder import Encoder, load_encoder, max_length_of
 from homoexport.errors import DeviceError, DoesNotFit, RecipeError
 from homoexport.report import write_plan_report, write_report
 from homoexport.runtime.inference import open_package, read_package
 from homoexport.shape import PartialShape
-from homoexport.stages.distill import TASKS, target_of
 from homoexport.stages.evaluate import quality_of_run
 from homoexport.stages.measure import check_measurement
-from homoexport.stages.plan import lighter, narrower
+from homoexport.stages.plan.choice import lighter, narrower
 from homoexport.workflow.distill import check_before_loading, distill, forget_state, prune_on
 from homoexport.workflow.export import export_folder, export_loaded, held_out_texts, threads_here
 from homoexport.workflow.gate import Gate, check_gate
@@ -67,6 +65,9 @@ from homoexport.workflow.plan import plan
 from homoexport.workflow.progress import QUIET, Progress
 from homoexport.workflow.summary import summarize
 from homoexport.workflow.turns import Turns, budget_verdicts, is_noisy, read_measured, unclear, used_of
+
+if TYPE_CHECKING:
+    from homoexport.encoder import Encoder
 
 _GLANCE_SECONDS = 0.05
 _PATIENCE = 3.0  # times as long is measured what was too noisy to call
@@ -124,12 +125,15 @@ def check_recipe(recipe: Recipe) -> Encoder:
         UserError: text, a column, a device, thread count, length or shape that cannot be had.
     """
     student, settings = None if recipe.is_planned else _student_of(recipe), recipe.measure
-    if recipe.quality is not None:
-        check_gate(recipe.quality, teacher=recipe.teacher, hidden_size=None if student is None else student.hidden_size)
     refuse_emulated_latency(recipe.budget, settings.device)
     workload = settings.threads, settings.batch_size, settings.length
     check_measurement(settings.device, [workload], texts=texts_of(settings), min_seconds=settings.min_seconds)
     check_before_loading(recipe.text, recipe.distill)
+    if recipe.quality is not None:
+        check_gate(recipe.quality, teacher=recipe.teacher, hidden_size=None if student is None else student.hidden_size)
+    from homoexport.encoder import load_encoder, max_length_of
+    from homoexport.stages.distill import TASKS, target_of
+
     teacher = load_encoder(recipe.teacher, task=TASKS[recipe.distill.objective])
     if student is not None:
         target_of(teacher, student, recipe.distill)
@@ -288,6 +292,8 @@ class _Journey:
         if _is_done(folder):
             return
         plain = {"quantize": "none", "embeddings": "auto", "with_tokenizer": False, "with_ort_format": False}
+        from homoexport.encoder import load_encoder
+
         # A compiled one cannot be traced.
         teacher = load_encoder(recipe.teacher, task=self.teacher.task) if recipe.distill.compile else self.teacher
         with self._stage("teacher", "Exporting the teacher to fp32 ONNX, to compare with"):

@@ -20,7 +20,7 @@ from homoexport.errors import RecipeError
 from homoexport.shape import Shape
 from homoexport.stages.distill import Job, Run, held_out_loss, new_run, run_steps
 from homoexport.stages.distill.checkpoint import load_checkpoint, save_checkpoint
-from homoexport.text import merge_states
+from homoexport.text.stream import merge_states
 from homoexport.workflow.progress import DistillProgress, Progress
 
 

@@ -15,7 +15,7 @@ from homoexport.documents.measurement import Measurement
 from homoexport.documents.plan import Plan, Row
 from homoexport.documents.run_folder import MEASURED, MEASUREMENT, PACKAGE, STUDENT, TURNS
 from homoexport.documents.summary import PlannedTurns, Turn
-from homoexport.stages.plan import Limits, lighter, narrower, wider
+from homoexport.stages.plan.choice import Limits, lighter, narrower, wider
 from homoexport.workflow.distill import forget_state
 from homoexport.workflow.measure import judge_package
 

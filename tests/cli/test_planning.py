@@ -34,7 +34,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     monkeypatch.setattr("homoexport.encoder.load_encoder", load)
     monkeypatch.setattr("homoexport.workflow.plan.probe_of", lambda *_: None)
-    monkeypatch.setattr("homoexport.stages.plan.plan_encoder", answer)
+    monkeypatch.setattr("homoexport.stages.plan.planner.plan_encoder", answer)
     return calls
 
 

@@ -5,7 +5,8 @@ import random
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from homoexport.text import Example, collate, mask_tokens
+from homoexport.text.collate import collate, mask_tokens
+from homoexport.text.example import Example
 
 FACTS = {"mask_token_id": 4, "vocab_size": 1000, "special_ids": {0, 1, 2, 3, 4}, "probability": 0.15}
 

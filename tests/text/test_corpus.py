@@ -11,8 +11,9 @@ from transformers import PreTrainedTokenizerFast
 
 from homoexport.documents.recipe import TextSettings, TextSource
 from homoexport.errors import TextError
-from homoexport.text import Corpus, Example, prepare_text, require_batch
-from homoexport.text.corpus import locate_position
+from homoexport.text.corpus import Corpus, locate_position, require_batch
+from homoexport.text.example import Example
+from homoexport.text.prepare import prepare_text
 
 Sentence = Callable[[], str]
 

@@ -17,7 +17,9 @@ from homoexport import packaged
 from homoexport.choices import Objective
 from homoexport.documents.recipe import TextSettings, TextSource
 from homoexport.errors import RecipeError, TextError
-from homoexport.text import Corpus, Example, prepare_text
+from homoexport.text.corpus import Corpus
+from homoexport.text.example import Example
+from homoexport.text.prepare import prepare_text
 
 Sentence = Callable[[], str]
 Rows = list[dict[str, Any]]

@@ -12,9 +12,12 @@ from transformers import PreTrainedTokenizerFast
 from homoexport.choices import Objective
 from homoexport.documents.recipe import TextSettings, TextSource
 from homoexport.errors import TextError
-from homoexport.text import Corpus, Example, merge_states, prepare_text, sources
+from homoexport.text import sources
+from homoexport.text.corpus import Corpus
+from homoexport.text.example import Example
+from homoexport.text.prepare import prepare_text
 from homoexport.text.shards import VIRTUAL_SHARDS, shards_of_batch, shards_of_process
-from homoexport.text.stream import StreamCorpus
+from homoexport.text.stream import StreamCorpus, merge_states
 
 Sentence = Callable[[], str]
 BATCH = 12

@@ -14,7 +14,8 @@ from homoexport.choices import Objective
 from homoexport.documents.recipe import TextSettings, TextSource
 from homoexport.documents.student import SourceDescription
 from homoexport.errors import TextError
-from homoexport.text import Corpus, prepare_text
+from homoexport.text.corpus import Corpus
+from homoexport.text.prepare import prepare_text
 
 Sentence = Callable[[], str]
 

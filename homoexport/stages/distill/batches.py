@@ -14,7 +14,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from homoexport.documents.recipe import DistillSettings
-from homoexport.text import Corpus, Example, collate, mask_tokens
+from homoexport.text.collate import collate, mask_tokens
+from homoexport.text.corpus import Corpus
+from homoexport.text.example import Example
 
 NO_LABEL = -100  # as in torch's cross_entropy
 _MICRO_BATCH_ON_CPU = 8  # small ones waste less padding; on a GPU the whole share goes at once

@@ -17,7 +17,7 @@ from homoexport.stages.distill.batches import BatchesAhead, BatchMaker
 from homoexport.stages.distill.job import Job, join_processes, targets_of
 from homoexport.stages.distill.loop import Run
 from homoexport.stages.distill.start import start_student
-from homoexport.text import Corpus, require_batch
+from homoexport.text.corpus import Corpus, require_batch
 
 
 def distill_encoder(

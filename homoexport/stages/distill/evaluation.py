@@ -7,7 +7,7 @@ import torch
 from homoexport.stages.distill import objective
 from homoexport.stages.distill.batches import NO_LABEL, BatchMaker
 from homoexport.stages.distill.step import StepLoss
-from homoexport.text import Example
+from homoexport.text.example import Example
 
 _BATCH = 32  # sequences of one similarity matrix, whatever the training batch was
 

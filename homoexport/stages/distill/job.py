@@ -27,7 +27,7 @@ from homoexport.host import available_cores, describe_host
 from homoexport.shape import PartialShape, Shape, complete_shape
 from homoexport.stages.distill.batches import BatchMaker
 from homoexport.stages.distill.start import schedule_of
-from homoexport.text import Corpus
+from homoexport.text.corpus import Corpus
 
 TASKS: dict[Objective, ModelTask] = {
     "masked-lm": "fill-mask",
@@ -82,16 +82,6 @@ class Job:
         return replace(self, settings=settings)
 
 
-def check_threads(settings: DistillSettings) -> None:
-    """Refuse (RecipeError) more threads than there are cores, where no GPU computes."""
-    if settings.threads and not torch.cuda.is_available() and settings.threads > (cores := available_cores()):
-        raise RecipeError(
-            f"{settings.threads} threads where {cores} core{'s' * (cores > 1)} may be used",
-            where="distill.threads",
-            hint=f"at most {cores}, or leave it out",
-        )
-
-
 def join_processes(settings: DistillSettings, *, seed: int, tracker_dir: Path | None = None) -> Accelerator:
     """This process among those that distil together, with its threads and its seed.
 
@@ -101,10 +91,9 @@ def join_processes(settings: DistillSettings, *, seed: int, tracker_dir: Path | 
         tracker_dir: where trackers keep what they keep on disk.
 
     Raises:
-        RecipeError: trackers, threads, a precision or a number of processes that cannot be had.
+        RecipeError: trackers, a precision or a number of processes that cannot be had.
     """
     _check_trackers(settings.trackers)
-    check_threads(settings)
     accelerator = _accelerator(settings, tracker_dir)
     if accelerator.device.type == "cpu":
         processes_here = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))

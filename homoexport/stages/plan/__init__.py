@@ -1,7 +1,5 @@
-"""Planning: what a budget can afford on a target, before any training."""
+"""Planning: what a budget can afford on a target, before any training.
 
-from homoexport.stages.plan.choice import Limits, lighter, narrower, wider
-from homoexport.stages.plan.instruments import Instruments
-from homoexport.stages.plan.planner import plan_encoder
-
-__all__ = ["Instruments", "Limits", "lighter", "narrower", "plan_encoder", "wider"]
+`planner.plan_encoder` makes a plan; `choice`, which a run asks for the next shape, needs no torch, so nothing is
+imported here.
+"""

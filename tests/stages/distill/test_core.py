@@ -13,7 +13,7 @@ from homoexport.documents.student import StepRecord
 from homoexport.encoder import encoder_of
 from homoexport.errors import RecipeError, TeacherError, TextError
 from homoexport.stages.distill import distill_encoder
-from homoexport.text import corpus_of
+from homoexport.text.prepare import corpus_of
 from homoexport.workflow.distill import distill
 from tests.conftest import tiny_bert, tiny_tokenizer
 from tests.stages.distill.test_loop import SHAPE, settings_of, text_of

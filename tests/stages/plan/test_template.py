@@ -18,7 +18,7 @@ from homoexport.errors import UserError
 from homoexport.shape import Shape
 from homoexport.stages.export.candidates import Maker
 from homoexport.stages.export.forms import ATTENTION_FORMS, Form
-from homoexport.stages.plan import Instruments
+from homoexport.stages.plan.instruments import Instruments
 from homoexport.stages.plan.template import Templates
 from homoexport.workflow.plan import instruments_for
 from tests.conftest import FAMILY_CONFIGS, tiny_model, tiny_tokenizer
