@@ -28,7 +28,6 @@ class Shape:
 
     @property
     def head_dim(self) -> int:
-        """Width of one head."""
         return self.hidden_size // self.num_attention_heads
 
     @property
@@ -73,7 +72,6 @@ class PartialShape(BaseModel):
 
     @classmethod
     def of(cls, shape: Shape) -> PartialShape:
-        """Of which nothing is left out."""
         return cls(**asdict(shape))
 
 
@@ -100,12 +98,10 @@ class Widths:
 
     @property
     def num_hidden_layers(self) -> int:
-        """Number of layers."""
         return len(self.heads_per_layer)
 
     @property
     def total_heads(self) -> int:
-        """Heads over all layers."""
         return sum(self.heads_per_layer)
 
     def exceeds(self, other: Widths) -> bool:
@@ -155,12 +151,8 @@ def complete_shape(
 ) -> Shape:
     """Complete a student's shape and check it against its teacher's.
 
-    Args:
-        asked: what is left out is the teacher's, or in proportion: the ffn width to the hidden size, and as many heads
-            as keep the teacher's head width, or else the teacher's number.
-        teacher: what is pruned.
-        prune: groups that may lose neurons; the others keep the teacher's width.
-        prunes_head_width: whether the family's heads can be made narrower.
+    What is left out is the teacher's, or in proportion: the ffn width to the hidden size, and as many heads as keep the
+    teacher's head width, or else the teacher's number. Groups that are not in `prune` keep the teacher's width.
 
     Raises:
         ShapeError: wider or deeper than the teacher, not divisible into heads, or a group would

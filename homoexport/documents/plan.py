@@ -40,11 +40,9 @@ class Cost(Figures):
 
     @property
     def figures(self) -> dict[str, float]:
-        """By their names."""
         return {name: getattr(self, name) for name in COST_FIGURES}
 
     def with_figures(self: C, figures: Mapping[str, float]) -> C:
-        """The same with other figures, by their names."""
         return self.model_copy(update=dict(figures))
 
     def times(self: C, factors: Mapping[str, float]) -> C:
@@ -66,19 +64,14 @@ class ShapeCost(Cost):
 
     @classmethod
     def of(cls, shape: Shape, cost: Cost) -> ShapeCost:
-        """A cost with its shape."""
         return cls(shape=shape, **cost.figures)
 
 
 class MeasuredTable(Figures):
     """Small models, measured on a target, from which whole ones are predicted.
 
-    Attributes:
-        batch_size: sequences of one call.
-        length: tokens of one sequence.
-        measured: what each model costs.
-        pace_ms: median latency of the model that every group was measured with.
-        drift: how far the machine's pace went while it was measured: slowest less fastest, over the median.
+    `pace_ms` is the median latency of the model that every group was measured with; `drift` is how far the machine's
+    pace went while it was measured: slowest less fastest, over the median.
     """
 
     batch_size: int
@@ -91,12 +84,8 @@ class MeasuredTable(Figures):
 class PlanMemory(Document):
     """What was measured under the same conditions, kept in the user's cache.
 
-    Attributes:
-        form: name of the fastest form of the graph.
-        table: the small models.
-        reference: the teacher's shape in fp32, at the table's pace.
-        whole: whole models, at the table's pace.
-        alone: models that were measured before there was a table.
+    `form` is the fastest form of the graph. `reference`, the teacher's shape in fp32, and the `whole` models are at the
+    table's pace; `alone` are models that were measured before there was a table.
     """
 
     VERSION: ClassVar[str] = "8.0"
@@ -114,16 +103,10 @@ _Vector = tuple[float, ...]
 class TeacherSensitivity(Document):
     """Sums of a teacher's squared sensitivity that stay at every size, as shares of all; kept in the user's cache.
 
-    Letters: L layers, H heads, d head width, D hidden size, F ffn width.
+    `outside` [D] is that of what belongs to no layer; `rest` [L, D] of norms and biases on the residual stream;
+    `attention` is [L, D, (H, d)], `ffn` [L, D, F]. Sizes ascend.
 
-    Attributes:
-        hidden_sizes: the D that it knows, ascending.
-        ffn_sizes: the F that it knows, ascending.
-        head_shapes: the (H, d) that it knows.
-        outside: of what belongs to no layer, at each D.
-        rest: [L, D], of norms and biases on the residual stream.
-        attention: [L, D, (H, d)].
-        ffn: [L, D, F].
+    Letters: L layers, H heads, d head width, D hidden size, F ffn width.
     """
 
     VERSION: ClassVar[str] = "3.0"
@@ -138,12 +121,9 @@ class TeacherSensitivity(Document):
 
 
 class Row(ShapeCost):
-    """A shape, what it costs (predicted, or measured as a whole model with random weights) and what it keeps.
+    """A shape, what it costs (predicted, or `measured` as a whole model with random weights) and what it keeps.
 
-    Attributes:
-        parameters: of a model of this shape.
-        retained: the share of the teacher's squared sensitivity.
-        measured: whether a whole model was measured.
+    `retained` is its share of the teacher's squared sensitivity.
     """
 
     parameters: int
@@ -194,24 +174,13 @@ class Plan(Document):
     """What a budget can afford.
 
     Attributes:
-        teacher: whose students these are.
-        teacher_digest: of its weights.
-        budget: as it was asked for.
-        limits: its lines as figures.
+        limits: the budget's lines as figures.
         margins: room that is left below each limit, as a share of it.
         drift: how far the machine's pace went while models were measured.
-        measure: the conditions.
-        scheme: of the graphs.
-        form: of the graphs.
-        target: the processor and runtime.
         reference: the teacher's shape in fp32, where a line is relative to it.
-        choice: the shape to distil.
         front: the cheapest first: shapes that keep more than every cheaper one, and all lines but the first.
-        slower: shapes that are slower than a wider one.
-        more: what a little more of each line would buy.
         checks: whole models whose prediction was held against a measurement.
         error_median: of the checks' median latencies, without sign.
-        error_worst: the same, the largest.
         errors_worst: of each figure, the largest error with its sign.
         models_measured: models of the table.
         remembered: whether the table was there already.
@@ -255,5 +224,4 @@ class Plan(Document):
         return "latency_p50_ms" if first == THROUGHPUT else first
 
     def row_of(self, shape: Shape) -> Row:
-        """A shape's row."""
         return next(row for row in self.rows if row.shape == shape)

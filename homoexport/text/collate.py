@@ -19,18 +19,14 @@ from homoexport.text.example import IGNORED, Example
 def collate(
     examples: Sequence[Example], *, pad_token_id: int, pad_to_multiple: int = 8, limit: int | None = None
 ) -> dict[str, torch.Tensor]:
-    """Right-padded tensors of examples; documents of pairs (`pair_ids`) are collated by a call of their own.
+    """Right-padded int64 tensors of examples; documents of pairs (`pair_ids`) are collated by a call of their own.
 
-    Args:
-        examples: B of them.
-        pad_token_id: what fills the rows up.
-        pad_to_multiple: S is rounded up to a multiple of this.
-        limit: S is not rounded up beyond this: the model's positions.
+    S is the longest row, rounded up to a multiple of `pad_to_multiple`, but not beyond `limit`, the model's positions.
 
     Returns:
         `input_ids` [B, S] and `attention_mask` [B, S]; `token_type_ids` [B, S] where any example has
         them; `labels` where any example has them, [B] for classes and [B, S] for tokens, -100 where
-        there is none. All are int64.
+        there is none.
     """
     longest = max(len(example.input_ids) for example in examples)
     width = -(-longest // pad_to_multiple) * pad_to_multiple
@@ -69,23 +65,18 @@ def mask_tokens(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mask tokens for the masked-LM loss, each row by its own random stream.
 
-    A row's masks depend on (seed, its position) and its tokens alone: not on its padding, nor on
-    the rows that it shares a batch with. At least one token of a row is masked, where it has any
-    but special ones.
+    A row's masks depend on (seed, its position) and its tokens alone: not on its padding, nor on the rows that it
+    shares a batch with. Special tokens are never chosen; at least one other token of a row is.
 
     Args:
         input_ids: [B, S] int64, right-padded.
         attention_mask: [B, S], 1 on tokens.
-        mask_token_id: what most chosen tokens become.
         vocab_size: random tokens are drawn from 0 to this, exclusive.
-        special_ids: tokens that are never chosen.
         probability: share of the tokens that are chosen.
-        seed: of the run.
         positions: B global indices, one for each row (step * batch size + index in the batch).
 
     Returns:
-        Masked input_ids [B, S], and labels [B, S]: the original token where one was chosen, and
-        -100 elsewhere.
+        Masked input_ids [B, S], and labels [B, S]: the original token where one was chosen, -100 elsewhere.
     """
     original = input_ids.cpu().numpy()
     lengths = attention_mask.sum(dim=1).tolist()

@@ -25,10 +25,7 @@ _SCALE_BITS = 32
 class Corpus(Protocol):
     """Training sequences by step, and a held-out part that training never sees.
 
-    Attributes:
-        held_out: held-out sequences.
-        held_out_texts: the same as text; of a query and its document the query, of other pairs both.
-        description: what the corpus holds, for manifests.
+    `held_out_texts` has the query of a query and its document, and both of other pairs.
     """
 
     held_out: list[Example]
@@ -66,17 +63,10 @@ def require_batch(corpus: Corpus, batch_size: int) -> None:
 
 
 def locate_position(position: int, weights: Sequence[float]) -> tuple[int, int]:
-    """Which source a position of the endless training order takes, and which of that source's sequences.
+    """Which source a position of the endless training order takes, and how many earlier positions took the same one.
 
-    Positions are dealt out evenly (Bresenham's line, in whole numbers), so that every batch has
-    every source's share of it within one sequence for each source.
-
-    Args:
-        position: counted from 0 over all batches.
-        weights: relative shares of the sources.
-
-    Returns:
-        The source's index, and how many earlier positions took the same source.
+    Positions are dealt out evenly (Bresenham's line, in whole numbers), so that every batch has every source's share of
+    it within one sequence for each source.
     """
     totals = list(accumulate(weights))
     for source in range(len(totals) - 1, 0, -1):
@@ -92,12 +82,9 @@ def locate_position(position: int, weights: Sequence[float]) -> tuple[int, int]:
 class MapCorpus:
     """A corpus that lies on disk, in memory-mapped Arrow files.
 
-    Args:
-        sequences: a `datasets.Dataset` with the columns of `Example`'s fields.
-        parts: for each source, the rows of `sequences` that it trains on.
-        weights: for each source, its relative share of a batch.
-        seed: of the order; each epoch of a source is a permutation of its part.
-        held_out, held_out_texts, description: see `Corpus`.
+    `sequences` is a `datasets.Dataset` with the columns of `Example`'s fields; `parts` are the rows of it that each
+    source trains on, and `weights` each one's relative share of a batch. Each epoch of a source is a permutation of its
+    part.
     """
 
     sequences: Any
@@ -117,7 +104,6 @@ class MapCorpus:
 
     @property
     def size(self) -> int:
-        """Training sequences, duplicates and held-out ones left out."""
         return sum(map(len, self.parts))
 
     def batch(self, step: int, batch_size: int, start: int = 0, stop: int | None = None) -> list[Example]:
@@ -129,9 +115,7 @@ class MapCorpus:
         return examples_from(self.sequences[rows])
 
     def state_dict(self) -> dict[str, Any]:
-        """Empty: the step says everything."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to load; a state of a stream is a mistake of ours."""
         assert not state

@@ -18,11 +18,7 @@ def delimited_rows(
 ) -> Iterator[dict[str, str | None]]:
     """The rows below the names of the columns, as dicts; a row that ends early has None for the rest.
 
-    Args:
-        lines: the file, with its line breaks as they are.
-        columns: that will be read.
-        delimiter: a comma or a tab.
-        where: the file, for errors.
+    `lines` have their line breaks as they are; `columns` will be read.
 
     Raises:
         TextError: a column that is named twice, a row with more cells than the names, or quotes that run over rows.

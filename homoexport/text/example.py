@@ -11,13 +11,10 @@ IGNORED = -100  # the label that PyTorch's cross entropy passes over
 
 @dataclass(frozen=True)
 class Example:
-    """A sequence, or a pair of sequences.
+    """A sequence, or a pair of sequences, special tokens included.
 
-    Attributes:
-        input_ids: tokens, special ones included.
-        token_type_ids: which half of an encoded pair each token is of; None for one text.
-        labels: a class id, or one for each token with -100 where there is none; None without labels.
-        pair_ids: tokens of the document that `input_ids` is the query of.
+    `token_type_ids` say which half of an encoded pair each token is of. `labels` are a class id, or one for each token
+    with -100 where there is none. `pair_ids` are the document that `input_ids` is the query of.
     """
 
     input_ids: list[int]

@@ -80,21 +80,15 @@ def prepare_text(
 ) -> Corpus:
     """Read, tokenize and cache the text of a recipe.
 
-    What a sequence is depends on the objective (see `sequences.py`): a block for `masked-lm`, a
-    sentence or a query and its document for `sentence-embedding`, a row for the others; each has
-    `settings.max_length` tokens at the most. Nothing that equals a held-out sequence is left in
-    training, whatever its labels, and duplicates are dropped (but for streams, which do not remember
-    what they gave). If any source is streamed, all are.
+    What a sequence is depends on the objective (see `sequences.py`); each has `settings.max_length` tokens at the most.
+    Nothing that equals a held-out sequence is left in training, whatever its labels, and duplicates are dropped (but
+    for streams, which do not remember what they gave). If any source is streamed, all are.
 
     Args:
-        settings: sources, lengths, held-out count.
-        tokenizer: the teacher's tokenizer.
-        objective: what a sequence is.
         seed: of the held-out choice and of the order of the batches.
         cache_dir: where the tokenized text is kept; by default where `datasets` keeps its own.
         label2id: class ids of label names; without it labels are class ids themselves.
         process: whose slice of the batches will be asked for; matters to streams alone.
-        processes: how many processes there are.
 
     Raises:
         TextError: text that cannot be found, read or reached, that is empty, or that is not more
@@ -135,11 +129,9 @@ def corpus_of(
     held_out: int = 3,
     seed: int = 0,
 ) -> Corpus:
-    """A corpus of texts in memory; see `prepare_text`.
+    """A corpus of texts in memory, of any length; see `prepare_text`.
 
     Args:
-        texts: of any length; `sentence-embedding` cuts them into sentences.
-        tokenizer: the teacher's.
         objective: what a sequence is; those that need labels take files alone.
         max_length: tokens of the longest sequence.
         held_out: sequences that are kept from training, 3 or more.

@@ -38,12 +38,10 @@ _OWN_COLUMNS: dict[Objective, dict[str, Any]] = {
 class Sequencer(Protocol):
     """Turns rows of `text`, `pair` and `label` into rows of an `Example`'s fields, `text` and `key`."""
 
-    def __call__(self, rows: Columns) -> Columns:
-        """Columns of equal length; their number of rows is its own."""
+    def __call__(self, rows: Columns) -> Columns: ...
 
 
 def features_of(objective: Objective) -> datasets.Features:
-    """The columns that an objective's sequencer gives."""
     shared = {"input_ids": _IDS, "text": datasets.Value("string"), "key": datasets.Value("int64")}
     return datasets.Features(shared | _OWN_COLUMNS[objective])
 
@@ -59,11 +57,7 @@ def make_sequencer(
     source: TextSource,
     label2id: Mapping[str, int] | None,
 ) -> Sequencer:
-    """The sequencer of one source.
-
-    Raises:
-        TextError: (when called) a label that is not known, or that has no word to belong to.
-    """
+    """The sequencer of one source; it refuses (TextError) labels that are not known or belong to no word."""
     where = name_of(source)
     labels_at = f"{where}, column '{source.label_column}'"
     if objective == "masked-lm":

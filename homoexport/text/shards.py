@@ -35,13 +35,8 @@ Place = tuple[int, int]  # epoch, row: the order in which a part is read
 
 @dataclass(frozen=True)
 class StreamSource:
-    """One source of a stream.
-
-    Attributes:
-        rows: a `datasets.IterableDataset` of `text`, `pair` and `label`.
-        sequencer: makes its rows into sequences.
-        weight: relative share of the sequences.
-        name: what messages call it.
+    """One source of a stream: a `datasets.IterableDataset` of `text`, `pair` and `label`, and its share of the
+    sequences.
     """
 
     rows: Any
@@ -93,14 +88,9 @@ def _lane_of(epoch: int, row: int, lanes: int) -> int:
 class Reader:
     """Reads one part of a source again and again, and deals its rows out among its lanes.
 
-    In epoch e it reads the part that comes e later, so that every shard meets all of the text.
-
-    Args:
-        rows: the source's rows.
-        part, parts: which part to begin with, of how many.
-        lanes: virtual shards that share the part.
-        starts: for each lane of this process, the place where its present chunk begins.
-        mark: a place before all of these, and the state of `rows` there.
+    In epoch e it reads the part that comes e later, so that every shard meets all of the text. `starts` are the places
+    where the present chunks of this process's lanes begin; `mark` is a place before all of these, and the state of the
+    rows there.
     """
 
     def __init__(
@@ -159,13 +149,7 @@ class Reader:
 class Lane:
     """One virtual shard's part of one source: its training sequences, without end.
 
-    Args:
-        reader: reads the rows.
-        shard: the virtual shard.
-        number: which lane of the reader it is.
-        source: what is read.
-        held_out_keys: sequences with one of these keys are passed over.
-        taken: sequences of the chunk at the lane's start that were taken before.
+    Of the chunk at the lane's start, `taken` sequences were taken before.
     """
 
     def __init__(
@@ -245,7 +229,6 @@ class Shard:
         return example
 
     def state_dict(self) -> dict[str, Any]:
-        """What it has drawn, what it holds and where it stands; JSON-ready."""
         return {
             "drawn": self.drawn,
             "buffer": [pack(example) for example in self.buffer],

@@ -55,8 +55,7 @@ def find_files(spec: str) -> list[FileEntry]:
     """The files that a glob or a `package:DISTRIBUTION/GLOB` names; archives by their members.
 
     Raises:
-        TextError: nothing matches, the package is not installed, a format that is not known, or a
-            file that is no zip archive although it is called one.
+        TextError: nothing matches, the package is not installed, or a format that cannot be read.
     """
     try:
         pattern = str(packaged.locate(spec)) if spec.startswith(packaged.PREFIX) else str(Path(spec).expanduser())
@@ -181,10 +180,7 @@ def _label_text(label: Any) -> str | None:
 def read_rows(files: list[FileEntry], columns: dict[str, str], words: bool = False) -> Iterator[dict[str, Any]]:
     """The rows of some files, as {"text": ..., "pair": ..., "label": ...}; empty ones are left out.
 
-    Args:
-        files: what `find_files` gave.
-        columns: what `columns_of` gave.
-        words: a text is a list of words, and a label is a list of labels. Labels are given as strings.
+    With `words` a text is a list of words, and a label is a list of labels. Labels are given as strings.
 
     Raises:
         TextError: a file lacks a column, holds something else than text in it, or cannot be read.
@@ -232,13 +228,8 @@ def _row_features(columns: dict[str, str], words: bool) -> datasets.Features:
 
 
 def load_files(source: TextSource, *, words: bool = False, streaming: bool, cache_dir: Path | None) -> Any:
-    """The rows of a source of files, as a cached `Dataset` or an `IterableDataset`.
-
-    Args:
-        source: what to read.
-        words: whether texts may be lists of words.
-        streaming: read again whenever rows are asked for; each file is a shard.
-        cache_dir: where the rows are kept otherwise.
+    """The rows of a source of files, as a cached `Dataset`, or as an `IterableDataset` that reads them whenever it is
+    asked.
 
     Raises:
         TextError: nothing in any of the files; and see `find_files` and `read_rows`.

@@ -32,13 +32,8 @@ _BUFFER = 2  # what the seed is used for; 0 is the held-out choice, 1 the order 
 class StreamCorpus:
     """A corpus that is read in order, through shuffle buffers, epoch after epoch.
 
-    Args:
-        sources: where the text comes from.
-        held_out_keys: sequences with one of these keys are passed over.
-        seed: of the buffers' draws.
-        held_out, held_out_texts, description: see `Corpus`.
-        size: training sequences of one epoch, where the stream ended while it was looked at.
-        process, processes: whose slice of the batches is asked for, of how many.
+    Sequences with one of the `held_out_keys` are passed over. `size` is known where the stream ended while it was
+    looked at. Batches are asked for by one of the `processes`.
     """
 
     sources: list[StreamSource]
@@ -128,17 +123,12 @@ class StreamCorpus:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `Corpus.load_state_dict`."""
         self._state, self._next_step = state, state["step"]
         self._readers, self._shards = {}, {}
 
 
 def merge_states(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One state out of every process's `state_dict`, for any number of processes to load.
-
-    Args:
-        states: of all processes, taken after the same step. Empty ones (of a map-style corpus) give an empty one.
-    """
+    """One state out of the `state_dict` of every process after the same step, for any number of processes to load."""
     if not any(states):
         return {}
     assert len({state["step"] for state in states}) == 1, "states of different steps"

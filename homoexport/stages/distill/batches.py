@@ -24,12 +24,9 @@ _MICRO_BATCH_ON_CPU = 8  # small ones waste less padding; on a GPU the whole sha
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Sequences of one forward pass: ids and mask [B, S].
+    """Sequences of one forward pass: ids, mask and token types [B, S]; labels [B, S], or [B] for classification.
 
-    Attributes:
-        token_type_ids: [B, S], where the sequences are pairs of texts.
-        labels: [B, S], or [B] for classification; -100 where there is none.
-        documents: whether these are the documents of queries in other micro-batches.
+    `documents` says whether these are the documents of queries in other micro-batches.
     """
 
     input_ids: Tensor
@@ -48,12 +45,8 @@ class MicroBatch:
 class Counts:
     """What terms are divided by: sums over all micro-batches and processes of a step.
 
-    Attributes:
-        sequences: all of them.
-        tokens: that are not padding.
-        labelled: labels that are there.
-        rows: of logits that student and teacher are compared on.
-        pairs: of tokens, for each window (None: all tokens see each other).
+    `rows` are those of logits that are compared; `pairs` of tokens are counted for each window (None: all see each
+    other).
     """
 
     sequences: int
@@ -67,16 +60,8 @@ class Counts:
 class BatchMaker:
     """Cuts each step's batch into this process's share, and that into micro-batches.
 
-    A share is sorted by length before it is cut, so that short sequences are not padded to the
-    longest of the whole batch; the loss does not depend on the order.
-
-    Attributes:
-        corpus: the training text.
-        tokenizer: the teacher's.
-        settings: batch and micro-batch sizes, objective, share of masked tokens.
-        max_length: tokens of the longest sequence.
-        seed: with a sequence's place in the run it decides its masks.
-        accelerator: device, and this process among the others.
+    A share is sorted by length before it is cut, so that short sequences are not padded to the longest of the whole
+    batch; the loss does not depend on the order. `seed` decides the masks, with a sequence's place in the run.
     """
 
     corpus: Corpus
@@ -93,7 +78,6 @@ class BatchMaker:
         return min(share, self.settings.micro_batch_size or default)
 
     def of_step(self, step: int) -> list[MicroBatch]:
-        """This process's micro-batches of a step."""
         batch_size = self.settings.batch_size
         share = batch_size // self.accelerator.num_processes
         start = self.accelerator.process_index * share
@@ -145,11 +129,8 @@ class BatchesAhead:
         self._ahead: tuple[int, Future[list[MicroBatch]]] | None = None
 
     def of_step(self, step: int, *, go_on: bool) -> list[MicroBatch]:
-        """This process's micro-batches of a step.
-
-        Args:
-            step: in order.
-            go_on: whether to begin with the next step's; not where the text's state is wanted before it.
+        """The micro-batches of a step, in order; `go_on` begins with the next step's, unless the text's state is wanted
+        before.
         """
         if self._ahead is None:
             micro_batches = self._batches.of_step(step)

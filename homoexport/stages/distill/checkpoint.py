@@ -17,7 +17,7 @@ _FORMAT = 4  # raised whenever a checkpoint's content changes
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any], *, name: str = CHECKPOINT) -> None:
-    """Write `state` (tensors and plain values) to a checkpoint in the folder.
+    """Write tensors and plain values.
 
     Raises:
         OutputError: the disk is full; the checkpoint before this one is still there.

@@ -33,13 +33,12 @@ def distill_encoder(
     """Distil a student out of a loaded teacher (HomoDistil, arXiv 2302.09632, by slicing), in memory.
 
     Args:
-        teacher: a loaded model of a supported family, as `load_encoder` or `encoder_of` gives it.
+        teacher: a model of a supported family, as `load_encoder` or `encoder_of` gives it.
         corpus: the text, as `prepare_text` or `corpus_of` gives it for the objective of `settings`.
         shape: the student's; what is left out follows from the teacher's.
         settings: how to distil; nothing is saved on the way, whatever `checkpoint_every` says.
         max_length: tokens of the longest training sequence.
         seed: of masks and random weights.
-        on_step: is given each step.
 
     Returns:
         The student in eval mode on the CPU, a stock model of the teacher's class, whose config describes it.
@@ -59,14 +58,7 @@ def distill_encoder(
 
 
 def new_run(job: Job, target: Shape, *, waypoints: Sequence[Shape] = (), kind: type[Run] = Run) -> Run:
-    """A run at step 0.
-
-    Args:
-        job: teacher, text, settings, processes.
-        target: shape to end at.
-        waypoints: shapes to pass on the way, the widest first.
-        kind: Run, or one that differs in some of its parts.
-    """
+    """A run at step 0, of the class `kind`: Run, or one that differs in some of its parts."""
     start = start_student(job.encoder.model, job.family, target, job.settings.method, seed=job.seed)
     return kind(
         job.encoder,
@@ -86,14 +78,9 @@ def run_steps(
     on_step: Callable[[StepRecord], None],
     on_checkpoint: Callable[[], None],
 ) -> None:
-    """Advance a run to its end.
+    """Advance a run, fresh or restored, to its end.
 
-    Args:
-        run: fresh or restored.
-        batches: the training text.
-        offset: place in the text's order at which the run's step 0 stands.
-        on_step: is given every step's report.
-        on_checkpoint: is called every `checkpoint_every` steps.
+    Its step 0 stands at `offset` in the text's order. `on_checkpoint` is called every `checkpoint_every` steps.
     """
     every, steps = run.settings.checkpoint_every, run.settings.steps
     ahead = BatchesAhead(batches)

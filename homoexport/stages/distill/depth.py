@@ -24,16 +24,8 @@ from homoexport.encoder import Family
 class Depth:
     """The student's layers, each with a scale on what it adds to the stream.
 
-    Args:
-        model: the student.
-        family: its adapter.
-        to_go: layers that are to leave.
-        stop: step at which the last one must be gone.
-        beta: share of the old sensitivity that stays.
-
-    Attributes:
-        scales: [L], of every layer that is still there; gradients are wanted of it, updates are not.
-        fading: the layer on its way out.
+    `to_go` layers leave by step `stop`; `beta` is the share of the old sensitivity that stays. Gradients are wanted of
+    the `scales` [L] of the layers that are still there, updates are not.
     """
 
     def __init__(self, model: nn.Module, family: Family, *, to_go: int, stop: int, beta: float) -> None:
@@ -74,7 +66,6 @@ class Depth:
 
     @property
     def scale(self) -> float:
-        """Of the fading layer."""
         return 1.0 if self.fading is None else float(self.scales.detach()[self.fading])
 
     @torch.no_grad()
@@ -94,11 +85,7 @@ class Depth:
         return scale
 
     def remove(self, layer: int) -> list[int]:
-        """Take a layer out of the model.
-
-        Returns:
-            The places of those that stay, among the layers before.
-        """
+        """Take a layer out of the model; the places of those that stay, among the layers before."""
         stay = [index for index in range(len(self.scores)) if index != layer]
         self.family.keep_layers(self.model, stay)
         self.kept = [self.kept[index] for index in stay]

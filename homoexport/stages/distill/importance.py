@@ -26,8 +26,6 @@ Scores = dict[Group, Tensor]  # a figure for each neuron of each group
 
 
 def zero_scores(model: nn.Module, layout: Layout) -> Scores:
-    """Scores of nothing seen yet."""
-
     def zeros(slot: Slot) -> Tensor:
         parameter = model.get_parameter(slot.parameter)
         return torch.zeros(parameter.shape[slot.axis] // slot.parts, device=parameter.device)
@@ -38,12 +36,7 @@ def zero_scores(model: nn.Module, layout: Layout) -> Scores:
 class Ranking:
     """The importance of a live model's neurons, kept up to date over the steps.
 
-    Args:
-        kind: the measure.
-        model: the student.
-        family: its adapter.
-        beta: share of the old sensitivity that stays (β1).
-        uncertainty_beta: share of the old uncertainty that stays (β2).
+    `beta` (β1) and `uncertainty_beta` (β2) are the shares of the old that stay.
     """
 
     def __init__(
@@ -59,16 +52,14 @@ class Ranking:
 
     @property
     def needs_gradients(self) -> bool:
-        """Whether `update` must see every step's gradients."""
         return self.kind != "magnitude"
 
     @torch.no_grad()
     def update(self, token_ids: Tensor | None = None) -> None:
         """Blend in the sensitivity of the present gradients.
 
-        Args:
-            token_ids: the only rows [n] of the word embeddings whose gradients are not zero, or
-                None where all may be (a tied decoder).
+        `token_ids` [n] are the only rows of the word embeddings whose gradients are not zero; None where all may be (a
+        tied decoder).
         """
         now = list(sensitivity(self.model, self.family, token_ids=token_ids).values())
         smoothed = list(self._smoothed.values())
@@ -173,14 +164,9 @@ _AT_ONCE = 16  # parameters of one fused call: about a layer's; a CPU is faster 
 def choose(scores: Scores, widths: Widths, due: Widths) -> Keep:
     """The most important neurons, as many as are due.
 
-    Heads leave the layers evenly (numbers differ by one at most), the least important first; where
-    layers share what belongs to a head, it leaves all of them at once. Within a head, the least
-    important query-key and value-out dimensions go.
-
-    Args:
-        scores: importance of the live model's neurons.
-        widths: the live model's widths.
-        due: what to keep; of heads, their number over all layers counts.
+    Heads leave the layers evenly (numbers differ by one at most), the least important first; where layers share what
+    belongs to a head, it leaves all of them at once. Of the heads due, their number over all layers counts. Within a
+    head, the least important query-key and value-out dimensions go.
     """
     heads = _choose_heads(scores, widths, due.total_heads)
     indices = {}

@@ -41,14 +41,7 @@ TASKS: dict[Objective, ModelTask] = {
 class Job:
     """What every run of one distillation shares: a loaded teacher, its text, and the processes that distil it.
 
-    Attributes:
-        encoder: the teacher.
-        corpus: the training text.
-        settings: how to distil.
-        accelerator: device, precision and processes.
-        max_length: tokens of the longest training sequence.
-        seed: of everything random.
-        targets: shapes of the students that were asked for.
+    `targets` are the shapes of the students that were asked for, the widest first.
     """
 
     encoder: Encoder
@@ -61,12 +54,10 @@ class Job:
 
     @property
     def family(self) -> Family:
-        """The teacher's adapter."""
         return family_of(self.encoder.model.config)
 
     @property
     def batches(self) -> BatchMaker:
-        """The text as micro-batches."""
         return BatchMaker(
             self.corpus, self.encoder.tokenizer, self.settings, self.max_length, self.seed, self.accelerator
         )
@@ -78,17 +69,13 @@ class Job:
         return {"teacher": weights_digest(self.encoder), "text": text}
 
     def with_settings(self, settings: DistillSettings) -> Job:
-        """The same with other settings, as a branch has them."""
         return replace(self, settings=settings)
 
 
 def join_processes(settings: DistillSettings, *, seed: int, tracker_dir: Path | None = None) -> Accelerator:
     """This process among those that distil together, with its threads and its seed.
 
-    Args:
-        settings: how to distil.
-        seed: of torch.
-        tracker_dir: where trackers keep what they keep on disk.
+    `tracker_dir` is where trackers keep what they keep on disk.
 
     Raises:
         RecipeError: trackers, a precision or a number of processes that cannot be had.

@@ -16,16 +16,10 @@ from torch import nn
 class LayerMap:
     """For each of the student's layers, the teacher's layer that it answers to; counted from 0.
 
-    A layer's output answers to what the teacher has reached where the student's next layer begins;
-    its attention answers to the layer that it came from. While a layer fades out (its `scale` falls
-    from 1 to 0), the layer before it hands its place over: what it leaves behind is then no longer
-    the teacher's state before the faded layer, but the one after.
-
-    Attributes:
-        hidden: teacher's layers that the outputs answer to.
-        attention: teacher's layers that the attention answers to.
-        fading: the student's layer that is on its way out.
-        scale: of the fading layer.
+    A layer's output answers to what the teacher has reached where the student's next layer begins; its attention
+    answers to the layer that it came from. While the layer `fading` fades out (its `scale` falls from 1 to 0), the
+    layer before it hands its place over: what it leaves behind is then no longer the teacher's state before the faded
+    layer, but the one after.
     """
 
     hidden: tuple[int, ...]

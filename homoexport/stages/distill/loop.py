@@ -33,13 +33,7 @@ from homoexport.stages.distill.terms import InnerTerms, weights_of
 class Run:
     """The state of a distillation: what a checkpoint holds, and what a step changes.
 
-    Args:
-        teacher: frozen teacher.
-        start: the student to begin with.
-        target: shape to end at.
-        settings: how to distil.
-        accelerator: device, precision and processes.
-        waypoints: shapes to pass on the way, the widest first; `on_waypoint` is called at each.
+    It passes the shapes of `waypoints`, the widest first, on its way, and calls `on_waypoint` at each.
     """
 
     def __init__(

@@ -25,14 +25,9 @@ from torch.nn import functional
 
 
 def hidden_error(student: Tensor, teacher: Tensor, projection: Tensor, token_mask: Tensor, tokens: int) -> Tensor:
-    """MSE of the student's states [B, S, D_s] from the teacher's [B, S, D_t] times [D_t, D_s].
+    """MSE of the student's states [B, S, D_s] from the teacher's [B, S, D_t] times the projection W [D_t, D_s].
 
-    Args:
-        student: hidden states of one layer.
-        teacher: hidden states of the same layer.
-        projection: W of that layer.
-        token_mask: bool [B, S], False on padding.
-        tokens: what to divide by besides D_s: the whole step's tokens.
+    `token_mask` is bool [B, S], False on padding; it is divided by the whole step's tokens and by D_s.
     """
     # torch has no types for `apply`
     total: Tensor = _HiddenSquares.apply(student, teacher, projection, token_mask)  # type: ignore[no-untyped-call]
@@ -67,12 +62,7 @@ class _HiddenSquares(torch.autograd.Function):
 class Attention(NamedTuple):
     """What the attention scores of one layer are made of.
 
-    Attributes:
-        query: [B, S, H·d].
-        key: [B, S, H·d].
-        heads: H.
-        head_dim: d.
-        bias: relative positions, added to every head's scores, [H, S, S].
+    Queries and keys are [B, S, H·d]; the bias [H, S, S], of relative positions, is added to every head's scores.
     """
 
     query: Tensor
@@ -94,11 +84,8 @@ def attention_scores(attention: Attention) -> Tensor:
 
 
 def attention_probabilities(attention: Attention, seen: Tensor) -> Tensor:
-    """Attention after the softmax, averaged over the heads, [B, S, S].
-
-    Args:
-        attention: of one layer.
-        seen: bool [B, S, S], False where a token may not attend.
+    """Attention after the softmax, averaged over the heads, [B, S, S]; `seen` [B, S, S] is False where a token may not
+    attend.
     """
     query, key, heads, head_dim, bias = attention
     batch, length, _ = query.shape
@@ -111,26 +98,15 @@ def attention_probabilities(attention: Attention, seen: Tensor) -> Tensor:
 
 
 def attention_error(student: Tensor, teacher: Tensor, counted: Tensor, pairs: int) -> Tensor:
-    """MSE of two maps [B, S, S] over the pairs of tokens that count.
+    """MSE of two maps [B, S, S] over the pairs of tokens that count, whose number in the whole step is `pairs`.
 
-    Args:
-        student: scores or probabilities of one layer.
-        teacher: the same of the teacher's layer.
-        counted: bool [B, S, S]: neither token is padding, and the one can see the other.
-        pairs: what to divide by: the whole step's number of such pairs.
+    `counted` is bool [B, S, S]: neither token is padding, and the one can see the other.
     """
     return ((student - teacher) * counted).square().sum() / pairs
 
 
 def attention_scores_error(student: Attention, teacher: Tensor, counted: Tensor, pairs: int) -> Tensor:
-    """`attention_error` of `attention_scores`, in less time and memory.
-
-    Args:
-        student: of one layer.
-        teacher: the teacher's scores [B, S, S].
-        counted: as for `attention_error`.
-        pairs: as for `attention_error`.
-    """
+    """`attention_error` of `attention_scores`, in less time and memory; the teacher's scores are [B, S, S]."""
     query, key, heads, head_dim, bias = student
     # torch has no types for `apply`
     total: Tensor = _ScoresSquares.apply(query, key, bias, teacher, counted, heads, head_dim)  # type: ignore[no-untyped-call]
@@ -177,15 +153,9 @@ def _sum_of_squares(values: Tensor) -> Tensor:
 def relation_error(student: Tensor, teacher: Tensor, token_mask: Tensor, tokens: int) -> Tensor:
     """Mismatch of the relations among one layer's queries (or keys, or values): MiniLMv2, arXiv 2012.15828.
 
-    The projections are split into relation heads, whatever the attention's own heads are; each
-    token's scaled products with all tokens are read as a distribution, and the KL divergence of
-    the student's from the teacher's is averaged over heads and tokens (equations 2 to 4).
-
-    Args:
-        student: [B, S, H_s·d_s].
-        teacher: [B, S, H_t·d_t].
-        token_mask: bool [B, S].
-        tokens: what to divide by: the whole step's tokens.
+    The projections [B, S, H·d] are split into relation heads, whatever the attention's own heads are; each token's
+    scaled products with all tokens are read as a distribution, and the KL divergence of the student's from the
+    teacher's is averaged over heads and the whole step's tokens (equations 2 to 4). `token_mask` is bool [B, S].
     """
     heads = relation_heads(student.shape[-1], teacher.shape[-1])
 
@@ -216,13 +186,8 @@ def label_loss(logits: Tensor, labels: Tensor, labelled: int) -> Tensor:
 def logits_error(student: Tensor, teacher: Tensor, rows: int, *, temperature: float) -> Tensor:
     """KL(teacher ‖ student) of logits [N, C] at a temperature T, times T² (Hinton et al., 1503.02531).
 
-    One output alone (C = 1: regression, relevance) has no distribution: there it is the squared error.
-
-    Args:
-        student: logits.
-        teacher: logits.
-        rows: what to divide by: the whole step's N.
-        temperature: T.
+    It is divided by `rows`, the whole step's N. One output alone (C = 1: regression, relevance) has no distribution:
+    there it is the squared error.
     """
     if student.shape[-1] == 1:
         squares: Tensor = (student.float() - teacher.float()).square().sum()
@@ -254,12 +219,8 @@ def similarity_error(student: Tensor, teacher: Tensor, *, temperature: float) ->
 
 
 def match_error(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], *, temperature: float) -> Tensor:
-    """Mismatch of a batch's query-document similarities, from both sides.
-
-    Args:
-        student: unit vectors of the queries and of the documents, [B, D_s] each.
-        teacher: the same, [B, D_t] each.
-        temperature: of the distributions of a query over the documents and of a document over the queries.
+    """Mismatch of a batch's query-document similarities, from both sides: a query's over the documents, a document's
+    over the queries. Each side has unit vectors [B, D] of queries and documents.
     """
     ours, theirs = (queries @ documents.T / temperature for queries, documents in (student, teacher))
     return (_divergence(ours, theirs) / len(ours) + _divergence(ours.T, theirs.T) / len(ours.T)) / 2

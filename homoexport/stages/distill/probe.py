@@ -26,15 +26,7 @@ _GOLDEN = 0.6180339887498949
 
 
 def probe_loss(model: nn.Module, family: Family, micro: MicroBatch, *, objective: Objective, counts: Counts) -> Tensor:
-    """A loss [] whose gradients say how strongly each weight moves the model's output.
-
-    Args:
-        model: of the family.
-        family: its adapter.
-        micro: the sequences.
-        objective: whether hidden states or logits are its output.
-        counts: what sums over micro-batches and processes are divided by.
-    """
+    """A loss [] whose gradients say how strongly each weight moves the model's output: hidden states or logits."""
     if objective in ("classification", "token-classification"):
         rows = rows_of(micro, model(**micro.inputs).logits, objective)
         return _loss_of_drawn_classes(rows, _row_seeds(micro, objective)) / counts.rows

@@ -50,14 +50,7 @@ class PruneSchedule:
 
 
 def widths_due(start: Widths, target: Shape, remaining: float, *, layers: int) -> Widths:
-    """Widths when `remaining` of the way from `start` to `target` is still to go.
-
-    Args:
-        start: widths that the pruning began with.
-        target: what it ends with.
-        remaining: 1 to 0.
-        layers: layers that the model has at present; the heads are spread over these.
-    """
+    """Widths when `remaining` (1 to 0) of the way is still to go, with the heads spread over the present layers."""
 
     def between(full: float, final: int) -> int:
         return final + math.ceil((full - final) * remaining)

@@ -34,14 +34,7 @@ from homoexport.stages.distill.schedule import PruneSchedule
 
 @dataclass(frozen=True)
 class Start:
-    """A student at step 0, and what goes with it.
-
-    Attributes:
-        student: the model that is trained.
-        layer_map: which of its layers answers to which of the teacher's.
-        projections: W_hidden and W_emb, of the student's width.
-        is_teacher: whether it is the teacher's equal.
-    """
+    """A student at step 0, and what goes with it; `is_teacher` says whether it equals its teacher."""
 
     student: PreTrainedModel
     layer_map: LayerMap
@@ -50,15 +43,7 @@ class Start:
 
 
 def start_student(teacher: PreTrainedModel, family: Family, target: Shape, method: Method, *, seed: int) -> Start:
-    """The student of a method at step 0.
-
-    Args:
-        teacher: what it is made from.
-        family: its adapter.
-        target: shape that it ends at.
-        method: see this module's head.
-        seed: of random weights.
-    """
+    """The student of a method at step 0; `seed` is that of random weights."""
     widths = family.widths(teacher)
     layers, wanted = widths.num_hidden_layers, target.num_hidden_layers
     projections = Projections(widths.hidden_size, layers)
@@ -77,7 +62,6 @@ def start_student(teacher: PreTrainedModel, family: Family, target: Shape, metho
 
 
 def schedule_of(settings: DistillSettings) -> PruneSchedule:
-    """When the method prunes."""
     at_once = settings.method in ("one-shot", "layers")
     return PruneSchedule.of_run(
         settings.steps,

@@ -24,16 +24,8 @@ from homoexport.stages.distill.terms import InnerTerms
 class StepLoss:
     """Computes the terms that have a weight, and their gradients in the student.
 
-    Args:
-        inner_terms: the table's terms, of a frozen teacher and its student; dropout is off, so that at step 0 both
-            are equal.
-        objective_name: what stands for the task.
-        weights: a term of weight 0 is not computed.
-        temperature: of the KL, and of the similarity matrix's softmax.
-        pooling_mode: `mean` or `cls`, for sentence-embedding.
-        accelerator: device, autocast and processes.
-        bounded: whether memory is that of one micro-batch, for sentence-embedding too, at the price of a
-            second forward pass.
+    Dropout is off, so that teacher and student are equal at step 0. Where `micro_batch_size` is set, memory is that of
+    one micro-batch, for sentence-embedding too, at the price of a second forward pass.
     """
 
     def __init__(
@@ -54,14 +46,8 @@ class StepLoss:
         self.labels_seen = False
 
     def backward(self, micro_batches: Sequence[MicroBatch], *, also: Sequence[nn.Parameter] = ()) -> dict[str, float]:
-        """Leave the step's gradients, summed over processes, in the student and the other parameters.
-
-        Args:
-            micro_batches: this process's share of the step.
-            also: parameters outside the student that gradients are wanted of.
-
-        Returns:
-            The unweighted terms of the whole step, by name.
+        """Leave the gradients of the step, summed over processes, in the student and in `also`; its unweighted terms by
+        name.
         """
         counts = self.count(micro_batches)
         self.labels_seen |= counts.labelled > 0

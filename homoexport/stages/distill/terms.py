@@ -31,14 +31,7 @@ Pairs = list[tuple[int, int]]  # a layer of the student's and the teacher's laye
 class Seen:
     """What student and teacher showed of one micro-batch, and what belongs to it.
 
-    Attributes:
-        student: `embedding` [B, S, D_s]; by layer `states` [B, S, D_s], `projections` and `attention`.
-        teacher: the same, D_t wide; no gradient flows into it.
-        token_mask: bool [B, S], False on padding.
-        counts: what a term divides by: sums over all micro-batches and processes of the step.
-        projections: W_hidden of every teacher's layer and W_emb, [D_t, D_s].
-        layer_map: which layer answers to which, and how far one has faded.
-        attention_kind: scores or probabilities.
+    No gradient flows into the teacher. `token_mask` is bool [B, S], False on padding.
     """
 
     student: Trace
@@ -146,15 +139,7 @@ def weights_of(method: Method, weights: LossWeights) -> LossWeights:
 class InnerTerms:
     """Computes the table's terms for the forward passes just made; hooks see to it that they are at hand.
 
-    Args:
-        teacher: frozen.
-        student: same family.
-        family: their adapter.
-        projections: W_hidden and W_emb.
-        weights: a term of weight 0 is not computed.
-        chosen: teacher's layers, counted from 0, that terms over many layers match.
-        attention_kind: scores or probabilities.
-        layer_map: which layer answers to which.
+    Of terms over many layers, those match that are `chosen`: the teacher's layers, counted from 0.
     """
 
     def __init__(
@@ -211,11 +196,9 @@ class InnerTerms:
         )
 
     def set_fading(self, layer: int | None, scale: float) -> None:
-        """Weigh the terms by how far a layer has faded."""
         self.map = replace(self.map, fading=layer, scale=scale)
 
     def clear(self) -> None:
-        """Let go of what the last forward passes left."""
         for trace in self._traces:
             trace.clear()
 
@@ -224,12 +207,7 @@ class InnerTerms:
             trace.remove()
 
     def of(self, attention_mask: Tensor, counts: Counts) -> dict[str, Tensor]:
-        """The terms of the forward passes just made, by name.
-
-        Args:
-            attention_mask: [B, S].
-            counts: of the whole step.
-        """
+        """The terms of the forward passes just made, by name; `attention_mask` is [B, S]."""
         student, teacher = self._traces
         mask = attention_mask.bool()
         seen = Seen(student, teacher, mask, counts, self.projections, self.map, self.attention_kind)

@@ -16,18 +16,9 @@ from homoexport.stages.distill.objective import Attention
 
 
 class Trace:
-    """Forward hooks on a model's taps; after a forward pass it holds the outputs.
+    """Forward hooks on a model's taps; after a forward pass it holds the outputs that were asked for.
 
-    Args:
-        model: the live model.
-        family: its adapter.
-        embedding: whether to keep what enters the first layer.
-        states: indices of the layers whose outputs are kept.
-        projections: indices of the layers whose queries, keys and values are kept.
-
-    Attributes:
-        embedding: [B, S, D], what enters the first layer.
-        states: by layer, [B, S, D], the residual stream after it.
+    `embedding` [B, S, D] enters the first layer; `states` [B, S, D] are the residual stream after each layer.
     """
 
     def __init__(

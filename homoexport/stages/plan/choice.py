@@ -35,8 +35,7 @@ _UNITS = {**dict.fromkeys(LATENCY_LINES, " ms"), THROUGHPUT: "/s", "peak_rss_mb"
 class Limits:
     """A budget's lines as figures, by name.
 
-    `drift` is how far the machine's pace goes (`MeasuredTable.drift`): half of it is room that times get below their
-    limits.
+    Half of `drift`, how far the machine's pace goes, is room that times get below their limits.
     """
 
     values: Mapping[str, float]
@@ -54,11 +53,9 @@ class Limits:
 
     @classmethod
     def of_plan(cls, plan: Plan) -> Limits:
-        """As a plan was made with them."""
         return cls(plan.limits, plan.measure.batch_size, plan.drift)
 
     def figure(self, row: Row, line: str) -> float:
-        """A row's figure of a line."""
         return row.throughput_per_s(self.batch_size) if line == THROUGHPUT else float(getattr(row, line))
 
     def used(self, row: Row, line: str) -> float:
@@ -71,34 +68,22 @@ class Limits:
         return [line for line in self.values if self.used(row, line) > 1 - self.margin(line) * margin]
 
     def margin(self, line: str) -> float:
-        """Room below a limit, as a share of it."""
         drift = min(self.drift, MOST_DRIFT) / 2 if line in TIMED_LINES else 0.0
         return max(_MARGINS[line], drift)
 
     def kept_by(self, row: Row) -> bool:
-        """Whether it keeps all lines."""
         return not self.missed_by(row)
 
     def strain(self, row: Row) -> float:
-        """The most that it uses of any limit."""
         return max(self.used(row, line) for line in self.values)
 
     def in_words(self, line: str, value: float) -> str:
-        """A figure of a line with its name and unit."""
         number = f"{value / 1e6:.3g} M" if line == "parameters" else f"{value:.3g}{_UNITS[line]}"
         return f"{line.removesuffix('_ms').removesuffix('_mb').removesuffix('_per_s')} {number}"
 
 
 def make_plan(limits: Limits, rows: Sequence[Row], choice: Row, checks: Sequence[Check], **conditions: Any) -> Plan:
-    """A plan, with what follows from its rows.
-
-    Args:
-        limits: of the budget.
-        rows: every shape that was considered.
-        choice: the one to distil.
-        checks: whole models whose prediction was held against a measurement.
-        conditions: the other fields of `Plan`.
-    """
+    """A plan, with what follows from its rows; `conditions` are the other fields of `Plan`."""
     errors = [abs(check.error) for check in checks]
     return Plan(
         limits=dict(limits.values),
@@ -176,11 +161,8 @@ def _step(line: str, limit: float) -> float:
 def wider(plan: Plan, row: Row, used: Mapping[str, float], missed: Sequence[Shape] = ()) -> Row | None:
     """A shape that would have fitted better, where a package of `row` leaves room in every line.
 
-    Args:
-        plan: the plan.
-        row: what was distilled.
-        used: how much of each limit the measured package uses; 1 is all.
-        missed: shapes whose packages did not keep the budget; none that is wider than one of these is named.
+    `used` says how much of each limit the measured package uses (1 is all). None is named that is wider than a shape
+    whose package `missed` the budget.
     """
     if max(used.values()) > 1 - _SPARE:
         return None
@@ -189,13 +171,7 @@ def wider(plan: Plan, row: Row, used: Mapping[str, float], missed: Sequence[Shap
 
 
 def narrower(plan: Plan, row: Row, used: Mapping[str, float]) -> Row | None:
-    """The next shape to prune to, where a package of `row` uses more of the limits than they allow.
-
-    Args:
-        plan: the plan.
-        row: what was distilled.
-        used: how much of each limit its measured package uses; 1 is all.
-    """
+    """The next shape to prune to, where a package of `row` used more of the limits (1 is all) than they allow."""
     return _best_by(plan, row, used, lambda shape: shape.within(row.shape) and shape != row.shape)
 
 

@@ -36,16 +36,10 @@ class TimedFile(Protocol):
 class Instruments:
     """What a plan is made with.
 
-    Attributes:
-        target: the processor and runtime of the device that is planned for.
-        scheme: how students' graphs will be stored.
-        embeddings: how their embedding tables will be stored.
-        opset: of the graphs, where it was asked for.
-        forms: names of the graph's forms to try, each with those of its variants, which are tried if it is the fastest.
-        make_graphs: exports a model into a folder.
-        time_files: measures ONNX files in turns, as `stages.measure.time_files`; None for one that does not fit.
-        probe: a loss [] of token ids [B, S] and their mask, whose gradients say how strongly weights move the output.
-        cache: folder of what was measured before.
+    `scheme` and `embeddings` say how students' graphs will be stored. `forms` are names of the graph's forms to try,
+    each with those of its variants, which are tried if it is the fastest. `time_files` measures ONNX files in turns, as
+    `stages.measure.time_files`. `probe` is a loss [] of token ids [B, S] and their mask, whose gradients say how
+    strongly weights move the output.
     """
 
     target: TargetHost

@@ -42,15 +42,6 @@ _LATENCIES = {50: "latency_p50_ms", 95: "latency_p95_ms", 99: "latency_p99_ms"}
 class Lab:
     """What shapes of one teacher's architecture cost on one target, in one scheme.
 
-    Args:
-        encoder: the teacher.
-        shapes: all that may be asked about.
-        measure: the target, and the threads, batch and length.
-        instruments: what graphs are made and measured with.
-        sharing: the lab whose exports it shares, where it is about the teacher's own package, in fp32.
-        progress: gets each step, and the share of it that is done.
-        fresh: measure again what is remembered.
-
     Raises:
         UserError: 4-bit weights, which templates know nothing of.
     """
@@ -136,7 +127,6 @@ class Lab:
 
     @contextmanager
     def open(self) -> Iterator[Lab]:
-        """A folder for the graphs, inside the block."""
         with tempfile.TemporaryDirectory(prefix="homoexport-plan-") as folder:
             self._folder = Path(folder)
             yield self
@@ -226,10 +216,6 @@ class Lab:
 
     def alone(self, shapes: Sequence[Shape], *, again: bool = False) -> tuple[dict[Shape, Cost], bool]:
         """Figures of models as they are measured before there is a table, and whether all of them were remembered.
-
-        Args:
-            shapes: the models.
-            again: measure them, remembered or not.
 
         Raises:
             DoesNotFit: one of them does not fit into the target's memory.

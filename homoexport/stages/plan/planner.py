@@ -51,12 +51,8 @@ def plan_encoder(
     """Choose the shape that keeps a budget on a target and most of a teacher's sensitivity.
 
     Args:
-        encoder: the teacher.
-        texts: of the kind that it is for; by default sentences of the project's own.
-        budget: the lines to keep, at least one of them.
-        measure: the target, and the threads, batch and length.
+        texts: of the kind that the teacher is for; by default sentences of the project's own.
         distill: how the student will be distilled: what may be pruned, and the objective.
-        instruments: what graphs are made and measured with.
         fresh: measure again what an earlier plan has measured under the same conditions.
         progress: gets each step, and the share of it that is done.
 

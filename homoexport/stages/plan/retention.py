@@ -77,15 +77,10 @@ def teacher_retention(
     ffn_sizes: Sequence[int],
     head_shapes: Sequence[tuple[int, int]],
 ) -> Retention:
-    """Measure what a teacher's shapes keep.
+    """Measure what a teacher, on the CPU, keeps at some D, F and (H, d), its own among them.
 
-    Args:
-        encoder: the teacher, on the CPU; its gradients are left as they were, empty.
-        texts: some dozens of the kind that it is for.
-        probe: a loss of token ids [B, S] and their mask, whose gradients say how strongly weights move the output.
-        hidden_sizes: the D to know; the teacher's is added.
-        ffn_sizes: the F to know; the teacher's is added.
-        head_shapes: the (H, d) to know; the teacher's is added.
+    `texts` are some dozens of the kind that it is for; the probe is a loss of token ids [B, S] and their mask, whose
+    gradients say how strongly weights move the output.
 
     Raises:
         TextError: no text that the teacher's tokenizer makes anything of.
@@ -113,10 +108,7 @@ def teacher_retention(
 class _Piece:
     """A parameter, or one of the equal parts along an axis that a fused one is made of, and whose neurons its axes are.
 
-    Attributes:
-        groups: of each axis, the group, or None.
-        layer: that the parameter belongs to, or None.
-        split: axis, part, parts.
+    `split` is the axis, the part and the number of parts.
     """
 
     groups: tuple[Group | None, ...]
@@ -124,7 +116,6 @@ class _Piece:
     split: tuple[int, int, int] | None = None
 
     def of(self, values: Tensor) -> Tensor:
-        """The piece of the parameter's values."""
         if self.split is None:
             return values
         axis, part, parts = self.split
@@ -257,7 +248,6 @@ class _Sums:
         self.total = 0.0
 
     def add(self, piece: _Piece, worth: Tensor) -> None:
-        """Take in one piece's squared sensitivity."""
         self.total += float(worth.sum(dtype=torch.float64))
         hidden = Group("hidden")
         inner = next((group for group in piece.groups if group not in (None, hidden)), None)

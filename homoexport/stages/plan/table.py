@@ -38,7 +38,6 @@ class Table:
 
     @cached_property
     def measured(self) -> dict[Shape, Cost]:
-        """What each model cost, by its shape."""
         return {each.shape: each for each in self.figures.measured}
 
     def predict(self, shape: Shape) -> Cost:
@@ -108,7 +107,6 @@ class Table:
 
     @cached_property
     def tails(self) -> dict[str, float]:
-        """As `tails_of` has them."""
         return tails_of(list(self.measured.values()))
 
     def _file_mb(self, shape: Shape) -> float:

@@ -35,15 +35,7 @@ Rank = Callable[[Sequence[Path]], Sequence[float]]  # median latencies of files,
 
 
 class Templates:
-    """Graphs of an encoder's architecture in one scheme, at any widths.
-
-    Args:
-        encoder: whose family, vocabulary, task and pooling the graphs have.
-        folder: for files that are kept until the work is done.
-        instruments: what graphs of the odd model are made with.
-        scheme: how the graphs are stored.
-        embeddings: how their embedding tables are stored.
-        progress: gets each step.
+    """Graphs of an encoder's architecture (family, vocabulary, task and pooling) in one scheme, at any widths.
 
     Raises:
         UserError: a scheme that packs weights in blocks, whose numbers are none of the sizes.
@@ -119,11 +111,7 @@ class Templates:
 
 
 def refuse_blocks(scheme: Scheme, embeddings: EmbeddingPrecision) -> None:
-    """Refuse what packs weights in blocks, whose numbers are none of the sizes.
-
-    Raises:
-        UserError: 4-bit weights.
-    """
+    """Refuse (UserError) 4-bit weights, which are packed in blocks whose numbers are none of the sizes."""
     if SCHEMES[scheme].in_blocks or embeddings == "int4":
         raise UserError(
             "4-bit weights are stored in blocks, which have to be exported to be measured",
