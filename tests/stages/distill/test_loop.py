@@ -198,9 +198,15 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("streaming", [False, True], ids=["map", "stream"])
-@pytest.mark.parametrize("objective", ["masked-lm", "sentence-embedding"])
-@pytest.mark.parametrize("stop_after", [5, 9], ids=["while pruning", "after pruning"])
+@pytest.mark.parametrize(
+    ("objective", "stop_after", "streaming"),
+    [
+        pytest.param("masked-lm", 5, False, id="masked-lm, while pruning, map"),
+        pytest.param("sentence-embedding", 5, True, id="sentence-embedding, while pruning, stream"),
+        pytest.param("masked-lm", 9, True, id="masked-lm, after pruning, stream"),
+        pytest.param("sentence-embedding", 9, False, id="sentence-embedding, after pruning, map"),
+    ],
+)
 def test_resumed_run_ends_with_the_same_bits(tiny_folder, corpus_file, tmp_path, objective, stop_after, streaming):
     torch.set_num_threads(1)
     folder = tiny_folder(masked_lm=objective == "masked-lm")

@@ -10,6 +10,8 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from homoexport.stages.evaluate.classification import classification_qualities, score_qualities
 from homoexport.stages.evaluate.estimate import Quality
 
+pytestmark = pytest.mark.slow
+
 SPLITS, SIZE, POPULATION = 200, 300, 100_000
 RNG = np.random.default_rng(0)
 TASTE = RNG.normal(size=POPULATION)

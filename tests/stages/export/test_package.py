@@ -241,7 +241,7 @@ def test_text_that_comes_with_the_package_is_the_same_each_time():
 
 
 @pytest.mark.weights
-@pytest.mark.parametrize("source", [MINILM, BERT_TINY])
+@pytest.mark.parametrize("source", [pytest.param(MINILM, marks=pytest.mark.slow), BERT_TINY])
 def test_trained_models_keep_every_bound(source, tmp_path):
     encoder = load_encoder(source)
     out = export_encoder(encoder, out_dir=tmp_path / "package", rank=by_name("standard-int8-0.onnx"))
@@ -325,6 +325,7 @@ def test_the_hub_that_is_switched_off_is_one_line(tiny_encoder, export_once, tmp
 
 
 @pytest.mark.weights
+@pytest.mark.slow
 def test_with_its_tokenizer_inside_a_package_takes_texts(tmp_path):
     encoder = load_encoder(BERT_TINY)
     out = export_encoder(

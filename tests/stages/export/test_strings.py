@@ -87,9 +87,9 @@ def packed(model: Path, tokenizer: PreTrainedTokenizerFast, max_length: int = 32
     [
         {},
         CASED,
-        {"lowercase": False, "strip_accents": True},
-        {"strip_accents": False, "handle_chinese_chars": False},
-        {"lowercase": False, "clean_text": False, "handle_chinese_chars": False},
+        pytest.param({"lowercase": False, "strip_accents": True}, marks=pytest.mark.slow),
+        pytest.param({"strip_accents": False, "handle_chinese_chars": False}, marks=pytest.mark.slow),
+        pytest.param({"lowercase": False, "clean_text": False, "handle_chinese_chars": False}, marks=pytest.mark.slow),
     ],
     ids=["uncased", "cased", "cased without accents", "uncased with accents", "as it is"],
 )
@@ -104,7 +104,9 @@ def test_equals_hugging_face_on_every_kind_under_every_setting(echo, characters,
 
 
 @pytest.mark.weights
-@pytest.mark.parametrize("source", [MINILM, BERT_TINY, pytest.param(MPNET, marks=needs_mpnet)])
+@pytest.mark.parametrize(
+    "source", [BERT_TINY, *(pytest.param(each, marks=[needs_mpnet, pytest.mark.slow]) for each in (MINILM, MPNET))]
+)
 def test_packaged_tokenizers_differ_on_nul_alone(echo, source):
     tokenizer = AutoTokenizer.from_pretrained(resolve_folder(source))
     target, report = packed(echo(*INPUTS), tokenizer, max_length=128)

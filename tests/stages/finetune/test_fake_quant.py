@@ -58,7 +58,12 @@ def with_exact_sums(file: Path) -> None:
     onnx.save(model, file)
 
 
-@pytest.mark.parametrize("kind", ["bert", "distilbert", "electra-projected", "roberta", "mpnet"])
+OTHERS = [
+    pytest.param(kind, marks=pytest.mark.slow) for kind in ("distilbert", "electra-projected", "roberta", "mpnet")
+]
+
+
+@pytest.mark.parametrize("kind", ["bert", *OTHERS])
 def test_simulated_logits_are_the_int8_files(kind: str, tmp_path: Path, token_batch: dict[str, torch.Tensor]) -> None:
     torch.manual_seed(0)
     tiny_model(kind, "sequence").save_pretrained(tmp_path)

@@ -55,10 +55,10 @@ def structure(file: Path) -> tuple[list[Any], list[Any]]:
     ("kind", "scheme"),
     [
         ("bert", "int8"),
-        ("mpnet", "int8"),
         ("modernbert", "fp32"),
-        ("distilbert", "fp32"),
-        ("electra-projected", "fp32"),
+        pytest.param("mpnet", "int8", marks=pytest.mark.slow),
+        pytest.param("distilbert", "fp32", marks=pytest.mark.slow),
+        pytest.param("electra-projected", "fp32", marks=pytest.mark.slow),
     ],
 )
 def test_resized_graph_is_the_exported_one(kind: str, scheme: Scheme, tmp_path: Path) -> None:
