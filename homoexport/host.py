@@ -57,7 +57,7 @@ def _memory_mb() -> int:
 
 @dataclass(frozen=True)
 class HostDescription:
-    """A machine: `available_cores` and `memory_mb` are what may be used of it."""
+    """CPU model, instruction sets, cores, memory and operating system of a machine."""
 
     cpu: str
     architecture: str
@@ -66,6 +66,15 @@ class HostDescription:
     available_cores: int
     memory_mb: int
     system: str
+
+
+@dataclass(frozen=True)
+class MeasuredHost(HostDescription):
+    """The machine that was measured; a browser adds what it says of itself, its clock's step in microseconds."""
+
+    cross_origin_isolated: bool | None = None
+    clock_step_us: float | None = None
+    gpu: str | None = None
 
 
 @lru_cache(maxsize=1)

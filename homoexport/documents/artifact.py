@@ -27,11 +27,10 @@ from homoexport.documents.document import (
     read_json,
     write_document,
 )
-from homoexport.documents.host import Host
 from homoexport.documents.package import PackageDetails
 from homoexport.documents.student import DistilledDetails, FinetunedDetails, StudentDetails
 from homoexport.errors import HomoexportError, OutputError, PackageError
-from homoexport.host import library_versions
+from homoexport.host import HostDescription, describe_host, library_versions
 
 MANIFEST = "manifest.json"
 RUN_MARK = "run.json"  # stands in the folder of a run from its first second on: see `run_folder`
@@ -68,7 +67,7 @@ class Manifest(Document):
     recipe: str | None
     files: dict[str, FileEntry]
     versions: dict[str, str]
-    host: Host
+    host: HostDescription
 
 
 class StudentManifest(Manifest):
@@ -137,7 +136,7 @@ def write_manifest(
         recipe=recipe,
         files=files,
         versions=library_versions(),
-        host=Host.here(),
+        host=describe_host(),
         **content,
     )
     write_document(folder / MANIFEST, manifest)

@@ -13,7 +13,7 @@ from pydantic import Field, TypeAdapter, model_validator
 from homoexport.choices import SpeedVerdict, Steadiness
 from homoexport.documents.budget import BudgetVerdict
 from homoexport.documents.document import Document, Figures, parse_document, read_json
-from homoexport.documents.host import Host
+from homoexport.host import MeasuredHost
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
@@ -25,14 +25,6 @@ class Limit(Figures):
 
     limit: float
     by: str
-
-
-class MeasuredHost(Host):
-    """The machine that was measured; a browser adds what it says of itself, its clock's step in microseconds."""
-
-    cross_origin_isolated: bool | None = None
-    clock_step_us: float | None = None
-    gpu: str | None = None
 
 
 class Noise(Figures):

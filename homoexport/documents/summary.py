@@ -7,8 +7,9 @@ from typing import ClassVar
 from homoexport.documents.budget import BudgetVerdict
 from homoexport.documents.document import Document, Figures
 from homoexport.documents.evaluation import PackageQuality
-from homoexport.documents.measurement import Interval, MeasuredHost
+from homoexport.documents.measurement import Interval
 from homoexport.documents.plan import Row
+from homoexport.host import MeasuredHost
 from homoexport.shape import WrittenShape
 
 

@@ -9,8 +9,8 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from homoexport.documents.budget import BudgetVerdict
-from homoexport.documents.host import Host
 from homoexport.documents.summary import Summary
+from homoexport.host import HostDescription
 from homoexport.report.table import Table
 from homoexport.report.wording import (
     budget_line,
@@ -84,7 +84,7 @@ def conditions(measured: Conditions) -> str:
     )
 
 
-def host_line(host: Host) -> str:
+def host_line(host: HostDescription) -> str:
     """A machine in one line."""
     return (
         f"Host: {host.cpu} ({', '.join([host.architecture, *host.instruction_sets])}), {host.available_cores} of "

@@ -27,8 +27,7 @@ _LIKE = 0.9  # cores whose highest clock rate is at least this share of the fast
 def peak_rss_bytes() -> int:
     """The most resident memory that this process has ever had.
 
-    Linux says so in VmHWM, which starts anew with the program; `ru_maxrss` is what a parent's
-    memory shows up in, so it serves only where there is no /proc.
+    Linux says so in VmHWM, which starts anew with the program; a parent's memory shows up in `ru_maxrss`.
     """
     if _STATUS.exists():
         return _status_bytes("VmHWM")
@@ -39,7 +38,6 @@ def peak_rss_bytes() -> int:
 
 
 def rss_bytes() -> int | None:
-    """The resident memory of this process now."""
     return _status_bytes("VmRSS") if _STATUS.exists() else None
 
 
@@ -119,9 +117,6 @@ def rest(cpu_ns: Callable[[], int] = time.process_time_ns) -> None:
 
     They go on spinning for some 40 ms after a run, in the hope of the next one, which would be
     another worker's time. Spinning stays on all the same, because it is on where the model is used.
-
-    Args:
-        cpu_ns: processor time so far of what is to come to rest.
     """
     for _ in range(_REST_TRIES):
         before_ns = cpu_ns()
@@ -153,7 +148,6 @@ class EnergyMeter:
         return "rapl" if self._counters[0].name == "energy_uj" else "hwmon"
 
     def read(self) -> list[int]:
-        """Every counter now."""
         return [_reading(path) or 0 for path in self._counters]
 
     def since(self, before: list[int]) -> int | None:

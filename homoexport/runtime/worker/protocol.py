@@ -34,7 +34,7 @@ import os
 from dataclasses import dataclass
 from typing import Literal, TextIO
 
-from homoexport.host import HostDescription
+from homoexport.host import MeasuredHost
 
 PROTOCOL_VERSION = 1
 
@@ -63,15 +63,6 @@ class InputsRequest:
 
 
 @dataclass(frozen=True)
-class WorkerHost(HostDescription):
-    """The worker's machine, and what only a browser says."""
-
-    cross_origin_isolated: bool | None = None
-    clock_step_us: float | None = None
-    gpu: str | None = None
-
-
-@dataclass(frozen=True)
 class Greeting:
     """`runtime_rss_bytes` is the most memory so far, with no model; workers can be moved among the `cores`."""
 
@@ -79,7 +70,7 @@ class Greeting:
     runtime_rss_bytes: int
     versions: dict[str, str]
     providers: list[str]
-    host: WorkerHost
+    host: MeasuredHost
     cores: list[int]
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from homoexport.host import describe_host
+from homoexport.host import MeasuredHost, describe_host
 from homoexport.runtime.worker import machine, protocol
 from homoexport.runtime.worker.around import time_post_processing, time_tokenizing
 from homoexport.runtime.worker.inputs import make_batches
@@ -57,7 +57,7 @@ class ModelServer:
             runtime_rss_bytes,
             versions,
             providers=ort.get_available_providers(),
-            host=protocol.WorkerHost(**vars(describe_host())),
+            host=MeasuredHost(**vars(describe_host())),
             cores=machine.like_cores(),
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from homoexport.documents.measurement import Device, MeasuredHost, Need
+from homoexport.documents.measurement import Device, Need
 from homoexport.errors import DeviceError, HomoexportError
 from homoexport.stages.measure.process import Worker
 from homoexport.stages.measure.targets import KINDS, find_target, open_target
@@ -23,11 +23,7 @@ def diagnose() -> list[Device]:
 
 
 def list_devices(progress: Callable[[str], None] = lambda _name: None) -> list[Device]:
-    """Every kind of target; those that are ready are asked what they are.
-
-    Args:
-        progress: called with the name of the one that is asked.
-    """
+    """Every kind of target; those that are ready are asked what they are, after `progress` got their name."""
     devices = []
     for kind in KINDS:
         device = _without_host(kind)
@@ -39,22 +35,14 @@ def list_devices(progress: Callable[[str], None] = lambda _name: None) -> list[D
 
 
 def set_up(kind: str, report: Callable[[str], None]) -> str:
-    """Get what homoexport itself can get for a kind of target: trees, runtimes.
-
-    Args:
-        kind: `arm64` or `web`.
-        report: called with each step.
-
-    Returns:
-        Where it lies.
+    """Get what homoexport itself can get for a kind of target, `arm64` or `web`; where it lies.
 
     Raises:
         DeviceError: nothing to set up for it, or a step that failed.
     """
     if kind not in _SET_UP:
-        raise DeviceError(
-            f"nothing to set up for '{kind}'", where="--set-up", hint=f"name one of: {', '.join(_SET_UP)}"
-        )
+        hint = f"name one of: {', '.join(_SET_UP)}"
+        raise DeviceError(f"nothing to set up for '{kind}'", where="--set-up", hint=hint)
     return str(_SET_UP[kind](report))
 
 
@@ -75,7 +63,7 @@ def _asked(device: Device) -> Device:
             found = {
                 "cores": target.cores(),
                 "providers": tuple(worker.greeting.providers),
-                "host": MeasuredHost(**vars(worker.greeting.host)),
+                "host": worker.greeting.host,
             }
             return device.model_copy(update=found)
     except HomoexportError as error:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from homoexport.choices import Steadiness
-from homoexport.documents.measurement import Comparison, MeasuredHost, Measurement, PackageFigures, TextLengths
+from homoexport.documents.measurement import Comparison, Measurement, PackageFigures, TextLengths
 from homoexport.errors import PackageError, UserError
 from homoexport.host import library_versions
 from homoexport.runtime.inference import PackageInfo, load_tokenizer, read_package
@@ -67,11 +67,8 @@ def check_packages(packages: Sequence[Path], lengths: Sequence[int], *, with_tex
     described = [read_package(folder) for folder in packages]
     for details in described:
         if max(lengths) > details.max_length and not with_texts:
-            raise UserError(
-                f"{max(lengths)} tokens where {details.folder} takes {details.max_length}",
-                where="length",
-                hint=f"measure with {details.max_length} or fewer",
-            )
+            what = f"{max(lengths)} tokens where {details.folder} takes {details.max_length}"
+            raise UserError(what, where="length", hint=f"measure with {details.max_length} or fewer")
     return described
 
 
@@ -133,7 +130,7 @@ def measure_packages(
                 length=max(map(len, first.rows)) if first.rows else length,
                 texts=_text_lengths(first, text_source),
                 margin=MARGIN,
-                host=MeasuredHost(**vars(greeting.host)) if greeting else None,
+                host=greeting.host if greeting else None,
                 versions=library_versions() | (greeting.versions if greeting else {}),
                 noise=noise,
                 energy_source=energy_source,
@@ -218,9 +215,8 @@ def _evenly(texts: Sequence[str], batch_size: int, source: str) -> list[str]:
         return []
     count = min(len(texts), max(_MAX_TEXTS, batch_size)) // batch_size * batch_size
     if count == 0:
-        raise UserError(
-            f"{len(texts)} texts where a batch takes {batch_size}", where=source, hint="give more, or a smaller batch"
-        )
+        what = f"{len(texts)} texts where a batch takes {batch_size}"
+        raise UserError(what, where=source, hint="give more, or a smaller batch")
     return [texts[i * len(texts) // count] for i in range(count)]
 
 

@@ -143,11 +143,8 @@ def check_request(target: Target, workload: Workload, *, min_seconds: float) -> 
         if value <= 0:
             raise UserError(f"{value} is not positive", where=name)
     if workload.threads > (cores := target.cores()):
-        raise DeviceError(
-            f"{workload.threads} threads where {cores} core{'s' * (cores > 1)} may be used",
-            where="threads",
-            hint=f"measure with {cores} or fewer",
-        )
+        what = f"{workload.threads} threads where {cores} core{'s' * (cores > 1)} may be used"
+        raise DeviceError(what, where="threads", hint=f"measure with {cores} or fewer")
 
 
 @contextmanager
@@ -193,10 +190,9 @@ def load_model(worker: Worker, subject: Subject, *, threads: int) -> LoadReply:
     target = worker.target
     load = worker.load(load_request(subject, target, threads=threads))
     if load.providers[:1] != list(target.providers[:1]):
-        raise DeviceError(
+        raise target.error(
             f"onnxruntime cannot use its {target.providers[0]} here and took {load.providers[0]} in its place",
-            where=target.name,
-            hint="see `homoexport devices`, and check the driver and the libraries that the provider needs",
+            "see `homoexport devices`, and check the driver and the libraries that the provider needs",
         )
     return load
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from homoexport.documents.measurement import Grid, MeasuredHost, Measurement, Noise, PackageFigures
+from homoexport.documents.measurement import Grid, Measurement, Noise, PackageFigures
 from homoexport.errors import UserError
+from homoexport.host import MeasuredHost
 from homoexport.runtime.worker.protocol import CountersReply
 from homoexport.stages.measure import compare_results, slower_than
 from homoexport.stages.measure.noise import judge_noise
@@ -129,7 +132,7 @@ def test_grids_are_compared_cell_by_cell() -> None:
     [
         ({"length": 64}, "length 128 against 64"),
         ({"device": "web"}, "device cpu against web"),
-        ({"host": HOST.model_copy(update={"cpu": "B"})}, r"measured on other machines \(cpu: A against B\)"),
+        ({"host": replace(HOST, cpu="B")}, r"measured on other machines \(cpu: A against B\)"),
         ({"results": (figures("a", 1), figures("b", 1))}, "1 packages against 2"),
     ],
 )

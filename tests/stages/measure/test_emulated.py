@@ -135,7 +135,7 @@ def test_worker_sees_the_instruction_sets_of_the_core(device: str, expected: lis
     target.open()
     try:
         with Worker(target, subject="a worker") as worker:
-            assert worker.greeting.host.instruction_sets == expected
+            assert list(worker.greeting.host.instruction_sets) == expected
     finally:
         target.close()
 

@@ -123,7 +123,7 @@ def test_package_answers_as_it_does_natively(tmp_path: Path, write: Callable[[Pa
     assert not measured.emulated
     assert measured.versions["onnxruntime-web"] == RUNTIME_VERSION
     assert re.fullmatch(r"\d+(\.\d+)+", measured.versions["chromium"])
-    assert measured.host["cross_origin_isolated"] is True
+    assert measured.host.cross_origin_isolated is True
     assert figures.peak_rss_mb > figures.runtime_rss_mb > 0
     assert 0 < figures.latency_p50_ms <= figures.latency_p95_ms
     model_bytes = read_package(package).model.stat().st_size

@@ -51,6 +51,10 @@ class Core:
     flags: str
     id: tuple[str, str, str] | None = None
 
+    @property
+    def emulator(self) -> str:
+        return "qemu-x86_64" if self.id is None else "qemu-aarch64"
+
 
 _V8 = "fp asimd aes pmull sha1 sha2 crc32 cpuid"
 _V8_2 = "fp asimd aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp"
@@ -142,9 +146,9 @@ def _try(target: EmulatedCpu) -> None:
             stderr.seek(0)
             said = stderr.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
         if process.returncode != 0:
-            raise DeviceError(f"the new tree does not run ({said[-1]})", where=target.name)
+            raise target.error(f"the new tree does not run ({said[-1]})")
     except subprocess.TimeoutExpired:
-        raise DeviceError(f"the new tree's Python did not start in {_TRY_SECONDS} s", where=target.name) from None
+        raise target.error(f"the new tree's Python did not start in {_TRY_SECONDS} s") from None
     finally:
         target.close()
 
@@ -180,9 +184,7 @@ class EmulatedCpu(TargetHere):
     def _prepare(self) -> None:
         version = _qemu_version(_qemu(self._core))
         if version < _MIN_QEMU:
-            raise DeviceError(
-                f"QEMU {'.'.join(map(str, version))} is too old", where=self.name, hint="install 7.2 or newer"
-            )
+            raise self.error(f"QEMU {'.'.join(map(str, version))} is too old", "install 7.2 or newer")
         folder = self._new_folder()
         self._root = folder / "root"
         self._describe(f"{self._core.title}, emulated by QEMU {'.'.join(map(str, version))}")
@@ -195,9 +197,9 @@ class EmulatedCpu(TargetHere):
     def explain(self, status: int, said: str) -> HomoexportError | None:
         """Instructions that the core lacks, a core that QEMU lacks, and want of memory."""
         if status == -signal.SIGILL:
-            return DeviceError(f"onnxruntime used an instruction that {self._core.title} has not", where=self.name)
+            return self.error(f"onnxruntime used an instruction that {self._core.title} has not")
         if _UNKNOWN_CPU in said:
-            return DeviceError(f"this QEMU has no {self._core.qemu}", where=self.name, hint="install a newer one")
+            return self.error(f"this QEMU has no {self._core.qemu}", "install a newer one")
         return super().explain(status, said)
 
     def overhead_bytes(self, process_id: int) -> int:
@@ -247,7 +249,7 @@ class EmulatedCpu(TargetHere):
         counts = _COUNT.findall(done.stderr)
         if failures or done.returncode != 0 or not counts:
             said = failures or done.stderr.strip().splitlines()[-1:] or ["the plugin said nothing"]
-            raise DeviceError(f"cannot count instructions ({said[0]})", where=self.name)
+            raise self.error(f"cannot count instructions ({said[0]})")
         return int(counts[-1])  # the last line is the sum where threads are counted apart
 
     def _command(self, options: Sequence[str] = (), isolated: Sequence[str] = ("-I",)) -> list[str]:
@@ -275,13 +277,11 @@ class EmulatedCpu(TargetHere):
 
 def _qemu(core: Core) -> str | None:
     """The emulator on PATH."""
-    name = "qemu-x86_64" if core.id is None else "qemu-aarch64"
-    return shutil.which(name) or shutil.which(f"{name}-static")
+    return shutil.which(core.emulator) or shutil.which(f"{core.emulator}-static")
 
 
 def _qemu_needs(core: Core) -> list[Need]:
-    name = "qemu-x86_64" if core.id is None else "qemu-aarch64"
-    return [] if _qemu(core) else [Need(what=name, command=_QEMU_PACKAGE)]
+    return [] if _qemu(core) else [Need(what=core.emulator, command=_QEMU_PACKAGE)]
 
 
 def _qemu_version(qemu: str | None) -> tuple[int, int]:

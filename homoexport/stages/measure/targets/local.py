@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, PositiveFloat, PositiveInt
 
 from homoexport.cgroup import ChildGroups
 from homoexport.documents.measurement import Limit, Need
-from homoexport.errors import DeviceError, HomoexportError
+from homoexport.errors import HomoexportError
 from homoexport.host import available_cores
 from homoexport.stages.measure.targets.protocol import (
     Options,
@@ -138,7 +138,7 @@ class LimitedCpu(LocalCpu):
         if refusal.errno == errno.EINVAL:
             what = f"the kernel refuses a quota of {self._quota:g}"
             hint = "ask for more: it gives a hundredth of a core at the least"
-        raise DeviceError(what, where=self.name, hint=hint)
+        raise self.error(what, hint)
 
     def _usable_groups(self) -> tuple[ChildGroups | None, OSError]:
         """Groups that a worker can be put into, after one of them was made and removed; or why there are none."""

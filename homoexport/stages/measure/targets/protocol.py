@@ -44,6 +44,10 @@ class Target(Protocol):
     providers: tuple[str, ...]
     """onnxruntime's execution providers, the preferred one first."""
 
+    def error(self, what: str, hint: str = "") -> DeviceError:
+        """What is wrong with it."""
+        return DeviceError(what, where=self.name, hint=hint)
+
     def needs(self) -> list[Need]:
         """What is missing here before it can be opened; quick, and nothing is started or connected to."""
 

@@ -146,9 +146,8 @@ class Ssh(Target):
         """Connect, and have a Python with onnxruntime and the worker there."""
         refuse_needs(self.needs(), where=self.name)
         roomy = len(tempfile.gettempdir()) < _SOCKET_BYTES
-        folder = Path(
-            self._stack.enter_context(tempfile.TemporaryDirectory(prefix="hx-", dir=None if roomy else "/tmp"))
-        )
+        temporary = tempfile.TemporaryDirectory(prefix="hx-", dir=None if roomy else "/tmp")
+        folder = Path(self._stack.enter_context(temporary))
         self._connect(folder)
         self._find_python()
         [self._worker] = self.place([build_worker(folder)])
@@ -182,13 +181,10 @@ class Ssh(Target):
         if status == 128 + signal.SIGKILL or any(sign in said for sign in _OUT_OF_MEMORY):
             return OutOfMemory("the worker was killed there, most likely for want of memory", where=self.name)
         if status == 128 + signal.SIGILL:
-            return DeviceError(
-                "onnxruntime there uses instructions that its processor lacks",
-                where=self.name,
-                hint="give a Python with one that was built for it: ?python=PATH",
-            )
+            hint = "give a Python with one that was built for it: ?python=PATH"
+            return self.error("onnxruntime there uses instructions that its processor lacks", hint)
         if status in (126, 127):
-            return DeviceError("its Python is gone", where=self.name, hint="measure again")
+            return self.error("its Python is gone", "measure again")
         return None
 
     def close(self) -> None:
@@ -202,11 +198,8 @@ class Ssh(Target):
         self._known_as = shlex.quote(address if port == "22" else f"[{address}]:{port}")
         options = _OPTIONS | {"ControlPath": str(folder / "s").replace("%", "%%")}
         if config.get("stricthostkeychecking") not in ("true", "yes", "ask"):  # the client's first argument counts
-            raise DeviceError(
-                "the SSH client is told to take unknown host keys",
-                where=self.name,
-                hint="leave StrictHostKeyChecking out of HOMOEXPORT_SSH",
-            )
+            hint = "leave StrictHostKeyChecking out of HOMOEXPORT_SSH"
+            raise self.error("the SSH client is told to take unknown host keys", hint)
         self._options = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
         self._master_said = self._stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - the stack closes it
         master = self._client(f"echo {_READY}; exec cat", self._master_said, "-o", "ControlMaster=yes")
@@ -218,11 +211,8 @@ class Ssh(Target):
         if not first:
             raise self._lost(f"it ended with status {master.wait()}")
         if first != _READY:
-            raise DeviceError(
-                f"its login shell says '{first[:60]}' before it runs a command",
-                where=self.name,
-                hint="have its start-up files say nothing where nobody is logged in by hand",
-            )
+            hint = "have its start-up files say nothing where nobody is logged in by hand"
+            raise self.error(f"its login shell says '{first[:60]}' before it runs a command", hint)
         self._connected = True
 
     def _settings(self) -> dict[str, str]:
@@ -231,11 +221,7 @@ class Ssh(Target):
         command = [*self._ssh, "-G", "-o", strict, "-T", *self._login]
         settings = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
         if settings.returncode:
-            raise DeviceError(
-                f"the SSH client refuses it ({last_line(settings.stderr)})",
-                where=self.name,
-                hint="correct its configuration",
-            )
+            raise self.error(f"the SSH client refuses it ({last_line(settings.stderr)})", "correct its configuration")
         return dict(line.split(" ", 1) for line in settings.stdout.splitlines() if " " in line)
 
     def _find_python(self) -> None:
@@ -246,13 +232,11 @@ class Ssh(Target):
         )
         found = dict(line.split("=", 1) for line in out.decode(errors="replace").splitlines() if "=" in line)
         if "cache" not in found:
-            raise DeviceError(
-                f"no POSIX shell there ({last_line(said)})", where=self.name, hint="measure on Linux or macOS"
-            )
+            raise self.error(f"no POSIX shell there ({last_line(said)})", "measure on Linux or macOS")
         if "python" not in found:
             asked = f" as '{self._python}'" if self._python else ""
             what = f"the Python there is too old ({found['old']})" if found.get("old") else f"no Python there{asked}"
-            raise DeviceError(what, where=self.name, hint="give one of 3.10 or later: ?python=PATH")
+            raise self.error(what, "give one of 3.10 or later: ?python=PATH")
         version, machine = ort.__version__, found["machine"]
         any_version, self._python, self._cache = bool(self._python), found["python"], found["cache"].rstrip("/")
         folder = f"{self._cache}/venv-{version}-py{found['version']}-{machine}"
@@ -262,7 +246,7 @@ class Ssh(Target):
                 raise self._full()
             python = f"Python {found['version']} on {found['system']} {machine}"
             what, hint = no_runtime(reply["failed"], reply["said"], python=python, runtime=f"onnxruntime {version}")
-            raise DeviceError(what, where=self.name, hint=hint)
+            raise self.error(what, hint)
         self._python = reply["python"]
 
     def _ask(self, function: str, files: Sequence[Path] = (), **request: object) -> Outcome:
@@ -274,14 +258,12 @@ class Ssh(Target):
             lambda process: _converse(process, opening, files),
         )
         if not answer:
-            raise DeviceError(f"its Python ended with status {status} ({last_line(said)})", where=self.name)
+            raise self.error(f"its Python ended with status {status} ({last_line(said)})")
         reply: Outcome = json.loads(answer)
         if reply["failed"] == "full":
             raise self._full()
         if reply["failed"] == "error":
-            raise DeviceError(
-                f"cannot use {self._cache} there ({last_line(reply['said'])})", where=self.name, hint=OTHER_CACHE
-            )
+            raise self.error(f"cannot use {self._cache} there ({last_line(reply['said'])})", OTHER_CACHE)
         return reply
 
     def _call(self, remote: str, talk: Callable[[subprocess.Popen[bytes]], bytes]) -> tuple[bytes, int, str]:
@@ -309,12 +291,12 @@ class Ssh(Target):
         """Why there is no connection, or no more, by what the clients said."""
         said = f"{said}\n{_said(self._master_said)}"
         if self._connected:
-            return DeviceError(f"the connection is lost ({last_line(said)})", where=self.name, hint="measure again")
+            return self.error(f"the connection is lost ({last_line(said)})", "measure again")
         what, hint = no_connection(said, login=self._by_hand, known_as=self._known_as)
-        return DeviceError(what, where=self.name, hint=hint)
+        return self.error(what, hint)
 
     def _full(self) -> DeviceError:
-        return DeviceError(f"no room in {self._cache} there", where=self.name, hint=f"free some, or {OTHER_CACHE}")
+        return self.error(f"no room in {self._cache} there", f"free some, or {OTHER_CACHE}")
 
 
 def _converse(process: subprocess.Popen[bytes], opening: bytes, files: Sequence[Path]) -> bytes:

@@ -35,10 +35,7 @@ _NO_INDEX = ("NewConnectionError", "NameResolutionError", "ConnectTimeoutError",
 def no_connection(said: str, *, login: str, known_as: str) -> tuple[str, str]:
     """What keeps the client from connecting, by what it said, and the hint.
 
-    Args:
-        said: the client's stderr.
-        login: how the client would be called by hand, without its name.
-        known_as: the host's name among the known ones.
+    `login` is how the client would be called by hand, `known_as` the host's name among the known ones.
     """
     for sign, what, hint in _FAILURES:
         if re.search(sign, said):
@@ -55,18 +52,14 @@ def no_runtime(stage: str, said: str, *, python: str, runtime: str) -> tuple[str
     """Why there is no virtual environment with the runtime, by where it failed (`venv`, `pip`, `import`); the hint."""
     hint = "name a Python there that has one: ?python=PATH"
     if stage == "venv":
-        return (
-            f"{python} cannot make a virtual environment ({last_line(said)})",
-            f"apt install python3-venv there, or {hint}",
-        )
+        what = f"{python} cannot make a virtual environment ({last_line(said)})"
+        return what, f"apt install python3-venv there, or {hint}"
     if any(sign in said for sign in _NO_INDEX):
         return f"{runtime} is not there, and pip there reaches no package index", hint
     if "No matching distribution" in said:
         return f"pip there finds no {runtime} for {python}", "name another Python there: ?python=PATH"
-    return (
-        f"{runtime} cannot be {'started' if stage == 'import' else 'installed'} with {python} ({last_line(said)})",
-        hint,
-    )
+    done = "started" if stage == "import" else "installed"
+    return f"{runtime} cannot be {done} with {python} ({last_line(said)})", hint
 
 
 def last_line(said: str) -> str:

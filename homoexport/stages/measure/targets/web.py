@@ -131,7 +131,7 @@ class WebTarget(TargetHere):
     def open(self) -> None:
         """Pack the bridge."""
         if not sys.platform.startswith("linux"):
-            raise DeviceError("needs Linux, whose /proc tells the page's memory", where=self.name, hint="run it there")
+            raise self.error("needs Linux, whose /proc tells the page's memory", "run it there")
         refuse_needs(self.needs(), where=self.name)
         why = "may be used" if self._options.isolation == "on" else "can be used without isolation"
         refuse_too_many("threads", self.cores(), self._most_threads(), where=self.name, why=why)
@@ -170,7 +170,7 @@ class WebTarget(TargetHere):
         last = said.splitlines()[-1]
         if any(sign in last for sign in MEMORY_SIGNS):
             return OutOfMemory(f"the browser has too little memory ({last})", where=self.name)
-        return DeviceError(last, where=self.name)
+        return self.error(last)
 
     def close(self) -> None:
         """Wait until all browsers are gone with their profiles, then remove the packed bridge."""

@@ -36,15 +36,9 @@ MEMORY_SIGNS = (
 
 @dataclass(frozen=True)
 class BridgeSettings:
-    """What a bridge is started with.
+    """What a bridge is started with: the folder of this room's files, that of onnxruntime-web's, the browser's file.
 
-    Args:
-        folder: this room's files.
-        runtime: the folder with onnxruntime-web's.
-        browser: the browser's file.
-        backend: `wasm` or `webgpu`.
-        isolated: whether the page is cross-origin isolated.
-        lifeline: a descriptor that stays open until the browser is gone and its profile removed.
+    `lifeline` is a descriptor that stays open until the browser is gone and its profile removed.
     """
 
     folder: str

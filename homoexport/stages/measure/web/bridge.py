@@ -24,7 +24,7 @@ from typing import Any
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from homoexport.host import describe_host
+from homoexport.host import MeasuredHost, describe_host
 from homoexport.runtime.worker import protocol
 from homoexport.runtime.worker.inputs import make_batches
 from homoexport.runtime.worker.machine import counters, rest
@@ -53,9 +53,7 @@ class Refused(Exception):
 class Bridge:
     """A browser with one page, and the answers to requests.
 
-    Args:
-        lines: the parent's requests, read in a thread, so that its end is noticed in the midst of a command.
-        settings: the browser, and how it is used.
+    The parent's requests are read in a thread, so that its end is noticed in the midst of a command.
 
     Raises:
         Unusable: the browser does not start, or cannot run the runtime.
@@ -73,21 +71,15 @@ class Bridge:
         files = {name: folder / name for name in ("page.html", "worker.js")}
         files |= {f"ort/{path.name}": path for path in runtime.iterdir() if path.suffix in (".mjs", ".wasm")}
         self._site = Site(files, isolated=settings.isolated, on_reply=lambda reply: self._put("reply", reply))
-        self._browser = Browser(
-            folder / "keeper.py",
-            settings.browser,
-            self._site.open_page(next(self._hosts), {}, backend=self._backend, threads=1),
-            backend=self._backend,
-            lifeline=settings.lifeline,
-            on_end=lambda said: self._put("gone", said),
-        )
+        url = self._site.open_page(next(self._hosts), {}, backend=self._backend, threads=1)
+        self._browser = Browser(settings, url, on_end=lambda said: self._put("gone", said))
         ready = self._await_page()
         self.greeting = protocol.Greeting(
             protocol.PROTOCOL_VERSION,
             runtime_rss_bytes=self.do_memory().peak_rss_bytes,
             versions={"onnxruntime-web": ready["runtime"], "chromium": ready["browser"]},
             providers=[self._backend],
-            host=protocol.WorkerHost(
+            host=MeasuredHost(
                 **vars(describe_host()),
                 cross_origin_isolated=ready["isolated"],
                 clock_step_us=ready["clock_step_ns"] / 1000,
@@ -129,7 +121,6 @@ class Bridge:
         rest(lambda: 0 if self._renderer is None else scheduled_ns(self._renderer))
 
     def close(self) -> None:
-        """End the browser, and wait until its profile is gone."""
         self._browser.close()
 
     def do_load(self, **fields: Any) -> protocol.LoadReply:
@@ -269,7 +260,7 @@ def page_inputs(request: protocol.InputsRequest) -> list[dict[str, list[list[int
 
 
 def main() -> None:
-    """Greet, then answer requests until `quit` or the end of stdin; argument: the settings as JSON."""
+    """Greet, then answer requests until `quit` or the end of stdin. The argument is the settings as JSON."""
     channel = protocol.ReplyChannel()
     bridge = None
     try:

@@ -16,6 +16,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from homoexport.stages.measure.web import BridgeSettings
+
 _PROC = Path("/proc")
 _KEEPER_SECONDS = 10.0
 
@@ -51,39 +53,27 @@ WEBGPU_FLAGS = ("--enable-unsafe-webgpu", "--enable-features=Vulkan", "--ignore-
 
 
 class Browser:
-    """A running browser with one page.
+    """A running browser with one page; `on_end` gets its last words if it ends by itself."""
 
-    Args:
-        keeper: the script that starts the browser and cleans up after it.
-        executable: Chromium, or one of its kind.
-        url: the page.
-        backend: `wasm` or `webgpu`.
-        lifeline: a descriptor that stays open until the browser is gone and its profile removed.
-        on_end: called with the browser's last words if it ends by itself.
-    """
-
-    def __init__(
-        self, keeper: Path, executable: str, url: str, *, backend: str, lifeline: int, on_end: Callable[[str], None]
-    ) -> None:
-        flags = [*FLAGS, *(WEBGPU_FLAGS if backend == "webgpu" else WASM_FLAGS)]
+    def __init__(self, settings: BridgeSettings, url: str, *, on_end: Callable[[str], None]) -> None:
+        flags = [*FLAGS, *(WEBGPU_FLAGS if settings.backend == "webgpu" else WASM_FLAGS)]
         if os.geteuid() == 0:
             flags.append("--no-sandbox")  # Chromium does not start as root otherwise
+        keeper = str(Path(settings.folder) / "keeper.py")
         self._keeper = subprocess.Popen(
-            [sys.executable, "-I", str(keeper), executable, *flags, url],
+            [sys.executable, "-I", keeper, settings.browser, *flags, url],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            pass_fds=(lifeline,),
+            pass_fds=(settings.lifeline,),
             start_new_session=True,
         )
         threading.Thread(target=self._listen, args=(on_end,), daemon=True).start()
 
     def _listen(self, on_end: Callable[[str], None]) -> None:
         assert self._keeper.stdout is not None
-        for line in self._keeper.stdout:
-            event = json.loads(line)
-            if "ended" in event:
-                on_end(event["said"])
+        for said in self._keeper.stdout:
+            on_end(json.loads(said))
 
     def close(self) -> None:
         """End it and wait until its profile is gone."""

@@ -4,12 +4,12 @@ Run as a script: `python -I keeper.py BROWSER ARGUMENT...`. The bridge may be ki
 clean up itself: its end shows as the end of stdin here. Where this process is killed, too, the kernel ends
 the browser (PR_SET_PDEATHSIG), and only the profile stays behind.
 
-Says on stdout, one JSON object a line: `{"pid"}` once it runs, `{"ended", "said"}` (exit status, last words)
-if it ends by itself.
+Says the browser's last words on stdout, as a line of JSON, if it ends by itself.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -59,11 +59,12 @@ def _run(command: list[str], profile: Path) -> None:
             start_new_session=True,
             preexec_fn=lambda: _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0),
         )
-    _emit(pid=process.pid)
     browser = os.pidfd_open(process.pid)
     ready, _, _ = select.select([sys.stdin, browser], [], [])
     if browser in ready:
-        _emit(ended=process.wait(), said=_last_words(log.read_text(errors="replace")))
+        process.wait()
+        with contextlib.suppress(BrokenPipeError):
+            print(json.dumps(_last_words(log.read_text(errors="replace"))), flush=True)
 
 
 def _last_words(log: str) -> str:
@@ -72,24 +73,14 @@ def _last_words(log: str) -> str:
     return next((line for line in lines if ":FATAL:" in line), lines[-1])
 
 
-def _emit(**fields: object) -> None:
-    try:
-        sys.stdout.write(json.dumps(fields) + "\n")
-        sys.stdout.flush()
-    except BrokenPipeError:
-        sys.stdout = None
-
-
 def _end_children() -> None:
     """Kill until none is left; what a dead one had started comes up as ours."""
     while True:
         for stat in Path("/proc").glob("[0-9]*/stat"):
-            try:
+            with contextlib.suppress(OSError, ValueError):
                 parent = int(stat.read_text().rpartition(")")[2].split()[1])
                 if parent == os.getpid():
                     os.kill(int(stat.parent.name), signal.SIGKILL)
-            except (OSError, ValueError):
-                continue
         try:
             os.waitpid(-1, 0)
         except ChildProcessError:

@@ -27,12 +27,10 @@ JsonObject = dict[str, Any]
 
 
 class Site:
-    """The page, what it may fetch, and the command that waits for it.
+    """The page, what every page may fetch by its name in the address, and the command that waits for it.
 
-    Args:
-        files: what every page may fetch: name in the address, and the file.
-        isolated: whether the page is to be cross-origin isolated, which shared memory and thus threads need.
-        on_reply: called with each answer of the present page.
+    `isolated` pages are cross-origin isolated, which shared memory and thus threads need. `on_reply` gets each answer
+    of the present page.
     """
 
     def __init__(self, files: Mapping[str, Path], *, isolated: bool, on_reply: Callable[[JsonObject], None]) -> None:
@@ -48,7 +46,6 @@ class Site:
 
     @property
     def port(self) -> int:
-        """Its port on the loopback interface."""
         return self._server.server_port
 
     def open_page(self, host: str, files: Mapping[str, Path], **parameters: object) -> str:
