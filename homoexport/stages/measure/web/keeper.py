@@ -64,7 +64,8 @@ def _run(command: list[str], profile: Path) -> None:
     if browser in ready:
         process.wait()
         with contextlib.suppress(BrokenPipeError):
-            print(json.dumps(_last_words(log.read_text(errors="replace"))), flush=True)
+            sys.stdout.write(json.dumps(_last_words(log.read_text(errors="replace"))) + "\n")
+            sys.stdout.flush()
 
 
 def _last_words(log: str) -> str:
