@@ -37,7 +37,7 @@ WeightPrecision = Literal["fp32", "int8", "int4", "fp16"]
 Scheme = Literal["fp32", "int8", "int8-unsigned", "int8-7-bit", "int8-static", "int8-qdq", "int4", "fp16"]
 AttentionForm = Literal["unfused", "multi-head", "flash", "standard"]
 GraphChoice = Literal["auto", "standard", "flash", "multi-head", "unfused"]
-Calibration = Literal["min-max", "percentile", "entropy"]
+Calibration = Literal["min-max", "percentile"]
 
 # What a folder with a manifest holds.
 ArtifactKind = Literal["student", "package", "measurement", "plan", "evaluation"]

@@ -18,15 +18,10 @@ _MULTIPLIES_BYTES = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 
 @dataclass(frozen=True)
 class StoredAs:
-    """Names of a file whose weights have a precision.
+    """Names of a file whose weights have a precision."""
 
-    Attributes:
-        file: inside a package, as transformers.js calls it.
-        transformers_js_dtype: as config.json has it, where this is the file to load unless told otherwise.
-    """
-
-    file: str
-    transformers_js_dtype: str
+    file: str  # inside a package, as transformers.js calls it
+    transformers_js_dtype: str  # as config.json has it, where this is the file to load unless told otherwise
 
 
 PRECISIONS: dict[WeightPrecision, StoredAs] = {
@@ -44,33 +39,19 @@ EMBEDDINGS: dict[EmbeddingPrecision, str] = {
 
 @dataclass(frozen=True)
 class SchemeFacts:
-    """What is known of a scheme.
+    """What is known of a scheme; docs/adding-an-export-scheme.md has more on each part."""
 
-    Attributes:
-        precision: of the weights of matrix products; it says which bounds of parity apply, too.
-        asked_as: the value of `--quantize` that asks for it.
-        description: for the manifest and the model card.
-        automatic: whether `--quantize auto` tries it.
-        calibrated: whether its scales are made from text beforehand. `auto` tries it only if there is some.
-        follows_batch: whether its scales follow the values as they come, so that an answer depends on the whole batch.
-        where_sums_overflow: whether it is for processors alone that add products of bytes in 16 bits.
-        on_cpu_provider: whether `auto` tries it on onnxruntime's CPU provider, too.
-        in_blocks: whether weights are packed in blocks, so that no graph of other widths can be made from the file.
-        tables: how embedding tables are stored unless asked otherwise.
-        own_tables: the description of embedding tables that have its own precision, and no other.
-    """
-
-    precision: WeightPrecision
+    precision: WeightPrecision  # of the weights of matrix products; it says which bounds of parity apply, too
     asked_as: Quantization
     description: str
-    automatic: bool = False
-    calibrated: bool = False
-    follows_batch: bool = False
-    where_sums_overflow: bool = False
-    on_cpu_provider: bool = True
-    in_blocks: bool = False
-    tables: EmbeddingPrecision = "int8"
-    own_tables: str | None = None
+    automatic: bool = False  # `--quantize auto` tries it
+    calibrated: bool = False  # its scales are made from text beforehand; `auto` tries it only if there is some
+    follows_batch: bool = False  # its scales follow the values as they come, so that an answer depends on the batch
+    where_sums_overflow: bool = False  # it is for processors alone that add products of bytes in 16 bits
+    on_cpu_provider: bool = True  # `auto` tries it on onnxruntime's CPU provider, too
+    in_blocks: bool = False  # weights are packed in blocks, so that no graph of other widths can be made from the file
+    tables: EmbeddingPrecision = "int8"  # how embedding tables are stored unless asked otherwise
+    own_tables: str | None = None  # the description of tables that have its own precision, and no other
 
 
 # In the order in which they are tried: the likeliest first, and fp32, which the others are held against, last.
@@ -146,15 +127,10 @@ def schemes_for(
     calibrated: bool,
     provider: str = CPU_PROVIDER,
 ) -> tuple[Scheme, ...]:
-    """The schemes to try, the likeliest first; fp32 is among them as what the others are held against.
+    """The schemes to try on a target, the likeliest first; fp32 is among them as what the others are held against.
 
-    Args:
-        quantize: what was asked for.
-        instruction_sets: of the target's CPU, as `homoexport.host` names them.
-        x86: whether it is an x86 CPU.
-        calibrated: whether there is text of the user's own. Calibrated scales clip what no text of the calibration
-            reached, so without they ship on demand alone.
-        provider: onnxruntime's on the target; others than the CPU's know calibrated scales as QDQ.
+    `calibrated`: whether there is text of the user's own. Calibrated scales clip what no text of the calibration
+    reached, so without they ship on demand alone. Other providers than the CPU's know them as QDQ.
     """
     overflows = x86 and not _MULTIPLIES_BYTES & set(instruction_sets)
 

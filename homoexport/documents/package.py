@@ -72,15 +72,15 @@ class TimedAt(Figures):
     length: int
 
 
-class PoolingFigures(Figures):
-    """How a sentence's vector is made of its tokens', inside the graph."""
+class Pooling(Figures):
+    """How a sentence's vector is made of its tokens'."""
 
-    mode: PoolingMode
-    normalize: bool
+    mode: PoolingMode = "mean"
+    normalize: bool = True
 
 
 class TokenizerKind(Figures):
-    """Strings of a kind, and of how many of them two tokenizers make the same ids."""
+    """Strings of a kind, and of how many of them both tokenizers make the same ids."""
 
     strings: int
     equal: int
@@ -126,7 +126,7 @@ class PackageDetails(Figures):
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
     labels: tuple[str, ...] | None
-    pooling: PoolingFigures | None
+    pooling: Pooling | None
     precision: WeightPrecision
     scheme: Scheme
     quantization: str | None

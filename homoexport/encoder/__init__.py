@@ -1,6 +1,7 @@
 """Teachers and students: loading, layouts of model families, slicing."""
 
-from homoexport.encoder.answers import input_names, max_length_of, pool, torch_answers
+from homoexport.documents.package import Pooling
+from homoexport.encoder.answers import input_names, max_length_of, outputs_of, pool, torch_answers
 from homoexport.encoder.families import family_of, supported_model_types
 from homoexport.encoder.layout import Family, Group, Layout, Slot, Taps
 from homoexport.encoder.loading import (
@@ -15,7 +16,7 @@ from homoexport.encoder.loading import (
     weights_digest,
     write_sentence_files,
 )
-from homoexport.encoder.sentence import SENTENCE_SETTINGS, Pooling, read_sentence_settings
+from homoexport.encoder.sentence import SENTENCE_SETTINGS, read_sentence_settings
 from homoexport.encoder.shape import (
     ParameterCounts,
     count_parameters,
@@ -43,6 +44,7 @@ __all__ = [
     "load_classifier",
     "load_encoder",
     "max_length_of",
+    "outputs_of",
     "parameter_counts",
     "parameters_at",
     "parent_of",

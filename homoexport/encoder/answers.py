@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
 from homoexport.choices import OUTPUT_NAMES
+from homoexport.documents.package import Pooling
 from homoexport.encoder.families import family_of
 from homoexport.encoder.loading import Encoder
-from homoexport.encoder.sentence import Pooling, read_sentence_settings
+from homoexport.encoder.sentence import read_sentence_settings
 
 
 def input_names(encoder: Encoder) -> tuple[str, ...]:
@@ -34,7 +36,7 @@ def max_length_of(encoder: Encoder) -> int:
     lengths += [longest] if longest is not None else []
     if encoder.task == "sentence-similarity":
         stated = read_sentence_settings(encoder.folder).get("max_seq_length")
-        lengths += [int(stated)] if stated else []
+        lengths += [stated] if isinstance(stated, int) and stated else []
     return min(lengths)
 
 
@@ -55,20 +57,15 @@ def pool(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: Pooling) -
 
 
 def torch_answers(encoder: Encoder, tokens: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The outputs of `OUTPUT_NAMES` by name, without gradients.
-
-    Args:
-        encoder: the model.
-        tokens: those of `input_names`, each [B, S].
-    """
+    """The outputs of `OUTPUT_NAMES` by name, without gradients, for those of `input_names`, each [B, S]."""
     with torch.no_grad():
         output = encoder.model(**tokens)
-    answers: tuple[torch.Tensor, ...]
+    return dict(zip(OUTPUT_NAMES[encoder.task], outputs_of(encoder, output, tokens["attention_mask"]), strict=True))
+
+
+def outputs_of(encoder: Encoder, output: Any, attention_mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """What a call of the model gave, as the outputs of `OUTPUT_NAMES`, the sentences of a mask [B, S] among them."""
     if "logits" in OUTPUT_NAMES[encoder.task]:
-        answers = (output.logits,)
-    elif encoder.pooling is None:
-        answers = (output.last_hidden_state,)
-    else:
-        hidden = output.last_hidden_state
-        answers = (pool(hidden, tokens["attention_mask"], encoder.pooling), hidden)
-    return dict(zip(OUTPUT_NAMES[encoder.task], answers, strict=True))
+        return (output.logits,)
+    hidden = output.last_hidden_state
+    return (hidden,) if encoder.pooling is None else (pool(hidden, attention_mask, encoder.pooling), hidden)

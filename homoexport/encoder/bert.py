@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from homoexport.encoder.postnorm import Names, PostNorm
+from homoexport.encoder.postnorm import PostNorm
 
 BERT = PostNorm(
     model_types=("bert",),
-    names=Names(
-        body="bert",
-        lm_head=("cls",),
-        squares=("cls.predictions.transform.dense",),
-        readers=("cls.predictions.decoder", "classifier"),
-        head_norms=("cls.predictions.transform.LayerNorm",),
-    ),
+    body_name="bert",
+    lm_head_names=("cls",),
+    squares=("cls.predictions.transform.dense",),
+    readers=("cls.predictions.decoder", "classifier"),
+    head_norms=("cls.predictions.transform.LayerNorm",),
 )

@@ -15,8 +15,8 @@ from typing import Any
 from torch import nn
 
 from homoexport.encoder.layout import Layout, Slot, Taps
-from homoexport.encoder.postnorm import Names, PostNorm
-from homoexport.encoder.slots import columns, existing, norm, parameters_of, rows
+from homoexport.encoder.postnorm import PostNorm
+from homoexport.encoder.slots import columns, existing, norm, rows
 from homoexport.errors import ShapeError
 from homoexport.shape import Shape
 
@@ -39,7 +39,7 @@ class _Electra(PostNorm):
         if not self._projects(model):
             head += [*rows("generator_predictions.dense"), *norm("generator_predictions.LayerNorm")]
             head += [columns("generator_lm_head")]
-        return replace(layout, hidden=existing(parameters_of(model), (*layout.hidden, *head)))
+        return replace(layout, hidden=existing(model, (*layout.hidden, *head)))
 
     def taps(self, model: nn.Module) -> Taps:
         """What enters the first layer is the projection's output, where there is one."""
@@ -67,11 +67,8 @@ class _Electra(PostNorm):
 ELECTRA = _Electra(
     model_types=("electra",),
     pretrains_lm_head=False,  # they are discriminators
-    names=Names(
-        body="electra",
-        lm_head=("generator_predictions", "generator_lm_head"),
-        squares=("discriminator_predictions.dense", "classifier.dense"),
-        readers=("discriminator_predictions.dense_prediction", "classifier.out_proj", "classifier"),
-        head_norms=(),
-    ),
+    body_name="electra",
+    lm_head_names=("generator_predictions", "generator_lm_head"),
+    squares=("discriminator_predictions.dense", "classifier.dense"),
+    readers=("discriminator_predictions.dense_prediction", "classifier.out_proj", "classifier"),
 )

@@ -8,12 +8,12 @@ from homoexport.encoder.bert import BERT
 from homoexport.encoder.distilbert import DISTILBERT
 from homoexport.encoder.electra import ELECTRA
 from homoexport.encoder.layout import Family
-from homoexport.encoder.modernbert import ModernBert
+from homoexport.encoder.modernbert import MODERNBERT
 from homoexport.encoder.mpnet import MPNET
 from homoexport.encoder.roberta import ROBERTA
 from homoexport.errors import TeacherError
 
-_FAMILIES: tuple[Family, ...] = (BERT, ROBERTA, ELECTRA, DISTILBERT, MPNET, ModernBert())
+_FAMILIES: tuple[Family, ...] = (BERT, ROBERTA, ELECTRA, DISTILBERT, MPNET, MODERNBERT)
 
 
 def supported_model_types() -> tuple[str, ...]:

@@ -9,9 +9,10 @@ of every slot of that group, so it goes from all of them or stays in all.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -79,42 +80,52 @@ class Taps:
     projections: tuple[tuple[nn.Module, ...], ...]  # of each layer; side by side they give [B, S, 3·H·d]: Q, K, V
 
 
-class Family(Protocol):
-    """All that homoexport must know of a model family; one adapter file each."""
+@dataclass(frozen=True, kw_only=True)
+class Family(ABC):
+    """All that homoexport must know of a model family; one adapter file each. What has a body suits most of them."""
 
-    @property
-    def model_types(self) -> tuple[str, ...]:
-        """The `model_type`s of the configs that it serves."""
+    model_types: tuple[str, ...]  # of the configs that it serves
+    body_name: str  # of the encoder inside a task model
+    lm_head_names: tuple[str, ...]  # of the modules that make logits of hidden states, one after the other
+    layers_name: str  # of the list of layers inside the body
+    ffn_width_name: str = "intermediate_size"  # in its config
+    prunes_head_width: bool = True  # rotary positions tie a head's width to its frequencies
+    pretrains_lm_head: bool = True  # whether `...ForPreTraining` models have a masked-LM head
+    takes_additive_mask: bool = True  # [B, 1, S, S], ready-made, right for all layers and heads, on transformers 5
 
-    @property
-    def prunes_head_width(self) -> bool:
-        """Whether heads can be made narrower; rotary positions tie a head's width to its frequencies."""
-
-    @property
-    def pretrains_lm_head(self) -> bool:
-        """Whether the family's `...ForPreTraining` models have a masked-LM head."""
-
-    @property
-    def takes_additive_mask(self) -> bool:
-        """Whether one ready-made additive mask [B, 1, S, S] is right for all layers and heads, on transformers 5."""
-
+    @abstractmethod
     def layout(self, model: nn.Module) -> Layout:
         """The model's slots."""
 
+    @abstractmethod
     def taps(self, model: nn.Module) -> Taps:
         """The modules that the layerwise terms read."""
 
-    def body(self, model: nn.Module) -> nn.Module:
-        """The encoder without a task head."""
-
-    def lm_head(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
-        """The masked-LM head: [N, D] hidden states to [N, V] logits."""
-
+    @abstractmethod
     def widths(self, model: nn.Module) -> Widths:
         """The widths that the live model has now."""
 
+    @abstractmethod
     def set_head_dim(self, model: nn.Module, head_dim: int) -> None:
         """Tell every attention module its width after its parameters were sliced."""
+
+    def body(self, model: nn.Module) -> nn.Module:
+        """The encoder without a task head."""
+        body = getattr(model, self.body_name, model)
+        assert isinstance(body, nn.Module)
+        return body
+
+    def prefix(self, model: nn.Module) -> str:
+        """What the names of the body's parameters begin with."""
+        return "" if self.body(model) is model else f"{self.body_name}."
+
+    def layers_of(self, model: nn.Module) -> Any:
+        """The live list of layers."""
+        return self.body(model).get_submodule(self.layers_name)
+
+    def lm_head(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
+        """The masked-LM head: [N, D] hidden states to [N, V] logits."""
+        return nn.Sequential(*(model.get_submodule(name) for name in self.lm_head_names))
 
     def keep_layers(self, model: nn.Module, kept: Sequence[int]) -> None:
         """Take all other layers out of a live model, and out of its config.
@@ -122,27 +133,41 @@ class Family(Protocol):
         Raises:
             ShapeError: no stock model is made of these layers.
         """
+        layers = self.layers_of(model)
+        parent, _, name = self.layers_name.rpartition(".")
+        setattr(self.body(model).get_submodule(parent), name, nn.ModuleList(layers[index] for index in kept))
+        config: Any = model.config
+        config.num_hidden_layers = len(kept)
 
     def removable_layers(self, model: nn.Module) -> tuple[int, ...]:
         """Layers any one of which can leave, so that the others are a stock model."""
+        return tuple(range(len(self.layers_of(model))))
 
-    def prepare_config(self, config: Any) -> None:
+    def prepare_config(self, config: Any) -> None:  # noqa: B027 - most families need nothing
         """Settings to load a model with, so that its layers can be read; a saved config does not keep them."""
 
     def write_config(self, config: Any, shape: Shape) -> None:
         """Put widths and the number of layers into a config."""
+        config.hidden_size = shape.hidden_size
+        setattr(config, self.ffn_width_name, shape.intermediate_size)
+        config.num_attention_heads = shape.num_attention_heads
+        config.num_hidden_layers = shape.num_hidden_layers
 
-    def check_target(self, config: Any, target: Shape) -> None:
+    def check_target(self, config: Any, target: Shape) -> None:  # noqa: B027 - most families take any shape
         """Refuse (ShapeError) a shape that a stock model of the family cannot have."""
 
     def longest_sequence(self, config: Any) -> int | None:
         """Tokens that the positions suffice for; None where they have no end."""
+        return int(config.max_position_embeddings)
 
-    def rotate(self, model: nn.Module, layer: int, projected: Tensor, head_dim: int) -> Tensor:
+    def rotate(self, model: nn.Module, layer: int, projected: Tensor, head_dim: int) -> Tensor:  # noqa: ARG002
         """Rotary positions on queries or keys [B, S, H·d]; as they are where the family has none."""
+        return projected
 
-    def score_bias(self, model: nn.Module, length: int) -> Tensor | None:
+    def score_bias(self, model: nn.Module, length: int) -> Tensor | None:  # noqa: ARG002
         """What is added to the scores before the softmax, [H, S, S]: relative positions. None for nothing."""
+        return None
 
-    def window(self, model: nn.Module, layer: int) -> int | None:
+    def window(self, model: nn.Module, layer: int) -> int | None:  # noqa: ARG002
         """Tokens to either side that a token of this layer attends to; None for all."""
+        return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -30,11 +29,11 @@ from homoexport import packaged
 from homoexport.choices import ModelTask
 from homoexport.documents.artifact import MANIFEST, Manifest, read_manifest, sha256_file
 from homoexport.documents.document import digest_of
+from homoexport.documents.package import Pooling
 from homoexport.encoder.families import family_of
-from homoexport.encoder.sentence import SENTENCE_SETTINGS, Pooling, read_pooling, read_sentence_settings
+from homoexport.encoder.sentence import SENTENCE_SETTINGS, read_pooling, read_sentence_settings
 from homoexport.errors import TeacherError
 
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _TOKENIZER_FILES = ["tokenizer*", "vocab*", "special_tokens_map.json", "added_tokens.json", "*.model", "merges.txt"]
 _SENTENCE_FILES = ["modules.json", "1_Pooling/*", "sentence_bert_config.json", "config_sentence_transformers.json"]
 _HEADS: dict[ModelTask, str] = {
@@ -51,8 +50,6 @@ _TASK_OF_ARCHITECTURE: dict[str, ModelTask] = {  # by the end of the class's nam
 }
 _CLASSIFIERS = {"text-classification", "token-classification"}  # their heads can have the same weights
 _NOT_A_MODEL = "name a folder with config.json, model.safetensors and a tokenizer"
-
-
 _NO_FOLDER = Path(os.devnull)
 
 
@@ -72,11 +69,7 @@ class Encoder:
 
 
 def resolve_folder(source: str) -> Path:
-    """The local folder of a hub name, a folder, or a `package:` spec; hub files are downloaded.
-
-    Raises:
-        TeacherError: nothing is there, or it holds no model, or is a damaged archive.
-    """
+    """The local folder of a hub name, a folder, or a `package:` spec; hub files are downloaded."""
     if Path(source).is_file():
         raise TeacherError("is a file, not a model's folder", where=source, hint=_NOT_A_MODEL)
     if source.startswith(packaged.PREFIX):
@@ -86,10 +79,8 @@ def resolve_folder(source: str) -> Path:
             raise TeacherError(str(error), where=source) from None
     elif Path(source).is_dir():
         folder = Path(source)
-    elif _HUB_NAME.fullmatch(source) and not Path(source).exists():
-        folder = _download(source)
     else:
-        raise TeacherError("no such model folder", where=source, hint="give a hub name, a folder, or package:DIST/PATH")
+        folder = _download(source)
     if not (folder / "config.json").is_file():
         raise TeacherError("is not a model: it has no config.json", where=source, hint=_NOT_A_MODEL)
     return folder
@@ -106,35 +97,40 @@ def _download(name: str) -> Path:
         folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=[*patterns, "model*.safetensors*"]))
         if not any(folder.glob("*.safetensors")):
             folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=[*patterns, "pytorch_model*"]))
-    except (OSError, ValueError, HFValidationError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise TeacherError(
-            f"no such folder, and the hub did not give a model of that name ({reason})",
-            where=name,
-            hint="check the name and the connection, or give a folder",
-        ) from None
+    except HFValidationError:  # no model of the hub can have that name
+        hint = "give a hub name, a folder, or package:DIST/PATH"
+        raise TeacherError("no such model folder", where=name, hint=hint) from None
+    except (OSError, ValueError) as error:
+        what = f"no such folder, and the hub did not give a model of that name ({_first_line(error)})"
+        raise TeacherError(what, where=name, hint="check the name and the connection, or give a folder") from None
     return folder
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _infer_task(folder: Path, config: Any) -> ModelTask:
     if (folder / "modules.json").is_file():
         return "sentence-similarity"
-    architecture = (getattr(config, "architectures", None) or ["Model"])[0]
-    if architecture.endswith("ForPreTraining") and not family_of(config).pretrains_lm_head:
+    if _class_name(config).endswith("ForPreTraining") and not family_of(config).pretrains_lm_head:
         return "feature-extraction"
     if task := _task_of_head(config):
         return task
     raise TeacherError(
-        f"the head of a {architecture} is not supported, and would be lost",
+        f"the head of a {_class_name(config)} is not supported, and would be lost",
         where=str(folder),
         hint="supported: bare models, masked-LM models, sequence and token classifiers, sentence-transformers folders",
     )
 
 
+def _class_name(config: Any) -> str:
+    return str((getattr(config, "architectures", None) or ["Model"])[0])
+
+
 def _task_of_head(config: Any) -> ModelTask | None:
     """What the class that a config names is for; None where its name does not say."""
-    architecture = (getattr(config, "architectures", None) or ["Model"])[0]
-    return next((task for ending, task in _TASK_OF_ARCHITECTURE.items() if architecture.endswith(ending)), None)
+    return next((task for end, task in _TASK_OF_ARCHITECTURE.items() if _class_name(config).endswith(end)), None)
 
 
 def encoder_of(
@@ -150,7 +146,6 @@ def encoder_of(
     Args:
         model: of a supported family, in fp32, with the head that the task needs.
         tokenizer: a fast one.
-        task: what the model is for.
         pooling: of a sentence encoder; by default the mean, normalised.
         name: what messages and manifests call it.
 
@@ -180,10 +175,8 @@ def load_encoder(source: str, *, task: ModelTask | None = None) -> Encoder:
     try:
         config = AutoConfig.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise TeacherError(
-            f"is not a model: its config does not load ({reason})", where=source, hint=_NOT_A_MODEL
-        ) from None
+        what = f"is not a model: its config does not load ({_first_line(error)})"
+        raise TeacherError(what, where=source, hint=_NOT_A_MODEL) from None
     family = family_of(config)
     if getattr(config, "is_decoder", False):
         raise TeacherError("is a decoder (is_decoder in its config)", where=source, hint="name an encoder")
@@ -193,7 +186,7 @@ def load_encoder(source: str, *, task: ModelTask | None = None) -> Encoder:
     family.prepare_config(config)
     other = _task_of_head(config)
     if task in _CLASSIFIERS and other in _CLASSIFIERS - {task}:
-        what = f"is a {config.architectures[0]}, which is for {other}, not {task}"
+        what = f"is a {_class_name(config)}, which is for {other}, not {task}"
         raise TeacherError(what, where=source, hint="name a model with that head")
     task = task or _infer_task(folder, config)
     model = _load_weights(folder, config, task, source)
@@ -247,12 +240,11 @@ def _load_weights(folder: Path, config: Any, task: ModelTask, source: str) -> Pr
             folder, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        what, hint = f"its weights do not load ({reason})", "copy or download it again"
+        what, hint = f"its weights do not load ({_first_line(error)})", "copy or download it again"
         if any(folder.glob("onnx/*.onnx")):
             what, hint = "is an ONNX package, without weights for torch", "name the model that it was exported from"
         if isinstance(error, ValueError):
-            what, hint = f"no model can be made of its config.json ({reason})", "set it right"
+            what, hint = f"no model can be made of its config.json ({_first_line(error)})", "set it right"
         raise TeacherError(what, where=source, hint=hint) from None
     if info["mismatched_keys"]:
         found = min(info["mismatched_keys"])  # transformers 4 gives names, 5 names and shapes
@@ -264,19 +256,14 @@ def _load_weights(folder: Path, config: Any, task: ModelTask, source: str) -> Pr
     missing = sorted(name for name in info["missing_keys"] if pooler_counts or "pooler" not in name)
     if missing:
         head = [name for name in missing if not name.startswith(f"{model.base_model_prefix}.")]
-        what = (
-            f"it has no {_HEADS[task]} ({head[0]})"
-            if task in _HEADS and head
-            else f"weights are missing ({missing[0]})"
-        )
+        what = f"weights are missing ({missing[0]})"
+        if task in _HEADS and head:
+            what = f"it has no {_HEADS[task]} ({head[0]})"
         raise TeacherError(what, where=source, hint="name a model that was saved with it")
     broken = next((name for name, weight in model.named_parameters() if not weight.isfinite().all()), None)
     if broken is not None:
-        raise TeacherError(
-            f"{broken} holds what is no number (NaN or infinity)",
-            where=source,
-            hint="name a checkpoint from before its training went wrong",
-        )
+        what = f"{broken} holds what is no number (NaN or infinity)"
+        raise TeacherError(what, where=source, hint="name a checkpoint from before its training went wrong")
     model.eval()
     assert isinstance(model, PreTrainedModel)
     return model
@@ -304,14 +291,14 @@ def load_classifier(source: str, names: Sequence[str]) -> Encoder:
 
 
 def parent_of(encoder: Encoder) -> str:
-    """The digest of the artifact that the model was loaded from, or its name where it is none of ours."""
+    """The digest of the artifact that the model was loaded from, or its name where homoexport did not make it."""
     if (encoder.folder / MANIFEST).is_file():
         return read_manifest(encoder.folder, Manifest).digest
     return encoder.source
 
 
 def weights_digest(encoder: Encoder) -> str:
-    """Hex sha256 over the files of the model's weights; of a model in memory over the weights themselves."""
+    """Hex sha256 over the files of the weights; of a model in memory over the weights themselves."""
     if not encoder.folder.is_dir():
         digest = hashlib.sha256()
         for name, weight in encoder.model.state_dict().items():
@@ -323,13 +310,9 @@ def weights_digest(encoder: Encoder) -> str:
 
 
 def save_encoder(encoder: Encoder, model: PreTrainedModel, folder: Path, *, max_length: int | None = None) -> None:
-    """Write a model with a stock config, safetensors, tokenizer, and sentence-transformers files.
+    """Write a model as a stock one into an existing folder, with an encoder's tokenizer and pooling.
 
-    Args:
-        encoder: what the model was made from: its tokenizer and pooling go along.
-        model: the student; its config must describe it.
-        folder: an existing folder.
-        max_length: tokens of the longest sequence it was trained on, for sentence models.
+    `max_length`: tokens of the longest sequence that it was trained on, for sentence models.
     """
     model.save_pretrained(folder)
     for weights in folder.glob("*.safetensors"):
@@ -351,11 +334,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
 def write_sentence_files(encoder: Encoder, folder: Path, *, hidden_size: int, max_length: int | None = None) -> None:
     """Write what sentence-transformers needs to load `folder`: modules, pooling, longest sequence, prompts.
 
-    Args:
-        encoder: whose pooling it is; where it has none, nothing is written.
-        folder: an existing folder.
-        hidden_size: width of the pooled vector.
-        max_length: tokens of the longest sequence, where the encoder's own folder does not say.
+    Of an encoder without pooling nothing is written. `max_length` holds where the encoder's own folder does not say.
     """
     if encoder.pooling is None:
         return
@@ -368,15 +347,12 @@ def write_sentence_files(encoder: Encoder, folder: Path, *, hidden_size: int, ma
         "pooling_mode_mean_sqrt_len_tokens": False,
     }
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling, indent=2))
-    kinds = ["Transformer", "Pooling"] + ["Normalize"] * encoder.pooling.normalize
+    paths = {"Transformer": "", "Pooling": "1_Pooling"}
+    if encoder.pooling.normalize:
+        paths["Normalize"] = "2_Normalize"
     modules = [
-        {
-            "idx": index,
-            "name": str(index),
-            "path": f"{index}_{kind}" if index else "",
-            "type": f"sentence_transformers.models.{kind}",
-        }
-        for index, kind in enumerate(kinds)
+        {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for index, (kind, path) in enumerate(paths.items())
     ]
     (folder / "modules.json").write_text(json.dumps(modules, indent=2))
     prompts = encoder.folder / "config_sentence_transformers.json"  # what to put before queries, and the similarity

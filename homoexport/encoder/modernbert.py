@@ -9,15 +9,14 @@ Letters: B batch, S sequence, H heads, d head width, D hidden size, F ffn width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from homoexport.encoder.layout import LayerSlots, Layout, Taps
-from homoexport.encoder.slots import columns, existing, norm, parameters_of, rows, square
+from homoexport.encoder.layout import Family, LayerSlots, Layout, Taps
+from homoexport.encoder.slots import columns, existing, norm, rows, square
 from homoexport.errors import ShapeError
 from homoexport.shape import Shape, Widths
 
@@ -25,32 +24,15 @@ _GLOBAL, _LOCAL = "full_attention", "sliding_attention"
 _USUAL_PERIOD = 3
 
 
-@dataclass(frozen=True)
-class ModernBert:
+class _ModernBert(Family):
     """Adapter for `ModernBertModel` and the task models around it."""
-
-    model_types: tuple[str, ...] = ("modernbert",)
-    prunes_head_width: bool = False
-    pretrains_lm_head: bool = True
-    takes_additive_mask: bool = False  # local layers would attend to everything, and a mean-pooling head reads it, too
-
-    def body(self, model: nn.Module) -> nn.Module:
-        body = getattr(model, "model", model)
-        assert isinstance(body, nn.Module)
-        return body
-
-    def lm_head(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
-        return nn.Sequential(model.get_submodule("head"), model.get_submodule("decoder"))
-
-    def _layers(self, model: nn.Module) -> Any:
-        return self.body(model).get_submodule("layers")
 
     def layout(self, model: nn.Module) -> Layout:
         """Slots of embeddings, layers, final norm and heads; Wqkv is three parts, the gated Wi two."""
-        parameters, prefix = parameters_of(model), "" if self.body(model) is model else "model."
+        prefix = self.prefix(model)
         hidden = [columns(f"{prefix}embeddings.tok_embeddings"), *norm(f"{prefix}embeddings.norm")]
         layers = []
-        for index in range(len(self._layers(model))):
+        for index in range(len(self.layers_of(model))):
             layer = f"{prefix}layers.{index}."
             qkv, attention_out = f"{layer}attn.Wqkv", f"{layer}attn.Wo"
             ffn_in, ffn_out = f"{layer}mlp.Wi", f"{layer}mlp.Wo"
@@ -60,16 +42,16 @@ class ModernBert:
             value_out = [*rows(qkv, part=2, parts=3), columns(attention_out)]
             ffn = [*rows(ffn_in, part=0, parts=2), *rows(ffn_in, part=1, parts=2), columns(ffn_out)]
             layers.append(
-                LayerSlots(existing(parameters, query_key), existing(parameters, value_out), existing(parameters, ffn))
+                LayerSlots(
+                    query_key=existing(model, query_key), value_out=existing(model, value_out), ffn=existing(model, ffn)
+                )
             )
         hidden += [*norm(f"{prefix}final_norm"), *square("head.dense"), *norm("head.norm")]
         hidden += [columns("decoder"), columns("classifier")]
-        return Layout(
-            existing(parameters, hidden), tuple(layers), token_rows=f"{prefix}embeddings.tok_embeddings.weight"
-        )
+        return Layout(existing(model, hidden), tuple(layers), token_rows=f"{prefix}embeddings.tok_embeddings.weight")
 
     def taps(self, model: nn.Module) -> Taps:
-        layers = self._layers(model)
+        layers = self.layers_of(model)
         return Taps(
             embedding=self.body(model).get_submodule("embeddings"),
             layers=tuple(layers),
@@ -77,7 +59,7 @@ class ModernBert:
         )
 
     def widths(self, model: nn.Module) -> Widths:
-        layers = self._layers(model)
+        layers = self.layers_of(model)
         head_dim = layers[0].attn.head_dim
         return Widths(
             hidden_size=layers[0].attn.Wqkv.in_features,
@@ -87,20 +69,15 @@ class ModernBert:
         )
 
     def set_head_dim(self, model: nn.Module, head_dim: int) -> None:
-        for layer in self._layers(model):
+        for layer in self.layers_of(model):
             layer.attn.head_dim = head_dim
             layer.attn.all_head_size = layer.attn.Wo.in_features
             layer.attn.num_heads = layer.attn.all_head_size // head_dim
 
     def keep_layers(self, model: nn.Module, kept: Sequence[int]) -> None:
-        """Keep the layers of these indices alone.
-
-        Raises:
-            ShapeError: without the first one, or global layers at other than even distances.
-        """
-        layers = [self._layers(model)[index] for index in kept]
+        """Refuses to go without the first layer, or with global layers at other than even distances."""
         config: Any = model.config
-        kinds = [_is_global(layer) for layer in layers]
+        kinds = [_is_global(self.layers_of(model)[index]) for index in kept]
         period = _period(kinds, preferred=_period_of(config))
         if kept[0] != 0 or period is None:
             raise ShapeError(
@@ -109,12 +86,12 @@ class ModernBert:
                 where="student",
                 hint="keep the first layer, and global layers at even distances (the last layers can always go)",
             )
-        self.body(model).layers = nn.ModuleList(layers)
+        super().keep_layers(model, kept)
         _write_kinds(config, kinds, period)
 
     def removable_layers(self, model: nn.Module) -> tuple[int, ...]:
         """Those without which the rest begins with the first and has its global layers at even distances."""
-        kinds = [_is_global(layer) for layer in self._layers(model)]
+        kinds = [_is_global(layer) for layer in self.layers_of(model)]
         preferred = _period_of(model.config)
         return tuple(
             index
@@ -131,10 +108,8 @@ class ModernBert:
 
     def write_config(self, config: Any, shape: Shape) -> None:
         """Widths, number of layers, and what each version of transformers reads of kinds and frequencies."""
-        config.hidden_size = shape.hidden_size
-        config.intermediate_size = shape.intermediate_size
-        config.num_attention_heads = shape.num_attention_heads
         kinds = _kinds_of(config)[: shape.num_hidden_layers]
+        super().write_config(config, shape)
         _write_kinds(config, kinds, _period(kinds, preferred=_period_of(config)))
 
     def check_target(self, config: Any, target: Shape) -> None:
@@ -149,12 +124,8 @@ class ModernBert:
                 hint=f"possible: {' or '.join(f'{size} with {size // head_dim} heads' for size in nearest)}",
             )
 
-    def longest_sequence(self, config: Any) -> int | None:
-        """As long as it was trained for; rotary positions themselves have no end."""
-        return int(config.max_position_embeddings)
-
     def rotate(self, model: nn.Module, layer: int, projected: Tensor, head_dim: int) -> Tensor:
-        module, body = self._layers(model)[layer], self.body(model)
+        module, body = self.layers_of(model)[layer], self.body(model)
         places = torch.arange(projected.shape[1], device=projected.device)[None]
         if hasattr(body, "rotary_emb"):
             # to mypy any attribute of a module may be a tensor, which is not called
@@ -167,13 +138,10 @@ class ModernBert:
         rotated: Tensor = heads * cos[:, :, None] + turned * sin[:, :, None]
         return rotated.flatten(-2)
 
-    def score_bias(self, model: nn.Module, length: int) -> Tensor | None:  # noqa: ARG002 - the family's interface
-        return None
-
     def window(self, model: nn.Module, layer: int) -> int | None:
         """Half of `local_attention` in local layers, both ends included."""
         config: Any = model.config
-        return None if _is_global(self._layers(model)[layer]) else int(config.local_attention) // 2
+        return None if _is_global(self.layers_of(model)[layer]) else int(config.local_attention) // 2
 
 
 def _is_global(layer: Any) -> bool:
@@ -209,3 +177,13 @@ def _write_kinds(config: Any, kinds: Sequence[bool], period: int | None) -> None
     if rope is not None:
         config.global_rope_theta = rope[_GLOBAL]["rope_theta"]
         config.local_rope_theta = rope[_LOCAL]["rope_theta"]
+
+
+MODERNBERT = _ModernBert(
+    model_types=("modernbert",),
+    body_name="model",
+    lm_head_names=("head", "decoder"),
+    layers_name="layers",
+    prunes_head_width=False,
+    takes_additive_mask=False,  # local layers would attend to everything, and a mean-pooling head reads it, too
+)

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from homoexport.encoder.layout import Layout
-from homoexport.encoder.postnorm import Names, PostNorm
+from homoexport.encoder.postnorm import PostNorm
 from homoexport.encoder.slots import columns
 
 _PADDING_INDEX = 1  # the model's own constant, whatever its config says
@@ -37,17 +37,15 @@ class _MPNet(PostNorm):
 
 MPNET = _MPNet(
     model_types=("mpnet",),
-    names=Names(
-        body="mpnet",
-        lm_head=("lm_head",),
-        squares=("lm_head.dense", "classifier.dense"),
-        readers=("lm_head.decoder", "classifier.out_proj", "classifier"),
-        head_norms=("lm_head.layer_norm",),
-        attention="attention.attn",
-        query="q",
-        key="k",
-        value="v",
-        attention_out="attention.attn.o",
-        attention_norm="attention.LayerNorm",
-    ),
+    body_name="mpnet",
+    lm_head_names=("lm_head",),
+    squares=("lm_head.dense", "classifier.dense"),
+    readers=("lm_head.decoder", "classifier.out_proj", "classifier"),
+    head_norms=("lm_head.layer_norm",),
+    attention="attention.attn",
+    query="q",
+    key="k",
+    value="v",
+    attention_out="attention.attn.o",
+    attention_norm="attention.LayerNorm",
 )

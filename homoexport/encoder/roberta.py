@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from homoexport.encoder.postnorm import Names, PostNorm
+from homoexport.encoder.postnorm import PostNorm
 
 
 @dataclass(frozen=True)
@@ -17,11 +17,9 @@ class _Roberta(PostNorm):
 
 ROBERTA = _Roberta(
     model_types=("roberta", "xlm-roberta", "camembert"),
-    names=Names(
-        body="roberta",
-        lm_head=("lm_head",),
-        squares=("lm_head.dense", "classifier.dense"),
-        readers=("lm_head.decoder", "classifier.out_proj", "classifier"),
-        head_norms=("lm_head.layer_norm",),
-    ),
+    body_name="roberta",
+    lm_head_names=("lm_head",),
+    squares=("lm_head.dense", "classifier.dense"),
+    readers=("lm_head.decoder", "classifier.out_proj", "classifier"),
+    head_norms=("lm_head.layer_norm",),
 )

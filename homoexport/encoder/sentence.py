@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
+from pydantic import JsonValue
+
+from homoexport.choices import PoolingMode
+from homoexport.documents.package import Pooling
 from homoexport.errors import TeacherError
 
 SENTENCE_SETTINGS = "sentence_bert_config.json"
-
-
-@dataclass(frozen=True)
-class Pooling:
-    """How token vectors become one sentence vector."""
-
-    mode: Literal["mean", "cls"] = "mean"
-    normalize: bool = True
 
 
 def read_pooling(folder: Path) -> Pooling:
@@ -43,13 +37,13 @@ def read_pooling(folder: Path) -> Pooling:
     flags = (name for name, on in settings.items() if name.startswith("pooling_mode_") and on is True)
     modes = [name.removeprefix("pooling_mode_") for name in flags]
     modes = modes or [settings.get("pooling_mode", "mean")]  # sentence-transformers 6 writes one string
-    names = {"mean_tokens": "mean", "mean": "mean", "cls_token": "cls", "cls": "cls"}
-    if len(modes) != 1 or modes[0] not in names:
+    if len(modes) != 1 or modes[0] not in ("mean", "mean_tokens", "cls", "cls_token"):
         raise TeacherError(f"pooling {'+'.join(modes)} is not supported", where=str(path), hint="supported: mean, cls")
-    return Pooling("mean" if names[modes[0]] == "mean" else "cls", "Normalize" in kinds if entries else True)
+    mode: PoolingMode = "mean" if modes[0] in ("mean", "mean_tokens") else "cls"
+    return Pooling(mode=mode, normalize="Normalize" in kinds if entries else True)
 
 
-def read_sentence_settings(folder: Path) -> dict[str, Any]:
+def read_sentence_settings(folder: Path) -> dict[str, JsonValue]:
     """What a sentence-transformers folder says of its longest sequence and more; empty where it says nothing.
 
     Raises:

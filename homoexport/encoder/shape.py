@@ -16,29 +16,17 @@ from homoexport.shape import Shape
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """Parameters of a model; shared ones count once.
+    """Parameters of a model; shared ones count once."""
 
-    Attributes:
-        embedding: of the word vectors alone.
-        backbone: of the Transformer layers.
-        total: of all, heads included.
-    """
-
-    embedding: int
-    backbone: int
-    total: int
+    embedding: int  # the word vectors alone
+    backbone: int  # the Transformer layers
+    total: int  # all, heads included
 
 
 def start_from_scratch(model: PreTrainedModel, family: Family, shape: Shape) -> PreTrainedModel:
-    """A model of the same class with random weights, at another shape.
+    """A model of the same class with random weights, at another shape, in eval mode and on the same device.
 
-    Args:
-        model: whose class and config it has; stays as it is.
-        family: its adapter.
-        shape: of the new model.
-
-    Returns:
-        A model in eval mode, on the same device; it draws from torch's global generator.
+    It draws from torch's global generator.
 
     Raises:
         ShapeError: a stock model of the family cannot have this shape.

@@ -23,16 +23,13 @@ from homoexport.shape import Widths
 
 @dataclass(frozen=True)
 class Keep:
-    """What stays of a model.
+    """What stays of a model: the indices, ascending, of each group that loses neurons.
 
-    Attributes:
-        indices: of each group that loses neurons, those that stay, ascending. The attention groups of a layer keep the
-            same heads, and as many dimensions of each.
-        head_dim: width of a head after slicing.
+    The attention groups of a layer keep the same heads, and as many dimensions of each.
     """
 
     indices: Mapping[Group, Tensor]
-    head_dim: int
+    head_dim: int  # after slicing
 
     @classmethod
     def first(cls, layout: Layout, present: Widths, widths: Widths, device: torch.device) -> Keep:
@@ -60,12 +57,8 @@ def slice_model(
 ) -> None:
     """Slice every parameter of `model` to what `keep` names, in place.
 
-    Args:
-        model: a live model of `family`.
-        family: its adapter.
-        keep: what stays.
-        optimizer: where given, its moments are sliced and rescaled along with their parameters.
-        followers: parameters outside the model with an axis that follows the residual dimensions.
+    The optimizer's moments are sliced and rescaled along with their parameters. `followers` are parameters outside
+    the model with an axis that follows the residual dimensions.
     """
     layout = family.layout(model)
     old_head_dim = family.widths(model).head_dim
@@ -84,8 +77,9 @@ def slice_model(
         for parameter, axis in followers:
             indices.setdefault(parameter, {})[axis] = hidden
     for parameter, by_axis in indices.items():
-        for tensor_of in _tensors(parameter, optimizer):
-            tensor_of.data = _select(tensor_of.data, by_axis)
+        for tensor in (*_moments(parameter, optimizer).values(), parameter):
+            for axis, index in by_axis.items():
+                tensor.data = tensor.data.index_select(axis, index)
         parameter.grad = None
     if keep.head_dim != old_head_dim:
         factor = math.sqrt(keep.head_dim / old_head_dim)
@@ -107,20 +101,10 @@ def _join(kept: dict[Slot, Tensor], length: int) -> Tensor:
     return torch.cat([by_part.get(part, everything) + part * size for part in range(first.parts)])
 
 
-def _select(tensor: Tensor, indices: dict[int, Tensor]) -> Tensor:
-    for axis, index in indices.items():
-        tensor = tensor.index_select(axis, index)
-    return tensor
-
-
 def _moments(parameter: nn.Parameter, optimizer: torch.optim.Optimizer | None) -> dict[str, Tensor]:
     """The parameter's per-element optimizer state; step counters are not among it."""
     state = optimizer.state.get(parameter, {}) if optimizer is not None else {}
     return {name: value for name, value in state.items() if isinstance(value, Tensor) and value.dim() > 0}
-
-
-def _tensors(parameter: nn.Parameter, optimizer: torch.optim.Optimizer | None) -> list[Tensor]:
-    return [*_moments(parameter, optimizer).values(), parameter]
 
 
 def _rescale(parameter: nn.Parameter, factor: float, optimizer: torch.optim.Optimizer | None) -> None:

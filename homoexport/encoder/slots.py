@@ -5,7 +5,7 @@ Letters: D hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from torch import nn
 
@@ -32,13 +32,9 @@ def norm(module: str) -> tuple[Slot, Slot]:
     return Slot(f"{module}.weight", 0), Slot(f"{module}.bias", 0)
 
 
-def parameters_of(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The model's parameters by all of their names: a tied decoder has two."""
-    return dict(model.named_parameters(remove_duplicate=False))
-
-
-def existing(parameters: Mapping[str, nn.Parameter], slots: Iterable[Slot]) -> tuple[Slot, ...]:
-    """The slots that the model has; of a tensor with two names, the first one's alone."""
+def existing(model: nn.Module, slots: Iterable[Slot]) -> tuple[Slot, ...]:
+    """The slots that the model has; of a tensor with two names, as a tied decoder's, the first one's alone."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     found: dict[tuple[int, int, int], Slot] = {}
     for slot in slots:
         if slot.parameter in parameters:

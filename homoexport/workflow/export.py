@@ -241,25 +241,18 @@ def export_loaded(
 
     return export_encoder(
         encoder,
-        texts=texts,
-        quantize=settings.quantize,
-        embeddings=settings.embeddings,
-        graph=settings.graph,
-        instruction_sets=there.instruction_sets,
-        x86=there.x86,
-        provider=there.provider,
-        answer=None if there.is_here else answer,
-        judge=None if gate is None else judge,
-        opset=settings.opset,
-        with_tokenizer=settings.with_tokenizer,
-        with_ort_format=settings.with_ort_format,
+        out_dir,
+        settings=settings,
+        target=there,
         timed_at=timed_at,
-        held_on=measure.device,
-        out_dir=out_dir,
         rank=rank,
+        texts=texts,
+        answer=None if there.is_here else answer,
+        held_on=measure.device,
+        judge=None if gate is None else judge,
         recipe_digest=recipe_digest,
         force=force,
-        progress=progress,
+        progress=progress or (lambda _step: None),
     )
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from homoexport.choices import EmbeddingPrecision, Objective, Scheme
-from homoexport.data import sample_text
 from homoexport.documents.budget import Budget
 from homoexport.documents.plan import Plan
 from homoexport.documents.recipe import DistillSettings, ExportSettings, MeasureSettings, TextSettings
@@ -127,19 +126,9 @@ def make_graphs(encoder: Encoder, folder: Path, *, opset: int | None = None) -> 
     """Export a model into a folder; its graphs are written one by one."""
     from homoexport.stages.export.candidates import Maker
     from homoexport.stages.export.forms import ATTENTION_FORMS, variants_of
-    from homoexport.stages.export.ladder import known_texts
-    from homoexport.stages.export.package import DEFAULT_OPSET
 
     forms = {form.name: form for first in ATTENTION_FORMS for form in (first, *variants_of(first))}
-    maker = Maker(
-        encoder,
-        folder,
-        texts=known_texts(encoder.tokenizer, sample_text()),
-        opset=opset or DEFAULT_OPSET,
-        max_opset=opset,
-        max_length=_MAX_LENGTH,
-        progress=lambda _step: None,
-    )
+    maker = Maker(encoder, folder, _MAX_LENGTH, opset=opset)
 
     def write(form: str, scheme: Scheme, embeddings: EmbeddingPrecision) -> Path | str:
         written = maker.write(forms[form])

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is dep
 @pytest.mark.weights
 def test_packaged_teachers_say_what_they_are_for():
     minilm, tiny = load_encoder(MINILM), load_encoder(BERT_TINY)
-    assert (minilm.task, minilm.pooling) == ("sentence-similarity", Pooling("mean", True))
+    assert (minilm.task, minilm.pooling) == ("sentence-similarity", Pooling(mode="mean", normalize=True))
     assert (tiny.task, tiny.pooling) == ("fill-mask", None)
     assert family_of(tiny.model.config).widths(tiny.model).as_json() == {
         "hidden_size": 128,
@@ -68,7 +68,7 @@ def test_saved_student_is_stock_where_homoexport_cannot_be_imported(tiny_folder,
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
     difference, hidden, ffn = done.stdout.split()
     assert (float(difference) < 1e-6, hidden, ffn) == (True, "16", "24")
-    assert load_encoder(str(student)).pooling == Pooling("mean", True)
+    assert load_encoder(str(student)).pooling == Pooling(mode="mean", normalize=True)
 
 
 def _no_config(folder: Path) -> None:
@@ -287,7 +287,7 @@ def test_modules_of_a_sentence_encoder_that_would_be_lost_are_refused(tiny_folde
     with pytest.raises(TeacherError, match="Transformer, Pooling, Dense, Normalize is not supported"):
         load_encoder(str(folder))
     (folder / "modules.json").write_text(json.dumps(modules[:2]))
-    assert load_encoder(str(folder)).pooling == Pooling("mean", False)
+    assert load_encoder(str(folder)).pooling == Pooling(mode="mean", normalize=False)
 
 
 def test_settings_of_a_sentence_encoder_that_are_no_json_are_named(tiny_folder):

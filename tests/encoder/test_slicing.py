@@ -34,7 +34,7 @@ def test_slice_of_real_weights_equals_small_model_filled_by_hand(source, hidden,
 def test_slice_of_real_relative_positions_equals_small_model_filled_by_hand(token_batch):
     encoder = load_encoder(MPNET)
     model, family = encoder.model, family_of(encoder.model.config)
-    assert (encoder.task, encoder.pooling) == ("sentence-similarity", Pooling("mean", True))
+    assert (encoder.task, encoder.pooling) == ("sentence-similarity", Pooling(mode="mean", normalize=True))
     assert family.widths(model) == Widths(768, 3072, (12,) * 12, 64)
     keep = random_keep(model, 256, 1024, 8, 32)
     expected = fill_by_hand(model, keep, kind="mpnet", old_head_dim=64)

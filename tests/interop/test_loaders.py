@@ -14,9 +14,10 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoMod
 from homoexport.encoder import Encoder, load_encoder, save_encoder
 from homoexport.stages.export import candidates
 from homoexport.stages.export.graph import torch_to_onnx
-from homoexport.stages.export.package import STRINGS_FILE, export_encoder
+from homoexport.stages.export.package import STRINGS_FILE
 from tests.conftest import BERT_TINY
 from tests.snippets import snippets
+from tests.stages.export.conftest import export_package
 
 pytestmark = [pytest.mark.interop, pytest.mark.weights]
 TEXTS = ["A cat sat on the mat.", "The committee met on Tuesday and voted against the plan.", "Why?"]
@@ -71,7 +72,7 @@ def package_of(tmp_path_factory):
             encoders[task] = load_encoder(source, task=task)
         if (task, quantize) not in made:
             out = tmp_path_factory.mktemp(task) / "package"
-            export_encoder(encoders[task], out_dir=out, rank=in_order, quantize=quantize, graph="standard")
+            export_package(encoders[task], out_dir=out, rank=in_order, quantize=quantize, graph="standard")
             made[task, quantize] = out
         return encoders[task], made[task, quantize]
 

@@ -13,8 +13,8 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from homoexport.encoder import Encoder, load_encoder
-from homoexport.stages.export.package import export_encoder
 from tests.conftest import BERT_TINY
+from tests.stages.export.conftest import export_package
 
 SET_UP = Path(__file__).parents[2] / ".loaders"
 TEXTS = ["A cat sat on the mat.", "Why?"]
@@ -55,8 +55,8 @@ def packages(encoder: Encoder, classifier: Encoder, tmp_path_factory: pytest.Tem
         if quantize not in made:
             made[quantize] = folder = tmp_path_factory.mktemp(str(quantize))
             strings = {"with_tokenizer": quantize == "int8"}
-            export_encoder(encoder, out_dir=folder / "package", rank=in_order, quantize=quantize, **strings)
-            export_encoder(classifier, out_dir=folder / "classifier", rank=in_order, quantize=quantize)
+            export_package(encoder, out_dir=folder / "package", rank=in_order, quantize=quantize, **strings)
+            export_package(classifier, out_dir=folder / "classifier", rank=in_order, quantize=quantize)
         return made[quantize]
 
     return make

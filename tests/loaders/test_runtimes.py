@@ -30,9 +30,7 @@ RIGHT = 0.95  # cosine: 4-bit graphs reach 0.97, and those whose mask is misread
 def graphs(encoder, tmp_path_factory) -> Path:
     """Every form of attention in every scheme, and 4-bit tables."""
     folder, work = tmp_path_factory.mktemp("graphs"), tmp_path_factory.mktemp("work")
-    maker = Maker(
-        encoder, work, texts=sample_text(), opset=18, max_opset=None, max_length=128, progress=lambda _step: None
-    )
+    maker = Maker(encoder, work, 128, sample_text())
     for form in (*ATTENTION_FORMS, Form("flash", skip_layer_norm=True)):
         assert maker.write(form) is not None, maker.left_out
         for scheme, tables in [*((scheme, "fp32") for scheme in SCHEMES), ("int8", "int8"), ("int8", "int4")]:

@@ -15,15 +15,12 @@ B batch, S sequence, H heads, d width of a head.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnxscript.version_converter import convert_version
 
-from homoexport.stages.export.surgery import add_constant, array_of, put_in_place
+from homoexport.stages.export.surgery import Projection, add_constant, projection_of, put_in_place
 
 MICROSOFT = "com.microsoft"
 STANDARD_OPSET = 23  # the first with Attention
@@ -31,34 +28,8 @@ MASKED = -1e4  # exp(-1e4) is 0 in fp32, and no product with it overflows
 _BIAS = 5  # of MultiHeadAttention's inputs: query, key, value, bias, key_padding_mask, attention_bias
 
 
-@dataclass(frozen=True)
-class _Projection:
-    """`x W + b` with constant W [D, H d] and b [H d]."""
-
-    matmul: ir.Node
-    add: ir.Node
-    weight: NDArray[np.float32]
-    bias: NDArray[np.float32]
-
-    @classmethod
-    def of(cls, value: ir.Value | None) -> _Projection | None:
-        """What makes a value that nothing but one node reads, if it is a projection."""
-        add = value.producer() if value is not None and len(value.uses()) == 1 else None
-        matmul = add.inputs[0].producer() if add is not None and add.op_type == "Add" and add.inputs[0] else None
-        if add is None or matmul is None or matmul.op_type != "MatMul":
-            return None
-        weight, bias = array_of(matmul.inputs[1]), array_of(add.inputs[1])
-        if weight is None or bias is None or weight.ndim != 2 or bias.shape != weight.shape[1:]:
-            return None
-        return cls(matmul, add, weight, bias)
-
-
 def use_standard_attention(model: ir.Model) -> int:
-    """Write every MultiHeadAttention as ONNX's own Attention, in place; the model is then of operator set 23.
-
-    Returns:
-        How many were rewritten.
-    """
+    """Write every MultiHeadAttention as ONNX's own Attention, in place, and say how many; then it is of opset 23."""
     rewritten = 0
     for node in _attentions(model):
         if any(value is not None for value in node.inputs[3:_BIAS]):
@@ -77,16 +48,16 @@ def use_standard_attention(model: ir.Model) -> int:
 def fold_mask(model: ir.Model) -> int:
     """Put a mask over keys into the keys themselves, in place, wherever the attention's bias is [B, 1, 1, S].
 
-    Relative positions and local windows are of pairs of a query and a key, and stay as they are.
-
-    Returns:
-        How many attentions do without a bias now.
+    Relative positions and local windows are of pairs of a query and a key, and stay as they are. The answer is how
+    many attentions do without a bias now.
     """
     folded = 0
     columns: dict[tuple[ir.Value, int, int, float], ir.Value] = {}
     for node in _attentions(model):
-        mask, query, key = _key_mask_of(node), _Projection.of(node.inputs[0]), _Projection.of(node.inputs[1])
+        mask, query, key = _key_mask_of(node), projection_of(node.inputs[0]), projection_of(node.inputs[1])
         if mask is None or query is None or key is None:
+            continue
+        if any(len(projection.add.outputs[0].uses()) != 1 for projection in (query, key)):
             continue
         heads = node.attributes["num_heads"].as_int()
         width = len(query.bias) // heads
@@ -125,7 +96,7 @@ def _key_mask_of(node: ir.Node) -> ir.Value | None:
     return bias
 
 
-def _widen(model: ir.Model, projection: _Projection, heads: int, constant: float) -> None:
+def _widen(model: ir.Model, projection: Projection, heads: int, constant: float) -> None:
     """Let a projection give each head one dimension more, at its end, that is always `constant`."""
     rows = len(projection.weight)
     weight = np.pad(projection.weight.reshape(rows, heads, -1), ((0, 0), (0, 0), (0, 1))).reshape(rows, -1)

@@ -24,7 +24,6 @@ from homoexport.stages.export.sequences import (
     backend_of,
     read_frame,
     refusal,
-    write_sequences,
 )
 
 BYTE_LEVEL_OPERATORS = ("RobertaTokenizer",)
@@ -48,11 +47,7 @@ class ByteLevel:
 
 
 def read_byte_level(tokenizer: PreTrainedTokenizerBase) -> ByteLevel:
-    """Ask a tokenizer for all that its graph needs.
-
-    Raises:
-        UserError: it is not byte-level BPE as RoBERTa has it.
-    """
+    """Ask a tokenizer for all that its graph needs; refuse one that is not byte-level BPE as RoBERTa has it."""
     spec = json.loads(backend_of(tokenizer).to_str())
     model, splitter = spec["model"], spec["pre_tokenizer"] or {}
     if spec["normalizer"] is not None:
@@ -67,15 +62,8 @@ def read_byte_level(tokenizer: PreTrainedTokenizerBase) -> ByteLevel:
     return ByteLevel(model["vocab"], pairs, read_frame(tokenizer))
 
 
-def write_byte_level(op: GraphWriter, text: ir.Value, pieces: ByteLevel, *, max_length: int) -> dict[str, ir.Value]:
-    """`input_ids`, `attention_mask` and `token_type_ids`, each int64 [B, S], of texts [B].
-
-    Args:
-        op: takes the nodes.
-        text: strings [B].
-        pieces: from `read_byte_level`.
-        max_length: tokens of the longest sequence, special ones included.
-    """
+def write_byte_level(op: GraphWriter, text: ir.Value, pieces: ByteLevel) -> tuple[ir.Value, ir.Value]:
+    """Token ids int64 [B, P + 2] of strings [B], and which of them are a text's own."""
     ids, mask = op.several(
         2,
         "RobertaTokenizer",
@@ -84,7 +72,7 @@ def write_byte_level(op: GraphWriter, text: ir.Value, pieces: ByteLevel, *, max_
         vocab=json.dumps(pieces.vocabulary, ensure_ascii=False),
         merges="\n".join(["#version: 0.2", *pieces.merges]),
         padding_length=-1,
-    )  # [B, P + 2], <s> and </s> included
+    )  # <s> and </s> included
     place = op("CumSum", mask, 1)
     kept = op("And", op("Greater", place, 1), op("Less", place, op("ReduceSum", mask, [1])))
-    return write_sequences(op, ids, kept, pieces.frame, max_length=max_length)
+    return ids, kept

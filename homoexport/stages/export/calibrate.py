@@ -5,11 +5,8 @@ onnxruntime's calibrators see one text at a time, without padding, whose values 
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +18,13 @@ from onnxruntime.quantization.calibrate import (
 )
 
 from homoexport.choices import Calibration
+from homoexport.stages.export.quiet import quiet
 
 Tokens = Mapping[str, NDArray[np.int64]]
 
-_METHODS: dict[Calibration, tuple[CalibrationMethod, dict[str, Any]]] = {
+_METHODS: dict[Calibration, tuple[CalibrationMethod, dict[str, float]]] = {
     "min-max": (CalibrationMethod.MinMax, {}),
     "percentile": (CalibrationMethod.Percentile, {"percentile": 99.999, "num_bins": 2048}),
-    "entropy": (CalibrationMethod.Entropy, {"num_bins": 512, "num_quantized_bins": 255}),
 }
 
 
@@ -42,18 +39,14 @@ class _One(CalibrationDataReader):  # type: ignore[misc]
 
 
 def calibrate(file: Path, tokens: Iterable[Tokens], *, method: Calibration, work: Path) -> TensorsData:
-    """Ranges of everything that enters or leaves a matrix product.
+    """Ranges of everything that enters or leaves a matrix product of an fp32 file, over texts one by one, [1, S] each.
 
-    Args:
-        file: an fp32 graph.
-        tokens: texts, one by one, each by input name [1, S].
-        method: min-max: the least and the greatest; percentile: without the outermost 0.001 %; entropy: where the
-            histogram loses least in 8 bits (Kullback-Leibler).
-        work: a folder for a graph that gives them all.
+    min-max: the least and the greatest; percentile: without the outermost 0.001 %. `work` is a folder for a graph that
+    gives them all.
     """
     kind, settings = _METHODS[method]
     augmented = work / f"{file.stem}.{method}.calibrating.onnx"
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
+    with quiet():
         calibrator = create_calibrator(
             file, ["MatMul"], augmented_model_path=str(augmented), calibrate_method=kind, extra_options=settings
         )

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import onnx_ir as ir
 from onnxruntime.quantization.calibrate import TensorsData
 
 from homoexport.choices import Calibration, EmbeddingPrecision, Scheme, WeightPrecision
+from homoexport.data import sample_text
 from homoexport.documents.package import CandidateFigures, Parity
 from homoexport.encoder import Encoder, input_names
 from homoexport.errors import DeviceError
@@ -21,22 +23,28 @@ from homoexport.schemes import SCHEMES
 from homoexport.stages.export.calibrate import Tokens, calibrate
 from homoexport.stages.export.forms import Form, NotThisForm, fused_base, write_as
 from homoexport.stages.export.graph import torch_to_onnx
-from homoexport.stages.export.ladder import MAX_TEXTS, Batch, Batches, make_batches, spread, takes_pairs
+from homoexport.stages.export.ladder import (
+    MAX_TEXTS,
+    Batch,
+    Batches,
+    known_texts,
+    make_batches,
+    spread,
+    takes_pairs,
+)
 from homoexport.stages.export.parity import Answer, check_parity
 from homoexport.stages.export.quantize import products_of, quantize
 from homoexport.stages.export.smooth import Maxima, channel_maxima, smooth
 
 MAX_CALIBRATION_TEXTS = 128
+DEFAULT_OPSET = 18
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A graph that could be shipped.
-
-    `parity` is None where the candidate was too slow to be worth the question; `latency_p50_ms` where it was wrong,
-    or nothing was to be compared; only those of one `round` were timed in turns. `kept` are products left in fp32, for
-    they break the gate in fewer bits.
-    """
+    """A graph that could be shipped; see `CandidateFigures`."""
 
     form: Form
     scheme: Scheme
@@ -44,9 +52,9 @@ class Candidate:
     file: Path
     file_bytes: int
     calibration: Calibration | None = None
-    kept: tuple[str, ...] = ()
+    kept_in_fp32: tuple[str, ...] = ()
     parity: Parity | None = None
-    parity_there: Parity | None = None
+    parity_on_target: Parity | None = None
     latency_p50_ms: float | None = None
     round: int | None = None
 
@@ -73,58 +81,37 @@ class Candidate:
     @property
     def sound(self) -> bool:
         """Whether it answers as the model does, here and on the target."""
-        checked = [parity for parity in (self.parity, self.parity_there) if parity is not None]
+        checked = [parity for parity in (self.parity, self.parity_on_target) if parity is not None]
         return bool(checked) and all(parity.passed for parity in checked)
 
     def figures(self) -> CandidateFigures:
         """As the package's manifest has it."""
-        return CandidateFigures(
-            name=self.name,
-            full_name=self.full_name,
-            precision=self.precision,
-            embeddings=self.embeddings,
-            calibration=self.calibration,
-            kept_in_fp32=self.kept,
-            file_bytes=self.file_bytes,
-            latency_p50_ms=self.latency_p50_ms,
-            round=self.round,
-            parity=self.parity,
-            parity_on_target=self.parity_there,
-        )
+        return CandidateFigures.model_validate(self, from_attributes=True)
 
 
 @dataclass
 class Maker:
     """Makes candidates of one encoder as files in a folder, and says why others are missing.
 
-    Args:
-        encoder: the model, which is the oracle, too.
-        folder: for the files.
-        texts: real text, for the ladder and for calibration.
-        opset: of the exported graph.
-        max_opset: of every form, where there is a limit.
-        max_length: tokens that a text is cut to.
-        progress: is told each step.
-        answer: runs a file on the target, where that is not this machine's CPU.
-        left_out: why what is missing is, by name.
-        held: every candidate that was held against all of the ladder.
+    Texts are for the ladder and for calibration, by default sentences of the project's own. `opset` is a limit for
+    every form.
     """
 
-    encoder: Encoder
+    encoder: Encoder  # the oracle, too
     folder: Path
-    texts: Sequence[str]
-    opset: int
-    max_opset: int | None
-    max_length: int
-    progress: Callable[[str], None]
-    answer: Answer | None = None
-    left_out: dict[str, str] = field(default_factory=dict)
-    held: list[Candidate] = field(default_factory=list)
+    max_length: int  # tokens that a text is cut to
+    texts: Sequence[str] = ()
+    opset: int | None = None
+    answer: Answer | None = None  # runs a file on the target, where that is not this machine's CPU
+    progress: Callable[[str], None] = lambda _step: None
+    left_out: dict[str, str] = field(default_factory=dict)  # why what is missing is, by name
+    held: list[Candidate] = field(default_factory=list)  # against all of the ladder
     batches: Batches = field(init=False)
 
     def __post_init__(self) -> None:
         self.progress("exporting the graph")
-        ir.save(torch_to_onnx(self.encoder, opset=self.opset), self._raw)
+        ir.save(torch_to_onnx(self.encoder, opset=self.opset or DEFAULT_OPSET), self._raw)
+        self.texts = self.texts or known_texts(self.encoder.tokenizer, sample_text())
         self.batches = make_batches(self.encoder, self.texts, max_length=self.max_length)
         self._written: dict[Form, Candidate] = {}
         self._ranges: dict[tuple[Form, Calibration], TensorsData] = {}
@@ -139,21 +126,27 @@ class Maker:
         if form in self._written:
             return self._written[form]
         self.progress(f"checking the {form.name} graph against torch")
+        model = self._try(form.name, lambda: write_as(ir.load(self._base(form)), form, max_opset=self.opset))
+        if model is None:
+            return None
         file = self._file_of(form)
-        try:
-            ir.save(write_as(ir.load(self._base(form)), form, max_opset=self.max_opset), file)
-        except NotThisForm as error:
-            self.left_out[form.name] = str(error)
-            return None
-        except OSError:
-            raise  # a full disk says nothing about the graph
-        except Exception as error:  # what onnxscript raises of graphs has no base but this
-            self.left_out[form.name] = _one_line(error)
-            return None
+        ir.save(model, file)
         checked = self.check(Candidate(form, "fp32", "fp32", file, file.stat().st_size), few=True)
         if checked is not None:
             self._written[form] = checked
         return checked
+
+    def _try(self, name: str, work: Callable[[], T]) -> T | None:
+        """What some work gives; None, and the reason is kept, where a library fails at it."""
+        try:
+            return work()
+        except (OSError, DeviceError):
+            raise  # a full disk, or a target that is gone, says nothing about the graph
+        except NotThisForm as error:
+            self.left_out[name] = str(error)
+        except Exception as error:  # errors of onnxscript, of onnxruntime and of its quantizers have no base but this
+            self.left_out[name] = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return None
 
     def _file_of(self, form: Form) -> Path:
         return self.folder / f"{form.name}.onnx"
@@ -174,19 +167,18 @@ class Maker:
             DeviceError: the target is gone.
         """
         batches = self.batches.few if few else self.batches.all
-        try:
-            parity = self._parity(candidate, batches)
-            there = None
-            if self.answer is not None and not few:
-                there = self._parity(candidate, self.batches.short, self.answer)
-        except (OSError, DeviceError):
-            raise
-        except Exception as error:  # onnxruntime's errors have no base but this
-            self.left_out[candidate.full_name] = _one_line(error)
+        parity = self._try(candidate.full_name, lambda: self._parity(candidate, batches))
+        if parity is None:
             return None
-        checked = replace(candidate, parity=parity, parity_there=there)
-        if not few:
-            self.held.append(checked)
+        checked = replace(candidate, parity=parity)
+        if few:
+            return checked
+        if self.answer is not None:
+            there = self._try(candidate.full_name, lambda: self._parity(candidate, self.batches.short, self.answer))
+            if there is None:
+                return None
+            checked = replace(checked, parity_on_target=there)
+        self.held.append(checked)
         return checked
 
     def _parity(self, candidate: Candidate, batches: Sequence[Batch], answer: Answer | None = None) -> Parity:
@@ -195,16 +187,10 @@ class Maker:
 
     def runs_there(self, candidate: Candidate) -> bool:
         """Whether the target's runtime can run the file; if not, the reason is kept."""
+        first = self.batches.short[:1]
         if self.answer is None:
             return True
-        try:
-            self._parity(candidate, self.batches.short[:1], self.answer)
-        except (OSError, DeviceError):
-            raise
-        except Exception as error:  # what a worker there dies of has many kinds
-            self.left_out[candidate.name] = _one_line(error)
-            return False
-        return True
+        return self._try(candidate.name, lambda: self._parity(candidate, first, self.answer)) is not None
 
     def quantize(
         self,
@@ -223,31 +209,26 @@ class Maker:
         name = f"{form.name}-{scheme}{f'-{calibration}' if calibrated else ''}"
         self.progress(f"quantizing the {form.name} graph ({scheme})")
         file = self.folder / f"{name}-{len(keep)}.onnx"
-        try:
+
+        def write() -> Candidate:
             ranges = self._calibrated(form, calibration) if calibrated else None
             quantize(source, file, scheme, embeddings=embeddings, keep=keep, ranges=ranges)
-        except OSError:
-            raise
-        except Exception as error:  # nor have those of its quantizers
-            self.left_out[name] = _one_line(error)
-            return None
-        return Candidate(form, scheme, embeddings, file, file.stat().st_size, calibrated, tuple(keep))
+            return Candidate(form, scheme, embeddings, file, file.stat().st_size, calibrated, tuple(keep))
+
+        return self._try(name, write)
 
     def smooth(self, form: Form, strength: float) -> Form | None:
         """The form with smoothed inputs of its products, see `stages.export.smooth`; None, with the reason."""
-        smoothed = replace(form, smoothing=strength)
-        try:
+        smoothed, source = replace(form, smoothing=strength), self._file_of(form)
+
+        def write() -> Form:
             if form not in self._maxima:
                 self.progress(f"measuring the channels of the {form.name} graph")
-                source = self._file_of(form)
                 self._maxima[form] = channel_maxima(source, self._calibration_tokens(), work=self.folder)
-            smooth(self._file_of(form), self._file_of(smoothed), self._maxima[form], strength=strength)
-        except OSError:
-            raise
-        except Exception as error:
-            self.left_out[smoothed.name] = _one_line(error)
-            return None
-        return smoothed
+            smooth(source, self._file_of(smoothed), self._maxima[form], strength=strength)
+            return smoothed
+
+        return self._try(smoothed.name, write)
 
     def products(self, form: Form) -> list[str]:
         """Names of a form's products, in their order."""
@@ -286,7 +267,3 @@ class Maker:
             for item in inputs
         ]
         return [{name: tokens[name].astype(np.int64) for name in names} for tokens in encoded]
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"

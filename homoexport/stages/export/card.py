@@ -23,13 +23,9 @@ _OPTIMUM: dict[ModelTask, str] = {
 
 
 def model_card(name: str, details: PackageDetails, *, parent: str | None, source: str) -> str:
-    """A package's README.md, from what its manifest says.
+    """The README.md of a package, by its name, from what its manifest says.
 
-    Args:
-        name: the package's.
-        details: of its manifest.
-        parent: the digest of the artifact that it was exported from, if it was one.
-        source: the folder, or the model's name, that it was exported from.
+    It was exported from `source`, a folder or a model's name; `parent` is the digest of that, if it is an artifact.
     """
     front = {"library_name": "onnx", "pipeline_tag": details.task, "tags": ["homoexport", "onnx"]}
     if Path(source).exists():

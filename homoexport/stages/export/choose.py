@@ -56,11 +56,8 @@ def choose(
     """Make candidates, measure them, and choose.
 
     Args:
-        maker: of the model.
-        quantize: what was asked for.
         schemes: from `schemes_for`, the likeliest first, and how each stores the embedding tables.
         rank: median milliseconds of files, in their order.
-        graph: the form to write, or `auto`: the fastest.
         judge: holds a file against a floor of quality; the fastest that keeps it ships, and if none does the best.
 
     Raises:
@@ -75,21 +72,23 @@ def choose(
         for candidate in _sound_or_mended(maker, form, scheme, embeddings)
     ]
     maker.progress("measuring the schemes")
-    timed = {
-        item.file: item
-        for item in _timed(maker, [candidate for candidate in finalists if candidate.sound], rank, _SCHEMES)
-    }
+    sound = [candidate for candidate in finalists if candidate.sound]
+    timed = {item.file: item for item in _timed(maker, sound, rank, _SCHEMES)}
     finalists = [timed.get(item.file, item) for item in finalists]
     lost = [item for item in maker.held if item.file not in {finalist.file for finalist in finalists}]
     everything = [*forms, *lost, *finalists]
     shippable = [item for item in timed.values() if item.scheme != "fp32" or quantize in ("auto", "none")]
     if not shippable:
-        figures = [line for item in everything if (line := _failure(item))]
-        figures += [f"{name} {reason}" for name, reason in maker.left_out.items()]
-        raise ParityError(f"no {quantize} graph answers as the model does: {'; '.join(figures)}")
+        raise _nothing_right(f"no {quantize} graph", everything, maker)
     chosen, quality = _fastest_that_is_good(maker, shippable, judge)
     refused = _refusals(finalists, chosen) | _below_the_floor(quality, chosen)
     return Choice(chosen, tuple(everything), refused, quality)
+
+
+def _nothing_right(what: str, candidates: Sequence[Candidate], maker: Maker) -> ParityError:
+    figures = [line for item in candidates if (line := _failure(item))]
+    figures += [f"{name} {reason}" for name, reason in maker.left_out.items()]
+    return ParityError(f"{what} answers as the model does: {'; '.join(figures)}")
 
 
 def _fastest_that_is_good(
@@ -140,9 +139,7 @@ def _best_form(
     forms = forms_of(graph)
     wrong, timed = _timed_forms(maker, list(forms), scheme, embeddings, rank, _ATTENTION)
     if not timed:
-        figures = [line for item in wrong if (line := _failure(item))]
-        figures += [f"{name} {reason}" for name, reason in maker.left_out.items()]
-        raise ParityError(f"no graph answers as the model does: {'; '.join(figures)}")
+        raise _nothing_right("no graph", wrong, maker)
     tried, best = wrong + timed, min(timed, key=_latency)
     if len(forms) == 1:
         return wrong, best.form
@@ -250,10 +247,6 @@ def breakers(names: Sequence[str], breaks: Callable[[Sequence[str]], bool]) -> l
 
     Halves are taken in as a whole where that breaks nothing, and divided where it does, so that k breakers among n
     take about k log2(n) questions.
-
-    Args:
-        names: in their order.
-        breaks: whether these together do; none of them do not.
     """
 
     def divide(part: Sequence[str], taken_in: list[str]) -> list[str]:
@@ -278,11 +271,9 @@ def _refusals(finalists: Sequence[Candidate], chosen: Candidate) -> dict[str, st
     for item in finalists:
         if item is chosen or item.name == chosen.name:
             continue
-        if item.sound and None in (item.latency_p50_ms, chosen.latency_p50_ms):
-            continue  # what could not be timed is among what was left out
         if not item.sound:
             reasons[item.name] = f"breaks the gate: {_failure(item)}"
-        else:
+        elif None not in (item.latency_p50_ms, chosen.latency_p50_ms):  # else it is among what was left out
             ratio = _latency(item) / _latency(chosen)
             size = f"{item.file_bytes / 1e6:.2f} MB against {chosen.file_bytes / 1e6:.2f} MB"
             why = "was not asked for; it " if ratio * TIE < 1 else ""
@@ -295,7 +286,7 @@ def _refusals(finalists: Sequence[Candidate], chosen: Candidate) -> dict[str, st
 
 def _failure(candidate: Candidate) -> str:
     """The figures that broke a bound; empty where none did."""
-    for parity, where in ((candidate.parity, ""), (candidate.parity_there, " on the target")):
+    for parity, where in ((candidate.parity, ""), (candidate.parity_on_target, " on the target")):
         if parity is not None and not parity.passed:
             return f"{candidate.name}{where} {_figures(parity)}"
     return ""

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import onnx_ir as ir
+from onnxscript.rewriter.ort_fusions import optimize_for_ort
 
 from homoexport.choices import AttentionForm, GraphChoice
 from homoexport.stages.export.attention import MICROSOFT, STANDARD_OPSET, fold_mask, use_standard_attention
 from homoexport.stages.export.fuse import (
-    fuse,
     merge_projections,
     split_bias_gelu,
     split_projections,
@@ -27,19 +27,12 @@ class NotThisForm(Exception):
 
 @dataclass(frozen=True)
 class Form:
-    """How a graph is written.
+    """How a graph is written."""
 
-    Args:
-        attention: `unfused`: products and Softmax; else see `stages.export.attention`.
-        merged: query, key and value are one product, split afterwards.
-        skip_layer_norm: residual additions and GELU's bias are fused into what follows them.
-        smoothing: the strength that products' inputs are smoothed with, see `stages.export.smooth`.
-    """
-
-    attention: AttentionForm
-    merged: bool = False
-    skip_layer_norm: bool = False
-    smoothing: float | None = None
+    attention: AttentionForm  # unfused: products and Softmax; else see `stages.export.attention`
+    merged: bool = False  # query, key and value are one product, split afterwards
+    skip_layer_norm: bool = False  # residual additions and GELU's bias are fused into what follows them
+    smoothing: float | None = None  # the strength that products' inputs are smoothed with
 
     @property
     def name(self) -> str:
@@ -53,10 +46,7 @@ ATTENTION_FORMS = (Form("standard"), Form("flash"), Form("multi-head"), Form("un
 
 
 def forms_of(graph: GraphChoice) -> dict[Form, tuple[Form, ...]]:
-    """The forms to try for a choice, each with its variants, which are tried if it is the fastest.
-
-    Of a form that was asked for there are none.
-    """
+    """The forms to try for a choice, each with the variants to try if it is the fastest."""
     if graph == "auto":
         return {form: variants_of(form) for form in ATTENTION_FORMS}
     return {form: () for form in ATTENTION_FORMS if form.attention == graph}
@@ -78,7 +68,8 @@ def fused_base(model: ir.Model, *, skip_layer_norm: bool) -> ir.Model:
     if not skip_layer_norm:
         sum_residuals(model)
     merge_projections(model)
-    fused = fuse(model)
+    fused: ir.Model
+    fused, _ = optimize_for_ort(model, clear_metadata=True)
     if all(node.domain != MICROSOFT for node in fused.graph):
         raise NotThisForm("nothing in the graph could be fused")
     if not skip_layer_norm:
@@ -89,10 +80,8 @@ def fused_base(model: ir.Model, *, skip_layer_norm: bool) -> ir.Model:
 def write_as(model: ir.Model, form: Form, *, max_opset: int | None = None) -> ir.Model:
     """The graph in another form; the model given is used up.
 
-    Args:
-        model: for an unfused form what `stages.export.graph.torch_to_onnx` gave, for the others `fused_base`.
-        form: how to write it.
-        max_opset: the newest standard operators that may be used, where there is a limit.
+    It is for an unfused form what `stages.export.graph.torch_to_onnx` gave, for the others `fused_base`. `max_opset`
+    is the newest operator set that may be used, where there is a limit.
 
     Raises:
         NotThisForm: the graph is no other so, or the form needs newer operators.

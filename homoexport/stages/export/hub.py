@@ -21,23 +21,16 @@ def check_repository(name: str) -> None:
     try:
         validate_repo_id(name)
     except HFValidationError as error:
-        raise UserError(
-            f"is no repository's name ({_first_line(error)})", where=name, hint="name it OWNER/NAME"
-        ) from None
+        what = f"is no repository's name ({_first_line(error)})"
+        raise UserError(what, where=name, hint="name it OWNER/NAME") from None
     if constants.HF_HUB_OFFLINE:
         raise UserError("the hub is switched off", where="HF_HUB_OFFLINE", hint="unset it to push")
 
 
 def push_to_hub(folder: Path, repository: str, *, private: bool = False) -> str:
-    """Upload a package, as it is, into a model repository, which is made if there is none.
+    """Upload a package, as it is, into a model repository, which is made if there is none; the commit's address.
 
-    Args:
-        folder: a package.
-        repository: `owner/name`, or `name` for the owner of the token.
-        private: of a repository that is made.
-
-    Returns:
-        The commit's address.
+    `repository` is `owner/name`, or `name` for the owner of the token.
 
     Raises:
         PackageError: not a package, or altered.
@@ -54,11 +47,8 @@ def push_to_hub(folder: Path, repository: str, *, private: bool = False) -> str:
         made = api.create_repo(repository, private=private, exist_ok=True)
         commit = api.upload_folder(repo_id=made.repo_id, folder_path=folder, commit_message="Package by homoexport")
     except HfHubHTTPError as error:
-        raise UserError(
-            f"the hub refused the package at {folder} ({_first_line(error)})",
-            where=repository,
-            hint="`hf auth login` with a token that may write there",
-        ) from None
+        what = f"the hub refused the package at {folder} ({_first_line(error)})"
+        raise UserError(what, where=repository, hint="`hf auth login` with a token that may write there") from None
     except Exception as error:  # of connections: its three HTTP clients, by version, have no base but this
         what = f"the package at {folder} did not reach the hub ({_first_line(error)})"
         raise UserError(what, where=repository, hint="check the connection") from None

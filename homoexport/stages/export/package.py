@@ -5,16 +5,16 @@ from __future__ import annotations
 import copy
 import json
 import tempfile
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 
-from homoexport.choices import OUTPUT_NAMES, EmbeddingChoice, GraphChoice, Quantization
-from homoexport.data import sample_text
+from homoexport.choices import OUTPUT_NAMES
 from homoexport.documents.artifact import output_errors, staged, write_manifest
-from homoexport.documents.package import OrtFormat, PackageDetails, PackedTokenizer, PoolingFigures, TimedAt
+from homoexport.documents.package import OrtFormat, PackageDetails, PackedTokenizer, TimedAt
+from homoexport.documents.recipe import ExportSettings
+from homoexport.documents.target import TargetHost
 from homoexport.encoder import (
     SENTENCE_SETTINGS,
     Encoder,
@@ -27,20 +27,10 @@ from homoexport.encoder import (
     write_sentence_files,
 )
 from homoexport.host import library_versions
-from homoexport.schemes import (
-    CPU_PROVIDER,
-    EMBEDDINGS,
-    PRECISIONS,
-    SCHEMES,
-    embeddings_of,
-    refuse_scales_without_text,
-    schemes_for,
-)
+from homoexport.schemes import EMBEDDINGS, PRECISIONS, SCHEMES, embeddings_of, refuse_scales_without_text, schemes_for
 from homoexport.stages.export.candidates import Candidate, Maker
 from homoexport.stages.export.card import model_card
 from homoexport.stages.export.choose import Choice, Judge, Rank, choose
-from homoexport.stages.export.graph import describe
-from homoexport.stages.export.ladder import known_texts
 from homoexport.stages.export.mobile import MODEL_NAME, OPERATORS_NAME, write_ort_format
 from homoexport.stages.export.parity import Answer, check_invariance
 from homoexport.stages.export.runtimes import oldest_onnxruntime
@@ -49,24 +39,90 @@ from homoexport.stages.export.strings import pack_tokenizer, refuse_inexpressibl
 # Apart from onnx/, and under a name of its own: optimum takes any model.onnx in any folder for the model.
 STRINGS_FILE = "strings/text_model.onnx"
 ORT_FOLDER = "ort"
-DEFAULT_OPSET = 18
 
 
-def _write_files(encoder: Encoder, chosen: Candidate, folder: Path, *, max_length: int) -> tuple[int, str]:
-    """The package's files but for its manifest; the operator set of its graph, and the onnxruntime that it needs."""
+def export_encoder(
+    encoder: Encoder,
+    out_dir: Path,
+    *,
+    settings: ExportSettings,
+    target: TargetHost,
+    timed_at: TimedAt,
+    rank: Rank,
+    texts: Sequence[str] = (),
+    answer: Answer | None = None,
+    held_on: str = "cpu",
+    judge: Judge | None = None,
+    recipe_digest: str | None = None,
+    force: bool = False,
+    progress: Callable[[str], None] = lambda _step: None,
+) -> Path:
+    """Export a model as an ONNX package, choosing the graph by measuring; the answer is `out_dir`.
+
+    Args:
+        rank: median milliseconds of ONNX files at `timed_at`, in their order; lower is better.
+        texts: real text for the parity ladder and for calibration; by default sentences of our own, for the first.
+        answer: runs a file on the target, where that is not this machine's CPU; the gate is held there, too.
+        held_on: the device that `answer` asks.
+        judge: holds a file against a floor of quality; what misses it ships only if nothing keeps it.
+        force: replace `out_dir` where homoexport wrote it.
+
+    Raises:
+        OutputError: `out_dir` exists, or cannot be written.
+        UserError: int8-static without text, an opset that cannot be written, a model too big for one ONNX file, or a
+            tokenizer that cannot be expressed in a graph.
+        ParityError: no graph answers as the model does.
+    """
+    calibrated, max_length = bool(texts), max_length_of(encoder)
+    refuse_scales_without_text(settings.quantize, calibrated=calibrated)
+    schemes = {
+        scheme: embeddings_of(settings.embeddings, scheme)
+        for scheme in schemes_for(
+            settings.quantize,
+            target.instruction_sets,
+            x86=target.x86,
+            calibrated=calibrated,
+            provider=target.provider,
+        )
+    }
+    if settings.with_tokenizer:
+        refuse_inexpressible(encoder.tokenizer, max_length=max_length)
+    with staged(out_dir, force=force) as folder, tempfile.TemporaryDirectory(prefix="homoexport-") as work:
+        with output_errors(Path(work)):
+            maker = Maker(encoder, Path(work), max_length, texts, settings.opset, answer, progress)
+            choice = choose(
+                maker, quantize=settings.quantize, schemes=schemes, rank=rank, graph=settings.graph, judge=judge
+            )
+        progress(f"writing the {choice.chosen.name} graph")
+        graph = ir.load(choice.chosen.file)
+        model_file = _write_files(encoder, graph, choice.chosen, folder, max_length=max_length)
+        details = _details_of(maker, choice, graph, timed_at=timed_at, held_on=held_on)
+        if settings.with_tokenizer:
+            details = details.model_copy(update={"with_tokenizer": _pack_tokenizer(model_file, folder, maker)})
+        if settings.with_ort_format:
+            details = details.model_copy(update={"ort_format": _write_ort_format(model_file, folder, maker, target)})
+        parent = parent_of(encoder)
+        digest = None if parent == encoder.source else parent
+        card = model_card(out_dir.name, details, parent=digest, source=encoder.source)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        write_manifest(folder, "package", parent=parent, recipe=recipe_digest, details=details)
+    return out_dir
+
+
+def _write_files(encoder: Encoder, graph: ir.Model, chosen: Candidate, folder: Path, *, max_length: int) -> Path:
+    """The package's files but for its manifest and card; the path of its graph."""
     model_file = folder / PRECISIONS[chosen.precision].file
     model_file.parent.mkdir()
-    model = ir.load(chosen.file)
-    opset = model.opset_imports[""]
     properties = {
         "task": encoder.task,
-        "opset": str(opset),
+        "opset": str(graph.opset_imports[""]),
         "version": library_versions().get("homoexport", "unknown"),
         "source": weights_digest(encoder),
         "precision": chosen.precision,
     }
-    describe(model, properties)
-    ir.save(model, model_file)
+    graph.metadata_props.update({f"homoexport.{name}": value for name, value in properties.items()})
+    graph.producer_name = "homoexport"
+    ir.save(graph, model_file)
     tokenizer = copy.deepcopy(encoder.tokenizer)
     tokenizer.model_max_length = max_length  # so that truncation=True cuts where the graph ends
     # So that its answer can be fed to the graph as it is, now and after loading.
@@ -79,7 +135,7 @@ def _write_files(encoder: Encoder, chosen: Candidate, folder: Path, *, max_lengt
     write_sentence_files(encoder, folder, hidden_size=encoder.model.config.hidden_size, max_length=max_length)
     if encoder.pooling is not None:
         _settle(folder / SENTENCE_SETTINGS, model_file.name, max_length)
-    return opset, oldest_onnxruntime(model)
+    return model_file
 
 
 def _settle(settings_file: Path, name: str, max_length: int) -> None:
@@ -90,156 +146,58 @@ def _settle(settings_file: Path, name: str, max_length: int) -> None:
     _write_json(settings_file, settings)
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+def _write_json(path: Path, content: Mapping[str, object]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def export_encoder(
-    encoder: Encoder,
-    *,
-    out_dir: Path,
-    rank: Rank,
-    texts: Sequence[str] = (),
-    quantize: Quantization = "auto",
-    embeddings: EmbeddingChoice = "auto",
-    graph: GraphChoice = "auto",
-    instruction_sets: Collection[str] = (),
-    x86: bool = False,
-    provider: str = CPU_PROVIDER,
-    answer: Answer | None = None,
-    judge: Judge | None = None,
-    opset: int | None = None,
-    with_tokenizer: bool = False,
-    with_ort_format: bool = False,
-    timed_at: TimedAt | None = None,
-    held_on: str = "cpu",
-    recipe_digest: str | None = None,
-    force: bool = False,
-    progress: Callable[[str], None] | None = None,
-) -> Path:
-    """Export a model as an ONNX package, choosing the graph by measuring.
-
-    Args:
-        encoder: what `load_encoder` gave.
-        out_dir: becomes the package: the ONNX file under its name of `homoexport.schemes`, config, tokenizer, manifest.
-        rank: median milliseconds of ONNX files, in their order; lower is better.
-        texts: real text for the parity ladder and for calibration; by default sentences of our own.
-        quantize: `auto`: the fastest scheme that passes the gate; `none`: fp32; or the scheme to use.
-        embeddings: how embedding tables are stored; `auto`: in 8 bits where the weights are quantized.
-        graph: the form that the graph is written in; `auto`: the fastest.
-        instruction_sets: of the target's CPU, as `homoexport.host` names them.
-        x86: whether that is an x86 CPU.
-        provider: onnxruntime's there.
-        answer: runs a file on the target, where that is not this machine's CPU; the gate is held there, too.
-        judge: holds a file against a floor of quality; what misses it ships only if nothing keeps it.
-        opset: of the standard operators, and no form with newer ones; by default 18, and newer ones where they pay.
-        with_tokenizer: write a second file, too, that takes texts in place of token ids.
-        with_ort_format: write the graph in ORT format, too, with the list of operators that it needs.
-        timed_at: what `rank` times at; for the manifest and the model card.
-        held_on: the device that `answer` asks; for the manifest and the model card.
-        recipe_digest: of the recipe that this is part of.
-        force: replace `out_dir` where homoexport wrote it.
-        progress: is told each step.
-
-    Returns:
-        `out_dir`.
-
-    Raises:
-        OutputError: `out_dir` exists, or cannot be written.
-        UserError: int8-static without text, an opset that cannot be written, a model too big for one ONNX file, or a
-            tokenizer that cannot be expressed in a graph.
-        ParityError: no graph answers as the model does.
-    """
-    refuse_scales_without_text(quantize, calibrated=bool(texts))
-    max_length = max_length_of(encoder)
-    tried = schemes_for(quantize, instruction_sets, x86=x86, calibrated=bool(texts), provider=provider)
-    schemes = {scheme: embeddings_of(embeddings, scheme) for scheme in tried}
-    if with_tokenizer:
-        refuse_inexpressible(encoder.tokenizer, max_length=max_length)
-    with staged(out_dir, force=force) as folder, tempfile.TemporaryDirectory(prefix="homoexport-") as work:
-        with output_errors(Path(work)):
-            maker = Maker(
-                encoder,
-                Path(work),
-                texts=texts or known_texts(encoder.tokenizer, sample_text()),
-                opset=DEFAULT_OPSET if opset is None else opset,
-                max_opset=opset,
-                max_length=max_length,
-                progress=progress or (lambda _step: None),
-                answer=answer,
-            )
-            choice = choose(maker, quantize=quantize, schemes=schemes, rank=rank, graph=graph, judge=judge)
-        maker.progress(f"writing the {choice.chosen.name} graph")
-        opset_written, oldest = _write_files(encoder, choice.chosen, folder, max_length=max_length)
-        invariance = check_invariance(choice.chosen.file, maker.batches, task=encoder.task, answer=answer)
-        model_file = folder / PRECISIONS[choice.chosen.precision].file
-        details = PackageDetails(
-            **_of_the_model(encoder, max_length=max_length),
-            **_of_the_choice(choice),
-            batch_invariance=invariance,
-            left_out=maker.left_out,
-            opset=opset_written,
-            oldest_onnxruntime=oldest,
-            timed_at=timed_at,
-            held_on=held_on,
-            with_tokenizer=_pack_tokenizer(encoder, model_file, folder, maker) if with_tokenizer else None,
-            ort_format=_write_ort_format(model_file, folder, maker, arm=not x86) if with_ort_format else None,
-        )
-        parent = parent_of(encoder)
-        digest = None if parent == encoder.source else parent
-        card = model_card(out_dir.name, details, parent=digest, source=encoder.source)
-        (folder / "README.md").write_text(card, encoding="utf-8")
-        write_manifest(folder, "package", parent=parent, recipe=recipe_digest, details=details)
-    return out_dir
-
-
-def _pack_tokenizer(encoder: Encoder, model_file: Path, folder: Path, maker: Maker) -> PackedTokenizer:
+def _pack_tokenizer(model_file: Path, folder: Path, maker: Maker) -> PackedTokenizer:
     maker.progress("packing the tokenizer into the graph")
     target = folder / STRINGS_FILE
     target.parent.mkdir()
-    report = pack_tokenizer(model_file, encoder.tokenizer, max_length=maker.max_length, target=target)
+    report = pack_tokenizer(model_file, maker.encoder.tokenizer, max_length=maker.max_length, target=target)
     return report.model_copy(update={"file": STRINGS_FILE})
 
 
-def _write_ort_format(model_file: Path, folder: Path, maker: Maker, *, arm: bool) -> OrtFormat:
+def _write_ort_format(model_file: Path, folder: Path, maker: Maker, target: TargetHost) -> OrtFormat:
     maker.progress("converting the graph to ORT format")
     (folder / ORT_FOLDER).mkdir()
-    write_ort_format(model_file, folder / ORT_FOLDER, arm=arm)
+    write_ort_format(model_file, folder / ORT_FOLDER, arm=not target.x86)
     return OrtFormat(file=f"{ORT_FOLDER}/{MODEL_NAME}", operators=f"{ORT_FOLDER}/{OPERATORS_NAME}")
 
 
-def _of_the_model(encoder: Encoder, *, max_length: int) -> dict[str, Any]:
-    config, pooling = encoder.model.config, encoder.pooling
+def _details_of(maker: Maker, choice: Choice, graph: ir.Model, *, timed_at: TimedAt, held_on: str) -> PackageDetails:
+    """What is known of the graph by itself, and of what it was chosen from."""
+    encoder, chosen, scheme = maker.encoder, choice.chosen, SCHEMES[choice.chosen.scheme]
+    config = encoder.model.config
     labels = encoder.task in ("text-classification", "token-classification")
-    return {
-        "task": encoder.task,
-        "max_length": max_length,
-        "pad_token_id": encoder.tokenizer.pad_token_id or 0,
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.hidden_size,
-        "input_names": tuple(input_names(encoder)),
-        "output_names": OUTPUT_NAMES[encoder.task],
-        "labels": tuple(config.id2label.get(i, f"LABEL_{i}") for i in range(config.num_labels)) if labels else None,
-        "pooling": None if pooling is None else PoolingFigures(mode=pooling.mode, normalize=pooling.normalize),
-        "parameters": count_parameters(encoder.model),
-    }
-
-
-def _of_the_choice(choice: Choice) -> dict[str, Any]:
-    chosen = choice.chosen
-    scheme = SCHEMES[chosen.scheme]
     assert chosen.parity is not None
-    return {
-        "model_file": PRECISIONS[chosen.precision].file,
-        "precision": chosen.precision,
-        "scheme": chosen.scheme,
-        "quantization": None if chosen.scheme == "fp32" else scheme.description,
-        "embeddings": scheme.own_tables or EMBEDDINGS[chosen.embeddings],
-        "candidate": chosen.full_name,
-        "kept_in_fp32": chosen.kept,
-        "graph": chosen.form.name,
-        "parity": chosen.parity,
-        "candidates": tuple(candidate.figures() for candidate in choice.candidates),
-        "refused": choice.refused,
-        "quality": choice.quality,
-    }
+    return PackageDetails(
+        model_file=PRECISIONS[chosen.precision].file,
+        task=encoder.task,
+        max_length=maker.max_length,
+        pad_token_id=encoder.tokenizer.pad_token_id or 0,
+        vocab_size=config.vocab_size,
+        hidden_size=config.hidden_size,
+        input_names=input_names(encoder),
+        output_names=OUTPUT_NAMES[encoder.task],
+        labels=tuple(config.id2label.get(i, f"LABEL_{i}") for i in range(config.num_labels)) if labels else None,
+        pooling=encoder.pooling,
+        precision=chosen.precision,
+        scheme=chosen.scheme,
+        quantization=None if chosen.scheme == "fp32" else scheme.description,
+        embeddings=scheme.own_tables or EMBEDDINGS[chosen.embeddings],
+        candidate=chosen.full_name,
+        kept_in_fp32=chosen.kept_in_fp32,
+        parameters=count_parameters(encoder.model),
+        opset=graph.opset_imports[""],
+        graph=chosen.form.name,
+        parity=chosen.parity,
+        batch_invariance=check_invariance(chosen.file, maker.batches, task=encoder.task, answer=maker.answer),
+        candidates=tuple(candidate.figures() for candidate in choice.candidates),
+        refused=choice.refused,
+        left_out=maker.left_out,
+        quality=choice.quality,
+        oldest_onnxruntime=oldest_onnxruntime(graph),
+        timed_at=timed_at,
+        held_on=held_on,
+    )

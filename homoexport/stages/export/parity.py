@@ -85,20 +85,13 @@ class _Tally:
 def check_parity(
     file: Path, batches: Sequence[Batch], *, task: ModelTask, precision: WeightPrecision, answer: Answer | None = None
 ) -> Parity:
-    """Run an ONNX file on the batches and hold its answers against torch's.
+    """Run an ONNX file on the batches and hold its answers against torch's, within the bounds of a precision.
 
-    Args:
-        file: the graph.
-        batches: some of what `make_batches` gave.
-        task: which output counts; fp32 graphs are held to all of their outputs.
-        precision: which bounds apply.
-        answer: gives the task's output elsewhere than on this machine's CPU.
-
-    Returns:
-        The figures of the task's output, and whether every bound is kept.
+    The figures are those of the task's output; fp32 graphs are held to all of their outputs. `answer` gives the task's
+    output elsewhere than on this machine's CPU.
     """
     names = OUTPUT_NAMES[task] if answer is None else OUTPUT_NAMES[task][:1]
-    tallies = {name: _Tally(of_scores=_gives_scores(task)) for name in names}
+    tallies = {name: _Tally(of_scores=task.endswith("-classification")) for name in names}
     for batch, answers in zip(batches, _run(file, batches, names, answer), strict=True):
         for name, actual in zip(names, answers, strict=True):
             expected = batch.expected[name]
@@ -128,26 +121,16 @@ def check_invariance(file: Path, batches: Batches, *, task: ModelTask, answer: A
     """Ask for some texts alone and together, and hold the two answers against each other.
 
     fp32 and calibrated scales give the same but for the order of sums. Dynamic scales are the whole batch's, so that
-    a text's answer depends on its neighbours.
-
-    Args:
-        file: the graph.
-        batches: the first eight texts, and the shortest one beside a far longer one.
-        task: whose output is asked for.
-        answer: gives it elsewhere than on this machine's CPU.
+    a text's answer depends on its neighbours. Asked are the first eight texts, and the shortest by a far longer one.
     """
     name = OUTPUT_NAMES[task][0]
     asked = [batches.eights[0], batches.mixed[-1], *batches.singles, batches.short_one]
     (eight,), (pair,), *alone = _run(file, asked, [name], answer)
-    tally = _Tally(of_scores=_gives_scores(task))
+    tally = _Tally(of_scores=task.endswith("-classification"))
     for (one,), other in zip(alone, [*eight, pair[0]], strict=True):
         tally.add(np.atleast_2d(one[0]), np.atleast_2d(other if other.ndim == 1 else other[: len(one[0])]))
     cosine = None if tally.of_scores else float(tally.vector_cosines().min())
     return Invariance(texts=len(alone), max_difference=_finite(tally.difference), min_cosine=cosine)
-
-
-def _gives_scores(task: ModelTask) -> bool:
-    return task in ("text-classification", "token-classification")
 
 
 def _finite(value: float) -> float | None:

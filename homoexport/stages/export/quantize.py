@@ -8,12 +8,9 @@ D hidden, V vocabulary.
 
 from __future__ import annotations
 
-import contextlib
-import logging
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -28,21 +25,10 @@ from homoexport.choices import EmbeddingPrecision, Scheme
 from homoexport.errors import UserError
 from homoexport.schemes import SCHEMES
 from homoexport.stages.export.attention import MICROSOFT
+from homoexport.stages.export.quiet import quiet
 from homoexport.stages.export.surgery import add_constant, array_of, put_in_place
 
 _INT4_BLOCK = 32
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the advice to pre-process a graph that has been through that already."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        root.setLevel(level)
 
 
 def products_of(file: Path) -> list[str]:
@@ -60,22 +46,16 @@ def quantize(
     keep: Collection[str] = (),
     ranges: TensorsData | None = None,
 ) -> None:
-    """Write an fp32 file in another scheme.
+    """Write an fp32 file in another scheme, but for the products of the names in `keep`.
 
-    Args:
-        source: an fp32 graph, weights inside.
-        target: the file to write.
-        scheme: how the matrix products are stored and computed.
-        embeddings: how the embedding tables are stored.
-        keep: names of products that stay in fp32.
-        ranges: of the activations, from `stages.export.calibrate`; for calibrated schemes alone.
+    Calibrated schemes need `ranges` of the activations, from `stages.export.calibrate`.
     """
-    with _quiet():
+    with quiet():
         model = _WRITERS[scheme](source, target, keep, ranges)
     if SCHEMES[scheme].own_tables:
         return
     if embeddings != "fp32":
-        quantize_embeddings(model, embeddings)
+        _quantize_embeddings(model, embeddings)
     ir.save(model, target)
 
 
@@ -118,14 +98,9 @@ def _quantize_static(source: Path, target: Path, keep: Collection[str], ranges: 
 
 
 def _quantize_int4(source: Path, target: Path, keep: Collection[str], _ranges: TensorsData | None) -> ir.Model:
-    root = logging.getLogger()
-    handlers = list(root.handlers)
-    # Its import makes the root logger print everything, which is the caller's to decide.
+    # Its import makes the root logger print everything: here that is undone.
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
-    for handler in set(root.handlers) - set(handlers):
-        root.removeHandler(handler)
-    root.setLevel(logging.ERROR)
     quantizer = MatMulNBitsQuantizer(
         onnx.load(source), block_size=_INT4_BLOCK, accuracy_level=4, nodes_to_exclude=list(keep)
     )
@@ -159,8 +134,8 @@ _WRITERS: dict[Scheme, Callable[[Path, Path, Collection[str], TensorsData | None
 }
 
 
-def _scale_and_zero_point(ranges: TensorsData, name: str) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    low, high = (float(np.reshape(end, -1)[0]) for end in ranges[name].range_value)
+def _scale_and_zero_point(low: float, high: float) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Of bytes that reach from the one value to the other."""
     low, high = min(low, 0.0), max(high, 0.0)  # 0 must be one of the values
     scale = (high - low) / 255 or 1.0
     return np.array(scale, np.float32), np.array(round(-low / scale), np.uint8)
@@ -176,7 +151,8 @@ def _pin_activations(model: ir.Model, ranges: TensorsData) -> None:
     for node in [node for node in graph if node.op_type == "DynamicQuantizeLinear"]:
         value = node.inputs[0]
         assert value is not None
-        step, zero = _scale_and_zero_point(ranges, str(value.name))
+        low, high = (float(np.reshape(end, -1)[0]) for end in ranges[str(value.name)].range_value)
+        step, zero = _scale_and_zero_point(low, high)
         scale = add_constant(model, f"{value.name}.scale", step)
         zero_point = add_constant(model, f"{value.name}.zero_point", zero)
         quantized = ir.node("QuantizeLinear", [value, scale, zero_point])
@@ -205,15 +181,12 @@ def _only_user(node: ir.Node) -> ir.Node:
     return user
 
 
-def quantize_embeddings(model: ir.Model, bits: Literal["int8", "int4"]) -> int:
+def _quantize_embeddings(model: ir.Model, bits: EmbeddingPrecision) -> None:
     """Store every embedding table [V, D] in fewer bits, in place; only the rows that are looked up become fp32 again.
 
     int8: one scale for each table, as products of embeddings are sensitive to directions, hardly to sizes.
     int4: words alone, two values a byte and a scale for each 128 (`com.microsoft.GatherBlockQuantized`); the few
     rows of positions and token types stay in int8.
-
-    Returns:
-        How many tables.
 
     Raises:
         UserError: 4-bit words of odd width.
@@ -230,7 +203,6 @@ def quantize_embeddings(model: ir.Model, bits: Literal["int8", "int4"]) -> int:
         write = _gather_int4 if bits == "int4" and value is words else _gather_int8
         write(model, str(value.name), table, nodes)
     RemoveUnusedNodesPass()(model)
-    return len(tables)
 
 
 def _reads_words(node: ir.Node) -> bool:
@@ -243,18 +215,13 @@ def _reads_words(node: ir.Node) -> bool:
 
 
 def _gather_int8(model: ir.Model, name: str, table: NDArray[np.float32], nodes: list[ir.Node]) -> None:
-    low, high = min(float(table.min()), 0.0), max(float(table.max()), 0.0)
-    scale = np.array((high - low) / 255 or 1.0, np.float32)
-    zero_point = np.array(round(-low / float(scale)), np.uint8)
+    scale, zero_point = _scale_and_zero_point(float(table.min()), float(table.max()))
     stored = np.clip(np.rint(table / scale) + zero_point, 0, 255).astype(np.uint8)
-    arrays: tuple[NDArray[Any], ...] = (stored, scale, zero_point)
-    constants = [
-        add_constant(model, f"{name}_{what}", array)
-        for what, array in zip(("quantized", "scale", "zero_point"), arrays, strict=True)
-    ]
+    data = add_constant(model, f"{name}_quantized", stored)
+    scales = [add_constant(model, f"{name}_scale", scale), add_constant(model, f"{name}_zero_point", zero_point)]
     for node in nodes:
-        rows = ir.node("Gather", [constants[0], node.inputs[1]])
-        put_in_place(model, node, [rows, ir.node("DequantizeLinear", [rows.outputs[0], *constants[1:]])])
+        rows = ir.node("Gather", [data, node.inputs[1]])
+        put_in_place(model, node, [rows, ir.node("DequantizeLinear", [rows.outputs[0], *scales])])
 
 
 def _gather_int4(model: ir.Model, name: str, table: NDArray[np.float32], nodes: list[ir.Node]) -> None:

@@ -38,11 +38,7 @@ class Frame:
 
 
 def backend_of(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """A copy of the Rust tokenizer, without truncation and padding.
-
-    Raises:
-        UserError: there is none.
-    """
+    """A copy of the Rust tokenizer, without truncation and padding."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
         raise refusal(f"its {type(tokenizer).__name__} has no tokenizer.json")
@@ -62,11 +58,7 @@ def refusal(what: str) -> UserError:
 
 
 def read_frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
-    """What a tokenizer puts around a text.
-
-    Raises:
-        UserError: it truncates on the left, has no padding token, numbers token types, or has no letters.
-    """
+    """What a tokenizer puts around a text."""
     if tokenizer.truncation_side != "right":
         raise refusal(f"it truncates on the {tokenizer.truncation_side}")
     if tokenizer.pad_token_id is None:
@@ -117,10 +109,8 @@ def write_sequences(
     """`input_ids`, `attention_mask` and `token_type_ids`, each int64 [B, S].
 
     Args:
-        op: takes the nodes.
         ids: int64 [B, P].
         kept: bool [B, P], which of them are tokens.
-        frame: the special ones.
         max_length: tokens of the longest sequence, special ones included.
     """
     place = op("CumSum", op("Cast", kept, to=ir.DataType.INT64), 1)  # [B, P] from 1 on

@@ -31,10 +31,7 @@ Maxima = Mapping[str, NDArray[np.float32]]
 def channel_maxima(file: Path, tokens: Iterable[Tokens], *, work: Path) -> Maxima:
     """The largest absolute value of every channel of every product's input, [K] by the input's name.
 
-    Args:
-        file: an fp32 graph.
-        tokens: texts, one by one, each by input name [1, S].
-        work: a folder for a graph that gives them all.
+    Of an fp32 graph, over texts one by one, [1, S] each. `work` is a folder for a graph that gives them all.
     """
     model = ir.load(file)
     inputs = list(_by_input(model))
@@ -57,11 +54,7 @@ def channel_maxima(file: Path, tokens: Iterable[Tokens], *, work: Path) -> Maxim
 def smooth(source: Path, target: Path, maxima: Maxima, *, strength: float) -> None:
     """Write an fp32 graph with smoothed inputs of its products; it answers the same but for rounding.
 
-    Args:
-        source: an fp32 graph.
-        target: the file to write.
-        maxima: of the same graph, from `channel_maxima`.
-        strength: a, from 0 (weights alike) to 1 (inputs alike).
+    `strength` is a, from 0 (weights alike) to 1 (inputs alike); `maxima` are of the same graph.
     """
     model = ir.load(source)
     for value, nodes in _by_input(model).items():

@@ -22,9 +22,9 @@ from homoexport.documents.package import PackedTokenizer, TokenizerKind
 from homoexport.errors import HomoexportError, ParityError, UserError
 from homoexport.runtime.worker.inputs import padded_tokens
 from homoexport.stages.export.awkward_text import PLAIN_ENGLISH, awkward_texts
-from homoexport.stages.export.byte_level import BYTE_LEVEL_OPERATORS, ByteLevel, read_byte_level, write_byte_level
-from homoexport.stages.export.sequences import EXTENSIONS_DOMAIN, GraphWriter, backend_of
-from homoexport.stages.export.wordpiece import WORDPIECE_OPERATORS, WordPiece, read_wordpiece, write_wordpiece
+from homoexport.stages.export.byte_level import BYTE_LEVEL_OPERATORS, read_byte_level, write_byte_level
+from homoexport.stages.export.sequences import EXTENSIONS_DOMAIN, GraphWriter, backend_of, write_sequences
+from homoexport.stages.export.wordpiece import WORDPIECE_OPERATORS, read_wordpiece, write_wordpiece
 
 TEXT_INPUT = "text"
 _COMPARED = ("input_ids", "attention_mask")
@@ -41,24 +41,19 @@ def extensions_library() -> str:
     try:
         import onnxruntime_extensions
     except ImportError:
-        raise UserError(
-            "onnxruntime-extensions is not installed",
-            where="--with-tokenizer",
-            hint="pip install 'homoexport[strings]'",
-        ) from None
+        what, hint = "onnxruntime-extensions is not installed", "pip install 'homoexport[strings]'"
+        raise UserError(what, where="--with-tokenizer", hint=hint) from None
     return str(onnxruntime_extensions.get_library_path())
 
 
 def refuse_inexpressible(tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> None:
-    """Find what would stop `pack_tokenizer` before a graph is made; takes a second or two.
-
-    Raises:
-        UserError: onnxruntime-extensions is not installed; a tokenizer that cannot be expressed; a `max_length` without
-            room for text.
-    """
+    """Raise what would stop `pack_tokenizer`, before a graph is made; takes a second or two."""
     extensions_library()
-    text = ir.Value(name=TEXT_INPUT, type=ir.TensorType(ir.DataType.STRING), shape=ir.Shape(["batch"]))
-    _write_tokens(GraphWriter(), text, tokenizer, max_length=max_length)
+    _write_tokens(GraphWriter(), _text_input(), tokenizer, max_length=max_length)
+
+
+def _text_input() -> ir.Value:
+    return ir.Value(name=TEXT_INPUT, type=ir.TensorType(ir.DataType.STRING), shape=ir.Shape(["batch"]))
 
 
 def pack_tokenizer(
@@ -69,15 +64,8 @@ def pack_tokenizer(
     Its one input is `text`, strings [B]; its outputs are those of `model_file`. Texts are truncated to `max_length`
     tokens and padded to the longest one of the batch, both on the right. The comparison takes a few seconds.
 
-    Args:
-        model_file: a graph whose inputs are `input_ids`, `attention_mask` and, where it has a use for them,
-            `token_type_ids`, each int64 [B, S].
-        tokenizer: the model's.
-        max_length: tokens of the longest sequence, special ones included.
-        target: the file to write; its folder exists.
-
-    Returns:
-        The comparison's result on strings of many kinds.
+    The inputs of `model_file` are `input_ids`, `attention_mask` and, where it has a use for them, `token_type_ids`,
+    each int64 [B, S].
 
     Raises:
         UserError: onnxruntime-extensions is not installed; a tokenizer that cannot be expressed, or that the packed
@@ -86,7 +74,7 @@ def pack_tokenizer(
     """
     library = extensions_library()
     writer = GraphWriter()
-    text = ir.Value(name=TEXT_INPUT, type=ir.TensorType(ir.DataType.STRING), shape=ir.Shape(["batch"]))
+    text = _text_input()
     tokens, operators = _write_tokens(writer, text, tokenizer, max_length=max_length)
     model = ir.load(model_file)
     _replace_inputs(model, text, tokens, where=str(model_file))
@@ -119,17 +107,18 @@ def _write_tokens(
 ) -> tuple[dict[str, ir.Value], Sequence[str]]:
     """Token ids of texts, and the operators of onnxruntime-extensions that they take."""
     operators: Sequence[str]
-    pieces: ByteLevel | WordPiece
     if type(backend_of(tokenizer).model) is models.BPE:
-        pieces, operators = read_byte_level(tokenizer), BYTE_LEVEL_OPERATORS
+        byte_level = read_byte_level(tokenizer)
+        frame, operators = byte_level.frame, BYTE_LEVEL_OPERATORS
+        ids, kept = write_byte_level(writer, text, byte_level)
     else:
-        pieces, operators = read_wordpiece(tokenizer), WORDPIECE_OPERATORS
-    if max_length <= pieces.frame.special_tokens:
-        what = f"{max_length} tokens hold no text beside {pieces.frame.special_tokens} special ones"
+        wordpiece = read_wordpiece(tokenizer)
+        frame, operators = wordpiece.frame, WORDPIECE_OPERATORS
+        ids, kept = write_wordpiece(writer, text, wordpiece)
+    if max_length <= frame.special_tokens:
+        what = f"{max_length} tokens hold no text beside {frame.special_tokens} special ones"
         raise UserError(what, where="max_length", hint="give more")
-    if isinstance(pieces, ByteLevel):
-        return write_byte_level(writer, text, pieces, max_length=max_length), operators
-    return write_wordpiece(writer, text, pieces, max_length=max_length), operators
+    return write_sequences(writer, ids, kept, frame, max_length=max_length), operators
 
 
 def _check(
@@ -142,13 +131,9 @@ def _check(
     tokens_alone = _session(ir.to_proto(_tokens_alone(packed)).SerializeToString(), library)
     kinds = {name: _compare(tokens_alone, oracle, kind, pad_id) for name, kind in texts.items()}
     figures = kinds[PLAIN_ENGLISH]
-    if figures.equal < figures.strings:
-        raise UserError(
-            f"the packed tokenizer differs from this one on {figures.strings - figures.equal} of {figures.strings} "
-            "plain English texts",
-            where="--with-tokenizer",
-            hint="export without it",
-        )
+    if differing := figures.strings - figures.equal:
+        what = f"the packed tokenizer differs from this one on {differing} of {figures.strings} plain English texts"
+        raise UserError(what, where="--with-tokenizer", hint="export without it")
     _check_answers(model_file, packed, oracle, texts[PLAIN_ENGLISH][:_ANSWERED], pad_id, library)
     return kinds
 
@@ -200,11 +185,7 @@ def _compare(packed: ort.InferenceSession, oracle: Tokenizer, texts: Sequence[st
 def _check_answers(
     model_file: Path, packed: Path, oracle: Tokenizer, texts: Sequence[str], pad_id: int, library: str
 ) -> None:
-    """The packed file answers texts as the other one answers their ids, to the last bit.
-
-    Raises:
-        ParityError: it does not.
-    """
+    """Refuse a packed file that does not answer texts as the other one answers their ids, to the last bit."""
     rows = [encoding.ids for encoding in oracle.encode_batch(texts)]
     given = padded_tokens(rows, pad_id)
     plain = _session(model_file, library)

@@ -1,8 +1,9 @@
-"""Work on a graph: constants read and added, nodes put in the place of others."""
+"""Work on a graph: constants and projections read and added, nodes put in the place of others."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,42 @@ def add_constant(model: ir.Model, name: str, array: NDArray[Any]) -> ir.Value:
     value = ir.Value(name=name, const_value=ir.tensor(np.ascontiguousarray(array), name=name))
     model.graph.register_initializer(value)
     return value
+
+
+@dataclass(frozen=True)
+class Projection:
+    """`x W + b` with constant W [K, N] and b [N]."""
+
+    matmul: ir.Node
+    add: ir.Node
+    weight: NDArray[Any]
+    bias: NDArray[Any]
+
+
+def projection_of(value: ir.Value | None) -> Projection | None:
+    """What makes a value, if that is a projection."""
+    add = None if value is None else value.producer()
+    if add is None or add.op_type != "Add":
+        return None
+    for product, addend in (add.inputs, add.inputs[::-1]):
+        matmul, bias = None if product is None else product.producer(), array_of(addend)
+        if matmul is None or matmul.op_type != "MatMul" or bias is None:
+            continue
+        weight = array_of(matmul.inputs[1])
+        if weight is not None and weight.ndim == 2 and bias.shape == weight.shape[1:]:
+            return Projection(matmul, add, weight, bias)
+    return None
+
+
+def add_projection(
+    model: ir.Model, name: str, source: ir.Value | None, weight: NDArray[Any], bias: NDArray[Any], *, before: ir.Node
+) -> ir.Value:
+    """The value of a new projection, whose nodes stand before another."""
+    weights, biases = add_constant(model, f"{name}.weight", weight), add_constant(model, f"{name}.bias", bias)
+    product = ir.node("MatMul", [source, weights], name=f"{name}/MatMul")
+    total = ir.node("Add", [product.outputs[0], biases], name=f"{name}/Add")
+    model.graph.insert_before(before, [product, total])
+    return total.outputs[0]
 
 
 def put_in_place(model: ir.Model, node: ir.Node, new: Sequence[ir.Node]) -> None:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import onnx_ir as ir
@@ -36,7 +36,6 @@ from homoexport.stages.export.sequences import (
     backend_of,
     read_frame,
     refusal,
-    write_sequences,
 )
 
 WORDPIECE_OPERATORS = ("TrieTokenizer", "TrieDetokenizer")
@@ -55,22 +54,17 @@ _NOT_WRITTEN = "\ufffe\uffff"  # TrieDetokenizer takes them for invalid UTF-8
 class WordPiece:
     """What there is to know of a WordPiece tokenizer.
 
-    Attributes:
-        vocabulary: ids of the pieces; those inside of a word begin with `continuation`.
-        images: what normaliser and pre-tokenizer make of a character, where that is not itself; words are apart by
-            spaces, and the image of a character that stands alone has one on either side.
-        pages: KEEP, DROP or ISOLATE for every `PAGE` code points that are all treated so.
-        added: images of the added tokens by their contents, and their ids by their images.
-        frame: ids around a text.
+    `images` are what normaliser and pre-tokenizer make of a character, where that is not itself; words are apart by
+    spaces, and the image of a character that stands alone has one on either side.
     """
 
     vocabulary: Mapping[str, int]
-    continuation: str
+    continuation: str  # what pieces inside of a word begin with
     unknown_id: int
     longest_word: int
     images: Mapping[str, str]
-    pages: NDArray[np.int64]
-    added: Sequence[tuple[str, str, int]]
+    pages: NDArray[np.int64]  # KEEP, DROP or ISOLATE for every `PAGE` code points that are all treated so
+    added: Sequence[tuple[str, str, int]]  # content, image and id of each added token
     frame: Frame
 
 
@@ -108,7 +102,16 @@ def read_wordpiece(tokenizer: PreTrainedTokenizerBase) -> WordPiece:
     )
 
 
-def _added_token(token: Mapping[str, Any], images: Mapping[str, str], *, mark: str) -> tuple[str, str, int]:
+class _AddedToken(TypedDict):
+    """An entry of tokenizer.json, as far as it is read."""
+
+    id: int
+    content: str
+    single_word: bool
+    normalized: bool
+
+
+def _added_token(token: _AddedToken, images: Mapping[str, str], *, mark: str) -> tuple[str, str, int]:
     """Content, image, id. White space around it, which some take along, means nothing between words."""
     content, number = token["content"], token["id"]
     if token["single_word"]:
@@ -160,17 +163,9 @@ def _common_treatment(page: Mapping[str, str]) -> int:
     return KEEP
 
 
-def write_wordpiece(op: GraphWriter, text: ir.Value, pieces: WordPiece, *, max_length: int) -> dict[str, ir.Value]:
-    """`input_ids`, `attention_mask` and `token_type_ids`, each int64 [B, S], of texts [B].
-
-    Args:
-        op: takes the nodes.
-        text: strings [B].
-        pieces: from `read_wordpiece`.
-        max_length: tokens of the longest sequence, special ones included.
-    """
-    words = _write_words(op, text, pieces)
-    return _write_ids(op, words, pieces, max_length=max_length)
+def write_wordpiece(op: GraphWriter, text: ir.Value, pieces: WordPiece) -> tuple[ir.Value, ir.Value]:
+    """Token ids int64 [B, P] of strings [B], and which of them are tokens."""
+    return _write_ids(op, _write_words(op, text, pieces), pieces)
 
 
 def _write_words(op: GraphWriter, text: ir.Value, pieces: WordPiece) -> ir.Value:
@@ -215,7 +210,7 @@ def _shifted(op: GraphWriter, values: ir.Value, count: int) -> ir.Value:
     return op("Slice", op("Pad", values, [0, count, 0, 0]), [0], [-count], [1])
 
 
-def _write_ids(op: GraphWriter, words: ir.Value, pieces: WordPiece, *, max_length: int) -> dict[str, ir.Value]:
+def _write_ids(op: GraphWriter, words: ir.Value, pieces: WordPiece) -> tuple[ir.Value, ir.Value]:
     lines, table = _piece_table(pieces)
     numbers = op("TrieTokenizer", words, domain=EXTENSIONS_DOMAIN, vocab="\n".join(lines))  # [B, P], padded with 0
     ids, starts, characters, flawed = (op("Gather", column, numbers) for column in table.T)
@@ -229,8 +224,7 @@ def _write_ids(op: GraphWriter, words: ir.Value, pieces: WordPiece, *, max_lengt
     # An unknown word has one token, at its first piece. A word without characters was a space too many.
     kept = op("And", op("Greater", length, 0), op("Or", op("Greater", starts, 0), op("Not", unknown)))
     kept = op("And", kept, op("Greater", numbers, 0))
-    ids = op("Where", unknown, pieces.unknown_id, ids)
-    return write_sequences(op, ids, kept, pieces.frame, max_length=max_length)
+    return op("Where", unknown, pieces.unknown_id, ids), kept
 
 
 def _piece_table(pieces: WordPiece) -> tuple[list[str], NDArray[np.int64]]:
@@ -259,11 +253,8 @@ def _piece_table(pieces: WordPiece) -> tuple[list[str], NDArray[np.int64]]:
 def _byte_lines(first: int, pattern: bytes) -> list[str]:
     """One entry for each byte, in Python's notation for bytes."""
     made = [pattern % bytes([byte]) for byte in range(256)]
-    return [f"{first + index} {_in_hex(each)} {len(each)}" for index, each in enumerate(made)]
-
-
-def _in_hex(content: bytes) -> str:
-    return "b'" + "".join(f"\\x{byte:02x}" for byte in content) + "'"
+    written = ["".join(f"\\x{byte:02x}" for byte in each) for each in made]
+    return [f"{first + index} b'{each}' {len(pattern) - 1}" for index, each in enumerate(written)]
 
 
 def _line(number: int, content: str) -> str:

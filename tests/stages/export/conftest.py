@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 import pytest
 import torch
 
+from homoexport.documents.package import TimedAt
+from homoexport.documents.recipe import ExportSettings
+from homoexport.documents.target import TargetHost
 from homoexport.encoder import Encoder, load_encoder
 from homoexport.host import describe_host
-from homoexport.schemes import schemes_for
+from homoexport.schemes import CPU_PROVIDER, schemes_for
 from homoexport.stages.export import candidates
+from homoexport.stages.export.choose import Rank
 from homoexport.stages.export.graph import torch_to_onnx
+from homoexport.stages.export.package import export_encoder
 from tests.conftest import tiny_bert, tiny_tokenizer
 
 Make = Callable[[str], Encoder]
@@ -22,6 +28,33 @@ SUMS_OVERFLOW = "int8-7-bit" in schemes_for(
     "int8", HOST.instruction_sets, x86=HOST.architecture == "x86_64", calibrated=False
 )
 needs_exact_sums = pytest.mark.skipif(SUMS_OVERFLOW, reason="this CPU adds products of bytes in 16 bits: they overflow")
+
+TARGET = TargetHost(is_here=True, emulated=False, provider=CPU_PROVIDER, cpu="Some CPU", x86=False, instruction_sets=())
+TIMED_AT = TimedAt(device="cpu", cpu="Some CPU", threads=1, batch_size=1, length=16)
+
+
+def export_package(
+    encoder: Encoder,
+    *,
+    out_dir: Path,
+    rank: Rank,
+    texts: Any = (),
+    answer: Any = None,
+    force: bool = False,
+    **settings: Any,
+) -> Path:
+    """A package for a target that adds products of bytes exactly; settings as in a recipe's `export`."""
+    return export_encoder(
+        encoder,
+        out_dir,
+        settings=ExportSettings(**settings),
+        target=TARGET,
+        timed_at=TIMED_AT,
+        rank=rank,
+        texts=texts,
+        answer=answer,
+        force=force,
+    )
 
 
 @pytest.fixture(scope="session")

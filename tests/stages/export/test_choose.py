@@ -21,11 +21,10 @@ from homoexport.stages.export import candidates, choose
 from homoexport.stages.export.candidates import Candidate
 from homoexport.stages.export.choose import breakers, fastest
 from homoexport.stages.export.forms import Form
-from homoexport.stages.export.package import export_encoder
 from homoexport.stages.export.quantize import products_of
 from homoexport.stages.export.smooth import channel_maxima, smooth
 from homoexport.stages.export.surgery import array_of
-from tests.stages.export.conftest import needs_exact_sums
+from tests.stages.export.conftest import export_package, needs_exact_sums
 
 TEXTS = ["w1", "w5 w6 w7 w8 w9 w10 w11 w12", "w20 w21 w22", "w3 w4 " * 20]
 
@@ -129,7 +128,7 @@ def with_a_wild_channel(tiny_encoder, exported, tmp_path, monkeypatch):
     monkeypatch.setattr("homoexport.stages.export.parity.FEWER_BITS_MEAN_COSINE", 0.995)
 
     def export(quantize: str) -> tuple[Path, dict]:
-        out = export_encoder(
+        out = export_package(
             encoder,
             out_dir=tmp_path / "package",
             texts=TEXTS * 20,
@@ -205,7 +204,7 @@ def test_files_that_do_not_fit_are_not_chosen_and_where_none_does_the_smallest_i
     def rank(files: list[Path]) -> list[float]:
         return [math.inf if "static" in file.name else 1.0 + ("int8" not in file.name) for file in files]
 
-    out = export_encoder(
+    out = export_package(
         tiny_encoder("feature-extraction"), out_dir=tmp_path / "package", texts=TEXTS, quantize="auto", rank=rank
     )
     details = verify(out, PackageManifest).details.model_dump(mode="json")
@@ -213,7 +212,7 @@ def test_files_that_do_not_fit_are_not_chosen_and_where_none_does_the_smallest_i
     assert [reason for name, reason in details["left_out"].items() if "static" in name] == [
         "could not be timed, for it does not fit into the target's memory"
     ]
-    nowhere = export_encoder(
+    nowhere = export_package(
         tiny_encoder("feature-extraction"),
         out_dir=tmp_path / "other",
         texts=TEXTS,
@@ -233,7 +232,7 @@ def test_a_target_that_is_gone_ends_the_export(tiny_encoder, export_once, tmp_pa
         raise DeviceError("the phone is gone", where="ssh://phone")
 
     with pytest.raises(DeviceError, match="the phone is gone"):
-        export_encoder(
+        export_package(
             tiny_encoder("feature-extraction"),
             out_dir=tmp_path / "package",
             texts=TEXTS,
@@ -244,7 +243,7 @@ def test_a_target_that_is_gone_ends_the_export(tiny_encoder, export_once, tmp_pa
 
 def test_int8_that_is_slower_is_refused_with_the_figures(tiny_encoder, export_once, tmp_path):
     encoder = tiny_encoder("feature-extraction")
-    out = export_encoder(
+    out = export_package(
         encoder,
         out_dir=tmp_path / "package",
         texts=TEXTS,

@@ -76,15 +76,7 @@ def family_encoder(tmp_path) -> Make:
 def maker_of(encoder: Encoder, folder: Path) -> Maker:
     rng = np.random.default_rng(0)
     texts = [" ".join(f"w{word}" for word in rng.integers(0, 95, length)) for length in (1, 3, 58, 7, 20, 5, 2, 40)]
-    return Maker(
-        encoder,
-        folder,
-        texts=texts,
-        opset=18,
-        max_opset=None,
-        max_length=max_length_of(encoder),
-        progress=lambda _step: None,
-    )
+    return Maker(encoder, folder, max_length_of(encoder), texts)
 
 
 def tokens_of(encoder: Encoder, lengths: tuple[int, ...], seed: int) -> dict[str, np.ndarray]:

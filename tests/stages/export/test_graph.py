@@ -78,7 +78,7 @@ def sentence_oracle(encoder: Encoder, tokens: dict[str, np.ndarray], pooling: Po
     return np.stack(rows)
 
 
-@pytest.mark.parametrize("pooling", [Pooling("cls", True), Pooling("mean", False)])
+@pytest.mark.parametrize("pooling", [Pooling(mode="cls", normalize=True), Pooling(mode="mean", normalize=False)])
 def test_pooling_lies_in_the_graph(encoder, tmp_path, pooling):
     encoder = Encoder(encoder.model, encoder.tokenizer, encoder.task, pooling, encoder.folder, encoder.source)
     file = save(write_as(torch_to_onnx(encoder, opset=18), UNFUSED), tmp_path / "portable.onnx")
@@ -136,11 +136,12 @@ def operators_of(model: ir.Model) -> list[str]:
 def test_rewrites_find_every_layer(graph_file):
     model = ir.load(graph_file)
     before = operators_of(model).count("MatMul")
-    assert merge_projections(model) == 2
+    merge_projections(model)
     assert operators_of(model).count("MatMul") == before - 4
-    assert split_projections(model) == 2
+    split_projections(model)
     assert operators_of(model).count("MatMul") == before
-    assert sum_residuals(model) == 5  # two a layer, and the embeddings'
+    sum_residuals(model)
+    assert operators_of(model).count("Sum") == 5  # two a layer, and the embeddings'
     operators = operators_of(written(graph_file, Form("multi-head")))
     counted = ("com.microsoft.MultiHeadAttention", "com.microsoft.Gelu", "Sum", "Split")
     assert [operators.count(name) for name in counted] == [2, 2, 5, 0]

@@ -14,9 +14,9 @@ from homoexport.documents.artifact import PackageManifest, verify
 from homoexport.encoder import load_encoder, save_encoder
 from homoexport.stages.export.candidates import Maker
 from homoexport.stages.export.forms import Form
-from homoexport.stages.export.package import export_encoder
 from homoexport.stages.export.runtimes import oldest_onnxruntime
 from tests.snippets import table
+from tests.stages.export.conftest import export_package
 
 SCHEMES = ("fp32", "int8", "int8-static", "int8-qdq", "int4", "fp16")
 
@@ -27,7 +27,7 @@ def in_order(files: list[Path]) -> list[float]:
 
 def graphs_of(form: Form, encoder, folder: Path) -> Callable[[str, str], Path]:
     texts = [f"w{i} w{i + 1} w{i + 2}" for i in range(12)]
-    maker = Maker(encoder, folder, texts=texts, opset=18, max_opset=None, max_length=64, progress=lambda _step: None)
+    maker = Maker(encoder, folder, max_length=64, texts=texts)
     assert maker.write(form) is not None
 
     def write(scheme: str, words: str) -> Path:
@@ -43,7 +43,7 @@ def graphs_of(form: Form, encoder, folder: Path) -> Callable[[str, str], Path]:
     [("none", "fp32", None), ("int8", "q8", "model_quantized.onnx"), ("fp16", "fp16", "model_fp16.onnx")],
 )
 def test_other_loaders_are_told_which_file_to_load(tiny_encoder, export_once, tmp_path, quantize, dtype, file_name):
-    package = export_encoder(
+    package = export_package(
         tiny_encoder("sentence-similarity"), out_dir=tmp_path / "package", rank=in_order, quantize=quantize
     )
     config = json.loads((package / "config.json").read_text())
@@ -63,7 +63,7 @@ def test_prompts_go_along(tiny_encoder, export_once, tmp_path):
     prompts = {"prompts": {"query": "query: "}, "similarity_fn_name": "dot"}
     (tmp_path / "teacher/config_sentence_transformers.json").write_text(json.dumps(prompts))
     teacher = load_encoder(str(tmp_path / "teacher"))
-    package = export_encoder(teacher, out_dir=tmp_path / "package", rank=in_order, quantize="none")
+    package = export_package(teacher, out_dir=tmp_path / "package", rank=in_order, quantize="none")
     assert json.loads((package / "config_sentence_transformers.json").read_text()) == prompts
 
 

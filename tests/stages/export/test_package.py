@@ -20,7 +20,6 @@ from transformers import AutoTokenizer
 
 from homoexport.data import sample_text
 from homoexport.documents.artifact import PackageManifest, verify
-from homoexport.documents.package import TimedAt
 from homoexport.encoder import load_encoder
 from homoexport.errors import OutputError, PackageError, ParityError, UserError
 from homoexport.runtime.inference import open_package
@@ -28,11 +27,10 @@ from homoexport.stages.export import candidates
 from homoexport.stages.export.awkward_text import awkward_texts
 from homoexport.stages.export.hub import push_to_hub
 from homoexport.stages.export.ladder import make_batches
-from homoexport.stages.export.package import export_encoder
 from homoexport.stages.export.parity import FEWER_BITS_MIN_COSINE, check_parity
 from homoexport.stages.export.strings import extensions_library
 from tests.conftest import BERT_TINY, MINILM, tiny_model, tiny_tokenizer
-from tests.stages.export.conftest import SUMS_OVERFLOW
+from tests.stages.export.conftest import SUMS_OVERFLOW, export_package
 
 TEXTS = ["w1", "w5 w6 w7 w8 w9 w10 w11 w12", "w20 w21 w22", "w3 w4 " * 20]
 
@@ -66,7 +64,7 @@ def test_package_holds_the_fastest_graph_and_loads_with_stock_libraries(
     tiny_encoder, export_once, tmp_path, scratch, quantize, fastest, model_file
 ):
     encoder = tiny_encoder("sentence-similarity")
-    out = export_encoder(encoder, out_dir=tmp_path / "package", rank=by_name(fastest), texts=TEXTS, quantize=quantize)
+    out = export_package(encoder, out_dir=tmp_path / "package", rank=by_name(fastest), texts=TEXTS, quantize=quantize)
     manifest = verify(out, PackageManifest)
     details = manifest.details.model_dump(mode="json")
     assert details["model_file"] == model_file
@@ -105,7 +103,7 @@ def test_package_holds_the_fastest_graph_and_loads_with_stock_libraries(
 
 def test_mixed_lengths_in_a_batch_answer_as_each_alone(tiny_encoder, export_once, tmp_path):
     encoder = tiny_encoder("sentence-similarity")
-    out = export_encoder(
+    out = export_package(
         encoder, out_dir=tmp_path / "package", rank=by_name("unfused+merged.onnx"), texts=TEXTS, quantize="none"
     )
     session = ort.InferenceSession(out / "onnx/model.onnx", providers=["CPUExecutionProvider"])
@@ -124,7 +122,7 @@ def test_poisoned_graph_is_refused_with_its_figures(tiny_encoder, export_once, t
 
     monkeypatch.setattr(candidates, "write_as", poison)
     with pytest.raises(ParityError, match=r"standard-fp32 \(last_hidden_state\) largest difference .* cosine"):
-        export_encoder(encoder, out_dir=tmp_path / "package", rank=by_name(""), texts=TEXTS, quantize="int8")
+        export_package(encoder, out_dir=tmp_path / "package", rank=by_name(""), texts=TEXTS, quantize="int8")
     assert not (tmp_path / "package").exists()
     assert list(scratch.iterdir()) == []
     assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".part")] == []
@@ -145,10 +143,10 @@ def test_existing_folder_is_refused_and_replaced_by_force(tiny_encoder, export_o
     encoder = tiny_encoder("feature-extraction")
     out = tmp_path / "package"
     arguments = {"out_dir": out, "rank": by_name("unfused+merged.onnx"), "texts": TEXTS, "quantize": "none"}
-    export_encoder(encoder, **arguments)
+    export_package(encoder, **arguments)
     with pytest.raises(OutputError, match="already exists"):
-        export_encoder(encoder, **arguments)
-    export_encoder(encoder, **arguments, force=True)
+        export_package(encoder, **arguments)
+    export_package(encoder, **arguments, force=True)
     assert verify(out, PackageManifest).details.task == "feature-extraction"
 
 
@@ -165,7 +163,7 @@ def test_graphs_that_fail_are_left_out_with_the_reason_and_the_others_ship(
 
     monkeypatch.setattr(candidates, "fused_base", fail)
     arguments = {"texts": TEXTS, "rank": by_name("unfused+merged.onnx")}
-    out = export_encoder(encoder, out_dir=tmp_path / "fp32", quantize="none", **arguments)
+    out = export_package(encoder, out_dir=tmp_path / "fp32", quantize="none", **arguments)
     details = verify(out, PackageManifest).details.model_dump(mode="json")
     assert details["left_out"] == dict.fromkeys(["standard", "flash", "multi-head"], "RuntimeError: no such fusion")
     tried = {(item["name"], item["round"]) for item in details["candidates"]}
@@ -177,7 +175,7 @@ def test_graphs_that_fail_are_left_out_with_the_reason_and_the_others_ship(
     }
     monkeypatch.setattr(candidates, "quantize", fail_to_quantize)
     with pytest.raises(ParityError, match=r"unfused\+merged-int8 RuntimeError: unfused\+merged has no integers"):
-        export_encoder(encoder, out_dir=tmp_path / "int8", quantize="int8", **arguments)
+        export_package(encoder, out_dir=tmp_path / "int8", quantize="int8", **arguments)
 
 
 def test_graphs_that_the_target_cannot_run_are_left_out(tiny_encoder, export_once, tmp_path):
@@ -190,7 +188,7 @@ def test_graphs_that_the_target_cannot_run_are_left_out(tiny_encoder, export_onc
         return [session.run(["last_hidden_state"], tokens)[0] for tokens in batches]
 
     arguments = {"texts": TEXTS, "rank": by_name("unfused-int8-0.onnx"), "quantize": "int8", "answer": answer}
-    out = export_encoder(encoder, out_dir=tmp_path / "package", **arguments)
+    out = export_package(encoder, out_dir=tmp_path / "package", **arguments)
     details = verify(out, PackageManifest).details.model_dump(mode="json")
     assert (details["graph"], details["scheme"]) == ("unfused", "int8")
     for form in ("standard", "flash", "multi-head"):
@@ -208,7 +206,7 @@ def test_classifier_package_names_its_labels_and_its_tokenizer_feeds_it(tmp_path
     tokenizer.save_pretrained(tmp_path / "model")
     encoder = load_encoder(str(tmp_path / "model"))
     assert "token_type_ids" in encoder.tokenizer(TEXTS)
-    out = export_encoder(
+    out = export_package(
         encoder, out_dir=tmp_path / "package", rank=by_name("flash.onnx"), texts=TEXTS, quantize="none"
     )
     details = verify(out, PackageManifest).details.model_dump(mode="json")
@@ -244,7 +242,7 @@ def test_text_that_comes_with_the_package_is_the_same_each_time():
 @pytest.mark.parametrize("source", [pytest.param(MINILM, marks=pytest.mark.slow), BERT_TINY])
 def test_trained_models_keep_every_bound(source, tmp_path):
     encoder = load_encoder(source)
-    out = export_encoder(encoder, out_dir=tmp_path / "package", rank=by_name("standard-int8-0.onnx"))
+    out = export_package(encoder, out_dir=tmp_path / "package", rank=by_name("standard-int8-0.onnx"))
     details = json.loads((out / "manifest.json").read_text())["details"]
     checked = [item for item in details["candidates"] if item["parity"] is not None]
     names = {item["name"] for item in checked}
@@ -263,12 +261,11 @@ def test_trained_models_keep_every_bound(source, tmp_path):
 
 def test_card_says_what_the_manifest_says(tiny_encoder, export_once, tmp_path):
     encoder = tiny_encoder("sentence-similarity")
-    out = export_encoder(
+    out = export_package(
         encoder,
         out_dir=tmp_path / "package",
         rank=by_name("standard-int8-0.onnx"),
         texts=TEXTS,
-        timed_at=TimedAt(device="cpu", cpu="Some CPU", threads=1, batch_size=1, length=16),
     )
     manifest = verify(out, PackageManifest)
     details = manifest.details.model_dump(mode="json")
@@ -302,7 +299,7 @@ class FakeHub:
 
 
 def test_a_package_goes_to_the_hub_as_it_is(tiny_encoder, export_once, tmp_path, monkeypatch):
-    out = export_encoder(tiny_encoder("feature-extraction"), out_dir=tmp_path / "p", rank=by_name(""), texts=TEXTS)
+    out = export_package(tiny_encoder("feature-extraction"), out_dir=tmp_path / "p", rank=by_name(""), texts=TEXTS)
     monkeypatch.setattr("huggingface_hub.HfApi", FakeHub)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     assert push_to_hub(out, "small", private=True) == "https://hub.example/me/small/commit/1"
@@ -316,7 +313,7 @@ def test_a_package_goes_to_the_hub_as_it_is(tiny_encoder, export_once, tmp_path,
 
 
 def test_the_hub_that_is_switched_off_is_one_line(tiny_encoder, export_once, tmp_path, monkeypatch):
-    out = export_encoder(tiny_encoder("feature-extraction"), out_dir=tmp_path / "p", rank=by_name(""), texts=TEXTS)
+    out = export_package(tiny_encoder("feature-extraction"), out_dir=tmp_path / "p", rank=by_name(""), texts=TEXTS)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="switched off"):
         push_to_hub(out, "me/small")
@@ -328,7 +325,7 @@ def test_the_hub_that_is_switched_off_is_one_line(tiny_encoder, export_once, tmp
 @pytest.mark.slow
 def test_with_its_tokenizer_inside_a_package_takes_texts(tmp_path):
     encoder = load_encoder(BERT_TINY)
-    out = export_encoder(
+    out = export_package(
         encoder, out_dir=tmp_path / "package", rank=by_name("standard-int8-0.onnx"), with_tokenizer=True
     )
     details = verify(out, PackageManifest).details.model_dump(mode="json")

@@ -346,11 +346,11 @@ def test_refuses_one_that_differs_on_plain_english(echo, monkeypatch):
 
 def test_answers_that_are_not_the_models_are_an_error(echo, monkeypatch):
     def write(*arguments, **settings):
-        tokens = write_wordpiece(*arguments, **settings)
+        tokens = write_sequences(*arguments, **settings)
         return {**tokens, "token_type_ids": arguments[0]("Add", tokens["token_type_ids"], 1)}
 
-    write_wordpiece = strings.write_wordpiece
-    monkeypatch.setattr(strings, "write_wordpiece", write)
+    write_sequences = strings.write_sequences
+    monkeypatch.setattr(strings, "write_sequences", write)
     model = echo(*INPUTS)
     with pytest.raises(ParityError, match="does not answer texts"):
         packed(model, wordpiece_tokenizer(PIECES))

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from homoexport.choices import ModelTask, WeightPrecision
 from homoexport.documents.artifact import write_manifest
-from homoexport.documents.package import Invariance, PackageDetails, Parity, PoolingFigures
+from homoexport.documents.package import Invariance, PackageDetails, Parity, Pooling
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{number}" for number in range(59))]
 OUTPUTS = {
@@ -131,7 +131,7 @@ def write_package(
             input_names=("input_ids", "attention_mask"),
             output_names=tuple(OUTPUTS[task]),
             labels=None if labels is None else tuple(labels),
-            pooling=PoolingFigures(mode="mean", normalize=True) if task == "sentence-similarity" else None,
+            pooling=Pooling(mode="mean", normalize=True) if task == "sentence-similarity" else None,
             opset=18,
             graph="unfused",
             parity=Parity(

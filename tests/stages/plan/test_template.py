@@ -73,9 +73,7 @@ def test_resized_graph_is_the_exported_one(kind: str, scheme: Scheme, tmp_path: 
     )  # type: ignore[arg-type]
     (tmp_path / "maker").mkdir()
     small = replace(encoder, model=start_from_scratch(encoder.model, family, widths))
-    maker = Maker(
-        small, tmp_path / "maker", texts=TEXTS, opset=18, max_opset=None, max_length=32, progress=lambda _step: None
-    )
+    maker = Maker(small, tmp_path / "maker", 32, TEXTS)
     compared = 0
     for form in (*ATTENTION_FORMS, Form("standard", merged=True)):
         file = tmp_path / f"{form.name}.onnx"
