@@ -30,7 +30,7 @@ from homoexport.documents.recipe import ExportSettings, FinetuneSettings, Measur
 from homoexport.host import describe_host, library_versions
 from homoexport.runtime.inference import open_package
 from homoexport.stages.evaluate import evaluate_models, glue_task, label_indices, read_glue
-from homoexport.workflow.export import export_folder, held_out_texts
+from homoexport.workflow.export import export_model, held_out_texts
 from homoexport.workflow.finetune import finetune_student
 
 RESULT = Path(__file__).parent / "results/finetuning.json"
@@ -90,7 +90,7 @@ def measure(cell: Cell, source: str, glue: Path, work: Path) -> dict[str, Any]:
     figures: dict[str, Any] = {"torch": tuned["judged"][cell.task][0]["value"]}
     for precision, quantize in (("fp32", "none"), ("int8", "int8")):
         package = folder.with_name(f"{cell.name}-{precision}")
-        export_folder(
+        export_model(
             str(folder),
             package,
             settings=ExportSettings(quantize=quantize),

@@ -35,7 +35,7 @@ from homoexport.stages.measure import time_files
 from homoexport.stages.plan.lab import Lab
 from homoexport.stages.plan.shapes import candidates
 from homoexport.stages.plan.table import shapes_to_measure
-from homoexport.workflow.export import export_folder
+from homoexport.workflow.export import export_model
 from homoexport.workflow.plan import instruments_for
 
 RESULT = Path(__file__).parent / "results/plan_prediction.json"
@@ -111,7 +111,7 @@ def exported(encoder: Any, shapes: list[Shape], chosen: list[Shape]) -> list[dic
                     model = start_from_scratch(encoder.model, family_of(encoder.model.config), shape)
                     save_encoder(encoder, model, student)
                     package, graph = student / "package", student / "plan.onnx"
-                    export_folder(str(student), package, settings=settings, measure=measure)
+                    export_model(str(student), package, settings=settings, measure=measure)
                     lab._write(graph, shape)
                     shipped = read_package(package)
                     ours, plans = time_files(

@@ -38,7 +38,7 @@ from homoexport.stages.plan.lab import Lab
 from homoexport.stages.plan.shapes import candidates
 from homoexport.stages.plan.table import Table
 from homoexport.workflow.distill import distill
-from homoexport.workflow.export import export_folder, held_out_texts
+from homoexport.workflow.export import export_model, held_out_texts
 from homoexport.workflow.measure import measure_once
 from homoexport.workflow.plan import instruments_for
 from homoexport.workflow.plan import plan as make_plan
@@ -100,7 +100,7 @@ def timed(budget: dict[str, Any], recipe: Recipe, work: Path) -> dict[str, Any]:
         if not package.exists():
             random.mkdir(exist_ok=True)
             save_encoder(teacher, start_from_scratch(teacher.model, family_of(teacher.model.config), shape), random)
-            export_folder(str(random), package, settings=recipe.export, measure=recipe.measure)
+            export_model(str(random), package, settings=recipe.export, measure=recipe.measure)
         packages.append(package)
     results = measure_once(packages, recipe.measure.model_copy(update={"min_seconds": SECONDS})).results
     return {
@@ -124,7 +124,7 @@ def judged(shape: Shape, seed: int, recipe: Recipe, glue: Path, work: Path) -> d
         )
     if not (package / MANIFEST).is_file():
         texts = held_out_texts(student)
-        export_folder(str(student), package, settings=recipe.export, measure=recipe.measure, texts=texts)
+        export_model(str(student), package, settings=recipe.export, measure=recipe.measure, texts=texts)
     (found,) = evaluate_models([str(package)], read_glue("stsb", data_dir=glue), task="sts")
     return {
         "shape": shape.as_json(),

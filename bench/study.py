@@ -30,7 +30,7 @@ from homoexport.host import describe_host, library_versions
 from homoexport.runtime.inference import read_package
 from homoexport.stages.evaluate import evaluate_models, read_glue
 from homoexport.workflow.distill import distill
-from homoexport.workflow.export import export_folder, held_out_texts
+from homoexport.workflow.export import export_model, held_out_texts
 from homoexport.workflow.measure import measure_once
 
 RECIPE = Path(__file__).parents[1] / "recipes/quickstart.yaml"
@@ -98,7 +98,7 @@ def distil(cell: Cell, work: Path, threads: int) -> None:
 def export(cell: Cell, precision: str, work: Path, threads: int) -> None:
     """The cell's package; the teacher's and the reference models' are made as the students'."""
     student, out = cell.folder(work) / "student", cell.folder(work) / precision
-    export_folder(
+    export_model(
         cell.source or str(student),
         out,
         settings=ExportSettings(quantize="none" if precision == "fp32" else "int8"),

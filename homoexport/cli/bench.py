@@ -131,6 +131,7 @@ def _measured(
     from homoexport.report import write_bench_report
     from homoexport.stages.measure import Extras
     from homoexport.workflow.measure import measure
+    from homoexport.workflow.progress import Progress
 
     with screen.Bars() as bars:
         document = measure(
@@ -140,7 +141,7 @@ def _measured(
             min_seconds=asked.measure.min_seconds,
             budget=asked.budget,
             extras=Extras(**extras),
-            progress=bars.on_measure,
+            progress=Progress(on_share=bars.on_measure),
             **conditions,
         )
     if output is not None:

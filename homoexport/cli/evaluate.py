@@ -85,6 +85,7 @@ def evaluate(
     screen.stage_line(f"Judging on {task}")
     from homoexport.report import evaluation_table
     from homoexport.workflow import evaluate as verb
+    from homoexport.workflow.progress import Progress
 
     evaluation = verb.evaluate(
         models,
@@ -100,7 +101,7 @@ def evaluate(
         threads=threads,
         output=output,
         force=force,
-        progress=screen.stage_line,
+        progress=Progress(on_stage=screen.stage_line),
     )
     if as_json:
         screen.print_json(evaluation.model_dump(mode="json"))

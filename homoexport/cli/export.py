@@ -74,6 +74,7 @@ def export(
     screen.stage_line(f"Exporting {student}")
     from homoexport.stages.export import hub
     from homoexport.workflow.export import export as export_model
+    from homoexport.workflow.progress import Progress
 
     if push_to_hub is not None:
         hub.check_repository(push_to_hub)
@@ -83,7 +84,7 @@ def export(
         task=task,
         text=text,
         force=force,
-        progress=screen.stage_line,
+        progress=Progress(on_stage=screen.stage_line),
         **asked.export.model_dump(),
         **asked.measure.model_dump(include={"device", "threads", "batch_size", "length"}),
     )

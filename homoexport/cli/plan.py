@@ -59,6 +59,7 @@ def plan(
     """
     from homoexport.documents.artifact import refuse_existing
     from homoexport.workflow.plan import plan as make
+    from homoexport.workflow.progress import Progress
 
     asked = parsed(PlanRecipe, given, command="plan", recipe=recipe, target=target, overrides=overrides)
     if output is not None:
@@ -73,7 +74,7 @@ def plan(
             distill=asked.distill,
             text=asked.text,
             fresh=fresh,
-            progress=bars.on_measure,
+            progress=Progress(on_share=bars.on_measure),
         )
     from homoexport.report import plan_lines, plan_table, write_plan_report
 

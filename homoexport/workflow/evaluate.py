@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
-from homoexport.choices import AskedTask, JudgedTask
+from homoexport.choices import AskedTask
 from homoexport.documents.artifact import refuse_existing, staged, write_manifest
 from homoexport.documents.document import write_document
 from homoexport.documents.evaluation import EVALUATION_FILE, BenchmarkData, Columns, Evaluation, JudgedData
@@ -23,6 +24,7 @@ from homoexport.stages.evaluate import (
     read_for,
     read_judged,
 )
+from homoexport.workflow.progress import QUIET, Progress
 
 
 def evaluate(
@@ -40,7 +42,7 @@ def evaluate(
     threads: int = 1,
     output: Path | None = None,
     force: bool = False,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress = QUIET,
 ) -> Evaluation:
     """Judge packages and torch models on the same data, with 95 % intervals.
 
@@ -55,49 +57,19 @@ def evaluate(
         train: files that a probe for `classification` is trained on.
         names: tasks of MTEB.
         seed: of samples, masks and intervals.
-        threads: threads of one inference.
         output: a folder that keeps the figures as an artifact.
-        force: replace `output` where it is such an artifact.
-        progress: receives a line for each model.
 
     Raises:
         UserError: an argument that makes no difference to the task, or one that is missing.
         TextError: data that cannot be read.
         PackageError, TeacherError: not a model, or one that cannot do the task.
-        OutputError: `output` exists, or cannot be written.
+        OutputError: `output` exists (unless `force`), or cannot be written.
     """
-    columns = columns or Columns()
-    given = {
-        "--data": data,
-        "--text-column": columns.text,
-        "--pair-column": columns.pair,
-        "--label-column": columns.label,
-        "--train": train,
-        "--data-dir": data_dir,
-        "--probe": probe or None,
-        "--name": names or None,
-        "--teacher": teacher,
-    }
-    _check_flags(task, {flag for flag, value in given.items() if value is not None})
+    asked = _Asked(task, data, columns or Columns(), data_dir, teacher, probe, train, names, seed, threads)
+    asked.check()
     if output is not None:
         refuse_existing(output, force=force, kind="evaluation", inputs=[*models, *filter(None, (data, train))])
-    if task == "mteb":
-        results = evaluate_on_mteb(models, names, threads=threads, progress=progress)
-        evaluation = Evaluation(task=task, seed=seed, data=BenchmarkData(tasks=tuple(names)), results=results)
-    else:
-        evaluation = _evaluate_on_examples(
-            models,
-            task,
-            data=data,
-            columns=columns,
-            data_dir=data_dir,
-            teacher=teacher,
-            probe=probe,
-            train=train,
-            seed=seed,
-            threads=threads,
-            progress=progress,
-        )
+    evaluation = asked.on_benchmark(models, progress) if task == "mteb" else asked.on_examples(models, progress)
     if output is not None:
         with staged(output, force=force) as folder:
             write_document(folder / EVALUATION_FILE, evaluation)
@@ -105,59 +77,84 @@ def evaluate(
     return evaluation
 
 
-def _evaluate_on_examples(
-    models: Sequence[str],
-    task: JudgedTask,
-    *,
-    data: str | None,
-    columns: Columns,
-    data_dir: Path | None,
-    teacher: str | None,
-    probe: bool,
-    train: str | None,
-    seed: int,
-    threads: int,
-    progress: Callable[[str], None] | None,
-) -> Evaluation:
-    examples, judged_as, metrics = read_judged(task, data=data, columns=columns, data_dir=data_dir)
-    trained_on = None
-    if train is not None or probe:
-        with read_for("--train") if train is not None else nullcontext():
-            trained_on = read_judged(task, data=train, columns=columns, data_dir=data_dir, split="train").examples
-    results = evaluate_models(
-        models,
-        examples,
-        task=judged_as,
-        teacher=teacher,
-        train=trained_on,
-        metrics=metrics,
-        seed=seed,
-        threads=threads,
-        progress=progress,
-    )
-    return Evaluation(
-        task=task,
-        teacher=teacher,
-        teacher_digest=None if teacher is None else digest_of_source(teacher),
-        seed=seed,
-        columns=columns_of_task(task, columns),
-        data=_data_of(examples, TASKS[judged_as].max_texts),
-        train=None if trained_on is None else _data_of(trained_on, MAX_TRAIN),
-        results=results,
-    )
+@dataclass(frozen=True)
+class _Asked:
+    """What models are to be judged on, see `evaluate`."""
+
+    task: AskedTask
+    data: str | None
+    columns: Columns
+    data_dir: Path | None
+    teacher: str | None
+    probe: bool
+    train: str | None
+    names: Sequence[str]
+    seed: int
+    threads: int
+
+    def check(self) -> None:
+        """Refuse flags that would make no difference, and miss those that are needed."""
+        flags = {
+            "--data": self.data,
+            "--text-column": self.columns.text,
+            "--pair-column": self.columns.pair,
+            "--label-column": self.columns.label,
+            "--train": self.train,
+            "--data-dir": self.data_dir,
+            "--probe": self.probe or None,
+            "--name": self.names or None,
+            "--teacher": self.teacher,
+        }
+        given = {flag for flag, value in flags.items() if value is not None}
+        taken = frozenset({"--name"}) if self.task == "mteb" else flags_of_task(self.task)
+        for needed, hint in (("--data", "name files with --data"), ("--name", "name tasks of MTEB with --name")):
+            if needed in taken - given:
+                raise UserError("judged on what?", where=f"--task {self.task}", hint=hint)
+        if wrong := sorted(given - taken):
+            where = f"{wrong[0]} with --task {self.task}"
+            raise UserError("makes no difference here", where=where, hint="leave it out")
+
+    def on_benchmark(self, models: Sequence[str], progress: Progress) -> Evaluation:
+        """The models on tasks of MTEB."""
+        results = evaluate_on_mteb(models, self.names, threads=self.threads, on_stage=progress.on_stage)
+        return Evaluation(task=self.task, seed=self.seed, data=BenchmarkData(tasks=tuple(self.names)), results=results)
+
+    def on_examples(self, models: Sequence[str], progress: Progress) -> Evaluation:
+        """The models on GLUE's files or the user's."""
+        assert self.task != "mteb"
+        examples, judged_as, metrics = read_judged(
+            self.task, data=self.data, columns=self.columns, data_dir=self.data_dir
+        )
+        trained_on = None
+        if self.train is not None or self.probe:
+            with read_for("--train") if self.train is not None else nullcontext():
+                trained_on = read_judged(
+                    self.task, data=self.train, columns=self.columns, data_dir=self.data_dir, split="train"
+                ).examples
+        results = evaluate_models(
+            models,
+            examples,
+            task=judged_as,
+            teacher=self.teacher,
+            train=trained_on,
+            metrics=metrics,
+            seed=self.seed,
+            threads=self.threads,
+            on_stage=progress.on_stage,
+        )
+        return Evaluation(
+            task=self.task,
+            teacher=self.teacher,
+            teacher_digest=None if self.teacher is None else digest_of_source(self.teacher),
+            seed=self.seed,
+            columns=columns_of_task(self.task, self.columns),
+            data=_data_of(examples, TASKS[judged_as].max_texts),
+            train=None if trained_on is None else _data_of(trained_on, MAX_TRAIN),
+            results=results,
+        )
 
 
 def _data_of(examples: Examples, limit: int | None) -> JudgedData:
     count = len(examples.texts)
     drawn = count if limit is None else min(limit, count)
     return JudgedData(source=examples.source, examples=count, digest=examples.digest, drawn=drawn)
-
-
-def _check_flags(task: AskedTask, given: set[str]) -> None:
-    """Refuse flags that would make no difference, and miss those that are needed."""
-    taken = frozenset({"--name"}) if task == "mteb" else flags_of_task(task)
-    for needed, hint in (("--data", "name files with --data"), ("--name", "name tasks of MTEB with --name")):
-        if needed in taken - given:
-            raise UserError("judged on what?", where=f"--task {task}", hint=hint)
-    if wrong := sorted(given - taken):
-        raise UserError("makes no difference here", where=f"{wrong[0]} with --task {task}", hint="leave it out")

@@ -103,7 +103,7 @@ def finetune(
     if not resume:
         refuse_existing(output, force=force, kind="student" if single else "finetuning", inputs=[student])
     tasks, skipped = read_learned(
-        task, train=train, dev=dev, columns=columns, data_dir=data_dir, progress=progress.on_stage
+        task, train=train, dev=dev, columns=columns, data_dir=data_dir, on_stage=progress.on_stage
     )
     if single:
         (learned,) = tasks

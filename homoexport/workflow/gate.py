@@ -29,7 +29,6 @@ from homoexport.stages.evaluate import (
     JudgedExamples,
     Quality,
     judged_task,
-    open_model,
     read_judged,
 )
 
@@ -41,32 +40,22 @@ _KEYS = {
 
 
 class Gate:
-    """A floor that models are held against.
-
-    Args:
-        settings: task, data, metric and floor.
-        teacher: its package's folder, or any supported model.
-        texts: held-out text, for a task that names no data.
-        seed: of samples and resamples.
-        threads: threads of one inference.
+    """A floor that models are held against; `texts` are held-out text, for a task that names no data.
 
     Raises:
         TextError: data that cannot be read, or none.
         RecipeError: a metric that the task does not have, or of which less is better.
-        TeacherError, PackageError: a teacher that cannot be used.
+        PackageError: a teacher that cannot do the task.
     """
 
-    def __init__(
-        self, settings: QualitySettings, *, teacher: str, texts: Sequence[str], seed: int, threads: int
-    ) -> None:
+    def __init__(self, settings: QualitySettings, *, teacher: Package, texts: Sequence[str], seed: int) -> None:
         self._settings = settings
-        judged = _data_of(settings, texts)
-        opened = open_model(teacher, threads=threads, task=TASKS[judged.task].model_task)
+        judged = gate_data(settings, texts)
         faithful = TASKS[judged.task].teacher == "needed"
-        self._judge = _judge_of(judged, judged.examples, teacher=opened, seed=seed)
+        self._judge = _judge_of(judged, judged.examples, teacher=teacher, seed=seed)
         # A teacher is faithful to itself: a share of its fidelity is a figure.
         relative = settings.relative and not faithful
-        self._teacher = self._figure(opened) if relative else None
+        self._teacher = self._figure(teacher) if relative else None
 
     def judge(self, model: Package) -> BudgetVerdict:
         """Hold a model against the floor."""
@@ -90,29 +79,22 @@ class Gate:
         return _chosen(self._judge.qualities(model), self._settings)
 
 
-def check_gate(settings: QualitySettings, *, teacher: str, hidden_size: int | None = None) -> None:
-    """Find what would stop a gate half-way: its data, its metric, a teacher that cannot do the task.
+def check_gate(
+    settings: QualitySettings, judged: JudgedExamples, *, teacher: Package, hidden_size: int | None = None
+) -> None:
+    """Find what would stop a gate half-way: a metric, a teacher that cannot do the task, labels that are not its own.
 
-    Args:
-        settings: task, data, metric and floor.
-        teacher: its package's folder, or any supported model.
-        hidden_size: the student's; None: the teacher's.
-
-    Raises:
-        As `Gate`.
+    `judged` is `gate_data`; `hidden_size` is the student's, by default the teacher's. Raises as `Gate`.
     """
-    judged = _data_of(settings, sample_text())
-    task = TASKS[judged.task]
-    model = open_model(teacher, threads=1, task=task.model_task)
-    if settings.metric == "mean_cosine" and hidden_size not in (None, model.embed(sample_text()[:1]).shape[1]):
+    if settings.metric == "mean_cosine" and hidden_size not in (None, teacher.embed(sample_text()[:1]).shape[1]):
         raise RecipeError(
             f"there is no cosine of vectors of {hidden_size} and of the teacher's width",
             where="quality.metric",
             hint="name another, such as overlap@10",
         )
     try:
-        task.check(model, judged.examples)
-        figures = _judge_of(judged, _spread(judged.examples), teacher=model, seed=0).qualities(model)
+        TASKS[judged.task].check(teacher, judged.examples)
+        figures = _judge_of(judged, _spread(judged.examples), teacher=teacher, seed=0).qualities(teacher)
     except TextError as error:
         if settings.data is None and settings.task in UNLABELLED_TASKS:
             return  # the model has no words for our sample; those of the held-out text will be its own
@@ -134,8 +116,13 @@ def _judge_of(judged: JudgedExamples, examples: Examples, *, teacher: Package, s
     return Judge(examples, task=judged.task, teacher=against, metrics=judged.metrics, seed=seed)
 
 
-def _data_of(settings: QualitySettings, texts: Sequence[str]) -> JudgedExamples:
-    task = settings.task
+def gate_data(settings: QualitySettings, texts: Sequence[str] | None = None) -> JudgedExamples:
+    """What a gate judges on: `texts`, by default sentences of the project's own, for a task that names no data.
+
+    Raises:
+        TextError: data that cannot be read, or none.
+    """
+    task, texts = settings.task, sample_text() if texts is None else texts
     if settings.data is None and task in UNLABELLED_TASKS:
         if not texts:
             raise TextError("no held-out text to judge on", where="quality", hint="name files with quality.data")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from homoexport.documents.budget import THROUGHPUT, TIMED_LINES, Budget, BudgetVerdict, judge, proven
 from homoexport.documents.measurement import Grid, Interval, Measurement, PackageFigures
@@ -21,8 +21,8 @@ from homoexport.stages.measure import (
     rounds_of,
     slower_than,
 )
+from homoexport.workflow.progress import QUIET, Progress
 
-Progress = Callable[[str, float], None]
 T = TypeVar("T")
 
 
@@ -37,7 +37,7 @@ def measure(
     min_seconds: float = 2.0,
     budget: Budget | None = None,
     extras: Extras | None = None,
-    progress: Progress | None = None,
+    progress: Progress = QUIET,
 ) -> Measurement | Grid:
     """Measure packages side by side, each in a process of its own, and hold the last one against a budget.
 
@@ -46,45 +46,28 @@ def measure(
     memory is among the failures, and has missed the budget.
 
     Args:
-        packages: folders that `stages.export` wrote.
-        device: where to measure, see `homoexport devices`.
-        threads: threads of one inference; by default as many as the target gives cores.
+        threads: of one inference; by default as many as the target gives cores.
         batch_size: sequences of one inference.
         length: tokens of one sequence; of real texts, what they are truncated to.
         text: file of real texts, one a line, whose own lengths are measured with.
-        min_seconds: timed seconds of each package at the least.
         budget: limits, in milliseconds and megabytes of 10**6 bytes, or relative: `4x`, `25%`.
         extras: what to measure besides: callers side by side, random arrivals, memory over batches.
-        progress: called with what is being done and the share of it that is done, 0 to 1.
 
     Returns:
         Latency in milliseconds, memory in MB, ratios with their intervals, verdicts; a `Grid` of several conditions.
 
     Raises:
         PackageError: not a package, altered, or nothing that onnxruntime can run.
-        DeviceError: a device that is unknown or cannot be used, or more threads than it has cores.
-        UserError: a length above a package's own, too few texts, extras of several conditions, or a line relative to
-            the teacher and one package alone. All conditions are checked before the first is measured.
+        UserError: a device, a length, a number of threads or texts that cannot be had, extras of several conditions, or
+            a line relative to the teacher and one package alone; all is checked before anything is measured.
 
     Example:
         >>> measured = measure(["teacher-onnx", "student-onnx"], threads=1, budget=Budget(latency_p95_ms="4x"))
         ... # doctest: +SKIP
     """
     folders, budget = [Path(package) for package in packages], budget or Budget()
-    refuse_emulated_latency(budget, device)
-    if budget.relative and len(folders) < 2:
-        raise UserError(
-            f"{budget.relative[0]} is relative to the teacher, and one package is measured",
-            where="budget",
-            hint="name the teacher's package first",
-        )
     workloads = list(product(_several(threads), _several(batch_size), _several(length)))
-    if len(workloads) > 1 and extras not in (None, Extras()):
-        raise UserError(
-            "streams, arrivals and memory over batches are measured under one condition",
-            where="bench",
-            hint="give one number of threads, one batch size and one length, or leave them out",
-        )
+    _check_asked(folders, budget, device, extras, conditions=len(workloads))
     texts = read_lines(Path(text).expanduser()) if text else []
     check_packages(folders, [tokens for *_, tokens in workloads], with_texts=bool(texts))
     check_measurement(device, workloads, texts=texts, min_seconds=min_seconds)
@@ -101,26 +84,47 @@ def measure(
             text_source=text or "",
             min_seconds=min_seconds,
             extras=extras,
-            progress=progress and _part(progress, number, len(workloads), condition),
+            progress=_part(progress, number, len(workloads), condition),
         )
         cells.append(_judged(measured, budget, folders))
     return cells[0] if len(cells) == 1 else Grid(cells=tuple(cells))
 
 
-def measure_once(packages: Sequence[Path | str], settings: MeasureSettings, **others: Any) -> Measurement:
+def measure_once(
+    packages: Sequence[Path | str], settings: MeasureSettings, *, progress: Progress = QUIET
+) -> Measurement:
     """`measure` under the one condition of a recipe's `measure` section."""
-    measured = measure(packages, **settings.model_dump(), **others)
+    measured = measure(packages, **settings.model_dump(), progress=progress)
     assert isinstance(measured, Measurement)
     return measured
+
+
+def _check_asked(
+    packages: Sequence[Path], budget: Budget, device: str, extras: Extras | None, *, conditions: int
+) -> None:
+    """Refuse lines of a budget that nothing can be held against, and extras of several conditions."""
+    refuse_emulated_latency(budget, device)
+    if budget.relative and len(packages) < 2:
+        raise UserError(
+            f"{budget.relative[0]} is relative to the teacher, and one package is measured",
+            where="budget",
+            hint="name the teacher's package first",
+        )
+    if conditions > 1 and extras not in (None, Extras()):
+        raise UserError(
+            "streams, arrivals and memory over batches are measured under one condition",
+            where="bench",
+            hint="give one number of threads, one batch size and one length, or leave them out",
+        )
 
 
 def _several(value: T | Sequence[T]) -> list[T]:
     return list(value) if isinstance(value, list | tuple) else [value]  # type: ignore[list-item]
 
 
-def _part(progress: Progress, number: int, count: int, condition: str) -> Progress:
-    """Progress of one of several conditions, told as a part of all."""
-    return lambda stage, share: progress(f"{condition}{stage}", (number + share) / count)
+def _part(progress: Progress, number: int, count: int, condition: str) -> Callable[[str, float], None]:
+    """The share of one of several conditions, told as a part of all."""
+    return lambda stage, share: progress.on_share(f"{condition}{stage}", (number + share) / count)
 
 
 def _judged(measured: Measurement, budget: Budget, packages: Sequence[Path]) -> Measurement:
@@ -133,12 +137,8 @@ def _judged(measured: Measurement, budget: Budget, packages: Sequence[Path]) -> 
 
 
 def is_proven(measured: Measurement | Grid, *, allowed_slowdown: float | None = None) -> bool:
-    """Whether every package fitted and answers on the target as it does here, and the budget is kept.
-
-    Args:
-        measured: what `measure` returned.
-        allowed_slowdown: a share; no package may be proven slower than the first by more.
-    """
+    """Whether every package fitted and answers on the target as it does here, and the budget is kept; and, where a
+    slowdown is allowed (a share), no package is proven slower than the first by more."""
     for cell in measured.cells:
         if cell.failures or not proven(cell.budget):
             return False
@@ -150,20 +150,12 @@ def is_proven(measured: Measurement | Grid, *, allowed_slowdown: float | None = 
 
 
 def texts_of(settings: MeasureSettings) -> list[str]:
-    """The real texts that a recipe measures with; none where it names no file.
-
-    Raises:
-        TextError: see `read_lines`.
-    """
+    """The real texts that a recipe measures with; none where it names no file."""
     return read_lines(Path(settings.text).expanduser()) if settings.text else []
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file that hold anything.
-
-    Raises:
-        TextError: it cannot be read, is not UTF-8, or holds no text.
-    """
+    """The lines of a text file that hold anything; TextError where there are none, or it cannot be read."""
     try:
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
@@ -174,11 +166,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def refuse_emulated_latency(budget: Budget, device: str) -> None:
-    """An emulator's times say nothing of the device, so no budget of latency can be held against them.
-
-    Raises:
-        DeviceError: an emulated device and such a budget; or an unknown device.
-    """
+    """An emulator's times say nothing of the device, so no budget of latency can be held against them."""
     if find_target(device).emulated and TIMED_LINES & budget.lines().keys():
         raise DeviceError(
             "its times are an emulator's and say nothing of the device",
@@ -187,7 +175,7 @@ def refuse_emulated_latency(budget: Budget, device: str) -> None:
         )
 
 
-def budget_figures(result: PackageFigures) -> dict[str, float]:
+def _budget_figures(result: PackageFigures) -> dict[str, float]:
     """One package's measured figures by the names of the budget's lines."""
     return {
         "latency_p50_ms": result.latency_p50_ms,
@@ -200,7 +188,7 @@ def budget_figures(result: PackageFigures) -> dict[str, float]:
     }
 
 
-def budget_intervals(result: PackageFigures) -> dict[str, Interval]:
+def _budget_intervals(result: PackageFigures) -> dict[str, Interval]:
     """95 % intervals of those figures that have one, by the names of the budget's lines."""
     found = {
         "latency_p50_ms": result.latency_p50_interval_ms,
@@ -222,21 +210,12 @@ def _throughput_interval(result: PackageFigures) -> Interval:
 def judge_package(
     budget: Budget, result: PackageFigures, *, teacher: PackageFigures | None = None
 ) -> tuple[BudgetVerdict, ...]:
-    """Hold one package's measured figures against a budget.
-
-    Args:
-        budget: the limits.
-        result: of the package.
-        teacher: the result of the teacher's package, measured in the same run.
-
-    Raises:
-        DeviceError: a line is relative to the teacher, which could not be measured there.
-    """
+    """Hold one package's measured figures against a budget; relative lines against the teacher's of the same run."""
     if budget.relative and teacher is None:
         raise DeviceError(
             f"{budget.relative[0]} is relative to the teacher, which could not be measured there",
             where="budget",
             hint="give the line as a figure with its unit",
         )
-    reference = None if teacher is None else budget_figures(teacher)
-    return tuple(judge(budget, budget_figures(result), budget_intervals(result), reference=reference))
+    reference = None if teacher is None else _budget_figures(teacher)
+    return tuple(judge(budget, _budget_figures(result), _budget_intervals(result), reference=reference))

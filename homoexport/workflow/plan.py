@@ -18,12 +18,13 @@ from homoexport.documents.recipe import DistillSettings, ExportSettings, Measure
 from homoexport.errors import RecipeError
 from homoexport.stages.measure import cache_folder, check_measurement, host_of, time_files
 from homoexport.workflow.measure import refuse_emulated_latency
+from homoexport.workflow.progress import QUIET, Progress
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from homoexport.encoder import Encoder
-    from homoexport.stages.plan.instruments import Instruments, Progress, WriteGraph
+    from homoexport.stages.plan.instruments import Instruments, WriteGraph
 
 CALIBRATION_TEXTS = 256  # of which a plan takes some
 _MAX_LENGTH = 32  # tokens of the texts that graphs are held against torch with
@@ -38,7 +39,7 @@ def plan(
     distill: DistillSettings | None = None,
     text: TextSettings | None = None,
     fresh: bool = False,
-    progress: Progress = lambda _stage, _share: None,
+    progress: Progress = QUIET,
 ) -> Plan:
     """Choose the shape that keeps a budget on a target and most of the teacher's sensitivity.
 
@@ -50,7 +51,6 @@ def plan(
         distill: how it will be distilled: what may be pruned, and the objective.
         text: of the kind that it is for; by default sentences of the project's own.
         fresh: measure again what an earlier plan has measured under the same conditions.
-        progress: gets each step, and the share of it that is done.
 
     Raises:
         BudgetError: not even the smallest student keeps it; with what that one needs.
@@ -59,8 +59,8 @@ def plan(
         TextError: text that cannot be read.
         TeacherError: no model that can be pruned; see `load_encoder`.
     """
-    check_plan(budget, measure)
-    progress("loading the teacher", 0.0)
+    _check_asked(budget, measure)
+    progress.on_share("loading the teacher", 0.0)
     from homoexport.encoder import load_encoder
     from homoexport.stages.distill import TASKS
     from homoexport.stages.plan.planner import plan_encoder
@@ -80,17 +80,12 @@ def plan(
         distill=distill,
         instruments=instruments_for(encoder, measure, export, distill.objective),
         fresh=fresh,
-        progress=progress,
+        progress=progress.on_share,
     )
 
 
-def check_plan(budget: Budget, measure: MeasureSettings) -> None:
-    """Refuse at once what a plan would refuse, as far as the teacher does not matter.
-
-    Raises:
-        RecipeError: no line to plan for.
-        DeviceError: a target that cannot be used, an emulator with a line of time, or more threads than it has cores.
-    """
+def _check_asked(budget: Budget, measure: MeasureSettings) -> None:
+    """Refuse at once what a plan would refuse, as far as the teacher does not matter."""
     if not budget.lines():
         raise RecipeError("there is no line to plan for", where="budget", hint="give --latency-p95 8ms, for example")
     refuse_emulated_latency(budget, measure.device)

@@ -25,11 +25,8 @@ class DistillProgress:
 class Progress:
     """Who is told what; by default nobody.
 
-    Attributes:
-        on_stage: the title of a stage, when it begins.
-        on_share: what is being done, and the share of the stage that is done.
-        on_distill: each step of a distillation, in the first process.
-        on_finetune: how far a fine-tuning has come.
+    A stage is told by its title, when it begins; a share by what is being done, and how much of it is done, 0 to 1.
+    Steps of a distillation are told in the first process alone.
     """
 
     on_stage: Callable[[str], None] = lambda _title: None

@@ -54,12 +54,12 @@ from homoexport.errors import DeviceError, DoesNotFit, RecipeError
 from homoexport.report import write_plan_report, write_report
 from homoexport.runtime.inference import open_package, read_package
 from homoexport.shape import PartialShape
-from homoexport.stages.evaluate import quality_of_run
+from homoexport.stages.evaluate import quality_of_run, torch_package
 from homoexport.stages.measure import check_measurement
 from homoexport.stages.plan.choice import lighter, narrower
 from homoexport.workflow.distill import check_before_loading, distill, forget_state, prune_on
-from homoexport.workflow.export import export_folder, export_loaded, held_out_texts, threads_here
-from homoexport.workflow.gate import Gate, check_gate
+from homoexport.workflow.export import export_model, held_out_texts, threads_here
+from homoexport.workflow.gate import Gate, check_gate, gate_data
 from homoexport.workflow.measure import measure_once, refuse_emulated_latency, texts_of
 from homoexport.workflow.plan import plan
 from homoexport.workflow.progress import QUIET, Progress
@@ -88,7 +88,6 @@ def run(
         output: becomes the run's folder.
         force: replace `output` where it is a run's folder.
         resume: go on with the run in `output`, which must be of the same recipe.
-        progress: is told what happens.
 
     Returns:
         Teacher against student and the budget's verdicts, as in `summary.json`: latency in milliseconds, memory in MB.
@@ -119,18 +118,13 @@ def run(
 
 
 def check_recipe(recipe: Recipe) -> Encoder:
-    """The teacher, once all is checked that would stop a run half-way; what needs no model is checked first.
-
-    Raises:
-        UserError: text, a column, a device, thread count, length or shape that cannot be had.
-    """
+    """The teacher, once all is checked that would stop a run half-way; what needs no model is checked first."""
     student, settings = None if recipe.is_planned else _student_of(recipe), recipe.measure
     refuse_emulated_latency(recipe.budget, settings.device)
     workload = settings.threads, settings.batch_size, settings.length
     check_measurement(settings.device, [workload], texts=texts_of(settings), min_seconds=settings.min_seconds)
     check_before_loading(recipe.text, recipe.distill)
-    if recipe.quality is not None:
-        check_gate(recipe.quality, teacher=recipe.teacher, hidden_size=None if student is None else student.hidden_size)
+    judged = None if recipe.quality is None else gate_data(recipe.quality)
     from homoexport.encoder import load_encoder, max_length_of
     from homoexport.stages.distill import TASKS, target_of
 
@@ -143,6 +137,9 @@ def check_recipe(recipe: Recipe) -> Encoder:
             where="measure.length",
             hint=f"at most {longest}",
         )
+    if recipe.quality is not None and judged is not None:
+        width = None if student is None else student.hidden_size
+        check_gate(recipe.quality, judged, teacher=torch_package(teacher), hidden_size=width)
     return teacher
 
 
@@ -223,7 +220,7 @@ class _Journey:
                     export=recipe.export,
                     distill=recipe.distill,
                     text=recipe.text,
-                    progress=self.progress.on_share,
+                    progress=self.progress,
                 )
                 write_plan_report(folder, found)
         found = read_document(folder / PLAN_FILE, Plan, hint="plan again")
@@ -297,7 +294,7 @@ class _Journey:
         # A compiled one cannot be traced.
         teacher = load_encoder(recipe.teacher, task=self.teacher.task) if recipe.distill.compile else self.teacher
         with self._stage("teacher", "Exporting the teacher to fp32 ONNX, to compare with"):
-            export_loaded(
+            export_model(
                 teacher,
                 folder,
                 settings=recipe.export.model_copy(update=plain),
@@ -312,7 +309,7 @@ class _Journey:
         self._export_teacher()
         recipe = self.recipe
         short = recipe.measure.model_copy(update={"min_seconds": _GLANCE_SECONDS})
-        if failures := measure_once([self.folder / TEACHER], short, progress=self.progress.on_share).failures:
+        if failures := measure_once([self.folder / TEACHER], short, progress=self.progress).failures:
             raise DeviceError(
                 f"the teacher does not fit ({failures[0].stage}: {failures[0].reason}), and "
                 f"{recipe.budget.relative[0]} is relative to it",
@@ -330,11 +327,11 @@ class _Journey:
             return
         gate = None
         if recipe.quality is not None:
-            threads = threads_here(recipe.measure)
-            gate = Gate(recipe.quality, teacher=str(teacher), texts=texts, seed=recipe.seed, threads=threads)
+            opened = open_package(teacher, threads=threads_here(recipe.measure))
+            gate = Gate(recipe.quality, teacher=opened, texts=texts, seed=recipe.seed)
         if not _is_done(package):
             with self._stage("export", f"Exporting the student ({recipe.export.quantize})"):
-                export_folder(
+                export_model(
                     str(student),
                     package,
                     settings=recipe.export,
@@ -356,7 +353,7 @@ class _Journey:
         recipe, package = self.recipe, packages[-1]
         threads = threads_here(recipe.measure)
         longer = recipe.measure.model_copy(update={"min_seconds": patience * recipe.measure.min_seconds})
-        found = measure_once(packages, longer, progress=self.progress.on_share)
+        found = measure_once(packages, longer, progress=self.progress)
         if not any(result.package == str(package) for result in found.results):
             failure = next(failure for failure in found.failures if failure.package == str(package))
             raise DoesNotFit(

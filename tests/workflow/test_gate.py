@@ -13,7 +13,7 @@ from scipy import stats
 from homoexport.documents.recipe import QualitySettings
 from homoexport.errors import PackageError, RecipeError, TextError
 from homoexport.runtime.inference import Package, open_package
-from homoexport.workflow.gate import Gate, check_gate
+from homoexport.workflow.gate import Gate, check_gate, gate_data
 from tests.stages.measure.tiny_onnx import weights, write_package
 
 RNG = np.random.default_rng(0)
@@ -32,6 +32,11 @@ class Noisy(Package):
         return vectors + self._noise * np.random.default_rng(len(texts[0])).normal(size=vectors.shape)
 
 
+def check(settings: QualitySettings, folder: Path, **given: int | None) -> None:
+    """`check_gate` with a package for its teacher."""
+    check_gate(settings, gate_data(settings), teacher=open_package(folder), **given)
+
+
 @pytest.fixture
 def gate(tmp_path: Path) -> Callable[..., tuple[Gate, Package]]:
     """A gate on pairs that the teacher itself scored, with some noise, and the teacher."""
@@ -45,7 +50,7 @@ def gate(tmp_path: Path) -> Callable[..., tuple[Gate, Package]]:
         rows = [f"{a},{b},{score}" for (a, b), score in zip(PAIRS, scores, strict=True)]
         (tmp_path / "sts.csv").write_text("\n".join(["sentence1,sentence2,score", *rows]))
         given = {"task": "sts", "data": str(tmp_path / "sts.csv"), **settings}
-        return Gate(QualitySettings(floor=floor, **given), teacher=str(folder), texts=(), seed=0, threads=1), package
+        return Gate(QualitySettings(floor=floor, **given), teacher=package, texts=(), seed=0), package
 
     return make
 
@@ -77,15 +82,14 @@ def test_a_share_of_the_teachers_is_held_draw_by_draw(gate) -> None:
 def test_fidelity_needs_no_files_but_the_held_out_text(tmp_path: Path) -> None:
     folder = write_package(tmp_path / "teacher")
     texts = [left for left, _ in PAIRS[:40]]
-    made = Gate(QualitySettings(floor="90%"), teacher=str(folder), texts=texts, seed=0, threads=1)
+    made = Gate(QualitySettings(floor="90%"), teacher=open_package(folder), texts=texts, seed=0)
     verdict = made.judge(open_package(folder, threads=1))
     assert (verdict.line, verdict.limit, verdict.measured, verdict.kept) == ("quality.overlap@10", 0.9, 1.0, True)
-    other = Gate(
-        QualitySettings(floor="0.5", metric="similarity_spearman"), teacher=str(folder), texts=texts, seed=0, threads=1
-    )
+    settings = QualitySettings(floor="0.5", metric="similarity_spearman")
+    other = Gate(settings, teacher=open_package(folder), texts=texts, seed=0)
     assert other.judge(open_package(folder, threads=1)).measured == pytest.approx(1)
     with pytest.raises(TextError, match="no held-out text"):
-        Gate(QualitySettings(floor="90%"), teacher=str(folder), texts=[], seed=0, threads=1)
+        Gate(QualitySettings(floor="90%"), teacher=open_package(folder), texts=[], seed=0)
 
 
 def test_the_figure_is_evals(gate) -> None:
@@ -112,7 +116,7 @@ def test_what_cannot_be_judged_is_told_before_the_work(gate, tmp_path: Path, set
     given = {"task": "sts", "data": str(tmp_path / "sts.csv"), "floor": "0.5", **settings}
     chosen = QualitySettings(**{name: value for name, value in given.items() if value is not None})
     with pytest.raises(error, match=words):
-        check_gate(chosen, teacher=str(tmp_path / "teacher"))
+        check(chosen, tmp_path / "teacher")
 
 
 def test_all_scores_are_looked_at_before_the_work(gate, tmp_path: Path) -> None:
@@ -121,10 +125,10 @@ def test_all_scores_are_looked_at_before_the_work(gate, tmp_path: Path) -> None:
     rows = [f"{a},{b},{5 if row < 290 else row % 5}" for row, (a, b) in enumerate(PAIRS)]
     path = tmp_path / "sts.csv"
     path.write_text("\n".join(["sentence1,sentence2,score", *rows]))  # the first of them are all alike
-    check_gate(settings, teacher=str(teacher.details.folder))
+    check(settings, teacher.details.folder)
     path.write_text("\n".join(["sentence1,sentence2,score", *rows, "w1,w2,good"]))
     with pytest.raises(TextError, match="label of example 301, 'good', is no number"):
-        check_gate(settings, teacher=str(teacher.details.folder))
+        check(settings, teacher.details.folder)
 
 
 def test_all_labels_are_looked_at_before_the_work(tmp_path: Path) -> None:
@@ -133,7 +137,7 @@ def test_all_labels_are_looked_at_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_text("\n".join(["text,label", *rows, "w1,perhaps"]))
     settings = QualitySettings(task="classification", data=str(tmp_path / "data.csv"), floor="0.5")
     with pytest.raises(TextError, match=r"the label 'perhaps' is none of the model's .*quality\.label_column"):
-        check_gate(settings, teacher=str(folder))
+        check(settings, folder)
 
 
 def test_a_tagger_has_a_gate(tmp_path: Path) -> None:
@@ -143,33 +147,33 @@ def test_a_tagger_has_a_gate(tmp_path: Path) -> None:
     rows = [json.dumps({"tokens": left.split(), "ner_tags": ["O", "B-X"]}) for left, _ in PAIRS]
     (tmp_path / "ner.jsonl").write_text("\n".join(rows))
     settings = QualitySettings(task="tagging", data=str(tmp_path / "ner.jsonl"), floor="0.5")
-    check_gate(settings, teacher=str(folder))
+    check(settings, folder)
     (tmp_path / "ner.jsonl").write_text("\n".join([*rows, '{"tokens": ["w1"], "ner_tags": ["B-Y"]}']))
     with pytest.raises(TextError, match="the label 'B-Y' is none of the model's"):
-        check_gate(settings, teacher=str(folder))
+        check(settings, folder)
 
 
 def test_a_narrower_student_has_no_cosine_to_its_teacher(tmp_path: Path) -> None:
-    folder = str(write_package(tmp_path / "teacher"))
+    folder = write_package(tmp_path / "teacher")
     settings = QualitySettings(metric="mean_cosine", floor="0.9")
     for width in (None, 16):
-        check_gate(settings, teacher=folder, hidden_size=width)
+        check(settings, folder, hidden_size=width)
     with pytest.raises(RecipeError, match=r"quality\.metric: there is no cosine of vectors of 8"):
-        check_gate(settings, teacher=folder, hidden_size=8)
+        check(settings, folder, hidden_size=8)
 
 
 def test_a_few_examples_prove_nothing(tmp_path: Path) -> None:
     folder = write_package(tmp_path / "teacher")
     for count, kept in ((29, None), (30, True)):
         texts = [left for left, _ in PAIRS[:count]]
-        made = Gate(QualitySettings(floor="50%"), teacher=str(folder), texts=texts, seed=0, threads=1)
+        made = Gate(QualitySettings(floor="50%"), teacher=open_package(folder), texts=texts, seed=0)
         assert made.judge(open_package(folder, threads=1)).kept is kept
 
 
 def test_what_has_no_floor_is_told(tmp_path: Path) -> None:
     folder = write_package(tmp_path / "teacher", "fill-mask")
     (tmp_path / "texts.txt").write_text("\n".join(left for left, _ in PAIRS))
-    check_gate(QualitySettings(task="masked-lm", floor="50%"), teacher=str(folder))  # none of its words is in a sample
+    check(QualitySettings(task="masked-lm", floor="50%"), folder)  # none of its words is in a sample
     settings = QualitySettings(task="masked-lm", metric="loss", floor="0.5", data=str(tmp_path / "texts.txt"))
     with pytest.raises(RecipeError, match="of 'loss' less is better, so it has no floor"):
-        check_gate(settings, teacher=str(folder))
+        check(settings, folder)

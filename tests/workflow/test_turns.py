@@ -133,7 +133,7 @@ def test_turn_that_misses_is_pruned_on_and_a_stopped_run_ends_the_same(
     assert not list(run.rglob(".end.pt"))
 
     stopped = tmp_path / "stopped"
-    for name in ("export_folder", "prune_on"):  # after the first student, between turns
+    for name in ("export_model", "prune_on"):  # after the first student, between turns
         stopped_at(monkeypatch, homoexport, stopped, path, name)
     half = (stopped / "turns/1").rename(stopped / "turns/.1.part")  # or while the turn was put aside
     (half / "3-measured").rename(stopped / "3-measured")

@@ -4,21 +4,19 @@ from homoexport.stages.evaluate.agreement import label_agreement
 from homoexport.stages.evaluate.benchmark import evaluate_on_mteb
 from homoexport.stages.evaluate.data import JudgedExamples, columns_of_task, flags_of_task, judged_task, read_judged
 from homoexport.stages.evaluate.estimate import Quality
-from homoexport.stages.evaluate.examples import MAX_COMPARED, Examples, drawn_rows, read_examples, read_for
+from homoexport.stages.evaluate.examples import Examples, drawn_rows, read_examples, read_for
 from homoexport.stages.evaluate.fidelity import quality_of_run
 from homoexport.stages.evaluate.glue import GLUE, read_glue
 from homoexport.stages.evaluate.judge import Judge, evaluate_models
-from homoexport.stages.evaluate.labels import label_indices, label_places, names_of
+from homoexport.stages.evaluate.labels import label_indices, label_places
 from homoexport.stages.evaluate.learned import LabelledTask, check_learned, glue_task, own_task, read_learned
-from homoexport.stages.evaluate.masked_lm import masked_lm_qualities
-from homoexport.stages.evaluate.models import check_whole, digest_of_source, open_model, package_of_file
+from homoexport.stages.evaluate.models import check_whole, digest_of_source, open_model, package_of_file, torch_package
 from homoexport.stages.evaluate.probe import MAX_TRAIN
-from homoexport.stages.evaluate.similarity import similarity_fidelity, sts_qualities
-from homoexport.stages.evaluate.tasks import TASKS, Task
+from homoexport.stages.evaluate.similarity import sts_qualities
+from homoexport.stages.evaluate.tasks import TASKS
 
 __all__ = [
     "GLUE",
-    "MAX_COMPARED",
     "MAX_TRAIN",
     "TASKS",
     "Examples",
@@ -26,7 +24,6 @@ __all__ = [
     "JudgedExamples",
     "LabelledTask",
     "Quality",
-    "Task",
     "check_learned",
     "check_whole",
     "columns_of_task",
@@ -40,8 +37,6 @@ __all__ = [
     "label_agreement",
     "label_indices",
     "label_places",
-    "masked_lm_qualities",
-    "names_of",
     "open_model",
     "own_task",
     "package_of_file",
@@ -51,6 +46,6 @@ __all__ = [
     "read_glue",
     "read_judged",
     "read_learned",
-    "similarity_fidelity",
     "sts_qualities",
+    "torch_package",
 ]

@@ -15,22 +15,14 @@ import numpy as np
 from homoexport.errors import PackageError, TextError
 from homoexport.runtime.inference import FloatArray as Logits
 from homoexport.runtime.inference import Package, Text
-from homoexport.stages.evaluate.estimate import FloatArray, Quality, RankCorrelation, estimate
+from homoexport.stages.evaluate.estimate import Quality, estimate, ratio, spearman
 
 
 def label_agreement(reference: Sequence[Logits], logits: Sequence[Logits], *, seed: int) -> Quality:
     """Share of the texts or tokens whose likeliest label is the teacher's, by the bootstrap over texts.
 
-    Args:
-        reference: the teacher's logits of N texts, [C] or [S, C] each.
-        logits: the student's logits of the same texts, of the same shapes.
-        seed: of the bootstrap.
-
-    Returns:
-        `label_agreement`; or `score_spearman`, where C is 1.
-
-    Raises:
-        TextError: no text with anything to decide; less than three where C is 1.
+    The teacher's logits and the student's are of the same N texts, [C] or [S, C] each. Where C is 1 it is
+    `score_spearman`, which needs three texts.
     """
     assert [theirs.shape for theirs in reference] == [ours.shape for ours in logits]
     pairs = [(theirs, ours) for theirs, ours in zip(reference, logits, strict=True) if ours.size]
@@ -39,14 +31,9 @@ def label_agreement(reference: Sequence[Logits], logits: Sequence[Logits], *, se
     if pairs[0][0].shape[-1] == 1:
         return _score_agreement(pairs, seed=seed)
     same = [theirs.argmax(axis=-1) == ours.argmax(axis=-1) for theirs, ours in pairs]
-    agreeing = np.array([row.sum() for row in same], dtype=np.float64)  # [N]
-    decisions = np.array([row.size for row in same], dtype=np.float64)  # [N]
-
-    def share(counts: FloatArray) -> float:
-        return float(counts @ agreeing / (counts @ decisions))
-
+    agreeing, decisions = np.array([row.sum() for row in same]), np.array([row.size for row in same])  # [N] each
     counts = {"texts": len(same), "decisions": int(decisions.sum())}
-    return estimate("label_agreement", share, len(same), seed=seed, counts=counts)
+    return estimate("label_agreement", ratio(agreeing, decisions), len(same), seed=seed, counts=counts)
 
 
 def _score_agreement(pairs: Sequence[tuple[Logits, Logits]], *, seed: int) -> Quality:
@@ -54,8 +41,7 @@ def _score_agreement(pairs: Sequence[tuple[Logits, Logits]], *, seed: int) -> Qu
         raise TextError(f"{len(pairs)} texts", hint="give 3 or more, for scores to compare")
     # Of a token-classification model of one label the tokens' mean stands for the text.
     theirs, ours = (np.array([rows.mean() for rows in side]) for side in zip(*pairs, strict=True))
-    correlation = RankCorrelation(theirs, ours)
-    return estimate("score_spearman", correlation, len(ours), seed=seed, counts={"texts": len(ours)})
+    return estimate("score_spearman", spearman(theirs, ours), len(ours), seed=seed, counts={"texts": len(ours)})
 
 
 def decision_logits(package: Package, texts: Sequence[Text]) -> list[Logits]:
@@ -69,11 +55,7 @@ def decision_logits(package: Package, texts: Sequence[Text]) -> list[Logits]:
 
 
 def check_comparable(package: Package, teacher: Package) -> None:
-    """Refuse a package whose logits are not of the teacher's labels, or not of the teacher's tokens.
-
-    Raises:
-        PackageError: another task, other labels, or a tagger of another greatest length.
-    """
+    """Refuse a package whose logits are not of the teacher's labels, or not of the teacher's tokens."""
     whats = ["task", "labels", *(["max_length"] if package.details.task == "token-classification" else [])]
     for what in whats:
         ours, theirs = getattr(package.details, what), getattr(teacher.details, what)

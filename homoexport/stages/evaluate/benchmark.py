@@ -20,19 +20,12 @@ def evaluate_on_mteb(
     names: Sequence[str],
     *,
     threads: int = 1,
-    progress: Callable[[str], None] | None = None,
+    on_stage: Callable[[str], None] = lambda _title: None,
 ) -> tuple[JudgedModel, ...]:
-    """Judge sentence encoders on tasks of MTEB.
+    """Judge sentence encoders on tasks of MTEB, named as it names them: STS12 or Banking77Classification.
 
-    Args:
-        models: as for `evaluate_models`.
-        names: of tasks as MTEB calls them, such as STS12 or Banking77Classification.
-        threads: threads of one inference.
-        progress: is told which model's turn it is.
-
-    Returns:
-        As `evaluate_models`; each metric is a task's own main score (`score` says which), the mean over its languages
-        and splits, and has no interval.
+    Each metric is a task's own main score (`score` says which), the mean over its languages and splits, and has no
+    interval.
 
     Raises:
         UserError: `mteb` is not installed, or has no such task.
@@ -53,8 +46,7 @@ def evaluate_on_mteb(
         model.embed([])  # a model without vectors says so at once
         metrics = []
         for task in tasks:
-            if progress is not None:
-                progress(f"judging {source} on {task.metadata.name}")
+            on_stage(f"judging {source} on {task.metadata.name}")
             score = _score(mteb, task, model)
             metrics.append(QualityFigure(metric=task.metadata.name, value=score, score=task.metadata.main_score))
         results.append(described(source, model, metrics))

@@ -18,7 +18,7 @@ from scipy.special import softmax
 
 from homoexport.errors import PackageError, TextError
 from homoexport.runtime.inference import Package
-from homoexport.stages.evaluate.estimate import FloatArray, Quality, RankCorrelation, correlation, estimate
+from homoexport.stages.evaluate.estimate import FloatArray, Quality, Statistic, estimate, pearson, spearman
 from homoexport.stages.evaluate.examples import Examples
 from homoexport.stages.evaluate.labels import label_indices
 
@@ -33,10 +33,7 @@ def classification_qualities(logits: NDArray[Any], labels: NDArray[np.int64], *,
     label's probability from how often it is right, in 15 bins (Guo et al. 2017, equation 3); a distance, so of a model
     that is hardly wrong about itself it is too high, and its interval, though it is corrected for that, too.
 
-    Args:
-        logits: [N, C], C at least 2.
-        labels: the right ones, as indices, [N].
-        seed: of the bootstrap.
+    The logits are [N, C], C at least 2; the right labels are indices, [N].
     """
     classes, guesses = logits.shape[1], logits.argmax(axis=1)
     confidence = softmax(logits.astype(np.float64), axis=1).max(axis=1)
@@ -44,7 +41,7 @@ def classification_qualities(logits: NDArray[Any], labels: NDArray[np.int64], *,
     def of_counts(figure: Callable[[LabelCounts], float], weights: FloatArray) -> float:
         return figure(LabelCounts.of(labels, guesses, weights, classes=classes))
 
-    figures: dict[str, Callable[[FloatArray], float]] = {
+    figures: dict[str, Statistic] = {
         "accuracy": partial(of_counts, accuracy),
         "f1": partial(of_counts, f1),
         "matthews": partial(of_counts, matthews),
@@ -59,18 +56,11 @@ def classification_qualities(logits: NDArray[Any], labels: NDArray[np.int64], *,
 
 
 def score_qualities(scores: NDArray[Any], truth: Sequence[float], *, seed: int) -> list[Quality]:
-    """Pearson's and Spearman's correlation of a model's one output [N] with people's scores.
-
-    Raises:
-        TextError: less than three texts.
-    """
+    """Pearson's and Spearman's correlation of a model's one output [N] with people's scores, three or more."""
     if len(truth) < 3:
         raise TextError(f"{len(truth)} texts", hint="give 3 or more, for scores to compare")
     wide, right = np.asarray(scores, np.float64), np.asarray(truth, np.float64)
-    figures: dict[str, Callable[[FloatArray], float]] = {
-        "pearson": partial(correlation, wide, right),
-        "spearman": RankCorrelation(wide, right),
-    }
+    figures = {"pearson": pearson(wide, right), "spearman": spearman(wide, right)}
     return [estimate(name, of, len(truth), seed=seed, counts={"texts": len(truth)}) for name, of in figures.items()]
 
 
@@ -120,12 +110,7 @@ def calibration_error(confidence: FloatArray, right: NDArray[np.bool_], weights:
 
 
 def labelled_qualities(model: Package, examples: Examples, *, seed: int) -> list[Quality]:
-    """A text classifier's figures on labels that people gave; of a model with one output, on scores.
-
-    Raises:
-        PackageError: no text classifier, or one output where the examples have labels.
-        TextError: a label that the model does not have, or a score that is no number.
-    """
+    """A text classifier's figures on labels that people gave; of a model with one output, on scores."""
     assert examples.labels is not None
     details = model.details
     if details.task != "text-classification":
@@ -141,11 +126,7 @@ def labelled_qualities(model: Package, examples: Examples, *, seed: int) -> list
 
 
 def check_labels(model: Package, examples: Examples) -> None:
-    """Refuse labels that the model does not have, or scores that are no numbers, before it is asked.
-
-    Raises:
-        TextError: the first of them.
-    """
+    """Refuse labels that the model does not have, or scores that are no numbers, before it is asked."""
     if len(model.details.labels) == 1:
         examples.scores()
     elif model.details.task == "text-classification":

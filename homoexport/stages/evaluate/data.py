@@ -29,14 +29,7 @@ def read_judged(
     columns: Columns | None = None,
     split: Split = "dev",
 ) -> JudgedExamples:
-    """The examples of a task.
-
-    Args:
-        task: its name.
-        data: the files of a task that is not GLUE's.
-        data_dir: of GLUE's files; without it the hub is asked.
-        columns: of a user's files; those that are not named are the task's own.
-        split: of GLUE.
+    """The examples of a task: those of GLUE out of `data_dir` or from the hub, others out of the files in `data`.
 
     Raises:
         TextError: data that cannot be read.

@@ -1,4 +1,4 @@
-"""Figures with an interval, and the rank correlation that several of them are.
+"""Figures with an interval, and the statistics that several of them are.
 
 N texts or pairs, P pairs of texts, T resamples.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from homoexport.documents.evaluation import QualityFigure
 
 FloatArray = NDArray[np.float64]
+Statistic = Callable[[FloatArray], float]  # of how often each sample was drawn
 
 _TAILS = (2.5, 97.5)
 
@@ -54,7 +56,7 @@ class Quality:
 
 def estimate(
     metric: str,
-    statistic: Callable[[FloatArray], float],
+    statistic: Statistic,
     size: int,
     *,
     seed: int,
@@ -66,12 +68,8 @@ def estimate(
     """A statistic of `size` samples as a quality figure, by the bootstrap.
 
     Args:
-        metric: its name.
-        statistic: takes how often each sample was drawn, [size], and returns the figure.
-        size: number of samples.
-        seed: of the draws.
         counts: how much it is taken from, by the names of `QualityFigure`'s fields.
-        resamples: number of draws, T.
+        resamples: T.
         biased: see `Quality`.
         less_is_better: whether the figure is a loss or a distance, under which there is no floor.
     """
@@ -81,38 +79,46 @@ def estimate(
     return Quality(metric, statistic(np.ones(size)), draws, counts, biased, less_is_better)
 
 
-class RankCorrelation:
-    """Spearman's correlation of two paired series, ties at their mean rank, for any weights of the pairs.
+def ratio(upper: NDArray[Any], lower: NDArray[Any]) -> Statistic:
+    """The sum of `upper` over that of `lower`, [N] each; 0 where there is nothing below."""
+
+    def of_drawn(counts: FloatArray) -> float:
+        total = float(counts @ lower)
+        return float(counts @ upper) / total if total else 0.0
+
+    return of_drawn
+
+
+def mean(values: NDArray[Any]) -> Statistic:
+    """The mean of values [N]."""
+    return ratio(values, np.ones(len(values)))
+
+
+def spearman(left: NDArray[Any], right: NDArray[Any]) -> Statistic:
+    """Spearman's correlation of two paired series [P], ties at their mean rank; 0 where one does not vary.
 
     The series are sorted once, so that a resample, which is nothing but integer weights, is cheap.
     """
+    place, other_place = (np.unique(series, return_inverse=True)[1] for series in (left, right))  # of a value, [P]
 
-    def __init__(self, left: NDArray[Any], right: NDArray[Any]) -> None:
-        """Sort two series of the same length, [P] each."""
-        # For each value its place among the distinct ones, [P].
-        self._places = [np.unique(series, return_inverse=True)[1] for series in (left, right)]
+    def of_drawn(counts: FloatArray) -> float:
+        return _correlation(_ranks(place, counts), _ranks(other_place, counts), counts)
 
-    def __call__(self, weights: FloatArray | None = None) -> float:
-        """The correlation where each pair counts `weights` times, [P]; once, where there are none.
-
-        A series that does not vary has no ranks to compare: its correlation is 0.
-        """
-        if weights is None:
-            weights = np.ones(len(self._places[0]))
-        left, right = (self._ranks(places, weights) for places in self._places)
-        return correlation(left, right, weights)
-
-    @staticmethod
-    def _ranks(places: NDArray[np.intp], weights: FloatArray) -> FloatArray:
-        totals = np.bincount(places, weights=weights)
-        ranks: FloatArray = (np.cumsum(totals) - totals / 2)[places]
-        return ranks
+    return of_drawn
 
 
-def correlation(left: FloatArray, right: FloatArray, weights: FloatArray | None = None) -> float:
-    """Pearson's correlation of two series [P], where each pair counts `weights` times; 0 where one does not vary."""
-    if weights is None:
-        weights = np.ones(len(left))
+def pearson(left: FloatArray, right: FloatArray) -> Statistic:
+    """Pearson's correlation of two paired series [P]; 0 where one does not vary."""
+    return partial(_correlation, left, right)
+
+
+def _ranks(places: NDArray[np.intp], weights: FloatArray) -> FloatArray:
+    totals = np.bincount(places, weights=weights)
+    ranks: FloatArray = (np.cumsum(totals) - totals / 2)[places]
+    return ranks
+
+
+def _correlation(left: FloatArray, right: FloatArray, weights: FloatArray) -> float:
     left, right = (series - np.sum(weights * series) / np.sum(weights) for series in (left, right))
     scale = float(np.sqrt(np.sum(weights * left**2) * np.sum(weights * right**2)))
     return float(np.sum(weights * left * right)) / scale if scale > 0 else 0.0

@@ -42,11 +42,13 @@ class Examples:
 
     def taken(self, rows: Sequence[int]) -> Examples:
         """The examples of some rows."""
-        columns = {name: getattr(self, name) for name in ("texts", "labels", "words", "word_labels")}
-        taken: dict[str, Any] = {
-            name: tuple(values[row] for row in rows) for name, values in columns.items() if values is not None
-        }
-        return replace(self, **taken)
+        return replace(
+            self,
+            texts=tuple(self.texts[row] for row in rows),
+            labels=None if self.labels is None else tuple(self.labels[row] for row in rows),
+            words=None if self.words is None else tuple(self.words[row] for row in rows),
+            word_labels=None if self.word_labels is None else tuple(self.word_labels[row] for row in rows),
+        )
 
     def scores(self) -> list[float]:
         """The labels as numbers.
@@ -63,11 +65,7 @@ class Examples:
             except ValueError:
                 numbers.append(math.nan)
             if not math.isfinite(numbers[-1]):
-                raise TextError(
-                    f"the label of example {row}, '{label}', is no number",
-                    where=self.source,
-                    hint=hint,
-                )
+                raise TextError(f"the label of example {row}, '{label}', is no number", where=self.source, hint=hint)
         if len(set(numbers)) == 1:
             raise TextError(f"has the score {numbers[0]:g} alone", where=self.source, hint=hint)
         return numbers
@@ -102,12 +100,7 @@ def drawn_rows(count: int, limit: int | None, seed: int) -> list[int]:
 
 
 def read_examples(files: str, columns: Columns, *, has_words: bool = False) -> Examples:
-    """The rows of txt, jsonl, csv, tsv or parquet files that hold text.
-
-    Args:
-        files: a glob, or `package:DISTRIBUTION/GLOB`.
-        columns: of the texts (a txt file has but one), of the texts that they are paired with, of labels or scores.
-        has_words: whether texts are lists of words, with a list of labels each.
+    """The rows of txt, jsonl, csv, tsv or parquet files (a glob, or `package:DISTRIBUTION/GLOB`) that hold text.
 
     Raises:
         TextError: no file, no such column, no text, or a row without a label, or not a label for each word.

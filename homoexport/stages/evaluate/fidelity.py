@@ -48,13 +48,7 @@ def quality_of_run(teacher: Package, student: Package, texts: Sequence[str], *, 
     """One figure of a run's two packages on the same held-out texts, without labels.
 
     Fill-mask packages get `loss` on the same masked tokens; others what they keep of the teacher's decisions or
-    similarities, of which the teacher itself keeps 1.
-
-    Args:
-        teacher: an open package.
-        student: an open package of the same task.
-        texts: held-out texts; of more than 1,000 a sample drawn by `seed` is taken.
-        seed: of the sample, the masks and the bootstrap.
+    similarities, of which the teacher itself keeps 1. Of more than 1,000 texts a sample drawn by `seed` is taken.
 
     Raises:
         PackageError: a teacher that gives no vectors, or not the same labels, to compare with.

@@ -59,11 +59,7 @@ GLUE = _read_table()
 
 
 def read_glue(name: str, *, data_dir: Path | None, split: Split = "dev") -> Examples:
-    """The examples of a task, labels by name; without `data_dir` from the hub.
-
-    Raises:
-        TextError: no such file, not of that task's form, or a hub that does not give it.
-    """
+    """The examples of a task, labels by name; without `data_dir` from the hub."""
     task = GLUE[name]
     if data_dir is None:
         return _from_hub(task, split)

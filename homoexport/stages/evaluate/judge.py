@@ -10,7 +10,7 @@ from homoexport.runtime.inference import Package
 from homoexport.stages.evaluate.estimate import Quality
 from homoexport.stages.evaluate.examples import Examples, drawn_rows
 from homoexport.stages.evaluate.fidelity import Reference
-from homoexport.stages.evaluate.models import digest_of_model, is_package, open_model
+from homoexport.stages.evaluate.models import digest_of_source, is_package, open_model
 from homoexport.stages.evaluate.tasks import TASKS, check_asked
 
 
@@ -19,7 +19,6 @@ class Judge:
 
     Args:
         examples: texts, pairs or lists of words, with labels where the task needs them.
-        task: what to judge.
         teacher: an open model, for the tasks that take one.
         train: labelled examples for a probe on the vectors of encoders.
         metrics: those to give of the task's own; by default all.
@@ -78,28 +77,9 @@ def evaluate_models(
     metrics: Sequence[str] | None = None,
     seed: int = 0,
     threads: int = 1,
-    progress: Callable[[str], None] | None = None,
+    on_stage: Callable[[str], None] = lambda _title: None,
 ) -> tuple[JudgedModel, ...]:
-    """Judge packages and torch models on the same examples.
-
-    Args:
-        models: packages' folders, students' folders, hub names, or `package:DISTRIBUTION/PATH`.
-        examples: as `Judge` takes them, like `task`, `train`, `metrics` and `seed`.
-        task: what to judge.
-        teacher: a model, too, for the tasks that take one.
-        train: labelled examples for a probe.
-        metrics: those to give.
-        seed: of samples, masks and the bootstrap.
-        threads: threads of one inference.
-        progress: receives a line for each model.
-
-    Returns:
-        The figures of each model, in the order of the models.
-
-    Raises:
-        UserError, TextError: as `Judge`.
-        PackageError, TeacherError: not a model, or one that cannot do the task.
-    """
+    """Judge packages and torch models, named as `open_model` takes them, on the same examples; see `Judge`."""
     check_asked(task, examples, has_teacher=teacher is not None)
     model_task = TASKS[task].model_task
     judging = None if teacher is None else open_model(teacher, threads=threads, task=model_task)
@@ -108,8 +88,7 @@ def evaluate_models(
     opened = [open_model(source, threads=threads, task=None if train else model_task) for source in models]
     results = []
     for source, model in zip(models, opened, strict=True):
-        if progress is not None:
-            progress(f"judging {source}")
+        on_stage(f"judging {source}")
         figures = [quality.figure for quality in judge.qualities(model)]
         results.append(described(source, model, figures))
     return tuple(results)
@@ -121,6 +100,6 @@ def described(source: str, model: Package, metrics: Sequence[QualityFigure]) -> 
         model=source,
         runtime="onnxruntime" if is_package(source) else "torch",
         precision=model.details.precision,
-        digest=digest_of_model(model.details.folder),
+        digest=digest_of_source(source),
         metrics=tuple(metrics),
     )

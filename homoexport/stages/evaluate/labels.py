@@ -49,12 +49,9 @@ def label_indices(
     order: Sequence[str] | None = None,
     numbered: bool = False,
 ) -> NDArray[np.int64]:
-    """Labels as a file has them as indices of a model's labels, [N].
+    """Labels as the file `where` has them, at least one, as indices of a model's labels, [N].
 
     Args:
-        labels: at least one.
-        names: the model's.
-        where: of the labels, for errors.
         order: all that the labels can be, in the order that models number them in, where it is known.
         numbered: whether numbers stand for the places of the model's labels, if none of these is a number itself.
 

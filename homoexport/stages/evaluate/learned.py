@@ -35,7 +35,7 @@ def read_learned(
     dev: str | None,
     columns: Columns,
     data_dir: Path | None,
-    progress: Callable[[str], None],
+    on_stage: Callable[[str], None],
 ) -> tuple[list[LabelledTask], dict[str, str]]:
     """What `homoexport finetune` is to train on; of `glue` also which tasks have no files, and why.
 
@@ -47,7 +47,20 @@ def read_learned(
         assert train is not None
         assert dev is not None
         return [own_task(task, train, dev, columns)], {}
-    return _glue_tasks(task, data_dir, progress)
+    if task != "glue":
+        return [glue_task(task, data_dir)], {}
+    tasks: list[LabelledTask] = []
+    skipped: dict[str, str] = {}
+    for name in LEARNED_GLUE_TASKS:
+        try:
+            tasks.append(glue_task(name, data_dir))
+        except TextError as error:
+            skipped[name] = str(error)
+            on_stage(f"{name} is left out: {error}")
+    if not tasks:
+        where = str(data_dir or "the hub")
+        raise UserError("no task has files", where=where, hint="name GLUE's folder with --data-dir")
+    return tasks, skipped
 
 
 def check_learned(
@@ -69,34 +82,8 @@ def check_learned(
         raise UserError("makes no difference here", where=f"{wrong[0]} with --task {task}", hint="leave it out")
 
 
-def _glue_tasks(
-    task: LearnedTask, data_dir: Path | None, progress: Callable[[str], None]
-) -> tuple[list[LabelledTask], dict[str, str]]:
-    """One task of GLUE; or all that have files, and why the others are skipped."""
-    tasks: list[LabelledTask] = []
-    skipped: dict[str, str] = {}
-    for name in LEARNED_GLUE_TASKS:
-        if task not in ("glue", name):
-            continue
-        try:
-            tasks.append(glue_task(name, data_dir))
-        except TextError as error:
-            if task != "glue":
-                raise
-            skipped[name] = str(error)
-            progress(f"{name} is left out: {error}")
-    if not tasks:
-        where = str(data_dir or "the hub")
-        raise UserError("no task has files", where=where, hint="name GLUE's folder with --data-dir")
-    return tasks, skipped
-
-
 def glue_task(name: LearnedGlueTask, data_dir: Path | None) -> LabelledTask:
-    """A GLUE task with its dev sets; MNLI has two, of which the mismatched one may be missing.
-
-    Raises:
-        TextError: no such files, or a hub that does not give them.
-    """
+    """A GLUE task with its dev sets; MNLI has two, of which the mismatched one may be missing."""
     task = GLUE[name]
     judged: dict[str, Examples] = {name: read_glue(name, data_dir=data_dir)}
     if name == "mnli" and (data_dir is None or (data_dir / GLUE["mnli-mm"].folder / GLUE["mnli-mm"].dev).is_file()):
@@ -120,23 +107,17 @@ def own_task(kind: OwnTask, train: str, dev: str, columns: Columns) -> LabelledT
         if kind == "scores":
             learned.scores()
         else:
-            names = _two_labels_or_more(learned)
+            assert learned.labels is not None
+            names = names_of(learned.labels)
+            if len(names) < 2:
+                hint = "name files with two labels or more, or another --label-column"
+                raise TextError(f"has the label '{names[0]}' alone", where=learned.source, hint=hint)
     with read_for("--dev"):
         judged = read_examples(dev, named)
         assert judged.labels is not None
         if kind == "classification":
             label_indices(judged.labels, names, where=dev)
         elif len(judged.scores()) < 3:
-            raise TextError(
-                f"holds {len(judged.labels)} texts", where=dev, hint="give 3 or more, for scores to compare"
-            )
+            what = f"holds {len(judged.labels)} texts"
+            raise TextError(what, where=dev, hint="give 3 or more, for scores to compare")
     return LabelledTask(kind, learned, {"dev": judged}, names)
-
-
-def _two_labels_or_more(examples: Examples) -> tuple[str, ...]:
-    assert examples.labels is not None
-    names = names_of(examples.labels)
-    if len(names) < 2:
-        hint = "name files with two labels or more, or another --label-column"
-        raise TextError(f"has the label '{names[0]}' alone", where=examples.source, hint=hint)
-    return names

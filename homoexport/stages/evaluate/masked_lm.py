@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import log_softmax
 
 from homoexport.errors import PackageError, TextError
 from homoexport.runtime.inference import Package
 from homoexport.runtime.worker.inputs import padded_tokens
-from homoexport.stages.evaluate.estimate import FloatArray, Quality, estimate
+from homoexport.stages.evaluate.estimate import Quality, estimate, ratio
 from homoexport.stages.evaluate.examples import Examples
 
 _BATCH = 8  # the logits of 8 × 128 tokens over 30,522 words are 125 MB
@@ -37,15 +37,8 @@ def masked_lm_qualities(
     """Mean cross-entropy (nats) at masked positions (`loss`); `perplexity`, which is its exponential; `top1` and
     `top5`, how many of the masked tokens are the likeliest one, and among the five likeliest.
 
-    Args:
-        package: an open fill-mask package.
-        sequences: token ids with their special tokens, each at most the package's `max_length` long.
-        seed: of the masks and of the bootstrap over sequences.
-        mlm_probability: share of a sequence's ordinary tokens that are masked; at least one is.
-
-    Raises:
-        PackageError: not a fill-mask package, or its tokenizer has no mask token.
-        TextError: no sequence with an ordinary token.
+    Sequences are token ids with their special tokens, each at most the package's `max_length` long; of each that share
+    of the ordinary tokens is masked, and one at the least. The bootstrap is over sequences.
     """
     folder = str(package.details.folder)
     if package.details.task != "fill-mask":
@@ -61,15 +54,11 @@ def masked_lm_qualities(
     for start in range(0, len(order), _BATCH):
         rows = order[start : start + _BATCH]
         sums += _score(package, [sequences[row] for row in rows], [chosen[row] for row in rows], mask_token_id)
-    totals = np.array(sums)  # [sequences, 4]
-
-    def ratio(column: int, counts: FloatArray) -> float:
-        return float(counts @ totals[:, column] / (counts @ totals[:, 3]))
-
-    taken = {"sequences": len(totals), "masked_tokens": int(totals[:, 3].sum())}
+    *columns, masked = np.array(sums).T  # [sequences] each
+    taken = {"sequences": len(sums), "masked_tokens": int(masked.sum())}
     loss, top1, top5 = (
-        estimate(name, partial(ratio, column), len(totals), seed=seed, counts=taken, less_is_better=name == "loss")
-        for column, name in enumerate(("loss", "top1", "top5"))
+        estimate(name, ratio(column, masked), len(sums), seed=seed, counts=taken, less_is_better=name == "loss")
+        for name, column in zip(("loss", "top1", "top5"), columns, strict=True)
     )
     perplexity = Quality("perplexity", float(np.exp(loss.value)), np.exp(loss.draws), taken, less_is_better=True)
     return [loss, perplexity, top1, top5]
@@ -87,13 +76,12 @@ def _score(
     scores: list[tuple[float, ...]] = []
     for answer, ids, positions in zip(logits, sequences, chosen, strict=True):
         at = answer[positions].astype(np.float64)  # [M, V]
-        labels = np.asarray(ids)[positions]
-        highest = at.max(axis=1, keepdims=True)
-        log_sum = np.log(np.exp(at - highest).sum(axis=1)) + highest[:, 0]
-        own = at[np.arange(len(labels)), labels]  # [M]
-        likelier = (at >= own[:, None]).sum(axis=1) - 1  # [M], or as likely: a model that knows nothing restores none
+        labels = np.asarray(ids)[positions][:, None]  # [M, 1]
+        own = np.take_along_axis(at, labels, axis=1)
+        likelier = (at >= own).sum(axis=1) - 1  # [M], or as likely: a model that knows nothing restores none
         first, five = (float((likelier < count).sum()) for count in (1, 5))
-        scores.append((float((log_sum - own).sum()), first, five, float(len(labels))))
+        log_likelihood = np.take_along_axis(log_softmax(at, axis=1), labels, axis=1).sum()
+        scores.append((-float(log_likelihood), first, five, float(len(labels))))
     return scores
 
 

@@ -22,11 +22,6 @@ if TYPE_CHECKING:
 def open_model(source: str, *, threads: int, task: str | None = None) -> Package:
     """A package through onnxruntime, without torch; or any model that `load_encoder` takes, through torch.
 
-    Args:
-        source: a package's folder, a student's folder, a hub name, or `package:DISTRIBUTION/PATH`.
-        threads: threads of one inference.
-        task: what a torch model is for; by default what its folder says.
-
     Raises:
         PackageError, TeacherError: it is neither, or damaged.
     """
@@ -56,25 +51,22 @@ def check_whole(source: str) -> None:
         verify(folder, Manifest, strict=False)
 
 
-def digest_of_model(folder: Path) -> str:
-    """Of an artifact, as its manifest has it; of another model's folder, of weights, config.json and tokenizer.json."""
-    if (folder / MANIFEST).is_file():
-        return read_manifest(folder, Manifest).digest
-    names = ("*.safetensors", "pytorch_model*.bin", "config.json", "tokenizer.json")
-    return digest_of({path.name: sha256_file(path) for name in names for path in folder.glob(name)})
-
-
 def digest_of_source(source: str) -> str:
-    """`digest_of_model` of what `open_model` takes.
+    """Of what `open_model` takes: of an artifact, as its manifest has it; of another model's folder, of weights,
+    config.json and tokenizer.json.
 
     Raises:
         TeacherError: no such model.
     """
     if is_package(source):
-        return digest_of_model(Path(source))
+        return read_manifest(Path(source), Manifest).digest
     from homoexport.encoder import resolve_folder
 
-    return digest_of_model(resolve_folder(source))
+    folder = resolve_folder(source)
+    if (folder / MANIFEST).is_file():
+        return read_manifest(folder, Manifest).digest
+    names = ("*.safetensors", "pytorch_model*.bin", "config.json", "tokenizer.json")
+    return digest_of({path.name: sha256_file(path) for name in names for path in folder.glob(name)})
 
 
 def is_package(source: str) -> bool:

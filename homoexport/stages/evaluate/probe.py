@@ -23,30 +23,10 @@ MAX_TRAIN = 5000  # a quarter of a minute for a small encoder
 
 
 def probe_qualities(model: Package, examples: Examples, train: Examples, *, seed: int) -> list[Quality]:
-    """Figures of a linear classifier on the model's vectors; see `probe_logits`."""
-    assert examples.labels is not None
-    names = train.names or names_of(train.labels or ())
-    right = label_indices(examples.labels, names, where=examples.source)
-    logits, trained_on = probe_logits(model, train, examples, names=names, seed=seed)
-    found = classification_qualities(logits, right, seed=seed)
-    return [replace(each, counts={**each.counts, "probe_trained_on": trained_on}) for each in found]
-
-
-def probe_logits(
-    model: Package, train: Examples, judged: Examples, *, names: tuple[str, ...], seed: int, limit: int = MAX_TRAIN
-) -> tuple[NDArray[np.float64], int]:
-    """Log-probabilities [N, C] of a linear classifier on the model's vectors, and how many examples it was trained on.
-
-    Args:
-        model: gives vectors; it is not changed.
-        train: labelled examples, of which at most `limit` are drawn by `seed`.
-        judged: N examples of the same kind.
-        names: of the C labels.
-        seed: of the draw.
-        limit: of training examples.
+    """Figures of a linear classifier on the model's vectors, trained on at most `MAX_TRAIN` examples.
 
     Raises:
-        TextError: examples of one label alone.
+        TextError: training examples that lack a label.
         PackageError: the model gives no vectors.
     """
     # Imported here: scikit-learn takes a second, and nothing else needs it.
@@ -54,7 +34,10 @@ def probe_logits(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    drawn = train.taken(drawn_rows(len(train.texts), limit, seed))
+    assert examples.labels is not None
+    names = train.names or names_of(train.labels or ())
+    right = label_indices(examples.labels, names, where=examples.source)
+    drawn = train.taken(drawn_rows(len(train.texts), MAX_TRAIN, seed))
     assert drawn.labels is not None
     labels = label_indices(drawn.labels, names, where=train.source)
     if len(np.unique(labels)) < len(names):
@@ -63,8 +46,9 @@ def probe_logits(
         )
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     classifier.fit(_features(model, drawn), labels)
-    log_probabilities: NDArray[np.float64] = classifier.predict_log_proba(_features(model, judged))
-    return log_probabilities, len(labels)
+    log_probabilities = classifier.predict_log_proba(_features(model, examples))  # [N, C]
+    found = classification_qualities(log_probabilities, right, seed=seed)
+    return [replace(each, counts={**each.counts, "probe_trained_on": len(labels)}) for each in found]
 
 
 def _features(model: Package, examples: Examples) -> NDArray[np.float32]:

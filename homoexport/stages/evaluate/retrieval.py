@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from homoexport.errors import TextError
 from homoexport.runtime.vectors import unit_vectors
-from homoexport.stages.evaluate.estimate import FloatArray, Quality, estimate
+from homoexport.stages.evaluate.estimate import Quality, estimate, mean
 
 K = 10
 
@@ -26,13 +26,7 @@ def retrieval_qualities(reference: NDArray[Any], vectors: NDArray[Any], *, seed:
     Kekäläinen 2002) takes the teacher's ranking for the truth: its first is worth 10, its tenth 1, others nothing.
     `mean_cosine` is there where both have vectors of the same width. Intervals are by the bootstrap over queries.
 
-    Args:
-        reference: the teacher's vectors, [N, D].
-        vectors: the student's vectors of the same texts, [N, D'].
-        seed: of the bootstrap.
-
-    Raises:
-        TextError: less than 12 texts, for ten to be found among more than ten.
+    The teacher's vectors are [N, D], the student's of the same texts [N, D'].
     """
     count = len(vectors)
     if count < K + 2:
@@ -48,7 +42,9 @@ def retrieval_qualities(reference: NDArray[Any], vectors: NDArray[Any], *, seed:
     }
     if reference.shape[1] == vectors.shape[1]:
         per_query["mean_cosine"] = np.sum(unit_vectors(reference) * unit_vectors(vectors), axis=1)
-    return [_mean(name, values, seed=seed) for name, values in per_query.items()]
+    return [
+        estimate(name, mean(values), count, seed=seed, counts={"texts": count}) for name, values in per_query.items()
+    ]
 
 
 def _nearest(vectors: NDArray[Any]) -> NDArray[np.intp]:
@@ -57,10 +53,3 @@ def _nearest(vectors: NDArray[Any]) -> NDArray[np.intp]:
     similarities = unit @ unit.T
     np.fill_diagonal(similarities, -np.inf)
     return np.argsort(-similarities, axis=1, kind="stable")[:, :K]
-
-
-def _mean(name: str, values: FloatArray, *, seed: int) -> Quality:
-    def of_queries(counts: FloatArray) -> float:
-        return float(counts @ values / counts.sum())
-
-    return estimate(name, of_queries, len(values), seed=seed, counts={"texts": len(values)})

@@ -10,7 +10,6 @@ N texts, D width of a vector, P pairs of texts.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,40 +19,27 @@ from homoexport.errors import TextError
 from homoexport.runtime.inference import Package
 from homoexport.runtime.vectors import unit_vectors
 from homoexport.stages.evaluate.classification import labelled_qualities
-from homoexport.stages.evaluate.estimate import FloatArray, Quality, RankCorrelation, correlation, estimate
+from homoexport.stages.evaluate.estimate import FloatArray, Quality, estimate, pearson, spearman
 from homoexport.stages.evaluate.examples import Examples
 
 _TEXT_RESAMPLES = 200  # of N texts; each costs a pass over N²/2 pairs
 
 
-def similarity_fidelity(reference: NDArray[Any], vectors: NDArray[Any]) -> float:
-    """Spearman's correlation of two models' cosine similarities over all pairs of the same texts.
-
-    Time and memory grow with N².
-
-    Args:
-        reference: the teacher's vectors, [N, D].
-        vectors: the student's vectors of the same texts, [N, D'].
-
-    Raises:
-        TextError: less than three texts.
-    """
-    return _ranked(reference, vectors)()
-
-
 def similarity_quality(reference: NDArray[Any], vectors: NDArray[Any], *, seed: int) -> Quality:
-    """`similarity_fidelity` with its interval, by the bootstrap over texts.
+    """Spearman's correlation of two models' cosine similarities over all pairs of texts, by the bootstrap over texts.
 
-    A pair weighs the product of its texts' counts; a text is never paired with its own copy.
-
-    Raises:
-        TextError: less than three texts.
+    The teacher's vectors are [N, D], the student's of the same texts [N, D']; time and memory grow with N². A pair
+    weighs the product of its texts' counts; a text is never paired with its own copy.
     """
-    ranked = _ranked(reference, vectors)
+    assert len(reference) == len(vectors)
+    if len(vectors) < 3:
+        raise TextError(f"{len(vectors)} texts", hint="give 3 or more, for pairs to compare")
     first, second = np.triu_indices(len(vectors), k=1)
+    units = [unit_vectors(array) for array in (reference, vectors)]
+    of_pairs = spearman(*((unit @ unit.T)[first, second] for unit in units))
 
     def of_texts(counts: FloatArray) -> float:
-        return ranked(counts[first] * counts[second])
+        return of_pairs(counts[first] * counts[second])
 
     taken = {"texts": len(vectors)}
     return estimate("similarity_spearman", of_texts, len(vectors), seed=seed, counts=taken, resamples=_TEXT_RESAMPLES)
@@ -75,13 +61,7 @@ def check_scores(_model: Package, examples: Examples) -> None:
 def sts_qualities(
     package: Package, pairs: Sequence[tuple[str, str]], scores: Sequence[float], *, seed: int = 0
 ) -> list[Quality]:
-    """Spearman's and Pearson's correlation of a package's cosine similarities with people's scores.
-
-    Args:
-        package: an open sentence-similarity or feature-extraction package.
-        pairs: P pairs of texts.
-        scores: P scores; Spearman's looks at their order alone.
-        seed: of the bootstrap over pairs.
+    """Spearman's and Pearson's correlation of an encoder's cosine similarities of P pairs with people's scores.
 
     Raises:
         TextError: less than three pairs, or not as many scores as pairs.
@@ -96,16 +76,7 @@ def sts_qualities(
     return [
         estimate(name, of, len(pairs), seed=seed, counts={"pairs": len(pairs)})
         for name, of in (
-            ("sts_spearman", RankCorrelation(cosines, truth)),
-            ("sts_pearson", partial(correlation, cosines, truth)),
+            ("sts_spearman", spearman(cosines, truth)),
+            ("sts_pearson", pearson(cosines, truth)),
         )
     ]
-
-
-def _ranked(reference: NDArray[Any], vectors: NDArray[Any]) -> RankCorrelation:
-    assert len(reference) == len(vectors)
-    if len(vectors) < 3:
-        raise TextError(f"{len(vectors)} texts", hint="give 3 or more, for pairs to compare")
-    upper = np.triu_indices(len(vectors), k=1)
-    first, second = (unit_vectors(array) for array in (reference, vectors))
-    return RankCorrelation((first @ first.T)[upper], (second @ second.T)[upper])

@@ -8,8 +8,7 @@ N texts, S tokens of one text, C labels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from homoexport.errors import PackageError, TextError
 from homoexport.runtime.inference import Package
 from homoexport.stages.evaluate.classification import LabelCounts, f1
-from homoexport.stages.evaluate.estimate import FloatArray, Quality, estimate
+from homoexport.stages.evaluate.estimate import Quality, Statistic, estimate, ratio
 from homoexport.stages.evaluate.examples import Examples
 from homoexport.stages.evaluate.labels import label_indices
 
@@ -29,10 +28,6 @@ def tagging_qualities(model: Package, examples: Examples, *, seed: int) -> list[
     labels that are no entities the mean F1 over labels. By the bootstrap over texts.
 
     Words beyond the model's longest text are not judged; `words_cut_off` says how many.
-
-    Raises:
-        PackageError: the model is no tagger.
-        TextError: a label that it does not have.
     """
     names = model.details.labels
     if model.details.task != "token-classification":
@@ -51,20 +46,20 @@ def tagging_qualities(model: Package, examples: Examples, *, seed: int) -> list[
     if not count:
         raise TextError("no word to judge", where=examples.source, hint="give some text")
     counts = {"texts": len(judged), "words": count, "words_cut_off": sum(map(len, right)) - count}
-    hits = np.array([sum(map(str.__eq__, truth, guess)) for truth, guess in judged], np.float64)
-    words = np.array([len(guess) for _, guess in judged], np.float64)
-    figures: dict[str, Callable[[FloatArray], float]] = {"accuracy": partial(_ratio, hits, words)}
+    hits = np.array([sum(map(str.__eq__, truth, guess)) for truth, guess in judged])
+    words = np.array([len(guess) for _, guess in judged])
+    figures: dict[str, Statistic] = {"accuracy": ratio(hits, words)}
     if any(label.partition("-")[0] in _BEGIN_OR_END and "-" in label for label in names):
         pairs = [(spans(truth), spans(guess)) for truth, guess in judged]
-        found = np.array([len(truth & guess) for truth, guess in pairs], np.float64)
-        wanted, named = (np.array([len(pair[side]) for pair in pairs], np.float64) for side in (0, 1))
-        figures["f1"] = partial(_ratio, 2 * found, wanted + named)
-        figures["precision"] = partial(_ratio, found, named)
-        figures["recall"] = partial(_ratio, found, wanted)
+        found = np.array([len(truth & guess) for truth, guess in pairs])
+        wanted, named = (np.array([len(pair[side]) for pair in pairs]) for side in (0, 1))
+        figures["f1"] = ratio(2 * found, wanted + named)
+        figures["precision"] = ratio(found, named)
+        figures["recall"] = ratio(found, wanted)
     else:
         index = {name: number for number, name in enumerate(names)}
         truths, guesses = (np.array([index[name] for pair in judged for name in pair[side]]) for side in (0, 1))
-        text = np.repeat(np.arange(len(judged)), [len(guess) for _, guess in judged])
+        text = np.repeat(np.arange(len(judged)), words)
         figures["f1"] = lambda counts: f1(LabelCounts.of(truths, guesses, counts[text], classes=len(names)))
     return [estimate(name, of, len(judged), seed=seed, counts=counts) for name, of in figures.items()]
 
@@ -78,11 +73,6 @@ def _word_label_indices(examples: Examples, names: Sequence[str]) -> NDArray[np.
     """The labels of all words, one after the other, as indices of the model's."""
     labels = [label for row in examples.word_labels or () for label in row]
     return label_indices(labels, names, where=examples.source, numbered=True)
-
-
-def _ratio(upper: FloatArray, lower: FloatArray, counts: FloatArray) -> float:
-    total = float(counts @ lower)
-    return float(counts @ upper) / total if total else 0.0
 
 
 def spans(labels: Sequence[str]) -> set[tuple[str, int, int]]:

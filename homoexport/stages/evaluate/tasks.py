@@ -39,19 +39,7 @@ class ProbeFunction(Protocol):
 
 @dataclass(frozen=True)
 class Task:
-    """How models are judged on one kind of data.
-
-    Args:
-        columns: what the columns of a user's files are called, where no flag says otherwise.
-        pairs: whether texts come in pairs.
-        has_words: whether texts are lists of words, with a label for each.
-        model_task: what a model out of torch is loaded for; None: what its folder says.
-        teacher: whether a teacher's answers are compared with, too.
-        max_texts: compare at most so many texts with the teacher, drawn by the seed.
-        qualities: a model's figures; None where the comparison with the teacher is all.
-        probe: figures of a probe, for models that cannot do the task by themselves.
-        check: refuses labels that a model cannot be held against, before it is asked.
-    """
+    """How models are judged on one kind of data; docs/adding-an-evaluation-task.md says what the fields mean."""
 
     columns: Columns = _TEXT
     pairs: Use = "none"
@@ -94,12 +82,7 @@ TASKS: Mapping[EvaluationTask, Task] = {
 
 
 def check_asked(task: EvaluationTask, examples: Examples, *, has_teacher: bool) -> None:
-    """Refuse examples, or a teacher, that are not for a task.
-
-    Raises:
-        UserError: no teacher where one is needed, or one where none is.
-        TextError: pairs where texts are judged, or the other way round.
-    """
+    """Refuse examples, or a teacher, that are not for a task."""
     asked, where = TASKS[task], f"--task {task}"
     if asked.teacher == "needed" and not has_teacher:
         raise UserError("has no teacher to compare with", where=where, hint="name the teacher with --teacher")

@@ -5,7 +5,9 @@ import pytest
 
 from homoexport.errors import PackageError, TextError
 from homoexport.runtime.inference import Package, open_package
-from homoexport.stages.evaluate import masked_lm_qualities, quality_of_run, similarity_fidelity
+from homoexport.stages.evaluate import quality_of_run
+from homoexport.stages.evaluate.masked_lm import masked_lm_qualities
+from homoexport.stages.evaluate.similarity import similarity_quality
 from tests.stages.measure.tiny_onnx import weights, write_package
 
 TEXTS = [f"w{i} w{i * 7 % 50} w{i * i % 40}" for i in range(30)]
@@ -24,7 +26,8 @@ def test_sentence_packages_are_judged_by_the_teacher(tmp_path: Path) -> None:
     found = quality_of_run(teacher, close, TEXTS, seed=0)
     own, near, distant = found.teacher, found.student, quality_of_run(teacher, far, TEXTS, seed=0).student
     assert (own.package, own.metric, own.value) == (str(tmp_path / "teacher"), "similarity_spearman", 1.0)
-    assert near.value == pytest.approx(similarity_fidelity(teacher.embed(TEXTS), close.embed(TEXTS)), abs=1e-12)
+    expected = similarity_quality(teacher.embed(TEXTS), close.embed(TEXTS), seed=0)
+    assert near.value == pytest.approx(expected.value, abs=1e-12)
     assert distant.interval[1] < near.interval[0]
     assert near.texts == 30
 

@@ -6,7 +6,7 @@ from scipy.special import log_softmax
 
 from homoexport.errors import PackageError, TextError
 from homoexport.runtime.inference import open_package
-from homoexport.stages.evaluate import masked_lm_qualities
+from homoexport.stages.evaluate.masked_lm import masked_lm_qualities
 from tests.stages.measure.tiny_onnx import WORDS, weights, write_package
 
 MASK = WORDS.index("[MASK]")
