@@ -8,6 +8,7 @@ from typing import Literal, get_args
 ModelTask = Literal[
     "fill-mask", "sentence-similarity", "feature-extraction", "text-classification", "token-classification"
 ]
+CLASSIFYING: tuple[ModelTask, ...] = ("text-classification", "token-classification")
 PoolingMode = Literal["mean", "cls"]
 # What models answer, the output that a task is there for first: B batch, S sequence, D hidden, V vocabulary, C labels.
 OUTPUT_NAMES: dict[ModelTask, tuple[str, ...]] = {

@@ -99,3 +99,8 @@ class ParityError(HomoexportError):
     """An exported graph whose answers differ from the model's by more than the stated bound."""
 
     exit_code = 3
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says in one line; its kind, where it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

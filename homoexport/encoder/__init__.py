@@ -3,7 +3,7 @@
 from homoexport.documents.package import Pooling
 from homoexport.encoder.answers import input_names, max_length_of, outputs_of, pool, torch_answers
 from homoexport.encoder.families import family_of, supported_model_types
-from homoexport.encoder.layout import Family, Group, Layout, Slot, Taps
+from homoexport.encoder.layout import Family, Group, Layout, Slot
 from homoexport.encoder.loading import (
     Encoder,
     encoder_of,
@@ -17,13 +17,7 @@ from homoexport.encoder.loading import (
     write_sentence_files,
 )
 from homoexport.encoder.sentence import SENTENCE_SETTINGS, read_sentence_settings
-from homoexport.encoder.shape import (
-    ParameterCounts,
-    count_parameters,
-    parameter_counts,
-    parameters_at,
-    start_from_scratch,
-)
+from homoexport.encoder.shape import count_parameters, parameter_counts, parameters_at, start_from_scratch
 from homoexport.encoder.slicing import Keep, slice_model
 
 __all__ = [
@@ -33,10 +27,8 @@ __all__ = [
     "Group",
     "Keep",
     "Layout",
-    "ParameterCounts",
     "Pooling",
     "Slot",
-    "Taps",
     "count_parameters",
     "encoder_of",
     "family_of",

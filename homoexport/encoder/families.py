@@ -22,11 +22,7 @@ def supported_model_types() -> tuple[str, ...]:
 
 
 def family_of(config: Any) -> Family:
-    """The adapter of a config's family.
-
-    Raises:
-        TeacherError: no adapter for that `model_type`.
-    """
+    """The adapter of a config's family; refuses (TeacherError) a `model_type` without one."""
     for family in _FAMILIES:
         if config.model_type in family.model_types:
             return family

@@ -26,13 +26,13 @@ from transformers import (
 )
 
 from homoexport import packaged
-from homoexport.choices import ModelTask
+from homoexport.choices import CLASSIFYING, ModelTask
 from homoexport.documents.artifact import MANIFEST, Manifest, read_manifest, sha256_file
 from homoexport.documents.document import digest_of
 from homoexport.documents.package import Pooling
 from homoexport.encoder.families import family_of
 from homoexport.encoder.sentence import SENTENCE_SETTINGS, read_pooling, read_sentence_settings
-from homoexport.errors import TeacherError
+from homoexport.errors import TeacherError, first_line
 
 _TOKENIZER_FILES = ["tokenizer*", "vocab*", "special_tokens_map.json", "added_tokens.json", "*.model", "merges.txt"]
 _SENTENCE_FILES = ["modules.json", "1_Pooling/*", "sentence_bert_config.json", "config_sentence_transformers.json"]
@@ -48,7 +48,6 @@ _TASK_OF_ARCHITECTURE: dict[str, ModelTask] = {  # by the end of the class's nam
     "ForTokenClassification": "token-classification",
     "Model": "feature-extraction",
 }
-_CLASSIFIERS = {"text-classification", "token-classification"}  # their heads can have the same weights
 _NOT_A_MODEL = "name a folder with config.json, model.safetensors and a tokenizer"
 _NO_FOLDER = Path(os.devnull)
 
@@ -101,13 +100,9 @@ def _download(name: str) -> Path:
         hint = "give a hub name, a folder, or package:DIST/PATH"
         raise TeacherError("no such model folder", where=name, hint=hint) from None
     except (OSError, ValueError) as error:
-        what = f"no such folder, and the hub did not give a model of that name ({_first_line(error)})"
+        what = f"no such folder, and the hub did not give a model of that name ({first_line(error)})"
         raise TeacherError(what, where=name, hint="check the name and the connection, or give a folder") from None
     return folder
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _infer_task(folder: Path, config: Any) -> ModelTask:
@@ -175,7 +170,7 @@ def load_encoder(source: str, *, task: ModelTask | None = None) -> Encoder:
     try:
         config = AutoConfig.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
-        what = f"is not a model: its config does not load ({_first_line(error)})"
+        what = f"is not a model: its config does not load ({first_line(error)})"
         raise TeacherError(what, where=source, hint=_NOT_A_MODEL) from None
     family = family_of(config)
     if getattr(config, "is_decoder", False):
@@ -185,7 +180,7 @@ def load_encoder(source: str, *, task: ModelTask | None = None) -> Encoder:
         raise TeacherError(f"its positions are '{positions}'", where=source, hint="name a model with absolute ones")
     family.prepare_config(config)
     other = _task_of_head(config)
-    if task in _CLASSIFIERS and other in _CLASSIFIERS - {task}:
+    if task in CLASSIFYING and other in CLASSIFYING and task != other:  # their heads can have the same weights
         what = f"is a {_class_name(config)}, which is for {other}, not {task}"
         raise TeacherError(what, where=source, hint="name a model with that head")
     task = task or _infer_task(folder, config)
@@ -240,11 +235,11 @@ def _load_weights(folder: Path, config: Any, task: ModelTask, source: str) -> Pr
             folder, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        what, hint = f"its weights do not load ({_first_line(error)})", "copy or download it again"
+        what, hint = f"its weights do not load ({first_line(error)})", "copy or download it again"
         if any(folder.glob("onnx/*.onnx")):
             what, hint = "is an ONNX package, without weights for torch", "name the model that it was exported from"
         if isinstance(error, ValueError):
-            what, hint = f"no model can be made of its config.json ({_first_line(error)})", "set it right"
+            what, hint = f"no model can be made of its config.json ({first_line(error)})", "set it right"
         raise TeacherError(what, where=source, hint=hint) from None
     if info["mismatched_keys"]:
         found = min(info["mismatched_keys"])  # transformers 4 gives names, 5 names and shapes

@@ -25,8 +25,6 @@ _USUAL_PERIOD = 3
 
 
 class _ModernBert(Family):
-    """Adapter for `ModernBertModel` and the task models around it."""
-
     def layout(self, model: nn.Module) -> Layout:
         """Slots of embeddings, layers, final norm and heads; Wqkv is three parts, the gated Wi two."""
         prefix = self.prefix(model)
@@ -78,8 +76,7 @@ class _ModernBert(Family):
         """Refuses to go without the first layer, or with global layers at other than even distances."""
         config: Any = model.config
         kinds = [_is_global(self.layers_of(model)[index]) for index in kept]
-        period = _period(kinds, preferred=_period_of(config))
-        if kept[0] != 0 or period is None:
+        if kept[0] != 0 or _period(config, kinds) is None:
             raise ShapeError(
                 f"a {config.model_type} model of the teacher's layers {', '.join(str(index + 1) for index in kept)} "
                 "has no stock config",
@@ -87,30 +84,25 @@ class _ModernBert(Family):
                 hint="keep the first layer, and global layers at even distances (the last layers can always go)",
             )
         super().keep_layers(model, kept)
-        _write_kinds(config, kinds, period)
+        _write_kinds(config, kinds)
 
     def removable_layers(self, model: nn.Module) -> tuple[int, ...]:
         """Those without which the rest begins with the first and has its global layers at even distances."""
         kinds = [_is_global(layer) for layer in self.layers_of(model)]
-        preferred = _period_of(model.config)
-        return tuple(
-            index
-            for index in range(1, len(kinds))
-            if _period([*kinds[:index], *kinds[index + 1 :]], preferred=preferred) is not None
-        )
+        others = {index: [*kinds[:index], *kinds[index + 1 :]] for index in range(1, len(kinds))}
+        return tuple(index for index, left in others.items() if _period(model.config, left) is not None)
 
     def prepare_config(self, config: Any) -> None:
         """Layers see [B, S, D], padding included, and compile nothing; 4.57 reads what 5 wrote."""
         config._attn_implementation = "sdpa"
         config.reference_compile = False
-        kinds = _kinds_of(config)
-        _write_kinds(config, kinds, _period(kinds, preferred=_period_of(config)))
+        _write_kinds(config, _kinds_of(config))
 
     def write_config(self, config: Any, shape: Shape) -> None:
         """Widths, number of layers, and what each version of transformers reads of kinds and frequencies."""
         kinds = _kinds_of(config)[: shape.num_hidden_layers]
         super().write_config(config, shape)
-        _write_kinds(config, kinds, _period(kinds, preferred=_period_of(config)))
+        _write_kinds(config, kinds)
 
     def check_target(self, config: Any, target: Shape) -> None:
         head_dim = config.hidden_size // config.num_attention_heads
@@ -154,9 +146,9 @@ def _period_of(config: Any) -> int:
     return int(getattr(config, "global_attn_every_n_layers", _USUAL_PERIOD))
 
 
-def _period(kinds: Sequence[bool], *, preferred: int) -> int | None:
-    """The n such that the layers 0, n, 2n, ... are the global ones."""
-    periods = (preferred, *range(1, len(kinds) + 1))
+def _period(config: Any, kinds: Sequence[bool]) -> int | None:
+    """The n, as it is if it may stay, such that the layers 0, n, 2n, ... are the global ones."""
+    periods = (_period_of(config), *range(1, len(kinds) + 1))
     fits = (n for n in periods if all(kind == (index % n == 0) for index, kind in enumerate(kinds)))
     return next(fits, None)
 
@@ -168,7 +160,8 @@ def _kinds_of(config: Any) -> list[bool]:
     return [index % _period_of(config) == 0 for index in range(config.num_hidden_layers)]
 
 
-def _write_kinds(config: Any, kinds: Sequence[bool], period: int | None) -> None:
+def _write_kinds(config: Any, kinds: Sequence[bool]) -> None:
+    period = _period(config, kinds)
     config.num_hidden_layers = len(kinds)
     config.layer_types = [_GLOBAL if kind else _LOCAL for kind in kinds]
     if period is not None:

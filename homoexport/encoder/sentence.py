@@ -44,11 +44,7 @@ def read_pooling(folder: Path) -> Pooling:
 
 
 def read_sentence_settings(folder: Path) -> dict[str, JsonValue]:
-    """What a sentence-transformers folder says of its longest sequence and more; empty where it says nothing.
-
-    Raises:
-        TeacherError: a file that is no JSON object.
-    """
+    """What a sentence-transformers folder says of its longest sequence and more; empty where it says nothing."""
     path = folder / SENTENCE_SETTINGS
     if not path.is_file():
         return {}

@@ -51,7 +51,6 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def parameter_counts(model: nn.Module, family: Family) -> ParameterCounts:
-    """Parameters of the word vectors, of the layers, and of all."""
     return ParameterCounts(
         embedding=model.get_parameter(family.layout(model).token_rows).numel(),
         backbone=sum(count_parameters(layer) for layer in family.taps(model).layers),

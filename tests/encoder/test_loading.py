@@ -186,6 +186,12 @@ def test_bad_teachers_are_refused_in_one_line(tiny_folder, damage, words):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["./nowhere", "../nowhere", "nowhere/at/all", "no where"])
+def test_folder_that_is_not_there_is_told_as_such(name):
+    with pytest.raises(TeacherError, match="no such model folder"):
+        load_encoder(name)
+
+
 def test_teacher_without_masked_lm_head_is_refused(tiny_folder):
     with pytest.raises(TeacherError, match="no masked-LM head"):
         load_encoder(str(tiny_folder()), task="fill-mask")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from homoexport.choices import CLASSIFYING
 from homoexport.documents.artifact import MANIFEST, Manifest, read_manifest, sha256_file, verify
 from homoexport.documents.document import digest_of
 from homoexport.errors import PackageError
@@ -94,7 +95,7 @@ def _package(encoder: Encoder, session: Session) -> Package:
     from homoexport.encoder import count_parameters, max_length_of
 
     config, max_length = encoder.model.config, max_length_of(encoder)
-    labelled = encoder.task in ("text-classification", "token-classification")
+    labelled = encoder.task in CLASSIFYING
     details = PackageInfo(
         folder=encoder.folder,
         model_file="",

@@ -33,11 +33,7 @@ class _AwkwardText(Figures):
 
 
 def awkward_texts(tokens: Iterable[str]) -> dict[str, list[str]]:
-    """More than 1,000 strings by their kind.
-
-    Args:
-        tokens: the tokenizer's added tokens, which may stand in a text, too.
-    """
+    """More than 1,000 strings by their kind; the tokenizer's added tokens may stand in a text, too."""
     written = _AwkwardText.model_validate_json((FOLDER / "awkward_text.json").read_bytes())
     chance = random.Random(20261123)
     kinds = {PLAIN_ENGLISH: list(_english())}

@@ -11,20 +11,11 @@ B batch, P tokens of the longest text.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import onnx_ir as ir
 from transformers import PreTrainedTokenizerBase
 
-from homoexport.stages.export.sequences import (
-    EXTENSIONS_DOMAIN,
-    Frame,
-    GraphWriter,
-    backend_of,
-    read_frame,
-    refusal,
-)
+from homoexport.stages.export.sequences import EXTENSIONS_DOMAIN, GraphWriter, backend_of, refusal
 
 BYTE_LEVEL_OPERATORS = ("RobertaTokenizer",)
 _OF_THE_OPERATOR = ("<s>", "</s>", "<pad>", "<unk>")  # the names of special tokens that it looks for
@@ -37,17 +28,12 @@ _PLAIN = {
 }
 
 
-@dataclass(frozen=True)
-class ByteLevel:
-    """What there is to know of a byte-level BPE tokenizer: ids of the pieces, pairs to merge, and its frame."""
+def write_byte_level(op: GraphWriter, text: ir.Value, tokenizer: PreTrainedTokenizerBase) -> tuple[ir.Value, ir.Value]:
+    """Token ids int64 [B, P + 2] of strings [B], and which of them are a text's own.
 
-    vocabulary: Mapping[str, int]
-    merges: Sequence[str]
-    frame: Frame
-
-
-def read_byte_level(tokenizer: PreTrainedTokenizerBase) -> ByteLevel:
-    """Ask a tokenizer for all that its graph needs; refuse one that is not byte-level BPE as RoBERTa has it."""
+    Raises:
+        UserError: the tokenizer is not byte-level BPE as RoBERTa has it.
+    """
     spec = json.loads(backend_of(tokenizer).to_str())
     model, splitter = spec["model"], spec["pre_tokenizer"] or {}
     if spec["normalizer"] is not None:
@@ -59,20 +45,13 @@ def read_byte_level(tokenizer: PreTrainedTokenizerBase) -> ByteLevel:
     if missing := [name for name in _OF_THE_OPERATOR if name not in model["vocab"]]:
         raise refusal(f"its vocabulary has no {', '.join(missing)}")
     pairs = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-    return ByteLevel(model["vocab"], pairs, read_frame(tokenizer))
-
-
-def write_byte_level(op: GraphWriter, text: ir.Value, pieces: ByteLevel) -> tuple[ir.Value, ir.Value]:
-    """Token ids int64 [B, P + 2] of strings [B], and which of them are a text's own."""
-    ids, mask = op.several(
-        2,
-        "RobertaTokenizer",
-        text,
-        domain=EXTENSIONS_DOMAIN,
-        vocab=json.dumps(pieces.vocabulary, ensure_ascii=False),
-        merges="\n".join(["#version: 0.2", *pieces.merges]),
-        padding_length=-1,
-    )  # <s> and </s> included
+    attributes: dict[str, str | int] = {
+        "vocab": json.dumps(model["vocab"], ensure_ascii=False),
+        "merges": "\n".join(["#version: 0.2", *pairs]),
+        "padding_length": -1,
+    }
+    # <s> and </s> are among them.
+    ids, mask = op.op_multi_out("RobertaTokenizer", [text], attributes, num_outputs=2, domain=EXTENSIONS_DOMAIN)
     place = op("CumSum", mask, 1)
     kept = op("And", op("Greater", place, 1), op("Less", place, op("ReduceSum", mask, [1])))
     return ids, kept

@@ -16,13 +16,13 @@ from onnxruntime.quantization.calibrate import TensorsData
 
 from homoexport.choices import Calibration, EmbeddingPrecision, Scheme, WeightPrecision
 from homoexport.data import sample_text
-from homoexport.documents.package import CandidateFigures, Parity
+from homoexport.documents.package import Parity
 from homoexport.encoder import Encoder, input_names
 from homoexport.errors import DeviceError
 from homoexport.schemes import SCHEMES
 from homoexport.stages.export.calibrate import Tokens, calibrate
 from homoexport.stages.export.forms import Form, NotThisForm, fused_base, write_as
-from homoexport.stages.export.graph import torch_to_onnx
+from homoexport.stages.export.graph import DEFAULT_OPSET, torch_to_onnx
 from homoexport.stages.export.ladder import (
     MAX_TEXTS,
     Batch,
@@ -37,7 +37,6 @@ from homoexport.stages.export.quantize import products_of, quantize
 from homoexport.stages.export.smooth import Maxima, channel_maxima, smooth
 
 MAX_CALIBRATION_TEXTS = 128
-DEFAULT_OPSET = 18
 
 T = TypeVar("T")
 
@@ -60,17 +59,14 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """Form and scheme."""
         return f"{self.form.name}-{self.scheme}"
 
     @property
     def full_name(self) -> str:
-        """With the method of calibration."""
         return self.name if self.calibration is None else f"{self.name}-{self.calibration}"
 
     @property
     def precision(self) -> WeightPrecision:
-        """Of the weights of its products."""
         return SCHEMES[self.scheme].precision
 
     @property
@@ -83,10 +79,6 @@ class Candidate:
         """Whether it answers as the model does, here and on the target."""
         checked = [parity for parity in (self.parity, self.parity_on_target) if parity is not None]
         return bool(checked) and all(parity.passed for parity in checked)
-
-    def figures(self) -> CandidateFigures:
-        """As the package's manifest has it."""
-        return CandidateFigures.model_validate(self, from_attributes=True)
 
 
 @dataclass
@@ -161,11 +153,7 @@ class Maker:
         return file
 
     def check(self, candidate: Candidate, *, few: bool = False) -> Candidate | None:
-        """The candidate with its parity; None, with the reason, if the runtime cannot run it.
-
-        Raises:
-            DeviceError: the target is gone.
-        """
+        """The candidate with its parity; None, with the reason, if the runtime cannot run it."""
         batches = self.batches.few if few else self.batches.all
         parity = self._try(candidate.full_name, lambda: self._parity(candidate, batches))
         if parity is None:
@@ -231,7 +219,6 @@ class Maker:
         return self._try(smoothed.name, write)
 
     def products(self, form: Form) -> list[str]:
-        """Names of a form's products, in their order."""
         return products_of(self._file_of(form))
 
     def discard(self, candidate: Candidate) -> None:
@@ -240,7 +227,6 @@ class Maker:
             candidate.file.unlink(missing_ok=True)
 
     def forget(self, forms: Iterable[Form]) -> None:
-        """Delete forms' files."""
         for form in forms:
             self._written.pop(form, None)
             self._file_of(form).unlink(missing_ok=True)

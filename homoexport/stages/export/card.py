@@ -22,11 +22,12 @@ _OPTIMUM: dict[ModelTask, str] = {
 }
 
 
-def model_card(name: str, details: PackageDetails, *, parent: str | None, source: str) -> str:
+def model_card(name: str, details: PackageDetails, *, parent: str, source: str) -> str:
     """The README.md of a package, by its name, from what its manifest says.
 
     It was exported from `source`, a folder or a model's name; `parent` is the digest of that, if it is an artifact.
     """
+    artifact = f" (artifact {parent[:12]})" if parent != source else ""
     front = {"library_name": "onnx", "pipeline_tag": details.task, "tags": ["homoexport", "onnx"]}
     if Path(source).exists():
         source = Path(source).resolve().name  # the rest of the path is nobody else's business
@@ -40,16 +41,14 @@ def model_card(name: str, details: PackageDetails, *, parent: str | None, source
         name=name,
         package=details,
         timed=details.timed_at,
-        where=_where(details.timed_at),
+        where="an unknown CPU" if details.timed_at is None else _where(details.timed_at),
         front=yaml.safe_dump(front, sort_keys=False).strip(),
-        source=f"`{source}`" + (f" (artifact {parent[:12]})" if parent else ""),
+        source=f"`{source}`{artifact}",
         optimum_class=_OPTIMUM.get(details.task),
         difference="not finite" if difference is None else f"{difference:.2g}",
     )
 
 
-def _where(timed: TimedAt | None) -> str:
-    if timed is None:
-        return "an unknown CPU"
+def _where(timed: TimedAt) -> str:
     threads = f"{timed.threads} thread{'s' * (timed.threads > 1)}" if timed.threads else "a thread for each core"
     return f"{timed.cpu} ({timed.device}), {threads}, {timed.batch_size} x {timed.length} tokens"

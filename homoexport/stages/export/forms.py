@@ -36,7 +36,6 @@ class Form:
 
     @property
     def name(self) -> str:
-        """As the manifest has it."""
         variants = [*["merged"] * self.merged, *["skip-layer-norm"] * self.skip_layer_norm]
         smoothed = [] if self.smoothing is None else [f"smoothed-{self.smoothing:g}"]
         return "+".join([self.attention, *variants, *smoothed])

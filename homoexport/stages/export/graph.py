@@ -18,11 +18,11 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
 from homoexport.choices import OUTPUT_NAMES
 from homoexport.encoder import Encoder, family_of, input_names, outputs_of
-from homoexport.errors import UserError
+from homoexport.errors import UserError, first_line
 from homoexport.stages.export.fuse import unfold_gemms
 from homoexport.stages.export.quiet import quiet
 
-MIN_OPSET = 18  # what torch's exporter writes by itself; older ones are refused rather than down-converted
+DEFAULT_OPSET = 18  # what torch's exporter writes by itself, and the oldest that a recipe may ask for
 MAX_PARAMETER_BYTES = 2_000_000_000  # protobuf's limit is 2 GiB for a file, graph and names included
 
 
@@ -67,8 +67,7 @@ def torch_to_onnx(encoder: Encoder, *, opset: int) -> ir.Model:
     The encoder's model is left as it is.
 
     Raises:
-        UserError: an opset below 18 or one that torch cannot write; a model too big for one file, or one that torch
-            cannot export.
+        UserError: an opset that torch cannot write; a model too big for one file, or one that torch cannot export.
     """
     parameter_bytes = sum(4 * parameter.numel() for parameter in encoder.model.parameters())
     if parameter_bytes > MAX_PARAMETER_BYTES:
@@ -77,10 +76,8 @@ def torch_to_onnx(encoder: Encoder, *, opset: int) -> ir.Model:
             where=encoder.source,
             hint="distil a smaller student",
         )
-    if opset < MIN_OPSET:
-        raise UserError(f"opset {opset} is too old", where="opset", hint=f"give {MIN_OPSET} or more")
     if opset > onnx.defs.onnx_opset_version():  # torch tries, and prints what its converter thinks of that
-        raise UserError(f"there is no opset {opset}", where="opset", hint=f"give {MIN_OPSET}")
+        raise UserError(f"there is no opset {opset}", where="opset", hint=f"give {DEFAULT_OPSET}")
     names = input_names(encoder)
     mask = torch.ones(2, 8, dtype=torch.long)
     mask[1, 5:] = 0
@@ -100,18 +97,16 @@ def torch_to_onnx(encoder: Encoder, *, opset: int) -> ir.Model:
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
-        lines = str(error.__cause__ or error).splitlines()
-        reason = next((line for line in lines if line.strip()), type(error).__name__)
         raise UserError(
             f"torch {torch.__version__} cannot export this {type(encoder.model).__name__} of transformers "
-            f"{transformers.__version__} ({reason.strip()})",
+            f"{transformers.__version__} ({first_line(error.__cause__ or error)})",
             where=encoder.source,
             hint="try the versions of constraints.txt",
         ) from error
     assert program is not None
     model: ir.Model = program.model
     if model.opset_imports[""] != opset:
-        raise UserError(f"torch cannot write opset {opset}", where="opset", hint=f"give {MIN_OPSET}")
+        raise UserError(f"torch cannot write opset {opset}", where="opset", hint=f"give {DEFAULT_OPSET}")
     unfold_gemms(model)
     ClearMetadataAndDocStringPass()(model)  # the exporter leaves a stack trace at every node: 0.4 MB
     return model

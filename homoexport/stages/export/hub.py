@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from homoexport.documents.artifact import PackageManifest, verify
-from homoexport.errors import UserError
+from homoexport.errors import UserError, first_line
 
 
 def check_repository(name: str) -> None:
@@ -21,7 +21,7 @@ def check_repository(name: str) -> None:
     try:
         validate_repo_id(name)
     except HFValidationError as error:
-        what = f"is no repository's name ({_first_line(error)})"
+        what = f"is no repository's name ({first_line(error)})"
         raise UserError(what, where=name, hint="name it OWNER/NAME") from None
     if constants.HF_HUB_OFFLINE:
         raise UserError("the hub is switched off", where="HF_HUB_OFFLINE", hint="unset it to push")
@@ -47,13 +47,9 @@ def push_to_hub(folder: Path, repository: str, *, private: bool = False) -> str:
         made = api.create_repo(repository, private=private, exist_ok=True)
         commit = api.upload_folder(repo_id=made.repo_id, folder_path=folder, commit_message="Package by homoexport")
     except HfHubHTTPError as error:
-        what = f"the hub refused the package at {folder} ({_first_line(error)})"
+        what = f"the hub refused the package at {folder} ({first_line(error)})"
         raise UserError(what, where=repository, hint="`hf auth login` with a token that may write there") from None
     except Exception as error:  # of connections: its three HTTP clients, by version, have no base but this
-        what = f"the package at {folder} did not reach the hub ({_first_line(error)})"
+        what = f"the package at {folder} did not reach the hub ({first_line(error)})"
         raise UserError(what, where=repository, hint="check the connection") from None
     return str(commit.commit_url)
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

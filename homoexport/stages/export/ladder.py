@@ -54,7 +54,6 @@ class Batches:
 
     @property
     def all(self) -> tuple[Batch, ...]:
-        """All of them."""
         return self.singles + self.eights + self.mixed
 
     @property
@@ -72,12 +71,8 @@ def make_batches(encoder: Encoder, texts: Sequence[str], *, max_length: int) -> 
     """Real text in batches, each answered by torch.
 
     The longest text is many of them together, so that local attention and the last positions (up to 512) are seen, too.
-    Classifiers that tell two texts of an input apart are given pairs besides. Masked-language models find masks.
-
-    Args:
-        encoder: the model that is the oracle, and its tokenizer.
-        texts: at least one; of more than 64, 64 from all over are taken.
-        max_length: tokens that a text is cut to.
+    Classifiers that tell two texts of an input apart are given pairs besides. Masked-language models find masks. Of
+    more than 64 texts, 64 from all over are taken.
     """
     chosen = spread(texts, MAX_TEXTS)
     by_length = sorted(chosen, key=len)

@@ -20,11 +20,7 @@ _WARNINGS, _ERRORS = 2, 3  # onnxruntime's severities, of which the first is its
 
 
 def write_ort_format(model_file: Path, folder: Path, *, arm: bool) -> None:
-    """Write a graph in ORT format, optimized for ARM or x86, and the operators and types that a build needs for it.
-
-    Raises:
-        HomoexportError: onnxruntime cannot convert it.
-    """
+    """Write a graph in ORT format, optimized for ARM or x86, and the operators and types that a build needs for it."""
     with tempfile.TemporaryDirectory(prefix="homoexport-") as work, quiet():
         from onnxruntime.tools.convert_onnx_models_to_ort import OptimizationStyle, convert_onnx_models_to_ort
 

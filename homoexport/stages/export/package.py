@@ -10,9 +10,9 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from homoexport.choices import OUTPUT_NAMES
+from homoexport.choices import CLASSIFYING, OUTPUT_NAMES
 from homoexport.documents.artifact import output_errors, staged, write_manifest
-from homoexport.documents.package import OrtFormat, PackageDetails, PackedTokenizer, TimedAt
+from homoexport.documents.package import CandidateFigures, OrtFormat, PackageDetails, PackedTokenizer, TimedAt
 from homoexport.documents.recipe import ExportSettings
 from homoexport.documents.target import TargetHost
 from homoexport.encoder import (
@@ -75,16 +75,10 @@ def export_encoder(
     """
     calibrated, max_length = bool(texts), max_length_of(encoder)
     refuse_scales_without_text(settings.quantize, calibrated=calibrated)
-    schemes = {
-        scheme: embeddings_of(settings.embeddings, scheme)
-        for scheme in schemes_for(
-            settings.quantize,
-            target.instruction_sets,
-            x86=target.x86,
-            calibrated=calibrated,
-            provider=target.provider,
-        )
-    }
+    tried = schemes_for(
+        settings.quantize, target.instruction_sets, x86=target.x86, calibrated=calibrated, provider=target.provider
+    )
+    schemes = {scheme: embeddings_of(settings.embeddings, scheme) for scheme in tried}
     if settings.with_tokenizer:
         refuse_inexpressible(encoder.tokenizer, max_length=max_length)
     with staged(out_dir, force=force) as folder, tempfile.TemporaryDirectory(prefix="homoexport-") as work:
@@ -102,8 +96,7 @@ def export_encoder(
         if settings.with_ort_format:
             details = details.model_copy(update={"ort_format": _write_ort_format(model_file, folder, maker, target)})
         parent = parent_of(encoder)
-        digest = None if parent == encoder.source else parent
-        card = model_card(out_dir.name, details, parent=digest, source=encoder.source)
+        card = model_card(out_dir.name, details, parent=parent, source=encoder.source)
         (folder / "README.md").write_text(card, encoding="utf-8")
         write_manifest(folder, "package", parent=parent, recipe=recipe_digest, details=details)
     return out_dir
@@ -169,7 +162,6 @@ def _details_of(maker: Maker, choice: Choice, graph: ir.Model, *, timed_at: Time
     """What is known of the graph by itself, and of what it was chosen from."""
     encoder, chosen, scheme = maker.encoder, choice.chosen, SCHEMES[choice.chosen.scheme]
     config = encoder.model.config
-    labels = encoder.task in ("text-classification", "token-classification")
     assert chosen.parity is not None
     return PackageDetails(
         model_file=PRECISIONS[chosen.precision].file,
@@ -180,7 +172,9 @@ def _details_of(maker: Maker, choice: Choice, graph: ir.Model, *, timed_at: Time
         hidden_size=config.hidden_size,
         input_names=input_names(encoder),
         output_names=OUTPUT_NAMES[encoder.task],
-        labels=tuple(config.id2label.get(i, f"LABEL_{i}") for i in range(config.num_labels)) if labels else None,
+        labels=tuple(config.id2label.get(i, f"LABEL_{i}") for i in range(config.num_labels))
+        if encoder.task in CLASSIFYING
+        else None,
         pooling=encoder.pooling,
         precision=chosen.precision,
         scheme=chosen.scheme,
@@ -193,7 +187,7 @@ def _details_of(maker: Maker, choice: Choice, graph: ir.Model, *, timed_at: Time
         graph=chosen.form.name,
         parity=chosen.parity,
         batch_invariance=check_invariance(chosen.file, maker.batches, task=encoder.task, answer=maker.answer),
-        candidates=tuple(candidate.figures() for candidate in choice.candidates),
+        candidates=tuple(CandidateFigures.model_validate(item, from_attributes=True) for item in choice.candidates),
         refused=choice.refused,
         left_out=maker.left_out,
         quality=choice.quality,

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from homoexport.choices import OUTPUT_NAMES, ModelTask, WeightPrecision
+from homoexport.choices import CLASSIFYING, OUTPUT_NAMES, ModelTask, WeightPrecision
 from homoexport.documents.package import Invariance, Parity
 from homoexport.host import available_cores
 from homoexport.runtime.vectors import cosines
@@ -38,50 +37,6 @@ FEWER_BITS_TOP1_AGREEMENT = 0.85
 Answer = Callable[[Path, Sequence[Mapping[str, NDArray[np.int64]]]], Sequence[NDArray[np.float32]]]
 
 
-@dataclass
-class _Tally:
-    of_scores: bool  # a classifier's, not vectors
-    difference: float = 0.0
-    scale: float = 0.0
-    cosines: list[NDArray[np.float64]] = field(default_factory=list)
-    scores: list[NDArray[np.float32]] = field(default_factory=list)  # [2, N, C], ours and torch's
-    agreeing: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, np.int64))  # [1], or [C]
-    rows: int = 0
-
-    def add(self, actual: NDArray[np.float32], expected: NDArray[np.float32], *, multi_label: bool = False) -> None:
-        """Take in rows [N, D]; a value that is not finite makes the difference infinite."""
-        difference = np.abs(actual - expected).max(initial=0.0)
-        self.difference = max(self.difference, float(difference) if np.isfinite(difference) else float("inf"))
-        self.scale = max(self.scale, float(np.abs(expected).max(initial=0.0)))
-        if self.of_scores:
-            self.scores.append(np.stack([actual, expected]))
-        else:
-            self.cosines.append(cosines(actual, expected))
-        same = (actual > 0) == (expected > 0) if multi_label else (actual.argmax(1) == expected.argmax(1))[:, None]
-        self.agreeing = self.agreeing + same.sum(axis=0)
-        self.rows += len(expected)
-
-    @property
-    def one_score(self) -> bool:
-        """Whether there is no choice among labels, but one score."""
-        return any(scores.shape[2] == 1 for scores in self.scores)
-
-    @property
-    def relative(self) -> float:
-        """The largest difference over the largest value."""
-        return self.difference / max(self.scale, 1e-12)
-
-    def vector_cosines(self) -> NDArray[np.float64]:
-        """Of each row; or, of scores, of all rows together, about each label's mean of torch's."""
-        if not self.of_scores:
-            return np.concatenate(self.cosines or [np.zeros(0)])
-        if self.relative <= FP32_MAX_DIFFERENCE:  # scores that are all alike have no direction
-            return np.ones(1)
-        scores = np.concatenate(self.scores, axis=1)
-        ours, torchs = (scores - scores[1].mean(axis=0)).reshape(2, 1, -1)
-        return cosines(ours, torchs)
-
-
 def check_parity(
     file: Path, batches: Sequence[Batch], *, task: ModelTask, precision: WeightPrecision, answer: Answer | None = None
 ) -> Parity:
@@ -91,17 +46,23 @@ def check_parity(
     output elsewhere than on this machine's CPU.
     """
     names = OUTPUT_NAMES[task] if answer is None else OUTPUT_NAMES[task][:1]
-    tallies = {name: _Tally(of_scores=task.endswith("-classification")) for name in names}
-    for batch, answers in zip(batches, _run(file, batches, names, answer), strict=True):
-        for name, actual in zip(names, answers, strict=True):
-            expected = batch.expected[name]
-            rows = (actual, expected) if actual.ndim == 2 else (actual[batch.counted], expected[batch.counted])
-            tallies[name].add(*rows, multi_label=batch.multi_label)
-    figures = {name: _figures(name, tally, task, precision) for name, tally in tallies.items()}
-    main = figures[names[0]]
-    if precision != "fp32" or main.passed is False:
+    answers = _run(file, batches, names, answer)
+    figures = []
+    for name, outputs in zip(names, zip(*answers, strict=True), strict=True):
+        wanted = [batch.expected[name] for batch in batches]
+        counted = [
+            batch.counted if rows.ndim == 3 else slice(None) for batch, rows in zip(batches, wanted, strict=True)
+        ]
+        actual, expected = (
+            np.concatenate([rows[which] for rows, which in zip(each, counted, strict=True)])
+            for each in (outputs, wanted)
+        )
+        multi_label = any(batch.multi_label for batch in batches)
+        figures.append(_figures(name, actual, expected, task=task, precision=precision, multi_label=multi_label))
+    main = figures[0]
+    if precision != "fp32" or not main.passed:
         return main
-    return next((other for other in figures.values() if not other.passed), main)
+    return next((other for other in figures if not other.passed), main)
 
 
 def _run(
@@ -126,23 +87,58 @@ def check_invariance(file: Path, batches: Batches, *, task: ModelTask, answer: A
     name = OUTPUT_NAMES[task][0]
     asked = [batches.eights[0], batches.mixed[-1], *batches.singles, batches.short_one]
     (eight,), (pair,), *alone = _run(file, asked, [name], answer)
-    tally = _Tally(of_scores=task.endswith("-classification"))
-    for (one,), other in zip(alone, [*eight, pair[0]], strict=True):
-        tally.add(np.atleast_2d(one[0]), np.atleast_2d(other if other.ndim == 1 else other[: len(one[0])]))
-    cosine = None if tally.of_scores else float(tally.vector_cosines().min())
-    return Invariance(texts=len(alone), max_difference=_finite(tally.difference), min_cosine=cosine)
+    one_by_one = [np.atleast_2d(one[0]) for (one,) in alone]
+    in_company = [
+        np.atleast_2d(other if other.ndim == 1 else other[: len(one)])
+        for one, other in zip(one_by_one, [*eight, pair[0]], strict=True)
+    ]
+    ours, others = np.concatenate(one_by_one), np.concatenate(in_company)
+    cosine = None if task in CLASSIFYING else float(cosines(ours, others).min())
+    return Invariance(texts=len(alone), max_difference=_finite(_difference(ours, others)), min_cosine=cosine)
+
+
+def _difference(actual: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    """The largest one; infinite where a value is not finite."""
+    difference = float(np.abs(actual - expected).max(initial=0.0))
+    return difference if math.isfinite(difference) else math.inf
 
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _figures(name: str, tally: _Tally, task: ModelTask, precision: WeightPrecision) -> Parity:
-    directions = tally.vector_cosines()
+def _directions(
+    actual: NDArray[np.float32], expected: NDArray[np.float32], relative: float, task: ModelTask
+) -> NDArray[np.float64]:
+    """Cosines of each row; or, of scores, of all rows together, about each label's mean of torch's."""
+    if task not in CLASSIFYING:
+        return cosines(actual, expected)
+    if relative <= FP32_MAX_DIFFERENCE:  # scores that are all alike have no direction
+        return np.ones(1)
+    ours, torchs = (np.stack([actual, expected]) - expected.mean(axis=0)).reshape(2, 1, -1)
+    return cosines(ours, torchs)
+
+
+def _figures(
+    name: str,
+    actual: NDArray[np.float32],
+    expected: NDArray[np.float32],
+    *,
+    task: ModelTask,
+    precision: WeightPrecision,
+    multi_label: bool,
+) -> Parity:
+    """Of rows [N, D] of an output."""
+    difference = _difference(actual, expected)
+    relative = difference / max(float(np.abs(expected).max(initial=0.0)), 1e-12)
+    directions = _directions(actual, expected, relative, task)
     lowest, mean = float(directions.min()), float(directions.mean())
-    agreement = float(tally.agreeing.min()) / max(tally.rows, 1) if name == "logits" and not tally.one_score else None
+    agreement = None
+    if name == "logits" and expected.shape[1] > 1:  # one score is no choice among labels
+        same = (actual > 0) == (expected > 0) if multi_label else (actual.argmax(1) == expected.argmax(1))[:, None]
+        agreement = float(same.sum(axis=0).min()) / max(len(expected), 1)
     if precision == "fp32":
-        passed = tally.relative <= FP32_MAX_DIFFERENCE and lowest >= FP32_MIN_COSINE
+        passed = relative <= FP32_MAX_DIFFERENCE and lowest >= FP32_MIN_COSINE
         passed = passed and (agreement is None or agreement >= FP32_TOP1_AGREEMENT)
     elif agreement is None:
         passed = mean >= FEWER_BITS_MEAN_COSINE and lowest >= FEWER_BITS_MIN_COSINE
@@ -151,8 +147,8 @@ def _figures(name: str, tally: _Tally, task: ModelTask, precision: WeightPrecisi
         passed = agreement >= FEWER_BITS_TOP1_AGREEMENT and (task == "fill-mask" or mean >= FEWER_BITS_MEAN_COSINE)
     return Parity(
         output=name,
-        max_difference=_finite(tally.difference),
-        max_relative_difference=_finite(tally.relative),
+        max_difference=_finite(difference),
+        max_relative_difference=_finite(relative),
         min_cosine=lowest,
         mean_cosine=mean,
         top1_agreement=agreement,

@@ -135,7 +135,6 @@ _WRITERS: dict[Scheme, Callable[[Path, Path, Collection[str], TensorsData | None
 
 
 def _scale_and_zero_point(low: float, high: float) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Of bytes that reach from the one value to the other."""
     low, high = min(low, 0.0), max(high, 0.0)  # 0 must be one of the values
     scale = (high - low) / 255 or 1.0
     return np.array(scale, np.float32), np.array(round(-low / scale), np.uint8)

@@ -33,7 +33,6 @@ class Frame:
 
     @property
     def special_tokens(self) -> int:
-        """Tokens around a text."""
         return len(self.prefix) + len(self.suffix)
 
 
@@ -49,7 +48,6 @@ def backend_of(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
 
 
 def refusal(what: str) -> UserError:
-    """The error for a tokenizer that cannot be expressed."""
     return UserError(
         f"this tokenizer cannot be packed into the graph: {what}",
         where="--with-tokenizer",
@@ -73,34 +71,16 @@ def read_frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
     return Frame(around.ids[:text_at], around.ids[text_end:], tokenizer.pad_token_id)
 
 
-class GraphWriter:
+class GraphWriter(ir.tape.Tape):
     """Collects nodes and constants; call it with an operator and its inputs, numbers and arrays among them."""
 
-    def __init__(self) -> None:
-        self.nodes: list[ir.Node] = []
-        self.constants: list[ir.Value] = []
-
     def __call__(self, operator: str, *inputs: Any, domain: str = "", **attributes: Any) -> ir.Value:
-        """The output of a new node."""
-        return self.several(1, operator, *inputs, domain=domain, **attributes)[0]
-
-    def several(
-        self, count: int, operator: str, *inputs: Any, domain: str = "", **attributes: Any
-    ) -> Sequence[ir.Value]:
-        """All outputs of a new node."""
-        name = f"tokenizer/{operator}_{len(self.nodes)}"
         values = [each if isinstance(each, ir.Value) else self._constant(each) for each in inputs]
-        node = ir.node(operator, values, domain=domain, attributes=attributes, num_outputs=count, name=name)
-        for index, output in enumerate(node.outputs):
-            output.name = f"{name}:{index}"
-        self.nodes.append(node)
-        return node.outputs
+        return self.op(operator, values, attributes, domain=domain)
 
     def _constant(self, number: Any) -> ir.Value:
-        name = f"tokenizer/constant_{len(self.constants)}"
-        value = ir.Value(name=name, const_value=ir.tensor(np.asarray(number, dtype=np.int64), name=name))
-        self.constants.append(value)
-        return value
+        name = f"tokenizer/constant_{len(self.initializers)}"
+        return self.initializer(ir.tensor(np.asarray(number, dtype=np.int64), name=name))
 
 
 def write_sequences(

@@ -22,9 +22,9 @@ from homoexport.documents.package import PackedTokenizer, TokenizerKind
 from homoexport.errors import HomoexportError, ParityError, UserError
 from homoexport.runtime.worker.inputs import padded_tokens
 from homoexport.stages.export.awkward_text import PLAIN_ENGLISH, awkward_texts
-from homoexport.stages.export.byte_level import BYTE_LEVEL_OPERATORS, read_byte_level, write_byte_level
-from homoexport.stages.export.sequences import EXTENSIONS_DOMAIN, GraphWriter, backend_of, write_sequences
-from homoexport.stages.export.wordpiece import WORDPIECE_OPERATORS, read_wordpiece, write_wordpiece
+from homoexport.stages.export.byte_level import BYTE_LEVEL_OPERATORS, write_byte_level
+from homoexport.stages.export.sequences import EXTENSIONS_DOMAIN, GraphWriter, backend_of, read_frame, write_sequences
+from homoexport.stages.export.wordpiece import WORDPIECE_OPERATORS, write_wordpiece
 
 TEXT_INPUT = "text"
 _COMPARED = ("input_ids", "attention_mask")
@@ -79,7 +79,7 @@ def pack_tokenizer(
     model = ir.load(model_file)
     _replace_inputs(model, text, tokens, where=str(model_file))
     model.graph.insert_before(model.graph[0], writer.nodes)
-    for constant in writer.constants:
+    for constant in writer.initializers:
         model.graph.register_initializer(constant)
     model.graph.opset_imports[EXTENSIONS_DOMAIN] = 1
     RemoveUnusedNodesPass()(model)
@@ -108,13 +108,10 @@ def _write_tokens(
     """Token ids of texts, and the operators of onnxruntime-extensions that they take."""
     operators: Sequence[str]
     if type(backend_of(tokenizer).model) is models.BPE:
-        byte_level = read_byte_level(tokenizer)
-        frame, operators = byte_level.frame, BYTE_LEVEL_OPERATORS
-        ids, kept = write_byte_level(writer, text, byte_level)
+        (ids, kept), operators = write_byte_level(writer, text, tokenizer), BYTE_LEVEL_OPERATORS
     else:
-        wordpiece = read_wordpiece(tokenizer)
-        frame, operators = wordpiece.frame, WORDPIECE_OPERATORS
-        ids, kept = write_wordpiece(writer, text, wordpiece)
+        (ids, kept), operators = write_wordpiece(writer, text, tokenizer), WORDPIECE_OPERATORS
+    frame = read_frame(tokenizer)
     if max_length <= frame.special_tokens:
         what = f"{max_length} tokens hold no text beside {frame.special_tokens} special ones"
         raise UserError(what, where="max_length", hint="give more")

@@ -21,22 +21,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from homoexport.stages.export.sequences import (
-    EXTENSIONS_DOMAIN,
-    Frame,
-    GraphWriter,
-    backend_of,
-    read_frame,
-    refusal,
-)
+from homoexport.stages.export.sequences import EXTENSIONS_DOMAIN, GraphWriter, backend_of, refusal
 
 WORDPIECE_OPERATORS = ("TrieTokenizer", "TrieDetokenizer")
 PAGE = 64  # code points that differ in the last byte of UTF-8 alone
@@ -65,7 +57,6 @@ class WordPiece:
     images: Mapping[str, str]
     pages: NDArray[np.int64]  # KEEP, DROP or ISOLATE for every `PAGE` code points that are all treated so
     added: Sequence[tuple[str, str, int]]  # content, image and id of each added token
-    frame: Frame
 
 
 def read_wordpiece(tokenizer: PreTrainedTokenizerBase) -> WordPiece:
@@ -82,10 +73,10 @@ def read_wordpiece(tokenizer: PreTrainedTokenizerBase) -> WordPiece:
         found = (spec[part] or {}).get("type")
         if found != wanted:
             raise refusal(f"its {part.replace('_', '-')} is {found}, not {wanted}")
-    frame = read_frame(tokenizer)
     if model["unk_token"] not in model["vocab"]:
         raise refusal(f"its unknown token {model['unk_token']!r} is not in its vocabulary")
-    known = set().union(*model["vocab"], *(token["content"] for token in spec["added_tokens"]))
+    tokens = backend.get_added_tokens_decoder()
+    known = set().union(*model["vocab"], *(token.content for token in tokens.values()))
     unused = [character for character in _NONCHARACTERS if character not in known]
     if len(unused) < 2 or _BETWEEN in known:
         raise refusal("its vocabulary holds Unicode's noncharacters")
@@ -97,26 +88,16 @@ def read_wordpiece(tokenizer: PreTrainedTokenizerBase) -> WordPiece:
         longest_word=model["max_input_chars_per_word"],
         images=images,
         pages=pages,
-        added=[_added_token(token, images, mark=unused[0]) for token in spec["added_tokens"]],
-        frame=frame,
+        added=[_added_token(number, token, images, mark=unused[0]) for number, token in tokens.items()],
     )
 
 
-class _AddedToken(TypedDict):
-    """An entry of tokenizer.json, as far as it is read."""
-
-    id: int
-    content: str
-    single_word: bool
-    normalized: bool
-
-
-def _added_token(token: _AddedToken, images: Mapping[str, str], *, mark: str) -> tuple[str, str, int]:
+def _added_token(number: int, token: AddedToken, images: Mapping[str, str], *, mark: str) -> tuple[str, str, int]:
     """Content, image, id. White space around it, which some take along, means nothing between words."""
-    content, number = token["content"], token["id"]
-    if token["single_word"]:
+    content = token.content
+    if token.single_word:
         raise refusal(f"its added token {content!r} is found as a whole word only")
-    if not token["normalized"]:
+    if not token.normalized:
         return content, f" {mark}{content} ", number  # the mark: no other text has this image
     # Found in the normalised text, where its image ends in spaces if it is to be found within words, too.
     image = "".join(images.get(character, character) for character in content)
@@ -163,8 +144,9 @@ def _common_treatment(page: Mapping[str, str]) -> int:
     return KEEP
 
 
-def write_wordpiece(op: GraphWriter, text: ir.Value, pieces: WordPiece) -> tuple[ir.Value, ir.Value]:
-    """Token ids int64 [B, P] of strings [B], and which of them are tokens."""
+def write_wordpiece(op: GraphWriter, text: ir.Value, tokenizer: PreTrainedTokenizerBase) -> tuple[ir.Value, ir.Value]:
+    """Token ids int64 [B, P] of strings [B], and which of them are tokens; see `read_wordpiece`."""
+    pieces = read_wordpiece(tokenizer)
     return _write_ids(op, _write_words(op, text, pieces), pieces)
 
 

@@ -133,6 +133,7 @@ def with_a_wild_channel(tiny_encoder, exported, tmp_path, monkeypatch):
             out_dir=tmp_path / "package",
             texts=TEXTS * 20,
             quantize=quantize,
+            graph="standard",
             rank=lambda files: [2.0 if "fp32" in file.name or "-" not in file.stem else 1.0 for file in files],
         )
         details = verify(out, PackageManifest).details.model_dump(mode="json")
@@ -205,7 +206,7 @@ def test_files_that_do_not_fit_are_not_chosen_and_where_none_does_the_smallest_i
         return [math.inf if "static" in file.name else 1.0 + ("int8" not in file.name) for file in files]
 
     out = export_package(
-        tiny_encoder("feature-extraction"), out_dir=tmp_path / "package", texts=TEXTS, quantize="auto", rank=rank
+        tiny_encoder("feature-extraction"), out_dir=tmp_path / "package", texts=TEXTS, graph="standard", rank=rank
     )
     details = verify(out, PackageManifest).details.model_dump(mode="json")
     assert details["scheme"] == "int8"
@@ -247,7 +248,7 @@ def test_int8_that_is_slower_is_refused_with_the_figures(tiny_encoder, export_on
         encoder,
         out_dir=tmp_path / "package",
         texts=TEXTS,
-        quantize="auto",
+        graph="standard",
         rank=lambda files: [3.0 if "int8" in file.name else 1.5 for file in files],
     )
     details = verify(out, PackageManifest).details.model_dump(mode="json")

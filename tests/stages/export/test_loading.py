@@ -44,7 +44,11 @@ def graphs_of(form: Form, encoder, folder: Path) -> Callable[[str, str], Path]:
 )
 def test_other_loaders_are_told_which_file_to_load(tiny_encoder, export_once, tmp_path, quantize, dtype, file_name):
     package = export_package(
-        tiny_encoder("sentence-similarity"), out_dir=tmp_path / "package", rank=in_order, quantize=quantize
+        tiny_encoder("sentence-similarity"),
+        out_dir=tmp_path / "package",
+        rank=in_order,
+        quantize=quantize,
+        graph="standard",
     )
     config = json.loads((package / "config.json").read_text())
     assert config["transformers.js_config"] == {"dtype": dtype}
@@ -63,7 +67,7 @@ def test_prompts_go_along(tiny_encoder, export_once, tmp_path):
     prompts = {"prompts": {"query": "query: "}, "similarity_fn_name": "dot"}
     (tmp_path / "teacher/config_sentence_transformers.json").write_text(json.dumps(prompts))
     teacher = load_encoder(str(tmp_path / "teacher"))
-    package = export_package(teacher, out_dir=tmp_path / "package", rank=in_order, quantize="none")
+    package = export_package(teacher, out_dir=tmp_path / "package", rank=in_order, quantize="none", graph="unfused")
     assert json.loads((package / "config_sentence_transformers.json").read_text()) == prompts
 
 

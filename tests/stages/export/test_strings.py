@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from homoexport.documents.package import PackedTokenizer
 from homoexport.encoder.loading import resolve_folder
 from homoexport.errors import ParityError, UserError
-from homoexport.stages.export import strings
+from homoexport.stages.export import strings, wordpiece
 from homoexport.stages.export.awkward_text import PLAIN_ENGLISH, awkward_texts
 from homoexport.stages.export.strings import extensions_library, pack_tokenizer
 from homoexport.stages.export.wordpiece import read_wordpiece
@@ -337,7 +337,7 @@ def test_needs_the_extension(echo, monkeypatch):
 def test_refuses_one_that_differs_on_plain_english(echo, monkeypatch):
     model = echo(*INPUTS)
     monkeypatch.setattr(
-        strings, "read_wordpiece", lambda each: dataclasses.replace(read_wordpiece(each), longest_word=3)
+        wordpiece, "read_wordpiece", lambda each: dataclasses.replace(read_wordpiece(each), longest_word=3)
     )
     with pytest.raises(UserError, match=r"differs from this one on \d+ of 128 plain English texts"):
         packed(model, wordpiece_tokenizer([*PIECES, "kettle"]))
