@@ -26,6 +26,7 @@ SHORT = {
     "text.max_length": "128",
     "text.sources": "[{files: text/*.txt}]",
     "measure.min_seconds": "0.1",
+    "export.graph": "standard",
     "export.seconds": "0.02",
 }
 Call = Callable[[list[str]], int]
@@ -105,7 +106,7 @@ def test_commands_on_a_small_teacher(homoexport, place, monkeypatch):
     small = {"teacher": str(place / "teacher"), "student.intermediate_size": "48"}
 
     def call(arguments: list[str]) -> int:
-        hurried = ["--seconds", "0.02"] if arguments[0] == "export" else []
+        hurried = ["--graph", "standard", "--seconds", "0.02"] if arguments[0] == "export" else []
         outcome = homoexport(*arguments, *hurried)
         print(outcome.err)  # shown where the test fails
         return outcome.code

@@ -74,6 +74,7 @@ class Slow:
         return time.perf_counter_ns() - start
 
 
+@pytest.mark.alone
 def test_latency_of_arrivals_counts_the_wait():
     """Twice as many arrivals as can be served: the queue, and so the latency, grows to the end."""
     reply = traffic.run_arrivals(Slow(), rate_per_s=400, requests=40, seconds=10, seed=0)

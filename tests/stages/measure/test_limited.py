@@ -87,6 +87,7 @@ def test_threads_default_to_the_cores_that_are_given(tmp_path: Path) -> None:
     assert measure_packages([package], length=8, min_seconds=0.05).threads == available_cores()
 
 
+@pytest.mark.alone
 def test_a_quota_holds_and_is_said_to(tmp_path: Path) -> None:
     if not groups_may_be_made():
         pytest.skip("control groups may not be made here")

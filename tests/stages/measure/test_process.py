@@ -130,6 +130,7 @@ def test_worker_opens_a_package_as_inference_does(tmp_path: Path, monkeypatch: p
     assert opened[0][1:] == (1, 1, {"providers": ["CPUExecutionProvider"]})
 
 
+@pytest.mark.alone
 def test_sleeping_worker_takes_no_processor_time(local: LocalCpu, tmp_path: Path) -> None:
     model = write_encoder(tmp_path / "model.onnx", "sentence-similarity", weights(hidden=256), repeat=8)
     with Worker(local, subject="the package") as running:
