@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from homoexport.documents.recipe import parse_recipe, read_recipe_tree
+from homoexport.documents.recipe import Recipe, parse_as, read_recipe_tree
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -27,9 +27,9 @@ def laid_over(tree: dict[str, Any], fragment: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("fragment", FRAGMENTS)
 def test_fragments_are_recipes(fragment):
     tree = laid_over(read_recipe_tree(ROOT / "recipes/quickstart.yaml"), yaml.safe_load(fragment))
-    recipe = parse_recipe(tree, where="docs/distilling.md")
-    assert recipe.model_dump(exclude={"text", "student", "students", "distill"}) == parse_recipe(
-        read_recipe_tree(ROOT / "recipes/quickstart.yaml"), where="quickstart"
+    recipe = parse_as(Recipe, tree, where="docs/distilling.md")
+    assert recipe.model_dump(exclude={"text", "student", "students", "distill"}) == parse_as(
+        Recipe, read_recipe_tree(ROOT / "recipes/quickstart.yaml"), where="quickstart"
     ).model_dump(exclude={"text", "student", "students", "distill"})
 
 

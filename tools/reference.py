@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from homoexport.cli.app import command_names, load_command
-from homoexport.documents.recipe import FinetuneRecipe, Recipe
+from homoexport.documents.recipe import FinetuneRecipe, Recipe, section_of
 
 DOCS = Path(__file__).parents[1] / "docs"
 _MADE = "<!-- Written by `python tools/reference.py`; edit the code, not this page. -->"
@@ -52,7 +52,7 @@ def _tables(kind: type[BaseModel], place: str) -> Iterator[str]:
     for name, field in kind.model_fields.items():
         default = "required" if field.is_required() else _shown(field.default)
         rows.append(f"| `{name}` | {_cell(_value(field))} | {default} | {_cell(field.description or '')} |")
-        if section := _section(field.annotation):
+        if section := section_of(field.annotation):
             sections.append((section, f"{place}.{name}".removeprefix(".")))
     yield "\n".join(rows)
     seen = dict(reversed(sections))  # by the first place where a section stands
@@ -97,12 +97,6 @@ def _kind(annotation: Any) -> str:
     if issubclass(annotation, BaseModel):
         return "section"
     return {bool: "true or false", int: "whole number", float: "number", str: "text"}[annotation]
-
-
-def _section(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next(filter(None, map(_section, get_args(annotation))), None)
 
 
 def cli_page() -> str:

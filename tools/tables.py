@@ -19,7 +19,7 @@ from typing import Any
 
 from homoexport.documents.document import read_document
 from homoexport.documents.summary import Summary
-from homoexport.report.tables import summary_rows
+from homoexport.report.run import summary_rows
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

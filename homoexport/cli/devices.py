@@ -16,10 +16,7 @@ def devices(as_json: AsJson = False) -> None:
     from homoexport.stages.measure import list_devices
 
     found = list_devices(lambda name: screen.stage_line(f"Asking {name}"))
-    if as_json:
-        screen.print_json([device.model_dump(mode="json") for device in found])
-    else:
-        screen.output.print(device_table(found).rich())
+    screen.show(found, device_table(found), as_json=as_json)
 
 
 def doctor(
@@ -41,8 +38,4 @@ def doctor(
             screen.output.print(f"{set_up}: {where}", soft_wrap=True)
         return
     found = diagnose()
-    if as_json:
-        screen.print_json([device.model_dump(mode="json") for device in found])
-        return
-    for line in need_lines(found):
-        screen.output.print(line, soft_wrap=True)
+    screen.show(found, *need_lines(found), as_json=as_json)

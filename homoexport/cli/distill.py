@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from homoexport.cli import screen
 from homoexport.cli.options import (
@@ -16,26 +17,19 @@ from homoexport.cli.options import (
     Overrides,
     RecipeFile,
     Resume,
-    Tree,
     flags,
     parsed,
     resumable,
     run_folder,
 )
-from homoexport.documents.recipe import Recipe
+from homoexport.documents.recipe import Recipe, Tree
 from homoexport.errors import UserError
 
-_WITHOUT_RECIPE = {"distill": {"steps": 1000, "batch_size": 32}}
+if TYPE_CHECKING:
+    from homoexport.documents.student import DistilledDetails
+    from homoexport.workflow.progress import Progress
 
-
-def _launched_alone() -> bool:
-    """Whether the launcher was asked for several CPU processes and started only this one."""
-    asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" and "MASTER_ADDR" in os.environ
-    return asked and "WORLD_SIZE" not in os.environ
-
-
-@flags(
-    Recipe,
+_FIELDS = (
     "teacher",
     DATA,
     *COLUMNS,
@@ -51,6 +45,20 @@ def _launched_alone() -> bool:
     "distill.learning_rate",
     "seed",
 )
+_WITHOUT_RECIPE = {"distill": {"steps": 1000, "batch_size": 32}}
+_ONE_PROCESS = (
+    "note: without MPI, `accelerate launch --cpu` starts one process; for several on CPUs give --multi_gpu (gloo "
+    "serves where there is no GPU), or use torchrun"
+)
+
+
+def _launched_alone() -> bool:
+    """Whether the launcher was asked for several CPU processes and started only this one."""
+    asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" and "MASTER_ADDR" in os.environ
+    return asked and "WORLD_SIZE" not in os.environ
+
+
+@flags(Recipe, *_FIELDS)
 def distill(
     given: Tree,
     recipe: RecipeFile = None,
@@ -78,16 +86,23 @@ def distill(
     output = run_folder(settings.name, output, resume=resume)
     screen.stage_line(f"Distilling {settings.teacher}")
     from homoexport.documents.artifact import DistilledManifest, read_manifest
-    from homoexport.workflow.distill import distill as distill_one
-    from homoexport.workflow.distill import distill_students
     from homoexport.workflow.progress import Progress
 
     if _launched_alone():
-        screen.errors.print(
-            "note: without MPI, `accelerate launch --cpu` starts one process; for several on CPUs give "
-            "--multi_gpu (gloo serves where there is no GPU), or use torchrun",
-            soft_wrap=True,
-        )
+        screen.errors.print(_ONE_PROCESS, soft_wrap=True)
+    with resumable(output), screen.Bars() as bars:
+        progress = Progress(on_distill=bars.on_distill)
+        folders = _distilled(settings, output, progress, force=force, resume=resume)
+    if screen.speaks():
+        manifests = [read_manifest(folder, DistilledManifest) for folder in folders]
+        told = [_told(folder, manifest.details) for folder, manifest in zip(folders, manifests, strict=True)]
+        screen.show(manifests[0] if settings.student is not None else manifests, *told, as_json=as_json)
+
+
+def _distilled(settings: Recipe, output: Path, progress: Progress, *, force: bool, resume: bool) -> list[Path]:
+    """Folders of the one student, or of several."""
+    from homoexport.workflow.distill import distill, distill_students
+
     arguments: dict[str, Any] = {
         "text": settings.text,
         "settings": settings.distill,
@@ -96,30 +111,20 @@ def distill(
         "force": force,
         "resume": resume,
         "recipe_digest": settings.digest(),
+        "progress": progress,
     }
-    with resumable(output), screen.Bars() as bars:
-        arguments["progress"] = Progress(on_distill=bars.on_distill)
-        if settings.student is not None:
-            distill_one(settings.teacher, shape=settings.student, **arguments)
-            folders = [output]
-        else:
-            folders = distill_students(settings.teacher, shapes=settings.students, **arguments)
-    if not screen.speaks():
-        return
-    manifests = [read_manifest(folder, DistilledManifest) for folder in folders]
-    if as_json:
-        told = [manifest.model_dump(mode="json") for manifest in manifests]
-        screen.print_json(told[0] if settings.student is not None else told)
-        return
-    for folder, manifest in zip(folders, manifests, strict=True):
-        details = manifest.details
-        screen.output.print(
-            f"Student: {folder}  {_millions(details.parameters)} parameters "
-            f"(word embedding {_millions(details.embedding_parameters)}, "
-            f"layers {_millions(details.backbone_parameters)}; "
-            f"teacher {_millions(details.teacher_parameters)}), held-out loss {details.held_out_loss:.4f}",
-            soft_wrap=True,
-        )
+    if settings.student is None:
+        return distill_students(settings.teacher, shapes=settings.students, **arguments)
+    distill(settings.teacher, shape=settings.student, **arguments)
+    return [output]
+
+
+def _told(folder: Path, details: DistilledDetails) -> str:
+    return (
+        f"Student: {folder}  {_millions(details.parameters)} parameters "
+        f"(word embedding {_millions(details.embedding_parameters)}, layers {_millions(details.backbone_parameters)}; "
+        f"teacher {_millions(details.teacher_parameters)}), held-out loss {details.held_out_loss:.4f}"
+    )
 
 
 def _millions(count: int) -> str:

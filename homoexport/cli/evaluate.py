@@ -9,7 +9,7 @@ import typer
 
 from homoexport.choices import EVALUATION_TASKS, AskedTask
 from homoexport.cli import screen
-from homoexport.cli.options import AsJson, Force, Threads
+from homoexport.cli.options import AsJson, DataDir, Force, LabelColumn, PairColumn, TextColumn, Threads
 from homoexport.documents.evaluation import Columns
 
 _TASKS = "; ".join(f"{name}: {what}" for name, what in EVALUATION_TASKS.items())
@@ -25,18 +25,6 @@ Task = Annotated[
 Data = Annotated[
     str | None,
     typer.Option(metavar="GLOB", help="txt, jsonl, csv, tsv or parquet files, or package:DISTRIBUTION/GLOB."),
-]
-TextColumn = Annotated[
-    str | None, typer.Option(help="Column of the texts (default: text; of sts: sentence1; of tagging: tokens).")
-]
-PairColumn = Annotated[str | None, typer.Option(help="Column of the second texts (of sts: sentence2).")]
-LabelColumn = Annotated[
-    str | None,
-    typer.Option(help="Column of labels or scores (of sts: score, of classification: label, of tagging: ner_tags)."),
-]
-DataDir = Annotated[
-    Path | None,
-    typer.Option(metavar="DIR", help="GLUE's files, a folder a task (CoLA/dev.tsv); without it the hub is asked."),
 ]
 Teacher = Annotated[
     str | None,
@@ -103,7 +91,4 @@ def evaluate(
         force=force,
         progress=Progress(on_stage=screen.stage_line),
     )
-    if as_json:
-        screen.print_json(evaluation.model_dump(mode="json"))
-    else:
-        screen.output.print(evaluation_table(evaluation))
+    screen.show(evaluation, evaluation_table(evaluation), as_json=as_json)

@@ -9,13 +9,11 @@ import typer
 
 from homoexport.choices import ModelTask
 from homoexport.cli import screen
-from homoexport.cli.options import AsJson, Force, Provider, Tree, flags, on_provider, parsed
-from homoexport.documents.recipe import ExportRecipe
+from homoexport.cli.options import AsJson, Force, Provider, flags, name_of, on_provider, parsed
+from homoexport.documents.recipe import ExportRecipe, Tree
 from homoexport.errors import UserError
 
-
-@flags(
-    ExportRecipe,
+_FIELDS = (
     "export.quantize",
     "export.embeddings",
     "export.graph",
@@ -28,32 +26,40 @@ from homoexport.errors import UserError
     "measure.batch_size",
     "measure.length",
 )
+Student = Annotated[str, typer.Argument(metavar="STUDENT", help="A student's folder, or any supported model.")]
+Onnx = Annotated[bool, typer.Option("--onnx", show_default=False, help="Export to ONNX (the one format there is).")]
+Task = Annotated[
+    ModelTask | None,
+    typer.Option(help="What the model is for (default: what its folder says); a bare encoder does the first two."),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="DIR", help="Output folder; by default the student's name with -onnx."),
+]
+TextFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="A txt file of real text, a line each, for the parity checks and for calibration (default: a student's "
+        "held-out text; else a few English sentences, for the checks alone)."
+    ),
+]
+PushToHub = Annotated[
+    str | None,
+    typer.Option(metavar="OWNER/NAME", help="Upload the package to this model repository of the Hugging Face hub."),
+]
+Private = Annotated[bool, typer.Option("--private", help="Make that repository private, if it is new.")]
+
+
+@flags(ExportRecipe, *_FIELDS)
 def export(
-    student: Annotated[str, typer.Argument(metavar="STUDENT", help="A student's folder, or any supported model.")],
+    student: Student,
     given: Tree,
-    onnx: Annotated[
-        bool, typer.Option("--onnx", show_default=False, help="Export to ONNX (the one format there is).")
-    ] = True,
-    task: Annotated[
-        ModelTask | None,
-        typer.Option(help="What the model is for (default: what its folder says); a bare encoder does the first two."),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="Output folder; by default the student's name with -onnx."),
-    ] = None,
-    text: Annotated[
-        Path | None,
-        typer.Option(
-            help="A txt file of real text, a line each, for the parity checks and for calibration (default: a "
-            "student's held-out text; else a few English sentences, for the checks alone)."
-        ),
-    ] = None,
-    push_to_hub: Annotated[
-        str | None,
-        typer.Option(metavar="OWNER/NAME", help="Upload the package to this model repository of the Hugging Face hub."),
-    ] = None,
-    private: Annotated[bool, typer.Option("--private", help="Make that repository private, if it is new.")] = False,
+    onnx: Onnx = True,
+    task: Task = None,
+    output: Output = None,
+    text: TextFile = None,
+    push_to_hub: PushToHub = None,
+    private: Private = False,
     provider: Provider = None,
     force: Force = False,
     as_json: AsJson = False,
@@ -69,9 +75,9 @@ def export(
     if private and push_to_hub is None:
         raise UserError("nothing is pushed", where="--private", hint="give --push-to-hub, too")
     asked = parsed(ExportRecipe, on_provider(given, provider), command="export")
-    name = Path(student).resolve().name if Path(student).is_dir() else student.rstrip("/").rsplit("/", 1)[-1]
-    output = output or Path(f"{name}-onnx")
+    output = output or Path(f"{name_of(student)}-onnx")
     screen.stage_line(f"Exporting {student}")
+    from homoexport.report import candidate_table, export_lines
     from homoexport.stages.export import hub
     from homoexport.workflow.export import export as export_model
     from homoexport.workflow.progress import Progress
@@ -88,15 +94,8 @@ def export(
         **asked.export.model_dump(),
         **asked.measure.model_dump(include={"device", "threads", "batch_size", "length"}),
     )
-    address = None
+    told = export_lines(str(output), manifest)
     if push_to_hub is not None:
         screen.stage_line(f"uploading to {push_to_hub}")
-        address = hub.push_to_hub(output, push_to_hub, private=private)
-    if as_json:
-        screen.print_json(manifest.model_dump(mode="json"))
-        return
-    from homoexport.report import candidate_table, export_lines
-
-    screen.output.print(candidate_table(manifest.details))
-    for line in export_lines(str(output), manifest) + ([f"On the hub: {address}"] if address else []):
-        screen.output.print(line, soft_wrap=True)
+        told.append(f"On the hub: {hub.push_to_hub(output, push_to_hub, private=private)}")
+    screen.show(manifest, candidate_table(manifest.details), *told, as_json=as_json)

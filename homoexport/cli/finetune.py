@@ -10,9 +10,21 @@ import typer
 
 from homoexport.choices import LearnedTask
 from homoexport.cli import screen
-from homoexport.cli.options import AsJson, Force, Overrides, Tree, flags, laid_over, resumable
+from homoexport.cli.options import (
+    AsJson,
+    DataDir,
+    Force,
+    LabelColumn,
+    Overrides,
+    PairColumn,
+    TextColumn,
+    flags,
+    laid_over,
+    name_of,
+    resumable,
+)
 from homoexport.documents.evaluation import Columns
-from homoexport.documents.recipe import FinetuneRecipe, parse_as
+from homoexport.documents.recipe import FinetuneRecipe, Tree, parse_as
 
 _FIELDS = ("epochs", "batch_size", "learning_rate", "max_examples", "int8_share", "threads", "max_length")
 Student = Annotated[str, typer.Argument(metavar="STUDENT", help="A student's folder, or any supported model.")]
@@ -25,13 +37,6 @@ Task = Annotated[
 ]
 Train = Annotated[str | None, typer.Option(metavar="GLOB", help="Files to train on, as `homoexport eval` reads them.")]
 Dev = Annotated[str | None, typer.Option(metavar="GLOB", help="Files to judge on.")]
-TextColumn = Annotated[str | None, typer.Option(help="Column of the texts (default: text).")]
-PairColumn = Annotated[str | None, typer.Option(help="Column of the second texts, of pairs.")]
-LabelColumn = Annotated[str | None, typer.Option(help="Column of labels or scores (default: label, of scores: score).")]
-DataDir = Annotated[
-    Path | None,
-    typer.Option(metavar="DIR", help="GLUE's files, a folder a task (SST-2/train.tsv); without it the hub."),
-]
 Teacher = Annotated[
     str | None,
     typer.Option(
@@ -79,20 +84,13 @@ def finetune(
     Writes a stock classifier's folder, to be exported like any student's. Several tasks or seeds become folders
     TASK/seed-N and a summary. What a flag says goes before the recipe, also before what that says of the task.
     """
-    tree = laid_over(given, recipe)
-    for other in (tree.get("tasks") or {}).values():
-        if isinstance(other, dict):
-            other.update(given.get("finetune", {}))
-    if seed:
-        tree["seeds"] = seed
-    settings = parse_as(FinetuneRecipe, tree, where=str(recipe or "finetune"), overrides=overrides or ())
+    settings = _settings(given, recipe, overrides, seed)
     screen.stage_line(f"Fine-tuning {student} on {task}")
     from homoexport.report import finetuned_table
     from homoexport.workflow import finetune as verb
     from homoexport.workflow.progress import Progress
 
-    name = Path(student).resolve().name if Path(student).is_dir() else student.rstrip("/").rsplit("/", 1)[-1]
-    out_dir, single = output or Path(f"{name}-{task}"), verb.is_single(task, settings)
+    out_dir, single = output or Path(f"{name_of(student)}-{task}"), verb.is_single(task, settings)
     with nullcontext() if single else resumable(out_dir), screen.Bars() as bars:
         tuning = verb.finetune(
             student,
@@ -108,8 +106,16 @@ def finetune(
             resume=resume,
             progress=Progress(on_stage=bars.on_stage, on_finetune=bars.on_finetune),
         )
-    if as_json:
-        screen.print_json(tuning.model_dump(mode="json"))
-        return
-    screen.output.print(finetuned_table(tuning))
-    screen.output.print(f"{'Student' if single else 'Students'}: {out_dir}", soft_wrap=True)
+    where = f"{'Student' if single else 'Students'}: {out_dir}"
+    screen.show(tuning, finetuned_table(tuning), where, as_json=as_json)
+
+
+def _settings(given: Tree, recipe: Path | None, overrides: list[str] | None, seeds: list[int] | None) -> FinetuneRecipe:
+    """The recipe under the flags; these go before what it says of one task, too."""
+    tree = laid_over(given, recipe)
+    for other in (tree.get("tasks") or {}).values():
+        if isinstance(other, dict):
+            other.update(given.get("finetune", {}))
+    if seeds:
+        tree["seeds"] = seeds
+    return parse_as(FinetuneRecipe, tree, where=str(recipe or "finetune"), overrides=overrides or ())

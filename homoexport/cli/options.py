@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import update_wrapper
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import typer
 from annotated_types import Ge, Le
@@ -27,10 +28,9 @@ from pydantic.fields import FieldInfo
 
 from homoexport.cli import screen
 from homoexport.documents.artifact import RUN_MARK
-from homoexport.documents.recipe import parse_as, read_recipe_tree, with_target
+from homoexport.documents.recipe import Tree, parse_as, read_recipe_tree, section_of, with_target
 from homoexport.errors import RecipeError, UserError
 
-Tree: TypeAlias = dict[str, Any]  # a recipe, or a part of one, before it is parsed
 _Kind = TypeVar("_Kind", bound=BaseModel)
 
 Overrides = Annotated[
@@ -55,24 +55,31 @@ TargetFile = Annotated[
 Provider = Annotated[
     Literal["cpu", "cuda", "openvino"] | None, typer.Option(help="onnxruntime's execution provider on this machine.")
 ]
+TextColumn = Annotated[
+    str | None, typer.Option(help="Column of the texts (default: text; of sts: sentence1; of tagging: tokens).")
+]
+PairColumn = Annotated[str | None, typer.Option(help="Column of the second texts (of sts: sentence2).")]
+LabelColumn = Annotated[
+    str | None,
+    typer.Option(
+        help="Column of labels or scores (of sts and scores: score, of classification: label, of tagging: ner_tags)."
+    ),
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="GLUE's files, a folder a task (CoLA/dev.tsv); without it the hub is asked."),
+]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of one inference.")]
 
 
 @dataclass(frozen=True)
 class Flag:
-    """A field of a recipe that a command offers.
+    """A field of a recipe that a command offers."""
 
-    Args:
-        field: its place in the recipe, such as `distill.steps`.
-        option: the option, where it is not called like the field.
-        help: what to say of it, where the field's description is not enough.
-        repeatable: whether it may be given several times, for a list.
-    """
-
-    field: str
-    option: str = ""
-    help: str = ""
-    repeatable: bool = False
+    field: str  # its place in the recipe, such as `distill.steps`
+    option: str = ""  # where it is not called like the field
+    help: str = ""  # where the field's description is not enough
+    repeatable: bool = False  # for a list
 
     @property
     def parameter(self) -> str:
@@ -120,11 +127,7 @@ def flags(kind: type[BaseModel], *offered: str | Flag) -> Callable[[Callable[...
                     _write(given, flag.field, value)
             function(given=given, **values)
 
-        command.__name__, command.__doc__, command.__module__ = (
-            function.__name__,
-            function.__doc__,
-            function.__module__,
-        )
+        update_wrapper(command, function)
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         vars(command)["__signature__"] = inspect.Signature(parameters)
         return command
@@ -137,16 +140,9 @@ def _field_at(kind: type[BaseModel], place: str) -> FieldInfo:
     *parents, last = place.split(".")
     section: Any = kind
     for part in parents:
-        section = _section(section.model_fields[part].annotation)
+        section = section_of(section.model_fields[part].annotation)
     field: FieldInfo = section.model_fields[last]
     return field
-
-
-def _section(annotation: Any) -> Any:
-    """The section that a field holds, alone, optional or in a tuple."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next(filter(None, map(_section, get_args(annotation))), None)
 
 
 def _parameter(flag: Flag, field: FieldInfo) -> inspect.Parameter:
@@ -198,13 +194,7 @@ def _write(tree: Tree, place: str, value: Any) -> None:
 def laid_over(
     given: Tree, recipe: Path | None = None, target: Path | None = None, *, without_recipe: Tree | None = None
 ) -> Tree:
-    """The flags over the target's recipe over the recipe's file.
-
-    Args:
-        given: the flags that were given.
-        recipe: the recipe's file.
-        target: the file of a target's recipe.
-        without_recipe: what stands in for a recipe where none is named.
+    """The flags over the target's recipe over the recipe's file, or over `without_recipe` where none is named.
 
     Raises:
         RecipeError: a file that is missing or not YAML; a flag for a section that is not one.
@@ -277,6 +267,11 @@ def on_provider(given: Tree, provider: str | None) -> Tree:
     if "device" in measure:
         raise UserError(f"--device is {measure['device']}, too", where="--provider", hint="give one of them")
     return given | {"measure": measure | {"device": provider}}
+
+
+def name_of(model: str) -> str:
+    """What a model is called: the name of its folder, or the last part of its name on the hub."""
+    return Path(model).resolve().name if Path(model).is_dir() else model.rstrip("/").rsplit("/", 1)[-1]
 
 
 def run_folder(name: str, output: Path | None, *, resume: bool) -> Path:

@@ -62,11 +62,6 @@ def verify(
     from homoexport.documents.artifact import verify as verify_folder
 
     manifest = verify_folder(folder, Manifest)
-    if as_json:
-        screen.print_json(manifest.model_dump(mode="json"))
-        return
-    screen.output.print(
-        f"{folder}: a {manifest.kind}, {len(manifest.files)} files, all as the manifest has them "
-        f"({manifest.digest[:12]})",
-        soft_wrap=True,
-    )
+    count, digest = len(manifest.files), manifest.digest[:12]
+    told = f"{folder}: a {manifest.kind}, {count} files, all as the manifest has them ({digest})"
+    screen.show(manifest, told, as_json=as_json)

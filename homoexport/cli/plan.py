@@ -17,15 +17,12 @@ from homoexport.cli.options import (
     Overrides,
     RecipeFile,
     TargetFile,
-    Tree,
     flags,
     parsed,
 )
-from homoexport.documents.recipe import PlanRecipe
+from homoexport.documents.recipe import PlanRecipe, Tree
 
-
-@flags(
-    PlanRecipe,
+_FIELDS = (
     "teacher",
     *BUDGET,
     "measure.device",
@@ -35,16 +32,19 @@ from homoexport.documents.recipe import PlanRecipe
     "export.quantize",
     replace(DATA, help="Glob of text to sum the teacher's sensitivity over (default: packaged sentences). Repeatable."),
 )
+Fresh = Annotated[bool, typer.Option("--fresh", help="Measure again what an earlier plan has measured on this target.")]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="DIR", help="Keep the plan, its report and a plot there.")
+]
+
+
+@flags(PlanRecipe, *_FIELDS)
 def plan(
     given: Tree,
     recipe: RecipeFile = None,
     target: TargetFile = None,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Measure again what an earlier plan has measured on this target.")
-    ] = False,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Keep the plan, its report and a plot there.")
-    ] = None,
+    fresh: Fresh = False,
+    output: Output = None,
     overrides: Overrides = None,
     force: Force = False,
     as_json: AsJson = False,
@@ -80,11 +80,5 @@ def plan(
 
     if output is not None:
         write_plan_report(output, found, force=force)
-    if as_json:
-        screen.print_json(found.model_dump(mode="json"))
-        return
-    screen.output.print(plan_table(found))
-    for line in plan_lines(found):
-        screen.output.print(line, soft_wrap=True)
-    if output is not None:
-        screen.output.print(f"Report: {output / 'report.md'}", soft_wrap=True)
+    kept_in = [f"Report: {output / 'report.md'}"] if output else []
+    screen.show(found, plan_table(found), *plan_lines(found), *kept_in, as_json=as_json)

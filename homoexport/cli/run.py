@@ -18,14 +18,13 @@ from homoexport.cli.options import (
     Overrides,
     Resume,
     TargetFile,
-    Tree,
     flags,
     laid_over,
     resumable,
     run_folder,
 )
-from homoexport.documents.recipe import Recipe, parse_recipe
-from homoexport.documents.run_folder import PACKAGE, SUMMARY
+from homoexport.documents.recipe import Recipe, Tree, parse_as
+from homoexport.documents.run_folder import PACKAGE, REPORT, SUMMARY
 from homoexport.errors import UserError
 
 
@@ -57,7 +56,7 @@ def run(
     tree = laid_over(given, recipe, target)
     if planned:
         tree = {key: value for key, value in tree.items() if key not in ("student", "students")}
-    settings = parse_recipe(tree, where=str(recipe), overrides=overrides or ())
+    settings = parse_as(Recipe, tree, where=str(recipe), overrides=overrides or ())
     run_dir = run_folder(settings.name, output, resume=resume)
     screen.stage_line(f"Running {settings.name}")
     from homoexport.report import summary_table, verdict_lines
@@ -67,14 +66,8 @@ def run(
     with resumable(run_dir), screen.Bars() as bars:
         progress = Progress(on_stage=bars.on_stage, on_share=bars.on_measure, on_distill=bars.on_distill)
         summary = run_recipe(settings, output=run_dir, force=force, resume=resume, progress=progress)
-    if as_json:
-        screen.print_json(summary.model_dump(mode="json"))
-    else:
-        screen.output.print(summary_table(summary))
-        for line in verdict_lines(summary.budget):
-            screen.output.print(line)
-        where = f"Package: {run_dir / PACKAGE}\nReport:  {run_dir / 'report.md'}"
-        screen.output.print(where, soft_wrap=True)
+    where = [f"Package: {run_dir / PACKAGE}", f"Report:  {run_dir / REPORT}"]
+    screen.show(summary, summary_table(summary), *verdict_lines(summary.budget), *where, as_json=as_json)
     if summary.budget_kept is not True:
         raise typer.Exit(3)
 
@@ -90,10 +83,5 @@ def report(
 
     path = rebuild_report(run_dir)
     summary = read_document(run_dir / SUMMARY, Summary)
-    if as_json:
-        screen.print_json(summary.model_dump(mode="json"))
-        return
-    screen.output.print(summary_table(summary))
-    for line in verdict_lines(summary.budget):
-        screen.output.print(line)
-    screen.output.print(f"Report: {path}", soft_wrap=True)
+    where = f"Report: {path}"
+    screen.show(summary, summary_table(summary), *verdict_lines(summary.budget), where, as_json=as_json)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
 from rich.console import Console
 from rich.text import Text
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+    from homoexport.report.table import Table
     from homoexport.stages.finetune import FinetuneProgress
     from homoexport.workflow.progress import DistillProgress
 
@@ -26,6 +29,18 @@ errors = Console(stderr=True, markup=False, highlight=False)
 def print_json(value: Any) -> None:
     """Machine-readable output: JSON alone on stdout."""
     output.print(json.dumps(value, indent=2), soft_wrap=True)
+
+
+def show(found: BaseModel | Sequence[BaseModel], *told: str | Text | Table, as_json: bool) -> None:
+    """What a command found: JSON for machines, or what is told of it, a line or a table each."""
+    if as_json:
+        if isinstance(found, BaseModel):
+            print_json(found.model_dump(mode="json"))
+        else:
+            print_json([each.model_dump(mode="json") for each in found])
+        return
+    for each in told:
+        output.print(each, soft_wrap=isinstance(each, str | Text))
 
 
 def speaks() -> bool:

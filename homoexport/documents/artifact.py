@@ -114,15 +114,7 @@ def write_manifest(
     recipe: str | None = None,
     details: DistilledDetails | FinetunedDetails | PackageDetails | None = None,
 ) -> Manifest:
-    """Describe every file now in `folder` and write its manifest.
-
-    Args:
-        folder: the artifact.
-        kind: of the artifact.
-        parent: digest of the artifact (or the name of the model) that it was made from.
-        recipe: digest of the recipe.
-        details: what a student or a package has to say for itself.
-    """
+    """Describe every file now in `folder` and write its manifest; see `Manifest`."""
     files = {
         path.relative_to(folder).as_posix(): FileEntry(sha256=sha256_file(path), bytes=path.stat().st_size)
         for path in _files_of(folder)
@@ -178,8 +170,7 @@ def verify(
     """Check every file of an artifact against its manifest, and return the manifest.
 
     Args:
-        folder: the artifact.
-        form: of the manifest, of the kind that it must be; by default of any kind.
+        form: the manifest's class, of the kind that it must be; by default any kind will do.
         strict: whether a file that the manifest does not name is a fault; to use an artifact it is none.
 
     Raises:
@@ -250,8 +241,6 @@ def refuse_existing(out_dir: Path, *, force: bool, kind: str | None = None, inpu
     """Stop before any work is done where `out_dir` exists with something in it.
 
     Args:
-        out_dir: the folder to be made.
-        force: whether it may be replaced.
         kind: of the artifact to be made, which replaces nothing of another kind; by default one of any kind.
         inputs: paths and globs that the work reads; what names no local file, as a hub's names, does no harm.
 
@@ -266,19 +255,13 @@ def refuse_existing(out_dir: Path, *, force: bool, kind: str | None = None, inpu
     if not any(out_dir.iterdir()):
         return
     if not force:
-        raise OutputError(
-            "already exists", where=str(out_dir), hint="name another folder, or give --force to replace it"
-        )
+        hint = "name another folder, or give --force to replace it"
+        raise OutputError("already exists", where=str(out_dir), hint=hint)
     found = _kind_of(out_dir)
     if found is None or kind not in (None, found):
-        what = (
-            "was not written by homoexport"
-            if found is None
-            else f"is {_with_article(found)}, not {_with_article(kind)}"
-        )
-        raise OutputError(
-            f"exists and {what}, so --force does not replace it", where=str(out_dir), hint="name another folder"
-        )
+        wrong = f"is {_with_article(found)}, not {_with_article(kind)}" if found else "was not written by homoexport"
+        what = f"exists and {wrong}, so --force does not replace it"
+        raise OutputError(what, where=str(out_dir), hint="name another folder")
     for spec in inputs:
         if any(out_dir.resolve() in (path, *path.parents) for path in _files_named(spec)):
             raise OutputError(f"would be replaced, but {spec} is read", where=str(out_dir), hint="name another folder")

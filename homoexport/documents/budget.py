@@ -22,7 +22,6 @@ LATENCY_LINES = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms")
 THROUGHPUT = "throughput_per_s"
 TIMED_LINES = frozenset((*LATENCY_LINES, THROUGHPUT))
 Limit = float | str | None  # a figure in the unit of the line's name, or a share of the teacher's
-_SHARE = "or relative to the teacher's fp32 package: 4x, 25%"
 
 
 def _megabytes(text: str, *, where: str) -> float:
@@ -37,32 +36,24 @@ _PARSERS: dict[str, tuple[Callable[..., float], str]] = {
 }
 
 
+def _line(what: str, example: str) -> Any:
+    """A line of the budget, as a field."""
+    description = f"Budget: {what}, or relative to the teacher's fp32 package: 4x, 25%."
+    return Field(None, examples=[example], description=description)
+
+
 class Budget(BaseModel):
     """What the deployment allows; a line that is not given is not judged."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    latency_p50_ms: Limit = Field(
-        None, examples=["8ms"], description=f"Budget: median latency of one inference at most, {_SHARE}."
-    )
-    latency_p95_ms: Limit = Field(
-        None, examples=["8ms"], description=f"Budget: 95th percentile of an inference's latency at most, {_SHARE}."
-    )
-    latency_p99_ms: Limit = Field(
-        None, examples=["8ms"], description=f"Budget: 99th percentile of an inference's latency at most, {_SHARE}."
-    )
-    throughput_per_s: Limit = Field(
-        None, examples=["200/s"], description=f"Budget: sequences a second at least, {_SHARE}."
-    )
-    file_mb: Limit = Field(
-        None, examples=["12MB"], description=f"Budget: size of the ONNX file (MB of 10^6 bytes) at most, {_SHARE}."
-    )
-    peak_rss_mb: Limit = Field(
-        None, examples=["80MB"], description=f"Budget: peak memory of the process at most, {_SHARE}."
-    )
-    parameters: Limit = Field(
-        None, examples=["10M"], description=f"Budget: the student's parameters at most, {_SHARE}."
-    )
+    latency_p50_ms: Limit = _line("median latency of one inference at most", "8ms")
+    latency_p95_ms: Limit = _line("95th percentile of an inference's latency at most", "8ms")
+    latency_p99_ms: Limit = _line("99th percentile of an inference's latency at most", "8ms")
+    throughput_per_s: Limit = _line("sequences a second at least", "200/s")
+    file_mb: Limit = _line("size of the ONNX file (MB of 10^6 bytes) at most", "12MB")
+    peak_rss_mb: Limit = _line("peak memory of the process at most", "80MB")
+    parameters: Limit = _line("the student's parameters at most", "10M")
 
     @field_validator("*", mode="before")
     @classmethod
@@ -93,11 +84,7 @@ class Budget(BaseModel):
         return tuple(name for name, value in self.lines().items() if isinstance(value, str))
 
     def limits(self, reference: Mapping[str, float] | None = None) -> dict[str, float]:
-        """The lines that are given as figures, by name.
-
-        Args:
-            reference: the teacher's figures, at least of the relative lines.
-        """
+        """The lines that are given as figures, by name; relative ones by the teacher's figures (`reference`)."""
         limits = {}
         for name, value in self.lines().items():
             if isinstance(value, str):
@@ -136,16 +123,12 @@ def judge(
     *,
     reference: Mapping[str, float] | None = None,
 ) -> list[BudgetVerdict]:
-    """Hold measured figures against a budget.
+    """Hold measured figures against a budget: a verdict for each of its lines, in its order.
 
     Args:
-        budget: the limits.
         figures: by the names of the budget's lines, all of which are there.
         intervals: 95 % intervals (low, high) of those figures that have one.
         reference: the teacher's figures, where a line is relative to them.
-
-    Returns:
-        One verdict for each line of the budget, in its order.
     """
     verdicts = []
     for line, limit in budget.limits(reference).items():

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -63,7 +62,7 @@ def _umask() -> int:
     return current
 
 
-def to_json(value: Document | Mapping[str, Any] | list[Any]) -> str:
+def to_json(value: object) -> str:
     """Indented JSON of a document, or of plain values."""
     plain = value.model_dump(mode="json") if isinstance(value, Document) else value
     return json.dumps(plain, indent=2, allow_nan=False) + "\n"
@@ -97,12 +96,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_document(path: Path, kind: type[D], *, hint: str = "") -> D:
-    """A document of one kind out of a file.
-
-    Args:
-        path: the file.
-        kind: the document's class.
-        hint: what to do where it is no such document.
+    """A document of one kind out of a file; the hint says what to do where it is none.
 
     Raises:
         PackageError: the file is missing, too large, no JSON, of another major version, or not of this form.
@@ -131,4 +125,5 @@ def first_fault(error: ValidationError) -> str:
     """The first fault that a model found, in one line: the place and what is wrong there."""
     fault = error.errors(include_url=False)[0]
     place = ".".join(str(part) for part in fault["loc"])
-    return f"{place}: {fault['msg']}" if place else fault["msg"]
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"'{place}': {message}" if place else message

@@ -19,14 +19,14 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field, field_serializer
 
 from homoexport.choices import WorkKind
 from homoexport.documents.artifact import MANIFEST, RUN_MARK, make_folder, refuse_existing
 from homoexport.documents.document import Document, read_document, write_document
-from homoexport.documents.recipe import Recipe
+from homoexport.documents.recipe import Recipe, Tree
 from homoexport.errors import OutputError, RecipeError
 from homoexport.host import library_versions
 
@@ -55,7 +55,7 @@ class RunMark(Document):
     seconds: dict[str, float] = Field(default_factory=dict)
 
     @field_serializer("recipe")
-    def _as_it_was_asked(self, recipe: Recipe | None) -> dict[str, Any] | None:
+    def _as_it_was_asked(self, recipe: Recipe | None) -> Tree | None:
         return None if recipe is None else recipe.model_dump(mode="json", exclude_unset=True)
 
 
@@ -82,12 +82,9 @@ def check_output(
     """Stop before any work is done where it can neither begin in a folder nor go on in it.
 
     Args:
-        folder: where the work goes.
-        kind: of the work.
         work: digest of all that must not change between the work and its resumption.
         inputs: paths and globs that the work reads.
-        force: whether a folder of the same kind may be replaced.
-        resume: whether to go on with what is there.
+        force: a folder of the same kind may be replaced.
 
     Raises:
         OutputError: see `refuse_existing`; or there is nothing to resume.
@@ -112,10 +109,7 @@ def check_output(
 def replacing(folder: Path, *, resume: bool, is_worth_keeping: Callable[[], bool]) -> Iterator[None]:
     """Put an old folder aside; where the new work fails before there is anything worth keeping, put it back.
 
-    Args:
-        folder: where the work goes.
-        resume: whether the work goes on with what is there, which then stays in any case.
-        is_worth_keeping: whether the work can be gone on with.
+    Where work is resumed, what is there stays in any case.
     """
     aside = folder.with_name(f".{folder.name}.old")
     if not resume and folder.exists():

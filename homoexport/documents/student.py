@@ -46,26 +46,31 @@ class CorpusDescription(Figures):
     digest: str
 
 
-class DistilledDetails(Figures):
+class _Details(Figures):
+    """What is said of every student, with the model that it was made of and the seconds that this took."""
+
+    task: ModelTask
+    teacher: str
+    family: str
+    parameters: int
+    steps: int
+    seconds: float
+
+
+class DistilledDetails(_Details):
     """A student that was distilled: its teacher, its size, its text and its loss."""
 
     made_by: Literal["distilling"] = "distilling"
-    task: ModelTask
-    teacher: str
     teacher_weights_sha256: str
-    family: str
-    parameters: int
     embedding_parameters: int
     backbone_parameters: int
     teacher_parameters: int
     widths: WrittenShape
     method: Method
     objective: Objective
-    steps: int
     processes: int
     text: CorpusDescription
     held_out_loss: float
-    seconds: float
 
 
 class StepRecord(Figures):
@@ -107,19 +112,13 @@ def read_log(path: Path) -> tuple[StepRecord, ...]:
     return log
 
 
-class FinetunedDetails(Figures):
-    """A student that was fine-tuned: the model it was made of, its labels, and how it does on its task."""
+class FinetunedDetails(_Details):
+    """A student that was fine-tuned: its labels, and how it does on its task."""
 
     made_by: Literal["fine-tuning"] = "fine-tuning"
-    task: ModelTask
-    teacher: str
-    family: str
-    parameters: int
     labels: tuple[str, ...]
-    steps: int
     taught: bool
     finetune: FinetuneSettings
-    seconds: float
     finetuned: FineTunedRun
 
 

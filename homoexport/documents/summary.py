@@ -62,16 +62,10 @@ class MeasuredConditions(Figures):
 
 
 class Turn(Figures):
-    """A shape that was distilled, exported and measured.
+    """A shape that was distilled, exported and measured, in a folder of the run's.
 
-    Attributes:
-        shape: of the student.
-        folder: of the turn, in the run's.
-        steps: of its distillation, from the teacher on.
-        seconds: of its distillation, from the teacher on.
-        planned: what the plan says of the shape.
-        planned_lines: the same by the lines of the budget.
-        budget: verdicts; none where the target cannot hold the package.
+    Steps and seconds count from the teacher on. `planned` is what the plan says of the shape, `planned_lines` the same
+    by the lines of the budget. There are no verdicts where the target cannot hold the package.
     """
 
     shape: WrittenShape
@@ -94,19 +88,11 @@ class PlannedTurns(Figures):
 
 
 class Summary(Document):
-    """Teacher against student, the budget's verdicts, and how they came about.
+    """Teacher against student, the budget's verdicts (those on quality last), and how they came about.
 
-    Attributes:
-        name: of the run.
-        quality_metric: what `quality` of both models is.
-        quality_detail: the same with its interval, and how much text it was taken from.
-        budget: verdicts of all lines, those on quality last.
-        budget_kept: False where a line is missed; None where none is, but one is too noisy to call.
-        recipe_digest: of the recipe.
-        seconds: wall time of each stage.
-        plan: where the shape was not given.
-        host: that was measured.
-        versions: of libraries there.
+    `quality_metric` is what `quality` of both models is, `quality_detail` the same with its interval. `budget_kept` is
+    False where a line is missed, None where none is but one is too noisy to call. `seconds` are the stages' wall time;
+    there is a `plan` where the shape was not given; `host` and `versions` are those of what was measured on.
     """
 
     VERSION: ClassVar[str] = "2.0"

@@ -6,24 +6,13 @@ from homoexport.documents.document import Figures
 
 
 class TargetHost(Figures):
-    """A target's processor and runtime.
-
-    Attributes:
-        is_here: whether they are this machine's, with the same kernels.
-        emulated: whether an emulator stands for the device.
-        provider: onnxruntime's, such as `CPUExecutionProvider`.
-        cpu: name of the processor.
-        x86: whether it is an x86 processor.
-        instruction_sets: of the processor, as `homoexport.host` names them.
-        runtime: version of onnxruntime there.
-        cores: how many may be used.
-    """
+    """A target's processor and runtime; `is_here`: they are this machine's, with the same kernels."""
 
     is_here: bool
-    emulated: bool
-    provider: str
+    emulated: bool  # an emulator stands for the device
+    provider: str  # onnxruntime's, such as `CPUExecutionProvider`
     cpu: str
     x86: bool
-    instruction_sets: tuple[str, ...]
-    runtime: str = ""
-    cores: int = 0
+    instruction_sets: tuple[str, ...]  # as `homoexport.host` names them
+    runtime: str = ""  # version of onnxruntime there
+    cores: int = 0  # that may be used

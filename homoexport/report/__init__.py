@@ -1,10 +1,8 @@
 """Reports: a run's figures as a summary, tables, plots, and a page for whoever decides on the release."""
 
 from homoexport.report.bench import write_bench_report
-from homoexport.report.evaluated import evaluation_table
 from homoexport.report.exported import candidate_table, export_lines
-from homoexport.report.finetuned import finetuned_table
-from homoexport.report.markdown import rebuild_report, write_report
+from homoexport.report.judged import evaluation_table, finetuned_table
 from homoexport.report.measured import (
     change_table,
     device_table,
@@ -14,8 +12,8 @@ from homoexport.report.measured import (
     need_lines,
 )
 from homoexport.report.planned import plan_lines, plan_table, write_plan_report
-from homoexport.report.tables import summary_table, verdict_lines
-from homoexport.report.wording import shape_name
+from homoexport.report.run import rebuild_report, summary_table, write_report
+from homoexport.report.wording import shape_name, verdict_lines
 
 __all__ = [
     "candidate_table",

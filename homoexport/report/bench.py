@@ -10,47 +10,35 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from homoexport.data import rendered
 from homoexport.documents.artifact import write_manifest
 from homoexport.documents.document import write_document
 from homoexport.documents.measurement import Grid, Measurement
-from homoexport.documents.run_folder import PLOTS, REPORT
+from homoexport.documents.run_folder import MEASUREMENT, PLOTS, REPORT
 from homoexport.report.measured import grid_table, labels_of, measurement_remarks, measurement_table
-from homoexport.report.plots import STYLE
-from homoexport.report.tables import conditions, host_line, verdict_lines
-from homoexport.report.wording import number
-
-MEASUREMENT_FILE = "measurement.json"
-_DPI = 150
-_BLUE, _ORANGE = "#0072B2", "#E69F00"
-_COLOURS = (_BLUE, _ORANGE, "#D55E00", "#CC79A7", "#009E73", "#56B4E9")
+from homoexport.report.plots import BLUE, COLOURS, INK, ORANGE, STYLE, save_figures
+from homoexport.report.wording import conditions, host_line, number, verdict_lines, versions_line
 
 
 def write_bench_report(folder: Path, document: Measurement | Grid) -> None:
-    """Fill an empty folder with a measurement or a grid, as JSON, as a page and as plots.
-
-    Args:
-        folder: to be filled; becomes a `measurement` artifact.
-        document: what `homoexport bench --json` prints.
-    """
-    (folder / PLOTS).mkdir()
+    """Fill an empty folder with a measurement or a grid, as JSON, as a page and as plots: a `measurement` artifact."""
     figures = _figures(document)
-    for name, figure in figures.items():
-        figure.savefig(folder / PLOTS / f"{name}.png", dpi=_DPI)
-    cells = document.cells
-    sections = ["# Measured"]
-    if isinstance(document, Grid):
-        sections.append(grid_table(document).markdown())
-    else:
-        sections += [f"Device: {conditions(document)}.", measurement_table(document).markdown()]
-    sections += [_budget(cell, alone=len(cells) == 1) for cell in cells if cell.budget]
-    sections += [f"![{name}]({PLOTS}/{name}.png)" for name in figures]
-    if remarks := measurement_remarks(document):
-        sections.append("\n".join(f"- {remark}" for remark in remarks))
-    if host := cells[0].host:
-        sections.append(host_line(host))
-    sections.append("Versions: " + ", ".join(f"{name} {it}" for name, it in cells[0].versions.items()) + ".")
-    write_document(folder / MEASUREMENT_FILE, document)
-    (folder / REPORT).write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+    save_figures(folder, figures)
+    page = rendered(
+        "bench_report.md.jinja",
+        is_grid=isinstance(document, Grid),
+        table=grid_table(document) if isinstance(document, Grid) else measurement_table(document),
+        cells=document.cells,
+        plots=list(figures),
+        folder=PLOTS,
+        remarks=measurement_remarks(document),
+        conditions=conditions,
+        host_line=host_line,
+        verdict_lines=verdict_lines,
+        versions_line=versions_line,
+    )
+    write_document(folder / MEASUREMENT, document)
+    (folder / REPORT).write_text(page, encoding="utf-8")
     write_manifest(folder, "measurement")
 
 
@@ -69,12 +57,6 @@ def _figures(document: Measurement | Grid) -> dict[str, Figure]:
     if any(result.open_loop for result in document.results):
         figures["arrivals"] = arrivals_figure(document)
     return figures
-
-
-def _budget(cell: Measurement, *, alone: bool) -> str:
-    """The budget's lines under one condition, as a list."""
-    where = "" if alone else f"{conditions(cell)}: "
-    return "\n".join(f"- Budget, {where}{line}" for line in verdict_lines(cell.budget))
 
 
 def heat_figure(cells: Sequence[Measurement], package: str, label: str) -> Figure:
@@ -118,9 +100,9 @@ def samples_figure(measurement: Measurement) -> Figure:
         rows = figure.subplots(len(measurement.results), 1, squeeze=False)[:, 0]
         for axes, result, label in zip(rows, measurement.results, labels_of(measurement.results), strict=True):
             samples = np.array(result.samples_ms)
-            axes.plot(np.arange(samples.size) / result.runs_per_round, samples, ".", color=_BLUE, markersize=2)
-            axes.axhline(result.latency_p50_ms, color="#333333", linewidth=1)
-            axes.axhline(result.latency_p95_ms, color=_ORANGE, linewidth=1)
+            axes.plot(np.arange(samples.size) / result.runs_per_round, samples, ".", color=BLUE, markersize=2)
+            axes.axhline(result.latency_p50_ms, color=INK, linewidth=1)
+            axes.axhline(result.latency_p95_ms, color=ORANGE, linewidth=1)
             axes.set_ylim(0, float(np.percentile(samples, 99.5)) * 1.15)
             axes.set_ylabel("ms")
             axes.set_title(f"{label}: p50 and p95 of {result.runs} calls")
@@ -134,7 +116,7 @@ def arrivals_figure(measurement: Measurement) -> Figure:
         figure = Figure(figsize=(8, 3.6), layout="constrained")
         axes = figure.subplots()
         results = measurement.results
-        for result, label, colour in zip(results, labels_of(results), cycle(_COLOURS), strict=False):
+        for result, label, colour in zip(results, labels_of(results), cycle(COLOURS), strict=False):
             if result.open_loop is None:
                 continue
             rates = result.open_loop.rates
@@ -147,7 +129,7 @@ def arrivals_figure(measurement: Measurement) -> Figure:
             )
         budget = next(result.open_loop.budget_p95_ms for result in results if result.open_loop)
         if budget is not None:
-            axes.axhline(budget, color="#333333", linewidth=1, linestyle=":")
+            axes.axhline(budget, color=INK, linewidth=1, linestyle=":")
         axes.set_yscale("log")
         axes.set_xlabel("arrivals a second (Poisson)")
         axes.set_ylabel("p95 from arrival to answer, ms")

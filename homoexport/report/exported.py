@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from rich.table import Table
-
 from homoexport.documents.artifact import PackageManifest
 from homoexport.documents.package import PackageDetails
+from homoexport.report.table import Table
 from homoexport.schemes import SCHEMES
 
 
 def export_lines(folder: str, manifest: PackageManifest) -> list[str]:
-    """The package, why it is what it is, and what its user should know.
-
-    Args:
-        folder: the package's.
-        manifest: of a package.
-    """
+    """The package in a folder, why it is what it is, and what its user should know."""
     details = manifest.details
     size = manifest.files[details.model_file].bytes
     parity, alone = details.parity, details.batch_invariance
@@ -44,16 +38,15 @@ def candidate_table(details: PackageDetails) -> Table:
 
     Those of one round were timed in turns, so only they compare.
     """
-    table = Table("candidate", title=f"Candidates, chosen: {details.candidate}", title_justify="left")
-    for column in ("MB", "round", "p50 ms", "cosine, mean"):
-        table.add_column(column, justify="right")
-    for candidate in details.candidates:
-        latency, parity = candidate.latency_p50_ms, candidate.parity
-        table.add_row(
+    rows = [
+        (
             candidate.full_name,
             f"{candidate.file_bytes / 1e6:.2f}",
             str(candidate.round or "-"),
-            "-" if latency is None else f"{latency:.3f}",
-            "-" if parity is None else f"{parity.mean_cosine:.5f}",
+            "-" if candidate.latency_p50_ms is None else f"{candidate.latency_p50_ms:.3f}",
+            "-" if candidate.parity is None else f"{candidate.parity.mean_cosine:.5f}",
         )
-    return table
+        for candidate in details.candidates
+    ]
+    head = ("candidate", "MB", "round", "p50 ms", "cosine, mean")
+    return Table(head, rows, f"Candidates, chosen: {details.candidate}")

@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 
 from rich.text import Text
 
-from homoexport.choices import TOO_NOISY
-from homoexport.documents.budget import BudgetVerdict
+from homoexport.documents.budget import is_kept
 from homoexport.documents.measurement import (
     Agreement,
     ArenaStep,
@@ -26,8 +25,7 @@ from homoexport.documents.measurement import (
     StreamFigures,
 )
 from homoexport.report.table import Table
-from homoexport.report.tables import conditions
-from homoexport.report.wording import megabytes, number, parameters, quantity
+from homoexport.report.wording import conditions, judgement, megabytes, number, parameters, quantity
 
 _LIMITS = {"cores": "of its cores", "quota": "cores' worth of time", "memory_mb": "MB of memory"}
 
@@ -242,19 +240,10 @@ def grid_table(grid: Grid) -> Table:
                     number(result.peak_rss_mb),
                     "yes" if result.verdict == "steady" else "too noisy",
                     _speedup(against.get(result.package)).replace("\n", ", "),
-                    _kept(cell.budget) if result.package == last else "",
+                    judgement(is_kept(cell.budget)) if cell.budget and result.package == last else "",
                 )
             )
     return Table(_GRID_HEAD, rows, grid.cells[0].device, _LEFT).filled()
-
-
-def _kept(budget: Sequence[BudgetVerdict]) -> str:
-    """What a whole budget comes to."""
-    if any(line.kept is False for line in budget):
-        return "missed"
-    if any(line.kept is None for line in budget):
-        return TOO_NOISY
-    return "kept" if budget else ""
 
 
 def change_table(changes: Sequence[Change]) -> Table:

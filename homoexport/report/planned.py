@@ -4,27 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from rich.table import Table
-from rich.text import Text
 
+from homoexport.data import rendered
 from homoexport.documents.artifact import staged, write_manifest
 from homoexport.documents.budget import THROUGHPUT
 from homoexport.documents.document import write_document
 from homoexport.documents.plan import PLAN_FILE, Plan, Row
 from homoexport.documents.run_folder import PLOTS, REPORT
-from homoexport.report.markdown import markdown_table
-from homoexport.report.plots import STYLE
-from homoexport.report.tables import conditions
-from homoexport.report.wording import budget_line, number, parameters, quantity
+from homoexport.report.plots import BLUE, ORANGE, STYLE, save_figures
+from homoexport.report.table import Table
+from homoexport.report.wording import budget_line, conditions, number, parameters, quantity
 
 _NOTED_DRIFT = 0.1  # of the machine's pace, from which on it is reported
 _SHOWN = 12  # shapes of the front, around the choice
-_DPI = 150
-_BLUE, _ORANGE, _GREY = "#0072B2", "#E69F00", "#BBBBBB"
+_GREY = "#BBBBBB"
 _FIGURES = {
     "latency_p50_ms": "p50",
     "latency_p95_ms": "p95",
@@ -37,45 +33,31 @@ _WHERE_ASKED = ("latency_p99_ms", THROUGHPUT)  # columns of a budget that has su
 _UNITS = "latency in ms, file and memory in MB, parameters in millions, kept in %"
 
 
-def _head(plan: Plan) -> tuple[str, ...]:
-    """The columns' names."""
-    return ("Shape", "Param.", *(_FIGURES[line] for line in _columns(plan)), "Kept")
-
-
-def _columns(plan: Plan) -> list[str]:
-    return [line for line in _FIGURES if line not in _WHERE_ASKED or line in plan.limits]
-
-
-def plan_rows(plan: Plan) -> list[tuple[str, ...]]:
+def plan_table(plan: Plan) -> Table:
     """The front around the choice, the cheapest first; the choice has an arrow before it."""
-    front = list(plan.front)
-    place = next((i for i, row in enumerate(front) if row.shape == plan.choice.shape), None)
-    if place is None:
+    front, is_choice = list(plan.front), [row.shape == plan.choice.shape for row in plan.front]
+    if True not in is_choice:
         front = sorted([*front, plan.choice], key=lambda row: row.latency_p50_ms)
-        place = front.index(plan.choice)
+        is_choice = [row is plan.choice for row in front]
+    place = is_choice.index(True)
     start = max(0, min(place - _SHOWN // 2, len(front) - _SHOWN))
-    return [_cells(plan, row) for row in front[start : start + _SHOWN]]
+    lines = [line for line in _FIGURES if line not in _WHERE_ASKED or line in plan.limits]
+    return Table(
+        ("Shape", "Param.", *(_FIGURES[line] for line in lines), "Kept"),
+        [_cells(plan, row, lines) for row in front[start : start + _SHOWN]],
+        f"Students of {plan.teacher} on {_conditions(plan)}; {_UNITS}",
+        bold=(place - start,),
+    )
 
 
-def _cells(plan: Plan, row: Row) -> tuple[str, ...]:
+def _cells(plan: Plan, row: Row, lines: Sequence[str]) -> tuple[str, ...]:
     figures = row.figures | {THROUGHPUT: row.throughput_per_s(plan.measure.batch_size)}
     return (
         f"{'> ' * (row.shape == plan.choice.shape)}{row.shape.name}",
         number(row.parameters / 1e6),
-        *(number(figures[line]) for line in _columns(plan)),
+        *(number(figures[line]) for line in lines),
         f"{100 * row.retained:.1f}",
     )
-
-
-def plan_table(plan: Plan) -> Table:
-    """The front, for a terminal."""
-    title = f"Students of {plan.teacher} on {_conditions(plan)}; {_UNITS}"
-    table = Table(title=Text(title), title_justify="left")
-    for name in _head(plan):
-        table.add_column(name, justify="left" if name == "Shape" else "right", overflow="fold")
-    for row in plan_rows(plan):
-        table.add_row(*map(Text, row), style="bold" if row[0].startswith(">") else None)
-    return table
 
 
 def plan_lines(plan: Plan) -> list[str]:
@@ -154,32 +136,34 @@ def write_plan_report(out_dir: Path, plan: Plan, *, force: bool = False) -> None
     Raises:
         OutputError: `out_dir` exists, or cannot be written.
     """
+    page = rendered(
+        "plan_report.md.jinja",
+        plan=plan,
+        conditions=_conditions(plan),
+        units=_UNITS,
+        front=plan_table(plan),
+        lines=plan_lines(plan),
+        folder=PLOTS,
+        checks=_checks_table(plan),
+    )
     with staged(out_dir, force=force) as folder:
-        (folder / PLOTS).mkdir()
-        front_figure(plan).savefig(folder / PLOTS / "front.png", dpi=_DPI)
-        sections = [
-            f"# Plan for {plan.teacher}",
-            f"On {_conditions(plan)} ({plan.target.cpu}); {_UNITS}.",
-            markdown_table(_head(plan), plan_rows(plan)),
-            "\n".join(f"- {line}" for line in plan_lines(plan)),
-            f"![Shapes by cost and by what they keep]({PLOTS}/front.png)",
-            "## Whole models against their prediction",
-            markdown_table(
-                ("Shape", "predicted p50", "measured p50", "off by"),
-                [
-                    (
-                        check.shape.name,
-                        quantity(check.predicted.latency_p50_ms, "ms"),
-                        quantity(check.measured.latency_p50_ms, "ms"),
-                        f"{100 * check.error:+.1f}%",
-                    )
-                    for check in plan.checks
-                ],
-            ),
-        ]
-        (folder / REPORT).write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+        save_figures(folder, {"front": front_figure(plan)})
+        (folder / REPORT).write_text(page, encoding="utf-8")
         write_document(folder / PLAN_FILE, plan)
         write_manifest(folder, "plan", parent=plan.teacher)
+
+
+def _checks_table(plan: Plan) -> Table:
+    rows = [
+        (
+            check.shape.name,
+            quantity(check.predicted.latency_p50_ms, "ms"),
+            quantity(check.measured.latency_p50_ms, "ms"),
+            f"{100 * check.error:+.1f}%",
+        )
+        for check in plan.checks
+    ]
+    return Table(("Shape", "predicted p50", "measured p50", "off by"), rows)
 
 
 def front_figure(plan: Plan) -> Figure:
@@ -194,10 +178,10 @@ def front_figure(plan: Plan) -> Figure:
         figure = Figure(figsize=(8, 5), layout="constrained")
         axes = figure.subplots()
         axes.scatter(*points(plan.rows), s=6, color=_GREY, label="shapes")
-        axes.step(*points(plan.front), where="post", color=_BLUE, label="front")
-        axes.scatter(*points([plan.choice]), s=60, color=_ORANGE, zorder=3, label=f"choice: {plan.choice.shape.name}")
+        axes.step(*points(plan.front), where="post", color=BLUE, label="front")
+        axes.scatter(*points([plan.choice]), s=60, color=ORANGE, zorder=3, label=f"choice: {plan.choice.shape.name}")
         if first == drawn:
-            axes.axvline(plan.limits[first], color=_ORANGE, linestyle="--", linewidth=1, label="budget")
+            axes.axvline(plan.limits[first], color=ORANGE, linestyle="--", linewidth=1, label="budget")
         axes.set_xscale("log")
         axes.set_xlabel(f"{label}{f', {unit}' if unit else ''}, predicted")
         axes.set_ylabel("kept of the teacher's squared sensitivity, %")
@@ -207,8 +191,7 @@ def front_figure(plan: Plan) -> Figure:
 
 
 def _conditions(plan: Plan) -> str:
-    asked = plan.measure.model_dump() | {"emulated": plan.target.emulated, "threads": plan.measure.threads or "all"}
-    return conditions(SimpleNamespace(**asked))
+    return conditions(plan.measure, emulated=plan.target.emulated)
 
 
 def _limit(line: str, limit: float) -> str:

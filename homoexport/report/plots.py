@@ -5,7 +5,8 @@ Colours are those of Okabe and Ito, which colour-blind readers can tell apart.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from matplotlib import rc_context
@@ -15,10 +16,13 @@ from numpy.typing import NDArray
 
 from homoexport.documents.measurement import Measurement
 from homoexport.documents.recipe import LossWeights
+from homoexport.documents.run_folder import PLOTS
 from homoexport.documents.student import StepRecord
 from homoexport.report.wording import number, ratio
 
-_BLUE, _ORANGE, _RED, _PURPLE, _INK = "#0072B2", "#E69F00", "#D55E00", "#CC79A7", "#333333"
+BLUE, ORANGE, RED, PURPLE, INK = "#0072B2", "#E69F00", "#D55E00", "#CC79A7", "#333333"
+COLOURS = (BLUE, ORANGE, RED, PURPLE, "#009E73", "#56B4E9")
+_DPI = 150
 STYLE = {
     "font.size": 10,
     "axes.titlesize": 11,
@@ -26,20 +30,27 @@ STYLE = {
     "axes.titleweight": "bold",
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
     "axes.grid": True,
     "grid.color": "#E6E6E6",
     "axes.axisbelow": True,
 }
 # Widths mostly shrink together: thinner lines lie on thicker ones, so that each can be seen.
 _WIDTHS = {
-    "hidden_size": ("hidden size", _BLUE, "-", 5.0),
-    "intermediate_size": ("feed-forward size", _ORANGE, "-", 3.0),
-    "num_attention_heads": ("attention heads", _INK, "-", 1.0),
-    "head_dim": ("head dimension", _PURPLE, ":", 2.0),
-    "num_hidden_layers": ("layers", _RED, "-.", 2.0),
+    "hidden_size": ("hidden size", BLUE, "-", 5.0),
+    "intermediate_size": ("feed-forward size", ORANGE, "-", 3.0),
+    "num_attention_heads": ("attention heads", INK, "-", 1.0),
+    "head_dim": ("head dimension", PURPLE, ":", 2.0),
+    "num_hidden_layers": ("layers", RED, "-.", 2.0),
 }
+
+
+def save_figures(folder: Path, figures: Mapping[str, Figure]) -> None:
+    """Write figures into the folder's `plots`, under their names."""
+    (folder / PLOTS).mkdir(exist_ok=True)
+    for name, figure in figures.items():
+        figure.savefig(folder / PLOTS / f"{name}.png", dpi=_DPI)
 
 
 def _smooth(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
@@ -90,7 +101,7 @@ def homotopy_figure(log: Sequence[StepRecord]) -> Figure:
         above.set_ylabel("% of the teacher's")
         above.set_title("Widths")
         above.legend(frameon=False, loc="lower left", ncols=2, fontsize=9)
-        window = _draw_series(below, steps, np.array([each.gap for each in log], dtype=float), _RED)
+        window = _draw_series(below, steps, np.array([each.gap for each in log], dtype=float), RED)
         below.set_title("Gap between student and teacher")
         below.set_ylabel("weighted distillation loss")
         below.set_xlabel(_step_label(log, window))
@@ -114,7 +125,7 @@ def terms_figure(log: Sequence[StepRecord]) -> Figure:
         for axes, name in zip(grid.flat, names, strict=False):
             _mark_pruning(axes, log)
             values = np.array([each.terms[name] for each in log], dtype=float)
-            window = _draw_series(axes, steps, values, _BLUE)
+            window = _draw_series(axes, steps, values, BLUE)
             axes.set_title(LossWeights.model_fields[name].title or name)
         for unused in grid.flat[len(names) :]:
             unused.remove()
@@ -133,13 +144,13 @@ def latency_figure(measurement: Measurement, *, labels: Sequence[str]) -> Figure
         figure = Figure(figsize=(8, 1.3 + 0.8 * len(results)), layout="constrained")
         axes = figure.subplots()
         reach = 0.0
-        for percent, colour, shift in ((50, _BLUE, -0.5), (95, _ORANGE, 0.5)):
+        for percent, colour, shift in ((50, BLUE, -0.5), (95, ORANGE, 0.5)):
             centres = np.arange(len(results)) + shift * thickness
             values = np.array([result.latencies_ms[percent][0] for result in results])
             intervals = np.array([result.latencies_ms[percent][1] for result in results]).T
             errors = np.maximum(np.abs(intervals - values), 0)
             axes.barh(centres, values, thickness * 0.94, color=colour, label=f"p{percent}")
-            axes.errorbar(values, centres, xerr=errors, fmt="none", ecolor=_INK, elinewidth=1.2, capsize=3)
+            axes.errorbar(values, centres, xerr=errors, fmt="none", ecolor=INK, elinewidth=1.2, capsize=3)
             reach = max(reach, float(intervals.max()), float(values.max()))
             for centre, value, high in zip(centres, values, intervals[1], strict=True):
                 axes.annotate(
@@ -148,7 +159,7 @@ def latency_figure(measurement: Measurement, *, labels: Sequence[str]) -> Figure
                     xytext=(6, 0),
                     textcoords="offset points",
                     va="center",
-                    color=_INK,
+                    color=INK,
                 )
         axes.set_yticks(range(len(results)), labels)
         axes.invert_yaxis()

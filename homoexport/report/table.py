@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from rich.table import Table as RichTable
@@ -11,12 +11,17 @@ from rich.text import Text
 
 @dataclass(frozen=True)
 class Table:
-    """Cells under a head; columns in `left` are set to the left, the others, which are mostly figures, to the right."""
+    """Cells under a head, which rich's consoles print as they are.
+
+    Columns in `left` are set to the left, the others, which are mostly figures, to the right; rows in `bold` stand out
+    in a terminal.
+    """
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     title: str = ""
-    left: Sequence[int] = (0,)
+    left: Collection[int] = (0,)
+    bold: Collection[int] = ()
 
     def filled(self) -> Table:
         """The table without the columns that are empty in every row."""
@@ -28,13 +33,13 @@ class Table:
             [place for place, column in enumerate(kept) if column in self.left],
         )
 
-    def rich(self) -> RichTable:
+    def __rich__(self) -> RichTable:
         """For the terminal; long cells are folded, never cut."""
         table = RichTable(title=Text(self.title) if self.title else None, title_justify="left")
         for column, label in enumerate(self.head):
             table.add_column(Text(label), justify="left" if column in self.left else "right", overflow="fold")
-        for row in self.rows:
-            table.add_row(*map(Text, row))
+        for place, row in enumerate(self.rows):
+            table.add_row(*map(Text, row), style="bold" if place in self.bold else None)
         return table
 
     def markdown(self) -> str:

@@ -1,4 +1,4 @@
-"""Figures in words: three digits that count, a unit, an interval."""
+"""Figures, conditions and verdicts in words: three digits that count, a unit, an interval."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
+from rich.text import Text
+
+from homoexport.choices import TOO_NOISY
 from homoexport.documents.budget import QUALITY_LINE, BudgetVerdict
+from homoexport.documents.measurement import Change, Measurement
+from homoexport.documents.recipe import MeasureSettings
+from homoexport.documents.summary import MeasuredConditions
+from homoexport.host import HostDescription
 from homoexport.shape import Shape
 
 _LINES = {
@@ -18,6 +25,7 @@ _LINES = {
     "peak_rss_mb": ("Peak memory", "MB"),
     "parameters": ("Parameters", ""),
 }
+_STYLES = {True: "green", False: "bold red", None: "yellow"}
 _METRICS = {
     "similarity_spearman": (
         "Spearman with teacher",
@@ -59,11 +67,9 @@ def quantity(value: float, unit: str, interval: Sequence[float] | None = None) -
     '17.3 ms (17.0 to 17.5)'
     """
     told = f"{number(value)} {unit}".rstrip()
-    return (
-        told
-        if interval is None or interval[0] == interval[1]
-        else f"{told} ({number(interval[0])} to {number(interval[1])})"
-    )
+    if interval is None or interval[0] == interval[1]:
+        return told
+    return f"{told} ({number(interval[0])} to {number(interval[1])})"
 
 
 def parameters(count: int) -> str:
@@ -115,6 +121,37 @@ def limit(verdict: BudgetVerdict) -> str:
     return f"at {'least' if verdict.at_least else 'most'} {quantity(verdict.limit, budget_line(verdict.line)[1])}"
 
 
-def judgement(verdict: BudgetVerdict) -> str:
+def judgement(kept: bool | None) -> str:
     """A verdict in words: `kept`, `missed` or `too noisy to call`."""
-    return {True: "kept", False: "missed", None: "too noisy to call"}[verdict.kept]
+    return {True: "kept", False: "missed", None: TOO_NOISY}[kept]
+
+
+def verdict_lines(verdicts: Sequence[BudgetVerdict]) -> list[Text]:
+    """One line for each line of the budget; `str(line)` is the plain text of it."""
+    lines = []
+    for verdict in verdicts:
+        label, unit = budget_line(verdict.line)
+        told = quantity(verdict.measured, unit, verdict.interval)
+        text = Text(f"{label}: {told} of {limit(verdict).removeprefix('at most ')}: ")
+        lines.append(text.append(judgement(verdict.kept), style=_STYLES[verdict.kept]))
+    return lines
+
+
+def conditions(measured: Measurement | MeasuredConditions | Change | MeasureSettings, *, emulated: bool = False) -> str:
+    """Device, threads and input shape, in words."""
+    where = f"{measured.device}{' (emulated)' if emulated or getattr(measured, 'emulated', False) else ''}"
+    threads = f"{measured.threads or 'all'} thread{'' if measured.threads == 1 else 's'}"
+    return f"{where}, {threads}, {measured.batch_size} x {measured.length} tokens"
+
+
+def host_line(host: HostDescription) -> str:
+    """A machine in one line."""
+    return (
+        f"Host: {host.cpu} ({', '.join([host.architecture, *host.instruction_sets])}), {host.available_cores} of "
+        f"{host.cores} cores, {number(host.memory_mb / 1000)} GB, {host.system}."
+    )
+
+
+def versions_line(versions: Mapping[str, str]) -> str:
+    """Libraries with their versions, in one line."""
+    return f"Versions: {', '.join(f'{name} {version}' for name, version in versions.items())}."

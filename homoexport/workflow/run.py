@@ -34,7 +34,6 @@ from homoexport.documents.plan import PLAN_FILE, Plan, Row
 from homoexport.documents.recipe import Recipe, StudentShape, load_recipe
 from homoexport.documents.run_folder import (
     FLOORS,
-    LOG,
     MEASURED,
     MEASUREMENT,
     PACKAGE,
@@ -191,7 +190,7 @@ class _Journey:
             plan=None if planned is None else turns.described(planned, recipe.budget),
         )
         write_document(folder / SUMMARY, summary)
-        write_report(folder, summary, log_path=folder / STUDENT / LOG, measurement=measurement)
+        write_report(folder, summary, measurement=measurement)
         turns.forget_states()
         return summary
 

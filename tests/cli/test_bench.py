@@ -133,8 +133,8 @@ def test_a_missed_budget_and_missing_memory_exit_with_3(run, packages, tmp_path)
         (("--length", "8,99"), "length: 99 tokens where"),
         (("--find-rate",), "--find-rate: which p95 should be kept?"),
         (("--fail-if-slower", "5"), "--fail-if-slower: '5' is no percentage"),
-        (("--device", "toaster"), "--device: unknown device 'toaster'"),
-        (("--device", "cpu:memory=lots"), "--device cpu:memory=lots: 'lots' is no size"),
+        (("--device", "toaster"), "device: unknown device 'toaster'"),
+        (("--device", "cpu:memory=lots"), "device: 'lots' is no size"),
         (("--text", "none.txt"), "none.txt: cannot be read"),
         (("--min-seconds", "-1", "--length", "8"), "'measure.min_seconds': Input should be greater than 0"),
         (

@@ -10,9 +10,9 @@ import typer
 from typer.testing import CliRunner
 
 from homoexport.cli.app import app, command_names, load_command
-from homoexport.cli.options import BUDGET, COLUMNS, DATA, Flag, Tree, flags, laid_over, on_provider
+from homoexport.cli.options import BUDGET, COLUMNS, DATA, Flag, flags, laid_over, on_provider
 from homoexport.documents.budget import Budget
-from homoexport.documents.recipe import Recipe
+from homoexport.documents.recipe import Recipe, Tree
 from homoexport.errors import RecipeError, UserError
 
 

@@ -40,7 +40,7 @@ RUN = {
     "--set text.sources.0.files=none.txt": "no file matches",
     "--set text.sources.0.column=body": "has no column 'body'",
     "--set distill.threads=4096": "4096 threads where",
-    "--set measure.device=toaster": "toaster",
+    "--set measure.device=toaster": "error: device: unknown device 'toaster'",
     "--set quality.task=sts --set quality.data=none.tsv --set quality.floor=90%": "no file matches",
 }
 EVALUATE = {"--data none.tsv": "no file matches", "--data data.tsv --text-column body": "has no column 'body'"}

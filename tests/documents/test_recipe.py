@@ -14,7 +14,6 @@ from homoexport.documents.recipe import (
     Recipe,
     load_recipe,
     parse_as,
-    parse_recipe,
     read_recipe_tree,
     with_target,
 )
@@ -43,7 +42,7 @@ def test_shipped_recipes_parse(path):
 def test_shipped_targets_lie_over_a_recipe(path):
     target = read_recipe_tree(path)
     assert target.keys() == {"measure", "budget"}
-    recipe = parse_recipe(with_target(read_recipe_tree(FOLDER / "budget.yaml"), target), where=str(path))
+    recipe = parse_as(Recipe, with_target(read_recipe_tree(FOLDER / "budget.yaml"), target), where=str(path))
     assert recipe.measure.device == target["measure"]["device"]
     assert recipe.budget.lines().keys() == target["budget"].keys()
     find_target(recipe.measure.device)
@@ -53,9 +52,9 @@ def test_shipped_targets_lie_over_a_recipe(path):
 def test_recipe_without_a_student_needs_a_budget():
     tree = {key: value for key, value in MINIMAL.items() if key != "student"}
     with pytest.raises(RecipeError, match="or a 'budget' to plan for"):
-        parse_recipe(tree, where="test")
-    assert parse_recipe(tree | {"budget": {"file_mb": "12MB"}}, where="test").is_planned
-    assert not parse_recipe(MINIMAL | {"budget": {"file_mb": "12MB"}}, where="test").is_planned
+        parse_as(Recipe, tree, where="test")
+    assert parse_as(Recipe, tree | {"budget": {"file_mb": "12MB"}}, where="test").is_planned
+    assert not parse_as(Recipe, MINIMAL | {"budget": {"file_mb": "12MB"}}, where="test").is_planned
 
 
 @pytest.mark.parametrize("path", FINETUNING, ids=lambda path: path.stem)
@@ -82,7 +81,7 @@ def test_homobert_recipes_have_the_papers_settings(name, hidden, ffn, heads, rat
 
 def test_overrides_reach_any_key():
     overrides = ["distill.steps=300", "text.sources.0.column=body", "budget.file_mb=12", "distill.weights.kl=0.5"]
-    recipe = parse_recipe(MINIMAL, where="test", overrides=overrides)
+    recipe = parse_as(Recipe, MINIMAL, where="test", overrides=overrides)
     assert (recipe.distill.steps, recipe.text.sources[0].column) == (300, "body")
     assert (recipe.budget.limits(), recipe.distill.weights.kl) == ({"file_mb": 12}, 0.5)
     assert MINIMAL["distill"]["steps"] == 10  # the tree that was given is as it was
@@ -113,7 +112,7 @@ def test_overrides_reach_any_key():
 )
 def test_mistakes_are_named(override, words):
     with pytest.raises(RecipeError, match=words) as caught:
-        parse_recipe(MINIMAL, where="test", overrides=[override])
+        parse_as(Recipe, MINIMAL, where="test", overrides=[override])
     assert "\n" not in str(caught.value)
 
 
@@ -128,8 +127,8 @@ def test_every_field_has_its_help():
 
 
 def test_digest_is_of_the_content():
-    same, other = parse_recipe(MINIMAL, where="a"), parse_recipe(MINIMAL, where="b", overrides=["seed=1"])
-    assert same.digest() == parse_recipe(dict(reversed(MINIMAL.items())), where="c").digest()
+    same, other = parse_as(Recipe, MINIMAL, where="a"), parse_as(Recipe, MINIMAL, where="b", overrides=["seed=1"])
+    assert same.digest() == parse_as(Recipe, dict(reversed(MINIMAL.items())), where="c").digest()
     assert same.digest() != other.digest()
 
 
@@ -151,12 +150,12 @@ def test_digest_is_of_the_content():
 )
 def test_a_floor_of_quality_has_to_make_sense(quality, words):
     with pytest.raises(RecipeError, match=re.escape(words)):
-        parse_recipe({**MINIMAL, "quality": quality}, where="recipe")
+        parse_as(Recipe, {**MINIMAL, "quality": quality}, where="recipe")
 
 
 def test_floors_are_figures_or_shares():
     share, figure = (
-        parse_recipe({**MINIMAL, "quality": {"floor": floor}}, where="x").quality for floor in ("95%", 0.8)
+        parse_as(Recipe, {**MINIMAL, "quality": {"floor": floor}}, where="x").quality for floor in ("95%", 0.8)
     )
     assert (share.relative, share.level) == (True, 0.95)
     assert (figure.relative, figure.level) == (False, 0.8)
@@ -164,5 +163,5 @@ def test_floors_are_figures_or_shares():
 
 def test_the_docs_floor_is_one():
     (text,) = snippets("evaluating.md", "A floor under quality", "yaml")
-    quality = parse_recipe({**MINIMAL, **yaml.safe_load(text)}, where="docs").quality
+    quality = parse_as(Recipe, {**MINIMAL, **yaml.safe_load(text)}, where="docs").quality
     assert (quality.task, quality.relative, quality.level) == ("stsb", True, 0.95)

@@ -9,7 +9,8 @@ from homoexport.documents.budget import BudgetVerdict, is_kept
 from homoexport.documents.document import read_document, write_document
 from homoexport.documents.evaluation import PackageQuality, RunQuality
 from homoexport.documents.summary import Summary
-from homoexport.report.tables import conditions, summary_rows
+from homoexport.report.run import summary_rows
+from homoexport.report.wording import conditions
 from homoexport.workflow.summary import summarize
 from tests.report.conftest import typed
 

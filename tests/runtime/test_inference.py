@@ -97,7 +97,7 @@ def test_package_without_logits_or_labels_says_so(tmp_path: Path) -> None:
     manifest = json.loads((unnamed / "manifest.json").read_text())
     del manifest["details"]["labels"]
     (unnamed / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(PackageError, match=r"details\.labels: Field required"):
+    with pytest.raises(PackageError, match=r"'details\.labels': Field required"):
         read_package(unnamed)
 
 
@@ -128,12 +128,12 @@ def test_what_the_manifest_lacks_is_named(tmp_path: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["details"]["task"] = "juggling"
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(PackageError, match=r"details\.task: Input should be 'fill-mask', 'sentence-similarity'"):
+    with pytest.raises(PackageError, match=r"'details\.task': Input should be 'fill-mask', 'sentence-similarity'"):
         read_package(folder)
     manifest["details"]["task"] = "fill-mask"
     del manifest["details"]["max_length"]
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(PackageError, match=r"details\.max_length: Field required"):
+    with pytest.raises(PackageError, match=r"'details\.max_length': Field required"):
         read_package(folder)
 
 

@@ -4,8 +4,8 @@ An unknown key is refused with the nearest known one. Algorithms never see a rec
 and leaves get plain values.
 """
 
-from homoexport.documents.recipe.parsing import load_recipe, parse_as, parse_recipe, read_recipe_tree, with_target
-from homoexport.documents.recipe.run import BenchRecipe, ExportRecipe, FinetuneRecipe, PlanRecipe, Recipe
+from homoexport.documents.recipe.parsing import load_recipe, parse_as, read_recipe_tree, section_of, with_target
+from homoexport.documents.recipe.run import BenchRecipe, ExportRecipe, FinetuneRecipe, PlanRecipe, Recipe, Tree
 from homoexport.documents.recipe.sections import (
     SEED_STUDENTS,
     DistillSettings,
@@ -35,9 +35,10 @@ __all__ = [
     "StudentShape",
     "TextSettings",
     "TextSource",
+    "Tree",
     "load_recipe",
     "parse_as",
-    "parse_recipe",
     "read_recipe_tree",
+    "section_of",
     "with_target",
 ]

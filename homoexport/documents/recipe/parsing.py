@@ -11,7 +11,8 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from homoexport.documents.recipe.run import Recipe, RecipePart
+from homoexport.documents.document import first_fault
+from homoexport.documents.recipe.run import Recipe, RecipePart, Tree
 from homoexport.errors import RecipeError
 
 SHIPPED = Path(__file__).parents[2] / "recipes"
@@ -19,21 +20,19 @@ SHIPPED = Path(__file__).parents[2] / "recipes"
 _Kind = TypeVar("_Kind", bound=BaseModel)
 
 
+def section_of(annotation: object) -> type[BaseModel] | None:
+    """The section that a field holds, alone, optional or in a tuple."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(section_of, get_args(annotation))), None)
+
+
 def _fields_at(kind: type[BaseModel], location: Sequence[int | str]) -> list[str]:
     """Names of the fields of the section at `location` of a kind of recipe."""
-    section: Any = kind
+    section = kind
     for part in location:
-        if part not in section.model_fields:  # a place in a list, or a name that the user gave
-            continue
-        annotation = section.model_fields[part].annotation
-        section = next(
-            (
-                kind
-                for kind in (annotation, *get_args(annotation))
-                if isinstance(kind, type) and issubclass(kind, BaseModel)
-            ),
-            kind,
-        )
+        if part in section.model_fields:  # else a place in a list, or a name that the user gave
+            section = section_of(section.model_fields[str(part)].annotation) or kind
     return list(section.model_fields)
 
 
@@ -48,12 +47,11 @@ def _explain(error: ValidationError, kind: type[BaseModel], where: str) -> Recip
         return RecipeError(f"unknown key '{key}'", where=where, hint=hint)
     if first["type"] == "missing":
         return RecipeError(f"'{key}' is missing", where=where, hint="add it, or give it with --set")
-    message = first["msg"].removeprefix("Value error, ")
     given = "" if isinstance(first["input"], dict | list | tuple | BaseModel) else f" (given: {first['input']!r})"
-    return RecipeError(f"'{key}': {message}{given}" if key else message, where=where)
+    return RecipeError(first_fault(error) + (given if key else ""), where=where)
 
 
-def _apply(tree: dict[str, Any], assignment: str) -> None:
+def _apply(tree: Tree, assignment: str) -> None:
     """Write one `a.b.c=value` into a nested dict; the value is YAML."""
     path, separator, value = assignment.partition("=")
     if not separator or not path:
@@ -86,12 +84,7 @@ def _child(node: Any, part: str, path: str, *, create: bool) -> Any:
     return child
 
 
-def parse_recipe(tree: dict[str, Any], *, where: str, overrides: Sequence[str] = ()) -> Recipe:
-    """A run's recipe from a nested dict and `a.b=value` overrides; see `parse_as`."""
-    return parse_as(Recipe, tree, where=where, overrides=overrides)
-
-
-def parse_as(kind: type[_Kind], tree: dict[str, Any], *, where: str, overrides: Sequence[str] = ()) -> _Kind:
+def parse_as(kind: type[_Kind], tree: Tree, *, where: str, overrides: Sequence[str] = ()) -> _Kind:
     """A recipe of a kind from a nested dict and `a.b=value` overrides.
 
     A kind that is a part of a run's recipe takes its sections out of a whole one.
@@ -108,7 +101,7 @@ def parse_as(kind: type[_Kind], tree: dict[str, Any], *, where: str, overrides: 
         raise _explain(error, kind, where) from None
 
 
-def with_target(tree: dict[str, Any], target: dict[str, Any]) -> dict[str, Any]:
+def with_target(tree: Tree, target: Tree) -> Tree:
     """A recipe's tree for a target: its budget in place of the recipe's own, its other values over the recipe's."""
     merged = dict(tree)
     for key, value in target.items():
@@ -119,7 +112,7 @@ def with_target(tree: dict[str, Any], target: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def read_recipe_tree(path: Path) -> dict[str, Any]:
+def read_recipe_tree(path: Path) -> Tree:
     """A recipe's YAML as a nested dict, not yet checked.
 
     A bare name such as `quickstart` is that of a recipe which comes with homoexport, unless a file is called so.
@@ -149,4 +142,4 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: no such file, not YAML, unknown key (with the nearest known one), bad value.
     """
-    return parse_recipe(read_recipe_tree(path), where=str(path), overrides=overrides)
+    return parse_as(Recipe, read_recipe_tree(path), where=str(path), overrides=overrides)

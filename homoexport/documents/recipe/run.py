@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
@@ -20,6 +20,8 @@ from homoexport.documents.recipe.sections import (
     StudentShape,
     TextSettings,
 )
+
+Tree: TypeAlias = dict[str, Any]  # a recipe, or a part of one, before it is parsed
 
 
 class Recipe(Section):
@@ -93,7 +95,7 @@ class RecipePart(Section):
     """What one stage takes of a run's recipe."""
 
     @classmethod
-    def part_of(cls, tree: dict[str, Any]) -> dict[str, Any]:
+    def part_of(cls, tree: Tree) -> Tree:
         """A recipe's tree without what the stage does not need; unknown keys stay, to be refused."""
         return {name: value for name, value in tree.items() if name in cls.model_fields or name not in _RUN_FIELDS}
 

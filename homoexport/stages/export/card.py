@@ -8,10 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import yaml
-from jinja2 import Environment, StrictUndefined
 
 from homoexport.choices import ModelTask
-from homoexport.data import FOLDER
+from homoexport.data import rendered
 from homoexport.documents.package import PackageDetails, TimedAt
 
 _OPTIMUM: dict[ModelTask, str] = {
@@ -34,10 +33,8 @@ def model_card(name: str, details: PackageDetails, *, parent: str, source: str) 
     elif "/" in source and not source.startswith("package:"):
         front["base_model"] = source
     difference = details.batch_invariance.max_difference
-    # Markdown, not HTML: nothing is escaped.
-    templates = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, keep_trailing_newline=True)
-    template = templates.from_string((FOLDER / "card.md.jinja").read_text(encoding="utf-8"))
-    return template.render(
+    return rendered(
+        "card.md.jinja",
         name=name,
         package=details,
         timed=details.timed_at,

@@ -212,15 +212,15 @@ GREETING = {
     [
         (
             '{"ok": true, "samples_ns": [5, "6"], "energy_uj": null, "energy_runs": 0}',
-            "samples_ns.1: Input should",
+            "'samples_ns.1': Input should",
         ),
         (
             '{"ok": true, "samples_ns": [5, 6.5], "energy_uj": null, "energy_runs": 0}',
-            "samples_ns.1: Input should",
+            "'samples_ns.1': Input should",
         ),
-        ('{"ok": true}', "samples_ns: Field required"),
-        ('{"ok": false, "error": "no"}', "kind: Field required"),
-        ('{"samples_ns": [5]}', "ok: Field required"),
+        ('{"ok": true}', "'samples_ns': Field required"),
+        ('{"ok": false, "error": "no"}', "'kind': Field required"),
+        ('{"samples_ns": [5]}', "'ok': Field required"),
         ("[" * 9999, "Invalid JSON"),
         ("Last login: yesterday", "Invalid JSON"),
     ],

@@ -43,13 +43,13 @@ def test_hosts_that_can_be_named(device: str) -> None:
 
 @pytest.mark.parametrize("device", WRONG)
 def test_hosts_that_could_be_something_else_are_refused(device: str) -> None:
-    with refused(f"--device {device}", "cannot read the host; write it as"):
+    with refused(f"device {device}", "cannot read the host; write it as"):
         parse_ssh(device, device.partition(":")[2])
 
 
 @pytest.mark.parametrize("options", WRONG_OPTIONS)
 def test_options_that_could_be_something_else_are_refused(options: str) -> None:
-    with refused(f"--device ssh://pi?{options}", "cannot read '"):
+    with refused(f"device ssh://pi?{options}", "cannot read '"):
         parse_ssh(f"ssh://pi?{options}", f"//pi?{options}")
 
 

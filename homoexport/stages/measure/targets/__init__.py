@@ -51,7 +51,7 @@ def find_target(device: str) -> Target:
     """
     kind, _, options = device.partition(":")
     if kind not in KINDS:
-        raise DeviceError(f"unknown device '{device}'", where="--device", hint=f"name one of: {', '.join(KINDS)}")
+        raise DeviceError(f"unknown device '{device}'", where="device", hint=f"name one of: {', '.join(KINDS)}")
     return KINDS[kind][0](device, options)
 
 

@@ -115,9 +115,9 @@ def parse_emulated(device: str, options: str) -> EmulatedCpu:
     name, _, rest = options.partition(",")
     plugin = read_options(rest, EmulatedOptions, device=device).insn
     if plugin is not None and not plugin.is_file():
-        raise DeviceError(f"no plugin {plugin}", where=f"--device {device}", hint="name QEMU's libinsn.so")
+        raise DeviceError(f"no plugin {plugin}", where=f"device {device}", hint="name QEMU's libinsn.so")
     if (name or default) not in cores:
-        raise DeviceError(f"unknown core '{name}'", where=f"--device {device}", hint=f"known are {', '.join(cores)}")
+        raise DeviceError(f"unknown core '{name}'", where=f"device {device}", hint=f"known are {', '.join(cores)}")
     return EmulatedCpu(device, cores[name or default], plugin=plugin and plugin.resolve())
 
 

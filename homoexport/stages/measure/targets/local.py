@@ -52,7 +52,7 @@ class CpuOptions(Options):
     """Cores, memory, and cores' worth of time (such as 0.5) that a worker may use."""
 
     threads: PositiveInt | None = None
-    memory: Annotated[int, BeforeValidator(lambda text: parse_bytes(text, where="--device"))] | None = None
+    memory: Annotated[int, BeforeValidator(lambda text: parse_bytes(text, where="device"))] | None = None
     quota: PositiveFloat | None = None
 
 

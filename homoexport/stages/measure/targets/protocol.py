@@ -158,7 +158,7 @@ def read_options(text: str, kind: type[O], *, device: str) -> O:
         DeviceError: an unknown or repeated one, or one without a value, or with one that cannot be.
         UserError: a size that cannot be read.
     """
-    where, given = f"--device {device}", dict[str, str]()
+    where, given = f"device {device}", dict[str, str]()
     for part in filter(None, text.split(",")):
         key, _, value = part.partition("=")
         if key not in kind.model_fields or key in given or not value:

@@ -95,7 +95,7 @@ def parse_ssh(device: str, options: str) -> Ssh:
     match = re.fullmatch(_LOGIN, login, re.ASCII)
     if match is None or not 0 < int(match["port"] or 22) < 1 << 16:
         hint = "write it as ssh://[user@]host[:port]"
-        raise DeviceError("cannot read the host", where=f"--device {device}", hint=hint)
+        raise DeviceError("cannot read the host", where=f"device {device}", hint=hint)
     try:
         client = shlex.split(os.environ.get("HOMOEXPORT_SSH", "")) or ["ssh"]
     except ValueError as error:

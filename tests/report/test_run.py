@@ -17,7 +17,7 @@ from tests.report.conftest import typed
 
 
 def test_report_tells_the_run(run_dir: Path, summary: Summary, measurement: dict[str, Any]) -> None:
-    path = write_report(run_dir, summary, log_path=run_dir / "1-student" / "log.jsonl", measurement=typed(measurement))
+    path = write_report(run_dir, summary, measurement=typed(measurement))
     text = path.read_text()
     assert path == run_dir / "report.md"
     assert "**The budget is kept.**" in text
@@ -53,8 +53,7 @@ def test_report_without_a_budget_says_so(run_dir: Path, summary: Summary) -> Non
 
 
 def test_rebuilt_report_is_the_same(run_dir: Path, summary: Summary, measurement: dict[str, Any]) -> None:
-    log_path = run_dir / "1-student" / "log.jsonl"
-    first = write_report(run_dir, summary, log_path=log_path, measurement=typed(measurement)).read_text()
+    first = write_report(run_dir, summary, measurement=typed(measurement)).read_text()
     (run_dir / "report.md").unlink()
     assert rebuild_report(run_dir).read_text() == first
 

@@ -68,19 +68,17 @@ def test_summary_table_sets_teacher_against_student(summary: Summary) -> None:
 
 
 def test_tables_fit_a_narrow_terminal(summary: Summary, measurement: dict[str, Any]) -> None:
-    for table in (summary_table(summary), measurement_table(typed(measurement)).rich()):
+    for table in (summary_table(summary), measurement_table(typed(measurement))):
         lines = _render(table, 80).splitlines()
         assert max(map(len, lines)) <= 80
         assert not any("…" in line for line in lines)
 
 
 def test_measurement_table_names_conditions_and_speedup(measurement: dict[str, Any]) -> None:
-    text = _render(measurement_table(typed(measurement)).rich())
+    text = _render(measurement_table(typed(measurement)))
     assert "cpu, 1 thread, 1 x 128 tokens" in text
     assert "4.50x (4.40 to 4.62)" in text
-    alone = _render(
-        measurement_table(typed({**measurement, "results": measurement["results"][:1], "comparisons": []})).rich()
-    )
+    alone = _render(measurement_table(typed({**measurement, "results": measurement["results"][:1], "comparisons": []})))
     assert "Against the first" not in alone
     assert "246 MB" in alone
 

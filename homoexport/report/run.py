@@ -1,0 +1,195 @@
+"""A run's `report.md`, told to the person who decides on the release, and its table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from homoexport.data import rendered
+from homoexport.documents.artifact import output_errors
+from homoexport.documents.document import read_document, write_text
+from homoexport.documents.measurement import Measurement
+from homoexport.documents.run_folder import LOG, MEASURED, MEASUREMENT, PACKAGE, PLOTS, REPORT, STUDENT, SUMMARY
+from homoexport.documents.student import StepRecord, read_log
+from homoexport.documents.summary import PlannedTurns, Summary
+from homoexport.report.measured import latency_rows, measurement_remarks
+from homoexport.report.plots import homotopy_figure, latency_figure, save_figures, terms_figure, width_of
+from homoexport.report.table import Table
+from homoexport.report.wording import (
+    budget_line,
+    conditions,
+    host_line,
+    judgement,
+    limit,
+    megabytes,
+    metric,
+    number,
+    parameters,
+    quantity,
+    ratio,
+    versions_line,
+)
+from homoexport.runtime.inference import read_package
+
+_NO_GAP = 1e-5
+_WIDTHS = {
+    "hidden_size": "hidden size",
+    "intermediate_size": "feed-forward size",
+    "num_attention_heads": "attention heads",
+    "head_dim": "head dimension",
+    "num_hidden_layers": "layers",
+}
+
+
+def write_report(run_dir: Path, summary: Summary, *, measurement: Measurement) -> Path:
+    """Write `report.md` and its plots into a run's folder; the path of `report.md`.
+
+    Args:
+        run_dir: holds the student's log in `1-student` and its package in `2-onnx`.
+        measurement: of the teacher's package, where it fits, and the student's.
+
+    Raises:
+        PackageError: a log that cannot be read, or no sound package in `2-onnx`.
+        OutputError: the folder cannot be written.
+    """
+    log = read_log(run_dir / STUDENT / LOG)
+    package = read_package(run_dir / PACKAGE)
+    models = {"teacher": summary.teacher, "student": summary.student}
+    labels = [f"{who}\n({model.precision})" for who, model in models.items() if model.latency_p50_ms is not None]
+    page = rendered(
+        "run_report.md.jinja",
+        summary=summary,
+        measurement=measurement,
+        package=package,
+        plan=summary.plan,
+        log=log,
+        plots=PLOTS,
+        folder=PACKAGE,
+        # Tables.
+        budget=_budget_table(summary),
+        comparison=Table(("", "Teacher", "Student", "Student is"), summary_rows(summary)),
+        turns=_turns_table(summary.plan) if summary.plan else None,
+        figures=_figures_table(measurement),
+        stages=_stages_table(summary),
+        # What the template says in words.
+        began_as_teacher=abs(log[0].gap) < _NO_GAP,
+        widths=_widths(log),
+        widest=max(log, key=lambda step: step.gap),
+        gap=_gap,
+        remarks=measurement_remarks(measurement),
+        quality=metric(summary.quality_metric)[1],
+        conditions=conditions,
+        host_line=host_line,
+        parameters=parameters,
+        quantity=quantity,
+        versions_line=versions_line,
+    )
+    with output_errors(run_dir):
+        figures = {
+            "homotopy": homotopy_figure(log),
+            "terms": terms_figure(log),
+            "latency": latency_figure(measurement, labels=labels),
+        }
+        save_figures(run_dir, figures)
+        write_text(run_dir / REPORT, page)
+    return run_dir / REPORT
+
+
+def rebuild_report(run_dir: Path) -> Path:
+    """Write a run's report again from its `summary.json`, log and measurement.
+
+    Raises:
+        PackageError: one of these is missing or cannot be read.
+        OutputError: the folder cannot be written.
+    """
+    summary = read_document(run_dir / SUMMARY, Summary, hint="run the recipe again")
+    measurement = read_document(run_dir / MEASURED / MEASUREMENT, Measurement)
+    return write_report(run_dir, summary, measurement=measurement)
+
+
+def summary_rows(summary: Summary) -> list[tuple[str, str, str, str]]:
+    """Rows of teacher against student: figure, teacher, student, ratio."""
+    teacher, student, ratios = summary.teacher, summary.student, summary.ratios
+    faster = tail = ""
+    if ratios.latency_p50_ms is not None:  # not under an emulator, nor where the teacher does not fit
+        assert teacher.latency_p95_ms is not None
+        assert student.latency_p95_ms is not None
+        faster = ratio(ratios.latency_p50_ms, "faster", "slower", ratios.latency_p50_interval)
+        tail = ratio(teacher.latency_p95_ms / student.latency_p95_ms, "faster", "slower")
+    fewer = ratio(ratios.parameters, "fewer", "more")
+    smaller = ratio(ratios.file_bytes, "smaller", "bigger")
+    less = "" if ratios.peak_rss_mb is None else ratio(ratios.peak_rss_mb, "less", "more")
+    detail = summary.quality_detail
+    theirs, ours = (quantity(each.value, "", each.interval) for each in (detail.teacher, detail.student))
+    return [
+        ("Precision", teacher.precision, student.precision, ""),
+        ("Parameters", parameters(teacher.parameters), parameters(student.parameters), fewer),
+        ("ONNX file", megabytes(teacher.file_bytes), megabytes(student.file_bytes), smaller),
+        ("Latency p50", _fitting(teacher.latency_p50_ms, "ms"), _fitting(student.latency_p50_ms, "ms"), faster),
+        ("Latency p95", _fitting(teacher.latency_p95_ms, "ms"), _fitting(student.latency_p95_ms, "ms"), tail),
+        ("Peak memory", _fitting(teacher.peak_rss_mb, "MB"), _fitting(student.peak_rss_mb, "MB"), less),
+        (f"Quality: {metric(summary.quality_metric)[0]}", theirs, ours, ""),
+    ]
+
+
+def _fitting(value: float | None, unit: str) -> str:
+    return "does not fit" if value is None else quantity(value, unit)
+
+
+def summary_table(summary: Summary) -> Table:
+    """Teacher against student, for the end of a run."""
+    title = f"{summary.student.name}, distilled from {summary.teacher.name}"
+    return Table(("", "Teacher", "Student", "Student is"), summary_rows(summary), title, left=(0, 3))
+
+
+def _budget_table(summary: Summary) -> Table:
+    rows = []
+    for verdict in summary.budget:
+        label, unit = budget_line(verdict.line)
+        figure = quantity(verdict.measured, unit, verdict.interval)
+        rows.append((label, limit(verdict), figure, judgement(verdict.kept)))
+    return Table(("Budget", "Asked for", "Measured (95 % interval)", "Verdict"), rows)
+
+
+def _turns_table(plan: PlannedTurns) -> Table:
+    """Every turn, a row for each line of the budget."""
+    rows = []
+    for place, turn in enumerate(plan.turns, start=1):
+        name = f"{place}: {turn.shape.name}"
+        if not turn.budget:
+            planned = quantity(turn.planned.peak_rss_mb, "MB")
+            rows.append((name, "Peak memory", "", planned, "", "it does not fit into the target's memory"))
+        for verdict in turn.budget:
+            label, unit = budget_line(verdict.line)
+            figure = turn.planned_lines.get(verdict.line)
+            planned = "" if figure is None else quantity(figure, unit)
+            measured = quantity(verdict.measured, unit, verdict.interval)
+            rows.append((name, label, limit(verdict), planned, measured, judgement(verdict.kept)))
+    return Table(("Turn", "Budget", "Asked for", "Planned", "Measured", "Verdict"), rows)
+
+
+def _figures_table(measurement: Measurement) -> Table:
+    results = measurement.results
+    rows = [
+        ("Load", *(quantity(result.load_ms, "ms") for result in results)),
+        ("First inference", *(quantity(result.first_inference_ms, "ms") for result in results)),
+        *((label, *cells) for label, cells in latency_rows(results)),
+        ("Throughput", *(quantity(result.throughput_per_s, "/s") for result in results)),
+    ]
+    return Table(("Figure", "Teacher", "Student") if len(results) == 2 else ("Figure", "Student"), rows)
+
+
+def _stages_table(summary: Summary) -> Table:
+    seconds = {**summary.seconds, "together": sum(summary.seconds.values())}
+    return Table(("Stage", "Wall time"), [(stage, f"{spent:,.1f} s") for stage, spent in seconds.items()])
+
+
+def _widths(log: Sequence[StepRecord]) -> str:
+    """What became narrower, in words."""
+    first, last = log[0].widths, log[-1].widths
+    ways = [(label, getattr(first, name), getattr(last, name)) for name, label in _WIDTHS.items()]
+    return ", ".join(f"{label} {width_of(old)} to {width_of(new)}" for label, old, new in ways if old != new)
+
+
+def _gap(step: StepRecord) -> str:
+    return number(0.0 if abs(step.gap) < _NO_GAP else step.gap)
