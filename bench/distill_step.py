@@ -33,7 +33,7 @@ from homoexport.documents.recipe import SEED_STUDENTS, DistillSettings, load_rec
 from homoexport.encoder import Keep, resolve_folder
 from homoexport.host import available_cores, describe_host, library_versions
 from homoexport.shape import Shape, Widths
-from homoexport.stages.distill import Job, Run, new_run, target_of
+from homoexport.stages.distill import Job, Run, target_of
 from homoexport.stages.distill.batches import MicroBatch
 from homoexport.stages.distill.importance import choose
 from homoexport.stages.distill.objective import label_loss, pool, similarity_error
@@ -177,7 +177,7 @@ def base_job(folder: Path, settings: DistillSettings) -> tuple[Job, Shape]:
 
 def whole_run(kind: type[Run], job: Job, target: Shape) -> tuple[float, Run]:
     """Seconds of a run to the end."""
-    fresh = new_run(job, target, kind=kind)
+    fresh = kind(job, target)
     began = time.perf_counter()
     while not fresh.finished:
         fresh.advance(job.batches.of_step(fresh.step))
@@ -188,8 +188,7 @@ def whole_run(kind: type[Run], job: Job, target: Shape) -> tuple[float, Run]:
 
 def share(job: Job, target: Shape) -> dict[str, Any]:
     """What scoring and slicing take of the steps that prune, and of the whole run."""
-    run = new_run(job, target, kind=TimedRun)
-    assert isinstance(run, TimedRun)
+    run = TimedRun(job, target)
     seconds = [run.advance(job.batches.of_step(step)).seconds for step in range(job.settings.steps)]
     run.close()
     spent = run.score_seconds + run.prune_seconds
@@ -209,16 +208,16 @@ def measure(steps: int, repeats: int, threads: int) -> dict[str, Any]:
     """All parts."""
     result: dict[str, Any] = {"threads": threads, "floor": {}}
     job, target = quickstart(10_000, threads)
-    wide = new_run(job, target)
+    wide = Run(job, target)
     result["floor"]["sentence-embedding, teacher's width, scoring"] = against_floor(job, wide, repeats)
     one_shot = job.with_settings(job.settings.model_copy(update={"method": "one-shot"}))
-    result["floor"]["sentence-embedding, student's width"] = against_floor(one_shot, new_run(one_shot, target), repeats)
+    result["floor"]["sentence-embedding, student's width"] = against_floor(one_shot, Run(one_shot, target), repeats)
     job, target = quickstart(steps, threads)
     result["share"] = share(job, target)
     with TemporaryDirectory() as folder:
         settings = DistillSettings(objective="masked-lm", steps=10_000, method="one-shot", threads=threads, **BASE)
         job, target = base_job(Path(folder), settings)
-        result["floor"]["masked-lm, HomoBERT-small's width"] = against_floor(job, new_run(job, target), repeats)
+        result["floor"]["masked-lm, HomoBERT-small's width"] = against_floor(job, Run(job, target), repeats)
         job = job.with_settings(DistillSettings(objective="masked-lm", steps=20, threads=threads, **BASE))
         masked, _ = whole_run(MaskedRun, job, target)
         sliced, run = whole_run(Run, job, target)

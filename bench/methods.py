@@ -34,7 +34,7 @@ from sts import read_pairs
 from homoexport.documents.recipe import load_recipe
 from homoexport.encoder import Encoder, count_parameters
 from homoexport.host import describe_host, library_versions
-from homoexport.stages.distill import Run, new_run, target_of
+from homoexport.stages.distill import Run, target_of
 from homoexport.stages.distill.objective import pool
 from homoexport.workflow.distill import open_job
 
@@ -97,7 +97,7 @@ def distil(cell: Cell, *, steps: int, seed: int, threads: int) -> tuple[Run, Enc
     assert recipe.student is not None
     shape = recipe.student.model_copy(update=cell.shape)
     job = open_job(recipe.teacher, text=recipe.text, settings=recipe.distill, seed=seed)
-    run = new_run(job, target_of(job.encoder, shape, recipe.distill))
+    run = Run(job, target_of(job.encoder, shape, recipe.distill))
     began = time.perf_counter()
     log = []
     while not run.finished:

@@ -27,7 +27,7 @@ from distill_step import base_job
 from homoexport.documents.recipe import SEED_STUDENTS, DistillSettings, StudentShape
 from homoexport.host import describe_host, library_versions
 from homoexport.shape import Widths
-from homoexport.stages.distill import Run, new_run, target_of
+from homoexport.stages.distill import Run, target_of
 from homoexport.stages.distill.batches import MicroBatch
 
 FAMILY_STEPS, FAMILY_BATCH, PRUNING, FINISH = 28_000, 4096, 0.7, 0.25
@@ -99,7 +99,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             )
             job, _ = base_job(Path(folder), settings)
             target = target_of(job.encoder, shape or StudentShape(), settings)
-            run = new_run(job, target)
+            run = Run(job, target)
             batches = [random_batch(run, batch, length, seed) for seed in range(arguments.steps + 3)]
             seconds = step_seconds(run, batches)
             tokens, masked = batch * length, int(0.15 * batch * length)

@@ -86,7 +86,6 @@ class Widths:
 
     @classmethod
     def of(cls, shape: Shape) -> Widths:
-        """Of a model whose layers are alike."""
         heads = (shape.num_attention_heads,) * shape.num_hidden_layers
         return cls(shape.hidden_size, shape.intermediate_size, heads, shape.head_dim)
 
@@ -214,19 +213,15 @@ def _default_heads(teacher: Shape, hidden: int, *, fewer: bool, narrower: bool) 
         return heads
     if hidden % number == 0:
         return number
-    if odd and narrower:
-        raise ShapeError(
-            f"hidden_size {hidden} is not divisible into {number} heads, nor into heads of {width}",
-            where="student",
-            hint=f"the nearest that is: {_nearest(hidden, number)}, or set num_attention_heads",
-        )
-    if odd:
-        raise ShapeError(
-            f"hidden_size {hidden} is not divisible into heads of {width}",
-            where="student",
-            hint=f"the nearest that is: {_nearest(hidden, width)}",
-        )
-    return heads
+    if not odd:
+        return heads
+    if narrower:
+        what = f"hidden_size {hidden} is not divisible into {number} heads, nor into heads of {width}"
+        hint = f"the nearest that is: {_nearest(hidden, number)}, or set num_attention_heads"
+    else:
+        what = f"hidden_size {hidden} is not divisible into heads of {width}"
+        hint = f"the nearest that is: {_nearest(hidden, width)}"
+    raise ShapeError(what, where="student", hint=hint)
 
 
 def _nearest(number: int, divisor: int) -> int:

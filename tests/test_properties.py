@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from homoexport.choices import PruneGroup
 from homoexport.documents.budget import Budget, judge
 from homoexport.documents.document import Document, read_document, write_document
+from homoexport.documents.recipe import DistillSettings
 from homoexport.encoder import family_of, slice_model
 from homoexport.errors import PackageError, ShapeError, UserError
 from homoexport.shape import PartialShape, Shape, Widths, complete_shape, spread_heads
@@ -99,7 +100,7 @@ def test_the_teachers_own_shape_can_always_be_asked_for(teacher):
 @given(
     st.lists(st.tuples(SIZES, SIZES).map(sorted), min_size=4, max_size=4),
     st.integers(1, 200),
-    st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted),
     st.integers(1, 50),
     st.sampled_from(["cubic", "linear"]),
 )
@@ -109,7 +110,8 @@ def test_a_schedule_ends_at_its_target_and_never_goes_back(widths, steps, share,
         Shape(layers, heads * wide, large, heads),
         Shape(layers, few * narrow, small, few),
     )
-    schedule = PruneSchedule.of_run(steps, prune_from=share[0], prune_until=share[1], prune_every=every, kind=kind)
+    asked = {"prune_from": share[0], "prune_until": share[1], "prune_every": every, "prune_schedule": kind}
+    schedule = PruneSchedule.of(DistillSettings(objective="masked-lm", steps=steps, batch_size=2, **asked))
     events = [step for step in range(steps) if schedule.is_event(step)]
     assert events[-1] == schedule.stop
     left = [schedule.remaining(step) for step in range(steps + 1)]

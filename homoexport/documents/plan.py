@@ -151,7 +151,6 @@ class Check(Figures):
 
     @property
     def error(self) -> float:
-        """Of the predicted median latency."""
         return self.errors["latency_p50_ms"]
 
 

@@ -10,16 +10,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
 
 from homoexport.documents.student import CorpusDescription
 from homoexport.errors import TextError
-from homoexport.text.example import Example, examples_from
+from homoexport.text.example import Example, PackedExample, examples_from
 
 _ORDER = 1  # what the seed is used for; 0 is the held-out choice
 _SCALE_BITS = 32
+
+Mark = tuple[int, int, Any]  # epoch, row, and the state of `datasets`' reader there
+
+
+class ShardState(TypedDict):
+    """A virtual shard of a stream (see `shards.py`): what it has drawn, what it holds and where its lanes stand."""
+
+    drawn: int
+    buffer: list[PackedExample]
+    places: list[list[int]]
+
+
+class StreamState(TypedDict, total=False):
+    """What resuming needs of a stream, JSON-ready; nothing of a corpus whose step says everything."""
+
+    step: int
+    shards: dict[str, ShardState]
+    readers: dict[str, Mark]
 
 
 class Corpus(Protocol):
@@ -42,13 +60,10 @@ class Corpus(Protocol):
         A stream gives its own process's slice alone: of process p of n, [p·batch_size/n, (p+1)·batch_size/n).
         """
 
-    def state_dict(self) -> dict[str, Any]:
-        """What resuming needs of this process, for `merge_states`; JSON-ready.
+    def state_dict(self) -> StreamState:
+        """For `merge_states`."""
 
-        Empty where the step alone says everything.
-        """
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: StreamState) -> None:
         """Go on from a merged state, whatever the number of processes was."""
 
 
@@ -114,8 +129,8 @@ class MapCorpus:
             rows.append(int(self._order(source, epoch)[place]))
         return examples_from(self.sequences[rows])
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StreamState:
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: StreamState) -> None:
         assert not state

@@ -26,7 +26,7 @@ from homoexport.errors import TextError
 from homoexport.text.corpus import Corpus, MapCorpus
 from homoexport.text.example import examples_from
 from homoexport.text.peek import check_columns
-from homoexport.text.sequences import Columns, Sequencer, features_of, make_sequencer, name_of, tokenizer_digest
+from homoexport.text.sequences import Columns, Sequencer, features_of, name_of, tokenizer_digest
 from homoexport.text.shards import VIRTUAL_SHARDS, StreamSource, read_chunk, sequences_of
 from homoexport.text.sources import load_files, load_hub
 from homoexport.text.stream import StreamCorpus
@@ -37,14 +37,13 @@ _ROWS_AT_ONCE = 1000
 
 @contextmanager
 def _no_progress_bars() -> Iterator[None]:
-    if datasets.are_progress_bars_disabled():
-        yield
-        return
+    shown = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
         yield
     finally:
-        datasets.enable_progress_bars()
+        if shown:
+            datasets.enable_progress_bars()
 
 
 def _nothing(settings: TextSettings) -> TextError:
@@ -98,7 +97,7 @@ def prepare_text(
     """
     check_columns(settings.sources, objective)
     streamed = any(source.streaming for source in settings.sources)
-    sequencers = [make_sequencer(objective, tokenizer, settings, source, label2id) for source in settings.sources]
+    sequencers = [Sequencer(objective, tokenizer, settings, source, label2id) for source in settings.sources]
     names = dict(label2id) if label2id and any(source.label_column for source in settings.sources) else None
     identity = [_VERSION, objective, settings.max_length, settings.min_words, tokenizer_digest(tokenizer), names]
     with _no_progress_bars():
@@ -113,7 +112,7 @@ def prepare_text(
             corpus = _stream_corpus(rows, sequencers, settings, identity, seed)
             corpus.process, corpus.processes = process, processes
         else:
-            corpus = _map_corpus(rows, sequencers, features_of(objective), settings, identity, seed)
+            corpus = _map_corpus(rows, sequencers, settings, identity, seed)
     if objective == "masked-lm":
         ids = [example.input_ids for example in corpus.held_out]
         corpus.held_out_texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
@@ -143,18 +142,13 @@ def corpus_of(
     source = TextSource(files="texts in memory")
     settings = TextSettings(sources=(source,), max_length=max_length, held_out=held_out)
     rows = datasets.Dataset.from_dict({"text": list(texts)})
-    sequencer = make_sequencer(objective, tokenizer, settings, source, None)
+    sequencer = Sequencer(objective, tokenizer, settings, source)
     with _no_progress_bars():
-        return _map_corpus([rows], [sequencer], features_of(objective), settings, [objective, max_length], seed)
+        return _map_corpus([rows], [sequencer], settings, [objective, max_length], seed)
 
 
 def _map_corpus(
-    rows: list[Any],
-    sequencers: list[Sequencer],
-    features: datasets.Features,
-    settings: TextSettings,
-    identity: list[Any],
-    seed: int,
+    rows: list[Any], sequencers: list[Sequencer], settings: TextSettings, identity: list[Any], seed: int
 ) -> MapCorpus:
     tokenized = [
         source.map(
@@ -162,7 +156,7 @@ def _map_corpus(
             batched=True,
             batch_size=_ROWS_AT_ONCE,
             remove_columns=source.column_names,
-            features=features,
+            features=features_of(sequencer.objective),
             new_fingerprint=digest_of([source._fingerprint, *identity])[:32],
             desc="Tokenizing",
         )
@@ -223,24 +217,19 @@ def _stream_corpus(
             if isinstance(read, datasets.Dataset)
             else read,
             sequencer,
-            source.weight,
-            name_of(source),
         )
-        for read, sequencer, source in zip(rows, sequencers, settings.sources, strict=True)
+        for read, sequencer in zip(rows, sequencers, strict=True)
     ]
     # The held-out part is chosen from the heads of the sources; whatever equals it is left out later.
     looked_at = settings.held_out + StreamCorpus.buffer_size
     total = sum(source.weight for source in sources)
     heads = [_head(source, ceil(looked_at * source.weight / total)) for source in sources]
-    merged: Columns = {}
-    for head, _ in heads:
-        for name, column in head.items():
-            merged.setdefault(name, []).extend(column)
-    if not merged["key"]:
+    if not any(head["key"] for head, _ in heads):
         raise _nothing(settings)
     for source, (head, _) in zip(sources, heads, strict=True):
         if not head["key"]:
             raise TextError("holds no text for training", where=source.name, hint="leave this source out")
+    merged = {name: [cell for head, _ in heads for cell in head[name]] for name in heads[0][0]}
     keys = np.array(merged["key"])
     chosen, training = _split(keys, settings, seed)
     held_out = {name: [column[row] for row in chosen] for name, column in merged.items()}

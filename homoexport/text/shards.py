@@ -17,9 +17,10 @@ from math import gcd
 from typing import Any
 
 from homoexport.errors import TextError
-from homoexport.text.corpus import locate_position
+from homoexport.text.corpus import Mark, ShardState, locate_position
 from homoexport.text.example import Example, examples_from, pack
-from homoexport.text.sequences import Columns, Sequencer
+from homoexport.text.sequences import Columns, Sequencer, name_of
+from homoexport.text.sources import Row
 
 # 1, 2, 3, 4, 6, 8, 12 and 24 processes have whole shards, and a single process has no more streams open.
 VIRTUAL_SHARDS = 24
@@ -29,20 +30,23 @@ _MARK_EVERY = 1000  # rows
 _GOLDEN = 0x9E3779B97F4A7C15  # 2^64 divided by the golden ratio
 _PHASE = 1_000_003
 
-Row = dict[str, Any]
 Place = tuple[int, int]  # epoch, row: the order in which a part is read
 
 
 @dataclass(frozen=True)
 class StreamSource:
-    """One source of a stream: a `datasets.IterableDataset` of `text`, `pair` and `label`, and its share of the
-    sequences.
-    """
+    """One source of a stream: a `datasets.IterableDataset` of `text`, `pair` and `label`."""
 
     rows: Any
     sequencer: Sequencer
-    weight: float
-    name: str
+
+    @property
+    def weight(self) -> float:
+        return self.sequencer.source.weight
+
+    @property
+    def name(self) -> str:
+        return name_of(self.sequencer.source)
 
 
 def read_chunk(read: Callable[[], Row | None], share: float = 1.0) -> list[Row]:
@@ -80,11 +84,6 @@ def shards_of_process(batch_size: int, process: int, processes: int) -> list[int
     return list(range(first // share * width, (-(-stop // share)) * width)) if stop > first else []
 
 
-def _lane_of(epoch: int, row: int, lanes: int) -> int:
-    """Rows are dealt by their number's multiple of the golden ratio, so that no pattern of the text is in step."""
-    return ((row + epoch) * _GOLDEN % (1 << 64)) * lanes >> 64
-
-
 class Reader:
     """Reads one part of a source again and again, and deals its rows out among its lanes.
 
@@ -93,12 +92,10 @@ class Reader:
     rows there.
     """
 
-    def __init__(
-        self, rows: Any, *, part: int, parts: int, lanes: int, starts: dict[int, Place], mark: tuple[int, int, Any]
-    ) -> None:
-        self._source, self._part, self._parts, self._lanes = rows, part, parts, lanes
+    def __init__(self, rows: Any, *, part: int, parts: int, starts: dict[int, Place], mark: Mark) -> None:
+        self._source, self._part, self._parts = rows, part, parts
         self.starts = starts
-        self._queues: dict[int, deque[tuple[Place, Row | None]]] = {lane: deque() for lane in starts}
+        self._queues: dict[int, deque[tuple[Place, Row | None]]] = {shard: deque() for shard in starts}
         self._marks = deque([mark])
         self._epoch, self._row, state = mark
         self._open(state)
@@ -109,19 +106,19 @@ class Reader:
             self._stream.load_state_dict(state)
         self._rows = iter(self._stream)
 
-    def next_row(self, lane: int) -> tuple[Place, Row | None]:
-        """The lane's next row and its place; None for the row at the end of an epoch."""
-        queue = self._queues[lane]
+    def next_row(self, shard: int) -> tuple[Place, Row | None]:
+        """The next row of a virtual shard and its place; None for the row at the end of an epoch."""
+        queue = self._queues[shard]
         while not queue:
             self._advance()
         return queue.popleft()
 
     def _advance(self) -> None:
         place, row = (self._epoch, self._row), next(self._rows, None)
-        takers = self._queues if row is None else (_lane_of(*place, self._lanes),)
-        for lane in takers:
-            if lane in self._queues and place >= self.starts[lane]:
-                self._queues[lane].append((place, row))
+        takers = self._queues if row is None else (self._shard_of(*place),)
+        for shard in takers:
+            if shard in self._queues and place >= self.starts[shard]:
+                self._queues[shard].append((place, row))
         if row is None:
             self._epoch, self._row = self._epoch + 1, 0
             self._open(None)
@@ -131,16 +128,21 @@ class Reader:
         if self._row % _MARK_EVERY == 0:
             self._add_mark(self._stream.state_dict())
 
+    def _shard_of(self, epoch: int, row: int) -> int:
+        """Rows are dealt by their number's multiple of the golden ratio, so that no pattern of the text is in step."""
+        sharing = VIRTUAL_SHARDS // self._parts
+        return self._part * sharing + (((row + epoch) * _GOLDEN % (1 << 64)) * sharing >> 64)
+
     def _add_mark(self, state: Any) -> None:
         self._marks.append((self._epoch, self._row, state))
         self._drop_marks()
 
     def _drop_marks(self) -> None:
         slowest = min(self.starts.values())
-        while len(self._marks) > 1 and self._marks[1][:2] <= slowest:
+        while len(self._marks) > 1 and tuple(self._marks[1][:2]) <= slowest:
             self._marks.popleft()
 
-    def mark(self) -> tuple[int, int, Any]:
+    def mark(self) -> Mark:
         """The last place known that no lane's present chunk begins before, and the state there."""
         self._drop_marks()
         return self._marks[0]
@@ -153,18 +155,10 @@ class Lane:
     """
 
     def __init__(
-        self,
-        reader: Reader,
-        *,
-        shard: int,
-        number: int,
-        source: StreamSource,
-        held_out_keys: frozenset[int],
-        taken: int,
+        self, reader: Reader, source: StreamSource, shard: int, held_out_keys: frozenset[int], *, taken: int
     ) -> None:
-        self._reader, self._shard, self._number = reader, shard, number
-        self._source, self._held_out_keys = source, held_out_keys
-        self._next: Place = reader.starts[number]
+        self._reader, self._source, self._shard, self._held_out_keys = reader, source, shard, held_out_keys
+        self._next: Place = reader.starts[shard]
         self._found_in = self._next[0]
         self._pending: list[tuple[int, Example]] = []
         self._taken = 0
@@ -173,12 +167,12 @@ class Lane:
             self._taken = taken
 
     def _read(self) -> Row | None:
-        (epoch, row), content = self._reader.next_row(self._number)
+        (epoch, row), content = self._reader.next_row(self._shard)
         self._next = (epoch, row + 1) if content is not None else (epoch + 1, 0)
         return content
 
     def _load(self) -> None:
-        self._reader.starts[self._number] = self._next
+        self._reader.starts[self._shard] = self._next
         # The first chunks differ in size, so that later the shards do not all tokenize in the same step.
         share = (self._shard + 1) / VIRTUAL_SHARDS if self._next == (0, 0) else 1.0
         columns = sequences_of(read_chunk(self._read, share), self._source.sequencer)
@@ -201,7 +195,7 @@ class Lane:
 
     def place(self) -> list[int]:
         """Epoch and row that the present chunk begins at, and how many of its sequences are taken."""
-        return [*self._reader.starts[self._number], self._taken]
+        return [*self._reader.starts[self._shard], self._taken]
 
 
 @dataclass
@@ -228,7 +222,7 @@ class Shard:
         self.buffer[place] = self._next()
         return example
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> ShardState:
         return {
             "drawn": self.drawn,
             "buffer": [pack(example) for example in self.buffer],

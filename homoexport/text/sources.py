@@ -18,10 +18,10 @@ import io
 import json
 import lzma
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import pyarrow.parquet  # type: ignore[import-untyped]
 
@@ -30,11 +30,10 @@ from homoexport.documents.recipe import TextSource
 from homoexport.errors import TextError
 from homoexport.text.delimited import delimited_rows
 
-if TYPE_CHECKING:
-    import datasets
-
 FORMATS = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
-_COMPRESSIONS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_COMPRESSIONS: Mapping[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+
+Row = dict[str, Any]  # cells by the names of columns, of whatever kind a file has
 
 _FILES_LOOKED_AT = 20  # of a source, before anything is loaded
 
@@ -106,19 +105,15 @@ def columns_of(source: TextSource) -> dict[str, str]:
     return {role: column for role, column in named.items() if column is not None}
 
 
-def _missing_column(role: str, column: str, known: list[str], where: str) -> TextError:
-    key = "column" if role == "text" else f"{role}_column"
-    hint = f"set '{key}' to one of: {', '.join(known)}" if known else "name another file"
-    return TextError(f"has no column '{column}'", where=where, hint=hint)
-
-
 def _check_columns(columns: dict[str, str], known: list[str], where: str) -> None:
     for role, column in columns.items():
         if column not in known:
-            raise _missing_column(role, column, known, where)
+            key = "column" if role == "text" else f"{role}_column"
+            hint = f"set '{key}' to one of: {', '.join(known)}" if known else "name another file"
+            raise TextError(f"has no column '{column}'", where=where, hint=hint)
 
 
-def _jsonl_rows(lines: io.TextIOBase, where: str) -> Iterator[dict[str, Any]]:
+def _jsonl_rows(lines: io.TextIOBase, where: str) -> Iterator[Row]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -131,14 +126,14 @@ def _jsonl_rows(lines: io.TextIOBase, where: str) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _parquet_rows(stream: BinaryIO, columns: dict[str, str], where: str) -> Iterator[dict[str, Any]]:
+def _parquet_rows(stream: BinaryIO, columns: dict[str, str], where: str) -> Iterator[Row]:
     table = pyarrow.parquet.ParquetFile(stream)
     _check_columns(columns, table.schema_arrow.names, where)
     for batch in table.iter_batches(columns=list(columns.values())):
         yield from batch.to_pylist()
 
 
-def _rows(entry: FileEntry, columns: dict[str, str], where: str, stack: ExitStack) -> Iterator[dict[str, Any]]:
+def _rows(entry: FileEntry, columns: dict[str, str], where: str, stack: ExitStack) -> Iterator[Row]:
     stream, suffix = _open(entry, stack), _format_of(entry[1] or entry[0])
     if suffix == ".parquet":
         yield from _parquet_rows(stream, columns, where)
@@ -152,7 +147,7 @@ def _rows(entry: FileEntry, columns: dict[str, str], where: str, stack: ExitStac
         yield from delimited_rows(lines, columns.values(), delimiter="\t" if suffix == ".tsv" else ",", where=where)
 
 
-def _cells(files: list[FileEntry], columns: dict[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _cells(files: list[FileEntry], columns: dict[str, str]) -> Iterator[tuple[str, Row]]:
     """Where each row stands, and its cells by what they are for, as they are read."""
     for entry in files:
         where = f"{entry[0]} ({entry[1]})" if entry[1] else entry[0]
@@ -177,7 +172,7 @@ def _label_text(label: Any) -> str | None:
     return None if label is None else str(int(label) if isinstance(label, bool) else label)
 
 
-def read_rows(files: list[FileEntry], columns: dict[str, str], words: bool = False) -> Iterator[dict[str, Any]]:
+def read_rows(files: list[FileEntry], columns: dict[str, str], words: bool = False) -> Iterator[Row]:
     """The rows of some files, as {"text": ..., "pair": ..., "label": ...}; empty ones are left out.
 
     With `words` a text is a list of words, and a label is a list of labels. Labels are given as strings.
@@ -219,14 +214,6 @@ def check_files(source: TextSource) -> None:
         next(_cells([entry], columns), None)
 
 
-def _row_features(columns: dict[str, str], words: bool) -> datasets.Features:
-    import datasets
-
-    text = datasets.Value("string")
-    listed = datasets.Sequence(text) if words else text
-    return datasets.Features({role: text if role == "pair" else listed for role in columns})
-
-
 def load_files(source: TextSource, *, words: bool = False, streaming: bool, cache_dir: Path | None) -> Any:
     """The rows of a source of files, as a cached `Dataset`, or as an `IterableDataset` that reads them whenever it is
     asked.
@@ -239,10 +226,12 @@ def load_files(source: TextSource, *, words: bool = False, streaming: bool, cach
     assert source.files is not None
     files, columns = find_files(source.files), columns_of(source)
     words = words and isinstance(next((c["text"] for _, c in _cells(files, columns) if c["text"]), None), list)
-    given: dict[str, Any] = {"files": files, "columns": columns, "words": words}
-    if next(read_rows(**given), None) is None:
+    if next(read_rows(files, columns, words), None) is None:
         raise TextError("holds no text", where=source.files, hint="name other files or another column")
-    features = _row_features(columns, words)
+    given = {"files": files, "columns": columns, "words": words}
+    text = datasets.Value("string")
+    listed = datasets.Sequence(text) if words else text
+    features = datasets.Features({role: text if role == "pair" else listed for role in columns})
     if streaming:
         return datasets.IterableDataset.from_generator(read_rows, features=features, gen_kwargs=given)
     try:

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from homoexport.documents.student import CorpusDescription
+from homoexport.text.corpus import Mark, ShardState, StreamState
 from homoexport.text.example import Example
 from homoexport.text.shards import (
     VIRTUAL_SHARDS,
     Lane,
+    Place,
     Reader,
     Shard,
     StreamSource,
@@ -47,7 +49,7 @@ class StreamCorpus:
     processes: int = 1
     buffer_size: ClassVar[int] = 4096
     _next_step: int = 0
-    _state: dict[str, Any] = field(default_factory=lambda: {"step": 0, "shards": {}, "readers": {}})
+    _state: StreamState = field(default_factory=lambda: StreamState(step=0, shards={}, readers={}))
     _readers: dict[str, Reader] = field(default_factory=dict)
     _shards: dict[int, Shard] = field(default_factory=dict)
 
@@ -65,28 +67,15 @@ class StreamCorpus:
             for part in sorted({number // sharing for number in own}):
                 members = [number for number in own if number // sharing == part]
                 places = {number: saved[str(number)]["places"][index] if saved else [0, 0, 0] for number in members}
+                starts: dict[int, Place] = {number: (epoch, row) for number, (epoch, row, _) in places.items()}
                 name = f"{index}/{part}"
-                self._readers[name] = reader = Reader(
-                    source.rows,
-                    part=part,
-                    parts=parts,
-                    lanes=sharing,
-                    starts={number % sharing: (epoch, row) for number, (epoch, row, _) in places.items()},
-                    mark=tuple(self._state["readers"].get(name, (0, 0, None))),
-                )
+                mark = self._state["readers"].get(name, (0, 0, None))
+                self._readers[name] = reader = Reader(source.rows, part=part, parts=parts, starts=starts, mark=mark)
                 for number, (_, _, taken) in places.items():
-                    lane = Lane(
-                        reader,
-                        shard=number,
-                        number=number % sharing,
-                        source=source,
-                        held_out_keys=self.held_out_keys,
-                        taken=taken,
-                    )
-                    lanes[number].append(lane)
+                    lanes[number].append(Lane(reader, source, number, self.held_out_keys, taken=taken))
         weights = [source.weight for source in self.sources]
         for number in own:
-            state = saved.get(str(number), {"drawn": 0, "buffer": []})
+            state = saved.get(str(number), ShardState(drawn=0, buffer=[], places=[]))
             buffer = [Example(**packed) for packed in state["buffer"]]
             self._shards[number] = Shard(number, lanes[number], weights, state["drawn"], buffer)
 
@@ -112,30 +101,30 @@ class StreamCorpus:
         self._next_step += 1
         return batch
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StreamState:
         """The places and buffers of this process's shards; those of all processes make one by `merge_states`."""
         if not self._shards:
             return self._state
         return {
             "step": self._next_step,
             "shards": {str(number): shard.state_dict() for number, shard in self._shards.items()},
-            "readers": {name: list(reader.mark()) for name, reader in self._readers.items()},
+            "readers": {name: reader.mark() for name, reader in self._readers.items()},
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: StreamState) -> None:
         self._state, self._next_step = state, state["step"]
         self._readers, self._shards = {}, {}
 
 
-def merge_states(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def merge_states(states: Sequence[StreamState]) -> StreamState:
     """One state out of the `state_dict` of every process after the same step, for any number of processes to load."""
     if not any(states):
         return {}
     assert len({state["step"] for state in states}) == 1, "states of different steps"
-    shards: dict[str, Any] = {}
-    readers: dict[str, Any] = {}
+    shards: dict[str, ShardState] = {}
+    readers: dict[str, Mark] = {}
     for state in states:
         shards |= state["shards"]
         for name, mark in state["readers"].items():
-            readers[name] = min(mark, readers.get(name, mark), key=lambda known: known[:2])
+            readers[name] = min(mark, readers.get(name, mark), key=lambda known: (known[0], known[1]))
     return {"step": states[0]["step"], "shards": shards, "readers": readers}

@@ -18,8 +18,8 @@ from homoexport.documents.student import DistilledDetails, StepRecord
 from homoexport.encoder import parameter_counts, parent_of, save_encoder
 from homoexport.errors import RecipeError
 from homoexport.shape import Shape
-from homoexport.stages.distill import Job, Run, held_out_loss, new_run, run_steps
-from homoexport.stages.distill.checkpoint import load_checkpoint, save_checkpoint
+from homoexport.stages.distill import Job, Run, held_out_loss, run_steps
+from homoexport.stages.distill.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from homoexport.text.stream import merge_states
 from homoexport.workflow.progress import DistillProgress, Progress
 
@@ -105,7 +105,7 @@ class StudentWriter:
         began = time.perf_counter()
         text = merge_states(gather_object([self.job.corpus.state_dict()]))
         if self._writes:
-            state = {
+            state: Checkpoint = {
                 "run": self.run.state(),
                 "text": text,
                 "sources": self.job.sources,
@@ -198,7 +198,7 @@ def run_student(
     settings = job.settings
     if state is not None and state["at_branch"] and not state["at_end"]:
         settings = settings.model_copy(update={"learning_rate": state["run"]["rate"]["_last_lr"][0]})
-    run = new_run(job.with_settings(settings), target, waypoints=[shape for _, shape in waypoints])
+    run = Run(job.with_settings(settings), target, waypoints=[shape for _, shape in waypoints])
     offset = state["offset"] if state else 0
     writer = StudentWriter(job, run, folder, name=place.name, offset=offset, on_step=place.progress.on_distill)
     if state is not None:

@@ -1,6 +1,6 @@
 """Distilling: HomoDistil by slicing, from a loaded teacher and its text to a student."""
 
-from homoexport.stages.distill.core import distill_encoder, new_run, run_steps
+from homoexport.stages.distill.core import distill_encoder, run_steps
 from homoexport.stages.distill.evaluation import held_out_loss
 from homoexport.stages.distill.job import (
     TASKS,
@@ -22,7 +22,6 @@ __all__ = [
     "failing_together",
     "held_out_loss",
     "join_processes",
-    "new_run",
     "run_steps",
     "target_of",
     "targets_of",

@@ -49,7 +49,6 @@ class Counts:
     other).
     """
 
-    sequences: int
     tokens: int
     labelled: int
     rows: int

@@ -5,18 +5,32 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import TypedDict, cast
 
 import torch
 
 from homoexport.documents.artifact import output_errors
 from homoexport.documents.run_folder import CHECKPOINT
 from homoexport.errors import PackageError
+from homoexport.stages.distill.job import Sources
+from homoexport.stages.distill.loop import RunState
+from homoexport.text.corpus import StreamState
 
 _FORMAT = 4  # raised whenever a checkpoint's content changes
 
 
-def save_checkpoint(folder: Path, state: dict[str, Any], *, name: str = CHECKPOINT) -> None:
+class Checkpoint(TypedDict):
+    """All that a run, or one that begins where this one stands (`at_branch`, `at_end`), needs to go on."""
+
+    run: RunState
+    text: StreamState
+    sources: Sources
+    offset: int
+    at_branch: bool
+    at_end: bool
+
+
+def save_checkpoint(folder: Path, state: Checkpoint, *, name: str = CHECKPOINT) -> None:
     """Write tensors and plain values.
 
     Raises:
@@ -35,7 +49,7 @@ def save_checkpoint(folder: Path, state: dict[str, Any], *, name: str = CHECKPOI
             part.unlink(missing_ok=True)
 
 
-def load_checkpoint(folder: Path) -> dict[str, Any] | None:
+def load_checkpoint(folder: Path) -> Checkpoint | None:
     """The folder's checkpoint, its tensors on the CPU, or None where the run had not come to its first.
 
     Raises:
@@ -56,4 +70,4 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
         raise PackageError(
             "the checkpoint is of another version of homoexport", where=str(path), hint="start again with --force"
         )
-    return state
+    return cast(Checkpoint, state)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from transformers import PreTrainedModel
 
@@ -12,11 +12,10 @@ from homoexport.documents.recipe import DistillSettings
 from homoexport.documents.student import StepRecord
 from homoexport.encoder import Encoder
 from homoexport.errors import TrainingError
-from homoexport.shape import PartialShape, Shape
+from homoexport.shape import PartialShape
 from homoexport.stages.distill.batches import BatchesAhead, BatchMaker
 from homoexport.stages.distill.job import Job, join_processes, targets_of
 from homoexport.stages.distill.loop import Run
-from homoexport.stages.distill.start import start_student
 from homoexport.text.corpus import Corpus, require_batch
 
 
@@ -50,24 +49,11 @@ def distill_encoder(
     targets = targets_of(teacher, [shape], settings, max_length=max_length)
     require_batch(corpus, settings.batch_size)
     job = Job(teacher, corpus, settings, accelerator, max_length, seed, targets)
-    run = new_run(job, targets[0])
+    run = Run(job, targets[0])
     run_steps(run, job.batches, on_step=on_step or (lambda _step: None), on_checkpoint=lambda: None)
     run.close()
     run.family.write_config(run.student.config, run.target)
     return run.student.to("cpu").eval()
-
-
-def new_run(job: Job, target: Shape, *, waypoints: Sequence[Shape] = (), kind: type[Run] = Run) -> Run:
-    """A run at step 0, of the class `kind`: Run, or one that differs in some of its parts."""
-    start = start_student(job.encoder.model, job.family, target, job.settings.method, seed=job.seed)
-    return kind(
-        job.encoder,
-        start,
-        target=target,
-        settings=job.settings,
-        accelerator=job.accelerator,
-        waypoints=waypoints,
-    )
 
 
 def run_steps(

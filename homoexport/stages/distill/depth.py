@@ -13,12 +13,20 @@ keeps all layers; this goes beyond it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from homoexport.encoder import Family
+
+
+class DepthState(TypedDict):
+    kept: list[int]
+    scales: Tensor
+    scores: Tensor
+    fading: int | None
+    window: tuple[int, int]
 
 
 class Depth:
@@ -60,7 +68,6 @@ class Depth:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Blend in the sensitivity of the present gradients."""
         if self.scales.grad is not None:
             self.scores.lerp_((self.scales * self.scales.grad).abs(), 1 - self.beta)
 
@@ -95,7 +102,7 @@ class Depth:
         self._hook()
         return stay
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> DepthState:
         return {
             "kept": self.kept,
             "scales": self.scales.data,
@@ -104,12 +111,12 @@ class Depth:
             "window": self._window,
         }
 
-    def load(self, state: dict[str, Any]) -> None:
+    def load(self, state: DepthState) -> None:
         """Go on from a checkpoint; the layers that it lacks are gone already."""
         assert self.kept == state["kept"]
         self.scales.data.copy_(state["scales"])
         self.scores.copy_(state["scores"])
-        self.fading, self._window = state["fading"], tuple(state["window"])
+        self.fading, self._window = state["fading"], state["window"]
 
 
 def evenly_kept(layers: int, wanted: int) -> list[int]:

@@ -30,7 +30,8 @@ def held_out_loss(loss: StepLoss, batches: BatchMaker, examples: list[Example]) 
         with loss.accelerator.autocast():
             if loss.objective_name == "sentence-embedding":
                 if len(chunk) > 1:
-                    total += loss.similarity(micro_batches).item() * len(chunk)
+                    vectors = [loss.sentence_vectors(micro) for micro in micro_batches]
+                    total += loss.similarity(micro_batches, vectors, over_processes=False).item() * len(chunk)
                     weight += len(chunk)
                 continue
             for micro in micro_batches:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from homoexport.choices import Importance
+from homoexport.documents.recipe import DistillSettings
 from homoexport.encoder import Family, Group, Keep, Layout, Slot
 from homoexport.shape import Widths
 
@@ -34,16 +34,11 @@ def zero_scores(model: nn.Module, layout: Layout) -> Scores:
 
 
 class Ranking:
-    """The importance of a live model's neurons, kept up to date over the steps.
+    """The importance of a live model's neurons, kept up to date over the steps; `beta` is β1, `uncertainty_beta` β2."""
 
-    `beta` (β1) and `uncertainty_beta` (β2) are the shares of the old that stay.
-    """
-
-    def __init__(
-        self, kind: Importance, model: nn.Module, family: Family, *, beta: float, uncertainty_beta: float
-    ) -> None:
-        self.kind, self.model, self.family = kind, model, family
-        self.beta, self.uncertainty_beta = beta, uncertainty_beta
+    def __init__(self, model: nn.Module, family: Family, settings: DistillSettings) -> None:
+        self.kind, self.model, self.family = settings.importance, model, family
+        self.beta, self.uncertainty_beta = settings.importance_smoothing, settings.uncertainty_smoothing
         self._smoothed = self._zeros()
         self._uncertainty = self._zeros()
 
@@ -195,7 +190,6 @@ def _top(vector: Tensor, count: int) -> Tensor:
 
 
 def _choose_heads(scores: Scores, widths: Widths, total: int) -> list[Tensor]:
-    """Indices of the heads that each layer keeps."""
     importance = [
         (scores[Group("query_key", layer)] + scores[Group("value_out", layer)]).view(heads, widths.head_dim).sum(1)
         for layer, heads in enumerate(widths.heads_per_layer)

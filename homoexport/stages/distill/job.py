@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from accelerate import Accelerator
@@ -26,7 +26,7 @@ from homoexport.errors import RecipeError, TeacherError, TrainingError, UserErro
 from homoexport.host import available_cores, describe_host
 from homoexport.shape import PartialShape, Shape, complete_shape
 from homoexport.stages.distill.batches import BatchMaker
-from homoexport.stages.distill.start import schedule_of
+from homoexport.stages.distill.schedule import PruneSchedule
 from homoexport.text.corpus import Corpus
 
 TASKS: dict[Objective, ModelTask] = {
@@ -35,6 +35,13 @@ TASKS: dict[Objective, ModelTask] = {
     "classification": "text-classification",
     "token-classification": "token-classification",
 }
+
+
+class Sources(TypedDict):
+    """Digests of teacher and text: a run resumes on nothing else."""
+
+    teacher: str
+    text: object
 
 
 @dataclass(frozen=True)
@@ -63,10 +70,8 @@ class Job:
         )
 
     @cached_property
-    def sources(self) -> dict[str, Any]:
-        """Digests of teacher and text: a run resumes on nothing else."""
-        text = self.corpus.description.model_dump(mode="json")
-        return {"teacher": weights_digest(self.encoder), "text": text}
+    def sources(self) -> Sources:
+        return {"teacher": weights_digest(self.encoder), "text": self.corpus.description.model_dump(mode="json")}
 
     def with_settings(self, settings: DistillSettings) -> Job:
         return replace(self, settings=settings)
@@ -157,27 +162,24 @@ def failing_together(accelerator: Accelerator) -> Iterator[None]:
     Raises:
         UserError: of the first process that failed.
     """
+    if accelerator.num_processes == 1:
+        yield
+        return
     error = None
     try:
         yield
     except UserError as raised:
         error = raised
-    if accelerator.num_processes == 1:
-        if error is not None:
-            raise error
-        return
-    failures = gather_object([None if error is None else (error.what, error.where, error.hint)])
+    failures = gather_object([error and (error.what, error.where, error.hint)])
     if error is not None:
         raise error
-    for other in failures:
-        if other is not None:
-            what, where, hint = other
-            raise UserError(what, where=where, hint=hint)
+    for what, where, hint in filter(None, failures):
+        raise UserError(what, where=where, hint=hint)
 
 
 def _check_students(teacher: Shape, targets: Sequence[Shape], settings: DistillSettings) -> None:
     """Students that can lie on one way of widths."""
-    if settings.method != "homodistil" or schedule_of(settings).stop == 0:
+    if settings.method != "homodistil" or PruneSchedule.of(settings).stop == 0:
         what = settings.method if settings.method != "homodistil" else "pruning at step 0"
         raise RecipeError(
             f"{what} has no path of widths to branch off from",
@@ -209,8 +211,6 @@ def _check_against_teacher(max_length: int, settings: DistillSettings, family: F
         raise RecipeError(
             f"the teacher has no layer {max(settings.layers)}", where="distill.layers", hint=f"1 to {layers}"
         )
-    if settings.precision == "fp16" and not torch.cuda.is_available():
-        raise RecipeError("fp16 needs a GPU", where="distill.precision", hint="bf16, fp32 or auto")
 
 
 def _check_trackers(names: tuple[str, ...]) -> None:
@@ -229,7 +229,7 @@ def _mixed_precision(settings: DistillSettings) -> str:
     if settings.precision == "auto":
         return "bf16" if _bf16_pays() else "no"
     if settings.precision == "fp16" and not torch.cuda.is_available():
-        return "no"  # refused as soon as the rest is known
+        raise RecipeError("fp16 needs a GPU", where="distill.precision", hint="bf16, fp32 or auto")
     return "no" if settings.precision == "fp32" else settings.precision
 
 

@@ -9,25 +9,46 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
-from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 from transformers import get_linear_schedule_with_warmup
 
 from homoexport.documents.recipe import DistillSettings
 from homoexport.documents.student import StepRecord, WidthFigures
-from homoexport.encoder import Encoder, Keep, count_parameters, family_of, slice_model
+from homoexport.encoder import Keep, count_parameters, slice_model
 from homoexport.shape import Shape, Widths
 from homoexport.stages.distill.batches import MicroBatch
-from homoexport.stages.distill.depth import Depth
+from homoexport.stages.distill.depth import Depth, DepthState
 from homoexport.stages.distill.importance import Ranking, choose
+from homoexport.stages.distill.job import Job
 from homoexport.stages.distill.layerwise import Projections
-from homoexport.stages.distill.schedule import widths_due
-from homoexport.stages.distill.start import Start, recompute_activations, schedule_of
+from homoexport.stages.distill.schedule import PruneSchedule, widths_due
+from homoexport.stages.distill.start import recompute_activations, start_student
 from homoexport.stages.distill.step import StepLoss
-from homoexport.stages.distill.terms import InnerTerms, weights_of
+from homoexport.stages.distill.terms import InnerTerms
+
+Values = dict[str, Any]  # as `state_dict` of torch's classes and `asdict` give them
+
+
+class RunState(TypedDict):
+    """`waypoints` are those that are still ahead."""
+
+    step: int
+    start_widths: Values
+    widths: Values
+    student: Values
+    projections: Values
+    optimizer: Values
+    rate: Values
+    ranking: list[list[Tensor]]
+    depth: DepthState
+    is_teacher: bool
+    probed: bool
+    labels_seen: bool
+    waypoints: int
+    scaler: Values
 
 
 class Run:
@@ -36,37 +57,23 @@ class Run:
     It passes the shapes of `waypoints`, the widest first, on its way, and calls `on_waypoint` at each.
     """
 
-    def __init__(
-        self,
-        teacher: Encoder,
-        start: Start,
-        *,
-        target: Shape,
-        settings: DistillSettings,
-        accelerator: Accelerator,
-        waypoints: Sequence[Shape] = (),
-    ) -> None:
-        self.settings, self.accelerator, self.target = settings, accelerator, target
+    def __init__(self, job: Job, target: Shape, *, waypoints: Sequence[Shape] = ()) -> None:
+        settings = job.settings
+        self.settings, self.accelerator, self.target, self.family = settings, job.accelerator, target, job.family
         self.waypoints = list(waypoints)
         self.on_waypoint: Callable[[], None] = lambda: None
-        device = accelerator.device
-        self.family = family_of(start.student.config)
-        self.teacher = teacher.model.to(device).requires_grad_(False).eval()
+        start = start_student(job.encoder.model, self.family, target, settings.method, seed=job.seed)
+        device = self.accelerator.device
+        self.teacher = job.encoder.model.to(device).requires_grad_(False).eval()
         self.student = start.student.to(device).requires_grad_(True).eval()  # eval: no dropout
         self.start_widths = self.family.widths(self.student)
-        self.schedule = schedule_of(settings)
+        self.schedule = PruneSchedule.of(settings)
         self.projections = start.projections.to(device)
         self.optimizer = _optimizer(self.student, self.projections, settings)
         self.rate = get_linear_schedule_with_warmup(
             self.optimizer, round(settings.warmup * settings.steps), settings.steps + 1
         )
-        self.ranking = Ranking(
-            settings.importance,
-            self.student,
-            self.family,
-            beta=settings.importance_smoothing,
-            uncertainty_beta=settings.uncertainty_smoothing,
-        )
+        self.ranking = Ranking(self.student, self.family, settings)
         self.depth = Depth(
             self.student,
             self.family,
@@ -74,28 +81,14 @@ class Run:
             stop=self.schedule.stop,
             beta=settings.importance_smoothing,
         )
-        self.weights = weights_of(settings.method, settings.weights)
-        layers = range(self.family.widths(self.teacher).num_hidden_layers)
-        chosen = frozenset(layers if settings.layers is None else (layer - 1 for layer in settings.layers))
         self.inner_terms = InnerTerms(
-            self.teacher,
-            self.student,
-            self.family,
-            self.projections,
-            weights=self.weights,
-            chosen=chosen,
-            attention_kind=settings.attention_kind,
-            layer_map=start.layer_map,
+            self.teacher, self.student, self.family, self.projections, settings=settings, layer_map=start.layer_map
         )
+        pooling = job.encoder.pooling
         self.loss = StepLoss(
-            self.inner_terms,
-            objective_name=settings.objective,
-            weights=self.weights,
-            temperature=settings.temperature,
-            pooling_mode=teacher.pooling.mode if teacher.pooling else "mean",
-            accelerator=accelerator,
-            bounded=settings.micro_batch_size is not None,
+            self.inner_terms, settings, pooling_mode=pooling.mode if pooling else "mean", accelerator=self.accelerator
         )
+        self.weights = self.loss.weights
         self.step = 0
         self.is_teacher = start.is_teacher
         self._probed = False
@@ -185,18 +178,14 @@ class Run:
         self.optimizer.zero_grad(set_to_none=True)
         self.depth.scales.grad = None
 
-    @property
-    def _nothing_to_learn(self) -> bool:
-        """Whether the student is still its teacher, and no loss but distillation's could move it."""
-        return self.is_teacher and not (self.loss.labels_seen and self.weights.task > 0)
-
     def _score(self, micro_batches: Sequence[MicroBatch]) -> None:
         """Blend this step's sensitivity into the ranking.
 
-        While a student has nothing to learn, that is what the probe says, at the events alone; its
-        gradients are for scoring, and the student stays its teacher until an event takes something.
+        While the student is its teacher, and no loss but distillation's could move it, that is what the probe says, at
+        the events alone; its gradients are for scoring, and the student stays its teacher until an event takes
+        something.
         """
-        if not self._nothing_to_learn:
+        if not self.is_teacher or (self.loss.labels_seen and self.weights.task > 0):
             self._rank(micro_batches)
             return
         self._forget_gradients()
@@ -296,7 +285,7 @@ class Run:
     def _slice(self, keep: Keep) -> None:
         slice_model(self.student, self.family, keep, optimizer=self.optimizer, followers=self.projections.followers())
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> RunState:
         scaler = self.accelerator.scaler
         return {
             "step": self.step,
@@ -315,7 +304,7 @@ class Run:
             "scaler": scaler.state_dict() if scaler is not None else {},
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: RunState) -> None:
         self._load(state)
         self.start_widths = Widths(**state["start_widths"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -327,7 +316,7 @@ class Run:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
 
-    def branch_off(self, state: dict[str, Any]) -> None:
+    def branch_off(self, state: RunState) -> None:
         """Begin where another run stands: its student, moments and ranking; steps and rates are this run's own."""
         self._load(state)
         self.start_widths = self.widths
@@ -336,7 +325,7 @@ class Run:
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
 
-    def _load(self, state: dict[str, Any]) -> None:
+    def _load(self, state: RunState) -> None:
         """Slice to a state's layers and widths, then take its values."""
         for layer in reversed(range(self.widths.num_hidden_layers)):
             if layer not in state["depth"]["kept"]:

@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 
 from homoexport.choices import ScheduleShape
+from homoexport.documents.recipe import DistillSettings
 from homoexport.shape import Shape, Widths, spread_heads
 
 
@@ -25,18 +26,18 @@ class PruneSchedule:
     start: int
     stop: int
     every: int
-    kind: ScheduleShape = "cubic"
+    kind: ScheduleShape
 
     @classmethod
-    def of_run(
-        cls, steps: int, *, prune_from: float, prune_until: float, prune_every: int, kind: ScheduleShape = "cubic"
-    ) -> PruneSchedule:
-        """From shares of a run's steps; the last event comes before the last step."""
-        stop = min(round(prune_until * steps), steps - 1)
-        return cls(min(round(prune_from * steps), stop), stop, prune_every, kind)
+    def of(cls, settings: DistillSettings) -> PruneSchedule:
+        """When the method prunes; the last event comes before the last step."""
+        if settings.method in ("one-shot", "layers"):
+            return cls(0, 0, settings.prune_every, settings.prune_schedule)
+        stop = min(round(settings.prune_until * settings.steps), settings.steps - 1)
+        start = min(round(settings.prune_from * settings.steps), stop)
+        return cls(start, stop, settings.prune_every, settings.prune_schedule)
 
     def is_event(self, step: int) -> bool:
-        """Whether neurons go after `step` finished steps."""
         return step == self.stop or (self.start < step < self.stop and (step - self.start) % self.every == 0)
 
     def remaining(self, step: int) -> float:

@@ -24,12 +24,10 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from homoexport.choices import Method
-from homoexport.documents.recipe import DistillSettings
 from homoexport.encoder import Family, start_from_scratch
 from homoexport.shape import Shape
 from homoexport.stages.distill.depth import evenly_kept
 from homoexport.stages.distill.layerwise import LayerMap, Projections
-from homoexport.stages.distill.schedule import PruneSchedule
 
 
 @dataclass(frozen=True)
@@ -59,17 +57,6 @@ def start_student(teacher: PreTrainedModel, family: Family, target: Shape, metho
         family.keep_layers(student, kept)
         return Start(student, LayerMap.of_kept(kept, layers), projections, is_teacher=False)
     return Start(student, LayerMap.one_to_one(layers), projections, is_teacher=True)
-
-
-def schedule_of(settings: DistillSettings) -> PruneSchedule:
-    at_once = settings.method in ("one-shot", "layers")
-    return PruneSchedule.of_run(
-        settings.steps,
-        prune_from=0.0 if at_once else settings.prune_from,
-        prune_until=0.0 if at_once else settings.prune_until,
-        prune_every=settings.prune_every,
-        kind=settings.prune_schedule,
-    )
 
 
 def recompute_activations(layers: Iterable[nn.Module]) -> None:

@@ -12,13 +12,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from homoexport.choices import Objective
-from homoexport.documents.recipe import LossWeights
+from homoexport.choices import PoolingMode
+from homoexport.documents.recipe import DistillSettings
 from homoexport.errors import RecipeError
 from homoexport.stages.distill import objective
 from homoexport.stages.distill.batches import NO_LABEL, Counts, MicroBatch
 from homoexport.stages.distill.probe import probe_loss, rows_of
-from homoexport.stages.distill.terms import InnerTerms
+from homoexport.stages.distill.terms import InnerTerms, weights_of
 
 
 class StepLoss:
@@ -31,18 +31,16 @@ class StepLoss:
     def __init__(
         self,
         inner_terms: InnerTerms,
+        settings: DistillSettings,
         *,
-        objective_name: Objective,
-        weights: LossWeights,
-        temperature: float,
-        pooling_mode: str,
+        pooling_mode: PoolingMode,
         accelerator: Accelerator,
-        bounded: bool = False,
     ) -> None:
         self.teacher, self.student, self.family = inner_terms.teacher, inner_terms.student, inner_terms.family
-        self.inner_terms, self.weights = inner_terms, weights
-        self.objective_name, self.temperature, self.pooling_mode = objective_name, temperature, pooling_mode
-        self.accelerator, self.bounded = accelerator, bounded
+        self.inner_terms, self.weights = inner_terms, weights_of(settings.method, settings.weights)
+        self.objective_name, self.temperature = settings.objective, settings.temperature
+        self.pooling_mode, self.accelerator = pooling_mode, accelerator
+        self.bounded = settings.micro_batch_size is not None
         self.labels_seen = False
 
     def backward(self, micro_batches: Sequence[MicroBatch], *, also: Sequence[nn.Parameter] = ()) -> dict[str, float]:
@@ -75,16 +73,16 @@ class StepLoss:
     def count(self, micro_batches: Sequence[MicroBatch]) -> Counts:
         """What the terms are divided by; every process gets the same."""
         windows = sorted(self.inner_terms.windows, key=lambda window: -1 if window is None else window)
-        local = torch.zeros(4 + len(windows), dtype=torch.int64, device=self.accelerator.device)
+        local = torch.zeros(3 + len(windows), dtype=torch.int64, device=self.accelerator.device)
         for micro in micro_batches:
             lengths = micro.attention_mask.sum(1)
             labelled = (micro.labels != NO_LABEL).sum() if micro.labels is not None else lengths.new_zeros(())
             sequences = lengths.new_tensor(len(lengths))
             rows = {"masked-lm": labelled, "token-classification": lengths.sum()}.get(self.objective_name, sequences)
             pairs = [_pairs_in_sight(lengths, window) for window in windows]
-            local += torch.stack([sequences, lengths.sum(), labelled, rows, *pairs])
-        sequences, tokens, labelled, rows, *pairs = self.accelerator.reduce(local, "sum").tolist()
-        return Counts(sequences, tokens, labelled, rows, dict(zip(windows, pairs, strict=True)))
+            local += torch.stack([lengths.sum(), labelled, rows, *pairs])
+        tokens, labelled, rows, *pairs = self.accelerator.reduce(local, "sum").tolist()
+        return Counts(tokens, labelled, rows, dict(zip(windows, pairs, strict=True)))
 
     def _weighted(self, terms: dict[str, Tensor]) -> Tensor:
         if not terms:
@@ -105,10 +103,6 @@ class StepLoss:
         self.inner_terms.clear()
         self._reduce_gradients(also)
 
-    def student_states(self, micro: MicroBatch) -> Tensor:
-        """The student's last hidden states, [B, S, D_s]."""
-        return self._states(self.student, micro)
-
     def sentence_vectors(self, micro: MicroBatch) -> tuple[Tensor, Tensor]:
         """Unit vectors of student and teacher, [B, D_s] and [B, D_t]."""
         with torch.no_grad():
@@ -125,7 +119,7 @@ class StepLoss:
             with torch.no_grad():
                 states = self._states(self.teacher, micro)
                 teacher = self.family.lm_head(self.teacher)(states[chosen]) if self.weights.kl > 0 else states[:0]
-            student = self.family.lm_head(self.student)(self.student_states(micro)[chosen])
+            student = self.family.lm_head(self.student)(self._states(self.student, micro)[chosen])
             return student, teacher, micro.labels[chosen]
         with torch.no_grad():
             teacher = rows_of(micro, self.teacher(**micro.inputs).logits, self.objective_name)
@@ -135,6 +129,7 @@ class StepLoss:
         return student, teacher, rows_of(micro, micro.labels, self.objective_name)
 
     def _states(self, model: nn.Module, micro: MicroBatch) -> Tensor:
+        """The last hidden states, [B, S, D]."""
         states = self.family.body(model)(**micro.inputs).last_hidden_state
         assert isinstance(states, Tensor)
         return states
@@ -158,7 +153,7 @@ class StepLoss:
                 vectors.append(self.sentence_vectors(micro))
                 _add(terms, self.inner_terms.of(micro.attention_mask, counts))
         if self.weights.task > 0:
-            terms["task"] = self._similarity_over_processes(micro_batches, vectors)
+            terms["task"] = self.similarity(micro_batches, vectors, over_processes=True)
         return terms
 
     def _sentences_one_by_one(self, micro_batches: Sequence[MicroBatch], counts: Counts) -> dict[str, Tensor]:
@@ -170,7 +165,7 @@ class StepLoss:
         with torch.no_grad(), self.accelerator.autocast():
             seen = [self.sentence_vectors(micro) for micro in micro_batches]
         students = [student.requires_grad_() for student, _ in seen]
-        task = self._similarity_over_processes(micro_batches, seen)
+        task = self.similarity(micro_batches, seen, over_processes=True)
         gradients = torch.autograd.grad(task * self.weights.task, students)
         sums = {"task": task.detach()}
         for micro, gradient in zip(micro_batches, gradients, strict=True):
@@ -178,29 +173,21 @@ class StepLoss:
                 if self.inner_terms.wanted:
                     student, _ = self.sentence_vectors(micro)
                 else:  # the teacher has said all that is needed of it
-                    student = objective.pool(self.student_states(micro), micro.attention_mask, mode=self.pooling_mode)
+                    states = self._states(self.student, micro)
+                    student = objective.pool(states, micro.attention_mask, mode=self.pooling_mode)
                 terms = self.inner_terms.of(micro.attention_mask, counts)
             _add(sums, {name: value.detach() for name, value in terms.items()})
             loss = (student * gradient).sum()
             self.accelerator.backward(loss + self._weighted(terms) if terms else loss)
         return sums
 
-    def _similarity_over_processes(
-        self, micro_batches: Sequence[MicroBatch], vectors: Sequence[tuple[Tensor, Tensor]]
+    def similarity(
+        self, micro_batches: Sequence[MicroBatch], vectors: Sequence[tuple[Tensor, Tensor]], *, over_processes: bool
     ) -> Tensor:
-        """The similarity error of the whole step; gradients flow into this process's vectors."""
-        gathered = [
-            (self._of_all_processes(students), self._of_all_processes(teachers))
-            for students, teachers in _texts_and_documents(micro_batches, vectors)
-        ]
-        return self._similarity(gathered)
-
-    def similarity(self, micro_batches: Sequence[MicroBatch]) -> Tensor:
-        """The similarity error of this process's micro-batches."""
-        vectors = [self.sentence_vectors(micro) for micro in micro_batches]
-        return self._similarity(_texts_and_documents(micro_batches, vectors))
-
-    def _similarity(self, groups: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """The similarity error of these vectors, or of those of all processes; gradients flow into these."""
+        groups = _texts_and_documents(micro_batches, vectors)
+        if over_processes:
+            groups = [(self._of_all_processes(ours), self._of_all_processes(theirs)) for ours, theirs in groups]
         if len(groups) == 1:
             return objective.similarity_error(*groups[0], temperature=self.temperature)
         (queries, their_queries), (documents, their_documents) = groups

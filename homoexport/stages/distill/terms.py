@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from homoexport.choices import AttentionKind, Method, TermInput
-from homoexport.documents.recipe import LossWeights
+from homoexport.documents.recipe import DistillSettings, LossWeights
 from homoexport.encoder import Family
 from homoexport.errors import RecipeError
 from homoexport.stages.distill import objective
@@ -132,15 +132,11 @@ TERMS: dict[str, Term] = {
 
 
 def weights_of(method: Method, weights: LossWeights) -> LossWeights:
-    """The weights of the terms that the method has."""
     return weights.model_copy(update={name: 0.0 for name, term in TERMS.items() if method not in term.methods})
 
 
 class InnerTerms:
-    """Computes the table's terms for the forward passes just made; hooks see to it that they are at hand.
-
-    Of terms over many layers, those match that are `chosen`: the teacher's layers, counted from 0.
-    """
+    """Computes the table's terms for the forward passes just made; hooks see to it that they are at hand."""
 
     def __init__(
         self,
@@ -149,19 +145,20 @@ class InnerTerms:
         family: Family,
         projections: Projections,
         *,
-        weights: LossWeights,
-        chosen: Collection[int],
-        attention_kind: AttentionKind,
+        settings: DistillSettings,
         layer_map: LayerMap,
     ) -> None:
         self.teacher, self.student, self.family = teacher, student, family
-        self.projections, self.chosen, self.attention_kind = projections, chosen, attention_kind
+        self.projections, self.attention_kind = projections, settings.attention_kind
+        layers = range(family.widths(teacher).num_hidden_layers)
+        self.chosen = frozenset(layers if settings.layers is None else (layer - 1 for layer in settings.layers))
+        weights = weights_of(settings.method, settings.weights)
         self.wanted = {name: term for name, term in TERMS.items() if getattr(weights, name) > 0}
         self._traces: tuple[Trace, ...] = ()
         self.follow(layer_map)
         for name, term in self.wanted.items():
             if not self._pairs[name]:
-                answered = term.pairs(layer_map, range(family.widths(teacher).num_hidden_layers))
+                answered = term.pairs(layer_map, layers)
                 raise RecipeError(
                     f"none of the student's layers answers to these of the teacher's in the {name} term",
                     where="distill.layers",

@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from homoexport.choices import OUTPUT_NAMES, EmbeddingPrecision, Scheme
+from homoexport.choices import OUTPUT_NAMES
 from homoexport.documents.document import Document, digest_of, read_document, write_document
 from homoexport.documents.plan import Cost, MeasuredTable, PlanMemory, ShapeCost
 from homoexport.documents.recipe import MeasureSettings
@@ -28,7 +28,7 @@ from homoexport.host import available_cores, library_versions
 from homoexport.shape import Shape
 from homoexport.stages.plan.instruments import Instruments, Progress, TimedFile
 from homoexport.stages.plan.table import DEEP, Table, shapes_to_measure
-from homoexport.stages.plan.template import Templates, refuse_blocks
+from homoexport.stages.plan.template import Stored, Templates, refuse_blocks
 
 _GROUP = 6  # models that are measured at a time, besides the one that all groups have
 _SECONDS = 0.5  # of each small model
@@ -58,9 +58,8 @@ class Lab:
         fresh: bool = False,
     ) -> None:
         self.encoder, self.measure, self.instruments, self.progress = encoder, measure, instruments, progress
-        self.scheme: Scheme = instruments.scheme if sharing is None else "fp32"
-        self.embeddings: EmbeddingPrecision = instruments.embeddings if sharing is None else "fp32"
-        refuse_blocks(self.scheme, self.embeddings)
+        self.stored: Stored = ("fp32", "fp32") if sharing else (instruments.scheme, instruments.embeddings)
+        refuse_blocks(self.stored)
         self._sharing, self._fresh = sharing, fresh
         self._wanted = shapes_to_measure(shapes)
         self._file = instruments.cache / "plans" / f"{self._digest()[:24]}.json"
@@ -70,15 +69,8 @@ class Lab:
 
     def in_fp32(self, shapes: Sequence[Shape]) -> Lab:
         """A lab for shapes of the teacher's own kind of package, which shares this one's exports."""
-        return Lab(
-            self.encoder,
-            shapes,
-            self.measure,
-            self.instruments,
-            sharing=self,
-            progress=self.progress,
-            fresh=self._fresh,
-        )
+        given = self.encoder, shapes, self.measure, self.instruments
+        return Lab(*given, sharing=self, progress=self.progress, fresh=self._fresh)
 
     def _digest(self) -> str:
         """Hex sha256 of all that figures depend on."""
@@ -89,8 +81,8 @@ class Lab:
             "version": PlanMemory.VERSION,
             "target": target.model_dump(mode="json") | {"cores": cores},
             "measure": self.measure.model_dump(mode="json", exclude={"text", "min_seconds"}),
-            "scheme": self.scheme,
-            "embeddings": self.embeddings,
+            "scheme": self.stored[0],
+            "embeddings": self.stored[1],
             "opset": self.instruments.opset,
             "forms": {name: list(variants) for name, variants in self.instruments.forms.items()},
             "task": encoder.task,
@@ -121,7 +113,7 @@ class Lab:
         if known is not None and known in {*forms, *(name for variants in forms.values() for name in variants)}:
             return known
         teacher = family_of(self.encoder.model.config).widths(self.encoder.model).shape
-        form = self._made_templates().best_form(replace(teacher, num_hidden_layers=DEEP), self._ranked)
+        form = self._made_templates().best_form(replace(teacher, num_hidden_layers=DEEP), self.stored, self._ranked)
         self._remember(form=form)
         return form
 
@@ -272,7 +264,7 @@ class Lab:
         return costs
 
     def _write(self, file: Path, shape: Shape) -> None:
-        if not self._made_templates().write(file, shape, self.form):
+        if not self._made_templates().write(file, shape, self.form, self.stored):
             raise UserError(
                 f"its graph of {shape.num_hidden_layers} layers does not answer as the model does in the form of "
                 f"{DEEP} layers",
@@ -282,19 +274,12 @@ class Lab:
 
     def _made_templates(self) -> Templates:
         assert self._folder is not None
-        if self._templates is None and self._sharing is not None:
-            self._templates = self._sharing._made_templates().stored_as(self.scheme, self.embeddings)
+        if self._sharing is not None:
+            return self._sharing._made_templates()
         if self._templates is None:
             folder = self._folder / "templates"
             folder.mkdir()
-            self._templates = Templates(
-                self.encoder,
-                folder,
-                self.instruments,
-                scheme=self.scheme,
-                embeddings=self.embeddings,
-                progress=lambda step: self.progress(step, 0.0),
-            )
+            self._templates = Templates(self.encoder, folder, self.instruments, lambda step: self.progress(step, 0.0))
         return self._templates
 
     def _ranked(self, files: Sequence[Path]) -> list[float]:

@@ -11,9 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from statistics import median
 
-import numpy as np
-from numpy.typing import NDArray
-
 from homoexport.data import sample_text
 from homoexport.documents.artifact import sha256_file
 from homoexport.documents.budget import TIMED_LINES, Budget
@@ -28,7 +25,7 @@ from homoexport.stages.plan.instruments import Instruments, Progress
 from homoexport.stages.plan.lab import Lab, keep
 from homoexport.stages.plan.retention import Retention, teacher_retention
 from homoexport.stages.plan.shapes import candidates
-from homoexport.stages.plan.table import DEEP, ONE, Table, byte_features, tails_of, with_tails
+from homoexport.stages.plan.table import DEEP, ONE, Table, byte_features, fit_bytes, tails_of, with_tails
 
 _TEXTS = 32  # that sensitivity is summed over
 _MOST_ATTEMPTS = 5  # at a choice that keeps the budget when it is measured whole
@@ -78,7 +75,7 @@ def plan_encoder(
         retention = _retention(encoder, weights, texts or sample_text(), distill, shapes, instruments)
         rows, choice, checks = _checked(lab, table, _rows(shapes, table, count, retention), limits)
         conditions = {"teacher": encoder.source, "teacher_digest": weights, "budget": budget, "measure": measure}
-        graphs = {"scheme": lab.scheme, "form": lab.form, "target": instruments.target}
+        graphs = {"scheme": instruments.scheme, "form": lab.form, "target": instruments.target}
         known = {"models_measured": len(table.measured), "remembered": remembered}
         return make_plan(limits, rows, choice, checks, reference=reference, **conditions, **graphs, **known)
 
@@ -241,9 +238,7 @@ def _parameter_counter(encoder: Encoder, shapes: Sequence[Shape]) -> Callable[[S
     family = family_of(encoder.model.config)
     every = max(1, len(shapes) // (2 * len(byte_features(shapes[0]))))
     known = {shape: parameters_at(encoder.model, family, shape) for shape in [*shapes[::every], shapes[-1]]}
-    rows: NDArray[np.float64] = np.array([byte_features(shape) for shape in known])
-    scale = np.maximum(np.abs(rows).max(axis=0), 1.0)
-    fitted = np.linalg.lstsq(rows / scale, np.array(list(known.values()), dtype=float), rcond=None)[0] / scale
+    fitted = fit_bytes(known)
     return lambda shape: known.get(shape) or round(float(byte_features(shape) @ fitted))
 
 

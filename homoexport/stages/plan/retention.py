@@ -123,7 +123,6 @@ class _Piece:
 
 
 def _pieces(model: nn.Module, family: Family) -> dict[str, list[_Piece]]:
-    """The pieces of every parameter, by its name."""
     slots: dict[str, list[tuple[Group, Slot]]] = {}
     for group, held in family.layout(model).groups():
         for slot in held if group.kind != "heads" else ():  # what layers share is no part of any head's worth
@@ -275,7 +274,6 @@ class _Sums:
         return table.cumsum(0)[[size - 1 for size in sizes]]
 
     def shares(self) -> TeacherSensitivity:
-        """The sums, as shares of all."""
         sizes = {name: getattr(self, name) for name in ("hidden_sizes", "ffn_sizes", "head_shapes")}
         shares = {name: (getattr(self, name) / self.total).tolist() for name in ("outside", "rest", "attention", "ffn")}
         return TeacherSensitivity.model_validate({**sizes, **shares}, strict=False)

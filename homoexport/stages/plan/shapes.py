@@ -33,7 +33,6 @@ def hidden_sizes(teacher: int) -> list[int]:
 
 
 def candidates(encoder: Encoder, settings: DistillSettings) -> list[Shape]:
-    """Every shape to consider: what the family and the recipe let a student of this teacher be."""
     family = family_of(encoder.model.config)
     teacher = family.widths(encoder.model).shape
     shapes = []

@@ -54,7 +54,6 @@ class Table:
         return with_tails(at_rest, self.tails)
 
     def covers(self, shape: Shape) -> bool:
-        """Whether a shape's D lies in what was measured."""
         return self._nodes[0] <= shape.hidden_size <= self._nodes[-1]
 
     @cached_property
@@ -114,12 +113,7 @@ class Table:
 
     @cached_property
     def _bytes(self) -> NDArray[np.float64]:
-        """Coefficients of a polynomial in the sizes, which is what a file's bytes are."""
-        rows = np.array([byte_features(shape) for shape in self.measured])
-        scale = np.maximum(np.abs(rows).max(axis=0), 1.0)
-        values = [figures.file_mb for figures in self.measured.values()]
-        fitted: NDArray[np.float64] = np.linalg.lstsq(rows / scale, values, rcond=None)[0] / scale
-        return fitted
+        return fit_bytes({shape: figures.file_mb for shape, figures in self.measured.items()})
 
     def _memory_features(self, shape: Shape) -> NDArray[np.float64]:
         tokens = self.figures.batch_size * self.figures.length
@@ -164,6 +158,14 @@ def shapes_to_measure(candidates: Sequence[Shape]) -> list[Shape]:
         for shape in (base, replace(base, num_attention_heads=heads[0]), replace(base, intermediate_size=ffn[0])):
             chosen[shape] = None
     return list(chosen)
+
+
+def fit_bytes(known: Mapping[Shape, float]) -> NDArray[np.float64]:
+    """Coefficients of `byte_features` that bytes or parameters have."""
+    rows = np.array([byte_features(shape) for shape in known])
+    scale = np.maximum(np.abs(rows).max(axis=0), 1.0)
+    fitted: NDArray[np.float64] = np.linalg.lstsq(rows / scale, list(known.values()), rcond=None)[0] / scale
+    return fitted
 
 
 def byte_features(shape: Shape) -> NDArray[np.float64]:

@@ -9,7 +9,6 @@ Letters: L layers, D hidden size, F ffn width, H heads, d head width.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
@@ -31,51 +30,35 @@ _HEADS, _HEAD_WIDTHS, _FFN = (11, 17, 19), (13, 23, 29), (211, 223, 227)  # prim
 _MULTIPLES = 4  # of a size in one number: projections side by side, the two halves of a gated layer
 _SHORT = 8  # elements of a tensor of numbers that can be a shape; longer ones are positions and the like
 
+Stored = tuple[Scheme, EmbeddingPrecision]  # how a graph keeps its weights, and its embedding tables
 Rank = Callable[[Sequence[Path]], Sequence[float]]  # median latencies of files, in milliseconds
 
 
 class Templates:
-    """Graphs of an encoder's architecture (family, vocabulary, task and pooling) in one scheme, at any widths.
+    """Graphs of an encoder's architecture (family, vocabulary, task and pooling) at any widths.
 
-    Raises:
-        UserError: a scheme that packs weights in blocks, whose numbers are none of the sizes.
+    `folder` is for files that are kept until the work is done.
     """
 
     def __init__(
-        self,
-        encoder: Encoder,
-        folder: Path,
-        instruments: Instruments,
-        *,
-        scheme: Scheme,
-        embeddings: EmbeddingPrecision,
-        progress: Callable[[str], None] = lambda _step: None,
+        self, encoder: Encoder, folder: Path, instruments: Instruments, progress: Callable[[str], None]
     ) -> None:
-        refuse_blocks(scheme, embeddings)
         self.encoder, self.folder, self.instruments, self.progress = encoder, folder, instruments, progress
-        self.scheme, self.embeddings = scheme, embeddings
         self._odd = _odd_shape(encoder)
         self._writers: dict[int, WriteGraph] = {}
         self._left_out: dict[str, str] = {}
 
-    def stored_as(self, scheme: Scheme, embeddings: EmbeddingPrecision) -> Templates:
-        """Templates in another scheme, out of the same exports."""
-        refuse_blocks(scheme, embeddings)
-        other = copy.copy(self)
-        other.scheme, other.embeddings = scheme, embeddings
-        return other
-
-    def best_form(self, shape: Shape, rank: Rank) -> str:
+    def best_form(self, shape: Shape, stored: Stored, rank: Rank) -> str:
         """The name of the form that is fastest at a shape, found as an export finds a student's."""
         forms = self.instruments.forms
-        form = self._fastest(list(forms), shape, rank)
-        return self._fastest([form, *forms[form]], shape, rank)
+        form = self._fastest(list(forms), shape, stored, rank)
+        return self._fastest([form, *forms[form]], shape, stored, rank)
 
-    def _fastest(self, forms: Sequence[str], shape: Shape, rank: Rank) -> str:
+    def _fastest(self, forms: Sequence[str], shape: Shape, stored: Stored, rank: Rank) -> str:
         files: dict[str, Path] = {}
         for form in forms:
             file = self.folder / f"form-{form}.onnx"
-            if self.write(file, shape, form):
+            if self.write(file, shape, form, stored):
                 files[form] = file
         if not files:
             reasons = "; ".join(f"{form}: {reason}" for form, reason in self._left_out.items())
@@ -88,9 +71,9 @@ class Templates:
             file.unlink()
         return min(files, key=lambda form: medians[form])
 
-    def write(self, file: Path, shape: Shape, form: str) -> bool:
+    def write(self, file: Path, shape: Shape, form: str, stored: Stored) -> bool:
         """Write the graph of a model of this shape; False where the form is not right for the architecture."""
-        made = self._writer(shape.num_hidden_layers)(form, self.scheme, self.embeddings)
+        made = self._writer(shape.num_hidden_layers)(form, *stored)
         if isinstance(made, str):
             self._left_out[form] = made
             return False
@@ -110,8 +93,9 @@ class Templates:
         return self._writers[layers]
 
 
-def refuse_blocks(scheme: Scheme, embeddings: EmbeddingPrecision) -> None:
+def refuse_blocks(stored: Stored) -> None:
     """Refuse (UserError) 4-bit weights, which are packed in blocks whose numbers are none of the sizes."""
+    scheme, embeddings = stored
     if SCHEMES[scheme].in_blocks or embeddings == "int4":
         raise UserError(
             "4-bit weights are stored in blocks, which have to be exported to be measured",

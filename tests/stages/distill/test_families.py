@@ -12,7 +12,7 @@ from transformers import AutoModel
 from homoexport.documents.recipe import DistillSettings, LossWeights, StudentShape, TextSettings, TextSource
 from homoexport.documents.student import StepRecord
 from homoexport.encoder import Encoder, save_encoder
-from homoexport.stages.distill import Run, new_run, target_of
+from homoexport.stages.distill import Run, target_of
 from homoexport.workflow.distill import open_job
 from tests.conftest import BERT_TINY, FAMILY_CONFIGS, MINILM, tiny_model, tiny_tokenizer
 from tests.encoder.weights import MPNET, needs_mpnet
@@ -59,7 +59,7 @@ class Finished:
 
 def finish(teacher: str, text: TextSettings, shape: StudentShape, settings: DistillSettings) -> Finished:
     job = open_job(teacher, text=text, settings=settings, seed=0)
-    run = new_run(job, target_of(job.encoder, shape, settings))
+    run = Run(job, target_of(job.encoder, shape, settings))
     reports = []
     while not run.finished:
         reports.append(run.advance(job.batches.of_step(run.step)))

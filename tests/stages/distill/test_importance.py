@@ -11,6 +11,7 @@ from homoexport.encoder import Group, family_of
 from homoexport.shape import Widths, spread_heads
 from homoexport.stages.distill.importance import Ranking, Scores, choose, keep_scores, magnitude, sensitivity
 from tests.conftest import tiny_bert
+from tests.stages.distill.test_loop import settings_of
 
 
 def weight_sensitivity(parameter: torch.nn.Parameter) -> torch.Tensor:
@@ -84,7 +85,7 @@ def test_scores_are_smoothed_over_steps(token_batch):
     family = family_of(model.config)
     model(**token_batch).last_hidden_state.square().mean().backward()
     now = sensitivity(model, family, token_ids=None)
-    ranking = Ranking("sensitivity", model, family, beta=0.85, uncertainty_beta=0.95)
+    ranking = Ranking(model, family, settings_of("masked-lm", importance="sensitivity"))
     for _ in range(3):
         ranking.update()
     for group, smooth in ranking.scores().items():
@@ -96,7 +97,7 @@ def test_platon_is_smoothed_importance_times_smoothed_uncertainty(token_batch):
     torch.manual_seed(0)
     model = tiny_bert()
     family = family_of(model.config)
-    ranking = Ranking("platon", model, family, beta=0.85, uncertainty_beta=0.95)
+    ranking = Ranking(model, family, settings_of("masked-lm", importance="platon"))
     importance = uncertainty = 0.0
     for power in (2, 4):
         model.zero_grad()
@@ -116,7 +117,7 @@ def test_magnitude_is_the_sum_of_absolute_weights():
     ffn, out = layer.intermediate.dense, layer.output.dense
     expected = ffn.weight.abs().sum(1) + ffn.bias.abs() + out.weight.abs().sum(0)
     torch.testing.assert_close(magnitude(model, family)["ffn", 1], expected)
-    ranking = Ranking("magnitude", model, family, beta=0.85, uncertainty_beta=0.95)
+    ranking = Ranking(model, family, settings_of("masked-lm", importance="magnitude"))
     torch.testing.assert_close(ranking.scores()["ffn", 1], expected)
     assert not ranking.needs_gradients
 

@@ -20,7 +20,7 @@ from homoexport.documents.recipe import DistillSettings, LossWeights, StudentSha
 from homoexport.documents.run_folder import CHECKPOINT, LOG
 from homoexport.encoder import load_encoder
 from homoexport.errors import OutputError, PackageError, RecipeError, ShapeError, TextError
-from homoexport.stages.distill import Run, new_run, target_of
+from homoexport.stages.distill import Run, target_of
 from homoexport.stages.distill.batches import BatchMaker
 from homoexport.workflow.distill import distill, open_job
 from homoexport.workflow.progress import Progress
@@ -52,7 +52,7 @@ SHAPE = StudentShape(hidden_size=16, intermediate_size=24, num_attention_heads=2
 def run_of(teacher: Path, corpus_file: Path, settings: DistillSettings, **shape: int) -> tuple[Run, BatchMaker]:
     job = open_job(str(teacher), text=text_of(corpus_file), settings=settings, seed=0)
     target = target_of(job.encoder, StudentShape(**shape) if shape else SHAPE, settings)
-    return new_run(job, target), job.batches
+    return Run(job, target), job.batches
 
 
 @pytest.mark.parametrize("objective", ["masked-lm", "sentence-embedding"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from homoexport.documents.recipe import DistillSettings, StudentShape, TextSettings, TextSource
-from homoexport.stages.distill import new_run, target_of
+from homoexport.stages.distill import Run, target_of
 from homoexport.stages.distill.evaluation import held_out_loss
 from homoexport.workflow.distill import open_job
 from tests.conftest import BERT_TINY
@@ -24,7 +24,7 @@ def test_homotopic_student_is_better_than_a_random_start():
         settings = SETTINGS.model_copy(update={"method": method})
         job = open_job(BERT_TINY, text=TEXT, settings=settings, seed=0)
         target = target_of(job.encoder, StudentShape(hidden_size=64, num_attention_heads=2), settings)
-        run = new_run(job, target)
+        run = Run(job, target)
         while not run.finished:
             run.advance(job.batches.of_step(run.step))
         assert run.widths.shape == target

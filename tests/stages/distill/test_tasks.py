@@ -15,7 +15,7 @@ from homoexport.documents.artifact import StudentManifest, verify
 from homoexport.documents.recipe import LossWeights, StudentShape, TextSettings, TextSource
 from homoexport.documents.run_folder import LOG
 from homoexport.errors import TeacherError, TextError
-from homoexport.stages.distill import new_run, target_of
+from homoexport.stages.distill import Run, target_of
 from homoexport.workflow.distill import distill, open_job
 from tests.conftest import tiny_bert, tiny_tokenizer
 from tests.stages.distill.test_loop import SHAPE, settings_of
@@ -72,7 +72,7 @@ def test_at_step_0_logits_equal_the_teachers_and_labels_count(classifier, tmp_pa
     text = text_of(write_rows(tmp_path / "rows.jsonl", objective), label_column="label")
     settings = settings_of(objective, micro_batch_size=3)
     job = open_job(str(classifier(objective)), text=text, settings=settings, seed=0)
-    run = new_run(job, target_of(job.encoder, SHAPE, settings))
+    run = Run(job, target_of(job.encoder, SHAPE, settings))
     micro_batches = job.batches.of_step(0)
     terms = run.loss.backward(micro_batches)
     assert max(abs(value) for name, value in terms.items() if name != "task") <= 1e-6
@@ -110,7 +110,7 @@ def test_a_single_output_is_distilled_by_its_square(classifier, tmp_path):
     settings = settings_of("classification", steps=30, learning_rate=3e-3)
     teacher = classifier("classification", id2label={0: "LABEL_0"}, label2id={"LABEL_0": 0})
     job = open_job(str(teacher), text=text, settings=settings, seed=0)
-    run = new_run(job, target_of(job.encoder, SHAPE, settings))
+    run = Run(job, target_of(job.encoder, SHAPE, settings))
     reports = [run.advance(job.batches.of_step(step)) for step in range(30)]
     assert "task" not in reports[0].terms
     assert reports[0].terms["kl"] == pytest.approx(0, abs=1e-6)
@@ -130,7 +130,7 @@ def test_pairs_are_encoded_together_with_their_types(classifier, tmp_path):
     (teacher / "tokenizer_config.json").write_text(json.dumps(tokenizer_config))
     job = open_job(str(teacher), text=text, settings=settings, seed=0)
     micro = job.batches.of_step(0)[0]
-    run = new_run(job, target_of(job.encoder, SHAPE, settings))
+    run = Run(job, target_of(job.encoder, SHAPE, settings))
     with torch.no_grad():
         _, ours, _ = run.loss.logits(micro)
         theirs = run.teacher(micro.input_ids, attention_mask=micro.attention_mask, token_type_ids=micro.token_type_ids)
@@ -151,7 +151,7 @@ def test_queries_are_matched_with_their_documents(tiny_folder, tmp_path):
     for micro in (8, 3):
         settings = settings_of("sentence-embedding", method="one-shot", micro_batch_size=micro)
         job = open_job(folder, text=text, settings=settings, seed=0)
-        run = new_run(job, target_of(job.encoder, SHAPE, settings))
+        run = Run(job, target_of(job.encoder, SHAPE, settings))
         run._probe(job.with_settings(settings_of("sentence-embedding")).batches.of_step(0))
         run._event()
         micro_batches = job.batches.of_step(1)
@@ -167,7 +167,7 @@ def test_first_event_takes_neurons_that_do_nothing(classifier, tmp_path, objecti
     text = text_of(write_rows(tmp_path / "rows.jsonl", objective))
     settings = settings_of(objective, method="one-shot", prune=["ffn"])
     job = open_job(str(classifier(objective)), text=text, settings=settings, seed=0)
-    run = new_run(job, target_of(job.encoder, StudentShape(intermediate_size=24), settings))
+    run = Run(job, target_of(job.encoder, StudentShape(intermediate_size=24), settings))
     for model in (run.teacher, run.student):
         for layer in model.bert.encoder.layer:
             layer.output.dense.weight.data[:, :40] = 0

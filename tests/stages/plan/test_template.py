@@ -19,7 +19,7 @@ from homoexport.shape import Shape
 from homoexport.stages.export.candidates import Maker
 from homoexport.stages.export.forms import ATTENTION_FORMS, Form
 from homoexport.stages.plan.instruments import Instruments
-from homoexport.stages.plan.template import Templates
+from homoexport.stages.plan.template import Templates, refuse_blocks
 from homoexport.workflow.plan import instruments_for
 from tests.conftest import FAMILY_CONFIGS, tiny_model, tiny_tokenizer
 
@@ -68,9 +68,8 @@ def test_resized_graph_is_the_exported_one(kind: str, scheme: Scheme, tmp_path: 
     widths = Shape(2, 3 * head_dim, 40, 3)
     embeddings = "fp32" if scheme == "fp32" else "int8"
     (tmp_path / "templates").mkdir()
-    templates = Templates(
-        encoder, tmp_path / "templates", instruments_of(encoder), scheme=scheme, embeddings=embeddings
-    )  # type: ignore[arg-type]
+    templates = Templates(encoder, tmp_path / "templates", instruments_of(encoder), lambda _step: None)
+    stored = (scheme, embeddings)
     (tmp_path / "maker").mkdir()
     small = replace(encoder, model=start_from_scratch(encoder.model, family, widths))
     maker = Maker(small, tmp_path / "maker", 32, TEXTS)
@@ -79,9 +78,9 @@ def test_resized_graph_is_the_exported_one(kind: str, scheme: Scheme, tmp_path: 
         file = tmp_path / f"{form.name}.onnx"
         exported = maker.write(form)
         if exported is None:
-            assert not templates.write(file, widths, form.name), form
+            assert not templates.write(file, widths, form.name, stored), form
             continue
-        assert templates.write(file, widths, form.name), form
+        assert templates.write(file, widths, form.name, stored), form
         quantized = maker.quantize(form, scheme, embeddings)  # type: ignore[arg-type]
         assert quantized is not None
         assert structure(file) == structure(quantized.file), form
@@ -95,9 +94,9 @@ def test_resized_graph_is_the_exported_one(kind: str, scheme: Scheme, tmp_path: 
 def test_classifiers_keep_their_labels(tmp_path: Path) -> None:
     encoder = encoder_of("bert", "sequence", tmp_path)
     (tmp_path / "templates").mkdir()
-    templates = Templates(encoder, tmp_path / "templates", instruments_of(encoder), scheme="fp32", embeddings="fp32")
+    templates = Templates(encoder, tmp_path / "templates", instruments_of(encoder), lambda _step: None)
     file = tmp_path / "one.onnx"
-    assert templates.write(file, Shape(1, 24, 40, 3), "standard")
+    assert templates.write(file, Shape(1, 24, 40, 3), "standard", ("fp32", "fp32"))
     session = onnxruntime.InferenceSession(file)
     ones = {item.name: np.ones((2, 9), np.int64) for item in session.get_inputs()}
     assert session.run(None, ones)[0].shape == (2, encoder.model.config.num_labels)
@@ -107,19 +106,11 @@ def test_other_schemes_come_out_of_the_same_exports(tmp_path: Path) -> None:
     encoder = encoder_of("bert", "model", tmp_path)
     (tmp_path / "templates").mkdir()
     steps: list[str] = []
-    small = Templates(
-        encoder,
-        tmp_path / "templates",
-        instruments_of(encoder),
-        scheme="int8",
-        embeddings="int8",
-        progress=steps.append,
-    )
+    templates = Templates(encoder, tmp_path / "templates", instruments_of(encoder), steps.append)
     files = {"int8": tmp_path / "small.onnx", "fp32": tmp_path / "full.onnx"}
     widths = Shape(1, 24, 40, 3)
-    assert small.write(files["int8"], widths, "standard")
-    assert small.stored_as("fp32", "fp32").write(files["fp32"], widths, "standard")
-    assert small.write(files["int8"], widths, "standard")
+    for stored in (("int8", "int8"), ("fp32", "fp32"), ("int8", "int8")):
+        assert templates.write(files[stored[0]], widths, "standard", stored)
     assert steps == ["exporting a graph of 1 layer"]
     operators = {name: {node.op_type for node in ir.load(file).graph} for name, file in files.items()}
     assert "MatMulInteger" in operators["int8"]
@@ -127,10 +118,9 @@ def test_other_schemes_come_out_of_the_same_exports(tmp_path: Path) -> None:
     assert 2 * files["fp32"].stat().st_size > 3 * files["int8"].stat().st_size
 
 
-def test_packed_weights_are_refused(tmp_path: Path) -> None:
-    encoder = encoder_of("bert", "model", tmp_path)
+def test_packed_weights_are_refused() -> None:
     with pytest.raises(UserError, match="4-bit weights are stored in blocks"):
-        Templates(encoder, tmp_path, instruments_of(encoder), scheme="int4", embeddings="int8")
+        refuse_blocks(("int4", "int8"))
 
 
 def test_every_family_has_odd_sizes() -> None:
