@@ -173,7 +173,6 @@ class Plan(Document):
     """What a budget can afford.
 
     Attributes:
-        limits: the budget's lines as figures.
         margins: room that is left below each limit, as a share of it.
         drift: how far the machine's pace went while models were measured.
         reference: the teacher's shape in fp32, where a line is relative to it.
@@ -181,9 +180,7 @@ class Plan(Document):
         checks: whole models whose prediction was held against a measurement.
         error_median: of the checks' median latencies, without sign.
         errors_worst: of each figure, the largest error with its sign.
-        models_measured: models of the table.
         remembered: whether the table was there already.
-        rows: every shape that was considered.
     """
 
     VERSION: ClassVar[str] = "2.0"

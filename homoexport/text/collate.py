@@ -71,8 +71,6 @@ def mask_tokens(
     Args:
         input_ids: [B, S] int64, right-padded.
         attention_mask: [B, S], 1 on tokens.
-        vocab_size: random tokens are drawn from 0 to this, exclusive.
-        probability: share of the tokens that are chosen.
         positions: B global indices, one for each row (step * batch size + index in the batch).
 
     Returns:

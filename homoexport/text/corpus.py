@@ -16,7 +16,7 @@ import numpy as np
 
 from homoexport.documents.student import CorpusDescription
 from homoexport.errors import TextError
-from homoexport.text.example import Example, PackedExample, examples_from
+from homoexport.text.example import Example, examples_from
 
 _ORDER = 1  # what the seed is used for; 0 is the held-out choice
 _SCALE_BITS = 32
@@ -28,7 +28,7 @@ class ShardState(TypedDict):
     """A virtual shard of a stream (see `shards.py`): what it has drawn, what it holds and where its lanes stand."""
 
     drawn: int
-    buffer: list[PackedExample]
+    buffer: list[list[Any]]  # the fields of `Example`s
     places: list[list[int]]
 
 

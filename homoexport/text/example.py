@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Required, TypedDict, cast
+from typing import Any
 
 IGNORED = -100  # the label that PyTorch's cross entropy passes over
 
@@ -23,15 +23,6 @@ class Example:
     pair_ids: list[int] | None = None
 
 
-class PackedExample(TypedDict, total=False):
-    """An `Example`, JSON-ready."""
-
-    input_ids: Required[list[int]]
-    token_type_ids: list[int]
-    labels: int | list[int]
-    pair_ids: list[int]
-
-
 _FIELDS = tuple(field.name for field in fields(Example))
 
 
@@ -40,8 +31,3 @@ def examples_from(columns: Mapping[str, Sequence[Any]]) -> list[Example]:
     names = [name for name in _FIELDS if name in columns]
     rows = zip(*(columns[name] for name in names), strict=True)
     return [Example(**dict(zip(names, row, strict=True))) for row in rows]
-
-
-def pack(example: Example) -> PackedExample:
-    """What is not None; `Example(**packed)` is the way back."""
-    return cast(PackedExample, {name: value for name, value in vars(example).items() if value is not None})

@@ -18,7 +18,7 @@ from typing import Any
 
 from homoexport.errors import TextError
 from homoexport.text.corpus import Mark, ShardState, locate_position
-from homoexport.text.example import Example, examples_from, pack
+from homoexport.text.example import Example, examples_from
 from homoexport.text.sequences import Columns, Sequencer, name_of
 from homoexport.text.sources import Row
 
@@ -225,6 +225,6 @@ class Shard:
     def state_dict(self) -> ShardState:
         return {
             "drawn": self.drawn,
-            "buffer": [pack(example) for example in self.buffer],
+            "buffer": [list(vars(example).values()) for example in self.buffer],
             "places": [lane.place() for lane in self.lanes],
         }

@@ -163,10 +163,6 @@ def _cells(files: list[FileEntry], columns: dict[str, str]) -> Iterator[tuple[st
                 raise TextError(f"cannot be read ({error})", where=where, hint="copy or write it again") from None
 
 
-def _is_words(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(word, str) for word in value)
-
-
 def _label_text(label: Any) -> str | None:
     """A label as text, so that a column has one type whatever the file's format."""
     return None if label is None else str(int(label) if isinstance(label, bool) else label)
@@ -182,10 +178,10 @@ def read_rows(files: list[FileEntry], columns: dict[str, str], words: bool = Fal
     """
     for where, cells in _cells(files, columns):
         for role in ("text", "pair"):
-            value = cells.get(role)
-            right = _is_words(value) if words and role == "text" else isinstance(value, str)
-            if value is not None and not right:
-                kind = "a list of words" if words and role == "text" else "text"
+            value, of_words = cells.get(role), words and role == "text"
+            listed = isinstance(value, list) and all(isinstance(word, str) for word in value)
+            if value is not None and not (listed if of_words else isinstance(value, str)):
+                kind = "a list of words" if of_words else "text"
                 what = f"column '{columns[role]}' holds {type(value).__name__}, not {kind}"
                 raise TextError(what, where=where, hint="name another 'column'")
         text = cells["text"]

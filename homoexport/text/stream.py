@@ -76,7 +76,7 @@ class StreamCorpus:
         weights = [source.weight for source in self.sources]
         for number in own:
             state = saved.get(str(number), ShardState(drawn=0, buffer=[], places=[]))
-            buffer = [Example(**packed) for packed in state["buffer"]]
+            buffer = [Example(*fields) for fields in state["buffer"]]
             self._shards[number] = Shard(number, lanes[number], weights, state["drawn"], buffer)
 
     def batch(self, step: int, batch_size: int, start: int = 0, stop: int | None = None) -> list[Example]:

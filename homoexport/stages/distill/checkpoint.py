@@ -16,7 +16,7 @@ from homoexport.stages.distill.job import Sources
 from homoexport.stages.distill.loop import RunState
 from homoexport.text.corpus import StreamState
 
-_FORMAT = 4  # raised whenever a checkpoint's content changes
+_FORMAT = 5  # raised whenever a checkpoint's content changes
 
 
 class Checkpoint(TypedDict):

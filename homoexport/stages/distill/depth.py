@@ -117,8 +117,3 @@ class Depth:
         self.scales.data.copy_(state["scales"])
         self.scores.copy_(state["scores"])
         self.fading, self._window = state["fading"], state["window"]
-
-
-def evenly_kept(layers: int, wanted: int) -> list[int]:
-    """The layers that are kept when every other one goes (DistilBERT, arXiv 1910.01108), or as evenly as it can be."""
-    return [index * layers // wanted for index in range(wanted)]

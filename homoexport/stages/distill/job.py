@@ -143,16 +143,13 @@ def _accelerator(settings: DistillSettings, tracker_dir: Path | None) -> Acceler
         project_dir=tracker_dir,
     )
     accelerator.gradient_accumulation_steps = 1  # micro-batches are ours, whatever the launcher's environment says
-    if accelerator.distributed_type not in (DistributedType.NO, *_DATA_PARALLEL):
+    if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU):
         raise RecipeError(
             f"{accelerator.distributed_type.value} shards the model, which is sliced here",
             where="accelerate",
             hint="launch with --multi_gpu: each process holds the whole student",
         )
     return accelerator
-
-
-_DATA_PARALLEL = (DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
 
 
 @contextmanager

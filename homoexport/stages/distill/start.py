@@ -26,7 +26,6 @@ from transformers import PreTrainedModel
 from homoexport.choices import Method
 from homoexport.encoder import Family, start_from_scratch
 from homoexport.shape import Shape
-from homoexport.stages.distill.depth import evenly_kept
 from homoexport.stages.distill.layerwise import LayerMap, Projections
 
 
@@ -53,7 +52,7 @@ def start_student(teacher: PreTrainedModel, family: Family, target: Shape, metho
         return Start(student, LayerMap.uniform(wanted, layers), projections, is_teacher=False)
     student = copy.deepcopy(teacher)
     if method == "layers" and wanted < layers:
-        kept = evenly_kept(layers, wanted)
+        kept = [index * layers // wanted for index in range(wanted)]  # every other one, or as evenly as it can be
         family.keep_layers(student, kept)
         return Start(student, LayerMap.of_kept(kept, layers), projections, is_teacher=False)
     return Start(student, LayerMap.one_to_one(layers), projections, is_teacher=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from operator import attrgetter
 from statistics import median
 from typing import Any
 
@@ -122,10 +123,7 @@ def _front(limits: Limits, rows: Sequence[Row]) -> list[Row]:
 
 def _slower(limits: Limits, rows: Sequence[Row]) -> list[Slower]:
     """Shapes of the teacher's proportions that are clearly slower than the next wider one, each with that one."""
-    widest = max(
-        (row.shape for row in rows),
-        key=lambda shape: (shape.num_hidden_layers, shape.hidden_size, shape.intermediate_size),
-    )
+    widest = max((row.shape for row in rows), key=attrgetter("num_hidden_layers", "hidden_size", "intermediate_size"))
     plain: dict[int, Row] = {}
     for row in sorted(rows, key=lambda row: row.latency_p50_ms):
         shape = row.shape

@@ -109,9 +109,8 @@ class Lab:
     @property
     def form(self) -> str:
         """Name of the fastest form at the teacher's width; remembered."""
-        forms, known = self.instruments.forms, self._known.form
-        if known is not None and known in {*forms, *(name for variants in forms.values() for name in variants)}:
-            return known
+        if self._known.form is not None:
+            return self._known.form
         teacher = family_of(self.encoder.model.config).widths(self.encoder.model).shape
         form = self._made_templates().best_form(replace(teacher, num_hidden_layers=DEEP), self.stored, self._ranked)
         self._remember(form=form)
@@ -142,7 +141,8 @@ class Lab:
             timed.append(self._timed([anchor, *group]))
             if anchor not in timed[-1]:
                 raise self._no_room(anchor)
-        pace, drift = _pace_of([costs[anchor].latency_p50_ms for costs in timed])
+        anchor_ms = [costs[anchor].latency_p50_ms for costs in timed]
+        pace = median(anchor_ms)
         found = {shape: cost for costs in timed for shape, cost in _at_pace(costs, anchor, pace).items()}
         gone = {shape.hidden_size for shape in self._wanted if shape not in found}
         least = min(self._wanted, key=lambda shape: shape.hidden_size)
@@ -154,7 +154,7 @@ class Lab:
             length=self.measure.length,
             measured=_with_shapes(measured),
             pace_ms=found[anchor].latency_p50_ms,
-            drift=drift,
+            drift=(max(anchor_ms) - min(anchor_ms)) / pace,
         )
         self._remember(table=table)
         return Table(table), False
@@ -330,12 +330,6 @@ def _anchor_of(shapes: Sequence[Shape]) -> Shape:
     """One model of the table, of middling cost, that every group is measured with."""
     deep = [shape for shape in shapes if shape.num_hidden_layers == DEEP]
     return deep[len(deep) // 2]
-
-
-def _pace_of(anchor_ms: Sequence[float]) -> tuple[float, float]:
-    """The median of the anchor's times, and the drift: the slowest less the fastest, over the median."""
-    pace = median(anchor_ms)
-    return pace, (max(anchor_ms) - min(anchor_ms)) / pace
 
 
 def _at_pace(costs: Mapping[Shape, Cost], anchor: Shape, pace_ms: float) -> dict[Shape, Cost]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from statistics import median
 
 from homoexport.data import sample_text
@@ -110,7 +111,6 @@ def _rows(shapes: Sequence[Shape], table: Table, count: Callable[[Shape], int], 
             shape=shape,
             parameters=count(shape),
             retained=retention.share(**shape.as_json()),
-            measured=False,
         )
         for shape in shapes
         if table.covers(shape)
@@ -119,22 +119,15 @@ def _rows(shapes: Sequence[Shape], table: Table, count: Callable[[Shape], int], 
 
 def _refuse_hopeless(lab: Lab, limits: Limits, shapes: Sequence[Shape], count: Callable[[Shape], int]) -> None:
     """Stop before the table is measured where even the smallest shape is too dear, by what is measured now."""
-    least = min(
-        shapes,
-        key=lambda shape: (
-            shape.hidden_size,
-            shape.intermediate_size,
-            shape.num_hidden_layers,
-            shape.num_attention_heads,
-        ),
-    )
+    sizes = attrgetter("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    least = min(shapes, key=sizes)
     one, deep = (replace(least, num_hidden_layers=layers) for layers in (ONE, DEEP))
     steps = (least.num_hidden_layers - ONE) / (DEEP - ONE)
     for again in (False, True):
         measured, remembered = lab.alone([one, deep], again=again)
         high = measured[deep].figures
         cost = {name: low + steps * (high[name] - low) for name, low in measured[one].figures.items()}
-        row = Row(**cost, shape=least, parameters=count(least), retained=0.0, measured=False)
+        row = Row(**cost, shape=least, parameters=count(least), retained=0.0)
         if not limits.missed_by(row, margin=False):
             return
         if not remembered:

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -163,18 +162,15 @@ def _watched(
         return look
 
     handles = [
-        _on_gradient(parameter, watch(name)) for name, parameter in model.named_parameters() if parameter.requires_grad
+        parameter.register_post_accumulate_grad_hook(watch(name))  # type: ignore[no-untyped-call]  # torch has no types
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
     ]
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _on_gradient(parameter: nn.Parameter, look: Callable[[Tensor], None]) -> Any:
-    # torch has no types for it
-    return parameter.register_post_accumulate_grad_hook(look)  # type: ignore[no-untyped-call]
 
 
 def _run(probe: Callable[[Tensor, Tensor], Tensor], batches: Sequence[tuple[Tensor, Tensor]]) -> None:

@@ -5,8 +5,6 @@ Letters: L layers, D hidden size, F ffn width, H heads, d head width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from homoexport.documents.recipe import DistillSettings
 from homoexport.encoder import Encoder, Family, family_of
 from homoexport.errors import ShapeError
@@ -35,6 +33,7 @@ def hidden_sizes(teacher: int) -> list[int]:
 def candidates(encoder: Encoder, settings: DistillSettings) -> list[Shape]:
     family = family_of(encoder.model.config)
     teacher = family.widths(encoder.model).shape
+    fewest = max(1, round(teacher.num_hidden_layers * _LEAST_LAYERS))
     shapes = []
     for hidden in hidden_sizes(teacher.hidden_size):
         allowed = [
@@ -44,7 +43,7 @@ def candidates(encoder: Encoder, settings: DistillSettings) -> list[Shape]:
             shapes += [
                 Shape(layers, hidden, ffn, heads)
                 for ffn in _ffn_of(hidden, teacher, "ffn" in settings.prune)
-                for layers in _layers_of(teacher.num_hidden_layers)
+                for layers in range(fewest, teacher.num_hidden_layers + 1)
             ]
     return sorted(shapes)
 
@@ -67,10 +66,6 @@ def _ffn_of(hidden: int, teacher: Shape, may_shrink: bool) -> list[int]:
     step = _FFN_STEP if hidden >= _FFN_STEP else _HEAD_STEP
     sizes = {round(hidden * ratio / step) * step for ratio in (*_FFN_RATIOS, own)}
     return sorted({min(size, teacher.intermediate_size) for size in sizes if size > 0})
-
-
-def _layers_of(teacher: int) -> Sequence[int]:
-    return range(max(1, round(teacher * _LEAST_LAYERS)), teacher + 1)
 
 
 def _is_possible(family: Family, encoder: Encoder, settings: DistillSettings, hidden: int, heads: int) -> bool:
