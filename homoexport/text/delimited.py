@@ -18,10 +18,8 @@ def delimited_rows(
 ) -> Iterator[dict[str, str | None]]:
     """The rows below the names of the columns, as dicts; a row that ends early has None for the rest.
 
-    `lines` have their line breaks as they are; `columns` will be read.
-
-    Raises:
-        TextError: a column that is named twice, a row with more cells than the names, or quotes that run over rows.
+    `lines` have their line breaks as they are. A column to read that is named twice, a row with more cells than the
+    names and quotes that run over rows are refused (TextError).
     """
     # A long article is more than the reader's default limit of 128 KiB for one field.
     csv.field_size_limit(sys.maxsize)

@@ -55,11 +55,7 @@ def sequence_key(input_ids: Sequence[int], pair_ids: Sequence[int] | None = None
 
 
 def class_id(label: Any, label2id: Mapping[str, int] | None, *, where: str) -> int:
-    """A label as class id: a name of `label2id`, or a whole number. -100 for None, "" and negative numbers.
-
-    Raises:
-        TextError: the label is neither, or not one of `label2id`'s.
-    """
+    """A label as class id: a name of `label2id` or a whole number (else TextError); -100 for None, "" and negatives."""
     if label is None or label == "":
         return IGNORED
     if label2id and label in label2id:

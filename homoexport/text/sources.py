@@ -53,8 +53,7 @@ def _format_of(name: str) -> str:
 def find_files(spec: str) -> list[FileEntry]:
     """The files that a glob or a `package:DISTRIBUTION/GLOB` names; archives by their members.
 
-    Raises:
-        TextError: nothing matches, the package is not installed, or a format that cannot be read.
+    There must be some, all of a format that can be read (TextError).
     """
     try:
         pattern = str(packaged.locate(spec)) if spec.startswith(packaged.PREFIX) else str(Path(spec).expanduser())
@@ -199,11 +198,7 @@ def read_rows(files: list[FileEntry], columns: dict[str, str], words: bool = Fal
 
 
 def check_files(source: TextSource) -> None:
-    """Look at the first row of a source's first files.
-
-    Raises:
-        TextError: no such file, one that cannot be read, or one that lacks a column.
-    """
+    """Look at the first row of a source's first files: they must be there, be read and have the columns (TextError)."""
     assert source.files is not None
     columns = columns_of(source)
     for entry in find_files(source.files)[:_FILES_LOOKED_AT]:
@@ -212,10 +207,7 @@ def check_files(source: TextSource) -> None:
 
 def load_files(source: TextSource, *, words: bool = False, streaming: bool, cache_dir: Path | None) -> Any:
     """The rows of a source of files, as a cached `Dataset`, or as an `IterableDataset` that reads them whenever it is
-    asked.
-
-    Raises:
-        TextError: nothing in any of the files; and see `find_files` and `read_rows`.
+    asked. Nothing in any of the files is a TextError; and see `find_files` and `read_rows`.
     """
     import datasets
 

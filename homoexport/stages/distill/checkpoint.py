@@ -31,11 +31,7 @@ class Checkpoint(TypedDict):
 
 
 def save_checkpoint(folder: Path, state: Checkpoint, *, name: str = CHECKPOINT) -> None:
-    """Write tensors and plain values.
-
-    Raises:
-        OutputError: the disk is full; the checkpoint before this one is still there.
-    """
+    """Write a checkpoint; where the disk is full (OutputError), the one before is still there."""
     path = folder / name
     part = path.with_suffix(".part")
     with output_errors(path):
@@ -50,11 +46,7 @@ def save_checkpoint(folder: Path, state: Checkpoint, *, name: str = CHECKPOINT) 
 
 
 def load_checkpoint(folder: Path) -> Checkpoint | None:
-    """The folder's checkpoint, its tensors on the CPU, or None where the run had not come to its first.
-
-    Raises:
-        PackageError: the file is damaged.
-    """
+    """The folder's checkpoint, its tensors on the CPU; None before the run's first. PackageError where it is damaged."""
     path = folder / CHECKPOINT
     if not path.is_file():
         return None

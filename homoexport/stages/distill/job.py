@@ -102,10 +102,8 @@ def join_processes(settings: DistillSettings, *, seed: int, tracker_dir: Path | 
 def targets_of(
     teacher: Encoder, shapes: Sequence[PartialShape], settings: DistillSettings, *, max_length: int
 ) -> tuple[Shape, ...]:
-    """The students' shapes, the widest first, once the teacher is known to suit them and the settings.
-
-    Raises:
-        TeacherError, ShapeError, RecipeError: it does not.
+    """The students' shapes, the widest first, once the teacher suits them and the settings (TeacherError, ShapeError,
+    RecipeError).
     """
     config, family = teacher.model.config, family_of(teacher.model.config)
     if getattr(config, "problem_type", None) == "multi_label_classification":
@@ -118,11 +116,7 @@ def targets_of(
 
 
 def target_of(encoder: Encoder, asked: PartialShape, settings: DistillSettings) -> Shape:
-    """The student's shape: what is asked for, completed from the teacher and checked against it.
-
-    Raises:
-        ShapeError: the teacher cannot be pruned to it, or a stock model cannot have it.
-    """
+    """The student's shape: what is asked for, completed from the teacher and checked (ShapeError)."""
     family = family_of(encoder.model.config)
     teacher = family.widths(encoder.model).shape
     if settings.method == "layers" and asked.num_hidden_layers is None:
@@ -154,11 +148,7 @@ def _accelerator(settings: DistillSettings, tracker_dir: Path | None) -> Acceler
 
 @contextmanager
 def failing_together(accelerator: Accelerator) -> Iterator[None]:
-    """A block that all processes leave alike: where one of them fails, all raise its error.
-
-    Raises:
-        UserError: of the first process that failed.
-    """
+    """A block that all processes leave alike: where one of them fails, all raise the UserError of the first that did."""
     if accelerator.num_processes == 1:
         yield
         return

@@ -40,11 +40,7 @@ _LATENCIES = {50: "latency_p50_ms", 95: "latency_p95_ms", 99: "latency_p99_ms"}
 
 
 class Lab:
-    """What shapes of one teacher's architecture cost on one target, in one scheme.
-
-    Raises:
-        UserError: 4-bit weights, which templates know nothing of.
-    """
+    """What shapes of one teacher's architecture cost on one target, in one scheme, but for 4-bit ones (UserError)."""
 
     def __init__(
         self,
@@ -62,6 +58,8 @@ class Lab:
         refuse_blocks(self.stored)
         self._sharing, self._fresh = sharing, fresh
         self._wanted = shapes_to_measure(shapes)
+        deep = [shape for shape in self._wanted if shape.num_hidden_layers == DEEP]
+        self._anchor = deep[len(deep) // 2]  # of middling cost
         self._file = instruments.cache / "plans" / f"{self._digest()[:24]}.json"
         self._known = PlanMemory() if fresh else self._remembered()
         self._templates: Templates | None = None
@@ -81,8 +79,7 @@ class Lab:
             "version": PlanMemory.VERSION,
             "target": target.model_dump(mode="json") | {"cores": cores},
             "measure": self.measure.model_dump(mode="json", exclude={"text", "min_seconds"}),
-            "scheme": self.stored[0],
-            "embeddings": self.stored[1],
+            "stored": self.stored,
             "opset": self.instruments.opset,
             "forms": {name: list(variants) for name, variants in self.instruments.forms.items()},
             "task": encoder.task,
@@ -126,14 +123,12 @@ class Lab:
     def table(self) -> tuple[Table, bool]:
         """What shapes can be predicted from, and whether all of it was remembered.
 
-        A hidden size whose models do not all fit into the target's memory is not in it.
-
-        Raises:
-            DoesNotFit: not even those of the smallest one do.
+        A hidden size whose models do not all fit into the target's memory is not in it, but for the smallest
+        (DoesNotFit).
         """
         if self._known.table is not None:
             return Table(self._known.table), True
-        anchor = _anchor_of(self._wanted)
+        anchor = self._anchor
         others = [shape for shape in self._wanted if shape != anchor]
         timed: list[dict[Shape, Cost]] = []
         for group in self._groups(others):
@@ -181,10 +176,8 @@ class Lab:
         return {shape: known[shape] for shape in shapes if shape in known}
 
     def reference(self, teacher: Lab, whole: Shape, table: Table) -> Cost:
-        """Figures of the teacher's own shape, whose graph another lab makes, measured beside the table's anchor.
-
-        Raises:
-            DoesNotFit: it does not fit into the target's memory.
+        """Figures of the teacher's own shape, whose graph another lab makes, measured beside the table's anchor; it
+        must fit (DoesNotFit).
         """
         if self._known.reference is not None:
             return self._known.reference
@@ -200,17 +193,15 @@ class Lab:
     ) -> dict[Shape, Cost]:
         """Figures as they were if the anchor had taken as long as it did in the table."""
         self.progress("measuring whole models", 0.0)
-        anchor = _anchor_of(self._wanted)
-        timed = self._timed([anchor, *shapes], seconds=seconds, makers=[self, *[maker or self] * len(shapes)])
-        if anchor not in timed:
-            raise self._no_room(anchor)
-        return _at_pace(timed, anchor, table.figures.pace_ms)
+        makers = [self, *[maker or self] * len(shapes)]
+        timed = self._timed([self._anchor, *shapes], seconds=seconds, makers=makers)
+        if self._anchor not in timed:
+            raise self._no_room(self._anchor)
+        return _at_pace(timed, self._anchor, table.figures.pace_ms)
 
     def alone(self, shapes: Sequence[Shape], *, again: bool = False) -> tuple[dict[Shape, Cost], bool]:
-        """Figures of models as they are measured before there is a table, and whether all of them were remembered.
-
-        Raises:
-            DoesNotFit: one of them does not fit into the target's memory.
+        """Figures of models, all of which must fit (DoesNotFit), as they are measured before there is a table, and
+        whether all of them were remembered.
         """
         known = {} if again else _by_shape(self._known.alone)
         missing = [shape for shape in shapes if shape not in known]
@@ -324,12 +315,6 @@ def _by_shape(costs: Sequence[ShapeCost]) -> dict[Shape, Cost]:
 
 def _with_shapes(costs: Mapping[Shape, Cost]) -> tuple[ShapeCost, ...]:
     return tuple(ShapeCost.of(shape, cost) for shape, cost in costs.items())
-
-
-def _anchor_of(shapes: Sequence[Shape]) -> Shape:
-    """One model of the table, of middling cost, that every group is measured with."""
-    deep = [shape for shape in shapes if shape.num_hidden_layers == DEEP]
-    return deep[len(deep) // 2]
 
 
 def _at_pace(costs: Mapping[Shape, Cost], anchor: Shape, pace_ms: float) -> dict[Shape, Cost]:

@@ -78,11 +78,8 @@ def teacher_retention(
 ) -> Retention:
     """Measure what a teacher, on the CPU, keeps at some D, F and (H, d), its own among them.
 
-    `texts` are some dozens of the kind that it is for; the probe is a loss of token ids [B, S] and their mask, whose
-    gradients say how strongly weights move the output.
-
-    Raises:
-        TextError: no text that the teacher's tokenizer makes anything of.
+    `texts` are some dozens of the kind that it is for; its tokenizer must make something of them (TextError). The probe
+    is a loss of token ids [B, S] and their mask, whose gradients say how strongly weights move the output.
     """
     model, family = encoder.model, family_of(encoder.model.config)
     widths = family.widths(model)
