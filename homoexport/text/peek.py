@@ -15,12 +15,7 @@ _ROWS, _OF_A_ROW = 500, 2  # of a source, and sentences of one row: of long docu
 
 
 def check_sources(settings: TextSettings, objective: Objective) -> None:
-    """Find what is wrong with the sources of text before anything is loaded; a hub's datasets are not asked yet.
-
-    Raises:
-        RecipeError: columns that the objective cannot use.
-        TextError: files that are missing or cannot be read, or a column that they lack.
-    """
+    """Find what is wrong with columns (RecipeError) and files (TextError) before anything is loaded; hubs are later."""
     check_columns(settings.sources, objective)
     for source in settings.sources:
         if source.files:
@@ -49,11 +44,7 @@ def check_columns(sources: tuple[TextSource, ...], objective: Objective) -> None
 
 
 def first_texts(settings: TextSettings, count: int) -> list[str]:
-    """Up to `count` sentences from the beginning of all sources.
-
-    Raises:
-        TextError: a source that cannot be read, or none in any of them.
-    """
+    """Up to `count` sentences from the beginning of all sources; none in any of them is a TextError."""
     found = []
     for source in settings.sources:
         if source.files:

@@ -128,16 +128,12 @@ def corpus_of(
     held_out: int = 3,
     seed: int = 0,
 ) -> Corpus:
-    """A corpus of texts in memory, of any length; see `prepare_text`.
+    """A corpus of texts in memory, of any length, which are more than what is held out (TextError); see `prepare_text`.
 
     Args:
         objective: what a sequence is; those that need labels take files alone.
         max_length: tokens of the longest sequence.
         held_out: sequences that are kept from training, 3 or more.
-        seed: of the held-out choice and of the order of the batches.
-
-    Raises:
-        TextError: no text, or not more than is held out.
     """
     source = TextSource(files="texts in memory")
     settings = TextSettings(sources=(source,), max_length=max_length, held_out=held_out)

@@ -170,10 +170,8 @@ def _label_text(label: Any) -> str | None:
 def read_rows(files: list[FileEntry], columns: dict[str, str], words: bool = False) -> Iterator[Row]:
     """The rows of some files, as {"text": ..., "pair": ..., "label": ...}; empty ones are left out.
 
-    With `words` a text is a list of words, and a label is a list of labels. Labels are given as strings.
-
-    Raises:
-        TextError: a file lacks a column, holds something else than text in it, or cannot be read.
+    With `words` a text is a list of words, and a label is a list of labels. Labels are given as strings. A file that
+    lacks a column, holds something else than text in it, or cannot be read is a TextError.
     """
     for where, cells in _cells(files, columns):
         for role in ("text", "pair"):
@@ -234,8 +232,7 @@ def load_files(source: TextSource, *, words: bool = False, streaming: bool, cach
 def load_hub(source: TextSource, *, cache_dir: Path | None) -> Any:
     """The rows of a hub dataset (or of a folder of data files), streamed where the source says so.
 
-    Raises:
-        TextError: it cannot be reached, has no such configuration or split, or no such column.
+    It must be reached, and have the configuration, the split and the columns (TextError).
     """
     import datasets
 

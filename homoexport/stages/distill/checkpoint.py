@@ -46,7 +46,7 @@ def save_checkpoint(folder: Path, state: Checkpoint, *, name: str = CHECKPOINT) 
 
 
 def load_checkpoint(folder: Path) -> Checkpoint | None:
-    """The folder's checkpoint, its tensors on the CPU; None before the run's first. PackageError where it is damaged."""
+    """The folder's checkpoint, tensors on the CPU; None before a run's first. PackageError where it is damaged."""
     path = folder / CHECKPOINT
     if not path.is_file():
         return None

@@ -80,10 +80,8 @@ class Job:
 def join_processes(settings: DistillSettings, *, seed: int, tracker_dir: Path | None = None) -> Accelerator:
     """This process among those that distil together, with its threads and its seed.
 
-    `tracker_dir` is where trackers keep what they keep on disk.
-
-    Raises:
-        RecipeError: trackers, a precision or a number of processes that cannot be had.
+    `tracker_dir` is where trackers keep what they keep on disk. Trackers, a precision or a number of processes that
+    cannot be had are refused (RecipeError).
     """
     _check_trackers(settings.trackers)
     accelerator = _accelerator(settings, tracker_dir)
@@ -148,7 +146,7 @@ def _accelerator(settings: DistillSettings, tracker_dir: Path | None) -> Acceler
 
 @contextmanager
 def failing_together(accelerator: Accelerator) -> Iterator[None]:
-    """A block that all processes leave alike: where one of them fails, all raise the UserError of the first that did."""
+    """A block that all processes leave alike: where one fails, all raise the UserError of the first that did."""
     if accelerator.num_processes == 1:
         yield
         return
@@ -232,11 +230,10 @@ def _bf16_pays() -> bool:
 
 @contextmanager
 def all_processes_alive() -> Iterator[None]:
-    """Turn the end of another process into one line.
+    """Turn the end of another process into one line (TrainingError).
 
-    Raises:
-        TrainingError: a message to or from another process did not get through, or the launcher, which
-            may be the first to see it, ends this one too (SIGTERM).
+    Either a message to or from it did not get through, or the launcher, which may be the first to see it, ends this one
+    too (SIGTERM).
     """
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, _end_with_the_others) if several else None
