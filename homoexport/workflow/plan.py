@@ -145,7 +145,8 @@ def probe_of(encoder: Encoder, objective: Objective) -> Callable[[Tensor, Tensor
 
     def probe(token_ids: Tensor, mask: Tensor) -> Tensor:
         tokens = int(mask.sum())
-        counts = Counts(tokens, 0, len(token_ids) if objective == "classification" else tokens, {})
+        sequences = len(token_ids)
+        counts = Counts(sequences, tokens, 0, sequences if objective == "classification" else tokens, {})
         batch = MicroBatch(token_ids, mask)
         return probe_loss(encoder.model, family, batch, objective=objective, counts=counts)
 

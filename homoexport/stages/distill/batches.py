@@ -49,6 +49,7 @@ class Counts:
     other).
     """
 
+    sequences: int
     tokens: int
     labelled: int
     rows: int

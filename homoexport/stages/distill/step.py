@@ -73,16 +73,16 @@ class StepLoss:
     def count(self, micro_batches: Sequence[MicroBatch]) -> Counts:
         """What the terms are divided by; every process gets the same."""
         windows = sorted(self.inner_terms.windows, key=lambda window: -1 if window is None else window)
-        local = torch.zeros(3 + len(windows), dtype=torch.int64, device=self.accelerator.device)
+        local = torch.zeros(4 + len(windows), dtype=torch.int64, device=self.accelerator.device)
         for micro in micro_batches:
             lengths = micro.attention_mask.sum(1)
             labelled = (micro.labels != NO_LABEL).sum() if micro.labels is not None else lengths.new_zeros(())
             sequences = lengths.new_tensor(len(lengths))
             rows = {"masked-lm": labelled, "token-classification": lengths.sum()}.get(self.objective_name, sequences)
             pairs = [_pairs_in_sight(lengths, window) for window in windows]
-            local += torch.stack([lengths.sum(), labelled, rows, *pairs])
-        tokens, labelled, rows, *pairs = self.accelerator.reduce(local, "sum").tolist()
-        return Counts(tokens, labelled, rows, dict(zip(windows, pairs, strict=True)))
+            local += torch.stack([sequences, lengths.sum(), labelled, rows, *pairs])
+        sequences, tokens, labelled, rows, *pairs = self.accelerator.reduce(local, "sum").tolist()
+        return Counts(sequences, tokens, labelled, rows, dict(zip(windows, pairs, strict=True)))
 
     def _weighted(self, terms: dict[str, Tensor]) -> Tensor:
         if not terms:

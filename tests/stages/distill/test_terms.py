@@ -50,7 +50,7 @@ def test_the_pages_function_is_its_formula():
         teacher=SimpleNamespace(states={3: teacher}),
         token_mask=mask,
         projections=SimpleNamespace(hidden={3: projection}),
-        counts=Counts(7, 0, 0, {}),
+        counts=Counts(2, 7, 0, 0, {}),
     )
     expected = 0.0
     for row, length in enumerate((5, 2)):

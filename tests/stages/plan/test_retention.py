@@ -34,7 +34,7 @@ def squares(encoder: Encoder) -> dict[str, torch.Tensor]:
     for start in range(0, len(TEXTS), 8):
         tokens = encoder.tokenizer(TEXTS[start : start + 8], padding=True, return_tensors="pt")
         micro = MicroBatch(tokens["input_ids"], tokens["attention_mask"])
-        counts = Counts(int(micro.attention_mask.sum()), 0, 8, {})
+        counts = Counts(8, int(micro.attention_mask.sum()), 0, 8, {})
         model.zero_grad()
         probe_loss(model, family, micro, objective="sentence-embedding", counts=counts).backward()
         for name, parameter in model.named_parameters():
