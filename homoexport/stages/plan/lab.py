@@ -123,8 +123,7 @@ class Lab:
     def table(self) -> tuple[Table, bool]:
         """What shapes can be predicted from, and whether all of it was remembered.
 
-        A hidden size whose models do not all fit into the target's memory is not in it, but for the smallest
-        (DoesNotFit).
+        A hidden size whose models do not all fit into the target's memory is left out; the smallest must fit (DoesNotFit).
         """
         if self._known.table is not None:
             return Table(self._known.table), True
