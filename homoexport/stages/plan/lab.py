@@ -106,8 +106,9 @@ class Lab:
     @property
     def form(self) -> str:
         """Name of the fastest form at the teacher's width; remembered."""
-        if self._known.form is not None:
-            return self._known.form
+        forms, known = self.instruments.forms, self._known.form
+        if known is not None and known in {*forms, *(name for variants in forms.values() for name in variants)}:
+            return known
         teacher = family_of(self.encoder.model.config).widths(self.encoder.model).shape
         form = self._made_templates().best_form(replace(teacher, num_hidden_layers=DEEP), self.stored, self._ranked)
         self._remember(form=form)
@@ -123,7 +124,7 @@ class Lab:
     def table(self) -> tuple[Table, bool]:
         """What shapes can be predicted from, and whether all of it was remembered.
 
-        A hidden size whose models do not all fit into the target's memory is left out; the smallest must fit (DoesNotFit).
+        It lacks hidden sizes whose models do not all fit into the target's memory; the smallest must fit (DoesNotFit).
         """
         if self._known.table is not None:
             return Table(self._known.table), True
