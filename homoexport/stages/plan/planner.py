@@ -111,6 +111,7 @@ def _rows(shapes: Sequence[Shape], table: Table, count: Callable[[Shape], int], 
             shape=shape,
             parameters=count(shape),
             retained=retention.share(**shape.as_json()),
+            measured=False,
         )
         for shape in shapes
         if table.covers(shape)
@@ -127,7 +128,7 @@ def _refuse_hopeless(lab: Lab, limits: Limits, shapes: Sequence[Shape], count: C
         measured, remembered = lab.alone([one, deep], again=again)
         high = measured[deep].figures
         cost = {name: low + steps * (high[name] - low) for name, low in measured[one].figures.items()}
-        row = Row(**cost, shape=least, parameters=count(least), retained=0.0)
+        row = Row(**cost, shape=least, parameters=count(least), retained=0.0, measured=False)
         if not limits.missed_by(row, margin=False):
             return
         if not remembered:
