@@ -66,22 +66,14 @@ def distill(
     Args:
         teacher: hub name, folder, or `package:DISTRIBUTION/PATH`; or what `load_encoder` made of one of these.
         text: what to distil on, or a glob of files of it.
-        shape: the student's widths and depth.
-        settings: how to distil.
         output: becomes the student's folder: config, weights, tokenizer, log, manifest.
         seed: of data order, held-out split and masks.
         force: replace `output` where it is a folder that homoexport wrote.
         resume: go on from the last checkpoint in `output`, on any number of processes.
         keep_state: leave what `prune_on` goes on from.
-        recipe_digest: of the recipe that this is part of.
-        progress: is told every step, in the first process.
-
-    Returns:
-        The student's manifest.
 
     Raises:
-        TeacherError, TextError, ShapeError, OutputError, RecipeError, TrainingError: see
-            `homoexport.errors`.
+        TeacherError, TextError, ShapeError, OutputError, RecipeError, TrainingError: see `homoexport.errors`.
 
     Example:
         >>> settings = DistillSettings(objective="sentence-embedding", steps=1000, batch_size=32)
@@ -119,24 +111,12 @@ def prune_on(
     resume: bool = False,
     recipe_digest: str | None = None,
     progress: Progress = QUIET,
-) -> Path:
+) -> DistilledManifest:
     """Prune a finished student further, from where its distillation ended, to a narrower one.
 
-    It takes `_PRUNE_ON_STEPS` of the steps, half of them pruning, and leaves its own state to go on from, too.
-
-    Args:
-        student: a folder that `distill` or this function left with its state (`keep_state`).
-        shape: no wider than the student in anything.
-        settings: those that it was distilled with, as are `teacher` and `text`.
-        output: becomes the narrower student's folder.
-        resume: go on with the same in `output`.
-
-    Returns:
-        `output`.
-
-    Raises:
-        PackageError: the student has left no state.
-        Others as for `distill`, as are the other arguments.
+    It takes `_PRUNE_ON_STEPS` of the steps, half of them pruning, and leaves its own state to go on from, too. The
+    student's folder is one that `distill` or this function left with its state (`keep_state`); teacher, text and
+    settings are those that it was distilled with. No width of the shape is more than the student's.
     """
     if not (student / END_STATE).is_file() and not (output / CHECKPOINT).is_file() and not _is_done(output):
         raise PackageError("has left no state to go on from", where=str(student), hint="distil it again")
@@ -144,7 +124,7 @@ def prune_on(
     work = digest_of([_work_digest(teacher, text, [shape], settings, seed), before])
     _check_output(output, work, teacher, text, force=False, resume=resume)
     if resume and _is_done(output):
-        return output
+        return read_manifest(output, DistilledManifest)
     further = settings.model_copy(
         update={
             "steps": max(2, round(_PRUNE_ON_STEPS * settings.steps)),
@@ -164,8 +144,7 @@ def prune_on(
                 _copy(student / LOG, output / LOG)  # the way up to here
                 _copy(student / END_STATE, output / CHECKPOINT)
             place = Place(output, work, recipe_digest, True, progress, keep_state=True)
-            run_student(job, place, job.targets[0])
-    return output
+            return run_student(job, place, job.targets[0])
 
 
 def forget_state(student: Path) -> None:
@@ -188,20 +167,10 @@ def distill_students(
 ) -> list[Path]:
     """Distil several students out of one run.
 
-    The run prunes toward the narrowest student. As its width passes a wider one's, it leaves a
-    checkpoint there; each such branch is finished afterwards with its own share of steps.
-
-    Args:
-        shapes: the students, named, the widest first.
-        settings: pruning lasts `prune_until` of `steps`, then each student has its `finish` of `steps`.
-        output: becomes a folder with a student's folder for each name.
-
-    Returns:
-        The students' folders, in the order of `shapes`.
-
-    Raises:
-        RecipeError: students not in order of width, or a method that has no path of widths.
-        Others as for `distill`, as are the other arguments.
+    The run prunes toward the narrowest student, for `prune_until` of the steps. As its width passes a wider one's, it
+    leaves a checkpoint there; each such branch is finished afterwards with its own share of steps (`finish`). Shapes
+    are named and the widest comes first; `output` becomes a folder with a student's folder for each name, which are
+    returned in this order.
     """
     work = _work_digest(teacher, text, shapes, settings, seed)
     _check_output(output, work, teacher, text, force=force, resume=resume)
@@ -301,17 +270,7 @@ def open_job(
 ) -> Job:
     """Load the teacher and the text, and join the other processes; the text comes last, for it takes longest.
 
-    Args:
-        teacher: as for `distill`.
-        text: what to distil on.
-        settings: how to distil.
-        seed: of data order, held-out split and masks.
-        shapes: the students, the widest first.
-        tracker_dir: where trackers keep what they keep on disk.
-
-    Raises:
-        TeacherError, TextError, ShapeError, RecipeError: see `homoexport.errors`; every process raises
-            what the first one to fail did.
+    Every process raises what the first one to fail did. The widest shape comes first.
     """
     from homoexport.encoder import load_encoder
     from homoexport.stages.distill import TASKS, Job, failing_together, join_processes, targets_of

@@ -58,14 +58,10 @@ def export(
 
     Candidates are the graph in several forms (which operators) and schemes (how many bits), held against torch on real
     text and timed in turns on the device. Other arguments are the fields of a recipe's `export` and `measure` sections.
-
-    Args:
-        model: a folder, a name on the hub, or `package:NAME/PATH`.
-        task: what the model is for; by default what its folder says.
-        text: file of real text, one a line; by default a student's held-out text, else sentences of our own.
+    `text` is a file of real text, one a line; by default a student's held-out text, else sentences of our own.
 
     Raises:
-        UserError: what cannot be; it is told before the model is loaded where it can be told without it.
+        UserError: what cannot be, told before the model is loaded where it can be told without it.
         ParityError: no graph answers as the model does.
         OutputError: `output` exists (unless `force`), or cannot be written.
 
@@ -115,10 +111,7 @@ def export_model(
 ) -> PackageManifest:
     """`export` of a model by name or of what `load_encoder` gave; what cannot be is refused before it is loaded.
 
-    Args:
-        measure: the target, and the threads, batch and length that the candidates are ranked at.
-        texts: real text for the checks and for calibration.
-        gate: a floor of quality, which a candidate must keep to be chosen.
+    A candidate that does not keep the gate's floor of quality ships only if none does.
     """
     refuse_existing(out_dir, force=force, kind="package", inputs=[model] if isinstance(model, str) else ())
     _refuse_impossible(settings, measure, texts)

@@ -29,7 +29,6 @@ from homoexport.documents.evaluation import (
     FineTunedRun,
     FineTuning,
     MetricOverSeeds,
-    QualityFigure,
 )
 from homoexport.documents.recipe import FinetuneRecipe, FinetuneSettings
 from homoexport.documents.run_folder import HELD_OUT, begin, check_output, holds, is_finished, replacing
@@ -42,7 +41,6 @@ from homoexport.stages.evaluate import (
     check_learned,
     check_whole,
     digest_of_source,
-    drawn_rows,
     evaluate_models,
     label_indices,
     label_places,
@@ -70,30 +68,22 @@ def finetune(
     resume: bool = False,
     progress: Progress = QUIET,
 ) -> FineTuning:
-    """Fine-tune a student on a task, and judge it; with several tasks or seeds a student each.
+    """Fine-tune a student's folder, or any supported model, on a task, and judge it; with several tasks or seeds each.
 
     Args:
-        student: a student's folder, or any supported model.
-        task: `classification` or `scores` on files of one's own; a task of GLUE; or `glue`, all nine of them, where
-            those without files are skipped.
+        task: `classification` or `scores` on one's own files; one of GLUE's; or `glue`, all of these that have files.
         output: becomes the student's folder; of several trainings the folder of all, `TASK/seed-N`.
-        train: a glob of files to train on.
-        dev: a glob of files to judge on.
-        columns: of these files; by default `text` and `label`, of scores `score`.
+        columns: of the files to train and to judge on (globs); by default `text` and `label`, of scores `score`.
         data_dir: GLUE's files, a folder a task; without it the hub is asked.
         teacher: a classifier of the same labels, whose logits teach, too; of several tasks the folder of its own
             fine-tunings, of which each task's first seed is taken.
-        recipe: settings by task, and seeds.
-        force: replace `output` where homoexport wrote it.
         resume: of several trainings, make those that are missing.
-        progress: is told stages and steps.
 
     Raises:
-        UserError: an argument that makes no difference to the task, or one that is missing.
-        Others as `finetune_student` and `finetune_many`.
+        UserError: an argument that makes no difference to the task or is missing; models or files that cannot be used.
+        TrainingError: a loss that is no number.
     """
-    recipe = recipe or FinetuneRecipe()
-    columns = columns or Columns()
+    recipe, columns = recipe or FinetuneRecipe(), columns or Columns()
     check_learned(task, train=train, dev=dev, columns=columns, data_dir=data_dir)
     for settings in (recipe.finetune, *recipe.tasks.values()):
         check_threads(settings.threads, where="finetune.threads")
@@ -107,15 +97,9 @@ def finetune(
     )
     if single:
         (learned,) = tasks
+        settings, seed = recipe.settings_of(learned.name), recipe.seeds[0]
         run = finetune_student(
-            student,
-            learned,
-            output,
-            settings=recipe.settings_of(learned.name),
-            seed=recipe.seeds[0],
-            teacher=teacher,
-            force=force,
-            progress=progress,
+            student, learned, output, settings=settings, seed=seed, teacher=teacher, force=force, progress=progress
         )
         return FineTuning(model=student, runs=(run,), summary=over_seeds([run]))
     return finetune_many(
@@ -147,25 +131,9 @@ def finetune_student(
     force: bool = False,
     progress: Progress = QUIET,
 ) -> FineTunedRun:
-    """Fine-tune a model on a task, judge it, and write it as a student's folder.
+    """Fine-tune a model on a task, judge it, and write it as a student's folder; what its manifest keeps of it.
 
-    Args:
-        source: a student's folder, or any supported model.
-        task: what it shall learn.
-        out_dir: becomes the folder.
-        settings: how to train.
-        seed: of the new head, dropout, the order of examples, and of those that are drawn where they are limited.
-        teacher: a classifier of the same labels, a package or a torch model, whose logits teach, too.
-        force: replace `out_dir` where it is a student's.
-        progress: is told stages and steps.
-
-    Returns:
-        What the manifest keeps of it, under `finetuned`.
-
-    Raises:
-        TeacherError, PackageError: a source or a teacher that cannot be used.
-        OutputError: `out_dir` exists, or cannot be written.
-        TrainingError: a loss that is no number.
+    The seed is that of the new head, of dropout, of the order of examples, and of those that are drawn.
     """
     from homoexport.encoder import load_encoder
     from homoexport.stages.finetune import train_classifier
@@ -173,7 +141,7 @@ def finetune_student(
     refuse_existing(out_dir, force=force, kind="student", inputs=[source, *([teacher] if teacher else [])])
     check_whole(source)
     load_encoder(source)  # what cannot be fine-tuned is refused before a teacher is asked
-    train = drawn(task.train, settings.max_examples, seed)
+    train = task.train.drawn(settings.max_examples, seed)
     logits = None
     if teacher is not None:
         progress.on_stage(f"asking {teacher}")
@@ -192,9 +160,8 @@ def finetune_student(
             on_progress=progress.on_finetune,
         )
         progress.on_stage("judging")
-        judged = {name: _judged(folder, examples, task, seed=seed) for name, examples in task.judged.items()}
+        run = _judged_run(folder, task, train, seed=seed, teacher=teacher)
         _write_held_out(folder, next(iter(task.judged.values())).texts)
-        run = _described(task, train, judged, seed=seed, teacher=teacher)
         details = FinetunedDetails(
             task="text-classification",
             teacher=source,
@@ -211,14 +178,12 @@ def finetune_student(
     return run
 
 
-def _described(
-    task: LabelledTask,
-    train: Examples,
-    judged: dict[str, tuple[QualityFigure, ...]],
-    *,
-    seed: int,
-    teacher: str | None,
-) -> FineTunedRun:
+def _judged_run(student: Path, task: LabelledTask, train: Examples, *, seed: int, teacher: str | None) -> FineTunedRun:
+    """What a student has learned from, and its figures."""
+    judged = {}
+    for name, examples in task.judged.items():
+        (found,) = evaluate_models([str(student)], examples, task="classification", metrics=task.metrics, seed=seed)
+        judged[name] = found.metrics
     return FineTunedRun(
         task=task.name,
         seed=seed,
@@ -233,7 +198,8 @@ def _described(
 
 
 def _write_held_out(folder: Path, texts: Sequence[Text]) -> None:
-    lines = [" ".join(_first(text).split()) for text in texts[:_HELD_OUT_TEXTS]]
+    firsts = [text if isinstance(text, str) else text[0] for text in texts[:_HELD_OUT_TEXTS]]
+    lines = [" ".join(text.split()) for text in firsts]
     (folder / HELD_OUT).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -263,23 +229,7 @@ def finetune_many(
 ) -> FineTuning:
     """Fine-tune a model on every task with every seed, each a student's folder `TASK/seed-N`, and sum up.
 
-    Args:
-        source: as for `finetune_student`.
-        tasks: what it shall learn, one apart from the other.
-        out_dir: becomes the folder of all.
-        recipe: settings and seeds.
-        teachers: a teacher for a task, by the task's name.
-        skipped: tasks that are left out, and why.
-        force: replace `out_dir` where it is such a folder.
-        resume: go on where the same work was stopped.
-        progress: is told stages and steps.
-
-    Returns:
-        What `summary.json` keeps.
-
-    Raises:
-        RecipeError: other work is to be resumed.
-        Others as `finetune_student`.
+    Teachers and the reasons why tasks are skipped go by the task's name.
     """
     tasks, teachers = list(tasks), teachers or {}
     work = {
@@ -311,11 +261,8 @@ def _digests(task: LabelledTask) -> dict[str, str]:
 
 
 def teachers_of(folder: str, tasks: Sequence[LabelledTask]) -> dict[str, str]:
-    """The teachers of tasks: the first seed of each in the folder of a teacher's fine-tunings.
-
-    Raises:
-        PackageError: a task that the teacher was not fine-tuned on; or one task alone, and the folder is a model's.
-    """
+    """The teachers of tasks: the first seed of each in the folder of a teacher's fine-tunings, or of one task the model
+    that the folder holds."""
     found = {task.name: sorted(Path(folder, task.name).glob("seed-*")) for task in tasks}
     if len(tasks) == 1 and (Path(folder) / "config.json").is_file():
         return {tasks[0].name: folder}
@@ -331,7 +278,8 @@ def over_seeds(runs: Sequence[FineTunedRun]) -> tuple[MetricOverSeeds, ...]:
     for run in runs:
         for split, metrics in run.judged.items():
             for each in metrics:
-                values.setdefault((_split_name(run.task, split), each.metric), []).append(each.value)
+                task = run.task if split == "dev" else split
+                values.setdefault((task, each.metric), []).append(each.value)
     return tuple(
         MetricOverSeeds(
             task=task,
@@ -345,40 +293,15 @@ def over_seeds(runs: Sequence[FineTunedRun]) -> tuple[MetricOverSeeds, ...]:
     )
 
 
-def _split_name(task: str, split: str) -> str:
-    return task if split == "dev" else split
-
-
-def drawn(examples: Examples, limit: int | None, seed: int) -> Examples:
-    """At most `limit` of the examples, drawn by `seed`, in their order."""
-    if limit is None or limit >= len(examples.texts):
-        return examples
-    return examples.taken(drawn_rows(len(examples.texts), limit, seed))
-
-
 def _answers(teacher: str, train: Examples, names: Sequence[str], *, threads: int) -> NDArray[np.float32]:
-    """A teacher's logits [N, C] of the examples.
-
-    Raises:
-        PackageError: it is no text classifier of these labels.
-    """
+    """A teacher's logits [N, C] of the examples, in the order of these labels."""
     model = open_model(teacher, threads=threads, task="text-classification")
     found = model.details.labels
-    if model.details.task != "text-classification" or len(found) != (len(names) or 1):
+    places = None
+    if model.details.task == "text-classification" and len(found) == (len(names) or 1):
+        places = label_places(names, found) if names else [0]
+    if places is None:
         has = f"has the labels {', '.join(found)}" if found else f"is for {model.details.task}"
         wanted = ", ".join(names) if names else "one output for scores"
         raise PackageError(has, where=teacher, hint=f"name a text classifier with {wanted}")
-    places = label_places(names, found) if names else [0]
-    if places is None:
-        what, hint = f"has the labels {', '.join(found)}", f"name a text classifier with {', '.join(names)}"
-        raise PackageError(what, where=teacher, hint=hint)
     return np.stack(model.logits(train.texts))[:, places]
-
-
-def _judged(folder: Path, examples: Examples, task: LabelledTask, *, seed: int) -> tuple[QualityFigure, ...]:
-    (found,) = evaluate_models([str(folder)], examples, task="classification", metrics=task.metrics, seed=seed)
-    return found.metrics
-
-
-def _first(text: Text) -> str:
-    return text if isinstance(text, str) else text[0]

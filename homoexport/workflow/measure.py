@@ -50,11 +50,9 @@ def measure(
         batch_size: sequences of one inference.
         length: tokens of one sequence; of real texts, what they are truncated to.
         text: file of real texts, one a line, whose own lengths are measured with.
-        budget: limits, in milliseconds and megabytes of 10**6 bytes, or relative: `4x`, `25%`.
-        extras: what to measure besides: callers side by side, random arrivals, memory over batches.
+        budget: in milliseconds and megabytes of 10**6 bytes, or relative: `4x`, `25%`.
 
-    Returns:
-        Latency in milliseconds, memory in MB, ratios with their intervals, verdicts; a `Grid` of several conditions.
+    Returns a `Grid` of several conditions.
 
     Raises:
         PackageError: not a package, altered, or nothing that onnxruntime can run.

@@ -15,8 +15,9 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from homoexport.documents.artifact import (
     RUN_MARK,
@@ -82,15 +83,14 @@ def run(
 ) -> Summary:
     """A recipe's whole journey: plan, distil, export, measure, judge, report.
 
+    The summary has teacher against student and the budget's verdicts: latency in milliseconds, memory in MB. A missed
+    budget is a result, not an exception.
+
     Args:
         recipe: what to do, or the YAML file that says it.
         output: becomes the run's folder.
         force: replace `output` where it is a run's folder.
         resume: go on with the run in `output`, which must be of the same recipe.
-
-    Returns:
-        Teacher against student and the budget's verdicts, as in `summary.json`: latency in milliseconds, memory in MB.
-        A missed budget is a result, not an exception.
 
     Raises:
         UserError: what cannot be; text, columns, budget, target and threads are checked before a model is loaded.
@@ -265,21 +265,22 @@ class _Journey:
         recipe, student = self.recipe, self.folder / STUDENT
         if _is_done(student):
             return
-        settings: dict[str, Any] = {
-            "text": recipe.text,
-            "shape": shape,
-            "settings": recipe.distill,
-            "output": student,
-            "seed": recipe.seed,
-            "resume": (student / RUN_MARK).is_file(),
-            "recipe_digest": recipe.digest(),
-            "progress": self.progress,
-        }
+        if turns.last is None:
+            work = partial(distill, self.teacher, keep_state=recipe.is_planned)
+        else:
+            work = partial(prune_on, turns.last / STUDENT, teacher=self.teacher)
         with self._stage("distill", f"Distilling {recipe.teacher}"):
-            if turns.last is None:
-                distill(self.teacher, keep_state=recipe.is_planned, **settings)
-            else:
-                prune_on(turns.last / STUDENT, teacher=self.teacher, **settings)
+            work(
+                text=recipe.text,
+                shape=shape,
+                settings=recipe.distill,
+                output=student,
+                seed=recipe.seed,
+                resume=(student / RUN_MARK).is_file(),
+                recipe_digest=recipe.digest(),
+                progress=self.progress,
+            )
+            if turns.last is not None:
                 forget_state(turns.last / STUDENT)
         self.teacher.model.to("cpu")  # where it is exported
 

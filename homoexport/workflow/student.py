@@ -25,16 +25,7 @@ from homoexport.workflow.progress import DistillProgress, Progress
 
 
 class StudentWriter:
-    """Log, checkpoints and the student's files of one run.
-
-    Args:
-        job: what the run shares with others.
-        run: whose steps are written down.
-        folder: the student's, which exists.
-        name: of the student, among several.
-        offset: steps that another run made before this one branched off.
-        on_step: is given every step.
-    """
+    """Log, checkpoints and the student's files of one run, which branched off another after `offset` steps."""
 
     def __init__(
         self,
@@ -95,13 +86,8 @@ class StudentWriter:
         write_text(path, "".join(lines))
 
     def checkpoint(self, folder: Path | None = None, *, at_branch: bool = False, at_end: bool = False) -> None:
-        """Save everything that is needed to go on.
-
-        Args:
-            folder: the run's own by default.
-            at_branch: whether the file is for another run that begins here.
-            at_end: whether this run is over, and the file is for one that goes on to a narrower student.
-        """
+        """Save everything that is needed to go on: for this run, for another that begins here (`at_branch`), or for one
+        that goes on to a narrower student now that this one is over (`at_end`)."""
         began = time.perf_counter()
         text = merge_states(gather_object([self.job.corpus.state_dict()]))
         if self._writes:
@@ -118,10 +104,7 @@ class StudentWriter:
         self.job.accelerator.wait_for_everyone()
 
     def save_student(self, recipe_digest: str | None) -> DistilledManifest:
-        """Put the student's files in place, then the manifest, which is returned in every process.
-
-        Only then the checkpoint is not needed.
-        """
+        """Put the student's files in place, then the manifest, which is returned in every process."""
         job, run, folder = self.job, self.run, self.folder
         details, written = self._details(), ""
         if self._writes:

@@ -30,19 +30,8 @@ def summarize(
     seconds: Mapping[str, float],
     plan: PlannedTurns | None = None,
 ) -> Summary:
-    """The summary of a run.
-
-    Args:
-        name: of the run, and of its student.
-        teacher: the teacher's name.
-        packages: the teacher's and the student's.
-        measurement: of both, in this order; the teacher's may be among the failures.
-        quality: of both.
-        verdicts: the budget's lines.
-        recipe_digest: of the recipe.
-        seconds: wall time of every stage.
-        plan: what was planned, and the turns, where the shape was not given.
-    """
+    """The summary of a run of that name. Packages and measurement are the teacher's, then the student's; the teacher's
+    measurement may be among the failures."""
     *others, measured = measurement.results
     ours = _model(name, packages[1], measured, quality.student)
     theirs = _model(teacher, packages[0], others[0] if others else None, quality.teacher)

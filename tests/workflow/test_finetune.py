@@ -17,12 +17,7 @@ from homoexport.documents.recipe import FinetuneRecipe, FinetuneSettings
 from homoexport.errors import OutputError, PackageError, RecipeError, TeacherError, TextError
 from homoexport.stages.evaluate import Examples, LabelledTask, glue_task, open_model, own_task
 from homoexport.workflow import finetune
-from homoexport.workflow.finetune import (
-    drawn,
-    finetune_many,
-    finetune_student,
-    teachers_of,
-)
+from homoexport.workflow.finetune import finetune_many, finetune_student, teachers_of
 from homoexport.workflow.progress import Progress
 from tests.samples import student_details
 
@@ -49,11 +44,11 @@ def test_a_student_is_finetuned_judged_and_kept(tiny_folder: Callable[..., Path]
 
 
 def test_limited_examples_are_drawn_by_the_seed() -> None:
-    first, again, other = (drawn(TASK.train, 20, seed) for seed in (0, 0, 1))
+    first, again, other = (TASK.train.drawn(20, seed) for seed in (0, 0, 1))
     assert first == again != other
     assert len(set(first.texts)) == 20
     assert all(first.labels[row] == LABELS[TEXTS.index(text)] for row, text in enumerate(first.texts))
-    assert drawn(TASK.train, 64, 0) is TASK.train
+    assert TASK.train.drawn(64, 0) is TASK.train
 
 
 def test_a_teacher_speaks_of_the_same_labels(tiny_folder: Callable[..., Path], tmp_path: Path) -> None:

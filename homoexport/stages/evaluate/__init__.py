@@ -4,7 +4,7 @@ from homoexport.stages.evaluate.agreement import label_agreement
 from homoexport.stages.evaluate.benchmark import evaluate_on_mteb
 from homoexport.stages.evaluate.data import JudgedExamples, columns_of_task, flags_of_task, judged_task, read_judged
 from homoexport.stages.evaluate.estimate import Quality
-from homoexport.stages.evaluate.examples import Examples, drawn_rows, read_examples, read_for
+from homoexport.stages.evaluate.examples import Examples, read_examples, read_for
 from homoexport.stages.evaluate.fidelity import quality_of_run
 from homoexport.stages.evaluate.glue import GLUE, read_glue
 from homoexport.stages.evaluate.judge import Judge, evaluate_models
@@ -28,7 +28,6 @@ __all__ = [
     "check_whole",
     "columns_of_task",
     "digest_of_source",
-    "drawn_rows",
     "evaluate_models",
     "evaluate_on_mteb",
     "flags_of_task",

@@ -50,6 +50,11 @@ class Examples:
             word_labels=None if self.word_labels is None else tuple(self.word_labels[row] for row in rows),
         )
 
+    def drawn(self, limit: int | None, seed: int) -> Examples:
+        """At most `limit` of the examples, drawn by the seed, in their order."""
+        count = len(self.texts)
+        return self if limit is None or limit >= count else self.taken(drawn_rows(count, limit, seed))
+
     def scores(self) -> list[float]:
         """The labels as numbers.
 

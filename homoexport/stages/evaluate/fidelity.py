@@ -11,7 +11,7 @@ from homoexport.errors import TextError
 from homoexport.runtime.inference import Package, Text
 from homoexport.stages.evaluate.agreement import check_comparable, decision_logits, label_agreement
 from homoexport.stages.evaluate.estimate import Quality
-from homoexport.stages.evaluate.examples import MAX_COMPARED, Examples, drawn_rows
+from homoexport.stages.evaluate.examples import MAX_COMPARED, Examples
 from homoexport.stages.evaluate.masked_lm import judge_masked_lm
 from homoexport.stages.evaluate.retrieval import retrieval_qualities
 from homoexport.stages.evaluate.similarity import similarity_quality
@@ -56,12 +56,11 @@ def quality_of_run(teacher: Package, student: Package, texts: Sequence[str], *, 
     """
     if not texts:
         raise TextError("no text to evaluate on", hint="give some held-out texts")
-    taken = [texts[row] for row in drawn_rows(len(texts), MAX_COMPARED, seed)]
+    examples = Examples("held-out text", tuple(texts), None).drawn(MAX_COMPARED, seed)
     if student.details.task == "fill-mask":
-        examples = Examples("held-out text", tuple(taken), None)
         own, kept = (judge_masked_lm(package, examples, seed=seed)[0] for package in (teacher, student))
     else:
-        reference = Reference(teacher, taken)
+        reference = Reference(teacher, examples.texts)
         kept = reference.main_quality(student, seed=seed)
         own = Quality(kept.metric, 1.0, np.ones(1), kept.counts)
     return RunQuality(teacher=_of_package(teacher, own), student=_of_package(student, kept))

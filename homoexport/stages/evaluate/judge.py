@@ -8,7 +8,7 @@ from homoexport.choices import EvaluationTask
 from homoexport.documents.evaluation import JudgedModel, QualityFigure
 from homoexport.runtime.inference import Package
 from homoexport.stages.evaluate.estimate import Quality
-from homoexport.stages.evaluate.examples import Examples, drawn_rows
+from homoexport.stages.evaluate.examples import Examples
 from homoexport.stages.evaluate.fidelity import Reference
 from homoexport.stages.evaluate.models import digest_of_source, is_package, open_model
 from homoexport.stages.evaluate.tasks import TASKS, check_asked
@@ -44,8 +44,7 @@ class Judge:
         self._task, self._train, self._metrics, self._seed = TASKS[task], train, metrics, seed
         self._reference = None
         if teacher is not None:
-            rows = drawn_rows(len(examples.texts), self._task.max_texts, seed)
-            self._reference = Reference(teacher, [examples.texts[row] for row in rows])
+            self._reference = Reference(teacher, examples.drawn(self._task.max_texts, seed).texts)
 
     def qualities(self, model: Package) -> list[Quality]:
         """An open model's figures.

@@ -16,7 +16,7 @@ from homoexport.errors import TextError
 from homoexport.runtime.inference import Package
 from homoexport.stages.evaluate.classification import classification_qualities
 from homoexport.stages.evaluate.estimate import Quality
-from homoexport.stages.evaluate.examples import Examples, drawn_rows
+from homoexport.stages.evaluate.examples import Examples
 from homoexport.stages.evaluate.labels import label_indices, names_of
 
 MAX_TRAIN = 5000  # a quarter of a minute for a small encoder
@@ -37,7 +37,7 @@ def probe_qualities(model: Package, examples: Examples, train: Examples, *, seed
     assert examples.labels is not None
     names = train.names or names_of(train.labels or ())
     right = label_indices(examples.labels, names, where=examples.source)
-    drawn = train.taken(drawn_rows(len(train.texts), MAX_TRAIN, seed))
+    drawn = train.drawn(MAX_TRAIN, seed)
     assert drawn.labels is not None
     labels = label_indices(drawn.labels, names, where=train.source)
     if len(np.unique(labels)) < len(names):
