@@ -19,23 +19,24 @@ from __future__ import annotations
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
+from homoexport.errors import (
+    BudgetError,
+    DeviceError,
+    DoesNotFit,
+    HomoexportError,
+    OutputError,
+    PackageError,
+    ParityError,
+    RecipeError,
+    ShapeError,
+    TeacherError,
+    TextError,
+    TrainingError,
+    UserError,
+)
+
 if TYPE_CHECKING:
     from homoexport.documents.artifact import verify
-    from homoexport.errors import (
-        BudgetError,
-        DeviceError,
-        DoesNotFit,
-        HomoexportError,
-        OutputError,
-        PackageError,
-        ParityError,
-        RecipeError,
-        ShapeError,
-        TeacherError,
-        TextError,
-        TrainingError,
-        UserError,
-    )
     from homoexport.runtime.inference import open_package
     from homoexport.workflow.distill import distill
     from homoexport.workflow.evaluate import evaluate
@@ -47,15 +48,10 @@ if TYPE_CHECKING:
 
     __version__: str
 
-_ERRORS = (
-    *("BudgetError", "DeviceError", "DoesNotFit", "HomoexportError", "OutputError", "PackageError", "ParityError"),
-    *("RecipeError", "ShapeError", "TeacherError", "TextError", "TrainingError", "UserError"),
-)
 _HOMES = {
     **{verb: f"workflow.{verb}" for verb in ("plan", "distill", "export", "measure", "evaluate", "finetune", "run")},
     "open_package": "runtime.inference",
     "verify": "documents.artifact",
-    **dict.fromkeys(_ERRORS, "errors"),
 }
 
 __all__ = [

@@ -45,19 +45,15 @@ def plan(
 
     Args:
         teacher: hub name, folder, or `package:DISTRIBUTION/PATH`; or what `load_encoder` made of one of these.
-        budget: the lines to keep, at least one of them.
         measure: the target, and the threads, batch and length.
-        export: how the student will be exported.
-        distill: how it will be distilled: what may be pruned, and the objective.
+        export, distill: how the student will be exported, and distilled.
         text: of the kind that it is for; by default sentences of the project's own.
         fresh: measure again what an earlier plan has measured under the same conditions.
 
     Raises:
         BudgetError: not even the smallest student keeps it; with what that one needs.
-        RecipeError: no line to plan for, or a length above the teacher's own.
-        DeviceError: a target that cannot be used, or more threads than it has cores.
-        TextError: text that cannot be read.
-        TeacherError: no model that can be pruned; see `load_encoder`.
+        RecipeError, DeviceError, TextError, TeacherError: no line to plan for; or a length, a target, a number of
+            threads, text or a teacher that cannot be had.
     """
     _check_asked(budget, measure)
     progress.on_share("loading the teacher", 0.0)

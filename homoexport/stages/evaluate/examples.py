@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from homoexport.documents.evaluation import Columns
 from homoexport.documents.recipe import TextSource
 from homoexport.errors import TextError
 from homoexport.runtime.inference import Text
+
+if TYPE_CHECKING:
+    from homoexport.text.shards import Row
 
 MAX_COMPARED = 1000  # texts, each with every other: half a million pairs; more would cost their square
 
@@ -133,7 +136,7 @@ def read_examples(files: str, columns: Columns, *, has_words: bool = False) -> E
     )
 
 
-def _tagged(files: str, rows: Sequence[dict[str, Any]]) -> Examples:
+def _tagged(files: str, rows: Sequence[Row]) -> Examples:
     for number, row in enumerate(rows, start=1):
         if row["label"] is None or None in row["label"] or len(row["label"]) != len(row["text"]):
             what = f"text {number} has {len(row['text'])} words and {len(row['label'] or ())} labels"

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import nn
@@ -32,28 +31,25 @@ def simulated_int8(model: PreTrainedModel) -> Iterator[Int8Simulation]:
     """Let a model's matrix products and embedding tables be those of int8 while the switch is on.
 
     At the end the weights have the values that int8 can tell apart if the switch is on then, and are as they were
-    trained if it is off.
-
-    Args:
-        model: its parameters have other names within the block.
+    trained if it is off. Within the block the model's parameters have other names.
     """
     switch = Int8Simulation()
-    parts: list[tuple[nn.Module, _FakeQuantized]] = []
-    hooks: list[Any] = []
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            parts.append((module, _FakeQuantized(switch, signed=True)))
-            hooks.append(module.register_forward_pre_hook(_Activations(switch)))
-        elif isinstance(module, nn.Embedding):
-            parts.append((module, _FakeQuantized(switch, signed=False)))
-    for module, part in parts:
-        parametrize.register_parametrization(module, "weight", part)
+
+    def round_input(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
+        return (round_tensor(inputs[0]), *inputs[1:]) if switch.on else None
+
+    parts = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Embedding)]
+    products = [module for module in parts if isinstance(module, nn.Linear)]
+    hooks = [module.register_forward_pre_hook(round_input) for module in products]
+    for module in parts:
+        quantized = _FakeQuantized(switch, signed=isinstance(module, nn.Linear))
+        parametrize.register_parametrization(module, "weight", quantized)
     try:
         yield switch
     finally:
         for hook in hooks:
             hook.remove()
-        for module, _ in parts:
+        for module in parts:
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=switch.on)
 
 
@@ -66,14 +62,6 @@ class _FakeQuantized(nn.Module):
         if not self._switch.on:
             return weight
         return round_columns(weight) if self._signed else round_tensor(weight)
-
-
-class _Activations:
-    def __init__(self, switch: Int8Simulation) -> None:
-        self._switch = switch
-
-    def __call__(self, _module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
-        return (round_tensor(inputs[0]), *inputs[1:]) if self._switch.on else None
 
 
 def round_columns(weight: torch.Tensor) -> torch.Tensor:

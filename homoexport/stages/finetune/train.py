@@ -15,7 +15,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -40,6 +40,7 @@ from homoexport.runtime.inference import Text
 from homoexport.stages.finetune.fake_quant import Int8Simulation, simulated_int8
 
 _TEACHER = "teacher_logits"
+Fields: TypeAlias = dict[str, Any]  # of an example or a batch, as Trainer and its collators pass them on
 
 
 @dataclass(frozen=True)
@@ -73,20 +74,15 @@ def train_classifier(
     seed: int,
     folder: Path,
     teacher_logits: NDArray[Any] | None = None,
-    on_progress: Callable[[FinetuneProgress], None] | None = None,
+    on_progress: Callable[[FinetuneProgress], None] = lambda _progress: None,
 ) -> Trained:
-    """Fine-tune a model and write it to a folder as a stock text classifier.
+    """Fine-tune a model and write it to an existing folder as a stock text classifier.
 
     Args:
-        source: a student's folder, a hub name, or `package:DISTRIBUTION/PATH`; a head of other labels is replaced.
-        texts: N texts or pairs.
-        labels: their indices among `names`, int [N]; scores, float [N], where there are no names.
-        names: of the C labels; none for scores.
-        settings: how to train.
+        source: as `load_encoder` takes it; a head of other labels is replaced.
+        labels: indices among `names`, int [N]; scores, float [N], where there are no names.
         seed: of the new head, dropout and the order of examples.
-        folder: an existing folder.
         teacher_logits: what a teacher answers to the texts, [N, C].
-        on_progress: is told now and then.
 
     Raises:
         TeacherError: a source that cannot be loaded.
@@ -130,7 +126,7 @@ def _rows(
     labels: NDArray[Any],
     max_length: int,
     teacher_logits: NDArray[Any] | None,
-) -> list[dict[str, Any]]:
+) -> list[Fields]:
     """A dict of token ids, label and, with a teacher, its logits for each example."""
     sides = [list(texts)] if isinstance(texts[0], str) else [list(side) for side in zip(*texts, strict=True)]
     tokens = tokenizer(*sides, truncation=True, max_length=min(max_length, tokenizer.model_max_length))
@@ -145,9 +141,9 @@ def _rows(
 class _Collator(DataCollatorWithPadding):  # type: ignore[misc]
     """Pads what is tokens, and stacks the teacher's logits [B, C]."""
 
-    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+    def __call__(self, features: list[Fields]) -> Fields:
         taught = [row[_TEACHER] for row in features if _TEACHER in row]
-        batch: dict[str, Any] = super().__call__(
+        batch: Fields = super().__call__(
             [{name: value for name, value in row.items() if name != _TEACHER} for row in features]
         )
         return {**batch, _TEACHER: torch.from_numpy(np.stack(taught))} if taught else batch
@@ -179,7 +175,7 @@ class _DistillingTrainer(Trainer):  # type: ignore[misc]
     temperature: float
 
     def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any
+        self, model: Any, inputs: Fields, return_outputs: bool = False, **_: Any
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         """The loss of a batch; Trainer's own would not know the teacher's logits."""
         taught = inputs.pop(_TEACHER, None)
@@ -207,7 +203,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         steps: int,
         int8_share: float,
         switch: Int8Simulation | None,
-        on_progress: Callable[[FinetuneProgress], None] | None,
+        on_progress: Callable[[FinetuneProgress], None],
     ) -> None:
         self._steps, self._switch, self._on_progress = steps, switch, on_progress
         self._int8_from = steps - round(int8_share * steps)
@@ -224,11 +220,8 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         if loss is None:
             return
         if not math.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss} at step {state.global_step}",
-                where="finetune",
-                hint="lower the learning rate",
-            )
+            what = f"the loss is {loss} at step {state.global_step}"
+            raise TrainingError(what, where="finetune", hint="lower the learning rate")
         self._loss = float(loss)
         self._tell(state.global_step)
 
@@ -237,6 +230,5 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         self._tell(self._steps)
 
     def _tell(self, step: int) -> None:
-        if self._on_progress is not None:
-            int8 = self._switch is not None and self._switch.on
-            self._on_progress(FinetuneProgress(step, self._steps, self._loss, int8))
+        int8 = self._switch is not None and self._switch.on
+        self._on_progress(FinetuneProgress(step, self._steps, self._loss, int8))
