@@ -41,9 +41,9 @@ def measure(
 ) -> Measurement | Grid:
     """Measure packages side by side, each in a process of its own, and hold the last one against a budget.
 
-    Several threads, batch sizes or lengths are measured one condition after the other. Lines of the budget that are
-    relative to the teacher are held against the first package's figures. A package that does not fit into the target's
-    memory is among the failures, and has missed the budget.
+    Several threads, batch sizes or lengths are measured one condition after the other, and make a `Grid`. Lines of the
+    budget that are relative to the teacher are held against the first package's figures. A package that does not fit
+    into the target's memory is among the failures, and has missed the budget.
 
     Args:
         threads: of one inference; by default as many as the target gives cores.
@@ -51,8 +51,6 @@ def measure(
         length: tokens of one sequence; of real texts, what they are truncated to.
         text: file of real texts, one a line, whose own lengths are measured with.
         budget: in milliseconds and megabytes of 10**6 bytes, or relative: `4x`, `25%`.
-
-    Returns a `Grid` of several conditions.
 
     Raises:
         PackageError: not a package, altered, or nothing that onnxruntime can run.
