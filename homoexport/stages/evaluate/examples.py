@@ -18,7 +18,7 @@ from homoexport.errors import TextError
 from homoexport.runtime.inference import Text
 
 if TYPE_CHECKING:
-    from homoexport.text.shards import Row
+    from homoexport.text.sources import Row
 
 MAX_COMPARED = 1000  # texts, each with every other: half a million pairs; more would cost their square
 
