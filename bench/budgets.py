@@ -28,7 +28,6 @@ from homoexport.documents.recipe import Recipe, load_recipe
 from homoexport.documents.run_folder import PACKAGE
 from homoexport.errors import BudgetError
 from homoexport.host import describe_host, library_versions
-from homoexport.report import shape_name
 from homoexport.shape import PartialShape, Shape
 from homoexport.stages.plan.lab import Lab
 from homoexport.workflow.distill import distill, prune_on
@@ -165,7 +164,7 @@ def table(results: dict[str, Any]) -> str:
             reason = result["refused"].split("; ")[0]
             lines.append(f"| {name} | {asked} | refused in {result['seconds']:.0f} s | {reason} | | |")
             continue
-        shape = shape_name(result["turns"][-1]["shape"])
+        shape = shape_of(result["turns"][-1]["shape"]).name
         cells = (name, asked, shape, figures(result["verdicts"]), figures(result["again"]), len(result["turns"]))
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
@@ -173,7 +172,7 @@ def table(results: dict[str, Any]) -> str:
 
 def told_lie(lied: dict[str, Any]) -> str:
     """How the plan that was told to lie ended, in a sentence."""
-    shapes = [shape_name(turn["shape"]) for turn in lied["turns"]]
+    shapes = [shape_of(turn["shape"]).name for turn in lied["turns"]]
     asked = ", ".join(f"{line} at most {limit}" for line, limit in lied["budget"].items())
     end = "within" if lied["budget_kept"] else "outside"
     return (

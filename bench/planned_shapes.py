@@ -30,7 +30,6 @@ from homoexport.documents.plan import Plan, Row, shape_of
 from homoexport.documents.recipe import Recipe, load_recipe
 from homoexport.encoder import family_of, load_encoder, save_encoder, start_from_scratch
 from homoexport.host import describe_host, library_versions
-from homoexport.report import shape_name
 from homoexport.shape import PartialShape, Shape
 from homoexport.stages.evaluate import evaluate_models, read_glue
 from homoexport.stages.plan.choice import Limits
@@ -167,7 +166,7 @@ def table(results: dict[str, Any]) -> str:
         for kind in KINDS:
             found = scores(results, each[kind]["shape"])
             cells += [
-                shape_name(each[kind]["shape"]),
+                shape_of(each[kind]["shape"]).name,
                 f"{each['timed'][kind]['latency_p95_ms']:.2f} ms" if "timed" in each else "",
                 f"{fmean(found):.3f} ({min(found):.3f} to {max(found):.3f})" if found else "",
             ]

@@ -10,52 +10,40 @@ from typer.core import TyperCommand, TyperGroup
 
 
 class _Place(NamedTuple):
-    module: str
-    function: str
-    help: str  # the first line of the function's docstring
+    function: str  # in its module of this room
+    help: str  # the first line of its docstring
 
 
 _COMMANDS = {
-    "run": _Place("run", "run", "Do the whole journey: plan, distil, export, quantize, measure, report."),
+    "run": _Place("run.run", "Do the whole journey: plan, distil, export, quantize, measure, report."),
     "plan": _Place(
-        "plan",
-        "plan",
-        "Say which student shapes keep a budget on a target, and which of them keeps most of the teacher.",
+        "plan.plan", "Say which student shapes keep a budget on a target, and which of them keeps most of the teacher."
     ),
     "distill": _Place(
-        "distill",
-        "distill",
-        "Distil a slim student out of a teacher by HomoDistil, or several students in one run.",
+        "distill.distill", "Distil a slim student out of a teacher by HomoDistil, or several students in one run."
     ),
     "export": _Place(
-        "export",
-        "export",
+        "export.export",
         "Export a model to an ONNX package: the fastest candidate graph that answers as the model does.",
     ),
-    "finetune": _Place("finetune", "finetune", "Fine-tune a student on a task, and judge it."),
+    "finetune": _Place("finetune.finetune", "Fine-tune a student on a task, and judge it."),
     "bench": _Place(
-        "bench", "bench", "Measure packages in fresh processes, in turns: latency, load time, memory, ratios."
+        "bench.bench", "Measure packages in fresh processes, in turns: latency, load time, memory, ratios."
     ),
     "devices": _Place(
-        "devices",
-        "devices",
+        "devices.devices",
         "List where packages can be measured, and what is there: cores, instruction sets, memory, providers.",
     ),
-    "doctor": _Place(
-        "devices", "doctor", "Say what is missing for which kind of target, and the command that gets it."
-    ),
+    "doctor": _Place("devices.doctor", "Say what is missing for which kind of target, and the command that gets it."),
     "eval": _Place(
-        "evaluate",
-        "evaluate",
+        "evaluate.evaluate",
         "Judge packages (through onnxruntime) and torch models on the same data, with 95 % intervals.",
     ),
     "embed": _Place(
-        "package",
-        "embed",
-        "Turn lines of text on stdin into vectors, [lines, width] float32, as a .npy file on stdout.",
+        "package.embed", "Turn lines of text on stdin into vectors, [lines, width] float32, as a .npy file on stdout."
     ),
-    "verify": _Place("package", "verify", "Check every file of an artifact against its manifest."),
-    "report": _Place("run", "report", "Write a run's report.md and plots again, and show its table."),
+    "verify": _Place("package.verify", "Check every file of an artifact against its manifest."),
+    "report": _Place("run.report", "Write a run's report.md and plots again, and show its table."),
 }
 _LOOK: dict[str, Any] = {"add_completion": False, "rich_markup_mode": "markdown"}
 
@@ -67,9 +55,9 @@ def command_names() -> tuple[str, ...]:
 
 def load_command(name: str) -> Any:
     """A command with its options; imports its module."""
-    place = _COMMANDS[name]
+    module, _, function = _COMMANDS[name].function.partition(".")
     alone = typer.Typer(**_LOOK)
-    alone.command(name)(getattr(import_module(f"homoexport.cli.{place.module}"), place.function))
+    alone.command(name)(getattr(import_module(f"homoexport.cli.{module}"), function))
     return typer.main.get_command(alone)
 
 

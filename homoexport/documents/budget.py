@@ -145,8 +145,3 @@ def is_kept(verdicts: Sequence[BudgetVerdict]) -> bool | None:
     if any(verdict.kept is False for verdict in verdicts):
         return False
     return None if any(verdict.kept is None for verdict in verdicts) else True
-
-
-def proven(verdicts: Sequence[BudgetVerdict]) -> bool:
-    """Whether every line is kept; one that is too noisy to call is not proven."""
-    return all(verdict.kept for verdict in verdicts)

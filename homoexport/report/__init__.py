@@ -13,7 +13,7 @@ from homoexport.report.measured import (
 )
 from homoexport.report.planned import plan_lines, plan_table, write_plan_report
 from homoexport.report.run import rebuild_report, summary_table, write_report
-from homoexport.report.wording import shape_name, verdict_lines
+from homoexport.report.wording import verdict_lines
 
 __all__ = [
     "candidate_table",
@@ -29,7 +29,6 @@ __all__ = [
     "plan_lines",
     "plan_table",
     "rebuild_report",
-    "shape_name",
     "summary_table",
     "verdict_lines",
     "write_bench_report",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 
 from rich.text import Text
 
@@ -14,7 +13,6 @@ from homoexport.documents.measurement import Change, Measurement
 from homoexport.documents.recipe import MeasureSettings
 from homoexport.documents.summary import MeasuredConditions
 from homoexport.host import HostDescription
-from homoexport.shape import Shape
 
 _LINES = {
     "latency_p50_ms": ("Latency p50", "ms"),
@@ -93,15 +91,6 @@ def ratio(value: float, better: str, worse: str, interval: Sequence[float] | Non
     if value < 1:
         return ratio(1 / value, worse, better, None if interval is None else (1 / interval[1], 1 / interval[0]))
     return quantity(value, f"x {better}", interval).replace(" x", "x", 1)
-
-
-def shape_name(shape: Mapping[str, int]) -> str:
-    """A planned shape: layers, hidden and ffn size, heads.
-
-    >>> shape_name({"num_hidden_layers": 6, "hidden_size": 192, "intermediate_size": 768, "num_attention_heads": 6})
-    '6 x 192/768, 6 heads'
-    """
-    return Shape(**{field.name: shape[field.name] for field in fields(Shape)}).name
 
 
 def metric(name: str) -> tuple[str, str]:

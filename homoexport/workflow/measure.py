@@ -7,7 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import TypeVar
 
-from homoexport.documents.budget import THROUGHPUT, TIMED_LINES, Budget, BudgetVerdict, judge, proven
+from homoexport.documents.budget import THROUGHPUT, TIMED_LINES, Budget, BudgetVerdict, is_kept, judge
 from homoexport.documents.measurement import Grid, Interval, Measurement, PackageFigures
 from homoexport.documents.recipe import MeasureSettings
 from homoexport.errors import DeviceError, TextError, UserError
@@ -136,7 +136,7 @@ def is_proven(measured: Measurement | Grid, *, allowed_slowdown: float | None = 
     """Whether every package fitted and answers on the target as it does here, and the budget is kept; and, where a
     slowdown is allowed (a share), no package is proven slower than the first by more."""
     for cell in measured.cells:
-        if cell.failures or not proven(cell.budget):
+        if cell.failures or is_kept(cell.budget) is not True:
             return False
         if any(result.agreement is not None and not result.agreement.within for result in cell.results):
             return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from homoexport.documents.budget import Budget, judge, proven
+from homoexport.documents.budget import Budget, is_kept, judge
 
 
 @pytest.mark.parametrize(
@@ -66,5 +66,5 @@ def test_throughput_is_a_line_from_below():
     (kept,) = judge(Budget(throughput_per_s="100/s"), {"throughput_per_s": 120.0})
     (missed,) = judge(Budget(throughput_per_s="2x"), {"throughput_per_s": 120.0}, reference={"throughput_per_s": 100.0})
     assert (kept.kept, kept.at_least, missed.kept, missed.limit) == (True, True, False, 200.0)
-    assert proven([kept])
-    assert not proven([kept, missed])
+    assert is_kept([kept]) is True
+    assert is_kept([kept, missed]) is False
