@@ -34,8 +34,7 @@ class Group:
 
     def chain(self) -> list[Path]:
         """The folder and all above it, up to the mount."""
-        above = [folder for folder in self.folder.parents if folder.is_relative_to(self.mount)]
-        return [self.folder, *above]
+        return [self.folder, *(folder for folder in self.folder.parents if folder.is_relative_to(self.mount))]
 
 
 def find_group(controller: Controller) -> Group | None:
@@ -133,10 +132,7 @@ class ChildGroups:
     In version 1 they are below its own group. In version 2 a group that holds processes cannot limit groups
     below it ("no internal processes", cgroups(7)), so they are below the nearest group above that can and
     that this process may write into: `app.slice` of a user's own systemd, any slice for root.
-
-    Args:
-        quota: cores' worth of processor time, or None.
-        memory_bytes: memory, swap included where the kernel counts it, or None.
+    A quota is cores' worth of time; the memory is with swap where the kernel counts that.
 
     Raises:
         OSError: the kernel or its configuration does not allow it.

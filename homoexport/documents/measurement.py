@@ -71,11 +71,7 @@ class Agreement(Figures):
 
 
 class ArenaStep(Figures):
-    """Memory of a fresh worker after a batch of that size.
-
-    `rss_mb` is as onnxruntime does by default (its arena keeps what it has), `shrunk_rss_mb` where each
-    run gives its unused memory back (`memory.enable_memory_arena_shrinkage`).
-    """
+    """Memory of a fresh worker after a batch of that size, where the arena keeps what it has and where it is shrunk."""
 
     batch_size: int
     rss_mb: float | None
@@ -240,8 +236,7 @@ class Measurement(Document):
     def _whole_rounds(self) -> Measurement:
         for each in self.results:
             if len(each.samples_ms) % each.runs_per_round:
-                what = f"{len(each.samples_ms)} samples of {each.name} in rounds of {each.runs_per_round}"
-                raise ValueError(what)
+                raise ValueError(f"{len(each.samples_ms)} samples of {each.name} in rounds of {each.runs_per_round}")
         return self
 
 
@@ -262,11 +257,9 @@ class Need(Figures):
 
 
 class Device(Figures):
-    """One kind of target.
+    """One kind of target; where it is not ready, `needs` says what is missing and how to get it.
 
-    `ready` is whether it can be measured on now; where not, `needs` says what is missing and how to
-    get it. `host` is what its worker says of the machine, `providers` what its onnxruntime can run on.
-    For `ssh` both depend on the machine that is named.
+    For `ssh`, `host` and `providers` depend on the machine that is named.
     """
 
     name: str
@@ -311,11 +304,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def read_measurement(path: Path) -> Measurement | Grid:
-    """What `homoexport bench --json` wrote to a file, or a folder's `measurement.json`.
-
-    Raises:
-        PackageError: no such file, no JSON, another major version, or fields that are not the schema's.
-    """
+    """What `homoexport bench --json` wrote to a file, or a folder's `measurement.json`; see `read_document`."""
     value = read_json(path)
     if isinstance(value, dict) and value.get("kind") == "grid":
         return parse_document(value, Grid, where=str(path), hint=_HINT)

@@ -28,10 +28,9 @@ Text: TypeAlias = "str | tuple[str, str]"  # one, or two that are judged togethe
 
 @dataclass(frozen=True)
 class PackageInfo:
-    """What a package's manifest says of its model.
+    """What a package's manifest says of its model; `file_bytes` with the external data beside the ONNX file.
 
-    `file_bytes` counts the ONNX file and the external data that lies beside it. `labels` are the names of a
-    classifier's logits, in their order; others have none.
+    `labels` are the names of a classifier's logits, in their order; others have none.
     """
 
     folder: Path
@@ -119,12 +118,10 @@ class Package:
         package's hidden states the mean over the text's tokens is taken. A dynamic int8 graph scales each batch by
         its largest activation, so its vectors depend slightly on what else is in the batch.
 
-        Args:
-            texts: N texts, or none.
-            batch_size: texts of one run; texts of like length go together.
+        Texts of like length go together.
 
         Returns:
-            [N, D]
+            [N, D], of no text at all [0, D].
 
         Raises:
             PackageError: the package's task gives no vectors, or its graph no finite ones.

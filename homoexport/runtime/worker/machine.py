@@ -71,13 +71,8 @@ def _host_cpu() -> tuple[int | None, int | None]:
 
 def _frequency_mhz(root: Path = _SYS) -> float | None:
     """The fastest core's clock rate now; None where the kernel does not say (most virtual machines)."""
-    rates = []
-    for path in root.glob("devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq"):
-        try:
-            rates.append(int(path.read_text()) / 1000)
-        except (OSError, ValueError):
-            continue
-    return max(rates, default=None)
+    readings = map(_reading, root.glob("devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq"))
+    return max((rate / 1000 for rate in readings if rate is not None), default=None)
 
 
 def allowed_cores() -> list[int]:

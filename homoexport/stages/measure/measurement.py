@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -15,10 +16,10 @@ from homoexport.errors import PackageError, UserError
 from homoexport.host import library_versions
 from homoexport.runtime.inference import PackageInfo, load_tokenizer, read_package
 from homoexport.stages.measure import extras as besides
-from homoexport.stages.measure.agreement import agreement
 from homoexport.stages.measure.extras import Extras
 from homoexport.stages.measure.intervals import MARGIN, drift, percentile_intervals, speedup, verdict_of
-from homoexport.stages.measure.targets import OutOfMemory, Target, open_target
+from homoexport.stages.measure.targets import Target, open_target
+from homoexport.stages.measure.there import agreement
 from homoexport.stages.measure.timing import (
     Progress,
     Running,
@@ -34,16 +35,13 @@ _PERCENTS = (50, 90, 95, 99)
 _MB = 10**6
 _MAX_TEXTS = 64
 
-Figure = TypeVar("Figure")
+Asked = tuple[int | None, int, int]  # threads (None for all cores there), batch size and length
 
 
 def check_measurement(
-    device: str, workloads: Sequence[tuple[int | None, int, int]], *, texts: Sequence[str] = (), min_seconds: float
+    device: str, workloads: Sequence[Asked], *, texts: Sequence[str] = (), min_seconds: float
 ) -> None:
     """Refuse at once what `measure_packages` would refuse, as far as the packages do not matter.
-
-    Args:
-        workloads: threads (None for all cores there), batch size and length, one or more of them.
 
     Raises:
         DeviceError: a device that is unknown or cannot be used, or more threads than it has cores.
@@ -51,7 +49,7 @@ def check_measurement(
     """
     with open_target(device) as target:
         for workload in workloads:
-            check_request(target, _workload(target, *workload), min_seconds=min_seconds)
+            check_request(target, _workload(target, workload), min_seconds=min_seconds)
             _evenly(texts, workload[1], "texts")
 
 
@@ -92,14 +90,10 @@ def measure_packages(
     output. A package that does not fit into the target's memory is among the failures.
 
     Args:
-        packages: folders that `homoexport export` wrote.
-        threads: threads of one inference; by default as many as the target gives cores.
         length: tokens of one sequence; of real texts, what they are truncated to.
         texts: real texts, whose own lengths are measured with; up to 64, evenly taken, in their order.
         text_source: what the texts are called.
-        min_seconds: timed seconds of each package at the least; up to five times that where a
-            comparison is too noisy to call.
-        progress: called with what is being done and the share of it that is done.
+        min_seconds: timed seconds of each package; up to five times that where a comparison is too noisy to call.
 
     Raises:
         PackageError: not a package, altered, truncated, or nothing that onnxruntime can run.
@@ -108,36 +102,34 @@ def measure_packages(
     """
     report = progress or _report_to_nobody
     described = check_packages(packages, [length], with_texts=bool(texts))
-    with open_target(device) as target:
-        workload = _workload(target, threads, batch_size, length)
-        check_request(target, workload, min_seconds=min_seconds)
-        chosen = _evenly(texts, batch_size, text_source)
-        subjects = [_subject(details, chosen, length) for details in described]
-        details_of = dict(zip(subjects, described, strict=True))
-        with running(subjects, target, workload, report=report) as session:
-            noise = take_rounds(session, min_seconds=min_seconds, report=report)
-            energy_source = session.running[0].worker.counters().energy_source if session.running else None
-            results = [
-                _figures(details_of[one.subject], one, session, extras or Extras(), report) for one in session.running
-            ]
-            greeting, first = session.greeting, subjects[0]
-            return Measurement(
-                device=device,
-                emulated=target.emulated,
-                limits=target.limits(),
-                threads=workload.threads,
-                batch_size=batch_size,
-                length=max(map(len, first.rows)) if first.rows else length,
-                texts=_text_lengths(first, text_source),
-                margin=MARGIN,
-                host=greeting.host if greeting else None,
-                versions=library_versions() | (greeting.versions if greeting else {}),
-                noise=noise,
-                energy_source=energy_source,
-                results=tuple(results),
-                failures=tuple(session.failures),
-                comparisons=() if target.emulated else _comparisons(session.running, first),
-            )
+    chosen = _evenly(texts, batch_size, text_source)
+    subjects = [_subject(details, chosen, length) for details in described]
+    details_of = dict(zip(subjects, described, strict=True))
+    asked = threads, batch_size, length
+    with _session(subjects, device, asked, min_seconds=min_seconds, report=report) as session:
+        noise = take_rounds(session, min_seconds=min_seconds, report=report)
+        energy_source = session.running[0].worker.counters().energy_source if session.running else None
+        results = [
+            _figures(details_of[one.subject], one, session, extras or Extras(), report) for one in session.running
+        ]
+        greeting, first = session.greeting, subjects[0]
+        return Measurement(
+            device=device,
+            emulated=session.target.emulated,
+            limits=session.target.limits(),
+            threads=session.workload.threads,
+            batch_size=batch_size,
+            length=max(map(len, first.rows)) if first.rows else length,
+            texts=_text_lengths(first, text_source),
+            margin=MARGIN,
+            host=greeting.host if greeting else None,
+            versions=library_versions() | (greeting.versions if greeting else {}),
+            noise=noise,
+            energy_source=energy_source,
+            results=tuple(results),
+            failures=tuple(session.failures),
+            comparisons=() if session.target.emulated else _comparisons(session.running, first),
+        )
 
 
 @dataclass(frozen=True)
@@ -158,13 +150,13 @@ def rank_files(files: Sequence[Path], **conditions: Any) -> list[float]:
 def time_files(
     files: Sequence[Path],
     *,
+    vocab_size: int = 1000,
+    outputs: tuple[str, ...] | None = None,
     device: str = "cpu",
     threads: int | None = None,
     batch_size: int = 1,
     length: int = 128,
     min_seconds: float = 1.0,
-    vocab_size: int = 1000,
-    outputs: tuple[str, ...] | None = None,
     progress: Progress | None = None,
 ) -> list[FileFigures | None]:
     """Latency and memory of plain ONNX files, measured as packages are; None for one that does not fit into memory.
@@ -187,12 +179,10 @@ def time_files(
             raise PackageError("no such file", where=str(file))
     report = progress or _report_to_nobody
     subjects = [Subject(file, str(file), vocab_size, outputs) for file in files]
-    with open_target(device) as target:
-        workload = _workload(target, threads, batch_size, length)
-        check_request(target, workload, min_seconds=min_seconds)
-        with running(subjects, target, workload, report=report) as session:
-            take_rounds(session, min_seconds=min_seconds, report=report, patient=False)
-            figures = {one.subject.name: _file_figures(one) for one in session.running}
+    asked = threads, batch_size, length
+    with _session(subjects, device, asked, min_seconds=min_seconds, report=report) as session:
+        take_rounds(session, min_seconds=min_seconds, report=report, patient=False)
+        figures = {one.subject.name: _file_figures(one) for one in session.running}
     return [figures.get(subject.name) for subject in subjects]
 
 
@@ -205,7 +195,20 @@ def _file_figures(one: Running) -> FileFigures:
     )
 
 
-def _workload(target: Target, threads: int | None, batch_size: int, length: int) -> Workload:
+@contextmanager
+def _session(
+    subjects: Sequence[Subject], device: str, asked: Asked, *, min_seconds: float, report: Progress
+) -> Iterator[Session]:
+    """Workers of all subjects on the device, once it is sure that it can do what is asked."""
+    with open_target(device) as target:
+        workload = _workload(target, asked)
+        check_request(target, workload, min_seconds=min_seconds)
+        with running(subjects, target, workload, report=report) as session:
+            yield session
+
+
+def _workload(target: Target, asked: Asked) -> Workload:
+    threads, batch_size, length = asked
     return Workload(target.cores() if threads is None else threads, batch_size, length)
 
 
@@ -249,27 +252,20 @@ def _text_lengths(subject: Subject, source: str) -> TextLengths | None:
 
 
 def _figures(details: PackageInfo, one: Running, session: Session, extras: Extras, report: Progress) -> PackageFigures:
-    def fitting(stage: str, measure: Callable[[], Figure]) -> Figure | None:
-        """What is measured after the timing; where that takes too much memory, it is a failure."""
-        try:
-            return measure()
-        except OutOfMemory as error:
-            session.fail(one.subject, stage, error)
-            return None
-
-    workload, rounds_ms = session.workload, one.rounds_ms
+    subject, workload, rounds_ms = one.subject, session.workload, one.rounds_ms
     peak_bytes = one.peak_bytes  # before anything but the timed runs takes some
     samples_ms = rounds_ms.ravel()
     p50, p90, p95, p99 = map(float, np.percentile(samples_ms, _PERCENTS))
     p50_interval, p95_interval, p99_interval = percentile_intervals(rounds_ms, (50, 95, 99))
     drifted = drift(rounds_ms)
-    post_ms = fitting("post-processing", lambda: besides.post_processing_ms(one, details))
-    streams = fitting("streams", lambda: besides.stream_figures(one, workload, extras.streams, report))
-    arrivals = fitting(
-        "arrivals", lambda: besides.open_loop(one, extras, closed_p50_ms=p50, closed_p95_ms=p95, report=report)
+    post_ms = session.fitting(subject, "post-processing", lambda: besides.post_processing_ms(one, details))
+    streams = session.fitting(
+        one.subject, "streams", lambda: besides.stream_figures(one, workload, extras.streams, report)
     )
+    closed_ms = p50, p95
+    arrivals = session.fitting(subject, "arrivals", lambda: besides.open_loop(one, extras, closed_ms, report))
     # It leaves a batch of its own in the worker, so it comes after all that is of the workload.
-    agreed = fitting("agreement", lambda: agreement(one, precision=details.precision))
+    agreed = session.fitting(subject, "agreement", lambda: agreement(one, precision=details.precision))
     return PackageFigures(
         package=str(details.folder),
         name=details.folder.resolve().name,
@@ -291,7 +287,9 @@ def _figures(details: PackageInfo, one: Running, session: Session, extras: Extra
         throughput_per_s=float(workload.batch_size * 1000 / samples_ms.mean()),
         drift=drifted,
         verdict=_steadiness(p50, p50_interval, drifted),
-        tokenize_p50_ms=fitting("tokenizing", lambda: besides.tokenizing_ms(one, details, workload)),
+        tokenize_p50_ms=session.fitting(
+            one.subject, "tokenizing", lambda: besides.tokenizing_ms(one, details, workload)
+        ),
         post_p50_ms=post_ms,
         energy_mj=one.energy_mj,
         peak_rss_mb=peak_bytes / _MB,

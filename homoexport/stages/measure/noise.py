@@ -34,7 +34,9 @@ def judge_noise(spin_us: Sequence[float], counters: Sequence[tuple[CountersReply
     p50, p95 = (float(value) for value in np.percentile(spin_us, (50, 95)))
     disturbed = float(np.mean(np.array(spin_us) > _LONG * p50))
     elapsed_ns = after[0].time_ns - before[0].time_ns
-    other = _cores(before, after, elapsed_ns)
+    busy = _share(before[0].host_busy_ns, after[0].host_busy_ns, elapsed_ns)
+    own = sum(late.own_cpu_ns - early.own_cpu_ns for early, late in counters) / elapsed_ns
+    other = None if busy is None else max(0.0, busy - own)  # cores' worth of time that went to others than the workers
     stolen = _share(before[0].stolen_ns, after[0].stolen_ns, elapsed_ns)
     rates = before[0].frequency_mhz, after[0].frequency_mhz
     remarks = []
@@ -56,15 +58,6 @@ def judge_noise(spin_us: Sequence[float], counters: Sequence[tuple[CountersReply
         frequency_after_mhz=rates[1],
         remarks=tuple(remarks),
     )
-
-
-def _cores(before: Sequence[CountersReply], after: Sequence[CountersReply], elapsed_ns: int) -> float | None:
-    """Cores' worth of time that went to others than the workers."""
-    busy = _share(before[0].host_busy_ns, after[0].host_busy_ns, elapsed_ns)
-    if busy is None:
-        return None
-    own = sum(late.own_cpu_ns - early.own_cpu_ns for early, late in zip(before, after, strict=True))
-    return float(max(0.0, busy - own / elapsed_ns))
 
 
 def _share(before: int | None, after: int | None, elapsed_ns: int) -> float | None:

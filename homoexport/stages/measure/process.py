@@ -6,6 +6,7 @@ The requests are explained in `homoexport.runtime.worker.protocol`.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import signal
 import subprocess
@@ -142,10 +143,8 @@ class Worker:
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout, self._stderr):
             assert pipe is not None
-            try:
+            with contextlib.suppress(BrokenPipeError):  # a request that the dead worker never read
                 pipe.close()
-            except BrokenPipeError:  # a request that the dead worker never read
-                continue
 
     def _ask(self, kind: type[Reply], command: str, **fields: object) -> Reply:
         assert self._process.stdin is not None

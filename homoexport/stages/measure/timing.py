@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from homoexport.stages.measure.noise import calibrate, judge_noise
 from homoexport.stages.measure.process import Worker
 from homoexport.stages.measure.targets import OutOfMemory, Target
 
+Figure = TypeVar("Figure")
 Progress = Callable[[str, float], None]  # what is being done, and the share of it that is done (0 to 1)
 
 MIN_ROUNDS = 20
@@ -130,6 +132,14 @@ class Session:
 
     def fail(self, subject: Subject, stage: str, error: OutOfMemory) -> None:
         self.failures.append(Failure(package=subject.name, stage=stage, reason=error.what))
+
+    def fitting(self, subject: Subject, stage: str, measure: Callable[[], Figure]) -> Figure | None:
+        """What is measured after the timing; where that takes too much memory, it is a failure."""
+        try:
+            return measure()
+        except OutOfMemory as error:
+            self.fail(subject, stage, error)
+            return None
 
 
 def check_request(target: Target, workload: Workload, *, min_seconds: float) -> None:

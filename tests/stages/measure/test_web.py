@@ -24,7 +24,7 @@ from homoexport.runtime.inference import read_package
 from homoexport.runtime.worker.protocol import InputsReply, InputsRequest, LoadReply, LoadRequest
 from homoexport.stages.measure import measure_packages, targets
 from homoexport.stages.measure.process import Worker
-from homoexport.stages.measure.targets import OutOfMemory
+from homoexport.stages.measure.targets import OutOfMemory, open_target
 from homoexport.stages.measure.targets.web import (
     RUNTIME_VERSION,
     WebOptions,
@@ -58,10 +58,9 @@ def kind(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def target() -> Iterator[WebTarget]:
-    opened = WebTarget()
-    opened.open()
-    yield opened
-    opened.close()
+    with open_target("web") as opened:
+        assert isinstance(opened, WebTarget)
+        yield opened
 
 
 def write_int8_package(folder: Path) -> Path:

@@ -7,21 +7,13 @@ from contextlib import contextmanager
 
 from homoexport.errors import DeviceError
 from homoexport.stages.measure.targets.emulated import parse_emulated
-from homoexport.stages.measure.targets.local import (
-    LimitedCpu,
-    LocalCpu,
-    is_plain_cpu,
-    parse_cpu,
-    parse_cuda,
-    parse_openvino,
-)
+from homoexport.stages.measure.targets.local import LocalCpu, is_plain_cpu, parse_accelerated, parse_cpu
 from homoexport.stages.measure.targets.protocol import OutOfMemory, Target, cache_folder
 from homoexport.stages.measure.targets.ssh import parse_ssh
 from homoexport.stages.measure.targets.web import parse_web
 
 __all__ = [
     "KINDS",
-    "LimitedCpu",
     "LocalCpu",
     "OutOfMemory",
     "Target",
@@ -34,8 +26,8 @@ __all__ = [
 # How each kind of device is written; the parser takes the whole and what follows the first colon.
 KINDS: dict[str, tuple[Callable[[str, str], Target], str]] = {
     "cpu": (parse_cpu, "cpu, or cpu:threads=1,memory=256MB,quota=0.5"),
-    "cuda": (parse_cuda, "cuda"),
-    "openvino": (parse_openvino, "openvino"),
+    "cuda": (parse_accelerated, "cuda"),
+    "openvino": (parse_accelerated, "openvino"),
     "arm64": (parse_emulated, "arm64, or arm64:cortex-a53 (-a57, -a72, -a76, neoverse-n1)"),
     "x86": (parse_emulated, "x86:haswell (nehalem, sandybridge, skylake-server, epyc)"),
     "web": (parse_web, "web, or web:threads=2,backend=webgpu,browser=PATH"),

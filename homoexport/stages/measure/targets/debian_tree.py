@@ -47,12 +47,6 @@ APT::Architectures {{ "arm64"; }};
 APT::Install-Recommends "false";
 APT::Sandbox::User "root";
 Dir::Etc "{apt}/etc";
-Dir::Etc::sourcelist "{apt}/sources.list";
-Dir::Etc::main "/dev/null";
-Dir::Etc::parts "{apt}/etc";
-Dir::Etc::sourceparts "{apt}/etc";
-Dir::Etc::trustedparts "{apt}/etc";
-Dir::Etc::preferencesparts "{apt}/etc";
 Dir::State "{apt}";
 Dir::State::status "{apt}/status";
 Dir::Cache "{apt}";
@@ -148,26 +142,21 @@ def _download(apt: Path, report: Callable[[str], None]) -> list[Path]:
         (apt / name).mkdir(parents=True)
     (apt / "status").touch()  # an empty system: everything is to be installed
     mirror = _mirror()
-    (apt / "sources.list").write_text(f"deb [signed-by={_KEYRING}] {mirror} {_RELEASE} main\n")
+    (apt / "etc" / "sources.list").write_text(f"deb [signed-by={_KEYRING}] {mirror} {_RELEASE} main\n")
     (apt / "apt.conf").write_text(_hosts_settings() + _APT_CONF.format(apt=apt))
     own = {"APT_CONFIG": str(apt / "apt.conf"), "LC_ALL": "C"}
     report(f"reading the list of Debian {_RELEASE}'s arm64 packages from {mirror}")
     _run(["apt-get", "--quiet", "update", "--error-on=any"], f"reading the package list of {mirror}", own)
     report("downloading Debian's Python (about 16 MB)")
-    _run(
-        ["apt-get", "--quiet", "--assume-yes", "--download-only", "install", *_PACKAGES],
-        f"downloading packages from {mirror}",
-        own,
-    )
+    command = ["apt-get", "--quiet", "--assume-yes", "--download-only", "install", *_PACKAGES]
+    _run(command, f"downloading packages from {mirror}", own)
     return sorted((apt / "archives").glob("*.deb"))
 
 
 def _mirror() -> str:
     """The Debian mirror that this host uses; Debian's own where it uses none."""
-    answer = _run(
-        ["apt-get", "indextargets", "--format", "$(REPO_URI) $(ORIGIN)", "Created-By: Packages"],
-        "reading apt's configuration",
-    )
+    command = ["apt-get", "indextargets", "--format", "$(REPO_URI) $(ORIGIN)", "Created-By: Packages"]
+    answer = _run(command, "reading apt's configuration")
     for line in answer.splitlines():
         address, _, origin = line.partition(" ")
         address = address.rstrip("/")
@@ -199,15 +188,9 @@ def _run(command: Sequence[str], doing: str, environment: dict[str, str] | None 
     Raises:
         DeviceError: it fails.
     """
-    done = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        env=os.environ | (environment or {}),
-        check=False,
-    )
+    env = os.environ | (environment or {})
+    nothing = subprocess.DEVNULL
+    done = subprocess.run(command, stdin=nothing, capture_output=True, text=True, errors="replace", env=env)
     if done.returncode == 0:
         return done.stdout
     said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()] or ["it said nothing"]

@@ -242,7 +242,6 @@ class EmulatedCpu(TargetHere):
             text=True,
             errors="replace",
             env=environment | {"PYTHONHASHSEED": "0"},
-            check=False,
         )
         answers = [json.loads(line) for line in done.stdout.splitlines()]
         failures = [answer["error"] for answer in answers if not answer["ok"]]

@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, PositiveFloat, PositiveInt
 
 from homoexport.cgroup import ChildGroups
 from homoexport.documents.measurement import Limit, Need
-from homoexport.errors import HomoexportError
+from homoexport.errors import DeviceError, HomoexportError
 from homoexport.host import available_cores
 from homoexport.stages.measure.targets.protocol import (
     Options,
@@ -45,6 +45,7 @@ _BUILDS = {
     "CUDAExecutionProvider": "pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'",
     "OpenVINOExecutionProvider": "pip uninstall -y onnxruntime && pip install onnxruntime-openvino",
 }
+_ACCELERATORS = {"cuda": "CUDAExecutionProvider", "openvino": "OpenVINOExecutionProvider"}
 _MB = 10**6
 
 
@@ -61,16 +62,10 @@ def parse_cpu(device: str, options: str) -> LocalCpu:
     return LimitedCpu(device, read_options(options, CpuOptions, device=device)) if options else LocalCpu(device)
 
 
-def parse_cuda(device: str, options: str) -> LocalCpu:
-    """`cuda`: the first GPU."""
+def parse_accelerated(device: str, options: str) -> LocalCpu:
+    """`cuda`: the first GPU; `openvino`: this CPU through OpenVINO."""
     read_options(options, Options, device=device)
-    return LocalCpu(device, ("CUDAExecutionProvider", "CPUExecutionProvider"))
-
-
-def parse_openvino(device: str, options: str) -> LocalCpu:
-    """`openvino`: this CPU through OpenVINO."""
-    read_options(options, Options, device=device)
-    return LocalCpu(device, ("OpenVINOExecutionProvider", "CPUExecutionProvider"))
+    return LocalCpu(device, (_ACCELERATORS[device.partition(":")[0]], "CPUExecutionProvider"))
 
 
 class LocalCpu(TargetHere):
@@ -115,11 +110,7 @@ class LimitedCpu(LocalCpu):
         self._affinity: set[int] = set()
 
     def open(self) -> None:
-        """Find out what can enforce the limits.
-
-        Raises:
-            DeviceError: more cores than there are, or a quota that nothing here can enforce.
-        """
+        """Find out what can enforce the limits."""
         super().open()
         here = available_cores()
         wanted = self._threads or min(here, math.ceil(self._quota or here))
@@ -128,34 +119,31 @@ class LimitedCpu(LocalCpu):
         self._affinity = set(sorted(os.sched_getaffinity(0))[:wanted])
         if self._quota is None and self._memory_bytes is None:
             return
-        self._groups, refusal = self._usable_groups()
-        if self._groups is not None or self._quota is None or self._quota >= wanted:
-            return
-        what = f"a quota of {self._quota:g} needs a control group, which may not be made here ({refusal})"
-        hint = (
-            "run it as root, or by a systemd of your own (systemd-run --user --scope homoexport ...), or leave it out"
-        )
-        if refusal.errno == errno.EINVAL:
-            what = f"the kernel refuses a quota of {self._quota:g}"
-            hint = "ask for more: it gives a hundredth of a core at the least"
-        raise self.error(what, hint)
-
-    def _usable_groups(self) -> tuple[ChildGroups | None, OSError]:
-        """Groups that a worker can be put into, after one of them was made and removed; or why there are none."""
-        groups = None
         try:
-            groups = ChildGroups(quota=self._quota, memory_bytes=self._memory_bytes)
+            self._groups = self._usable_groups()
+        except OSError as refusal:
+            if self._quota is not None and self._quota < wanted:
+                raise self._no_quota(self._quota, refusal) from None
+
+    def _usable_groups(self) -> ChildGroups:
+        """Groups that a worker can be put into, after one of them was made and removed."""
+        groups = ChildGroups(quota=self._quota, memory_bytes=self._memory_bytes)
+        try:
             probe = groups.make("probe")
             joined = subprocess.run(_under(_JOIN_AND_RUN, " ".join(map(str, probe)), ["true"]), check=False)
             if joined.returncode:
                 raise PermissionError(errno.EACCES, "no process can be moved into it")
-        except OSError as error:
-            return None, error
-        else:
-            return groups, OSError()
         finally:
-            if groups is not None:
-                groups.remove()
+            groups.remove()
+        return groups
+
+    def _no_quota(self, quota: float, refusal: OSError) -> DeviceError:
+        if refusal.errno == errno.EINVAL:
+            hint = "ask for more: it gives a hundredth of a core at the least"
+            return self.error(f"the kernel refuses a quota of {quota:g}", hint)
+        what = f"a quota of {quota:g} needs a control group, which may not be made here ({refusal})"
+        hint = "run it as root, or by your own systemd (systemd-run --user --scope homoexport ...), or leave it out"
+        return self.error(what, hint)
 
     def cores(self) -> int:
         return len(self._affinity)
