@@ -88,20 +88,14 @@ class Bridge:
             cores=[],
         )
 
-    def next_request(self) -> JsonObject | None:
-        """What the parent asks next; None where it does not any more.
+    def next_request(self) -> JsonObject:
+        """What the parent asks next.
 
         Raises:
             Unusable: the browser has ended.
+            EOFError: the parent has.
         """
-        while True:
-            kind, value = self._events.get()
-            if kind == "request":
-                request: JsonObject = value
-                return request
-            if kind == "end":
-                return None
-            self._note(kind, value)
+        return self._await("request")
 
     def answer(self, command: str, fields: JsonObject) -> object:
         """The reply to one request.
@@ -205,7 +199,7 @@ class Bridge:
         if self._renderer is None:
             raise Refused("memory", _CRASHED)
         self._site.command(command, **request)
-        reply = self._await_reply(None)
+        reply = self._await("reply")
         if not reply.pop("ok"):
             error = reply["error"]
             raise Refused("memory" if any(sign in error for sign in MEMORY_SIGNS) else "model", error)
@@ -213,7 +207,7 @@ class Bridge:
 
     def _await_page(self, but: int | None = None) -> JsonObject:
         """What a fresh page says when its runtime has started; its process is found and watched."""
-        ready = self._await_reply(_START_SECONDS)
+        ready = self._await("reply", _START_SECONDS)
         if not ready["ok"]:
             raise Unusable(ready["error"])
         self._renderer = self._browser.largest_renderer(but)
@@ -222,28 +216,24 @@ class Bridge:
         watch(self._renderer, lambda process: self._put("crashed", process))
         return ready
 
-    def _await_reply(self, seconds: float | None) -> JsonObject:
+    def _await(self, wanted: str, seconds: float | None = None) -> JsonObject:
+        """The next `request` of the parent or `reply` of the page; what happens meanwhile is taken in."""
         while True:
             try:
                 kind, value = self._events.get(timeout=seconds)
             except queue.Empty:
                 raise Unusable(f"the browser showed no page within {seconds:g} s") from None
-            if kind == "reply":
-                reply: JsonObject = value
-                return reply
+            if kind == wanted:
+                found: JsonObject = value
+                return found
             if kind == "end":
                 raise EOFError
-            if self._note(kind, value):
-                raise Refused("memory", _CRASHED)
-
-    def _note(self, kind: str, value: Any) -> bool:
-        """Take in an event between two commands, or within one; whether the page is gone with it."""
-        if kind == "gone":
-            raise Unusable(f"the browser ended: {value}")
-        if kind == "crashed" and value == self._renderer:
-            self._renderer = None
-            return True
-        return False
+            if kind == "gone":
+                raise Unusable(f"the browser ended: {value}")
+            if kind == "crashed" and value == self._renderer:
+                self._renderer = None
+                if wanted == "reply":
+                    raise Refused("memory", _CRASHED)
 
     def _listen(self, lines: Iterable[str]) -> None:
         for line in lines:
@@ -266,7 +256,7 @@ def main() -> None:
     try:
         bridge = Bridge(sys.stdin, BridgeSettings(**json.loads(sys.argv[1])))
         channel.send(bridge.greeting)
-        while (request := bridge.next_request()) is not None and request["command"] != "quit":
+        while (request := bridge.next_request())["command"] != "quit":
             try:
                 reply = bridge.answer(request.pop("command"), request)
                 bridge.rest()
