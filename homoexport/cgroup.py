@@ -155,11 +155,7 @@ class ChildGroups:
                 self._limits[parent] |= _memory_files(memory_bytes, group.version)
 
     def make(self, name: str) -> list[Path]:
-        """A new group in each tree; a process joins by writing 0 into their `cgroup.procs`.
-
-        Raises:
-            OSError: it cannot be made, or not with these limits.
-        """
+        """A new group in each tree; a process joins by writing 0 into their `cgroup.procs`. Raises OSError."""
         folders = [parent / f"{self._stem}-{name}" for parent in self._limits]
         for folder, limits in zip(folders, self._limits.values(), strict=True):
             folder.mkdir()

@@ -47,12 +47,7 @@ class Worker:
     """A running worker. Use it as a context manager: leaving the block ends the process in any case."""
 
     def __init__(self, target: Target, *, subject: str) -> None:
-        """Start a worker that is going to measure `subject` (for messages).
-
-        Raises:
-            DeviceError: the worker does not start, or dies at once.
-            OutOfMemory: it has too little memory even to start.
-        """
+        """Start a worker that is going to measure `subject` (for messages); raises as `load` does."""
         self.subject, self.target = subject, target
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
         try:

@@ -143,12 +143,7 @@ class Session:
 
 
 def check_request(target: Target, workload: Workload, *, min_seconds: float) -> None:
-    """Refuse what cannot be measured on an open target.
-
-    Raises:
-        DeviceError: more threads than the target has cores.
-        UserError: a figure that is not positive.
-    """
+    """Refuse what cannot be measured on an open target: a figure that is not positive, more threads than cores."""
     for name, value in {**vars(workload), "min_seconds": min_seconds}.items():
         if value <= 0:
             raise UserError(f"{value} is not positive", where=name)

@@ -49,11 +49,7 @@ def find_target(device: str) -> Target:
 
 @contextmanager
 def open_target(device: str) -> Iterator[Target]:
-    """The target that a device names, open inside the block.
-
-    Raises:
-        DeviceError: it is unknown, or cannot be used here.
-    """
+    """The target that a device names, open inside the block; raises DeviceError where it cannot be used."""
     target = find_target(device)
     try:
         target.open()

@@ -83,9 +83,6 @@ def make_tree(report: Callable[[str], None], check: Callable[[Path], None]) -> P
     """Make the tree, unless it is there. Until it is whole it has another name, so nobody meets half of it.
 
     Before it gets its name, `check` is called with it; what that raises ends the making.
-
-    Raises:
-        DeviceError: a tool is missing, a download fails, or the disk is full.
     """
     folder = tree_folder()
     if folder.is_dir():
@@ -183,11 +180,7 @@ def _install_wheels(site: Path, report: Callable[[str], None]) -> None:
 
 
 def _run(command: Sequence[str], doing: str, environment: dict[str, str] | None = None) -> str:
-    """What a tool prints.
-
-    Raises:
-        DeviceError: it fails.
-    """
+    """What a tool prints; raises DeviceError where it fails."""
     env = os.environ | (environment or {})
     nothing = subprocess.DEVNULL
     done = subprocess.run(command, stdin=nothing, capture_output=True, text=True, errors="replace", env=env)

@@ -125,8 +125,7 @@ def set_up_arm64(report: Callable[[str], None]) -> Path:
     """Make the tree that `arm64` runs in, unless it is there: Debian's Python with onnxruntime for aarch64.
 
     Raises:
-        DeviceError: the emulator or a tool is missing, a download fails, the disk is full, or the tree
-            does not run. Nothing half-made stays.
+        DeviceError: something is missing, a download fails, the disk is full, or the tree does not run.
     """
     core = ARM_CORES[_ARM_DEFAULT]
     refuse_needs(_qemu_needs(core), where="arm64")

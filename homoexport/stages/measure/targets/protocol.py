@@ -52,11 +52,7 @@ class Target(Protocol):
         """What is missing here before it can be opened; quick, and nothing is started or connected to."""
 
     def open(self) -> None:
-        """Make it ready. Once, before anything else but `needs`.
-
-        Raises:
-            DeviceError: it is not there, or lacks something.
-        """
+        """Make it ready. Once, before anything else but `needs`; raises DeviceError where it is not there."""
 
     def cores(self) -> int:
         """Cores that a worker may use there."""
@@ -66,11 +62,7 @@ class Target(Protocol):
         return {}
 
     def place(self, files: Sequence[Path]) -> list[str]:
-        """Have files there, side by side under their own names, and say where; what is there already stays.
-
-        Raises:
-            DeviceError: there is no room, or no way there any more.
-        """
+        """Have files there, side by side under their own names, and say where; what is there already stays."""
 
     def start(self, stderr: IO[bytes]) -> subprocess.Popen[bytes]:
         """A fresh worker with its stdin and stdout as pipes, and `stderr` for what it says besides."""
@@ -132,11 +124,7 @@ def refuse_needs(needs: Sequence[Need], *, where: str) -> None:
 
 
 def refuse_too_many(what: str, cores: int, here: int, *, where: str, why: str = "may be used") -> None:
-    """Refuse more cores than there are.
-
-    Raises:
-        DeviceError: with how many there are.
-    """
+    """Refuse more cores than there are."""
     if cores > here:
         there = f"{here} core{'s' * (here > 1)} {why}"
         raise DeviceError(f"{what} of {cores} where {there}", where=where, hint=f"ask for {here} or fewer")

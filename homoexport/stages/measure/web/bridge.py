@@ -53,10 +53,8 @@ class Refused(Exception):
 class Bridge:
     """A browser with one page, and the answers to requests.
 
-    The parent's requests are read in a thread, so that its end is noticed in the midst of a command.
-
-    Raises:
-        Unusable: the browser does not start, or cannot run the runtime.
+    The parent's requests are read in a thread, so that its end is noticed in the midst of a command. Whatever waits
+    raises `Unusable` where the browser has ended, and EOFError where the parent has.
     """
 
     def __init__(self, lines: Iterable[str], settings: BridgeSettings) -> None:
@@ -89,22 +87,10 @@ class Bridge:
         )
 
     def next_request(self) -> JsonObject:
-        """What the parent asks next.
-
-        Raises:
-            Unusable: the browser has ended.
-            EOFError: the parent has.
-        """
         return self._await("request")
 
     def answer(self, command: str, fields: JsonObject) -> object:
-        """The reply to one request.
-
-        Raises:
-            Refused: it cannot be carried out.
-            Unusable: the browser has ended.
-            EOFError: the parent has.
-        """
+        """The reply to one request; raises `Refused` where it cannot be carried out."""
         handler: Callable[..., object] | None = getattr(self, f"do_{command}", None)
         if handler is None:
             raise Refused("unsupported", f"'{command}' cannot be measured in a browser")
