@@ -6,7 +6,7 @@ Latency is of one call, in milliseconds; memory is in MB of 10**6 bytes; interva
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, TypeAdapter, model_validator
 
@@ -293,7 +293,7 @@ SCHEMA_FILE = Path(__file__).with_name("measurement.schema.json")
 _HINT = "give a file that `homoexport bench --json` wrote"
 
 
-def json_schema() -> dict[str, Any]:
+def json_schema() -> dict[str, object]:
     """The schema of what `homoexport bench --json` prints, in JSON Schema 2020-12."""
     adapter: TypeAdapter[Measurement | Grid] = TypeAdapter(AnyMeasurement)
     return {

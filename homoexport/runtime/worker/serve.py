@@ -61,7 +61,7 @@ class ModelServer:
             cores=machine.like_cores(),
         )
 
-    def answer(self, command: str, fields: dict[str, Any]) -> object:
+    def answer(self, command: str, **fields: Any) -> object:
         """The reply to one request."""
         handler: Callable[..., object] | None = getattr(self, f"do_{command}", None)
         if handler is None:
@@ -141,7 +141,7 @@ def main() -> None:
         if command == "quit":
             return
         try:
-            reply = server.answer(command, fields)
+            reply = server.answer(command, **fields)
             machine.rest()
             channel.send(reply)
         except BrokenPipeError:

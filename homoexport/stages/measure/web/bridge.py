@@ -89,7 +89,7 @@ class Bridge:
     def next_request(self) -> JsonObject:
         return self._await("request")
 
-    def answer(self, command: str, fields: JsonObject) -> object:
+    def answer(self, command: str, **fields: Any) -> object:
         """The reply to one request; raises `Refused` where it cannot be carried out."""
         handler: Callable[..., object] | None = getattr(self, f"do_{command}", None)
         if handler is None:
@@ -244,7 +244,7 @@ def main() -> None:
         channel.send(bridge.greeting)
         while (request := bridge.next_request())["command"] != "quit":
             try:
-                reply = bridge.answer(request.pop("command"), request)
+                reply = bridge.answer(request.pop("command"), **request)
                 bridge.rest()
                 channel.send(reply)
             except Refused as refused:
