@@ -56,12 +56,8 @@ class _Electra(PostNorm):
 
     def check_target(self, config: Any, target: Shape) -> None:
         if config.embedding_size != config.hidden_size and config.embedding_size == target.hidden_size:
-            raise ShapeError(
-                f"hidden_size {target.hidden_size} is the embedding size, and the teacher's projection from the one to "
-                "the other would be lost",
-                where="student",
-                hint="choose another hidden_size",
-            )
+            what = f"hidden_size {target.hidden_size} is the embedding size, and the teacher's projection would be lost"
+            raise ShapeError(what, where="student", hint="choose another hidden_size")
 
 
 ELECTRA = _Electra(

@@ -217,11 +217,8 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: Any, longest: i
         raise TeacherError("its tokenizer has no padding token", where=source, hint="set pad_token and save it again")
     highest = max(tokenizer.get_vocab().values())
     if highest >= config.vocab_size:
-        raise TeacherError(
-            f"its tokenizer's ids go up to {highest} and the model knows {config.vocab_size} tokens",
-            where=source,
-            hint="put the tokenizer there that the model was trained with",
-        )
+        what = f"its tokenizer's ids go up to {highest} and the model knows {config.vocab_size} tokens"
+        raise TeacherError(what, where=source, hint="put the tokenizer there that the model was trained with")
     if longest is not None:
         tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
 

@@ -24,11 +24,9 @@ def read_pooling(folder: Path) -> Pooling:
     entries = json.loads(modules.read_text(encoding="utf-8")) if modules.is_file() else []
     kinds = [str(entry["type"]).rsplit(".", 1)[-1] for entry in entries]
     if entries and kinds not in (["Transformer"], ["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
-        raise TeacherError(
-            f"a sentence encoder of {', '.join(kinds)} is not supported, and parts of it would be lost",
-            where=str(modules),
-            hint="supported: Transformer, Pooling and, perhaps, Normalize, in this order",
-        )
+        what = f"a sentence encoder of {', '.join(kinds)} is not supported, and parts of it would be lost"
+        hint = "supported: Transformer, Pooling and, perhaps, Normalize, in this order"
+        raise TeacherError(what, where=str(modules), hint=hint)
     named = [entry["path"] for entry, kind in zip(entries, kinds, strict=True) if kind == "Pooling"]
     path = folder / (named[0] if named else "1_Pooling") / "config.json"
     if not path.is_file():

@@ -118,12 +118,14 @@ class Maker:
         if form in self._written:
             return self._written[form]
         self.progress(f"checking the {form.name} graph against torch")
-        model = self._try(form.name, lambda: write_as(ir.load(self._base(form)), form, max_opset=self.opset))
-        if model is None:
-            return None
         file = self._file_of(form)
-        ir.save(model, file)
-        checked = self.check(Candidate(form, "fp32", "fp32", file, file.stat().st_size), few=True)
+
+        def write() -> Candidate:
+            ir.save(write_as(ir.load(self._base(form)), form, max_opset=self.opset), file)
+            return Candidate(form, "fp32", "fp32", file, file.stat().st_size)
+
+        written = self._try(form.name, write)
+        checked = None if written is None else self.check(written, few=True)
         if checked is not None:
             self._written[form] = checked
         return checked

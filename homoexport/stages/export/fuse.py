@@ -5,12 +5,9 @@ What each rewrite is for was measured on one thread of a Zen 4; `stages.export.f
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNodesPass, RemoveUnusedOpsetsPass
-from onnxscript.rewriter import pattern, rewrite
+from onnx_ir.passes.common import RemoveUnusedNodesPass, RemoveUnusedOpsetsPass
 
 from homoexport.stages.export.attention import MICROSOFT
 from homoexport.stages.export.surgery import (
@@ -131,21 +128,14 @@ def sum_residuals(model: ir.Model) -> None:
             addition.op_type = "Sum"
 
 
-def _bias_gelu(op: Any, x: Any, bias: Any) -> Any:
-    return op.BiasGelu(x, bias, _domain=MICROSOFT)
-
-
-def _add_gelu(op: Any, x: Any, bias: Any) -> Any:
-    return op.Gelu(op.Add(x, bias), _domain=MICROSOFT)
-
-
 def split_bias_gelu(model: ir.Model) -> None:
     """Leave GELU's bias with the product before it, where an int8 product adds it at no cost.
 
     BiasGelu took 233 us at 128 x 1536, Gelu 161 us.
     """
-    rewrite(model, pattern_rewrite_rules=[pattern.RewriteRule(_bias_gelu, _add_gelu)])
-    ClearMetadataAndDocStringPass()(model)
+    for node in [node for node in model.graph if node.op_type == "BiasGelu"]:
+        total = ir.node("Add", node.inputs)
+        put_in_place(model, node, [total, ir.node("Gelu", total.outputs, domain=MICROSOFT)])
 
 
 def use_standard_gelu(model: ir.Model) -> None:

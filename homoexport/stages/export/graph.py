@@ -71,11 +71,8 @@ def torch_to_onnx(encoder: Encoder, *, opset: int) -> ir.Model:
     """
     parameter_bytes = sum(4 * parameter.numel() for parameter in encoder.model.parameters())
     if parameter_bytes > MAX_PARAMETER_BYTES:
-        raise UserError(
-            f"its weights take {parameter_bytes / 1e9:.1f} GB in fp32, and one ONNX file holds 2 GB",
-            where=encoder.source,
-            hint="distil a smaller student",
-        )
+        what = f"its weights take {parameter_bytes / 1e9:.1f} GB in fp32, and one ONNX file holds 2 GB"
+        raise UserError(what, where=encoder.source, hint="distil a smaller student")
     if opset > onnx.defs.onnx_opset_version():  # torch tries, and prints what its converter thinks of that
         raise UserError(f"there is no opset {opset}", where="opset", hint=f"give {DEFAULT_OPSET}")
     names = input_names(encoder)
@@ -97,12 +94,11 @@ def torch_to_onnx(encoder: Encoder, *, opset: int) -> ir.Model:
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
-        raise UserError(
+        what = (
             f"torch {torch.__version__} cannot export this {type(encoder.model).__name__} of transformers "
-            f"{transformers.__version__} ({first_line(error.__cause__ or error)})",
-            where=encoder.source,
-            hint="try the versions of constraints.txt",
-        ) from error
+            f"{transformers.__version__} ({first_line(error.__cause__ or error)})"
+        )
+        raise UserError(what, where=encoder.source, hint="try the versions of constraints.txt") from error
     assert program is not None
     model: ir.Model = program.model
     if model.opset_imports[""] != opset:

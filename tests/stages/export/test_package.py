@@ -245,14 +245,16 @@ def test_text_that_comes_with_the_package_is_the_same_each_time():
 @pytest.mark.parametrize("source", [pytest.param(MINILM, marks=pytest.mark.slow), BERT_TINY])
 def test_trained_models_keep_every_bound(source, tmp_path):
     encoder = load_encoder(source)
-    out = export_package(encoder, out_dir=tmp_path / "package", rank=by_name("standard-int8-0.onnx"))
+    # Where sums overflow int8 may miss its bound; then it is smoothed, and its layers are searched: minutes.
+    quantize = "none" if SUMS_OVERFLOW and source == BERT_TINY else "auto"
+    out = export_package(encoder, out_dir=tmp_path / "package", rank=by_name("standard-int8-0.onnx"), quantize=quantize)
     details = json.loads((out / "manifest.json").read_text())["details"]
     checked = [item for item in details["candidates"] if item["parity"] is not None]
     names = {item["name"] for item in checked}
-    if SUMS_OVERFLOW:  # then int8 may miss its bound, and is smoothed
-        assert {"standard-int8", "standard-fp32"} <= names
-    else:
-        assert names == {"standard-int8", "standard-fp32"}
+    schemes = {"standard-fp32"} if quantize == "none" else {"standard-fp32", "standard-int8"}
+    assert schemes <= names
+    if quantize == "none" or not SUMS_OVERFLOW:
+        assert names == schemes
         assert [item["name"] for item in checked if not item["parity"]["passed"]] == []
     assert details["left_out"] == {}
     if source == MINILM:
