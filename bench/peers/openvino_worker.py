@@ -4,17 +4,18 @@
 
 `load` takes {"model", "outputs", "threads", "providers": ["OpenVINO CPU f32"]}, or bf16; the model is an OpenVINO or an
 ONNX file. OpenVINO is faster by some 5 to 20 % on a graph of fixed shape, so that it gets one as soon as `inputs` are
-all of one shape (`compile_ns` is in the answer). Texts of several lengths go through the dynamic graph. One caller at
-a time.
+all of one shape. Texts of several lengths go through the dynamic graph. One caller at a time.
 
 B batch, S sequence.
 """
 
 from __future__ import annotations
 
+import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -25,10 +26,14 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 # The worker's memory is to be OpenVINO's: onnxruntime, which the modules below import, would add 22 MB of its own.
-sys.modules["onnxruntime"] = ModuleType("onnxruntime")
+absent = ModuleType("onnxruntime")
+absent.__version__, absent.get_available_providers = "", list  # type: ignore[attr-defined]
+sys.modules["onnxruntime"] = absent
 
+from homoexport.runtime.worker import protocol  # noqa: E402
+from homoexport.runtime.worker.inputs import IntArray  # noqa: E402
 from homoexport.runtime.worker.model import Feeds, Model  # noqa: E402
-from homoexport.runtime.worker.serve import Worker, main  # noqa: E402
+from homoexport.runtime.worker.serve import ModelServer, main  # noqa: E402
 
 
 class Session:
@@ -92,50 +97,36 @@ class OpenVinoModel(Model):
         self.session = Session(path, threads=threads, hint=hint, outputs=outputs)
         self.session.compile(None)
         self.load_ns = time.perf_counter_ns() - start
+        self.elsewhere = None
         self.outputs = list(outputs) if outputs else None
         self.batches = []
-        self.compile_ns = 0
         self._next = 0
 
-    def _use(self, ids: list[NDArray[Any]], masks: list[NDArray[Any]] | None) -> None:
-        super()._use(ids, masks)
-        shapes = {rows.shape for rows in ids}
-        self.compile_ns = self.session.compile(shapes.pop() if len(shapes) == 1 else None)
+    def use(self, batches: Sequence[Mapping[str, IntArray]]) -> None:
+        super().use(batches)
+        shapes = {values["input_ids"].shape for values in batches}
+        self.session.compile(shapes.pop() if len(shapes) == 1 else None)
 
     def run_once(self, *, shrink: bool = False) -> None:  # noqa: ARG002
         """One inference that nobody times; there is no arena to shrink."""
         self.session.run(self.outputs, self.next_feeds())
 
 
-class OpenVinoWorker(Worker):
-    """A Worker that loads OpenVinoModels."""
+class OpenVinoServer(ModelServer):
+    """Loads OpenVinoModels."""
 
-    _model: OpenVinoModel | None
+    def greeting(self, runtime_rss_bytes: int) -> protocol.Greeting:
+        greeting = super().greeting(runtime_rss_bytes)
+        versions = {"python": platform.python_version(), "numpy": np.__version__, "openvino": openvino.get_version()}
+        return replace(greeting, versions=versions, providers=["OpenVINO CPU"])
 
-    def runtime(self) -> dict[str, Any]:
-        """The greeting's part on what runs models here."""
-        versions = {
-            "python": sys.version.split()[0],
-            "numpy": np.__version__,
-            "openvino": openvino.get_version(),
-        }
-        return {"versions": versions, "providers": ["OpenVINO CPU"]}
-
-    def _load(
-        self,
-        model: str,
-        threads: int,
-        outputs: list[str] | None = None,
-        providers: Sequence[str] = ("OpenVINO CPU f32",),
-    ) -> dict[str, Any]:
-        self._model = OpenVinoModel(model, threads=threads, hint=providers[0].split()[-1], outputs=outputs)
-        return {"load_ns": self._model.load_ns, "providers": self._model.session.get_providers()}
-
-    def _inputs(self, **request: Any) -> dict[str, Any]:
-        reply = super()._inputs(**request)
-        assert self._model is not None
-        return reply | {"compile_ns": self._model.compile_ns}
+    def do_load(self, **fields: Any) -> protocol.LoadReply:
+        request = protocol.LoadRequest(**fields)
+        hint = (request.providers or ["OpenVINO CPU f32"])[0].split()[-1]
+        model = OpenVinoModel(request.model, threads=request.threads, hint=hint, outputs=request.outputs)
+        self._model = model
+        return protocol.LoadReply(model.load_ns, model.session.get_providers(), model.elsewhere)
 
 
 if __name__ == "__main__":
-    main(OpenVinoWorker)
+    main(OpenVinoServer)

@@ -127,13 +127,13 @@ class ModelServer:
         return machine.counters(energy_source=self._meter.source)
 
 
-def main() -> None:
+def main(kind: type[ModelServer] = ModelServer) -> None:
     """Greet, then answer requests until `quit` or the end of stdin."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this process
     channel = protocol.ReplyChannel()
     gc.disable()  # no collection may fall into a timed region
     runtime_rss_bytes = machine.peak_rss_bytes()
-    server = ModelServer()
+    server = kind()
     channel.send(server.greeting(runtime_rss_bytes))
     for line in sys.stdin:
         fields = json.loads(line)
