@@ -172,7 +172,7 @@ def test_budgets():
     again = sum(all(line["kept"] for line in each["again"]) for each in shipped)
     assert again >= 12
     assert says("docs/planning.md", "The loop", str(again), str(len(shipped)))
-    assert says("README.md", "On your own model", str(again), str(len(shipped)))
+    assert says("README.md", "On your own model", str(len(shipped)), str(again))
     assert len(refused) == len(bench.HOPELESS)
     assert all(each["seconds"] < 60 for each in refused)
     lied = result["lied_to"]

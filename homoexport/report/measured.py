@@ -268,7 +268,7 @@ def device_table(devices: Sequence[Device]) -> Table:
     rows = []
     for device in devices:
         host = device.host
-        ready = "yes" if device.ready else "no: see homoexport doctor"
+        ready = "yes" if device.ready else "no: " + "; ".join(need.what for need in device.needs)
         sets = ", ".join(host.instruction_sets) if host else ""
         rows.append(
             (

@@ -167,8 +167,9 @@ class InnerTerms:
 
     @property
     def windows(self) -> frozenset[int | None]:
-        """Windows of the layers whose attention is compared."""
-        return frozenset(self.family.window(self.teacher, origin) for _, origin in self._pairs.get("attention", ()))
+        """Windows of the teacher's layers whose projections are compared: pairs of tokens are counted for each."""
+        compared = (pairs for name, pairs in self._pairs.items() if self.wanted[name].reads == "projections")
+        return frozenset(self.family.window(self.teacher, origin) for pairs in compared for _, origin in pairs)
 
     def follow(self, layer_map: LayerMap) -> None:
         """Take on a new map, after layers were removed."""

@@ -66,7 +66,7 @@ def check_packages(packages: Sequence[Path], lengths: Sequence[int], *, with_tex
     for details in described:
         if max(lengths) > details.max_length and not with_texts:
             what = f"{max(lengths)} tokens where {details.folder} takes {details.max_length}"
-            raise UserError(what, where="length", hint=f"measure with {details.max_length} or fewer")
+            raise UserError(what, where="length", hint=f"measure with --length {details.max_length}")
     return described
 
 
