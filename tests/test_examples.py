@@ -14,6 +14,7 @@ SCRIPT = Path(__file__).parents[1] / "examples/teacher_to_verdict.py"
 
 
 @pytest.mark.processes
+@pytest.mark.slow
 def test_teacher_to_verdict(tiny_folder, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("\n".join(f"w{i % 7} w{i % 11} w{i % 13} w{i % 5}" for i in range(2400)) + "\n")

@@ -15,6 +15,7 @@ import onnxruntime
 import pytest
 import torch
 
+from homoexport.cli.app import load_command
 from homoexport.stages.plan import lab
 from tests.conftest import BERT_TINY, tiny_bert, tiny_tokenizer, write_sentences
 
@@ -94,7 +95,19 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
+def test_commands_are_understood():
+    """Their flags and arguments are there; what they do is held by the slow tests below."""
+    understood = []
+    for line in commands():
+        if line.startswith("homoexport "):
+            name, *arguments = shlex.split(line.split("<")[0])[1:]
+            load_command(name).make_context(name, arguments)
+            understood.append(name)
+    assert {"run", "plan", "distill", "export", "bench", "embed", "verify", "report"} == set(understood)
+
+
 @pytest.mark.processes
+@pytest.mark.slow
 def test_commands_on_a_small_teacher(homoexport, place, monkeypatch):
     """Random, but as wide as the recipe's student, and with its number of heads."""
     for name in ("_SECONDS", "_WHOLE_SECONDS", "_ALONE_SECONDS"):

@@ -157,7 +157,10 @@ def test_damaged_packages(homoexport, tmp_path, command):
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("checkpoint_every", [1, 100], ids=["in a checkpoint", "in the student"])
+@pytest.mark.parametrize(
+    "checkpoint_every",
+    [pytest.param(1, id="in a checkpoint"), pytest.param(100, id="in the student", marks=pytest.mark.slow)],
+)
 def test_disk_that_takes_no_more(recipe, tmp_path, checkpoint_every):
     """A limit on the size of a file stands in for a full disk: the writes fail in the same places."""
     out = tmp_path / "out"

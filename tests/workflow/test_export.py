@@ -39,7 +39,7 @@ def test_what_cannot_be_is_refused_before_torch_is_imported(tmp_path: Path) -> N
         "int8-static quantize",
         "export quantize",
         "--embeddings quantize embeddings",
-        "--device device",
+        "device device",
         "export threads",
         "threads threads",
         "nowhere.txt text",

@@ -109,6 +109,7 @@ def stopped_before_step(monkeypatch, homoexport, run: Path, recipe: Path, step: 
             homoexport("run", recipe, "-o", run, "--resume")
 
 
+@pytest.mark.slow
 def test_turn_that_misses_is_pruned_on_and_a_stopped_run_ends_the_same(
     homoexport, recipe, tmp_path, lying, monkeypatch
 ):

@@ -55,7 +55,7 @@ def structure(file: Path) -> tuple[list[Any], list[Any]]:
     ("kind", "scheme"),
     [
         ("bert", "int8"),
-        ("modernbert", "fp32"),
+        pytest.param("modernbert", "fp32", marks=pytest.mark.slow),
         pytest.param("mpnet", "int8", marks=pytest.mark.slow),
         pytest.param("distilbert", "fp32", marks=pytest.mark.slow),
         pytest.param("electra-projected", "fp32", marks=pytest.mark.slow),
