@@ -6,15 +6,13 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import onnx_ir as ir
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
 from homoexport.encoder import Encoder, load_encoder, save_encoder
-from homoexport.stages.export import candidates
-from homoexport.stages.export.graph import torch_to_onnx
 from homoexport.stages.export.package import STRINGS_FILE
+from homoexport.stages.measure import host_of
 from tests.conftest import BERT_TINY
 from tests.snippets import snippets
 from tests.stages.export.conftest import export_package
@@ -54,16 +52,9 @@ def with_random_head(task: str, folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def package_of(tmp_path_factory):
-    """A package and what it was made from, for a task and a scheme; of each task one graph is exported."""
+    """A package and what it was made from, for a task and a scheme."""
     encoders: dict[str, Encoder] = {}
-    graphs: dict[str, Path] = {}
     made: dict[tuple[str, str], Path] = {}
-
-    def exported(encoder: Encoder, opset: int) -> ir.Model:
-        if encoder.task not in graphs:
-            graphs[encoder.task] = tmp_path_factory.mktemp("graph") / "exported.onnx"
-            ir.save(torch_to_onnx(encoder, opset=opset), graphs[encoder.task])
-        return ir.load(graphs[encoder.task])
 
     def make(task: str, quantize: str) -> tuple[Encoder, Path]:
         if task not in encoders:
@@ -71,14 +62,12 @@ def package_of(tmp_path_factory):
             source = with_random_head(task, folder) if task.endswith("classification") else BERT_TINY
             encoders[task] = load_encoder(source, task=task)
         if (task, quantize) not in made:
-            out = tmp_path_factory.mktemp(task) / "package"
-            export_package(encoders[task], out_dir=out, rank=in_order, quantize=quantize, graph="standard")
+            out, here = tmp_path_factory.mktemp(task) / "package", host_of("cpu")
+            export_package(encoders[task], out_dir=out, rank=in_order, quantize=quantize, graph="standard", target=here)
             made[task, quantize] = out
         return encoders[task], made[task, quantize]
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(candidates, "torch_to_onnx", exported)
-        yield make
+    return make
 
 
 def answer_of(output) -> torch.Tensor:

@@ -41,14 +41,15 @@ def export_package(
     texts: Any = (),
     answer: Any = None,
     force: bool = False,
+    target: TargetHost = TARGET,
     **settings: Any,
 ) -> Path:
-    """A package for a target that adds products of bytes exactly; settings as in a recipe's `export`."""
+    """A package, by default for a target that adds products of bytes exactly; settings as in a recipe's `export`."""
     return export_encoder(
         encoder,
         out_dir,
         settings=ExportSettings(**settings),
-        target=TARGET,
+        target=target,
         timed_at=TIMED_AT,
         rank=rank,
         texts=texts,
