@@ -148,6 +148,7 @@ def _keep_and_show(document: Measurement | Grid, output: Path | None, *, force: 
         measurement_remarks,
         measurement_table,
         verdict_lines,
+        wording,
         write_bench_report,
     )
 
@@ -160,7 +161,7 @@ def _keep_and_show(document: Measurement | Grid, output: Path | None, *, force: 
     elif document.results:
         told.append(measurement_table(document))
     for cell in document.cells:
-        where = f"{cell.threads} threads, {cell.batch_size} x {cell.length}: " if isinstance(document, Grid) else ""
+        where = f"{wording.conditions(cell)}: " if isinstance(document, Grid) else ""
         told += [Text(where).append(line) for line in verdict_lines(cell.budget)]
     told += measurement_remarks(document)
     if output is not None:

@@ -71,7 +71,11 @@ class Agreement(Figures):
 
 
 class ArenaStep(Figures):
-    """Memory of a fresh worker after a batch of that size, where the arena keeps what it has and where it is shrunk."""
+    """Memory of a fresh worker after a batch of that size.
+
+    `rss_mb` where onnxruntime's arena keeps what it has, `shrunk_rss_mb` where it is shrunk after each inference (the
+    run option `memory.enable_memory_arena_shrinkage`).
+    """
 
     batch_size: int
     rss_mb: float | None

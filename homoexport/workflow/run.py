@@ -309,9 +309,10 @@ class _Journey:
         self._export_teacher()
         recipe = self.recipe
         short = recipe.measure.model_copy(update={"min_seconds": _GLANCE_SECONDS})
-        if failures := measure_once([self.folder / TEACHER], short, progress=self.progress).failures:
+        found = measure_once([self.folder / TEACHER], short, progress=self.progress)
+        if not found.results:
             raise DeviceError(
-                f"the teacher does not fit ({failures[0].stage}: {failures[0].reason}), and "
+                f"the teacher does not fit ({found.failures[0].stage}: {found.failures[0].reason}), and "
                 f"{recipe.budget.relative[0]} is relative to it",
                 where=recipe.measure.device,
                 hint="give the line as a figure with its unit",

@@ -61,6 +61,21 @@ def test_an_answer_is_the_sessions(model):
     np.testing.assert_array_equal(values, expected)
 
 
+def test_a_thread_that_cannot_start_stops_the_others(monkeypatch):
+    starts = []
+    start = threading.Thread.start
+
+    def third_fails(thread: threading.Thread) -> None:
+        starts.append(thread)
+        if len(starts) == 3:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", third_fails)
+    with pytest.raises(RuntimeError, match="start new thread"):
+        traffic.run_streams(Slow(), 4, 0.1)
+
+
 class Slow:
     """Stands for a model whose inference takes 5 ms, one at a time."""
 

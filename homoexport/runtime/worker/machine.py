@@ -27,7 +27,8 @@ _LIKE = 0.9  # cores whose highest clock rate is at least this share of the fast
 def peak_rss_bytes() -> int:
     """The most resident memory that this process has ever had.
 
-    Linux says so in VmHWM, which starts anew with the program; a parent's memory shows up in `ru_maxrss`.
+    Linux says so in VmHWM, which starts anew with the program. `ru_maxrss` can be the parent's, so it serves only where
+    there is no /proc.
     """
     if _STATUS.exists():
         return _status_bytes("VmHWM")

@@ -31,7 +31,11 @@ def run_streams(model: Model, streams: int, seconds: float) -> StreamsReply:
         return samples
 
     with ThreadPoolExecutor(streams) as pool:
-        callers = [pool.submit(call) for _ in range(streams)]
+        try:
+            callers = [pool.submit(call) for _ in range(streams)]
+        except BaseException:  # a thread that cannot be started: the others must not wait for it
+            ready.abort()
+            raise
         ready.wait()
         start = time.perf_counter_ns()
     wall_ns = time.perf_counter_ns() - start

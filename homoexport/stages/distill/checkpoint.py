@@ -20,7 +20,10 @@ _FORMAT = 5  # raised whenever a checkpoint's content changes
 
 
 class Checkpoint(TypedDict):
-    """All that a run, or one that begins where this one stands (`at_branch`, `at_end`), needs to go on."""
+    """All that a run needs to go on, or to begin where another stands: at a branch, or at its end.
+
+    `at_branch` is true at the end, too.
+    """
 
     run: RunState
     text: StreamState

@@ -33,7 +33,7 @@ Values = dict[str, Any]  # as `state_dict` of torch's classes and `asdict` give 
 
 
 class RunState(TypedDict):
-    """`waypoints` are those that are still ahead."""
+    """`waypoints` says how many are still ahead."""
 
     step: int
     start_widths: Values

@@ -97,7 +97,7 @@ def reference_answer(subject: Subject) -> NDArray[np.float32]:
 
 
 def compare_answers(there: NDArray[np.float32], here: NDArray[np.float32], *, output: str, precision: str) -> Agreement:
-    """By the bound of the precision."""
+    """Hold answers from a target against those from here, by the bound of the precision."""
     exact = precision == "fp32"
     bound = f"cosine at least {INT8_MIN_COSINE:g}"
     if exact:

@@ -167,6 +167,7 @@ def running(subjects: Sequence[Subject], target: Target, workload: Workload, *, 
         for number, subject in enumerate(subjects):
             report(f"warming up {subject.name}", number / len(subjects))
             stage = "start"
+            worker: Worker | None = None
             try:
                 worker = stack.enter_context(Worker(target, subject=subject.name))
                 runtime = worker.greeting.runtime_rss_bytes - target.overhead_bytes(worker.process_id)
@@ -180,6 +181,8 @@ def running(subjects: Sequence[Subject], target: Target, workload: Workload, *, 
                 batches = worker.inputs(inputs_request(subject, workload)).batches
                 warm_up = worker.warm(seconds=0.0 if target.emulated else _WARM_SECONDS)
             except OutOfMemory as error:
+                if worker is not None:
+                    worker.kill()  # its memory is the others'
                 session.fail(subject, stage, error)
                 continue
             session.running.append(Running(subject, worker, batches, load, warm_up, runtime, load_peak))
@@ -249,6 +252,7 @@ def take_rounds(session: Session, *, min_seconds: float, report: Progress, patie
             try:
                 one.take_turn(cores)
             except OutOfMemory as error:
+                one.worker.kill()  # its memory is the others'
                 session.fail(one.subject, "timing", error)
                 session.running.remove(one)
                 order.remove(one)

@@ -67,8 +67,15 @@ class Lab:
 
     def in_fp32(self, shapes: Sequence[Shape]) -> Lab:
         """A lab for shapes of the teacher's own kind of package, which shares this one's exports."""
-        given = self.encoder, shapes, self.measure, self.instruments
-        return Lab(*given, sharing=self, progress=self.progress, fresh=self._fresh)
+        return Lab(
+            self.encoder,
+            shapes,
+            self.measure,
+            self.instruments,
+            sharing=self,
+            progress=self.progress,
+            fresh=self._fresh,
+        )
 
     def _digest(self) -> str:
         """Hex sha256 of all that figures depend on."""

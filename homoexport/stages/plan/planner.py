@@ -75,10 +75,22 @@ def plan_encoder(
         weights = weights_digest(encoder)
         retention = _retention(encoder, weights, texts or sample_text(), distill, shapes, instruments)
         rows, choice, checks = _checked(lab, table, _rows(shapes, table, count, retention), limits)
-        conditions = {"teacher": encoder.source, "teacher_digest": weights, "budget": budget, "measure": measure}
-        graphs = {"scheme": instruments.scheme, "form": lab.form, "target": instruments.target}
-        known = {"models_measured": len(table.measured), "remembered": remembered}
-        return make_plan(limits, rows, choice, checks, reference=reference, **conditions, **graphs, **known)
+        return make_plan(
+            limits,
+            rows,
+            choice,
+            checks,
+            reference=reference,
+            teacher=encoder.source,
+            teacher_digest=weights,
+            budget=budget,
+            measure=measure,
+            scheme=instruments.scheme,
+            form=lab.form,
+            target=instruments.target,
+            models_measured=len(table.measured),
+            remembered=remembered,
+        )
 
 
 def _measured(

@@ -74,6 +74,18 @@ def test_worker_imports_the_runtime_and_none_of_the_frameworks(tmp_path: Path) -
     assert ours == {"homoexport.host", "homoexport.cgroup", "homoexport.runtime"}
 
 
+def test_worker_finds_all_of_itself_in_its_file(tmp_path: Path) -> None:
+    """Where homoexport is installed, as here, what is missing in the file would be found there."""
+    script = (
+        "import runpy, sys; worker = sys.argv[1]; runpy.run_path(worker, run_name='__main__');"
+        "print([name for name, module in sys.modules.items() if name.startswith('homoexport')"
+        " and not module.__file__.startswith(worker)], file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", script, build_worker(tmp_path)]
+    done = subprocess.run(command, input="", capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
 def test_peak_memory_is_the_kernels_and_grows_with_the_model(worker: Worker, tmp_path: Path) -> None:
     status = Path(f"/proc/{worker.process_id}/status").read_text()
     assert worker.greeting.runtime_rss_bytes <= int(status.split("VmHWM:")[1].split()[0]) * 1024
