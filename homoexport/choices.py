@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 # What models are for, as model hubs call it.
 ModelTask = Literal[
@@ -68,6 +68,6 @@ LearnedTask = Literal[OwnTask, "glue", LearnedGlueTask]
 Split = Literal["train", "dev"]
 
 # Measuring.
-TOO_NOISY = "too noisy to call"
+TOO_NOISY: Final = "too noisy to call"
 SpeedVerdict = Literal["faster", "slower", "same", "too noisy to call"]
 Steadiness = Literal["steady", "too noisy to call"]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from homoexport.errors import UserError
 
 _BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 _COUNTS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9}
-_NUMBER = r"(?P<number>\d+(?:\.\d+)?)"
 
 
 def parse_bytes(text: str, *, where: str) -> int:
@@ -18,10 +18,10 @@ def parse_bytes(text: str, *, where: str) -> int:
     Raises:
         UserError: no positive number with one of the units.
     """
-    match = re.fullmatch(rf"{_NUMBER} ?(?P<unit>[A-Za-z]+)", text.strip())
-    if match is None or match["unit"] not in _BYTES or float(match["number"]) == 0:
+    found = _in_units(text, _BYTES)
+    if not found:
         raise UserError(f"'{text}' is no size", where=where, hint=f"give a number and one of {', '.join(_BYTES)}")
-    return round(float(match["number"]) * _BYTES[match["unit"]])
+    return round(found)
 
 
 def parse_percent(text: str, *, where: str) -> float:
@@ -30,10 +30,10 @@ def parse_percent(text: str, *, where: str) -> float:
     Raises:
         UserError: no positive number with a percent sign.
     """
-    match = re.fullmatch(rf"{_NUMBER} ?%", text.strip())
-    if match is None or float(match["number"]) == 0:
+    found = _in_units(text, {"%": 1})
+    if not found:
         raise UserError(f"'{text}' is no percentage", where=where, hint="write it as 5%")
-    return float(match["number"]) / 100
+    return found / 100
 
 
 def parse_milliseconds(text: str, *, where: str) -> float:
@@ -42,12 +42,11 @@ def parse_milliseconds(text: str, *, where: str) -> float:
     Raises:
         UserError: no positive number with one of the units.
     """
-    match = re.fullmatch(rf"{_NUMBER} ?(?P<unit>[A-Za-z]+)", text.strip())
-    if match is None or match["unit"] not in _MILLISECONDS or float(match["number"]) == 0:
-        raise UserError(
-            f"'{text}' is no time", where=where, hint=f"give a number and one of {', '.join(_MILLISECONDS)}"
-        )
-    return float(match["number"]) * _MILLISECONDS[match["unit"]]
+    found = _in_units(text, _MILLISECONDS)
+    if not found:
+        hint = f"give a number and one of {', '.join(_MILLISECONDS)}"
+        raise UserError(f"'{text}' is no time", where=where, hint=hint)
+    return found
 
 
 def parse_count(text: str, *, where: str) -> int:
@@ -56,10 +55,10 @@ def parse_count(text: str, *, where: str) -> int:
     Raises:
         UserError: no positive number, alone or with one of the letters.
     """
-    match = re.fullmatch(rf"{_NUMBER} ?(?P<unit>[A-Za-z]*)", text.strip())
-    if match is None or match["unit"] not in _COUNTS or round(float(match["number"]) * _COUNTS[match["unit"]]) == 0:
+    found = round(_in_units(text, _COUNTS) or 0)
+    if not found:
         raise UserError(f"'{text}' is no count", where=where, hint="write it as 10M (k, M or B), or as a plain number")
-    return round(float(match["number"]) * _COUNTS[match["unit"]])
+    return found
 
 
 def parse_rate(text: str, *, where: str) -> float:
@@ -68,15 +67,21 @@ def parse_rate(text: str, *, where: str) -> float:
     Raises:
         UserError: no positive number followed by /s.
     """
-    match = re.fullmatch(rf"{_NUMBER} ?/ ?s", text.strip())
-    if match is None or float(match["number"]) == 0:
+    found = _in_units(text, {"/s": 1})
+    if not found:
         raise UserError(f"'{text}' is no rate", where=where, hint="write it as 200/s")
-    return float(match["number"])
+    return found
 
 
 def parse_share(text: str) -> float | None:
     """How a quantity relates to another's: `4x` is 4, `25%` is 0.25; None of anything else."""
-    match = re.fullmatch(rf"{_NUMBER} ?(?P<unit>[x%])", text.strip())
-    if match is None or float(match["number"]) == 0:
-        return None
-    return float(match["number"]) / (100 if match["unit"] == "%" else 1)
+    if found := _in_units(text, {"%": 1}):
+        return found / 100
+    return _in_units(text, {"x": 1}) or None
+
+
+def _in_units(text: str, units: Mapping[str, float]) -> float | None:
+    """A number times its unit; None of anything else."""
+    match = re.fullmatch(r"(?P<number>\d+(?:\.\d+)?) ?(?P<unit>[A-Za-z%]*|/ ?s)", text.strip())
+    unit = "" if match is None else match["unit"].replace(" ", "")
+    return None if match is None or unit not in units else float(match["number"]) * units[unit]

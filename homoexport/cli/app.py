@@ -10,7 +10,7 @@ from typer.core import TyperCommand, TyperGroup
 
 
 class _Place(NamedTuple):
-    function: str  # in its module of this room
+    function: str  # MODULE.FUNCTION, below homoexport.cli
     help: str  # the first line of its docstring
 
 

@@ -215,8 +215,17 @@ def _of_cell(cell: Measurement) -> list[str]:
 
 
 _GRID_HEAD = (
-    *("Threads", "Batch", "Length", "Package", "p50, ms", "p95, ms", "Per second", "Memory, MB", "Steady"),
-    *("Against the first", "Budget"),
+    "Threads",
+    "Batch",
+    "Length",
+    "Package",
+    "p50, ms",
+    "p95, ms",
+    "Per second",
+    "Memory, MB",
+    "Steady",
+    "Against the first",
+    "Budget",
 )
 _LEFT = [_GRID_HEAD.index(label) for label in ("Package", "Steady", "Against the first", "Budget")]
 

@@ -38,9 +38,15 @@ if TYPE_CHECKING:
     from homoexport.stages.distill import Job
     from homoexport.workflow.student import Place
 
+# Between a run and its resumption.
 _FREE_TO_CHANGE = {
-    *("threads", "trackers", "micro_batch_size", "checkpoint_every", "activation_checkpointing", "compile")
-}  # between a run and its resumption
+    "threads",
+    "trackers",
+    "micro_batch_size",
+    "checkpoint_every",
+    "activation_checkpointing",
+    "compile",
+}
 _PRUNE_ON_STEPS, _PRUNE_ON_UNTIL = 0.4, 0.5  # share of the steps, and of these until the narrower width is reached
 _BRANCH_PRUNES_UNTIL = 0.3  # where the trunk's heads are not the branch's: share of the branch's steps
 

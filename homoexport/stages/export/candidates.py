@@ -240,14 +240,14 @@ class Maker:
         return self._ranges[form, method]
 
     def _calibration_tokens(self) -> list[Tokens]:
-        """Texts one by one, or by turns with another; other ones than the ladder's, where there are enough."""
+        """Texts one by one, or every other one as a pair; other ones than the ladder's, where there are enough."""
         ladder = set(spread(self.texts, MAX_TEXTS))
         others = [text for text in self.texts if text not in ladder]
         texts = spread(others if len(others) >= len(ladder) else self.texts, MAX_CALIBRATION_TEXTS)
         names = input_names(self.encoder)
         inputs: list[tuple[str, ...]] = [(text,) for text in texts]
         if takes_pairs(self.encoder):
-            inputs = [(text, texts[-1 - number])[: 1 + number % 2] for number, text in enumerate(texts)]
+            inputs[1::2] = [(text, texts[-1 - number]) for number, text in enumerate(texts) if number % 2]
         encoded = [
             self.encoder.tokenizer(
                 *([text] for text in item), truncation=True, max_length=self.max_length, return_tensors="np"

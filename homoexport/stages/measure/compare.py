@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from homoexport.choices import TOO_NOISY
 from homoexport.documents.measurement import Change, Comparison, Grid, Measurement, PackageFigures
 from homoexport.errors import UserError
 from homoexport.stages.measure.intervals import MARGIN, independent_speedup, rounds_of, verdict_of
@@ -97,14 +98,14 @@ def _change(
         after_p50_ms=after.latency_p50_ms,
         speedup_p50=ratio,
         interval=interval,
-        verdict=verdict_of(ratio, interval) if alike else "too noisy to call",
+        verdict=verdict_of(ratio, interval) if alike else TOO_NOISY,
         remarks=remarks,
     )
 
 
 def slower_than(change: Change | Comparison, allowed: float) -> bool:
     """Whether it is proven slower by more than the allowed share: the whole interval lies beyond it."""
-    return change.verdict != "too noisy to call" and change.interval[1] < 1 / (1 + allowed)
+    return change.verdict != TOO_NOISY and change.interval[1] < 1 / (1 + allowed)
 
 
 _HINT = "compare results of the same command on the same machine"

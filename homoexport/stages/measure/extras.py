@@ -100,15 +100,16 @@ def stream_figures(
     return tuple(found)
 
 
-def open_loop(one: Running, extras: Extras, closed_ms: tuple[float, float], report: Progress) -> OpenLoop | None:
+def open_loop(
+    one: Running, extras: Extras, report: Progress, *, closed_p50_ms: float, closed_p95_ms: float
+) -> OpenLoop | None:
     """Poisson arrivals at the given rates; then the highest rate whose p95 keeps the budget, if there is one.
 
     No rate above that of the closed loop can be served for long, and none at all where the closed loop's own p95
     is beyond the budget. So it is sought by halving between 0 and there. One run's p95 is a matter of luck:
-    the rate that is reported has kept the budget at the median of three runs, whose arrivals differ. `closed_ms` are
-    p50 and p95 of the closed loop.
+    the rate that is reported has kept the budget at the median of three runs, whose arrivals differ.
     """
-    budget_p95_ms, (closed_p50_ms, closed_p95_ms) = extras.budget_p95_ms, closed_ms
+    budget_p95_ms = extras.budget_p95_ms
     if not extras.rates_per_s and budget_p95_ms is None:
         return None
     found = [_at_rate(one.worker, rate, 0, report) for rate in extras.rates_per_s]

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from homoexport.choices import SpeedVerdict
+from homoexport.choices import TOO_NOISY, SpeedVerdict
 
 FloatArray = NDArray[np.float64]
 
@@ -86,7 +86,7 @@ def verdict_of(ratio: float, interval: tuple[float, float]) -> SpeedVerdict:
         return "faster"
     if high < 1 and ratio < 1 / (1 + MARGIN):
         return "slower"
-    return "too noisy to call"
+    return TOO_NOISY
 
 
 def drift(rounds_ms: FloatArray) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from homoexport.choices import Steadiness
+from homoexport.choices import TOO_NOISY, Steadiness
 from homoexport.documents.measurement import Comparison, Measurement, PackageFigures, TextLengths
 from homoexport.errors import PackageError, UserError
 from homoexport.host import library_versions
@@ -259,11 +259,12 @@ def _figures(details: PackageInfo, one: Running, session: Session, extras: Extra
     p50_interval, p95_interval, p99_interval = percentile_intervals(rounds_ms, (50, 95, 99))
     drifted = drift(rounds_ms)
     post_ms = session.fitting(subject, "post-processing", lambda: besides.post_processing_ms(one, details))
-    streams = session.fitting(
-        one.subject, "streams", lambda: besides.stream_figures(one, workload, extras.streams, report)
+    streams = session.fitting(subject, "streams", lambda: besides.stream_figures(one, workload, extras.streams, report))
+    arrivals = session.fitting(
+        subject,
+        "arrivals",
+        lambda: besides.open_loop(one, extras, report, closed_p50_ms=p50, closed_p95_ms=p95),
     )
-    closed_ms = p50, p95
-    arrivals = session.fitting(subject, "arrivals", lambda: besides.open_loop(one, extras, closed_ms, report))
     # It leaves a batch of its own in the worker, so it comes after all that is of the workload.
     agreed = session.fitting(subject, "agreement", lambda: agreement(one, precision=details.precision))
     return PackageFigures(
@@ -287,9 +288,7 @@ def _figures(details: PackageInfo, one: Running, session: Session, extras: Extra
         throughput_per_s=float(workload.batch_size * 1000 / samples_ms.mean()),
         drift=drifted,
         verdict=_steadiness(p50, p50_interval, drifted),
-        tokenize_p50_ms=session.fitting(
-            one.subject, "tokenizing", lambda: besides.tokenizing_ms(one, details, workload)
-        ),
+        tokenize_p50_ms=session.fitting(subject, "tokenizing", lambda: besides.tokenizing_ms(one, details, workload)),
         post_p50_ms=post_ms,
         energy_mj=one.energy_mj,
         peak_rss_mb=peak_bytes / _MB,
@@ -312,7 +311,7 @@ def _figures(details: PackageInfo, one: Running, session: Session, extras: Extra
 
 def _steadiness(p50_ms: float, interval_ms: tuple[float, float], drifted: float) -> Steadiness:
     wide = max(interval_ms[1] / p50_ms, p50_ms / interval_ms[0]) > 1 + MARGIN
-    return "too noisy to call" if wide or abs(drifted) > MARGIN else "steady"
+    return TOO_NOISY if wide or abs(drifted) > MARGIN else "steady"
 
 
 def _comparisons(running: Sequence[Running], subject: Subject) -> tuple[Comparison, ...]:

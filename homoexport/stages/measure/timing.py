@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from homoexport.choices import TOO_NOISY
 from homoexport.documents.measurement import Failure, Noise
 from homoexport.errors import DeviceError, UserError
 from homoexport.runtime.worker.protocol import Greeting, InputsRequest, LoadReply, LoadRequest, WarmReply
@@ -275,4 +276,4 @@ def _cores_of_round(cores: Sequence[int], threads: int, rounds: int) -> list[int
 
 def _undecided(running: Sequence[Running]) -> bool:
     first, *others = running
-    return any(verdict_of(*speedup(first.rounds_ms, other.rounds_ms)) == "too noisy to call" for other in others)
+    return any(verdict_of(*speedup(first.rounds_ms, other.rounds_ms)) == TOO_NOISY for other in others)
