@@ -1,6 +1,7 @@
 # make demo   the whole journey: set up, distil, export, quantize, measure, report
 # make test   the quick tests, two at a time (JOBS=4: four; PYTEST_FLAGS=…: more flags)
 # make test-slow  all tests that need no more than Python: the quick ones, the slow and the statistical
+# make coverage  the same, and what they cover
 # make check  ruff and mypy
 # make tables the tables of the README and the docs, written anew from the kept results
 # make house  counts of what keeps the code easy to read, each beside its limit
@@ -25,7 +26,7 @@ ELSEWHERE := interop or loaders or ssh or emulated or web
 PYTEST = $(BIN)/python -m pytest --durations=25 $(PYTEST_FLAGS)
 IN_PARALLEL := --numprocesses $(JOBS) --dist worksteal
 
-.PHONY: demo test test-slow check house tables targets loaders interop setup lock clean
+.PHONY: demo test coverage test-slow check house tables targets loaders interop setup lock clean
 
 demo: $(SETUP)
 	$(BIN)/homoexport run recipes/quickstart.yaml --output runs/quickstart --force
@@ -33,6 +34,11 @@ demo: $(SETUP)
 test: $(VENV)/$(WEIGHTS)
 	$(PYTEST) $(IN_PARALLEL) -m "not (slow or alone or $(ELSEWHERE))"
 	$(PYTEST) -m "alone and not (slow or $(ELSEWHERE))"
+
+coverage:
+	rm -f .coverage
+	$(MAKE) test PYTEST_FLAGS="--cov --cov-append --cov-report="
+	$(BIN)/coverage report
 
 test-slow: $(VENV)/$(WEIGHTS)
 	$(PYTEST) $(IN_PARALLEL) -m "not (alone or $(ELSEWHERE))"
