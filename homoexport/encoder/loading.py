@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 
 from homoexport import packaged
 from homoexport.choices import CLASSIFYING, ModelTask
@@ -228,9 +230,10 @@ def _load_weights(folder: Path, config: Any, task: ModelTask, source: str) -> Pr
         task if task in _HEADS else "feature-extraction", library="transformers"
     )
     try:
-        model, info = model_class.from_pretrained(
-            folder, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
-        )
+        with _without_bars():
+            model, info = model_class.from_pretrained(
+                folder, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+            )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         what, hint = f"its weights do not load ({first_line(error)})", "copy or download it again"
         if any(folder.glob("onnx/*.onnx")):
@@ -261,6 +264,18 @@ def _load_weights(folder: Path, config: Any, task: ModelTask, source: str) -> Pr
     return model
 
 
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Nothing below the command line prints, and transformers shows a bar of the weights that it loads."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def load_classifier(source: str, names: Sequence[str]) -> Encoder:
     """A model as a text classifier with these labels, or with one output for scores where there are none.
 
@@ -271,14 +286,15 @@ def load_classifier(source: str, names: Sequence[str]) -> Encoder:
     """
     found = load_encoder(source)
     labels = {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
-    model = AutoModelForSequenceClassification.from_pretrained(
-        found.folder,
-        dtype=torch.float32,
-        num_labels=len(names) or 1,
-        **(labels if names else {}),
-        problem_type="single_label_classification" if names else "regression",
-        ignore_mismatched_sizes=True,
-    )
+    with _without_bars():
+        model = AutoModelForSequenceClassification.from_pretrained(
+            found.folder,
+            dtype=torch.float32,
+            num_labels=len(names) or 1,
+            **(labels if names else {}),
+            problem_type="single_label_classification" if names else "regression",
+            ignore_mismatched_sizes=True,
+        )
     return replace(found, model=model, task="text-classification", pooling=None)
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BertConfig, BertModel, ElectraForPreTraining, GPT2Config
+from transformers.utils import logging
 
 from homoexport.encoder import (
     Pooling,
@@ -322,3 +323,14 @@ def test_weights_that_are_no_numbers_are_refused_by_name(value, tmp_path):
     with pytest.raises(TeacherError, match=f"{name} holds what is no number") as raised:
         load_encoder(str(folder))
     assert raised.value.exit_code == 2
+
+
+def test_loading_shows_no_bar_and_leaves_the_bars_as_they_were(tiny_folder, capfd):
+    folder = str(tiny_folder())
+    logging.enable_progress_bar()
+    try:
+        load_encoder(folder)
+        assert logging.is_progress_bar_enabled()
+    finally:
+        logging.disable_progress_bar()
+    assert capfd.readouterr() == ("", "")
