@@ -12,7 +12,7 @@ import hashlib
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +38,7 @@ from transformers import (
 from transformers.utils import logging
 
 from homoexport.cli import main
-from homoexport.encoder import Encoder
+from homoexport.encoder import Encoder, weights_digest
 from homoexport.stages.export import candidates
 from homoexport.stages.export.graph import torch_to_onnx
 
@@ -228,10 +228,9 @@ def _graphs_are_exported_once(monkeypatch: pytest.MonkeyPatch, tmp_path_factory:
     """The same model is exported once in a session: torch takes five seconds for it, and answers the same."""
 
     def remembered(encoder: Encoder, *, opset: int) -> ir.Model:
-        digest = hashlib.sha256(repr((encoder.task, encoder.pooling, opset, encoder.model.config)).encode())
-        for name, weight in encoder.model.state_dict().items():
-            digest.update(name.encode() + weight.numpy().tobytes())
-        path = shared_folder(tmp_path_factory) / f"exported-{digest.hexdigest()}.onnx"
+        weights = weights_digest(replace(encoder, folder=Path(os.devnull)))  # of the model, not of its folder's files
+        told = repr((encoder.task, encoder.pooling, opset, encoder.model.config, weights))
+        path = shared_folder(tmp_path_factory) / f"exported-{hashlib.sha256(told.encode()).hexdigest()}.onnx"
         if not path.exists():
             part = path.with_suffix(f".{os.getpid()}")
             tracing = sys.gettrace()

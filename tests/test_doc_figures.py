@@ -215,8 +215,3 @@ def test_ranking(name, shapes):
             for one, other in combinations(rows, 2)
         ]
         assert 2 * statistics.mean(in_order) - 1 == pytest.approx(found["kendall"][currency])
-
-
-def test_links_of_the_readme_lead_somewhere():
-    for link in re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / "README.md").read_text(encoding="utf-8")):
-        assert (ROOT / link).exists(), link

@@ -12,7 +12,7 @@ import yaml
 from homoexport.documents.recipe import Recipe, parse_as, read_recipe_tree
 
 ROOT = Path(__file__).parents[1]
-DOCS = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FRAGMENTS = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/distilling.md").read_text(), re.S)
 
 
@@ -33,7 +33,7 @@ def test_fragments_are_recipes(fragment):
     ).model_dump(exclude={"text", "student", "students", "distill"})
 
 
-@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_links_lead_somewhere(path):
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
         if not target.startswith("http"):

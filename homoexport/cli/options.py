@@ -173,6 +173,7 @@ def _plain(annotation: Any) -> Any:
             return Literal[tuple(choice for kind in kinds for choice in get_args(kind))]
         return kinds[0] if len(kinds) == 1 else str
     if get_origin(annotation) is tuple:
+        # a type made at run time, for typer, where mypy wants one that it can read
         return list[_plain(get_args(annotation)[0])]  # type: ignore[misc]
     return annotation
 

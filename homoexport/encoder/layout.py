@@ -160,6 +160,8 @@ class Family(ABC):
         """Tokens that the positions suffice for; None where they have no end."""
         return int(config.max_position_embeddings)
 
+    # What most families do not have: the arguments are for those that do.
+
     def rotate(self, model: nn.Module, layer: int, projected: Tensor, head_dim: int) -> Tensor:  # noqa: ARG002
         """Rotary positions on queries or keys [B, S, H·d]; as they are where the family has none."""
         return projected

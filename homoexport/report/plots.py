@@ -37,7 +37,7 @@ STYLE = {
     "axes.axisbelow": True,
 }
 # Widths mostly shrink together: thinner lines lie on thicker ones, so that each can be seen.
-_WIDTHS = {
+WIDTHS = {
     "hidden_size": ("hidden size", BLUE, "-", 5.0),
     "intermediate_size": ("feed-forward size", ORANGE, "-", 3.0),
     "num_attention_heads": ("attention heads", INK, "-", 1.0),
@@ -91,7 +91,7 @@ def homotopy_figure(log: Sequence[StepRecord]) -> Figure:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1.2))
         for axes in (above, below):
             _mark_pruning(axes, log)
-        for name, (label, colour, dashes, thickness) in _WIDTHS.items():
+        for name, (label, colour, dashes, thickness) in WIDTHS.items():
             widths = np.array([getattr(each.widths, name) for each in log], dtype=float)
             if name == "num_hidden_layers" and widths[0] == widths[-1]:
                 continue  # depth is the exception

@@ -13,7 +13,7 @@ from homoexport.documents.run_folder import LOG, MEASURED, MEASUREMENT, PACKAGE,
 from homoexport.documents.student import StepRecord, read_log
 from homoexport.documents.summary import PlannedTurns, Summary
 from homoexport.report.measured import latency_rows, measurement_remarks
-from homoexport.report.plots import homotopy_figure, latency_figure, save_figures, terms_figure, width_of
+from homoexport.report.plots import WIDTHS, homotopy_figure, latency_figure, save_figures, terms_figure, width_of
 from homoexport.report.table import Table
 from homoexport.report.wording import (
     budget_line,
@@ -32,13 +32,6 @@ from homoexport.report.wording import (
 from homoexport.runtime.inference import read_package
 
 _NO_GAP = 1e-5
-_WIDTHS = {
-    "hidden_size": "hidden size",
-    "intermediate_size": "feed-forward size",
-    "num_attention_heads": "attention heads",
-    "head_dim": "head dimension",
-    "num_hidden_layers": "layers",
-}
 
 
 def write_report(run_dir: Path, summary: Summary, *, measurement: Measurement) -> Path:
@@ -187,7 +180,7 @@ def _stages_table(summary: Summary) -> Table:
 def _widths(log: Sequence[StepRecord]) -> str:
     """What became narrower, in words."""
     first, last = log[0].widths, log[-1].widths
-    ways = [(label, getattr(first, name), getattr(last, name)) for name, label in _WIDTHS.items()]
+    ways = [(label, getattr(first, name), getattr(last, name)) for name, (label, *_) in WIDTHS.items()]
     return ", ".join(f"{label} {width_of(old)} to {width_of(new)}" for label, old, new in ways if old != new)
 
 
