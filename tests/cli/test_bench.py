@@ -220,6 +220,7 @@ COMMANDS = re.findall(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_docs_commands_do_what_they_say(run, tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)

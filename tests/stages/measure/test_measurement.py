@@ -56,6 +56,7 @@ def test_planted_slower_package_is_found_and_the_figures_are_those_of_the_sample
     assert shares == sorted(shares)
 
 
+@pytest.mark.slow
 def test_package_is_not_faster_than_itself(tmp_path: Path) -> None:
     package = write_package(tmp_path / "package", arrays=weights(hidden=128, layers=2), repeat=4)
     measurement = measure_packages([package, package], length=32, min_seconds=0.5)
