@@ -21,9 +21,9 @@ _UsageError: Any = typer.BadParameter.__base__  # typer has no public name for i
 _INTERRUPTED = 128 + signal.SIGINT
 
 
-def _end(_signal: int, _frame: FrameType | None) -> None:
+def _end(number: int, _frame: FrameType | None) -> None:
     """Leave as by an error, so that half-written folders and temporary ones go."""
-    sys.exit(128 + signal.SIGTERM)
+    sys.exit(128 + number)
 
 
 def main() -> None:
@@ -33,7 +33,9 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    signal.signal(signal.SIGTERM, _end)
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _end)
     try:
         code = app(sys.argv[1:] or ["--help"], prog_name="homoexport", standalone_mode=False)
     except HomoexportError as error:

@@ -91,7 +91,7 @@ def distill(
     if _launched_alone():
         screen.errors.print(_ONE_PROCESS, soft_wrap=True)
     with resumable(output), screen.Bars() as bars:
-        progress = Progress(on_distill=bars.on_distill)
+        progress = Progress(on_note=bars.on_note, on_distill=bars.on_distill)
         folders = _distilled(settings, output, progress, force=force, resume=resume)
     if screen.speaks():
         manifests = [read_manifest(folder, DistilledManifest) for folder in folders]

@@ -12,6 +12,9 @@ user gave arrives as `given`, a recipe's tree of those values alone, to be laid 
 from __future__ import annotations
 
 import inspect
+import os
+import shlex
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -288,11 +291,28 @@ def run_folder(name: str, output: Path | None, *, resume: bool) -> Path:
 
 @contextmanager
 def resumable(folder: Path) -> Iterator[None]:
-    """Say how work that is interrupted goes on, where something of it is kept."""
+    """Say of work that is stopped what is kept, and the command that goes on."""
+    before = _mark_of(folder)
     try:
         yield
-    except KeyboardInterrupt:
-        if screen.speaks() and (folder / RUN_MARK).is_file():
-            report = f"what is done is in {folder}; the same command goes on with -o {folder} --resume"
-            screen.errors.print(report, soft_wrap=True)
+    except (KeyboardInterrupt, SystemExit):
+        if screen.speaks():
+            is_kept = (folder / RUN_MARK).is_file() and ("--resume" in sys.argv or _mark_of(folder) != before)
+            told = f"what is done is in {folder}; this goes on: {_command_to_resume(folder)}"
+            if not is_kept:
+                told = f"{folder}: nothing was done yet that could be kept"
+            screen.errors.print(told, soft_wrap=True)
         raise
+
+
+def _mark_of(folder: Path) -> int | None:
+    """What tells a run's folder from the one that it replaced."""
+    mark = folder / RUN_MARK
+    return mark.stat().st_ino if mark.is_file() else None
+
+
+def _command_to_resume(folder: Path) -> str:
+    words = [word for word in sys.argv[1:] if word not in ("--force", "--resume")]
+    is_named = any(word.startswith(("-o", "--output")) for word in words)
+    launcher = "accelerate launch ... -m " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+    return f"{launcher}homoexport {shlex.join([*words, *([] if is_named else ['-o', str(folder)]), '--resume'])}"

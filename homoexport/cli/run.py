@@ -64,7 +64,9 @@ def run(
     from homoexport.workflow.run import run as run_recipe
 
     with resumable(run_dir), screen.Bars() as bars:
-        progress = Progress(on_stage=bars.on_stage, on_share=bars.on_measure, on_distill=bars.on_distill)
+        progress = Progress(
+            on_stage=bars.on_stage, on_share=bars.on_measure, on_note=bars.on_note, on_distill=bars.on_distill
+        )
         summary = run_recipe(settings, output=run_dir, force=force, resume=resume, progress=progress)
     where = [f"Package: {run_dir / PACKAGE}", f"Report:  {run_dir / REPORT}"]
     screen.show(summary, summary_table(summary), *verdict_lines(summary.budget), *where, as_json=as_json)

@@ -74,6 +74,11 @@ class Bars:
         self._end()
         stage_line(title)
 
+    def on_note(self, line: str) -> None:
+        """Something worth knowing happened."""
+        if speaks():
+            errors.print(Text(f"note: {line}"), soft_wrap=True)
+
     def on_distill(self, progress: DistillProgress) -> None:
         """A step of distilling: loss, widths, parameters, steps per second."""
         step = progress.step

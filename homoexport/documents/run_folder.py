@@ -36,6 +36,7 @@ SUMMARY = "summary.json"  # written last: a run that has it is over
 MEASUREMENT, FLOORS = "measurement.json", "floors.json"  # in 3-measured
 LOG, HELD_OUT = "log.jsonl", "held_out.txt"  # in a student's folder
 CHECKPOINT = ".checkpoint.pt"  # hidden, as it is no part of the student
+GOOD_CHECKPOINT = ".checkpoint.good.pt"  # that a run goes back to when its loss is no number any more
 END_STATE = ".end.pt"  # of a finished distillation that may go on to a narrower student
 
 
@@ -129,6 +130,12 @@ def replacing(folder: Path, *, resume: bool, is_worth_keeping: Callable[[], bool
 def holds(folder: Path, *names: str) -> bool:
     """Whether there is a file of one of the names anywhere in a folder."""
     return any(any(folder.rglob(name)) for name in names)
+
+
+def forget_checkpoints(folder: Path) -> None:
+    """Remove what a finished student does not need."""
+    for name in (CHECKPOINT, GOOD_CHECKPOINT):
+        (folder / name).unlink(missing_ok=True)
 
 
 def is_finished(folder: Path) -> bool:

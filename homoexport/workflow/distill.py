@@ -21,6 +21,7 @@ from homoexport.documents.run_folder import (
     LOG,
     begin,
     check_output,
+    forget_checkpoints,
     holds,
     is_finished,
     replacing,
@@ -347,5 +348,5 @@ def _is_done(folder: Path) -> bool:
     if not is_finished(folder):
         return False
     if int(os.environ.get("RANK", "0")) == 0:
-        (folder / CHECKPOINT).unlink(missing_ok=True)
+        forget_checkpoints(folder)
     return True

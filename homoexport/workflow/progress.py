@@ -26,11 +26,12 @@ class Progress:
     """Who is told what; by default nobody.
 
     A stage is told by its title, when it begins; a share by what is being done, and how much of it is done, 0 to 1.
-    Steps of a distillation are told in the first process alone.
+    A note is a line of its own. Steps of a distillation are told in the first process alone.
     """
 
     on_stage: Callable[[str], None] = lambda _title: None
     on_share: Callable[[str, float], None] = lambda _what, _share: None
+    on_note: Callable[[str], None] = lambda _line: None
     on_distill: Callable[[DistillProgress], None] = lambda _progress: None
     on_finetune: Callable[[FinetuneProgress], None] = lambda _progress: None
 

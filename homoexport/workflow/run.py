@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from homoexport.documents.artifact import (
+    MANIFEST,
     RUN_MARK,
     Manifest,
     output_errors,
@@ -34,6 +35,7 @@ from homoexport.documents.evaluation import QUALITY_FILE, RunQuality
 from homoexport.documents.plan import PLAN_FILE, Plan, Row
 from homoexport.documents.recipe import Recipe, StudentShape, load_recipe
 from homoexport.documents.run_folder import (
+    CHECKPOINT,
     FLOORS,
     MEASURED,
     MEASUREMENT,
@@ -45,6 +47,7 @@ from homoexport.documents.run_folder import (
     TURNS,
     begin,
     check_output,
+    holds,
     is_finished,
     read_mark,
     replacing,
@@ -108,7 +111,8 @@ def run(
     teacher = check_recipe(recipe)
 
     def is_worth_keeping() -> bool:
-        return (run_dir / STUDENT / RUN_MARK).is_file() or (run_dir / TURNS).is_dir()
+        is_planned = is_finished(run_dir / PLAN) or (run_dir / TURNS).is_dir()
+        return is_planned or holds(run_dir / STUDENT, CHECKPOINT, MANIFEST)
 
     with output_errors(run_dir), replacing(run_dir, resume=resume, is_worth_keeping=is_worth_keeping):
         if not resume:

@@ -2,48 +2,173 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from accelerate.utils import gather_object
 
 from homoexport.documents.artifact import DistilledManifest, read_manifest, write_manifest
 from homoexport.documents.document import write_text
-from homoexport.documents.run_folder import CHECKPOINT, END_STATE, HELD_OUT, LOG, begin
+from homoexport.documents.recipe import DistillSettings
+from homoexport.documents.run_folder import (
+    CHECKPOINT,
+    END_STATE,
+    GOOD_CHECKPOINT,
+    HELD_OUT,
+    LOG,
+    begin,
+    forget_checkpoints,
+)
 from homoexport.documents.student import DistilledDetails, StepRecord
 from homoexport.encoder import parameter_counts, parent_of, save_encoder
-from homoexport.errors import RecipeError
+from homoexport.errors import RecipeError, TrainingError
 from homoexport.shape import Shape
-from homoexport.stages.distill import Job, Run, held_out_loss, run_steps
-from homoexport.stages.distill.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from homoexport.stages.distill import Divergence, Job, Run, Wish, held_out_loss, run_steps
+from homoexport.stages.distill.batches import BatchesAhead
+from homoexport.stages.distill.checkpoint import Checkpoint, load_checkpoint, mark_good, save_checkpoint
 from homoexport.text.stream import merge_states
 from homoexport.workflow.progress import DistillProgress, Progress
+from homoexport.workflow.stops import Stop, stopping_between_steps
+
+_GOOD_POINTS = 10  # checkpoints of a run that it can go back to, where their distance is not given
+_SHARE_OF_TIME, _LEAST_SECONDS = 0.02, 10.0  # what the checkpoints between them may cost, and the time between two
+_SLOWER = 0.25  # of the learning rate, after a run diverged
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a student goes, and who is told."""
+
+    folder: Path
+    work: str
+    recipe_digest: str | None
+    goes_on: bool
+    progress: Progress
+    name: str | None = None
+    keep_state: bool = False
 
 
 class StudentWriter:
-    """Log, checkpoints and the student's files of one run, which branched off another after `offset` steps."""
+    """One student's run, and what it leaves: log, checkpoints, the student's files.
+
+    `waypoints` are the folders and shapes of the wider students that branch off on the way. A run that itself branched
+    off another did so after `offset` steps.
+    """
 
     def __init__(
-        self,
-        job: Job,
-        run: Run,
-        folder: Path,
-        *,
-        name: str | None = None,
-        offset: int = 0,
-        on_step: Callable[[DistillProgress], None],
+        self, job: Job, place: Place, target: Shape, *, waypoints: Sequence[tuple[Path, Shape]], stop: Stop
     ) -> None:
-        self.job, self.run, self.folder = job, run, folder
-        self.name, self.offset, self.on_step = name, offset, on_step
-        self.seconds = 0.0
+        self.job, self.place, self.folder, self.target = job, place, place.folder, target
+        self.waypoints, self.stop = waypoints, stop
+        self._saved_at = time.monotonic()
+        self._seconds_of_saving = 0.0
+
+    def begin(self, state: Checkpoint | None) -> None:
+        """Stand at the first step, with a new folder; or where a state says, with the log up to there."""
+        settings, self.offset, self.seconds = self.job.settings, 0, 0.0
+        if state is None:
+            self.run = self._run(settings)
+            if self._writes:
+                begin(self.folder, "student", self.place.work)
+        else:
+            self.offset = state["offset"]
+            if state["at_branch"] and not state["at_end"]:
+                settings = settings.model_copy(update={"learning_rate": state["run"]["rate"]["_last_lr"][0]})
+            self.run = self._run(settings)
+            (self.run.branch_off if state["at_branch"] else self.run.restore)(state["run"])
+            self.job.corpus.load_state_dict(state["text"])
+            if self._writes:
+                self._rewind()
+                if state["at_branch"]:
+                    mark_good(self.folder / CHECKPOINT)
+        self.batches = BatchesAhead(self.job.batches)
+        self.job.accelerator.wait_for_everyone()
+
+    def _run(self, settings: DistillSettings) -> Run:
+        run = Run(self.job.with_settings(settings), self.target, waypoints=[shape for _, shape in self.waypoints])
+        run.on_waypoint = self._leave_branch
+        return run
+
+    def _leave_branch(self) -> None:
+        branch, _ = self.waypoints[len(self.waypoints) - len(self.run.waypoints) - 1]
+        if self._writes:
+            begin(branch, "student", self.place.work)
+        self.checkpoint(branch, at_branch=True)
+
+    def run_on(self) -> None:
+        """Run to the end, or to a stop; a run that diverges goes back once, to its last good checkpoint or its start,
+        with a lower learning rate.
+
+        Raises:
+            TrainingError: it diverges again.
+        """
+        try:
+            run_steps(
+                self.run,
+                self.batches,
+                offset=self.offset,
+                on_step=self.log,
+                wish=self._wish,
+                on_checkpoint=self.checkpoint,
+            )
+            return
+        except Divergence as error:
+            what = error.what
+        if self.run.slowed:
+            raise TrainingError(
+                f"{what}, again after going back once, to a lower learning rate",
+                where=str(self.folder / LOG),
+                hint="start anew with a lower distill.learning_rate or a longer distill.warmup",
+            )
+        self.batches.close()
+        self.run.close()
+        del self.run  # before the next one is made
+        self.begin(load_checkpoint(self.folder, name=GOOD_CHECKPOINT))
+        self.run.slow_down(_SLOWER)
+        self.note(f"{what}: back to step {self.steps_done}, with {_SLOWER:g} of the learning rate")
+        self.run_on()
+
+    @property
+    def steps_done(self) -> int:
+        return self.offset + self.run.step
+
+    @property
+    def steps(self) -> int:
+        """How many there are, those before a branch included."""
+        return self.offset + self.run.settings.steps
 
     @property
     def _writes(self) -> bool:
         return bool(self.job.accelerator.is_main_process)
+
+    @property
+    def _is_at_good_point(self) -> bool:
+        """Where a run that diverges goes back to must depend on its steps alone, so that it ends at the same bits."""
+        settings = self.run.settings
+        return self.run.step % (settings.checkpoint_every or math.ceil(settings.steps / _GOOD_POINTS)) == 0
+
+    def _wish(self) -> Wish:
+        """What is to be done after a step, the same in every process."""
+        distance = max(_LEAST_SECONDS, self._seconds_of_saving / _SHARE_OF_TIME)
+        is_due = self.run.settings.checkpoint_every is None and time.monotonic() - self._saved_at > distance
+        wanted = 2 if self.stop.number else int(is_due or self._is_at_good_point)
+        accelerator = self.job.accelerator
+        if accelerator.num_processes > 1:
+            wanted = int(accelerator.gather(torch.tensor([wanted], device=accelerator.device)).max())
+        wishes: tuple[Wish, ...] = ("go on", "save", "stop")
+        return wishes[wanted]
+
+    def note(self, line: str) -> None:
+        """Tell whoever listens."""
+        if self._writes:
+            self.place.progress.on_note(f"{self.place.name}: {line}" if self.place.name else line)
 
     def log(self, made: StepRecord) -> None:
         """Append a line to the log, and pass the step on to the trackers and to whoever listens."""
@@ -57,7 +182,7 @@ class StudentWriter:
             return
         with (self.folder / LOG).open("a", encoding="utf-8") as file:
             file.write(step.model_dump_json() + "\n")
-        self.on_step(DistillProgress(step, self.offset + self.run.settings.steps, self.name))
+        self.place.progress.on_distill(DistillProgress(step, self.steps, self.place.name))
 
     @contextmanager
     def trackers(self) -> Iterator[None]:
@@ -68,20 +193,18 @@ class StudentWriter:
             return
         settings = self.run.settings.model_dump(mode="json", exclude={"weights"})
         config = {key: value for key, value in settings.items() if isinstance(value, str | int | float)}
-        accelerator.init_trackers("-".join(filter(None, ("homoexport", self.name))), config=config)
+        accelerator.init_trackers("-".join(filter(None, ("homoexport", self.place.name))), config=config)
         try:
             yield
         finally:
             for tracker in accelerator.trackers:
                 tracker.finish()
 
-    def rewind(self) -> None:
+    def _rewind(self) -> None:
         """Drop the log's lines of steps that the run has still to make: it writes them again."""
-        if not self._writes:
-            return
         path = self.folder / LOG
-        steps = self.offset + self.run.step
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[:steps] if path.is_file() else []
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+        lines = lines[: self.steps_done]
         self.seconds = sum(StepRecord.model_validate_json(line).seconds for line in lines)
         write_text(path, "".join(lines))
 
@@ -89,19 +212,21 @@ class StudentWriter:
         """Save everything that is needed to go on: for this run, for another that begins here (`at_branch`), or for one
         that goes on to a narrower student now that this one is over (`at_end`)."""
         began = time.perf_counter()
-        text = merge_states(gather_object([self.job.corpus.state_dict()]))
+        text = merge_states(gather_object([self.batches.text_state()]))
         if self._writes:
             state: Checkpoint = {
                 "run": self.run.state(),
                 "text": text,
                 "sources": self.job.sources,
-                "offset": self.offset + self.run.step if at_branch or at_end else self.offset,
+                "offset": self.steps_done if at_branch or at_end else self.offset,
                 "at_branch": at_branch or at_end,
                 "at_end": at_end,
             }
-            save_checkpoint(folder or self.folder, state, name=END_STATE if at_end else CHECKPOINT)
-            self.seconds += time.perf_counter() - began
+            is_good = self._is_at_good_point and not (at_branch or at_end)
+            save_checkpoint(folder or self.folder, state, name=END_STATE if at_end else CHECKPOINT, is_good=is_good)
         self.job.accelerator.wait_for_everyone()
+        self._saved_at, self._seconds_of_saving = time.monotonic(), time.perf_counter() - began
+        self.seconds += self._seconds_of_saving
 
     def save_student(self, recipe_digest: str | None) -> DistilledManifest:
         """Put the student's files in place, then the manifest, which is returned in every process."""
@@ -124,7 +249,7 @@ class StudentWriter:
             finally:
                 shutil.rmtree(part, ignore_errors=True)
             write_manifest(folder, "student", parent=parent_of(job.encoder), recipe=recipe_digest, details=details)
-            (folder / CHECKPOINT).unlink(missing_ok=True)
+            forget_checkpoints(folder)
             written = read_manifest(folder, DistilledManifest).model_dump_json()
         job.accelerator.wait_for_everyone()
         return DistilledManifest.model_validate_json(gather_object([written])[0])
@@ -132,6 +257,13 @@ class StudentWriter:
     def _details(self) -> DistilledDetails:
         """What the manifest says of the student; every process computes the held-out loss."""
         job, run = self.job, self.run
+        loss = held_out_loss(run.loss, job.batches, job.corpus.held_out)
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the student's held-out loss is {loss}",
+                where=str(self.folder / LOG),
+                hint="start anew with a lower distill.learning_rate",
+            )
         counts, teacher = parameter_counts(run.student, run.family), parameter_counts(run.teacher, run.family)
         return DistilledDetails(
             task=job.encoder.task,
@@ -145,65 +277,46 @@ class StudentWriter:
             widths=run.target,
             method=job.settings.method,
             objective=job.settings.objective,
-            steps=self.offset + run.step,
+            steps=self.steps_done,
             processes=job.accelerator.num_processes,
             text=job.corpus.description,
-            held_out_loss=held_out_loss(run.loss, job.batches, job.corpus.held_out),
+            held_out_loss=loss,
             seconds=round(self.seconds, 3),
         )
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a student goes, and who is told."""
-
-    folder: Path
-    work: str
-    recipe_digest: str | None
-    goes_on: bool
-    progress: Progress
-    name: str | None = None
-    keep_state: bool = False
 
 
 def run_student(
     job: Job, place: Place, target: Shape, *, waypoints: Sequence[tuple[Path, Shape]] = ()
 ) -> DistilledManifest:
-    """Run to the end, from the start or from what the folder's checkpoint says, and save the student; its manifest."""
-    folder, accelerator = place.folder, job.accelerator
-    state = load_checkpoint(folder) if place.goes_on else None
-    if state is not None and state["sources"] != job.sources:
-        raise RecipeError(
-            "the teacher or the text is not what the run was started with",
-            where=str(folder),
-            hint="put it back, or start again with --force",
-        )
-    settings = job.settings
-    if state is not None and state["at_branch"] and not state["at_end"]:
-        settings = settings.model_copy(update={"learning_rate": state["run"]["rate"]["_last_lr"][0]})
-    run = Run(job.with_settings(settings), target, waypoints=[shape for _, shape in waypoints])
-    offset = state["offset"] if state else 0
-    writer = StudentWriter(job, run, folder, name=place.name, offset=offset, on_step=place.progress.on_distill)
-    if state is not None:
-        (run.branch_off if state["at_branch"] else run.restore)(state["run"])
-        job.corpus.load_state_dict(state["text"])
-        writer.rewind()
-    else:
-        if accelerator.is_main_process:
-            begin(folder, "student", place.work)
-        accelerator.wait_for_everyone()
+    """Run to the end, from the start or from what the folder's checkpoint says, and save the student; its manifest.
 
-    def leave_branch() -> None:
-        branch, _ = waypoints[len(waypoints) - len(run.waypoints) - 1]
-        if accelerator.is_main_process:
-            begin(branch, "student", place.work)
-        writer.checkpoint(branch, at_branch=True)
+    A stop that a signal asks for comes after the step in hand, with a checkpoint.
 
-    run.on_waypoint = leave_branch
-    with writer.trackers():
-        run_steps(run, job.batches, offset=writer.offset, on_step=writer.log, on_checkpoint=writer.checkpoint)
+    Raises:
+        KeyboardInterrupt, SystemExit: a stop; see `stopping_between_steps`.
+        TrainingError: see `StudentWriter.run_on`.
+    """
+    with stopping_between_steps() as stop:
+        writer = StudentWriter(job, place, target, waypoints=waypoints, stop=stop)
+        state = load_checkpoint(place.folder) if place.goes_on else None
+        if state is not None and state["sources"] != job.sources:
+            raise RecipeError(
+                "the teacher or the text is not what the run was started with",
+                where=str(place.folder),
+                hint="put it back, or start again with --force",
+            )
+        writer.begin(state)
+        if state is None and place.goes_on:
+            writer.note("no checkpoint was left: starting at step 1")
+        elif state is not None:
+            writer.note(f"going on after step {writer.steps_done} of {writer.steps}")
+        with writer.trackers():
+            writer.run_on()
+        if not writer.run.finished:
+            stop.number = stop.number or signal.SIGTERM  # of another process
+            writer.note(f"stopped after step {writer.steps_done} of {writer.steps}")
     if place.keep_state:
         writer.checkpoint(at_end=True)
     manifest = writer.save_student(place.recipe_digest)
-    run.close()
+    writer.run.close()
     return manifest

@@ -98,7 +98,7 @@ def test_what_is_interrupted_says_how_it_goes_on_where_it_does(homoexport, glue,
     for seeds, resumable in (((), False), (("--seed", 0, "--seed", 1), True)):
         told = homoexport(*call, *seeds)
         assert (told.code, told.err.splitlines()[-1]) == (130, "interrupted")
-        assert (f"goes on with -o {tmp_path / 'out'} --resume" in told.err) is resumable
+        assert (f"-o {tmp_path / 'out'} {' '.join(QUICK)} --seed 0 --seed 1 --resume" in told.err) is resumable
 
 
 def test_help_says_what_is_so(homoexport):

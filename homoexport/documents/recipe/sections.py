@@ -190,7 +190,12 @@ class DistillSettings(Section):
     )
     compile: bool = Field(False, description="torch.compile for the teacher, and for the student after t_f.")
     trackers: tuple[str, ...] = Field((), description="Accelerate's trackers: tensorboard, wandb, or all.")
-    checkpoint_every: int = Field(100, ge=1, description="Steps from one checkpoint to the next.")
+    checkpoint_every: int | None = Field(
+        None,
+        ge=1,
+        description="Steps from one checkpoint to the next; by default a tenth of the steps, and in between as often "
+        "as takes 2 % of the time.",
+    )
     threads: int | None = Field(
         None, ge=1, description="CPU threads of one process; by default what the cgroup allows."
     )

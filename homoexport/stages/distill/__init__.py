@@ -1,6 +1,6 @@
 """Distilling: HomoDistil by slicing, from a loaded teacher and its text to a student."""
 
-from homoexport.stages.distill.core import distill_encoder, run_steps
+from homoexport.stages.distill.core import Divergence, Wish, distill_encoder, run_steps
 from homoexport.stages.distill.evaluation import held_out_loss
 from homoexport.stages.distill.job import (
     TASKS,
@@ -15,8 +15,10 @@ from homoexport.stages.distill.loop import Run
 
 __all__ = [
     "TASKS",
+    "Divergence",
     "Job",
     "Run",
+    "Wish",
     "all_processes_alive",
     "distill_encoder",
     "failing_together",

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from homoexport.documents.recipe import DistillSettings
 from homoexport.text.collate import collate, mask_tokens
-from homoexport.text.corpus import Corpus
+from homoexport.text.corpus import Corpus, StreamState
 from homoexport.text.example import Example
 
 NO_LABEL = -100  # as in torch's cross_entropy
@@ -120,35 +120,47 @@ class BatchMaker:
 class BatchesAhead:
     """Makes a step's micro-batches in a thread of its own while the step before is computed.
 
-    So reading and tokenizing hold no step up. A stream then stands one step further than the run.
-    Where the run ends early, nobody waits for what is being made: it may hang on a network.
+    So reading and tokenizing hold no step up. A stream then stands one step further than the run, so its state is taken
+    before. Where the run ends early, nobody waits for what is being made: it may hang on a network.
     """
 
     def __init__(self, batches: BatchMaker) -> None:
         self._batches = batches
-        self._ahead: tuple[int, Future[list[MicroBatch]]] | None = None
+        self._ahead: _Ahead | None = None
 
     def of_step(self, step: int, *, go_on: bool) -> list[MicroBatch]:
-        """The micro-batches of a step, in order; `go_on` begins with the next step's, unless the text's state is wanted
-        before.
-        """
+        """The micro-batches of a step, in order; `go_on` begins with the next step's."""
         if self._ahead is None:
             micro_batches = self._batches.of_step(step)
         else:
-            begun, future = self._ahead
-            assert begun == step, "steps come in order"
-            micro_batches = future.result()
-        self._ahead = (step + 1, self._begin(step + 1)) if go_on else None
+            assert self._ahead.step == step, "steps come in order"
+            micro_batches = self._ahead.micro_batches.result()
+        self._ahead = _Ahead(self._batches, step + 1) if go_on else None
         return micro_batches
 
-    def _begin(self, step: int) -> Future[list[MicroBatch]]:
-        future: Future[list[MicroBatch]] = Future()
+    def text_state(self) -> StreamState:
+        """Where the text stands before the step that `of_step` was not yet asked for."""
+        return self._batches.corpus.state_dict() if self._ahead is None else self._ahead.text_state.result()
 
-        def make() -> None:
-            try:
-                future.set_result(self._batches.of_step(step))
-            except BaseException as error:  # raised where the step is wanted
-                future.set_exception(error)
+    def close(self) -> None:
+        """Wait until nothing is made ahead, so that the text may go back to another place."""
+        if self._ahead is not None:
+            self._ahead.micro_batches.exception()
+        self._ahead = None
 
-        threading.Thread(target=make, name="batches", daemon=True).start()
-        return future
+
+class _Ahead:
+    """The micro-batches of a step that are being made, and the text's state before them."""
+
+    def __init__(self, batches: BatchMaker, step: int) -> None:
+        self.step = step
+        self.text_state: Future[StreamState] = Future()
+        self.micro_batches: Future[list[MicroBatch]] = Future()
+        threading.Thread(target=self._make, args=(batches,), name="batches", daemon=True).start()
+
+    def _make(self, batches: BatchMaker) -> None:
+        try:
+            self.text_state.set_result(batches.corpus.state_dict())
+            self.micro_batches.set_result(batches.of_step(self.step))
+        except BaseException as error:  # raised where the step is wanted
+            self.micro_batches.set_exception(error)

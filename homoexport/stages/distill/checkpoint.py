@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TypedDict, cast
@@ -10,13 +11,13 @@ from typing import TypedDict, cast
 import torch
 
 from homoexport.documents.artifact import output_errors
-from homoexport.documents.run_folder import CHECKPOINT
+from homoexport.documents.run_folder import CHECKPOINT, GOOD_CHECKPOINT
 from homoexport.errors import PackageError
 from homoexport.stages.distill.job import Sources
 from homoexport.stages.distill.loop import RunState
 from homoexport.text.corpus import StreamState
 
-_FORMAT = 5  # raised whenever a checkpoint's content changes
+_FORMAT = 6  # raised whenever a checkpoint's content changes
 
 
 class Checkpoint(TypedDict):
@@ -33,8 +34,11 @@ class Checkpoint(TypedDict):
     at_end: bool
 
 
-def save_checkpoint(folder: Path, state: Checkpoint, *, name: str = CHECKPOINT) -> None:
-    """Write a checkpoint; where the disk is full (OutputError), the one before is still there."""
+def save_checkpoint(folder: Path, state: Checkpoint, *, name: str = CHECKPOINT, is_good: bool = False) -> None:
+    """Write a checkpoint; where the disk is full (OutputError), the one before is still there.
+
+    `is_good`: a run that diverges goes back to it (`GOOD_CHECKPOINT`), also when there are later ones.
+    """
     path = folder / name
     part = path.with_suffix(".part")
     with output_errors(path):
@@ -43,14 +47,27 @@ def save_checkpoint(folder: Path, state: Checkpoint, *, name: str = CHECKPOINT) 
                 torch.save({"format": _FORMAT, **state}, file)
                 file.flush()
                 os.fsync(file.fileno())
+            if is_good:
+                mark_good(part)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
 
 
-def load_checkpoint(folder: Path) -> Checkpoint | None:
+def mark_good(checkpoint: Path) -> None:
+    """Keep a checkpoint as the one that a run which diverges goes back to, without writing it again where links are."""
+    link = checkpoint.with_name(f"{GOOD_CHECKPOINT}.part")
+    link.unlink(missing_ok=True)
+    try:
+        link.hardlink_to(checkpoint)
+    except OSError:  # of a file system without links
+        shutil.copyfile(checkpoint, link)
+    link.replace(checkpoint.with_name(GOOD_CHECKPOINT))
+
+
+def load_checkpoint(folder: Path, *, name: str = CHECKPOINT) -> Checkpoint | None:
     """The folder's checkpoint, tensors on the CPU; None before a run's first. PackageError where it is damaged."""
-    path = folder / CHECKPOINT
+    path = folder / name
     if not path.is_file():
         return None
     try:

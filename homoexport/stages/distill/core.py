@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from typing import Literal, TypeAlias
 
 from transformers import PreTrainedModel
 
@@ -13,10 +14,16 @@ from homoexport.documents.student import StepRecord
 from homoexport.encoder import Encoder
 from homoexport.errors import TrainingError
 from homoexport.shape import PartialShape
-from homoexport.stages.distill.batches import BatchesAhead, BatchMaker
+from homoexport.stages.distill.batches import BatchesAhead
 from homoexport.stages.distill.job import Job, join_processes, targets_of
 from homoexport.stages.distill.loop import Run
 from homoexport.text.corpus import Corpus, require_batch
+
+Wish: TypeAlias = Literal["go on", "save", "stop"]
+
+
+class Divergence(TrainingError):
+    """A step after which the loss or the weights are no numbers."""
 
 
 def distill_encoder(
@@ -50,7 +57,7 @@ def distill_encoder(
     require_batch(corpus, settings.batch_size)
     job = Job(teacher, corpus, settings, accelerator, max_length, seed, targets)
     run = Run(job, targets[0])
-    run_steps(run, job.batches, on_step=on_step or (lambda _step: None), on_checkpoint=lambda: None)
+    run_steps(run, BatchesAhead(job.batches), on_step=on_step or (lambda _step: None))
     run.close()
     run.family.write_config(run.student.config, run.target)
     return run.student.to("cpu").eval()
@@ -58,29 +65,35 @@ def distill_encoder(
 
 def run_steps(
     run: Run,
-    batches: BatchMaker,
+    batches: BatchesAhead,
     *,
     offset: int = 0,
     on_step: Callable[[StepRecord], None],
-    on_checkpoint: Callable[[], None],
+    wish: Callable[[], Wish] = lambda: "go on",
+    on_checkpoint: Callable[[], None] = lambda: None,
 ) -> None:
-    """Advance a run, fresh or restored, to its end.
+    """Advance a run, fresh or restored, to its end, or until a stop is wished for.
 
-    Its step 0 stands at `offset` in the text's order. `on_checkpoint` is called every `checkpoint_every` steps.
+    Its step 0 stands at `offset` in the text's order. What is wished for after a step is done before the next one. A
+    checkpoint is due at a stop and at the end, too; its weights are numbers.
+
+    Raises:
+        TrainingError: the loss of the very first step is not finite; of a later one it is Divergence.
     """
-    every, steps = run.settings.checkpoint_every, run.settings.steps
-    ahead = BatchesAhead(batches)
     while not run.finished:
         began = time.perf_counter()
-        saves = (run.step + 1) % every == 0 or run.may_pass_waypoint
-        go_on = not saves and run.step + 1 < steps
-        report = run.advance(ahead.of_step(offset + run.step, go_on=go_on))
+        report = run.advance(batches.of_step(offset + run.step, go_on=run.step + 1 < run.settings.steps))
         if not math.isfinite(report.loss):
-            raise TrainingError(
-                f"the loss is {report.loss} at step {report.step}",
-                where="distill",
-                hint="check the teacher's weights" if report.step == 0 else "lower distill.learning_rate",
-            )
+            what = f"the loss is {report.loss} at step {report.step}"
+            if offset + report.step == 0:
+                raise TrainingError(what, where="distill", hint="check the teacher's weights")
+            raise Divergence(what, where="distill", hint="lower distill.learning_rate")
         on_step(report.model_copy(update={"seconds": time.perf_counter() - began}))
-        if run.step % every == 0 and not run.finished:
+        wished = wish()
+        if wished != "go on" or run.finished:
+            if not run.is_sound:
+                what = f"the weights are no numbers after step {report.step}"
+                raise Divergence(what, where="distill", hint="lower distill.learning_rate")
             on_checkpoint()
+        if wished == "stop":
+            break

@@ -33,7 +33,7 @@ Values = dict[str, Any]  # as `state_dict` of torch's classes and `asdict` give 
 
 
 class RunState(TypedDict):
-    """`waypoints` says how many are still ahead."""
+    """`waypoints` says how many are still ahead; `slowed` whether the run went back once, to a lower learning rate."""
 
     step: int
     start_widths: Values
@@ -47,6 +47,7 @@ class RunState(TypedDict):
     is_teacher: bool
     probed: bool
     labels_seen: bool
+    slowed: bool
     waypoints: int
     scaler: Values
 
@@ -90,6 +91,7 @@ class Run:
         )
         self.weights = self.loss.weights
         self.step = 0
+        self.slowed = False
         self.is_teacher = start.is_teacher
         self._probed = False
         self._compiled = False
@@ -113,9 +115,18 @@ class Run:
         return self.family.widths(self.student)
 
     @property
-    def may_pass_waypoint(self) -> bool:
-        """Whether the next step may end with a call of `on_waypoint`."""
-        return bool(self.waypoints) and self.schedule.is_event(self.step + 1)
+    def is_sound(self) -> bool:
+        """Whether all weights are numbers."""
+        weights = [*self.student.parameters(), *self.projections.parameters()]
+        return bool(torch.nn.utils.get_total_norm([weight.detach() for weight in weights]).isfinite())
+
+    def slow_down(self, factor: float) -> None:
+        """Lower the learning rate from here to the end."""
+        self.slowed = True
+        self.rate.base_lrs = [factor * rate for rate in self.rate.base_lrs]
+        self.rate._last_lr = [factor * rate for rate in self.rate._last_lr]
+        for group in self.optimizer.param_groups:
+            group["lr"] *= factor
 
     def advance(self, micro_batches: Sequence[MicroBatch]) -> StepRecord:
         """One step: gradients, importance, update, and pruning where it is due."""
@@ -300,6 +311,7 @@ class Run:
             "is_teacher": self.is_teacher,
             "probed": self._probed,
             "labels_seen": self.loss.labels_seen,
+            "slowed": self.slowed,
             "waypoints": len(self.waypoints),
             "scaler": scaler.state_dict() if scaler is not None else {},
         }
@@ -314,7 +326,7 @@ class Run:
         del self.waypoints[: len(self.waypoints) - state["waypoints"]]
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.step = state["step"]
+        self.step, self.slowed = state["step"], state["slowed"]
 
     def branch_off(self, state: RunState) -> None:
         """Begin where another run stands: its student, moments and ranking; steps and rates are this run's own."""
