@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -91,7 +90,7 @@ def finetune(
     from homoexport.workflow.progress import Progress
 
     out_dir, single = output or Path(f"{name_of(student)}-{task}"), verb.is_single(task, settings)
-    with nullcontext() if single else resumable(out_dir), screen.Bars() as bars:
+    with resumable(out_dir), screen.Bars() as bars:
         tuning = verb.finetune(
             student,
             task=task,

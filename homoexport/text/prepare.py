@@ -24,7 +24,7 @@ from homoexport.documents.recipe import TextSettings, TextSource
 from homoexport.documents.student import CorpusDescription, SourceDescription
 from homoexport.errors import TextError
 from homoexport.text.corpus import Corpus, MapCorpus
-from homoexport.text.example import examples_from
+from homoexport.text.example import IGNORED, examples_from
 from homoexport.text.peek import check_columns
 from homoexport.text.sequences import Columns, Sequencer, features_of, name_of, tokenizer_digest
 from homoexport.text.shards import VIRTUAL_SHARDS, StreamSource, read_chunk, sequences_of
@@ -64,6 +64,16 @@ def _split(keys: np.ndarray, settings: TextSettings, seed: int) -> tuple[np.ndar
         )
     chosen = np.random.default_rng([seed, 0]).choice(len(unique), settings.held_out, replace=False)
     return unique[chosen], np.delete(unique, chosen)
+
+
+def _refuse_one_label(labels: Any, settings: TextSettings) -> None:
+    """Refuse a column of labels, of sequences or of their tokens, that are all the same but for those ignored."""
+    cells = labels.combine_chunks()
+    found = set((cells.flatten() if "list" in str(cells.type) else cells).unique().to_pylist()) - {None, IGNORED}
+    if len(found) == 1:
+        names = ", ".join(f"{name_of(source)}, column '{source.label_column}'" for source in settings.sources)
+        hint = "name another 'label_column', or leave it out: the teacher's logits teach alone"
+        raise TextError(f"every label is the same ({found.pop()})", where=names, hint=hint)
 
 
 def prepare_text(
@@ -161,6 +171,8 @@ def _map_corpus(
     sequences = datasets.concatenate_datasets(tokenized)
     keys = sequences.data.column("key").to_numpy()
     held_out_rows, training = _split(keys, settings, seed)
+    if any(source.label_column for source in settings.sources):
+        _refuse_one_label(sequences.data.column("labels"), settings)
     ends = np.cumsum([len(source) for source in tokenized])
     of_source = np.searchsorted(ends, training, side="right")
     parts = [training[of_source == number] for number in range(len(tokenized))]

@@ -280,7 +280,14 @@ def open_job(
     Every process raises what the first one to fail did. The widest shape comes first.
     """
     from homoexport.encoder import load_encoder
-    from homoexport.stages.distill import TASKS, Job, failing_together, join_processes, targets_of
+    from homoexport.stages.distill import (
+        TASKS,
+        Job,
+        failing_together,
+        join_processes,
+        refuse_silent_teacher,
+        targets_of,
+    )
     from homoexport.text.corpus import require_batch
     from homoexport.text.prepare import prepare_text
 
@@ -302,7 +309,9 @@ def open_job(
                     processes=accelerator.num_processes,
                 )
                 require_batch(corpus, settings.batch_size)
-    return Job(encoder, corpus, settings, accelerator, text.max_length, seed, targets)
+    job = Job(encoder, corpus, settings, accelerator, text.max_length, seed, targets)
+    refuse_silent_teacher(job)
+    return job
 
 
 def _work_digest(

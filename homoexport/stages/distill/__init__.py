@@ -1,7 +1,7 @@
 """Distilling: HomoDistil by slicing, from a loaded teacher and its text to a student."""
 
 from homoexport.stages.distill.core import Divergence, Wish, distill_encoder, run_steps
-from homoexport.stages.distill.evaluation import held_out_loss
+from homoexport.stages.distill.evaluation import held_out_loss, refuse_silent_teacher
 from homoexport.stages.distill.job import (
     TASKS,
     Job,
@@ -24,6 +24,7 @@ __all__ = [
     "failing_together",
     "held_out_loss",
     "join_processes",
+    "refuse_silent_teacher",
     "run_steps",
     "target_of",
     "targets_of",

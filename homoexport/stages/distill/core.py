@@ -15,6 +15,7 @@ from homoexport.encoder import Encoder
 from homoexport.errors import TrainingError
 from homoexport.shape import PartialShape
 from homoexport.stages.distill.batches import BatchesAhead
+from homoexport.stages.distill.evaluation import refuse_silent_teacher
 from homoexport.stages.distill.job import Job, join_processes, targets_of
 from homoexport.stages.distill.loop import Run
 from homoexport.text.corpus import Corpus, require_batch
@@ -56,6 +57,7 @@ def distill_encoder(
     targets = targets_of(teacher, [shape], settings, max_length=max_length)
     require_batch(corpus, settings.batch_size)
     job = Job(teacher, corpus, settings, accelerator, max_length, seed, targets)
+    refuse_silent_teacher(job)
     run = Run(job, targets[0])
     run_steps(run, BatchesAhead(job.batches), on_step=on_step or (lambda _step: None))
     run.close()

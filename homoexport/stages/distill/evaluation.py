@@ -2,14 +2,52 @@
 
 from __future__ import annotations
 
-import torch
+from dataclasses import replace
 
+import torch
+from torch import Tensor
+
+from homoexport.errors import TeacherError
 from homoexport.stages.distill import objective
-from homoexport.stages.distill.batches import NO_LABEL, BatchMaker
+from homoexport.stages.distill.batches import NO_LABEL, BatchMaker, MicroBatch
+from homoexport.stages.distill.job import Job
+from homoexport.stages.distill.probe import rows_of
 from homoexport.stages.distill.step import StepLoss
 from homoexport.text.example import Example
 
 _BATCH = 32  # sequences of one similarity matrix, whatever the training batch was
+
+_ASKED = 8  # sequences that a teacher is tried with
+_SAME = 1e-6  # difference between answers, relative to the largest number in them
+
+
+@torch.no_grad()
+def refuse_silent_teacher(job: Job) -> None:
+    """Refuse (TeacherError) a teacher whose answers are no numbers, or are the same to every text."""
+    cut = job.batches.cut(job.corpus.held_out[:_ASKED], first_position=0)
+    rows = torch.cat([_answers(job, micro) for micro in cut]).float()  # [N, C]
+    what = ""
+    if not rows.isfinite().all():
+        what = "its answers are not finite numbers"
+    elif len(rows) > 1 and (rows - rows[0]).abs().max() <= _SAME * rows.abs().max():
+        what = "it answers the same to every text"
+    if what:
+        raise TeacherError(what, where=job.encoder.source, hint="check the teacher's weights")
+
+
+def _answers(job: Job, micro: MicroBatch) -> Tensor:
+    """What the teacher, wherever it is, says of each sequence or token: a vector or logits."""
+    model = job.encoder.model.eval()
+    inputs = {name: tensor.to(model.device) for name, tensor in micro.inputs.items()}
+    if "classification" in job.settings.objective:
+        micro = replace(micro, attention_mask=inputs["attention_mask"])
+        return rows_of(micro, model(**inputs).logits, job.settings.objective)
+    states = job.family.body(model)(**inputs).last_hidden_state  # [B, S, D]
+    if job.settings.objective == "masked-lm":  # of one token, for all logits may be many
+        logits: Tensor = job.family.lm_head(model)(states[:, 1])
+        return logits
+    mode = job.encoder.pooling.mode if job.encoder.pooling else "mean"
+    return objective.pool(states, inputs["attention_mask"], mode=mode)
 
 
 @torch.no_grad()

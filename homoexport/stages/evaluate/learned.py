@@ -104,6 +104,8 @@ def own_task(kind: OwnTask, train: str, dev: str, columns: Columns) -> LabelledT
     names: tuple[str, ...] = ()
     with read_for("--train"):
         learned = read_examples(train, named)
+        if len(set(learned.texts)) < 2:
+            raise TextError("every text is the same", where=learned.source, hint="name other files or another column")
         if kind == "scores":
             learned.scores()
         else:

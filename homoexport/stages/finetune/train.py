@@ -86,7 +86,7 @@ def train_classifier(
 
     Raises:
         TeacherError: a source that cannot be loaded.
-        TrainingError: a loss that is no number.
+        TrainingError: a loss, or weights, that are no numbers.
     """
     torch.set_num_threads(settings.threads or available_cores())
     set_seed(seed)
@@ -107,6 +107,9 @@ def train_classifier(
         trainer.teacher_weight = settings.teacher_weight if teacher_logits is not None else 0.0
         trainer.temperature = settings.temperature
         trainer.train()
+    if not torch.nn.utils.get_total_norm([weight.detach() for weight in encoder.model.parameters()]).isfinite():
+        what = f"the weights are no numbers after step {steps}"
+        raise TrainingError(what, where="finetune", hint="lower the learning rate")
     seconds = time.perf_counter() - began
     model = encoder.model.to("cpu").eval()
     assert isinstance(model, PreTrainedModel)
