@@ -33,6 +33,7 @@ from homoexport.shape import Shape
 from homoexport.stages.distill import Divergence, Job, Run, Wish, held_out_loss, run_steps
 from homoexport.stages.distill.batches import BatchesAhead
 from homoexport.stages.distill.checkpoint import Checkpoint, load_checkpoint, mark_good, save_checkpoint
+from homoexport.stages.distill.forgetting import GapWatch
 from homoexport.text.stream import merge_states
 from homoexport.workflow.progress import DistillProgress, Progress
 from homoexport.workflow.stops import Stop, stopping_between_steps
@@ -94,6 +95,7 @@ class StudentWriter:
     def _run(self, settings: DistillSettings) -> Run:
         run = Run(self.job.with_settings(settings), self.target, waypoints=[shape for _, shape in self.waypoints])
         run.on_waypoint = self._leave_branch
+        self._gap = GapWatch(run.schedule)
         return run
 
     def _leave_branch(self) -> None:
@@ -182,6 +184,8 @@ class StudentWriter:
             return
         with (self.folder / LOG).open("a", encoding="utf-8") as file:
             file.write(step.model_dump_json() + "\n")
+        if told := self._gap.see(made):
+            self.note(told)
         self.place.progress.on_distill(DistillProgress(step, self.steps, self.place.name))
 
     @contextmanager
@@ -205,7 +209,10 @@ class StudentWriter:
         path = self.folder / LOG
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
         lines = lines[: self.steps_done]
-        self.seconds = sum(StepRecord.model_validate_json(line).seconds for line in lines)
+        made = [StepRecord.model_validate_json(line) for line in lines]
+        self.seconds = sum(step.seconds for step in made)
+        for step in made[self.offset :]:
+            self._gap.see(step)
         write_text(path, "".join(lines))
 
     def checkpoint(self, folder: Path | None = None, *, at_branch: bool = False, at_end: bool = False) -> None:
