@@ -19,6 +19,7 @@ from __future__ import annotations
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
+from homoexport import telemetry as _telemetry  # noqa: F401 - before any library that reports is imported
 from homoexport.errors import (
     BudgetError,
     DeviceError,

@@ -7,15 +7,22 @@ accuracy gate is missed.
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
+import tempfile
+import traceback
+from contextlib import redirect_stderr
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO, cast
 
 import typer
+from rich.text import Text
 
+from homoexport.cli import screen
 from homoexport.cli.app import app
-from homoexport.errors import HomoexportError
+from homoexport.errors import HomoexportError, first_line
+from homoexport.plain import visible
 
 _UsageError: Any = typer.BadParameter.__base__  # typer has no public name for it
 _INTERRUPTED = 128 + signal.SIGINT
@@ -33,20 +40,32 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")
     for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _end)
+    with redirect_stderr(cast(TextIO, screen.VisibleStream(sys.stderr))):
+        sys.exit(_exit_code())
+
+
+def _exit_code() -> int:
+    """Run the command; whatever happens, the user reads one line of it."""
     try:
-        code = app(sys.argv[1:] or ["--help"], prog_name="homoexport", standalone_mode=False)
+        code: int = app(sys.argv[1:] or ["--help"], prog_name="homoexport", standalone_mode=False)
     except HomoexportError as error:
-        _say("error:", f" {error}")
-        sys.exit(error.exit_code)
+        _say(str(error))
+        return error.exit_code
     except _UsageError as error:
-        _say("error:", f" {_in_one_line(error)}")
-        sys.exit(2)
+        _say(_in_one_line(error))
+        return 2
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # the last resort; a panic of tokenizers is no Exception
+        _say(f"unexpected {type(error).__name__} ({first_line(error)}); {_kept(error)}", always=True)
+        return 1
     if code == _INTERRUPTED:  # what typer makes of a KeyboardInterrupt
-        _say("interrupted")
-    sys.exit(code)
+        screen.say("interrupted", style="bold red")
+    return code
 
 
 def _in_one_line(error: Any) -> str:
@@ -55,11 +74,20 @@ def _in_one_line(error: Any) -> str:
     return f"{message}; see `{error.ctx.command_path} --help`" if error.ctx else message
 
 
-def _say(title: str, text: str = "") -> None:
-    """Print a line on stderr; of many processes, one does."""
-    from rich.text import Text
+def _kept(error: BaseException) -> str:
+    """Write the traceback to a file that nobody else reads, and say where; the file can be shown on a terminal."""
+    lines = [shlex.join(["homoexport", *sys.argv[1:]]), "\n", *traceback.format_exception(error)]
+    try:
+        descriptor, path = tempfile.mkstemp(prefix="homoexport-", suffix=".log")
+        with open(descriptor, "w", encoding="utf-8") as log:  # noqa: PTH123 - it is open
+            log.write(visible("".join(lines), keep="\n"))
+    except OSError as refusal:
+        return f"its traceback cannot be written ({refusal})"
+    return f"please report it, with the traceback in {path}"
 
-    from homoexport.cli import screen
 
-    if screen.speaks():
-        screen.errors.print(Text.assemble((title, "bold red"), text), soft_wrap=True)
+def _say(text: str, *, always: bool = False) -> None:
+    """Print an error as a line on stderr; of many processes, one does."""
+    if always or screen.speaks():
+        line = visible(" ".join(text.split()))
+        screen.errors.print(Text.assemble(("error:", "bold red"), f" {line}"), soft_wrap=True)

@@ -89,7 +89,7 @@ def distill(
     from homoexport.workflow.progress import Progress
 
     if _launched_alone():
-        screen.errors.print(_ONE_PROCESS, soft_wrap=True)
+        screen.say(_ONE_PROCESS)
     with resumable(output), screen.Bars() as bars:
         progress = Progress(on_note=bars.on_note, on_distill=bars.on_distill)
         folders = _distilled(settings, output, progress, force=force, resume=resume)

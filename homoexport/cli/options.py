@@ -296,12 +296,11 @@ def resumable(folder: Path) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
-        if screen.speaks():
-            is_kept = (folder / RUN_MARK).is_file() and ("--resume" in sys.argv or _mark_of(folder) != before)
-            told = f"what is done is in {folder}; this goes on: {_command_to_resume(folder)}"
-            if not is_kept:
-                told = f"{folder}: nothing was done yet that could be kept"
-            screen.errors.print(told, soft_wrap=True)
+        is_kept = (folder / RUN_MARK).is_file() and ("--resume" in sys.argv or _mark_of(folder) != before)
+        told = f"what is done is in {folder}; this goes on: {_command_to_resume(folder)}"
+        if not is_kept:
+            told = f"{folder}: nothing was done yet that could be kept"
+        screen.say(told)
         raise
 
 

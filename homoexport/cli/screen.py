@@ -1,16 +1,19 @@
-"""What a person sees: results on stdout, progress and errors on stderr."""
+"""What a person sees: results on stdout, progress and errors on stderr, and no word that the terminal would obey."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import IO, TYPE_CHECKING, Any
 
 from pydantic import BaseModel
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
+
+from homoexport.plain import visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -21,9 +24,38 @@ if TYPE_CHECKING:
 
 _QUIET_SECONDS = 30.0  # without a terminal, a line comes at least this often
 
+_LAYOUT = "\n\t"  # the control characters that lay out what is shown
+
+
+class VisibleConsole(Console):
+    """Every text that it shows, alone or in a cell of a table, is `visible`."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        if isinstance(renderable, str):
+            renderable = visible(renderable, keep=_LAYOUT)
+        elif isinstance(renderable, Text):
+            renderable = renderable.copy()
+            renderable.plain = visible(renderable.plain, keep=_LAYOUT)
+        return super().render(renderable, options)
+
+
+class VisibleStream:
+    """What libraries print to stderr by themselves is `visible`, too; the console goes past it, to the stream."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self.rich_proxied_file = stream  # the name under which rich looks for it
+
+    def write(self, text: str) -> int:
+        """Write to the stream."""
+        return self.rich_proxied_file.write(visible(text, keep=_LAYOUT))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.rich_proxied_file, name)
+
+
 # No markup: paths and globs may hold square brackets.
-output = Console(markup=False, highlight=False)
-errors = Console(stderr=True, markup=False, highlight=False)
+output = VisibleConsole(markup=False, highlight=False)
+errors = VisibleConsole(stderr=True, markup=False, highlight=False)
 
 
 def print_json(value: Any) -> None:
@@ -40,7 +72,7 @@ def show(found: BaseModel | Sequence[BaseModel], *told: str | Text | Table, as_j
             print_json([each.model_dump(mode="json") for each in found])
         return
     for each in told:
-        output.print(each, soft_wrap=isinstance(each, str | Text))
+        output.print(visible(each) if isinstance(each, str) else each, soft_wrap=isinstance(each, str | Text))
 
 
 def speaks() -> bool:
@@ -48,10 +80,15 @@ def speaks() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def say(text: str, *, style: str = "") -> None:
+    """A line on stderr; of many processes, one prints it."""
+    if speaks():
+        errors.print(Text(visible(text), style=style), soft_wrap=True)
+
+
 def stage_line(title: str) -> None:
     """Say which stage begins."""
-    if speaks():
-        errors.print(Text(title, style="bold"), soft_wrap=True)
+    say(title, style="bold")
 
 
 class Bars:
@@ -116,7 +153,7 @@ class Bars:
         due = done == 1 or done % max(1, steps // 10) == 0 or done == steps
         if due or time.monotonic() - self._spoke > _QUIET_SECONDS:
             self._spoke = time.monotonic()
-            errors.print(f"{name} step {done}/{steps}  {text}".lstrip(), soft_wrap=True)
+            say(f"{name} step {done}/{steps}  {text}".lstrip())
 
     def _task(self, title: str, total: float) -> tuple[Progress, TaskID]:
         """The bar, and the line of it that has this title."""
@@ -124,7 +161,14 @@ class Bars:
 
         if self._bar is None:
             columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[text]}"))
-            self._bar = Progress(*columns, TimeRemainingColumn(), console=errors, transient=total == 1.0)
+            self._bar = Progress(
+                *columns,
+                TimeRemainingColumn(),
+                console=errors,
+                transient=total == 1.0,
+                redirect_stdout=False,  # rich would take escape sequences in what libraries say for styles
+                redirect_stderr=False,
+            )
             self._bar.start()
         if title not in self._tasks:
             self._tasks[title] = self._bar.add_task(title, total=total, text="")

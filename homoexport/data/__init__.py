@@ -7,6 +7,8 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from homoexport import plain
+
 FOLDER = Path(__file__).parent
 
 
@@ -17,13 +19,17 @@ def sample_text() -> tuple[str, ...]:
 
 
 def rendered(template: str, **values: object) -> str:
-    """A page of Markdown out of a template of this folder; a value that is missing is an error."""
-    # Nothing is escaped, as it would be for HTML.
+    """A page of Markdown out of a template of this folder; a value that is missing is an error.
+
+    Every value is escaped but what is Markdown already; the filters `code` and `literal` are for places in code.
+    """
     templates = Environment(
         loader=FileSystemLoader(FOLDER),
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
         keep_trailing_newline=True,
+        finalize=lambda value: value if isinstance(value, plain.Markdown) else plain.markdown(str(value)),
     )
+    templates.filters.update(code=plain.code, literal=plain.literal)
     return templates.get_template(template).render(**values)

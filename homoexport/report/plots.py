@@ -35,6 +35,7 @@ STYLE = {
     "axes.grid": True,
     "grid.color": "#E6E6E6",
     "axes.axisbelow": True,
+    "text.parse_math": False,  # labels hold names, in which a dollar is one
 }
 # Widths mostly shrink together: thinner lines lie on thicker ones, so that each can be seen.
 WIDTHS = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -71,6 +72,7 @@ def write_report(run_dir: Path, summary: Summary, *, measurement: Measurement) -
         gap=_gap,
         remarks=measurement_remarks(measurement),
         quality=metric(summary.quality_metric)[1],
+        measure_again=shlex.join(["homoexport", "bench", "--device", summary.measured.device, PACKAGE]),
         conditions=conditions,
         host_line=host_line,
         parameters=parameters,

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from homoexport.plain import Markdown, markdown
+
 
 @dataclass(frozen=True)
 class Table:
@@ -42,12 +44,9 @@ class Table:
             table.add_row(*map(Text, row), style="bold" if place in self.bold else None)
         return table
 
-    def markdown(self) -> str:
-        """As a table of Markdown's."""
+    def markdown(self) -> Markdown:
+        """As a table of Markdown's; a cell of several lines has commas between them."""
         alignment = ["---" if column in self.left else "---:" for column in range(len(self.head))]
-        lines = [self.head, alignment, *self.rows]
-        return "\n".join("| " + " | ".join(_plain(cell) for cell in line) + " |" for line in lines)
-
-
-def _plain(cell: str) -> str:
-    return cell.replace("|", "\\|").replace("\n", ", ")
+        head, *rows = [[markdown(cell.replace("\n", ", ")) for cell in line] for line in (self.head, *self.rows)]
+        lines: list[Sequence[str]] = [head, alignment, *rows]
+        return Markdown("\n".join(f"| {' | '.join(line)} |" for line in lines))

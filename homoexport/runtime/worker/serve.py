@@ -6,8 +6,6 @@ import os
 
 # numpy's matrix library would start a thread for each core, whose stacks are no part of the model.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-# onnxruntime 1.32 keeps a database and starts a thread to upload what it is used for, unless told not to.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import gc
 import json

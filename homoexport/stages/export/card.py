@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
-
 from homoexport.choices import ModelTask
 from homoexport.data import rendered
 from homoexport.documents.package import PackageDetails, TimedAt
+from homoexport.plain import front_matter
 
 _OPTIMUM: dict[ModelTask, str] = {
     "fill-mask": "ORTModelForMaskedLM",
@@ -39,8 +38,9 @@ def model_card(name: str, details: PackageDetails, *, parent: str, source: str) 
         package=details,
         timed=details.timed_at,
         where="an unknown CPU" if details.timed_at is None else _where(details.timed_at),
-        front=yaml.safe_dump(front, sort_keys=False).strip(),
-        source=f"`{source}`{artifact}",
+        front=front_matter(front),
+        source=source,
+        artifact=artifact,
         optimum_class=_OPTIMUM.get(details.task),
         difference="not finite" if difference is None else f"{difference:.2g}",
     )

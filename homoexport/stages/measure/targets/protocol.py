@@ -23,8 +23,9 @@ from homoexport.errors import DeviceError, HomoexportError
 WORKER_FILE = "worker.pyz"
 
 _PACKAGE = Path(homoexport.__file__).parent
-_WORKER_SOURCES = ("host.py", "cgroup.py", "runtime/__init__.py")
+_WORKER_SOURCES = ("host.py", "cgroup.py", "telemetry.py", "runtime/__init__.py")
 _WORKER_MAIN = "from homoexport.runtime.worker.serve import main\n\nmain()\n"
+_WORKER_FACE = "from homoexport import telemetry\n"  # instead of the public verbs
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest date of the format: the same sources are the same bytes
 
 
@@ -175,7 +176,7 @@ def build_worker(folder: Path) -> Path:
     sources = [_PACKAGE / name for name in _WORKER_SOURCES] + sorted((_PACKAGE / "runtime" / "worker").glob("*.py"))
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(zipfile.ZipInfo("__main__.py", _EPOCH), _WORKER_MAIN)
-        archive.writestr(zipfile.ZipInfo("homoexport/__init__.py", _EPOCH), "")  # without the public face
+        archive.writestr(zipfile.ZipInfo("homoexport/__init__.py", _EPOCH), _WORKER_FACE)
         for source in sources:
             name = f"homoexport/{source.relative_to(_PACKAGE).as_posix()}"
             archive.writestr(zipfile.ZipInfo(name, _EPOCH), source.read_bytes())

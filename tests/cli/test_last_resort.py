@@ -1,0 +1,77 @@
+"""Whatever is raised, the user reads one line, and the traceback is kept for whoever mends it."""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from homoexport.cli import screen
+from homoexport.documents import artifact
+from tests.hostile import HOSTILE
+
+
+class Panic(BaseException):
+    """As pyo3's, which is no Exception."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyError("x"),
+        ValueError("two\nlines \x1b]0;PWNED\x07"),
+        RecursionError(),
+        MemoryError(),
+        OSError(5, "Input/output error"),
+        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
+        Panic("called `unwrap()` on a `None` value"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_the_last_resort_is_one_line_and_a_private_file(homoexport, monkeypatch, tmp_path, error):
+    def fail(*_arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(artifact, "verify", fail)
+    outcome = homoexport("verify", "somewhere")
+    assert (outcome.code, outcome.out) == (1, "")
+    (line,) = outcome.err.splitlines()
+    assert line.startswith(f"error: unexpected {type(error).__name__} (")
+    log = Path(re.search(r"the traceback in (\S+)$", line)[1])
+    assert list(tmp_path.iterdir()) == [log]
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600
+    kept = log.read_text()
+    assert kept.startswith("homoexport verify somewhere\nTraceback")
+    assert "in fail" in kept
+    assert "\x1b" not in kept + line
+
+
+def test_where_no_log_can_be_written_the_line_says_so(homoexport, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    monkeypatch.setattr(artifact, "verify", lambda *_: {}["x"])
+    outcome = homoexport("verify", "somewhere")
+    assert outcome.code == 1
+    (line,) = outcome.err.splitlines()
+    assert "its traceback cannot be written" in line
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_hostile_name_is_one_line_of_what_can_be_seen(homoexport, tmp_path, text):
+    outcome = homoexport("verify", tmp_path / text.replace("/", "_"))
+    assert outcome.code == 2
+    (line,) = outcome.err.splitlines()
+    assert not set("\x1b\x07\x08\r\x9b\x9d\x9c\u202e\u2066\udcff\ud800") & set(line)
+
+
+def test_json_is_ascii(capsys):
+    screen.print_json(HOSTILE)
+    out = capsys.readouterr().out
+    assert out.isascii()
+    assert set(filter(str.isspace, out)) == {" ", "\n"}
+    assert "\x1b" not in out
+    assert json.loads(out) == HOSTILE
