@@ -14,12 +14,13 @@ import hashlib
 import lzma
 import re
 import shutil
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path, PureWindowsPath
+
+from homoexport.lock import scratch_folder
 
 PREFIX = "package:"
 
@@ -108,8 +109,8 @@ def _unpacked(slices: Sequence[Path], cache_dir: Path) -> Path:
     folder = cache_dir / f"{Path(archive).stem}-{_digest_of(slices)[:16]}"
     if folder.is_dir():
         return folder
-    with tempfile.TemporaryDirectory(dir=cache_dir, prefix=f".{folder.name}-") as made:
-        whole, content = Path(made) / "archive.zip", Path(made) / "content"
+    with scratch_folder(f".{folder.name}-", parent=cache_dir) as made:
+        whole, content = made / "archive.zip", made / "content"
         with whole.open("wb") as joined:
             for path in slices:
                 with path.open("rb") as part:

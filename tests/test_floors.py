@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "homoexport"
 # In the order of their imports.
-WORDS = ["errors", "plain", "telemetry", "units", "cgroup", "host", "choices", "schemes", "packaged", "shape"]
+WORDS = ["errors", "plain", "telemetry", "units", "cgroup", "host", "choices", "schemes", "lock", "packaged", "shape"]
 FLOORS = [
     set(WORDS),
     {"documents"},

@@ -85,7 +85,7 @@ def distill(
         )
     output = run_folder(settings.name, output, resume=resume)
     screen.stage_line(f"Distilling {settings.teacher}")
-    from homoexport.documents.artifact import DistilledManifest, read_manifest
+    from homoexport.documents.artifact import DistilledManifest, verify
     from homoexport.workflow.progress import Progress
 
     if _launched_alone():
@@ -94,7 +94,7 @@ def distill(
         progress = Progress(on_note=bars.on_note, on_distill=bars.on_distill)
         folders = _distilled(settings, output, progress, force=force, resume=resume)
     if screen.speaks():
-        manifests = [read_manifest(folder, DistilledManifest) for folder in folders]
+        manifests = [verify(folder, DistilledManifest, strict=False) for folder in folders]
         told = [_told(folder, manifest.details) for folder, manifest in zip(folders, manifests, strict=True)]
         screen.show(manifests[0] if settings.student is not None else manifests, *told, as_json=as_json)
 

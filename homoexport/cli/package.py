@@ -29,7 +29,7 @@ def embed(
 
     import numpy as np
 
-    from homoexport.documents.artifact import make_folder, output_errors
+    from homoexport.documents.output import make_folder, output_errors
     from homoexport.runtime.inference import open_package
 
     if output is None and sys.stdout.isatty():

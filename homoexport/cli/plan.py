@@ -57,7 +57,7 @@ def plan(
 
     Example: homoexport plan --teacher MODEL --latency-p95 8ms --size 12MB --memory 120MB --threads 1
     """
-    from homoexport.documents.artifact import refuse_existing
+    from homoexport.documents.output import refuse_existing
     from homoexport.workflow.plan import plan as make
     from homoexport.workflow.progress import Progress
 

@@ -3,20 +3,21 @@
 A manifest holds the artifact's kind, the sha256 and size of every file, its parent's digest, the
 recipe's digest, library versions and the host. An artifact's own digest is the sha256 of its
 files' digests, so that a child names exactly the parent it was made from.
+
+Whatever is read out of an artifact, its digest included, is read after `verify`: a folder may come from a stranger.
 """
 
 from __future__ import annotations
 
-import errno
-import glob
 import hashlib
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import os
+import posixpath
+from collections.abc import Iterator
 from datetime import datetime, timezone
-from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import AfterValidator, Field, model_validator
 
 from homoexport.choices import ArtifactKind
 from homoexport.documents.document import (
@@ -27,29 +28,43 @@ from homoexport.documents.document import (
     read_json,
     write_document,
 )
+from homoexport.documents.graph import external_files
 from homoexport.documents.package import PackageDetails
 from homoexport.documents.student import DistilledDetails, FinetunedDetails, StudentDetails
-from homoexport.errors import HomoexportError, OutputError, PackageError
+from homoexport.errors import PackageError
 from homoexport.host import HostDescription, describe_host, library_versions
 
 MANIFEST = "manifest.json"
 RUN_MARK = "run.json"  # stands in the folder of a run from its first second on: see `run_folder`
+STATES = (".checkpoint.pt", ".checkpoint.good.pt", ".end.pt")  # that work goes on from: no part of an artifact
+_HIDDEN = {*STATES, ".git", ".gitattributes", ".gitignore", ".cache", ".DS_Store"}  # others' that do no harm
+_NOTES = ("*.md", "LICENSE*", "NOTICE*")  # that may be put beside an artifact's files
 
 
-def sha256_file(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
+def sha256_file(path: Path, *, keep: bool = False) -> str:
+    """Hex sha256 of a file's bytes; `keep` has them on the disk, too, before it says it."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
+        if keep:
+            os.fsync(file.fileno())
     return digest.hexdigest()
+
+
+def _plain(name: str) -> str:
+    """A name that means the same file, inside the folder, whoever reads it."""
+    escapes = "\\" in name or PureWindowsPath(name).drive
+    if escapes or not name.isprintable() or any(not part or part[0] == "." for part in name.split("/")):
+        raise ValueError("a file's name is relative and plain, with no part that is empty or begins with a dot")
+    return name
 
 
 class FileEntry(Figures):
     """One file of an artifact."""
 
-    sha256: str
-    bytes: int
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    bytes: int = Field(ge=0)
 
 
 class Manifest(Document):
@@ -65,9 +80,15 @@ class Manifest(Document):
     created: str
     parent: str | None
     recipe: str | None
-    files: dict[str, FileEntry]
+    files: dict[Annotated[str, AfterValidator(_plain)], FileEntry]
     versions: dict[str, str]
     host: HostDescription
+
+    @model_validator(mode="after")
+    def _is_of_its_files(self) -> Manifest:
+        if self.digest != _digest_of(self.files):
+            raise ValueError("its digest is not that of its files")
+        return self
 
 
 class StudentManifest(Manifest):
@@ -95,15 +116,84 @@ class PackageManifest(Manifest):
     kind: Literal["package"]
     details: PackageDetails
 
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """The ONNX files that are there to be run; the package's own is the first."""
+        packed = self.details.with_tokenizer
+        return (self.details.model_file, *([packed.file] if packed else []))
+
+    @model_validator(mode="after")
+    def _names_its_own_files(self) -> PackageManifest:
+        ort = self.details.ort_format
+        for name in (*self.graphs, *([ort.file, ort.operators] if ort else [])):
+            if name not in self.files:
+                raise ValueError(f"{name} is not among its files")
+        if any(not name.endswith(".onnx") for name in self.graphs):
+            raise ValueError(f"{' and '.join(self.graphs)} should end with .onnx")
+        return self
+
+    def graph_files(self, folder: Path, graph: str) -> set[str]:
+        """Names of a graph's file and of those that hold weights of it, as the graph itself has them.
+
+        Raises:
+            PackageError: it names one that is not among the package's files.
+        """
+        beside = {posixpath.join(posixpath.dirname(graph), name) for name in external_files(folder / graph)}
+        if unlisted := sorted(beside - self.files.keys()):
+            what = f"its weights lie in {unlisted[0]}, which is not in the manifest"
+            raise PackageError(what, where=str(folder / graph), hint="export the package again")
+        return {graph, *beside}
+
 
 _FORMS: dict[str, type[Manifest]] = {"student": StudentManifest, "package": PackageManifest}
 M = TypeVar("M", bound=Manifest)
 
 
-def _files_of(folder: Path) -> list[Path]:
-    """The artifact's files: all but the manifest and what lies under names with a dot in front."""
-    files = [path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST]
-    return sorted(path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+def _digest_of(files: dict[str, FileEntry]) -> str:
+    return digest_of({name: entry.sha256 for name, entry in files.items()})
+
+
+def contents(folder: Path, *, hidden: bool = True) -> Iterator[Path]:
+    """Every file and folder in a folder, but for hidden ones of others' that do no harm.
+
+    Args:
+        hidden: whether to look at other names with a dot in front.
+
+    Raises:
+        PackageError: a link, which may lead anywhere, or what is neither a file nor a folder; or one cannot be read.
+    """
+    left = [folder]
+    while left:
+        try:
+            entries = sorted(os.scandir(left.pop()), key=lambda entry: entry.name)
+        except OSError as error:
+            raise PackageError(f"cannot be read ({error.strerror})", where=str(error.filename)) from None
+        for entry in entries:
+            path = Path(entry.path)
+            if entry.name[0] == "." and not hidden:
+                continue
+            if entry.is_symlink() and not _is_of_hub_cache(path, folder):
+                what = "is a link, and may lead anywhere"
+                raise PackageError(what, where=str(path), hint="put the file itself there, or remove it")
+            if not entry.is_dir() and not entry.is_file():
+                raise PackageError("is neither a file nor a folder", where=str(path), hint="remove it")
+            if entry.name in _HIDDEN:
+                continue
+            if entry.is_dir():
+                left.append(path)
+            yield path
+
+
+def _is_of_hub_cache(link: Path, folder: Path) -> bool:
+    """The hub's cache keeps a repository's files in `blobs`, and links in `snapshots/REVISION` that lead there."""
+    here, target = (Path(os.path.realpath(path)) for path in (folder, link))
+    return here.parent.name == "snapshots" and target.parent == here.parents[1] / "blobs" and target.is_file()
+
+
+def refuse_links(folder: Path, *, hidden: bool = True) -> None:
+    """Refuse (PackageError) a folder that holds links, or what is neither a file nor a folder; see `contents`."""
+    for _ in contents(folder, hidden=hidden):
+        pass
 
 
 def write_manifest(
@@ -114,15 +204,16 @@ def write_manifest(
     recipe: str | None = None,
     details: DistilledDetails | FinetunedDetails | PackageDetails | None = None,
 ) -> Manifest:
-    """Describe every file now in `folder` and write its manifest; see `Manifest`."""
+    """Describe every file now in `folder`, and write its manifest once they are on the disk; see `Manifest`."""
     files = {
-        path.relative_to(folder).as_posix(): FileEntry(sha256=sha256_file(path), bytes=path.stat().st_size)
-        for path in _files_of(folder)
+        path.relative_to(folder).as_posix(): FileEntry(sha256=sha256_file(path, keep=True), bytes=path.stat().st_size)
+        for path in sorted(contents(folder, hidden=False))
+        if path.is_file() and path != folder / MANIFEST
     }
     content: dict[str, Any] = {} if details is None else {"details": details}
     manifest = _FORMS.get(kind, Manifest)(
         kind=kind,
-        digest=digest_of({name: entry.sha256 for name, entry in files.items()}),
+        digest=_digest_of(files),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         parent=parent,
         recipe=recipe,
@@ -136,7 +227,9 @@ def write_manifest(
 
 
 def read_manifest(folder: Path, form: type[M]) -> M:
-    """The manifest of an artifact: of one kind, or of any where `form` is `Manifest`, with all that its kind has.
+    """The manifest of an artifact of one kind, or of any where `form` is `Manifest`, with all that its kind has.
+
+    The files are not looked at: what uses an artifact takes its manifest from `verify`.
 
     Raises:
         PackageError: no folder, no manifest, not JSON, another format version, or another kind.
@@ -149,16 +242,38 @@ def read_manifest(folder: Path, form: type[M]) -> M:
     found = content.get("kind") if isinstance(content, dict) else None
     asked = next((kind for kind, its_form in _FORMS.items() if issubclass(form, its_form)), None)
     if isinstance(found, str) and asked not in (None, found):
-        what = f"is {_with_article(found)}, not {_with_article(asked)}"
-        raise PackageError(what, where=str(folder), hint=f"name {_with_article(asked)} folder")
+        what = f"is {with_article(found)}, not {with_article(asked)}"
+        raise PackageError(what, where=str(folder), hint=f"name {with_article(asked)} folder")
     whole = form if asked else _FORMS.get(str(found), form)
     manifest = parse_document(content, whole, where=str(path), hint="write the artifact again")
     assert isinstance(manifest, form)
     return manifest
 
 
-def _with_article(kind: str | None) -> str:
+def with_article(kind: str | None) -> str:
     return f"{'an' if str(kind)[0] in 'aeiou' else 'a'} {kind}"
+
+
+def kind_of(folder: Path) -> str | None:
+    """The kind of the artifact in a folder, whole or not; None of what homoexport did not write.
+
+    Other programs have a manifest.json, too.
+    """
+    for name, keys in ((MANIFEST, {"schema_version", "kind", "digest"}), (RUN_MARK, {"homoexport", "kind"})):
+        try:
+            content = read_json(folder / name) if (folder / name).is_file() else None
+        except PackageError:
+            continue
+        if isinstance(content, dict) and keys <= content.keys():
+            return str(content["kind"])
+    return None
+
+
+def digest_in(folder: Path) -> str | None:
+    """The digest of the artifact in a model's folder, all of which is verified; None where homoexport made none."""
+    refuse_links(folder, hidden=False)
+    has_own = (folder / MANIFEST).is_file() and kind_of(folder) is not None
+    return verify(folder, Manifest, strict=False).digest if has_own else None
 
 
 def verify(
@@ -169,168 +284,49 @@ def verify(
 ) -> M:
     """Check every file of an artifact against its manifest, and return the manifest.
 
+    Besides that the manifest names all files there are; the artifact's digest is that of its files; there are no links;
+    and a package's graphs take their weights from its own files.
+
     Args:
         form: the manifest's class, of the kind that it must be; by default any kind will do.
-        strict: whether a file that the manifest does not name is a fault; to use an artifact it is none.
+        strict: whether a README or a license that the manifest does not name is a fault; to use an artifact it is none.
 
     Raises:
-        PackageError: a file is missing, truncated, altered, or not named by the manifest.
+        PackageError: a file is missing, truncated, altered, or not named by the manifest; or the manifest is none.
     """
     folder = Path(folder)
     manifest = read_manifest(folder, form)
-    hint = "copy or export the folder again"
+    if not manifest.files:
+        raise PackageError("its manifest names no files", where=str(folder), hint="write the artifact again")
+    _refuse_others(folder, manifest, strict=strict)
     for name, entry in manifest.files.items():
-        path = folder / name
-        if not path.is_file():
-            raise PackageError("is missing", where=str(path), hint=hint)
-        if (size := path.stat().st_size) != entry.bytes:
-            what = "truncated" if size < entry.bytes else "altered"
-            raise PackageError(f"{what}: {size} bytes where the manifest has {entry.bytes}", where=str(path), hint=hint)
-        if sha256_file(path) != entry.sha256:
-            raise PackageError("altered: its sha256 is not the manifest's", where=str(path), hint=hint)
-    for path in _files_of(folder) if strict else ():
-        if path.relative_to(folder).as_posix() not in manifest.files:
-            raise PackageError("is not in the manifest", where=str(path), hint="remove it")
+        _check_file(folder / name, entry)
+    if isinstance(manifest, PackageManifest):
+        for graph in manifest.graphs:
+            manifest.graph_files(folder, graph)
     return manifest
 
 
-_FULL = ("the disk is full", "free some room, or name another folder")
-_FORBIDDEN = ("permission denied", "name a folder that you may write")
-_HINTS = {
-    errno.ENOSPC: _FULL,
-    errno.EDQUOT: _FULL,
-    errno.EFBIG: ("the file is larger than this system allows", "raise the limit, or name another folder"),
-    errno.EACCES: _FORBIDDEN,
-    errno.EPERM: _FORBIDDEN,
-    errno.EROFS: ("the file system is read-only", "name a folder that you may write"),
-}
+def _refuse_others(folder: Path, manifest: Manifest, *, strict: bool) -> None:
+    """Refuse what is in the folder and not in the manifest: a loader may find it."""
+    named = {MANIFEST, *manifest.files}
+    named |= {parent.as_posix() for name in manifest.files for parent in PurePosixPath(name).parents}
+    for path in contents(folder):
+        is_note = path.parent == folder and any(path.match(pattern) for pattern in _NOTES) and path.is_file()
+        if path.relative_to(folder).as_posix() not in named and (strict or not is_note):
+            raise PackageError("is not in the manifest", where=str(path), hint="remove it")
 
 
-@contextmanager
-def output_errors(where: Path) -> Iterator[None]:
-    """Turn a full disk or a forbidden path into one clear line.
-
-    Raises:
-        OutputError: where the operating system said so, also through a library that wraps its
-            answer in an exception of its own (safetensors and torch do).
-    """
+def _check_file(path: Path, entry: FileEntry) -> None:
+    hint = "copy or export the folder again"
+    if not path.is_file():
+        raise PackageError("is missing", where=str(path), hint=hint)
+    if (size := path.stat().st_size) != entry.bytes:
+        what = "truncated" if size < entry.bytes else "altered"
+        raise PackageError(f"{what}: {size} bytes where the manifest has {entry.bytes}", where=str(path), hint=hint)
     try:
-        yield
-    except Exception as error:  # libraries wrap the system's answer in types that share no base but this
-        refusal = None if isinstance(error, HomoexportError) else _refusal(error)
-        if refusal is None:
-            raise
-        number, path = refusal
-        what, hint = _HINTS[number]
-        raise OutputError(what, where=path or str(where), hint=hint) from error
-
-
-def _refusal(error: BaseException | None) -> tuple[int, str | None] | None:
-    """The operating system's refusal to write behind an error, or behind one that it followed, and the file."""
-    while error is not None:
-        for number in _HINTS:
-            if isinstance(error, OSError) and error.errno == number:
-                return number, None if error.filename is None else str(error.filename)
-            if f"(os error {number})" in str(error):
-                return number, None
-        error = error.__cause__ or error.__context__
-    return None
-
-
-def refuse_existing(out_dir: Path, *, force: bool, kind: str | None = None, inputs: Sequence[str] = ()) -> None:
-    """Stop before any work is done where `out_dir` exists with something in it.
-
-    Args:
-        kind: of the artifact to be made, which replaces nothing of another kind; by default one of any kind.
-        inputs: paths and globs that the work reads; what names no local file, as a hub's names, does no harm.
-
-    Raises:
-        OutputError: it exists and `force` is not set, or it is nothing that homoexport wrote, or an artifact of
-            another kind, or it holds an input.
-    """
-    if not out_dir.exists():
-        return
-    if not out_dir.is_dir():
-        raise OutputError("is a file, not a folder", where=str(out_dir), hint="name another folder")
-    if not any(out_dir.iterdir()):
-        return
-    if not force:
-        hint = "name another folder, or give --force to replace it"
-        raise OutputError("already exists", where=str(out_dir), hint=hint)
-    found = _kind_of(out_dir)
-    if found is None or kind not in (None, found):
-        wrong = f"is {_with_article(found)}, not {_with_article(kind)}" if found else "was not written by homoexport"
-        what = f"exists and {wrong}, so --force does not replace it"
-        raise OutputError(what, where=str(out_dir), hint="name another folder")
-    for spec in inputs:
-        if any(out_dir.resolve() in (path, *path.parents) for path in _files_named(spec)):
-            raise OutputError(f"would be replaced, but {spec} is read", where=str(out_dir), hint="name another folder")
-
-
-def _files_named(spec: str) -> list[Path]:
-    """The files and folders there are that a path or a glob names."""
-    path = Path(spec).expanduser()
-    hits = [path, *map(Path, glob.glob(str(path), recursive=True))]  # noqa: PTH207 - Path.glob takes no absolute one
-    return [hit.resolve() for hit in hits if hit.exists()]
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder and its parents, where they are not there.
-
-    Raises:
-        OutputError: the operating system does not let us.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
+        found = sha256_file(path)
     except OSError as error:
-        reason = (error.strerror or "no reason given").lower()
-        raise OutputError(f"cannot be made ({reason})", where=str(path), hint="name another folder") from None
-
-
-def _kind_of(folder: Path) -> str | None:
-    """The kind of the artifact in a folder, whole or not; None of what homoexport did not write.
-
-    Other programs have a manifest.json, too.
-    """
-    for name, keys in ((MANIFEST, {"schema_version", "kind", "digest"}), (RUN_MARK, {"homoexport", "kind"})):
-        try:
-            content = read_json(folder / name)
-        except PackageError:
-            continue
-        if isinstance(content, dict) and keys <= content.keys():
-            return str(content["kind"])
-    return None
-
-
-def _temporary_sibling(path: Path) -> Path:
-    try:
-        return Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
-    except FileNotFoundError:  # of a folder that is there, as /proc is, but where nothing can be made
-        hint = "name a folder somewhere else"
-        raise OutputError("no folder can be made there", where=str(path), hint=hint) from None
-
-
-@contextmanager
-def staged(out_dir: Path, *, force: bool = False) -> Iterator[Path]:
-    """A temporary sibling of `out_dir` that takes its place when the block ends well.
-
-    Where the block raises, the sibling is removed and what stood at `out_dir` is untouched.
-
-    Raises:
-        OutputError: `out_dir` exists (unless `force`), before or after the block, or cannot be written.
-    """
-    refuse_existing(out_dir, force=force)
-    make_folder(out_dir.parent)
-    with output_errors(out_dir):
-        staging = _temporary_sibling(out_dir)
-        try:
-            staging.chmod(0o755)
-            yield staging
-            refuse_existing(out_dir, force=force)  # another process may have been here meanwhile
-            replaced = staging.with_suffix(".old")
-            if out_dir.exists():
-                out_dir.replace(replaced)
-            staging.replace(out_dir)
-            shutil.rmtree(replaced, ignore_errors=True)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+        raise PackageError(f"cannot be read ({error.strerror})", where=str(path)) from None
+    if found != entry.sha256:
+        raise PackageError("altered: its sha256 is not the manifest's", where=str(path), hint=hint)

@@ -10,15 +10,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, BinaryIO, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import from_json
 
 from homoexport.errors import PackageError
 
+PART = ".homoexport"  # ends the names of files and folders that are there for a while
 MAX_BYTES = 256 * 2**20  # of a file that is read as JSON: far more than any document has
 
 
@@ -43,23 +46,27 @@ class Document(Figures):
 D = TypeVar("D", bound=Document)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file under a temporary name, then rename it, so that a reader never sees half of it."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    temporary = Path(name)
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes `path`'s place when the block ends well, so that a reader never sees half of it.
+
+    It is on the disk by then. A link at `path` is replaced, not followed; the file's mode is the umask's.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{PART}")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        temporary.chmod(0o666 & ~_umask())
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole, or not at all; see `new_file`."""
+    with new_file(path) as file:
+        file.write(text.encode("utf-8"))
 
 
 def to_json(value: object) -> str:
@@ -82,17 +89,28 @@ def read_json(path: Path) -> Any:
     """The JSON value in a file.
 
     Raises:
-        PackageError: the file is missing, too large, or no JSON (also where it is nested too deeply).
+        PackageError: the file is missing, too large, or no JSON (also where it is nested too deeply, or repeats a key).
     """
     try:
         if path.stat().st_size > MAX_BYTES:
             raise PackageError(f"is larger than {MAX_BYTES >> 20} MiB, too large for a document", where=str(path))
-        return from_json(path.read_bytes(), allow_inf_nan=False)
+        content = path.read_bytes()
+        value = from_json(content, allow_inf_nan=False)
+        json.loads(content, object_pairs_hook=_refuse_repeated)
+        return value
     except OSError as error:
         reason = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
         raise PackageError(reason, where=str(path)) from None
     except ValueError as error:
         raise PackageError(f"is not JSON ({error})", where=str(path)) from None
+
+
+def _refuse_repeated(pairs: Sequence[tuple[str, Any]]) -> None:
+    """Readers differ in which of two values they take for a key, so that a check may see another than its user."""
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"'{repeated}' stands there twice")
 
 
 def read_document(path: Path, kind: type[D], *, hint: str = "") -> D:

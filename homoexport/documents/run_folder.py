@@ -16,16 +16,16 @@ Several students of one distillation lie in one folder each, by their names; fin
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field, field_serializer
 
 from homoexport.choices import WorkKind
-from homoexport.documents.artifact import MANIFEST, RUN_MARK, make_folder, refuse_existing
+from homoexport.documents.artifact import MANIFEST, RUN_MARK, STATES, refuse_links
 from homoexport.documents.document import Document, read_document, write_document
+from homoexport.documents.output import make_folder, refuse_existing, settle
 from homoexport.documents.recipe import Recipe, Tree
 from homoexport.errors import OutputError, RecipeError
 from homoexport.host import library_versions
@@ -35,9 +35,9 @@ REPORT, PLOTS = "report.md", "plots"
 SUMMARY = "summary.json"  # written last: a run that has it is over
 MEASUREMENT, FLOORS = "measurement.json", "floors.json"  # in 3-measured
 LOG, HELD_OUT = "log.jsonl", "held_out.txt"  # in a student's folder
-CHECKPOINT = ".checkpoint.pt"  # hidden, as it is no part of the student
-GOOD_CHECKPOINT = ".checkpoint.good.pt"  # that a run goes back to when its loss is no number any more
-END_STATE = ".end.pt"  # of a finished distillation that may go on to a narrower student
+# A run goes on from the first, goes back to the second when its loss is no number any more, and leaves the third where it
+# may go on to a narrower student.
+CHECKPOINT, GOOD_CHECKPOINT, END_STATE = STATES
 
 
 class RunMark(Document):
@@ -89,6 +89,7 @@ def check_output(
 
     Raises:
         OutputError: see `refuse_existing`; or there is nothing to resume.
+        PackageError: the folder to resume in holds links.
         RecipeError: both to begin anew and to go on, or to go on with other work.
     """
     if resume and force:
@@ -96,35 +97,16 @@ def check_output(
     if not resume:
         refuse_existing(folder, force=force, kind=kind, inputs=inputs)
         return
+    settle(folder)
     if not (folder / RUN_MARK).is_file():
         raise OutputError("holds no run to resume", where=str(folder), hint="leave --resume out to start one")
+    refuse_links(folder)
     if read_mark(folder).work != work:
         raise RecipeError(
             "the run to resume was started with other settings, data or models",
             where=str(folder),
             hint="give the same recipe and flags, or start another run elsewhere",
         )
-
-
-@contextmanager
-def replacing(folder: Path, *, resume: bool, is_worth_keeping: Callable[[], bool]) -> Iterator[None]:
-    """Put an old folder aside; where the new work fails before there is anything worth keeping, put it back.
-
-    Where work is resumed, what is there stays in any case.
-    """
-    aside = folder.with_name(f".{folder.name}.old")
-    if not resume and folder.exists():
-        shutil.rmtree(aside, ignore_errors=True)
-        folder.rename(aside)
-    try:
-        yield
-    finally:
-        if is_worth_keeping():
-            shutil.rmtree(aside, ignore_errors=True)
-        elif not resume:
-            shutil.rmtree(folder, ignore_errors=True)
-            if aside.exists():
-                aside.rename(folder)
 
 
 def holds(folder: Path, *names: str) -> bool:

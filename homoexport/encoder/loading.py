@@ -29,7 +29,7 @@ from transformers.utils import logging
 
 from homoexport import packaged
 from homoexport.choices import CLASSIFYING, ModelTask
-from homoexport.documents.artifact import MANIFEST, Manifest, read_manifest, sha256_file
+from homoexport.documents.artifact import digest_in, sha256_file
 from homoexport.documents.document import digest_of
 from homoexport.documents.package import Pooling
 from homoexport.encoder.families import family_of
@@ -58,7 +58,8 @@ _NO_FOLDER = Path(os.devnull)
 class Encoder:
     """A loaded model with all that belongs to it. The model is in fp32 and in eval mode.
 
-    `folder` is where its files lie; of a model in memory it is no folder, so that nothing is found there.
+    `folder` is where its files lie; of a model in memory it is no folder, so that nothing is found there. `artifact` is
+    the digest of the artifact that it was loaded from, and that was verified then.
     """
 
     model: PreTrainedModel
@@ -67,6 +68,7 @@ class Encoder:
     pooling: Pooling | None
     folder: Path
     source: str
+    artifact: str | None = None
 
 
 def resolve_folder(source: str) -> Path:
@@ -167,8 +169,10 @@ def load_encoder(source: str, *, task: ModelTask | None = None) -> Encoder:
     Raises:
         TeacherError: not found, not a model, family not supported, damaged weights, no tokenizer,
             or no head where `task` needs one.
+        PackageError: a folder that holds links, or that its manifest does not describe.
     """
     folder = resolve_folder(source)
+    artifact = digest_in(folder)
     try:
         config = AutoConfig.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
@@ -192,7 +196,7 @@ def load_encoder(source: str, *, task: ModelTask | None = None) -> Encoder:
     if task == "fill-mask" and tokenizer.mask_token_id is None:
         raise TeacherError("its tokenizer has no mask token", where=source, hint="set mask_token and save it again")
     pooling = read_pooling(folder) if task == "sentence-similarity" else None
-    return Encoder(model, tokenizer, task, pooling, folder, source)
+    return Encoder(model, tokenizer, task, pooling, folder, source, artifact)
 
 
 def _load_tokenizer(folder: Path, source: str) -> PreTrainedTokenizerBase:
@@ -300,9 +304,7 @@ def load_classifier(source: str, names: Sequence[str]) -> Encoder:
 
 def parent_of(encoder: Encoder) -> str:
     """The digest of the artifact that the model was loaded from, or its name where homoexport did not make it."""
-    if (encoder.folder / MANIFEST).is_file():
-        return read_manifest(encoder.folder, Manifest).digest
-    return encoder.source
+    return encoder.artifact or encoder.source
 
 
 def weights_digest(encoder: Encoder) -> str:
@@ -324,7 +326,7 @@ def save_encoder(encoder: Encoder, model: PreTrainedModel, folder: Path, *, max_
     """
     model.save_pretrained(folder)
     for weights in folder.glob("*.safetensors"):
-        weights.chmod(0o644)  # safetensors makes them private to the user; a server may be another one
+        weights.chmod((folder / "config.json").stat().st_mode)  # the umask's; safetensors makes them private
     save_tokenizer(encoder.tokenizer, folder)
     write_sentence_files(encoder, folder, hidden_size=model.config.hidden_size, max_length=max_length)
 

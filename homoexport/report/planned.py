@@ -9,9 +9,10 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from homoexport.data import rendered
-from homoexport.documents.artifact import staged, write_manifest
+from homoexport.documents.artifact import write_manifest
 from homoexport.documents.budget import THROUGHPUT
 from homoexport.documents.document import write_document
+from homoexport.documents.output import staged
 from homoexport.documents.plan import PLAN_FILE, Plan, Row
 from homoexport.documents.run_folder import PLOTS, REPORT
 from homoexport.report.plots import BLUE, ORANGE, STYLE, save_figures

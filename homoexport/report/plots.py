@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from homoexport.documents.document import new_file
 from homoexport.documents.measurement import Measurement
 from homoexport.documents.recipe import LossWeights
 from homoexport.documents.run_folder import PLOTS
@@ -51,7 +52,8 @@ def save_figures(folder: Path, figures: Mapping[str, Figure]) -> None:
     """Write figures into the folder's `plots`, under their names."""
     (folder / PLOTS).mkdir(exist_ok=True)
     for name, figure in figures.items():
-        figure.savefig(folder / PLOTS / f"{name}.png", dpi=_DPI)
+        with new_file(folder / PLOTS / f"{name}.png") as file:
+            figure.savefig(file, format="png", dpi=_DPI)
 
 
 def _smooth(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from homoexport.data import rendered
-from homoexport.documents.artifact import output_errors
+from homoexport.documents.artifact import refuse_links
 from homoexport.documents.document import read_document, write_text
 from homoexport.documents.measurement import Measurement
+from homoexport.documents.output import output_errors
 from homoexport.documents.run_folder import LOG, MEASURED, MEASUREMENT, PACKAGE, PLOTS, REPORT, STUDENT, SUMMARY
 from homoexport.documents.student import StepRecord, read_log
 from homoexport.documents.summary import PlannedTurns, Summary
@@ -94,9 +95,10 @@ def rebuild_report(run_dir: Path) -> Path:
     """Write a run's report again from its `summary.json`, log and measurement.
 
     Raises:
-        PackageError: one of these is missing or cannot be read.
+        PackageError: one of these is missing or cannot be read, or the folder holds links.
         OutputError: the folder cannot be written.
     """
+    refuse_links(run_dir)
     summary = read_document(run_dir / SUMMARY, Summary, hint="run the recipe again")
     measurement = read_document(run_dir / MEASURED / MEASUREMENT, Measurement)
     return write_report(run_dir, summary, measurement=measurement)

@@ -71,7 +71,7 @@ def read_package(folder: Path) -> PackageInfo:
         max_length=details.max_length,
         vocab_size=details.vocab_size,
         pad_token_id=details.pad_token_id,
-        file_bytes=sum(entry.bytes for name, entry in manifest.files.items() if name.startswith(details.model_file)),
+        file_bytes=sum(manifest.files[name].bytes for name in manifest.graph_files(folder, details.model_file)),
         labels=(details.labels or ()) if details.task.endswith("-classification") else (),
     )
 

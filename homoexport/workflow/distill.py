@@ -12,8 +12,9 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from homoexport.documents.artifact import MANIFEST, DistilledManifest, Manifest, output_errors, read_manifest
-from homoexport.documents.document import digest_of
+from homoexport.documents.artifact import MANIFEST, DistilledManifest, Manifest, verify
+from homoexport.documents.document import digest_of, new_file
+from homoexport.documents.output import output_errors, replacing
 from homoexport.documents.recipe import DistillSettings, StudentShape, TextSettings, TextSource
 from homoexport.documents.run_folder import (
     CHECKPOINT,
@@ -24,7 +25,6 @@ from homoexport.documents.run_folder import (
     forget_checkpoints,
     holds,
     is_finished,
-    replacing,
 )
 from homoexport.errors import PackageError, RecipeError
 from homoexport.host import available_cores
@@ -92,7 +92,7 @@ def distill(
     work = _work_digest(teacher, text, [shape], settings, seed)
     _check_output(output, work, teacher, text, force=force, resume=resume)
     if resume and _is_done(output):
-        return read_manifest(output, DistilledManifest)
+        return verify(output, DistilledManifest, strict=False)
     check_before_loading(text, settings)
     from homoexport.stages.distill import all_processes_alive
     from homoexport.workflow.student import Place, run_student
@@ -102,7 +102,7 @@ def distill(
             teacher, text=text, settings=settings, seed=seed, shapes=[shape], tracker_dir=output / "trackers"
         )
         place = Place(output, work, recipe_digest, resume, progress, keep_state=keep_state)
-        with output_errors(output), _replacing_together(output, job.accelerator, resume=resume):
+        with output_errors(output), _replacing_together(output, job.accelerator, force=force, resume=resume):
             return run_student(job, place, job.targets[0])
 
 
@@ -127,11 +127,11 @@ def prune_on(
     """
     if not (student / END_STATE).is_file() and not (output / CHECKPOINT).is_file() and not _is_done(output):
         raise PackageError("has left no state to go on from", where=str(student), hint="distil it again")
-    before = read_manifest(student, Manifest).digest
+    before = verify(student, Manifest, strict=False).digest
     work = digest_of([_work_digest(teacher, text, [shape], settings, seed), before])
     _check_output(output, work, teacher, text, force=False, resume=resume)
     if resume and _is_done(output):
-        return read_manifest(output, DistilledManifest)
+        return verify(output, DistilledManifest, strict=False)
     further = settings.model_copy(
         update={
             "steps": max(2, round(_PRUNE_ON_STEPS * settings.steps)),
@@ -195,7 +195,7 @@ def distill_students(
 
     with all_processes_alive():
         job = open_job(teacher, text=text, settings=settings, seed=seed, shapes=shapes, tracker_dir=output / "trackers")
-        with output_errors(output), _replacing_together(output, job.accelerator, resume=resume):
+        with output_errors(output), _replacing_together(output, job.accelerator, force=force, resume=resume):
             if job.accelerator.is_main_process and not resume:
                 begin(output, "student", work)
             job.accelerator.wait_for_everyone()
@@ -334,22 +334,21 @@ def _check_output(
 
 
 @contextmanager
-def _replacing_together(output: Path, accelerator: Accelerator, *, resume: bool) -> Iterator[None]:
+def _replacing_together(output: Path, accelerator: Accelerator, *, force: bool = False, resume: bool) -> Iterator[None]:
     """Where the block fails before its first checkpoint, all is as it was: nothing there, or what `force` replaces."""
 
     def is_worth_keeping() -> bool:
         return holds(output, CHECKPOINT, MANIFEST)
 
-    of_first = replacing(output, resume=resume, is_worth_keeping=is_worth_keeping)
+    of_first = replacing(output, force=force, resume=resume, is_worth_keeping=is_worth_keeping)
     with of_first if accelerator.is_main_process else nullcontext():
         accelerator.wait_for_everyone()
         yield
 
 
 def _copy(source: Path, destination: Path) -> None:
-    part = destination.with_suffix(".part")
-    shutil.copyfile(source, part)
-    part.replace(destination)
+    with source.open("rb") as old, new_file(destination) as new:
+        shutil.copyfileobj(old, new)
 
 
 def _is_done(folder: Path) -> bool:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from homoexport.choices import AskedTask
-from homoexport.documents.artifact import refuse_existing, staged, write_manifest
+from homoexport.documents.artifact import write_manifest
 from homoexport.documents.document import write_document
 from homoexport.documents.evaluation import EVALUATION_FILE, BenchmarkData, Columns, Evaluation, JudgedData
+from homoexport.documents.output import refuse_existing, staged
 from homoexport.errors import UserError
 from homoexport.stages.evaluate import (
     MAX_TRAIN,

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from homoexport.choices import OUTPUT_NAMES, EmbeddingChoice, GraphChoice, ModelTask, Quantization
-from homoexport.documents.artifact import PackageManifest, read_manifest, refuse_existing
+from homoexport.documents.artifact import PackageManifest, refuse_links, verify
 from homoexport.documents.budget import BudgetVerdict
 from homoexport.documents.document import first_fault
+from homoexport.documents.output import refuse_existing
 from homoexport.documents.package import TimedAt
 from homoexport.documents.recipe import ExportSettings, MeasureSettings
 from homoexport.documents.run_folder import HELD_OUT
@@ -155,7 +156,7 @@ def export_model(
         force=force,
         progress=progress.on_stage,
     )
-    return read_manifest(out_dir, PackageManifest)
+    return verify(out_dir, PackageManifest)
 
 
 def _refuse_impossible(settings: ExportSettings, measure: MeasureSettings, texts: Sequence[str]) -> None:
@@ -195,4 +196,7 @@ def threads_here(settings: MeasureSettings) -> int:
 def held_out_texts(student: Path) -> list[str]:
     """Held-out text that a distilled student's folder carries; none where it carries none."""
     path = student / HELD_OUT
-    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    if not path.is_file():
+        return []
+    refuse_links(student, hidden=False)
+    return path.read_text(encoding="utf-8").splitlines()

@@ -15,9 +15,6 @@ from homoexport.choices import LearnedTask
 from homoexport.documents.artifact import (
     MANIFEST,
     FinetunedManifest,
-    output_errors,
-    refuse_existing,
-    staged,
     verify,
     write_manifest,
 )
@@ -30,8 +27,9 @@ from homoexport.documents.evaluation import (
     FineTuning,
     MetricOverSeeds,
 )
+from homoexport.documents.output import refuse_existing, replacing, staged
 from homoexport.documents.recipe import FinetuneRecipe, FinetuneSettings
-from homoexport.documents.run_folder import HELD_OUT, begin, check_output, holds, is_finished, replacing
+from homoexport.documents.run_folder import HELD_OUT, begin, check_output, holds, is_finished
 from homoexport.documents.student import FinetunedDetails
 from homoexport.errors import PackageError, UserError
 from homoexport.runtime.inference import Text
@@ -39,7 +37,6 @@ from homoexport.stages.evaluate import (
     Examples,
     LabelledTask,
     check_learned,
-    check_whole,
     digest_of_source,
     evaluate_models,
     label_indices,
@@ -139,7 +136,6 @@ def finetune_student(
     from homoexport.stages.finetune import train_classifier
 
     refuse_existing(out_dir, force=force, kind="student", inputs=[source, *([teacher] if teacher else [])])
-    check_whole(source)
     load_encoder(source)  # what cannot be fine-tuned is refused before a teacher is asked
     train = task.train.drawn(settings.max_examples, seed)
     logits = None
@@ -242,7 +238,7 @@ def finetune_many(
     check_output(out_dir, "finetuning", digest, inputs=[source, *teachers.values()], force=force, resume=resume)
     runs = []
     is_worth_keeping = partial(holds, out_dir, MANIFEST)
-    with output_errors(out_dir), replacing(out_dir, resume=resume, is_worth_keeping=is_worth_keeping):
+    with replacing(out_dir, force=force, resume=resume, is_worth_keeping=is_worth_keeping):
         if not resume:
             begin(out_dir, "finetuning", digest)
         for task, seed in product(tasks, recipe.seeds):

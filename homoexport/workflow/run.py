@@ -23,15 +23,13 @@ from homoexport.documents.artifact import (
     MANIFEST,
     RUN_MARK,
     Manifest,
-    output_errors,
-    read_manifest,
-    staged,
     verify,
     write_manifest,
 )
 from homoexport.documents.budget import TIMED_LINES, is_kept
 from homoexport.documents.document import read_document, write_document
 from homoexport.documents.evaluation import QUALITY_FILE, RunQuality
+from homoexport.documents.output import replacing, staged
 from homoexport.documents.plan import PLAN_FILE, Plan, Row
 from homoexport.documents.recipe import Recipe, StudentShape, load_recipe
 from homoexport.documents.run_folder import (
@@ -50,7 +48,6 @@ from homoexport.documents.run_folder import (
     holds,
     is_finished,
     read_mark,
-    replacing,
 )
 from homoexport.documents.summary import Floors, Summary
 from homoexport.errors import DeviceError, DoesNotFit, RecipeError
@@ -114,7 +111,7 @@ def run(
         is_planned = is_finished(run_dir / PLAN) or (run_dir / TURNS).is_dir()
         return is_planned or holds(run_dir / STUDENT, CHECKPOINT, MANIFEST)
 
-    with output_errors(run_dir), replacing(run_dir, resume=resume, is_worth_keeping=is_worth_keeping):
+    with replacing(run_dir, force=force, resume=resume, is_worth_keeping=is_worth_keeping):
         if not resume:
             begin(run_dir, "run", recipe.digest(), recipe=recipe)
         return _Journey(recipe, run_dir, teacher, progress).run()
@@ -370,7 +367,7 @@ class _Journey:
         write_document(folder / MEASUREMENT, found)
         write_document(folder / QUALITY_FILE, quality_of_run(teachers, students, texts, seed=recipe.seed))
         write_document(folder / FLOORS, Floors(verdicts=() if gate is None else (gate.judge(students),)))
-        parent = read_manifest(package, Manifest).digest
+        parent = verify(package, Manifest, strict=False).digest
         write_manifest(folder, "measurement", parent=parent, recipe=recipe.digest())
 
 

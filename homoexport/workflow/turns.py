@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from homoexport.documents.artifact import DistilledManifest, read_manifest
+from homoexport.documents.artifact import DistilledManifest, Manifest, verify
 from homoexport.documents.budget import THROUGHPUT, Budget, BudgetVerdict
 from homoexport.documents.document import read_document
 from homoexport.documents.measurement import Measurement
@@ -75,7 +75,7 @@ class Turns:
         return PlannedTurns(limits=plan.limits, choice=plan.choice, front=plan.front, turns=tuple(turns), wider=better)
 
     def _turn(self, folder: Path, plan: Plan, budget: Budget) -> Turn:
-        details = read_manifest(folder / STUDENT, DistilledManifest).details
+        details = verify(folder / STUDENT, DistilledManifest, strict=False).details
         row, limits = plan.row_of(details.widths), Limits.of_plan(plan)
         return Turn(
             shape=row.shape,
@@ -121,4 +121,5 @@ def is_noisy(measured: Path) -> bool:
 
 def read_measured(measured: Path) -> Measurement:
     """What a turn measured."""
+    verify(measured, Manifest, strict=False)
     return read_document(measured / MEASUREMENT, Measurement)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from pickle import UnpicklingError
@@ -10,7 +9,8 @@ from typing import TypedDict, cast
 
 import torch
 
-from homoexport.documents.artifact import output_errors
+from homoexport.documents.document import PART, new_file
+from homoexport.documents.output import output_errors
 from homoexport.documents.run_folder import CHECKPOINT, GOOD_CHECKPOINT
 from homoexport.errors import PackageError
 from homoexport.stages.distill.job import Sources
@@ -40,23 +40,16 @@ def save_checkpoint(folder: Path, state: Checkpoint, *, name: str = CHECKPOINT, 
     `is_good`: a run that diverges goes back to it (`GOOD_CHECKPOINT`), also when there are later ones.
     """
     path = folder / name
-    part = path.with_suffix(".part")
-    with output_errors(path):
-        try:
-            with part.open("wb") as file:
-                torch.save({"format": _FORMAT, **state}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            if is_good:
-                mark_good(part)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+    with output_errors(path), new_file(path) as file:
+        torch.save({"format": _FORMAT, **state}, file)
+        if is_good:
+            file.flush()
+            mark_good(Path(file.name))
 
 
 def mark_good(checkpoint: Path) -> None:
     """Keep a checkpoint as the one that a run which diverges goes back to, without writing it again where links are."""
-    link = checkpoint.with_name(f"{GOOD_CHECKPOINT}.part")
+    link = checkpoint.with_name(f"{GOOD_CHECKPOINT}{PART}")
     link.unlink(missing_ok=True)
     try:
         link.hardlink_to(checkpoint)

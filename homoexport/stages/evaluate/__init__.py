@@ -10,7 +10,7 @@ from homoexport.stages.evaluate.glue import GLUE, read_glue
 from homoexport.stages.evaluate.judge import Judge, evaluate_models
 from homoexport.stages.evaluate.labels import label_indices, label_places
 from homoexport.stages.evaluate.learned import LabelledTask, check_learned, glue_task, own_task, read_learned
-from homoexport.stages.evaluate.models import check_whole, digest_of_source, open_model, package_of_file, torch_package
+from homoexport.stages.evaluate.models import digest_of_source, open_model, package_of_file, torch_package
 from homoexport.stages.evaluate.probe import MAX_TRAIN
 from homoexport.stages.evaluate.similarity import sts_qualities
 from homoexport.stages.evaluate.tasks import TASKS
@@ -25,7 +25,6 @@ __all__ = [
     "LabelledTask",
     "Quality",
     "check_learned",
-    "check_whole",
     "columns_of_task",
     "digest_of_source",
     "evaluate_models",

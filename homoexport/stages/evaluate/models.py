@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homoexport.choices import CLASSIFYING
-from homoexport.documents.artifact import MANIFEST, Manifest, read_manifest, sha256_file, verify
+from homoexport.documents.artifact import digest_in, kind_of, sha256_file
 from homoexport.documents.document import digest_of
-from homoexport.errors import PackageError
 from homoexport.runtime.inference import Package, PackageInfo, Session, open_package, open_session
 
 if TYPE_CHECKING:
@@ -34,49 +33,29 @@ def open_model(source: str, *, threads: int, task: str | None = None) -> Package
     from homoexport.encoder import load_encoder
 
     torch.set_num_threads(threads)
-    check_whole(source)
     return torch_package(load_encoder(source, task=task))  # type: ignore[arg-type]
 
 
-def check_whole(source: str) -> None:
-    """Hold a model's folder against its manifest, where it has one.
-
-    Raises:
-        TeacherError: no such model.
-        PackageError: a file that is missing or altered.
-    """
-    from homoexport.encoder import resolve_folder
-
-    folder = resolve_folder(source)
-    if (folder / MANIFEST).is_file():
-        verify(folder, Manifest, strict=False)
-
-
 def digest_of_source(source: str) -> str:
-    """Of what `open_model` takes: of an artifact, as its manifest has it; of another model's folder, of weights,
-    config.json and tokenizer.json.
+    """Of what `open_model` takes: of an artifact, which is verified, as its manifest has it; of another model's folder,
+    of weights, config.json and tokenizer.json.
 
     Raises:
         TeacherError: no such model.
+        PackageError: an artifact with a file that is missing or altered.
     """
-    if is_package(source):
-        return read_manifest(Path(source), Manifest).digest
     from homoexport.encoder import resolve_folder
 
-    folder = resolve_folder(source)
-    if (folder / MANIFEST).is_file():
-        return read_manifest(folder, Manifest).digest
+    folder = Path(source) if is_package(source) else resolve_folder(source)
+    if digest := digest_in(folder):
+        return digest
     names = ("*.safetensors", "pytorch_model*.bin", "config.json", "tokenizer.json")
     return digest_of({path.name: sha256_file(path) for name in names for path in folder.glob(name)})
 
 
 def is_package(source: str) -> bool:
     """Whether a folder is an exported package."""
-    folder = Path(source)
-    try:
-        return (folder / MANIFEST).is_file() and read_manifest(folder, Manifest).kind == "package"
-    except PackageError:
-        return False
+    return kind_of(Path(source)) == "package"
 
 
 def torch_package(encoder: Encoder) -> Package:

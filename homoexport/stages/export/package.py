@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
 
 from homoexport.choices import CLASSIFYING, OUTPUT_NAMES
-from homoexport.documents.artifact import output_errors, staged, write_manifest
+from homoexport.documents.artifact import write_manifest
+from homoexport.documents.output import output_errors, staged
 from homoexport.documents.package import CandidateFigures, OrtFormat, PackageDetails, PackedTokenizer, TimedAt
 from homoexport.documents.recipe import ExportSettings
 from homoexport.documents.target import TargetHost
@@ -27,6 +27,7 @@ from homoexport.encoder import (
     write_sentence_files,
 )
 from homoexport.host import library_versions
+from homoexport.lock import scratch_folder
 from homoexport.schemes import EMBEDDINGS, PRECISIONS, SCHEMES, embeddings_of, refuse_scales_without_text, schemes_for
 from homoexport.stages.export.candidates import Candidate, Maker
 from homoexport.stages.export.card import model_card
@@ -81,9 +82,9 @@ def export_encoder(
     schemes = {scheme: embeddings_of(settings.embeddings, scheme) for scheme in tried}
     if settings.with_tokenizer:
         refuse_inexpressible(encoder.tokenizer, max_length=max_length)
-    with staged(out_dir, force=force) as folder, tempfile.TemporaryDirectory(prefix="homoexport-") as work:
-        with output_errors(Path(work)):
-            maker = Maker(encoder, Path(work), max_length, texts, settings.opset, answer, progress)
+    with staged(out_dir, force=force) as folder, scratch_folder() as work:
+        with output_errors(work):
+            maker = Maker(encoder, work, max_length, texts, settings.opset, answer, progress)
             choice = choose(
                 maker, quantize=settings.quantize, schemes=schemes, rank=rank, graph=settings.graph, judge=judge
             )

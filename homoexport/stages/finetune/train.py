@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -36,6 +35,7 @@ from homoexport.documents.recipe import FinetuneSettings
 from homoexport.encoder import count_parameters, load_classifier, parent_of, save_encoder
 from homoexport.errors import TrainingError
 from homoexport.host import available_cores
+from homoexport.lock import scratch_folder
 from homoexport.runtime.inference import Text
 from homoexport.stages.finetune.fake_quant import Int8Simulation, simulated_int8
 
@@ -95,10 +95,10 @@ def train_classifier(
     steps = math.ceil(settings.epochs * math.ceil(len(rows) / settings.batch_size))
     simulation = simulated_int8(encoder.model) if settings.int8_share else nullcontext()
     began = time.perf_counter()
-    with TemporaryDirectory(prefix="homoexport-") as work, simulation as switch:
+    with scratch_folder() as work, simulation as switch:
         trainer = _DistillingTrainer(
             model=encoder.model,
-            args=_arguments(settings, steps=steps, seed=seed, work=work),
+            args=_arguments(settings, steps=steps, seed=seed, work=str(work)),
             train_dataset=rows,
             data_collator=_Collator(encoder.tokenizer),
             callbacks=[_Watch(steps, settings.int8_share, switch, on_progress)],

@@ -10,7 +10,6 @@ group, so that what slows the machine down for a group is taken out again. How m
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -25,6 +24,7 @@ from homoexport.documents.recipe import MeasureSettings
 from homoexport.encoder import Encoder, count_parameters, family_of, parameters_at
 from homoexport.errors import DoesNotFit, PackageError, UserError
 from homoexport.host import available_cores, library_versions
+from homoexport.lock import scratch_folder
 from homoexport.shape import Shape
 from homoexport.stages.plan.instruments import Instruments, Progress, TimedFile
 from homoexport.stages.plan.table import DEEP, Table, shapes_to_measure
@@ -123,8 +123,8 @@ class Lab:
 
     @contextmanager
     def open(self) -> Iterator[Lab]:
-        with tempfile.TemporaryDirectory(prefix="homoexport-plan-") as folder:
-            self._folder = Path(folder)
+        with scratch_folder("homoexport-plan-") as folder:
+            self._folder = folder
             yield self
             self._folder = self._templates = None
 

@@ -11,7 +11,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ import tokenizers
 
 from homoexport.documents.measurement import Need
 from homoexport.errors import DeviceError
+from homoexport.lock import scratch_folder
 from homoexport.stages.measure.targets.protocol import cache_folder, refuse_needs
 
 SET_UP = "homoexport doctor --set-up arm64"
@@ -118,10 +118,8 @@ def _alone(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
 
 
 def _make(folder: Path, report: Callable[[str], None], check: Callable[[Path], None]) -> None:
-    for killed in folder.parent.glob(".arm64-*"):
-        shutil.rmtree(killed, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".arm64-", ignore_cleanup_errors=True) as making:
-        work, tree = Path(making), Path(making) / "tree"
+    with scratch_folder(".arm64-", parent=folder.parent) as work:
+        tree = work / "tree"
         tree.mkdir()
         for archive in _download(work / "apt", report):
             _run(["dpkg-deb", "--extract", str(archive), str(tree)], f"unpacking {archive.name}")

@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import tempfile
 import zipfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Protocol, TypeVar
 
@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 import homoexport
 from homoexport.documents.measurement import Limit, Need
 from homoexport.errors import DeviceError, HomoexportError
+from homoexport.lock import scratch_folder
 
 WORKER_FILE = "worker.pyz"
 
@@ -90,7 +91,7 @@ class TargetHere(Target):
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._left = ExitStack()
 
     def place(self, files: Sequence[Path]) -> list[str]:
         """The files are here already."""
@@ -106,13 +107,11 @@ class TargetHere(Target):
         return None
 
     def close(self) -> None:
-        if self._folder is not None:
-            self._folder.cleanup()
+        self._left.close()
 
     def _new_folder(self) -> Path:
         """A folder that goes when the target is closed."""
-        self._folder = tempfile.TemporaryDirectory(prefix="homoexport-target-", ignore_cleanup_errors=True)
-        return Path(self._folder.name)
+        return self._left.enter_context(scratch_folder("homoexport-target-"))
 
     def _command(self) -> list[str]:
         raise NotImplementedError

@@ -28,6 +28,7 @@ from pydantic import Field
 
 from homoexport.documents.measurement import Need
 from homoexport.errors import DeviceError, HomoexportError
+from homoexport.lock import scratch_folder
 from homoexport.stages.measure.targets.protocol import (
     Options,
     OutOfMemory,
@@ -146,8 +147,7 @@ class Ssh(Target):
         """Connect, and have a Python with onnxruntime and the worker there."""
         refuse_needs(self.needs(), where=self.name)
         roomy = len(tempfile.gettempdir()) < _SOCKET_BYTES
-        temporary = tempfile.TemporaryDirectory(prefix="hx-", dir=None if roomy else "/tmp")
-        folder = Path(self._stack.enter_context(temporary))
+        folder = self._stack.enter_context(scratch_folder("hx-", parent=None if roomy else Path("/tmp")))
         self._connect(folder)
         self._find_python()
         [self._worker] = self.place([build_worker(folder)])

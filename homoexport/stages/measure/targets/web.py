@@ -8,7 +8,6 @@ import select
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ from pydantic import PositiveInt
 from homoexport.documents.measurement import Need
 from homoexport.errors import DeviceError, HomoexportError
 from homoexport.host import available_cores
+from homoexport.lock import scratch_folder
 from homoexport.stages.measure.targets.protocol import (
     Options,
     OutOfMemory,
@@ -79,11 +79,12 @@ def set_up_web(report: Callable[[str], None]) -> Path:
     report(f"installing {package} with npm")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".web-") as fresh:
-            _install(npm, package, Path(fresh))
+        with scratch_folder(".web-", parent=folder.parent) as work:
+            fresh = work / "fresh"
+            fresh.mkdir()
+            _install(npm, package, fresh)
             shutil.rmtree(folder, ignore_errors=True)  # half of an older try
-            Path(fresh).rename(folder)
-            Path(fresh).mkdir()  # what the block removes
+            fresh.rename(folder)
     except OSError as error:
         what = f"cannot write {folder} ({error.strerror})"
         raise DeviceError(what, where="web", hint="set HOMOEXPORT_CACHE") from None
