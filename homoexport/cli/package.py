@@ -29,6 +29,7 @@ def embed(
 
     import numpy as np
 
+    from homoexport.documents.document import new_file
     from homoexport.documents.output import make_folder, output_errors
     from homoexport.runtime.inference import open_package
 
@@ -49,8 +50,9 @@ def embed(
         sys.stdout.buffer.flush()
         return
     make_folder(output.parent)
-    with output_errors(output):
-        output.write_bytes(buffer.getvalue())
+    in_place = output.exists() and not output.is_file()  # a device, or a pipe
+    with output_errors(output), output.open("wb") if in_place else new_file(output) as file:
+        file.write(buffer.getvalue())
 
 
 def verify(

@@ -38,6 +38,7 @@ _HINTS = {
     errno.EROFS: ("the file system is read-only", "name a folder that you may write"),
     errno.EIO: ("the disk failed", "look after the disk, or name another folder"),
     errno.EBUSY: ("is in use, or a place where a disk is mounted", "name a folder inside it"),
+    errno.EISDIR: ("is a folder", "name a file"),
     errno.ENAMETOOLONG: ("the name is too long", "name a shorter one"),
 }
 

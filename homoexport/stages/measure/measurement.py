@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from homoexport.choices import TOO_NOISY, Steadiness
+from homoexport.documents.graph import count_weights
 from homoexport.documents.measurement import Comparison, Measurement, PackageFigures, TextLengths
 from homoexport.errors import PackageError, UserError
 from homoexport.host import library_versions
@@ -34,6 +35,7 @@ from homoexport.stages.measure.timing import (
 _PERCENTS = (50, 90, 95, 99)
 _MB = 10**6
 _MAX_TEXTS = 64
+_FEW_WEIGHTS = 10**6  # that a graph may hold beside the model's: tables of positions, scales
 
 Asked = tuple[int | None, int, int]  # threads (None for all cores there), batch size and length
 
@@ -57,13 +59,16 @@ def check_packages(packages: Sequence[Path], lengths: Sequence[int], *, with_tex
     """Read packages, and refuse those that cannot take one of the lengths; real texts are truncated to a package's own.
 
     Raises:
-        PackageError: not a package, or altered.
+        PackageError: not a package, or altered, or one of many more parameters than it says, which a budget may limit.
         UserError: no package, or a length above a package's own.
     """
     if not packages:
         raise UserError("no package to measure", hint="name at least one package folder")
     described = [read_package(folder) for folder in packages]
     for details in described:
+        if (found := count_weights(details.model)) > 2 * details.parameters + _FEW_WEIGHTS:  # some stand there twice
+            what = f"its graph holds {found} weights, and its manifest says {details.parameters} parameters"
+            raise PackageError(what, where=str(details.folder), hint="export the package again")
         if max(lengths) > details.max_length and not with_texts:
             what = f"{max(lengths)} tokens where {details.folder} takes {details.max_length}"
             raise UserError(what, where="length", hint=f"measure with --length {details.max_length}")
