@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from homoexport.data import rendered
-from homoexport.documents.artifact import refuse_links
+from homoexport.documents.artifact import Manifest, refuse_links, verify
 from homoexport.documents.document import read_document, write_text
 from homoexport.documents.measurement import Measurement
 from homoexport.documents.output import output_errors
@@ -95,10 +95,12 @@ def rebuild_report(run_dir: Path) -> Path:
     """Write a run's report again from its `summary.json`, log and measurement.
 
     Raises:
-        PackageError: one of these is missing or cannot be read, or the folder holds links.
+        PackageError: one of these is missing, altered or cannot be read, or the folder holds links.
         OutputError: the folder cannot be written.
     """
     refuse_links(run_dir)
+    for made in (STUDENT, MEASURED):
+        verify(run_dir / made, Manifest, strict=False)
     summary = read_document(run_dir / SUMMARY, Summary, hint="run the recipe again")
     measurement = read_document(run_dir / MEASURED / MEASUREMENT, Measurement)
     return write_report(run_dir, summary, measurement=measurement)

@@ -1,7 +1,7 @@
 """Saves again and again, each time with the system's writing calls failing from a later one on, and looks what is left.
 
-`python -m tests.faults.drive SHIM FOLDER STRIDE KIND...`, with the shim preloaded; of STRIDE calls one is the first that
-fails. A line for each kind of save on stdout: its name, and what fell, as JSON.
+`python -m tests.faults.drive SHIM FOLDER STRIDE KIND...`, with the shim preloaded; of STRIDE calls, one fails first.
+A line for each kind of save on stdout: its name, and what fell, as JSON.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from homoexport.documents.student import StepRecord, WidthFigures
 from homoexport.documents.summary import Summary
 from homoexport.workflow.summary import summarize
 from tests.conftest import tiny_tokenizer
+from tests.samples import student_details
 from tests.stages.measure.tiny_onnx import weights, write_package
 
 STEPS, PRUNED_UNTIL = 180, 108
@@ -188,5 +189,7 @@ def run_dir(tmp_path: Path, log: list[StepRecord], measurement: dict[str, Any], 
     (folder / "1-student" / "log.jsonl").write_text("".join(line.model_dump_json() + "\n" for line in log))
     (folder / "3-measured").mkdir()
     write_text(folder / "3-measured" / "measurement.json", to_json(measurement))
+    write_manifest(folder / "1-student", "student", details=student_details())
+    write_manifest(folder / "3-measured", "measurement")
     write_document(folder / "summary.json", summary)
     return folder

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -84,4 +85,60 @@ def test_a_summary_of_another_version_is_refused(run_dir: Path) -> None:
     summary = json.loads((run_dir / "summary.json").read_text())
     write_text(run_dir / "summary.json", to_json(summary | {"schema_version": "3.0"}))
     with pytest.raises(PackageError, match=r"is of schema version 3\.0"):
+        rebuild_report(run_dir)
+
+
+def link_for(place: str, run_dir: Path, victim: Path) -> Path:
+    """A link at a place of the run, to the user's own file or, where a folder should be, to the folder of it."""
+    path = run_dir / place
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    path.symlink_to(victim if "." in path.name else victim.parent)
+    return path
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "plots",
+        "report.md",
+        ".report.md.part",
+        ".report.md.0123456789abcdef.homoexport",
+        "summary.json",
+        "1-student",
+        "1-student/log.jsonl",
+        "2-onnx/config.json",
+        "3-measured/measurement.json",
+        ".more",
+    ],
+)
+def test_a_report_on_a_strangers_run_follows_no_link(run_dir: Path, tmp_path: Path, place: str) -> None:
+    victim = tmp_path / "own" / "terms.png"
+    victim.parent.mkdir()
+    victim.write_text("mine")
+    link_for(place, run_dir, victim)
+    with pytest.raises(PackageError, match="is a link, and may lead anywhere"):
+        rebuild_report(run_dir)
+    assert {path.name: path.read_text() for path in victim.parent.iterdir()} == {"terms.png": "mine"}
+
+
+@pytest.mark.parametrize("place", ["report.md", "plots/terms.png"])
+def test_a_report_that_is_written_replaces_what_is_there(
+    run_dir: Path, tmp_path: Path, summary: Summary, measurement: dict[str, Any], place: str
+) -> None:
+    """Whatever looked at the folder before: at the last moment, too, a link is replaced and not followed."""
+    victim = tmp_path / "own.txt"
+    victim.write_text("mine")
+    (run_dir / "plots").mkdir()
+    link_for(place, run_dir, victim)
+    write_report(run_dir, summary, measurement=typed(measurement))
+    assert victim.read_text() == "mine"
+    assert not (run_dir / place).is_symlink()
+
+
+@pytest.mark.parametrize("place", ["1-student/log.jsonl", "2-onnx/tokenizer.json", "3-measured/measurement.json"])
+def test_a_report_tells_nothing_that_was_altered(run_dir: Path, place: str) -> None:
+    (run_dir / place).write_text((run_dir / place).read_text().replace("1", "2"))
+    with pytest.raises(PackageError, match="altered"):
         rebuild_report(run_dir)
