@@ -35,8 +35,8 @@ REPORT, PLOTS = "report.md", "plots"
 SUMMARY = "summary.json"  # written last: a run that has it is over
 MEASUREMENT, FLOORS = "measurement.json", "floors.json"  # in 3-measured
 LOG, HELD_OUT = "log.jsonl", "held_out.txt"  # in a student's folder
-# A run goes on from the first, goes back to the second when its loss is no number any more, and leaves the third where it
-# may go on to a narrower student.
+# A run goes on from the first, goes back to the second when its loss is no number any more, and may go on to a narrower
+# student from the third.
 CHECKPOINT, GOOD_CHECKPOINT, END_STATE = STATES
 
 
