@@ -251,7 +251,7 @@ def read_manifest(folder: Path, form: type[M]) -> M:
 
 
 def with_article(kind: str | None) -> str:
-    return f"{'an' if str(kind)[0] in 'aeiou' else 'a'} {kind}"
+    return f"{'an' if str(kind)[:1] in 'aeiou' else 'a'} {kind}"
 
 
 def kind_of(folder: Path) -> str | None:

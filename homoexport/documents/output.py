@@ -96,7 +96,7 @@ def _refuse_existing(out_dir: Path, *, force: bool, kind: str | None = None, inp
         return
     if not out_dir.is_dir():
         raise OutputError("is a file, not a folder", where=str(out_dir), hint="name another folder")
-    if not any(out_dir.iterdir()):
+    if all(path.name.endswith(PART) for path in out_dir.iterdir()):  # empty, but for halves of files
         return
     if not force:
         hint = "name another folder, or give --force to replace it"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from pydantic import model_validator
+from typing import Annotated
+
+from pydantic import Field, model_validator
 
 from homoexport.choices import Calibration, EmbeddingPrecision, ModelTask, PoolingMode, Scheme, WeightPrecision
 from homoexport.documents.budget import BudgetVerdict
 from homoexport.documents.document import Figures
+
+Count = Annotated[int, Field(gt=0, lt=2**31)]
 
 
 class Parity(Figures):
@@ -119,10 +123,10 @@ class PackageDetails(Figures):
 
     model_file: str
     task: ModelTask
-    max_length: int
-    pad_token_id: int
-    vocab_size: int
-    hidden_size: int
+    max_length: Count
+    pad_token_id: Annotated[int, Field(ge=0, lt=2**31)]
+    vocab_size: Count
+    hidden_size: Count
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
     labels: tuple[str, ...] | None
@@ -133,8 +137,8 @@ class PackageDetails(Figures):
     embeddings: str
     candidate: str
     kept_in_fp32: tuple[str, ...]
-    parameters: int
-    opset: int
+    parameters: Annotated[int, Field(ge=0)]
+    opset: Count
     graph: str
     parity: Parity
     batch_invariance: Invariance

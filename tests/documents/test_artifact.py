@@ -257,6 +257,11 @@ def test_a_key_that_stands_twice_is_refused(artifact):
         ({"model_file": "onnx"}, "is not among its files"),
         ({"model_file": "onnx/other.onnx"}, "is not among its files"),
         ({"model_file": "config.json"}, "should end with .onnx"),
+        ({"max_length": 0}, "'details.max_length'"),
+        ({"max_length": 10**30}, "'details.max_length'"),
+        ({"vocab_size": -1}, "'details.vocab_size'"),
+        ({"pad_token_id": 10**30}, "'details.pad_token_id'"),
+        ({"parameters": -1}, "'details.parameters'"),
         ({"ort_format": {"file": "/etc/hostname", "operators": "config.json"}}, "is not among its files"),
     ],
 )

@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from homoexport.documents.artifact import verify, write_manifest
+from homoexport.documents.artifact import RUN_MARK, verify, write_manifest
 from homoexport.documents.document import PART, write_text
 from homoexport.documents.output import output_errors, replacing, staged
 from homoexport.documents.run_folder import begin, is_finished
@@ -124,6 +124,41 @@ def read_student(folder: Path) -> str:
     return (folder / "out" / "word.txt").read_text()
 
 
+def distil(folder: Path, word: str) -> None:
+    """Nothing, then a student: one that is half made is gone on with."""
+    from homoexport.documents.recipe import DistillSettings, TextSettings, TextSource
+    from homoexport.encoder import encoder_of
+    from homoexport.shape import PartialShape
+    from homoexport.workflow.distill import distill
+    from tests.conftest import tiny_bert, tiny_tokenizer, write_sentences
+
+    out, text = folder / "out", folder.with_name("text.txt")
+    if word == "old":
+        write_sentences(text)
+        return
+    distill(
+        encoder_of(tiny_bert(), tiny_tokenizer()),
+        text=TextSettings(sources=(TextSource(files=str(text)),), max_length=16, held_out=8),
+        shape=PartialShape(hidden_size=16, intermediate_size=32, num_attention_heads=4),
+        settings=DistillSettings(
+            objective="sentence-embedding", steps=4, batch_size=4, checkpoint_every=1, threads=1, precision="fp32"
+        ),
+        output=out,
+        resume=(out / RUN_MARK).is_file(),
+    )
+
+
+def read_distilled(folder: Path) -> str:
+    """The same weights, however often it was stopped; `old` where it is not done."""
+    if not is_finished(folder / "out"):
+        return "old"
+    found, kept = verify(folder / "out").files["model.safetensors"].sha256, folder.with_name("sha256")
+    if not kept.exists():
+        kept.write_text(found)
+    assert found == kept.read_text()
+    return "new"
+
+
 KINDS = {
     "document": Kind(
         write_document,
@@ -133,6 +168,7 @@ KINDS = {
     "in place": Kind(replace, read_artifact, replace_nothing),
     "checkpoint": Kind(write_checkpoint, read_checkpoint),
     "student": Kind(write_student, read_student, stage_nothing),
+    "distilled": Kind(distil, read_distilled),
 }
 
 

@@ -48,3 +48,4 @@ def test_a_fault_at_a_write_leaves_the_previous_state_whole(shim, tmp_path):
 @pytest.mark.slow
 def test_a_fault_at_any_write_does_so_too(shim, tmp_path):
     driven(shim, tmp_path, "document", "staged", "in place", "checkpoint", "student", stride=1)
+    driven(shim, tmp_path, "distilled", stride=7)

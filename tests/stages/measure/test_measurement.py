@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
+from homoexport.documents.artifact import PackageManifest, read_manifest, write_manifest
 from homoexport.errors import DeviceError, PackageError, UserError
 from homoexport.host import available_cores
 from homoexport.stages.measure import Extras, measure_packages, rank_files
@@ -80,13 +82,13 @@ def test_json_holds_what_readers_of_it_count_on(tmp_path: Path) -> None:
 
 
 def test_external_data_counts_as_the_file(tmp_path: Path) -> None:
-    folder = tmp_path / "package"
-    folder.mkdir()
-    (folder / "onnx").mkdir()
-    (folder / "onnx" / "model.onnx_data").write_bytes(bytes(1000))
-    package = write_package(folder)
+    package = write_package(tmp_path / "package")
+    file, data = package / "onnx" / "model.onnx", package / "onnx" / "numbers"
+    onnx.save(onnx.load(file), file, save_as_external_data=True, location=data.name, size_threshold=0)
+    write_manifest(package, "package", details=read_manifest(package, PackageManifest).details)
     (figures,) = measure_packages([package], length=8, min_seconds=0.05).results
-    assert figures.file_bytes == 1000 + (folder / "onnx/model.onnx").stat().st_size
+    assert figures.file_bytes == file.stat().st_size + data.stat().st_size
+    assert data.stat().st_size > 1000
 
 
 def test_files_are_ranked_by_their_latency(tmp_path: Path) -> None:
