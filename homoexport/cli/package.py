@@ -10,7 +10,8 @@ import typer
 
 from homoexport.cli import screen
 from homoexport.cli.options import AsJson, Threads
-from homoexport.errors import TextError, UserError
+from homoexport.errors import TextError, UserError, refusing
+from homoexport.limits import MB, limit, raise_hint
 
 
 def embed(
@@ -32,15 +33,19 @@ def embed(
     from homoexport.documents.document import new_file
     from homoexport.documents.output import make_folder, output_errors
     from homoexport.runtime.inference import open_package
+    from homoexport.text.lines import longest_text, too_long
 
     if output is None and sys.stdout.isatty():
         raise UserError("vectors are not for a terminal", where="embed", hint="write > vectors.npy, or -o vectors.npy")
     opened = open_package(package, threads=threads)
-    try:
+    with refusing(TextError, "is not UTF-8", where="stdin"):
+        given = sys.stdin.buffer.read(limit("whole_mb") * MB + 1)
         # Only a newline ends a text: str.splitlines would also cut at form feeds and the like.
-        texts = sys.stdin.buffer.read().decode("utf-8").replace("\r\n", "\n").split("\n")
-    except UnicodeDecodeError as error:
-        raise TextError(f"is not UTF-8 ({error})", where="stdin") from None
+        texts = given.decode("utf-8").replace("\r\n", "\n").split("\n")
+    if len(given) > limit("whole_mb") * MB:
+        raise TextError(f"is more than {limit('whole_mb')} MB", where="stdin", hint=raise_hint("whole_mb"))
+    if max(map(len, texts)) > longest_text():
+        raise too_long("stdin")
     if texts[-1] == "":
         texts.pop()
     buffer = io.BytesIO()

@@ -13,7 +13,6 @@ A process that finds such a folder of a killed one puts back what is needed and 
 from __future__ import annotations
 
 import errno
-import glob
 import os
 import secrets
 import shutil
@@ -24,6 +23,7 @@ from pathlib import Path
 from homoexport.documents.artifact import kind_of, with_article
 from homoexport.documents.document import PART
 from homoexport.errors import HomoexportError, OutputError
+from homoexport.globs import at_home, matching
 from homoexport.lock import MARK, FolderHeldError, held, is_ours
 
 _NEW, _REPLACED, _ASIDE = "new", "replaced", "aside"
@@ -113,8 +113,8 @@ def _refuse_existing(out_dir: Path, *, force: bool, kind: str | None = None, inp
 
 def _files_named(spec: str) -> list[Path]:
     """The files and folders there are that a path or a glob names."""
-    path = Path(spec).expanduser()
-    hits = [path, *map(Path, glob.glob(str(path), recursive=True))]  # noqa: PTH207 - Path.glob takes no absolute one
+    path = at_home(spec)
+    hits = [path, *matching(str(path))]
     return [hit.resolve() for hit in hits if hit.exists()]
 
 

@@ -11,7 +11,7 @@ from homoexport.choices import Method, ModelTask, Objective
 from homoexport.documents.document import Figures, first_fault
 from homoexport.documents.evaluation import FineTunedRun
 from homoexport.documents.recipe import FinetuneSettings
-from homoexport.errors import PackageError
+from homoexport.errors import PackageError, refusing
 from homoexport.shape import WrittenShape
 
 
@@ -98,10 +98,11 @@ def read_log(path: Path) -> tuple[StepRecord, ...]:
     Raises:
         PackageError: the file is missing or empty, or a line of it is no step.
     """
-    try:
+    hint = "name the folder of a finished run"
+    if not path.is_file():
+        raise PackageError("is missing", where=str(path), hint=hint)
+    with refusing(PackageError, "cannot be read", where=str(path), hint=hint):
         lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        raise PackageError("is missing", where=str(path), hint="name the folder of a finished run") from None
     try:
         log = tuple(StepRecord.model_validate_json(line) for line in lines)
     except ValidationError as error:

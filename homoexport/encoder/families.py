@@ -26,8 +26,13 @@ def family_of(config: Any) -> Family:
     for family in _FAMILIES:
         if config.model_type in family.model_types:
             return family
-    raise TeacherError(
-        f"model family '{config.model_type}' is not supported",
-        where=str(getattr(config, "name_or_path", "") or "config.json"),
+    raise refuse_family(config.model_type, str(getattr(config, "name_or_path", "") or "config.json"))
+
+
+def refuse_family(model_type: str, source: str) -> TeacherError:
+    """What is said of a `model_type` without an adapter, whatever code its folder names (`auto_map`)."""
+    return TeacherError(
+        f"model family '{model_type}' is not supported",
+        where=source,
         hint=f"supported: {', '.join(supported_model_types())}",
     )

@@ -16,7 +16,6 @@ import huggingface_hub
 import torch
 from huggingface_hub.errors import HFValidationError
 from optimum.exporters.tasks import TasksManager
-from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from transformers import (
     AutoConfig,
@@ -33,10 +32,10 @@ from homoexport.documents.artifact import digest_in, sha256_file
 from homoexport.documents.document import digest_of
 from homoexport.documents.package import Pooling
 from homoexport.encoder.families import family_of
+from homoexport.encoder.folder import TOKENIZER_FILES, check_folder, weights_bytes
 from homoexport.encoder.sentence import SENTENCE_SETTINGS, read_pooling, read_sentence_settings
-from homoexport.errors import TeacherError, first_line
+from homoexport.errors import TeacherError, first_line, refusing
 
-_TOKENIZER_FILES = ["tokenizer*", "vocab*", "special_tokens_map.json", "added_tokens.json", "*.model", "merges.txt"]
 _SENTENCE_FILES = ["modules.json", "1_Pooling/*", "sentence_bert_config.json", "config_sentence_transformers.json"]
 _HEADS: dict[ModelTask, str] = {
     "fill-mask": "masked-LM head",
@@ -52,6 +51,8 @@ _TASK_OF_ARCHITECTURE: dict[str, ModelTask] = {  # by the end of the class's nam
 }
 _NOT_A_MODEL = "name a folder with config.json, model.safetensors and a tokenizer"
 _NO_FOLDER = Path(os.devnull)
+_LONGEST_NAME, _SHORTEST = 1000, 3
+_SPARE_PARAMETERS = 10**6  # of a model, beyond what its weights have: a pooler that nothing reads
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class Encoder:
 
 def resolve_folder(source: str) -> Path:
     """The local folder of a hub name, a folder, or a `package:` spec; hub files are downloaded."""
+    if not source.isprintable() or len(source) > _LONGEST_NAME:
+        raise TeacherError("no model can have that name", where=source[:_LONGEST_NAME], hint=_NOT_A_MODEL)
     if Path(source).is_file():
         raise TeacherError("is a file, not a model's folder", where=source, hint=_NOT_A_MODEL)
     if source.startswith(packaged.PREFIX):
@@ -95,7 +98,7 @@ def _archives() -> Path:
 
 
 def _download(name: str) -> Path:
-    patterns = ["config.json", *_TOKENIZER_FILES, *_SENTENCE_FILES]
+    patterns = ["config.json", *TOKENIZER_FILES, *_SENTENCE_FILES]
     try:
         folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=[*patterns, "model*.safetensors*"]))
         if not any(folder.glob("*.safetensors")):
@@ -173,11 +176,9 @@ def load_encoder(source: str, *, task: ModelTask | None = None) -> Encoder:
     """
     folder = resolve_folder(source)
     artifact = digest_in(folder)
-    try:
-        config = AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
-        what = f"is not a model: its config does not load ({first_line(error)})"
-        raise TeacherError(what, where=source, hint=_NOT_A_MODEL) from None
+    check_folder(folder, source)
+    with refusing(TeacherError, "is not a model: its config does not load", where=source, hint=_NOT_A_MODEL):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     family = family_of(config)
     if getattr(config, "is_decoder", False):
         raise TeacherError("is a decoder (is_decoder in its config)", where=source, hint="name an encoder")
@@ -202,16 +203,14 @@ def load_encoder(source: str, *, task: ModelTask | None = None) -> Encoder:
 def _load_tokenizer(folder: Path, source: str) -> PreTrainedTokenizerBase:
     file = folder / "tokenizer.json"
     if file.is_file():
-        try:
+        with refusing(TeacherError, "its tokenizer.json does not load", where=source, hint="copy or download it again"):
             Tokenizer.from_file(str(file))
-        except Exception as error:  # tokenizers raises plain Exception
-            what = f"its tokenizer.json does not load ({error})"
-            raise TeacherError(what, where=source, hint="copy or download it again") from None
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, TypeError, KeyError):
-        tokenizer = None
-    if tokenizer is None or not getattr(tokenizer, "is_fast", False) or len(tokenizer) < 10:
+    with refusing(TeacherError, "its tokenizer does not load", where=source, hint="add tokenizer.json to the folder"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        is_usable = getattr(tokenizer, "is_fast", False) and len(tokenizer) >= 10
+        if is_usable:
+            tokenizer(["a", ""], ["b", ""], truncation=True, max_length=16)
+    if not is_usable:
         raise TeacherError("has no fast tokenizer", where=source, hint="add tokenizer.json to the folder")
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     return tokenizer
@@ -221,6 +220,9 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: Any, longest: i
     """Refuse a tokenizer that does not fit the model, and teach it the model's positions."""
     if tokenizer.pad_token_id is None:
         raise TeacherError("its tokenizer has no padding token", where=source, hint="set pad_token and save it again")
+    if not isinstance(tokenizer.model_max_length, int | float) or tokenizer.model_max_length < _SHORTEST:
+        what = f"its tokenizer takes {tokenizer.model_max_length} tokens at most"
+        raise TeacherError(what, where=source, hint=f"set model_max_length to {_SHORTEST} or more")
     highest = max(tokenizer.get_vocab().values())
     if highest >= config.vocab_size:
         what = f"its tokenizer's ids go up to {highest} and the model knows {config.vocab_size} tokens"
@@ -233,18 +235,26 @@ def _load_weights(folder: Path, config: Any, task: ModelTask, source: str) -> Pr
     model_class = TasksManager.get_model_class_for_task(
         task if task in _HEADS else "feature-extraction", library="transformers"
     )
-    try:
-        with _without_bars():
-            model, info = model_class.from_pretrained(
-                folder, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
-            )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        what, hint = f"its weights do not load ({first_line(error)})", "copy or download it again"
-        if any(folder.glob("onnx/*.onnx")):
-            what, hint = "is an ONNX package, without weights for torch", "name the model that it was exported from"
-        if isinstance(error, ValueError):
-            what, hint = f"no model can be made of its config.json ({first_line(error)})", "set it right"
-        raise TeacherError(what, where=source, hint=hint) from None
+    if any(folder.glob("onnx/*.onnx")) and not weights_bytes(folder):
+        what = "is an ONNX package, without weights for torch"
+        raise TeacherError(what, where=source, hint="name the model that it was exported from")
+    no_model = refusing(TeacherError, "no model can be made of its config.json", where=source, hint="set it right")
+    with no_model, torch.device("meta"):
+        blank = model_class.from_config(config, trust_remote_code=False)
+    asked = sum(tensor.numel() for tensor in (*blank.parameters(), *blank.buffers()))
+    if asked > weights_bytes(folder) + _SPARE_PARAMETERS:
+        what = f"its config.json asks for {asked} parameters, and all of its weights are {weights_bytes(folder)} bytes"
+        raise TeacherError(what, where=source, hint="put the config.json there that the weights were saved with")
+    no_weights = refusing(TeacherError, "its weights do not load", where=source, hint="copy or download it again")
+    with no_weights, _without_bars():
+        model, info = model_class.from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            trust_remote_code=False,
+        )
     if info["mismatched_keys"]:
         found = min(info["mismatched_keys"])  # transformers 4 gives names, 5 names and shapes
         name = found if isinstance(found, str) else found[0]
@@ -264,6 +274,13 @@ def _load_weights(folder: Path, config: Any, task: ModelTask, source: str) -> Pr
         what = f"{broken} holds what is no number (NaN or infinity)"
         raise TeacherError(what, where=source, hint="name a checkpoint from before its training went wrong")
     model.eval()
+    with refusing(TeacherError, "its model cannot be run", where=source, hint="set its config.json right"):
+        with torch.no_grad():
+            model(input_ids=torch.zeros((1, 4), dtype=torch.int64))
+        count = model.config.num_labels if task in CLASSIFYING else 0
+        labels = [model.config.id2label[number] for number in range(count)]
+    if not all(isinstance(label, str) for label in labels):
+        raise TeacherError("its labels are no text (id2label)", where=source, hint="set its config.json right")
     assert isinstance(model, PreTrainedModel)
     return model
 
@@ -298,6 +315,7 @@ def load_classifier(source: str, names: Sequence[str]) -> Encoder:
             **(labels if names else {}),
             problem_type="single_label_classification" if names else "regression",
             ignore_mismatched_sizes=True,
+            trust_remote_code=False,
         )
     return replace(found, model=model, task="text-classification", pooling=None)
 

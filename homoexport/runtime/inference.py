@@ -19,7 +19,8 @@ from tokenizers import Tokenizer
 
 from homoexport.choices import OUTPUT_NAMES, ModelTask
 from homoexport.documents.artifact import PackageManifest, verify
-from homoexport.errors import PackageError, UserError
+from homoexport.errors import PackageError, UserError, refusing
+from homoexport.limits import MB, limit, raise_hint
 from homoexport.runtime.worker.inputs import IntArray, padded_tokens
 
 FloatArray = NDArray[np.float32]
@@ -94,7 +95,8 @@ class Package:
 
     def tokenize(self, texts: Sequence[Text]) -> dict[str, IntArray]:
         """Token ids of texts or pairs, truncated to the package's `max_length`; see `padded_tokens`."""
-        encodings = self.tokenizer.encode_batch(list(texts))
+        with refusing(PackageError, "its tokenizer cannot read a text", where=str(self.details.folder)):
+            encodings = self.tokenizer.encode_batch(list(texts))
         rows, types = [one.ids for one in encodings], [one.type_ids for one in encodings]
         return padded_tokens(rows, self.details.pad_token_id, types=types)
 
@@ -109,6 +111,11 @@ class Package:
             answer: list[FloatArray] = self._session.run(list(outputs), feeds)
         except Exception as error:  # onnxruntime's exceptions share no base but this
             raise PackageError(f"onnxruntime cannot run it ({error})", where=str(self.details.model)) from error
+        asked = next(iter(inputs.values())).shape  # [B, S]
+        for name, array in zip(outputs, answer, strict=True):
+            found = array.shape if isinstance(array, np.ndarray) and array.dtype.kind == "f" else ()
+            if not 2 <= len(found) <= 3 or found[: len(found) - 1] != asked[: len(found) - 1]:
+                raise self._error(f"answers inputs of {asked} with a '{name}' of {found}", "export the package again")
         return answer
 
     def embed(self, texts: Sequence[Text], batch_size: int = 32) -> FloatArray:
@@ -230,14 +237,17 @@ def load_tokenizer(details: PackageInfo, *, max_length: int | None = None) -> To
     path = details.folder / "tokenizer.json"
     if not path.is_file():
         raise PackageError("is missing", where=str(path), hint="export the package again")
-    try:
+    if path.stat().st_size > limit("tokenizer_mb") * MB:
+        raise PackageError(
+            f"is larger than {limit('tokenizer_mb')} MB", where=str(path), hint=raise_hint("tokenizer_mb")
+        )
+    with refusing(PackageError, "tokenizers cannot load it", where=str(path), hint="export the package again"):
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises plain Exception
-        raise PackageError(f"tokenizers cannot load it ({error})", where=str(path)) from error
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(max_length or details.max_length)
+        tokenizer.encode_batch(["a", ("a", "b")])
     highest = max(tokenizer.get_vocab().values(), default=0)
     if highest >= details.vocab_size:
         what = f"its ids go up to {highest} and the model knows {details.vocab_size} tokens"
         raise PackageError(what, where=str(path), hint="put the tokenizer there that the model was exported with")
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(max_length or details.max_length)
     return tokenizer

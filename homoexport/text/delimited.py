@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import csv
 import re
-import sys
 from collections.abc import Collection, Iterator, Sequence
-from typing import TextIO
 
 from homoexport.errors import TextError
+from homoexport.text.lines import Lines, longest_text, too_long
 
 _QUOTES = "a bare quote? write it doubled in a quoted cell, or name GLUE's files by their task"
 
 
 def delimited_rows(
-    lines: TextIO, columns: Collection[str], *, delimiter: str, where: str
+    lines: Lines, columns: Collection[str], *, delimiter: str, where: str
 ) -> Iterator[dict[str, str | None]]:
     """The rows below the names of the columns, as dicts; a row that ends early has None for the rest.
 
     `lines` have their line breaks as they are. A column to read that is named twice, a row with more cells than the
     names and quotes that run over rows are refused (TextError).
     """
-    # A long article is more than the reader's default limit of 128 KiB for one field.
-    csv.field_size_limit(sys.maxsize)
+    csv.field_size_limit(longest_text())  # its own default of 128 KiB is less than a long article
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     number = 0
     try:
@@ -30,13 +28,17 @@ def delimited_rows(
         if names is None:
             return
         _check_names(names, columns, delimiter=delimiter, where=where)
+        lines.begin_row()
         for cells in reader:
+            lines.begin_row()
             number += bool(cells)
             if cells:
                 _check_cells(cells, names, delimiter=delimiter, where=f"{where}, row {number}")
                 yield dict(zip(names, [*cells, *[None] * (len(names) - len(cells))], strict=False))
     except csv.Error as error:
         at = f"{where}, row {number + 1}"
+        if "field larger" in str(error):
+            raise too_long(at) from None
         if "NUL" in str(error):
             raise TextError(f"cannot be read ({error})", where=at, hint="copy or write it again") from None
         raise TextError("has a quoted cell that does not end as one", where=at, hint=_QUOTES) from None

@@ -28,11 +28,11 @@ from homoexport.text.example import IGNORED, examples_from
 from homoexport.text.peek import check_columns
 from homoexport.text.sequences import Columns, Sequencer, features_of, name_of, tokenizer_digest
 from homoexport.text.shards import VIRTUAL_SHARDS, StreamSource, read_chunk, sequences_of
-from homoexport.text.sources import load_files, load_hub
+from homoexport.text.sources import cache_errors, load_files, load_hub
 from homoexport.text.stream import StreamCorpus
 
 _VERSION = 2  # raised whenever the same text would be made into other sequences
-_ROWS_AT_ONCE = 1000
+_ROWS_AT_ONCE, _BYTES_AT_ONCE = 1000, 10**8  # tokenized together
 
 
 @contextmanager
@@ -110,7 +110,7 @@ def prepare_text(
     sequencers = [Sequencer(objective, tokenizer, settings, source, label2id) for source in settings.sources]
     names = dict(label2id) if label2id and any(source.label_column for source in settings.sources) else None
     identity = [_VERSION, objective, settings.max_length, settings.min_words, tokenizer_digest(tokenizer), names]
-    with _no_progress_bars():
+    with _no_progress_bars(), cache_errors():
         rows = [
             load_hub(source, cache_dir=cache_dir)
             if source.dataset
@@ -160,7 +160,7 @@ def _map_corpus(
         source.map(
             sequencer,
             batched=True,
-            batch_size=_ROWS_AT_ONCE,
+            batch_size=max(1, min(_ROWS_AT_ONCE, _BYTES_AT_ONCE * len(source) // max(1, source.data.nbytes))),
             remove_columns=source.column_names,
             features=features_of(sequencer.objective),
             new_fingerprint=digest_of([source._fingerprint, *identity])[:32],

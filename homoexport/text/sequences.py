@@ -18,16 +18,19 @@ from itertools import accumulate
 from typing import Any
 
 import datasets
-from transformers import BatchEncoding, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from homoexport.choices import Objective
 from homoexport.documents.document import digest_of
 from homoexport.documents.recipe import TextSettings, TextSource
-from homoexport.errors import TextError
+from homoexport.errors import TextError, refusing
 from homoexport.text.example import IGNORED
+from homoexport.text.lines import longest_text, too_long
 from homoexport.text.sentences import count_words, split_sentences
 
 Columns = dict[str, list[Any]]
+
+_CHARACTERS_AT_ONCE = 500_000  # a tokenizer holds some 200 bytes for each until it is done
 
 _IDS = datasets.Sequence(datasets.Value("int32"))
 _OWN_COLUMNS: Mapping[Objective, Mapping[str, datasets.Value | datasets.Sequence]] = {
@@ -189,21 +192,31 @@ class Sequencer:
         if value is not None and not isinstance(value, str):
             what = f"holds {type(value).__name__}, not text"
             raise TextError(what, where=name_of(self.source), hint="name another 'column'")
+        if value and len(value) > longest_text():
+            raise too_long(name_of(self.source))
         return value if value and not value.isspace() else ""
 
-    def _truncated(self, *texts: list[str], **how: Any) -> BatchEncoding:
+    def _truncated(self, *texts: list[str], **how: Any) -> Columns:
         return self._encoded(*texts, truncation=True, max_length=self.settings.max_length, **how)
 
-    def _encoded(self, *texts: list[str], return_token_type_ids: bool = False, **how: Any) -> BatchEncoding:
-        if not texts[0]:
-            return BatchEncoding({"input_ids": [], "token_type_ids": [], "offset_mapping": []})
-        return self.tokenizer(
-            *texts,
-            return_attention_mask=False,
-            return_token_type_ids=return_token_type_ids,
-            verbose=False,
-            **how,
-        )
+    def _encoded(self, *texts: list[str], return_token_type_ids: bool = False, **how: Any) -> Columns:
+        columns: Columns = {"input_ids": [], "token_type_ids": [], "offset_mapping": []}
+        start = size = 0
+        for row in range(len(texts[0])):
+            size += sum(len(half[row]) for half in texts)
+            if size >= _CHARACTERS_AT_ONCE or row == len(texts[0]) - 1:
+                with refusing(TextError, "the tokenizer cannot read it", where=name_of(self.source)):
+                    encoded = self.tokenizer(
+                        *(half[start : row + 1] for half in texts),
+                        return_attention_mask=False,
+                        return_token_type_ids=return_token_type_ids,
+                        verbose=False,
+                        **how,
+                    )
+                for name in columns.keys() & encoded.keys():
+                    columns[name] += encoded[name]
+                start, size = row + 1, 0
+        return columns
 
     @cached_property
     def _special_tokens_around(self) -> tuple[list[int], list[int]]:

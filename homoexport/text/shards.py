@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from math import gcd
 from typing import Any
 
-from homoexport.errors import TextError
+from homoexport.errors import TextError, refusing
 from homoexport.text.corpus import Mark, ShardState, locate_position
 from homoexport.text.example import Example, examples_from
 from homoexport.text.sequences import Columns, Sequencer, name_of
@@ -114,7 +114,9 @@ class Reader:
         return queue.popleft()
 
     def _advance(self) -> None:
-        place, row = (self._epoch, self._row), next(self._rows, None)
+        hint = "look at its files, or at the network"
+        with refusing(TextError, "a stream of text cannot be read on", where="text.sources", hint=hint):
+            place, row = (self._epoch, self._row), next(self._rows, None)
         takers = self._queues if row is None else (self._shard_of(*place),)
         for shard in takers:
             if shard in self._queues and place >= self.starts[shard]:

@@ -12,23 +12,25 @@ needed: files and columns are checked before.
 from __future__ import annotations
 
 import bz2
-import glob
 import gzip
 import io
-import json
 import lzma
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
+import pyarrow.compute  # type: ignore[import-untyped]
 import pyarrow.parquet  # type: ignore[import-untyped]
+from pydantic_core import from_json
 
 from homoexport import packaged
 from homoexport.documents.recipe import TextSource
-from homoexport.errors import TextError
+from homoexport.errors import HomoexportError, TextError, first_line, refusing
+from homoexport.globs import at_home, matching
 from homoexport.text.delimited import delimited_rows
+from homoexport.text.lines import Lines, Unpacked, longest_text, too_long
 
 FORMATS = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
 _COMPRESSIONS: Mapping[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -36,6 +38,7 @@ _COMPRESSIONS: Mapping[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2
 Row = dict[str, Any]  # cells by the names of columns, of whatever kind a file has
 
 _FILES_LOOKED_AT = 20  # of a source, before anything is loaded
+_ROWS_AT_ONCE = 200  # read or written together: each may be as long as the limit allows
 
 # (path, member of the archive or "", size in bytes, modification time in ns): the last two are
 # there so that `datasets`' fingerprint of a changed file differs.
@@ -56,11 +59,10 @@ def find_files(spec: str) -> list[FileEntry]:
     There must be some, all of a format that can be read (TextError).
     """
     try:
-        pattern = str(packaged.locate(spec)) if spec.startswith(packaged.PREFIX) else str(Path(spec).expanduser())
+        pattern = packaged.locate(spec) if spec.startswith(packaged.PREFIX) else at_home(spec)
     except (FileNotFoundError, ValueError) as error:
         raise TextError(str(error), where="text.sources") from None
-    # Path.glob takes no absolute pattern.
-    paths = sorted(path for path in map(Path, glob.glob(pattern, recursive=True)) if path.is_file())  # noqa: PTH207
+    paths = [path for path in matching(str(pattern)) if path.is_file()]
     if not paths:
         raise TextError("no file matches", where=spec, hint="give a glob of text files, in quotes on a command line")
     entries: list[FileEntry] = []
@@ -77,25 +79,28 @@ def _members(path: Path) -> list[str]:
         if not _format_of(path.name):
             raise TextError(f"'{path.suffix}' is no format that can be read", where=str(path), hint=known)
         return [""]
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = sorted(name for name in archive.namelist() if _format_of(name) and not name.startswith("__MACOSX/"))
-    except zipfile.BadZipFile:
-        raise TextError("is not a zip archive", where=str(path), hint="copy it again") from None
+    with refusing(TextError, "cannot be read", where=str(path), hint="copy it again"), _archive(str(path)) as archive:
+        names = sorted(name for name in archive.namelist() if _format_of(name) and not name.startswith("__MACOSX/"))
     if not names:
         raise TextError("holds no text file", where=str(path), hint=known)
     return names
 
 
-def _open(entry: FileEntry, stack: ExitStack) -> BinaryIO:
-    path, member, *_ = entry
-    if member:
-        archive = stack.enter_context(zipfile.ZipFile(path))
-        raw: Any = stack.enter_context(archive.open(member))
-    else:
-        raw = stack.enter_context(Path(path).open("rb"))  # noqa: SIM115
-    opener = _COMPRESSIONS.get(PurePosixPath(member or path).suffix.lower())
-    return cast(BinaryIO, stack.enter_context(opener(raw)) if opener else raw)
+@contextmanager
+def _archive(path: str) -> Iterator[zipfile.ZipFile]:
+    with zipfile.ZipFile(path) as archive:
+        packaged.check_archive(archive, Path(path).stat().st_size, path)
+        yield archive
+
+
+def _open(entry: FileEntry, where: str, archive: zipfile.ZipFile | None, stack: ExitStack) -> BinaryIO:
+    path, member, size, *_ = entry
+    raw: Any = stack.enter_context(Path(path).open("rb") if archive is None else archive.open(member))  # noqa: SIM115
+    if opener := _COMPRESSIONS.get(PurePosixPath(member or path).suffix.lower()):
+        size = size if archive is None else archive.getinfo(member).file_size
+        unpacked = Unpacked(stack.enter_context(opener(raw)), size, where)
+        raw = stack.enter_context(io.BufferedReader(unpacked))
+    return cast(BinaryIO, raw)
 
 
 def columns_of(source: TextSource) -> dict[str, str]:
@@ -112,34 +117,49 @@ def _check_columns(columns: dict[str, str], known: list[str], where: str) -> Non
             raise TextError(f"has no column '{column}'", where=where, hint=hint)
 
 
-def _jsonl_rows(lines: io.TextIOBase, where: str) -> Iterator[Row]:
-    for number, line in enumerate(lines, start=1):
+def _jsonl_rows(lines: Lines, where: str) -> Iterator[Row]:
+    for number, line in enumerate(lines.rows(), start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
+            row, why = from_json(line), ""
+        except ValueError as error:  # also of half a character (a lone surrogate), and where it is nested too deeply
+            row, why = None, f" ({error})"
         if not isinstance(row, dict):
-            raise TextError("is not a JSON object", where=f"{where}, line {number}", hint="write one object a line")
+            at = f"{where}, line {number}"
+            raise TextError(f"is not a JSON object{why}", where=at, hint="write one object a line")
         yield row
 
 
-def _parquet_rows(stream: BinaryIO, columns: dict[str, str], where: str) -> Iterator[Row]:
-    table = pyarrow.parquet.ParquetFile(stream)
-    _check_columns(columns, table.schema_arrow.names, where)
-    for batch in table.iter_batches(columns=list(columns.values())):
+def _parquet_rows(stream: BinaryIO, columns: dict[str, str], where: str, size: int) -> Iterator[Row]:
+    wanted, schema = list(columns.values()), pyarrow.parquet.read_schema(stream)
+    _check_columns(columns, schema.names, where)
+    stream.seek(0)
+    # Texts that repeat stay in the dictionary that the file has of them until it is known how long they are.
+    texts = [name for name in wanted if pyarrow.types.is_string(schema.field(name).type)]
+    table = pyarrow.parquet.ParquetFile(stream, read_dictionary=texts, pre_buffer=False)
+    # The columns' own metadata is not looked at: pyarrow ends the process where it is damaged.
+    groups = [table.metadata.row_group(number) for number in range(table.metadata.num_row_groups)]
+    packaged.check_expansion(sum(group.total_byte_size for group in groups), size, where)
+    for batch in table.iter_batches(batch_size=_ROWS_AT_ONCE, columns=wanted):
+        for column in batch.columns:
+            values = column.dictionary if pyarrow.types.is_dictionary(column.type) else column
+            is_text = pyarrow.types.is_string(values.type) or pyarrow.types.is_large_string(values.type)
+            if is_text and (pyarrow.compute.max(pyarrow.compute.binary_length(values)).as_py() or 0) > longest_text():
+                raise too_long(where)
         yield from batch.to_pylist()
 
 
-def _rows(entry: FileEntry, columns: dict[str, str], where: str, stack: ExitStack) -> Iterator[Row]:
-    stream, suffix = _open(entry, stack), _format_of(entry[1] or entry[0])
+def _rows(
+    entry: FileEntry, columns: dict[str, str], where: str, archive: zipfile.ZipFile | None, stack: ExitStack
+) -> Iterator[Row]:
+    stream, suffix = _open(entry, where, archive, stack), _format_of(entry[1] or entry[0])
     if suffix == ".parquet":
-        yield from _parquet_rows(stream, columns, where)
+        yield from _parquet_rows(stream, columns, where, entry[2])
         return
-    lines = stack.enter_context(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""))
+    lines = Lines(stack.enter_context(io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")), where)
     if suffix == ".txt":
-        yield from ({columns["text"]: line} for line in lines)
+        yield from ({columns["text"]: line} for line in lines.rows())
     elif suffix == ".jsonl":
         yield from _jsonl_rows(lines, where)
     else:
@@ -148,18 +168,26 @@ def _rows(entry: FileEntry, columns: dict[str, str], where: str, stack: ExitStac
 
 def _cells(files: list[FileEntry], columns: dict[str, str]) -> Iterator[tuple[str, Row]]:
     """Where each row stands, and its cells by what they are for, as they are read."""
-    for entry in files:
-        where = f"{entry[0]} ({entry[1]})" if entry[1] else entry[0]
-        with ExitStack() as stack:
-            try:
-                for number, row in enumerate(_rows(entry, columns, where, stack), start=1):
-                    if number == 1:
-                        _check_columns(columns, [str(name) for name in row if name is not None], where)
-                    yield f"{where}, row {number}", {role: row.get(column) for role, column in columns.items()}
-            except UnicodeDecodeError as error:
-                raise TextError(f"is not UTF-8 ({error.reason})", where=where, hint="convert it to UTF-8") from None
-            except (OSError, EOFError, zipfile.BadZipFile, pyarrow.ArrowInvalid, lzma.LZMAError) as error:
-                raise TextError(f"cannot be read ({error})", where=where, hint="copy or write it again") from None
+    with ExitStack() as archives:
+        archive, opened = None, ""
+        for entry in files:
+            path, member, *_ = entry
+            where = f"{path} ({member})" if member else path
+            with (
+                ExitStack() as stack,
+                refusing(TextError, "cannot be read", where=where, hint="copy or write it again"),
+            ):
+                if path != opened:
+                    archives.close()
+                    archive, opened = archives.enter_context(_archive(path)) if member else None, path
+                try:
+                    for number, row in enumerate(_rows(entry, columns, where, archive, stack), start=1):
+                        if number == 1:
+                            _check_columns(columns, [str(name) for name in row if name is not None], where)
+                        yield f"{where}, row {number}", {role: row.get(column) for role, column in columns.items()}
+                except UnicodeDecodeError as error:
+                    what = f"is not UTF-8 ({error.reason})"
+                    raise TextError(what, where=where, hint="convert it to UTF-8") from None
 
 
 def _label_text(label: Any) -> str | None:
@@ -181,6 +209,8 @@ def read_rows(files: list[FileEntry], columns: dict[str, str], words: bool = Fal
                 kind = "a list of words" if of_words else "text"
                 what = f"column '{columns[role]}' holds {type(value).__name__}, not {kind}"
                 raise TextError(what, where=where, hint="name another 'column'")
+            if value is not None and sum(map(len, value)) > longest_text():
+                raise too_long(where)
         text = cells["text"]
         if not text or not "".join(text).strip() or ("pair" in columns and not (cells["pair"] or "").strip()):
             continue
@@ -220,13 +250,30 @@ def load_files(source: TextSource, *, words: bool = False, streaming: bool, cach
     features = datasets.Features({role: text if role == "pair" else listed for role in columns})
     if streaming:
         return datasets.IterableDataset.from_generator(read_rows, features=features, gen_kwargs=given)
+    cache = str(cache_dir) if cache_dir else None
+    with cache_errors():
+        return datasets.Dataset.from_generator(
+            read_rows, features=features, gen_kwargs=given, cache_dir=cache, writer_batch_size=_ROWS_AT_ONCE
+        )
+
+
+@contextmanager
+def cache_errors() -> Iterator[None]:
+    """Tell in one line where `datasets` cannot keep what is read (TextError); what is wrong with a file is told as it
+    was said."""
+    import datasets
+
     try:
-        cache = str(cache_dir) if cache_dir else None
-        return datasets.Dataset.from_generator(read_rows, features=features, gen_kwargs=given, cache_dir=cache)
-    except datasets.exceptions.DatasetGenerationError as error:
-        if isinstance(error.__cause__, TextError):
-            raise error.__cause__ from None
-        raise
+        yield
+    except (OSError, pyarrow.ArrowException, datasets.exceptions.DatasetsError) as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, HomoexportError):
+            last, cause = cause, cause.__cause__
+        if cause is not None:
+            raise cause from None
+        hint = "make room there, or name another folder with the environment variable HF_DATASETS_CACHE"
+        folder = str(datasets.config.HF_DATASETS_CACHE)
+        raise TextError(f"the cache cannot be used ({first_line(last)})", where=folder, hint=hint) from None
 
 
 def load_hub(source: TextSource, *, cache_dir: Path | None) -> Any:
@@ -236,7 +283,8 @@ def load_hub(source: TextSource, *, cache_dir: Path | None) -> Any:
     """
     import datasets
 
-    try:
+    hint = "check the name, its config and split, and the network (HF_HUB_OFFLINE)"
+    with refusing(TextError, "cannot be loaded", where=f"dataset {source.dataset}", hint=hint):
         rows = datasets.load_dataset(
             source.dataset,
             source.config,
@@ -245,10 +293,6 @@ def load_hub(source: TextSource, *, cache_dir: Path | None) -> Any:
             cache_dir=str(cache_dir) if cache_dir else None,
         )
         columns = rows.column_names or list(next(iter(rows), {}))
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        hint = "check the name, its config and split, and the network (HF_HUB_OFFLINE)"
-        raise TextError(f"cannot be loaded ({reason})", where=f"dataset {source.dataset}", hint=hint) from None
     roles = columns_of(source)
     _check_columns(roles, columns, f"dataset {source.dataset}")
     rows = rows.select_columns(list(roles.values()))

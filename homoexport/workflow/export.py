@@ -20,7 +20,7 @@ from homoexport.documents.output import refuse_existing
 from homoexport.documents.package import TimedAt
 from homoexport.documents.recipe import ExportSettings, MeasureSettings
 from homoexport.documents.run_folder import HELD_OUT
-from homoexport.errors import UserError
+from homoexport.errors import TextError, UserError, refusing
 from homoexport.host import available_cores
 from homoexport.schemes import SCHEMES, embeddings_of, refuse_scales_without_text
 from homoexport.stages.measure import answers_of_file, check_measurement, host_of, rank_files
@@ -199,4 +199,5 @@ def held_out_texts(student: Path) -> list[str]:
     if not path.is_file():
         return []
     refuse_links(student, hidden=False)
-    return path.read_text(encoding="utf-8").splitlines()
+    with refusing(TextError, "cannot be read", where=str(path)):
+        return path.read_text(encoding="utf-8").splitlines()

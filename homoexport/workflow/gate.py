@@ -11,7 +11,6 @@ T resamples.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from homoexport.documents.budget import QUALITY_LINE, BudgetVerdict
 from homoexport.documents.evaluation import Columns
 from homoexport.documents.recipe import QualitySettings
 from homoexport.errors import RecipeError, TextError
+from homoexport.globs import at_home
 from homoexport.runtime.inference import Package
 from homoexport.stages.evaluate import (
     TASKS,
@@ -128,7 +128,7 @@ def gate_data(settings: QualitySettings, texts: Sequence[str] | None = None) -> 
             raise TextError("no held-out text to judge on", where="quality", hint="name files with quality.data")
         return JudgedExamples(Examples("held-out text", tuple(texts), None), judged_task(task))
     columns = Columns(text=settings.text_column, pair=settings.pair_column, label=settings.label_column)
-    data_dir = Path(settings.data_dir).expanduser() if settings.data_dir else None
+    data_dir = at_home(settings.data_dir) if settings.data_dir else None
     try:
         return read_judged(task, data=settings.data, data_dir=data_dir, columns=columns)
     except TextError as error:

@@ -10,7 +10,9 @@ from typing import TypeVar
 from homoexport.documents.budget import THROUGHPUT, TIMED_LINES, Budget, BudgetVerdict, is_kept, judge
 from homoexport.documents.measurement import Grid, Interval, Measurement, PackageFigures
 from homoexport.documents.recipe import MeasureSettings
-from homoexport.errors import DeviceError, TextError, UserError
+from homoexport.errors import DeviceError, TextError, UserError, refusing
+from homoexport.globs import at_home
+from homoexport.limits import MB, limit, raise_hint
 from homoexport.stages.measure import (
     Extras,
     check_measurement,
@@ -21,6 +23,7 @@ from homoexport.stages.measure import (
     rounds_of,
     slower_than,
 )
+from homoexport.text.lines import longest_text, too_long
 from homoexport.workflow.progress import QUIET, Progress
 
 T = TypeVar("T")
@@ -64,7 +67,7 @@ def measure(
     folders, budget = [Path(package) for package in packages], budget or Budget()
     workloads = list(product(_several(threads), _several(batch_size), _several(length)))
     _check_asked(folders, budget, device, extras, conditions=len(workloads))
-    texts = read_lines(Path(text).expanduser()) if text else []
+    texts = read_lines(Path(text)) if text else []
     check_packages(folders, [tokens for *_, tokens in workloads], with_texts=bool(texts))
     check_measurement(device, workloads, texts=texts, min_seconds=min_seconds)
     cells = []
@@ -147,17 +150,25 @@ def is_proven(measured: Measurement | Grid, *, allowed_slowdown: float | None = 
 
 def texts_of(settings: MeasureSettings) -> list[str]:
     """The real texts that a recipe measures with; none where it names no file."""
-    return read_lines(Path(settings.text).expanduser()) if settings.text else []
+    return read_lines(Path(settings.text)) if settings.text else []
 
 
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file that hold anything; TextError where there are none, or it cannot be read."""
-    try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise TextError(f"cannot be read ({error})", where=str(path), hint="name a UTF-8 text file") from None
+    where = str(path)
+    with refusing(TextError, "cannot be read", where=where, hint="name a UTF-8 text file"):
+        path = at_home(path)
+        if path.exists() and not path.is_file():
+            raise TextError("is no file", where=where, hint="name a UTF-8 text file")
+        if path.stat().st_size > limit("whole_mb") * MB:
+            raise TextError(f"is larger than {limit('whole_mb')} MB", where=where, hint=raise_hint("whole_mb"))
+        with path.open(encoding="utf-8") as file:
+            content = file.read(limit("whole_mb") * MB)  # what is no file has no size
+    lines = [line for line in content.splitlines() if line.strip()]
     if not lines:
-        raise TextError("holds no text", where=str(path), hint="give a text a line")
+        raise TextError("holds no text", where=where, hint="give a text a line")
+    if max(map(len, lines)) > longest_text():
+        raise too_long(where)
     return lines
 
 

@@ -40,7 +40,7 @@ def test_shipped_recipes_parse(path):
 
 @pytest.mark.parametrize("path", TARGETS, ids=lambda path: path.stem)
 def test_shipped_targets_lie_over_a_recipe(path):
-    target = read_recipe_tree(path)
+    target = read_recipe_tree(path, is_target=True)
     assert target.keys() == {"measure", "budget"}
     recipe = parse_as(Recipe, with_target(read_recipe_tree(FOLDER / "budget.yaml"), target), where=str(path))
     assert recipe.measure.device == target["measure"]["device"]

@@ -300,7 +300,7 @@ def test_modules_of_a_sentence_encoder_that_would_be_lost_are_refused(tiny_folde
 def test_settings_of_a_sentence_encoder_that_are_no_json_are_named(tiny_folder):
     folder = tiny_folder()
     (folder / "sentence_bert_config.json").write_text("{")
-    with pytest.raises(TeacherError, match=r"sentence_bert_config\.json: is no JSON object"):
+    with pytest.raises(TeacherError, match=r"sentence_bert_config\.json: is no JSON"):
         read_sentence_settings(folder)
 
 

@@ -108,7 +108,7 @@ def test_quoted_cells_may_hold_line_breaks_and_commas(tmp_path: Path) -> None:
             "text",
             "a.docx: '.docx' is no format that can be read; use .txt, .jsonl, .csv",
         ),
-        ("a.zip", b"x", "text", "a.zip: is not a zip archive"),
+        ("a.zip", b"x", "text", "a.zip: cannot be read (File is not a zip file)"),
         ("a.csv.gz", gzip.compress(_delimited(","), mtime=0)[:100], "body", "a.csv.gz: cannot be read"),
         ("a.parquet", b"x", "body", "a.parquet: cannot be read"),
         ("[b].txt", b"x", "text", "no file matches"),

@@ -143,9 +143,9 @@ def test_a_process_tokenizes_its_own_shards_alone(
         tokenized.extend(texts)
         return plain_call(self, texts, **how)
 
-    def open_entry(entry: sources.FileEntry, stack: Any) -> Any:
+    def open_entry(entry: sources.FileEntry, *more: Any) -> Any:
         opened.add(Path(entry[0]).name)
-        return plain_open(entry, stack)
+        return plain_open(entry, *more)
 
     monkeypatch.setattr(PreTrainedTokenizerFast, "__call__", call)
     monkeypatch.setattr(sources, "_open", open_entry)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -13,9 +14,17 @@ from pydantic import BaseModel, ValidationError
 
 from homoexport.documents.document import first_fault
 from homoexport.documents.recipe.run import Recipe, RecipePart, Tree
-from homoexport.errors import RecipeError
+from homoexport.errors import RecipeError, refusing
+from homoexport.limits import limit, raise_hint
 
 SHIPPED = Path(__file__).parents[2] / "recipes"
+
+_DEEPEST, _MOST_NODES, _BEYOND = 50, 100_000, 10**100  # of a recipe's tree, and of its whole numbers
+
+# What devices in files may say: a kind, a processor's name, and options that are figures or words, never a path.
+_OPTION = r"[\w-]+|(threads|memory|quota|backend|isolation)=[\w.]+"
+_PLAIN_DEVICE = re.compile(rf"(?!ssh:)\w+(:({_OPTION})(,({_OPTION}))*)?", re.ASCII)
+_LOGIN = re.compile(r"ssh://[\w.@:-]+", re.ASCII)
 
 _Kind = TypeVar("_Kind", bound=BaseModel)
 
@@ -60,10 +69,7 @@ def _apply(tree: Tree, assignment: str) -> None:
     node: Any = tree
     for part in parents:
         node = _child(node, part, path, create=True)
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise RecipeError(f"'{value}' is not a YAML value", where=f"--set {path}") from None
+    parsed = _parsed_yaml(value, where=f"--set {path}", what=f"'{value}' is not a YAML value")
     if isinstance(node, list):
         _child(node, last, path, create=False)
         node[int(last)] = parsed
@@ -73,7 +79,7 @@ def _apply(tree: Tree, assignment: str) -> None:
 
 def _child(node: Any, part: str, path: str, *, create: bool) -> Any:
     if isinstance(node, list):
-        if not part.isdigit() or int(part) >= len(node):
+        if not (part.isascii() and part.isdecimal() and len(part) < 9 and int(part) < len(node)):
             raise RecipeError(f"'{part}' is not an index of a list of {len(node)}", where=f"--set {path}")
         return node[int(part)]
     if create and node.get(part) is None:
@@ -112,28 +118,76 @@ def with_target(tree: Tree, target: Tree) -> Tree:
     return merged
 
 
-def read_recipe_tree(path: Path) -> Tree:
-    """A recipe's YAML as a nested dict, not yet checked.
+def _parsed_yaml(text: str, *, where: str, what: str) -> Any:
+    """What YAML holds: plain values alone, no more of them than a recipe may need, whatever its aliases repeat."""
+    with refusing(RecipeError, what, where=where):
+        try:
+            tree = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise RecipeError(f"{what} ({error})", where=where) from None
+    waiting, seen = [(tree, 0)], 0
+    while waiting:
+        node, depth = waiting.pop()
+        seen += 1
+        parts = list(node.values()) if isinstance(node, dict) else node if isinstance(node, list) else []
+        if depth > _DEEPEST or seen + len(waiting) + len(parts) > _MOST_NODES:
+            raise RecipeError("is nested too deeply, or its aliases (*) repeat too much", where=where)
+        if (
+            isinstance(node, dict)
+            and (odd := next((key for key in node if not isinstance(key, str)), None)) is not None
+        ):
+            raise RecipeError(f"the key {odd!r} is no text", where=where, hint="write it in quotes")
+        if isinstance(node, int) and abs(node) >= _BEYOND:
+            raise RecipeError("holds a whole number of more than 100 digits", where=where)
+        if not isinstance(node, dict | list | str | int | float | None):
+            raise RecipeError(
+                f"holds a {type(node).__name__}, which no key takes", where=where, hint="write it in quotes"
+            )
+        waiting += [(part, depth + 1) for part in parts]
+    return tree
+
+
+def read_recipe_tree(path: Path, *, is_target: bool = False) -> Tree:
+    """A recipe's YAML as a nested dict, not yet checked; a recipe may be a stranger's, and does nothing but compute.
 
     A bare name such as `quickstart` is that of a recipe which comes with homoexport, unless a file is called so.
 
+    Args:
+        is_target: a target's recipe, which may name a machine to log in to.
+
     Raises:
-        RecipeError: no such file, or not a YAML mapping.
+        RecipeError: no such file, too large, not a YAML mapping, or one that starts programs or sends things elsewhere.
     """
-    shipped = SHIPPED / f"{path}.yaml"
-    if not path.exists() and path.name == str(path) and shipped.is_file():
-        path = shipped
-    if not path.is_file():
-        raise RecipeError(
-            "no such recipe", where=str(path), hint="name a YAML file, for example recipes/quickstart.yaml"
-        )
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"is not YAML ({error})", where=str(path)) from None
+    where = str(path)
+    with refusing(RecipeError, "cannot be read", where=where, hint="name a YAML file"):
+        shipped = SHIPPED / f"{path}.yaml"
+        if not path.exists() and path.name == str(path) and shipped.is_file():
+            path = shipped
+        if not path.is_file():
+            hint = "name a YAML file, for example recipes/quickstart.yaml"
+            raise RecipeError("no such recipe", where=where, hint=hint)
+        if path.stat().st_size > limit("recipe_kb") * 1000:
+            raise RecipeError(f"is larger than {limit('recipe_kb')} kB", where=where, hint=raise_hint("recipe_kb"))
+        text = path.read_text(encoding="utf-8")
+    tree = _parsed_yaml(text, where=where, what="is not YAML")
     if not isinstance(tree, dict):
-        raise RecipeError("is not a YAML mapping", where=str(path), hint="see recipes/quickstart.yaml")
+        raise RecipeError("is not a YAML mapping", where=where, hint="see recipes/quickstart.yaml")
+    _refuse_reach(tree, where, is_target=is_target)
     return tree
+
+
+def _refuse_reach(tree: Tree, where: str, *, is_target: bool) -> None:
+    """Refuse what starts programs, logs in elsewhere or uploads; the command line alone may ask for that."""
+    measure, distill = (tree.get(name) for name in ("measure", "distill"))
+    device = measure.get("device") if isinstance(measure, dict) else None
+    trackers = distill.get("trackers") if isinstance(distill, dict) else None
+    if isinstance(device, str) and not (_PLAIN_DEVICE.fullmatch(device) or (is_target and _LOGIN.fullmatch(device))):
+        hint = "if it is yours, give it with --set measure.device or --device"
+        raise RecipeError(f"a file may not ask for the device '{device}'", where=where, hint=hint)
+    for tracker in trackers if isinstance(trackers, list) else []:
+        if tracker != "tensorboard":
+            hint = "if it is yours, give it with --set distill.trackers"
+            raise RecipeError(f"a file may not ask for the tracker '{tracker}'", where=where, hint=hint)
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -75,9 +75,11 @@ class TextSettings(Section):
     """The text to distil on."""
 
     sources: tuple[TextSource, ...] = Field(min_length=1, description="Where the text comes from.")
-    max_length: int = Field(128, ge=8, description="Tokens of one training sequence, special tokens included.")
-    min_words: int = Field(3, ge=1, description="Sentences of fewer words are left out (sentence-embedding).")
-    held_out: int = Field(1000, ge=3, description="Sequences kept for evaluation; training never sees them.")
+    max_length: int = Field(
+        128, ge=8, le=10**6, description="Tokens of one training sequence, special tokens included."
+    )
+    min_words: int = Field(3, ge=1, le=10**6, description="Sentences of fewer words are left out (sentence-embedding).")
+    held_out: int = Field(1000, ge=3, le=10**9, description="Sequences kept for evaluation; training never sees them.")
 
     @property
     def paths(self) -> list[str]:
@@ -146,11 +148,12 @@ class DistillSettings(Section):
         "layer's relations.",
     )
     objective: Objective = Field(description="The task that is distilled; token-classification is tagging.")
-    steps: int = Field(ge=1, description="Optimizer steps.")
-    batch_size: int = Field(ge=1, description="Sequences of one step, over all processes and micro-batches.")
+    steps: int = Field(ge=1, le=10**9, description="Optimizer steps.")
+    batch_size: int = Field(ge=1, le=2**20, description="Sequences of one step, over all processes and micro-batches.")
     micro_batch_size: int | None = Field(
         None,
         ge=1,
+        le=2**20,
         description="Sequences of one forward pass, which bounds memory; sentence-embedding then makes two.",
     )
     learning_rate: float = Field(6e-4, gt=0, description="Peak learning rate of AdamW.")
@@ -197,7 +200,7 @@ class DistillSettings(Section):
         "as takes 2 % of the time.",
     )
     threads: int | None = Field(
-        None, ge=1, description="CPU threads of one process; by default what the cgroup allows."
+        None, ge=1, le=4096, description="CPU threads of one process; by default what the cgroup allows."
     )
 
     @model_validator(mode="after")
@@ -234,18 +237,22 @@ class ExportSettings(Section):
     graph: GraphChoice = Field(
         "auto", description="How the graph computes attention; auto: every form is tried, and the fastest is taken."
     )
-    seconds: float = Field(1.0, gt=0, description="Seconds for which each candidate graph is timed, at least.")
+    seconds: float = Field(
+        1.0, gt=0, le=86_400, description="Seconds for which each candidate graph is timed, at least."
+    )
 
 
 class MeasureSettings(Section):
     """How to measure."""
 
     device: str = Field("cpu", description="Target device; `homoexport devices` lists them.")
-    threads: int | None = Field(None, ge=1, description="Threads of one inference; by default all cores there.")
-    batch_size: int = Field(1, ge=1, description="Sequences of one inference.")
-    length: int = Field(128, ge=2, description="Tokens of one sequence; of real texts, the most.")
+    threads: int | None = Field(
+        None, ge=1, le=4096, description="Threads of one inference; by default all cores there."
+    )
+    batch_size: int = Field(1, ge=1, le=2**20, description="Sequences of one inference.")
+    length: int = Field(128, ge=2, le=10**6, description="Tokens of one sequence; of real texts, the most.")
     text: str | None = Field(None, description="File of real texts, one a line, whose own lengths are measured with.")
-    min_seconds: float = Field(2.0, gt=0, description="Seconds for which each package is timed, at least.")
+    min_seconds: float = Field(2.0, gt=0, le=86_400, description="Seconds for which each package is timed, at least.")
 
 
 class QualitySettings(Section):
@@ -307,12 +314,12 @@ class QualitySettings(Section):
 class FinetuneSettings(Section):
     """How to fine-tune on a labelled task."""
 
-    epochs: float = Field(3.0, gt=0, description="Passes over the examples.")
-    batch_size: int = Field(32, ge=1, description="Examples of one step.")
+    epochs: float = Field(3.0, gt=0, le=10**6, description="Passes over the examples.")
+    batch_size: int = Field(32, ge=1, le=2**20, description="Examples of one step.")
     learning_rate: float = Field(1e-4, gt=0, description="Peak learning rate of AdamW; it falls to 0 by the end.")
     warmup: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the rate rises.")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's weight decay (not on biases and LayerNorms).")
-    max_length: int = Field(128, ge=8, description="Tokens of one example, special tokens included.")
+    max_length: int = Field(128, ge=8, le=10**6, description="Tokens of one example, special tokens included.")
     max_examples: int | None = Field(None, ge=1, description="At most so many examples, drawn by the seed.")
     teacher_weight: float = Field(
         0.5, ge=0, le=1, description="Weight of the teacher's logits in the loss; the labels have the rest."
@@ -324,4 +331,4 @@ class FinetuneSettings(Section):
         le=1,
         description="Last share of the steps in which int8 is simulated, so that the int8 file may lose less; try 0.3.",
     )
-    threads: int | None = Field(None, ge=1, description="CPU threads; by default what the cgroup allows.")
+    threads: int | None = Field(None, ge=1, le=4096, description="CPU threads; by default what the cgroup allows.")

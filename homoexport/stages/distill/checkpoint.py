@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TypedDict, cast
 
 import torch
@@ -12,7 +11,7 @@ import torch
 from homoexport.documents.document import PART, new_file
 from homoexport.documents.output import output_errors
 from homoexport.documents.run_folder import CHECKPOINT, GOOD_CHECKPOINT
-from homoexport.errors import PackageError
+from homoexport.errors import PackageError, refusing
 from homoexport.stages.distill.job import Sources
 from homoexport.stages.distill.loop import RunState
 from homoexport.text.corpus import StreamState
@@ -63,14 +62,8 @@ def load_checkpoint(folder: Path, *, name: str = CHECKPOINT) -> Checkpoint | Non
     path = folder / name
     if not path.is_file():
         return None
-    try:
+    with refusing(PackageError, "the checkpoint does not load", where=str(path), hint="start again with --force"):
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, ValueError, UnpicklingError) as error:
-        raise PackageError(
-            f"the checkpoint does not load ({str(error).splitlines()[0]})",
-            where=str(path),
-            hint="start again with --force",
-        ) from None
     if not isinstance(state, dict) or state.get("format") != _FORMAT:
         raise PackageError(
             "the checkpoint is of another version of homoexport", where=str(path), hint="start again with --force"

@@ -6,7 +6,6 @@ Files are as GLUE's own archive has them, a folder a task; without them the hub'
 from __future__ import annotations
 
 import csv
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,9 +14,11 @@ import yaml
 from homoexport.choices import Split
 from homoexport.data import FOLDER
 from homoexport.documents.document import Figures
-from homoexport.errors import TextError
+from homoexport.errors import TextError, refusing
+from homoexport.limits import MB, limit, raise_hint
 from homoexport.runtime.inference import Text
 from homoexport.stages.evaluate.examples import Examples
+from homoexport.text.lines import Lines, longest_text
 
 HUB = "nyu-mll/glue"
 
@@ -86,13 +87,13 @@ def _rows(path: Path, task: Glue) -> list[tuple[Text, str]]:
     if not path.is_file():
         hint = "name the folder of GLUE's task folders with --data-dir"
         raise TextError("no such file", where=str(path), hint=hint)
-    csv.field_size_limit(sys.maxsize)
+    if path.stat().st_size > limit("whole_mb") * MB:
+        raise TextError(f"is larger than {limit('whole_mb')} MB", where=str(path), hint=raise_hint("whole_mb"))
+    csv.field_size_limit(longest_text())
     wanted = [column for column in (task.text, task.pair, task.label) if column is not None]
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-    except (OSError, UnicodeDecodeError) as error:
-        raise TextError(f"cannot be read ({error})", where=str(path), hint="copy it again") from None
+    reading = refusing(TextError, "cannot be read", where=str(path), hint="copy it again")
+    with reading, path.open(encoding="utf-8-sig", newline="") as file:
+        lines = list(csv.reader(Lines(file, str(path)).rows(), delimiter="\t", quoting=csv.QUOTE_NONE))
     head = lines[0] if lines else []
     missing = [column for column in wanted if isinstance(column, str) and column not in head]
     if missing:

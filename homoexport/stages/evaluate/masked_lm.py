@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 
-from homoexport.errors import PackageError, TextError
+from homoexport.errors import PackageError, TextError, refusing
 from homoexport.runtime.inference import Package
 from homoexport.runtime.worker.inputs import padded_tokens
 from homoexport.stages.evaluate.estimate import Quality, estimate, ratio
@@ -101,12 +101,10 @@ def _special_ids(package: Package) -> NDArray[np.int64]:
 
 def _mask_token_id(package: Package) -> int:
     path = package.details.folder / "tokenizer_config.json"
-    try:
+    with refusing(PackageError, "cannot be read", where=str(path), hint="export the package again"):
         token = json.loads(path.read_text(encoding="utf-8")).get("mask_token")
-    except (OSError, ValueError):
-        raise PackageError("cannot be read", where=str(path), hint="export the package again") from None
-    content = token["content"] if isinstance(token, dict) else token
-    number = package.tokenizer.token_to_id(content) if content else None
+        content = token["content"] if isinstance(token, dict) else token
+        number = package.tokenizer.token_to_id(content) if content else None
     if number is None:
         raise PackageError("the tokenizer has no mask token", where=str(path), hint="name a package with one")
     return int(number)

@@ -8,10 +8,13 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import os
+import select
 import signal
 import subprocess
 import tempfile
-from collections.abc import Hashable, Sequence
+import time
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar, cast
@@ -22,10 +25,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from homoexport.documents.document import first_fault
 from homoexport.errors import DeviceError, HomoexportError, PackageError
+from homoexport.limits import MB, limit, raise_hint
 from homoexport.runtime.worker import protocol
 from homoexport.stages.measure.targets import OutOfMemory, Target
 
 _EXIT_SECONDS = 5.0
+_SECONDS_PER_TOKEN = 0.05  # of an inference, on the slowest of real machines
+_EMULATED = 10.0  # times as long may an emulator take
+_WARM_WINDOWS = 3  # that a worker needs at least
 
 Reply = TypeVar("Reply")
 
@@ -49,6 +56,8 @@ class Worker:
     def __init__(self, target: Target, *, subject: str) -> None:
         """Start a worker that is going to measure `subject` (for messages); raises as `load` does."""
         self.subject, self.target = subject, target
+        self._tokens, self._batches = 0, 1  # of one inference; of them all
+        self._ahead = b""  # what was read beyond a reply
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
         try:
             self._process = target.start(self._stderr)
@@ -84,7 +93,11 @@ class Worker:
         return self._ask(protocol.LoadReply, "load", **vars(request))
 
     def inputs(self, request: protocol.InputsRequest) -> protocol.InputsReply:
-        return self._ask(protocol.InputsReply, "inputs", **vars(request))
+        length = request.length if request.rows is None else max(map(len, request.rows), default=0)
+        self._tokens = request.batch_size * length
+        reply = self._ask(protocol.InputsReply, "inputs", **vars(request))
+        self._batches = reply.batches
+        return reply
 
     def warm(self, *, seconds: float) -> protocol.WarmReply:
         return self._ask(protocol.WarmReply, "warm", seconds=seconds)
@@ -143,19 +156,24 @@ class Worker:
 
     def _ask(self, kind: type[Reply], command: str, **fields: object) -> Reply:
         assert self._process.stdin is not None
-        given = {name: value for name, value in fields.items() if value is not None}  # others have their defaults
+        given: dict[str, Any] = {
+            name: value for name, value in fields.items() if value is not None
+        }  # others have their defaults
         try:
             self._process.stdin.write(json.dumps({"command": command, **given}).encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             raise self._death() from None
-        return self._receive(kind, command)
+        return self._receive(kind, command, self._expected_seconds(command, given))
 
-    def _receive(self, kind: type[Reply], command: str) -> Reply:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line.endswith(b"\n"):
-            raise self._death()
+    def _expected_seconds(self, command: str, given: Mapping[str, Any]) -> float:
+        """What a request asks for takes at most, on a slow machine."""
+        inferences = _WARM_WINDOWS * self._batches if command == "warm" else given.get("runs", given.get("requests", 0))
+        return float(given.get("seconds", 0.0)) + (1 + inferences) * self._tokens * _SECONDS_PER_TOKEN
+
+    def _receive(self, kind: type[Reply], command: str, seconds: float = 0.0) -> Reply:
+        """The reply, which may take so many seconds by what was asked, and what the limit allows on top."""
+        line = self._line(command, (seconds + limit("answer_seconds")) * (_EMULATED if self.target.emulated else 1.0))
         try:
             if _adapter(_Answer).validate_json(line).ok:
                 reply: Reply = _adapter(cast(Hashable, kind)).validate_json(line, strict=True)
@@ -169,6 +187,23 @@ class Worker:
         if refusal.kind == "unsupported":
             raise DeviceError(refusal.error, where=self.target.name, hint="measure that on another device")
         raise PackageError(f"the worker cannot measure it ({refusal.error})", where=self.subject)
+
+    def _line(self, command: str, seconds: float) -> bytes:
+        assert self._process.stdout is not None
+        pipe, line, until = self._process.stdout.fileno(), bytearray(self._ahead), time.monotonic() + seconds
+        while b"\n" not in line[-(1 << 16) :]:
+            if not select.select([pipe], [], [], max(0.0, until - time.monotonic()))[0]:
+                what = f"does not answer '{command}' within {seconds:.0f} seconds"
+                raise PackageError(what, where=self.subject, hint=raise_hint("answer_seconds"))
+            part = os.read(pipe, 1 << 16)
+            if not part:
+                raise self._death()
+            line += part
+            if len(line) > limit("whole_mb") * MB:
+                what = f"its answer to '{command}' has no end"
+                raise PackageError(what, where=self.subject, hint=raise_hint("whole_mb"))
+        reply, _, self._ahead = bytes(line).partition(b"\n")
+        return reply
 
     def _death(self) -> HomoexportError:
         try:

@@ -38,6 +38,7 @@ _MEMORY_SIGNS = (
     "bad_alloc",
     "Cannot allocate memory",
     "failed to map segment",
+    "cannot map zero-fill pages",
     "OpenBLAS: malloc failed",
 )
 _BUILDS = {
@@ -180,7 +181,8 @@ class LimitedCpu(LocalCpu):
         killed = super().explain(status, said)
         if self._memory_bytes is None:
             return killed
-        if killed or status == -signal.SIGABRT or any(sign in said for sign in _MEMORY_SIGNS):
+        crashed = status in (-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS)
+        if killed or crashed or any(sign in said for sign in _MEMORY_SIGNS):
             what = f"needs more than the {self._memory_bytes / _MB:g} MB that it was given"
             return OutOfMemory(what, where=self.name)
         return None

@@ -147,7 +147,7 @@ def read_options(text: str, kind: type[O], *, device: str) -> O:
         UserError: a size that cannot be read.
     """
     where, given = f"device {device}", dict[str, str]()
-    for part in filter(None, text.split(",")):
+    for part in text.split(",") if text else ():
         key, _, value = part.partition("=")
         if key not in kind.model_fields or key in given or not value:
             known = ", ".join(kind.model_fields) or "none"
