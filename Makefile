@@ -8,6 +8,7 @@
 # make targets  the tests of the targets that need more than Python: SSH, emulated CPUs, the browser
 # make loaders  the tests of other programs that load packages: Node.js, C, older releases of onnxruntime
 # make interop  the tests that need optimum-onnx or sentence-transformers, and of the core what meets transformers, on 4.57
+# make fuzz   mutated inputs at every door through which someone else's files come in, ten minutes each (FUZZ_FLAGS=…)
 # make setup    both environments, of the tests and of interop (make -j2 setup: side by side)
 # make lock     the lock files with hashes, from the pins in constraints*.txt (needs uv)
 
@@ -26,7 +27,7 @@ ELSEWHERE := interop or loaders or ssh or emulated or web
 PYTEST = $(BIN)/python -m pytest --durations=25 $(PYTEST_FLAGS)
 IN_PARALLEL := --numprocesses $(JOBS) --dist worksteal
 
-.PHONY: demo test coverage test-slow check house tables targets loaders interop setup lock clean
+.PHONY: demo test coverage test-slow check house tables targets loaders fuzz interop setup lock clean
 
 demo: $(SETUP)
 	$(BIN)/homoexport run recipes/quickstart.yaml --output runs/quickstart --force
@@ -62,6 +63,9 @@ targets: $(SETUP)
 	$(BIN)/homoexport doctor --set-up arm64
 	$(BIN)/homoexport doctor --set-up web
 	$(BIN)/python -m pytest -m "ssh or emulated or web" tests/stages/measure tests/cli
+
+fuzz: $(SETUP)
+	$(BIN)/python -m tests.fuzz $(FUZZ_FLAGS)
 
 # As root, too.
 loaders: $(VENV)/$(WEIGHTS)
