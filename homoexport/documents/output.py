@@ -3,7 +3,7 @@
 Beside an output `NAME` stands `.NAME.homoexport` while it is worked on, held by a lock that ends with the process:
 
     new        what is going to take the output's place
-    replaced   what stood there, while `new` is moved: of no use once something stands there again
+    replaced   what stood there, while `new` is moved, where they cannot change places at once
     aside      what stood there before work that goes on in the output's own place; kept until that work is done
     dropped-*  what is being removed
 
@@ -12,20 +12,23 @@ A process that finds such a folder of a killed one puts back what is needed and 
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
-from homoexport.documents.artifact import kind_of, with_article
+from homoexport.documents.artifact import MANIFEST, kind_of, with_article
 from homoexport.documents.document import PART
 from homoexport.errors import HomoexportError, OutputError
 from homoexport.globs import at_home, matching
 from homoexport.lock import MARK, FolderHeldError, held, is_ours
 
+_HERE, _RENAME_EXCHANGE = -100, 2  # of Linux: AT_FDCWD, and a flag of renameat2
 _NEW, _REPLACED, _ASIDE = "new", "replaced", "aside"
 _FULL = ("the disk is full", "free some room, or name another folder")
 _FORBIDDEN = ("permission denied", "name a folder that you may write")
@@ -161,10 +164,10 @@ def _beside(out_dir: Path) -> Path:
 
 
 @contextmanager
-def _worked_on(out_dir: Path, *, takes_back: bool = False) -> Iterator[Path]:
+def _worked_on(out_dir: Path, *, force: bool = False, is_done: Callable[[], bool] = lambda: False) -> Iterator[Path]:
     """The folder beside an output, which is this process's alone by then, with what a killed one left put right.
 
-    `takes_back`: what it had set aside comes back, even where the work that should replace it has begun.
+    With `force` what it had set aside comes back, unless the work that should replace it is done.
     """
     beside = _beside(out_dir)
     make_folder(beside.parent)
@@ -183,8 +186,9 @@ def _worked_on(out_dir: Path, *, takes_back: bool = False) -> Iterator[Path]:
         for left in beside.iterdir():
             if left.name not in (MARK, _REPLACED, _ASIDE):
                 _remove(left)
-        if takes_back and (beside / _ASIDE).exists():
-            _drop(out_dir, into=beside)
+        if force and (beside / _ASIDE).exists():
+            _refuse_existing(out_dir, force=True)
+            _drop(beside / _ASIDE if is_done() else out_dir, into=beside)
         _put_back(beside, out_dir)
         yield beside
 
@@ -194,15 +198,22 @@ def _put_back(beside: Path, out_dir: Path) -> None:
     for left in (beside / _REPLACED, beside / _ASIDE):
         if left.exists() and not out_dir.exists():
             left.rename(out_dir)
-    _drop(beside / _REPLACED)
+    _drop(beside / _REPLACED, into=beside)
 
 
-def _drop(folder: Path, *, into: Path | None = None) -> None:
+def _drop(folder: Path, *, into: Path) -> None:
     """Remove a folder, which is gone at once; what cannot be removed is left in the folder beside the output."""
     if folder.exists():
-        dropped = (into or folder.parent) / f"dropped-{secrets.token_hex(4)}"
+        dropped = into / f"dropped-{secrets.token_hex(4)}"
         folder.rename(dropped)
         _remove(dropped)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Have two folders change places at once, so that there is no moment without one; Linux alone can do it."""
+    exchange = getattr(ctypes.CDLL(None), "renameat2", None)
+    names = (_HERE, os.fsencode(one), _HERE, os.fsencode(other))
+    return exchange is not None and exchange(*names, _RENAME_EXCHANGE) == 0
 
 
 def _remove(folder: Path) -> None:
@@ -219,7 +230,8 @@ def staged(out_dir: Path, *, force: bool = False) -> Iterator[Path]:
         OutputError: `out_dir` exists (unless `force`), before or after the block, or cannot be written, or another
             process is writing there.
     """
-    with output_errors(out_dir), _worked_on(out_dir, takes_back=force) as beside:
+    is_done = partial(Path.is_file, out_dir / MANIFEST)
+    with output_errors(out_dir), _worked_on(out_dir, force=force, is_done=is_done) as beside:
         _refuse_existing(out_dir, force=force)
         new = beside / _NEW
         new.mkdir()
@@ -227,9 +239,10 @@ def staged(out_dir: Path, *, force: bool = False) -> Iterator[Path]:
             yield new
             _refuse_existing(out_dir, force=force)  # another program may have been here meanwhile
             try:
-                if out_dir.exists():
-                    out_dir.rename(beside / _REPLACED)
-                new.rename(out_dir)
+                if not out_dir.exists() or not _exchanged(new, out_dir):
+                    if out_dir.exists():
+                        out_dir.rename(beside / _REPLACED)
+                    new.rename(out_dir)
             finally:
                 _put_back(beside, out_dir)
         finally:
@@ -237,7 +250,9 @@ def staged(out_dir: Path, *, force: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing(folder: Path, *, force: bool, resume: bool, is_worth_keeping: Callable[[], bool]) -> Iterator[None]:
+def replacing(
+    folder: Path, *, force: bool, resume: bool, is_worth_keeping: Callable[[], bool], is_done: Callable[[], bool]
+) -> Iterator[None]:
     """Work in a folder itself, with an old one set aside until the new is done.
 
     Where the work fails before there is anything worth keeping, the old folder comes back. Where work is resumed, what
@@ -246,7 +261,7 @@ def replacing(folder: Path, *, force: bool, resume: bool, is_worth_keeping: Call
     Raises:
         OutputError: see `refuse_existing`.
     """
-    with output_errors(folder), _worked_on(folder, takes_back=force) as beside:
+    with output_errors(folder), _worked_on(folder, force=force, is_done=is_done) as beside:
         if resume:
             settle_inside(folder)
         else:
@@ -260,4 +275,4 @@ def replacing(folder: Path, *, force: bool, resume: bool, is_worth_keeping: Call
                 _drop(folder, into=beside)
                 _put_back(beside, folder)
             raise
-        _drop(beside / _ASIDE)
+        _drop(beside / _ASIDE, into=beside)

@@ -102,7 +102,7 @@ def distill(
             teacher, text=text, settings=settings, seed=seed, shapes=[shape], tracker_dir=output / "trackers"
         )
         place = Place(output, work, recipe_digest, resume, progress, keep_state=keep_state)
-        with output_errors(output), _replacing_together(output, job.accelerator, force=force, resume=resume):
+        with output_errors(output), _replacing_together(output, job.accelerator, [output], force=force, resume=resume):
             return run_student(job, place, job.targets[0])
 
 
@@ -145,7 +145,7 @@ def prune_on(
 
     with all_processes_alive():
         job = open_job(teacher, text=text, settings=further, seed=seed, shapes=[shape])
-        with output_errors(output), _replacing_together(output, job.accelerator, resume=resume):
+        with output_errors(output), _replacing_together(output, job.accelerator, [output], resume=resume):
             if not (output / CHECKPOINT).is_file():
                 begin(output, "student", work)
                 _copy(student / LOG, output / LOG)  # the way up to here
@@ -195,7 +195,7 @@ def distill_students(
 
     with all_processes_alive():
         job = open_job(teacher, text=text, settings=settings, seed=seed, shapes=shapes, tracker_dir=output / "trackers")
-        with output_errors(output), _replacing_together(output, job.accelerator, force=force, resume=resume):
+        with output_errors(output), _replacing_together(output, job.accelerator, folders, force=force, resume=resume):
             if job.accelerator.is_main_process and not resume:
                 begin(output, "student", work)
             job.accelerator.wait_for_everyone()
@@ -334,13 +334,18 @@ def _check_output(
 
 
 @contextmanager
-def _replacing_together(output: Path, accelerator: Accelerator, *, force: bool = False, resume: bool) -> Iterator[None]:
+def _replacing_together(
+    output: Path, accelerator: Accelerator, students: Sequence[Path], *, force: bool = False, resume: bool
+) -> Iterator[None]:
     """Where the block fails before its first checkpoint, all is as it was: nothing there, or what `force` replaces."""
 
     def is_worth_keeping() -> bool:
         return holds(output, CHECKPOINT, MANIFEST)
 
-    of_first = replacing(output, force=force, resume=resume, is_worth_keeping=is_worth_keeping)
+    def is_done() -> bool:
+        return all(map(is_finished, students))
+
+    of_first = replacing(output, force=force, resume=resume, is_worth_keeping=is_worth_keeping, is_done=is_done)
     with of_first if accelerator.is_main_process else nullcontext():
         accelerator.wait_for_everyone()
         yield

@@ -238,7 +238,8 @@ def finetune_many(
     check_output(out_dir, "finetuning", digest, inputs=[source, *teachers.values()], force=force, resume=resume)
     runs = []
     is_worth_keeping = partial(holds, out_dir, MANIFEST)
-    with replacing(out_dir, force=force, resume=resume, is_worth_keeping=is_worth_keeping):
+    is_done = (out_dir / FINE_TUNING_FILE).is_file
+    with replacing(out_dir, force=force, resume=resume, is_worth_keeping=is_worth_keeping, is_done=is_done):
         if not resume:
             begin(out_dir, "finetuning", digest)
         for task, seed in product(tasks, recipe.seeds):

@@ -111,7 +111,9 @@ def run(
         is_planned = is_finished(run_dir / PLAN) or (run_dir / TURNS).is_dir()
         return is_planned or holds(run_dir / STUDENT, CHECKPOINT, MANIFEST)
 
-    with replacing(run_dir, force=force, resume=resume, is_worth_keeping=is_worth_keeping):
+    with replacing(
+        run_dir, force=force, resume=resume, is_worth_keeping=is_worth_keeping, is_done=(run_dir / SUMMARY).is_file
+    ):
         if not resume:
             begin(run_dir, "run", recipe.digest(), recipe=recipe)
         return _Journey(recipe, run_dir, teacher, progress).run()

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
+from homoexport.documents import output
 from homoexport.documents.artifact import write_manifest
 from homoexport.documents.document import write_text
 from homoexport.documents.output import output_errors, refuse_existing, replacing, staged
@@ -51,11 +52,11 @@ with staged(Path(sys.argv[1])) as folder:
 
 
 def in_its_place(out: Path) -> object:
-    return replacing(out, force=True, resume=False, is_worth_keeping=lambda: False)
+    return replacing(out, force=True, resume=False, is_worth_keeping=lambda: False, is_done=lambda: False)
 
 
 def gone_on_with(out: Path) -> object:
-    return replacing(out, force=False, resume=True, is_worth_keeping=lambda: True)
+    return replacing(out, force=False, resume=True, is_worth_keeping=lambda: True, is_done=lambda: False)
 
 
 @pytest.mark.parametrize("work", [staged, in_its_place, gone_on_with])
@@ -103,7 +104,18 @@ def killed_at(moment: str, out: Path, work: object) -> None:
     os.waitpid(child, 0)
 
 
-@pytest.mark.parametrize("work", [lambda out: staged(out, force=True), in_its_place], ids=["staged", "in place"])
+def step_by_step(out: Path) -> object:
+    """As on a system where two folders cannot change places at once."""
+    output._exchanged = lambda *_: False
+    return staged(out, force=True)
+
+
+@pytest.fixture(autouse=True)
+def _exchanging(monkeypatch):
+    monkeypatch.setattr(output, "_exchanged", output._exchanged)
+
+
+@pytest.mark.parametrize("work", [lambda out: staged(out, force=True), step_by_step, in_its_place])
 @pytest.mark.parametrize("moment", ["mkdir", "mkdir 2", "rename", "rename 2", "rename 3", "replace", "open", "rmdir"])
 def test_what_a_killed_process_set_aside_comes_back(tmp_path, work, moment):
     """At whatever moment: then another `--force` that fails, and one that does not."""
@@ -129,7 +141,7 @@ def test_an_old_run_is_kept_until_the_new_one_is_done(tmp_path):
     begin(out, "run", "old")
 
     def stopped(work: str) -> None:
-        with replacing(out, force=True, resume=False, is_worth_keeping=lambda: True):
+        with replacing(out, force=True, resume=False, is_worth_keeping=lambda: True, is_done=lambda: False):
             begin(out, "run", work)
             raise KeyboardInterrupt
 
@@ -138,7 +150,7 @@ def test_an_old_run_is_kept_until_the_new_one_is_done(tmp_path):
     assert read_mark(out).work == "new"
     with (
         pytest.raises(OutputError, match="already exists"),
-        replacing(out, force=False, resume=False, is_worth_keeping=lambda: True),
+        replacing(out, force=False, resume=False, is_worth_keeping=lambda: True, is_done=lambda: False),
     ):
         pass
     assert read_mark(out).work == "new"
@@ -151,6 +163,39 @@ def test_an_old_run_is_kept_until_the_new_one_is_done(tmp_path):
         pass
     assert read_mark(out).work == "newer"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_was_set_aside_does_not_come_back_where_its_successor_is_done(tmp_path):
+    """It was killed after its last file, and before the old folder was removed."""
+    out = tmp_path / "out"
+    begin(out, "run", "old")
+
+    def work(*, is_done: bool) -> object:
+        return replacing(out, force=True, resume=False, is_worth_keeping=lambda: False, is_done=lambda: is_done)
+
+    child = os.fork()
+    if child == 0:
+        with work(is_done=False):
+            begin(out, "run", "new")
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    with pytest.raises(RuntimeError), work(is_done=True):
+        raise RuntimeError
+    assert read_mark(out).work == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_others_put_there_meanwhile_is_not_touched(tmp_path):
+    """Between a killed `--force` and the next one."""
+    out = tmp_path / "out"
+    begin(out, "run", "old")
+    killed_at("replace", out, in_its_place)
+    for path in [*out.rglob("*")]:
+        path.unlink()
+    (out / "thesis.txt").write_text("years of work")
+    with pytest.raises(OutputError, match="was not written by homoexport"), in_its_place(out):
+        pass
+    assert (out / "thesis.txt").read_text() == "years of work"
 
 
 @pytest.mark.parametrize("name", [".out.old", ".out.part", ".out.homoexport", ".out.x.part", "new", "aside"])

@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from homoexport.documents.artifact import RUN_MARK, verify, write_manifest
@@ -67,7 +68,8 @@ def stage(folder: Path, word: str) -> None:
 
 def replace(folder: Path, word: str) -> None:
     out = folder / "out"
-    with replacing(out, force=True, resume=False, is_worth_keeping=lambda: is_finished(out)):
+    done = partial(is_finished, out)
+    with replacing(out, force=True, resume=False, is_worth_keeping=done, is_done=done):
         begin(out, "student", word)
         write_artifact(out, word)
 
@@ -87,7 +89,7 @@ def stage_nothing(folder: Path) -> None:
 
 
 def replace_nothing(folder: Path) -> None:
-    fail(replacing(folder / "out", force=True, resume=False, is_worth_keeping=lambda: False))
+    fail(replacing(folder / "out", force=True, resume=False, is_worth_keeping=lambda: False, is_done=lambda: False))
 
 
 def write_checkpoint(folder: Path, word: str) -> None:

@@ -84,6 +84,9 @@ int ftruncate(int fd, off_t size) { return inside_fd(fd) && fails() ? -1 : REAL(
 int ftruncate64(int fd, off64_t size) { return inside_fd(fd) && fails() ? -1 : REAL(ftruncate64)(fd, size); }
 int mkdir(const char *path, mode_t mode) { return inside(path) && fails() ? -1 : REAL(mkdir)(path, mode); }
 int rename(const char *from, const char *to) { return all && inside(to) && fails() ? -1 : REAL(rename)(from, to); }
+int renameat2(int at, const char *from, int to_at, const char *to, unsigned flags) {
+    return all && inside(to) && fails() ? -1 : REAL(renameat2)(at, from, to_at, to, flags);
+}
 int unlink(const char *path) { return all && inside(path) && fails() ? -1 : REAL(unlink)(path); }
 int rmdir(const char *path) { return all && inside(path) && fails() ? -1 : REAL(rmdir)(path); }
 int chmod(const char *path, mode_t mode) { return all && inside(path) && fails() ? -1 : REAL(chmod)(path, mode); }
