@@ -225,12 +225,16 @@ def shared_folder(factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _graphs_are_exported_once(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The same model is exported once in a session: torch takes five seconds for it, and answers the same."""
+    export_graphs_once(monkeypatch, shared_folder(tmp_path_factory))
+
+
+def export_graphs_once(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """The same model is exported once: torch takes five seconds for it, and answers the same."""
 
     def remembered(encoder: Encoder, *, opset: int) -> ir.Model:
         weights = weights_digest(replace(encoder, folder=Path(os.devnull)))  # of the model, not of its folder's files
         told = repr((encoder.task, encoder.pooling, opset, encoder.model.config, weights))
-        path = shared_folder(tmp_path_factory) / f"exported-{hashlib.sha256(told.encode()).hexdigest()}.onnx"
+        path = folder / f"exported-{hashlib.sha256(told.encode()).hexdigest()}.onnx"
         if not path.exists():
             part = path.with_suffix(f".{os.getpid()}")
             tracing = sys.gettrace()

@@ -350,7 +350,10 @@ def save_encoder(encoder: Encoder, model: PreTrainedModel, folder: Path, *, max_
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a tokenizer under a class name that transformers 4 and 5 both know."""
+    """Write a tokenizer under a class name that transformers 4 and 5 both know, without what its last call asked for."""
+    if tokenizer.is_fast:
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
