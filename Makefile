@@ -2,6 +2,8 @@
 # make test   the quick tests, two at a time (JOBS=4: four; PYTEST_FLAGS=…: more flags)
 # make test-slow  all tests that need no more than Python: the quick ones, the slow and the statistical
 # make coverage  the same, and what they cover
+# make crash-test  whole runs killed and stopped at random moments, and resumed to the same bits (an hour)
+# make soak   whole runs in one process, whose memory must not grow (MINUTES=60)
 # make check  ruff and mypy
 # make tables the tables of the README and the docs, written anew from the kept results
 # make house  counts of what keeps the code easy to read, each beside its limit
@@ -27,7 +29,7 @@ ELSEWHERE := interop or loaders or ssh or emulated or web
 PYTEST = $(BIN)/python -m pytest --durations=25 $(PYTEST_FLAGS)
 IN_PARALLEL := --numprocesses $(JOBS) --dist worksteal
 
-.PHONY: demo test coverage test-slow check house tables targets loaders fuzz interop setup lock clean
+.PHONY: demo test coverage test-slow crash-test soak check house tables targets loaders fuzz interop setup lock clean
 
 demo: $(SETUP)
 	$(BIN)/homoexport run recipes/quickstart.yaml --output runs/quickstart --force
@@ -44,6 +46,14 @@ coverage:
 test-slow: $(VENV)/$(WEIGHTS)
 	$(PYTEST) $(IN_PARALLEL) -m "not (alone or $(ELSEWHERE))"
 	$(PYTEST) -m "alone and not ($(ELSEWHERE))"
+
+crash-test: $(SETUP)
+	$(BIN)/python -m tests.crashes --kills 40 --stops 15
+	$(BIN)/python -m tests.crashes --kills 10 --stops 5 --planned
+
+MINUTES ?= 60
+soak: $(SETUP)
+	$(BIN)/python -m tests.soak --minutes $(MINUTES)
 
 check: $(SETUP)
 	$(BIN)/ruff check .

@@ -150,6 +150,8 @@ def result_of(run: Path) -> dict[str, object]:
 
 def stage_of(run: Path) -> str:
     """The stage that a run was stopped in, with the step of a distillation."""
+    if (run / "log.jsonl").exists():
+        return f"step {len((run / 'log.jsonl').read_text().splitlines())}"
     for name in STAGES:
         if name == "plan" and not (run / name).exists():
             continue
@@ -165,11 +167,12 @@ class Trials:
 
     recipe: Path
     folder: Path
+    verb: str = "run"
     seconds: float = 0.0
     expected: dict[str, object] = field(default_factory=dict)
 
     def command(self, run: Path, *more: str) -> Command:
-        return Command(["run", str(self.recipe), "-o", str(run), *more], self.folder / "said.txt")
+        return Command([self.verb, str(self.recipe), "-o", str(run), *more], self.folder / "said.txt")
 
     def reference(self) -> None:
         """The uninterrupted run, twice: what it ends at, which is the same, and how long it takes."""
@@ -218,7 +221,7 @@ class Trials:
         words = shlex.split(told[1])
         assert words == [*command.words, *(() if "--resume" in command.words else ["--resume"])], words
         stopped = re.search(r"stopped after step (\d+) of", command.said)
-        log = run / "1-student" / "log.jsonl"
+        log = run / "log.jsonl" if self.verb == "distill" else run / "1-student" / "log.jsonl"
         if stopped:
             assert len(log.read_text().splitlines()) == int(stopped[1]), command.said
         return ("--resume",)
@@ -246,15 +249,15 @@ def failures(trials: Trials, plan: Iterator[int], draw: random.Random) -> int:
     return failed
 
 
-def run_trials(*, kills: int, stops: int, seed: int, planned: bool, steps: int = 60) -> int:
+def run_trials(*, kills: int, stops: int, seed: int, verb: str = "run", planned: bool = False) -> int:
     """Failures among so many SIGKILLs, SIGTERMs and SIGINTs."""
     with TemporaryDirectory(prefix="homoexport-crashes-") as folder, pytest.MonkeyPatch.context() as patch:
         export_graphs_once(patch, Path(folder))
         patch.setattr(
-            "homoexport.workflow.export.rank_files", lambda files, **_: [float(at) for at in range(len(files))]
+            "homoexport.workflow.export.rank_files", lambda files, **_: [1.0 + at for at in range(len(files))]
         )
         os.environ.update(HOMOEXPORT_CACHE=f"{folder}/cache", HF_DATASETS_CACHE=f"{folder}/datasets")
-        trials = Trials(write_recipe(Path(folder), planned=planned, steps=steps), Path(folder))
+        trials = Trials(write_recipe(Path(folder), planned=planned, steps=60), Path(folder), verb)
         trials.reference()
         print(f"the uninterrupted run takes {trials.seconds:.1f} s; {len(trials.expected)} digests", flush=True)
         plan = [signal.SIGKILL] * kills + [signal.SIGTERM] * stops + [signal.SIGINT] * stops
@@ -265,10 +268,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=50, help="trials with SIGKILL")
     parser.add_argument("--stops", type=int, default=20, help="trials with SIGTERM, and as many with SIGINT")
+    parser.add_argument("--verb", choices=("run", "distill"), default="run")
     parser.add_argument("--planned", action="store_true", help="of a run that plans its student, too")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    fell = run_trials(kills=asked.kills, stops=asked.stops, seed=asked.seed, planned=asked.planned)
+    fell = run_trials(**vars(asked))
     total = asked.kills + 2 * asked.stops
     print(f"{total - fell} of {total} ended as the uninterrupted run")
     sys.exit(fell > 0)

@@ -350,7 +350,7 @@ def save_encoder(encoder: Encoder, model: PreTrainedModel, folder: Path, *, max_
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a tokenizer under a class name that transformers 4 and 5 both know, without what its last call asked for."""
+    """Write a tokenizer, but not what its last call asked for, under a class name that transformers 4 and 5 know."""
     if tokenizer.is_fast:
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.backend_tokenizer.no_padding()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shlex
 import signal
 from collections.abc import Callable
@@ -111,9 +110,6 @@ def test_a_stop_before_the_first_step_puts_back_what_force_would_have_replaced(
     assert homoexport(*command, "-o", tmp_path / "out").code == 0
     before = (tmp_path / "out" / "manifest.json").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "__init__", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM) or 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            homoexport(*command, "-o", tmp_path / "out", "--force")
         patch.setattr("homoexport.workflow.distill.open_job", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
         stopped = homoexport(*command, "-o", tmp_path / "out", "--force")
     assert stopped.code == 143
@@ -148,8 +144,7 @@ def kill() -> None:
 )
 def test_resuming_says_from_where(homoexport, command, at_step, tmp_path, flags, told):
     at_step(6, kill)
-    with pytest.raises(Killed):
-        homoexport(*command, *flags, "-o", tmp_path / "out")
+    assert homoexport(*command, *flags, "-o", tmp_path / "out").code == 1
     resumed = homoexport(*command, *flags, "-o", tmp_path / "out", "--resume")
     assert (resumed.code, told in resumed.err) == (0, True), resumed.err
 
@@ -158,8 +153,7 @@ def test_a_run_without_a_checkpoint_says_that_it_starts_again(homoexport, comman
     with monkeypatch.context() as patch:
         patch.setattr("homoexport.workflow.student.save_checkpoint", lambda *_, **__: kill())
         patch.setattr("homoexport.workflow.distill.holds", lambda *_: True)  # as after SIGKILL, nothing is removed
-        with pytest.raises(Killed):
-            homoexport(*command, "-o", tmp_path / "out")
+        assert homoexport(*command, "-o", tmp_path / "out").code == 1
     resumed = homoexport(*command, "-o", tmp_path / "out", "--resume")
     assert (resumed.code, "no checkpoint was left: starting at step 1" in resumed.err) == (0, True)
 
