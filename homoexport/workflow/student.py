@@ -38,7 +38,7 @@ from homoexport.text.stream import merge_states
 from homoexport.workflow.progress import DistillProgress, Progress
 from homoexport.workflow.stops import Stop, stopping_between_steps
 
-_GOOD_POINTS = 10  # checkpoints of a run that it can go back to, where their distance is not given
+_GOOD_POINTS = 5  # checkpoints of a run that it can go back to, where their distance is not given
 _SHARE_OF_TIME, _LEAST_SECONDS = 0.02, 10.0  # what the checkpoints between them may cost, and the time between two
 _SLOWER = 0.25  # of the learning rate, after a run diverged
 

@@ -139,7 +139,7 @@ def kill() -> None:
     ("flags", "told"),
     [
         (["--set=distill.checkpoint_every=4"], "going on after step 4 of 12"),
-        (["--set=distill.checkpoint_every=null"], "going on after step 6 of 12"),  # a tenth: every other step
+        (["--set=distill.checkpoint_every=null"], "going on after step 6 of 12"),  # a fifth: every third step
     ],
 )
 def test_resuming_says_from_where(homoexport, command, at_step, tmp_path, flags, told):

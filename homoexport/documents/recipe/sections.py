@@ -196,7 +196,7 @@ class DistillSettings(Section):
     checkpoint_every: int | None = Field(
         None,
         ge=1,
-        description="Steps from one checkpoint to the next; by default a tenth of the steps, and in between as often "
+        description="Steps from one checkpoint to the next; by default a fifth of the steps, and in between as often "
         "as takes 2 % of the time.",
     )
     threads: int | None = Field(
