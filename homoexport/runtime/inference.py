@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
@@ -21,6 +20,7 @@ from homoexport.choices import OUTPUT_NAMES, ModelTask
 from homoexport.documents.artifact import PackageManifest, verify
 from homoexport.errors import PackageError, UserError, refusing
 from homoexport.limits import MB, limit, raise_hint
+from homoexport.runtime.session import OnnxSession
 from homoexport.runtime.worker.inputs import IntArray, padded_tokens
 
 FloatArray = NDArray[np.float32]
@@ -212,18 +212,14 @@ def open_package(folder: Path | str, *, threads: int = 1) -> Package:
     return Package(details, open_session(details.model, threads=threads), load_tokenizer(details))
 
 
-def open_session(file: Path, *, threads: int) -> ort.InferenceSession:
+def open_session(file: Path, *, threads: int) -> OnnxSession:
     """A session of an ONNX file on the CPU.
 
     Raises:
         PackageError: onnxruntime cannot load it.
     """
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
     try:
-        return ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        return OnnxSession(file, threads=threads)
     except Exception as error:  # onnxruntime's exceptions share no base but this
         raise PackageError(f"onnxruntime cannot load it ({error})", where=str(file)) from error
 

@@ -13,12 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from homoexport.choices import CLASSIFYING, OUTPUT_NAMES, ModelTask, WeightPrecision
 from homoexport.documents.package import Invariance, Parity
 from homoexport.host import available_cores
+from homoexport.runtime.session import OnnxSession
 from homoexport.runtime.vectors import cosines
 from homoexport.stages.export.ladder import Batch, Batches
 
@@ -70,12 +70,9 @@ def _run(
 ) -> Sequence[Sequence[NDArray[np.float32]]]:
     if answer is not None:
         return [[one] for one in answer(file, [batch.tokens for batch in batches])]
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = available_cores()
-    options.log_severity_level = 4  # what a graph cannot do is raised, too
-    session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    session = OnnxSession(file, threads=available_cores())
     taken = [node.name for node in session.get_inputs()]
-    return [session.run(list(names), {name: batch.tokens[name] for name in taken}) for batch in batches]
+    return [session.run(names, {name: batch.tokens[name] for name in taken}) for batch in batches]
 
 
 def check_invariance(file: Path, batches: Batches, *, task: ModelTask, answer: Answer | None = None) -> Invariance:

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from homoexport.runtime.session import OnnxSession
 from homoexport.stages.export.calibrate import Tokens
 from homoexport.stages.export.surgery import add_constant, array_of
 
@@ -39,9 +39,7 @@ def channel_maxima(file: Path, tokens: Iterable[Tokens], *, work: Path) -> Maxim
     names = [str(value.name) for value in inputs]
     telling = work / f"{file.stem}.telling.onnx"
     ir.save(model, telling)
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(str(telling), options, providers=["CPUExecutionProvider"])
+    session = OnnxSession(telling)
     maxima: dict[str, NDArray[np.float32]] = {}
     for text in tokens:
         for name, values in zip(names, session.run(names, dict(text)), strict=True):

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime as ort
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerBase
 
 from homoexport.documents.package import PackedTokenizer, TokenizerKind
 from homoexport.errors import HomoexportError, ParityError, UserError
+from homoexport.runtime.session import OnnxSession
 from homoexport.runtime.worker.inputs import padded_tokens
 from homoexport.stages.export.awkward_text import PLAIN_ENGLISH, awkward_texts
 from homoexport.stages.export.byte_level import BYTE_LEVEL_OPERATORS, write_byte_level
@@ -125,7 +125,8 @@ def _check(
     texts = awkward_texts(token.content for token in tokenizer.added_tokens_decoder.values())
     oracle, pad_id = backend_of(tokenizer), tokenizer.pad_token_id
     oracle.enable_truncation(max_length)
-    tokens_alone = _session(ir.to_proto(_tokens_alone(packed)).SerializeToString(), library)
+    alone = ir.to_proto(_tokens_alone(packed)).SerializeToString()
+    tokens_alone = OnnxSession(alone, threads=1, library=library)
     kinds = {name: _compare(tokens_alone, oracle, kind, pad_id) for name, kind in texts.items()}
     figures = kinds[PLAIN_ENGLISH]
     if differing := figures.strings - figures.equal:
@@ -158,16 +159,7 @@ def _tokens_alone(packed: Path) -> ir.Model:
     return model
 
 
-def _session(model: bytes | Path, library: str) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    options.register_custom_ops_library(library)
-    content = model if isinstance(model, bytes) else str(model)
-    return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-
-def _compare(packed: ort.InferenceSession, oracle: Tokenizer, texts: Sequence[str], pad_id: int) -> TokenizerKind:
+def _compare(packed: OnnxSession, oracle: Tokenizer, texts: Sequence[str], pad_id: int) -> TokenizerKind:
     equal = 0
     for start in range(0, len(texts), _BATCH):
         batch = texts[start : start + _BATCH]
@@ -185,8 +177,8 @@ def _check_answers(
     """Refuse a packed file that does not answer texts as the other one answers their ids, to the last bit."""
     rows = [encoding.ids for encoding in oracle.encode_batch(texts)]
     given = padded_tokens(rows, pad_id)
-    plain = _session(model_file, library)
+    plain = OnnxSession(model_file, threads=1, library=library)
     wanted = plain.run(None, {value.name: given[value.name] for value in plain.get_inputs()})
-    found = _session(packed, library).run(None, {TEXT_INPUT: np.array(texts, dtype=object)})
+    found = OnnxSession(packed, threads=1, library=library).run(None, {TEXT_INPUT: np.array(texts, dtype=object)})
     if not all(map(np.array_equal, found, wanted)):
         raise ParityError(f"{packed} does not answer texts as {model_file} answers their token ids")

@@ -102,6 +102,21 @@ def test_package_is_shipped_once_and_again_where_it_was_altered(server: Sshd, tm
     }
 
 
+@pytest.mark.parametrize(
+    "name", ["a b", "$(touch PWNED)", "`touch PWNED`", "x;touch PWNED", "x'$(touch PWNED)'y", "*?~&|<>!{a,b}"]
+)
+def test_a_home_of_any_name_is_a_name_alone(serve: Callable[..., Sshd], tmp_path: Path, name: str) -> None:
+    home = tmp_path / name
+    home.mkdir()
+    server = serve(environment={"HOME": str(home)})
+    with opened(server.device(cache=None)) as target:
+        (there,) = target.place([big_file(tmp_path / "file", 1)])
+        assert Path(there).is_relative_to(home)
+        assert Path(there).is_file()
+    assert not list(tmp_path.rglob("PWNED*"))
+    assert not list(server.home.rglob("PWNED*"))
+
+
 def test_name_of_the_configuration_is_followed(server: Sshd) -> None:
     with opened(f"ssh://box?python={sys.executable}") as target:
         assert target.cores() == available_cores()

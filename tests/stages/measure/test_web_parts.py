@@ -6,6 +6,7 @@ import base64
 import http.client
 import os
 import re
+import stat
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -29,9 +30,12 @@ from homoexport.stages.measure.targets.web import (
     runtime_folder,
     set_up_web,
 )
+from homoexport.stages.measure.web import BridgeSettings
 from homoexport.stages.measure.web import site as site_module
 from homoexport.stages.measure.web.bridge import page_inputs
+from homoexport.stages.measure.web.browser import Browser
 from homoexport.stages.measure.web.site import Site
+from tests.stages.measure.sshd import until
 from tests.stages.measure.tiny_onnx import weights, write_encoder
 
 WORKER_JS = Path(site_module.__file__).parent / "worker.js"
@@ -193,3 +197,36 @@ def test_graph_that_starts_the_runtime_is_one_identity() -> None:
     model = onnx.load_from_string(base64.b64decode(match[1]))
     onnx.checker.check_model(model)
     assert [node.op_type for node in model.graph.node] == ["Identity"]
+
+
+FAKE_BROWSER = """#!/bin/sh
+tr '\\0' ' ' < /proc/$PPID/cmdline > "$LOG"
+echo "$@" >> "$LOG"
+for last; do :; done
+cat "${last#file://}" >> "$LOG"
+sleep 60
+"""
+
+
+def test_the_pages_secret_is_in_nobodys_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, fake = tmp_path / "log", tmp_path / "browser"
+    fake.write_text(FAKE_BROWSER)
+    fake.chmod(0o755)
+    monkeypatch.setenv("LOG", str(log))
+    lifeline = os.pipe()
+    settings = BridgeSettings(str(WORKER_JS.parent), "", str(fake), "wasm", isolated=True, lifeline=lifeline[1])
+    browser = Browser(settings, "http://127.0.0.1:1/SECRET/1/page.html?a=1&b=2", on_end=lambda _: None)
+    try:
+        assert until(lambda: log.exists() and "SECRET" in log.read_text())
+        arguments, page = log.read_text().split("<script>")
+        assert "keeper.py" in arguments
+        assert "SECRET" not in arguments
+        assert page.startswith('location.replace("http://127.0.0.1:1/SECRET/1/page.html?a=1&b=2")')
+        found = re.search(r"--user-data-dir=(\S+)", arguments)
+        assert found is not None
+        assert stat.S_IMODE(Path(found[1]).stat().st_mode) == 0o700
+    finally:
+        browser.close()
+        for end in lifeline:
+            os.close(end)
+    assert not Path(found[1]).exists()

@@ -61,13 +61,16 @@ class Browser:
             flags.append("--no-sandbox")  # Chromium does not start as root otherwise
         keeper = str(Path(settings.folder) / "keeper.py")
         self._keeper = subprocess.Popen(
-            [sys.executable, "-I", keeper, settings.browser, *flags, url],
+            [sys.executable, "-I", keeper, settings.browser, *flags],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             pass_fds=(settings.lifeline,),
             start_new_session=True,
         )
+        assert self._keeper.stdin is not None
+        self._keeper.stdin.write(f"{url}\n".encode())  # no argument, for all users of a machine can read those
+        self._keeper.stdin.flush()
         threading.Thread(target=self._listen, args=(on_end,), daemon=True).start()
 
     def _listen(self, on_end: Callable[[str], None]) -> None:

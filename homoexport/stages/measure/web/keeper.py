@@ -1,8 +1,9 @@
 """Starts the browser, and ends it with everything that it started when the bridge is gone.
 
-Run as a script: `python -I keeper.py BROWSER ARGUMENT...`. The bridge may be killed at any time, so it cannot
-clean up itself: its end shows as the end of stdin here. Where this process is killed, too, the kernel ends
-the browser (PR_SET_PDEATHSIG), and only the profile stays behind.
+Run as a script: `python -I keeper.py BROWSER ARGUMENT...`. The first line on stdin is the page's address. It has a
+secret in it, so the browser finds it in a file of its profile, which no other user may read. The bridge may be killed
+at any time, so it cannot clean up itself: its end shows as the end of stdin here. Where this process is killed, too,
+the kernel ends the browser (PR_SET_PDEATHSIG), and only the profile stays behind.
 
 Says the browser's last words on stdout, as a line of JSON, if it ends by itself.
 """
@@ -38,19 +39,21 @@ def main() -> None:
     folder = tempfile.gettempdir()
     profile = Path(tempfile.mkdtemp(prefix="homoexport-browser-", dir=folder if len(folder) < _LONG else "/tmp"))
     try:
-        _run(sys.argv[1:], profile)
+        _run(sys.argv[1:], profile, sys.stdin.readline().strip())
     finally:
         _end_children()
         shutil.rmtree(profile, ignore_errors=True)
 
 
-def _run(command: list[str], profile: Path) -> None:
+def _run(command: list[str], profile: Path, url: str) -> None:
+    first = profile / "first.html"
+    first.write_text(f"<script>location.replace({json.dumps(url)})</script>")
     log = profile / "log"
     # Sockets, certificates and caches go where they are removed with the rest; no bus of the desktop's is looked for.
     own = {name: str(profile) for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR")}
     with log.open("wb") as said:
         process = subprocess.Popen(
-            [*command[:-1], f"--user-data-dir={profile}", command[-1]],
+            [*command, f"--user-data-dir={profile}", first.as_uri()],
             stdin=subprocess.DEVNULL,
             stdout=said,
             stderr=said,

@@ -1,0 +1,111 @@
+"""A graph that runs for ever is ended by a signal, and what a graph cannot do reaches no terminal by itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from homoexport.documents.artifact import PackageManifest, read_manifest, write_manifest
+from homoexport.runtime.session import OnnxSession
+from tests.hostile import HOSTILE
+from tests.stages.measure.tiny_onnx import write_package
+
+MASK = helper.make_tensor_value_info("attention_mask", TensorProto.INT64, ["B", "S"])
+ANSWER = helper.make_tensor_value_info("sentence_embedding", TensorProto.INT64, None)
+
+
+def model_of(*nodes: onnx.NodeProto, **constants: onnx.TensorProto) -> onnx.ModelProto:
+    graph = helper.make_graph(list(nodes), "graph", [MASK], [ANSWER], initializer=list(constants.values()))
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def endless() -> onnx.ModelProto:
+    """A loop of more turns than anybody can wait for."""
+    value = helper.make_tensor_value_info("value", TensorProto.INT64, None)
+    doubled = helper.make_tensor_value_info("doubled", TensorProto.INT64, None)
+    turn = helper.make_tensor_value_info("turn", TensorProto.INT64, [])
+    go_on, goes_on = (helper.make_tensor_value_info(name, TensorProto.BOOL, []) for name in ("go_on", "goes_on"))
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go_on"], ["goes_on"]), helper.make_node("Add", ["value"] * 2, ["doubled"])],
+        "body",
+        [turn, go_on, value],
+        [goes_on, doubled],
+    )
+    loop = helper.make_node("Loop", ["turns", "yes", "attention_mask"], ["sentence_embedding"], body=body)
+    turns = helper.make_tensor("turns", TensorProto.INT64, [], [2**62])
+    return model_of(loop, turns=turns, yes=helper.make_tensor("yes", TensorProto.BOOL, [], [True]))
+
+
+class Ended(Exception):
+    """What a handler of a signal raises."""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_heard_while_a_graph_runs(number):
+    def end(*_: object) -> None:
+        raise Ended
+
+    before = signal.signal(number, end)
+    session = OnnxSession(endless().SerializeToString(), threads=1)
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), number))
+    try:
+        timer.start()
+        began = time.monotonic()
+        with pytest.raises(Ended):
+            session.run(None, {"attention_mask": np.ones((1, 4), np.int64)})
+        assert time.monotonic() - began < 5
+    finally:
+        timer.join()
+        signal.signal(number, before)
+
+
+@pytest.mark.processes
+def test_embed_hears_ctrl_c(tmp_path: Path):
+    package = write_package(tmp_path / "package")
+    onnx.save(endless(), package / "onnx" / "model.onnx")
+    write_manifest(package, "package", details=read_manifest(package, PackageManifest).details)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "homoexport", "embed", str(package)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"HOME": str(tmp_path)},
+    )
+    assert process.stdin is not None
+    process.stdin.write(b"w1 w2\n")
+    process.stdin.close()
+    process.stdin = None
+    deadline = time.monotonic() + 60
+    while not any(seconds > 0.5 for seconds in seconds_of_threads(process.pid)):  # the graph runs
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=10)
+    assert (process.returncode, out, err) == (130, b"", b"interrupted\n")
+
+
+def seconds_of_threads(process: int) -> list[float]:
+    """Processor time of each thread but the first."""
+    others = [path for path in Path(f"/proc/{process}/task").glob("*/stat") if path.parent.name != str(process)]
+    fields = [path.read_text().rpartition(")")[2].split() for path in others]
+    return [sum(map(int, each[11:13])) / os.sysconf("SC_CLK_TCK") for each in fields]
+
+
+@pytest.mark.parametrize("name", [HOSTILE["colour"], HOSTILE["title of the window"]])
+def test_names_of_nodes_reach_no_terminal_by_themselves(capfd, name):
+    product = helper.make_node("MatMul", ["attention_mask"] * 2, ["sentence_embedding"], name=name)
+    session = OnnxSession(model_of(product).SerializeToString())
+    with pytest.raises(Exception, match="MatMul"):
+        session.run(None, {"attention_mask": np.ones((2, 3), np.int64)})
+    assert capfd.readouterr() == ("", "")
