@@ -11,6 +11,8 @@
 # make loaders  the tests of other programs that load packages: Node.js, C, older releases of onnxruntime
 # make interop  the tests that need optimum-onnx or sentence-transformers, and of the core what meets transformers, on 4.57
 # make fuzz   mutated inputs at every door through which someone else's files come in, ten minutes each (FUZZ_FLAGS=…)
+# make audit  known vulnerabilities of the locked libraries, by pip-audit; asks the package index
+# make sbom   the bill of materials of the environment, sbom.cdx.json, in CycloneDX
 # make setup    both environments, of the tests and of interop (make -j2 setup: side by side)
 # make lock     the lock files with hashes, from the pins in constraints*.txt (needs uv)
 
@@ -21,6 +23,7 @@ SETUP := $(VENV)/.complete
 INTEROP := .venv-interop
 LOADERS := .loaders
 WEIGHTS := .weights
+TOOLS := .tools
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -29,7 +32,7 @@ ELSEWHERE := interop or loaders or ssh or emulated or web
 PYTEST = $(BIN)/python -m pytest --durations=25 $(PYTEST_FLAGS)
 IN_PARALLEL := --numprocesses $(JOBS) --dist worksteal
 
-.PHONY: demo test coverage test-slow crash-test soak check house tables targets loaders fuzz interop setup lock clean
+.PHONY: demo test coverage test-slow crash-test soak check house tables targets loaders fuzz interop audit sbom setup lock clean
 
 demo: $(SETUP)
 	$(BIN)/homoexport run recipes/quickstart.yaml --output runs/quickstart --force
@@ -111,8 +114,21 @@ interop: $(INTEROP)/$(WEIGHTS)
 $(INTEROP)/.complete: pyproject.toml constraints-interop.txt requirements-interop-lock.txt requirements-demo.txt
 	$(call set_up,$(INTEROP),requirements-interop-lock.txt,constraints-interop.txt,$(INTEROP_EXTRAS))
 
+$(TOOLS)/.complete: requirements-tools-lock.txt
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --no-deps --require-hashes --requirement $<
+	touch $@
+
+# Of the environment, so that torch, which no lock file holds, is in it.
+audit: $(SETUP) $(TOOLS)/.complete
+	$(TOOLS)/bin/pip-audit --skip-editable --path $$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
+
+sbom: $(SETUP) $(TOOLS)/.complete
+	$(TOOLS)/bin/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --output-reproducible \
+		--output-file sbom.cdx.json
+
 lock:
-	for each in "" -interop; do uv pip compile --quiet --no-config --no-deps --generate-hashes --no-annotate --no-header \
+	for each in "" -interop -tools; do uv pip compile --quiet --no-config --no-deps --generate-hashes --no-annotate --no-header \
 		--python-version 3.11 --no-emit-package torch constraints$$each.txt -o requirements$$each-lock.txt; done
 
 # Apart from the rest, so that the demo does without these 404 MB.
@@ -121,4 +137,4 @@ lock:
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(INTEROP) $(LOADERS) runs
+	rm -rf $(VENV) $(INTEROP) $(LOADERS) $(TOOLS) runs

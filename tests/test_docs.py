@@ -12,7 +12,7 @@ import yaml
 from homoexport.documents.recipe import Recipe, parse_as, read_recipe_tree
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 FRAGMENTS = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/distilling.md").read_text(), re.S)
 
 

@@ -75,8 +75,9 @@ class Browser:
 
     def _listen(self, on_end: Callable[[str], None]) -> None:
         assert self._keeper.stdout is not None
-        for said in self._keeper.stdout:
-            on_end(json.loads(said))
+        with self._keeper.stdout as lines:
+            for said in lines:
+                on_end(json.loads(said))
 
     def close(self) -> None:
         """End it and wait until its profile is gone."""
