@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
 
 from homoexport.errors import UserError, refusing
 from homoexport.limits import limit, raise_hint
-
-Found = TypeVar("Found")
 
 _SHOWN = 200  # characters of a path in a message
 
@@ -32,24 +30,36 @@ def matching(pattern: str) -> list[Path]:
         UserError: it leads to more files and folders than the limit.
     """
     with refusing(UserError, "cannot be looked for", where=pattern[:_SHOWN], hint="write another pattern"):
-        return sorted(set(map(Path, _found(pattern))))
+        return sorted(set(map(Path, _Search(pattern).find(pattern))))
 
 
-def _found(pattern: str) -> Iterator[str]:
-    deep = re.search(r"(?:^|(?<=/))\*\*(/+|$)", pattern)
-    if deep is None:
-        yield from _few(glob.iglob(pattern), pattern)  # noqa: PTH207 - Path.glob takes no absolute pattern
-        return
-    rest = pattern[deep.end() :] or "*"
-    for root in _found(pattern[: deep.start()] or "."):
-        for folder, names, _ in _few(os.walk(root, followlinks=True), pattern):
-            names[:] = sorted(name for name in names if not name.startswith("."))
-            yield from _found(os.path.join(glob.escape(folder), rest))  # noqa: PTH118
+class _Search:
+    """A search for paths, which ends with a UserError where it has seen as much as the limit allows."""
 
+    def __init__(self, pattern: str) -> None:
+        self._pattern, self._left = pattern, limit("files")
 
-def _few(found: Iterator[Found], pattern: str) -> Iterator[Found]:
-    for number, each in enumerate(found):
-        if number >= limit("files"):
-            what = f"leads to more than {number} files or folders"
-            raise UserError(what, where=pattern[:_SHOWN], hint=raise_hint("files"))
-        yield each
+    def find(self, pattern: str) -> Iterator[str]:
+        """The paths that a part of the pattern matches."""
+        deep = re.search(r"(?:^|(?<=/))\*\*(/+|$)", pattern)
+        if deep is None:
+            for path in glob.iglob(pattern):  # noqa: PTH207 - Path.glob takes no absolute pattern
+                self._count(1)
+                yield path
+            return
+        rest = pattern[deep.end() :] or "*"
+        for root in self.find(pattern[: deep.start()] or "."):
+            for folder, folders, files in os.walk(root, followlinks=True):
+                self._count(1 + len(folders) + len(files))
+                folders[:] = sorted(name for name in folders if not name.startswith("."))
+                if "/" in rest:
+                    yield from self.find(os.path.join(glob.escape(folder), rest))  # noqa: PTH118
+                else:
+                    seen = [name for name in (*folders, *files) if rest.startswith(".") or not name.startswith(".")]
+                    yield from (os.path.join(folder, name) for name in fnmatch.filter(seen, rest))  # noqa: PTH118
+
+    def _count(self, found: int) -> None:
+        self._left -= found
+        if self._left < 0:
+            what = f"leads to more than {limit('files')} files and folders"
+            raise UserError(what, where=self._pattern[:_SHOWN], hint=raise_hint("files"))

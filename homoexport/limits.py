@@ -14,6 +14,7 @@ from homoexport.errors import UserError
 
 VARIABLE = "HOMOEXPORT_LIMITS"
 MB = 10**6
+SECONDS_PER_TOKEN = 0.05  # of an inference, on the slowest of real machines
 LimitName = Literal[
     "line_mb",
     "whole_mb",
@@ -40,7 +41,7 @@ LIMITS: dict[LimitName, Limit] = {
     "whole_mb": Limit(
         256, "megabytes of text that is read at once: texts to measure with, GLUE's files, embed's stdin"
     ),
-    "expansion": Limit(200, "times its own size that a compressed file may unpack to, once that is more than 64 MB"),
+    "expansion": Limit(50, "times its own size that a compressed file may unpack to, once that is more than 16 MB"),
     "members": Limit(10_000, "files in one archive"),
     "files": Limit(100_000, "files and folders that a pattern of text files may lead to"),
     "recipe_kb": Limit(512, "kilobytes of a recipe"),

@@ -25,7 +25,7 @@ from homoexport.lock import scratch_folder
 PREFIX = "package:"
 
 _ARCHIVE = re.compile(r"(?P<archive>.+\.zip)(\.\d+)?", re.IGNORECASE)
-_FREE_BYTES = 64 * MB  # that any archive may unpack to
+_FREE_BYTES = 16 * MB  # that any archive may unpack to
 _NOT_OF_THE_MODEL = {"__MACOSX"}
 _CHUNK_BYTES = 1 << 20
 

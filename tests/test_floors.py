@@ -11,8 +11,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "homoexport"
 # In the order of their imports.
-WORDS = ["errors", "limits", "plain", "telemetry", "units", "cgroup", "host", "choices", "schemes", "lock", "packaged"]
-WORDS += ["globs", "shape"]
+WORDS = ["errors", "panics", "limits", "plain", "telemetry", "units", "cgroup", "host", "choices", "schemes", "lock"]
+WORDS += ["packaged", "globs", "shape"]
 FLOORS = [
     set(WORDS),
     {"documents"},

@@ -6,6 +6,7 @@ accuracy gate is missed.
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import signal
@@ -25,6 +26,8 @@ from homoexport.errors import HomoexportError, first_line
 from homoexport.plain import visible
 
 _UsageError: Any = typer.BadParameter.__base__  # typer has no public name for it
+_NO_PATHS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR, errno.ENOTDIR)  # what was named cannot be meant
+_SHOWN = 200  # characters of it
 _INTERRUPTED = 128 + signal.SIGINT
 
 
@@ -60,12 +63,21 @@ def _exit_code() -> int:
         return 2
     except (SystemExit, KeyboardInterrupt):
         raise
-    except BaseException as error:  # the last resort; a panic of tokenizers is no Exception
-        _say(f"unexpected {type(error).__name__} ({first_line(error)}); {_kept(error)}", always=True)
-        return 1
+    except OSError as error:
+        if error.errno not in _NO_PATHS:
+            return _last_resort(error)
+        _say(f"{str(error.filename)[:_SHOWN]}: {error.strerror}; name another file or folder")
+        return 2
+    except BaseException as error:  # a panic of tokenizers is no Exception
+        return _last_resort(error)
     if code == _INTERRUPTED:  # what typer makes of a KeyboardInterrupt
         screen.say("interrupted", style="bold red")
     return code
+
+
+def _last_resort(error: BaseException) -> int:
+    _say(f"unexpected {type(error).__name__} ({first_line(error)}); {_kept(error)}", always=True)
+    return 1
 
 
 def _in_one_line(error: Any) -> str:

@@ -35,6 +35,7 @@ from homoexport.encoder.families import family_of
 from homoexport.encoder.folder import TOKENIZER_FILES, check_folder, weights_bytes
 from homoexport.encoder.sentence import SENTENCE_SETTINGS, read_pooling, read_sentence_settings
 from homoexport.errors import TeacherError, first_line, refusing
+from homoexport.panics import unprinted_panics
 
 _SENTENCE_FILES = ["modules.json", "1_Pooling/*", "sentence_bert_config.json", "config_sentence_transformers.json"]
 _HEADS: dict[ModelTask, str] = {
@@ -203,15 +204,17 @@ def load_encoder(source: str, *, task: ModelTask | None = None) -> Encoder:
 def _load_tokenizer(folder: Path, source: str) -> PreTrainedTokenizerBase:
     file = folder / "tokenizer.json"
     if file.is_file():
-        with refusing(TeacherError, "its tokenizer.json does not load", where=source, hint="copy or download it again"):
+        damaged = refusing(TeacherError, "its tokenizer.json does not load", where=source, hint="copy it again")
+        with damaged, unprinted_panics():
             Tokenizer.from_file(str(file))
-    with refusing(TeacherError, "its tokenizer does not load", where=source, hint="add tokenizer.json to the folder"):
+    hint = "add tokenizer.json to the folder"
+    with refusing(TeacherError, "its tokenizer does not load", where=source, hint=hint), unprinted_panics():
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         is_usable = getattr(tokenizer, "is_fast", False) and len(tokenizer) >= 10
         if is_usable:
             tokenizer(["a", ""], ["b", ""], truncation=True, max_length=16)
     if not is_usable:
-        raise TeacherError("has no fast tokenizer", where=source, hint="add tokenizer.json to the folder")
+        raise TeacherError("has no fast tokenizer", where=source, hint=hint)
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     return tokenizer
 

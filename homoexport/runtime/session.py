@@ -1,15 +1,17 @@
-"""onnxruntime's sessions in this process: quiet, and ended by Ctrl-C and other signals at the next operator."""
+"""onnxruntime's sessions in this process: quiet, and ended at the next operator by signals and by the limit."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent import futures
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
+
+from homoexport.limits import SECONDS_PER_TOKEN, limit, raise_hint
 
 T = TypeVar("T")
 
@@ -33,17 +35,23 @@ class OnnxSession:
         return inputs
 
     def run(self, outputs: Sequence[str] | None, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
-        """Its answer in those outputs, by default in all."""
+        """Its answer in those outputs, by default in all; TimeoutError where it takes longer than the limit."""
         options = ort.RunOptions()
         names, given = None if outputs is None else list(outputs), dict(feeds)
-        return _heard(lambda: self._session.run(names, given, options), lambda: setattr(options, "terminate", True))
-
-
-def _heard(work: Callable[[], T], stop: Callable[[], None] = lambda: None) -> T:
-    """Do what stays in C++ for long in a thread, so that this one hears signals; `stop` has it end."""
-    with ThreadPoolExecutor(1) as pool:
+        seconds = limit("answer_seconds") + SECONDS_PER_TOKEN * max((array.size for array in given.values()), default=0)
         try:
-            return pool.submit(work).result()
+            return _heard(
+                lambda: self._session.run(names, given, options), lambda: setattr(options, "terminate", True), seconds
+            )
+        except futures.TimeoutError:
+            raise TimeoutError(f"no answer within {seconds:.0f} seconds; {raise_hint('answer_seconds')}") from None
+
+
+def _heard(work: Callable[[], T], stop: Callable[[], None] = lambda: None, seconds: float | None = None) -> T:
+    """Do what stays in C++ for long in a thread, so that this one hears signals; `stop` has it end, also by time."""
+    with futures.ThreadPoolExecutor(1) as pool:
+        try:
+            return pool.submit(work).result(seconds)
         except BaseException:
             stop()
             raise

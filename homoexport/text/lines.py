@@ -10,13 +10,27 @@ from homoexport.errors import TextError
 from homoexport.limits import MB, limit, raise_hint
 from homoexport.packaged import check_expansion
 
+_CHARACTERS_AT_ONCE = 1 << 16
+
 
 class Lines:
     """The lines of a stream, with their breaks as they are, of which a row has no more characters than the limit."""
 
     def __init__(self, stream: TextIO, where: str) -> None:
-        self._stream, self._where = stream, where
+        self._where = where
         self._most = self._left = longest_text()
+        self._lines = self._cut(stream)
+
+    def _cut(self, stream: TextIO) -> Iterator[str]:
+        """The lines; of the last one only as much is read at a time as the limit lets it grow."""
+        rest = ""
+        while part := stream.read(_CHARACTERS_AT_ONCE):
+            *whole, rest = io.StringIO(rest + part, newline="")
+            yield from whole
+            if len(rest) > self._most:
+                raise too_long(self._where)
+        if rest:
+            yield rest
 
     def begin_row(self) -> None:
         """What comes now is of another row."""
@@ -26,18 +40,17 @@ class Lines:
         return self
 
     def __next__(self) -> str:
-        line = self._stream.readline(self._left + 1)
+        line = next(self._lines)
         self._left -= len(line)
         if self._left < 0:
             raise too_long(self._where)
-        if not line:
-            raise StopIteration
         return line
 
     def rows(self) -> Iterator[str]:
         """The lines, each of which is a row."""
-        for line in self:
-            self.begin_row()
+        for line in self._lines:
+            if len(line) > self._most:
+                raise too_long(self._where)
             yield line
 
 

@@ -9,7 +9,7 @@ from homoexport.choices import Objective
 from homoexport.documents.recipe import TextSettings, TextSource
 from homoexport.errors import RecipeError, TextError
 from homoexport.text.sentences import count_words, split_sentences
-from homoexport.text.sources import check_files, columns_of, load_files, load_hub
+from homoexport.text.sources import check_files, columns_of, load_files, load_hub, name_of, read_on
 
 _ROWS, _OF_A_ROW = 500, 2  # of a source, and sentences of one row: of long documents, not the first alone
 
@@ -52,8 +52,12 @@ def first_texts(settings: TextSettings, count: int) -> list[str]:
         else:
             rows = load_hub(source.model_copy(update={"streaming": True}), cache_dir=None)
         mine: list[str] = []
-        for row in islice(rows, _ROWS):
-            text = row["text"] if isinstance(row["text"], str) else " ".join(row["text"])
+        for row in islice(read_on(rows, name_of(source)), _ROWS):
+            words = row["text"] or ""
+            if not isinstance(words, str | list):
+                what = f"column '{source.column}' holds {type(words).__name__}, not text"
+                raise TextError(what, where=name_of(source), hint="name another 'column'")
+            text = words if isinstance(words, str) else " ".join(map(str, words))
             long_enough = (each for each in split_sentences(text) if count_words(each) >= settings.min_words)
             mine += islice(long_enough, _OF_A_ROW)
             if len(mine) >= ceil(count / len(settings.sources)):

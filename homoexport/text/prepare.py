@@ -26,9 +26,9 @@ from homoexport.errors import TextError
 from homoexport.text.corpus import Corpus, MapCorpus
 from homoexport.text.example import IGNORED, examples_from
 from homoexport.text.peek import check_columns
-from homoexport.text.sequences import Columns, Sequencer, features_of, name_of, tokenizer_digest
+from homoexport.text.sequences import Columns, Sequencer, features_of, tokenizer_digest
 from homoexport.text.shards import VIRTUAL_SHARDS, StreamSource, read_chunk, sequences_of
-from homoexport.text.sources import cache_errors, load_files, load_hub
+from homoexport.text.sources import cache_errors, load_files, load_hub, name_of, read_on
 from homoexport.text.stream import StreamCorpus
 
 _VERSION = 2  # raised whenever the same text would be made into other sequences
@@ -205,7 +205,7 @@ def _map_corpus(
 
 def _head(source: StreamSource, count: int) -> tuple[Columns, bool]:
     """The first `count` sequences of a source or somewhat more, and whether these are all."""
-    rows = iter(source.rows.shard(1, 0))
+    rows = read_on(source.rows.shard(1, 0), source.name)
     head: Columns = {"key": []}
     while len(head["key"]) < count:
         chunk = read_chunk(lambda: next(rows, None))

@@ -27,6 +27,7 @@ from homoexport.errors import TextError, refusing
 from homoexport.text.example import IGNORED
 from homoexport.text.lines import longest_text, too_long
 from homoexport.text.sentences import count_words, split_sentences
+from homoexport.text.sources import name_of
 
 Columns = dict[str, list[Any]]
 
@@ -44,10 +45,6 @@ _OWN_COLUMNS: Mapping[Objective, Mapping[str, datasets.Value | datasets.Sequence
 def features_of(objective: Objective) -> datasets.Features:
     shared = {"input_ids": _IDS, "text": datasets.Value("string"), "key": datasets.Value("int64")}
     return datasets.Features({**shared, **_OWN_COLUMNS[objective]})
-
-
-def name_of(source: TextSource) -> str:
-    return source.files or "/".join(filter(None, (source.dataset, source.config, source.split)))
 
 
 def sequence_key(input_ids: Sequence[int], pair_ids: Sequence[int] | None = None) -> int:

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from math import gcd
 from typing import Any
 
-from homoexport.errors import TextError, refusing
+from homoexport.errors import TextError
 from homoexport.text.corpus import Mark, ShardState, locate_position
 from homoexport.text.example import Example, examples_from
-from homoexport.text.sequences import Columns, Sequencer, name_of
-from homoexport.text.sources import Row
+from homoexport.text.sequences import Columns, Sequencer
+from homoexport.text.sources import Row, name_of, read_on
 
 # 1, 2, 3, 4, 6, 8, 12 and 24 processes have whole shards, and a single process has no more streams open.
 VIRTUAL_SHARDS = 24
@@ -104,7 +104,7 @@ class Reader:
         self._stream = self._source.shard(self._parts, (self._part + self._epoch) % self._parts)
         if state is not None:
             self._stream.load_state_dict(state)
-        self._rows = iter(self._stream)
+        self._rows = read_on(self._stream, "text.sources")
 
     def next_row(self, shard: int) -> tuple[Place, Row | None]:
         """The next row of a virtual shard and its place; None for the row at the end of an epoch."""
@@ -114,9 +114,7 @@ class Reader:
         return queue.popleft()
 
     def _advance(self) -> None:
-        hint = "look at its files, or at the network"
-        with refusing(TextError, "a stream of text cannot be read on", where="text.sources", hint=hint):
-            place, row = (self._epoch, self._row), next(self._rows, None)
+        place, row = (self._epoch, self._row), next(self._rows, None)
         takers = self._queues if row is None else (self._shard_of(*place),)
         for shard in takers:
             if shard in self._queues and place >= self.starts[shard]:

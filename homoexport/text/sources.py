@@ -103,6 +103,10 @@ def _open(entry: FileEntry, where: str, archive: zipfile.ZipFile | None, stack: 
     return cast(BinaryIO, raw)
 
 
+def name_of(source: TextSource) -> str:
+    return source.files or "/".join(filter(None, (source.dataset, source.config, source.split)))
+
+
 def columns_of(source: TextSource) -> dict[str, str]:
     """What a source's columns are for us, and what the source calls them."""
     named = {"text": source.column, "pair": source.pair_column, "label": source.label_column}
@@ -119,7 +123,7 @@ def _check_columns(columns: dict[str, str], known: list[str], where: str) -> Non
 
 def _jsonl_rows(lines: Lines, where: str) -> Iterator[Row]:
     for number, line in enumerate(lines.rows(), start=1):
-        if not line.strip():
+        if line.isspace():
             continue
         try:
             row, why = from_json(line), ""
@@ -159,7 +163,7 @@ def _rows(
         return
     lines = Lines(stack.enter_context(io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")), where)
     if suffix == ".txt":
-        yield from ({columns["text"]: line} for line in lines.rows())
+        yield from ({columns["text"]: line} for line in lines.rows() if not line.isspace())
     elif suffix == ".jsonl":
         yield from _jsonl_rows(lines, where)
     else:
@@ -298,3 +302,15 @@ def load_hub(source: TextSource, *, cache_dir: Path | None) -> Any:
     rows = rows.select_columns(list(roles.values()))
     renamed = {column: role for role, column in roles.items() if column != role}
     return rows.rename_columns(renamed) if renamed else rows
+
+
+def read_on(rows: Any, where: str) -> Iterator[Row]:
+    """The rows of what `datasets` streams; what goes wrong on the way is a TextError."""
+    rows = iter(rows)
+    hint = "look at its files, or at the network"
+    while True:
+        with refusing(TextError, "cannot be read on", where=where, hint=hint):
+            row = next(rows, None)
+        if row is None:
+            return
+        yield row

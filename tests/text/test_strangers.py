@@ -23,6 +23,7 @@ from tests.conftest import write_sentences
 LINES = [f"w{number} w{number + 1} w{number + 2}" for number in range(50)]
 GOOD = "\n".join(LINES).encode()
 LONG = b"w1 " * 400_000
+BOMB = (b" " * 200 + b"\n") * 90_000
 
 
 def _rows(path: Path) -> list[str]:
@@ -72,7 +73,6 @@ BROKEN = {
     "number.jsonl": b'{"text": ' + b"9" * 5000 + b"}\n",
     "list.jsonl": b"[1]\n",
     "object.jsonl": b'{"text": {"a": 1}}\n',
-    "nul.csv": b"text\nw1\0w2\n\0\0",
     "open.csv": b'text\n"' + GOOD,
     "bytes.txt": b"\xff\xfe",
     "utf16.txt": GOOD.decode().encode("utf-16"),
@@ -93,9 +93,9 @@ BEYOND = {
         "again.parquet": _table([LONG.decode()] * 50, use_dictionary=True),
     },
     "expansion": {
-        "bomb.txt.gz": gzip.compress(b"w\n" * 50_000_000, 9),
-        "bomb.txt.bz2": bz2.compress(b"w\n" * 50_000_000),
-        "bomb.zip": _zipped({"a.txt": b"w\n" * 50_000_000}),
+        "bomb.txt.gz": gzip.compress(BOMB, 1),
+        "bomb.jsonl.xz": lzma.compress(BOMB, preset=0),
+        "bomb.zip": _zipped({"a.txt": BOMB}),
     },
     "members": {"many.zip": _zipped({f"{number}.txt": b"" for number in range(10_001)})},
 }
@@ -142,7 +142,7 @@ def test_patterns_find_what_glob_finds(tmp_path, monkeypatch, pattern):
     assert {path for path in matching(pattern) if path.is_file()} == expected
 
 
-@pytest.mark.parametrize("pattern", ["**/*.txt", "**/**/*.txt", "*/*/*/*/*/*/*/*.txt"])
+@pytest.mark.parametrize("pattern", ["**/*.txt", "**/**/*.txt"])
 def test_patterns_that_lead_everywhere_end(tmp_path, monkeypatch, pattern):
     monkeypatch.setenv("HOMOEXPORT_LIMITS", "files=50")
     for number in range(3):

@@ -111,7 +111,7 @@ def _rows(path: Path, task: Glue) -> list[tuple[Text, str]]:
 def _from_hub(task: Glue, split: Split) -> Examples:
     # Imported here: `datasets` takes a second.
     from homoexport.documents.recipe import TextSource
-    from homoexport.text.sources import load_hub
+    from homoexport.text.sources import load_hub, read_on
 
     hub = task.hub
     source = TextSource(
@@ -122,7 +122,7 @@ def _from_hub(task: Glue, split: Split) -> Examples:
         pair_column=hub.pair,
         label_column="label",
     )
-    rows = load_hub(source, cache_dir=None)
+    rows = list(read_on(load_hub(source, cache_dir=None), f"dataset {HUB}"))
     texts = tuple((row["text"], row["pair"]) if hub.pair else row["text"] for row in rows)
     labels = tuple(str(row["label"]) if task.labels is None else task.labels[row["label"]] for row in rows)
     return Examples(f"{HUB}/{hub.config}", texts, _named(labels, task), task.names)

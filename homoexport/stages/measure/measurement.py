@@ -13,7 +13,7 @@ import numpy as np
 from homoexport.choices import TOO_NOISY, Steadiness
 from homoexport.documents.graph import count_weights
 from homoexport.documents.measurement import Comparison, Measurement, PackageFigures, TextLengths
-from homoexport.errors import PackageError, UserError
+from homoexport.errors import PackageError, UserError, refusing
 from homoexport.host import library_versions
 from homoexport.runtime.inference import PackageInfo, load_tokenizer, read_package
 from homoexport.stages.measure import extras as besides
@@ -233,7 +233,9 @@ def _subject(details: PackageInfo, texts: Sequence[str], length: int) -> Subject
     rows = None
     if texts:
         tokenizer = load_tokenizer(details, max_length=min(length, details.max_length))
-        rows = tuple(tuple(encoding.ids or [details.pad_token_id]) for encoding in tokenizer.encode_batch(list(texts)))
+        with refusing(PackageError, "its tokenizer cannot read a text", where=str(details.folder)):
+            encodings = tokenizer.encode_batch(list(texts))
+        rows = tuple(tuple(encoding.ids or [details.pad_token_id]) for encoding in encodings)
     return Subject(
         details.model,
         str(details.folder),

@@ -25,12 +25,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from homoexport.documents.document import first_fault
 from homoexport.errors import DeviceError, HomoexportError, PackageError
-from homoexport.limits import MB, limit, raise_hint
+from homoexport.limits import MB, SECONDS_PER_TOKEN, limit, raise_hint
 from homoexport.runtime.worker import protocol
 from homoexport.stages.measure.targets import OutOfMemory, Target
 
 _EXIT_SECONDS = 5.0
-_SECONDS_PER_TOKEN = 0.05  # of an inference, on the slowest of real machines
 _EMULATED = 10.0  # times as long may an emulator take
 _WARM_WINDOWS = 3  # that a worker needs at least
 
@@ -169,7 +168,7 @@ class Worker:
     def _expected_seconds(self, command: str, given: Mapping[str, Any]) -> float:
         """What a request asks for takes at most, on a slow machine."""
         inferences = _WARM_WINDOWS * self._batches if command == "warm" else given.get("runs", given.get("requests", 0))
-        return float(given.get("seconds", 0.0)) + (1 + inferences) * self._tokens * _SECONDS_PER_TOKEN
+        return float(given.get("seconds", 0.0)) + (1 + inferences) * self._tokens * SECONDS_PER_TOKEN
 
     def _receive(self, kind: type[Reply], command: str, seconds: float = 0.0) -> Reply:
         """The reply, which may take so many seconds by what was asked, and what the limit allows on top."""
