@@ -35,7 +35,7 @@ from homoexport.documents.artifact import verify
 from tests.conftest import QUICK, export_graphs_once, tiny_bert, tiny_tokenizer, write_sentences
 
 PATIENCE_SECONDS = 120.0
-STAGES = ("plan", "0-teacher", "1-student", "2-onnx", "3-measured")
+STAGES = ("plan", "1-student", "0-teacher", "2-onnx", "3-measured")
 
 
 def write_recipe(folder: Path, *, planned: bool, steps: int) -> Path:
