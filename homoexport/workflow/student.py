@@ -70,12 +70,14 @@ class StudentWriter:
         self.waypoints, self.stop = waypoints, stop
         self._saved_at = time.monotonic()
         self._seconds_of_saving = 0.0
+        self._start_of_text = job.corpus.state_dict()
 
     def begin(self, state: Checkpoint | None) -> None:
         """Stand at the first step, with a new folder; or where a state says, with the log up to there."""
         settings, self.offset, self.seconds = self.job.settings, 0, 0.0
         if state is None:
             self.run = self._run(settings)
+            self.job.corpus.load_state_dict(self._start_of_text)
             if self._writes:
                 begin(self.folder, "student", self.place.work)
         else:
@@ -87,7 +89,7 @@ class StudentWriter:
             self.job.corpus.load_state_dict(state["text"])
             if self._writes:
                 self._rewind()
-                if state["at_branch"]:
+                if state["at_branch"] and not (self.folder / GOOD_CHECKPOINT).exists():
                     mark_good(self.folder / CHECKPOINT)
         self.batches = BatchesAhead(self.job.batches)
         self.job.accelerator.wait_for_everyone()

@@ -17,7 +17,6 @@ from homoexport.stages.distill import Run
 from tests.workflow.conftest import write_recipe
 
 STEPS = 12
-SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
 @pytest.fixture
@@ -51,6 +50,13 @@ def log_of(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
 
 
+def stream(command: list[str], folder: Path) -> None:
+    """Have the text read as a stream."""
+    (folder / "data").mkdir()
+    (folder / "text.txt").rename(folder / "data" / "train.txt")
+    command[-1] = f"--set=text.sources=[{{dataset: {folder / 'data'}, streaming: true}}]"
+
+
 def assert_same(one: Path, other: Path) -> None:
     assert [line["loss"] for line in log_of(one)] == [line["loss"] for line in log_of(other)]
     assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
@@ -58,16 +64,18 @@ def assert_same(one: Path, other: Path) -> None:
 
 @pytest.mark.parametrize(
     ("number", "streaming"),
-    [*((number, False) for number in SIGNALS), (signal.SIGTERM, True)],
-    ids=[*(f"{number.name}, map" for number in SIGNALS), "SIGTERM, stream"],
+    [
+        pytest.param(signal.SIGINT, False, id="SIGINT, map"),
+        pytest.param(signal.SIGTERM, True, id="SIGTERM, stream"),
+        pytest.param(signal.SIGTERM, False, id="SIGTERM, map", marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, False, id="SIGHUP, map", marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_ends_a_run_after_the_step_in_hand_and_the_told_command_goes_on(
     homoexport, command, at_step, tmp_path, number, streaming
 ):
     if streaming:
-        (tmp_path / "data").mkdir()
-        (tmp_path / "text.txt").rename(tmp_path / "data" / "train.txt")
-        command[-1] = f"--set=text.sources=[{{dataset: {tmp_path / 'data'}, streaming: true}}]"
+        stream(command, tmp_path)
     assert homoexport(*command, "-o", tmp_path / "whole").code == 0
     out = tmp_path / "stopped run"
     at_step(5, lambda: signal.raise_signal(number))
@@ -175,7 +183,14 @@ def no_number(monkeypatch) -> Callable[[Callable[[Run], bool]], None]:
     return arrange
 
 
-@pytest.mark.parametrize("lost_at", [4, 6, STEPS - 1], ids=["event", "after an event", "last step"])
+@pytest.mark.parametrize(
+    "lost_at",
+    [
+        pytest.param(4, id="event", marks=pytest.mark.slow),
+        pytest.param(6, id="after an event"),
+        pytest.param(STEPS - 1, id="last step"),
+    ],
+)
 def test_a_run_that_diverges_goes_back_once_with_a_lower_rate(
     homoexport, command, at_step, no_number, tmp_path, lost_at
 ):
@@ -195,6 +210,34 @@ def test_a_run_that_diverges_goes_back_once_with_a_lower_rate(
         assert homoexport(*command, "-o", out).code == 143
         assert homoexport(*command, "-o", out, "--resume").code == 0
         assert_same(tmp_path / "whole", out)
+
+
+def test_a_stream_goes_back_to_its_start_with_the_run(homoexport, command, no_number, tmp_path):
+    stream(command, tmp_path)
+    no_number(lambda run: run.step == 1 and not run.slowed)
+    outcome = homoexport(*command, "-o", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    assert "back to step 0" in outcome.err
+    assert len(log_of(tmp_path / "out")) == STEPS
+
+
+def test_checkpoints_come_by_time_and_where_a_run_goes_back_to_does_not(
+    homoexport, command, at_step, no_number, tmp_path, monkeypatch
+):
+    """A fifth of the steps is three; with no time between two, there is a checkpoint after every step."""
+    command.append("--set=distill.checkpoint_every=null")
+    no_number(lambda run: run.step == 7 and not run.slowed)
+    assert homoexport(*command, "-o", tmp_path / "whole").code == 0
+    monkeypatch.setattr("homoexport.workflow.student._LEAST_SECONDS", 0.0)
+    monkeypatch.setattr("homoexport.workflow.student._SHARE_OF_TIME", 1e9)
+    at_step(7, kill)
+    out = tmp_path / "out"
+    assert homoexport(*command, "-o", out).code == 1
+    resumed = homoexport(*command, "-o", out, "--resume")
+    assert resumed.code == 0, resumed.err
+    assert "going on after step 7 of 12" in resumed.err
+    assert "back to step 6, with 0.25 of the learning rate" in resumed.err
+    assert_same(tmp_path / "whole", out)
 
 
 @pytest.mark.parametrize("lost_at", [1, 6, STEPS - 1], ids=["at first", "after an event", "last step"])
