@@ -13,8 +13,10 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+
+from homoexport.errors import OutputError
 
 MARK = ".homoexport.lock"  # stands in every such folder, and says the number of the process
 _UNMARKED = ".homoexport.new"
@@ -97,17 +99,23 @@ def _locked(folder: Path, name: str) -> int:
 
 @contextmanager
 def scratch_folder(prefix: str = "homoexport-", *, parent: Path | None = None) -> Iterator[Path]:
-    """A temporary folder, which goes at the end; those that killed processes left in the same place go first."""
-    parent = parent or Path(tempfile.gettempdir())
-    _remove_left(parent, prefix)
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True) as made:
-        folder = Path(made)
-        handle = _locked(folder, _UNMARKED)
+    """A temporary folder, which goes at the end; those that killed processes left in the same place go first.
+
+    Raises:
+        OutputError: none can be made.
+    """
+    with ExitStack() as stack:
         try:
+            parent = parent or Path(tempfile.gettempdir())
+            _remove_left(parent, prefix)
+            made = tempfile.TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True)
+            folder = Path(stack.enter_context(made))
+            stack.callback(os.close, _locked(folder, _UNMARKED))
             (folder / _UNMARKED).rename(folder / MARK)  # now others may try the lock
-            yield folder
-        finally:
-            os.close(handle)
+        except OSError as error:
+            what, hint = f"no temporary folder can be made ({error.strerror})", "free some room, or set TMPDIR"
+            raise OutputError(what, where=str(parent or ""), hint=hint) from None
+        yield folder
 
 
 def _remove_left(parent: Path, prefix: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from homoexport.errors import OutputError
 from homoexport.lock import MARK, scratch_folder
 
 HOLDING = """
@@ -52,6 +53,14 @@ def test_those_of_the_killed_are_removed_and_those_of_the_living_stay(tmp_path, 
     assert theirs.is_dir()
     with scratch_folder(parent=tmp_path) as mine:
         assert list(tmp_path.iterdir()) == [mine]
+
+
+@pytest.mark.parametrize("place", ["nowhere", "file"])
+def test_that_there_is_no_place_for_one_is_one_line(tmp_path, place):
+    (tmp_path / "file").write_text("x")
+    told = rf"{place}: no temporary folder can be made \(.*; free some room"
+    with pytest.raises(OutputError, match=told), scratch_folder(parent=tmp_path / place):
+        pass
 
 
 def test_what_others_called_alike_stays(tmp_path):
