@@ -102,19 +102,22 @@ def scratch_folder(prefix: str = "homoexport-", *, parent: Path | None = None) -
     """A temporary folder, which goes at the end; those that killed processes left in the same place go first.
 
     Raises:
-        OutputError: none can be made.
+        OutputError: none can be made in the system's place for them.
+        OSError: none can be made in `parent`.
     """
     with ExitStack() as stack:
         try:
-            parent = parent or Path(tempfile.gettempdir())
-            _remove_left(parent, prefix)
-            made = tempfile.TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True)
+            place = parent or Path(tempfile.gettempdir())
+            _remove_left(place, prefix)
+            made = tempfile.TemporaryDirectory(prefix=prefix, dir=place, ignore_cleanup_errors=True)
             folder = Path(stack.enter_context(made))
             stack.callback(os.close, _locked(folder, _UNMARKED))
             (folder / _UNMARKED).rename(folder / MARK)  # now others may try the lock
         except OSError as error:
+            if parent is not None:
+                raise
             what, hint = f"no temporary folder can be made ({error.strerror})", "free some room, or set TMPDIR"
-            raise OutputError(what, where=str(parent or ""), hint=hint) from None
+            raise OutputError(what, where=str(place), hint=hint) from None
         yield folder
 
 

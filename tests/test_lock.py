@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from homoexport.lock import MARK, scratch_folder
 
 HOLDING = """
 import sys
+import tempfile
 from pathlib import Path
 from homoexport.lock import scratch_folder
 with scratch_folder(parent=Path(sys.argv[1])) as folder:
@@ -56,10 +58,11 @@ def test_those_of_the_killed_are_removed_and_those_of_the_living_stay(tmp_path, 
 
 
 @pytest.mark.parametrize("place", ["nowhere", "file"])
-def test_that_there_is_no_place_for_one_is_one_line(tmp_path, place):
+def test_that_there_is_no_place_for_one_is_one_line(tmp_path, monkeypatch, place):
     (tmp_path / "file").write_text("x")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / place))
     told = rf"{place}: no temporary folder can be made \(.*; free some room"
-    with pytest.raises(OutputError, match=told), scratch_folder(parent=tmp_path / place):
+    with pytest.raises(OutputError, match=told), scratch_folder():
         pass
 
 
