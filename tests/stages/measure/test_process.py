@@ -71,7 +71,7 @@ def test_worker_imports_the_runtime_and_none_of_the_frameworks(tmp_path: Path) -
     ours = {
         name for name in names if name.startswith("homoexport.") and not name.startswith("homoexport.runtime.worker")
     }
-    assert ours == {"homoexport.host", "homoexport.cgroup", "homoexport.runtime"}
+    assert ours == {"homoexport.host", "homoexport.cgroup", "homoexport.runtime", "homoexport.telemetry"}
 
 
 def test_worker_finds_all_of_itself_in_its_file(tmp_path: Path) -> None:
