@@ -58,12 +58,12 @@ def run(
         tree = {key: value for key, value in tree.items() if key not in ("student", "students")}
     settings = parse_as(Recipe, tree, where=str(recipe), overrides=overrides or ())
     run_dir = run_folder(settings.name, output, resume=resume)
-    screen.stage_line(f"Running {settings.name}")
-    from homoexport.report import summary_table, verdict_lines
-    from homoexport.workflow.progress import Progress
-    from homoexport.workflow.run import run as run_recipe
-
     with resumable(run_dir), screen.Bars() as bars:
+        screen.stage_line(f"Running {settings.name}")
+        from homoexport.report import summary_table, verdict_lines
+        from homoexport.workflow.progress import Progress
+        from homoexport.workflow.run import run as run_recipe
+
         progress = Progress(
             on_stage=bars.on_stage, on_share=bars.on_measure, on_note=bars.on_note, on_distill=bars.on_distill
         )
