@@ -101,6 +101,11 @@ def check_output(
     if not (folder / RUN_MARK).is_file():
         raise OutputError("holds no run to resume", where=str(folder), hint="leave --resume out to start one")
     refuse_links(folder)
+    refuse_other_work(folder, work)
+
+
+def refuse_other_work(folder: Path, work: str) -> None:
+    """Refuse (RecipeError) to go on in a folder whose mark is of other work; to be asked again once it is held."""
     if read_mark(folder).work != work:
         raise RecipeError(
             "the run to resume was started with other settings, data or models",

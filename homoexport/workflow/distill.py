@@ -25,6 +25,7 @@ from homoexport.documents.run_folder import (
     forget_checkpoints,
     holds,
     is_finished,
+    refuse_other_work,
 )
 from homoexport.errors import PackageError, RecipeError
 from homoexport.host import available_cores
@@ -81,6 +82,7 @@ def distill(
 
     Raises:
         TeacherError, TextError, ShapeError, OutputError, RecipeError, TrainingError: see `homoexport.errors`.
+        KeyboardInterrupt, SystemExit: a signal came while it made steps; `resume` goes on after the last one.
 
     Example:
         >>> settings = DistillSettings(objective="sentence-embedding", steps=1000, batch_size=32)
@@ -102,7 +104,9 @@ def distill(
             teacher, text=text, settings=settings, seed=seed, shapes=[shape], tracker_dir=output / "trackers"
         )
         place = Place(output, work, recipe_digest, resume, progress, keep_state=keep_state)
-        with output_errors(output), _replacing_together(output, job.accelerator, [output], force=force, resume=resume):
+        with _replacing_together(output, work, job.accelerator, [output], force=force, resume=resume):
+            if _is_done(output):  # by another process, before this one held the folder
+                return verify(output, DistilledManifest, strict=False)
             return run_student(job, place, job.targets[0])
 
 
@@ -145,7 +149,9 @@ def prune_on(
 
     with all_processes_alive():
         job = open_job(teacher, text=text, settings=further, seed=seed, shapes=[shape])
-        with output_errors(output), _replacing_together(output, job.accelerator, [output], resume=resume):
+        with _replacing_together(output, work, job.accelerator, [output], resume=resume):
+            if _is_done(output):
+                return verify(output, DistilledManifest, strict=False)
             if not (output / CHECKPOINT).is_file():
                 begin(output, "student", work)
                 _copy(student / LOG, output / LOG)  # the way up to here
@@ -195,7 +201,7 @@ def distill_students(
 
     with all_processes_alive():
         job = open_job(teacher, text=text, settings=settings, seed=seed, shapes=shapes, tracker_dir=output / "trackers")
-        with output_errors(output), _replacing_together(output, job.accelerator, folders, force=force, resume=resume):
+        with _replacing_together(output, work, job.accelerator, folders, force=force, resume=resume):
             if job.accelerator.is_main_process and not resume:
                 begin(output, "student", work)
             job.accelerator.wait_for_everyone()
@@ -335,7 +341,7 @@ def _check_output(
 
 @contextmanager
 def _replacing_together(
-    output: Path, accelerator: Accelerator, students: Sequence[Path], *, force: bool = False, resume: bool
+    output: Path, work: str, accelerator: Accelerator, students: Sequence[Path], *, force: bool = False, resume: bool
 ) -> Iterator[None]:
     """Where the block fails before its first checkpoint, all is as it was: nothing there, or what `force` replaces."""
 
@@ -346,7 +352,9 @@ def _replacing_together(
         return all(map(is_finished, students))
 
     of_first = replacing(output, force=force, resume=resume, is_worth_keeping=is_worth_keeping, is_done=is_done)
-    with of_first if accelerator.is_main_process else nullcontext():
+    with output_errors(output), of_first if accelerator.is_main_process else nullcontext():
+        if resume and accelerator.is_main_process:
+            refuse_other_work(output, work)
         accelerator.wait_for_everyone()
         yield
 

@@ -29,7 +29,7 @@ from homoexport.documents.evaluation import (
 )
 from homoexport.documents.output import refuse_existing, replacing, staged
 from homoexport.documents.recipe import FinetuneRecipe, FinetuneSettings
-from homoexport.documents.run_folder import HELD_OUT, begin, check_output, holds, is_finished
+from homoexport.documents.run_folder import HELD_OUT, begin, check_output, holds, is_finished, refuse_other_work
 from homoexport.documents.student import FinetunedDetails
 from homoexport.errors import PackageError, UserError
 from homoexport.runtime.inference import Text
@@ -240,7 +240,9 @@ def finetune_many(
     is_worth_keeping = partial(holds, out_dir, MANIFEST)
     is_done = (out_dir / FINE_TUNING_FILE).is_file
     with replacing(out_dir, force=force, resume=resume, is_worth_keeping=is_worth_keeping, is_done=is_done):
-        if not resume:
+        if resume:
+            refuse_other_work(out_dir, digest)
+        else:
             begin(out_dir, "finetuning", digest)
         for task, seed in product(tasks, recipe.seeds):
             folder = out_dir / task.name / f"seed-{seed}"

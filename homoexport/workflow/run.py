@@ -48,6 +48,7 @@ from homoexport.documents.run_folder import (
     holds,
     is_finished,
     read_mark,
+    refuse_other_work,
 )
 from homoexport.documents.summary import Floors, Summary
 from homoexport.errors import DeviceError, DoesNotFit, RecipeError
@@ -96,6 +97,7 @@ def run(
         UserError: what cannot be; text, columns, budget, target and threads are checked before a model is loaded.
         ParityError: no exported graph answers as the model does.
         DoesNotFit: the student's package needs more memory than the device gives.
+        KeyboardInterrupt, SystemExit: a signal came while it made steps; `resume` goes on after the last one.
 
     Example:
         >>> summary = run("recipes/quickstart.yaml", output="runs/quickstart")  # doctest: +SKIP
@@ -114,7 +116,9 @@ def run(
     with replacing(
         run_dir, force=force, resume=resume, is_worth_keeping=is_worth_keeping, is_done=(run_dir / SUMMARY).is_file
     ):
-        if not resume:
+        if resume:
+            refuse_other_work(run_dir, recipe.digest())
+        else:
             begin(run_dir, "run", recipe.digest(), recipe=recipe)
         return _Journey(recipe, run_dir, teacher, progress).run()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import signal
 import time
@@ -28,7 +29,7 @@ from homoexport.documents.run_folder import (
 )
 from homoexport.documents.student import DistilledDetails, StepRecord
 from homoexport.encoder import parameter_counts, parent_of, save_encoder
-from homoexport.errors import RecipeError, TrainingError
+from homoexport.errors import PackageError, RecipeError, TrainingError, refusing
 from homoexport.shape import Shape
 from homoexport.stages.distill import Divergence, Job, Run, Wish, held_out_loss, run_steps
 from homoexport.stages.distill.batches import BatchesAhead
@@ -74,25 +75,30 @@ class StudentWriter:
 
     def begin(self, state: Checkpoint | None) -> None:
         """Stand at the first step, with a new folder; or where a state says, with the log up to there."""
-        settings, self.offset, self.seconds = self.job.settings, 0, 0.0
+        self.offset, self.seconds = 0, 0.0
         if state is None:
-            self.run = self._run(settings)
+            self.run = self._run(self.job.settings)
             self.job.corpus.load_state_dict(self._start_of_text)
             if self._writes:
                 begin(self.folder, "student", self.place.work)
         else:
-            self.offset = state["offset"]
-            if state["at_branch"] and not state["at_end"]:
-                settings = settings.model_copy(update={"learning_rate": state["run"]["rate"]["_last_lr"][0]})
-            self.run = self._run(settings)
-            (self.run.branch_off if state["at_branch"] else self.run.restore)(state["run"])
-            self.job.corpus.load_state_dict(state["text"])
-            if self._writes:
-                self._rewind()
-                if state["at_branch"] and not (self.folder / GOOD_CHECKPOINT).exists():
-                    mark_good(self.folder / CHECKPOINT)
+            what, hint = "the checkpoint does not fit the run", "start again with --force"
+            with refusing(PackageError, what, where=str(self.folder), hint=hint):
+                self._restore(state)
+        if self._writes:
+            self._rewind()
+            if state is not None and state["at_branch"] and not (self.folder / GOOD_CHECKPOINT).exists():
+                mark_good(self.folder / CHECKPOINT)
         self.batches = BatchesAhead(self.job.batches)
         self.job.accelerator.wait_for_everyone()
+
+    def _restore(self, state: Checkpoint) -> None:
+        settings, self.offset = self.job.settings, state["offset"]
+        if state["at_branch"] and not state["at_end"]:
+            settings = settings.model_copy(update={"learning_rate": state["run"]["rate"]["_last_lr"][0]})
+        self.run = self._run(settings)
+        (self.run.branch_off if state["at_branch"] else self.run.restore)(state["run"])
+        self.job.corpus.load_state_dict(state["text"])
 
     def _run(self, settings: DistillSettings) -> Run:
         run = Run(self.job.with_settings(settings), self.target, waypoints=[shape for _, shape in self.waypoints])
@@ -137,6 +143,7 @@ class StudentWriter:
         self.begin(load_checkpoint(self.folder, name=GOOD_CHECKPOINT))
         self.run.slow_down(_SLOWER)
         self.note(f"{what}: back to step {self.steps_done}, with {_SLOWER:g} of the learning rate")
+        self.checkpoint()  # so that its log stays, also where it diverges again before the next one
         self.run_on()
 
     @property
@@ -209,13 +216,16 @@ class StudentWriter:
     def _rewind(self) -> None:
         """Drop the log's lines of steps that the run has still to make: it writes them again."""
         path = self.folder / LOG
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-        lines = lines[: self.steps_done]
-        made = [StepRecord.model_validate_json(line) for line in lines]
+        what, hint = "does not hold the steps up to the checkpoint", "start again with --force"
+        with refusing(PackageError, what, where=str(path), hint=hint):
+            lines = path.read_bytes().splitlines(keepends=True)[: self.steps_done] if path.is_file() else []
+            made = [StepRecord.model_validate_json(line) for line in lines]
+        if len(made) != self.steps_done:
+            raise PackageError(what, where=str(path), hint=hint)
         self.seconds = sum(step.seconds for step in made)
         for step in made[self.offset :]:
             self._gap.see(step)
-        write_text(path, "".join(lines))
+        write_text(path, b"".join(lines).decode())
 
     def checkpoint(self, folder: Path | None = None, *, at_branch: bool = False, at_end: bool = False) -> None:
         """Save everything that is needed to go on: for this run, for another that begins here (`at_branch`), or for one
@@ -231,6 +241,8 @@ class StudentWriter:
                 "at_branch": at_branch or at_end,
                 "at_end": at_end,
             }
+            with (self.folder / LOG).open("ab") as log:
+                os.fsync(log.fileno())  # what the checkpoint goes on from is on the disk before it
             is_good = self._is_at_good_point and not (at_branch or at_end)
             save_checkpoint(folder or self.folder, state, name=END_STATE if at_end else CHECKPOINT, is_good=is_good)
         self.job.accelerator.wait_for_everyone()

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from homoexport.cli.screen import Bars
 from homoexport.documents.run_folder import CHECKPOINT, GOOD_CHECKPOINT, LOG
 from homoexport.stages.distill import Run
+from homoexport.workflow import distill as distilling
 from tests.workflow.conftest import write_recipe
 
 STEPS = 12
@@ -157,6 +159,89 @@ def test_resuming_says_from_where(homoexport, command, at_step, tmp_path, flags,
     assert (resumed.code, told in resumed.err) == (0, True), resumed.err
 
 
+@pytest.fixture
+def killed(homoexport, command, at_step, tmp_path) -> Path:
+    """A run's folder, with a checkpoint after its fourth step and the log of seven."""
+    command.append("--set=distill.checkpoint_every=4")
+    at_step(6, kill)
+    assert homoexport(*command, "-o", tmp_path / "out").code == 1
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize(
+    ("steps", "torn"),
+    [(4, b""), (4, b"\0" * 4096), (5, b'{"step": 5, "lo'), (7, b"\xff\n")],
+)
+def test_a_log_that_ends_torn_after_the_checkpoint_is_written_on(homoexport, command, killed, steps, torn):
+    lines = (killed / LOG).read_bytes().splitlines(keepends=True)
+    (killed / LOG).write_bytes(b"".join(lines[:steps]) + torn)
+    resumed = homoexport(*command, "-o", killed, "--resume")
+    assert (resumed.code, "going on after step 4 of 12" in resumed.err) == (0, True), resumed.err
+    assert [line["step"] for line in log_of(killed)] == list(range(STEPS))
+
+
+def assert_refused(outcome, word: str) -> None:
+    *_, line = outcome.err.splitlines()
+    assert (outcome.code, line.startswith("error: "), word in line) == (2, True, True), outcome.err
+
+
+def test_a_log_without_the_checkpoints_steps_is_refused(homoexport, command, killed):
+    whole = (killed / LOG).read_bytes().splitlines(keepends=True)
+    for content in (b"", b"".join(whole[:3]), b"".join(whole[:3]) + b"\0" * 4096, whole[0] + b"\xff\n" * 6):
+        (killed / LOG).write_bytes(content)
+        assert_refused(homoexport(*command, "-o", killed, "--resume"), "does not hold the steps up to the checkpoint")
+        assert (killed / CHECKPOINT).is_file()
+
+
+def test_a_checkpoint_that_holds_something_else_is_refused(homoexport, command, killed):
+    """Each part left out, or of another kind: a stranger's run is no reason for a traceback."""
+    sound = torch.load(killed / CHECKPOINT, weights_only=True)
+    parts = [(sound, name) for name in sound if name not in ("at_branch", "at_end")]
+    parts += [(sound["run"], name) for name in ("step", "widths", "student", "optimizer", "rate", "ranking", "depth")]
+    for holder, name in parts:
+        value = holder.pop(name)
+        for other in ({}, {name: "x"}, {name: [0]}):
+            holder.update(other)
+            torch.save(sound, killed / CHECKPOINT)
+            assert_refused(homoexport(*command, "-o", killed, "--resume"), "")
+            holder.pop(name, None)
+        holder[name] = value
+    torch.save({"format": sound["format"]}, killed / CHECKPOINT)
+    assert_refused(homoexport(*command, "-o", killed, "--resume"), "--force")
+
+
+def while_loading(monkeypatch, act: Callable[[], None]) -> None:
+    """Has something done between a command's first checks and its work."""
+    open_job, waiting = distilling.open_job, [act]
+
+    def opened(*args, **kwargs):
+        while waiting:
+            waiting.pop()()
+        return open_job(*args, **kwargs)
+
+    monkeypatch.setattr(distilling, "open_job", opened)
+
+
+def test_what_another_process_finished_meanwhile_is_not_made_again(homoexport, command, killed, monkeypatch):
+    manifests = []
+
+    def finish() -> None:
+        assert homoexport(*command, "-o", killed, "--resume").code == 0
+        manifests.append((killed / "manifest.json").stat().st_mtime_ns)
+
+    while_loading(monkeypatch, finish)
+    outcome = homoexport(*command, "-o", killed, "--resume")
+    assert (outcome.code, "starting at step 1" in outcome.err) == (0, False), outcome.err
+    assert manifests == [(killed / "manifest.json").stat().st_mtime_ns]
+
+
+def test_what_another_process_began_anew_meanwhile_is_not_gone_on_with(homoexport, command, killed, monkeypatch):
+    other = [*command, "--set=distill.learning_rate=0.001", "--force"]
+    while_loading(monkeypatch, lambda: homoexport(*other, "-o", killed))
+    assert_refused(homoexport(*command, "-o", killed, "--resume"), "with other settings")
+    assert (killed / "manifest.json").is_file()
+
+
 def test_a_run_without_a_checkpoint_says_that_it_starts_again(homoexport, command, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("homoexport.workflow.student.save_checkpoint", lambda *_, **__: kill())
@@ -249,11 +334,10 @@ def test_a_run_that_diverges_again_ends_with_the_logs_name(homoexport, command, 
     assert line.startswith("error: ")
     assert "again after going back once" in line
     assert not (tmp_path / "out" / "manifest.json").exists()
-    if lost_at > 1:
-        assert f"{tmp_path / 'out' / LOG}: " in line
-        assert (tmp_path / "out" / LOG).is_file()
-        assert (tmp_path / "out" / GOOD_CHECKPOINT).is_file()
-        assert (tmp_path / "out" / CHECKPOINT).is_file()
+    assert f"{tmp_path / 'out' / LOG}: " in line
+    assert (tmp_path / "out" / LOG).is_file()
+    assert (tmp_path / "out" / GOOD_CHECKPOINT).is_file()
+    assert (tmp_path / "out" / CHECKPOINT).is_file()
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5])
@@ -262,6 +346,7 @@ def test_a_rate_that_cannot_work_saves_no_student(homoexport, command, tmp_path,
     outcome = homoexport(*command, *flags, "-o", tmp_path / "out")
     assert outcome.code == 2, outcome.err
     assert "Traceback" not in outcome.err
+    assert f"{LOG}: " not in outcome.err or (tmp_path / "out" / LOG).is_file()
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 

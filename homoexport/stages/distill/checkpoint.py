@@ -64,8 +64,9 @@ def load_checkpoint(folder: Path, *, name: str = CHECKPOINT) -> Checkpoint | Non
         return None
     with refusing(PackageError, "the checkpoint does not load", where=str(path), hint="start again with --force"):
         state = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(state, dict) or state.get("format") != _FORMAT:
+    parts = state if isinstance(state, dict) else {}
+    if parts.get("format") != _FORMAT or not Checkpoint.__required_keys__ <= parts.keys():
         raise PackageError(
-            "the checkpoint is of another version of homoexport", where=str(path), hint="start again with --force"
+            "the checkpoint is none of this version of homoexport", where=str(path), hint="start again with --force"
         )
     return cast(Checkpoint, state)
