@@ -1,6 +1,6 @@
 """Distil a slim Transformer encoder to a deployment budget, and prove it on the target.
 
-The verbs, each with its subject first and the rest by keyword. They print nothing, never exit, and return a document:
+The verbs, each with its subject first and the rest by keyword. They print nothing, and return a document:
 
     plan        which student shapes keep a budget on a target, before any training
     distill     a student out of a teacher
@@ -12,6 +12,8 @@ The verbs, each with its subject first and the rest by keyword. They print nothi
     open_package, verify
 
 Nothing heavy is imported before a name is used. A user's mistake is a `UserError`; `homoexport.errors` has the tree.
+None ends the process by itself. A signal that would end it while a distillation makes its steps is heard after the step
+in hand, with a checkpoint: then `distill` and `run` raise KeyboardInterrupt (SIGINT) or SystemExit (SIGTERM, SIGHUP).
 """
 
 from __future__ import annotations
