@@ -16,7 +16,7 @@ VARIABLE = "HOMOEXPORT_LIMITS"
 MB = 10**6
 SECONDS_PER_TOKEN = 0.05  # of an inference, on the slowest of real machines
 LimitName = Literal[
-    "line_mb",
+    "line_characters",
     "whole_mb",
     "expansion",
     "members",
@@ -37,7 +37,7 @@ class Limit(NamedTuple):
 
 
 LIMITS: dict[LimitName, Limit] = {
-    "line_mb": Limit(1, "million characters of one text: a line, a row or a cell"),
+    "line_characters": Limit(MB, "characters of one text: a line, a row or a cell"),
     "whole_mb": Limit(
         256, "megabytes of text that is read at once: texts to measure with, GLUE's files, embed's stdin"
     ),
@@ -58,7 +58,7 @@ def limit(name: LimitName) -> int:
     Raises:
         UserError: HOMOEXPORT_LIMITS cannot be read.
     """
-    return _changed(os.environ.get(VARIABLE, "")).get(name, LIMITS[name].default)
+    return _changed(os.environ.get(VARIABLE, ""), VARIABLE).get(name, LIMITS[name].default)
 
 
 def change_limits(assignments: list[str]) -> None:
@@ -67,20 +67,21 @@ def change_limits(assignments: list[str]) -> None:
     Raises:
         UserError: another name, or no whole number above 0.
     """
-    together = ",".join(filter(None, [os.environ.get(VARIABLE, ""), *assignments]))
-    _changed(together)
-    os.environ[VARIABLE] = together
+    before, added = os.environ.get(VARIABLE, ""), ",".join(assignments)
+    _changed(before, VARIABLE)
+    _changed(added, "--limit")
+    os.environ[VARIABLE] = f"{before},{added}"
 
 
 @cache
-def _changed(text: str) -> dict[str, int]:
+def _changed(text: str, where: str) -> dict[str, int]:
     changed = {}
     for assignment in filter(None, text.split(",")):
         name, _, number = assignment.partition("=")
         if name not in get_args(LimitName):
-            raise UserError(f"unknown limit '{name}'", where="--limit", hint=f"known are {', '.join(LIMITS)}")
+            raise UserError(f"unknown limit '{name}'", where=where, hint=f"known are {', '.join(LIMITS)}")
         if not (number.isascii() and number.isdecimal() and 0 < int(number[:19]) < 10**18):
-            raise UserError(f"'{assignment}' is no limit", where="--limit", hint=f"write it as {name}=100")
+            raise UserError(f"'{assignment}' is no limit", where=where, hint=f"write it as {name}=100")
         changed[name] = int(number)
     return changed
 

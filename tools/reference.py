@@ -128,7 +128,7 @@ def cli_page() -> str:
         "## Limits",
         "Files can be someone else's, and made to take all memory or time. What goes beyond a limit is refused, with "
         "the name of the limit. `--limit NAME=N` of each command, or the environment variable `HOMOEXPORT_LIMITS` "
-        "(`line_mb=8,files=500000`), changes it; a recipe cannot.",
+        "(`line_characters=8000000,files=500000`), changes it; a recipe cannot.",
         "\n".join(rows),
     ]
     return "\n\n".join(parts) + "\n"

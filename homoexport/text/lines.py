@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 from homoexport.errors import TextError
-from homoexport.limits import MB, limit, raise_hint
+from homoexport.limits import limit, raise_hint
 from homoexport.packaged import check_expansion
 
 _CHARACTERS_AT_ONCE = 1 << 16
@@ -56,13 +56,13 @@ class Lines:
 
 def longest_text() -> int:
     """Characters that a line, a row or a cell may have."""
-    return limit("line_mb") * MB
+    return limit("line_characters")
 
 
 def too_long(where: str) -> TextError:
     """What is said of a text beyond them."""
     what = f"has a line, a row or a cell of more than {longest_text()} characters"
-    return TextError(what, where=where, hint=f"give a text a line, or {raise_hint('line_mb')}")
+    return TextError(what, where=where, hint=f"give a text a line, or {raise_hint('line_characters')}")
 
 
 class Unpacked(io.RawIOBase):

@@ -82,7 +82,7 @@ BROKEN = {
     "zeros.parquet": b"PAR1" + bytes(100) + b"PAR1",
 }
 BEYOND = {
-    "line_mb": {
+    "line_characters": {
         "long.txt": LONG,
         "long.jsonl": json.dumps({"text": LONG.decode()}).encode(),
         "long.csv": b'text\n"' + LONG + b'"\n',
@@ -124,13 +124,16 @@ def test_files_beyond_a_limit_name_the_flag_that_raises_it(tmp_path, limit, name
 
 @pytest.mark.parametrize("name", ["long.txt", "long.jsonl", "long.csv", "long.parquet"])
 def test_a_raised_limit_lets_a_long_text_through(tmp_path, monkeypatch, name):
-    monkeypatch.setenv("HOMOEXPORT_LIMITS", "line_mb=2")
+    monkeypatch.setenv("HOMOEXPORT_LIMITS", "line_characters=2000000")
     path = tmp_path / name
-    path.write_bytes(BEYOND["line_mb"][name])
+    path.write_bytes(BEYOND["line_characters"][name])
     assert [text.strip() for text in _rows(path)] == [LONG.decode().strip()]
 
 
-@pytest.mark.parametrize("pattern", ["**/*.txt", "a/**", "**", "a/**/b/**/*.txt", "./**/*.txt"])
+@pytest.mark.parametrize(
+    "pattern",
+    ["**/*.txt", "a/**", "**", "a/**/b/**/*.txt", "./**/*.txt", "*/*.txt", "*/../*/?.txt", "[a]/[[]x]/7.txt", ".h*/*"],
+)
 def test_patterns_find_what_glob_finds(tmp_path, monkeypatch, pattern):
     for name in ("1.txt", "a/2.txt", "a/b/3.txt", "a/b/c/4.txt", ".hidden/5.txt", "a/.hidden/6.txt", "a/[x]/7.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -142,7 +145,9 @@ def test_patterns_find_what_glob_finds(tmp_path, monkeypatch, pattern):
     assert {path for path in matching(pattern) if path.is_file()} == expected
 
 
-@pytest.mark.parametrize("pattern", ["**/*.txt", "**/**/*.txt"])
+@pytest.mark.parametrize(
+    "pattern", ["**/*.txt", "**/**/*.txt", "*/" * 30 + "x", "*/../" * 30 + "x", "**/" * 20 + "*/x"]
+)
 def test_patterns_that_lead_everywhere_end(tmp_path, monkeypatch, pattern):
     monkeypatch.setenv("HOMOEXPORT_LIMITS", "files=50")
     for number in range(3):
@@ -150,6 +155,17 @@ def test_patterns_that_lead_everywhere_end(tmp_path, monkeypatch, pattern):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="--limit files=N"):
         matching(pattern)
+
+
+def test_patterns_that_go_the_same_ways_again_and_again_end(tmp_path, monkeypatch):
+    deep = tmp_path.joinpath(*"abcdefghijkl")
+    deep.mkdir(parents=True)
+    (deep / "x").write_text("w1")
+    monkeypatch.chdir(tmp_path)
+    assert len(matching("**/" * 20 + "x")) == 1
+    monkeypatch.setenv("HOMOEXPORT_LIMITS", "files=2000")
+    with pytest.raises(UserError, match="--limit files=N"):
+        matching("**/?/" * 6 + "y")
 
 
 @pytest.mark.parametrize(
