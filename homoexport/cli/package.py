@@ -38,12 +38,13 @@ def embed(
     if output is None and sys.stdout.isatty():
         raise UserError("vectors are not for a terminal", where="embed", hint="write > vectors.npy, or -o vectors.npy")
     opened = open_package(package, threads=threads)
-    with refusing(TextError, "is not UTF-8", where="stdin"):
+    with refusing(TextError, "cannot be read", where="stdin", hint="write < lines.txt"):
         given = sys.stdin.buffer.read(limit("whole_mb") * MB + 1)
-        # Only a newline ends a text: str.splitlines would also cut at form feeds and the like.
-        texts = given.decode("utf-8").replace("\r\n", "\n").split("\n")
     if len(given) > limit("whole_mb") * MB:
         raise TextError(f"is more than {limit('whole_mb')} MB", where="stdin", hint=raise_hint("whole_mb"))
+    with refusing(TextError, "is not UTF-8", where="stdin"):
+        # Only a newline ends a text: str.splitlines would also cut at form feeds and the like.
+        texts = given.decode("utf-8").replace("\r\n", "\n").split("\n")
     if max(map(len, texts)) > longest_text():
         raise too_long("stdin")
     if texts[-1] == "":

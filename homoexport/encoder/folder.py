@@ -22,6 +22,7 @@ from homoexport.packaged import leaves_its_folder
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "special_tokens_map.json", "added_tokens.json", "*.model", "merges.txt")
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 _PLAIN_ATTENTION = (None, "eager", "sdpa")
+_OWN_CONFIG = "put the config.json there that the weights were saved with"
 _LEAST_BYTES = MB  # of weights, for what a model's numbers are held against
 _Size = Annotated[int, Field(ge=0)]
 
@@ -81,11 +82,12 @@ def check_folder(folder: Path, source: str) -> None:
             hint = "remove that line, for kernels of others are not run"
             raise TeacherError(f"'{key}' is '{value}'", where=where, hint=hint)
         if "layers" in key and type(value) is int and not 0 < value <= limit("layers"):
-            raise TeacherError(f"'{key}' is {value}", where=where, hint=raise_hint("layers"))
+            hint = raise_hint("layers") if value > 0 else _OWN_CONFIG
+            raise TeacherError(f"'{key}' is {value}", where=where, hint=hint)
     bytes_there = max(_LEAST_BYTES, weights_bytes(folder))
     if number := next((number for number in _numbers(config) if number > bytes_there), None):
         what = f"holds the number {number}, and all of its weights are {weights_bytes(folder)} bytes"
-        raise TeacherError(what, where=where, hint="put the config.json there that the weights were saved with")
+        raise TeacherError(what, where=where, hint=_OWN_CONFIG)
     if (folder / "adapter_config.json").exists():
         hint = "merge it into its model (merge_and_unload), and save that"
         raise TeacherError("is an adapter of another model", where=source, hint=hint)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -154,6 +155,27 @@ def test_damaged_packages(homoexport, tmp_path, command):
     assert_refused(homoexport(*command, package), "truncated", "model.onnx")
     model.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert_refused(homoexport(*command, package), "altered", "model.onnx")
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (IsADirectoryError(21, "Is a directory"), "stdin: cannot be read ([Errno 21] Is a directory)"),
+        (b"w1 \xff\n", "stdin: is not UTF-8"),
+        ("\u20ac".encode() * 400_000, "stdin: is more than 1 MB"),  # which ends amid a character
+    ],
+    ids=["a folder", "bytes", "much"],
+)
+def test_stdin_that_embed_cannot_take(homoexport, tmp_path, monkeypatch, given, told):
+    def read(size):
+        if isinstance(given, OSError):
+            raise given
+        return given[:size]
+
+    package = write_package(tmp_path / "package")
+    monkeypatch.setenv("HOMOEXPORT_LIMITS", "whole_mb=1")
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=SimpleNamespace(read=read)))
+    assert_refused(homoexport("embed", package, "-o", tmp_path / "vectors.npy"), told)
 
 
 @pytest.mark.processes
