@@ -173,6 +173,9 @@ class Trials:
     verb: str = "run"
     seconds: float = 0.0
     expected: dict[str, object] = field(default_factory=dict)
+    steps: int = 60
+    kept: int = 0  # steps that the next command must not make again
+    is_done: bool = False  # all of them
 
     def command(self, run: Path, *more: str) -> Command:
         return Command([self.verb, str(self.recipe), "-o", str(run), *more], self.folder / "said.txt")
@@ -194,11 +197,13 @@ class Trials:
         home = self.folder / f"trial-{draw.random()}"
         home.mkdir()
         run, where, more = home / "run", [], ()
+        self.kept, self.is_done = 0, False
         for chance in (1.0, 0.35, 0.35):
             if draw.random() >= chance:
                 break
             command = self.command(run, *more)
             code = command.ended_by(number, draw.uniform(0, _SHARE * self.seconds))
+            self._assert_went_on(command, run, to_the_end=code in (0, 3))
             if code in (0, 3):
                 where.append("end")
                 break
@@ -207,9 +212,29 @@ class Trials:
         if where[-1] != "end":
             end = self.command(run, *more)
             assert end.wait(10 * PATIENCE_SECONDS) in (0, 3), end.said
+            self._assert_went_on(end, run, to_the_end=True)
         found = result_of(run)
         assert found == self.expected, difference(self.expected, found)
         return ", ".join(where)
+
+    def _assert_went_on(self, command: Command, run: Path, *, to_the_end: bool) -> None:
+        """That a command did not make steps again that were kept; then count those that it leaves.
+
+        Of a kill at most a fifth of the steps is lost, of a signal that is heard between steps none.
+        """
+        began = re.search(r"going on after step (\d+) of|starting at step 1", command.said)
+        if began or (to_the_end and not self.is_done):
+            again = int(began[1] or 0) if began else 0
+            assert again >= self.kept, f"goes on after step {again}, where {self.kept} were kept"
+        student = run if self.verb == "distill" else run / "1-student"
+        log = student / "log.jsonl"
+        made = log.read_bytes().count(b"\n") if log.exists() else 0
+        stopped = re.search(r"stopped after step (\d+) of", command.said)
+        if stopped:
+            assert made == int(stopped[1]), command.said
+        self.is_done = (student / "manifest.json").exists()
+        lost = 0 if stopped or self.is_done else math.ceil(self.steps / 5)
+        self.kept = max(self.kept, made - lost)
 
     def _how_to_go_on(self, command: Command, run: Path, number: int, code: int) -> tuple[str, ...]:
         """The flag that the next command needs; of a signal that can be heard nothing but the step in hand is lost."""
@@ -224,10 +249,6 @@ class Trials:
             return ()
         words = shlex.split(told[1])
         assert words == [*command.words, *(() if "--resume" in command.words else ["--resume"])], words
-        stopped = re.search(r"stopped after step (\d+) of", command.said)
-        log = run / "log.jsonl" if self.verb == "distill" else run / "1-student" / "log.jsonl"
-        if stopped:
-            assert len(log.read_text().splitlines()) == int(stopped[1]), command.said
         return ("--resume",)
 
 
@@ -261,9 +282,8 @@ def run_trials(*, kills: int, stops: int, seed: int, verb: str = "run", planned:
             "homoexport.workflow.export.rank_files", lambda files, **_: [1.0 + at for at in range(len(files))]
         )
         os.environ.update(HOMOEXPORT_CACHE=f"{folder}/cache", HF_DATASETS_CACHE=f"{folder}/datasets")
-        trials = Trials(
-            write_recipe(Path(folder), planned=planned, steps=60 if verb == "run" else 20), Path(folder), verb
-        )
+        steps = 60 if verb == "run" else 20
+        trials = Trials(write_recipe(Path(folder), planned=planned, steps=steps), Path(folder), verb, steps=steps)
         trials.reference()
         print(f"the uninterrupted run takes {trials.seconds:.1f} s; {len(trials.expected)} digests", flush=True)
         plan = [signal.SIGKILL] * kills + [signal.SIGTERM] * stops + [signal.SIGINT] * stops

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from homoexport.documents.artifact import StudentManifest, verify
 from homoexport.documents.recipe import StudentShape
 from homoexport.documents.run_folder import LOG
 from homoexport.errors import RecipeError
+from homoexport.stages.distill import Run
 from homoexport.workflow.distill import distill_students
 from homoexport.workflow.progress import Progress
 from tests.stages.distill.test_loop import Stop, settings_of, text_of
@@ -82,6 +84,35 @@ def test_killed_and_resumed_ends_with_the_same_bits(tiny_folder, corpus_file, tm
     if stop_after < 3:
         assert not (tmp_path / "stopped").exists()  # nothing to resume
         return
+    resumed = distill_students(teacher, output=tmp_path / "stopped", resume=True, **arguments)
+    for one, other in zip(whole, resumed, strict=True):
+        assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
+        assert [line["loss"] for line in log_of(one)] == [line["loss"] for line in log_of(other)]
+
+
+@pytest.mark.parametrize(
+    "stop_after", [pytest.param(24, id="before it goes back"), pytest.param(26, id="after", marks=pytest.mark.slow)]
+)
+def test_a_branch_that_diverges_goes_back_to_where_it_branched_off(
+    tiny_folder, corpus_file, tmp_path, monkeypatch, stop_after
+):
+    torch.set_num_threads(1)
+    update, teacher, arguments, seen = Run._update, str(tiny_folder()), arguments_of(corpus_file), []
+
+    def lose(run: Run) -> None:
+        update(run)
+        if run.settings.steps == 5 and run.step == 2 and not run.slowed:  # a branch's third
+            next(run.student.parameters()).data.fill_(math.nan)
+
+    def stop(_progress: object) -> None:
+        seen.append(1)
+        if len(seen) == stop_after:
+            raise Stop
+
+    monkeypatch.setattr(Run, "_update", lose)
+    whole = distill_students(teacher, output=tmp_path / "whole", **arguments)
+    with pytest.raises(Stop):
+        distill_students(teacher, output=tmp_path / "stopped", progress=Progress(on_distill=stop), **arguments)
     resumed = distill_students(teacher, output=tmp_path / "stopped", resume=True, **arguments)
     for one, other in zip(whole, resumed, strict=True):
         assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
