@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +24,7 @@ from pydantic_core import from_json
 from homoexport.errors import PackageError
 
 PART = ".homoexport"  # ends the names of files and folders that are there for a while
+_HALF = re.compile(r"\..+\.[0-9a-f]{16}" + re.escape(PART), re.DOTALL)
 MAX_BYTES = 256 * 2**20  # of a file that is read as JSON: far more than any document has
 
 
@@ -46,13 +49,23 @@ class Document(Figures):
 D = TypeVar("D", bound=Document)
 
 
+def half_of(path: Path) -> Path:
+    """A new name for what is going to take a file's place."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}{PART}")
+
+
+def is_half(path: Path) -> bool:
+    """Whether a file is what a killed process left under a name of `half_of`."""
+    return bool(_HALF.fullmatch(path.name)) and path.is_file() and not path.is_symlink()
+
+
 @contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
     """A file that takes `path`'s place when the block ends well, so that a reader never sees half of it.
 
     It is on the disk by then. A link at `path` is replaced, not followed; the file's mode is the umask's.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{PART}")
+    temporary = half_of(path)
     try:
         with temporary.open("xb") as file:
             yield file
@@ -61,6 +74,12 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def copy_file(source: Path, destination: Path) -> None:
+    """Copy a file whole, or not at all; see `new_file`."""
+    with source.open("rb") as old, new_file(destination) as new:
+        shutil.copyfileobj(old, new)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -6,14 +6,13 @@ The rooms that need torch are imported where they are used, after what was asked
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from homoexport.documents.artifact import MANIFEST, DistilledManifest, Manifest, verify
-from homoexport.documents.document import digest_of, new_file
+from homoexport.documents.document import copy_file, digest_of
 from homoexport.documents.output import output_errors, replacing
 from homoexport.documents.recipe import DistillSettings, StudentShape, TextSettings, TextSource
 from homoexport.documents.run_folder import (
@@ -154,8 +153,8 @@ def prune_on(
                 return verify(output, DistilledManifest, strict=False)
             if not (output / CHECKPOINT).is_file():
                 begin(output, "student", work)
-                _copy(student / LOG, output / LOG)  # the way up to here
-                _copy(student / END_STATE, output / CHECKPOINT)
+                copy_file(student / LOG, output / LOG)  # the way up to here
+                copy_file(student / END_STATE, output / CHECKPOINT)
             place = Place(output, work, recipe_digest, True, progress, keep_state=True)
             return run_student(job, place, job.targets[0])
 
@@ -230,7 +229,7 @@ def _finish_branch(job: Job, place: Place, target: Shape, *, trunk: Path, finish
     from homoexport.workflow.student import run_student
 
     if job.accelerator.is_main_process and not (place.folder / LOG).exists():
-        _copy(trunk / LOG, place.folder / LOG)  # the way up to where it branched off
+        copy_file(trunk / LOG, place.folder / LOG)  # the way up to where it branched off
     settings = job.settings.model_copy(
         update={
             "steps": max(1, round(finish * job.settings.steps)),
@@ -357,11 +356,6 @@ def _replacing_together(
             refuse_other_work(output, work)
         accelerator.wait_for_everyone()
         yield
-
-
-def _copy(source: Path, destination: Path) -> None:
-    with source.open("rb") as old, new_file(destination) as new:
-        shutil.copyfileobj(old, new)
 
 
 def _is_done(folder: Path) -> bool:

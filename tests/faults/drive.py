@@ -98,16 +98,22 @@ def write_checkpoint(folder: Path, word: str) -> None:
     from homoexport.stages.distill.checkpoint import save_checkpoint
 
     state = {"run": torch.full((50_000,), float(len(word))), "text": word}
-    save_checkpoint(folder, state)  # type: ignore[arg-type]
+    save_checkpoint(folder, state, is_good=True)  # type: ignore[arg-type]
 
 
 def read_checkpoint(folder: Path) -> str:
+    """Both are whole; the good one may be newer."""
+    from homoexport.documents.run_folder import CHECKPOINT, GOOD_CHECKPOINT
     from homoexport.stages.distill.checkpoint import load_checkpoint
 
-    state = load_checkpoint(folder)
-    assert state is not None
-    assert (state["run"] == len(state["text"])).all()  # type: ignore[operator]
-    return str(state["text"])
+    words = []
+    for name in (CHECKPOINT, GOOD_CHECKPOINT):
+        state = load_checkpoint(folder, name=name)
+        assert state is not None
+        assert (state["run"] == len(state["text"])).all()  # type: ignore[operator]
+        words.append(str(state["text"]))
+    assert words != ["new", "old"]
+    return words[0]
 
 
 def write_student(folder: Path, word: str) -> None:

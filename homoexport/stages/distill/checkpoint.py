@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TypedDict, cast
 
 import torch
 
-from homoexport.documents.document import PART, new_file
+from homoexport.documents.document import copy_file, half_of, new_file
 from homoexport.documents.output import output_errors
 from homoexport.documents.run_folder import CHECKPOINT, GOOD_CHECKPOINT
 from homoexport.errors import PackageError, refusing
@@ -38,23 +37,29 @@ def save_checkpoint(folder: Path, state: Checkpoint, *, name: str = CHECKPOINT, 
 
     `is_good`: a run that diverges goes back to it (`GOOD_CHECKPOINT`), also when there are later ones.
     """
-    path = folder / name
-    with output_errors(path), new_file(path) as file:
-        torch.save({"format": _FORMAT, **state}, file)
-        if is_good:
-            file.flush()
-            mark_good(Path(file.name))
+    path = folder / (GOOD_CHECKPOINT if is_good else name)
+    with output_errors(path):
+        with new_file(path) as file:
+            torch.save({"format": _FORMAT, **state}, file)
+        if is_good:  # it is on the disk: now it may take the other's place, too
+            _link(path, folder / name)
 
 
 def mark_good(checkpoint: Path) -> None:
-    """Keep a checkpoint as the one that a run which diverges goes back to, without writing it again where links are."""
-    link = checkpoint.with_name(f"{GOOD_CHECKPOINT}{PART}")
-    link.unlink(missing_ok=True)
+    """Keep a checkpoint as the one that a run which diverges goes back to."""
+    _link(checkpoint, checkpoint.with_name(GOOD_CHECKPOINT))
+
+
+def _link(file: Path, other: Path) -> None:
+    """Have a file under another name, too, without writing it again where there are links."""
+    link = half_of(other)
     try:
-        link.hardlink_to(checkpoint)
+        link.hardlink_to(file)
+        link.replace(other)
     except OSError:  # of a file system without links
-        shutil.copyfile(checkpoint, link)
-    link.replace(checkpoint.with_name(GOOD_CHECKPOINT))
+        copy_file(file, other)
+    finally:
+        link.unlink(missing_ok=True)
 
 
 def load_checkpoint(folder: Path, *, name: str = CHECKPOINT) -> Checkpoint | None:
