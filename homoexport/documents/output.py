@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 
 from homoexport.documents.artifact import MANIFEST, kind_of, with_article
-from homoexport.documents.document import PART
+from homoexport.documents.document import PART, is_half
 from homoexport.errors import HomoexportError, OutputError
 from homoexport.globs import at_home, matching
 from homoexport.lock import MARK, FolderHeldError, held, is_ours
@@ -31,15 +31,17 @@ from homoexport.lock import MARK, FolderHeldError, held, is_ours
 _HERE, _RENAME_EXCHANGE = -100, 2  # of Linux: AT_FDCWD, and a flag of renameat2
 _NEW, _REPLACED, _ASIDE = "new", "replaced", "aside"
 _FULL = ("the disk is full", "free some room, or name another folder")
-_FORBIDDEN = ("permission denied", "name a folder that you may write")
-_HINTS = {
+_FORBIDDEN = ("permission denied", "name another, or change who may read and write it")
+_OF_DISKS = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: _FULL,
     errno.EFBIG: ("the file is larger than this system allows", "raise the limit, or name another folder"),
-    errno.EACCES: _FORBIDDEN,
-    errno.EPERM: _FORBIDDEN,
     errno.EROFS: ("the file system is read-only", "name a folder that you may write"),
     errno.EIO: ("the disk failed", "look after the disk, or name another folder"),
+}
+_OF_PATHS = {
+    errno.EACCES: _FORBIDDEN,
+    errno.EPERM: _FORBIDDEN,
     errno.EBUSY: ("is in use, or a place where a disk is mounted", "name a folder inside it"),
     errno.EISDIR: ("is a folder", "name a file"),
     errno.ENAMETOOLONG: ("the name is too long", "name a shorter one"),
@@ -60,20 +62,24 @@ def output_errors(where: Path) -> Iterator[None]:
         refusal = None if isinstance(error, HomoexportError) else _refusal(error)
         if refusal is None:
             raise
-        number, path = refusal
-        what, hint = _HINTS[number]
+        what, hint, path = refusal
         raise OutputError(what, where=path or str(where), hint=hint) from error
 
 
-def _refusal(error: BaseException | None) -> tuple[int, str | None] | None:
-    """The operating system's refusal to write behind an error, or behind one that it followed, and the file."""
-    while error is not None:
-        for number in _HINTS:
-            if isinstance(error, OSError) and error.errno == number:
-                return number, None if error.filename is None else str(error.filename)
-            if f"(os error {number})" in str(error):
-                return number, None
-        error = error.__cause__ or error.__context__
+def _refusal(error: BaseException) -> tuple[str, str, str | None] | None:
+    """What the operating system refused, a hint, and the file.
+
+    A disk's refusal counts behind any error that followed it, a path's only where it is itself the error: a mistake of
+    ours may follow one that was minded.
+    """
+    followed: BaseException | None = error
+    while followed is not None:
+        for number, (what, hint) in (_OF_DISKS | _OF_PATHS if followed is error else _OF_DISKS).items():
+            path = getattr(followed, "filename", None)
+            is_systems = isinstance(followed, OSError) and followed.errno == number
+            if (is_systems and (path is not None or number in _OF_DISKS)) or f"(os error {number})" in str(followed):
+                return what, hint, None if path is None else str(path)
+        followed = followed.__cause__ or followed.__context__
     return None
 
 
@@ -99,7 +105,7 @@ def _refuse_existing(out_dir: Path, *, force: bool, kind: str | None = None, inp
         return
     if not out_dir.is_dir():
         raise OutputError("is a file, not a folder", where=str(out_dir), hint="name another folder")
-    if all(path.name.endswith(PART) for path in out_dir.iterdir()):  # empty, but for halves of files
+    if all(map(is_half, out_dir.iterdir())):  # empty, but for those
         return
     if not force:
         hint = "name another folder, or give --force to replace it"
@@ -150,7 +156,7 @@ def settle(out_dir: Path) -> None:
 def settle_inside(folder: Path) -> None:
     """`settle` every output in a folder that this process works on, and remove the halves of files."""
     for left in list(folder.rglob(f".*{PART}")):
-        if left.is_file() and not left.is_symlink():
+        if is_half(left):
             left.unlink()
         elif is_ours(left):
             settle(left.with_name(left.name[1 : -len(PART)]))

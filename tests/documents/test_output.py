@@ -1,4 +1,4 @@
-"""Output folders: whole or not there, one process's alone, and what stood there before is never lost."""
+"""Output folders: whole or not there, and what stood there before is never lost."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import contextlib
 import errno
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -33,53 +31,12 @@ def test_errors_of_ours_are_not_taken_for_the_disks(tmp_path):
         fail()
 
 
-@pytest.fixture
-def busy(tmp_path):
-    """Another process that holds `tmp_path/out`, until it is told to end."""
-    code = """
-import sys
-from pathlib import Path
-from homoexport.documents.output import staged
-with staged(Path(sys.argv[1])) as folder:
-    print("here", flush=True)
-    sys.stdin.read()
-    (folder / "whole.txt").write_text("theirs")
-"""
-    command = [sys.executable, "-c", code, str(tmp_path / "out")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout.readline() == b"here\n"
-        yield process
-
-
 def in_its_place(out: Path) -> object:
     return replacing(out, force=True, resume=False, is_worth_keeping=lambda: False, is_done=lambda: False)
 
 
 def gone_on_with(out: Path) -> object:
     return replacing(out, force=False, resume=True, is_worth_keeping=lambda: True, is_done=lambda: False)
-
-
-@pytest.mark.parametrize("work", [staged, in_its_place, gone_on_with])
-def test_of_two_at_once_the_second_is_refused_before_it_changes_anything(tmp_path, busy, work):
-    out, before = tmp_path / "out", sorted(tmp_path.rglob("*"))
-    told = f"another process is writing there \\(pid {busy.pid}\\)"
-    with pytest.raises(OutputError, match=told), work(out):
-        pytest.fail("it began")
-    with pytest.raises(OutputError, match=told):
-        refuse_existing(out, force=True)
-    assert sorted(tmp_path.rglob("*")) == before
-    busy.communicate()
-    assert (out / "whole.txt").read_text() == "theirs"
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-def test_the_lock_of_a_killed_process_is_gone_with_it(tmp_path, busy):
-    busy.kill()
-    busy.wait()
-    assert [path.name for path in tmp_path.iterdir()] == [".out.homoexport"]
-    with staged(tmp_path / "out") as folder:
-        (folder / "whole.txt").write_text("mine")
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def killed_at(moment: str, out: Path, work: object) -> None:
@@ -212,6 +169,25 @@ def test_what_others_called_alike_is_not_touched(tmp_path, name):
     assert out.is_dir()
 
 
+@pytest.mark.parametrize(
+    "name", ["notes.homoexport", ".notes.homoexport", ".a.homoexport", ".a.0123456789abcdef.homoexport"]
+)
+@pytest.mark.parametrize("is_folder", [False, True])
+@pytest.mark.parametrize("work", [lambda out: staged(out, force=True), staged, in_its_place, gone_on_with])
+def test_files_of_others_do_not_count_as_halves(tmp_path, name, is_folder, work):
+    out = tmp_path / "out"
+    out.mkdir()
+    if is_folder:
+        (out / name / "aside").mkdir(parents=True)
+        (out / name / "aside" / "thesis.txt").write_text("years of work")
+    elif "0123456789abcdef" not in name:
+        (out / name).write_text("years of work")
+    before = sorted(path.relative_to(out) for path in out.rglob("*"))
+    with contextlib.suppress(OutputError), work(out):
+        pass
+    assert set(before) <= {path.relative_to(out) for path in out.rglob("*")}
+
+
 def test_what_is_in_the_way_is_told(tmp_path):
     (tmp_path / ".out.homoexport").write_text("mine")
     told = r"\.out\.homoexport: is in the way, and homoexport did not make it"
@@ -311,6 +287,24 @@ def test_full_disk_is_one_line_however_it_is_told(tmp_path, fail):
 def test_other_errors_pass(tmp_path):
     with pytest.raises(ValueError, match="os"), output_errors(tmp_path):
         raise ValueError("os")
+
+
+def after(first: Exception) -> None:
+    try:
+        raise first
+    except OSError:
+        raise KeyError("a mistake of ours")  # noqa: B904
+
+
+def test_a_mistake_that_follows_a_refusal_is_no_refusal(tmp_path):
+    for number in (errno.EACCES, errno.EISDIR, errno.EBUSY):
+        with pytest.raises(KeyError), output_errors(tmp_path):
+            after(OSError(number, os.strerror(number), "text.txt"))
+    with pytest.raises(PermissionError), output_errors(tmp_path):  # of no file: a connection, a process
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+    told = "text.txt: permission denied; name another, or change who may read and write it"
+    with pytest.raises(OutputError, match=told), output_errors(tmp_path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "text.txt")
 
 
 @pytest.mark.parametrize(
