@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -55,6 +57,27 @@ def test_those_of_the_killed_are_removed_and_those_of_the_living_stay(tmp_path, 
     assert theirs.is_dir()
     with scratch_folder(parent=tmp_path) as mine:
         assert list(tmp_path.iterdir()) == [mine]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_without_locks_nothing_goes_that_may_be_a_living_processs(tmp_path, monkeypatch, holder, number):
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    process, theirs = holder
+    for name, said in (("host", "1 elsewhere"), ("words", "no number"), ("long", "9" * 30)):
+        (tmp_path / f"homoexport-{name}").mkdir()
+        (tmp_path / f"homoexport-{name}" / MARK).write_text(said)
+    with scratch_folder(parent=tmp_path) as outer, scratch_folder(parent=tmp_path) as inner:
+        assert outer.is_dir()
+        assert inner.is_dir()
+        assert len(list(tmp_path.iterdir())) == 6
+    process.kill()
+    process.wait()
+    with scratch_folder(parent=tmp_path):
+        assert not theirs.exists()
+        assert len(list(tmp_path.iterdir())) == 4
 
 
 @pytest.mark.parametrize("place", ["nowhere", "file"])
