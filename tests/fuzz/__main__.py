@@ -11,8 +11,11 @@ import traceback
 import warnings
 from pathlib import Path
 
-from tests.fuzz.targets import TARGETS, run_all
+from tests.fuzz.outside import run_each
+from tests.fuzz.targets import TARGETS
 from tests.fuzz.watch import Watch
+
+_BEAT = 5  # seconds between two signs of life
 
 
 def main() -> int:
@@ -23,17 +26,24 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="An input is the same for the same seed and number.")
     parser.add_argument("--from", dest="first", type=int, default=0, help="The first input, to see one again.")
     parser.add_argument("--go-on", action="store_true", help="Tell all that fell instead of ending with the first.")
+    parser.add_argument("--here", action="store_true", help="In this process, which nothing ends when it hangs.")
     given = parser.parse_args()
-    if given.target is None:
-        return run_all(sys.argv[1:])
+    if not given.here:
+        asked = sys.argv[1:]
+        names = [given.target] if given.target else TARGETS
+        command = [sys.executable, "-u", "-m", "tests.fuzz", "--here"]
+        return run_each({name: [*command, *asked, *([] if given.target else [name])] for name in names})
     warnings.simplefilter("ignore")
     fell: set[str] = set()
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         make = TARGETS[given.target](Path(folder))
-        watch, until = Watch(Path(folder)), time.monotonic() + given.seconds
+        watch, until, beat = Watch(Path(folder)), time.monotonic() + given.seconds, 0.0
         for number in range(given.first, given.first + given.inputs):
             if time.monotonic() > until:
                 break
+            if time.monotonic() > beat:
+                print(f"{given.target}: at {number}", flush=True)
+                beat = time.monotonic() + _BEAT
             try:
                 watch.read(make(random.Random(f"{given.seed}/{number}")))
             except KeyboardInterrupt:

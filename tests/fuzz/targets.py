@@ -11,8 +11,6 @@ import lzma
 import os
 import random
 import shutil
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,13 +21,9 @@ import pyarrow
 import pyarrow.parquet
 import yaml
 
-from homoexport.documents.artifact import Manifest, read_manifest, verify
-from homoexport.documents.document import digest_of, read_document, to_json
-from homoexport.documents.measurement import Measurement
+from homoexport.documents.artifact import Manifest, verify
+from homoexport.documents.document import digest_of
 from homoexport.documents.recipe import FinetuneRecipe, Recipe, TextSource, parse_as, read_recipe_tree
-from homoexport.documents.run_folder import RunMark
-from homoexport.documents.student import read_log
-from homoexport.documents.summary import Floors, Summary
 from homoexport.encoder import encoder_of, load_encoder, max_length_of, write_sentence_files
 from homoexport.host import MeasuredHost, describe_host
 from homoexport.runtime.inference import open_package
@@ -38,14 +32,13 @@ from homoexport.stages.measure.process import Worker
 from homoexport.stages.measure.targets import find_target
 from homoexport.text.sources import columns_of, find_files, read_rows
 from tests.conftest import tiny_bert, tiny_tokenizer, write_sentences
+from tests.fuzz.good import good_documents
 from tests.fuzz.mutate import mutated_bytes, mutated_json, mutated_value
-from tests.report.conftest import log_line
 from tests.stages.measure.tiny_onnx import write_package
 
 Reader = Callable[[], object]
 Target = Callable[[Path], Callable[[random.Random], Reader]]
 SHIPPED = Path(__file__).parents[2] / "recipes"
-SUMMARY = Path(__file__).parents[2] / "docs" / "quickstart-summary.json"
 
 
 def recipes(folder: Path) -> Callable[[random.Random], Reader]:
@@ -79,31 +72,17 @@ def recipes(folder: Path) -> Callable[[random.Random], Reader]:
 
 
 def documents(folder: Path) -> Callable[[random.Random], Reader]:
-    """Manifests, marks, summaries, measurements, logs."""
-    package = write_package(folder / "package")
-    host = describe_host()
-    good: dict[str, tuple[bytes, Callable[[Path], object]]] = {
-        "manifest.json": ((package / "manifest.json").read_bytes(), lambda path: read_manifest(path.parent, Manifest)),
-        "summary.json": (SUMMARY.read_bytes(), lambda path: read_document(path, Summary)),
-        "floors.json": (to_json(Floors(verdicts=())).encode(), lambda path: read_document(path, Floors)),
-        "run.json": (
-            to_json(RunMark(kind="run", homoexport="1", work="0", seconds={"plan": 1.0})).encode(),
-            lambda path: read_document(path, RunMark),
-        ),
-        "measurement.json": (
-            json.dumps({"schema_version": "2.0", "kind": "measurement", "host": vars(host)}, default=str).encode(),
-            lambda path: read_document(path, Measurement),
-        ),
-        "log.jsonl": ("\n".join(log_line(step).model_dump_json() for step in range(5)).encode(), read_log),
-    }
+    """Every document that is read again, and logs."""
+    good = good_documents(folder)
 
     def make(draw: random.Random) -> Reader:
-        name = draw.choice(list(good))
-        content, read = good[name]
-        path = folder / name
-        changed = mutated_bytes(content, draw) if name.endswith("jsonl") else mutated_json(content, draw)
-        path.write_bytes(changed)
-        return lambda: read(path)
+        path, read = good[draw.choice(list(good))]
+        content = path.read_bytes()
+        changed = folder / "changed" / path.name
+        changed.parent.mkdir(exist_ok=True)
+        lines = path.suffix == ".jsonl"
+        changed.write_bytes(mutated_bytes(content, draw) if lines else mutated_json(content, draw))
+        return lambda: read(changed)
 
     return make
 
@@ -243,11 +222,3 @@ TARGETS: dict[str, Target] = {
     "texts": texts,
     "models": models,
 }
-
-
-def run_all(arguments: list[str]) -> int:
-    """Each target in a process of its own, whatever becomes of the others."""
-    return max(
-        subprocess.run([sys.executable, "-m", "tests.fuzz", name, *arguments], check=False).returncode
-        for name in TARGETS
-    )

@@ -105,6 +105,11 @@ def _figures(package: str, name: str, precision: str, size: tuple[int, int], med
 
 @pytest.fixture
 def measurement() -> dict[str, Any]:
+    return two_packages()
+
+
+def two_packages() -> dict[str, Any]:
+    """The JSON of a measurement of a teacher's and a student's package."""
     teacher = _figures("run/0-teacher", "minilm", "fp32", (22_713_216, 91_000_000), 54.0, 246.0)
     student = _figures("run/2-onnx", "quickstart", "int8", (8_665_536, 9_100_000), 12.0, 82.0)
     return {
