@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 from pathlib import Path
@@ -48,10 +49,21 @@ class OnnxSession:
 
 
 def _heard(work: Callable[[], T], stop: Callable[[], None] = lambda: None, seconds: float | None = None) -> T:
-    """Do what stays in C++ for long in a thread, so that this one hears signals; `stop` has it end, also by time."""
-    with futures.ThreadPoolExecutor(1) as pool:
+    """Do what stays in C++ for long in a thread, so that this one hears signals; `stop` has it end, also by time.
+
+    Its end is not waited for: what opens a graph cannot be stopped, and goes with the process.
+    """
+    answer: futures.Future[T] = futures.Future()
+
+    def do() -> None:
         try:
-            return pool.submit(work).result(seconds)
-        except BaseException:
-            stop()
-            raise
+            answer.set_result(work())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=do, name="onnxruntime", daemon=True).start()
+    try:
+        return answer.result(seconds)
+    except BaseException:
+        stop()
+        raise

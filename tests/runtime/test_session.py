@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -50,23 +52,37 @@ class Ended(Exception):
     """What a handler of a signal raises."""
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_is_heard_while_a_graph_runs(number):
+@contextmanager
+def ended_by(number: int) -> Iterator[None]:
+    """A signal comes while the block works, and ends it."""
+
     def end(*_: object) -> None:
         raise Ended
 
     before = signal.signal(number, end)
-    session = OnnxSession(endless().SerializeToString(), threads=1)
     timer = threading.Timer(0.3, os.kill, (os.getpid(), number))
     try:
         timer.start()
         began = time.monotonic()
         with pytest.raises(Ended):
-            session.run(None, {"attention_mask": np.ones((1, 4), np.int64)})
+            yield
         assert time.monotonic() - began < 5
     finally:
         timer.join()
         signal.signal(number, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_heard_while_a_graph_runs(number):
+    session = OnnxSession(endless().SerializeToString(), threads=1)
+    with ended_by(number):
+        session.run(None, {"attention_mask": np.ones((1, 4), np.int64)})
+
+
+def test_a_signal_is_heard_while_a_graph_is_opened(monkeypatch):
+    monkeypatch.setattr("onnxruntime.InferenceSession", lambda *_, **__: time.sleep(20))
+    with ended_by(signal.SIGTERM):
+        OnnxSession(b"")
 
 
 @pytest.mark.processes
