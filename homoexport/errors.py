@@ -23,6 +23,8 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+_SHOWN = 200  # characters of a path
+
 
 class HomoexportError(Exception):
     """Base of everything that homoexport raises on purpose."""
@@ -105,6 +107,17 @@ class ParityError(HomoexportError):
 def first_line(error: BaseException) -> str:
     """What a library's error says in one line; its kind, where it says nothing."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+@contextmanager
+def readable(kind: type[UserError], path: object) -> Iterator[None]:
+    """Tell in one line that the operating system does not let a path be looked at, or that none can be like that."""
+    try:
+        yield
+    except OSError as error:
+        where = str(error.filename or path)[:_SHOWN]
+        what = f"cannot be read ({(error.strerror or first_line(error)).lower()})"
+        raise kind(what, where=where, hint="name another, or have its permissions changed") from None
 
 
 @contextmanager

@@ -45,7 +45,7 @@ LIMITS: dict[LimitName, Limit] = {
     "members": Limit(10_000, "files in one archive"),
     "files": Limit(100_000, "files and folders that a pattern of text files may lead to"),
     "recipe_kb": Limit(512, "kilobytes of a recipe"),
-    "config_mb": Limit(16, "megabytes of a model's config.json, and of each other file of settings"),
+    "config_mb": Limit(4, "megabytes of a model's config.json, and of each other file of settings"),
     "tokenizer_mb": Limit(64, "megabytes of each file of a tokenizer"),
     "layers": Limit(1000, "layers that a model's config.json may ask for"),
     "answer_seconds": Limit(60, "seconds to wait for a model's answer, beyond 50 ms for each token of its input"),

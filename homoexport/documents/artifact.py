@@ -31,7 +31,7 @@ from homoexport.documents.document import (
 from homoexport.documents.graph import external_files
 from homoexport.documents.package import PackageDetails
 from homoexport.documents.student import DistilledDetails, FinetunedDetails, StudentDetails
-from homoexport.errors import PackageError
+from homoexport.errors import PackageError, readable
 from homoexport.host import HostDescription, describe_host, library_versions
 
 MANIFEST = "manifest.json"
@@ -235,8 +235,10 @@ def read_manifest(folder: Path, form: type[M]) -> M:
         PackageError: no folder, no manifest, not JSON, another format version, or another kind.
     """
     path = folder / MANIFEST
-    if not path.is_file():
-        what = "has no manifest.json" if folder.is_dir() else "does not exist or is not a folder"
+    with readable(PackageError, folder):
+        is_there, has_folder = path.is_file(), folder.is_dir()
+    if not is_there:
+        what = "has no manifest.json" if has_folder else "does not exist or is not a folder"
         raise PackageError(what, where=str(folder), hint="name a folder that homoexport wrote")
     content = read_json(path)
     found = content.get("kind") if isinstance(content, dict) else None
@@ -298,9 +300,10 @@ def verify(
     manifest = read_manifest(folder, form)
     if not manifest.files:
         raise PackageError("its manifest names no files", where=str(folder), hint="write the artifact again")
-    _refuse_others(folder, manifest, strict=strict)
-    for name, entry in manifest.files.items():
-        _check_file(folder / name, entry)
+    with readable(PackageError, folder):
+        _refuse_others(folder, manifest, strict=strict)
+        for name, entry in manifest.files.items():
+            _check_file(folder / name, entry)
     if isinstance(manifest, PackageManifest):
         for graph in manifest.graphs:
             manifest.graph_files(folder, graph)
@@ -324,9 +327,5 @@ def _check_file(path: Path, entry: FileEntry) -> None:
     if (size := path.stat().st_size) != entry.bytes:
         what = "truncated" if size < entry.bytes else "altered"
         raise PackageError(f"{what}: {size} bytes where the manifest has {entry.bytes}", where=str(path), hint=hint)
-    try:
-        found = sha256_file(path)
-    except OSError as error:
-        raise PackageError(f"cannot be read ({error.strerror})", where=str(path)) from None
-    if found != entry.sha256:
+    if sha256_file(path) != entry.sha256:
         raise PackageError("altered: its sha256 is not the manifest's", where=str(path), hint=hint)

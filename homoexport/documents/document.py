@@ -25,7 +25,8 @@ from homoexport.errors import PackageError
 
 PART = ".homoexport"  # ends the names of files and folders that are there for a while
 _HALF = re.compile(r"\..+\.[0-9a-f]{16}" + re.escape(PART), re.DOTALL)
-MAX_BYTES = 256 * 2**20  # of a file that is read as JSON: far more than any document has
+MAX_BYTES = 4 * 2**20  # of a document: far more than one has, and in memory it may be 50 times as large
+_SHOWN = 40  # characters of a version
 
 
 class Figures(BaseModel):
@@ -35,9 +36,10 @@ class Figures(BaseModel):
 
 
 class Document(Figures):
-    """Base of what is written to a file of its own. `VERSION` is what this homoexport writes."""
+    """Base of what is written to a file of its own. `VERSION` is what this homoexport writes, `MAX_BYTES` limits it."""
 
     VERSION: ClassVar[str]
+    MAX_BYTES: ClassVar[int] = MAX_BYTES
 
     schema_version: str = ""
 
@@ -104,16 +106,17 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, *, max_bytes: int = MAX_BYTES) -> Any:
     """The JSON value in a file.
 
     Raises:
         PackageError: the file is missing, too large, or no JSON (also where it is nested too deeply, or repeats a key).
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise PackageError(f"is larger than {MAX_BYTES >> 20} MiB, too large for a document", where=str(path))
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(max_bytes + 1)
+        if len(content) > max_bytes:
+            raise PackageError(f"is larger than {max_bytes >> 20} MiB, too large for a document", where=str(path))
         value = from_json(content, allow_inf_nan=False)
         json.loads(content, object_pairs_hook=_refuse_repeated)
         return value
@@ -138,7 +141,7 @@ def read_document(path: Path, kind: type[D], *, hint: str = "") -> D:
     Raises:
         PackageError: the file is missing, too large, no JSON, of another major version, or not of this form.
     """
-    return parse_document(read_json(path), kind, where=str(path), hint=hint)
+    return parse_document(read_json(path, max_bytes=kind.MAX_BYTES), kind, where=str(path), hint=hint)
 
 
 def parse_document(value: Any, kind: type[D], *, where: str, hint: str = "") -> D:
@@ -148,8 +151,8 @@ def parse_document(value: Any, kind: type[D], *, where: str, hint: str = "") -> 
         raise PackageError("has no schema_version, so it is no document of homoexport's", where=where, hint=hint)
     major, _, minor = version.partition(".")
     own_major, _, own_minor = kind.VERSION.partition(".")
-    if major != own_major or not minor.isdecimal():
-        what = f"is of schema version {version}, and this homoexport reads {kind.VERSION}"
+    if major != own_major or not re.fullmatch("[0-9]{1,9}", minor):
+        what = f"is of schema version {version[:_SHOWN]}, and this homoexport reads {kind.VERSION}"
         raise PackageError(what, where=where, hint="make it again, or use the homoexport that wrote it")
     try:
         later = int(minor) > int(own_minor)

@@ -212,6 +212,7 @@ class Measurement(Document):
     """
 
     VERSION: ClassVar[str] = "2.3"
+    MAX_BYTES: ClassVar[int] = 16 * 2**20  # it holds every sample
 
     device: str
     emulated: bool
@@ -309,7 +310,7 @@ def json_schema() -> dict[str, object]:
 
 def read_measurement(path: Path) -> Measurement | Grid:
     """What `homoexport bench --json` wrote to a file, or a folder's `measurement.json`; see `read_document`."""
-    value = read_json(path)
+    value = read_json(path, max_bytes=Measurement.MAX_BYTES)
     if isinstance(value, dict) and value.get("kind") == "grid":
         return parse_document(value, Grid, where=str(path), hint=_HINT)
     return parse_document(value, Measurement, where=str(path), hint=_HINT)

@@ -89,6 +89,7 @@ class PlanMemory(Document):
     """
 
     VERSION: ClassVar[str] = "8.0"
+    MAX_BYTES: ClassVar[int] = 16 * 2**20  # it holds every figure
 
     form: str | None = None
     table: MeasuredTable | None = None

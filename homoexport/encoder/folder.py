@@ -20,6 +20,7 @@ from homoexport.limits import MB, LimitName, limit, raise_hint
 from homoexport.packaged import leaves_its_folder
 
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "special_tokens_map.json", "added_tokens.json", "*.model", "merges.txt")
+_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")  # of these
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 _PLAIN_ATTENTION = (None, "eager", "sdpa")
 _OWN_CONFIG = "put the config.json there that the weights were saved with"
@@ -92,7 +93,7 @@ def check_folder(folder: Path, source: str) -> None:
         hint = "merge it into its model (merge_and_unload), and save that"
         raise TeacherError("is an adapter of another model", where=source, hint=hint)
     for path in (path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)):
-        check_size(path, "tokenizer_mb")
+        check_size(path, "config_mb" if path.name in _SETTINGS else "tokenizer_mb")
     for path in folder.glob("*.index.json"):
         index = _parsed(_Index, read_settings(path), str(path))
         if odd := next((name for name in index.weight_map.values() if leaves_its_folder(name) or "/" in name), None):

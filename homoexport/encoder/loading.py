@@ -34,8 +34,9 @@ from homoexport.documents.package import Pooling
 from homoexport.encoder.families import family_of
 from homoexport.encoder.folder import TOKENIZER_FILES, check_folder, weights_bytes
 from homoexport.encoder.sentence import SENTENCE_SETTINGS, read_pooling, read_sentence_settings
-from homoexport.errors import TeacherError, first_line, refusing
+from homoexport.errors import TeacherError, first_line, readable, refusing
 from homoexport.panics import unprinted_panics
+from homoexport.plain import visible
 
 _SENTENCE_FILES = ["modules.json", "1_Pooling/*", "sentence_bert_config.json", "config_sentence_transformers.json"]
 _HEADS: dict[ModelTask, str] = {
@@ -75,20 +76,24 @@ class Encoder:
 
 def resolve_folder(source: str) -> Path:
     """The local folder of a hub name, a folder, or a `package:` spec; hub files are downloaded."""
-    if not source.isprintable() or len(source) > _LONGEST_NAME:
+    if visible(source) != source or len(source) > _LONGEST_NAME:
         raise TeacherError("no model can have that name", where=source[:_LONGEST_NAME], hint=_NOT_A_MODEL)
-    if Path(source).is_file():
+    with readable(TeacherError, source):
+        is_file, is_folder = Path(source).is_file(), Path(source).is_dir()
+    if is_file:
         raise TeacherError("is a file, not a model's folder", where=source, hint=_NOT_A_MODEL)
     if source.startswith(packaged.PREFIX):
         try:
             folder = packaged.locate_folder(source, cache_dir=_archives)
         except (OSError, ValueError) as error:
             raise TeacherError(str(error), where=source) from None
-    elif Path(source).is_dir():
+    elif is_folder:
         folder = Path(source)
     else:
         folder = _download(source)
-    if not (folder / "config.json").is_file():
+    with readable(TeacherError, source):
+        has_config = (folder / "config.json").is_file()
+    if not has_config:
         raise TeacherError("is not a model: it has no config.json", where=source, hint=_NOT_A_MODEL)
     return folder
 
@@ -176,8 +181,9 @@ def load_encoder(source: str, *, task: ModelTask | None = None) -> Encoder:
         PackageError: a folder that holds links, or that its manifest does not describe.
     """
     folder = resolve_folder(source)
-    artifact = digest_in(folder)
-    check_folder(folder, source)
+    with readable(TeacherError, source):
+        artifact = digest_in(folder)
+        check_folder(folder, source)
     with refusing(TeacherError, "is not a model: its config does not load", where=source, hint=_NOT_A_MODEL):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     family = family_of(config)

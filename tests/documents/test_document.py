@@ -7,7 +7,6 @@ from typing import ClassVar, Literal
 
 import pytest
 
-from homoexport.documents import document
 from homoexport.documents.document import Document, read_document, write_document
 from homoexport.errors import PackageError
 
@@ -39,6 +38,7 @@ def test_what_is_written_is_read(tmp_path):
         ('{"schema_version": "2.x", "figures": [1]}', "is of schema version 2.x"),
         ('{"schema_version": 2.1, "figures": [1]}', "has no schema_version"),
         ('{"figures": [1]}', "has no schema_version"),
+        (json.dumps({"schema_version": "2." + "9" * 5000}), "is of schema version 2.999"),
         ("[1, 2]", "has no schema_version"),
     ],
 )
@@ -58,7 +58,7 @@ def test_unknown_fields_of_a_later_minor_version_are_passed_over(tmp_path):
 
 
 def test_a_file_too_large_is_refused_unread(tmp_path, monkeypatch):
-    monkeypatch.setattr(document, "MAX_BYTES", 10)
+    monkeypatch.setattr(Sample, "MAX_BYTES", 10)
     path = tmp_path / "sample.json"
     path.write_text("{}" + " " * 20)
     with pytest.raises(PackageError, match="too large"):

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from homoexport.encoder import load_classifier, load_encoder, max_length_of
+from homoexport.encoder.folder import check_folder
+from homoexport.encoder.loading import resolve_folder
 from homoexport.errors import HomoexportError, TeacherError
 
 DEEP = "[" * 100_000 + "]" * 100_000
@@ -170,6 +172,21 @@ def test_limits_of_a_folder_can_be_changed(tiny_folder, monkeypatch, limit, told
     monkeypatch.setenv("HOMOEXPORT_LIMITS", "config_mb=1" if limit == "config_mb" else "tokenizer_mb=1")
     with pytest.raises(TeacherError, match=f"{told}.*--limit {limit}=N"):
         load_encoder(str(folder))
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"]
+)
+def test_settings_are_held_to_the_limit_of_settings(tiny_folder, name):
+    folder = tiny_folder()
+    (folder / name).write_text("{" + " " * 5 * 10**6 + "}")
+    with pytest.raises(TeacherError, match=f"{name}: is larger than 4 MB.*config_mb"):
+        check_folder(folder, "a stranger's")
+
+
+@pytest.mark.parametrize("name", ["\u3000模型", "می\u200cخواهم", "a\xa0b", "👩\u200d🔬"])
+def test_words_of_every_language_name_a_model(tiny_folder, tmp_path, name):
+    assert resolve_folder(str(tiny_folder().rename(tmp_path / name))) == tmp_path / name
 
 
 @pytest.mark.parametrize("name", ["a\0b", "x" * 5000, "\x1b]0;t\x07", "a\nb"])
