@@ -26,9 +26,11 @@ from homoexport.errors import HomoexportError, first_line
 from homoexport.plain import visible
 
 _UsageError: Any = typer.BadParameter.__base__  # typer has no public name for it
-_NO_PATHS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR, errno.ENOTDIR)  # what was named cannot be meant
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+# What was named cannot be meant, or is not this user's.
+_NO_PATHS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.EPERM)
 _SHOWN = 200  # characters of it
-_INTERRUPTED = 128 + signal.SIGINT
+_INTERRUPTED, _CUT_OFF = 128 + signal.SIGINT, 128 + signal.SIGPIPE
 
 
 def _end(number: int, _frame: FrameType | None) -> None:
@@ -61,10 +63,17 @@ def _exit_code() -> int:
     except _UsageError as error:
         _say(_in_one_line(error))
         return 2
-    except (SystemExit, KeyboardInterrupt):
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # typer and rich make a plain 1 of it
+            return _CUT_OFF
+        raise
+    except KeyboardInterrupt:
         raise
     except OSError as error:
-        if error.errno not in _NO_PATHS:
+        if error.errno in _FULL:  # stdout, for output folders say it themselves
+            _say(f"cannot write ({error.strerror}); free some room, or write to another place")
+            return 2
+        if error.errno not in _NO_PATHS or error.filename is None:
             return _last_resort(error)
         _say(f"{str(error.filename)[:_SHOWN]}: {error.strerror}; name another file or folder")
         return 2

@@ -52,8 +52,9 @@ def embed(
     buffer = io.BytesIO()
     np.save(buffer, opened.embed(texts, batch_size=batch_size))
     if output is None:
-        sys.stdout.buffer.write(buffer.getvalue())
-        sys.stdout.buffer.flush()
+        with output_errors(Path("stdout")):
+            sys.stdout.buffer.write(buffer.getvalue())
+            sys.stdout.buffer.flush()
         return
     make_folder(output.parent)
     in_place = output.exists() and not output.is_file()  # a device, or a pipe

@@ -38,6 +38,15 @@ class VisibleConsole(Console):
             renderable.plain = visible(renderable.plain, keep=_LAYOUT)
         return super().render(renderable, options)
 
+    def print(self, *objects: Any, **layout: Any) -> None:
+        """Print; where errors and progress cannot be written, they are lost, and the work goes on."""
+        try:
+            super().print(*objects, **layout)
+        except OSError:
+            if not self.stderr:
+                raise
+            del self._buffer[:]  # else they would come with the next
+
 
 class VisibleStream:
     """What libraries print to stderr by themselves is `visible`, too; the console goes past it, to the stream."""
@@ -77,7 +86,8 @@ def show(found: BaseModel | Sequence[BaseModel], *told: str | Text | Table, as_j
 
 def speaks() -> bool:
     """Whether this process talks to the user: the first of many does."""
-    return int(os.environ.get("RANK", "0")) == 0
+    rank = os.environ.get("RANK", "")
+    return not (rank.isdecimal() and rank.strip("0"))
 
 
 def say(text: str, *, style: str = "") -> None:

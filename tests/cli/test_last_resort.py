@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import stat
@@ -75,3 +76,40 @@ def test_json_is_ascii(capsys):
     assert set(filter(str.isspace, out)) == {" ", "\n"}
     assert "\x1b" not in out
     assert json.loads(out) == HOSTILE
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (OSError(28, "No space left on device"), 2, "error: cannot write (No space left on device); free some room"),
+        (PermissionError(13, "Permission denied", "/a"), 2, "error: /a: Permission denied; name another"),
+        (BrokenPipeError(32, "Broken pipe"), 141, ""),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_the_system_refuses_is_no_failure_of_ours(homoexport, monkeypatch, error, code, told):
+    def fail(*_arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(artifact, "verify", fail)
+    outcome = homoexport("verify", "somewhere")
+    assert (outcome.code, outcome.out, len(outcome.err.splitlines())) == (code, "", bool(told))
+    assert outcome.err.startswith(told)
+
+
+def test_a_stream_of_errors_that_is_full_changes_no_exit_code(homoexport, monkeypatch):
+    def refuse(_text: str) -> int:
+        raise OSError(28, "No space left on device")
+
+    full = io.StringIO()
+    full.write = refuse
+    monkeypatch.setattr(screen.errors, "_file", full)
+    assert homoexport("verify", "nowhere").code == 2
+
+
+@pytest.mark.parametrize("command", [("verify",), ("embed",), ("export", "-o", "out"), ("eval", "--task", "sts")])
+def test_paths_that_no_file_can_have_are_one_line(homoexport, monkeypatch, tmp_path, command):
+    monkeypatch.chdir(tmp_path)
+    verb, *rest = command
+    outcome = homoexport(verb, tmp_path / ("n" * 300), *rest)
+    assert (outcome.code, outcome.err.count("error: ")) == (2, 1)

@@ -66,3 +66,11 @@ def test_of_many_processes_one_speaks(errors, monkeypatch):
         bars.on_stage("Distilling")
         distil(bars, 4)
     assert console.export_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("rank", "speaks"), [("", True), ("0", True), ("abc", True), ("1", False), ("9" * 5000, False)]
+)
+def test_the_first_process_speaks_whatever_its_rank_is_called(monkeypatch, rank, speaks):
+    monkeypatch.setenv("RANK", rank)
+    assert screen.speaks() is speaks
