@@ -55,10 +55,11 @@ def held(folder: Path) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):
-            os.ftruncate(handle, 0)
             if os.listdir(folder) == [MARK]:  # noqa: PTH208 - names
                 (folder / MARK).unlink()
                 folder.rmdir()
+            else:
+                os.ftruncate(handle, 0)  # from here on the folder may be another process's
         os.close(handle)
 
 
