@@ -79,22 +79,17 @@ def resolve_folder(source: str) -> Path:
     if visible(source) != source or len(source) > _LONGEST_NAME:
         raise TeacherError("no model can have that name", where=source[:_LONGEST_NAME], hint=_NOT_A_MODEL)
     with readable(TeacherError, source):
-        is_file, is_folder = Path(source).is_file(), Path(source).is_dir()
-    if is_file:
-        raise TeacherError("is a file, not a model's folder", where=source, hint=_NOT_A_MODEL)
-    if source.startswith(packaged.PREFIX):
-        try:
-            folder = packaged.locate_folder(source, cache_dir=_archives)
-        except (OSError, ValueError) as error:
-            raise TeacherError(str(error), where=source) from None
-    elif is_folder:
-        folder = Path(source)
-    else:
-        folder = _download(source)
-    with readable(TeacherError, source):
-        has_config = (folder / "config.json").is_file()
-    if not has_config:
-        raise TeacherError("is not a model: it has no config.json", where=source, hint=_NOT_A_MODEL)
+        if Path(source).is_file():
+            raise TeacherError("is a file, not a model's folder", where=source, hint=_NOT_A_MODEL)
+        if source.startswith(packaged.PREFIX):
+            try:
+                folder = packaged.locate_folder(source, cache_dir=_archives)
+            except (OSError, ValueError) as error:
+                raise TeacherError(str(error), where=source) from None
+        else:
+            folder = Path(source) if Path(source).is_dir() else _download(source)
+        if not (folder / "config.json").is_file():
+            raise TeacherError("is not a model: it has no config.json", where=source, hint=_NOT_A_MODEL)
     return folder
 
 
