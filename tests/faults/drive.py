@@ -95,9 +95,10 @@ def replace_nothing(folder: Path) -> None:
 def write_checkpoint(folder: Path, word: str) -> None:
     import torch
 
-    from homoexport.stages.distill.checkpoint import save_checkpoint
+    from homoexport.stages.distill.checkpoint import Checkpoint, save_checkpoint
 
-    state = {"run": torch.full((50_000,), float(len(word))), "text": word}
+    others = dict.fromkeys(Checkpoint.__required_keys__)
+    state = {**others, "run": torch.full((50_000,), float(len(word))), "text": word}
     save_checkpoint(folder, state, is_good=True)  # type: ignore[arg-type]
 
 

@@ -11,11 +11,12 @@ import torch
 
 from homoexport.documents.run_folder import CHECKPOINT, GOOD_CHECKPOINT
 from homoexport.errors import OutputError
-from homoexport.stages.distill.checkpoint import load_checkpoint, mark_good, save_checkpoint
+from homoexport.stages.distill.checkpoint import Checkpoint, load_checkpoint, mark_good, save_checkpoint
 
 
 def save(folder: Path, word: str, *, is_good: bool = True) -> None:
-    save_checkpoint(folder, {"run": torch.zeros(9), "text": word}, is_good=is_good)
+    others = dict.fromkeys(Checkpoint.__required_keys__)
+    save_checkpoint(folder, {**others, "run": torch.zeros(9), "text": word}, is_good=is_good)
 
 
 def words(folder: Path) -> list[str]:
