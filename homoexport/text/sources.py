@@ -135,21 +135,56 @@ def _jsonl_rows(lines: Lines, where: str) -> Iterator[Row]:
         yield row
 
 
+def _refuse_type(field: pyarrow.Field, where: str) -> None:
+    """Refuse a column that holds neither text, nor figures, nor lists of one of them."""
+    kinds = pyarrow.types
+    kind = field.type.value_type if kinds.is_list(field.type) or kinds.is_large_list(field.type) else field.type
+    kind = kind.value_type if kinds.is_dictionary(kind) else kind
+    if not (_is_text(kind) or kinds.is_primitive(kind) or kinds.is_null(kind)):
+        what = f"its column '{field.name}' holds {kind}, which is no text"
+        raise TextError(what, where=where, hint="write it as strings, or name another column")
+
+
+def _is_text(kind: pyarrow.DataType) -> bool:
+    kinds = pyarrow.types
+    return bool(kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind))
+
+
+def _longest(column: pyarrow.Array) -> int:
+    """Bytes of a column's longest text; of lists of texts, those of the longest list."""
+    kinds, compute = pyarrow.types, pyarrow.compute
+    is_list = kinds.is_list(column.type) or kinds.is_large_list(column.type)
+    texts = column.flatten() if is_list else column
+    if kinds.is_dictionary(texts.type):
+        lengths = compute.binary_length(texts.dictionary)
+        lengths = lengths.take(texts.indices) if is_list else lengths
+    elif _is_text(texts.type):
+        lengths = compute.binary_length(texts)
+    else:
+        return 0
+    if is_list:
+        rows = pyarrow.table({"row": compute.list_parent_indices(column), "length": lengths}).group_by("row")
+        lengths = rows.aggregate([("length", "sum")])["length_sum"]
+    return compute.max(lengths).as_py() or 0
+
+
 def _parquet_rows(stream: BinaryIO, columns: dict[str, str], where: str, size: int) -> Iterator[Row]:
     wanted, schema = list(columns.values()), pyarrow.parquet.read_schema(stream)
     _check_columns(columns, schema.names, where)
     stream.seek(0)
     # Texts that repeat stay in the dictionary that the file has of them until it is known how long they are.
-    texts = [name for name in wanted if pyarrow.types.is_string(schema.field(name).type)]
+    leaves = pyarrow.parquet.ParquetFile(stream, pre_buffer=False).schema
+    texts = [leaf.path for leaf in leaves if leaf.path.split(".")[0] in wanted and leaf.physical_type == "BYTE_ARRAY"]
+    for name in wanted:
+        _refuse_type(schema.field(name), where)
+    stream.seek(0)
     table = pyarrow.parquet.ParquetFile(stream, read_dictionary=texts, pre_buffer=False)
     # The columns' own metadata is not looked at: pyarrow ends the process where it is damaged.
     groups = [table.metadata.row_group(number) for number in range(table.metadata.num_row_groups)]
     packaged.check_expansion(sum(group.total_byte_size for group in groups), size, where)
     for batch in table.iter_batches(batch_size=_ROWS_AT_ONCE, columns=wanted):
         for column in batch.columns:
-            values = column.dictionary if pyarrow.types.is_dictionary(column.type) else column
-            is_text = pyarrow.types.is_string(values.type) or pyarrow.types.is_large_string(values.type)
-            if is_text and (pyarrow.compute.max(pyarrow.compute.binary_length(values)).as_py() or 0) > longest_text():
+            if _longest(column) > longest_text():
                 raise too_long(where)
         yield from batch.to_pylist()
 

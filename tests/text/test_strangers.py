@@ -91,6 +91,9 @@ BEYOND = {
         "long.txt.gz": gzip.compress(LONG),
         "long.parquet": _table([LONG.decode()]),
         "again.parquet": _table([LONG.decode()] * 50, use_dictionary=True),
+        "large.parquet": _table(pyarrow.array([LONG.decode()] * 50, pyarrow.large_string()), use_dictionary=True),
+        "view.parquet": _table(pyarrow.array([LONG.decode()] * 50, pyarrow.string_view()), use_dictionary=True),
+        "list.parquet": _table([[LONG.decode()[:300_000]] * 50], use_dictionary=True),
     },
     "expansion": {
         "bomb.txt.gz": gzip.compress(BOMB, 1),
