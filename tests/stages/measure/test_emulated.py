@@ -13,6 +13,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from homoexport.documents.artifact import PackageManifest, read_manifest, write_manifest
 from homoexport.errors import DeviceError
+from homoexport.lock import MARK
 from homoexport.runtime.inference import read_package
 from homoexport.runtime.worker.protocol import InputsRequest, LoadRequest
 from homoexport.stages.measure import Extras, measure_packages, targets
@@ -380,8 +381,10 @@ def test_what_a_killed_set_up_left_is_swept_away(tmp_path: Path, monkeypatch: py
     skip_downloads(monkeypatch)
     monkeypatch.setattr(emulated, "_try", lambda target: None)
     (cache / ".arm64-killed" / "tree").mkdir(parents=True)
+    (cache / ".arm64-killed" / MARK).touch()
+    (cache / ".arm64-users").mkdir()  # which homoexport did not make
     folder = set_up_arm64(lambda line: None)
-    assert list(cache.iterdir()) == [folder]
+    assert sorted(cache.iterdir()) == [cache / ".arm64-users", folder]
 
 
 def test_missing_tool_is_named_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
