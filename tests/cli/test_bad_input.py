@@ -132,6 +132,7 @@ def test_resume_wants_to_know_which_run(homoexport, recipe):
         assert_refused(homoexport(command, recipe(), "--resume"), "-o DIR")
 
 
+@pytest.mark.slow
 def test_outputs_have_default_names(homoexport, recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert homoexport("distill", recipe()).code == 0
@@ -181,8 +182,9 @@ def test_stdin_that_embed_cannot_take(homoexport, tmp_path, monkeypatch, given, 
 @pytest.mark.processes
 @pytest.mark.parametrize(
     "checkpoint_every",
-    [pytest.param(1, id="in a checkpoint"), pytest.param(100, id="in the student", marks=pytest.mark.slow)],
+    [pytest.param(1, id="in a checkpoint"), pytest.param(100, id="in the student")],
 )
+@pytest.mark.slow
 def test_disk_that_takes_no_more(recipe, tmp_path, checkpoint_every):
     """A limit on the size of a file stands in for a full disk: the writes fail in the same places."""
     out = tmp_path / "out"

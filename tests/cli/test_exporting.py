@@ -115,6 +115,7 @@ def test_bad_wishes_are_refused_in_one_line_and_leave_nothing(homoexport, model,
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+@pytest.mark.slow
 @pytest.mark.weights
 def test_what_the_docs_promise_of_texts_sizes_and_batches(homoexport, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
