@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from homoexport.limits import SECONDS_PER_TOKEN, limit, raise_hint
 
 T = TypeVar("T")
+_SECONDS_TO_END = 1.0  # an interpreter that ends while C++ still runs is aborted
 
 
 class OnnxSession:
@@ -51,7 +52,7 @@ class OnnxSession:
 def _heard(work: Callable[[], T], stop: Callable[[], None] = lambda: None, seconds: float | None = None) -> T:
     """Do what stays in C++ for long in a thread, so that this one hears signals; `stop` has it end, also by time.
 
-    Its end is not waited for: what opens a graph cannot be stopped, and goes with the process.
+    Its end is waited for a second: what runs a graph ends by then, and what opens one cannot be stopped.
     """
     answer: futures.Future[T] = futures.Future()
 
@@ -61,9 +62,11 @@ def _heard(work: Callable[[], T], stop: Callable[[], None] = lambda: None, secon
         except BaseException as error:
             answer.set_exception(error)
 
-    threading.Thread(target=do, name="onnxruntime", daemon=True).start()
+    thread = threading.Thread(target=do, name="onnxruntime", daemon=True)
+    thread.start()
     try:
         return answer.result(seconds)
     except BaseException:
         stop()
+        thread.join(_SECONDS_TO_END)
         raise
