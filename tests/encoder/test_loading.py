@@ -169,7 +169,7 @@ def _no_tokenizer(folder: Path) -> None:
         (_other_heads, "no model can be made of its config.json"),
         (_half_a_tokenizer, "its tokenizer.json does not load"),
         (_only_a_file, "is a file, not a model's folder"),
-        (_no_tokenizer, "has no fast tokenizer"),
+        (_no_tokenizer, "add tokenizer.json to the folder"),
         (_no_pad_token, "its tokenizer has no padding token"),
         (_small_table, "its tokenizer's ids go up to 99 and the model knows 20 tokens"),
         (_decoder, "is a decoder"),

@@ -9,6 +9,8 @@ import pickle
 import struct
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -157,8 +159,9 @@ def test_code_beside_a_known_model_is_not_run(tiny_folder, canary, change):
     folder = tiny_folder()
     _write_code(folder)
     change(folder)
-    load_encoder(str(folder))
-    load_classifier(str(folder), ["a", "b"])
+    for load in (load_encoder, partial(load_classifier, names=["a", "b"])):
+        with suppress(TeacherError):  # transformers 4 refuses a tokenizer of a class that it does not know
+            load(str(folder))
     assert not canary.exists()
 
 
