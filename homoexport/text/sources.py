@@ -169,14 +169,13 @@ def _longest(column: pyarrow.Array) -> int:
 
 
 def _parquet_rows(stream: BinaryIO, columns: dict[str, str], where: str, size: int) -> Iterator[Row]:
-    wanted, schema = list(columns.values()), pyarrow.parquet.read_schema(stream)
-    _check_columns(columns, schema.names, where)
-    stream.seek(0)
-    # Texts that repeat stay in the dictionary that the file has of them until it is known how long they are.
-    leaves = pyarrow.parquet.ParquetFile(stream, pre_buffer=False).schema
-    texts = [leaf.path for leaf in leaves if leaf.path.split(".")[0] in wanted and leaf.physical_type == "BYTE_ARRAY"]
+    wanted, footer = list(columns.values()), pyarrow.parquet.ParquetFile(stream, pre_buffer=False)
+    _check_columns(columns, footer.schema_arrow.names, where)
     for name in wanted:
-        _refuse_type(schema.field(name), where)
+        _refuse_type(footer.schema_arrow.field(name), where)
+    # Texts that repeat stay in the dictionary that the file has of them until it is known how long they are.
+    leaves = [leaf for leaf in footer.schema if leaf.path.split(".")[0] in wanted]
+    texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
     stream.seek(0)
     table = pyarrow.parquet.ParquetFile(stream, read_dictionary=texts, pre_buffer=False)
     # The columns' own metadata is not looked at: pyarrow ends the process where it is damaged.
