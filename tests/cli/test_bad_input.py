@@ -206,17 +206,6 @@ def test_disk_that_takes_no_more(recipe, tmp_path, checkpoint_every):
     assert not out.exists()
 
 
-def test_force_keeps_the_old_run_until_the_new_one_has_begun(homoexport, recipe, tmp_path):
-    out = tmp_path / "run"
-    assert homoexport("run", recipe(), "-o", out).code == 0
-    before = (out / "summary.json").read_text()
-    no_text = {"text__sources": [{"files": "none*.txt"}]}
-    for change in ({"teacher": "./nope"}, {"measure": {"device": "phone"}}, no_text):
-        assert_refused(homoexport("run", recipe(**change), "-o", out, "--force"))
-        assert (out / "summary.json").read_text() == before
-    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
-
-
 def test_what_cannot_be_measured_is_found_before_distilling(homoexport, recipe, tmp_path):
     for settings, words in (
         ({"device": "phone"}, "phone"),

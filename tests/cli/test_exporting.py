@@ -37,6 +37,7 @@ def texts(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_what_was_tried_and_why_not_the_others_is_told(homoexport, model, texts, tmp_path):
     out = tmp_path / "package"
     told = homoexport("export", "--onnx", model, "-o", out, "--text", texts, *QUICK)

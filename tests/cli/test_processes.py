@@ -63,6 +63,7 @@ def test_killed_run_resumes_to_the_same_bits(command, tmp_path):
     assert verify(killed, StudentManifest).details.held_out_loss == verify(whole, StudentManifest).details.held_out_loss
 
 
+@pytest.mark.slow
 def test_an_export_that_is_ended_leaves_nothing(tiny_folder, tmp_path):
     work, scratch = tmp_path / "work", tmp_path / "scratch"
     work.mkdir()

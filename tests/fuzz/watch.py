@@ -1,11 +1,12 @@
 """What must not happen while an input of a stranger is read.
 
-An exception that is none of homoexport's; more than ten seconds; more than 1 GB beyond what the process held at first;
+An exception that is none of homoexport's; more than ten seconds; more than 1 GB beyond what the process held before;
 a file changed outside of the folder that is given; a program started, a name looked up, a connection made.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import signal
@@ -44,22 +45,18 @@ class Watch:
         self._inside = inside.resolve()
         self._forbidden = ""
         self._is_on = False
-        _FORGET_PEAK.write_text("5")  # which an earlier test may have left far above what this one takes
-        self._began_kb = _peak_kb()
         self.inputs = self.refused = 0
         self.slowest = 0.0
+        self.megabytes = 0  # the most that one input took, beyond what there was before it
+        gc.collect()  # what earlier tests left would be freed within an input, and hide what that takes
         signal.signal(signal.SIGALRM, _alarm)
         sys.addaudithook(self._hear)
-
-    @property
-    def megabytes(self) -> int:
-        """The most memory so far, beyond what there was at first."""
-        return (_peak_kb() - self._began_kb) // 1024
 
     def read(self, reader: Callable[[], object]) -> None:
         """Have one input read, and check what became of it."""
         self.inputs += 1
-        began = time.monotonic()
+        _FORGET_PEAK.write_text("5")
+        held_kb, began = _peak_kb(), time.monotonic()
         signal.setitimer(signal.ITIMER_REAL, SECONDS, 1)  # again and again, for a guard may swallow one
         self._is_on = True
         told = None
@@ -72,6 +69,7 @@ class Watch:
             signal.setitimer(signal.ITIMER_REAL, 0)
             took = time.monotonic() - began
             self.slowest = max(self.slowest, took)
+            self.megabytes = max(self.megabytes, (_peak_kb() - held_kb) // 1024)
         self.refused += told is not None
         assert told is None or (told.strip() and "\n" not in told), "an error that is not one line"
         assert took < SECONDS, f"{took:.1f} seconds"

@@ -22,6 +22,7 @@ def assert_passes(module: str, *arguments: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_distillation_that_is_killed_or_stopped_ends_at_the_same_bits():
     assert_passes("tests.crashes", "--verb", "distill", "--kills", "1", "--stops", "0")
 

@@ -90,6 +90,17 @@ def test_missed_budget_exits_with_3_and_resume_does_not_work_twice(homoexport, m
     assert len(json.loads(kept.out)["results"]) == 2
 
 
+def test_force_keeps_the_old_run_until_the_new_one_has_begun(homoexport, kept_run, tmp_path):
+    run = kept_run.copied_to(tmp_path)
+    before = (run / "summary.json").read_text()
+    no_text = ("text.sources=[{files: 'none*.txt'}]", "no file matches")
+    for change, word in (("teacher=./nope", "nope"), ("measure.device=phone", "phone"), no_text):
+        outcome = homoexport("run", kept_run.recipe, "-o", run, "--force", "--set", change)
+        assert (outcome.code, word in outcome.err) == (2, True), outcome.err
+        assert (run / "summary.json").read_text() == before
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
 def test_floor_of_quality_is_a_line_of_the_budget(homoexport, kept_run, missed_run, tmp_path):
     (line,) = [line for line in json.loads(kept_run.outcome.out)["budget"] if line["line"] == "quality.overlap@10"]
     assert (line["limit"], line["kept"]) == (0.01, True)

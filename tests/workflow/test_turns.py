@@ -174,6 +174,7 @@ def test_student_that_the_target_cannot_hold_is_pruned_on(homoexport, recipe, tm
     assert "| it does not fit into the target's memory |" in (run / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_hopeless_budget_is_refused_with_what_the_smallest_needs(homoexport, recipe, tmp_path):
     run = tmp_path / "run"
     outcome = homoexport("run", recipe(file_mb=0.001), "-o", run)
