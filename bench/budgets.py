@@ -22,10 +22,10 @@ from typing import Any
 from unittest.mock import patch
 
 from homoexport.documents.document import parse_document, read_json
+from homoexport.documents.layout import PACKAGE
 from homoexport.documents.measurement import Measurement
 from homoexport.documents.plan import Cost, shape_of
 from homoexport.documents.recipe import Recipe, load_recipe
-from homoexport.documents.run_folder import PACKAGE
 from homoexport.errors import BudgetError
 from homoexport.host import describe_host, library_versions
 from homoexport.shape import PartialShape, Shape

@@ -11,7 +11,20 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "homoexport"
 # In the order of their imports.
-WORDS = ["errors", "panics", "limits", "plain", "telemetry", "units", "cgroup", "host", "choices", "schemes", "lock"]
+WORDS = [
+    "errors",
+    "panics",
+    "normalizer",
+    "limits",
+    "plain",
+    "telemetry",
+    "units",
+    "cgroup",
+    "host",
+    "choices",
+    "schemes",
+    "lock",
+]
 WORDS += ["packaged", "globs", "shape"]
 FLOORS = [
     set(WORDS),

@@ -11,9 +11,9 @@ from rich.text import Text
 from homoexport.cli import screen
 from homoexport.cli.options import BUDGET, AsJson, Force, Provider, TargetFile, flags, on_provider, parsed
 from homoexport.documents.budget import Limit
+from homoexport.documents.layout import REPORT
 from homoexport.documents.output import refuse_existing, staged
 from homoexport.documents.recipe import BenchRecipe, Tree
-from homoexport.documents.run_folder import REPORT
 from homoexport.errors import UserError
 from homoexport.units import parse_percent
 

@@ -84,13 +84,13 @@ def distill(
             hint="`homoexport run` plans one; or give --hidden-size",
         )
     output = run_folder(settings.name, output, resume=resume)
-    screen.stage_line(f"Distilling {settings.teacher}")
-    from homoexport.documents.artifact import DistilledManifest, verify
-    from homoexport.workflow.progress import Progress
-
-    if _launched_alone():
-        screen.say(_ONE_PROCESS)
     with resumable(output), screen.Bars() as bars:
+        screen.stage_line(f"Distilling {settings.teacher}")
+        from homoexport.documents.artifact import DistilledManifest, verify
+        from homoexport.workflow.progress import Progress
+
+        if _launched_alone():
+            screen.say(_ONE_PROCESS)
         progress = Progress(on_note=bars.on_note, on_distill=bars.on_distill)
         folders = _distilled(settings, output, progress, force=force, resume=resume)
     if screen.speaks():

@@ -84,13 +84,13 @@ def finetune(
     TASK/seed-N and a summary. What a flag says goes before the recipe, also before what that says of the task.
     """
     settings = _settings(given, recipe, overrides, seed)
-    screen.stage_line(f"Fine-tuning {student} on {task}")
-    from homoexport.report import finetuned_table
-    from homoexport.workflow import finetune as verb
-    from homoexport.workflow.progress import Progress
-
-    out_dir, single = output or Path(f"{name_of(student)}-{task}"), verb.is_single(task, settings)
+    out_dir = output or Path(f"{name_of(student)}-{task}")
     with resumable(out_dir), screen.Bars() as bars:
+        screen.stage_line(f"Fine-tuning {student} on {task}")
+        from homoexport.report import finetuned_table
+        from homoexport.workflow import finetune as verb
+        from homoexport.workflow.progress import Progress
+
         tuning = verb.finetune(
             student,
             task=task,
@@ -105,7 +105,7 @@ def finetune(
             resume=resume,
             progress=Progress(on_stage=bars.on_stage, on_finetune=bars.on_finetune),
         )
-    where = f"{'Student' if single else 'Students'}: {out_dir}"
+    where = f"{'Student' if verb.is_single(task, settings) else 'Students'}: {out_dir}"
     screen.show(tuning, finetuned_table(tuning), where, as_json=as_json)
 
 

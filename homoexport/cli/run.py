@@ -23,8 +23,8 @@ from homoexport.cli.options import (
     resumable,
     run_folder,
 )
+from homoexport.documents.layout import PACKAGE, REPORT
 from homoexport.documents.recipe import Recipe, Tree, parse_as
-from homoexport.documents.run_folder import PACKAGE, REPORT, SUMMARY
 from homoexport.errors import UserError
 
 
@@ -79,11 +79,9 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write a run's report.md and plots again, and show its table."""
-    from homoexport.documents.document import read_document
-    from homoexport.documents.summary import Summary
-    from homoexport.report import rebuild_report, summary_table, verdict_lines
+    from homoexport.report import summary_table, verdict_lines
+    from homoexport.workflow.summary import report as report_again
 
-    path = rebuild_report(run_dir)
-    summary = read_document(run_dir / SUMMARY, Summary)
-    where = f"Report: {path}"
+    summary = report_again(run_dir)
+    where = f"Report: {run_dir / REPORT}"
     screen.show(summary, summary_table(summary), *verdict_lines(summary.budget), where, as_json=as_json)

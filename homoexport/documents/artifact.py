@@ -14,6 +14,7 @@ import os
 import posixpath
 from collections.abc import Iterator
 from datetime import datetime, timezone
+from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -38,7 +39,7 @@ MANIFEST = "manifest.json"
 RUN_MARK = "run.json"  # stands in the folder of a run from its first second on: see `run_folder`
 STATES = (".checkpoint.pt", ".checkpoint.good.pt", ".end.pt")  # that work goes on from: no part of an artifact
 _HIDDEN = {*STATES, ".git", ".gitattributes", ".gitignore", ".cache", ".DS_Store"}  # others' that do no harm
-_NOTES = ("*.md", "LICENSE*", "NOTICE*")  # that may be put beside an artifact's files
+_NOTES = ("*.md", "readme*", "licen[cs]e*", "notice*", "citation*", "thumbs.db", "desktop.ini")  # in any case
 
 
 def sha256_file(path: Path, *, keep: bool = False) -> str:
@@ -174,7 +175,7 @@ def contents(folder: Path, *, hidden: bool = True) -> Iterator[Path]:
                 continue
             if entry.is_symlink() and not _is_of_hub_cache(path, folder):
                 what = "is a link, and may lead anywhere"
-                raise PackageError(what, where=str(path), hint="put the file itself there, or remove it")
+                raise PackageError(what, where=str(path), hint="put the file itself there (cp -rL copies a folder so)")
             if not entry.is_dir() and not entry.is_file():
                 raise PackageError("is neither a file nor a folder", where=str(path), hint="remove it")
             if entry.name in _HIDDEN:
@@ -291,7 +292,8 @@ def verify(
 
     Args:
         form: the manifest's class, of the kind that it must be; by default any kind will do.
-        strict: whether a README or a license that the manifest does not name is a fault; to use an artifact it is none.
+        strict: whether notes count (a README that was edited, a license that was added) and hidden files; to use an
+            artifact they are no fault, for no loader opens them.
 
     Raises:
         PackageError: a file is missing, truncated, altered, or not named by the manifest; or the manifest is none.
@@ -303,7 +305,8 @@ def verify(
     with readable(PackageError, folder):
         _refuse_others(folder, manifest, strict=strict)
         for name, entry in manifest.files.items():
-            _check_file(folder / name, entry)
+            if strict or not _is_note(name):
+                _check_file(folder / name, entry)
     if isinstance(manifest, PackageManifest):
         for graph in manifest.graphs:
             manifest.graph_files(folder, graph)
@@ -315,9 +318,14 @@ def _refuse_others(folder: Path, manifest: Manifest, *, strict: bool) -> None:
     named = {MANIFEST, *manifest.files}
     named |= {parent.as_posix() for name in manifest.files for parent in PurePosixPath(name).parents}
     for path in contents(folder):
-        is_note = path.parent == folder and any(path.match(pattern) for pattern in _NOTES) and path.is_file()
-        if path.relative_to(folder).as_posix() not in named and (strict or not is_note):
+        name = path.relative_to(folder).as_posix()
+        is_harmless = name[0] == "." or (_is_note(name) and path.is_file())
+        if name not in named and (strict or not is_harmless):
             raise PackageError("is not in the manifest", where=str(path), hint="remove it")
+
+
+def _is_note(name: str) -> bool:
+    return "/" not in name and any(fnmatch(name.lower(), pattern) for pattern in _NOTES)
 
 
 def _check_file(path: Path, entry: FileEntry) -> None:

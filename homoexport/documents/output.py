@@ -24,6 +24,7 @@ from pathlib import Path
 
 from homoexport.documents.artifact import MANIFEST, kind_of, with_article
 from homoexport.documents.document import PART, is_half
+from homoexport.documents.layout import foreign_in
 from homoexport.errors import HomoexportError, OutputError
 from homoexport.globs import at_home, matching
 from homoexport.lock import MARK, FolderHeldError, held, is_ours
@@ -115,6 +116,9 @@ def _refuse_existing(out_dir: Path, *, force: bool, kind: str | None = None, inp
         wrong = f"is {with_article(found)}, not {with_article(kind)}" if found else "was not written by homoexport"
         what = f"exists and {wrong}, so --force does not replace it"
         raise OutputError(what, where=str(out_dir), hint="name another folder")
+    if foreign := foreign_in(out_dir):
+        what = f"holds {foreign.relative_to(out_dir)}, which homoexport did not write, so --force does not replace it"
+        raise OutputError(what, where=str(out_dir), hint="move that away, or name another folder")
     for spec in inputs:
         if any(out_dir.resolve() in (path, *path.parents) for path in _files_named(spec)):
             raise OutputError(f"would be replaced, but {spec} is read", where=str(out_dir), hint="name another folder")
@@ -190,7 +194,7 @@ def _worked_on(out_dir: Path, *, force: bool = False, is_done: Callable[[], bool
             hint = "name a folder somewhere else"
             raise OutputError("no folder can be made there", where=str(out_dir), hint=hint) from None
         for left in beside.iterdir():
-            if left.name not in (MARK, _REPLACED, _ASIDE):
+            if left.name not in (MARK, _REPLACED, _ASIDE) or left.is_symlink():
                 _remove(left)
         if force and (beside / _ASIDE).exists():
             _refuse_existing(out_dir, force=True)
@@ -222,8 +226,10 @@ def _exchanged(one: Path, other: Path) -> bool:
     return exchange is not None and exchange(*names, _RENAME_EXCHANGE) == 0
 
 
-def _remove(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
+def _remove(path: Path) -> None:
+    if path.is_symlink():
+        path.unlink()
+    shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager

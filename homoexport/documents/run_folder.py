@@ -1,17 +1,4 @@
-"""What lies where in the folders of runs and students, and how such a folder is begun, gone on with and replaced.
-
-A run's folder:
-
-    plan          what the budget can afford, where the recipe names no student
-    0-teacher     the teacher's fp32 ONNX package, to compare with
-    1-student     the distilled student
-    2-onnx        the student's package, which is what ships
-    3-measured    both packages measured in one interleaved run, and their quality
-    turns/N       1-student to 3-measured of a turn that missed the budget, and was pruned on from
-    report.md, summary.json, plots/
-
-Several students of one distillation lie in one folder each, by their names; fine-tuned ones in TASK/seed-N.
-"""
+"""How a folder of a run, a student or several is begun, gone on with and replaced; `layout` says what lies there."""
 
 from __future__ import annotations
 
@@ -23,21 +10,13 @@ from typing import ClassVar
 from pydantic import Field, field_serializer
 
 from homoexport.choices import WorkKind
-from homoexport.documents.artifact import MANIFEST, RUN_MARK, STATES, refuse_links
+from homoexport.documents.artifact import MANIFEST, RUN_MARK, refuse_links
 from homoexport.documents.document import Document, read_document, write_document
+from homoexport.documents.layout import CHECKPOINT, GOOD_CHECKPOINT
 from homoexport.documents.output import make_folder, refuse_existing, settle
 from homoexport.documents.recipe import Recipe, Tree
 from homoexport.errors import OutputError, RecipeError
 from homoexport.host import library_versions
-
-PLAN, TEACHER, STUDENT, PACKAGE, MEASURED, TURNS = "plan", "0-teacher", "1-student", "2-onnx", "3-measured", "turns"
-REPORT, PLOTS = "report.md", "plots"
-SUMMARY = "summary.json"  # written last: a run that has it is over
-MEASUREMENT, FLOORS = "measurement.json", "floors.json"  # in 3-measured
-LOG, HELD_OUT = "log.jsonl", "held_out.txt"  # in a student's folder
-# A run goes on from the first, goes back to the second when its loss is no number any more, and may go on to a narrower
-# student from the third.
-CHECKPOINT, GOOD_CHECKPOINT, END_STATE = STATES
 
 
 class RunMark(Document):

@@ -12,7 +12,7 @@ from homoexport.report.measured import (
     need_lines,
 )
 from homoexport.report.planned import plan_lines, plan_table, write_plan_report
-from homoexport.report.run import rebuild_report, summary_table, write_report
+from homoexport.report.run import summary_table, write_report
 from homoexport.report.wording import verdict_lines
 
 __all__ = [
@@ -28,7 +28,6 @@ __all__ = [
     "need_lines",
     "plan_lines",
     "plan_table",
-    "rebuild_report",
     "summary_table",
     "verdict_lines",
     "write_bench_report",

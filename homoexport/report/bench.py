@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from homoexport.data import rendered
 from homoexport.documents.artifact import write_manifest
 from homoexport.documents.document import write_document
+from homoexport.documents.layout import MEASUREMENT, PLOTS, REPORT
 from homoexport.documents.measurement import Grid, Measurement
-from homoexport.documents.run_folder import MEASUREMENT, PLOTS, REPORT
 from homoexport.report.measured import grid_table, labels_of, measurement_remarks, measurement_table
 from homoexport.report.plots import BLUE, COLOURS, INK, ORANGE, STYLE, save_figures
 from homoexport.report.wording import conditions, host_line, number, verdict_lines, versions_line

@@ -12,9 +12,9 @@ from homoexport.data import rendered
 from homoexport.documents.artifact import write_manifest
 from homoexport.documents.budget import THROUGHPUT
 from homoexport.documents.document import write_document
+from homoexport.documents.layout import PLOTS, REPORT
 from homoexport.documents.output import staged
 from homoexport.documents.plan import PLAN_FILE, Plan, Row
-from homoexport.documents.run_folder import PLOTS, REPORT
 from homoexport.report.plots import BLUE, ORANGE, STYLE, save_figures
 from homoexport.report.table import Table
 from homoexport.report.wording import budget_line, conditions, number, parameters, quantity

@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from homoexport.documents.document import new_file
+from homoexport.documents.layout import PLOTS
 from homoexport.documents.measurement import Measurement
 from homoexport.documents.recipe import LossWeights
-from homoexport.documents.run_folder import PLOTS
 from homoexport.documents.student import StepRecord
 from homoexport.report.wording import number, ratio
 

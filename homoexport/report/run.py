@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from homoexport.data import rendered
-from homoexport.documents.artifact import Manifest, refuse_links, verify
-from homoexport.documents.document import read_document, write_text
+from homoexport.documents.document import write_text
+from homoexport.documents.layout import LOG, PACKAGE, PLOTS, REPORT, STUDENT
 from homoexport.documents.measurement import Measurement
 from homoexport.documents.output import output_errors
-from homoexport.documents.run_folder import LOG, MEASURED, MEASUREMENT, PACKAGE, PLOTS, REPORT, STUDENT, SUMMARY
 from homoexport.documents.student import StepRecord, read_log
 from homoexport.documents.summary import PlannedTurns, Summary
 from homoexport.report.measured import latency_rows, measurement_remarks
@@ -89,21 +88,6 @@ def write_report(run_dir: Path, summary: Summary, *, measurement: Measurement) -
         save_figures(run_dir, figures)
         write_text(run_dir / REPORT, page)
     return run_dir / REPORT
-
-
-def rebuild_report(run_dir: Path) -> Path:
-    """Write a run's report again from its `summary.json`, log and measurement.
-
-    Raises:
-        PackageError: one of these is missing, altered or cannot be read, or the folder holds links.
-        OutputError: the folder cannot be written.
-    """
-    refuse_links(run_dir)
-    for made in (STUDENT, MEASURED):
-        verify(run_dir / made, Manifest, strict=False)
-    summary = read_document(run_dir / SUMMARY, Summary, hint="run the recipe again")
-    measurement = read_document(run_dir / MEASURED / MEASUREMENT, Measurement)
-    return write_report(run_dir, summary, measurement=measurement)
 
 
 def summary_rows(summary: Summary) -> list[tuple[str, str, str, str]]:

@@ -20,6 +20,7 @@ from homoexport.choices import OUTPUT_NAMES, ModelTask
 from homoexport.documents.artifact import PackageManifest, verify
 from homoexport.errors import PackageError, UserError, refusing
 from homoexport.limits import MB, limit, raise_hint
+from homoexport.normalizer import refuse_growth
 from homoexport.panics import unprinted_panics
 from homoexport.runtime.session import OnnxSession
 from homoexport.runtime.worker.inputs import IntArray, padded_tokens
@@ -238,6 +239,7 @@ def load_tokenizer(details: PackageInfo, *, max_length: int | None = None) -> To
         raise PackageError(
             f"is larger than {limit('tokenizer_mb')} MB", where=str(path), hint=raise_hint("tokenizer_mb")
         )
+    refuse_growth(path, PackageError)
     damaged = refusing(PackageError, "tokenizers cannot load it", where=str(path), hint="export the package again")
     with damaged, unprinted_panics():
         tokenizer = Tokenizer.from_file(str(path))

@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING
 
 from homoexport.documents.artifact import MANIFEST, DistilledManifest, Manifest, verify
 from homoexport.documents.document import copy_file, digest_of
+from homoexport.documents.layout import CHECKPOINT, END_STATE, LOG
 from homoexport.documents.output import output_errors, replacing
 from homoexport.documents.recipe import DistillSettings, StudentShape, TextSettings, TextSource
 from homoexport.documents.run_folder import (
-    CHECKPOINT,
-    END_STATE,
-    LOG,
     begin,
     check_output,
     forget_checkpoints,

@@ -16,10 +16,10 @@ from homoexport.choices import OUTPUT_NAMES, EmbeddingChoice, GraphChoice, Model
 from homoexport.documents.artifact import PackageManifest, refuse_links, verify
 from homoexport.documents.budget import BudgetVerdict
 from homoexport.documents.document import first_fault
+from homoexport.documents.layout import HELD_OUT
 from homoexport.documents.output import refuse_existing
 from homoexport.documents.package import TimedAt
 from homoexport.documents.recipe import ExportSettings, MeasureSettings
-from homoexport.documents.run_folder import HELD_OUT
 from homoexport.errors import TextError, UserError, refusing
 from homoexport.host import available_cores
 from homoexport.schemes import SCHEMES, embeddings_of, refuse_scales_without_text

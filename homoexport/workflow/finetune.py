@@ -27,9 +27,10 @@ from homoexport.documents.evaluation import (
     FineTuning,
     MetricOverSeeds,
 )
+from homoexport.documents.layout import HELD_OUT
 from homoexport.documents.output import refuse_existing, replacing, staged
 from homoexport.documents.recipe import FinetuneRecipe, FinetuneSettings
-from homoexport.documents.run_folder import HELD_OUT, begin, check_output, holds, is_finished, refuse_other_work
+from homoexport.documents.run_folder import begin, check_output, holds, is_finished, refuse_other_work
 from homoexport.documents.student import FinetunedDetails
 from homoexport.errors import PackageError, UserError
 from homoexport.runtime.inference import Text

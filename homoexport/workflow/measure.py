@@ -160,10 +160,12 @@ def read_lines(path: Path) -> list[str]:
         path = at_home(path)
         if path.exists() and not path.is_file():
             raise TextError("is no file", where=where, hint="name a UTF-8 text file")
+        if path.stat().st_size == 0:  # as files of /proc are, which may make their reader wait
+            raise TextError("holds no text", where=where, hint="give a text a line")
         if path.stat().st_size > limit("whole_mb") * MB:
             raise TextError(f"is larger than {limit('whole_mb')} MB", where=where, hint=raise_hint("whole_mb"))
         with path.open(encoding="utf-8") as file:
-            content = file.read(limit("whole_mb") * MB)  # what is no file has no size
+            content = file.read(limit("whole_mb") * MB)  # it may grow meanwhile
     lines = [line for line in content.splitlines() if line.strip()]
     if not lines:
         raise TextError("holds no text", where=where, hint="give a text a line")

@@ -1,6 +1,6 @@
 """The whole journey on one screen: plan, distil, export, measure, judge, report.
 
-A run's folder (see `homoexport.documents.run_folder`) holds one artifact a stage, so that a stopped run goes on where
+A run's folder (see `homoexport.documents.layout`) holds one artifact a stage, so that a stopped run goes on where
 it was.
 
 A planned student whose measured package misses a line of the budget is pruned further, from where its distillation
@@ -28,11 +28,8 @@ from homoexport.documents.artifact import (
 )
 from homoexport.documents.budget import TIMED_LINES, is_kept
 from homoexport.documents.document import read_document, write_document
-from homoexport.documents.evaluation import QUALITY_FILE, RunQuality
-from homoexport.documents.output import replacing, staged
-from homoexport.documents.plan import PLAN_FILE, Plan, Row
-from homoexport.documents.recipe import Recipe, StudentShape, load_recipe
-from homoexport.documents.run_folder import (
+from homoexport.documents.evaluation import QUALITY_FILE
+from homoexport.documents.layout import (
     CHECKPOINT,
     FLOORS,
     MEASURED,
@@ -43,17 +40,15 @@ from homoexport.documents.run_folder import (
     SUMMARY,
     TEACHER,
     TURNS,
-    begin,
-    check_output,
-    holds,
-    is_finished,
-    read_mark,
-    refuse_other_work,
 )
+from homoexport.documents.output import replacing, staged
+from homoexport.documents.plan import PLAN_FILE, Plan, Row
+from homoexport.documents.recipe import Recipe, StudentShape, load_recipe
+from homoexport.documents.run_folder import begin, check_output, holds, is_finished, read_mark, refuse_other_work
 from homoexport.documents.summary import Floors, Summary
-from homoexport.errors import DeviceError, DoesNotFit, RecipeError
+from homoexport.errors import DeviceError, DoesNotFit, PackageError, RecipeError
 from homoexport.report import write_plan_report, write_report
-from homoexport.runtime.inference import open_package, read_package
+from homoexport.runtime.inference import open_package
 from homoexport.shape import PartialShape
 from homoexport.stages.evaluate import quality_of_run, torch_package
 from homoexport.stages.measure import check_measurement
@@ -64,7 +59,7 @@ from homoexport.workflow.gate import Gate, check_gate, gate_data
 from homoexport.workflow.measure import measure_once, refuse_emulated_latency, texts_of
 from homoexport.workflow.plan import plan
 from homoexport.workflow.progress import QUIET, Progress
-from homoexport.workflow.summary import summarize
+from homoexport.workflow.summary import summary_of
 from homoexport.workflow.turns import Turns, budget_verdicts, is_noisy, read_measured, unclear, used_of
 
 if TYPE_CHECKING:
@@ -181,23 +176,9 @@ class _Journey:
                 self.progress.on_stage(f"Pruning on to {following.shape.name}")
                 turns.put_aside()
         self.progress.on_stage("Writing the report")
-        measurement = read_measured(folder / MEASURED)
-        summary = summarize(
-            name=recipe.name,
-            teacher=recipe.teacher,
-            packages=(read_package(folder / TEACHER), read_package(folder / PACKAGE)),
-            measurement=measurement,
-            quality=read_document(folder / MEASURED / QUALITY_FILE, RunQuality),
-            verdicts=[
-                *budget_verdicts(recipe.budget, folder / MEASURED),
-                *read_document(folder / MEASURED / FLOORS, Floors).verdicts,
-            ],
-            recipe_digest=recipe.digest(),
-            seconds=read_mark(folder).seconds,
-            plan=None if planned is None else turns.described(planned, recipe.budget),
-        )
+        summary = summary_of(folder, recipe)
         write_document(folder / SUMMARY, summary)
-        write_report(folder, summary, measurement=measurement)
+        write_report(folder, summary, measurement=read_measured(folder / MEASURED))
         turns.forget_states()
         return summary
 
@@ -217,7 +198,7 @@ class _Journey:
     def _plan(self) -> Plan:
         """The plan, kept or made."""
         recipe, folder = self.recipe, self.folder / PLAN
-        if not _is_done(folder):
+        if not self._is_done(folder):
             with self._stage("plan", f"Planning for {recipe.measure.device}"):
                 found = plan(
                     self.teacher,
@@ -270,7 +251,7 @@ class _Journey:
 
     def _distill(self, shape: PartialShape, turns: Turns) -> None:
         recipe, student = self.recipe, self.folder / STUDENT
-        if _is_done(student):
+        if self._is_done(student):
             return
         if turns.last is None:
             work = partial(distill, self.teacher, keep_state=recipe.is_planned)
@@ -291,9 +272,20 @@ class _Journey:
                 forget_state(turns.last / STUDENT)
         self.teacher.model.to("cpu")  # where it is exported
 
+    def _is_done(self, folder: Path, *, parent: Path | None = None) -> bool:
+        """Whether a stage's artifact is there, whole, and made by this recipe from the artifact before it."""
+        if not is_finished(folder):
+            return False
+        made = verify(folder, Manifest, strict=False)
+        before = made.parent if parent is None else verify(parent, Manifest, strict=False).digest
+        if made.recipe not in (None, self.recipe.digest()) or made.parent != before:
+            hint = "remove it, and --resume makes it again"
+            raise PackageError("was not made in this run", where=str(folder), hint=hint)
+        return True
+
     def _export_teacher(self) -> None:
         recipe, folder = self.recipe, self.folder / TEACHER
-        if _is_done(folder):
+        if self._is_done(folder):
             return
         plain = {"quantize": "none", "embeddings": "auto", "with_tokenizer": False, "with_ort_format": False}
         from homoexport.encoder import load_encoder
@@ -311,7 +303,7 @@ class _Journey:
 
     def _refuse_unheld_teacher(self) -> None:
         """Find out before distilling whether the device can measure what relative lines are held against."""
-        if _is_done(self.folder / STUDENT):
+        if self._is_done(self.folder / STUDENT):
             return
         self._export_teacher()
         recipe = self.recipe
@@ -331,13 +323,14 @@ class _Journey:
         teacher, package, measured = (self.folder / name for name in (TEACHER, PACKAGE, MEASURED))
         texts, is_again = held_out_texts(student), patience > 1
         self._export_teacher()
-        if _is_done(measured) and not is_again:
+        is_exported = self._is_done(package, parent=student)
+        if is_exported and not is_again and self._is_done(measured, parent=package):
             return
         gate = None
         if recipe.quality is not None:
             opened = open_package(teacher, threads=threads_here(recipe.measure))
             gate = Gate(recipe.quality, teacher=opened, texts=texts, seed=recipe.seed)
-        if not _is_done(package):
+        if not is_exported:
             with self._stage("export", f"Exporting the student ({recipe.export.quantize})"):
                 export_model(
                     str(student),
@@ -350,7 +343,7 @@ class _Journey:
                 )
         with (
             self._stage("measure", f"Measuring on {recipe.measure.device}"),
-            staged(measured, force=is_again) as folder,
+            staged(measured, force=is_again or is_finished(measured)) as folder,
         ):
             self._measure([teacher, package], folder, texts, gate, patience=patience)
 
@@ -375,11 +368,3 @@ class _Journey:
         write_document(folder / FLOORS, Floors(verdicts=() if gate is None else (gate.judge(students),)))
         parent = verify(package, Manifest, strict=False).digest
         write_manifest(folder, "measurement", parent=parent, recipe=recipe.digest())
-
-
-def _is_done(folder: Path) -> bool:
-    """Whether a stage's artifact is there and whole."""
-    if not is_finished(folder):
-        return False
-    verify(folder, Manifest, strict=False)
-    return True

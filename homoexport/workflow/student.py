@@ -17,16 +17,9 @@ from accelerate.utils import gather_object
 
 from homoexport.documents.artifact import DistilledManifest, read_manifest, write_manifest
 from homoexport.documents.document import write_text
+from homoexport.documents.layout import CHECKPOINT, END_STATE, GOOD_CHECKPOINT, HELD_OUT, LOG
 from homoexport.documents.recipe import DistillSettings
-from homoexport.documents.run_folder import (
-    CHECKPOINT,
-    END_STATE,
-    GOOD_CHECKPOINT,
-    HELD_OUT,
-    LOG,
-    begin,
-    forget_checkpoints,
-)
+from homoexport.documents.run_folder import begin, forget_checkpoints
 from homoexport.documents.student import DistilledDetails, StepRecord
 from homoexport.encoder import parameter_counts, parent_of, save_encoder
 from homoexport.errors import PackageError, RecipeError, TrainingError, refusing

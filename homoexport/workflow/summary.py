@@ -1,13 +1,21 @@
-"""A run's figures, gathered from what its stages left."""
+"""A run's figures, gathered from what its stages left; and its report, written again from them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+from homoexport.documents.artifact import Manifest, refuse_links, verify
 from homoexport.documents.budget import BudgetVerdict, is_kept
-from homoexport.documents.evaluation import PackageQuality, RunQuality
+from homoexport.documents.document import read_document
+from homoexport.documents.evaluation import QUALITY_FILE, PackageQuality, RunQuality
+from homoexport.documents.layout import FLOORS, MEASURED, PACKAGE, PLAN, STUDENT, SUMMARY, TEACHER
 from homoexport.documents.measurement import Measurement, PackageFigures
+from homoexport.documents.plan import PLAN_FILE, Plan
+from homoexport.documents.recipe import Recipe
+from homoexport.documents.run_folder import read_mark
 from homoexport.documents.summary import (
+    Floors,
     MeasuredConditions,
     ModelFigures,
     PlannedTurns,
@@ -15,7 +23,55 @@ from homoexport.documents.summary import (
     Ratios,
     Summary,
 )
-from homoexport.runtime.inference import PackageInfo
+from homoexport.errors import PackageError
+from homoexport.report import write_report
+from homoexport.runtime.inference import PackageInfo, read_package
+from homoexport.workflow.turns import Turns, budget_verdicts, read_measured
+
+
+def summary_of(run_dir: Path, recipe: Recipe) -> Summary:
+    """What the stages of a recipe's run left, in figures.
+
+    Raises:
+        PackageError: a part of it is missing or altered.
+    """
+    turns, measured = Turns(run_dir), run_dir / MEASURED
+    plan = read_document(run_dir / PLAN / PLAN_FILE, Plan, hint="plan again") if recipe.is_planned else None
+    return summarize(
+        name=recipe.name,
+        teacher=recipe.teacher,
+        packages=(read_package(run_dir / TEACHER), read_package(run_dir / PACKAGE)),
+        measurement=read_measured(measured),
+        quality=read_document(measured / QUALITY_FILE, RunQuality),
+        verdicts=[
+            *budget_verdicts(recipe.budget, measured),
+            *read_document(measured / FLOORS, Floors).verdicts,
+        ],
+        recipe_digest=recipe.digest(),
+        seconds=read_mark(run_dir).seconds,
+        plan=None if plan is None else turns.described(plan, recipe.budget),
+    )
+
+
+def report(run_dir: Path) -> Summary:
+    """Write a finished run's `report.md` and plots again, once its summary is that of what its stages left.
+
+    Raises:
+        PackageError: the run is not finished, or a part of it is missing, altered or another run's; or it holds links.
+        OutputError: the folder cannot be written.
+    """
+    refuse_links(run_dir)
+    summary = read_document(run_dir / SUMMARY, Summary, hint="run the recipe again")
+    student, package, measured = (
+        verify(run_dir / made, Manifest, strict=False) for made in (STUDENT, PACKAGE, MEASURED)
+    )
+    mark = read_mark(run_dir)
+    of_one_run = package.parent == student.digest and measured.parent == package.digest
+    if not of_one_run or mark.recipe is None or summary != summary_of(run_dir, mark.recipe):
+        hint = "run its recipe again with --resume, or in another folder"
+        raise PackageError("is not the summary of what lies beside it", where=str(run_dir / SUMMARY), hint=hint)
+    write_report(run_dir, summary, measurement=read_measured(run_dir / MEASURED))
+    return summary
 
 
 def summarize(

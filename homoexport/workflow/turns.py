@@ -11,9 +11,9 @@ from pathlib import Path
 from homoexport.documents.artifact import DistilledManifest, Manifest, verify
 from homoexport.documents.budget import THROUGHPUT, Budget, BudgetVerdict
 from homoexport.documents.document import read_document
+from homoexport.documents.layout import MEASURED, MEASUREMENT, PACKAGE, STUDENT, TURNS
 from homoexport.documents.measurement import Measurement
 from homoexport.documents.plan import Plan, Row
-from homoexport.documents.run_folder import MEASURED, MEASUREMENT, PACKAGE, STUDENT, TURNS
 from homoexport.documents.summary import PlannedTurns, Turn
 from homoexport.stages.plan.choice import Limits, lighter, narrower, wider
 from homoexport.workflow.distill import forget_state

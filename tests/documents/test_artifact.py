@@ -74,7 +74,14 @@ def test_files_beside_the_artifacts_own_do_not_forbid_its_use(artifact):
     (artifact / ".checkpoint.pt").write_bytes(b"state")
     verify(artifact, Manifest)
     (artifact / "README.md").write_text("A model card.")
+    write_manifest(artifact, "student", details=student_details())
+    (artifact / "README.md").write_text("A model card, edited.")
+    for name in ("license", "LICENCE", "README", "CITATION.cff", "Thumbs.db", ".gitmodules", ".idea/x", ".nfs1"):
+        (artifact / name).parent.mkdir(exist_ok=True)
+        (artifact / name).touch()
     assert verify(artifact, Manifest, strict=False).kind == "student"
+    with pytest.raises(PackageError):
+        verify(artifact, Manifest)
 
 
 def test_kind_and_format_are_checked(artifact):

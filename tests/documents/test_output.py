@@ -78,13 +78,13 @@ def test_what_a_killed_process_set_aside_comes_back(tmp_path, work, moment):
     """At whatever moment: then another `--force` that fails, and one that does not."""
     out = tmp_path / "out"
     begin(out, "student", "old")
-    (out / "work.txt").write_text("days of it")
+    (out / "log.jsonl").write_text("days of it")
     killed_at(moment, out, work)
     with pytest.raises(RuntimeError), work(out):
         raise RuntimeError
     assert read_mark(out).work in ("old", "ab")
     if read_mark(out).work == "old":
-        assert (out / "work.txt").read_text() == "days of it"
+        assert (out / "log.jsonl").read_text() == "days of it"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     with work(out) as folder:
         begin(folder or out, "student", "new")
@@ -333,6 +333,49 @@ def test_force_replaces_artifacts_of_the_same_kind_alone(tmp_path):
     begin(artifact, "run", work="ab")
     with pytest.raises(OutputError, match="is a run, not a student"):
         refuse_existing(artifact, force=True, kind="student")
+
+
+@pytest.mark.parametrize("kind", ["student", "run", "finetuning", "unfinished"])
+@pytest.mark.parametrize("name", ["thesis.txt", ".git/HEAD", "onnx/model.onnx", "1_Pooling/notes.md", "link"])
+def test_force_spares_a_folder_with_files_that_are_not_its_own(tmp_path, kind, name):
+    artifact = tmp_path / "artifact"
+    begin(artifact, "student" if kind == "unfinished" else kind, work="ab")
+    (artifact / "1_Pooling").mkdir()
+    if kind != "student":
+        (artifact / "1_Pooling").rmdir()
+    else:
+        (artifact / "1_Pooling" / "config.json").touch()
+        write_manifest(artifact, "student", details=student_details())
+    for own in (".checkpoint.pt", ".DS_Store"):
+        (artifact / own).touch()
+    if kind in ("run", "finetuning"):
+        (artifact / ".checkpoint.pt").unlink()
+    refuse_existing(artifact, force=True)
+    (artifact / name).parent.mkdir(exist_ok=True)
+    if name == "link":
+        (artifact / name).symlink_to("run.json")
+    else:
+        (artifact / name).touch()
+    if kind == "unfinished" and name.startswith("1_"):
+        return  # what a student's save was killed at
+    with pytest.raises(OutputError, match=f"holds {name.partition('/')[0]}.*, which homoexport did not write"):
+        refuse_existing(artifact, force=True)
+
+
+def test_what_stopped_work_leaves_is_its_own(tmp_path):
+    run = tmp_path / "run"
+    begin(run, "run", work="ab")
+    begin(run / "turns" / "1" / "1-student", "student", work="ab")
+    for name in ("log.jsonl", ".checkpoint.good.pt", "model.safetensors"):
+        (run / "turns/1/1-student" / name).touch()
+    write_manifest(run / "turns/1/1-student", "student", details=student_details())
+    (run / "plots").mkdir()
+    for name in ("report.md", "summary.json", "plots/latency.png", f".report.md.{'0' * 16}.homoexport"):
+        (run / name).touch()
+    refuse_existing(run, force=True)
+    (run / "plots" / "mine.txt").touch()
+    with pytest.raises(OutputError, match=r"holds plots/mine\.txt"):
+        refuse_existing(run, force=True)
 
 
 def test_force_minds_no_names_that_are_no_files(tmp_path, monkeypatch):

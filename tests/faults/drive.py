@@ -49,16 +49,18 @@ class Kind:
 
 
 def write_artifact(folder: Path, word: str) -> None:
-    (folder / "inner").mkdir()
-    write_text(folder / "word.txt", word)
-    (folder / "inner" / "more.txt").write_text(word * 10_000)
+    (folder / "1_Pooling").mkdir()
+    write_text(folder / "held_out.txt", word)
+    (folder / "1_Pooling" / "config.json").write_text(word * 10_000)
     write_manifest(folder, "student", details=student_details())
 
 
 def read_artifact(folder: Path) -> str:
     verify(folder / "out")
-    assert (folder / "out" / "inner" / "more.txt").read_text() == 10_000 * (folder / "out" / "word.txt").read_text()
-    return (folder / "out" / "word.txt").read_text()
+    assert (folder / "out" / "1_Pooling" / "config.json").read_text() == 10_000 * (
+        folder / "out" / "held_out.txt"
+    ).read_text()
+    return (folder / "out" / "held_out.txt").read_text()
 
 
 def stage(folder: Path, word: str) -> None:
@@ -104,7 +106,7 @@ def write_checkpoint(folder: Path, word: str) -> None:
 
 def read_checkpoint(folder: Path) -> str:
     """Both are whole; the good one may be newer."""
-    from homoexport.documents.run_folder import CHECKPOINT, GOOD_CHECKPOINT
+    from homoexport.documents.layout import CHECKPOINT, GOOD_CHECKPOINT
     from homoexport.stages.distill.checkpoint import load_checkpoint
 
     words = []
@@ -124,13 +126,13 @@ def write_student(folder: Path, word: str) -> None:
     model = tiny_bert(seed=len(word))
     with staged(folder / "out", force=True) as new:
         save_encoder(encoder_of(model, tiny_tokenizer()), model, new)
-        write_text(new / "word.txt", word)
+        write_text(new / "held_out.txt", word)
         write_manifest(new, "student", details=student_details())
 
 
 def read_student(folder: Path) -> str:
     verify(folder / "out")
-    return (folder / "out" / "word.txt").read_text()
+    return (folder / "out" / "held_out.txt").read_text()
 
 
 def distil(folder: Path, word: str) -> None:

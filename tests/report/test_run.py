@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from homoexport.documents.document import to_json, write_document, write_text
+from homoexport.documents.document import to_json, write_text
 from homoexport.documents.summary import Summary
 from homoexport.errors import PackageError
-from homoexport.report import rebuild_report, write_report
+from homoexport.report import write_report
 from homoexport.runtime.inference import open_package
+from homoexport.workflow.summary import report
 from tests.report.conftest import typed
 
 
@@ -41,26 +42,25 @@ def test_report_tells_the_run(run_dir: Path, summary: Summary, measurement: dict
     ("kept", "told"),
     [(False, "**The budget is missed.**"), (None, "**Too noisy to call:**")],
 )
-def test_report_opens_with_the_verdict(run_dir: Path, summary: Summary, kept: bool | None, told: str) -> None:
+def test_report_opens_with_the_verdict(
+    run_dir: Path, summary: Summary, measurement: dict[str, Any], kept: bool | None, told: str
+) -> None:
     first = summary.budget[0].model_copy(update={"kept": kept})
     missed = summary.model_copy(update={"budget": (first, *summary.budget[1:]), "budget_kept": kept})
-    write_document(run_dir / "summary.json", missed)
-    assert told in rebuild_report(run_dir).read_text().splitlines()[2]
+    page = write_report(run_dir, missed, measurement=typed(measurement)).read_text()
+    assert told in page.splitlines()[2]
 
 
-def test_report_without_a_budget_says_so(run_dir: Path, summary: Summary) -> None:
-    write_document(run_dir / "summary.json", summary.model_copy(update={"budget": ()}))
-    assert "The recipe set no budget." in rebuild_report(run_dir).read_text()
+def test_report_without_a_budget_says_so(run_dir: Path, summary: Summary, measurement: dict[str, Any]) -> None:
+    unlimited = summary.model_copy(update={"budget": ()})
+    page = write_report(run_dir, unlimited, measurement=typed(measurement)).read_text()
+    assert "The recipe set no budget." in page
 
 
-def test_rebuilt_report_is_the_same(run_dir: Path, summary: Summary, measurement: dict[str, Any]) -> None:
-    first = write_report(run_dir, summary, measurement=typed(measurement)).read_text()
-    (run_dir / "report.md").unlink()
-    assert rebuild_report(run_dir).read_text() == first
-
-
-def test_the_five_lines_run(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = rebuild_report(run_dir).read_text()
+def test_the_five_lines_run(
+    run_dir: Path, summary: Summary, measurement: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = write_report(run_dir, summary, measurement=typed(measurement)).read_text()
     (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     assert len(code.splitlines()) == 5
     monkeypatch.chdir(run_dir)
@@ -77,7 +77,7 @@ def test_missing_or_broken_parts_are_told(run_dir: Path, name: str, content: str
     if content is not None:
         (run_dir / name).write_text(content)
     with pytest.raises(PackageError, match=re.escape(str(run_dir / name))):
-        rebuild_report(run_dir)
+        report(run_dir)
     assert not (run_dir / "report.md").exists()
 
 
@@ -85,7 +85,7 @@ def test_a_summary_of_another_version_is_refused(run_dir: Path) -> None:
     summary = json.loads((run_dir / "summary.json").read_text())
     write_text(run_dir / "summary.json", to_json(summary | {"schema_version": "3.0"}))
     with pytest.raises(PackageError, match=r"is of schema version 3\.0"):
-        rebuild_report(run_dir)
+        report(run_dir)
 
 
 def link_for(place: str, run_dir: Path, victim: Path) -> Path:
@@ -119,7 +119,7 @@ def test_a_report_on_a_strangers_run_follows_no_link(run_dir: Path, tmp_path: Pa
     victim.write_text("mine")
     link_for(place, run_dir, victim)
     with pytest.raises(PackageError, match="is a link, and may lead anywhere"):
-        rebuild_report(run_dir)
+        report(run_dir)
     assert {path.name: path.read_text() for path in victim.parent.iterdir()} == {"terms.png": "mine"}
 
 
@@ -141,4 +141,4 @@ def test_a_report_that_is_written_replaces_what_is_there(
 def test_a_report_tells_nothing_that_was_altered(run_dir: Path, place: str) -> None:
     (run_dir / place).write_text((run_dir / place).read_text().replace("1", "2"))
     with pytest.raises(PackageError, match="altered"):
-        rebuild_report(run_dir)
+        report(run_dir)

@@ -101,6 +101,28 @@ def test_force_keeps_the_old_run_until_the_new_one_has_begun(homoexport, kept_ru
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
 
 
+def test_report_is_written_again_from_what_the_stages_left_alone(homoexport, kept_run, missed_run, tmp_path):
+    run = kept_run.copied_to(tmp_path)
+    first = (run / "report.md").read_text()
+    (run / "report.md").unlink()
+    assert homoexport("report", run).code == 0
+    assert (run / "report.md").read_text() == first
+    whole = json.loads((run / "summary.json").read_text())
+    for name in ("budget", "student", "quality_detail", "ratios"):
+        figures = json.dumps(whole[name]).replace(".", ".1").replace("1", "2")
+        (run / "summary.json").write_text(json.dumps(whole | {name: json.loads(figures)}))
+        outcome = homoexport("report", run)
+        assert (outcome.code, "is not the summary of what lies beside it" in outcome.err) == (2, True), outcome.err
+    (run / "summary.json").write_text(json.dumps(whole))
+    for stage in ("3-measured", "2-onnx"):  # of another run
+        shutil.rmtree(run / stage)
+        shutil.copytree(missed_run.run / stage, run / stage)
+        assert homoexport("report", run).code == 2
+        again = homoexport("run", kept_run.recipe, "-o", run, "--resume")
+        assert (again.code, "was not made in this run" in again.err) == (2, True), again.err
+    assert (run / "report.md").read_text() == first
+
+
 def test_floor_of_quality_is_a_line_of_the_budget(homoexport, kept_run, missed_run, tmp_path):
     (line,) = [line for line in json.loads(kept_run.outcome.out)["budget"] if line["line"] == "quality.overlap@10"]
     assert (line["limit"], line["kept"]) == (0.01, True)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from homoexport.cli.screen import Bars
-from homoexport.documents.run_folder import CHECKPOINT, GOOD_CHECKPOINT, LOG
+from homoexport.documents.layout import CHECKPOINT, GOOD_CHECKPOINT, LOG
 from homoexport.stages.distill import Run
 from homoexport.workflow import distill as distilling
 from tests.workflow.conftest import write_recipe

@@ -8,8 +8,8 @@ from typing import TypedDict, cast
 import torch
 
 from homoexport.documents.document import copy_file, half_of, new_file
+from homoexport.documents.layout import CHECKPOINT, GOOD_CHECKPOINT
 from homoexport.documents.output import output_errors
-from homoexport.documents.run_folder import CHECKPOINT, GOOD_CHECKPOINT
 from homoexport.errors import PackageError, refusing
 from homoexport.stages.distill.job import Sources
 from homoexport.stages.distill.loop import RunState

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from homoexport.documents.run_folder import CHECKPOINT, GOOD_CHECKPOINT
+from homoexport.documents.layout import CHECKPOINT, GOOD_CHECKPOINT
 from homoexport.errors import OutputError
 from homoexport.stages.distill.checkpoint import Checkpoint, load_checkpoint, mark_good, save_checkpoint
 

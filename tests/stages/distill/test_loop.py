@@ -16,8 +16,8 @@ from accelerate.state import AcceleratorState
 from transformers import AutoModel
 
 from homoexport.documents.artifact import Manifest, StudentManifest, verify
+from homoexport.documents.layout import CHECKPOINT, LOG
 from homoexport.documents.recipe import DistillSettings, LossWeights, StudentShape, TextSettings, TextSource
-from homoexport.documents.run_folder import CHECKPOINT, LOG
 from homoexport.encoder import load_encoder
 from homoexport.errors import OutputError, PackageError, RecipeError, ShapeError, TextError
 from homoexport.stages.distill import Run, target_of

@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModel
 
 from homoexport.documents.artifact import StudentManifest, verify
+from homoexport.documents.layout import LOG
 from homoexport.documents.recipe import LossWeights, StudentShape
-from homoexport.documents.run_folder import LOG
 from homoexport.errors import RecipeError, ShapeError
 from homoexport.stages.distill.layerwise import LayerMap
 from homoexport.workflow.distill import distill

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from homoexport.documents.artifact import Manifest, verify
-from homoexport.documents.run_folder import LOG
+from homoexport.documents.layout import LOG
 from homoexport.errors import RecipeError
 from homoexport.workflow.distill import distill
 from tests.stages.distill.test_loop import SHAPE, run_of, settings_of, text_of

@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModel
 
 from homoexport.documents.artifact import StudentManifest, verify
+from homoexport.documents.layout import LOG
 from homoexport.documents.recipe import StudentShape
-from homoexport.documents.run_folder import LOG
 from homoexport.errors import RecipeError
 from homoexport.stages.distill import Run
 from homoexport.workflow.distill import distill_students

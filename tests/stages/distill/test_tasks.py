@@ -12,8 +12,8 @@ from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
 from homoexport.documents.artifact import StudentManifest, verify
+from homoexport.documents.layout import LOG
 from homoexport.documents.recipe import LossWeights, StudentShape, TextSettings, TextSource
-from homoexport.documents.run_folder import LOG
 from homoexport.errors import TeacherError, TextError
 from homoexport.stages.distill import Run, target_of
 from homoexport.workflow.distill import distill, open_job
