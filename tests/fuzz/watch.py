@@ -6,6 +6,7 @@ a file changed outside of the folder that is given; a program started, a name lo
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import re
@@ -48,7 +49,8 @@ class Watch:
         self.inputs = self.refused = 0
         self.slowest = 0.0
         self.megabytes = 0  # the most that one input took, beyond what there was before it
-        gc.collect()  # what earlier tests left would be freed within an input, and hide what that takes
+        gc.collect()  # what earlier tests left would hide what an input takes: freed meanwhile, or taken again
+        ctypes.CDLL(None).malloc_trim(0)
         signal.signal(signal.SIGALRM, _alarm)
         sys.addaudithook(self._hear)
 
