@@ -15,6 +15,7 @@ import onnx_ir as ir
 import torch
 import transformers
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+from torch._subclasses.fake_tensor import FakeTensor
 
 from homoexport.choices import OUTPUT_NAMES
 from homoexport.encoder import Encoder, family_of, input_names, outputs_of
@@ -61,6 +62,16 @@ def _eager_copy(model: Any) -> torch.nn.Module:
     return eager.eval()
 
 
+def _let_go(program: torch.onnx.ONNXProgram) -> None:
+    """Break the circle of references through C++, which Python cannot collect: some megabytes an export."""
+    assert program.exported_program is not None
+    for node in program.exported_program.graph.nodes:
+        if isinstance(node.meta.get("val"), FakeTensor):
+            traced = node.meta["val"].fake_mode.shape_env
+            traced.tracked_fakes = []
+            traced.fake_tensor_cache.clear()
+
+
 def torch_to_onnx(encoder: Encoder, *, opset: int) -> ir.Model:
     """One graph of standard operators of a version, with dynamic batch and length and the outputs of `OUTPUT_NAMES`.
 
@@ -100,6 +111,7 @@ def torch_to_onnx(encoder: Encoder, *, opset: int) -> ir.Model:
         )
         raise UserError(what, where=encoder.source, hint="try the versions of constraints.txt") from error
     assert program is not None
+    _let_go(program)
     model: ir.Model = program.model
     if model.opset_imports[""] != opset:
         raise UserError(f"torch cannot write opset {opset}", where="opset", hint=f"give {DEFAULT_OPSET}")
