@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import numpy as np
@@ -204,3 +205,14 @@ def test_an_opset_that_is_not_there_and_too_big_a_model_are_refused(encoder, mon
     monkeypatch.setattr(graph, "MAX_PARAMETER_BYTES", 1000)
     with pytest.raises(UserError, match="one ONNX file holds 2 GB"):
         torch_to_onnx(encoder, opset=18)
+
+
+def test_an_export_keeps_nothing_of_what_was_traced(encoder):
+    def kept() -> int:
+        torch_to_onnx(encoder, opset=20)
+        gc.collect()
+        return sum(type(each).__name__ in ("FakeTensor", "SymNode") for each in gc.get_objects())
+
+    kept()
+    first = kept()
+    assert kept() <= first
