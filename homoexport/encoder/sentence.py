@@ -11,7 +11,7 @@ from homoexport.choices import PoolingMode
 from homoexport.documents.document import first_fault
 from homoexport.documents.package import Pooling
 from homoexport.encoder.folder import read_settings
-from homoexport.errors import TeacherError
+from homoexport.errors import TeacherError, readable
 from homoexport.packaged import leaves_its_folder
 
 SENTENCE_SETTINGS = "sentence_bert_config.json"
@@ -74,8 +74,9 @@ def read_pooling(folder: Path) -> Pooling:
         raise TeacherError(what, where=str(modules), hint=hint)
     named = [entry.path for entry, kind in zip(entries, kinds, strict=True) if kind == "Pooling"]
     path = folder / (named[0] if named else "1_Pooling") / "config.json"
-    if not path.is_file():
-        return Pooling()
+    with readable(TeacherError, path):  # of a name that the folder's author chose
+        if not path.is_file():
+            return Pooling()
     settings: _PoolingSettings = _parsed(_PoolingSettings.model_validate, path)
     others = settings.model_extra or {}
     flags = (name for name, on in others.items() if name.startswith("pooling_mode_") and on is True)

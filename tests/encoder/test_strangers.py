@@ -119,6 +119,10 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
         _file("modules.json", json.dumps([MODULES[0], {"type": "a.Pooling", "path": "/etc"}])),
         "leads out",
     ),
+    "a module's name that no file can have": (
+        _file("modules.json", json.dumps([MODULES[0], {"type": "a.Pooling", "path": "a" * 5000}])),
+        "cannot be read (file name too long)",
+    ),
     "a module's code": (_file("modules.json", '[{"type": "evil.Evil", "path": ""}]'), "Evil is not supported"),
     "a length that is text": (_file("sentence_bert_config.json", '{"max_seq_length": "x"}'), "max_seq_length"),
     "a tokenizer that panics": (
