@@ -17,6 +17,7 @@ from homoexport.documents.document import first_fault
 from homoexport.encoder.families import refuse_family, supported_model_types
 from homoexport.errors import TeacherError, refusing
 from homoexport.limits import MB, LimitName, limit, raise_hint
+from homoexport.normalizer import refuse_growth
 from homoexport.packaged import leaves_its_folder
 
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "special_tokens_map.json", "added_tokens.json", "*.model", "merges.txt")
@@ -69,8 +70,8 @@ def read_settings(path: Path) -> JsonValue:
 def check_folder(folder: Path, source: str) -> None:
     """Refuse (TeacherError) what no encoder's folder needs.
 
-    Code or a model of another place, kernels, quantized weights, files far too large, and numbers in its config.json
-    that its weights cannot bear out.
+    Code or a model of another place, kernels, quantized weights, files far too large, a tokenizer that would make texts
+    endless, and numbers in its config.json that its weights cannot bear out.
     """
     where, config = str(folder / "config.json"), read_settings(folder / "config.json")
     kind = config.get("model_type") if isinstance(config, dict) else None
@@ -94,6 +95,7 @@ def check_folder(folder: Path, source: str) -> None:
         raise TeacherError("is an adapter of another model", where=source, hint=hint)
     for path in (path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)):
         check_size(path, "config_mb" if path.name in _SETTINGS else "tokenizer_mb")
+    refuse_growth(folder / "tokenizer.json", TeacherError)
     for path in folder.glob("*.index.json"):
         index = _parsed(_Index, read_settings(path), str(path))
         if odd := next((name for name in index.weight_map.values() if leaves_its_folder(name) or "/" in name), None):

@@ -35,7 +35,6 @@ from homoexport.encoder.families import family_of
 from homoexport.encoder.folder import TOKENIZER_FILES, check_folder, weights_bytes
 from homoexport.encoder.sentence import SENTENCE_SETTINGS, read_pooling, read_sentence_settings
 from homoexport.errors import TeacherError, first_line, readable, refusing
-from homoexport.normalizer import refuse_growth
 from homoexport.panics import unprinted_panics
 from homoexport.plain import visible
 
@@ -206,7 +205,6 @@ def load_encoder(source: str, *, task: ModelTask | None = None) -> Encoder:
 def _load_tokenizer(folder: Path, source: str) -> PreTrainedTokenizerBase:
     file = folder / "tokenizer.json"
     if file.is_file():
-        refuse_growth(file, TeacherError)
         damaged = refusing(TeacherError, "its tokenizer.json does not load", where=source, hint="copy it again")
         with damaged, unprinted_panics():
             Tokenizer.from_file(str(file))

@@ -129,6 +129,10 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
         _tokenizer(normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"}),
         "tokenizer.json does not load",
     ),
+    "a tokenizer that doubles texts": (
+        _tokenizer(normalizer={"type": "Sequence", "normalizers": [{"type": "ByteLevel"}] * 40}),
+        "1000 times as long",
+    ),
     "a tokenizer of bytes": (_file("tokenizer.json", b"\xff"), "tokenizer.json does not load"),
     "a tokenizer's length": (lambda folder: _change(folder / "tokenizer_config.json", model_max_length="x"), "tokens"),
     "a tokenizer's padding": (lambda folder: _change(folder / "tokenizer_config.json", pad_token=5), "tokenizer"),
