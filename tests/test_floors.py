@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "homoexport"
 WORDS = [
     "errors",
     "panics",
-    "normalizer",
+    "growth",
     "limits",
     "plain",
     "telemetry",

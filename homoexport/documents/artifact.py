@@ -308,8 +308,9 @@ def verify(
             if strict or not _is_note(name):
                 _check_file(folder / name, entry)
     if isinstance(manifest, PackageManifest):
-        for graph in manifest.graphs:
-            manifest.graph_files(folder, graph)
+        for name in (name for graph in manifest.graphs for name in manifest.graph_files(folder, graph)):
+            if _is_note(name):  # by a stranger's choice
+                _check_file(folder / name, manifest.files[name])
     return manifest
 
 
@@ -319,7 +320,8 @@ def _refuse_others(folder: Path, manifest: Manifest, *, strict: bool) -> None:
     named |= {parent.as_posix() for name in manifest.files for parent in PurePosixPath(name).parents}
     for path in contents(folder):
         name = path.relative_to(folder).as_posix()
-        is_harmless = name[0] == "." or (_is_note(name) and path.is_file())
+        is_hidden = any(part[0] == "." for part in name.split("/"))
+        is_harmless = is_hidden or (_is_note(name) and path.is_file())
         if name not in named and (strict or not is_harmless):
             raise PackageError("is not in the manifest", where=str(path), hint="remove it")
 

@@ -15,11 +15,23 @@ Several students of one distillation lie in one folder each, by their names; fin
 
 from __future__ import annotations
 
-from fnmatch import fnmatch
+from contextlib import suppress
+from fnmatch import fnmatchcase
+from glob import escape
 from pathlib import Path, PurePosixPath
 
-from homoexport.documents.artifact import MANIFEST, RUN_MARK, STATES, kind_of
-from homoexport.documents.document import is_half, read_json
+from homoexport.documents.artifact import (
+    MANIFEST,
+    RUN_MARK,
+    STATES,
+    FileEntry,
+    Manifest,
+    kind_of,
+    read_manifest,
+    sha256_file,
+)
+from homoexport.documents.document import is_half
+from homoexport.errors import PackageError
 from homoexport.lock import is_ours
 
 PLAN, TEACHER, STUDENT, PACKAGE, MEASURED, TURNS = "plan", "0-teacher", "1-student", "2-onnx", "3-measured", "turns"
@@ -30,42 +42,60 @@ LOG, HELD_OUT = "log.jsonl", "held_out.txt"  # in a student's folder
 # A run goes on from the first, goes back to the second when its loss is no number any more, and may go on to a narrower
 # student from the third.
 CHECKPOINT, GOOD_CHECKPOINT, END_STATE = STATES
-# What work of a kind leaves on its way, folders with a slash behind; and in which folders artifacts may lie.
-_OF_STUDENTS = {RUN_MARK, LOG, HELD_OUT, *STATES, "*.json", "*.safetensors", "vocab.txt", "merges.txt", "*.model"}
-_OF_WORK = {
+TRACKERS = "trackers"  # what experiment trackers write, in a student's folder or that of several
+
+# What homoexport may put into a folder that no manifest describes, by the kind of work there, as patterns; those of
+# folders end with a slash.
+_OF_RUNS = {
     "run": {RUN_MARK, REPORT, SUMMARY, f"{PLOTS}/", f"{PLOTS}/*.png"},
     "finetuning": {RUN_MARK, SUMMARY},
-    "student": _OF_STUDENTS | {"[0-9]_*/", "[0-9]_*/*", ".student.part/", ".student.part/*"},
 }
-_SHELVES = {"run": {PLAN, TEACHER, STUDENT, PACKAGE, MEASURED, TURNS}}
-_OF_DESKTOPS_AND_HUBS = {".cache", ".gitattributes", ".DS_Store", "Thumbs.db", "desktop.ini"}
+_OF_ARTIFACTS = {  # that are not finished, or whose manifest is damaged
+    *(MANIFEST, RUN_MARK, LOG, HELD_OUT, *STATES, "README.md", REPORT, "*.json", "*.npz", "*.csv"),
+    *("*.safetensors", "vocab.txt", "merges.txt", "*.model", "*.codes", "*.jinja"),
+    *(f"{TRACKERS}/", f"{TRACKERS}/*", f"{PLOTS}/", f"{PLOTS}/*.png", ".student.part/", ".student.part/*"),
+    *("onnx/", "onnx/*", "ort/", "ort/*", "strings/", "strings/*"),
+    *("[0-9]_[A-Z]*/", "[0-9]_[A-Z]*/config.json", "[0-9]_[A-Z]*/*.safetensors"),
+}
+_OF_OTHERS = {  # of hubs and desktops, of no worth to anybody
+    *(".cache/", ".cache/huggingface/", ".cache/huggingface/*", ".gitattributes"),
+    *(".DS_Store", "._*", ".directory", "Thumbs.db", "desktop.ini"),
+}
+_STAGES = {PLAN, TEACHER, STUDENT, PACKAGE, MEASURED, TURNS}
 
 
 def foreign_in(folder: Path) -> Path | None:
     """The first of what lies in a folder of homoexport's that it did not put there; None where all is its own.
 
-    Its own is what a manifest names, of whatever version; where there is none, what work of that kind leaves on its
-    way, and folders that hold nothing else.
+    Its own is what a manifest names, but for a README that was edited; where there is none that can be read, what
+    work leaves on its way, and folders of artifacts where work of that kind puts some.
     """
-    kind = kind_of(folder) or ""
-    if not kind or not (folder / MANIFEST).is_file():
-        return _first_foreign(folder, folder, _OF_WORK.get(kind, set()), _SHELVES.get(kind, {"*"}))
-    manifest = read_json(folder / MANIFEST)
-    files = manifest.get("files") if isinstance(manifest, dict) else None
-    files = files if isinstance(files, dict) else {}
+    files: dict[str, FileEntry] = {}
+    with suppress(PackageError):
+        files = read_manifest(folder, Manifest).files
+    if not files:
+        kind = kind_of(folder)
+        is_artifact = kind or folder.name in _STAGES - {TURNS}
+        return _first_foreign(folder, folder, _OF_RUNS.get(kind or "", _OF_ARTIFACTS if is_artifact else set()))
+    own = {name for name, entry in files.items() if not _is_edited(folder / name, entry)}
     parents = {f"{parent}/" for name in files for parent in PurePosixPath(name).parents}
-    return _first_foreign(folder, folder, {MANIFEST, RUN_MARK, *STATES, *files} | parents, set())
+    return _first_foreign(folder, folder, {MANIFEST, RUN_MARK, *STATES, *map(escape, own | parents)})
 
 
-def _first_foreign(folder: Path, top: Path, own: set[str], shelves: set[str]) -> Path | None:
+def _is_edited(path: Path, entry: FileEntry) -> bool:
+    return path.name == "README.md" and path.is_file() and sha256_file(path) != entry.sha256
+
+
+def _first_foreign(folder: Path, top: Path, own: set[str]) -> Path | None:
     for path in sorted(folder.iterdir()):
-        name, is_folder = path.relative_to(top).as_posix(), path.is_dir() and not path.is_symlink()
-        if path.name in _OF_DESKTOPS_AND_HUBS or is_half(path) or (is_folder and is_ours(path)):
-            continue
+        is_folder = path.is_dir() and not path.is_symlink()
+        name = path.relative_to(top).as_posix() + "/" * is_folder
         found: Path | None = path
-        if _matches(f"{name}/" if is_folder else name, own):
-            found = _first_foreign(path, top, own, set()) if is_folder else None
-        elif is_folder and _matches(name, shelves):
+        if is_half(path) or (is_folder and is_ours(path)) or (not is_folder and _matches(path.name, _OF_OTHERS)):
+            continue
+        if _matches(name, own | _OF_OTHERS):
+            found = _first_foreign(path, top, own) if is_folder else None
+        elif is_folder and folder == top and _may_lie(path, kind_of(top)):
             found = foreign_in(path)
         if found is not None:
             return found
@@ -73,4 +103,13 @@ def _first_foreign(folder: Path, top: Path, own: set[str], shelves: set[str]) ->
 
 
 def _matches(name: str, patterns: set[str]) -> bool:
-    return name in patterns or any(fnmatch(name, pattern) for pattern in patterns)
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _may_lie(path: Path, kind: str | None) -> bool:
+    """Whether artifacts may lie in a folder, or it may be one, that lies where work of a kind goes on."""
+    if kind == "run":
+        return path.name in _STAGES
+    if kind is None:  # turns, or one task's
+        return path.name in _STAGES or path.name.isdecimal() or path.name.startswith("seed-")
+    return kind_of(path) in ("student", None)

@@ -117,7 +117,7 @@ def _refuse_existing(out_dir: Path, *, force: bool, kind: str | None = None, inp
         what = f"exists and {wrong}, so --force does not replace it"
         raise OutputError(what, where=str(out_dir), hint="name another folder")
     if foreign := foreign_in(out_dir):
-        what = f"holds {foreign.relative_to(out_dir)}, which homoexport did not write, so --force does not replace it"
+        what = f"holds {foreign.relative_to(out_dir)}, which homoexport did not write and which would be lost"
         raise OutputError(what, where=str(out_dir), hint="move that away, or name another folder")
     for spec in inputs:
         if any(out_dir.resolve() in (path, *path.parents) for path in _files_named(spec)):

@@ -16,6 +16,7 @@ from homoexport.documents.budget import THROUGHPUT, Budget
 from homoexport.documents.document import Document, Figures
 from homoexport.documents.recipe import MeasureSettings
 from homoexport.documents.target import TargetHost
+from homoexport.errors import PackageError
 from homoexport.shape import Shape, WrittenShape
 
 PLAN_FILE = "plan.json"
@@ -221,4 +222,8 @@ class Plan(Document):
         return "latency_p50_ms" if first == THROUGHPUT else first
 
     def row_of(self, shape: Shape) -> Row:
-        return next(row for row in self.rows if row.shape == shape)
+        """The row of a shape; PackageError where the plan has none."""
+        found = next((row for row in self.rows if row.shape == shape), None)
+        if found is None:
+            raise PackageError(f"has no row of {shape.name}", where=PLAN_FILE, hint="plan again")
+        return found

@@ -16,8 +16,8 @@ from pydantic_core import from_json
 from homoexport.documents.document import first_fault
 from homoexport.encoder.families import refuse_family, supported_model_types
 from homoexport.errors import TeacherError, refusing
+from homoexport.growth import refuse_growth
 from homoexport.limits import MB, LimitName, limit, raise_hint
-from homoexport.normalizer import refuse_growth
 from homoexport.packaged import leaves_its_folder
 
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "special_tokens_map.json", "added_tokens.json", "*.model", "merges.txt")

@@ -131,8 +131,8 @@ def _errors(plan: Plan) -> str:
     return f", median latency off by {median}{others}"
 
 
-def write_plan_report(out_dir: Path, plan: Plan, *, force: bool = False) -> None:
-    """Keep a plan as an artifact: `plan.json`, `report.md`, a plot.
+def write_plan_report(out_dir: Path, plan: Plan, *, recipe: str | None = None, force: bool = False) -> None:
+    """Keep a plan as an artifact: `plan.json`, `report.md`, a plot; `recipe` is the digest of a run's.
 
     Raises:
         OutputError: `out_dir` exists, or cannot be written.
@@ -151,7 +151,7 @@ def write_plan_report(out_dir: Path, plan: Plan, *, force: bool = False) -> None
         save_figures(folder, {"front": front_figure(plan)})
         (folder / REPORT).write_text(page, encoding="utf-8")
         write_document(folder / PLAN_FILE, plan)
-        write_manifest(folder, "plan", parent=plan.teacher)
+        write_manifest(folder, "plan", parent=plan.teacher, recipe=recipe)
 
 
 def _checks_table(plan: Plan) -> Table:

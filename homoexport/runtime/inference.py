@@ -19,8 +19,8 @@ from tokenizers import Tokenizer
 from homoexport.choices import OUTPUT_NAMES, ModelTask
 from homoexport.documents.artifact import PackageManifest, verify
 from homoexport.errors import PackageError, UserError, refusing
+from homoexport.growth import refuse_growth
 from homoexport.limits import MB, limit, raise_hint
-from homoexport.normalizer import refuse_growth
 from homoexport.panics import unprinted_panics
 from homoexport.runtime.session import OnnxSession
 from homoexport.runtime.worker.inputs import IntArray, padded_tokens

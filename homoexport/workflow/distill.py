@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from homoexport.documents.artifact import MANIFEST, DistilledManifest, Manifest, verify
 from homoexport.documents.document import copy_file, digest_of
-from homoexport.documents.layout import CHECKPOINT, END_STATE, LOG
+from homoexport.documents.layout import CHECKPOINT, END_STATE, LOG, TRACKERS
 from homoexport.documents.output import output_errors, replacing
 from homoexport.documents.recipe import DistillSettings, StudentShape, TextSettings, TextSource
 from homoexport.documents.run_folder import (
@@ -97,9 +97,7 @@ def distill(
     from homoexport.workflow.student import Place, run_student
 
     with all_processes_alive():
-        job = open_job(
-            teacher, text=text, settings=settings, seed=seed, shapes=[shape], tracker_dir=output / "trackers"
-        )
+        job = open_job(teacher, text=text, settings=settings, seed=seed, shapes=[shape], tracker_dir=output / TRACKERS)
         place = Place(output, work, recipe_digest, resume, progress, keep_state=keep_state)
         with _replacing_together(output, work, job.accelerator, [output], force=force, resume=resume):
             if _is_done(output):  # by another process, before this one held the folder
@@ -145,7 +143,7 @@ def prune_on(
     from homoexport.workflow.student import Place, run_student
 
     with all_processes_alive():
-        job = open_job(teacher, text=text, settings=further, seed=seed, shapes=[shape])
+        job = open_job(teacher, text=text, settings=further, seed=seed, shapes=[shape], tracker_dir=output / TRACKERS)
         with _replacing_together(output, work, job.accelerator, [output], resume=resume):
             if _is_done(output):
                 return verify(output, DistilledManifest, strict=False)
@@ -197,7 +195,7 @@ def distill_students(
         return Place(folder, work, recipe_digest, goes_on, progress, name=folder.name)
 
     with all_processes_alive():
-        job = open_job(teacher, text=text, settings=settings, seed=seed, shapes=shapes, tracker_dir=output / "trackers")
+        job = open_job(teacher, text=text, settings=settings, seed=seed, shapes=shapes, tracker_dir=output / TRACKERS)
         with _replacing_together(output, work, job.accelerator, folders, force=force, resume=resume):
             if job.accelerator.is_main_process and not resume:
                 begin(output, "student", work)

@@ -165,6 +165,7 @@ class _Journey:
     def run(self) -> Summary:
         """All stages that are still to do."""
         recipe, folder, turns = self.recipe, self.folder, Turns(self.folder)
+        turns.put_right()
         planned = self._plan() if recipe.is_planned else None
         if planned is None:
             if recipe.budget.relative:
@@ -209,7 +210,7 @@ class _Journey:
                     text=recipe.text,
                     progress=self.progress,
                 )
-                write_plan_report(folder, found)
+                write_plan_report(folder, found, recipe=recipe.digest())
         found = read_document(folder / PLAN_FILE, Plan, hint="plan again")
         self.progress.on_stage(f"Planned: {found.choice.shape.name}")
         return found
@@ -273,12 +274,14 @@ class _Journey:
         self.teacher.model.to("cpu")  # where it is exported
 
     def _is_done(self, folder: Path, *, parent: Path | None = None) -> bool:
-        """Whether a stage's artifact is there, whole, and made by this recipe from the artifact before it."""
+        """Whether a stage's artifact is there, whole, and made by this recipe of its parent, or the teacher."""
         if not is_finished(folder):
             return False
+        from homoexport.encoder import parent_of
+
         made = verify(folder, Manifest, strict=False)
-        before = made.parent if parent is None else verify(parent, Manifest, strict=False).digest
-        if made.recipe not in (None, self.recipe.digest()) or made.parent != before:
+        before = parent_of(self.teacher) if parent is None else verify(parent, Manifest, strict=False).digest
+        if made.recipe != self.recipe.digest() or (made.kind != "plan" and made.parent != before):
             hint = "remove it, and --resume makes it again"
             raise PackageError("was not made in this run", where=str(folder), hint=hint)
         return True

@@ -62,16 +62,25 @@ def report(run_dir: Path) -> Summary:
     """
     refuse_links(run_dir)
     summary = read_document(run_dir / SUMMARY, Summary, hint="run the recipe again")
-    student, package, measured = (
-        verify(run_dir / made, Manifest, strict=False) for made in (STUDENT, PACKAGE, MEASURED)
+    stages = (STUDENT, PACKAGE, MEASURED, TEACHER, *([] if summary.plan is None else [PLAN]))
+    student, package, measured, *others = (verify(run_dir / made, Manifest, strict=False) for made in stages)
+    recipe = read_mark(run_dir).recipe
+    is_of_one_run = (
+        recipe is not None
+        and package.parent == student.digest
+        and measured.parent == package.digest
+        and {made.recipe for made in (student, package, measured, *others)} == {recipe.digest()}
     )
-    mark = read_mark(run_dir)
-    of_one_run = package.parent == student.digest and measured.parent == package.digest
-    if not of_one_run or mark.recipe is None or summary != summary_of(run_dir, mark.recipe):
+    if not is_of_one_run or recipe is None or _figures(summary) != _figures(summary_of(run_dir, recipe)):
         hint = "run its recipe again with --resume, or in another folder"
         raise PackageError("is not the summary of what lies beside it", where=str(run_dir / SUMMARY), hint=hint)
     write_report(run_dir, summary, measurement=read_measured(run_dir / MEASURED))
     return summary
+
+
+def _figures(summary: Summary) -> Summary:
+    """All of a summary but its version."""
+    return summary.model_copy(update={"schema_version": ""})
 
 
 def summarize(

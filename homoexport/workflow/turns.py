@@ -25,7 +25,10 @@ class Turns:
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
-        for part in sorted((run_dir / TURNS).glob(".*.part")):  # a run was stopped while it put a turn aside
+
+    def put_right(self) -> None:
+        """Put aside the rest of a turn, where a run was stopped while it did so."""
+        for part in sorted((self.run_dir / TURNS).glob(".*.part")):
             self._put_into(part)
 
     @property

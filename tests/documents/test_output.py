@@ -335,49 +335,6 @@ def test_force_replaces_artifacts_of_the_same_kind_alone(tmp_path):
         refuse_existing(artifact, force=True, kind="student")
 
 
-@pytest.mark.parametrize("kind", ["student", "run", "finetuning", "unfinished"])
-@pytest.mark.parametrize("name", ["thesis.txt", ".git/HEAD", "onnx/model.onnx", "1_Pooling/notes.md", "link"])
-def test_force_spares_a_folder_with_files_that_are_not_its_own(tmp_path, kind, name):
-    artifact = tmp_path / "artifact"
-    begin(artifact, "student" if kind == "unfinished" else kind, work="ab")
-    (artifact / "1_Pooling").mkdir()
-    if kind != "student":
-        (artifact / "1_Pooling").rmdir()
-    else:
-        (artifact / "1_Pooling" / "config.json").touch()
-        write_manifest(artifact, "student", details=student_details())
-    for own in (".checkpoint.pt", ".DS_Store"):
-        (artifact / own).touch()
-    if kind in ("run", "finetuning"):
-        (artifact / ".checkpoint.pt").unlink()
-    refuse_existing(artifact, force=True)
-    (artifact / name).parent.mkdir(exist_ok=True)
-    if name == "link":
-        (artifact / name).symlink_to("run.json")
-    else:
-        (artifact / name).touch()
-    if kind == "unfinished" and name.startswith("1_"):
-        return  # what a student's save was killed at
-    with pytest.raises(OutputError, match=f"holds {name.partition('/')[0]}.*, which homoexport did not write"):
-        refuse_existing(artifact, force=True)
-
-
-def test_what_stopped_work_leaves_is_its_own(tmp_path):
-    run = tmp_path / "run"
-    begin(run, "run", work="ab")
-    begin(run / "turns" / "1" / "1-student", "student", work="ab")
-    for name in ("log.jsonl", ".checkpoint.good.pt", "model.safetensors"):
-        (run / "turns/1/1-student" / name).touch()
-    write_manifest(run / "turns/1/1-student", "student", details=student_details())
-    (run / "plots").mkdir()
-    for name in ("report.md", "summary.json", "plots/latency.png", f".report.md.{'0' * 16}.homoexport"):
-        (run / name).touch()
-    refuse_existing(run, force=True)
-    (run / "plots" / "mine.txt").touch()
-    with pytest.raises(OutputError, match=r"holds plots/mine\.txt"):
-        refuse_existing(run, force=True)
-
-
 def test_force_minds_no_names_that_are_no_files(tmp_path, monkeypatch):
     write_manifest(tmp_path, "student", details=student_details())
     monkeypatch.chdir(tmp_path)

@@ -131,7 +131,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "a tokenizer that doubles texts": (
         _tokenizer(normalizer={"type": "Sequence", "normalizers": [{"type": "ByteLevel"}] * 40}),
-        "1000 times as long",
+        "10000 times as long",
     ),
     "a tokenizer of bytes": (_file("tokenizer.json", b"\xff"), "tokenizer.json does not load"),
     "a tokenizer's length": (lambda folder: _change(folder / "tokenizer_config.json", model_max_length="x"), "tokens"),

@@ -14,6 +14,8 @@ import torch
 
 from homoexport.cli.screen import Bars
 from homoexport.documents.layout import CHECKPOINT, GOOD_CHECKPOINT, LOG
+from homoexport.documents.output import refuse_existing
+from homoexport.errors import OutputError
 from homoexport.stages.distill import Run
 from homoexport.workflow import distill as distilling
 from tests.workflow.conftest import write_recipe
@@ -355,3 +357,10 @@ def test_a_student_whose_answers_are_no_numbers_is_not_saved(homoexport, command
     outcome = homoexport(*command, "-o", tmp_path / "out")
     assert (outcome.code, "held-out loss is nan" in outcome.err) == (2, True)
     assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_a_killed_distillation_may_be_replaced(killed):
+    refuse_existing(killed, force=True)
+    (killed / "thesis.txt").touch()
+    with pytest.raises(OutputError, match=r"holds thesis\.txt"):
+        refuse_existing(killed, force=True)

@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Regex, normalizers
 
 from homoexport.errors import PackageError, UserError
-from homoexport.normalizer import MOST, refuse_growth
+from homoexport.growth import MOST_TIMES_LONGER, refuse_growth
 
 
 def regex(pattern: str, content: str) -> dict[str, Any]:
@@ -36,6 +36,10 @@ PLAIN = {
     "bytes": {"type": "ByteLevel"},
     "spaces around signs": in_turn(*(string(sign, f" {sign} ") for sign in ".,;:!?()[]{}<>")),
     "signs written out": in_turn(*(string(sign, "...") for sign in "…⋯⁝⁞")),
+    "marks for what is taken out": in_turn(
+        regex(r"https?://\S+", "[URL]"), regex(r"@\w+", "[USER]"), regex(r"\d+", "[NUM]"), regex(r"\S+@\S+", "[MAIL]")
+    ),
+    "forms of Unicode": in_turn({"type": "NFKC"}, {"type": "Lowercase"}, {"type": "NFD"}, {"type": "StripAccents"}),
     "one for many": in_turn(*([regex(r"\s+", " "), regex(r"\p{Cc}+", " ")] * 20)),
 }
 ENDLESS = {
@@ -44,9 +48,15 @@ ENDLESS = {
     "by way of another": in_turn(*[string("a", "bb"), string("b", "a")] * 34),
     "by way of lower case": in_turn(*[string("A", "aa"), {"type": "Lowercase"}, string("a", "AA")] * 17),
     "without a character": in_turn(*[regex("(?=a)", "a")] * 34),
+    "before some": in_turn(*[regex("(?=aa)", "a")] * 34),
+    "before what is not ASCII": in_turn(*[regex("(?=я)", "я")] * 34),
+    "steps without a name": {"normalizers": [{"pattern": {"Regex": "."}, "content": "aa"}] * 34},
+    "a form of Unicode": in_turn(*[string("ل", "ﷺ"), {"type": "NFKC"}] * 17),
+    "another letter in lower case": in_turn(*[string("i", "İ"), {"type": "Lowercase"}, string("\u0307", "i")] * 17),
+    "spaces around Chinese": in_turn(*[string(" ", "中"), {"type": "BertNormalizer"}] * 17),
     "in parts": in_turn(in_turn(*[string("a", "aab")] * 10), in_turn(*[regex("b|", "a")] * 10)),
     "bytes of bytes": in_turn(*[{"type": "ByteLevel"}] * 34),
-    "a table": charsmap(MOST + 1),
+    "a table": charsmap(MOST_TIMES_LONGER + 1),
 }
 
 
@@ -63,12 +73,12 @@ def test_what_tokenizers_have_is_taken(tmp_path, steps):
 
 @pytest.mark.parametrize("steps", ENDLESS.values(), ids=ENDLESS)
 def test_what_would_make_a_text_endless_is_refused(tmp_path, steps):
-    with pytest.raises(UserError, match="may make a text more than 1000 times as long"):
+    with pytest.raises(UserError, match="may make a text more than 10000 times as long"):
         refuse(tmp_path, steps)
 
 
 def test_pre_tokenizers_count_too(tmp_path):
-    with pytest.raises(PackageError, match="1000 times"):
+    with pytest.raises(PackageError, match="10000 times"):
         refuse(tmp_path, {"type": "Sequence", "pretokenizers": [{"type": "ByteLevel"}] * 34}, part="pre_tokenizer")
 
 
