@@ -16,6 +16,7 @@ import torch
 import transformers
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from homoexport.choices import OUTPUT_NAMES
 from homoexport.encoder import Encoder, family_of, input_names, outputs_of
@@ -63,13 +64,17 @@ def _eager_copy(model: Any) -> torch.nn.Module:
 
 
 def _let_go(program: torch.onnx.ONNXProgram) -> None:
-    """Break the circle of references through C++, which Python cannot collect: some megabytes an export."""
+    """Have torch forget what it traced, some megabytes an export, which it keeps.
+
+    In caches of methods, and in a circle of references through C++, which Python cannot collect.
+    """
     assert program.exported_program is not None
+    for member in vars(ShapeEnv).values():
+        if callable(clear := getattr(member, "cache_clear", None)):
+            clear()
     for node in program.exported_program.graph.nodes:
         if isinstance(node.meta.get("val"), FakeTensor):
-            traced = node.meta["val"].fake_mode.shape_env
-            traced.tracked_fakes = []
-            traced.fake_tensor_cache.clear()
+            vars(node.meta["val"].fake_mode.shape_env).clear()  # nobody asks it any more
 
 
 def torch_to_onnx(encoder: Encoder, *, opset: int) -> ir.Model:
