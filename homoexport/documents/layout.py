@@ -15,8 +15,10 @@ Several students of one distillation lie in one folder each, by their names; fin
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from fnmatch import fnmatchcase
+from functools import partial
 from glob import escape
 from pathlib import Path, PurePosixPath
 
@@ -76,17 +78,19 @@ def foreign_in(folder: Path) -> Path | None:
     if not files:
         kind = kind_of(folder)
         is_artifact = kind or folder.name in _STAGES - {TURNS}
-        return _first_foreign(folder, folder, _OF_RUNS.get(kind or "", _OF_ARTIFACTS if is_artifact else set()))
-    own = {name for name, entry in files.items() if not _is_edited(folder / name, entry)}
+        own = _OF_RUNS.get(kind or "", _OF_ARTIFACTS if is_artifact else set())
+        return _first_foreign(folder, folder, own, partial(_may_lie, kind))
+    named = {name for name, entry in files.items() if not _is_edited(folder / name, entry)}
     parents = {f"{parent}/" for name in files for parent in PurePosixPath(name).parents}
-    return _first_foreign(folder, folder, {MANIFEST, RUN_MARK, *STATES, *map(escape, own | parents)})
+    return _first_foreign(folder, folder, {MANIFEST, RUN_MARK, *STATES, *map(escape, named | parents)}, _nothing)
 
 
 def _is_edited(path: Path, entry: FileEntry) -> bool:
     return path.name == "README.md" and path.is_file() and sha256_file(path) != entry.sha256
 
 
-def _first_foreign(folder: Path, top: Path, own: set[str]) -> Path | None:
+def _first_foreign(folder: Path, top: Path, own: set[str], may_lie: Callable[[Path], bool]) -> Path | None:
+    """`own` are patterns of names below `top`; in folders right there for which `may_lie` holds, artifacts may lie."""
     for path in sorted(folder.iterdir()):
         is_folder = path.is_dir() and not path.is_symlink()
         name = path.relative_to(top).as_posix() + "/" * is_folder
@@ -94,8 +98,8 @@ def _first_foreign(folder: Path, top: Path, own: set[str]) -> Path | None:
         if is_half(path) or (is_folder and is_ours(path)) or (not is_folder and _matches(path.name, _OF_OTHERS)):
             continue
         if _matches(name, own | _OF_OTHERS):
-            found = _first_foreign(path, top, own) if is_folder else None
-        elif is_folder and folder == top and _may_lie(path, kind_of(top)):
+            found = _first_foreign(path, top, own, _nothing) if is_folder else None
+        elif is_folder and may_lie(path):
             found = foreign_in(path)
         if found is not None:
             return found
@@ -106,8 +110,12 @@ def _matches(name: str, patterns: set[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _may_lie(path: Path, kind: str | None) -> bool:
-    """Whether artifacts may lie in a folder, or it may be one, that lies where work of a kind goes on."""
+def _nothing(_path: Path) -> bool:
+    return False
+
+
+def _may_lie(kind: str | None, path: Path) -> bool:
+    """Whether a folder may be an artifact or hold some, that lies where work of a kind goes on."""
     if kind == "run":
         return path.name in _STAGES
     if kind is None:  # turns, or one task's

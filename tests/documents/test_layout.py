@@ -49,6 +49,10 @@ def test_force_spares_packages_among_students_and_an_edited_card(tmp_path):
     (package / "README.md").write_text("made")
     write_manifest(package, "package", details=verify(package, PackageManifest, strict=False).details)
     refuse_existing(package, force=True)
+    write_manifest(students, "student", details=student_details())  # of one student, with others of the user's in it
+    (students / "more").mkdir()
+    with pytest.raises(OutputError, match="holds more, which"):
+        refuse_existing(students, force=True)
     (package / "README.md").write_text("edited")
     with pytest.raises(OutputError, match=r"holds README\.md, which homoexport did not write"):
         refuse_existing(package, force=True)
