@@ -30,6 +30,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 JOBS ?= 2
 ELSEWHERE := interop or loaders or ssh or emulated or web
 PYTEST = $(BIN)/python -m pytest --durations=25 $(PYTEST_FLAGS)
+ALONE = $(shell grep --recursive --files-with-matches --include='*.py' 'mark\.alone' tests)
 IN_PARALLEL := --numprocesses $(JOBS) --dist worksteal
 
 .PHONY: demo test coverage test-slow crash-test soak check house tables targets loaders fuzz interop audit sbom setup lock clean
@@ -39,7 +40,7 @@ demo: $(SETUP)
 
 test: $(VENV)/$(WEIGHTS)
 	$(PYTEST) $(IN_PARALLEL) -m "not (slow or alone or $(ELSEWHERE))"
-	$(PYTEST) -m "alone and not (slow or $(ELSEWHERE))"
+	$(PYTEST) -m "alone and not (slow or $(ELSEWHERE))" $(ALONE)
 
 coverage:
 	rm -f .coverage
@@ -48,7 +49,7 @@ coverage:
 
 test-slow: $(VENV)/$(WEIGHTS)
 	$(PYTEST) $(IN_PARALLEL) -m "not (alone or $(ELSEWHERE))"
-	$(PYTEST) -m "alone and not ($(ELSEWHERE))"
+	$(PYTEST) -m "alone and not ($(ELSEWHERE))" $(ALONE)
 
 crash-test: $(SETUP)
 	$(BIN)/python -m tests.crashes --kills 40 --stops 15

@@ -86,7 +86,7 @@ def test_floors(path):
             "homoexport.runtime.inference, homoexport.stages.measure, homoexport.stages.evaluate, homoexport.cli",
             ("torch", "transformers"),
         ),
-        ("homoexport.stages.distill", ("onnx", "onnxruntime")),
+        pytest.param("homoexport.stages.distill", ("onnx", "onnxruntime"), marks=pytest.mark.slow),
     ],
 )
 def test_what_a_room_does_not_load(modules, absent):

@@ -241,8 +241,9 @@ def test_text_that_comes_with_the_package_is_the_same_each_time():
     assert digests == ["cbc10de0d1f73a3b", "65fc532a5c349eca"]
 
 
+@pytest.mark.slow
 @pytest.mark.weights
-@pytest.mark.parametrize("source", [pytest.param(MINILM, marks=pytest.mark.slow), BERT_TINY])
+@pytest.mark.parametrize("source", [MINILM, BERT_TINY])
 def test_trained_models_keep_every_bound(source, tmp_path):
     encoder = load_encoder(source)
     # Where sums overflow int8 may miss its bound; then it is smoothed, and its layers are searched: minutes.

@@ -51,14 +51,15 @@ def structure(file: Path) -> tuple[list[Any], list[Any]]:
     return nodes, sorted(weights, key=str)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "scheme"),
     [
         ("bert", "int8"),
-        pytest.param("modernbert", "fp32", marks=pytest.mark.slow),
-        pytest.param("mpnet", "int8", marks=pytest.mark.slow),
-        pytest.param("distilbert", "fp32", marks=pytest.mark.slow),
-        pytest.param("electra-projected", "fp32", marks=pytest.mark.slow),
+        ("modernbert", "fp32"),
+        ("mpnet", "int8"),
+        ("distilbert", "fp32"),
+        ("electra-projected", "fp32"),
     ],
 )
 def test_resized_graph_is_the_exported_one(kind: str, scheme: Scheme, tmp_path: Path) -> None:
