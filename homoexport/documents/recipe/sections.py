@@ -21,6 +21,7 @@ from homoexport.choices import (
     PruneGroup,
     Quantization,
     ScheduleShape,
+    Side,
     TrainingPrecision,
 )
 from homoexport.schemes import QUANTIZE_HELP
@@ -165,6 +166,12 @@ class DistillSettings(Section):
     weights: LossWeights = Field(LossWeights(), description="Weights of the loss terms.")
     layers: tuple[int, ...] | None = Field(
         None, description="Teacher's layers, counted from 1, that the hidden and attention terms match; by default all."
+    )
+    compare_in: Side = Field(
+        "teacher",
+        description="The width in which hidden states and embeddings are compared: teacher (the student's are "
+        "projected up, so that it answers for all of them) or student (the teacher's are projected down, as in the "
+        "paper's equation).",
     )
     attention_kind: AttentionKind = Field(
         "scores", description="What the attention term matches: scores before the softmax, or probabilities."

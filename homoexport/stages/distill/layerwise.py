@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from homoexport.choices import Side
+
 
 @dataclass(frozen=True)
 class LayerMap:
@@ -59,18 +61,25 @@ class LayerMap:
 
 
 class Projections(nn.Module):
-    """W_hidden of every teacher's layer and W_emb, each [D_t, D_s]; the identity until the student is sliced."""
+    """W_hidden of every teacher's layer and W_emb; the identity until the student is sliced.
 
-    def __init__(self, hidden_size: int, layers: int) -> None:
+    Each is [D_s, D_t] where states are compared in the teacher's width, [D_t, D_s] in the student's.
+    """
+
+    def __init__(self, hidden_size: int, layers: int, compare_in: Side) -> None:
         super().__init__()
+        self.compare_in = compare_in
+        self._student_axis = 0 if compare_in == "teacher" else 1
         self.hidden = nn.ParameterList(nn.Parameter(torch.eye(hidden_size)) for _ in range(layers))
         self.embedding = nn.Parameter(torch.eye(hidden_size))
 
     def followers(self) -> list[tuple[nn.Parameter, int]]:
         """Each matrix with the axis that follows the student's residual dimensions."""
-        return [(parameter, 1) for parameter in self.parameters()]
+        return [(parameter, self._student_axis) for parameter in self.parameters()]
 
     def start_at_random(self, hidden_size: int) -> None:
-        """For a student that is not a part of its teacher: [D_t, hidden_size], columns of length about 1."""
+        """For a student that is not a part of its teacher: columns of length about 1."""
         for parameter in self.parameters():
-            parameter.data = torch.randn(len(parameter), hidden_size) * len(parameter) ** -0.5
+            shape = list(parameter.shape)
+            shape[self._student_axis] = hidden_size
+            parameter.data = torch.randn(shape) * shape[0] ** -0.5

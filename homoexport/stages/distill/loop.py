@@ -63,7 +63,14 @@ class Run:
         self.settings, self.accelerator, self.target, self.family = settings, job.accelerator, target, job.family
         self.waypoints = list(waypoints)
         self.on_waypoint: Callable[[], None] = lambda: None
-        start = start_student(job.encoder.model, self.family, target, settings.method, seed=job.seed)
+        start = start_student(
+            job.encoder.model,
+            self.family,
+            target,
+            settings.method,
+            compare_in=settings.compare_in,
+            seed=job.seed,
+        )
         device = self.accelerator.device
         self.teacher = job.encoder.model.to(device).requires_grad_(False).eval()
         self.student = start.student.to(device).requires_grad_(True).eval()  # eval: no dropout

@@ -1,10 +1,14 @@
 """The loss of HomoDistil (arXiv 2302.09632, section 2.2), one function a term.
 
     L = L_task + α1·KL(student, teacher) + α2·L_hidden + α3·L_attn + α4·L_emb
-    L_hidden = Σ_k MSE(H_s^k, H_t^k W_hidden^k)        hidden_error, summed over the layers k
+    L_hidden = Σ_k MSE(H_s^k W_hidden^k, H_t^k)        hidden_error, summed over the layers k
     L_attn   = Σ_k MSE(A_s^k, A_t^k)                   attention_error; A is averaged over the heads
     KL                                                 logits_error
-    L_emb    = MSE(E_s, E_t W_emb)                     hidden_error
+    L_emb    = MSE(E_s W_emb, E_t)                     hidden_error
+
+W stands on the student's side (as in TinyBERT, arXiv 1909.10351, equation 8), for all that the teacher's states say is
+then asked of the student; the paper has it on the teacher's side, MSE(H_s, H_t W), where W may choose what is easy.
+`distill.compare_in` has both.
 
 Letters: B batch, S sequence, N tokens that are not padding (or rows of logits), C classes (for
 masked-lm the vocabulary), H heads, R relation heads, d head width, D hidden size (D_s student,
@@ -24,39 +28,44 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def hidden_error(student: Tensor, teacher: Tensor, projection: Tensor, token_mask: Tensor, tokens: int) -> Tensor:
-    """MSE of the student's states [B, S, D_s] from the teacher's [B, S, D_t] times the projection W [D_t, D_s].
+def hidden_error(states: Tensor, targets: Tensor, projection: Tensor, token_mask: Tensor, tokens: int) -> Tensor:
+    """MSE of states [B, S, D] times a projection W [D, D'] from targets [B, S, D'].
 
-    `token_mask` is bool [B, S], False on padding; it is divided by the whole step's tokens and by D_s.
+    One side is the student's, the other the teacher's. `token_mask` is bool [B, S], False on padding; it is divided by
+    the whole step's tokens and by D'.
     """
     # torch has no types for `apply`
-    total: Tensor = _HiddenSquares.apply(student, teacher, projection, token_mask)  # type: ignore[no-untyped-call]
-    return total / (tokens * student.shape[-1])
+    total: Tensor = _HiddenSquares.apply(states, targets, projection, token_mask)  # type: ignore[no-untyped-call]
+    return total / (tokens * targets.shape[-1])
 
 
 class _HiddenSquares(torch.autograd.Function):
-    """Σ (H_s − H_t W)² over tokens that are not padding.
+    """Σ (H W − T)² over tokens that are not padding.
 
-    The difference is also the gradient, but for a factor, so it is all that is kept between the passes.
+    The difference is also the gradient, but for factors, so it is all that is made and kept between the passes.
     """
 
     @staticmethod
-    def forward(ctx: Any, student: Tensor, teacher: Tensor, projection: Tensor, token_mask: Tensor) -> Tensor:
-        rows, targets = student.flatten(0, 1).float(), teacher.flatten(0, 1).float()  # [B·S, D_s], [B·S, D_t]
-        with torch.autocast(teacher.device.type, enabled=False):  # rounded, the identity would not be one
-            difference = torch.addmm(rows, targets, projection, alpha=-1)
+    def forward(ctx: Any, states: Tensor, targets: Tensor, projection: Tensor, token_mask: Tensor) -> Tensor:
+        rows, goals = states.flatten(0, 1).float(), targets.flatten(0, 1).float()  # [B·S, D], [B·S, D']
+        with torch.autocast(states.device.type, enabled=False):  # rounded, the identity would not be one
+            difference = torch.addmm(goals, rows, projection, beta=-1)
         # Padding is weighed by 0: cheaper than gathering the tokens, whose gradient would be scattered back.
         difference.mul_(token_mask.flatten()[:, None])
-        ctx.save_for_backward(difference, teacher)
-        ctx.shape, ctx.dtype = student.shape, student.dtype
+        ctx.save_for_backward(difference, states, projection)
+        ctx.shape, ctx.dtype = targets.shape, targets.dtype
         return _sum_of_squares(difference)
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
-        difference, teacher = ctx.saved_tensors
+        difference, states, projection = ctx.saved_tensors
         gradient = difference * (2 * outer[0])
-        of_projection = (teacher.flatten(0, 1).float().T @ gradient).neg_()
-        return gradient.view(ctx.shape).to(ctx.dtype), None, of_projection, None
+        of_states = of_targets = None
+        if ctx.needs_input_grad[0]:
+            of_states = (gradient @ projection.T).view(states.shape).to(states.dtype)
+        if ctx.needs_input_grad[1]:
+            of_targets = gradient.neg().view(ctx.shape).to(ctx.dtype)
+        return of_states, of_targets, states.flatten(0, 1).float().T @ gradient, None
 
 
 class Attention(NamedTuple):

@@ -23,7 +23,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from homoexport.choices import Method
+from homoexport.choices import Method, Side
 from homoexport.encoder import Family, start_from_scratch
 from homoexport.shape import Shape
 from homoexport.stages.distill.layerwise import LayerMap, Projections
@@ -39,11 +39,13 @@ class Start:
     is_teacher: bool
 
 
-def start_student(teacher: PreTrainedModel, family: Family, target: Shape, method: Method, *, seed: int) -> Start:
+def start_student(
+    teacher: PreTrainedModel, family: Family, target: Shape, method: Method, *, compare_in: Side, seed: int
+) -> Start:
     """The student of a method at step 0; `seed` is that of random weights."""
     widths = family.widths(teacher)
     layers, wanted = widths.num_hidden_layers, target.num_hidden_layers
-    projections = Projections(widths.hidden_size, layers)
+    projections = Projections(widths.hidden_size, layers, compare_in)
     if method in ("from-scratch", "minilm"):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

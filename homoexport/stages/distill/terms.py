@@ -73,9 +73,14 @@ def first_layers(_layer_map: LayerMap, _chosen: Collection[int]) -> Pairs:
 
 
 def _hidden(seen: Seen, layer: int, end: int) -> Tensor:
-    student, teacher, projection = seen.student.states[layer], seen.teacher.states[end], seen.projections.hidden[end]
-    error = objective.hidden_error(student, teacher, projection, seen.token_mask, seen.counts.tokens)
+    error = _projected_error(seen, seen.student.states[layer], seen.teacher.states[end], seen.projections.hidden[end])
     return error * seen.layer_map.hidden_weight(layer)
+
+
+def _projected_error(seen: Seen, student: Tensor, teacher: Tensor, projection: Tensor) -> Tensor:
+    """Of states [B, S, D_s] and [B, S, D_t], in the width that they are compared in."""
+    sides = (student, teacher) if seen.projections.compare_in == "teacher" else (teacher, student)
+    return objective.hidden_error(*sides, projection, seen.token_mask, seen.counts.tokens)
 
 
 def _attention(seen: Seen, layer: int, origin: int) -> Tensor:
@@ -94,7 +99,7 @@ def _embedding(seen: Seen, _layer: int, _first: int) -> Tensor:
     student, teacher = seen.student.embedding, seen.teacher.embedding
     assert student is not None
     assert teacher is not None
-    return objective.hidden_error(student, teacher, seen.projections.embedding, seen.token_mask, seen.counts.tokens)
+    return _projected_error(seen, student, teacher, seen.projections.embedding)
 
 
 def _relation(seen: Seen, layer: int, last: int) -> Tensor:

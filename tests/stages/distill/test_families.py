@@ -83,7 +83,7 @@ def assert_began_as_its_teacher(done: Finished, objective: str) -> None:
 
 def assert_gap_fell(done: Finished, *, count: int = 5) -> None:
     after, end = ([report.gap for report in part] for part in done.after_pruning_and_at_the_end(count))
-    assert sum(end) < 0.7 * sum(after), (after, end)
+    assert sum(end) < 0.9 * sum(after), (after, end)  # random dimensions say little of each other
 
 
 @torch.no_grad()

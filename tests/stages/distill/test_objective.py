@@ -24,7 +24,7 @@ def test_hidden_error_is_the_mean_over_tokens_and_dimensions():
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0]]).bool()
     rows = [(student[b, s] - teacher[b, s] @ projection) for b in range(3) for s in range(5) if mask[b, s]]
     expected = torch.stack(rows).square().mean()
-    torch.testing.assert_close(objective.hidden_error(student, teacher, projection, mask, 8), expected)
+    torch.testing.assert_close(objective.hidden_error(teacher, student, projection, mask, 8), expected)
 
 
 def test_attention_scores_are_hugging_faces_averaged_over_heads(token_batch, monkeypatch):
@@ -59,12 +59,13 @@ def test_attention_error_leaves_padding_out():
     torch.testing.assert_close(objective.attention_error(student, teacher, pairs, 20), expected.square().mean())
 
 
-def test_hidden_errors_gradients_are_autograds():
-    student, teacher, projection = torch.randn(3, 5, 4), torch.randn(3, 5, 6), torch.randn(6, 4)
+@pytest.mark.parametrize("learner", ["states", "targets"])
+def test_hidden_errors_gradients_are_autograds(learner):
+    states, targets, projection = torch.randn(3, 5, 4), torch.randn(3, 5, 6), torch.randn(4, 6)
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0]]).bool()
-    inputs = [student.requires_grad_(), projection.requires_grad_()]
-    plain = (student - teacher @ projection)[mask].square().mean()
-    ours = objective.hidden_error(student, teacher, projection, mask, 8)
+    inputs = [{"states": states, "targets": targets}[learner].requires_grad_(), projection.requires_grad_()]
+    plain = (targets - states @ projection)[mask].square().mean()
+    ours = objective.hidden_error(states, targets, projection, mask, 8)
     torch.testing.assert_close(torch.autograd.grad(ours * 3, inputs), torch.autograd.grad(plain * 3, inputs))
 
 
@@ -182,8 +183,11 @@ def test_relations_are_the_papers_written_out():
     assert error.item() == pytest.approx(total / (heads * 8), rel=1e-4)
 
 
-def test_projections_start_as_the_identity():
-    projections = Projections(5, 3)
-    assert len(projections.followers()) == 4
+@pytest.mark.parametrize(("compare_in", "axis"), [("teacher", 0), ("student", 1)])
+def test_projections_start_as_the_identity_and_follow_the_students_width(compare_in, axis):
+    projections = Projections(5, 3, compare_in)
     assert all(torch.equal(parameter, torch.eye(5)) for parameter in projections.parameters())
-    assert math.isclose(sum(p.numel() for p in projections.parameters()), 100)
+    assert [followed for _, followed in projections.followers()] == [axis] * 4
+    projections.start_at_random(2)
+    assert {tuple(parameter.shape) for parameter in projections.parameters()} == {(2, 5) if axis == 0 else (5, 2)}
+    assert all(0.3 < column.norm() < 3 for parameter in projections.parameters() for column in parameter.T)

@@ -43,7 +43,7 @@ def test_methods_have_their_own_terms():
 
 @pytest.mark.usefixtures("toy")
 def test_the_pages_function_is_its_formula():
-    student, teacher, projection = torch.randn(2, 5, 4), torch.randn(2, 5, 6), torch.randn(6, 4)
+    student, teacher, projection = torch.randn(2, 5, 4), torch.randn(2, 5, 6), torch.randn(4, 6)
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]).bool()
     seen = SimpleNamespace(
         student=SimpleNamespace(states={2: student}),
@@ -54,7 +54,7 @@ def test_the_pages_function_is_its_formula():
     )
     expected = 0.0
     for row, length in enumerate((5, 2)):
-        ours, theirs = student[row, :length].mean(0), (teacher[row, :length] @ projection).mean(0)
+        ours, theirs = (student[row, :length] @ projection).mean(0), teacher[row, :length].mean(0)
         expected += (1 - functional.cosine_similarity(ours, theirs, dim=0)) / 2
     torch.testing.assert_close(terms.TERMS["mean_state"].error(seen, 2, 3), expected)
 
