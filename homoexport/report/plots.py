@@ -119,7 +119,7 @@ def width_of(width: float) -> str:
 def terms_figure(log: Sequence[StepRecord]) -> Figure:
     """Every active loss term over the steps, unweighted, each on its own scale."""
     steps = [each.step for each in log]
-    names = [name for name in LossWeights.model_fields if name in log[0].terms]
+    names = [name for name in LossWeights.model_fields if any(name in each.terms for each in log)]
     columns = 2 if len(names) in (2, 4) else min(3, len(names))
     rows = -(-len(names) // columns)
     with rc_context(STYLE):
@@ -127,7 +127,8 @@ def terms_figure(log: Sequence[StepRecord]) -> Figure:
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
         for axes, name in zip(grid.flat, names, strict=False):
             _mark_pruning(axes, log)
-            values = np.array([each.terms[name] for each in log], dtype=float)
+            # A stage, and a batch without labels, lacks a term: the line has a gap there.
+            values = np.array([each.terms.get(name, np.nan) for each in log], dtype=float)
             window = _draw_series(axes, steps, values, BLUE)
             axes.set_title(LossWeights.model_fields[name].title or name)
         for unused in grid.flat[len(names) :]:

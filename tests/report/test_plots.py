@@ -27,6 +27,15 @@ def test_every_active_term_has_its_own_axes(log: list[StepRecord]) -> None:
     np.testing.assert_array_equal(axes[2].get_lines()[0].get_ydata(), [line.terms["attention"] for line in log])
 
 
+def test_a_term_that_a_stage_or_a_batch_lacks_has_a_gap_there(log: list[StepRecord]) -> None:
+    first, *rest = log
+    lacking = first.model_copy(update={"terms": {name: first.terms[name] for name in first.terms if name != "task"}})
+    axes = next(axes for axes in terms_figure([lacking, *rest]).axes if axes.get_title(loc="left") == "task")
+    drawn = axes.lines[0].get_ydata()
+    assert np.isnan(drawn[0])
+    assert list(drawn[len(rest) // 2 :]) == [each.terms["task"] for each in log][len(rest) // 2 :]
+
+
 def test_a_log_of_one_line_can_be_drawn(log: list[StepRecord]) -> None:
     (line,) = homotopy_figure(log[:1]).axes[1].get_lines()
     assert line.get_ydata().tolist() == [0.0]

@@ -146,7 +146,7 @@ class DistillSettings(Section):
         "homodistil",
         description="How the student is made. homodistil: pruned step by step; one-shot: pruned at step 0; "
         "from-scratch: random weights; layers: every other layer of the teacher; minilm: from scratch, by the last "
-        "layer's relations.",
+        "layer's relations; tinybert: from scratch with half the layers, by layers first, then by the output.",
     )
     objective: Objective = Field(description="The task that is distilled; token-classification is tagging.")
     steps: int = Field(ge=1, le=10**9, description="Optimizer steps.")
@@ -218,6 +218,15 @@ class DistillSettings(Section):
             raise ValueError("'layers' are counted from 1")
         if self.objective == "sentence-embedding" and self.batch_size == 1 and self.weights.task > 0:
             raise ValueError("sentence-embedding matches the sentences of a batch; 'batch_size' must be 2 or more")
+        if self.method == "tinybert":
+            weights, has_kl = self.weights, self.objective != "sentence-embedding"
+            by_output = weights.task or (has_kl and weights.kl)
+            if not by_output or not (weights.hidden or weights.attention or weights.embedding):
+                output = "'task' or 'kl'" if has_kl else "'task'"
+                raise ValueError(
+                    "tinybert learns the layers first, then the output: give one of 'hidden', 'attention' and "
+                    f"'embedding' a weight, and {output}"
+                )
         return self
 
 

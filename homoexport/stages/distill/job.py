@@ -117,7 +117,7 @@ def target_of(encoder: Encoder, asked: PartialShape, settings: DistillSettings) 
     """The student's shape: what is asked for, completed from the teacher and checked (ShapeError)."""
     family = family_of(encoder.model.config)
     teacher = family.widths(encoder.model).shape
-    if settings.method == "layers" and asked.num_hidden_layers is None:
+    if settings.method in ("layers", "tinybert") and asked.num_hidden_layers is None:
         asked = asked.model_copy(update={"num_hidden_layers": -(-teacher.num_hidden_layers // 2)})
     target = complete_shape(asked, teacher, prune=settings.prune, prunes_head_width=family.prunes_head_width)
     family.check_target(encoder.model.config, target)

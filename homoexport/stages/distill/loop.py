@@ -27,7 +27,7 @@ from homoexport.stages.distill.layerwise import Projections
 from homoexport.stages.distill.schedule import PruneSchedule, widths_due
 from homoexport.stages.distill.start import recompute_activations, start_student
 from homoexport.stages.distill.step import StepLoss
-from homoexport.stages.distill.terms import InnerTerms
+from homoexport.stages.distill.terms import InnerTerms, weights_at
 
 Values = dict[str, Any]  # as `state_dict` of torch's classes and `asdict` give them
 
@@ -96,7 +96,6 @@ class Run:
         self.loss = StepLoss(
             self.inner_terms, settings, pooling_mode=pooling.mode if pooling else "mean", accelerator=self.accelerator
         )
-        self.weights = self.loss.weights
         self.step = 0
         self.slowed = False
         self.is_teacher = start.is_teacher
@@ -139,6 +138,7 @@ class Run:
         """One step: gradients, importance, update, and pruning where it is due."""
         began = time.perf_counter()
         pruned = False
+        self.loss.weigh(weights_at(self.settings, self.step))
         if self.step == self.schedule.stop == 0 and self.widths != Widths.of(self.target):
             self._probe(micro_batches)  # everything that is to go goes before the first update
             pruned = self._event()
@@ -159,7 +159,7 @@ class Run:
         if self.settings.compile and not self._compiled and self.step >= self.schedule.stop:
             self._compiled = True
             self.family.body(self.student).compile()
-        weighted = {name: value * getattr(self.weights, name) for name, value in terms.items()}
+        weighted = {name: value * getattr(self.loss.weights, name) for name, value in terms.items()}
         of_labels = {"task"} if self.settings.objective != "sentence-embedding" else set()
         return StepRecord(
             step=step,
@@ -203,7 +203,7 @@ class Run:
         the events alone; its gradients are for scoring, and the student stays its teacher until an event takes
         something.
         """
-        if not self.is_teacher or (self.loss.labels_seen and self.weights.task > 0):
+        if not self.is_teacher or (self.loss.labels_seen and self.loss.weights.task > 0):
             self._rank(micro_batches)
             return
         self._forget_gradients()

@@ -96,14 +96,25 @@ def attention_probabilities(attention: Attention, seen: Tensor) -> Tensor:
     """Attention after the softmax, averaged over the heads, [B, S, S]; `seen` [B, S, S] is False where a token may not
     attend.
     """
+    probabilities: Tensor = _head_scores(attention).masked_fill(~seen[:, None], -1e4).softmax(-1)
+    return probabilities.mean(1)
+
+
+def _head_scores(attention: Attention) -> Tensor:
+    """Attention scores of every head before the softmax, [B, H, S, S]."""
     query, key, heads, head_dim, bias = attention
     batch, length, _ = query.shape
     split = [side.view(batch, length, heads, head_dim).transpose(1, 2) for side in (query, key)]  # [B, H, S, d]
-    scores = (split[0] @ split[1].transpose(2, 3)).float() * head_dim**-0.5
-    if bias is not None:
-        scores = scores + bias.float()
-    probabilities: Tensor = scores.masked_fill(~seen[:, None], -1e4).softmax(-1)
-    return probabilities.mean(1)
+    scores: Tensor = (split[0] @ split[1].transpose(2, 3)).float() * head_dim**-0.5
+    return scores if bias is None else scores + bias.float()
+
+
+def attention_heads_error(student: Attention, teacher: Attention, counted: Tensor, pairs: int) -> Tensor:
+    """Each head's scores against the same head's of the teacher, which has as many (TinyBERT, arXiv 1909.10351,
+    equation 7): MSE over the pairs of tokens that count, averaged over the heads.
+    """
+    difference = (_head_scores(student) - _head_scores(teacher)) * counted[:, None]
+    return difference.square().sum() / (pairs * student.heads)
 
 
 def attention_error(student: Tensor, teacher: Tensor, counted: Tensor, pairs: int) -> Tensor:

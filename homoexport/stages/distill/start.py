@@ -7,6 +7,8 @@
 - from-scratch: the target's shape with random weights.
 - minilm (MiniLMv2, arXiv 2012.15828): the same, taught by the relations of queries, keys and values
   in the last layer in place of the layerwise terms.
+- tinybert (TinyBERT, arXiv 1909.10351): random weights in fewer layers, taught by the teacher's layers at even
+  distances first, then by its output.
 
 All have the same data, steps, task and KL terms, so that they can be laid side by side.
 """
@@ -46,7 +48,7 @@ def start_student(
     widths = family.widths(teacher)
     layers, wanted = widths.num_hidden_layers, target.num_hidden_layers
     projections = Projections(widths.hidden_size, layers, compare_in)
-    if method in ("from-scratch", "minilm"):
+    if method in ("from-scratch", "minilm", "tinybert"):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             student = start_from_scratch(teacher, family, target)

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from homoexport.choices import PoolingMode
-from homoexport.documents.recipe import DistillSettings
+from homoexport.documents.recipe import DistillSettings, LossWeights
 from homoexport.errors import RecipeError
 from homoexport.stages.distill import objective
 from homoexport.stages.distill.batches import NO_LABEL, Counts, MicroBatch
@@ -43,6 +43,11 @@ class StepLoss:
         self.bounded = settings.micro_batch_size is not None
         self.labels_seen = False
 
+    def weigh(self, weights: LossWeights) -> None:
+        """Take on the weights of a step; inner terms that have lost theirs do not come back."""
+        self.weights = weights
+        self.inner_terms.drop([name for name, weight in weights if not weight])
+
     def backward(self, micro_batches: Sequence[MicroBatch], *, also: Sequence[nn.Parameter] = ()) -> dict[str, float]:
         """Leave the gradients of the step, summed over processes, in the student and in `also`; its unweighted terms by
         name.
@@ -50,8 +55,9 @@ class StepLoss:
         counts = self.count(micro_batches)
         self.labels_seen |= counts.labelled > 0
         sums: dict[str, Tensor] = {}
-        if self.objective_name == "sentence-embedding":
-            if self.bounded and self.weights.task > 0 and _is_cut(micro_batches):
+        of_sentences = self.objective_name == "sentence-embedding"
+        if of_sentences and self.weights.task > 0:
+            if self.bounded and _is_cut(micro_batches):
                 sums = self._sentences_one_by_one(micro_batches, counts)
             else:
                 terms = self._sentence_terms(micro_batches, counts)
@@ -61,7 +67,7 @@ class StepLoss:
                 sums["task"] = sums["task"] / self.accelerator.num_processes
         else:
             for micro in micro_batches:
-                terms = self._logits_terms(micro, counts)
+                terms = self._sentence_terms([micro], counts) if of_sentences else self._logits_terms(micro, counts)
                 _add(sums, {name: value.detach() for name, value in terms.items()})
                 self.accelerator.backward(self._weighted(terms))
         self.inner_terms.clear()

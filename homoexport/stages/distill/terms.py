@@ -31,7 +31,8 @@ Pairs = list[tuple[int, int]]  # a layer of the student's and the teacher's laye
 class Seen:
     """What student and teacher showed of one micro-batch, and what belongs to it.
 
-    No gradient flows into the teacher. `token_mask` is bool [B, S], False on padding.
+    No gradient flows into the teacher. `token_mask` is bool [B, S], False on padding. With `each_head`, scores of
+    attention are compared head by head, where there are as many.
     """
 
     student: Trace
@@ -41,6 +42,7 @@ class Seen:
     projections: Projections
     layer_map: LayerMap
     attention_kind: AttentionKind
+    each_head: bool
     _pair_masks: dict[int | None, Tensor] = field(default_factory=dict)
 
     def pair_mask(self, window: int | None) -> Tensor:
@@ -87,7 +89,9 @@ def _attention(seen: Seen, layer: int, origin: int) -> Tensor:
     window = seen.teacher.family.window(seen.teacher.model, origin)
     mask, pairs = seen.pair_mask(window), seen.counts.pairs[window]
     ours, theirs = seen.student.attention(layer), seen.teacher.attention(origin)
-    if seen.attention_kind == "scores":
+    if seen.attention_kind == "scores" and seen.each_head and ours.heads == theirs.heads:
+        error = objective.attention_heads_error(ours, theirs, mask, pairs)
+    elif seen.attention_kind == "scores":
         error = objective.attention_scores_error(ours, objective.attention_scores(theirs), mask, pairs)
     else:
         student, teacher = (objective.attention_probabilities(attention, mask) for attention in (ours, theirs))
@@ -125,7 +129,8 @@ class Term:
     methods: Collection[Method] = get_args(Method)
 
 
-_LAYERWISE: tuple[Method, ...] = ("homodistil", "one-shot", "from-scratch", "layers")
+_LAYERWISE: tuple[Method, ...] = ("homodistil", "one-shot", "from-scratch", "layers", "tinybert")
+_OUTPUT_STAGE = 0.25  # of the steps, the last ones: tinybert's second stage
 _MINILM: tuple[Method, ...] = ("minilm",)
 
 TERMS: dict[str, Term] = {
@@ -138,6 +143,16 @@ TERMS: dict[str, Term] = {
 
 def weights_of(method: Method, weights: LossWeights) -> LossWeights:
     return weights.model_copy(update={name: 0.0 for name, term in TERMS.items() if method not in term.methods})
+
+
+def weights_at(settings: DistillSettings, step: int) -> LossWeights:
+    """The weights of a step: tinybert is taught by the inner terms first, then by the others (section 4.2 there)."""
+    weights = weights_of(settings.method, settings.weights)
+    if settings.method != "tinybert":
+        return weights
+    inner_first = step < round((1 - _OUTPUT_STAGE) * settings.steps)
+    silent = LossWeights.model_fields.keys() - TERMS.keys() if inner_first else TERMS.keys()
+    return weights.model_copy(update=dict.fromkeys(silent, 0.0))
 
 
 class InnerTerms:
@@ -155,6 +170,7 @@ class InnerTerms:
     ) -> None:
         self.teacher, self.student, self.family = teacher, student, family
         self.projections, self.attention_kind = projections, settings.attention_kind
+        self.each_head = settings.method == "tinybert"
         layers = range(family.widths(teacher).num_hidden_layers)
         self.chosen = frozenset(layers if settings.layers is None else (layer - 1 for layer in settings.layers))
         weights = weights_of(settings.method, settings.weights)
@@ -198,6 +214,12 @@ class InnerTerms:
             for side, model in enumerate((self.student, self.teacher))
         )
 
+    def drop(self, names: Collection[str]) -> None:
+        """Compute these terms no more."""
+        if not self.wanted.keys().isdisjoint(names):
+            self.wanted = {name: term for name, term in self.wanted.items() if name not in names}
+            self.follow(self.map)
+
     def set_fading(self, layer: int | None, scale: float) -> None:
         self.map = replace(self.map, fading=layer, scale=scale)
 
@@ -213,7 +235,7 @@ class InnerTerms:
         """The terms of the forward passes just made, by name; `attention_mask` is [B, S]."""
         student, teacher = self._traces
         mask = attention_mask.bool()
-        seen = Seen(student, teacher, mask, counts, self.projections, self.map, self.attention_kind)
+        seen = Seen(student, teacher, mask, counts, self.projections, self.map, self.attention_kind, self.each_head)
         terms = {}
         for name, term in self.wanted.items():
             errors = [term.error(seen, layer, theirs) for layer, theirs in self._pairs[name]]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from itertools import pairwise
+from typing import get_args
 
 import pytest
 import torch
 from transformers import AutoModel
 
+from homoexport.choices import PruneGroup
 from homoexport.documents.artifact import StudentManifest, verify
 from homoexport.documents.layout import LOG
 from homoexport.documents.recipe import LossWeights, StudentShape
 from homoexport.errors import RecipeError, ShapeError
+from homoexport.shape import Shape, complete_shape
 from homoexport.stages.distill.layerwise import LayerMap
 from homoexport.workflow.distill import distill
 from homoexport.workflow.progress import Progress
@@ -90,14 +94,63 @@ def test_minilm_learns_relations_and_the_task_alone(tiny_folder, corpus_file):
     assert reports[-1].terms["relation"] < reports[0].terms["relation"]
 
 
-@pytest.mark.parametrize("method", ["one-shot", "from-scratch", "layers", "minilm"])
+@pytest.mark.parametrize("objective", ["masked-lm", "sentence-embedding"])
+def test_tinybert_learns_the_layers_at_even_distances_then_the_output(tiny_folder, corpus_file, objective):
+    folder = tiny_folder(layers=4, masked_lm=objective == "masked-lm")
+    settings = settings_of(objective, method="tinybert", micro_batch_size=4)
+    # Twelve heads of 26 out of twelve of 64 are here four of 5 out of four of 8.
+    run, batches = run_of(folder, corpus_file, settings, hidden_size=20, intermediate_size=30, num_attention_heads=4)
+    assert (run.widths.shape, run.widths.head_dim) == (Shape(2, 20, 30, 4), 5)
+    assert run.inner_terms.map == LayerMap((1, 3), (1, 3))
+    weight = next(p for name, p in run.student.named_parameters() if name.endswith("layer.1.output.dense.weight"))
+    before = weight.clone()
+    reports = [run.advance(batches.of_step(step)) for step in range(9)]
+    assert not torch.equal(weight, before)
+    last = [run.advance(batches.of_step(step)) for step in range(9, 12)]
+    assert {frozenset(each.terms) for each in reports} == {frozenset(("hidden", "attention", "embedding"))}
+    assert {frozenset(each.terms) for each in last} == {
+        frozenset(("task", "kl") if objective == "masked-lm" else ("task",))
+    }
+    assert reports[-1].gap < reports[0].gap
+    assert not run.inner_terms.wanted
+
+
+def test_tinyberts_shapes_fit_bert_base():
+    base = Shape(12, 768, 3072, 12)
+    asked = StudentShape(num_hidden_layers=4, hidden_size=312, intermediate_size=1200, num_attention_heads=12)
+    groups = get_args(PruneGroup)
+    assert complete_shape(asked, base, prune=groups) == Shape(4, 312, 1200, 12)
+    assert complete_shape(StudentShape(num_hidden_layers=6), base, prune=groups) == Shape(6, 768, 3072, 12)
+
+
+def test_tinybert_stopped_in_its_second_stage_goes_on_there(tiny_folder, corpus_file):
+    settings = settings_of("sentence-embedding", method="tinybert")
+    run, batches = run_of(tiny_folder(), corpus_file, settings)
+    for step in range(10):
+        run.advance(batches.of_step(step))
+    again, _ = run_of(tiny_folder(), corpus_file, settings)
+    again.restore(copy.deepcopy(run.state()))
+    for step in (10, 11):
+        assert again.advance(batches.of_step(step)).terms == run.advance(batches.of_step(step)).terms
+
+
+@pytest.mark.parametrize(
+    ("objective", "weights"),
+    [("sentence-embedding", {"task": 0}), ("masked-lm", {"hidden": 0, "attention": 0, "embedding": 0})],
+)
+def test_tinybert_needs_something_to_learn_in_both_stages(objective, weights):
+    with pytest.raises(ValueError, match=r"layers first, then the output: give one of 'hidden'.* a weight, and 'task'"):
+        settings_of(objective, method="tinybert", weights=LossWeights(**weights))
+
+
+@pytest.mark.parametrize("method", ["one-shot", "from-scratch", "layers", "minilm", "tinybert"])
 def test_peers_end_as_stock_students(tiny_folder, corpus_file, tmp_path, method):
     out = tmp_path / "student"
     settings = settings_of("sentence-embedding", method=method)
     distill(str(tiny_folder()), text=text_of(corpus_file), shape=SHAPE, settings=settings, output=out)
     assert verify(out, StudentManifest).details.method == method
     config = AutoModel.from_pretrained(out).config
-    assert (config.hidden_size, config.num_hidden_layers) == (16, 1 if method == "layers" else 2)
+    assert (config.hidden_size, config.num_hidden_layers) == (16, 1 if method in ("layers", "tinybert") else 2)
 
 
 @pytest.mark.parametrize("objective", ["masked-lm", "sentence-embedding"])

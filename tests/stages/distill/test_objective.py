@@ -59,6 +59,22 @@ def test_attention_error_leaves_padding_out():
     torch.testing.assert_close(objective.attention_error(student, teacher, pairs, 20), expected.square().mean())
 
 
+def test_each_heads_attention_is_compared_as_tinybert_writes_it():
+    sides = [(torch.randn(2, 4, 6), torch.randn(2, 4, 6)), (torch.randn(2, 4, 9), torch.randn(2, 4, 9))]
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]).bool()
+    pairs = mask[:, :, None] & mask[:, None, :]
+    expected = []
+    for head in range(3):
+        of_sides = []
+        for (query, key), width in zip(sides, (2, 3), strict=True):
+            part = slice(head * width, (head + 1) * width)
+            of_sides.append((query[..., part] @ key[..., part].transpose(1, 2) / math.sqrt(width))[pairs])
+        expected.append((of_sides[0] - of_sides[1]).square().mean())
+    student, teacher = (objective.Attention(*side, 3, width) for side, width in zip(sides, (2, 3), strict=True))
+    ours = objective.attention_heads_error(student, teacher, pairs, int(pairs.sum()))
+    torch.testing.assert_close(ours, torch.stack(expected).mean())
+
+
 @pytest.mark.parametrize("learner", ["states", "targets"])
 def test_hidden_errors_gradients_are_autograds(learner):
     states, targets, projection = torch.randn(3, 5, 4), torch.randn(3, 5, 6), torch.randn(4, 6)

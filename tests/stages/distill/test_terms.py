@@ -13,7 +13,7 @@ from torch.nn import functional
 from homoexport.documents.recipe import LossWeights
 from homoexport.stages.distill import terms
 from homoexport.stages.distill.batches import Counts
-from homoexport.stages.distill.terms import TERMS, weights_of
+from homoexport.stages.distill.terms import TERMS, weights_at, weights_of
 from tests.snippets import snippets
 from tests.stages.distill.test_loop import run_of, settings_of
 
@@ -39,6 +39,14 @@ def test_methods_have_their_own_terms():
     weights = LossWeights()
     assert weights_of("homodistil", weights) == weights.model_copy(update={"relation": 0.0})
     assert weights_of("minilm", weights) == LossWeights(hidden=0, attention=0, embedding=0)
+
+
+def test_tinybert_has_the_layers_terms_first_and_the_outputs_for_the_last_quarter():
+    settings = settings_of("masked-lm", method="tinybert", steps=12)
+    layers = LossWeights(task=0, kl=0, relation=0)
+    assert [weights_at(settings, step) == layers for step in range(12)] == [True] * 9 + [False] * 3
+    assert weights_at(settings, 9) == LossWeights(hidden=0, attention=0, embedding=0, relation=0)
+    assert weights_at(settings_of("masked-lm"), 0) == weights_at(settings_of("masked-lm"), 11)
 
 
 @pytest.mark.usefixtures("toy")
@@ -70,5 +78,5 @@ def test_the_pages_term_follows_through_a_run(toy, tiny_folder, corpus_file):
     assert small[0].terms["mean_state"] == pytest.approx(0, abs=1e-6)
     assert small[3].terms["mean_state"] > 1e-4
     assert small[3].terms["mean_state"] == pytest.approx(whole[3].terms["mean_state"], rel=1e-3)
-    weighted = sum(value * getattr(run.weights, name) for name, value in small[3].terms.items())
+    weighted = sum(value * getattr(run.loss.weights, name) for name, value in small[3].terms.items())
     assert small[3].loss == pytest.approx(weighted) == small[3].gap
