@@ -8,6 +8,7 @@ B batch, S sequence, D hidden, V vocabulary, C labels.
 from __future__ import annotations
 
 import copy
+import linecache
 from typing import Any
 
 import onnx
@@ -17,6 +18,7 @@ import transformers
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.fx.graph_module import _loader
 
 from homoexport.choices import OUTPUT_NAMES
 from homoexport.encoder import Encoder, family_of, input_names, outputs_of
@@ -26,6 +28,8 @@ from homoexport.stages.export.quiet import quiet
 
 DEFAULT_OPSET = 18  # what torch's exporter writes by itself, and the oldest that a recipe may ask for
 MAX_PARAMETER_BYTES = 2_000_000_000  # protobuf's limit is 2 GiB for a file, graph and names included
+
+_traced_sources: dict[str, str] = _loader.eval_cache
 
 
 class _ExportedEncoder(torch.nn.Module):
@@ -63,12 +67,16 @@ def _eager_copy(model: Any) -> torch.nn.Module:
     return eager.eval()
 
 
-def _let_go(program: torch.onnx.ONNXProgram) -> None:
+def _let_go(program: torch.onnx.ONNXProgram, *, sources_before: set[str]) -> None:
     """Have torch forget what it traced, some megabytes an export, which it keeps.
 
-    In caches of methods, and in a circle of references through C++, which Python cannot collect.
+    In caches of methods, in a circle of references through C++, which Python cannot collect, and the source of each
+    function that it wrote for itself.
     """
     assert program.exported_program is not None
+    for source in _traced_sources.keys() - sources_before:
+        del _traced_sources[source]
+        linecache.cache.pop(source, None)
     for member in vars(ShapeEnv).values():
         if callable(clear := getattr(member, "cache_clear", None)):
             clear()
@@ -97,6 +105,7 @@ def torch_to_onnx(encoder: Encoder, *, opset: int) -> ir.Model:
     example = tuple(mask if name == "attention_mask" else torch.zeros_like(mask) for name in names)
     dynamic = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")}
     wrapped = _ExportedEncoder(encoder).eval()
+    sources_before = set(_traced_sources)
     try:
         with quiet(), torch.no_grad():
             program = torch.onnx.export(
@@ -116,7 +125,7 @@ def torch_to_onnx(encoder: Encoder, *, opset: int) -> ir.Model:
         )
         raise UserError(what, where=encoder.source, hint="try the versions of constraints.txt") from error
     assert program is not None
-    _let_go(program)
+    _let_go(program, sources_before=sources_before)
     model: ir.Model = program.model
     if model.opset_imports[""] != opset:
         raise UserError(f"torch cannot write opset {opset}", where="opset", hint=f"give {DEFAULT_OPSET}")
