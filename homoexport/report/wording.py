@@ -25,6 +25,11 @@ _LINES = {
 }
 _STYLES = {True: "green", False: "bold red", None: "yellow"}
 _METRICS = {
+    "overlap@10": (
+        "teacher's search kept (overlap@10)",
+        "each held-out text is a query and all others are searched: the share of the teacher's ten nearest that are "
+        "among the ten nearest found, 1 at best",
+    ),
     "similarity_spearman": (
         "Spearman with teacher",
         "Spearman's correlation of the cosine similarities of all pairs of held-out texts with the teacher's: "

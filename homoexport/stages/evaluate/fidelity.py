@@ -13,7 +13,7 @@ from homoexport.stages.evaluate.agreement import check_comparable, decision_logi
 from homoexport.stages.evaluate.estimate import Quality
 from homoexport.stages.evaluate.examples import MAX_COMPARED, Examples
 from homoexport.stages.evaluate.masked_lm import judge_masked_lm
-from homoexport.stages.evaluate.retrieval import retrieval_qualities
+from homoexport.stages.evaluate.retrieval import FEWEST_SEARCHED, retrieval_qualities
 from homoexport.stages.evaluate.similarity import similarity_quality
 
 
@@ -37,11 +37,17 @@ class Reference:
         ]
 
     def main_quality(self, model: Package, *, seed: int) -> Quality:
-        """`label_agreement` (`score_spearman` where there is one label) of a classifier, else `similarity_spearman`."""
+        """`label_agreement` (`score_spearman` where there is one label) of a classifier.
+
+        Of a sentence encoder `overlap@10`; where there are too few texts to search among, `similarity_spearman`.
+        """
         if self._decides:
             check_comparable(model, self._teacher)
             return label_agreement(self._answers, decision_logits(model, self._texts), seed=seed)
-        return similarity_quality(np.asarray(self._answers), model.embed(self._texts), seed=seed)
+        reference, vectors = np.asarray(self._answers), model.embed(self._texts)
+        if len(self._texts) < FEWEST_SEARCHED:
+            return similarity_quality(reference, vectors, seed=seed)
+        return retrieval_qualities(reference, vectors, seed=seed)[0]
 
 
 def quality_of_run(teacher: Package, student: Package, texts: Sequence[str], *, seed: int) -> RunQuality:

@@ -17,6 +17,7 @@ from homoexport.runtime.vectors import unit_vectors
 from homoexport.stages.evaluate.estimate import Quality, estimate, mean
 
 K = 10
+FEWEST_SEARCHED = K + 2  # texts, for K to be found among the others
 
 
 def retrieval_qualities(reference: NDArray[Any], vectors: NDArray[Any], *, seed: int) -> list[Quality]:
@@ -29,8 +30,8 @@ def retrieval_qualities(reference: NDArray[Any], vectors: NDArray[Any], *, seed:
     The teacher's vectors are [N, D], the student's of the same texts [N, D'].
     """
     count = len(vectors)
-    if count < K + 2:
-        raise TextError(f"{count} texts", hint=f"give {K + 2} or more, for {K} to be found among the others")
+    if count < FEWEST_SEARCHED:
+        raise TextError(f"{count} texts", hint=f"give {FEWEST_SEARCHED} or more, for {K} to be found among the others")
     wanted, found = _nearest(reference), _nearest(vectors)  # [N, K]
     worth = np.zeros((count, count))
     np.put_along_axis(worth, wanted, np.arange(K, 0, -1.0)[None, :], axis=1)

@@ -7,6 +7,7 @@ from homoexport.errors import PackageError, TextError
 from homoexport.runtime.inference import Package, open_package
 from homoexport.stages.evaluate import quality_of_run
 from homoexport.stages.evaluate.masked_lm import masked_lm_qualities
+from homoexport.stages.evaluate.retrieval import retrieval_qualities
 from homoexport.stages.evaluate.similarity import similarity_quality
 from tests.stages.measure.tiny_onnx import weights, write_package
 
@@ -25,11 +26,18 @@ def test_sentence_packages_are_judged_by_the_teacher(tmp_path: Path) -> None:
     far = opened(tmp_path / "far", arrays={**arrays, "embedding": arrays["embedding"] + 3 * noise})
     found = quality_of_run(teacher, close, TEXTS, seed=0)
     own, near, distant = found.teacher, found.student, quality_of_run(teacher, far, TEXTS, seed=0).student
-    assert (own.package, own.metric, own.value) == (str(tmp_path / "teacher"), "similarity_spearman", 1.0)
-    expected = similarity_quality(teacher.embed(TEXTS), close.embed(TEXTS), seed=0)
+    assert (own.package, own.metric, own.value) == (str(tmp_path / "teacher"), "overlap@10", 1.0)
+    expected = retrieval_qualities(teacher.embed(TEXTS), close.embed(TEXTS), seed=0)[0]
     assert near.value == pytest.approx(expected.value, abs=1e-12)
     assert distant.interval[1] < near.interval[0]
     assert near.texts == 30
+
+
+def test_too_few_texts_to_search_among_are_judged_by_their_similarities(tmp_path: Path) -> None:
+    teacher, student = opened(tmp_path / "teacher"), opened(tmp_path / "student", arrays=weights(seed=1))
+    found = quality_of_run(teacher, student, TEXTS[:11], seed=0).student
+    expected = similarity_quality(teacher.embed(TEXTS[:11]), student.embed(TEXTS[:11]), seed=0)
+    assert (found.metric, found.value) == ("similarity_spearman", pytest.approx(expected.value, abs=1e-12))
 
 
 def test_more_texts_than_are_used_are_sampled_by_the_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
