@@ -28,6 +28,7 @@ PruneGroup = Literal["hidden", "ffn", "heads", "head-width"]
 GroupKind = Literal["hidden", "heads", "query_key", "value_out", "ffn"]  # of neurons that a model is made of
 AttentionKind = Literal["scores", "probabilities"]
 Side = Literal["teacher", "student"]
+TextUnit = Literal["sentence", "row"]
 TermInput = Literal["embedding", "states", "projections"]  # of a model's inside, what a loss term reads
 TrainingPrecision = Literal["auto", "fp32", "bf16", "fp16"]
 

@@ -8,7 +8,7 @@ from math import ceil
 from homoexport.choices import Objective
 from homoexport.documents.recipe import TextSettings, TextSource
 from homoexport.errors import RecipeError, TextError
-from homoexport.text.sentences import count_words, split_sentences
+from homoexport.text.sentences import count_words, units_of
 from homoexport.text.sources import check_files, columns_of, load_files, load_hub, name_of, read_on
 
 _ROWS, _OF_A_ROW = 500, 2  # of a source, and sentences of one row: of long documents, not the first alone
@@ -58,7 +58,7 @@ def first_texts(settings: TextSettings, count: int) -> list[str]:
                 what = f"column '{source.column}' holds {type(words).__name__}, not text"
                 raise TextError(what, where=name_of(source), hint="name another 'column'")
             text = words if isinstance(words, str) else " ".join(map(str, words))
-            long_enough = (each for each in split_sentences(text) if count_words(each) >= settings.min_words)
+            long_enough = (each for each in units_of(text, source.unit) if count_words(each) >= settings.min_words)
             mine += islice(long_enough, _OF_A_ROW)
             if len(mine) >= ceil(count / len(settings.sources)):
                 break

@@ -163,7 +163,7 @@ def _map_corpus(
             batch_size=max(1, min(_ROWS_AT_ONCE, _BYTES_AT_ONCE * len(source) // max(1, source.data.nbytes))),
             remove_columns=source.column_names,
             features=features_of(sequencer.objective),
-            new_fingerprint=digest_of([source._fingerprint, *identity])[:32],
+            new_fingerprint=digest_of([source._fingerprint, *identity, sequencer.source.unit])[:32],
             desc="Tokenizing",
         )
         for source, sequencer in zip(rows, sequencers, strict=True)

@@ -8,7 +8,9 @@ not end its sentence, the next word decides: only a usual sentence opener makes 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+
+from homoexport.choices import TextUnit
 
 _END = re.compile(r"""(?P<word>[^\s"'(\[“‘]*)(?P<mark>[.!?]+)(?P<close>["'’”)\]]*)\s+(?=["'‘“(\[]*(?P<next>\w+))""")
 _ABBREVIATION = re.compile(
@@ -48,6 +50,11 @@ def split_sentences(text: str) -> Iterator[str]:
             start = match.end()
     if start < len(text):
         yield text[start:]
+
+
+def units_of(row: str, unit: TextUnit) -> Iterable[str]:
+    """The texts that a row is made of, their white space collapsed: its sentences, or itself."""
+    return split_sentences(row) if unit == "sentence" else (" ".join(row.split()),)
 
 
 def count_words(sentence: str) -> int:

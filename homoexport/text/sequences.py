@@ -1,7 +1,7 @@
 """What a training sequence is, for each objective: from rows of text to rows of tokens.
 
 masked-lm                blocks of max_length, cut from the joined rows
-sentence-embedding       one sentence; or a row's query and document, where there are pairs
+sentence-embedding       one sentence, or a row; or a row's query and document, where there are pairs
 classification           one row: a text, or a pair of texts encoded together
 token-classification     one row: a text, or a list of words
 """
@@ -26,7 +26,7 @@ from homoexport.documents.recipe import TextSettings, TextSource
 from homoexport.errors import TextError, refusing
 from homoexport.text.example import IGNORED
 from homoexport.text.lines import longest_text, too_long
-from homoexport.text.sentences import count_words, split_sentences
+from homoexport.text.sentences import count_words, units_of
 from homoexport.text.sources import name_of
 
 Columns = dict[str, list[Any]]
@@ -98,7 +98,12 @@ class Sequencer:
 
     def _sentences(self, rows: Columns) -> Columns:
         least = self.settings.min_words
-        texts = [s for row in rows["text"] for s in split_sentences(self._text(row)) if count_words(s) >= least]
+        texts = [
+            text
+            for row in rows["text"]
+            for text in units_of(self._text(row), self.source.unit)
+            if count_words(text) >= least
+        ]
         ids = self._truncated(texts)["input_ids"]
         return {"input_ids": ids, "pair_ids": [None] * len(ids), "text": texts, "key": list(map(sequence_key, ids))}
 

@@ -76,6 +76,19 @@ def _parquet(path: Path, rows: Rows) -> Path:
 WRITERS = {"a.jsonl": _jsonl, "a.csv": _delimited, "a.tsv": _delimited, "a.parquet": _parquet}
 
 
+def test_a_row_is_a_text_or_its_sentences_are(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, sentence: Sentence
+) -> None:
+    rows = [{"text": f"{sentence()}.\n\nIt {sentence()}."} for _ in range(30)]
+    path = _jsonl(tmp_path / "a.jsonl", rows)
+    whole = _corpus(path, tokenizer, "sentence-embedding", max_length=64, unit="row")
+    halves = _corpus(path, tokenizer, "sentence-embedding", max_length=64)  # from the same cache
+    ids = tokenizer([" ".join(row["text"].split()) for row in rows])["input_ids"]
+    assert _sorted(_everything(whole)) == _sorted(list(map(Example, ids)))
+    assert len(_everything(halves)) == 60
+    assert not any("\n" in text for text in whole.held_out_texts)
+
+
 def test_queries_have_their_documents(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, sentence: Sentence) -> None:
     rows = [{"q": f"{sentence()} {sentence()}", "d": sentence() * 3} for _ in range(30)]
     path = _jsonl(tmp_path / "a.jsonl", [*rows, rows[3], {"q": "w1", "d": " "}, {"q": rows[0]["q"], "d": "w5 w6"}])

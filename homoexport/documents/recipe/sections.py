@@ -22,6 +22,7 @@ from homoexport.choices import (
     Quantization,
     ScheduleShape,
     Side,
+    TextUnit,
     TrainingPrecision,
 )
 from homoexport.schemes import QUANTIZE_HELP
@@ -60,6 +61,11 @@ class TextSource(Section):
     label_column: str | None = Field(
         None,
         description="Column of labels; without it, the teacher's logits alone are learned (classification).",
+    )
+    unit: TextUnit = Field(
+        "sentence",
+        description="What one text of sentence-embedding is: a sentence of a row, or the row as it stands (a line of a "
+        "txt file), as passages are.",
     )
     weight: float = Field(1.0, gt=0, description="Share of the batches, relative to the other sources' weights.")
 
@@ -177,6 +183,13 @@ class DistillSettings(Section):
         "scores", description="What the attention term matches: scores before the softmax, or probabilities."
     )
     temperature: float = Field(1.0, gt=0, description="Temperature of the KL and of the similarity matrix's softmax.")
+    crop: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of the texts that are cut to a random part whenever they are drawn, so that short texts, as "
+        "queries are, are seen, too (sentence-embedding).",
+    )
     mlm_probability: float = Field(0.15, gt=0, lt=1, description="Share of the tokens that are masked (masked-lm).")
     prune: tuple[PruneGroup, ...] = Field(
         get_args(PruneGroup), description="Groups that may lose neurons: hidden, ffn, heads, head-width."
@@ -216,6 +229,8 @@ class DistillSettings(Section):
             raise ValueError("prune_until comes before prune_from")
         if self.layers is not None and (not self.layers or min(self.layers) < 1):
             raise ValueError("'layers' are counted from 1")
+        if self.crop > 0 and self.objective != "sentence-embedding":
+            raise ValueError("'crop' is for sentence-embedding: a part of a text has not its label")
         if self.objective == "sentence-embedding" and self.batch_size == 1 and self.weights.task > 0:
             raise ValueError("sentence-embedding matches the sentences of a batch; 'batch_size' must be 2 or more")
         if self.method == "tinybert":

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from homoexport.documents.recipe import DistillSettings
 from homoexport.text.collate import collate, mask_tokens
 from homoexport.text.corpus import Corpus, StreamState
+from homoexport.text.crop import crop
 from homoexport.text.example import Example
 
 NO_LABEL = -100  # as in torch's cross_entropy
@@ -81,8 +82,14 @@ class BatchMaker:
         batch_size = self.settings.batch_size
         share = batch_size // self.accelerator.num_processes
         start = self.accelerator.process_index * share
-        examples = self.corpus.batch(step, batch_size, start, start + share)
-        return self.cut(examples, first_position=step * batch_size + start)
+        examples, first = self.corpus.batch(step, batch_size, start, start + share), step * batch_size + start
+        if self.settings.crop > 0:
+            special_ids = self.tokenizer.all_special_ids
+            examples = [
+                crop(example, share=self.settings.crop, special_ids=special_ids, seed=self.seed, position=first + place)
+                for place, example in enumerate(examples)
+            ]
+        return self.cut(examples, first_position=first)
 
     def cut(self, examples: list[Example], *, first_position: int) -> list[MicroBatch]:
         """Micro-batches of examples whose places in the run begin at `first_position`."""
