@@ -26,6 +26,7 @@ class QualityFigure(Figures):
     score: str | None = None
     texts: int | None = None
     pairs: int | None = None
+    queries: int | None = None
     decisions: int | None = None
     sequences: int | None = None
     masked_tokens: int | None = None

@@ -26,7 +26,7 @@ def collate(
     Returns:
         `input_ids` [B, S] and `attention_mask` [B, S]; `token_type_ids` [B, S] where any example has
         them; `labels` where any example has them, [B] for classes and [B, S] for tokens, -100 where
-        there is none.
+        there is none; of scores float32 [B], NaN where there is none.
     """
     longest = max(len(example.input_ids) for example in examples)
     width = -(-longest // pad_to_multiple) * pad_to_multiple
@@ -40,6 +40,8 @@ def collate(
     labels = [example.labels for example in examples]
     if any(isinstance(label, list) for label in labels):
         batch["labels"] = _padded([label if isinstance(label, list) else [] for label in labels], width, IGNORED)
+    elif any(isinstance(label, float) for label in labels):
+        batch["labels"] = np.array(labels, dtype=np.float32)  # None is NaN there
     elif any(label is not None for label in labels):
         batch["labels"] = np.array([IGNORED if label is None else label for label in labels], dtype=np.int64)
     return {name: torch.from_numpy(array) for name, array in batch.items()}

@@ -1,4 +1,8 @@
-"""Rows of csv and tsv files (RFC 4180), and what is wrong with those that were written without its quotes."""
+"""Rows of csv and tsv files (RFC 4180), and what is wrong with those that were written without its quotes.
+
+In many tsv files, GLUE's among them, quotes are characters as all others: a line there that is not as RFC 4180 has it,
+but has a cell for each column between its tabs, is read so.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 from homoexport.errors import TextError
 from homoexport.text.lines import Lines, longest_text, too_long
 
-_QUOTES = "a bare quote? write it doubled in a quoted cell, or name GLUE's files by their task"
+_QUOTES = "a bare quote? write it doubled in a quoted cell"
 
 
 def delimited_rows(
@@ -21,16 +25,17 @@ def delimited_rows(
     names and quotes that run over rows are refused (TextError).
     """
     csv.field_size_limit(longest_text())  # its own default of 128 KiB is less than a long article
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    quoted = _Quoted(lines)
+    reader = csv.reader(quoted if delimiter == "\t" else lines, delimiter=delimiter, strict=True)
     number = 0
     try:
         names = next(reader, None)
         if names is None:
             return
         _check_names(names, columns, delimiter=delimiter, where=where)
-        lines.begin_row()
+        quoted.begin_row(len(names))
         for cells in reader:
-            lines.begin_row()
+            quoted.begin_row(len(names))
             number += bool(cells)
             if cells:
                 _check_cells(cells, names, delimiter=delimiter, where=f"{where}, row {number}")
@@ -42,6 +47,49 @@ def delimited_rows(
         if "NUL" in str(error):
             raise TextError(f"cannot be read ({error})", where=at, hint="copy or write it again") from None
         raise TextError("has a quoted cell that does not end as one", where=at, hint=_QUOTES) from None
+
+
+class _Quoted:
+    """Lines of a tsv file, those whose quotes are plain characters written as RFC 4180 has them.
+
+    A text of several lines in a quoted cell has no tabs, so a row that begins with a cell for each column ends with its
+    line, unless the last cell is quoted and the next line is no row.
+    """
+
+    def __init__(self, lines: Lines) -> None:
+        self._lines, self._ahead = lines, ""
+        self._columns, self._begins_row = 0, True
+
+    def begin_row(self, columns: int) -> None:
+        """What comes now is of another row."""
+        self._lines.begin_row()
+        self._columns, self._begins_row = columns, True
+
+    def __iter__(self) -> _Quoted:
+        return self
+
+    def __next__(self) -> str:
+        line, self._ahead = self._ahead or next(self._lines), ""
+        begins_row, self._begins_row = self._begins_row, False
+        if not begins_row or '"' not in line:
+            return line
+        cells = line.rstrip("\r\n").split("\t")
+        if not len(cells) == self._columns > 1 or _cells_of(line) == len(cells):
+            return line
+        if _cells_of("\t".join(cells[:-1])) == len(cells) - 1:
+            self._ahead = next(self._lines, "")
+            if self._ahead and self._ahead.count("\t") != self._columns - 1:
+                return line
+        doubled = (cell.replace('"', '""') for cell in cells)
+        return "\t".join(f'"{cell}"' for cell in doubled) + "\n"
+
+
+def _cells_of(line: str) -> int:
+    """Number of cells of a line by RFC 4180, 0 where a quoted one does not end as such within it."""
+    try:
+        return len(next(csv.reader([line], delimiter="\t", strict=True), ()))
+    except csv.Error:
+        return 0
 
 
 def _check_names(names: Sequence[str], columns: Collection[str], *, delimiter: str, where: str) -> None:

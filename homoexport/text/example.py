@@ -13,13 +13,13 @@ IGNORED = -100  # the label that PyTorch's cross entropy passes over
 class Example:
     """A sequence, or a pair of sequences, special tokens included.
 
-    `token_type_ids` say which half of an encoded pair each token is of. `labels` are a class id, or one for each token
-    with -100 where there is none. `pair_ids` are the document that `input_ids` is the query of.
+    `token_type_ids` say which half of an encoded pair each token is of. `labels` are a class id or a score, or a class
+    id for each token with -100 where there is none. `pair_ids` are the document that `input_ids` is the query of.
     """
 
     input_ids: list[int]
     token_type_ids: list[int] | None = None
-    labels: int | list[int] | None = None
+    labels: int | float | list[int] | None = None
     pair_ids: list[int] | None = None
 
 

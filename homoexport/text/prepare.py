@@ -84,6 +84,7 @@ def prepare_text(
     seed: int,
     cache_dir: Path | None = None,
     label2id: Mapping[str, int] | None = None,
+    of_scores: bool = False,
     process: int = 0,
     processes: int = 1,
 ) -> Corpus:
@@ -97,6 +98,7 @@ def prepare_text(
         seed: of the held-out choice and of the order of the batches.
         cache_dir: where the tokenized text is kept; by default where `datasets` keeps its own.
         label2id: class ids of label names; without it labels are class ids themselves.
+        of_scores: whether the labels of classification are numbers, for a teacher with one output.
         process: whose slice of the batches will be asked for; matters to streams alone.
 
     Raises:
@@ -107,8 +109,9 @@ def prepare_text(
     """
     check_columns(settings.sources, objective)
     streamed = any(source.streaming for source in settings.sources)
-    sequencers = [Sequencer(objective, tokenizer, settings, source, label2id) for source in settings.sources]
-    names = dict(label2id) if label2id and any(source.label_column for source in settings.sources) else None
+    sequencers = [Sequencer(objective, tokenizer, settings, source, label2id, of_scores) for source in settings.sources]
+    known = "scores" if of_scores else dict(label2id or {})
+    names = (known or None) if any(source.label_column for source in settings.sources) else None
     identity = [_VERSION, objective, settings.max_length, settings.min_words, tokenizer_digest(tokenizer), names]
     with _no_progress_bars(), cache_errors():
         rows = [
@@ -162,7 +165,7 @@ def _map_corpus(
             batched=True,
             batch_size=max(1, min(_ROWS_AT_ONCE, _BYTES_AT_ONCE * len(source) // max(1, source.data.nbytes))),
             remove_columns=source.column_names,
-            features=features_of(sequencer.objective),
+            features=features_of(sequencer.objective, of_scores=sequencer.of_scores),
             new_fingerprint=digest_of([source._fingerprint, *identity, sequencer.source.unit])[:32],
             desc="Tokenizing",
         )

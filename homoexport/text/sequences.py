@@ -31,6 +31,7 @@ from homoexport.text.sources import name_of
 
 Columns = dict[str, list[Any]]
 
+_LARGEST_SCORE = 1e30  # float32 has room for its neighbours, not for its square
 _CHARACTERS_AT_ONCE = 500_000  # a tokenizer holds some 200 bytes for each until it is done
 
 _IDS = datasets.Sequence(datasets.Value("int32"))
@@ -42,9 +43,10 @@ _OWN_COLUMNS: Mapping[Objective, Mapping[str, datasets.Value | datasets.Sequence
 }
 
 
-def features_of(objective: Objective) -> datasets.Features:
+def features_of(objective: Objective, *, of_scores: bool) -> datasets.Features:
     shared = {"input_ids": _IDS, "text": datasets.Value("string"), "key": datasets.Value("int64")}
-    return datasets.Features({**shared, **_OWN_COLUMNS[objective]})
+    scores = {"labels": datasets.Value("float32")} if of_scores else {}
+    return datasets.Features({**shared, **_OWN_COLUMNS[objective], **scores})
 
 
 def sequence_key(input_ids: Sequence[int], pair_ids: Sequence[int] | None = None) -> int:
@@ -72,6 +74,20 @@ def class_id(label: Any, label2id: Mapping[str, int] | None, *, where: str) -> i
     raise TextError(f"label {label!r} is not known", where=where, hint=f"known labels: {known}")
 
 
+def score(label: Any, *, where: str) -> float | None:
+    """A label as a number (else TextError), None for None and ""."""
+    if label is None or label == "":
+        return None
+    try:
+        number = float(label)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not abs(number) < _LARGEST_SCORE:
+        hint = "the teacher has one output, a score; name another 'label_column', or leave it out"
+        raise TextError(f"label {label!r} is no number", where=where, hint=hint)
+    return number
+
+
 @dataclass(frozen=True)
 class Sequencer:
     """Turns columns of one source's `text`, `pair` and `label` into columns of an `Example`'s fields, `text` and `key`.
@@ -85,6 +101,7 @@ class Sequencer:
     settings: TextSettings
     source: TextSource
     label2id: Mapping[str, int] | None = None
+    of_scores: bool = False
 
     def __call__(self, rows: Columns) -> Columns:
         """Columns of equal length; their number of rows is its own."""
@@ -134,11 +151,11 @@ class Sequencer:
         texts = [[half[row] for row in kept] for half in halves]
         typed = paired and "token_type_ids" in self.tokenizer.model_input_names
         encoded = self._truncated(*texts, return_token_type_ids=typed)
-        labels = [self._class_id(label) for label in rows.get("label", [None] * count)]
+        labels = [self._class_or_score(label) for label in rows.get("label", [None] * count)]
         return {
             "input_ids": encoded["input_ids"],
             "token_type_ids": encoded["token_type_ids"] if typed else [None] * len(kept),
-            "labels": [None if labels[row] == IGNORED else labels[row] for row in kept],
+            "labels": [labels[row] for row in kept],
             "text": [" ".join(halves) for halves in zip(*texts, strict=True)],
             "key": list(map(sequence_key, encoded["input_ids"])),
         }
@@ -185,6 +202,12 @@ class Sequencer:
     @property
     def _labels_at(self) -> str:
         return f"{name_of(self.source)}, column '{self.source.label_column}'"
+
+    def _class_or_score(self, label: Any) -> float | None:
+        if self.of_scores:
+            return score(label, where=self._labels_at)
+        number = self._class_id(label)
+        return None if number == IGNORED else number
 
     def _class_id(self, label: Any) -> int:
         return class_id(label, self.label2id, where=self._labels_at)

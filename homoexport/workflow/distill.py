@@ -306,6 +306,7 @@ def open_job(
                     objective=settings.objective,
                     seed=seed,
                     label2id=labels,
+                    of_scores=encoder.model.config.num_labels == 1 and settings.objective == "classification",
                     process=accelerator.process_index,
                     processes=accelerator.num_processes,
                 )

@@ -94,7 +94,8 @@ def check_gate(
         )
     try:
         TASKS[judged.task].check(teacher, judged.examples)
-        figures = _judge_of(judged, _spread(judged.examples), teacher=teacher, seed=0).qualities(teacher)
+        few = _few_of(judged.examples, settings.metric)
+        figures = _judge_of(judged, few, teacher=teacher, seed=0).qualities(teacher)
     except TextError as error:
         if settings.data is None and settings.task in UNLABELLED_TASKS:
             return  # the model has no words for our sample; those of the held-out text will be its own
@@ -102,9 +103,12 @@ def check_gate(
     _chosen(figures, settings)
 
 
-def _spread(examples: Examples) -> Examples:
-    """A few of the examples, from one end of their labels to the other."""
-    labels, count = examples.labels, len(examples.texts)
+def _few_of(examples: Examples, metric: str | None) -> Examples:
+    """A few of the examples, from one end of their labels to the other; of a ranking the first whole queries."""
+    labels, count, queries = examples.labels, len(examples.texts), examples.queries
+    if queries is not None and metric == "ndcg@10":
+        several = np.flatnonzero(np.bincount(queries)[queries] > 1)
+        return examples.taken(several[queries[several] <= queries[several[:_FEW]].max()].tolist())
     order = list(range(count)) if labels is None else sorted(range(count), key=lambda row: labels[row])
     places = np.linspace(0, count - 1, min(count, _FEW)).round().astype(int)
     return examples.taken([order[place] for place in places])

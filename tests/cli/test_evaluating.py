@@ -189,13 +189,15 @@ def test_glue_that_cannot_be_judged_is_refused_in_one_line(homoexport, package, 
     assert (told.code, "no column 'sentence'" in told.err) == (2, True)
 
 
-def test_glues_own_files_are_told_where_they_are_named_as_data(homoexport, package, tmp_path):
+def test_glues_own_tsv_can_be_named_as_data_and_csv_must_be_quoted(homoexport, package, tmp_path):
     path = tmp_path / "STS-B.tsv"
     path.write_text('sentence1\tsentence2\tscore\na\tb\t1\n"Oh," he said.\tb\t2\nc\td "e\t3\n')
-    told = homoexport("eval", package, "--task", "sts", "--data", path)
+    told = homoexport("eval", package, "--task", "sts", "--data", path, "--json")
+    assert json.loads(told.out)["results"][0]["metrics"][0]["pairs"] == 3
+    path.with_suffix(".csv").write_text(path.read_text().replace("\t", ","))
+    told = homoexport("eval", package, "--task", "sts", "--data", path.with_suffix(".csv"))
     assert told.code == 2
-    assert "STS-B.tsv, row 2: has a quoted cell that does not end as one; a bare quote?" in told.err
-    assert "name GLUE's files by their task" in told.err
+    assert "STS-B.csv, row 2: has a quoted cell that does not end as one; a bare quote?" in told.err
 
 
 def test_a_probe_on_data_of_ones_own(homoexport, package, glue):

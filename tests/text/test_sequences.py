@@ -10,6 +10,7 @@ from typing import Any
 
 import datasets
 import pytest
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -17,9 +18,11 @@ from homoexport import packaged
 from homoexport.choices import Objective
 from homoexport.documents.recipe import TextSettings, TextSource
 from homoexport.errors import RecipeError, TextError
+from homoexport.text.collate import collate
 from homoexport.text.corpus import Corpus
 from homoexport.text.example import Example
 from homoexport.text.prepare import prepare_text
+from homoexport.text.sequences import score
 
 Sentence = Callable[[], str]
 Rows = list[dict[str, Any]]
@@ -32,6 +35,7 @@ def _corpus(
     objective: Objective,
     label2id: dict[str, int] | None = None,
     max_length: int = 16,
+    of_scores: bool = False,
     **columns: str,
 ) -> Corpus:
     return prepare_text(
@@ -41,6 +45,7 @@ def _corpus(
         seed=0,
         cache_dir=path.parent / "cache",
         label2id=label2id,
+        of_scores=of_scores,
     )
 
 
@@ -120,6 +125,28 @@ def test_classes_of_pairs(
     assert {kind for example in wanted for kind in example.token_type_ids or []} == {0, 1}
     assert _sorted(_everything(corpus)) == _sorted(wanted)
     assert set(corpus.held_out_texts) <= {f"{row['a']} {row['b']}" for row in rows}
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "a.parquet"])
+def test_scores_of_pairs(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, sentence: Sentence, name: str) -> None:
+    rows: Rows = [{"a": sentence(), "b": sentence(), "y": number / 4 - 1} for number in range(30)]
+    rows[7]["y"] = None
+    path = WRITERS[name](tmp_path / name, rows)
+    columns = {"column": "a", "pair_column": "b", "label_column": "y"}
+    corpus = _corpus(path, tokenizer, "classification", of_scores=True, **columns)
+    encoded = tokenizer([row["a"] for row in rows], [row["b"] for row in rows], truncation=True, max_length=16)
+    labels = [row["y"] for row in rows]
+    assert _sorted(_everything(corpus)) == _sorted(
+        [Example(*row) for row in zip(encoded["input_ids"], encoded["token_type_ids"], labels, strict=True)]
+    )
+    batch = collate(_everything(corpus), pad_token_id=0)["labels"]
+    assert (batch.dtype, int(batch.isnan().sum())) == (torch.float32, 1)
+
+
+@pytest.mark.parametrize("label", ["good", "nan", "1e39", "3,5"])
+def test_labels_that_are_no_scores_are_refused(label: str) -> None:
+    with pytest.raises(TextError, match=r"a\.csv, column 'y': label .* is no number; the teacher has one output"):
+        score(label, where="a.csv, column 'y'")
 
 
 def test_classes_of_single_texts(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, sentence: Sentence) -> None:

@@ -85,11 +85,34 @@ def test_quoted_cells_may_hold_line_breaks_and_commas(tmp_path: Path) -> None:
         assert _read(tmp_path / name, "body") == rows
 
 
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_quotes_of_a_tsv_file_may_be_plain_characters(tmp_path: Path, ending: str) -> None:
+    """As in GLUE's files; cells that are quoted by RFC 4180 are so beside them."""
+    texts = [
+        '"Oh," he said.',
+        'a 5" pipe',
+        '"Oh, he said',
+        "and no more",
+        'she"',
+        '"',
+        '""We"" is doubled',
+        '"a" "b"',
+        "x",
+    ]
+    rows = [["id", "text", "b"], *([str(row), text, str(row)] for row, text in enumerate(texts))]
+    rows += [["9", '"whole, ""quoted"""', '"z"'], ["10", '"Over', 'cells"'], ["11", "last", '"open'], ["12", "w", "v"]]
+    (tmp_path / "a.tsv").write_text(ending.join(map("\t".join, rows)) + ending, newline="")
+    read = list(read_rows(find_files(str(tmp_path / "a.tsv")), {"text": "text", "label": "b"}))
+    plain = [*texts, 'whole, "quoted"', '"Over', "last", "w"]
+    assert [row["text"] for row in read] == plain
+    assert [row["label"] for row in read] == [*map(str, range(9)), "z", 'cells"', '"open', "v"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "column", "message"),
     [
-        ("a.tsv", b'text\tb\nx\t1\n"Oh, he said\t2\ny"\t3\n', "text", "a.tsv, row 2: has a cell that runs over"),
-        ("a.tsv", b'text\tb\n"Oh, he said\t2\ny\t3\n', "text", "a.tsv, row 1: has a quoted cell that does not end"),
+        ("a.tsv", b'b\ttext\tc\n1\t"Oh, he said\n2\ty"\tz\n', "text", "a.tsv, row 1: has a cell that runs over"),
+        ("a.tsv", b'b\ttext\n1\t"Oh, he said\ny z\n', "text", "a.tsv, row 1: has a quoted cell that does not end"),
         ("a.csv", b'text,b\nx,1\n"Oh, he said,2\n"Ah" y,3\n', "text", "a.csv, row 2: has a quoted cell that does not"),
         ("a.csv", b'text,b\n"x,1\ny"\n', "text", "a.csv, row 1: has a cell that runs over several rows; a bare quote?"),
         ("a.csv", b"text,b,text\nx,1,y\n", "text", "a.csv: has two columns 'text'; rename one of them"),

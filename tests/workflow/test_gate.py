@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from homoexport.documents.budget import QUALITY_LINE
 from homoexport.documents.recipe import QualitySettings
 from homoexport.errors import PackageError, RecipeError, TextError
 from homoexport.runtime.inference import Package, open_package
@@ -129,6 +130,19 @@ def test_all_scores_are_looked_at_before_the_work(gate, tmp_path: Path) -> None:
     path.write_text("\n".join(["sentence1,sentence2,score", *rows, "w1,w2,good"]))
     with pytest.raises(TextError, match="label of example 301, 'good', is no number"):
         check(settings, teacher.details.folder)
+
+
+def test_a_floor_can_be_under_a_rankings_ndcg(tmp_path: Path) -> None:
+    rows = [f"w{query},w{document},{(query + document) % 3}" for query in range(40) for document in range(4)]
+    (tmp_path / "data.csv").write_text("\n".join(["text,pair,label", *rows]))
+    arrays = weights()
+    arrays["head"] = arrays["head"][:, :1]
+    folder = write_package(tmp_path / "teacher", "text-classification", arrays=arrays, labels=["relevance"])
+    given = {"task": "classification", "data": str(tmp_path / "data.csv"), "pair_column": "pair", "floor": "0.01"}
+    settings = QualitySettings(metric="ndcg@10", **given)
+    check(settings, folder)
+    judged = Gate(settings, teacher=open_package(folder), texts=(), seed=0).judge(open_package(folder))
+    assert (judged.line, judged.kept) == (f"{QUALITY_LINE}ndcg@10", True)
 
 
 def test_all_labels_are_looked_at_before_the_work(tmp_path: Path) -> None:

@@ -60,7 +60,8 @@ class TextSource(Section):
     )
     label_column: str | None = Field(
         None,
-        description="Column of labels; without it, the teacher's logits alone are learned (classification).",
+        description="Column of labels, of a teacher with one output scores; without it, the teacher's logits alone are "
+        "learned (classification).",
     )
     unit: TextUnit = Field(
         "sentence",

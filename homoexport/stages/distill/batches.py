@@ -25,7 +25,8 @@ _MICRO_BATCH_ON_CPU = 8  # small ones waste less padding; on a GPU the whole sha
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Sequences of one forward pass: ids, mask and token types [B, S]; labels [B, S], or [B] for classification.
+    """Sequences of one forward pass: ids, mask and token types [B, S]; labels [B, S], or [B] for classification,
+    floats (NaN where there is none) of scores.
 
     `documents` says whether these are the documents of queries in other micro-batches.
     """
@@ -40,6 +41,11 @@ class MicroBatch:
     def inputs(self) -> dict[str, Tensor]:
         inputs = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
         return inputs if self.token_type_ids is None else inputs | {"token_type_ids": self.token_type_ids}
+
+
+def has_label(labels: Tensor) -> Tensor:
+    """Bool, of the shape of labels."""
+    return labels.isfinite() if labels.is_floating_point() else labels != NO_LABEL
 
 
 @dataclass(frozen=True)

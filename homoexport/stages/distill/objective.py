@@ -198,7 +198,13 @@ def relation_heads(student_width: int, teacher_width: int) -> int:
 
 
 def label_loss(logits: Tensor, labels: Tensor, labelled: int) -> Tensor:
-    """Cross-entropy of logits [N, C] against class or token ids [N], -100 for none, over the whole step's labels."""
+    """Cross-entropy of logits [N, C] against class or token ids [N], -100 for none, over the whole step's labels.
+
+    Of scores, floats [N] with NaN for none, it is the squared error of the one output.
+    """
+    if labels.is_floating_point():
+        errors = torch.where(labels.isfinite(), logits[:, 0].float() - labels, 0.0)
+        return errors.square().sum() / max(1, labelled)
     total: Tensor = functional.cross_entropy(logits.float(), labels, reduction="sum")
     return total / max(1, labelled)
 

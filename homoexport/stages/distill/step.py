@@ -16,7 +16,7 @@ from homoexport.choices import PoolingMode
 from homoexport.documents.recipe import DistillSettings, LossWeights
 from homoexport.errors import RecipeError
 from homoexport.stages.distill import objective
-from homoexport.stages.distill.batches import NO_LABEL, Counts, MicroBatch
+from homoexport.stages.distill.batches import NO_LABEL, Counts, MicroBatch, has_label
 from homoexport.stages.distill.probe import probe_loss, rows_of
 from homoexport.stages.distill.terms import InnerTerms, weights_of
 
@@ -82,7 +82,7 @@ class StepLoss:
         local = torch.zeros(4 + len(windows), dtype=torch.int64, device=self.accelerator.device)
         for micro in micro_batches:
             lengths = micro.attention_mask.sum(1)
-            labelled = (micro.labels != NO_LABEL).sum() if micro.labels is not None else lengths.new_zeros(())
+            labelled = has_label(micro.labels).sum() if micro.labels is not None else lengths.new_zeros(())
             sequences = lengths.new_tensor(len(lengths))
             rows = {"masked-lm": labelled, "token-classification": lengths.sum()}.get(self.objective_name, sequences)
             pairs = [_pairs_in_sight(lengths, window) for window in windows]

@@ -18,7 +18,7 @@ from scipy.special import softmax
 
 from homoexport.errors import PackageError, TextError
 from homoexport.runtime.inference import Package
-from homoexport.stages.evaluate.estimate import FloatArray, Quality, Statistic, estimate, pearson, spearman
+from homoexport.stages.evaluate.estimate import FloatArray, Quality, Statistic, estimate, mean, pearson, spearman
 from homoexport.stages.evaluate.examples import Examples
 from homoexport.stages.evaluate.labels import label_indices
 
@@ -62,6 +62,32 @@ def score_qualities(scores: NDArray[Any], truth: Sequence[float], *, seed: int) 
     wide, right = np.asarray(scores, np.float64), np.asarray(truth, np.float64)
     figures = {"pearson": pearson(wide, right), "spearman": spearman(wide, right)}
     return [estimate(name, of, len(truth), seed=seed, counts={"texts": len(truth)}) for name, of in figures.items()]
+
+
+def ranking_qualities(
+    scores: NDArray[Any], truth: Sequence[float], queries: NDArray[np.intp], *, seed: int
+) -> list[Quality]:
+    """nDCG@10 (Järvelin & Kekäläinen 2002) of every query's documents, ranked by a model's scores [N]: the mean over
+    queries, which the bootstrap draws.
+
+    What a document is worth is its label's distance from the least of all. Queries whose documents are all worth the
+    same are left out; of documents with the same score those that are worth less come first.
+    """
+    worth = np.asarray(truth, np.float64) - min(truth)
+    order = np.lexsort((worth, -np.asarray(scores, np.float64), queries))  # by query, then best score first
+    found = np.split(worth[order], np.flatnonzero(np.diff(queries[order])) + 1)
+    ranked = [documents for documents in found if documents.min() < documents.max()]
+    if not ranked:
+        return []
+    figures = np.array([_gained(documents) / _gained(np.sort(documents)[::-1]) for documents in ranked])
+    counts = {"queries": len(ranked), "pairs": sum(map(len, ranked))}
+    return [estimate("ndcg@10", mean(figures), len(ranked), seed=seed, counts=counts)]
+
+
+def _gained(worth: FloatArray) -> float:
+    """The discounted gain of a ranking's first ten."""
+    first = worth[:10]
+    return float(first @ (1 / np.log2(np.arange(2, len(first) + 2))))
 
 
 @dataclass(frozen=True)
@@ -122,7 +148,9 @@ def labelled_qualities(model: Package, examples: Examples, *, seed: int) -> list
     if examples.names is not None:
         what = f"has one output where the examples have the labels {', '.join(examples.names)}"
         raise PackageError(what, where=str(details.folder), hint="name a model with those labels")
-    return score_qualities(logits[:, 0], examples.scores(), seed=seed)
+    scores, truth, queries = logits[:, 0], examples.scores(), examples.queries
+    ranking = [] if queries is None else ranking_qualities(scores, truth, queries, seed=seed)
+    return [*score_qualities(scores, truth, seed=seed), *ranking]
 
 
 def check_labels(model: Package, examples: Examples) -> None:

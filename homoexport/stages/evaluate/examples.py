@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from homoexport.documents.document import digest_of
 from homoexport.documents.evaluation import Columns
@@ -42,6 +43,15 @@ class Examples:
     def digest(self) -> str:
         """Hex sha256 of texts and labels."""
         return digest_of([self.texts, self.labels, *([self.words, self.word_labels] if self.words else [])])
+
+    @property
+    def queries(self) -> NDArray[np.intp] | None:
+        """The number of each pair's first text, [N], where these are queries: with two or more second texts on average,
+        their documents.
+        """
+        firsts = [text[0] for text in self.texts if not isinstance(text, str)]
+        numbers = {text: number for number, text in enumerate(dict.fromkeys(firsts))}
+        return np.array([numbers[text] for text in firsts]) if firsts and 2 * len(numbers) <= len(firsts) else None
 
     def taken(self, rows: Sequence[int]) -> Examples:
         """The examples of some rows."""

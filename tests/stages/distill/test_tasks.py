@@ -18,7 +18,7 @@ from homoexport.errors import TeacherError, TextError
 from homoexport.stages.distill import Run, target_of
 from homoexport.workflow.distill import distill, open_job
 from tests.conftest import tiny_bert, tiny_tokenizer
-from tests.stages.distill.test_loop import SHAPE, settings_of
+from tests.stages.distill.test_loop import SHAPE, TASK_ALONE, settings_of
 
 CLASSES = {0: "bad", 1: "so-so", 2: "good"}
 HEADS = {"classification": AutoModelForSequenceClassification, "token-classification": AutoModelForTokenClassification}
@@ -116,6 +116,28 @@ def test_a_single_output_is_distilled_by_its_square(classifier, tmp_path):
     assert reports[0].terms["kl"] == pytest.approx(0, abs=1e-6)
     peak = max(report.terms["kl"] for report in reports)
     assert 0 < reports[-1].terms["kl"] < peak
+
+
+def test_scores_teach_a_single_output_by_their_square(classifier, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    rows = [{"text": f"w{i % 90} w{i % 7} w5", "score": None if i % 3 == 0 else i % 7 / 2} for i in range(120)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    settings = settings_of("classification", steps=30, learning_rate=3e-3, weights=TASK_ALONE)
+    teacher = classifier("classification", id2label={0: "LABEL_0"}, label2id={"LABEL_0": 0})
+    job = open_job(str(teacher), text=text_of(path, label_column="score"), settings=settings, seed=0)
+    run = Run(job, target_of(job.encoder, SHAPE, settings))
+    errors = []
+    for micro in job.batches.of_step(0):
+        assert micro.labels is not None
+        with torch.no_grad():
+            logits = run.teacher(**micro.inputs).logits[:, 0]
+        errors += [(ours - label) ** 2 for ours, label in zip(logits, micro.labels, strict=True) if label == label]
+    reports = [run.advance(job.batches.of_step(step)) for step in range(30)]
+    assert reports[0].terms["task"] == pytest.approx(torch.stack(errors).mean().item(), rel=1e-5)
+    assert reports[-1].terms["task"] < 0.5 * reports[0].terms["task"]
+    path.write_text(path.read_text().replace("2.5", '"good"'))
+    with pytest.raises(TextError, match="'good' is no number; the teacher has one output"):
+        open_job(str(teacher), text=text_of(path, label_column="score"), settings=settings, seed=0)
 
 
 def test_pairs_are_encoded_together_with_their_types(classifier, tmp_path):

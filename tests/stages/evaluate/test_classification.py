@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 from sklearn import metrics
+from sklearn.metrics import ndcg_score
 
 from homoexport.errors import TextError
 from homoexport.stages.evaluate.classification import (
@@ -16,8 +17,10 @@ from homoexport.stages.evaluate.classification import (
     classification_qualities,
     f1,
     matthews,
+    ranking_qualities,
     score_qualities,
 )
+from homoexport.stages.evaluate.examples import Examples
 from homoexport.stages.evaluate.labels import label_indices, label_places, names_of
 
 
@@ -69,6 +72,28 @@ def test_scores_are_scipys_correlations():
     assert spearman.value == pytest.approx(stats.spearmanr(scores, truth).statistic)
     with pytest.raises(TextError, match="give 3 or more"):
         score_qualities(scores[:2], [1, 2], seed=0)
+
+
+def test_rankings_are_scikit_learns_ndcg_over_queries():
+    rng = np.random.default_rng(0)
+    queries = np.repeat([0, 1, 2, 3], [12, 5, 3, 2])
+    rows = rng.permutation(22)
+    scores, truth = rng.normal(size=22), rng.integers(1, 5, 22)
+    truth[queries == 3] = 2  # one of which nothing can be ranked
+    each = [ndcg_score([truth[queries == q] - truth.min()], [scores[queries == q]], k=10) for q in range(3)]
+    (found,) = ranking_qualities(scores[rows], truth[rows].tolist(), queries[rows], seed=0)
+    assert (found.metric, found.value) == ("ndcg@10", pytest.approx(np.mean(each)))
+    assert (found.figure.queries, found.figure.pairs) == (3, 20)
+    (blind,) = ranking_qualities(np.zeros(22), truth.tolist(), queries, seed=0)
+    assert blind.value < found.value  # the files' order is no help to a model that tells nothing apart
+    assert not ranking_qualities(scores, [1.0] * 22, queries, seed=0)
+
+
+def test_pairs_are_queries_and_documents_where_first_texts_come_twice():
+    pairs = tuple((query, document) for query in ("a", "b", "c") for document in ("x", "y"))
+    assert Examples("file", pairs, None).queries.tolist() == [0, 0, 1, 1, 2, 2]
+    assert Examples("file", (*pairs, ("d", "x")), None).queries is None
+    assert Examples("file", ("a", "a"), None).queries is None
 
 
 def test_labels_are_names_or_numbers():
