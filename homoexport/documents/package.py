@@ -77,10 +77,14 @@ class TimedAt(Figures):
 
 
 class Pooling(Figures):
-    """How a sentence's vector is made of its tokens'."""
+    """How a sentence's vector is made of its tokens'.
+
+    `width` is said where layers behind the pooling give the vector another one than the hidden size.
+    """
 
     mode: PoolingMode = "mean"
     normalize: bool = True
+    width: Count | None = None
 
 
 class TokenizerKind(Figures):

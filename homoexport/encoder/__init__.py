@@ -2,6 +2,7 @@
 
 from homoexport.documents.package import Pooling
 from homoexport.encoder.answers import input_names, max_length_of, outputs_of, pool, torch_answers
+from homoexport.encoder.dense import Dense
 from homoexport.encoder.families import family_of, supported_model_types
 from homoexport.encoder.layout import Family, Group, Layout, Slot
 from homoexport.encoder.loading import (
@@ -14,14 +15,14 @@ from homoexport.encoder.loading import (
     save_encoder,
     save_tokenizer,
     weights_digest,
-    write_sentence_files,
 )
-from homoexport.encoder.sentence import SENTENCE_SETTINGS, read_sentence_settings
+from homoexport.encoder.sentence import SENTENCE_SETTINGS, read_sentence_settings, write_sentence_files
 from homoexport.encoder.shape import count_parameters, parameter_counts, parameters_at, start_from_scratch
 from homoexport.encoder.slicing import Keep, slice_model
 
 __all__ = [
     "SENTENCE_SETTINGS",
+    "Dense",
     "Encoder",
     "Family",
     "Group",

@@ -6,13 +6,14 @@ B batch, S sequence, D hidden, V vocabulary, C labels.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from homoexport.choices import OUTPUT_NAMES
 from homoexport.documents.package import Pooling
+from homoexport.encoder.dense import Dense
 from homoexport.encoder.families import family_of
 from homoexport.encoder.loading import Encoder
 from homoexport.encoder.sentence import read_sentence_settings
@@ -40,15 +41,19 @@ def max_length_of(encoder: Encoder) -> int:
     return min(lengths)
 
 
-def pool(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: Pooling) -> torch.Tensor:
-    """Sentence vectors [B, D] from token vectors [B, S, D] and a 0/1 mask [B, S]."""
+def pool(
+    hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: Pooling, dense: Sequence[Dense] = ()
+) -> torch.Tensor:
+    """Sentence vectors [B, D] from token vectors [B, S, D] and a 0/1 mask [B, S], through the layers behind it."""
     if pooling.mode == "cls":
         sentence = hidden[:, 0]
     else:
         weights = attention_mask.unsqueeze(1).to(hidden.dtype)  # [B, 1, S]
         sentence = (weights @ hidden).squeeze(1)  # one product, where a sum over S of [B, S, D] reads it twice
-        if not pooling.normalize:  # a vector's length makes no difference to its direction
+        if dense or not pooling.normalize:  # a vector's length makes no difference to its direction
             sentence = sentence / weights.sum(2).clamp(min=1e-9)
+    for layer in dense:
+        sentence = layer(sentence)
     if not pooling.normalize:
         return sentence
     # As torch's `normalize`, whose exported form widens the norms by three nodes before it divides.
@@ -68,4 +73,6 @@ def outputs_of(encoder: Encoder, output: Any, attention_mask: torch.Tensor) -> t
     if "logits" in OUTPUT_NAMES[encoder.task]:
         return (output.logits,)
     hidden = output.last_hidden_state
-    return (hidden,) if encoder.pooling is None else (pool(hidden, attention_mask, encoder.pooling), hidden)
+    if encoder.pooling is None:
+        return (hidden,)
+    return pool(hidden, attention_mask, encoder.pooling, encoder.dense), hidden

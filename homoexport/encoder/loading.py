@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from huggingface_hub.errors import HFValidationError
 from optimum.exporters.tasks import TasksManager
 from tokenizers import Tokenizer
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -31,14 +31,17 @@ from homoexport.choices import CLASSIFYING, ModelTask
 from homoexport.documents.artifact import digest_in, sha256_file
 from homoexport.documents.document import digest_of
 from homoexport.documents.package import Pooling
+from homoexport.encoder.dense import Dense
 from homoexport.encoder.families import family_of
 from homoexport.encoder.folder import TOKENIZER_FILES, check_folder, weights_bytes
-from homoexport.encoder.sentence import SENTENCE_SETTINGS, read_pooling, read_sentence_settings
+from homoexport.encoder.sentence import read_dense_modules, read_pooling, write_sentence_files
+from homoexport.encoder.shape import count_parameters
 from homoexport.errors import TeacherError, first_line, readable, refusing
 from homoexport.panics import unprinted_panics
 from homoexport.plain import visible
 
 _SENTENCE_FILES = ["modules.json", "1_Pooling/*", "sentence_bert_config.json", "config_sentence_transformers.json"]
+_DENSE_FILES = ["*_Dense/config.json", "*_Dense/model.safetensors"]
 _HEADS: dict[ModelTask, str] = {
     "fill-mask": "masked-LM head",
     "text-classification": "sequence-classification head",
@@ -62,7 +65,8 @@ class Encoder:
     """A loaded model with all that belongs to it. The model is in fp32 and in eval mode.
 
     `folder` is where its files lie; of a model in memory it is no folder, so that nothing is found there. `artifact` is
-    the digest of the artifact that it was loaded from, and that was verified then.
+    the digest of the artifact that it was loaded from, and that was verified then. `dense` are the layers that a
+    sentence's vector goes through behind the pooling.
     """
 
     model: PreTrainedModel
@@ -72,6 +76,17 @@ class Encoder:
     folder: Path
     source: str
     artifact: str | None = None
+    dense: tuple[Dense, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """Numbers of a sentence's vector."""
+        return self.dense[-1].linear.out_features if self.dense else int(self.model.config.hidden_size)
+
+    @property
+    def parameters(self) -> int:
+        """All of them; shared ones count once."""
+        return sum(map(count_parameters, (self.model, *self.dense)))
 
 
 def resolve_folder(source: str) -> Path:
@@ -99,7 +114,7 @@ def _archives() -> Path:
 
 
 def _download(name: str) -> Path:
-    patterns = ["config.json", *TOKENIZER_FILES, *_SENTENCE_FILES]
+    patterns = ["config.json", *TOKENIZER_FILES, *_SENTENCE_FILES, *_DENSE_FILES]
     try:
         folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=[*patterns, "model*.safetensors*"]))
         if not any(folder.glob("*.safetensors")):
@@ -198,8 +213,10 @@ def load_encoder(source: str, *, task: ModelTask | None = None) -> Encoder:
     _check_tokenizer(tokenizer, config, family.longest_sequence(config), source)
     if task == "fill-mask" and tokenizer.mask_token_id is None:
         raise TeacherError("its tokenizer has no mask token", where=source, hint="set mask_token and save it again")
-    pooling = read_pooling(folder) if task == "sentence-similarity" else None
-    return Encoder(model, tokenizer, task, pooling, folder, source, artifact)
+    if task != "sentence-similarity":
+        return Encoder(model, tokenizer, task, None, folder, source, artifact)
+    dense = read_dense_modules(folder, model.config.hidden_size)
+    return Encoder(model, tokenizer, task, read_pooling(folder), folder, source, artifact, dense)
 
 
 def _load_tokenizer(folder: Path, source: str) -> PreTrainedTokenizerBase:
@@ -321,7 +338,7 @@ def load_classifier(source: str, names: Sequence[str]) -> Encoder:
             ignore_mismatched_sizes=True,
             trust_remote_code=False,
         )
-    return replace(found, model=model, task="text-classification", pooling=None)
+    return replace(found, model=model, task="text-classification", pooling=None, dense=())
 
 
 def parent_of(encoder: Encoder) -> str:
@@ -330,15 +347,21 @@ def parent_of(encoder: Encoder) -> str:
 
 
 def weights_digest(encoder: Encoder) -> str:
-    """Hex sha256 over the files of the weights; of a model in memory over the weights themselves."""
+    """Hex sha256 over the files of the weights; of a model in memory, and of Dense modules, over the weights."""
+    dense = nn.ModuleList(encoder.dense).state_dict()
     if not encoder.folder.is_dir():
-        digest = hashlib.sha256()
-        for name, weight in encoder.model.state_dict().items():
-            digest.update(name.encode())
-            digest.update(weight.cpu().numpy().tobytes())
-        return digest.hexdigest()
+        return _digest_of_tensors(encoder.model.state_dict() | {f"dense.{name}": dense[name] for name in dense})
     files = sorted(path for path in encoder.folder.iterdir() if path.suffix in (".safetensors", ".bin"))
-    return digest_of([sha256_file(path) for path in files]) if len(files) != 1 else sha256_file(files[0])
+    digest = digest_of([sha256_file(path) for path in files]) if len(files) != 1 else sha256_file(files[0])
+    return digest_of([digest, _digest_of_tensors(dense)]) if dense else digest
+
+
+def _digest_of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, weight in tensors.items():
+        digest.update(name.encode())
+        digest.update(weight.cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def save_encoder(encoder: Encoder, model: PreTrainedModel, folder: Path, *, max_length: int | None = None) -> None:
@@ -364,36 +387,3 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     if config.get("tokenizer_class") == "TokenizersBackend":  # what 5 calls PreTrainedTokenizerFast
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
         path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def write_sentence_files(encoder: Encoder, folder: Path, *, hidden_size: int, max_length: int | None = None) -> None:
-    """Write what sentence-transformers needs to load `folder`: modules, pooling, longest sequence, prompts.
-
-    Of an encoder without pooling nothing is written. `max_length` holds where the encoder's own folder does not say.
-    """
-    if encoder.pooling is None:
-        return
-    (folder / "1_Pooling").mkdir(exist_ok=True)
-    pooling = {
-        "word_embedding_dimension": hidden_size,
-        "pooling_mode_cls_token": encoder.pooling.mode == "cls",
-        "pooling_mode_mean_tokens": encoder.pooling.mode == "mean",
-        "pooling_mode_max_tokens": False,
-        "pooling_mode_mean_sqrt_len_tokens": False,
-    }
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling, indent=2))
-    paths = {"Transformer": "", "Pooling": "1_Pooling"}
-    if encoder.pooling.normalize:
-        paths["Normalize"] = "2_Normalize"
-    modules = [
-        {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for index, (kind, path) in enumerate(paths.items())
-    ]
-    (folder / "modules.json").write_text(json.dumps(modules, indent=2))
-    prompts = encoder.folder / "config_sentence_transformers.json"  # what to put before queries, and the similarity
-    if prompts.is_file():
-        shutil.copyfile(prompts, folder / prompts.name)
-    settings = {"do_lower_case": False} | read_sentence_settings(encoder.folder)
-    if max_length is not None and settings.get("max_seq_length") is None:
-        settings["max_seq_length"] = max_length
-    (folder / SENTENCE_SETTINGS).write_text(json.dumps(settings, indent=2))

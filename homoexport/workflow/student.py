@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -254,7 +254,7 @@ class StudentWriter:
             part.mkdir()
             try:
                 run.family.write_config(run.student.config, run.target)
-                save_encoder(job.encoder, run.student, part, max_length=job.max_length)
+                save_encoder(replace(job.encoder, dense=()), run.student, part, max_length=job.max_length)
                 for path in part.iterdir():
                     destination = folder / path.name
                     if destination.is_dir():

@@ -13,9 +13,11 @@ from scipy.special import softmax
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
 from homoexport.encoder import Encoder, load_encoder, save_encoder
+from homoexport.runtime.inference import open_package
 from homoexport.stages.export.package import STRINGS_FILE
 from homoexport.stages.measure import host_of
 from tests.conftest import BERT_TINY
+from tests.dense import IDENTITY, TANH, write_layers
 from tests.snippets import snippets
 from tests.stages.export.conftest import export_package
 
@@ -154,3 +156,23 @@ def test_sentence_transformers_loads_the_package_as_torch_does(package_of, tmp_p
     names: dict[str, object] = {}
     exec(snippets("loading.md", "sentence-transformers", "python")[0], names)
     assert (names["vectors"] * expected[[0, 2]]).sum(1).min() > least
+
+
+def test_sentence_transformers_goes_through_the_dense_layers_as_the_graph_does(tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    source, package, student = tmp_path / "source", tmp_path / "package", tmp_path / "student"
+    tiny = load_encoder(BERT_TINY, task="sentence-similarity")
+    for folder in (source, student):
+        folder.mkdir()
+    save_encoder(tiny, tiny.model, source, max_length=512)
+    shutil.rmtree(source / "1_Pooling")
+    encoder = load_encoder(str(write_layers(source, ((96, True, TANH), (384, False, IDENTITY)), width=128)))
+    save_encoder(encoder, encoder.model, student, max_length=512)
+    export_package(encoder, out_dir=package, rank=in_order, quantize="none", graph="standard", target=host_of("cpu"))
+    of_graph = open_package(package).embed(TEXTS)
+    of_student = SentenceTransformer(str(student), device="cpu")
+    assert of_student.get_sentence_embedding_dimension() == 384
+    found = SentenceTransformer(str(package), backend="onnx").encode(TEXTS)
+    for vectors in (SentenceTransformer(str(source), device="cpu").encode(TEXTS), of_student.encode(TEXTS), found):
+        np.testing.assert_allclose(vectors, of_graph, atol=1e-4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from homoexport.errors import TeacherError
 from homoexport.stages.distill import objective
@@ -47,7 +47,8 @@ def _answers(job: Job, micro: MicroBatch) -> Tensor:
         logits: Tensor = job.family.lm_head(model)(states[:, 1])
         return logits
     mode = job.encoder.pooling.mode if job.encoder.pooling else "mean"
-    return objective.pool(states, inputs["attention_mask"], mode=mode)
+    dense = nn.Sequential(*job.encoder.dense).to(model.device)
+    return objective.pool(states, inputs["attention_mask"], mode=mode, dense=dense)
 
 
 @torch.no_grad()

@@ -94,7 +94,11 @@ class Run:
         )
         pooling = job.encoder.pooling
         self.loss = StepLoss(
-            self.inner_terms, settings, pooling_mode=pooling.mode if pooling else "mean", accelerator=self.accelerator
+            self.inner_terms,
+            settings,
+            pooling_mode=pooling.mode if pooling else "mean",
+            dense=nn.Sequential(*job.encoder.dense).to(device),
+            accelerator=self.accelerator,
         )
         self.step = 0
         self.slowed = False

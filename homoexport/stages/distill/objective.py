@@ -21,6 +21,7 @@ which hold parts of a step's batch, add up to the same loss and gradients as one
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -222,14 +223,24 @@ def logits_error(student: Tensor, teacher: Tensor, rows: int, *, temperature: fl
     return total * (temperature**2 / max(1, rows))
 
 
-def pool(states: Tensor, attention_mask: Tensor, *, mode: str) -> Tensor:
-    """Sentence vectors [B, D], of length 1, of hidden states [B, S, D] by `mean` or `cls` pooling."""
+def pool(
+    states: Tensor,
+    attention_mask: Tensor,
+    *,
+    mode: str,
+    dense: Callable[[Tensor], Tensor] = lambda vectors: vectors,
+) -> Tensor:
+    """Sentence vectors [B, D'], of length 1, of hidden states [B, S, D] by `mean` or `cls` pooling.
+
+    `dense` are the layers behind the pooling, [B, D] to [B, D'].
+    """
     if mode == "cls":
         pooled = states[:, 0].float()
     else:
         weights = attention_mask[:, :, None].float()
         pooled = (states.float() * weights).sum(1) / weights.sum(1)
-    return functional.normalize(pooled, dim=-1)
+    with torch.autocast(states.device.type, enabled=False):  # rounded, the identity would not be one
+        return functional.normalize(dense(pooled), dim=-1)
 
 
 def similarity_error(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:

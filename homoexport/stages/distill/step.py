@@ -25,7 +25,8 @@ class StepLoss:
     """Computes the terms that have a weight, and their gradients in the student.
 
     Dropout is off, so that teacher and student are equal at step 0. Where `micro_batch_size` is set, memory is that of
-    one micro-batch, for sentence-embedding too, at the price of a second forward pass.
+    one micro-batch, for sentence-embedding too, at the price of a second forward pass. `dense` are the teacher's layers
+    behind its pooling.
     """
 
     def __init__(
@@ -34,12 +35,13 @@ class StepLoss:
         settings: DistillSettings,
         *,
         pooling_mode: PoolingMode,
+        dense: nn.Module,
         accelerator: Accelerator,
     ) -> None:
         self.teacher, self.student, self.family = inner_terms.teacher, inner_terms.student, inner_terms.family
         self.inner_terms, self.weights = inner_terms, weights_of(settings.method, settings.weights)
         self.objective_name, self.temperature = settings.objective, settings.temperature
-        self.pooling_mode, self.accelerator = pooling_mode, accelerator
+        self.pooling_mode, self.dense, self.accelerator = pooling_mode, dense, accelerator
         self.bounded = settings.micro_batch_size is not None
         self.labels_seen = False
 
@@ -112,10 +114,13 @@ class StepLoss:
     def sentence_vectors(self, micro: MicroBatch) -> tuple[Tensor, Tensor]:
         """Unit vectors of student and teacher, [B, D_s] and [B, D_t]."""
         with torch.no_grad():
-            teacher = self._states(self.teacher, micro)
-        student = self._states(self.student, micro)
-        ours, theirs = (objective.pool(s, micro.attention_mask, mode=self.pooling_mode) for s in (student, teacher))
-        return ours, theirs
+            states = self._states(self.teacher, micro)
+            teacher = objective.pool(states, micro.attention_mask, mode=self.pooling_mode, dense=self.dense)
+        return self._student_vectors(micro), teacher
+
+    def _student_vectors(self, micro: MicroBatch) -> Tensor:
+        states = self._states(self.student, micro)
+        return objective.pool(states, micro.attention_mask, mode=self.pooling_mode)
 
     def logits(self, micro: MicroBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Logits of student and teacher, [N, C] each, and labels [N]: of masked tokens, sequences or tokens."""
@@ -179,8 +184,7 @@ class StepLoss:
                 if self.inner_terms.wanted:
                     student, _ = self.sentence_vectors(micro)
                 else:  # the teacher has said all that is needed of it
-                    states = self._states(self.student, micro)
-                    student = objective.pool(states, micro.attention_mask, mode=self.pooling_mode)
+                    student = self._student_vectors(micro)
                 terms = self.inner_terms.of(micro.attention_mask, counts)
             _add(sums, {name: value.detach() for name, value in terms.items()})
             loss = (student * gradient).sum()

@@ -49,8 +49,8 @@ def digest_of_source(source: str) -> str:
     folder = Path(source) if is_package(source) else resolve_folder(source)
     if digest := digest_in(folder):
         return digest
-    names = ("*.safetensors", "pytorch_model*.bin", "config.json", "tokenizer.json")
-    return digest_of({path.name: sha256_file(path) for name in names for path in folder.glob(name)})
+    names = ("*.safetensors", "*_Dense/*", "pytorch_model*.bin", "config.json", "tokenizer.json")
+    return digest_of({str(path.relative_to(folder)): sha256_file(path) for name in names for path in folder.glob(name)})
 
 
 def is_package(source: str) -> bool:
@@ -71,7 +71,7 @@ def package_of_file(encoder: Encoder, file: Path, *, threads: int) -> Package:
 def _package(encoder: Encoder, session: Session) -> Package:
     from tokenizers import Tokenizer
 
-    from homoexport.encoder import count_parameters, max_length_of
+    from homoexport.encoder import max_length_of
 
     config, max_length = encoder.model.config, max_length_of(encoder)
     labelled = encoder.task in CLASSIFYING
@@ -80,7 +80,7 @@ def _package(encoder: Encoder, session: Session) -> Package:
         model_file="",
         task=encoder.task,
         precision="fp32",
-        parameters=count_parameters(encoder.model),
+        parameters=encoder.parameters,
         max_length=max_length,
         vocab_size=config.vocab_size,
         pad_token_id=encoder.tokenizer.pad_token_id or 0,

@@ -1,6 +1,6 @@
 """From a torch encoder to one ONNX graph of standard operators.
 
-Pooling and L2 normalisation lie inside the graph where the model is for sentence similarity.
+Pooling, dense layers and L2 normalisation lie inside the graph where the model is for sentence similarity.
 
 B batch, S sequence, D hidden, V vocabulary, C labels.
 """
@@ -33,12 +33,13 @@ _traced_sources: dict[str, str] = _loader.eval_cache
 
 
 class _ExportedEncoder(torch.nn.Module):
-    """The model with, where it takes one, a plain additive mask in front and, for sentences, pooling behind."""
+    """The model with, where it takes one, a plain additive mask in front and, for sentences, what makes one vector."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
         self.encoder, self.names = encoder, input_names(encoder)
         self.model = _eager_copy(encoder.model)
+        self.dense = torch.nn.ModuleList(encoder.dense)  # so that torch finds its weights
         # From version 5 on a ready-made 4-d mask is taken as it is; given a 2-d one, it is built by an index dance
         # (GatherND over ranges) in the graph. Version 4 builds a plain one by itself and takes nothing but 2-d.
         newer = int(transformers.__version__.split(".")[0]) >= 5

@@ -18,7 +18,6 @@ from homoexport.documents.target import TargetHost
 from homoexport.encoder import (
     SENTENCE_SETTINGS,
     Encoder,
-    count_parameters,
     input_names,
     max_length_of,
     parent_of,
@@ -163,6 +162,7 @@ def _details_of(maker: Maker, choice: Choice, graph: ir.Model, *, timed_at: Time
     """What is known of the graph by itself, and of what it was chosen from."""
     encoder, chosen, scheme = maker.encoder, choice.chosen, SCHEMES[choice.chosen.scheme]
     config = encoder.model.config
+    width = {"width": encoder.width} if encoder.dense else {}
     assert chosen.parity is not None
     return PackageDetails(
         model_file=PRECISIONS[chosen.precision].file,
@@ -176,14 +176,14 @@ def _details_of(maker: Maker, choice: Choice, graph: ir.Model, *, timed_at: Time
         labels=tuple(config.id2label.get(i, f"LABEL_{i}") for i in range(config.num_labels))
         if encoder.task in CLASSIFYING
         else None,
-        pooling=encoder.pooling,
+        pooling=encoder.pooling and encoder.pooling.model_copy(update=width),
         precision=chosen.precision,
         scheme=chosen.scheme,
         quantization=None if chosen.scheme == "fp32" else scheme.description,
         embeddings=scheme.own_tables or EMBEDDINGS[chosen.embeddings],
         candidate=chosen.full_name,
         kept_in_fp32=chosen.kept_in_fp32,
-        parameters=count_parameters(encoder.model),
+        parameters=encoder.parameters,
         opset=graph.opset_imports[""],
         graph=chosen.form.name,
         parity=chosen.parity,

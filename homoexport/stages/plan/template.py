@@ -89,7 +89,7 @@ class Templates:
             model = start_from_scratch(self.encoder.model, family_of(self.encoder.model.config), odd)
             folder = self.folder / f"{layers}-layers"
             folder.mkdir()
-            self._writers[layers] = self.instruments.make_graphs(replace(self.encoder, model=model), folder)
+            self._writers[layers] = self.instruments.make_graphs(replace(self.encoder, model=model, dense=()), folder)
         return self._writers[layers]
 
 

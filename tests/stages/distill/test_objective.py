@@ -207,3 +207,11 @@ def test_projections_start_as_the_identity_and_follow_the_students_width(compare
     projections.start_at_random(2)
     assert {tuple(parameter.shape) for parameter in projections.parameters()} == {(2, 5) if axis == 0 else (5, 2)}
     assert all(0.3 < column.norm() < 3 for parameter in projections.parameters() for column in parameter.T)
+
+
+def test_pooling_goes_through_the_layers_behind_it():
+    states, mask = torch.randn(2, 3, 4), torch.tensor([[1, 1, 1], [1, 0, 0]])
+    layer = torch.nn.Linear(4, 6)
+    found = objective.pool(states, mask, mode="mean", dense=lambda pooled: layer(pooled).tanh())
+    expected = layer(torch.stack([states[0].mean(0), states[1, 0]])).tanh()
+    torch.testing.assert_close(found, functional.normalize(expected, dim=-1))

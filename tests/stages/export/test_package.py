@@ -21,6 +21,7 @@ from transformers import AutoTokenizer
 from homoexport.data import sample_text
 from homoexport.documents.artifact import PackageManifest, verify
 from homoexport.encoder import load_encoder
+from homoexport.encoder.sentence import read_dense_modules
 from homoexport.errors import OutputError, PackageError, ParityError, UserError
 from homoexport.runtime.inference import open_package
 from homoexport.stages.export import candidates
@@ -30,6 +31,7 @@ from homoexport.stages.export.ladder import make_batches
 from homoexport.stages.export.parity import FEWER_BITS_MIN_COSINE, check_parity
 from homoexport.stages.export.strings import extensions_library
 from tests.conftest import BERT_TINY, MINILM, tiny_model, tiny_tokenizer
+from tests.dense import vectors_by_hand, write_layers
 from tests.stages.export.conftest import SUMS_OVERFLOW, export_package
 
 TEXTS = ["w1", "w5 w6 w7 w8 w9 w10 w11 w12", "w20 w21 w22", "w3 w4 " * 20]
@@ -349,3 +351,27 @@ def test_with_its_tokenizer_inside_a_package_takes_texts(tmp_path):
     tokens = dict(AutoTokenizer.from_pretrained(out)(texts, padding=True, return_tensors="np"))
     plain = ort.InferenceSession(out / details["model_file"], providers=["CPUExecutionProvider"])
     np.testing.assert_array_equal(answer, plain.run(["logits"], tokens)[0])
+
+
+@pytest.mark.parametrize("quantize", ["none", *(pytest.param(q, marks=pytest.mark.slow) for q in ("int8", "int4"))])
+def test_dense_layers_lie_in_the_graph_and_in_the_folder(tiny_folder, tmp_path, quantize):
+    encoder = load_encoder(str(write_layers(tiny_folder())))
+    rank = by_name(f"standard-{quantize}-0.onnx")
+    out = export_package(encoder, out_dir=tmp_path / "package", rank=rank, quantize=quantize, graph="standard")
+    details = verify(out, PackageManifest).details
+    assert details.pooling is not None
+    scheme = "fp32" if quantize == "none" else quantize
+    assert (details.hidden_size, details.pooling.width, details.scheme) == (32, 40, scheme)
+    assert details.parameters == encoder.parameters
+    fp32 = next(one for one in details.candidates if one.name == "standard-fp32")
+    assert fp32.parity is not None
+    assert fp32.parity.min_cosine > 0.99999
+    expected = vectors_by_hand(encoder, TEXTS)
+    assert (open_package(out).embed(TEXTS) * expected).sum(axis=1).min() > FEWER_BITS_MIN_COSINE
+    assert "vectors of 40;" in (out / "README.md").read_text()
+    # sentence-transformers pools the graph's hidden states and goes through the folder's own modules.
+    stock = load_encoder(str(write_layers(tiny_folder("stock"))))
+    modules = read_dense_modules(out, 32)
+    assert [layer.state_dict().keys() for layer in modules] == [layer.state_dict().keys() for layer in stock.dense]
+    hidden = torch.randn(3, 32)
+    torch.testing.assert_close(torch.nn.Sequential(*modules)(hidden), torch.nn.Sequential(*stock.dense)(hidden))
