@@ -35,18 +35,20 @@ from sts import read_pairs
 from homoexport.documents.recipe import load_recipe
 from homoexport.encoder import Encoder, count_parameters
 from homoexport.host import describe_host, library_versions
-from homoexport.stages.distill import Run, target_of
+from homoexport.stages.distill import Job, Run, target_of
 from homoexport.stages.distill.objective import pool
 from homoexport.workflow.distill import open_job
 
 RECIPE = Path(__file__).parents[1] / "recipes/quickstart.yaml"
 SWEEP = (0.1, 0.3, 0.5, 0.7, 0.9)
 DEFAULT = "homodistil"  # t_f 0.6, sensitivity
+SHAPE = {"hidden_size": 192, "intermediate_size": 768, "num_attention_heads": 6}
+SETTINGS = ("distill.compare_in=student",)  # HomoDistil's own equation
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One kind of run: what it changes in the quickstart's settings and shape."""
+    """One kind of run: what it changes in settings and shape."""
 
     name: str
     settings: tuple[str, ...] = ()
@@ -61,7 +63,7 @@ METHODS = (
     Cell("minilm", ("distill.method=minilm",)),
     Cell(
         "tinybert",
-        ("distill.method=tinybert",),
+        ("distill.method=tinybert", "distill.compare_in=teacher"),
         {"num_hidden_layers": 4, "hidden_size": 216, "intermediate_size": 768, "num_attention_heads": 12},
     ),
     Cell(
@@ -97,19 +99,27 @@ def sts_of(model: torch.nn.Module, teacher: Encoder, pairs: list[tuple[str, str]
     return float(spearmanr((vectors[0] * vectors[1]).sum(1).numpy(), np.array(scores)).statistic)
 
 
-def distil(cell: Cell, *, steps: int, seed: int, threads: int) -> tuple[Run, Encoder, list[dict[str, Any]], float]:
-    """One run: the finished run, its teacher, its log, and its seconds."""
-    recipe = load_recipe(RECIPE, [f"distill.steps={steps}", f"distill.threads={threads}", *cell.settings])
+def distil(
+    cell: Cell,
+    *,
+    steps: int,
+    seed: int,
+    threads: int,
+    settings: tuple[str, ...] = SETTINGS,
+    shape: dict[str, int] = SHAPE,
+) -> tuple[Run, Job, list[dict[str, Any]], float]:
+    """One run: the finished run, its job with teacher and text, its log, and its seconds."""
+    recipe = load_recipe(RECIPE, [f"distill.steps={steps}", f"distill.threads={threads}", *settings, *cell.settings])
     assert recipe.student is not None
-    shape = recipe.student.model_copy(update=cell.shape)
+    student = recipe.student.model_copy(update=shape | cell.shape)
     job = open_job(recipe.teacher, text=recipe.text, settings=recipe.distill, seed=seed)
-    run = Run(job, target_of(job.encoder, shape, recipe.distill))
+    run = Run(job, target_of(job.encoder, student, recipe.distill))
     began = time.perf_counter()
     log = []
     while not run.finished:
         log.append(run.advance(job.batches.of_step(run.step)).model_dump(mode="json"))
     run.close()
-    return run, job.encoder, log, time.perf_counter() - began
+    return run, job, log, time.perf_counter() - began
 
 
 def largest_jump(log: list[dict[str, Any]]) -> float:
@@ -124,12 +134,12 @@ def largest_jump(log: list[dict[str, Any]]) -> float:
 def measure(cell: Cell, data: Path, *, steps: int, seed: int, threads: int) -> dict[str, Any]:
     """One cell's result."""
     pairs, scores = read_pairs(data)
-    run, teacher, log, seconds = distil(cell, steps=steps, seed=seed, threads=threads)
+    run, job, log, seconds = distil(cell, steps=steps, seed=seed, threads=threads)
     return {
         "cell": cell.name,
         "seed": seed,
         "steps": steps,
-        "spearman": sts_of(run.student, teacher, pairs, scores),
+        "spearman": sts_of(run.student, job.encoder, pairs, scores),
         "parameters": count_parameters(run.student),
         "widths": run.widths.as_json(),
         "largest_jump": largest_jump(log),

@@ -1,0 +1,159 @@
+"""What makes a student keep its teacher's search: one change at a time, several seeds.
+
+    python bench/ablation.py STSB_DEV.tsv PASSAGES.txt --group student [--seeds 0 1 2]
+    python bench/ablation.py STSB_DEV.tsv PASSAGES.txt --group homotopy
+
+Distils MiniLM-L6 on the quickstart's texts and judges the fp32 student by what it keeps of the teacher's ten nearest
+neighbours (overlap@10) on the recipe's held-out sentences and on 1,000 passages of another kind (`bench/docstrings.py`
+writes some), and by STS-B dev. Groups:
+
+- student: the recipe's student, and one change at a time to how it is distilled, at the same number of steps;
+- homotopy: pruned step by step against pruned at once, at 2 to 16 times fewer weights in the layers.
+
+A run's result is kept as soon as it is there, and is not made again; the table is printed from what is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from methods import Cell, distil, keep, largest_jump
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+from sts import read_pairs
+
+from homoexport.encoder import Encoder, count_parameters
+from homoexport.stages.distill.objective import pool
+from homoexport.stages.evaluate.retrieval import retrieval_qualities
+
+RESULTS = Path(__file__).parent / "results/ablation.json"
+PASSAGES = 1000
+FIGURES = ("held_out", "passages", "stsb")
+
+STUDENT = (
+    Cell("as the recipe has it"),
+    Cell("compared in the student's width", ("distill.compare_in=student",)),
+    Cell("one-shot", ("distill.method=one-shot",)),
+    Cell("no attention term", ("distill.weights.attention=0",)),
+    Cell("no match of similarities", ("distill.weights.task=0",)),
+    Cell("half the batch, twice the steps", ("distill.batch_size=16",)),
+    Cell("a third cropped", ("distill.crop=0.33",)),
+)
+_WIDTHS = {  # weights in the layers, in parts of the teacher's: hidden size, feed-forward width, heads
+    2: (288, 960, 9),
+    4: (192, 768, 6),
+    8: (128, 608, 4),
+    16: (96, 384, 3),
+}
+HOMOTOPY = tuple(
+    Cell(
+        f"{method}, 1/{ratio}",
+        (f"distill.method={method}",),
+        {"hidden_size": hidden, "intermediate_size": ffn, "num_attention_heads": heads},
+    )
+    for ratio, (hidden, ffn, heads) in _WIDTHS.items()
+    for method in ("homodistil", "one-shot")
+)
+GROUPS = {"student": STUDENT, "homotopy": HOMOTOPY}
+
+
+@torch.no_grad()
+def embed(model: Any, encoder: Encoder, texts: list[str]) -> NDArray[np.float32]:
+    """Unit vectors [N, D], the shortest texts first through the model."""
+    assert encoder.pooling is not None
+    order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+    parts = []
+    for start in range(0, len(order), 64):
+        batch = encoder.tokenizer(
+            [texts[row] for row in order[start : start + 64]],
+            padding=True,
+            truncation=True,
+            max_length=128,
+            return_tensors="pt",
+        )
+        parts.append(pool(model(**batch).last_hidden_state, batch["attention_mask"], mode=encoder.pooling.mode))
+    vectors: NDArray[np.float32] = torch.cat(parts).numpy()[np.argsort(order)]
+    return vectors
+
+
+def measure(cell: Cell, stsb: Path, passages: list[str], *, steps: int, seed: int, threads: int) -> dict[str, Any]:
+    """One run's result."""
+    longer = 2 if "distill.batch_size=16" in cell.settings else 1
+    run, job, log, seconds = distil(cell, steps=longer * steps, seed=seed, threads=threads, settings=(), shape={})
+    figures = {}
+    for name, texts in (("held_out", job.corpus.held_out_texts), ("passages", passages)):
+        both = [embed(model, job.encoder, texts) for model in (run.teacher, run.student)]
+        figures[name] = retrieval_qualities(both[0], both[1], seed=0)[0].value
+    pairs, scores = read_pairs(stsb)
+    sides = [embed(run.student, job.encoder, [pair[side] for pair in pairs]) for side in (0, 1)]
+    figures["stsb"] = float(spearmanr((sides[0] * sides[1]).sum(1), np.array(scores)).statistic)
+    return {
+        "cell": cell.name,
+        "seed": seed,
+        "steps": steps,
+        **{name: round(value, 4) for name, value in figures.items()},
+        "parameters": count_parameters(run.student),
+        "largest_jump": round(largest_jump(log), 4),
+        "end_gap": round(float(np.mean([line["gap"] for line in log[-10:]])), 4),
+        "seconds": round(seconds, 1),
+        "threads": threads,
+    }
+
+
+def table(runs: list[dict[str, Any]], cells: tuple[Cell, ...]) -> str:
+    """Mean, lowest and highest of the seeds, in Markdown."""
+    lines = [
+        "| Run | Steps | Seeds | Held-out overlap@10 | Passages overlap@10 | STS-B dev |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for steps in sorted({run["steps"] for run in runs}):
+        for cell in cells:
+            mine = [run for run in runs if run["cell"] == cell.name and run["steps"] == steps]
+            if mine:
+                told = [_spread([run[name] for run in mine]) for name in FIGURES]
+                lines.append(f"| {cell.name} | {steps} | {len(mine)} | {' | '.join(told)} |")
+    return "\n".join(lines)
+
+
+def _spread(values: list[float]) -> str:
+    return f"{np.mean(values):.3f}" + (f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else "")
+
+
+def todo(path: Path, cells: tuple[Cell, ...], seeds: list[int], steps: int) -> Iterator[tuple[Cell, int]]:
+    """Cells and seeds without a result, all cells' first seeds before the second ones."""
+    for seed in seeds:
+        for cell in cells:
+            done = ((run["cell"], run["seed"], run["steps"]) for run in keep(path, None))
+            if (cell.name, seed, steps) not in done:
+                yield cell, seed
+
+
+def main() -> None:
+    """Run what is missing, keep it, print all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stsb", type=Path)
+    parser.add_argument("passages", type=Path)
+    parser.add_argument("--group", choices=GROUPS, default="student")
+    parser.add_argument("--steps", type=int, default=240)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    every = arguments.passages.read_text(encoding="utf-8").splitlines()
+    passages = every[:: max(1, len(every) // PASSAGES)][:PASSAGES]
+    cells = GROUPS[arguments.group]
+    for cell, seed in todo(arguments.output, cells, arguments.seeds, arguments.steps):
+        how = {"steps": arguments.steps, "seed": seed, "threads": arguments.threads}
+        result = measure(cell, arguments.stsb, passages, **how)
+        print(f"{cell.name}, seed {seed}: {[result[name] for name in FIGURES]}, {result['seconds']:.0f} s", flush=True)
+        keep(arguments.output, result)
+    print(table(keep(arguments.output, None), cells))
+
+
+if __name__ == "__main__":
+    main()
