@@ -206,6 +206,13 @@ class DistillSettings(Section):
     )
     importance_smoothing: float = Field(0.85, ge=0, lt=1, description="Smoothing of the sensitivity (beta 1).")
     uncertainty_smoothing: float = Field(0.95, ge=0, lt=1, description="Smoothing of platon's uncertainty (beta 2).")
+    int8_share: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Last share of the steps in which the student is rounded as int8 will round it, so that the int8 "
+        "file may lose less.",
+    )
     precision: TrainingPrecision = Field(
         "auto", description="fp32, bf16 or fp16 autocast (fp16 on GPUs), or auto: bf16 where it is faster here."
     )

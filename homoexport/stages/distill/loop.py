@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any, TypedDict
 
@@ -18,6 +19,7 @@ from transformers import get_linear_schedule_with_warmup
 from homoexport.documents.recipe import DistillSettings
 from homoexport.documents.student import StepRecord, WidthFigures
 from homoexport.encoder import Keep, count_parameters, slice_model
+from homoexport.encoder.fake_quant import rounded_to_int8
 from homoexport.shape import Shape, Widths
 from homoexport.stages.distill.batches import MicroBatch
 from homoexport.stages.distill.depth import Depth, DepthState
@@ -147,7 +149,9 @@ class Run:
             self._probe(micro_batches)  # everything that is to go goes before the first update
             pruned = self._event()
         widths, parameters, step = self.widths, count_parameters(self.student), self.step
-        terms = self.loss.backward(micro_batches, also=[*self.projections.parameters(), self.depth.scales])
+        as_int8 = step >= (1 - self.settings.int8_share) * self.settings.steps
+        with rounded_to_int8(self.student) if as_int8 else nullcontext():
+            terms = self.loss.backward(micro_batches, also=[*self.projections.parameters(), self.depth.scales])
         sound = self._unscale()
         if self.step < self.schedule.stop and sound:
             self._score(micro_batches)

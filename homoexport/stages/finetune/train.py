@@ -33,11 +33,11 @@ from transformers import (
 
 from homoexport.documents.recipe import FinetuneSettings
 from homoexport.encoder import count_parameters, load_classifier, parent_of, save_encoder
+from homoexport.encoder.fake_quant import Int8Simulation, simulated_int8
 from homoexport.errors import TrainingError
 from homoexport.host import available_cores
 from homoexport.lock import scratch_folder
 from homoexport.runtime.inference import Text
-from homoexport.stages.finetune.fake_quant import Int8Simulation, simulated_int8
 
 _TEACHER = "teacher_logits"
 Fields: TypeAlias = dict[str, Any]  # of an example or a batch, as Trainer and its collators pass them on

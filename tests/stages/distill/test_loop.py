@@ -19,6 +19,7 @@ from homoexport.documents.artifact import Manifest, StudentManifest, verify
 from homoexport.documents.layout import CHECKPOINT, LOG
 from homoexport.documents.recipe import DistillSettings, LossWeights, StudentShape, TextSettings, TextSource
 from homoexport.encoder import load_encoder
+from homoexport.encoder.fake_quant import round_columns
 from homoexport.errors import OutputError, PackageError, RecipeError, ShapeError, TextError
 from homoexport.stages.distill import Run, target_of
 from homoexport.stages.distill.batches import BatchMaker
@@ -79,6 +80,17 @@ def test_at_step_0_the_terms_are_zero_under_bf16_too(tiny_folder, corpus_file, o
         AcceleratorState._reset_state(True)
     gaps = {name: value for name, value in terms.items() if name != "task" or objective != "masked-lm"}
     assert max(map(abs, gaps.values())) <= 1e-6, gaps
+
+
+def test_int8_is_in_the_loop_for_the_last_share_of_the_steps(tiny_folder, corpus_file):
+    folder, terms = tiny_folder(), {}
+    for share in (0.0, 0.25):
+        run, batches = run_of(folder, corpus_file, settings_of("sentence-embedding", int8_share=share))
+        terms[share] = [run.advance(batches.of_step(step)).terms for step in range(12)]
+    assert terms[0.25][:9] == terms[0.0][:9]
+    assert all(ours != theirs for ours, theirs in zip(terms[0.25][9:], terms[0.0][9:], strict=True))
+    weight = run.student.encoder.layer[0].intermediate.dense.weight
+    assert not torch.equal(round_columns(weight), weight)  # what is kept is as exact as it was
 
 
 @pytest.mark.weights

@@ -14,10 +14,10 @@ from scipy.special import log_softmax
 from transformers import AutoModelForSequenceClassification
 
 from homoexport.documents.recipe import FinetuneSettings
+from homoexport.encoder.fake_quant import round_columns
 from homoexport.errors import TrainingError
 from homoexport.stages.evaluate import open_model
 from homoexport.stages.finetune import FinetuneProgress, Trained, train_classifier
-from homoexport.stages.finetune.fake_quant import round_columns
 from homoexport.stages.finetune.train import distance_to_teacher
 
 RNG = np.random.default_rng(0)

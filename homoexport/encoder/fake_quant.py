@@ -53,6 +53,33 @@ def simulated_int8(model: PreTrainedModel) -> Iterator[Int8Simulation]:
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=switch.on)
 
 
+@contextmanager
+def rounded_to_int8(model: nn.Module) -> Iterator[None]:
+    """Let a model's matrix products and embedding tables be those of int8 within the block, backward passes included.
+
+    After it the weights are as they were, with the gradients of the rounded ones: the same as `simulated_int8`, for a
+    training loop that slices and saves the weights under their names. A table that is also a head is rounded as one.
+    """
+
+    def round_input(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (round_tensor(inputs[0]), *inputs[1:])
+
+    parts = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Embedding)]
+    hooks = [part.register_forward_pre_hook(round_input) for part in parts if isinstance(part, nn.Linear)]
+    exact: dict[torch.Tensor, torch.Tensor] = {}
+    for part in parts:
+        if part.weight not in exact:
+            exact[part.weight] = part.weight.data
+            part.weight.data = (round_columns if isinstance(part, nn.Linear) else round_tensor)(part.weight.data)
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for weight, values in exact.items():
+            weight.data = values
+
+
 class _FakeQuantized(nn.Module):
     def __init__(self, switch: Int8Simulation, *, signed: bool) -> None:
         super().__init__()

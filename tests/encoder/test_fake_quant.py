@@ -14,9 +14,9 @@ from onnx.reference import ReferenceEvaluator
 from torch.nn import functional
 
 from homoexport.encoder import input_names, load_encoder
+from homoexport.encoder.fake_quant import round_columns, round_tensor, rounded_to_int8, simulated_int8
 from homoexport.stages.export.graph import torch_to_onnx
 from homoexport.stages.export.quantize import quantize
-from homoexport.stages.finetune.fake_quant import round_columns, round_tensor, simulated_int8
 from tests.conftest import tiny_model, tiny_tokenizer
 
 
@@ -100,3 +100,26 @@ def test_the_model_comes_back_under_its_own_names(on: bool, token_batch: dict[st
         outside = model(**token_batch).logits
     assert torch.equal(inside, outside) != on  # the weights stay rounded, the activations do not
     torch.testing.assert_close(functional.softmax(inside, 1), functional.softmax(outside, 1), atol=0.2, rtol=0)
+
+
+def test_rounding_within_a_block_is_the_simulations_and_leaves_the_weights(token_batch) -> None:
+    plain, simulated = tiny_model("bert"), tiny_model("bert")
+    simulated.load_state_dict(plain.state_dict())
+    before = {name: weight.clone() for name, weight in plain.state_dict().items()}
+    with rounded_to_int8(plain):
+        rounded = plain(**token_batch).last_hidden_state
+        rounded.square().sum().backward()
+    with simulated_int8(simulated) as switch:
+        switch.on = True
+        expected = simulated(**token_batch).last_hidden_state
+        expected.square().sum().backward()
+        gradients = {
+            name.replace("parametrizations.weight.original", "weight"): p.grad
+            for name, p in simulated.named_parameters()
+        }
+        switch.on = False
+    torch.testing.assert_close(rounded, expected)
+    assert all(torch.equal(weight, before[name]) for name, weight in plain.state_dict().items())
+    for name, weight in plain.named_parameters():
+        torch.testing.assert_close(weight.grad, gradients[name])
+    assert (plain(**token_batch).last_hidden_state - rounded).abs().max() > 1e-4  # the hooks are gone
