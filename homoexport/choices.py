@@ -21,7 +21,7 @@ OUTPUT_NAMES: dict[ModelTask, tuple[str, ...]] = {
 
 # Distilling.
 Objective = Literal["masked-lm", "sentence-embedding", "classification", "token-classification"]
-Method = Literal["homodistil", "one-shot", "from-scratch", "layers", "minilm", "tinybert"]
+Method = Literal["homodistil", "one-shot", "from-scratch", "layers", "minilm", "tinybert", "repair"]
 Importance = Literal["sensitivity", "magnitude", "platon"]
 ScheduleShape = Literal["cubic", "linear"]
 PruneGroup = Literal["hidden", "ffn", "heads", "head-width"]

@@ -16,7 +16,7 @@ from torch import nn
 
 from homoexport.encoder.layout import Layout, Slot, Taps
 from homoexport.encoder.postnorm import PostNorm
-from homoexport.encoder.slots import columns, existing, norm, rows
+from homoexport.encoder.slots import columns, existing, norm, own_linears, rows
 from homoexport.errors import ShapeError
 from homoexport.shape import Shape
 
@@ -35,11 +35,17 @@ class _Electra(PostNorm):
     def layout(self, model: nn.Module) -> Layout:
         """The generator's head [E, D] gives the embeddings' width back, and reads with their columns."""
         layout = super().layout(model)
-        head = [columns("generator_predictions.dense")]
+        reader = "generator_predictions.dense"
+        head = [columns(reader)]
         if not self._projects(model):
-            head += [*rows("generator_predictions.dense"), *norm("generator_predictions.LayerNorm")]
+            head += [*rows(reader), *norm("generator_predictions.LayerNorm")]
             head += [columns("generator_lm_head")]
-        return replace(layout, hidden=existing(model, (*layout.hidden, *head)))
+        return replace(
+            layout,
+            hidden=existing(model, (*layout.hidden, *head)),
+            embedding_norm=None if self._projects(model) else layout.embedding_norm,  # of another width
+            head_readers=(*layout.head_readers, *own_linears(model, [reader], tied_to=layout.token_rows)),
+        )
 
     def taps(self, model: nn.Module) -> Taps:
         """What enters the first layer is the projection's output, where there is one."""

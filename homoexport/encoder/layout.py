@@ -42,12 +42,29 @@ class Group(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Branch:
+    """A residual branch of a layer, by its modules' names: linear layers that read the stream, and the one that adds to
+    it.
+
+    Attributes:
+        norm_before: the LayerNorm whose output the readers take (pre-norm).
+        norm_after: the LayerNorm that takes the sum (post-norm).
+    """
+
+    readers: tuple[str, ...]
+    writer: str
+    norm_before: str | None = None
+    norm_after: str | None = None
+
+
+@dataclass(frozen=True)
 class LayerSlots:
-    """The groups of one layer; the attention axes are [H·d], heads outermost."""
+    """The groups of one layer; the attention axes are [H·d], heads outermost. Its branches are in the order of use."""
 
     query_key: tuple[Slot, ...]
     value_out: tuple[Slot, ...]
     ffn: tuple[Slot, ...]
+    branches: tuple[Branch, ...]
     query: tuple[str, ...] = ()  # parameters that make the query: the softmax scale is folded into them
 
 
@@ -59,6 +76,9 @@ class Layout:
     layers: tuple[LayerSlots, ...]
     token_rows: str  # the parameter [V, D] (or [V, embedding size]) whose rows only the batch's tokens touch
     shared_heads: tuple[Slot, ...] = ()  # axes [H] that all layers read: a head leaves all layers at once
+    embedding_norm: str | None = None  # the LayerNorm whose output enters the first layer
+    final_norm: str | None = None  # the LayerNorm after the last layer (pre-norm)
+    head_readers: tuple[str, ...] = ()  # linear layers of the heads that take [.., D], in the order of use
 
     def groups(self) -> Iterator[tuple[Group, tuple[Slot, ...]]]:
         """Every group that the model has, with the slots that hold it."""

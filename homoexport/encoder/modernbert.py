@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from homoexport.encoder.layout import Family, LayerSlots, Layout, Taps
-from homoexport.encoder.slots import columns, existing, norm, rows, square
+from homoexport.encoder.layout import Branch, Family, LayerSlots, Layout, Taps
+from homoexport.encoder.slots import columns, existing, norm, own_linears, rows, square
 from homoexport.errors import ShapeError
 from homoexport.shape import Shape, Widths
 
@@ -41,12 +41,26 @@ class _ModernBert(Family):
             ffn = [*rows(ffn_in, part=0, parts=2), *rows(ffn_in, part=1, parts=2), columns(ffn_out)]
             layers.append(
                 LayerSlots(
-                    query_key=existing(model, query_key), value_out=existing(model, value_out), ffn=existing(model, ffn)
+                    query_key=existing(model, query_key),
+                    value_out=existing(model, value_out),
+                    ffn=existing(model, ffn),
+                    branches=(
+                        Branch((qkv,), attention_out, norm_before=f"{layer}attn_norm" if index else None),
+                        Branch((ffn_in,), ffn_out, norm_before=f"{layer}mlp_norm"),
+                    ),
                 )
             )
         hidden += [*norm(f"{prefix}final_norm"), *square("head.dense"), *norm("head.norm")]
         hidden += [columns("decoder"), columns("classifier")]
-        return Layout(existing(model, hidden), tuple(layers), token_rows=f"{prefix}embeddings.tok_embeddings.weight")
+        words = f"{prefix}embeddings.tok_embeddings.weight"
+        return Layout(
+            existing(model, hidden),
+            tuple(layers),
+            token_rows=words,
+            embedding_norm=f"{prefix}embeddings.norm",
+            final_norm=f"{prefix}final_norm",
+            head_readers=own_linears(model, ("head.dense", "decoder", "classifier"), tied_to=words),
+        )
 
     def taps(self, model: nn.Module) -> Taps:
         layers = self.layers_of(model)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from homoexport.encoder.layout import Family, LayerSlots, Layout, Slot, Taps
-from homoexport.encoder.slots import columns, existing, norm, rows, square
+from homoexport.encoder.layout import Branch, Family, LayerSlots, Layout, Slot, Taps
+from homoexport.encoder.slots import columns, existing, norm, own_linears, rows, square
 from homoexport.shape import Widths
 
 
@@ -60,21 +60,34 @@ class PostNorm(Family):
             out, ffn_in, ffn_out = (layer + name for name in (self.attention_out, self.ffn_in, self.ffn_out))
             hidden += [columns(linear) for linear in (query, key, value, ffn_in)]
             hidden += [*rows(out), *rows(ffn_out)]
-            hidden += [*norm(layer + self.attention_norm), *norm(layer + self.ffn_norm)]
+            attention_norm, ffn_norm = layer + self.attention_norm, layer + self.ffn_norm
+            hidden += [*norm(attention_norm), *norm(ffn_norm)]
             layers.append(
                 LayerSlots(
                     query_key=(*rows(query), *rows(key)),
                     value_out=(*rows(value), columns(out)),
                     ffn=(*rows(ffn_in), columns(ffn_out)),
+                    branches=(
+                        Branch((query, key, value), out, norm_after=attention_norm),
+                        Branch((ffn_in,), ffn_out, norm_after=ffn_norm),
+                    ),
                     query=(f"{query}.weight", f"{query}.bias"),
                 )
             )
-        for linear in (f"{prefix}pooler.dense", *self.squares):
+        squares = (f"{prefix}pooler.dense", *self.squares)
+        for linear in squares:
             hidden += square(linear)
         for name in self.head_norms:
             hidden += norm(name)
         hidden += [columns(linear) for linear in self.readers]
-        return Layout(existing(model, hidden), tuple(layers), token_rows=f"{prefix}embeddings.word_embeddings.weight")
+        words = f"{prefix}embeddings.word_embeddings.weight"
+        return Layout(
+            existing(model, hidden),
+            tuple(layers),
+            token_rows=words,
+            embedding_norm=f"{prefix}embeddings.LayerNorm",
+            head_readers=own_linears(model, (*squares, *self.readers), tied_to=words),
+        )
 
     def taps(self, model: nn.Module) -> Taps:
         attentions = [layer.get_submodule(self.attention) for layer in self.layers_of(model)]

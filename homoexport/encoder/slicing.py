@@ -63,15 +63,7 @@ def slice_model(
     layout = family.layout(model)
     old_head_dim = family.widths(model).head_dim
     assert family.prunes_head_width or keep.head_dim == old_head_dim
-    axes: dict[nn.Parameter, dict[int, dict[Slot, Tensor]]] = {}
-    for group, slots in layout.groups():
-        for slot in slots if group in keep.indices else ():
-            by_slot = axes.setdefault(model.get_parameter(slot.parameter), {}).setdefault(slot.axis, {})
-            by_slot[slot] = keep.indices[group]
-    indices = {
-        parameter: {axis: _join(kept, parameter.shape[axis]) for axis, kept in by_axis.items()}
-        for parameter, by_axis in axes.items()
-    }
+    indices = kept_indices(model, layout, keep)
     hidden = keep.indices.get(Group("hidden"))
     if hidden is not None:
         for parameter, axis in followers:
@@ -88,6 +80,19 @@ def slice_model(
                 _rescale(model.get_parameter(name), factor, optimizer)
     _refresh_modules(model)
     family.set_head_dim(model, keep.head_dim)
+
+
+def kept_indices(model: nn.Module, layout: Layout, keep: Keep) -> dict[nn.Parameter, dict[int, Tensor]]:
+    """What stays of every axis that loses something, of a model that is not sliced yet."""
+    axes: dict[nn.Parameter, dict[int, dict[Slot, Tensor]]] = {}
+    for group, slots in layout.groups():
+        for slot in slots if group in keep.indices else ():
+            by_slot = axes.setdefault(model.get_parameter(slot.parameter), {}).setdefault(slot.axis, {})
+            by_slot[slot] = keep.indices[group]
+    return {
+        parameter: {axis: _join(kept, parameter.shape[axis]) for axis, kept in by_axis.items()}
+        for parameter, by_axis in axes.items()
+    }
 
 
 def _join(kept: dict[Slot, Tensor], length: int) -> Tensor:

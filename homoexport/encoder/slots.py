@@ -32,6 +32,13 @@ def norm(module: str) -> tuple[Slot, Slot]:
     return Slot(f"{module}.weight", 0), Slot(f"{module}.bias", 0)
 
 
+def own_linears(model: nn.Module, names: Iterable[str], *, tied_to: str) -> tuple[str, ...]:
+    """The linear layers that the model has, but for those whose weight is the parameter `tied_to`."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    weights = ((name, parameters.get(f"{name}.weight")) for name in names)
+    return tuple(name for name, weight in weights if weight is not None and weight is not parameters[tied_to])
+
+
 def existing(model: nn.Module, slots: Iterable[Slot]) -> tuple[Slot, ...]:
     """The slots that the model has; of a tensor with two names, as a tied decoder's, the first one's alone."""
     parameters = dict(model.named_parameters(remove_duplicate=False))

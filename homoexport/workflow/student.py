@@ -72,6 +72,7 @@ class StudentWriter:
         if state is None:
             self.run = self._run(self.job.settings)
             self.job.corpus.load_state_dict(self._start_of_text)
+            self.run.read_text(self.job.batches)
             if self._writes:
                 begin(self.folder, "student", self.place.work)
         else:
@@ -291,7 +292,7 @@ class StudentWriter:
             widths=run.target,
             method=job.settings.method,
             objective=job.settings.objective,
-            steps=self.steps_done,
+            steps=0 if job.settings.method == "repair" else self.steps_done,
             processes=job.accelerator.num_processes,
             text=job.corpus.description,
             held_out_loss=loss,

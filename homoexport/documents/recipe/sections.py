@@ -153,10 +153,11 @@ class DistillSettings(Section):
         "homodistil",
         description="How the student is made. homodistil: pruned step by step; one-shot: pruned at step 0; "
         "from-scratch: random weights; layers: every other layer of the teacher; minilm: from scratch, by the last "
-        "layer's relations; tinybert: from scratch with half the layers, by layers first, then by the output.",
+        "layer's relations; tinybert: from scratch with half the layers, by layers first, then by the output; "
+        "repair: pruned at once and mended by least squares, without a step.",
     )
     objective: Objective = Field(description="The task that is distilled; token-classification is tagging.")
-    steps: int = Field(ge=1, le=10**9, description="Optimizer steps.")
+    steps: int = Field(ge=1, le=10**9, description="Optimizer steps; method repair makes none, and needs none here.")
     batch_size: int = Field(ge=1, le=2**20, description="Sequences of one step, over all processes and micro-batches.")
     micro_batch_size: int | None = Field(
         None,
@@ -199,6 +200,10 @@ class DistillSettings(Section):
     prune_from: float = Field(0.0, ge=0, le=1, description="Share of the steps after which pruning starts (t_i).")
     prune_until: float = Field(0.6, ge=0, le=1, description="Share of the steps at which the target is met (t_f).")
     prune_every: int = Field(5, ge=1, description="Steps from one prune event to the next.")
+    repair: bool = Field(
+        False,
+        description="Mend by least squares what a student lost that is pruned at once (one-shot, layers); repair does.",
+    )
     importance: Importance = Field(
         "sensitivity",
         description="How a neuron's importance is scored: sensitivity (|weight x gradient|), magnitude, or platon "
@@ -230,6 +235,13 @@ class DistillSettings(Section):
     threads: int | None = Field(
         None, ge=1, le=4096, description="CPU threads of one process; by default what the cgroup allows."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_look(cls, given: Any) -> Any:
+        """A repair takes one step, which measures and changes nothing."""
+        is_repair = isinstance(given, dict) and given.get("method") == "repair"
+        return {**given, "steps": 1} if is_repair else given
 
     @model_validator(mode="after")
     def _order(self) -> DistillSettings:

@@ -97,6 +97,21 @@ class BatchMaker:
             ]
         return self.cut(examples, first_position=first)
 
+    def first(self, most_tokens: int) -> list[MicroBatch]:
+        """Of the first steps, one epoch at most, until this process has its share of `most_tokens`; the text is left
+        where it was.
+        """
+        state, size = self.corpus.state_dict(), self.corpus.size
+        batches: list[MicroBatch] = []
+        left, step = most_tokens // self.accelerator.num_processes, 0
+        while left > 0 and (size is None or step == 0 or (step + 1) * self.settings.batch_size <= size):
+            for micro in self.of_step(step):
+                batches += [micro] if left > 0 else []
+                left -= int(micro.attention_mask.sum())
+            step += 1
+        self.corpus.load_state_dict(state)
+        return batches
+
     def cut(self, examples: list[Example], *, first_position: int) -> list[MicroBatch]:
         """Micro-batches of examples whose places in the run begin at `first_position`."""
         micro_batches = self._cut_texts(examples, first_position)

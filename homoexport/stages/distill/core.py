@@ -59,6 +59,7 @@ def distill_encoder(
     job = Job(teacher, corpus, settings, accelerator, max_length, seed, targets)
     refuse_silent_teacher(job)
     run = Run(job, targets[0])
+    run.read_text(job.batches)
     run_steps(run, BatchesAhead(job.batches), on_step=on_step or (lambda _step: None))
     run.close()
     run.family.write_config(run.student.config, run.target)

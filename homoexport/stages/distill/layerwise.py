@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from homoexport.choices import Side
 
@@ -60,6 +61,14 @@ class LayerMap:
         return self.scale if layer == self.fading else 1.0
 
 
+class Maps(NamedTuple):
+    """Matrices [D_s, D_t] that bring the student's embeddings, and its states at what answers to a layer of the
+    teacher's, nearest to the teacher's."""
+
+    embedding: Tensor
+    hidden: dict[int, Tensor]
+
+
 class Projections(nn.Module):
     """W_hidden of every teacher's layer and W_emb; the identity until the student is sliced.
 
@@ -83,3 +92,10 @@ class Projections(nn.Module):
             shape = list(parameter.shape)
             shape[self._student_axis] = hidden_size
             parameter.data = torch.randn(shape) * shape[0] ** -0.5
+
+    def start_at(self, maps: Maps) -> None:
+        """Begin with what regression found, where states are compared in the teacher's width."""
+        if self.compare_in == "teacher":
+            self.embedding.data = maps.embedding
+            for layer, matrix in maps.hidden.items():
+                self.hidden[layer].data = matrix

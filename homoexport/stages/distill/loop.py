@@ -21,11 +21,12 @@ from homoexport.documents.student import StepRecord, WidthFigures
 from homoexport.encoder import Keep, count_parameters, slice_model
 from homoexport.encoder.fake_quant import rounded_to_int8
 from homoexport.shape import Shape, Widths
-from homoexport.stages.distill.batches import MicroBatch
+from homoexport.stages.distill.batches import BatchMaker, MicroBatch
 from homoexport.stages.distill.depth import Depth, DepthState
 from homoexport.stages.distill.importance import Ranking, choose
 from homoexport.stages.distill.job import Job
 from homoexport.stages.distill.layerwise import Projections
+from homoexport.stages.distill.repair import MOST_TOKENS, Repair
 from homoexport.stages.distill.schedule import PruneSchedule, widths_due
 from homoexport.stages.distill.start import recompute_activations, start_student
 from homoexport.stages.distill.step import StepLoss
@@ -107,10 +108,18 @@ class Run:
         self.is_teacher = start.is_teacher
         self._probed = False
         self._compiled = False
+        self._repairs = self.schedule.stop == 0 and (settings.repair or settings.method == "repair")
+        self._text: Sequence[MicroBatch] = ()
+        self._repair: Repair | None = None
         if settings.activation_checkpointing:
             recompute_activations(self.family.taps(self.student).layers)
         if settings.compile:  # its widths never change; the student's do until t_f
             self.family.body(self.teacher).compile()
+
+    def read_text(self, batches: BatchMaker) -> None:
+        """Read what a student is mended on that is pruned at once; without it that is the first step's batch."""
+        if self._repairs:
+            self._text = batches.first(MOST_TOKENS)
 
     def close(self) -> None:
         """Take this run's hooks off the teacher, which other runs may copy."""
@@ -147,7 +156,7 @@ class Run:
         self.loss.weigh(weights_at(self.settings, self.step))
         if self.step == self.schedule.stop == 0 and self.widths != Widths.of(self.target):
             self._probe(micro_batches)  # everything that is to go goes before the first update
-            pruned = self._event()
+            pruned = self._repaired(self._text or micro_batches) if self._repairs else self._event()
         widths, parameters, step = self.widths, count_parameters(self.student), self.step
         as_int8 = step >= (1 - self.settings.int8_share) * self.settings.steps
         with rounded_to_int8(self.student) if as_int8 else nullcontext():
@@ -155,13 +164,8 @@ class Run:
         sound = self._unscale()
         if self.step < self.schedule.stop and sound:
             self._score(micro_batches)
-        torch.nn.utils.clip_grad_norm_(
-            [*self.student.parameters(), *self.projections.parameters()], self.settings.max_grad_norm
-        )
-        learning_rate = self.rate.get_last_lr()[0]
-        self._update()
+        learning_rate = self._train() if self.settings.method != "repair" else 0.0
         self._forget_gradients()
-        self.rate.step()
         self.step += 1
         pruned |= self._event()
         if self.settings.compile and not self._compiled and self.step >= self.schedule.stop:
@@ -192,13 +196,19 @@ class Run:
         gradients = [p.grad for p in self.student.parameters() if p.grad is not None]
         return not gradients or bool(torch.nn.utils.get_total_norm(gradients).isfinite())
 
-    def _update(self) -> None:
+    def _train(self) -> float:
+        """Update the weights; the learning rate of that."""
+        weights = [*self.student.parameters(), *self.projections.parameters()]
+        torch.nn.utils.clip_grad_norm_(weights, self.settings.max_grad_norm)
+        learning_rate = float(self.rate.get_last_lr()[0])
         scaler = self.accelerator.scaler
         if scaler is None:
             self.optimizer.step()
         else:
             scaler.step(self.optimizer)
             scaler.update()
+        self.rate.step()
+        return learning_rate
 
     def _forget_gradients(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -243,6 +253,19 @@ class Run:
             self.ranking.forget()
             self.depth.scores.zero_()
             self._probed = False
+        return gone
+
+    def _repaired(self, micro_batches: Sequence[MicroBatch]) -> bool:
+        """Prune at once, and mend what is left."""
+        student, teacher, accelerator = self.student, self.teacher, self.accelerator
+        self._repair = Repair(
+            teacher, student, self.family, micro_batches, reduce=lambda sums: accelerator.reduce(sums, "sum")
+        )
+        gone = self._event()
+        heads = self.settings.objective != "sentence-embedding"
+        self.projections.start_at(self._repair.mend(self.inner_terms.map, heads=heads))
+        self.inner_terms.clear()
+        self._repair, self._text = None, ()
         return gone
 
     def _fade(self) -> bool:
@@ -303,6 +326,8 @@ class Run:
         keep = choose(self.ranking.scores(), now, due)
         if not keep.indices and keep.head_dim == now.head_dim:
             return False  # heads that layers share leave when there is one for each layer to lose
+        if self._repair:
+            self._repair.before_slice(keep)
         self._slice(keep)
         self.ranking.keep(keep)
         self.is_teacher = False

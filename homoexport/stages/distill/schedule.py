@@ -31,7 +31,7 @@ class PruneSchedule:
     @classmethod
     def of(cls, settings: DistillSettings) -> PruneSchedule:
         """When the method prunes; the last event comes before the last step."""
-        if settings.method in ("one-shot", "layers"):
+        if settings.method in ("one-shot", "layers", "repair"):
             return cls(0, 0, settings.prune_every, settings.prune_schedule)
         stop = min(round(settings.prune_until * settings.steps), settings.steps - 1)
         start = min(round(settings.prune_from * settings.steps), stop)

@@ -2,6 +2,7 @@
 
 - homodistil (arXiv 2302.09632): the teacher itself; its neurons leave step by step.
 - one-shot: the teacher itself; its neurons leave all at once before the first update.
+- repair: as one-shot, mended by least squares (`repair.py`), and no update at all.
 - layers (DistilBERT, arXiv 1910.01108): every other of the teacher's layers; where the target is
   narrower too, neurons leave as in one-shot.
 - from-scratch: the target's shape with random weights.

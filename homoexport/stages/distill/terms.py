@@ -129,7 +129,7 @@ class Term:
     methods: Collection[Method] = get_args(Method)
 
 
-_LAYERWISE: tuple[Method, ...] = ("homodistil", "one-shot", "from-scratch", "layers", "tinybert")
+_LAYERWISE: tuple[Method, ...] = ("homodistil", "one-shot", "from-scratch", "layers", "repair", "tinybert")
 _OUTPUT_STAGE = 0.25  # of the steps, the last ones: tinybert's second stage
 _MINILM: tuple[Method, ...] = ("minilm",)
 

@@ -1,0 +1,242 @@
+"""What a slice took is made good by least squares, without training.
+
+A slice takes away what it drops, shifts the LayerNorms, which now see fewer dimensions, and every layer hands its
+errors on. So the student is mended in the order of its computation, each part on what the parts before it, mended, give
+on real text, against what the model before the slice has at that place:
+
+- a LayerNorm: the scale and shift of each dimension;
+- the linear layers that read the residual stream: the whole stream x_t is regressed on the student's, x_t ≈ A x_s + c,
+  and W (A x_s + c) takes the place of W x_t: A goes into their weight's columns, c into their bias;
+- the linear layer that ends a branch: weights and bias, so that the stream after it is nearest to what it was. Tokens
+  weigh 1/variance of the stream there, which a LayerNorm will divide by.
+
+Each regression is of the error that is left, so that ridge draws a weight to what it is, not to 0. Only the streams at
+one layer are kept of the text.
+
+Letters: B batch, S sequence, N tokens that are not padding, K inputs of a linear layer, D hidden size (D_s of the
+student, D_t before the slice).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from homoexport.encoder import Family, Group, Keep
+from homoexport.encoder.slicing import kept_indices
+from homoexport.stages.distill.batches import MicroBatch
+from homoexport.stages.distill.layerwise import LayerMap, Maps
+from homoexport.stages.distill.least_squares import Reduce, Regression, ScaleRegression
+from homoexport.stages.distill.walk import Walk, input_of
+
+RIDGE = 0.1
+MOST_TOKENS = 2**16  # of the text that a start is mended on; more hardly help, and streams of all of them are kept
+
+
+class Repair:
+    """Of a student that loses at once what it is to lose; until then it has its teacher's weights.
+
+    `micro_batches` are this process's share of the text, and `reduce` sums over processes.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        student: nn.Module,
+        family: Family,
+        micro_batches: Sequence[MicroBatch],
+        *,
+        reduce: Reduce,
+        ridge: float = RIDGE,
+    ) -> None:
+        self.student, self.family, self.micro_batches, self.reduce, self.ridge = (
+            student,
+            family,
+            micro_batches,
+            reduce,
+            ridge,
+        )
+        self.source = Walk(teacher, family, micro_batches)
+        self._cut = Cut(
+            torch.arange(family.widths(teacher).hidden_size, device=micro_batches[0].input_ids.device), {}, 1.0
+        )
+
+    def before_slice(self, keep: Keep) -> None:
+        """Note what the student is about to lose."""
+        indices = kept_indices(self.student, self.family.layout(self.student), keep)
+        rows = {parameter: by_axis[0] for parameter, by_axis in indices.items() if 0 in by_axis}
+        scale = math.sqrt(keep.head_dim / self.family.widths(self.student).head_dim)
+        self._cut = Cut(keep.indices.get(Group("hidden"), self._cut.hidden), rows, scale)
+
+    def mend(self, layer_map: LayerMap, *, heads: bool) -> Maps:
+        """Mend the sliced student, whose layers answer to the teacher's as the map says."""
+        mender = Mender(
+            self.student,
+            self.source,
+            self.family,
+            self.micro_batches,
+            cut=self._cut,
+            reduce=self.reduce,
+            ridge=self.ridge,
+        )
+        maps = mender.mend(layer_map)
+        if heads:
+            mender.mend_heads()
+        return maps
+
+
+class Cut(NamedTuple):
+    """What a slice kept: residual dimensions [D_s]; the rows of each parameter of the student's that lost some; and
+    what queries were multiplied by."""
+
+    hidden: Tensor
+    rows: dict[nn.Parameter, Tensor]
+    query_scale: float
+
+
+class Mender:
+    """Mends a student that was sliced out of `source`, which is still whole; both are asked about the same text."""
+
+    def __init__(
+        self,
+        student: nn.Module,
+        source: Walk,
+        family: Family,
+        micro_batches: Sequence[MicroBatch],
+        *,
+        cut: Cut,
+        reduce: Reduce,
+        ridge: float,
+    ) -> None:
+        self.micro_batches, self.cut, self.reduce, self.ridge = micro_batches, cut, reduce, ridge
+        self.theirs, self.ours = source, Walk(student, family, micro_batches)
+
+    @torch.no_grad()
+    def mend(self, layer_map: LayerMap) -> Maps:
+        """Mend the embeddings' LayerNorm, the layers and the last LayerNorm."""
+        theirs, ours = self.theirs, self.ours
+        theirs.restart()
+        if ours.layout.embedding_norm is not None:
+            self._mend_states(ours.layout.embedding_norm)
+        embedding, hidden = self._map(), {}
+        for layer, (first, last) in enumerate(zip(layer_map.attention, layer_map.hidden, strict=True)):
+            self._mend_layer(layer, first, last)
+            hidden[last] = self._map()
+        if ours.layout.final_norm is not None:
+            normed = [map(walk.module(str(walk.layout.final_norm)), walk.tokens()) for walk in (ours, theirs)]
+            self._mend_norm(ours.layout.final_norm, zip(*normed, strict=True))
+        return Maps(embedding, hidden)
+
+    @torch.no_grad()
+    def mend_heads(self) -> None:
+        """Mend the linear layers of the heads that the models call, which read the last states or each other."""
+        for ours, theirs in zip(self.ours.layout.head_readers, self.theirs.layout.head_readers, strict=True):
+            regression, called = Regression(), True
+            for micro in self.micro_batches:
+                x, whole = input_of(self.ours.model, ours, micro), input_of(self.theirs.model, theirs, micro)
+                if x is None or whole is None:
+                    called = False
+                    break
+                regression.add(x, self._error(x, whole))
+            if called:
+                self._fold([ours], [theirs], regression)
+
+    def _mend_layer(self, layer: int, first: int, last: int) -> None:
+        """Mend the student's layer, which reads what the source's layer `first` reads, and leaves behind what `last`
+        does."""
+        ours, kept = self.ours, self.cut.hidden
+        reads, totals = self._targets(first, last)
+        for number, branch in enumerate(ours.branches(layer)):
+            if branch.norm_before is not None:
+                self._mend_norm(
+                    branch.norm_before, zip(ours.outputs(layer, branch.norm_before), reads[number], strict=True)
+                )
+            regression = Regression()
+            for read, whole in zip(ours.reads(layer, number), reads[number], strict=True):
+                regression.add(read, self._error(read, whole))
+            self._fold(branch.readers, self.theirs.branches(first)[number].readers, regression)
+            regression = Regression()
+            for shown, total in zip(ours.shows(layer, number), totals[number], strict=True):
+                error = total[:, kept] - shown.base - shown.added
+                regression.add(shown.ending, error, 1 / total.var(1).clamp(min=1e-12))
+            self._mend_writer(ours.module(branch.writer), regression)
+            if branch.norm_after is not None and number + 1 < len(reads):
+                self._mend_norm(
+                    branch.norm_after, zip(ours.outputs(layer, branch.norm_after), reads[number + 1], strict=True)
+                )
+        deque(ours.advance(layer), maxlen=0)
+        if ours.branches(layer)[-1].norm_after is not None:
+            self._mend_states(str(ours.branches(layer)[-1].norm_after))
+
+    def _targets(self, first: int, last: int) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
+        """What each branch of layer `first` read before the slice, and the stream after it, or, of the last one, after
+        layer `last`; [N, D_t] of each micro-batch."""
+        branches = self.theirs.branches(first)
+        reads: list[list[Tensor]] = [[] for _ in branches]
+        totals: list[list[Tensor]] = [[] for _ in branches]
+        for shown in self.theirs.advance(first):
+            for number, branch in enumerate(shown):
+                reads[number].append(branch.read)
+                totals[number].append(branch.base + branch.added)
+        for layer in range(first + 1, last + 1):
+            totals[-1] = [shown[-1].base + shown[-1].added for shown in self.theirs.advance(layer)]
+        return reads, totals
+
+    def _error(self, ours: Tensor, whole: Tensor) -> Tensor:
+        """What is missing [N, D_t] where the student's [N, D_s] stands for the kept dimensions, and 0 for others."""
+        error = whole.clone()
+        error[:, self.cut.hidden] -= ours
+        return error
+
+    def _map(self) -> Tensor:
+        regression = Regression()
+        for ours, theirs in zip(self.ours.tokens(), self.theirs.tokens(), strict=True):
+            regression.add(ours, self._error(ours, theirs))
+        matrix, _ = regression.solve(self.ridge, intercept=False, reduce=self.reduce)
+        matrix[:, self.cut.hidden] += torch.eye(len(matrix), device=matrix.device)
+        return matrix
+
+    def _mend_norm(self, name: str, pairs: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Scale and shift [D_s] of what it put out, from pairs of that and of the source's; they are in its parameters
+        now."""
+        norm: Any = self.ours.module(name)
+        regression = ScaleRegression()
+        for ours, whole in pairs:
+            regression.add(ours, whole[:, self.cut.hidden] - ours)
+        scale, shift = regression.solve(self.ridge, intercept=norm.bias is not None, reduce=self.reduce)
+        scale = 1 + scale
+        norm.weight.mul_(scale)
+        if norm.bias is not None:
+            norm.bias.mul_(scale).add_(shift)
+        return scale, shift
+
+    def _mend_states(self, name: str) -> None:
+        """Mend the LayerNorm that the states come from, and them."""
+        scale, shift = self._mend_norm(name, zip(self.ours.tokens(), self.theirs.tokens(), strict=True))
+        self.ours.states = [states * scale + shift for states in self.ours.states]
+
+    def _mend_writer(self, linear: Any, regression: Regression) -> None:
+        matrix, offset = regression.solve(self.ridge, intercept=linear.bias is not None, reduce=self.reduce)
+        linear.weight.add_(matrix.T)
+        if linear.bias is not None:
+            linear.bias.add_(offset)
+
+    def _fold(self, ours: Sequence[str], theirs: Sequence[str], regression: Regression) -> None:
+        """Have linear layers read what the regression adds to the stream."""
+        linears: list[Any] = [self.ours.module(name) for name in ours]
+        has_bias = all(linear.bias is not None for linear in linears)
+        matrix, offset = regression.solve(self.ridge, intercept=has_bias, reduce=self.reduce)  # [D_s, D_t], [D_t]
+        queries = {name for layer in self.ours.layout.layers for name in layer.query}
+        for name, linear, source in zip(ours, linears, theirs, strict=True):
+            whole: Any = self.theirs.module(source).weight  # [rows of the source's, D_t]
+            rows = self.cut.rows.get(linear.weight)
+            whole = whole if rows is None else whole[rows]
+            scale = self.cut.query_scale if f"{name}.weight" in queries else 1.0
+            linear.weight.add_(whole @ matrix.T, alpha=scale)
+            if has_bias:
+                linear.bias.add_(whole @ offset, alpha=scale)

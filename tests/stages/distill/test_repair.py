@@ -1,0 +1,173 @@
+"""Repair by least squares: exact where what was dropped can be told from what stays, a gain where it cannot."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from homoexport.documents.layout import LOG
+from homoexport.documents.recipe import DistillSettings
+from homoexport.documents.student import read_log
+from homoexport.encoder import Group, Keep, family_of, slice_model
+from homoexport.shape import Widths
+from homoexport.stages.distill.batches import MicroBatch
+from homoexport.stages.distill.importance import choose, magnitude
+from homoexport.stages.distill.layerwise import LayerMap
+from homoexport.stages.distill.least_squares import Regression
+from homoexport.stages.distill.repair import Repair
+from homoexport.workflow.distill import distill
+from tests.conftest import FAMILY_CONFIGS, WORDS, tiny_model
+from tests.stages.distill.test_loop import SHAPE, run_of, settings_of, text_of
+
+# transformers 4.57 imports torch.compile for one family, and that imports what torch itself has deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+
+
+QUICK = ("bert", "electra-projected", "distilbert", "mpnet", "modernbert-biased")
+EACH = [pytest.param(kind, marks=[] if kind in QUICK else pytest.mark.slow) for kind in FAMILY_CONFIGS]
+
+
+def batches_of(count: int, *, seed: int = 0) -> list[MicroBatch]:
+    generator = torch.Generator().manual_seed(seed)
+    batches = []
+    for _ in range(count):
+        input_ids = torch.randint(5, len(WORDS), (8, 20), generator=generator)
+        mask = (torch.arange(20) < torch.randint(4, 21, (8, 1), generator=generator)).long()
+        batches.append(MicroBatch(input_ids * mask, mask))
+    return batches
+
+
+def strong(kind: str, task: str) -> nn.Module:
+    """A tiny model whose every part moves the output."""
+    torch.manual_seed(0)
+    model = tiny_model(kind, task).eval()
+    for name, parameter in model.named_parameters():
+        if "norm" not in name.lower():
+            parameter.data.normal_(std=0.2)
+    return model
+
+
+def repaired(teacher: nn.Module, keep: Keep, layer_map: LayerMap, *, ridge: float) -> tuple[nn.Module, nn.Module]:
+    """What is left of the model after a slice, as it is and mended."""
+    family, student = family_of(teacher.config), copy.deepcopy(teacher)
+    if len(layer_map.hidden) < len(family.layers_of(student)):
+        family.keep_layers(student, layer_map.attention)
+    sliced = copy.deepcopy(student)
+    slice_model(sliced, family, keep)
+    repair = Repair(teacher, student, family, batches_of(20), reduce=lambda sums: sums, ridge=ridge)
+    repair.before_slice(keep)
+    slice_model(student, family, keep)
+    repair.mend(layer_map, heads=True)
+    return sliced, student
+
+
+@pytest.mark.parametrize("kind", EACH)
+@torch.no_grad()
+def test_what_the_kept_dimensions_tell_is_mended_exactly_up_to_the_logits(kind):
+    teacher = strong(kind, "sequence")
+    family = family_of(teacher.config)
+    widths = family.widths(teacher)
+    half = widths.hidden_size // 2
+    for slot in family.layout(teacher).hidden:  # each dimension of the second half is one of the first
+        first, second = teacher.get_parameter(slot.parameter).data.split(half, dim=slot.axis)
+        second.copy_(first)
+    keep = Keep({Group("hidden"): torch.arange(half)}, widths.head_dim)
+    sliced, mended = repaired(teacher, keep, LayerMap.one_to_one(widths.num_hidden_layers), ridge=1e-7)
+    (micro,) = batches_of(1, seed=1)
+    expected, before, after = (model(**micro.inputs).logits for model in (teacher, sliced, mended))
+    assert (before - expected).abs().max() > 0.05
+    torch.testing.assert_close(after, expected, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "layers"),
+    [("bert", 2), ("bert", 1), ("mpnet", 2), ("distilbert", 2), ("modernbert", 2), ("modernbert", 1)],
+)
+@torch.no_grad()
+def test_mended_states_are_nearer_to_the_teachers_on_other_text(kind, layers):
+    teacher = strong(kind, "model")
+    family = family_of(teacher.config)
+    widths = family.widths(teacher)
+    student = copy.deepcopy(teacher)
+    kept = list(range(layers))
+    family.keep_layers(student, kept)
+    head_dim = widths.head_dim // 2 if family.prunes_head_width else widths.head_dim
+    due = Widths(widths.hidden_size // 2, widths.intermediate_size // 2, (2,) * layers, head_dim)
+    keep = choose(magnitude(student, family), family.widths(student), due)
+    layer_map = LayerMap.of_kept(kept, widths.num_hidden_layers)
+    sliced, mended = repaired(teacher, keep, layer_map, ridge=0.01)
+    (micro,) = batches_of(1, seed=1)
+    mask = micro.attention_mask.bool()
+    whole, before, after = (model(**micro.inputs).last_hidden_state[mask] for model in (teacher, sliced, mended))
+    expected = whole[:, keep.indices[Group("hidden")]]
+    assert (after - expected).square().mean() < 0.8 * (before - expected).square().mean()
+
+
+def test_processes_add_up_to_the_whole_text():
+    generator = torch.Generator().manual_seed(0)
+    x, y, weights = (torch.randn(60, size, generator=generator) for size in (5, 3, 1))
+    weights = weights[:, 0].abs()
+    whole, part, other = Regression(), Regression(), Regression()
+    whole.add(x, y, weights)
+    part.add(x[:20], y[:20], weights[:20])
+    other.add(x[20:], y[20:], weights[20:])
+    others = iter(other._sums)
+    expected = whole.solve(1e-3, intercept=True, reduce=lambda sums: sums)
+    got = part.solve(1e-3, intercept=True, reduce=lambda sums: sums + next(others))
+    for ours, theirs in zip(got, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_a_regression_without_ridge_is_that_of_lstsq():
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(60, 5, generator=generator) + 3, torch.randn(60, 2, generator=generator)
+    regression = Regression()
+    for start in range(0, 60, 20):
+        regression.add(x[start : start + 20], y[start : start + 20])
+    matrix, offset = regression.solve(0.0, intercept=True, reduce=lambda sums: sums)
+    solution = torch.linalg.lstsq(torch.cat([x, torch.ones(60, 1)], 1), y).solution
+    torch.testing.assert_close(torch.cat([matrix, offset[None]]), solution, rtol=1e-3, atol=1e-4)
+
+
+def test_the_method_needs_no_steps_and_beats_slicing(tiny_folder, corpus_file, tmp_path):
+    students = {}
+    for name, change in (("repair", {"method": "repair"}), ("sliced", {"method": "one-shot", "learning_rate": 1e-12})):
+        values = settings_of("sentence-embedding", **change).model_dump(exclude={"steps"} if name == "repair" else ())
+        settings = DistillSettings(**values)
+        students[name] = distill(
+            str(tiny_folder()), text=text_of(corpus_file), shape=SHAPE, settings=settings, output=tmp_path / name
+        ).details
+    assert students["repair"].steps == 0
+    assert students["repair"].widths == students["sliced"].widths
+    assert students["repair"].held_out_loss < 0.8 * students["sliced"].held_out_loss
+    (only,) = read_log(tmp_path / "repair" / LOG)
+    assert only.pruned
+    assert only.learning_rate == 0
+
+
+def test_other_methods_need_steps():
+    with pytest.raises(ValidationError, match="steps"):
+        DistillSettings(objective="masked-lm", batch_size=8)
+
+
+@pytest.mark.parametrize("compare_in", ["teacher", "student"])
+def test_a_repaired_start_is_nearer_and_resumes_at_the_same_bits(tiny_folder, corpus_file, compare_in):
+    folder = tiny_folder()
+    errors, ends = {}, []
+    for repair in (False, True):
+        settings = settings_of("sentence-embedding", method="one-shot", repair=repair, compare_in=compare_in, steps=4)
+        run, batches = run_of(folder, corpus_file, settings)
+        run.read_text(batches)
+        errors[repair] = run.advance(batches.of_step(0)).terms["hidden"]
+    assert errors[True] < 0.8 * errors[False]
+    state = copy.deepcopy(run.state())
+    again, _ = run_of(folder, corpus_file, settings)
+    again.restore(state)
+    for each in (run, again):
+        each.advance(batches.of_step(1))
+        ends.append(torch.cat([parameter.detach().flatten() for parameter in each.student.parameters()]))
+    assert torch.equal(*ends)
