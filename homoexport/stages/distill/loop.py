@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from transformers import get_linear_schedule_with_warmup
 
-from homoexport.documents.recipe import DistillSettings
 from homoexport.documents.student import StepRecord, WidthFigures
 from homoexport.encoder import Keep, count_parameters, slice_model
 from homoexport.encoder.fake_quant import rounded_to_int8
@@ -25,7 +24,7 @@ from homoexport.stages.distill.batches import BatchMaker, MicroBatch
 from homoexport.stages.distill.depth import Depth, DepthState
 from homoexport.stages.distill.importance import Ranking, choose
 from homoexport.stages.distill.job import Job
-from homoexport.stages.distill.layerwise import Projections
+from homoexport.stages.distill.optimizer import forget_parameters, make_optimizer
 from homoexport.stages.distill.repair import MOST_TOKENS, Repair
 from homoexport.stages.distill.schedule import PruneSchedule, widths_due
 from homoexport.stages.distill.start import recompute_activations, start_student
@@ -80,7 +79,7 @@ class Run:
         self.start_widths = self.family.widths(self.student)
         self.schedule = PruneSchedule.of(settings)
         self.projections = start.projections.to(device)
-        self.optimizer = _optimizer(self.student, self.projections, settings)
+        self.optimizer = make_optimizer(self.student, self.projections, settings)
         self.rate = get_linear_schedule_with_warmup(
             self.optimizer, round(settings.warmup * settings.steps), settings.steps + 1
         )
@@ -286,7 +285,7 @@ class Run:
     def _remove_layer(self, layer: int) -> None:
         before = set(self.student.parameters())
         stay = self.depth.remove(layer)
-        _forget_parameters(self.optimizer, before - set(self.student.parameters()))
+        forget_parameters(self.optimizer, before - set(self.student.parameters()))
         self.ranking.keep_layers(stay)
         self.inner_terms.follow(self.inner_terms.map.without(layer))
 
@@ -390,22 +389,3 @@ class Run:
         self.ranking.load(state["ranking"])
         self.is_teacher, self._probed = state["is_teacher"], state["probed"]
         self.loss.labels_seen = state["labels_seen"]
-
-
-def _optimizer(student: nn.Module, projections: Projections, settings: DistillSettings) -> torch.optim.AdamW:
-    matrices = [parameter for parameter in student.parameters() if parameter.dim() > 1]
-    others = [parameter for parameter in student.parameters() if parameter.dim() <= 1] + list(projections.parameters())
-    return torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}],
-        lr=settings.learning_rate,
-        betas=settings.betas,
-        eps=settings.eps,
-        fused=True,
-    )
-
-
-def _forget_parameters(optimizer: torch.optim.Optimizer, gone: set[nn.Parameter]) -> None:
-    for group in optimizer.param_groups:
-        group["params"] = [parameter for parameter in group["params"] if parameter not in gone]
-    for parameter in gone:
-        optimizer.state.pop(parameter, None)

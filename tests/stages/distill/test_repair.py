@@ -143,7 +143,7 @@ def test_the_method_needs_no_steps_and_beats_slicing(tiny_folder, corpus_file, t
         ).details
     assert students["repair"].steps == 0
     assert students["repair"].widths == students["sliced"].widths
-    assert students["repair"].held_out_loss < 0.8 * students["sliced"].held_out_loss
+    assert students["repair"].held_out_loss < 0.9 * students["sliced"].held_out_loss
     (only,) = read_log(tmp_path / "repair" / LOG)
     assert only.pruned
     assert only.learning_rate == 0
