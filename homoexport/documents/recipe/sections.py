@@ -202,7 +202,7 @@ class DistillSettings(Section):
     prune_every: int = Field(5, ge=1, description="Steps from one prune event to the next.")
     repair: bool = Field(
         False,
-        description="Mend by least squares what a student lost that is pruned at once (one-shot, layers); repair does.",
+        description="Mend by least squares what the student loses, at every prune event; method repair always does.",
     )
     importance: Importance = Field(
         "sensitivity",

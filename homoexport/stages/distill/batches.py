@@ -6,8 +6,10 @@ Letters: B batch, S sequence.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from itertools import accumulate, count
 
 from accelerate import Accelerator
 from torch import Tensor
@@ -98,19 +100,16 @@ class BatchMaker:
         return self.cut(examples, first_position=first)
 
     def first(self, most_tokens: int) -> list[MicroBatch]:
-        """Of the first steps, one epoch at most, until this process has its share of `most_tokens`; the text is left
-        where it was.
-        """
+        """This process's of the first steps, of one epoch at most; the text is left where it was."""
         state, size = self.corpus.state_dict(), self.corpus.size
-        batches: list[MicroBatch] = []
-        left, step = most_tokens // self.accelerator.num_processes, 0
-        while left > 0 and (size is None or step == 0 or (step + 1) * self.settings.batch_size <= size):
-            for micro in self.of_step(step):
-                batches += [micro] if left > 0 else []
-                left -= int(micro.attention_mask.sum())
-            step += 1
+        micro_batches: list[MicroBatch] = []
+        for step in count():
+            micro_batches += self.of_step(step)
+            is_epoch = size is not None and (step + 2) * self.settings.batch_size > size
+            if is_epoch or len(up_to(micro_batches, most_tokens)) < len(micro_batches):
+                break
         self.corpus.load_state_dict(state)
-        return batches
+        return micro_batches
 
     def cut(self, examples: list[Example], *, first_position: int) -> list[MicroBatch]:
         """Micro-batches of examples whose places in the run begin at `first_position`."""
@@ -143,6 +142,12 @@ class BatchMaker:
             batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
         moved = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
         return MicroBatch(moved["input_ids"], moved["attention_mask"], moved.get("token_type_ids"), moved.get("labels"))
+
+
+def up_to(micro_batches: Sequence[MicroBatch], most_tokens: int) -> list[MicroBatch]:
+    """The first of them, until there are so many tokens."""
+    tokens = accumulate((int(micro.attention_mask.sum()) for micro in micro_batches), initial=0)
+    return [micro for micro, before in zip(micro_batches, tokens, strict=False) if before < most_tokens]
 
 
 class BatchesAhead:

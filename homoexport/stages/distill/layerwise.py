@@ -62,11 +62,11 @@ class LayerMap:
 
 
 class Maps(NamedTuple):
-    """Matrices [D_s, D_t] that bring the student's embeddings, and its states at what answers to a layer of the
-    teacher's, nearest to the teacher's."""
+    """Matrices that bring a sliced student's embeddings, and its states after each layer, nearest to what they were:
+    [dimensions now, dimensions before]."""
 
     embedding: Tensor
-    hidden: dict[int, Tensor]
+    hidden: tuple[Tensor, ...]
 
 
 class Projections(nn.Module):
@@ -93,9 +93,9 @@ class Projections(nn.Module):
             shape[self._student_axis] = hidden_size
             parameter.data = torch.randn(shape) * shape[0] ** -0.5
 
-    def start_at(self, maps: Maps) -> None:
-        """Begin with what regression found, where states are compared in the teacher's width."""
+    def follow(self, before: Projections, maps: Maps, layer_map: LayerMap) -> None:
+        """Take the place of what they were before a slice, where states are compared in the teacher's width."""
         if self.compare_in == "teacher":
-            self.embedding.data = maps.embedding
-            for layer, matrix in maps.hidden.items():
-                self.hidden[layer].data = matrix
+            self.embedding.data = maps.embedding @ before.embedding.data
+            for layer, matrix in zip(layer_map.hidden, maps.hidden, strict=True):
+                self.hidden[layer].data = matrix @ before.hidden[layer].data

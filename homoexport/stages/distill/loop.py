@@ -6,10 +6,12 @@ starts as the teacher; after each prune event it is a smaller dense model.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from typing import Any, TypedDict
 
 import torch
@@ -20,10 +22,11 @@ from homoexport.documents.student import StepRecord, WidthFigures
 from homoexport.encoder import Keep, count_parameters, slice_model
 from homoexport.encoder.fake_quant import rounded_to_int8
 from homoexport.shape import Shape, Widths
-from homoexport.stages.distill.batches import BatchMaker, MicroBatch
+from homoexport.stages.distill.batches import BatchMaker, MicroBatch, up_to
 from homoexport.stages.distill.depth import Depth, DepthState
 from homoexport.stages.distill.importance import Ranking, choose
 from homoexport.stages.distill.job import Job
+from homoexport.stages.distill.layerwise import LayerMap
 from homoexport.stages.distill.optimizer import forget_parameters, make_optimizer
 from homoexport.stages.distill.repair import MOST_TOKENS, Repair
 from homoexport.stages.distill.schedule import PruneSchedule, widths_due
@@ -107,9 +110,9 @@ class Run:
         self.is_teacher = start.is_teacher
         self._probed = False
         self._compiled = False
-        self._repairs = self.schedule.stop == 0 and (settings.repair or settings.method == "repair")
+        self._repairs = settings.repair or settings.method == "repair"
+        self._most_tokens = MOST_TOKENS // self.accelerator.num_processes
         self._text: Sequence[MicroBatch] = ()
-        self._repair: Repair | None = None
         if settings.activation_checkpointing:
             recompute_activations(self.family.taps(self.student).layers)
         if settings.compile:  # its widths never change; the student's do until t_f
@@ -117,8 +120,8 @@ class Run:
 
     def read_text(self, batches: BatchMaker) -> None:
         """Read what a student is mended on that is pruned at once; without it that is the first step's batch."""
-        if self._repairs:
-            self._text = batches.first(MOST_TOKENS)
+        if self._repairs and self.schedule.stop == 0:
+            self._text = batches.first(self._most_tokens)
 
     def close(self) -> None:
         """Take this run's hooks off the teacher, which other runs may copy."""
@@ -155,7 +158,8 @@ class Run:
         self.loss.weigh(weights_at(self.settings, self.step))
         if self.step == self.schedule.stop == 0 and self.widths != Widths.of(self.target):
             self._probe(micro_batches)  # everything that is to go goes before the first update
-            pruned = self._repaired(self._text or micro_batches) if self._repairs else self._event()
+            pruned = self._event(self._text or micro_batches)
+            self._text = ()
         widths, parameters, step = self.widths, count_parameters(self.student), self.step
         as_int8 = step >= (1 - self.settings.int8_share) * self.settings.steps
         with rounded_to_int8(self.student) if as_int8 else nullcontext():
@@ -166,7 +170,7 @@ class Run:
         learning_rate = self._train() if self.settings.method != "repair" else 0.0
         self._forget_gradients()
         self.step += 1
-        pruned |= self._event()
+        pruned |= self._event(micro_batches)
         if self.settings.compile and not self._compiled and self.step >= self.schedule.stop:
             self._compiled = True
             self.family.body(self.student).compile()
@@ -242,29 +246,16 @@ class Run:
             self.ranking.update(token_ids)
         self.depth.update()
 
-    def _event(self) -> bool:
-        """Fade and prune what is due; whether neurons or a layer went.
+    def _event(self, text: Sequence[MicroBatch]) -> bool:
+        """Fade and prune what is due, and mend it on the text if asked to; whether neurons or a layer went.
 
         What a probe said is in other units than a loss's sensitivity, so it counts for one event.
         """
-        gone = self._fade() | self._prune()
+        gone = self._fade() | self._prune(text)
         if self._probed and not self.is_teacher:
             self.ranking.forget()
             self.depth.scores.zero_()
             self._probed = False
-        return gone
-
-    def _repaired(self, micro_batches: Sequence[MicroBatch]) -> bool:
-        """Prune at once, and mend what is left."""
-        student, teacher, accelerator = self.student, self.teacher, self.accelerator
-        self._repair = Repair(
-            teacher, student, self.family, micro_batches, reduce=lambda sums: accelerator.reduce(sums, "sum")
-        )
-        gone = self._event()
-        heads = self.settings.objective != "sentence-embedding"
-        self.projections.start_at(self._repair.mend(self.inner_terms.map, heads=heads))
-        self.inner_terms.clear()
-        self._repair, self._text = None, ()
         return gone
 
     def _fade(self) -> bool:
@@ -300,37 +291,52 @@ class Run:
             due = due.at_least(Widths(ahead[0].hidden_size, ahead[0].intermediate_size, (heads,) * layers, head_dim))
         return due.at_most(self.widths)
 
-    def _prune(self) -> bool:
+    def _prune(self, text: Sequence[MicroBatch]) -> bool:
         """Slice to what is due; whether neurons went."""
         if not self.schedule.is_event(self.step):
             return False
         remaining = self.schedule.remaining(self.step)
-        pruned = self._slice_to(self._widths_due(remaining))
+        pruned = self._slice_to(self._widths_due(remaining), text)
         while self.waypoints and self._passed(self.waypoints[0]):
             self.waypoints.pop(0)
             self.on_waypoint()
             if remaining > 0:
                 break
-            pruned |= self._slice_to(self._widths_due(remaining))
+            pruned |= self._slice_to(self._widths_due(remaining), text)
         return pruned
 
     def _passed(self, waypoint: Shape) -> bool:
         now = self.widths
         return now.hidden_size <= waypoint.hidden_size and now.intermediate_size <= waypoint.intermediate_size
 
-    def _slice_to(self, due: Widths) -> bool:
+    def _slice_to(self, due: Widths, text: Sequence[MicroBatch]) -> bool:
         now = self.widths
         if not now.exceeds(due):
             return False
         keep = choose(self.ranking.scores(), now, due)
         if not keep.indices and keep.head_dim == now.head_dim:
             return False  # heads that layers share leave when there is one for each layer to lose
-        if self._repair:
-            self._repair.before_slice(keep)
-        self._slice(keep)
+        if self._repairs:
+            self._slice_and_mend(keep, text)
+        else:
+            self._slice(keep)
         self.ranking.keep(keep)
         self.is_teacher = False
         return True
+
+    def _slice_and_mend(self, keep: Keep, text: Sequence[MicroBatch]) -> None:
+        """Slice, and fit what is left to what the student was, or at step 0 the teacher, which it lost layers of."""
+        layer_map = self.inner_terms.map
+        at_start = self.step == 0
+        before = self.teacher if at_start else copy.deepcopy(self.student)
+        answered = layer_map if at_start else LayerMap.one_to_one(len(layer_map.hidden))
+        reduce = partial(self.accelerator.reduce, reduction="sum")
+        repair = Repair(before, self.student, self.family, up_to(text, self._most_tokens), keep, reduce=reduce)
+        projections = copy.deepcopy(self.projections)
+        self._slice(keep)
+        maps = repair.mend(answered, heads=self.settings.objective != "sentence-embedding")
+        self.projections.follow(projections, maps, layer_map)
+        self.inner_terms.clear()
 
     def _slice(self, keep: Keep) -> None:
         slice_model(self.student, self.family, keep, optimizer=self.optimizer, followers=self.projections.followers())

@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,101 +39,57 @@ MOST_TOKENS = 2**16  # of the text that a start is mended on; more hardly help, 
 
 
 class Repair:
-    """Of a student that loses at once what it is to lose; until then it has its teacher's weights.
+    """Of a student that is about to lose what is not in `keep`, so that it answers as `whole` does.
 
-    `micro_batches` are this process's share of the text, and `reduce` sums over processes.
+    Made before the slice, `mend` is called after it. Neurons of layers that both have are the same; the student may
+    lack layers. `micro_batches` are this process's share of the text, and `reduce` sums over processes.
     """
 
     def __init__(
         self,
-        teacher: nn.Module,
+        whole: nn.Module,
         student: nn.Module,
         family: Family,
         micro_batches: Sequence[MicroBatch],
+        keep: Keep,
         *,
         reduce: Reduce,
         ridge: float = RIDGE,
     ) -> None:
-        self.student, self.family, self.micro_batches, self.reduce, self.ridge = (
-            student,
-            family,
-            micro_batches,
-            reduce,
-            ridge,
-        )
-        self.source = Walk(teacher, family, micro_batches)
-        self._cut = Cut(
-            torch.arange(family.widths(teacher).hidden_size, device=micro_batches[0].input_ids.device), {}, 1.0
-        )
-
-    def before_slice(self, keep: Keep) -> None:
-        """Note what the student is about to lose."""
-        indices = kept_indices(self.student, self.family.layout(self.student), keep)
-        rows = {parameter: by_axis[0] for parameter, by_axis in indices.items() if 0 in by_axis}
-        scale = math.sqrt(keep.head_dim / self.family.widths(self.student).head_dim)
-        self._cut = Cut(keep.indices.get(Group("hidden"), self._cut.hidden), rows, scale)
-
-    def mend(self, layer_map: LayerMap, *, heads: bool) -> Maps:
-        """Mend the sliced student, whose layers answer to the teacher's as the map says."""
-        mender = Mender(
-            self.student,
-            self.source,
-            self.family,
-            self.micro_batches,
-            cut=self._cut,
-            reduce=self.reduce,
-            ridge=self.ridge,
-        )
-        maps = mender.mend(layer_map)
-        if heads:
-            mender.mend_heads()
-        return maps
-
-
-class Cut(NamedTuple):
-    """What a slice kept: residual dimensions [D_s]; the rows of each parameter of the student's that lost some; and
-    what queries were multiplied by."""
-
-    hidden: Tensor
-    rows: dict[nn.Parameter, Tensor]
-    query_scale: float
-
-
-class Mender:
-    """Mends a student that was sliced out of `source`, which is still whole; both are asked about the same text."""
-
-    def __init__(
-        self,
-        student: nn.Module,
-        source: Walk,
-        family: Family,
-        micro_batches: Sequence[MicroBatch],
-        *,
-        cut: Cut,
-        reduce: Reduce,
-        ridge: float,
-    ) -> None:
-        self.micro_batches, self.cut, self.reduce, self.ridge = micro_batches, cut, reduce, ridge
-        self.theirs, self.ours = source, Walk(student, family, micro_batches)
+        self.student, self.family, self.micro_batches = student, family, micro_batches
+        self.reduce, self.ridge = reduce, ridge
+        self.theirs = Walk(whole, family, micro_batches)
+        widths = family.widths(student)
+        everything = torch.arange(widths.hidden_size, device=micro_batches[0].input_ids.device)
+        self.kept = keep.indices.get(Group("hidden"), everything)
+        indices = kept_indices(student, family.layout(student), keep)
+        self.rows = {parameter: by_axis[0] for parameter, by_axis in indices.items() if 0 in by_axis}
+        self.query_scale = math.sqrt(keep.head_dim / widths.head_dim)
 
     @torch.no_grad()
-    def mend(self, layer_map: LayerMap) -> Maps:
+    def mend(self, layer_map: LayerMap, *, heads: bool) -> Maps:
+        """Mend the student, whose layers answer to those of `whole` as the map says."""
+        self.ours = Walk(self.student, self.family, self.micro_batches)
+        maps = self._mend_body(layer_map)
+        if heads:
+            self._mend_heads()
+        return maps
+
+    def _mend_body(self, layer_map: LayerMap) -> Maps:
         """Mend the embeddings' LayerNorm, the layers and the last LayerNorm."""
         theirs, ours = self.theirs, self.ours
-        theirs.restart()
         if ours.layout.embedding_norm is not None:
             self._mend_states(ours.layout.embedding_norm)
-        embedding, hidden = self._map(), {}
+        embedding, hidden = self._map(), []
         for layer, (first, last) in enumerate(zip(layer_map.attention, layer_map.hidden, strict=True)):
             self._mend_layer(layer, first, last)
-            hidden[last] = self._map()
+            hidden.append(self._map())
         if ours.layout.final_norm is not None:
             normed = [map(walk.module(str(walk.layout.final_norm)), walk.tokens()) for walk in (ours, theirs)]
             self._mend_norm(ours.layout.final_norm, zip(*normed, strict=True))
-        return Maps(embedding, hidden)
+        return Maps(embedding, tuple(hidden))
 
-    @torch.no_grad()
-    def mend_heads(self) -> None:
+    def _mend_heads(self) -> None:
         """Mend the linear layers of the heads that the models call, which read the last states or each other."""
         for ours, theirs in zip(self.ours.layout.head_readers, self.theirs.layout.head_readers, strict=True):
             regression, called = Regression(), True
@@ -149,7 +105,7 @@ class Mender:
     def _mend_layer(self, layer: int, first: int, last: int) -> None:
         """Mend the student's layer, which reads what the source's layer `first` reads, and leaves behind what `last`
         does."""
-        ours, kept = self.ours, self.cut.hidden
+        ours, kept = self.ours, self.kept
         reads, totals = self._targets(first, last)
         for number, branch in enumerate(ours.branches(layer)):
             if branch.norm_before is not None:
@@ -190,7 +146,7 @@ class Mender:
     def _error(self, ours: Tensor, whole: Tensor) -> Tensor:
         """What is missing [N, D_t] where the student's [N, D_s] stands for the kept dimensions, and 0 for others."""
         error = whole.clone()
-        error[:, self.cut.hidden] -= ours
+        error[:, self.kept] -= ours
         return error
 
     def _map(self) -> Tensor:
@@ -198,7 +154,7 @@ class Mender:
         for ours, theirs in zip(self.ours.tokens(), self.theirs.tokens(), strict=True):
             regression.add(ours, self._error(ours, theirs))
         matrix, _ = regression.solve(self.ridge, intercept=False, reduce=self.reduce)
-        matrix[:, self.cut.hidden] += torch.eye(len(matrix), device=matrix.device)
+        matrix[:, self.kept] += torch.eye(len(matrix), device=matrix.device)
         return matrix
 
     def _mend_norm(self, name: str, pairs: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -207,7 +163,7 @@ class Mender:
         norm: Any = self.ours.module(name)
         regression = ScaleRegression()
         for ours, whole in pairs:
-            regression.add(ours, whole[:, self.cut.hidden] - ours)
+            regression.add(ours, whole[:, self.kept] - ours)
         scale, shift = regression.solve(self.ridge, intercept=norm.bias is not None, reduce=self.reduce)
         scale = 1 + scale
         norm.weight.mul_(scale)
@@ -234,9 +190,9 @@ class Mender:
         queries = {name for layer in self.ours.layout.layers for name in layer.query}
         for name, linear, source in zip(ours, linears, theirs, strict=True):
             whole: Any = self.theirs.module(source).weight  # [rows of the source's, D_t]
-            rows = self.cut.rows.get(linear.weight)
+            rows = self.rows.get(linear.weight)
             whole = whole if rows is None else whole[rows]
-            scale = self.cut.query_scale if f"{name}.weight" in queries else 1.0
+            scale = self.query_scale if f"{name}.weight" in queries else 1.0
             linear.weight.add_(whole @ matrix.T, alpha=scale)
             if has_bias:
                 linear.bias.add_(whole @ offset, alpha=scale)

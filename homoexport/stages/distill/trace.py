@@ -31,13 +31,13 @@ class Trace:
         projections: Collection[int] = (),
     ) -> None:
         self.model, self.family = model, family
-        self.embedding: Tensor | None = None
+        self._embedded: dict[int, Tensor] = {}
         self.states: dict[int, Tensor] = {}
         self._projected: dict[int, dict[int, Tensor]] = {index: {} for index in projections}
         self._handles = []
         taps = family.taps(model)
         if embedding:
-            self._handles.append(taps.embedding.register_forward_hook(self._keep_embedding))
+            self._handles.append(taps.embedding.register_forward_hook(_keeper(self._embedded, 0)))
         for index in states:
             self._handles.append(taps.layers[index].register_forward_hook(_keeper(self.states, index)))
         for index in projections:
@@ -61,7 +61,7 @@ class Trace:
 
     def clear(self) -> None:
         """Let the outputs go, and the graphs behind them, which would remember unsliced shapes."""
-        self.embedding = None
+        self._embedded.clear()
         self.states.clear()
         for outputs in self._projected.values():
             outputs.clear()
@@ -71,8 +71,9 @@ class Trace:
         for handle in self._handles:
             handle.remove()
 
-    def _keep_embedding(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
-        self.embedding = output
+    @property
+    def embedding(self) -> Tensor | None:
+        return self._embedded.get(0)
 
 
 def _keeper(store: dict[int, Tensor], index: int) -> Callable[[nn.Module, Any, Any], None]:

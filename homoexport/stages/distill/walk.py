@@ -40,7 +40,7 @@ class Walk:
         self._layers: list[Any] = list(family.taps(model).layers)
         self._masks = [micro.attention_mask.bool() for micro in micro_batches]
         self._arguments = [self._begin(family, micro) for micro in micro_batches]
-        self.restart()
+        self.states = [arguments[0][0][0] for arguments in self._arguments]
 
     @torch.no_grad()
     def _begin(self, family: Family, micro: MicroBatch) -> list[tuple[Any, dict[str, Any]]]:
@@ -59,10 +59,6 @@ class Walk:
         return [
             (inputs if index == 0 else (None, *inputs[1:]), named) for index, (inputs, named) in enumerate(arguments)
         ]
-
-    def restart(self) -> None:
-        """Stand before the first layer."""
-        self.states = [arguments[0][0][0] for arguments in self._arguments]
 
     def module(self, name: str) -> nn.Module:
         return self.model.get_submodule(name)

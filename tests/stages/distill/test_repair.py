@@ -58,8 +58,7 @@ def repaired(teacher: nn.Module, keep: Keep, layer_map: LayerMap, *, ridge: floa
         family.keep_layers(student, layer_map.attention)
     sliced = copy.deepcopy(student)
     slice_model(sliced, family, keep)
-    repair = Repair(teacher, student, family, batches_of(20), reduce=lambda sums: sums, ridge=ridge)
-    repair.before_slice(keep)
+    repair = Repair(teacher, student, family, batches_of(20), keep, reduce=lambda sums: sums, ridge=ridge)
     slice_model(student, family, keep)
     repair.mend(layer_map, heads=True)
     return sliced, student
@@ -169,5 +168,24 @@ def test_a_repaired_start_is_nearer_and_resumes_at_the_same_bits(tiny_folder, co
     again.restore(state)
     for each in (run, again):
         each.advance(batches.of_step(1))
+        ends.append(torch.cat([parameter.detach().flatten() for parameter in each.student.parameters()]))
+    assert torch.equal(*ends)
+
+
+def test_every_event_of_a_homotopy_is_mended_and_resumes_at_the_same_bits(tiny_folder, corpus_file):
+    errors, ends = {}, []
+    for repair in (False, True):
+        settings = settings_of("sentence-embedding", repair=repair, learning_rate=1e-12)
+        run, batches = run_of(tiny_folder(), corpus_file, settings)
+        while not run.finished:
+            errors[repair] = run.advance(batches.of_step(run.step)).terms["hidden"]
+            if run.step == 4:
+                state = copy.deepcopy(run.state())
+    assert errors[True] < 0.8 * errors[False]
+    again, _ = run_of(tiny_folder(), corpus_file, settings)
+    again.restore(state)
+    while not again.finished:
+        again.advance(batches.of_step(again.step))
+    for each in (run, again):
         ends.append(torch.cat([parameter.detach().flatten() for parameter in each.student.parameters()]))
     assert torch.equal(*ends)
