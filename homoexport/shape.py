@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
-from homoexport.choices import PruneGroup
+from homoexport.choices import PruneGroup, Side
 from homoexport.errors import ShapeError
 
 
@@ -60,8 +60,8 @@ WrittenShape = Annotated[Shape, BeforeValidator(_without_head_dim), PlainSeriali
 
 
 class PartialShape(BaseModel):
-    """A student's shape as it is asked for. Hidden size and layers are the teacher's where they are left out; the
-    feed-forward width then keeps its proportion to the hidden size."""
+    """A student's shape as it is asked for, and the space that it answers in. Hidden size and layers are the teacher's
+    where they are left out; the feed-forward width then keeps its proportion to the hidden size."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -69,6 +69,11 @@ class PartialShape(BaseModel):
     intermediate_size: int | None = Field(None, ge=1, description="Width of the feed-forward layers.")
     num_attention_heads: int | None = Field(None, ge=1, description="Heads; hidden_size must be divisible by it.")
     num_hidden_layers: int | None = Field(None, ge=1, description="Layers; fewer than the teacher's fade out.")
+    output: Side = Field(
+        "student",
+        description="The space of its vectors: student (its own hidden size) or teacher (a last linear layer takes "
+        "them there, so that they search an index of the teacher's; sentence-embedding).",
+    )
 
     @classmethod
     def of(cls, shape: Shape) -> PartialShape:

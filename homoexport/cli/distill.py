@@ -39,6 +39,7 @@ _FIELDS = (
     "student.intermediate_size",
     Flag("student.num_attention_heads", "--heads"),
     Flag("student.num_hidden_layers", "--layers"),
+    Flag("student.output", "--student-output"),
     "text.max_length",
     "distill.steps",
     "distill.batch_size",

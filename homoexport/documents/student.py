@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from homoexport.choices import Method, ModelTask, Objective
+from homoexport.choices import Method, ModelTask, Objective, Side
 from homoexport.documents.document import Figures, first_fault
 from homoexport.documents.evaluation import FineTunedRun
 from homoexport.documents.recipe import FinetuneSettings
@@ -66,6 +66,7 @@ class DistilledDetails(_Details):
     backbone_parameters: int
     teacher_parameters: int
     widths: WrittenShape
+    output: Side = "student"
     method: Method
     objective: Objective
     processes: int

@@ -311,7 +311,8 @@ def open_job(
                     processes=accelerator.num_processes,
                 )
                 require_batch(corpus, settings.batch_size)
-    job = Job(encoder, corpus, settings, accelerator, text.max_length, seed, targets)
+    output = shapes[0].output if shapes else "student"
+    job = Job(encoder, corpus, settings, accelerator, text.max_length, seed, targets, output)
     refuse_silent_teacher(job)
     return job
 

@@ -139,7 +139,9 @@ def check_recipe(recipe: Recipe) -> Encoder:
             hint=f"at most {longest}",
         )
     if recipe.quality is not None and judged is not None:
-        width = None if student is None else student.hidden_size or teacher.model.config.hidden_size
+        width = None
+        if student is not None and student.output == "student":
+            width = student.hidden_size or teacher.model.config.hidden_size
         check_gate(recipe.quality, judged, teacher=torch_package(teacher), hidden_size=width)
     return teacher
 

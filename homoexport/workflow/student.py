@@ -21,7 +21,7 @@ from homoexport.documents.layout import CHECKPOINT, END_STATE, GOOD_CHECKPOINT, 
 from homoexport.documents.recipe import DistillSettings
 from homoexport.documents.run_folder import begin, forget_checkpoints
 from homoexport.documents.student import DistilledDetails, StepRecord
-from homoexport.encoder import parameter_counts, parent_of, save_encoder
+from homoexport.encoder import count_parameters, parameter_counts, parent_of, save_encoder
 from homoexport.errors import PackageError, RecipeError, TrainingError, refusing
 from homoexport.shape import Shape
 from homoexport.stages.distill import Divergence, Job, Run, Wish, held_out_loss, run_steps
@@ -255,7 +255,7 @@ class StudentWriter:
             part.mkdir()
             try:
                 run.family.write_config(run.student.config, run.target)
-                save_encoder(replace(job.encoder, dense=()), run.student, part, max_length=job.max_length)
+                save_encoder(replace(job.encoder, dense=run.dense), run.student, part, max_length=job.max_length)
                 for path in part.iterdir():
                     destination = folder / path.name
                     if destination.is_dir():
@@ -279,17 +279,18 @@ class StudentWriter:
                 where=str(self.folder / LOG),
                 hint="start anew with a lower distill.learning_rate",
             )
-        counts, teacher = parameter_counts(run.student, run.family), parameter_counts(run.teacher, run.family)
+        counts = parameter_counts(run.student, run.family)
         return DistilledDetails(
             task=job.encoder.task,
             teacher=job.encoder.source,
             teacher_weights_sha256=job.sources["teacher"],
             family=job.encoder.model.config.model_type,
-            parameters=counts.total,
+            parameters=counts.total + sum(map(count_parameters, run.dense)),
             embedding_parameters=counts.embedding,
             backbone_parameters=counts.backbone,
-            teacher_parameters=teacher.total,
+            teacher_parameters=job.encoder.parameters,
             widths=run.target,
+            output=job.output,
             method=job.settings.method,
             objective=job.settings.objective,
             steps=0 if job.settings.method == "repair" else self.steps_done,

@@ -104,13 +104,16 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", ["sentence-embedding", "masked-lm"])
-def test_several_processes_prune_alike_and_end_at_the_same_loss(command, tmp_path, objective):
+@pytest.mark.parametrize(
+    ("objective", "more"),
+    [("sentence-embedding", []), ("sentence-embedding", ["--student-output", "teacher"]), ("masked-lm", [])],
+)
+def test_several_processes_prune_alike_and_end_at_the_same_loss(command, tmp_path, objective, more):
     one = tmp_path / "1"
-    subprocess.run([sys.executable, *command(objective, one)], env=environment(), check=True)
+    subprocess.run([sys.executable, *command(objective, one), *more], env=environment(), check=True)
     for processes in (2, 3):
         several = tmp_path / str(processes)
-        subprocess.run(launch(processes, command(objective, several)), env=environment(), check=True)
+        subprocess.run(launch(processes, [*command(objective, several), *more]), env=environment(), check=True)
         assert_same_run(one, several)
         details = [verify(folder, StudentManifest).details for folder in (one, several)]
         assert [detail.processes for detail in details] == [1, processes]

@@ -132,6 +132,13 @@ class LossWeights(Section):
     embedding: float = Field(
         1.0, ge=0, title="embeddings", description="Mean squared error of the embedding layer's output."
     )
+    vectors: float | None = Field(
+        None,
+        ge=0,
+        title="vectors",
+        description="1 - cosine of student's and teacher's vectors of the same text, where student.output is teacher; "
+        "by default 1 there.",
+    )
     relation: float = Field(
         1.0,
         ge=0,

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from homoexport.documents.recipe import DistillSettings
 from homoexport.documents.student import StepRecord
 from homoexport.encoder import Encoder
-from homoexport.errors import TrainingError
+from homoexport.errors import RecipeError, TrainingError
 from homoexport.shape import PartialShape
 from homoexport.stages.distill.batches import BatchesAhead
 from homoexport.stages.distill.evaluation import refuse_silent_teacher
@@ -53,6 +53,9 @@ def distill_encoder(
     Raises:
         TeacherError, TextError, ShapeError, RecipeError, TrainingError: see `homoexport.errors`.
     """
+    if shape.output == "teacher":
+        what, hint = "this gives a model alone, without the layer behind it", "homoexport.distill writes both"
+        raise RecipeError(what, where="output", hint=hint)
     accelerator = join_processes(settings, seed=seed)
     targets = targets_of(teacher, [shape], settings, max_length=max_length)
     require_batch(corpus, settings.batch_size)

@@ -19,7 +19,7 @@ from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedType, LoggerType, gather_object
 
-from homoexport.choices import ModelTask, Objective
+from homoexport.choices import ModelTask, Objective, Side
 from homoexport.documents.recipe import DistillSettings
 from homoexport.encoder import Encoder, Family, family_of, weights_digest
 from homoexport.errors import RecipeError, TeacherError, TrainingError, UserError
@@ -48,7 +48,8 @@ class Sources(TypedDict):
 class Job:
     """What every run of one distillation shares: a loaded teacher, its text, and the processes that distil it.
 
-    `targets` are the shapes of the students that were asked for, the widest first.
+    `targets` are the shapes of the students that were asked for, the widest first; `output` is the space that they
+    answer in.
     """
 
     encoder: Encoder
@@ -58,6 +59,7 @@ class Job:
     max_length: int
     seed: int
     targets: tuple[Shape, ...]
+    output: Side = "student"
 
     @property
     def family(self) -> Family:
@@ -108,13 +110,16 @@ def targets_of(
         raise TeacherError("its head has many labels for one text, which is not supported", where=teacher.source)
     _check_against_teacher(max_length, settings, family, config)
     targets = tuple(target_of(teacher, shape, settings) for shape in shapes)
+    if len({shape.output for shape in shapes}) > 1:
+        raise RecipeError("students of one run answer in one space", where="students", hint="give all the same output")
     if len(targets) > 1:
         _check_students(family.widths(teacher.model).shape, targets, settings)
     return targets
 
 
 def target_of(encoder: Encoder, asked: PartialShape, settings: DistillSettings) -> Shape:
-    """The student's shape: what is asked for, completed from the teacher and checked (ShapeError)."""
+    """The student's shape: what is asked for, completed from the teacher and checked (ShapeError, RecipeError)."""
+    _check_output(asked.output, settings)
     family = family_of(encoder.model.config)
     teacher = family.widths(encoder.model).shape
     if settings.method in ("layers", "tinybert") and asked.num_hidden_layers is None:
@@ -122,6 +127,21 @@ def target_of(encoder: Encoder, asked: PartialShape, settings: DistillSettings) 
     target = complete_shape(asked, teacher, prune=settings.prune, prunes_head_width=family.prunes_head_width)
     family.check_target(encoder.model.config, target)
     return target
+
+
+def _check_output(output: Side, settings: DistillSettings) -> None:
+    """Refuse a space that the student cannot answer in, and vectors to match that lie in two."""
+    if output == "student":
+        if settings.weights.vectors:
+            what, hint = "student and teacher answer in spaces of their own", "student.output: teacher, or leave it out"
+            raise RecipeError(what, where="distill.weights.vectors", hint=hint)
+        return
+    if settings.objective != "sentence-embedding":
+        what, hint = f"a student of {settings.objective} gives no vectors", "leave it out"
+        raise RecipeError(what, where="student.output", hint=hint)
+    if settings.compare_in != "teacher":
+        what = "no matrix leads from the student's width to the teacher's"
+        raise RecipeError(what, where="student.output", hint="distill.compare_in: teacher")
 
 
 def _accelerator(settings: DistillSettings, tracker_dir: Path | None) -> Accelerator:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import get_linear_schedule_with_warmup
 
 from homoexport.documents.student import StepRecord, WidthFigures
-from homoexport.encoder import Keep, count_parameters, slice_model
+from homoexport.encoder import Dense, Keep, count_parameters, slice_model
 from homoexport.encoder.fake_quant import rounded_to_int8
 from homoexport.shape import Shape, Widths
 from homoexport.stages.distill.batches import BatchMaker, MicroBatch, up_to
@@ -32,7 +32,7 @@ from homoexport.stages.distill.repair import MOST_TOKENS, Repair
 from homoexport.stages.distill.schedule import PruneSchedule, widths_due
 from homoexport.stages.distill.start import recompute_activations, start_student
 from homoexport.stages.distill.step import StepLoss
-from homoexport.stages.distill.terms import InnerTerms, weights_at
+from homoexport.stages.distill.terms import InnerTerms, weights_at, with_vectors
 
 Values = dict[str, Any]  # as `state_dict` of torch's classes and `asdict` give them
 
@@ -64,7 +64,7 @@ class Run:
     """
 
     def __init__(self, job: Job, target: Shape, *, waypoints: Sequence[Shape] = ()) -> None:
-        settings = job.settings
+        settings = with_vectors(job.settings, job.output)
         self.settings, self.accelerator, self.target, self.family = settings, job.accelerator, target, job.family
         self.waypoints = list(waypoints)
         self.on_waypoint: Callable[[], None] = lambda: None
@@ -97,12 +97,13 @@ class Run:
         self.inner_terms = InnerTerms(
             self.teacher, self.student, self.family, self.projections, settings=settings, layer_map=start.layer_map
         )
-        pooling = job.encoder.pooling
+        pooling, self._dense = job.encoder.pooling, job.encoder.dense
         self.loss = StepLoss(
             self.inner_terms,
             settings,
             pooling_mode=pooling.mode if pooling else "mean",
-            dense=nn.Sequential(*job.encoder.dense).to(device),
+            dense=nn.Sequential(*self._dense).to(device),
+            output=job.output,
             accelerator=self.accelerator,
         )
         self.step = 0
@@ -136,6 +137,13 @@ class Run:
     @property
     def widths(self) -> Widths:
         return self.family.widths(self.student)
+
+    @property
+    def dense(self) -> tuple[Dense, ...]:
+        """The layers behind the student's pooling: none, or what takes its vectors into the teacher's space."""
+        if self.loss.output == "student":
+            return ()
+        return (Dense(self.projections.hidden[-1].detach().T), *self._dense)
 
     @property
     def is_sound(self) -> bool:

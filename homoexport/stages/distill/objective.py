@@ -243,6 +243,15 @@ def pool(
         return functional.normalize(dense(pooled), dim=-1)
 
 
+def vectors_error(student: Tensor, teacher: Tensor, texts: int) -> Tensor:
+    """1 - cosine of unit vectors [B, D] of the same texts, over the whole step's texts.
+
+    As half the squared distance, which is exact where they are equal.
+    """
+    squares: Tensor = (student - teacher).square().sum()
+    return squares / (2 * texts)
+
+
 def similarity_error(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
     """Mismatch of a batch's cosine similarities, of unit vectors [B, D_s] and [B, D_t].
 

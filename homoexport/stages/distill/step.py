@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from homoexport.choices import PoolingMode
+from homoexport.choices import PoolingMode, Side
 from homoexport.documents.recipe import DistillSettings, LossWeights
 from homoexport.errors import RecipeError
 from homoexport.stages.distill import objective
@@ -26,7 +26,7 @@ class StepLoss:
 
     Dropout is off, so that teacher and student are equal at step 0. Where `micro_batch_size` is set, memory is that of
     one micro-batch, for sentence-embedding too, at the price of a second forward pass. `dense` are the teacher's layers
-    behind its pooling.
+    behind its pooling; a student whose `output` is the teacher's goes through the last W_hidden, then through them.
     """
 
     def __init__(
@@ -36,12 +36,13 @@ class StepLoss:
         *,
         pooling_mode: PoolingMode,
         dense: nn.Module,
+        output: Side,
         accelerator: Accelerator,
     ) -> None:
         self.teacher, self.student, self.family = inner_terms.teacher, inner_terms.student, inner_terms.family
         self.inner_terms, self.weights = inner_terms, weights_of(settings.method, settings.weights)
         self.objective_name, self.temperature = settings.objective, settings.temperature
-        self.pooling_mode, self.dense, self.accelerator = pooling_mode, dense, accelerator
+        self.pooling_mode, self.dense, self.output, self.accelerator = pooling_mode, dense, output, accelerator
         self.bounded = settings.micro_batch_size is not None
         self.labels_seen = False
 
@@ -119,8 +120,22 @@ class StepLoss:
         return self._student_vectors(micro), teacher
 
     def _student_vectors(self, micro: MicroBatch) -> Tensor:
+        """Unit vectors [B, D_s], or [B, D_t] in the teacher's space."""
         states = self._states(self.student, micro)
-        return objective.pool(states, micro.attention_mask, mode=self.pooling_mode)
+        dense = self._to_teacher if self.output == "teacher" else nn.Identity()
+        return objective.pool(states, micro.attention_mask, mode=self.pooling_mode, dense=dense)
+
+    def _to_teacher(self, pooled: Tensor) -> Tensor:
+        """[B, D_s] to the teacher's vectors, before they are brought to length 1."""
+        vectors: Tensor = self.dense(pooled @ self.inner_terms.projections.hidden[-1])
+        return vectors
+
+    def _terms_of_texts(self, micro: MicroBatch, vectors: tuple[Tensor, Tensor], counts: Counts) -> dict[str, Tensor]:
+        """All terms of sentences but the one that needs the whole batch; `vectors` are student's and teacher's."""
+        terms = self.inner_terms.of(micro.attention_mask, counts)
+        if self.weights.vectors:
+            terms["vectors"] = objective.vectors_error(*vectors, counts.sequences)
+        return terms
 
     def logits(self, micro: MicroBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Logits of student and teacher, [N, C] each, and labels [N]: of masked tokens, sequences or tokens."""
@@ -162,7 +177,7 @@ class StepLoss:
         with self.accelerator.autocast():
             for micro in micro_batches:
                 vectors.append(self.sentence_vectors(micro))
-                _add(terms, self.inner_terms.of(micro.attention_mask, counts))
+                _add(terms, self._terms_of_texts(micro, vectors[-1], counts))
         if self.weights.task > 0:
             terms["task"] = self.similarity(micro_batches, vectors, over_processes=True)
         return terms
@@ -179,13 +194,13 @@ class StepLoss:
         task = self.similarity(micro_batches, seen, over_processes=True)
         gradients = torch.autograd.grad(task * self.weights.task, students)
         sums = {"task": task.detach()}
-        for micro, gradient in zip(micro_batches, gradients, strict=True):
+        for micro, gradient, (_, teacher) in zip(micro_batches, gradients, seen, strict=True):
             with self.accelerator.autocast():
                 if self.inner_terms.wanted:
                     student, _ = self.sentence_vectors(micro)
                 else:  # the teacher has said all that is needed of it
                     student = self._student_vectors(micro)
-                terms = self.inner_terms.of(micro.attention_mask, counts)
+                terms = self._terms_of_texts(micro, (student, teacher), counts)
             _add(sums, {name: value.detach() for name, value in terms.items()})
             loss = (student * gradient).sum()
             self.accelerator.backward(loss + self._weighted(terms) if terms else loss)

@@ -15,7 +15,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from homoexport.choices import AttentionKind, Method, TermInput
+from homoexport.choices import AttentionKind, Method, Side, TermInput
 from homoexport.documents.recipe import DistillSettings, LossWeights
 from homoexport.encoder import Family
 from homoexport.errors import RecipeError
@@ -132,6 +132,7 @@ class Term:
 _LAYERWISE: tuple[Method, ...] = ("homodistil", "one-shot", "from-scratch", "layers", "repair", "tinybert")
 _OUTPUT_STAGE = 0.25  # of the steps, the last ones: tinybert's second stage
 _MINILM: tuple[Method, ...] = ("minilm",)
+_VECTORS = 1.0
 
 TERMS: dict[str, Term] = {
     "hidden": Term("states", outputs_matched, _hidden, _LAYERWISE),
@@ -139,6 +140,16 @@ TERMS: dict[str, Term] = {
     "embedding": Term("embedding", first_layers, _embedding, _LAYERWISE),
     "relation": Term("projections", last_layers, _relation, _MINILM),
 }
+
+
+def with_vectors(settings: DistillSettings, output: Side) -> DistillSettings:
+    """The weight of `vectors` filled in, where none is given: they are matched where the student answers in the
+    teacher's space.
+    """
+    if settings.weights.vectors is not None:
+        return settings
+    weights = settings.weights.model_copy(update={"vectors": _VECTORS if output == "teacher" else 0.0})
+    return settings.model_copy(update={"weights": weights})
 
 
 def weights_of(method: Method, weights: LossWeights) -> LossWeights:

@@ -31,7 +31,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> type[LossWeights]:
 
 
 def test_every_term_has_a_weight_and_a_title():
-    assert set(LossWeights.model_fields) == {"task", "kl", *TERMS}
+    assert set(LossWeights.model_fields) == {"task", "kl", "vectors", *TERMS}
     assert all(field.title for field in LossWeights.model_fields.values())
 
 
@@ -43,7 +43,7 @@ def test_methods_have_their_own_terms():
 
 def test_tinybert_has_the_layers_terms_first_and_the_outputs_for_the_last_quarter():
     settings = settings_of("masked-lm", method="tinybert", steps=12)
-    layers = LossWeights(task=0, kl=0, relation=0)
+    layers = LossWeights(task=0, kl=0, vectors=0, relation=0)
     assert [weights_at(settings, step) == layers for step in range(12)] == [True] * 9 + [False] * 3
     assert weights_at(settings, 9) == LossWeights(hidden=0, attention=0, embedding=0, relation=0)
     assert weights_at(settings_of("masked-lm"), 0) == weights_at(settings_of("masked-lm"), 11)
