@@ -52,6 +52,15 @@ def test_run_of_another_objective_leaves_everything_too(homoexport, recipe, tmp_
     assert_run_left_everything(outcome, tmp_path / "run")
 
 
+@pytest.mark.slow
+def test_run_without_training_leaves_everything_too(homoexport, recipe, tmp_path):
+    path = recipe(file_mb=5)
+    path.write_text(re.sub(r"  steps: 6\n", "  method: repair\n", path.read_text()))
+    outcome = homoexport("run", path, "-o", tmp_path / "run", "--json")
+    assert_run_left_everything(outcome, tmp_path / "run")
+    assert verify(tmp_path / "run" / "1-student", StudentManifest).details.steps == 0
+
+
 def assert_run_left_everything(outcome: Outcome, run: Path) -> None:
     assert outcome.code == 0, outcome.err
     summary = json.loads(outcome.out)

@@ -35,7 +35,7 @@ from homoexport.stages.distill.least_squares import Reduce, Regression, ScaleReg
 from homoexport.stages.distill.walk import Walk, input_of
 
 RIDGE = 0.1
-MOST_TOKENS = 2**16  # of the text that a start is mended on; more hardly help, and streams of all of them are kept
+MOST_TOKENS = 2**15  # of text at the start: two models' streams of all of them are kept
 
 
 class Repair:
