@@ -11,6 +11,7 @@ from homoexport.choices import EVALUATION_TASKS, AskedTask
 from homoexport.cli import screen
 from homoexport.cli.options import AsJson, DataDir, Force, LabelColumn, PairColumn, TextColumn, Threads
 from homoexport.documents.evaluation import Columns
+from homoexport.errors import UserError
 
 _TASKS = "; ".join(f"{name}: {what}" for name, what in EVALUATION_TASKS.items())
 Models = Annotated[
@@ -29,6 +30,14 @@ Data = Annotated[
 Teacher = Annotated[
     str | None,
     typer.Option(metavar="MODEL", help="For fidelity, classification, tagging: what the others are held against."),
+]
+Documents = Annotated[
+    str | None,
+    typer.Option(metavar="MODEL", help="For fidelity: whose vectors are searched; by default each model's own."),
+]
+Dimensions = Annotated[
+    str | None,
+    typer.Option(metavar="N,N...", help="For sts, fidelity: vectors cut to so many numbers, each judged, too."),
 ]
 Probe = Annotated[
     bool, typer.Option("--probe", help="GLUE without fine-tuning: a linear classifier on frozen vectors.")
@@ -55,6 +64,8 @@ def evaluate(
     label_column: LabelColumn = None,
     data_dir: DataDir = None,
     teacher: Teacher = None,
+    documents: Documents = None,
+    dimensions: Dimensions = None,
     probe: Probe = False,
     train: Train = None,
     name: Names = None,
@@ -82,6 +93,8 @@ def evaluate(
         columns=Columns(text=text_column, pair=pair_column, label=label_column),
         data_dir=data_dir,
         teacher=teacher,
+        documents=documents,
+        dimensions=_sizes(dimensions),
         probe=probe,
         train=train,
         names=name or (),
@@ -92,3 +105,11 @@ def evaluate(
         progress=Progress(on_stage=screen.stage_line),
     )
     screen.show(evaluation, evaluation_table(evaluation), as_json=as_json)
+
+
+def _sizes(listed: str | None) -> tuple[int, ...]:
+    """Of a list such as `64,128`."""
+    sizes = [size.strip() for size in (listed or "").split(",") if listed]
+    if not all(size.isdecimal() and 0 < int(size) < 2**20 for size in sizes):
+        raise UserError(f"'{listed}' is no list of widths", where="--dimensions", hint="write such as 64,128,192")
+    return tuple(dict.fromkeys(map(int, sizes)))

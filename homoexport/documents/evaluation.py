@@ -18,6 +18,7 @@ class QualityFigure(Figures):
     """One metric of one model, and how much it was taken from; JSON leaves out what does not apply.
 
     `interval` is of 95 %; the benchmark of MTEB gives none, but says which `score` of a task its figure is.
+    `dimensions` are the numbers that vectors were cut to.
     """
 
     metric: str
@@ -32,6 +33,7 @@ class QualityFigure(Figures):
     masked_tokens: int | None = None
     words: int | None = None
     words_cut_off: int | None = None
+    dimensions: int | None = None
     probe_trained_on: int | None = None
 
     @model_serializer(mode="wrap")
@@ -76,11 +78,13 @@ class Columns(Figures):
 class Evaluation(Document):
     """Models judged side by side on the same data, as `evaluation.json` keeps them."""
 
-    VERSION: ClassVar[str] = "1.0"
+    VERSION: ClassVar[str] = "1.1"
 
     task: AskedTask
     teacher: str | None = None
     teacher_digest: str | None = None
+    documents: str | None = None
+    documents_digest: str | None = None
     seed: int
     columns: Columns = Columns()
     data: JudgedData | BenchmarkData

@@ -14,13 +14,15 @@ from homoexport.report.table import Table
 
 
 def evaluation_table(evaluation: Evaluation) -> Table:
-    """A row a model, a column a metric with its 95 % interval."""
+    """A row a model, and each width that its vectors were cut to; a column a metric with its 95 % interval."""
     metrics = list(dict.fromkeys(each.metric for one in evaluation.results for each in one.metrics))
     rows = []
     for one in evaluation.results:
-        found = {each.metric: _cell(each) for each in one.metrics}
         runs_in = f"{one.runtime}, {one.precision}"
-        rows.append((one.model, runs_in, *(found.get(name, "-") for name in metrics)))
+        for size in dict.fromkeys(each.dimensions for each in one.metrics):
+            found = {each.metric: _cell(each) for each in one.metrics if each.dimensions == size}
+            name = one.model if size is None else f"{one.model}, cut to {size}"
+            rows.append((name, runs_in, *(found.get(metric, "-") for metric in metrics)))
     return Table(("model", "runs in", *metrics), rows, _title(evaluation), left=(0, 1))
 
 
@@ -29,7 +31,8 @@ def _title(evaluation: Evaluation) -> str:
     if isinstance(data, BenchmarkData):
         return "MTEB, each task's main score"
     to_teacher = f", against {evaluation.teacher}" if evaluation.teacher else ""
-    return f"{evaluation.task} on {data.source} ({data.examples} examples{to_teacher})"
+    searching = f", searching {evaluation.documents}" if evaluation.documents else ""
+    return f"{evaluation.task} on {data.source} ({data.examples} examples{to_teacher}{searching})"
 
 
 def _cell(figure: QualityFigure) -> str:

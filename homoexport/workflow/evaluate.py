@@ -36,6 +36,8 @@ def evaluate(
     columns: Columns | None = None,
     data_dir: Path | None = None,
     teacher: str | None = None,
+    documents: str | None = None,
+    dimensions: Sequence[int] = (),
     probe: bool = False,
     train: str | None = None,
     names: Sequence[str] = (),
@@ -54,6 +56,8 @@ def evaluate(
         columns: of texts, second texts, and labels or scores; those that are not named are the task's own.
         data_dir: GLUE's files, a folder a task; without it the hub is asked.
         teacher: what the others are compared with, for fidelity, classification and tagging.
+        documents: whose vectors are searched for fidelity; by default each model searches its own.
+        dimensions: widths that vectors are cut to, for sts and fidelity; each is judged beside the whole.
         probe: judge a linear classifier on frozen vectors, trained on the train split of a task of GLUE.
         train: files that a probe for `classification` is trained on.
         names: tasks of MTEB.
@@ -66,7 +70,9 @@ def evaluate(
         PackageError, TeacherError: not a model, or one that cannot do the task.
         OutputError: `output` exists (unless `force`), or cannot be written.
     """
-    asked = _Asked(task, data, columns or Columns(), data_dir, teacher, probe, train, names, seed, threads)
+    asked = _Asked(
+        task, data, columns or Columns(), data_dir, teacher, documents, dimensions, probe, train, names, seed, threads
+    )
     asked.check()
     if output is not None:
         refuse_existing(output, force=force, kind="evaluation", inputs=[*models, *filter(None, (data, train))])
@@ -87,6 +93,8 @@ class _Asked:
     columns: Columns
     data_dir: Path | None
     teacher: str | None
+    documents: str | None
+    dimensions: Sequence[int]
     probe: bool
     train: str | None
     names: Sequence[str]
@@ -105,6 +113,8 @@ class _Asked:
             "--probe": self.probe or None,
             "--name": self.names or None,
             "--teacher": self.teacher,
+            "--documents": self.documents,
+            "--dimensions": self.dimensions or None,
         }
         given = {flag for flag, value in flags.items() if value is not None}
         taken = frozenset({"--name"}) if self.task == "mteb" else flags_of_task(self.task)
@@ -137,6 +147,8 @@ class _Asked:
             examples,
             task=judged_as,
             teacher=self.teacher,
+            documents=self.documents,
+            dimensions=self.dimensions,
             train=trained_on,
             metrics=metrics,
             seed=self.seed,
@@ -147,6 +159,8 @@ class _Asked:
             task=self.task,
             teacher=self.teacher,
             teacher_digest=None if self.teacher is None else digest_of_source(self.teacher),
+            documents=self.documents,
+            documents_digest=None if self.documents is None else digest_of_source(self.documents),
             seed=self.seed,
             columns=columns_of_task(self.task, self.columns),
             data=_data_of(examples, TASKS[judged_as].max_texts),

@@ -255,7 +255,9 @@ class StudentWriter:
             part.mkdir()
             try:
                 run.family.write_config(run.student.config, run.target)
-                save_encoder(replace(job.encoder, dense=run.dense), run.student, part, max_length=job.max_length)
+                save_encoder(
+                    replace(job.encoder, dense=run.loss.student_dense), run.student, part, max_length=job.max_length
+                )
                 for path in part.iterdir():
                     destination = folder / path.name
                     if destination.is_dir():
@@ -285,7 +287,7 @@ class StudentWriter:
             teacher=job.encoder.source,
             teacher_weights_sha256=job.sources["teacher"],
             family=job.encoder.model.config.model_type,
-            parameters=counts.total + sum(map(count_parameters, run.dense)),
+            parameters=counts.total + sum(map(count_parameters, run.loss.student_dense)),
             embedding_parameters=counts.embedding,
             backbone_parameters=counts.backbone,
             teacher_parameters=job.encoder.parameters,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import get_linear_schedule_with_warmup
 
 from homoexport.documents.student import StepRecord, WidthFigures
-from homoexport.encoder import Dense, Keep, count_parameters, slice_model
+from homoexport.encoder import Keep, count_parameters, slice_model
 from homoexport.encoder.fake_quant import rounded_to_int8
 from homoexport.shape import Shape, Widths
 from homoexport.stages.distill.batches import BatchMaker, MicroBatch, up_to
@@ -97,12 +97,12 @@ class Run:
         self.inner_terms = InnerTerms(
             self.teacher, self.student, self.family, self.projections, settings=settings, layer_map=start.layer_map
         )
-        pooling, self._dense = job.encoder.pooling, job.encoder.dense
+        pooling = job.encoder.pooling
         self.loss = StepLoss(
             self.inner_terms,
             settings,
             pooling_mode=pooling.mode if pooling else "mean",
-            dense=nn.Sequential(*self._dense).to(device),
+            dense=nn.Sequential(*job.encoder.dense).to(device),
             output=job.output,
             accelerator=self.accelerator,
         )
@@ -137,13 +137,6 @@ class Run:
     @property
     def widths(self) -> Widths:
         return self.family.widths(self.student)
-
-    @property
-    def dense(self) -> tuple[Dense, ...]:
-        """The layers behind the student's pooling: none, or what takes its vectors into the teacher's space."""
-        if self.loss.output == "student":
-            return ()
-        return (Dense(self.projections.hidden[-1].detach().T), *self._dense)
 
     @property
     def is_sound(self) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from homoexport.choices import PoolingMode, Side
 from homoexport.documents.recipe import DistillSettings, LossWeights
+from homoexport.encoder import Dense
 from homoexport.errors import RecipeError
 from homoexport.stages.distill import objective
 from homoexport.stages.distill.batches import NO_LABEL, Counts, MicroBatch, has_label
@@ -35,7 +36,7 @@ class StepLoss:
         settings: DistillSettings,
         *,
         pooling_mode: PoolingMode,
-        dense: nn.Module,
+        dense: nn.Sequential,
         output: Side,
         accelerator: Accelerator,
     ) -> None:
@@ -129,6 +130,13 @@ class StepLoss:
         """[B, D_s] to the teacher's vectors, before they are brought to length 1."""
         vectors: Tensor = self.dense(pooled @ self.inner_terms.projections.hidden[-1])
         return vectors
+
+    @property
+    def student_dense(self) -> tuple[Dense, ...]:
+        """The layers behind the student's pooling, as it stands: none, or what leads into the teacher's space."""
+        if self.output == "student":
+            return ()
+        return (Dense(self.inner_terms.projections.hidden[-1].detach().T), *self.dense)
 
     def _terms_of_texts(self, micro: MicroBatch, vectors: tuple[Tensor, Tensor], counts: Counts) -> dict[str, Tensor]:
         """All terms of sentences but the one that needs the whole batch; `vectors` are student's and teacher's."""

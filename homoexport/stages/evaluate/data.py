@@ -73,5 +73,7 @@ def flags_of_task(task: JudgedTask) -> frozenset[str]:
         "--train": not of_glue and asked.probe is not None,
         "--probe": of_glue and asked.probe is not None,
         "--teacher": asked.teacher != "none",
+        "--documents": asked.teacher == "needed",
+        "--dimensions": not of_glue and asked.probe is None and asked.model_task is None,
     }
     return frozenset(flag for flag, is_taken in flags.items() if is_taken)

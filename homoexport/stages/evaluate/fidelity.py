@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from homoexport.documents.evaluation import PackageQuality, RunQuality
-from homoexport.errors import TextError
+from homoexport.errors import PackageError, TextError
 from homoexport.runtime.inference import Package, Text
 from homoexport.stages.evaluate.agreement import check_comparable, decision_logits, label_agreement
 from homoexport.stages.evaluate.estimate import Quality
@@ -18,10 +18,14 @@ from homoexport.stages.evaluate.similarity import similarity_quality
 
 
 class Reference:
-    """A teacher's answers to some texts, which are asked for once."""
+    """A teacher's answers to some texts, which are asked for once.
 
-    def __init__(self, teacher: Package, texts: Sequence[Text]) -> None:
+    The models' vectors search those that `documents` gives of the same texts; by default each searches its own.
+    """
+
+    def __init__(self, teacher: Package, texts: Sequence[Text], *, documents: Package | None = None) -> None:
         self._teacher, self._texts = teacher, texts
+        self._documents = None if documents is None else documents.embed(texts)
         self._decides = bool(teacher.details.labels)
         self._answers = decision_logits(teacher, texts) if self._decides else list(teacher.embed(texts))
 
@@ -31,6 +35,13 @@ class Reference:
             return [self.main_quality(model, seed=seed)]
         vectors = model.embed(self._texts)
         reference = np.asarray(self._answers)
+        if self._documents is not None:
+            ours, theirs = vectors.shape[1], self._documents.shape[1]
+            if ours != theirs:
+                what = f"has vectors of {ours}, and the documents' are of {theirs}"
+                hint = "distil the student with student.output: teacher"
+                raise PackageError(what, where=str(model.details.folder), hint=hint)
+            return retrieval_qualities(reference, vectors, seed=seed, documents=self._documents)
         return [
             *retrieval_qualities(reference, vectors, seed=seed),
             similarity_quality(reference, vectors, seed=seed),

@@ -10,7 +10,7 @@ from homoexport.runtime.inference import Package
 from homoexport.stages.evaluate.estimate import Quality
 from homoexport.stages.evaluate.examples import Examples
 from homoexport.stages.evaluate.fidelity import Reference
-from homoexport.stages.evaluate.models import digest_of_source, is_package, open_model
+from homoexport.stages.evaluate.models import CutVectors, EmbeddedOnce, digest_of_source, is_package, open_model
 from homoexport.stages.evaluate.tasks import TASKS, check_asked
 
 
@@ -20,6 +20,7 @@ class Judge:
     Args:
         examples: texts, pairs or lists of words, with labels where the task needs them.
         teacher: an open model, for the tasks that take one.
+        documents: an open model of the vectors that are searched, in place of each model's own.
         train: labelled examples for a probe on the vectors of encoders.
         metrics: those to give of the task's own; by default all.
         seed: of samples, masks and the bootstrap.
@@ -35,6 +36,7 @@ class Judge:
         *,
         task: EvaluationTask,
         teacher: Package | None = None,
+        documents: Package | None = None,
         train: Examples | None = None,
         metrics: Sequence[str] | None = None,
         seed: int = 0,
@@ -44,7 +46,8 @@ class Judge:
         self._task, self._train, self._metrics, self._seed = TASKS[task], train, metrics, seed
         self._reference = None
         if teacher is not None:
-            self._reference = Reference(teacher, examples.drawn(self._task.max_texts, seed).texts)
+            texts = examples.drawn(self._task.max_texts, seed).texts
+            self._reference = Reference(teacher, texts, documents=documents)
 
     def qualities(self, model: Package) -> list[Quality]:
         """An open model's figures.
@@ -72,25 +75,38 @@ def evaluate_models(
     *,
     task: EvaluationTask,
     teacher: str | None = None,
+    documents: str | None = None,
+    dimensions: Sequence[int] = (),
     train: Examples | None = None,
     metrics: Sequence[str] | None = None,
     seed: int = 0,
     threads: int = 1,
     on_stage: Callable[[str], None] = lambda _title: None,
 ) -> tuple[JudgedModel, ...]:
-    """Judge packages and torch models, named as `open_model` takes them, on the same examples; see `Judge`."""
+    """Judge packages and torch models, named as `open_model` takes them, on the same examples; see `Judge`.
+
+    Of each of `dimensions` there are figures of the vectors cut to so many numbers, too, also of the documents'.
+    """
     check_asked(task, examples, has_teacher=teacher is not None)
     model_task = TASKS[task].model_task
     judging = None if teacher is None else open_model(teacher, threads=threads, task=model_task)
-    judge = Judge(examples, task=task, teacher=judging, train=train, metrics=metrics, seed=seed)
+    searched = None if documents is None else open_model(documents, threads=threads, task=model_task)
+    if dimensions:
+        judging, searched = (each and EmbeddedOnce(each) for each in (judging, searched))
     # All are opened first, so that a bad one does not cost the others their figures.
     opened = [open_model(source, threads=threads, task=None if train else model_task) for source in models]
-    results = []
-    for source, model in zip(models, opened, strict=True):
-        on_stage(f"judging {source}")
-        figures = [quality.figure for quality in judge.qualities(model)]
-        results.append(described(source, model, figures))
-    return tuple(results)
+    of_models: list[list[QualityFigure]] = [[] for _ in models]
+    if dimensions:
+        opened = [EmbeddedOnce(model) for model in opened]
+    for size in (None, *dimensions):
+        of_size = searched if size is None or searched is None else CutVectors(searched, size)
+        judge = Judge(examples, task=task, teacher=judging, documents=of_size, train=train, metrics=metrics, seed=seed)
+        for source, model, figures in zip(models, opened, of_models, strict=True):
+            on_stage(f"judging {source}" if size is None else f"judging {size} numbers of {source}")
+            cut = model if size is None else CutVectors(model, size)
+            found = (quality.figure for quality in judge.qualities(cut))
+            figures += [each.model_copy(update={"dimensions": size}) for each in found]
+    return tuple(map(described, models, opened, of_models))
 
 
 def described(source: str, model: Package, metrics: Sequence[QualityFigure]) -> JudgedModel:

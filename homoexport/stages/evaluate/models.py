@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from homoexport.choices import CLASSIFYING
 from homoexport.documents.artifact import digest_in, kind_of, sha256_file
 from homoexport.documents.document import digest_of
-from homoexport.runtime.inference import Package, PackageInfo, Session, open_package, open_session
+from homoexport.errors import UserError
+from homoexport.runtime.inference import Package, PackageInfo, Session, Text, open_package, open_session
 
 if TYPE_CHECKING:
     from homoexport.encoder import Encoder
@@ -92,6 +93,47 @@ def _package(encoder: Encoder, session: Session) -> Package:
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length)
     return Package(details, session, tokenizer)
+
+
+class EmbeddedOnce(Package):
+    """A model that is asked once for the vectors of the same texts."""
+
+    def __init__(self, model: Package) -> None:
+        vars(self).update(vars(model))
+        self._known: dict[tuple[Text, ...], NDArray[np.float32]] = {}
+
+    def embed(self, texts: Sequence[Text], batch_size: int = 32) -> NDArray[np.float32]:
+        """[N, D]"""
+        asked = tuple(texts)
+        if asked not in self._known:
+            self._known[asked] = super().embed(texts, batch_size)
+        return self._known[asked]
+
+
+class CutVectors(Package):
+    """A model whose vectors are cut to their first numbers (Matryoshka, arXiv 2205.13147); cosines renormalise them.
+
+    UserError of a model that gives none.
+    """
+
+    def __init__(self, model: Package, dimensions: int) -> None:
+        if model.details.output == "logits":
+            what, hint = "gives no vectors to cut", "leave --dimensions out"
+            raise UserError(what, where=str(model.details.folder), hint=hint)
+        vars(self).update(vars(model))
+        self._whole, self._dimensions = model, dimensions
+
+    def embed(self, texts: Sequence[Text], batch_size: int = 32) -> NDArray[np.float32]:
+        """[N, D']
+
+        Raises:
+            UserError: the vectors have fewer numbers.
+        """
+        vectors = self._whole.embed(texts, batch_size)
+        if self._dimensions > vectors.shape[1]:
+            what = f"has vectors of {vectors.shape[1]}, which cannot be cut to {self._dimensions}"
+            raise UserError(what, where=str(self.details.folder), hint="give fewer --dimensions")
+        return vectors[:, : self._dimensions]
 
 
 class _TorchSession:

@@ -20,19 +20,23 @@ K = 10
 FEWEST_SEARCHED = K + 2  # texts, for K to be found among the others
 
 
-def retrieval_qualities(reference: NDArray[Any], vectors: NDArray[Any], *, seed: int) -> list[Quality]:
+def retrieval_qualities(
+    reference: NDArray[Any], vectors: NDArray[Any], *, seed: int, documents: NDArray[Any] | None = None
+) -> list[Quality]:
     """How much of the teacher's ten nearest is found, in which order, and how near the vectors themselves are.
 
     `overlap@10` is the share of the teacher's ten nearest that are among the student's. `ndcg@10` (Järvelin &
     Kekäläinen 2002) takes the teacher's ranking for the truth: its first is worth 10, its tenth 1, others nothing.
     `mean_cosine` is there where both have vectors of the same width. Intervals are by the bootstrap over queries.
 
-    The teacher's vectors are [N, D], the student's of the same texts [N, D'].
+    The teacher's vectors are [N, D], the student's of the same texts [N, D']. `documents` are what the student's
+    search, [N, D'] of the same texts; by default they are its own.
     """
     count = len(vectors)
     if count < FEWEST_SEARCHED:
         raise TextError(f"{count} texts", hint=f"give {FEWEST_SEARCHED} or more, for {K} to be found among the others")
-    wanted, found = _nearest(reference), _nearest(vectors)  # [N, K]
+    wanted = _nearest(reference, reference)  # [N, K]
+    found = _nearest(vectors, vectors if documents is None else documents)
     worth = np.zeros((count, count))
     np.put_along_axis(worth, wanted, np.arange(K, 0, -1.0)[None, :], axis=1)
     gained = np.take_along_axis(worth, found, axis=1)  # [N, K]
@@ -48,9 +52,8 @@ def retrieval_qualities(reference: NDArray[Any], vectors: NDArray[Any], *, seed:
     ]
 
 
-def _nearest(vectors: NDArray[Any]) -> NDArray[np.intp]:
+def _nearest(queries: NDArray[Any], documents: NDArray[Any]) -> NDArray[np.intp]:
     """The K nearest of the others to each text, the nearest first, [N, K]; ties in the order of the texts."""
-    unit = unit_vectors(vectors)
-    similarities = unit @ unit.T
+    similarities = unit_vectors(queries) @ unit_vectors(documents).T
     np.fill_diagonal(similarities, -np.inf)
     return np.argsort(-similarities, axis=1, kind="stable")[:, :K]

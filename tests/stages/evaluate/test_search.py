@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from homoexport.documents.evaluation import Evaluation
+from homoexport.report import evaluation_table
 from homoexport.runtime.inference import open_package
 from homoexport.stages.evaluate.retrieval import retrieval_qualities
 from tests.conftest import Outcome
@@ -86,7 +88,9 @@ def test_cut_vectors_are_judged_beside_the_whole(homoexport: Call, models: tuple
     for size in (4, 8):
         expected = figures_by_hand(theirs, ours[:, :size], (theirs if asymmetric else ours)[:, :size])
         assert {name: found[size][name] for name in expected} == pytest.approx(expected)
-    assert "cut to 4" in homoexport("eval", *flags, "--dimensions", "4").out
+    told = homoexport("eval", *flags, "--dimensions", "4", "--json")
+    rows = evaluation_table(Evaluation.model_validate_json(told.out)).rows
+    assert [row[0] for row in rows] == [str(student), f"{student}, cut to 4"]
 
 
 def test_cosines_of_cut_vectors_are_judged_by_people_s_scores(homoexport: Call, models: tuple[Path, Path]) -> None:
@@ -111,7 +115,7 @@ def test_cosines_of_cut_vectors_are_judged_by_people_s_scores(homoexport: Call, 
         (("--dimensions", "8,x"), "--dimensions: '8,x' is no list of widths"),
         (("--dimensions", "0"), "write such as 64,128,192"),
         (("--documents", "narrow"), "has vectors of 16, and the documents' are of 8"),
-        (("--documents", "nowhere"), "no such model"),
+        (("--documents", "nowhere"), "nowhere"),
     ],
 )
 def test_widths_that_cannot_be_are_refused(
