@@ -3,19 +3,43 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import Any, TypedDict, cast
 
 import torch
+from torch import Tensor
 
 from homoexport.documents.document import copy_file, half_of, new_file
 from homoexport.documents.layout import CHECKPOINT, GOOD_CHECKPOINT
 from homoexport.documents.output import output_errors
 from homoexport.errors import PackageError, refusing
+from homoexport.stages.distill.depth import DepthState
 from homoexport.stages.distill.job import Sources
-from homoexport.stages.distill.loop import RunState
 from homoexport.text.corpus import StreamState
 
 _FORMAT = 6  # raised whenever a checkpoint's content changes
+
+
+Values = dict[str, Any]  # as `state_dict` of torch's classes and `asdict` give them
+
+
+class RunState(TypedDict):
+    """`waypoints` says how many are still ahead; `slowed` whether the run went back once, to a lower learning rate."""
+
+    step: int
+    start_widths: Values
+    widths: Values
+    student: Values
+    projections: Values
+    optimizer: Values
+    rate: Values
+    ranking: list[list[Tensor]]
+    depth: DepthState
+    is_teacher: bool
+    probed: bool
+    labels_seen: bool
+    slowed: bool
+    waypoints: int
+    scaler: Values
 
 
 class Checkpoint(TypedDict):

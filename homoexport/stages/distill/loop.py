@@ -12,10 +12,9 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
-from typing import Any, TypedDict
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import get_linear_schedule_with_warmup
 
 from homoexport.documents.student import StepRecord, WidthFigures
@@ -23,7 +22,8 @@ from homoexport.encoder import Keep, count_parameters, slice_model
 from homoexport.encoder.fake_quant import rounded_to_int8
 from homoexport.shape import Shape, Widths
 from homoexport.stages.distill.batches import BatchMaker, MicroBatch, up_to
-from homoexport.stages.distill.depth import Depth, DepthState
+from homoexport.stages.distill.checkpoint import RunState
+from homoexport.stages.distill.depth import Depth
 from homoexport.stages.distill.importance import Ranking, choose
 from homoexport.stages.distill.job import Job
 from homoexport.stages.distill.layerwise import LayerMap
@@ -33,28 +33,6 @@ from homoexport.stages.distill.schedule import PruneSchedule, widths_due
 from homoexport.stages.distill.start import recompute_activations, start_student
 from homoexport.stages.distill.step import StepLoss
 from homoexport.stages.distill.terms import InnerTerms, weights_at, with_vectors
-
-Values = dict[str, Any]  # as `state_dict` of torch's classes and `asdict` give them
-
-
-class RunState(TypedDict):
-    """`waypoints` says how many are still ahead; `slowed` whether the run went back once, to a lower learning rate."""
-
-    step: int
-    start_widths: Values
-    widths: Values
-    student: Values
-    projections: Values
-    optimizer: Values
-    rate: Values
-    ranking: list[list[Tensor]]
-    depth: DepthState
-    is_teacher: bool
-    probed: bool
-    labels_seen: bool
-    slowed: bool
-    waypoints: int
-    scaler: Values
 
 
 class Run:
