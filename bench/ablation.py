@@ -38,7 +38,10 @@ FIGURES = ("held_out", "passages", "stsb")
 STUDENT = (
     Cell("as the recipe has it"),
     Cell("compared in the student's width", ("distill.compare_in=student",)),
-    Cell("one-shot", ("distill.method=one-shot",)),
+    Cell("not repaired", ("distill.repair=false",)),
+    Cell("step by step, repaired", ("distill.method=homodistil",)),
+    Cell("step by step, not repaired", ("distill.method=homodistil", "distill.repair=false")),
+    Cell("repaired, not trained", ("distill.method=repair",)),
     Cell("no attention term", ("distill.weights.attention=0",)),
     Cell("no match of similarities", ("distill.weights.task=0",)),
     Cell("half the batch, twice the steps", ("distill.batch_size=16",)),
@@ -52,12 +55,18 @@ _WIDTHS = {  # weights in the layers, in parts of the teacher's: hidden size, fe
 }
 HOMOTOPY = tuple(
     Cell(
-        f"{method}, 1/{ratio}",
-        (f"distill.method={method}",),
+        f"{method}{', repaired' if repaired else ''}, 1/{ratio}",
+        (f"distill.method={method}", f"distill.repair={str(repaired).lower()}"),
         {"hidden_size": hidden, "intermediate_size": ffn, "num_attention_heads": heads},
     )
     for ratio, (hidden, ffn, heads) in _WIDTHS.items()
-    for method in ("homodistil", "one-shot")
+    for method, repaired in (
+        ("homodistil", False),
+        ("homodistil", True),
+        ("one-shot", False),
+        ("one-shot", True),
+        ("repair", True),
+    )
 )
 GROUPS = {"student": STUDENT, "homotopy": HOMOTOPY}
 

@@ -156,7 +156,8 @@ def masks_of(run: Run, keep: Keep) -> dict[str, torch.Tensor]:
 
 def quickstart(steps: int, threads: int) -> tuple[Job, Shape]:
     """The quickstart's job, and its student's widths."""
-    recipe = load_recipe(RECIPE, [f"distill.steps={steps}", f"distill.threads={threads}"])
+    homotopic = ["distill.method=homodistil", "distill.repair=false"]
+    recipe = load_recipe(RECIPE, [f"distill.steps={steps}", f"distill.threads={threads}", *homotopic])
     assert recipe.student is not None
     job = open_job(recipe.teacher, text=recipe.text, settings=recipe.distill, seed=recipe.seed)
     return job, target_of(job.encoder, recipe.student, recipe.distill)

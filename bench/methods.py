@@ -43,7 +43,7 @@ RECIPE = Path(__file__).parents[1] / "recipes/quickstart.yaml"
 SWEEP = (0.1, 0.3, 0.5, 0.7, 0.9)
 DEFAULT = "homodistil"  # t_f 0.6, sensitivity
 SHAPE = {"hidden_size": 192, "intermediate_size": 768, "num_attention_heads": 6}
-SETTINGS = ("distill.compare_in=student",)  # HomoDistil's own equation
+SETTINGS = ("distill.method=homodistil", "distill.repair=false", "distill.compare_in=student")  # as the paper has it
 
 
 @dataclass(frozen=True)

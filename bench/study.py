@@ -72,6 +72,8 @@ def recipe_of(cell: Cell, threads: int) -> Recipe:
         f"student.intermediate_size={4 * cell.width}",
         f"student.num_attention_heads={cell.width // HEAD_WIDTH}",
         f"distill.method={cell.method}",
+        "distill.repair=false",
+        "distill.compare_in=student",
         f"distill.threads={threads}",
     ]
     return load_recipe(RECIPE, settings)
