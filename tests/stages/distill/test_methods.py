@@ -51,7 +51,7 @@ def test_one_shot_by_magnitude_keeps_the_heaviest_neurons(tiny_folder, corpus_fi
         + run.teacher.encoder.layer[0].output.dense.weight.abs().sum(0)
     )
     run._probe(batches.of_step(0))
-    run._event()
+    run._event(batches.of_step(0))
     expected = weight[heaviness.topk(24).indices.sort().values]
     torch.testing.assert_close(run.student.encoder.layer[0].intermediate.dense.weight.data, expected)
 

@@ -97,19 +97,20 @@ def test_a_branch_that_diverges_goes_back_to_where_it_branched_off(
     tiny_folder, corpus_file, tmp_path, monkeypatch, stop_after
 ):
     torch.set_num_threads(1)
-    update, teacher, arguments, seen = Run._update, str(tiny_folder()), arguments_of(corpus_file), []
+    train, teacher, arguments, seen = Run._train, str(tiny_folder()), arguments_of(corpus_file), []
 
-    def lose(run: Run) -> None:
-        update(run)
+    def lose(run: Run) -> float:
+        rate = train(run)
         if run.settings.steps == 5 and run.step == 2 and not run.slowed:  # a branch's third
             next(run.student.parameters()).data.fill_(math.nan)
+        return rate
 
     def stop(_progress: object) -> None:
         seen.append(1)
         if len(seen) == stop_after:
             raise Stop
 
-    monkeypatch.setattr(Run, "_update", lose)
+    monkeypatch.setattr(Run, "_train", lose)
     whole = distill_students(teacher, output=tmp_path / "whole", **arguments)
     with pytest.raises(Stop):
         distill_students(teacher, output=tmp_path / "stopped", progress=Progress(on_distill=stop), **arguments)

@@ -174,8 +174,9 @@ def test_queries_are_matched_with_their_documents(tiny_folder, tmp_path):
         settings = settings_of("sentence-embedding", method="one-shot", micro_batch_size=micro)
         job = open_job(folder, text=text, settings=settings, seed=0)
         run = Run(job, target_of(job.encoder, SHAPE, settings))
-        run._probe(job.with_settings(settings_of("sentence-embedding")).batches.of_step(0))
-        run._event()
+        first = job.with_settings(settings_of("sentence-embedding")).batches.of_step(0)
+        run._probe(first)
+        run._event(first)
         micro_batches = job.batches.of_step(1)
         assert sum(len(m.input_ids) for m in micro_batches if m.documents) == 8
         losses.append(run.loss.backward(micro_batches))
