@@ -43,7 +43,10 @@ SHIPPED = Path(__file__).parents[2] / "recipes"
 
 def recipes(folder: Path) -> Callable[[random.Random], Reader]:
     """Recipes of runs and of fine-tuning, with --set."""
-    texts = [path.read_bytes() for path in sorted(SHIPPED.rglob("*.yaml"))]
+    texts = [
+        (FinetuneRecipe if path.name == "glue.yaml" else Recipe, path.read_bytes())
+        for path in sorted(SHIPPED.rglob("*.yaml"))
+    ]
     path = folder / "recipe.yaml"
     odd = [
         "text.sources.0=1",
@@ -57,7 +60,7 @@ def recipes(folder: Path) -> Callable[[random.Random], Reader]:
     ]
 
     def make(draw: random.Random) -> Reader:
-        text = draw.choice(texts)
+        kind, text = draw.choice(texts)
         if draw.random() < 0.5:
             tree = mutated_value(yaml.safe_load(text), draw)
             text = yaml.safe_dump(tree).encode("utf-8", "surrogatepass")
@@ -65,7 +68,8 @@ def recipes(folder: Path) -> Callable[[random.Random], Reader]:
         given = [
             mutated_bytes(draw.choice(odd).encode(), draw).decode(errors="replace") for _ in range(draw.randrange(3))
         ]
-        kind = draw.choice([Recipe, FinetuneRecipe])
+        if draw.random() < 0.2:
+            kind = draw.choice([Recipe, FinetuneRecipe])
         return lambda: parse_as(kind, read_recipe_tree(path), where=str(path), overrides=given)
 
     return make
