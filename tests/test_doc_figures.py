@@ -69,6 +69,8 @@ def test_peers_of_the_method():
 def test_students_quality_and_costs_of_pruning():
     teacher, student = kept("sts")["results"]
     assert says("README.md", "What comes out", f"{student['value']:.3f}", f"{teacher['value']:.3f}")
+    overlap = kept("passages")["results"][0]["metrics"][0]["value"]
+    assert says("README.md", "The figures, honestly", f"{overlap:.3f}")
     step = kept("distill_step")
     ratios = [figures["ratio"] for figures in step["floor"].values()]
     share = f"{100 * step['share']['share_while_pruning']:.1f}"
