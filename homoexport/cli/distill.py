@@ -92,7 +92,7 @@ def distill(
 
         if _launched_alone():
             screen.say(_ONE_PROCESS)
-        progress = Progress(on_note=bars.on_note, on_distill=bars.on_distill)
+        progress = Progress(on_share=bars.on_measure, on_note=bars.on_note, on_distill=bars.on_distill)
         folders = _distilled(settings, output, progress, force=force, resume=resume)
     if screen.speaks():
         manifests = [verify(folder, DistilledManifest, strict=False) for folder in folders]

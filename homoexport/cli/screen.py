@@ -144,7 +144,7 @@ class Bars:
         self._step("fine-tuning", "", progress.step, progress.steps, text)
 
     def on_measure(self, stage: str, share: float) -> None:
-        """A part of measuring or planning, and the share of it that is done."""
+        """A part of measuring, planning or pruning, and the share of it that is done."""
         if not errors.is_terminal:
             if stage not in self._stages:
                 self._stages.add(stage)
@@ -169,13 +169,16 @@ class Bars:
         """The bar, and the line of it that has this title."""
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+        passing = total == 1.0
+        if self._bar is not None and self._bar.live.transient != passing:
+            self._end()
         if self._bar is None:
             columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[text]}"))
             self._bar = Progress(
                 *columns,
                 TimeRemainingColumn(),
                 console=errors,
-                transient=total == 1.0,
+                transient=passing,
                 redirect_stdout=False,  # rich would take escape sequences in what libraries say for styles
                 redirect_stderr=False,
             )

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -97,6 +98,8 @@ class StudentWriter:
     def _run(self, settings: DistillSettings) -> Run:
         run = Run(self.job.with_settings(settings), self.target, waypoints=[shape for _, shape in self.waypoints])
         run.on_waypoint = self._leave_branch
+        if self._writes:
+            run.on_mending = partial(self.place.progress.on_share, "mending the pruned student")
         self._gap = GapWatch(run.schedule)
         return run
 

@@ -59,6 +59,17 @@ def test_in_a_terminal_one_bar_at_a_time(errors):
         assert part in said
 
 
+def test_in_a_terminal_a_passing_bar_leaves_and_the_next_stays(errors):
+    console = errors(terminal=True)
+    with screen.Bars() as bars:
+        bars.on_measure("mending", 0.5)
+        assert bars._bar.live.transient
+        distil(bars, 4)
+        assert not bars._bar.live.transient
+        assert list(bars._tasks) == ["distilling"]
+    assert "4/4  loss 0.5000" in console.export_text()
+
+
 def test_of_many_processes_one_speaks(errors, monkeypatch):
     console = errors(terminal=False)
     monkeypatch.setenv("RANK", "1")

@@ -38,7 +38,8 @@ from homoexport.stages.distill.terms import InnerTerms, weights_at, with_vectors
 class Run:
     """The state of a distillation: what a checkpoint holds, and what a step changes.
 
-    It passes the shapes of `waypoints`, the widest first, on its way, and calls `on_waypoint` at each.
+    It passes the shapes of `waypoints`, the widest first, on its way, and calls `on_waypoint` at each;
+    `on_mending` is told what share is done of a repair at the start, which takes long.
     """
 
     def __init__(self, job: Job, target: Shape, *, waypoints: Sequence[Shape] = ()) -> None:
@@ -46,6 +47,7 @@ class Run:
         self.settings, self.accelerator, self.target, self.family = settings, job.accelerator, target, job.family
         self.waypoints = list(waypoints)
         self.on_waypoint: Callable[[], None] = lambda: None
+        self.on_mending: Callable[[float], None] = lambda _share: None
         start = start_student(
             job.encoder.model,
             self.family,
@@ -313,7 +315,8 @@ class Run:
         repair = Repair(before, self.student, self.family, up_to(text, self._most_tokens), keep, reduce=reduce)
         projections = copy.deepcopy(self.projections)
         self._slice(keep)
-        maps = repair.mend(answered, heads=self.settings.objective != "sentence-embedding")
+        heads = self.settings.objective != "sentence-embedding"
+        maps = repair.mend(answered, heads=heads, on_share=self.on_mending if at_start else lambda _share: None)
         self.projections.follow(projections, maps, layer_map)
         self.inner_terms.clear()
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -67,15 +67,18 @@ class Repair:
         self.query_scale = math.sqrt(keep.head_dim / widths.head_dim)
 
     @torch.no_grad()
-    def mend(self, layer_map: LayerMap, *, heads: bool) -> Maps:
-        """Mend the student, whose layers answer to those of `whole` as the map says."""
+    def mend(
+        self, layer_map: LayerMap, *, heads: bool, on_share: Callable[[float], None] = lambda _share: None
+    ) -> Maps:
+        """Mend the student, whose layers answer to those of `whole` as the map says; told is the share that is done."""
+        on_share(0.0)
         self.ours = Walk(self.student, self.family, self.micro_batches)
-        maps = self._mend_body(layer_map)
+        maps = self._mend_body(layer_map, on_share)
         if heads:
             self._mend_heads()
         return maps
 
-    def _mend_body(self, layer_map: LayerMap) -> Maps:
+    def _mend_body(self, layer_map: LayerMap, on_share: Callable[[float], None]) -> Maps:
         """Mend the embeddings' LayerNorm, the layers and the last LayerNorm."""
         theirs, ours = self.theirs, self.ours
         if ours.layout.embedding_norm is not None:
@@ -84,6 +87,7 @@ class Repair:
         for layer, (first, last) in enumerate(zip(layer_map.attention, layer_map.hidden, strict=True)):
             self._mend_layer(layer, first, last)
             hidden.append(self._map())
+            on_share(len(hidden) / len(layer_map.hidden))
         if ours.layout.final_norm is not None:
             normed = [map(walk.module(str(walk.layout.final_norm)), walk.tokens()) for walk in (ours, theirs)]
             self._mend_norm(ours.layout.final_norm, zip(*normed, strict=True))

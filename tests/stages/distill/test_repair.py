@@ -20,6 +20,7 @@ from homoexport.stages.distill.layerwise import LayerMap
 from homoexport.stages.distill.least_squares import Regression
 from homoexport.stages.distill.repair import Repair
 from homoexport.workflow.distill import distill
+from homoexport.workflow.progress import Progress
 from tests.conftest import FAMILY_CONFIGS, WORDS, tiny_model
 from tests.stages.distill.test_loop import SHAPE, run_of, settings_of, text_of
 
@@ -133,13 +134,20 @@ def test_a_regression_without_ridge_is_that_of_lstsq():
 
 
 def test_the_method_needs_no_steps_and_beats_slicing(tiny_folder, corpus_file, tmp_path):
-    students = {}
+    students, told = {}, []
+    progress = Progress(on_share=lambda what, share: told.append((what, share)))
     for name, change in (("repair", {"method": "repair"}), ("sliced", {"method": "one-shot", "learning_rate": 1e-12})):
         values = settings_of("sentence-embedding", **change).model_dump(exclude={"steps"} if name == "repair" else ())
         settings = DistillSettings(**values)
         students[name] = distill(
-            str(tiny_folder()), text=text_of(corpus_file), shape=SHAPE, settings=settings, output=tmp_path / name
+            str(tiny_folder()),
+            text=text_of(corpus_file),
+            shape=SHAPE,
+            settings=settings,
+            output=tmp_path / name,
+            progress=progress,
         ).details
+    assert told == [("mending the pruned student", share) for share in (0, 0.5, 1)]
     assert students["repair"].steps == 0
     assert students["repair"].widths == students["sliced"].widths
     assert students["repair"].held_out_loss < 0.9 * students["sliced"].held_out_loss
