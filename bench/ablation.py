@@ -1,14 +1,10 @@
-"""What makes a student keep its teacher's search: one change at a time, several seeds.
+"""What makes a student keep its teacher's search: one change at a time to the quickstart's recipe, several seeds.
 
-    python bench/ablation.py STSB_DEV.tsv PASSAGES.txt --group student [--seeds 0 1 2]
-    python bench/ablation.py STSB_DEV.tsv PASSAGES.txt --group homotopy
+    python bench/ablation.py STSB_DEV.tsv PASSAGES.txt [--seeds 0 1 2]
 
 Distils MiniLM-L6 on the quickstart's texts and judges the fp32 student by what it keeps of the teacher's ten nearest
 neighbours (overlap@10) on the recipe's held-out sentences and on 1,000 passages of another kind (`bench/docstrings.py`
-writes some), and by STS-B dev. Groups:
-
-- student: the recipe's student, and one change at a time to how it is distilled, at the same number of steps;
-- homotopy: pruned step by step against pruned at once, at 2 to 16 times fewer weights in the layers.
+writes some), and by STS-B dev. All runs have the same number of steps.
 
 A run's result is kept as soon as it is there, and is not made again; the table is printed from what is kept.
 """
@@ -28,6 +24,7 @@ from scipy.stats import spearmanr
 from sts import read_pairs
 
 from homoexport.encoder import Encoder, count_parameters
+from homoexport.stages.distill import Job, Run
 from homoexport.stages.distill.objective import pool
 from homoexport.stages.evaluate.retrieval import retrieval_qualities
 
@@ -35,7 +32,7 @@ RESULTS = Path(__file__).parent / "results/ablation.json"
 PASSAGES = 1000
 FIGURES = ("held_out", "passages", "stsb")
 
-STUDENT = (
+CELLS = (
     Cell("as the recipe has it"),
     Cell("compared in the student's width", ("distill.compare_in=student",)),
     Cell("not repaired", ("distill.repair=false",)),
@@ -47,28 +44,12 @@ STUDENT = (
     Cell("half the batch, twice the steps", ("distill.batch_size=16",)),
     Cell("a third cropped", ("distill.crop=0.33",)),
 )
-_WIDTHS = {  # weights in the layers, in parts of the teacher's: hidden size, feed-forward width, heads
-    2: (288, 960, 9),
-    4: (192, 768, 6),
-    8: (128, 608, 4),
-    16: (96, 384, 3),
-}
-HOMOTOPY = tuple(
-    Cell(
-        f"{method}{', repaired' if repaired else ''}, 1/{ratio}",
-        (f"distill.method={method}", f"distill.repair={str(repaired).lower()}"),
-        {"hidden_size": hidden, "intermediate_size": ffn, "num_attention_heads": heads},
-    )
-    for ratio, (hidden, ffn, heads) in _WIDTHS.items()
-    for method, repaired in (
-        ("homodistil", False),
-        ("homodistil", True),
-        ("one-shot", False),
-        ("one-shot", True),
-        ("repair", True),
-    )
-)
-GROUPS = {"student": STUDENT, "homotopy": HOMOTOPY}
+
+
+def read_passages(path: Path) -> list[str]:
+    """A thousand lines, from all over the file."""
+    every = path.read_text(encoding="utf-8").splitlines()
+    return every[:: max(1, len(every) // PASSAGES)][:PASSAGES]
 
 
 @torch.no_grad()
@@ -90,14 +71,20 @@ def embed(model: Any, encoder: Encoder, texts: list[str]) -> NDArray[np.float32]
     return vectors
 
 
-def measure(cell: Cell, stsb: Path, passages: list[str], *, steps: int, seed: int, threads: int) -> dict[str, Any]:
-    """One run's result."""
-    longer = 2 if "distill.batch_size=16" in cell.settings else 1
-    run, job, log, seconds = distil(cell, steps=longer * steps, seed=seed, threads=threads, settings=(), shape={})
+def search_kept(run: Run, job: Job, passages: list[str]) -> dict[str, float]:
+    """overlap@10 with the teacher on the recipe's held-out texts and on passages."""
     figures = {}
     for name, texts in (("held_out", job.corpus.held_out_texts), ("passages", passages)):
         both = [embed(model, job.encoder, texts) for model in (run.teacher, run.student)]
         figures[name] = retrieval_qualities(both[0], both[1], seed=0)[0].value
+    return figures
+
+
+def measure(cell: Cell, stsb: Path, passages: list[str], *, steps: int, seed: int, threads: int) -> dict[str, Any]:
+    """One run's result."""
+    longer = 2 if "distill.batch_size=16" in cell.settings else 1
+    run, job, log, seconds = distil(cell, steps=longer * steps, seed=seed, threads=threads, settings=(), shape={})
+    figures = search_kept(run, job, passages)
     pairs, scores = read_pairs(stsb)
     sides = [embed(run.student, job.encoder, [pair[side] for pair in pairs]) for side in (0, 1)]
     figures["stsb"] = float(spearmanr((sides[0] * sides[1]).sum(1), np.array(scores)).statistic)
@@ -147,21 +134,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stsb", type=Path)
     parser.add_argument("passages", type=Path)
-    parser.add_argument("--group", choices=GROUPS, default="student")
     parser.add_argument("--steps", type=int, default=240)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    every = arguments.passages.read_text(encoding="utf-8").splitlines()
-    passages = every[:: max(1, len(every) // PASSAGES)][:PASSAGES]
-    cells = GROUPS[arguments.group]
-    for cell, seed in todo(arguments.output, cells, arguments.seeds, arguments.steps):
+    passages = read_passages(arguments.passages)
+    for cell, seed in todo(arguments.output, CELLS, arguments.seeds, arguments.steps):
         how = {"steps": arguments.steps, "seed": seed, "threads": arguments.threads}
         result = measure(cell, arguments.stsb, passages, **how)
         print(f"{cell.name}, seed {seed}: {[result[name] for name in FIGURES]}, {result['seconds']:.0f} s", flush=True)
         keep(arguments.output, result)
-    print(table(keep(arguments.output, None), cells))
+    print(table(keep(arguments.output, None), CELLS))
 
 
 if __name__ == "__main__":

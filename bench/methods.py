@@ -115,6 +115,7 @@ def distil(
     job = open_job(recipe.teacher, text=recipe.text, settings=recipe.distill, seed=seed)
     run = Run(job, target_of(job.encoder, student, recipe.distill))
     began = time.perf_counter()
+    run.read_text(job.batches)
     log = []
     while not run.finished:
         log.append(run.advance(job.batches.of_step(run.step)).model_dump(mode="json"))
