@@ -47,11 +47,12 @@ ArtifactKind = Literal["student", "package", "measurement", "plan", "evaluation"
 WorkKind = Literal["student", "run", "finetuning"]  # what a folder is of that can be resumed
 
 # Evaluating and fine-tuning.
-LabelledTask = Literal["sts", "classification", "tagging"]  # judged on labels that people gave
+LabelledTask = Literal["sts", "search", "classification", "tagging"]  # judged on labels that people gave
 UnlabelledTask = Literal["fidelity", "masked-lm"]  # judged on any text
 EvaluationTask = Literal[LabelledTask, UnlabelledTask]
 EVALUATION_TASKS: dict[EvaluationTask, str] = {  # with what the command's help says of them
     "sts": "cosine similarities against people's scores",
+    "search": "queries that should find their documents",
     "fidelity": "what a model keeps of its teacher's search results or decisions",
     "masked-lm": "masked tokens restored",
     "classification": "labels or scores",

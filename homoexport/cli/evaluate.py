@@ -33,11 +33,11 @@ Teacher = Annotated[
 ]
 Documents = Annotated[
     str | None,
-    typer.Option(metavar="MODEL", help="For fidelity: whose vectors are searched; by default each model's own."),
+    typer.Option(metavar="MODEL", help="For search, fidelity: whose vectors are searched; by default a model's own."),
 ]
 Dimensions = Annotated[
     str | None,
-    typer.Option(metavar="N,N...", help="For sts, fidelity: vectors cut to so many numbers, each judged, too."),
+    typer.Option(metavar="N,N...", help="For sts, search, fidelity: vectors cut to so many numbers, each judged, too."),
 ]
 Probe = Annotated[
     bool, typer.Option("--probe", help="GLUE without fine-tuning: a linear classifier on frozen vectors.")

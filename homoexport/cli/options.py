@@ -59,9 +59,12 @@ Provider = Annotated[
     Literal["cpu", "cuda", "openvino"] | None, typer.Option(help="onnxruntime's execution provider on this machine.")
 ]
 TextColumn = Annotated[
-    str | None, typer.Option(help="Column of the texts (default: text; of sts: sentence1; of tagging: tokens).")
+    str | None,
+    typer.Option(help="Column of the texts (default: text; of sts: sentence1; of search: query; of tagging: tokens)."),
 ]
-PairColumn = Annotated[str | None, typer.Option(help="Column of the second texts (of sts: sentence2).")]
+PairColumn = Annotated[
+    str | None, typer.Option(help="Column of the second texts (of sts: sentence2, of search: document).")
+]
 LabelColumn = Annotated[
     str | None,
     typer.Option(

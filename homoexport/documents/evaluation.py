@@ -28,6 +28,7 @@ class QualityFigure(Figures):
     texts: int | None = None
     pairs: int | None = None
     queries: int | None = None
+    documents: int | None = None
     decisions: int | None = None
     sequences: int | None = None
     masked_tokens: int | None = None

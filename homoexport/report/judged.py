@@ -32,6 +32,8 @@ def _title(evaluation: Evaluation) -> str:
         return "MTEB, each task's main score"
     to_teacher = f", against {evaluation.teacher}" if evaluation.teacher else ""
     searching = f", searching {evaluation.documents}" if evaluation.documents else ""
+    if evaluation.task == "search":
+        searching = f", documents by {evaluation.documents or 'each model itself'}"
     return f"{evaluation.task} on {data.source} ({data.examples} examples{to_teacher}{searching})"
 
 

@@ -51,13 +51,13 @@ def evaluate(
 
     Args:
         models: packages' folders, students' folders, hub names, or `package:DISTRIBUTION/PATH`.
-        task: `sts`, `fidelity`, `masked-lm`, `classification`, `tagging`, one of GLUE's, or `mteb`.
+        task: `sts`, `search`, `fidelity`, `masked-lm`, `classification`, `tagging`, one of GLUE's, or `mteb`.
         data: a glob of files, or `package:DISTRIBUTION/GLOB`, for the tasks that bring no data.
         columns: of texts, second texts, and labels or scores; those that are not named are the task's own.
         data_dir: GLUE's files, a folder a task; without it the hub is asked.
         teacher: what the others are compared with, for fidelity, classification and tagging.
-        documents: whose vectors are searched for fidelity; by default each model searches its own.
-        dimensions: widths that vectors are cut to, for sts and fidelity; each is judged beside the whole.
+        documents: whose vectors are searched, for search and fidelity; by default each model searches its own.
+        dimensions: widths that vectors are cut to, for sts, search and fidelity; each is judged beside the whole.
         probe: judge a linear classifier on frozen vectors, trained on the train split of a task of GLUE.
         train: files that a probe for `classification` is trained on.
         names: tasks of MTEB.

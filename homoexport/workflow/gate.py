@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from homoexport.choices import UNLABELLED_TASKS
+from homoexport.choices import UNLABELLED_TASKS, Side
 from homoexport.data import sample_text
 from homoexport.documents.budget import QUALITY_LINE, BudgetVerdict
 from homoexport.documents.evaluation import Columns
@@ -42,17 +42,22 @@ _KEYS = {
 class Gate:
     """A floor that models are held against; `texts` are held-out text, for a task that names no data.
 
+    `output` says in whose space the models answer: in the teacher's, search is judged among the teacher's documents.
+
     Raises:
         TextError: data that cannot be read, or none.
         RecipeError: a metric that the task does not have, or of which less is better.
         PackageError: a teacher that cannot do the task.
     """
 
-    def __init__(self, settings: QualitySettings, *, teacher: Package, texts: Sequence[str], seed: int) -> None:
+    def __init__(
+        self, settings: QualitySettings, *, teacher: Package, texts: Sequence[str], seed: int, output: Side = "student"
+    ) -> None:
         self._settings = settings
         judged = gate_data(settings, texts)
         faithful = TASKS[judged.task].teacher == "needed"
-        self._judge = _judge_of(judged, judged.examples, teacher=teacher, seed=seed)
+        self._documents = f", documents by the {output}" if TASKS[judged.task].is_search else ""
+        self._judge = _judge_of(judged, judged.examples, teacher=teacher, seed=seed, output=output)
         # A teacher is faithful to itself: a share of its fidelity is a figure.
         relative = settings.relative and not faithful
         self._teacher = self._figure(teacher) if relative else None
@@ -65,10 +70,10 @@ class Gate:
         else:
             limit = level * theirs.value
             low, high = np.percentile(found.draws - level * theirs.draws, (2.5, 97.5))
-        few = len(self._judge.examples.texts) < _FEW
+        few = found.counts.get("queries", len(self._judge.examples.texts)) < _FEW
         kept = None if few or low < 0 <= high else bool(low >= 0)
         return BudgetVerdict(
-            line=f"{QUALITY_LINE}{found.metric}",
+            line=f"{QUALITY_LINE}{found.metric}{self._documents}",
             limit=limit,
             measured=found.value,
             interval=found.interval,
@@ -80,7 +85,12 @@ class Gate:
 
 
 def check_gate(
-    settings: QualitySettings, judged: JudgedExamples, *, teacher: Package, hidden_size: int | None = None
+    settings: QualitySettings,
+    judged: JudgedExamples,
+    *,
+    teacher: Package,
+    hidden_size: int | None = None,
+    output: Side = "student",
 ) -> None:
     """Find what would stop a gate half-way: a metric, a teacher that cannot do the task, labels that are not its own.
 
@@ -94,8 +104,8 @@ def check_gate(
         )
     try:
         TASKS[judged.task].check(teacher, judged.examples)
-        few = _few_of(judged.examples, settings.metric)
-        figures = _judge_of(judged, few, teacher=teacher, seed=0).qualities(teacher)
+        few = _few_of(judged, settings.metric)
+        figures = _judge_of(judged, few, teacher=teacher, seed=0, output=output).qualities(teacher)
     except TextError as error:
         if settings.data is None and settings.task in UNLABELLED_TASKS:
             return  # the model has no words for our sample; those of the held-out text will be its own
@@ -103,10 +113,11 @@ def check_gate(
     _chosen(figures, settings)
 
 
-def _few_of(examples: Examples, metric: str | None) -> Examples:
+def _few_of(judged: JudgedExamples, metric: str | None) -> Examples:
     """A few of the examples, from one end of their labels to the other; of a ranking the first whole queries."""
+    examples = judged.examples
     labels, count, queries = examples.labels, len(examples.texts), examples.queries
-    if queries is not None and metric == "ndcg@10":
+    if queries is not None and metric == "ndcg@10" and judged.task == "classification":
         several = np.flatnonzero(np.bincount(queries)[queries] > 1)
         return examples.taken(several[queries[several] <= queries[several[:_FEW]].max()].tolist())
     order = list(range(count)) if labels is None else sorted(range(count), key=lambda row: labels[row])
@@ -114,10 +125,11 @@ def _few_of(examples: Examples, metric: str | None) -> Examples:
     return examples.taken([order[place] for place in places])
 
 
-def _judge_of(judged: JudgedExamples, examples: Examples, *, teacher: Package, seed: int) -> Judge:
+def _judge_of(judged: JudgedExamples, examples: Examples, *, teacher: Package, seed: int, output: Side) -> Judge:
     """A judge of some of the examples; a floor is under the task's own figures, or under fidelity's."""
     against = teacher if TASKS[judged.task].teacher == "needed" else None
-    return Judge(examples, task=judged.task, teacher=against, metrics=judged.metrics, seed=seed)
+    searched = teacher if TASKS[judged.task].is_search and output == "teacher" else None
+    return Judge(examples, task=judged.task, teacher=against, documents=searched, metrics=judged.metrics, seed=seed)
 
 
 def gate_data(settings: QualitySettings, texts: Sequence[str] | None = None) -> JudgedExamples:

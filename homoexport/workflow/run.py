@@ -142,7 +142,8 @@ def check_recipe(recipe: Recipe) -> Encoder:
         width = None
         if student is not None and student.output == "student":
             width = student.hidden_size or teacher.model.config.hidden_size
-        check_gate(recipe.quality, judged, teacher=torch_package(teacher), hidden_size=width)
+        asked = torch_package(teacher)
+        check_gate(recipe.quality, judged, teacher=asked, hidden_size=width, output=recipe.output)
     return teacher
 
 
@@ -334,7 +335,7 @@ class _Journey:
         gate = None
         if recipe.quality is not None:
             opened = open_package(teacher, threads=threads_here(recipe.measure))
-            gate = Gate(recipe.quality, teacher=opened, texts=texts, seed=recipe.seed)
+            gate = Gate(recipe.quality, teacher=opened, texts=texts, seed=recipe.seed, output=recipe.output)
         if not is_exported:
             with self._stage("export", f"Exporting the student ({recipe.export.quantize})"):
                 export_model(

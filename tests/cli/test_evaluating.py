@@ -87,11 +87,18 @@ def test_what_the_docs_say_can_be_said(homoexport, tmp_path, monkeypatch):
     labelled = [f"{left}\t{score % 3}" for left, _, score in ROWS]
     (tmp_path / "SST-2/dev.tsv").write_text("\n".join(["sentence\tlabel", *labelled]))
     (tmp_path / "texts.txt").write_text("\n".join(left for left, _, _ in ROWS))
-    commands = [line for block in snippets("evaluating.md", "Judging models", "bash") for line in block.splitlines()]
+    found = [json.dumps({"query": left, "document": right}) for left, right, _ in ROWS]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(found))
+    blocks = [
+        block
+        for heading in ("Judging models", "Search against labels")
+        for block in snippets("evaluating.md", heading, "bash")
+    ]
+    commands = [line for block in blocks for line in block.splitlines()]
     (tmp_path / "glue/CoLA").mkdir(parents=True)
     for name in ("train", "dev"):
         (tmp_path / f"glue/CoLA/{name}.tsv").write_text("\n".join(f"x\t{i % 2}\t\tw{i % 2} w5" for i in range(40)))
-    assert len(commands) == 6
+    assert len(commands) == 8
     for command in commands:
         told = homoexport(*shlex.split(command)[1:])
         assert told.code == 0, told.err

@@ -71,7 +71,7 @@ def test_only_what_was_given_is_in_the_tree(run, asked):
     ("words", "said"),
     [
         (("--quantize", "int3"), "'int8-static', 'int4'"),
-        (("--task", "glue"), "'sts', 'classification'"),
+        (("--task", "glue"), "'sts', 'search', 'classification'"),
         (("--steps", "0"), "--steps"),
         (("--warmup", "1.5"), "--warmup"),
         (("--steps", "many"), "--steps"),

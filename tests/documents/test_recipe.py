@@ -162,6 +162,17 @@ def test_floors_are_figures_or_shares():
 
 
 def test_the_docs_floor_is_one():
-    (text,) = snippets("evaluating.md", "A floor under quality", "yaml")
-    quality = parse_as(Recipe, {**MINIMAL, **yaml.safe_load(text)}, where="docs").quality
-    assert (quality.task, quality.relative, quality.level) == ("stsb", True, 0.95)
+    of_sentences, of_search = (
+        parse_as(Recipe, {**MINIMAL, **yaml.safe_load(text)}, where="docs").quality
+        for text in snippets("evaluating.md", "A floor under quality", "yaml")
+    )
+    assert (of_sentences.task, of_sentences.relative, of_sentences.level) == ("stsb", True, 0.95)
+    assert (of_search.task, of_search.metric, of_search.level) == ("search", "ndcg@10", 0.95)
+
+
+def test_the_search_recipe_shows_a_floor_in_its_comments():
+    whole, _, shown = (FOLDER / "search.yaml").read_text().partition("\n# quality:")
+    lines = [line.removeprefix("# ") for line in f"# quality:{shown}".splitlines()]
+    recipe = parse_as(Recipe, yaml.safe_load("\n".join([whole, *lines])), where="search.yaml")
+    assert (recipe.quality.task, recipe.quality.metric, recipe.quality.level) == ("search", "ndcg@10", 0.95)
+    assert recipe.output == "teacher"

@@ -13,6 +13,7 @@ from scipy import stats
 from homoexport.documents.budget import QUALITY_LINE
 from homoexport.documents.recipe import QualitySettings
 from homoexport.errors import PackageError, RecipeError, TextError
+from homoexport.report.wording import budget_line
 from homoexport.runtime.inference import Package, open_package
 from homoexport.workflow.gate import Gate, check_gate, gate_data
 from tests.stages.measure.tiny_onnx import weights, write_package
@@ -191,3 +192,48 @@ def test_what_has_no_floor_is_told(tmp_path: Path) -> None:
     settings = QualitySettings(task="masked-lm", metric="loss", floor="0.5", data=str(tmp_path / "texts.txt"))
     with pytest.raises(RecipeError, match="of 'loss' less is better, so it has no floor"):
         check(settings, folder)
+
+
+def test_search_is_held_among_the_documents_of_whom_the_student_answers_like(tmp_path: Path) -> None:
+    rows = [json.dumps({"query": query, "document": document}) for query, document in PAIRS]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(rows))
+    teacher = open_package(write_package(tmp_path / "teacher"))
+    student = open_package(write_package(tmp_path / "student", arrays=weights(seed=1)))  # in another space
+    settings = QualitySettings(task="search", data=str(tmp_path / "pairs.jsonl"), metric="ndcg@10", floor="50%")
+    own, asymmetric = (
+        Gate(settings, teacher=teacher, texts=(), seed=0, output=output) for output in ("student", "teacher")
+    )
+    verdicts = [gate.judge(student) for gate in (own, asymmetric)]
+    assert [verdict.kept for verdict in verdicts] == [True, False]
+    assert verdicts[0].limit == pytest.approx(verdicts[1].limit)  # the teacher searches its own in both
+    assert [budget_line(verdict.line)[0] for verdict in verdicts] == [
+        "Quality (ndcg@10, documents by the student)",
+        "Quality (ndcg@10, documents by the teacher)",
+    ]
+    assert asymmetric.judge(teacher).kept is True
+
+
+@pytest.mark.parametrize(
+    ("rows", "given", "words"),
+    [
+        ("title,body\na,b\n", {}, "has no column 'query'; set quality.text_column to one of: title, body"),
+        ("query,document\na,b\nc,b\n", {}, "has one document"),
+        ("query,document\na,b\nc,d\n", {"metric": "recall"}, "name one of: ndcg@10, mrr@10, recall@10"),
+        ("query,document,grade\na,b,1\nc,d,much\n", {"label_column": "grade"}, "'much', is no number.*quality.label_"),
+    ],
+)
+def test_what_cannot_be_searched_is_told_before_the_work(tmp_path: Path, rows: str, given, words: str) -> None:
+    folder = write_package(tmp_path / "teacher")
+    (tmp_path / "rows.csv").write_text(rows)
+    settings = QualitySettings(task="search", data=str(tmp_path / "rows.csv"), floor="50%", **given)
+    with pytest.raises((RecipeError, TextError), match=words):
+        check(settings, folder)
+
+
+def test_a_few_rows_show_that_a_search_can_be_judged(tmp_path: Path) -> None:
+    """Of many rows that are not to be found, or that are all of one document, one is looked at that is."""
+    folder = write_package(tmp_path / "teacher")
+    rows = [f"w{row % 40},w{row // 190},{int(row == 150)}" for row in range(200)]
+    (tmp_path / "rows.csv").write_text("\n".join(["query,document,grade", *rows]))
+    given = {"data": str(tmp_path / "rows.csv"), "floor": "50%", "label_column": "grade"}
+    check(QualitySettings(task="search", **given), folder)

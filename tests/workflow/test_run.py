@@ -149,6 +149,26 @@ def test_floor_of_quality_is_a_line_of_the_budget(homoexport, kept_run, missed_r
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("output", ["student", "teacher"])
+def test_search_is_judged_in_the_index_that_the_student_answers_for(homoexport, recipe, tmp_path, output):
+    path = recipe()
+    texts = (tmp_path / "text.txt").read_text().splitlines()[:60]
+    pairs = [{"query": " ".join(text.split()[:3]), "document": text} for text in texts]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    quality = f"quality={{task: search, data: {tmp_path}/pairs.jsonl, floor: 1%}}"
+    flags = ("--set", f"student.output={output}", "--set", quality, "--json")
+    outcome = homoexport("run", path, "-o", tmp_path / "run", *flags)
+    assert outcome.code == 0, outcome.err
+    (line,) = json.loads(outcome.out)["budget"]
+    assert line["line"] == f"quality.ndcg@10, documents by the {output}"
+    flags = ("--task", "search", "--data", tmp_path / "pairs.jsonl", "--json")
+    among = ("--documents", tmp_path / "run/0-teacher") if output == "teacher" else ()
+    told = homoexport("eval", tmp_path / "run/2-onnx", *flags, *among)
+    assert json.loads(told.out)["results"][0]["metrics"][0]["value"] == pytest.approx(line["measured"])
+    assert f"Quality (ndcg@10, documents by the {output})" in (tmp_path / "run/report.md").read_text()
+
+
+@pytest.mark.slow
 def test_run_stopped_after_distilling_goes_on(homoexport, kept_run, tmp_path):
     run, path = kept_run.copied_to(tmp_path), kept_run.recipe
     student = verify(run / "1-student", Manifest)

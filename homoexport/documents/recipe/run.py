@@ -6,6 +6,7 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
+from homoexport.choices import Side
 from homoexport.documents.budget import Budget
 from homoexport.documents.document import digest_of
 from homoexport.documents.recipe.sections import (
@@ -82,6 +83,11 @@ class Recipe(Section):
     def is_planned(self) -> bool:
         """Whether the student's shape is to be found: the largest that the budget allows."""
         return self.student is None and not self.students
+
+    @property
+    def output(self) -> Side:
+        """The space of the one student's vectors; a planned one answers in its own."""
+        return "student" if self.student is None else self.student.output
 
     def digest(self) -> str:
         """Hex sha256 of the recipe's content."""

@@ -21,6 +21,7 @@ from homoexport.runtime.inference import Package
 from homoexport.stages.evaluate.estimate import FloatArray, Quality, Statistic, estimate, mean, pearson, spearman
 from homoexport.stages.evaluate.examples import Examples
 from homoexport.stages.evaluate.labels import label_indices
+from homoexport.stages.evaluate.retrieval import discounted_gain
 
 _BINS = 15  # as in Guo et al. 2017
 
@@ -79,15 +80,9 @@ def ranking_qualities(
     ranked = [documents for documents in found if documents.min() < documents.max()]
     if not ranked:
         return []
-    figures = np.array([_gained(documents) / _gained(np.sort(documents)[::-1]) for documents in ranked])
+    figures = np.array([discounted_gain(each) / discounted_gain(np.sort(each)[::-1]) for each in ranked])
     counts = {"queries": len(ranked), "pairs": sum(map(len, ranked))}
     return [estimate("ndcg@10", mean(figures), len(ranked), seed=seed, counts=counts)]
-
-
-def _gained(worth: FloatArray) -> float:
-    """The discounted gain of a ranking's first ten."""
-    first = worth[:10]
-    return float(first @ (1 / np.log2(np.arange(2, len(first) + 2))))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from homoexport.documents.evaluation import Columns
 from homoexport.errors import UserError
 from homoexport.stages.evaluate.examples import Examples, read_examples
 from homoexport.stages.evaluate.glue import GLUE, read_glue
+from homoexport.stages.evaluate.search import check_searched
 from homoexport.stages.evaluate.tasks import TASKS
 
 
@@ -43,7 +44,10 @@ def read_judged(
     if data is None:
         raise UserError("judged on what?", where=f"--task {task}", hint="name files with --data")
     named = columns_of_task(task, columns or Columns())
-    return JudgedExamples(read_examples(data, named, has_words=TASKS[judged_as].has_words), judged_as)
+    examples = read_examples(data, named, has_words=TASKS[judged_as].has_words)
+    if TASKS[judged_as].is_search:
+        check_searched(examples)
+    return JudgedExamples(examples, judged_as)
 
 
 def judged_task(task: JudgedTask) -> EvaluationTask:
@@ -69,11 +73,11 @@ def flags_of_task(task: JudgedTask) -> frozenset[str]:
         "--data": not of_glue,
         "--text-column": not of_glue,
         "--pair-column": not of_glue and asked.pairs != "none",
-        "--label-column": not of_glue and asked.columns.label is not None,
+        "--label-column": not of_glue and (asked.columns.label is not None or asked.is_search),
         "--train": not of_glue and asked.probe is not None,
         "--probe": of_glue and asked.probe is not None,
         "--teacher": asked.teacher != "none",
-        "--documents": asked.teacher == "needed",
+        "--documents": asked.teacher == "needed" or asked.is_search,
         "--dimensions": not of_glue and asked.probe is None and asked.model_task is None,
     }
     return frozenset(flag for flag, is_taken in flags.items() if is_taken)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 MAX_COMPARED = 1000  # texts, each with every other: half a million pairs; more would cost their square
 
+_SCORES = "name the column of scores with --label-column"
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -68,14 +70,9 @@ class Examples:
         count = len(self.texts)
         return self if limit is None or limit >= count else self.taken(drawn_rows(count, limit, seed))
 
-    def scores(self) -> list[float]:
-        """The labels as numbers.
-
-        Raises:
-            TextError: one is none, or all are the same, which says nothing of order.
-        """
+    def numbers(self) -> list[float]:
+        """The labels as numbers; TextError where one is none."""
         assert self.labels is not None
-        hint = "name the column of scores with --label-column"
         numbers: list[float] = []
         for row, label in enumerate(self.labels, start=1):
             try:
@@ -83,9 +80,15 @@ class Examples:
             except ValueError:
                 numbers.append(math.nan)
             if not math.isfinite(numbers[-1]):
-                raise TextError(f"the label of example {row}, '{label}', is no number", where=self.source, hint=hint)
+                what = f"the label of example {row}, '{label}', is no number"
+                raise TextError(what, where=self.source, hint=_SCORES)
+        return numbers
+
+    def scores(self) -> list[float]:
+        """The labels as numbers; TextError where one is none, or all are the same, which says nothing of order."""
+        numbers = self.numbers()
         if len(set(numbers)) == 1:
-            raise TextError(f"has the score {numbers[0]:g} alone", where=self.source, hint=hint)
+            raise TextError(f"has the score {numbers[0]:g} alone", where=self.source, hint=_SCORES)
         return numbers
 
 

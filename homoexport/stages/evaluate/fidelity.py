@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from homoexport.documents.evaluation import PackageQuality, RunQuality
-from homoexport.errors import PackageError, TextError
+from homoexport.errors import TextError
 from homoexport.runtime.inference import Package, Text
 from homoexport.stages.evaluate.agreement import check_comparable, decision_logits, label_agreement
 from homoexport.stages.evaluate.estimate import Quality
 from homoexport.stages.evaluate.examples import MAX_COMPARED, Examples
 from homoexport.stages.evaluate.masked_lm import judge_masked_lm
-from homoexport.stages.evaluate.retrieval import FEWEST_SEARCHED, retrieval_qualities
+from homoexport.stages.evaluate.retrieval import FEWEST_SEARCHED, check_widths, retrieval_qualities
 from homoexport.stages.evaluate.similarity import similarity_quality
 
 
@@ -36,11 +36,7 @@ class Reference:
         vectors = model.embed(self._texts)
         reference = np.asarray(self._answers)
         if self._documents is not None:
-            ours, theirs = vectors.shape[1], self._documents.shape[1]
-            if ours != theirs:
-                what = f"has vectors of {ours}, and the documents' are of {theirs}"
-                hint = "distil the student with student.output: teacher"
-                raise PackageError(what, where=str(model.details.folder), hint=hint)
+            check_widths(model, vectors, self._documents)
             return retrieval_qualities(reference, vectors, seed=seed, documents=self._documents)
         return [
             *retrieval_qualities(reference, vectors, seed=seed),

@@ -11,6 +11,7 @@ from homoexport.stages.evaluate.estimate import Quality
 from homoexport.stages.evaluate.examples import Examples
 from homoexport.stages.evaluate.fidelity import Reference
 from homoexport.stages.evaluate.models import CutVectors, EmbeddedOnce, digest_of_source, is_package, open_model
+from homoexport.stages.evaluate.search import Search
 from homoexport.stages.evaluate.tasks import TASKS, check_asked
 
 
@@ -44,8 +45,10 @@ class Judge:
         check_asked(task, examples, has_teacher=teacher is not None)
         self.examples = examples
         self._task, self._train, self._metrics, self._seed = TASKS[task], train, metrics, seed
-        self._reference = None
-        if teacher is not None:
+        self._reference: Reference | Search | None = None
+        if self._task.is_search:
+            self._reference = Search(examples, documents=documents)
+        elif teacher is not None:
             texts = examples.drawn(self._task.max_texts, seed).texts
             self._reference = Reference(teacher, texts, documents=documents)
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from homoexport.errors import TextError
+from homoexport.errors import PackageError, TextError
+from homoexport.runtime.inference import Package
 from homoexport.runtime.vectors import unit_vectors
 from homoexport.stages.evaluate.estimate import Quality, estimate, mean
 
@@ -40,16 +41,31 @@ def retrieval_qualities(
     worth = np.zeros((count, count))
     np.put_along_axis(worth, wanted, np.arange(K, 0, -1.0)[None, :], axis=1)
     gained = np.take_along_axis(worth, found, axis=1)  # [N, K]
-    discounts = 1 / np.log2(np.arange(2, K + 2))
     per_query = {
         "overlap@10": (gained > 0).mean(axis=1),
-        "ndcg@10": gained @ discounts / (np.arange(K, 0, -1.0) @ discounts),
+        "ndcg@10": discounted_gain(gained) / discounted_gain(np.arange(K, 0, -1.0)),
     }
     if reference.shape[1] == vectors.shape[1]:
         per_query["mean_cosine"] = np.sum(unit_vectors(reference) * unit_vectors(vectors), axis=1)
     return [
         estimate(name, mean(values), count, seed=seed, counts={"texts": count}) for name, values in per_query.items()
     ]
+
+
+def discounted_gain(worth: NDArray[Any]) -> NDArray[np.float64]:
+    """The discounted gain of rankings' first ten (Järvelin & Kekäläinen 2002), [...] of worths [..., R], R any."""
+    first = worth[..., :K]
+    gain: NDArray[np.float64] = first @ (1 / np.log2(np.arange(2, first.shape[-1] + 2)))
+    return gain
+
+
+def check_widths(model: Package, vectors: NDArray[Any], documents: NDArray[Any]) -> None:
+    """Refuse (PackageError) a model whose vectors, [N, D], are not as wide as those to search, [N', D']."""
+    ours, theirs = vectors.shape[1], documents.shape[1]
+    if ours != theirs:
+        what = f"has vectors of {ours}, and the documents' are of {theirs}"
+        hint = "distil the student with student.output: teacher"
+        raise PackageError(what, where=str(model.details.folder), hint=hint)
 
 
 def _nearest(queries: NDArray[Any], documents: NDArray[Any]) -> NDArray[np.intp]:

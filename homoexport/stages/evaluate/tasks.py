@@ -47,6 +47,7 @@ class Task:
     model_task: ModelTask | None = None
     teacher: Use = "none"
     max_texts: int | None = None
+    is_search: bool = False
     qualities: QualityFunction | None = None
     probe: ProbeFunction | None = None
     check: Callable[[Package, Examples], None] = lambda _model, _examples: None
@@ -59,6 +60,7 @@ TASKS: Mapping[EvaluationTask, Task] = {
         qualities=judge_sts,
         check=check_scores,
     ),
+    "search": Task(columns=Columns(text="query", pair="document"), pairs="needed", is_search=True),
     "fidelity": Task(teacher="needed", max_texts=MAX_COMPARED),
     "masked-lm": Task(model_task="fill-mask", qualities=judge_masked_lm),
     "classification": Task(
