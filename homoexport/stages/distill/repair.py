@@ -20,7 +20,6 @@ student, D_t before the slice).
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -111,27 +110,30 @@ class Repair:
         does."""
         ours, kept = self.ours, self.kept
         reads, totals = self._targets(first, last)
+        stream = list(ours.tokens())
         for number, branch in enumerate(ours.branches(layer)):
-            if branch.norm_before is not None:
-                self._mend_norm(
-                    branch.norm_before, zip(ours.outputs(layer, branch.norm_before), reads[number], strict=True)
-                )
+            before = branch.norm_before
+            read = stream if before is None else self._normed(before, stream, reads[number])
             regression = Regression()
-            for read, whole in zip(ours.reads(layer, number), reads[number], strict=True):
-                regression.add(read, self._error(read, whole))
+            for mine, whole in zip(read, reads[number], strict=True):
+                regression.add(mine, self._error(mine, whole))
             self._fold(branch.readers, self.theirs.branches(first)[number].readers, regression)
-            regression = Regression()
-            for shown, total in zip(ours.shows(layer, number), totals[number], strict=True):
-                error = total[:, kept] - shown.base - shown.added
-                regression.add(shown.ending, error, 1 / total.var(1).clamp(min=1e-12))
+            regression, shown = Regression(), list(ours.shows(layer, number))
+            for part, total in zip(shown, totals[number], strict=True):
+                error = total[:, kept] - part.base - part.added
+                regression.add(part.ending, error, 1 / total.var(1).clamp(min=1e-12))
             self._mend_writer(ours.module(branch.writer), regression)
-            if branch.norm_after is not None and number + 1 < len(reads):
-                self._mend_norm(
-                    branch.norm_after, zip(ours.outputs(layer, branch.norm_after), reads[number + 1], strict=True)
-                )
-        deque(ours.advance(layer), maxlen=0)
-        if ours.branches(layer)[-1].norm_after is not None:
-            self._mend_states(str(ours.branches(layer)[-1].norm_after))
+            stream = [part.base + ours.module(branch.writer)(part.ending) for part in shown]
+            if branch.norm_after is not None:
+                after = reads[number + 1] if number + 1 < len(reads) else list(self.theirs.tokens())
+                stream = self._normed(branch.norm_after, stream, after)
+        ours.stand_after(stream)
+
+    def _normed(self, name: str, stream: Sequence[Tensor], wanted: Sequence[Tensor]) -> list[Tensor]:
+        """What a LayerNorm makes of the stream, once it is mended to put out what is wanted, of each micro-batch."""
+        norm = self.ours.module(name)
+        self._mend_norm(name, zip(map(norm, stream), wanted, strict=True))
+        return [norm(each) for each in stream]
 
     def _targets(self, first: int, last: int) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
         """What each branch of layer `first` read before the slice, and the stream after it, or, of the last one, after

@@ -39,23 +39,38 @@ class Walk:
         self.model, self.layout = model, family.layout(model)
         self._layers: list[Any] = list(family.taps(model).layers)
         self._masks = [micro.attention_mask.bool() for micro in micro_batches]
-        self._arguments = [self._begin(family, micro) for micro in micro_batches]
+        self._arguments = [self._begin(family, micro, passing=place > 0) for place, micro in enumerate(micro_batches)]
         self.states = [arguments[0][0][0] for arguments in self._arguments]
 
     @torch.no_grad()
-    def _begin(self, family: Family, micro: MicroBatch) -> list[tuple[Any, dict[str, Any]]]:
-        """What the body calls its layers with."""
+    def _begin(self, family: Family, micro: MicroBatch, *, passing: bool) -> list[tuple[Any, dict[str, Any]]]:
+        """What the body calls its layers with; they compute nothing where they let the states pass."""
         arguments: list[tuple[Any, dict[str, Any]]] = []
 
         def note(_layer: nn.Module, inputs: Any, named: Any) -> None:
             others = {name: value for name, value in named.items() if name != "hidden_states"}
             arguments.append((inputs, others) if inputs else ((named["hidden_states"],), others))
 
-        handles = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in self._layers]
+        def note_kind(_layer: nn.Module, _inputs: Any, output: Any) -> None:
+            self._puts_out_tuples = isinstance(output, tuple)
+
+        def let_pass(hidden_states: Tensor, *_inputs: Any, **_named: Any) -> Any:
+            return (hidden_states,) if self._puts_out_tuples else hidden_states
+
+        handles: list[Any] = []
+        for layer in self._layers:
+            handles += [
+                layer.register_forward_pre_hook(note, with_kwargs=True),
+                layer.register_forward_hook(note_kind),
+            ]
+            if passing:
+                layer.forward = let_pass
         # Not the body's call, which torch.compile may have taken over.
         family.body(self.model).forward(**micro.inputs)
         for handle in handles:
             handle.remove()
+        for layer in self._layers if passing else ():
+            del layer.forward
         return [
             (inputs if index == 0 else (None, *inputs[1:]), named) for index, (inputs, named) in enumerate(arguments)
         ]
@@ -68,19 +83,17 @@ class Walk:
         for states, mask in zip(self.states, self._masks, strict=True):
             yield states[mask]
 
-    def reads(self, layer: int, branch: int) -> Iterator[Tensor]:
-        """What a branch of the next layer reads of each micro-batch, [N, D]; nothing after it is computed."""
-        name = self.branches(layer)[branch].readers[0]
-        return (ins[name] for ins, _ in self._calls(layer, [name], until=name))
-
     def shows(self, layer: int, branch: int) -> Iterator[Shown]:
         """What a branch of the next layer shows of each micro-batch."""
         of = self.branches(layer)[branch]
         return (_shown(of, ins, outs) for ins, outs in self._calls(layer, _names(of), until=of.writer))
 
-    def outputs(self, layer: int, name: str) -> Iterator[Tensor]:
-        """What a module of the next layer puts out for each micro-batch, [N, D]."""
-        return (outs[name] for _, outs in self._calls(layer, [name], until=name))
+    def stand_after(self, stream: Sequence[Tensor]) -> None:
+        """Stand where a layer has put out this, [N, D] of each micro-batch; there is 0 on padding, which none sees."""
+        for place, (mask, tokens) in enumerate(zip(self._masks, stream, strict=True)):
+            states = tokens.new_zeros(*mask.shape, tokens.shape[-1])
+            states[mask] = tokens
+            self.states[place] = states
 
     def advance(self, layer: int) -> Iterator[list[Shown]]:
         """Walk through the next layer, one micro-batch at a time; what its branches show."""
