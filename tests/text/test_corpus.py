@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
+import yaml
 from transformers import PreTrainedTokenizerFast
 
 from homoexport.documents.recipe import TextSettings, TextSource
@@ -14,6 +15,7 @@ from homoexport.errors import TextError
 from homoexport.text.corpus import Corpus, locate_position, require_batch
 from homoexport.text.example import Example
 from homoexport.text.prepare import prepare_text
+from tests.snippets import snippets
 
 Sentence = Callable[[], str]
 
@@ -86,6 +88,23 @@ def test_weights_mix_the_sources(tmp_path: Path, tokenizer: PreTrainedTokenizerF
     of_small = {tuple(ids) for ids in tokenizer(small, truncation=True, max_length=16)["input_ids"]}
     for step in range(10):
         assert sum(tuple(example.input_ids) in of_small for example in corpus.batch(step, 16)) == 12
+
+
+def test_passages_sentences_titles_and_queries_are_drawn_as_the_docs_say(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{"title": f"w{i}", "body": f"W{i} w1 w2.\n\nW{i} w3 w4 w5."} for i in range(80)]
+    Path("documents.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    Path("queries.txt").write_text("\n".join(f"w6 w{i}" for i in range(80)))
+    (text,) = snippets("distilling.md", "Text out of your own documents", "yaml")
+    settings = TextSettings(**yaml.safe_load(text)["text"], max_length=16, held_out=3)
+    corpus = _prepare(settings, tokenizer, tmp_path / "cache")
+    drawn = [tokenizer.decode(each.input_ids, skip_special_tokens=True) for each in corpus.batch(0, 190)]
+    kinds = Counter((text.count("."), len(text.split()) - text.count(".")) for text in drawn)
+    passages, short, long, titles, queries = (kinds[kind] for kind in ((2, 7), (1, 3), (1, 4), (0, 1), (0, 2)))
+    assert [passages, short + long, titles, queries] == pytest.approx([100, 30, 30, 30], abs=1)
+    assert min(short, long) > 0
 
 
 def test_less_than_a_batch_is_refused(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, sentence: Sentence) -> None:
