@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from math import inf
 from operator import attrgetter
 from statistics import median
 
@@ -33,6 +34,7 @@ _MOST_ATTEMPTS = 5  # at a choice that keeps the budget when it is measured whol
 _OTHER_WAYS = (
     ", measure with fewer tokens, plan for another device, or, if the machine was busy, measure again with --fresh"
 )
+_STATIC_WIDTH = 256  # of word vectors that are averaged, as model2vec makes them
 
 
 def plan_encoder(
@@ -144,10 +146,22 @@ def _refuse_hopeless(lab: Lab, limits: Limits, shapes: Sequence[Shape], count: C
         if not limits.missed_by(row, margin=False):
             return
         if not remembered:
-            raise _hopeless(limits, row, "smallest")
+            raise _hopeless(limits, row, "smallest", other=_static_way(limits, lab.encoder))
 
 
-def _hopeless(limits: Limits, row: Row, which: str) -> BudgetError:
+def _static_way(limits: Limits, encoder: Encoder) -> str:
+    """What is told of a sentence teacher's word vectors, without any layer, where the budget has room for them."""
+    numbers = encoder.model.config.vocab_size * _STATIC_WIDTH  # of a byte each
+    has_room = numbers <= min(1e6 * limits.values.get("file_mb", inf), limits.values.get("parameters", inf))
+    if encoder.task != "sentence-similarity" or not has_room:
+        return ""
+    return (
+        f", or do without layers: the mean of static word vectors (of {_STATIC_WIDTH} in int8: {numbers / 1e6:.1f} MB) "
+        "takes a small part of that time; docs/study.md tells what it keeps"
+    )
+
+
+def _hopeless(limits: Limits, row: Row, which: str, *, other: str = "") -> BudgetError:
     line = max(limits.missed_by(row), key=lambda line: limits.used(row, line))
     room = (
         "" if limits.used(row, line) > 1 else f", and {100 * limits.margin(line):.0f} % of room for what measuring adds"
@@ -156,7 +170,7 @@ def _hopeless(limits: Limits, row: Row, which: str) -> BudgetError:
         f"no student keeps {limits.in_words(line, limits.values[line])}: the {which} ({row.shape.name}) needs "
         f"{limits.in_words(line, limits.figure(row, line))}{room}",
         where=f"budget.{line}",
-        hint="allow that with some room" + _OTHER_WAYS * (line in TIMED_LINES),
+        hint="allow that with some room" + (_OTHER_WAYS + other) * (line in TIMED_LINES),
     )
 
 

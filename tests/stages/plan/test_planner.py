@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -152,12 +153,18 @@ def test_a_budget_that_whole_models_miss_is_refused_with_what_the_nearest_needs(
         checked(table, lambda _shape, predicted: slower(predicted, 9.0), latency_p50_ms=0.8)
 
 
+def sentence_encoder(task: str = "sentence-similarity") -> Any:
+    return SimpleNamespace(task=task, model=SimpleNamespace(config=SimpleNamespace(vocab_size=30522)))
+
+
 @pytest.mark.parametrize("remembered", [True, False])
 def test_what_is_refused_was_measured_now(table, remembered):
     """A refusal that rests on what was remembered is made sure of first."""
     calls: list[bool] = []
 
     class Early:
+        encoder = sentence_encoder()
+
         def alone(self, shapes: Sequence[Shape], *, again: bool = False) -> tuple[dict[Shape, Cost], bool]:
             calls.append(again)
             assert [shape.num_hidden_layers for shape in shapes] == [ONE, DEEP]
@@ -171,3 +178,23 @@ def test_what_is_refused_was_measured_now(table, remembered):
     assert calls == ([False, True] if remembered else [False])
     with pytest.raises(BudgetError, match="the smallest"):
         refuse(0.001)
+
+
+@pytest.mark.parametrize(
+    ("limits", "task", "told"),
+    [
+        ({"latency_p95_ms": 0.001}, "sentence-similarity", True),
+        ({"latency_p95_ms": 0.001, "file_mb": 8.0}, "sentence-similarity", True),
+        ({"latency_p95_ms": 0.001, "file_mb": 7.0}, "sentence-similarity", False),  # they take 7.8 MB
+        ({"latency_p95_ms": 0.001, "parameters": 7e6}, "sentence-similarity", False),
+        ({"file_mb": 1e-6}, "sentence-similarity", False),  # nothing is smaller than the smallest student's own words
+        ({"latency_p95_ms": 0.001}, "text-classification", False),
+    ],
+)
+def test_where_time_is_too_short_for_any_student_static_word_vectors_are_told(limits, task, told):
+    lab = SimpleNamespace(
+        encoder=sentence_encoder(task), alone=lambda shapes, again: ({shape: cost(shape) for shape in shapes}, False)
+    )
+    with pytest.raises(BudgetError) as caught:
+        _refuse_hopeless(cast(Lab, lab), Limits(limits, 1), candidates(), lambda _s: 0)
+    assert ("the mean of static word vectors (of 256 in int8: 7.8 MB)" in str(caught.value)) is told
