@@ -196,6 +196,8 @@ def _rows(
         yield from _parquet_rows(stream, columns, where, entry[2])
         return
     lines = Lines(stack.enter_context(io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")), where)
+    if suffix == ".txt" and len(columns) > 1:
+        raise TextError("has lines of text, and no columns", where=where, hint="give jsonl, csv, tsv or parquet files")
     if suffix == ".txt":
         yield from ({columns["text"]: line} for line in lines.rows() if not line.isspace())
     elif suffix == ".jsonl":

@@ -132,8 +132,12 @@ def read_examples(files: str, columns: Columns, *, has_words: bool = False) -> E
     source = TextSource(
         files=files, column=columns.text or "text", pair_column=columns.pair, label_column=columns.label
     )
+    named = columns_of(source)
+    if named["text"] == named.get("pair"):
+        what, hint = f"would be paired with itself: column '{columns.pair}'", "name another --pair-column"
+        raise TextError(what, where=files, hint=hint)
     with _as_flags():
-        rows = list(read_rows(find_files(files), columns_of(source), words=has_words))
+        rows = list(read_rows(find_files(files), named, words=has_words))
     if not rows:
         raise TextError("holds no text", where=files, hint="name other files or another column")
     if has_words:

@@ -199,6 +199,7 @@ def test_vectors_that_are_cut_search_documents_that_are_cut(homoexport: Call, mo
         ("title,body\na,b\n", (), "has no column 'query'; set --text-column to one of: title, body"),
         ("query,body\na,b\n", (), "has no column 'document'; set --pair-column to one of: query, body"),
         ("query,document\n", (), "holds no text"),
+        ("query\na\nb\n", ("--pair-column", "query"), "paired with itself: column 'query'; name another"),
         ("query,document\na,b\nc,b\n", (), "has one document, which every query finds; give several"),
         ("query,document,grade\na,b,0\nc,d,-1\n", ("--label-column", "grade"), "says of no document that it is"),
         ("query,document,grade\na,b,1\nc,d,much\n", ("--label-column", "grade"), "'much', is no number"),
@@ -213,3 +214,9 @@ def test_what_cannot_be_searched_is_refused_in_one_line(
     write_package(Path("narrow"), arrays=weights(hidden=8))
     found = homoexport("eval", models[1], "--task", "search", "--data", "rows.csv", *flags)
     assert (found.code, told in found.err, "Traceback" in found.err) == (2, True, False), found.err
+
+
+def test_lines_of_text_are_no_pairs(homoexport: Call, models: tuple[str, str]) -> None:
+    Path("texts.txt").write_text("w1 w2\nw3 w4\n")
+    found = homoexport("eval", models[0], "--task", "search", "--data", "texts.txt")
+    assert (found.code, "texts.txt: has lines of text, and no columns; give jsonl, csv" in found.err) == (2, True)
