@@ -1,14 +1,15 @@
 """What to ship where the teacher is too large: its int8 forms, off-the-shelf models, static word vectors, students.
 
     python bench/front.py GLUE_DIR DOCSTRINGS_DIR WORK_DIR [--reference NAME=MODEL ...] [--student NAME=PACKAGE ...]
-        [--static NAME=WEIGHTS.safetensors,TOKENIZER.json ...]
+        [--static NAME=WEIGHTS.safetensors,TOKENIZER.json[,WIDTH ...] ...]
     python bench/front.py --plot
 
 All are packages: the teacher MiniLM-L6 and the reference models as `export` makes them, in int8 and with 4-bit words;
-static models of the teacher and of others as `static_vectors.py` makes them; students as they are. Each is judged by
-STS-B dev, by how it finds a docstring by its function's name (the pairs of `docstrings.py`), and, if it is made of the
-teacher, by the share of that one's ten nearest neighbours that it keeps on 1,000 passages. All are timed in turns on
-one thread, at 32 and at 128 tokens; tokenizing, which costs each about the same, is timed beside it.
+static models of the teacher and of others as `static_vectors.py` makes them, the latter as they are and, where WIDTHs
+are given, in int8 and cut to these; students as they are. Each is judged by STS-B dev, by how it finds a docstring by
+its function's name (the pairs of `docstrings.py`), and, if it is made of the teacher, by the share of that one's ten
+nearest neighbours that it keeps on 1,000 passages. All are timed in turns on one thread, at 32 and at 128 tokens;
+tokenizing, which costs each about the same, is timed beside it.
 
 Packages and figures are kept in WORK_DIR and are not made again; the times are taken anew, of all.
 """
@@ -30,7 +31,7 @@ import numpy as np
 from ablation import read_passages
 from numpy.typing import NDArray
 from static_vectors import distil_static, read_static, write_static
-from study import RECIPE, kept
+from study import RECIPE, front, kept
 
 from homoexport.documents.artifact import MANIFEST
 from homoexport.documents.evaluation import Columns
@@ -46,8 +47,9 @@ from homoexport.workflow.measure import measure
 
 RESULT = Path(__file__).parent / "results/front.json"
 LENGTHS = (32, 128)
-COSTS = ("file_mb", "latency_p95_128_ms")
+COSTS = {"file_mb": "file, MB", "latency_p50_128_ms": "p50 latency, ms (1 x 128 tokens, one thread)"}
 QUALITIES = {"stsb": "STS-B dev", "search": "search, nDCG@10", "kept": "kept of the teacher's ten nearest"}
+NAMED = 0.05  # of a front's range: what is better by less than that has no name in the plot
 COLOURS = {"teacher": "#333333", "off the shelf": "#CC79A7", "static": "#009E73", "student": "#D55E00"}
 FORMS = {  # of the teacher and of reference models
     "fp32": ExportSettings(quantize="none"),
@@ -97,10 +99,14 @@ def make_others(arguments: argparse.Namespace) -> list[Cell]:
     for name, source in (item.split("=", 1) for item in arguments.reference):
         cells += [exported(name, source, form, "off the shelf", arguments.work) for form in list(FORMS)[1:]]
     for name, source in (item.split("=", 1) for item in arguments.static):
-        folder = arguments.work / name
-        if not (folder / MANIFEST).is_file():
-            write_static(read_static(*map(Path, source.split(","))), folder)
-        cells.append(Cell(name, "static", folder, False))
+        weights, tokenizer, *widths = source.split(",")
+        whole = read_static(Path(weights), Path(tokenizer))
+        models = {name: whole} | {f"{name}, {width} wide": whole.cut(int(width)).rounded("int8") for width in widths}
+        for its_name, model in models.items():
+            folder = arguments.work / its_name.replace(", ", "-").replace(" ", "-")
+            if not (folder / MANIFEST).is_file():
+                write_static(model, folder)
+            cells.append(Cell(its_name, "static", folder, False))
     students = (item.split("=", 1) for item in arguments.student)
     return cells + [Cell(name, "student", Path(folder), True) for name, folder in students]
 
@@ -178,27 +184,17 @@ def judged_as(cell: Cell) -> str:
     return f"judged-{cell.kind}-{cell.folder.name}.json"
 
 
-def best_of(rows: Sequence[dict[str, Any]], quality: str) -> list[dict[str, Any]]:
-    """The rows that no other is as small, as fast and as good as, and better in one of these (Pareto)."""
-    there = [row for row in rows if row.get(quality)]
-
-    def figures(row: dict[str, Any]) -> NDArray[np.float64]:
-        return np.array([*(row[cost] for cost in COSTS), -row[quality]["value"]])
-
-    return [row for row in there if not any(dominates(figures(other), figures(row)) for other in there)]
-
-
-def dominates(one: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
-    """Whether one set of costs is nowhere higher, and lower somewhere."""
-    return bool((one <= other).all() and (one < other).any())
+def best_of(rows: Sequence[dict[str, Any]], cost: str, quality: str) -> list[dict[str, Any]]:
+    """The rows that have a quality and are on the front of it; the cheapest first."""
+    return front([row for row in rows if quality in row], cost, quality)
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """A line a package, the smallest first, in Markdown."""
-    best = {quality: {id(row) for row in best_of(rows, quality)} for quality in QUALITIES}
+    """A line a package, the smallest first, in Markdown; what no smaller file is as good as is set in bold."""
+    best = {quality: {id(row) for row in best_of(rows, "file_mb", quality)} for quality in QUALITIES}
 
     def quality_of(row: dict[str, Any], quality: str) -> str:
-        if not row.get(quality):
+        if quality not in row:
             return ""
         value, (low, high) = row[quality]["value"], row[quality]["interval"]
         number = f"{value:.3f}"
@@ -206,39 +202,52 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
     titles = " | ".join(QUALITIES.values())
     lines = [
-        f"| model | precision | file | p95 at 32 | p95 at 128 | {titles} |",
+        f"| model | precision | file | p50 / p95 at 32, ms | at 128, ms | {titles} |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     for row in sorted(rows, key=lambda row: float(row["file_mb"])):
-        times = [f"{row[f'latency_p95_{length}_ms']:.3g} ms" for length in LENGTHS]
+        times = [
+            " / ".join(f"{row[f'latency_{percentile}_{length}_ms']:.3g}" for percentile in ("p50", "p95"))
+            for length in LENGTHS
+        ]
         costs = [row["model"], row["precision"], f"{row['file_mb']:.1f} MB", *times]
         lines.append(f"| {' | '.join([*costs, *(quality_of(row, quality) for quality in QUALITIES)])} |")
     return "\n".join(lines)
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Each quality against p95 and against size."""
+    """Each quality against size and against the median latency; what is on the front has its name."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import FuncFormatter, NullFormatter
 
-    labels = {"latency_p95_128_ms": "p95 latency, ms (1 x 128 tokens, one thread)", "file_mb": "file, MB"}
-    figure, axes = pyplot.subplots(len(QUALITIES), 2, figsize=(12, 13), constrained_layout=True)
-    for line, (quality, title) in enumerate(QUALITIES.items()):
-        for axis, (cost, label) in zip(axes[line], labels.items(), strict=True):
-            for row in rows:
-                if row.get(quality):
-                    place = (row[cost], row[quality]["value"])
-                    axis.scatter(*place, color=COLOURS[row["kind"]])
-                    name = f"{row['model'].replace('static model of the teacher', 'static')}, {row['precision']}"
-                    axis.annotate(name, place, xytext=(4, 3), textcoords="offset points", fontsize=6)
+    figure, axes = pyplot.subplots(2, len(QUALITIES), figsize=(16, 9), constrained_layout=True)
+    for line, (cost, label) in zip(axes, COSTS.items(), strict=True):
+        for axis, (quality, title) in zip(line, QUALITIES.items(), strict=True):
+            for row in (row for row in rows if quality in row):
+                axis.scatter(row[cost], row[quality]["value"], color=COLOURS[row["kind"]])
+            best = best_of(rows, cost, quality)
+            places = [(row[cost], row[quality]["value"]) for row in best]
+            axis.step(*zip(*places, strict=True), where="post", color="#999999", linewidth=1, zorder=0)
+            least = 0.0
+            for row, (x, y) in zip(best, places, strict=True):
+                if y < least:  # too near to the one before for a name of its own
+                    continue
+                name = f"{row['model'].replace('static model of the teacher', 'static')}, {row['precision']}"
+                side = "left" if x < 5 else "right"
+                offset = (5, -9) if side == "left" else (-5, 4)
+                axis.annotate(name, (x, y), xytext=offset, textcoords="offset points", fontsize=7, ha=side)
+                least = y + NAMED * (places[-1][1] - places[0][1])
             axis.set_xscale("log")
-            axis.margins(x=0.15)
+            axis.margins(x=0.2)
+            axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _place: f"{value:g}"))
+            axis.xaxis.set_minor_formatter(NullFormatter())
             axis.set_xlabel(label)
             axis.set_ylabel(title)
     for kind, colour in COLOURS.items():
         axes[0, 0].scatter([], [], color=colour, label=kind)
     axes[0, 0].legend(fontsize=8, loc="lower right")
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=90)
 
 
 def main() -> None:
@@ -247,7 +256,7 @@ def main() -> None:
     for name in ("glue", "docstrings", "work"):
         parser.add_argument(name, type=Path, nargs="?")
     parser.add_argument("--reference", action="append", default=[], metavar="NAME=MODEL")
-    parser.add_argument("--static", action="append", default=[], metavar="NAME=WEIGHTS,TOKENIZER")
+    parser.add_argument("--static", action="append", default=[], metavar="NAME=WEIGHTS,TOKENIZER[,WIDTH ...]")
     parser.add_argument("--student", action="append", default=[], metavar="NAME=PACKAGE")
     parser.add_argument("--output", type=Path, default=RESULT)
     parser.add_argument("--plot", action="store_true", help="only print and draw what is kept")

@@ -158,6 +158,35 @@ def test_study():
         assert all(row["precision"] == "int8" for row in best if row["method"] != "reference")
 
 
+def test_front():
+    """What the study says of other models is so."""
+    page, heading, rows = "docs/study.md", "What else would do?", kept("front")["rows"]
+
+    def row(name: str, precision: str = "int8") -> dict[str, Any]:
+        (found,) = (one for one in rows if (one["model"], one["precision"]) == (name, precision))
+        return found
+
+    def value(one: dict[str, Any], quality: str) -> str:
+        return f"{one[quality]['value']:.3f}"
+
+    small = [row(f"wordllama, {width} wide") for width in (64, 128, 256)]
+    own, words = row("static model of the teacher, 256 wide"), "int8, 4-bit words"
+    student, teacher, peer = (row(name, words) for name in ("quickstart, 240 steps", "teacher", "paraphrase-MiniLM-L3"))
+    sizes = [f"{one['file_mb']:.1f}" for one in (*small, own, student, peer)]
+    figures = [*(value(one, "stsb") for one in small), *sizes[:3], value(own, "stsb"), sizes[3]]
+    assert says(page, heading, *figures, value(small[-1], "search"), sizes[4], value(student, "search"))
+    low, high = student["search"]["interval"]
+    assert low < small[-1]["search"]["value"] < high
+    figures = [value(teacher, quality) for quality in ("stsb", "search", "kept")]
+    assert says(page, heading, *figures, value(peer, "stsb"), value(peer, "search"), sizes[5])
+    assert says(page, heading, value(student, "kept"), value(own, "kept"))
+    times = [one["tokenize_p50_ms"] for one in rows]
+    assert says(page, heading, f"{min(times):.2f}", f"{max(times):.2f}")
+    best = import_module("front").best_of(rows, "file_mb", "stsb")
+    assert {one["kind"] for one in best if one["file_mb"] < 9} == {"static"}
+    assert max(one["latency_p50_128_ms"] for one in rows if one["kind"] == "static") < 0.1
+
+
 def test_predictions():
     assert {(cell["precision"], cell["length"], len(cell["rows"])) for cell in kept("plan_prediction")["cells"]} == {
         (precision, length, 20) for precision in ("fp32", "int8") for length in (32, 128, 256)

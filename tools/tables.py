@@ -58,6 +58,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "export peers in words": _of("export_peers", "words", "models"),
     "roofline": _of("roofline", "table", "profiles"),
     "study": _of("study", "table", "rows"),
+    "front": _of("front", "table", "rows"),
     "ablation": _of("ablation", "table", "runs"),
     "homotopy": _of("homotopy", "table", "runs"),
 }
