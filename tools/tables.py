@@ -59,8 +59,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "roofline": _of("roofline", "table", "profiles"),
     "study": _of("study", "table", "rows"),
     "front": _of("front", "table", "rows"),
-    "ablation": _of("ablation", "table", "runs"),
-    "homotopy": _of("homotopy", "table", "runs"),
 }
 
 
