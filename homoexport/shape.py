@@ -72,7 +72,8 @@ class PartialShape(BaseModel):
     output: Side = Field(
         "student",
         description="The space of its vectors: student (its own hidden size) or teacher (a last linear layer takes "
-        "them there, so that they search an index of the teacher's; sentence-embedding).",
+        "them there, so that they search an index of the teacher's, or of the model of distill.vectors_from; "
+        "sentence-embedding).",
     )
 
     @classmethod

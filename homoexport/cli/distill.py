@@ -40,6 +40,7 @@ _FIELDS = (
     Flag("student.num_attention_heads", "--heads"),
     Flag("student.num_hidden_layers", "--layers"),
     Flag("student.output", "--student-output"),
+    "distill.vectors_from",
     "text.max_length",
     "distill.steps",
     "distill.batch_size",

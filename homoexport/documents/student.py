@@ -34,6 +34,15 @@ class SourceDescription(Figures):
     sequences: int | None = None
 
 
+class VectorsDescription(Figures):
+    """Vectors that teach in place of the teacher's: where they are from, and their digest or that of the weights of the
+    model that gave them."""
+
+    source: str
+    width: int
+    digest: str
+
+
 class CorpusDescription(Figures):
     """The text of a distillation; `digest` is that of its training and its held-out sequences."""
 
@@ -44,6 +53,7 @@ class CorpusDescription(Figures):
     tokens: int | None
     held_out: int
     digest: str
+    vectors: VectorsDescription | None = None
 
 
 class _Details(Figures):
@@ -75,7 +85,8 @@ class DistilledDetails(_Details):
 
 
 class StepRecord(Figures):
-    """One step: a line of `log.jsonl`. `gap` is the weighted sum of the distillation terms, before the update.
+    """One step: a line of `log.jsonl`. `gap` is the weighted sum of the terms that compare student and teacher, before
+    the update.
 
     A step whose loss is no number is made, too, so that the run can say so; it is not written.
     """

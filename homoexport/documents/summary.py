@@ -90,8 +90,9 @@ class PlannedTurns(Figures):
 class Summary(Document):
     """Teacher against student, the budget's verdicts (those on quality last), and how they came about.
 
-    `quality_metric` is what `quality` of both models is, `quality_detail` the same with its interval. `budget_kept` is
-    False where a line is missed, None where none is but one is too noisy to call. `seconds` are the stages' wall time;
+    `quality_metric` is what `quality` of both models is, `quality_detail` the same with its interval; both are held
+    against `vectors_from`, the second model that taught the vectors, where there is one. `budget_kept` is False where a
+    line is missed, None where none is but one is too noisy to call. `seconds` are the stages' wall time;
     there is a `plan` where the shape was not given; `host` and `versions` are those of what was measured on.
     """
 
@@ -103,6 +104,7 @@ class Summary(Document):
     ratios: Ratios
     quality_metric: str
     quality_detail: QualityOfBoth
+    vectors_from: str | None = None
     budget: tuple[BudgetVerdict, ...]
     budget_kept: bool | None
     recipe_digest: str

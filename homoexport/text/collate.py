@@ -26,7 +26,7 @@ def collate(
     Returns:
         `input_ids` [B, S] and `attention_mask` [B, S]; `token_type_ids` [B, S] where any example has
         them; `labels` where any example has them, [B] for classes and [B, S] for tokens, -100 where
-        there is none; of scores float32 [B], NaN where there is none.
+        there is none; of scores float32 [B], NaN where there is none; `vectors` [B, D] where examples have them.
     """
     longest = max(len(example.input_ids) for example in examples)
     width = -(-longest // pad_to_multiple) * pad_to_multiple
@@ -44,6 +44,9 @@ def collate(
         batch["labels"] = np.array(labels, dtype=np.float32)  # None is NaN there
     elif any(label is not None for label in labels):
         batch["labels"] = np.array([IGNORED if label is None else label for label in labels], dtype=np.int64)
+    vectors = [example.vector for example in examples if example.vector is not None]
+    if vectors:
+        batch["vectors"] = np.stack(vectors)
     return {name: torch.from_numpy(array) for name, array in batch.items()}
 
 

@@ -26,10 +26,11 @@ from homoexport.errors import TextError
 from homoexport.text.corpus import Corpus, MapCorpus
 from homoexport.text.example import IGNORED, examples_from
 from homoexport.text.peek import check_columns
-from homoexport.text.sequences import Columns, Sequencer, features_of, tokenizer_digest
+from homoexport.text.sequences import VECTOR, Columns, Sequencer, features_of, tokenizer_digest
 from homoexport.text.shards import VIRTUAL_SHARDS, StreamSource, read_chunk, sequences_of
-from homoexport.text.sources import cache_errors, load_files, load_hub, name_of, read_on
+from homoexport.text.sources import cache_errors, entry_of, load_files, load_hub, name_of, read_on
 from homoexport.text.stream import StreamCorpus
+from homoexport.text.vectors import AskedVectors, describe, unit
 
 _VERSION = 2  # raised whenever the same text would be made into other sequences
 _ROWS_AT_ONCE, _BYTES_AT_ONCE = 1000, 10**8  # tokenized together
@@ -85,6 +86,7 @@ def prepare_text(
     cache_dir: Path | None = None,
     label2id: Mapping[str, int] | None = None,
     of_scores: bool = False,
+    vectors: AskedVectors | str | None = None,
     process: int = 0,
     processes: int = 1,
 ) -> Corpus:
@@ -99,11 +101,13 @@ def prepare_text(
         cache_dir: where the tokenized text is kept; by default where `datasets` keeps its own.
         label2id: class ids of label names; without it labels are class ids themselves.
         of_scores: whether the labels of classification are numbers, for a teacher with one output.
+        vectors: what gives each text of `sentence-embedding` its vector, where no column does: a model, or an npy file
+            with a row for each of the one source's.
         process: whose slice of the batches will be asked for; matters to streams alone.
 
     Raises:
         TextError: text that cannot be found, read or reached, that is empty, or that is not more
-            than what is held out; a label that is not known.
+            than what is held out; a label that is not known; vectors that are none, or as many as there are rows.
         RecipeError: columns of pairs or labels that the objective has no use for, or pairs in some
             sources of `sentence-embedding` only.
     """
@@ -113,11 +117,18 @@ def prepare_text(
     known = "scores" if of_scores else dict(label2id or {})
     names = (known or None) if any(source.label_column for source in settings.sources) else None
     identity = [_VERSION, objective, settings.max_length, settings.min_words, tokenizer_digest(tokenizer), names]
+    beside = entry_of(vectors) if isinstance(vectors, str) else None
     with _no_progress_bars(), cache_errors():
         rows = [
             load_hub(source, cache_dir=cache_dir)
             if source.dataset
-            else load_files(source, words=objective == "token-classification", streaming=streamed, cache_dir=cache_dir)
+            else load_files(
+                source,
+                words=objective == "token-classification",
+                streaming=streamed,
+                cache_dir=cache_dir,
+                vectors=beside,
+            )
             for source in settings.sources
         ]
         corpus: Corpus
@@ -125,7 +136,8 @@ def prepare_text(
             corpus = _stream_corpus(rows, sequencers, settings, identity, seed)
             corpus.process, corpus.processes = process, processes
         else:
-            corpus = _map_corpus(rows, sequencers, settings, identity, seed)
+            asked = vectors if isinstance(vectors, AskedVectors) else None
+            corpus = _map_corpus(rows, sequencers, settings, identity, seed, asked)
     if objective == "masked-lm":
         ids = [example.input_ids for example in corpus.held_out]
         corpus.held_out_texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
@@ -156,16 +168,34 @@ def corpus_of(
         return _map_corpus([rows], [sequencer], settings, [objective, max_length], seed)
 
 
+def _with_asked(sequences: Any, firsts: np.ndarray, asked: AskedVectors) -> Any:
+    """Those rows of tokenized text, with the vectors that a model gives of their texts; they are cached as text is."""
+    return sequences.select(firsts).map(
+        lambda columns: {"vector": unit(asked.ask(columns["text"]))},
+        batched=True,
+        batch_size=_ROWS_AT_ONCE,
+        features=datasets.Features({**sequences.features, **VECTOR}),
+        new_fingerprint=digest_of([sequences._fingerprint, asked.digest])[:32],
+        desc="Asking for vectors",
+    )
+
+
 def _map_corpus(
-    rows: list[Any], sequencers: list[Sequencer], settings: TextSettings, identity: list[Any], seed: int
+    rows: list[Any],
+    sequencers: list[Sequencer],
+    settings: TextSettings,
+    identity: list[Any],
+    seed: int,
+    asked: AskedVectors | None = None,
 ) -> MapCorpus:
+    given = "vector" in rows[0].column_names
     tokenized = [
-        source.map(
+        (source.with_format("numpy", columns=["vector"], output_all_columns=True) if given else source).map(
             sequencer,
             batched=True,
             batch_size=max(1, min(_ROWS_AT_ONCE, _BYTES_AT_ONCE * len(source) // max(1, source.data.nbytes))),
             remove_columns=source.column_names,
-            features=features_of(sequencer.objective, of_scores=sequencer.of_scores),
+            features=features_of(sequencer.objective, of_scores=sequencer.of_scores, with_vectors=given),
             new_fingerprint=digest_of([source._fingerprint, *identity, sequencer.source.unit])[:32],
             desc="Tokenizing",
         )
@@ -173,15 +203,24 @@ def _map_corpus(
     ]
     sequences = datasets.concatenate_datasets(tokenized)
     keys = sequences.data.column("key").to_numpy()
+    ends = np.cumsum([len(source) for source in tokenized])
+    if asked is not None:
+        firsts = np.sort(np.unique(keys, return_index=True)[1])
+        sequences, keys, ends = _with_asked(sequences, firsts, asked), keys[firsts], np.searchsorted(firsts, ends)
     held_out_rows, training = _split(keys, settings, seed)
     if any(source.label_column for source in settings.sources):
         _refuse_one_label(sequences.data.column("labels"), settings)
-    ends = np.cumsum([len(source) for source in tokenized])
     of_source = np.searchsorted(ends, training, side="right")
     parts = [training[of_source == number] for number in range(len(tokenized))]
     for source, part in zip(settings.sources, parts, strict=True):
         if not len(part):
             raise TextError("holds no text for training", where=name_of(source), hint="leave this source out")
+    described = None
+    if given or asked is not None:
+        where = ", ".join(name_of(source) for source in settings.sources) if asked is None else asked.source
+        column = sequences.data.column("vector")
+        described = describe(column, source=where, digest=None if asked is None else asked.digest)
+        sequences = sequences.with_format("numpy", columns=["vector"], output_all_columns=True)
     held_out = sequences[held_out_rows]
     lengths = np.concatenate([np.diff(chunk.offsets.to_numpy()) for chunk in sequences.data.column("input_ids").chunks])
     return MapCorpus(
@@ -202,6 +241,7 @@ def _map_corpus(
             tokens=int(lengths[training].sum()),
             held_out=settings.held_out,
             digest=hashlib.sha256(keys[training].tobytes() + keys[held_out_rows].tobytes()).hexdigest(),
+            vectors=described,
         ),
     )
 

@@ -43,10 +43,13 @@ _OWN_COLUMNS: Mapping[Objective, Mapping[str, datasets.Value | datasets.Sequence
 }
 
 
-def features_of(objective: Objective, *, of_scores: bool) -> datasets.Features:
+VECTOR: Mapping[str, datasets.Sequence] = {"vector": datasets.Sequence(datasets.Value("float32"))}
+
+
+def features_of(objective: Objective, *, of_scores: bool, with_vectors: bool = False) -> datasets.Features:
     shared = {"input_ids": _IDS, "text": datasets.Value("string"), "key": datasets.Value("int64")}
     scores = {"labels": datasets.Value("float32")} if of_scores else {}
-    return datasets.Features({**shared, **_OWN_COLUMNS[objective], **scores})
+    return datasets.Features({**shared, **_OWN_COLUMNS[objective], **scores, **(VECTOR if with_vectors else {})})
 
 
 def sequence_key(input_ids: Sequence[int], pair_ids: Sequence[int] | None = None) -> int:
@@ -115,14 +118,17 @@ class Sequencer:
 
     def _sentences(self, rows: Columns) -> Columns:
         least = self.settings.min_words
-        texts = [
-            text
-            for row in rows["text"]
-            for text in units_of(self._text(row), self.source.unit)
+        found = [
+            (row, text)
+            for row, cell in enumerate(rows["text"])
+            for text in units_of(self._text(cell), self.source.unit)
             if count_words(text) >= least
         ]
+        texts = [text for _, text in found]
         ids = self._truncated(texts)["input_ids"]
-        return {"input_ids": ids, "pair_ids": [None] * len(ids), "text": texts, "key": list(map(sequence_key, ids))}
+        keys = list(map(sequence_key, ids))
+        columns = {"input_ids": ids, "pair_ids": [None] * len(ids), "text": texts, "key": keys}
+        return columns | ({"vector": [rows["vector"][row] for row, _ in found]} if "vector" in rows else {})
 
     def _query_documents(self, rows: Columns) -> Columns:
         pairs = [(self._text(a), self._text(b)) for a, b in zip(rows["text"], rows["pair"], strict=True)]

@@ -1,6 +1,6 @@
 """Rows of text from files and hub datasets, as `datasets` objects.
 
-Their columns are `text` and, where the source names them, `pair` and `label`. A text may be a list
+Their columns are `text` and, where the source names them, `pair`, `label` and `vector`. A text may be a list
 of words; then its label is a list of the same length.
 
 Local files are read by the few lines below rather than by `datasets`' own builders: those extract
@@ -31,6 +31,7 @@ from homoexport.errors import HomoexportError, TextError, first_line, refusing
 from homoexport.globs import at_home, matching
 from homoexport.text.delimited import delimited_rows
 from homoexport.text.lines import Lines, Unpacked, longest_text, too_long
+from homoexport.text.vectors import VectorReader
 
 FORMATS = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
 _COMPRESSIONS: Mapping[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -67,10 +68,14 @@ def find_files(spec: str) -> list[FileEntry]:
         raise TextError("no file matches", where=spec, hint="give a glob of text files, in quotes on a command line")
     entries: list[FileEntry] = []
     for path in paths:
-        status = path.stat()
-        stamp = (status.st_size, status.st_mtime_ns)
-        entries += [(str(path), member, *stamp) for member in _members(path)]
+        entries += [entry_of(path, member) for member in _members(path)]
     return entries
+
+
+def entry_of(path: Path | str, member: str = "") -> FileEntry:
+    """A file, or a member of an archive, as it is now."""
+    status = Path(path).stat()
+    return str(path), member, status.st_size, status.st_mtime_ns
 
 
 def _members(path: Path) -> list[str]:
@@ -109,7 +114,12 @@ def name_of(source: TextSource) -> str:
 
 def columns_of(source: TextSource) -> dict[str, str]:
     """What a source's columns are for us, and what the source calls them."""
-    named = {"text": source.column, "pair": source.pair_column, "label": source.label_column}
+    named = {
+        "text": source.column,
+        "pair": source.pair_column,
+        "label": source.label_column,
+        "vector": source.vector_column,
+    }
     return {role: column for role, column in named.items() if column is not None}
 
 
@@ -138,7 +148,10 @@ def _jsonl_rows(lines: Lines, where: str) -> Iterator[Row]:
 def _refuse_type(field: pyarrow.Field, where: str) -> None:
     """Refuse a column that holds neither text, nor figures, nor lists of one of them."""
     kinds = pyarrow.types
-    kind = field.type.value_type if kinds.is_list(field.type) or kinds.is_large_list(field.type) else field.type
+    is_list = kinds.is_list(field.type) or kinds.is_large_list(field.type)
+    if not is_list and kinds.is_fixed_size_list(field.type):  # as vectors may be
+        is_list = kinds.is_primitive(field.type.value_type)
+    kind = field.type.value_type if is_list else field.type
     kind = kind.value_type if kinds.is_dictionary(kind) else kind
     if not (_is_text(kind) or kinds.is_primitive(kind) or kinds.is_null(kind)):
         what = f"its column '{field.name}' holds {kind}, which is no text"
@@ -235,13 +248,18 @@ def _label_text(label: Any) -> str | None:
     return None if label is None else str(int(label) if isinstance(label, bool) else label)
 
 
-def read_rows(files: list[FileEntry], columns: dict[str, str], words: bool = False) -> Iterator[Row]:
-    """The rows of some files, as {"text": ..., "pair": ..., "label": ...}; empty ones are left out.
+def read_rows(
+    files: list[FileEntry], columns: dict[str, str], words: bool = False, vectors: FileEntry | None = None
+) -> Iterator[Row]:
+    """The rows of some files, as {"text": ..., "pair": ..., "label": ..., "vector": ...}; empty ones are left out.
 
-    With `words` a text is a list of words, and a label is a list of labels. Labels are given as strings. A file that
-    lacks a column, holds something else than text in it, or cannot be read is a TextError.
+    With `words` a text is a list of words, and a label is a list of labels. Labels are given as strings. `vectors` is
+    an npy file with a vector for each row. A file that lacks a column, holds something else than text in it, or cannot
+    be read is a TextError, and so are vectors that are none (see `VectorReader`).
     """
-    for where, cells in _cells(files, columns):
+    reader = VectorReader(vectors[0] if vectors else None) if vectors or "vector" in columns else None
+    number = -1
+    for number, (where, cells) in enumerate(_cells(files, columns)):
         for role in ("text", "pair"):
             value, of_words = cells.get(role), words and role == "text"
             listed = isinstance(value, list) and all(isinstance(word, str) for word in value)
@@ -262,7 +280,11 @@ def read_rows(files: list[FileEntry], columns: dict[str, str], words: bool = Fal
                 )
                 raise TextError(what, where=where, hint="give one label for a text, and a list for a list of words")
             cells["label"] = list(map(_label_text, label)) if isinstance(label, list) else _label_text(label)
+        if reader is not None:
+            cells["vector"] = reader.read(number, cells.get("vector"), where)
         yield cells
+    if reader is not None:
+        reader.end(number + 1)
 
 
 def check_files(source: TextSource) -> None:
@@ -273,7 +295,14 @@ def check_files(source: TextSource) -> None:
         next(_cells([entry], columns), None)
 
 
-def load_files(source: TextSource, *, words: bool = False, streaming: bool, cache_dir: Path | None) -> Any:
+def load_files(
+    source: TextSource,
+    *,
+    words: bool = False,
+    streaming: bool,
+    cache_dir: Path | None,
+    vectors: FileEntry | None = None,
+) -> Any:
     """The rows of a source of files, as a cached `Dataset`, or as an `IterableDataset` that reads them whenever it is
     asked. Nothing in any of the files is a TextError; and see `find_files` and `read_rows`.
     """
@@ -282,12 +311,15 @@ def load_files(source: TextSource, *, words: bool = False, streaming: bool, cach
     assert source.files is not None
     files, columns = find_files(source.files), columns_of(source)
     words = words and isinstance(next((c["text"] for _, c in _cells(files, columns) if c["text"]), None), list)
-    if next(read_rows(files, columns, words), None) is None:
+    if next(read_rows(files, columns, words, vectors), None) is None:
         raise TextError("holds no text", where=source.files, hint="name other files or another column")
-    given = {"files": files, "columns": columns, "words": words}
+    given = {"files": files, "columns": columns, "words": words, "vectors": vectors}
     text = datasets.Value("string")
     listed = datasets.Sequence(text) if words else text
-    features = datasets.Features({role: text if role == "pair" else listed for role in columns})
+    kinds = {role: text if role == "pair" else listed for role in columns if role != "vector"}
+    if vectors or source.vector_column:
+        kinds["vector"] = datasets.Sequence(datasets.Value("float32"))
+    features = datasets.Features(kinds)
     if streaming:
         return datasets.IterableDataset.from_generator(read_rows, features=features, gen_kwargs=given)
     cache = str(cache_dir) if cache_dir else None

@@ -29,6 +29,7 @@ from homoexport.host import available_cores
 from homoexport.shape import PartialShape, Shape
 from homoexport.text.peek import check_sources
 from homoexport.workflow.progress import QUIET, Progress
+from homoexport.workflow.vectors import check_vectors, given_vectors
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -89,7 +90,7 @@ def distill(
     if isinstance(text, str):
         text = TextSettings(sources=(TextSource(files=text),))
     work = _work_digest(teacher, text, [shape], settings, seed)
-    _check_output(output, work, teacher, text, force=force, resume=resume)
+    check_output(output, "student", work, inputs=_inputs(teacher, text, settings), force=force, resume=resume)
     if resume and _is_done(output):
         return verify(output, DistilledManifest, strict=False)
     check_before_loading(text, settings)
@@ -97,7 +98,15 @@ def distill(
     from homoexport.workflow.student import Place, run_student
 
     with all_processes_alive():
-        job = open_job(teacher, text=text, settings=settings, seed=seed, shapes=[shape], tracker_dir=output / TRACKERS)
+        job = open_job(
+            teacher,
+            text=text,
+            settings=settings,
+            seed=seed,
+            shapes=[shape],
+            tracker_dir=output / TRACKERS,
+            progress=progress,
+        )
         place = Place(output, work, recipe_digest, resume, progress, keep_state=keep_state)
         with _replacing_together(output, work, job.accelerator, [output], force=force, resume=resume):
             if _is_done(output):  # by another process, before this one held the folder
@@ -128,7 +137,7 @@ def prune_on(
         raise PackageError("has left no state to go on from", where=str(student), hint="distil it again")
     before = verify(student, Manifest, strict=False).digest
     work = digest_of([_work_digest(teacher, text, [shape], settings, seed), before])
-    _check_output(output, work, teacher, text, force=False, resume=resume)
+    check_output(output, "student", work, inputs=_inputs(teacher, text, settings), force=False, resume=resume)
     if resume and _is_done(output):
         return verify(output, DistilledManifest, strict=False)
     further = settings.model_copy(
@@ -143,7 +152,15 @@ def prune_on(
     from homoexport.workflow.student import Place, run_student
 
     with all_processes_alive():
-        job = open_job(teacher, text=text, settings=further, seed=seed, shapes=[shape], tracker_dir=output / TRACKERS)
+        job = open_job(
+            teacher,
+            text=text,
+            settings=further,
+            seed=seed,
+            shapes=[shape],
+            tracker_dir=output / TRACKERS,
+            progress=progress,
+        )
         with _replacing_together(output, work, job.accelerator, [output], resume=resume):
             if _is_done(output):
                 return verify(output, DistilledManifest, strict=False)
@@ -181,7 +198,7 @@ def distill_students(
     returned in this order.
     """
     work = _work_digest(teacher, text, shapes, settings, seed)
-    _check_output(output, work, teacher, text, force=force, resume=resume)
+    check_output(output, "student", work, inputs=_inputs(teacher, text, settings), force=force, resume=resume)
     folders = [output / str(shape.name) for shape in shapes]
     if resume and all(_is_done(folder) for folder in folders):
         return folders
@@ -195,7 +212,15 @@ def distill_students(
         return Place(folder, work, recipe_digest, goes_on, progress, name=folder.name)
 
     with all_processes_alive():
-        job = open_job(teacher, text=text, settings=settings, seed=seed, shapes=shapes, tracker_dir=output / TRACKERS)
+        job = open_job(
+            teacher,
+            text=text,
+            settings=settings,
+            seed=seed,
+            shapes=shapes,
+            tracker_dir=output / TRACKERS,
+            progress=progress,
+        )
         with _replacing_together(output, work, job.accelerator, folders, force=force, resume=resume):
             if job.accelerator.is_main_process and not resume:
                 begin(output, "student", work)
@@ -238,12 +263,13 @@ def _finish_branch(job: Job, place: Place, target: Shape, *, trunk: Path, finish
 
 
 def check_before_loading(text: TextSettings, settings: DistillSettings) -> None:
-    """Find what is wrong with the text's sources and the threads while nothing is loaded yet.
+    """Find what is wrong with the text's sources, their vectors and the threads while nothing is loaded yet.
 
     Raises:
-        TextError, RecipeError: a file, a column or a number of threads that cannot be had.
+        TextError, RecipeError: a file, a column, vectors or a number of threads that cannot be had.
     """
     check_threads(settings.threads, where="distill.threads")
+    check_vectors(text, settings)
     check_sources(text, settings.objective)
 
 
@@ -275,6 +301,7 @@ def open_job(
     seed: int,
     shapes: Sequence[PartialShape] = (),
     tracker_dir: Path | None = None,
+    progress: Progress = QUIET,
 ) -> Job:
     """Load the teacher and the text, and join the other processes; the text comes last, for it takes longest.
 
@@ -296,6 +323,7 @@ def open_job(
     with failing_together(accelerator):
         encoder = load_encoder(teacher, task=TASKS[settings.objective]) if isinstance(teacher, str) else teacher
         targets = targets_of(encoder, shapes, settings, max_length=text.max_length)
+        vectors = given_vectors(settings, accelerator, progress)
     labels = encoder.model.config.label2id if "classification" in settings.objective else None
     for first in (True, False):  # the first process of each machine fills the cache that the others then find
         with failing_together(accelerator):
@@ -307,6 +335,7 @@ def open_job(
                     seed=seed,
                     label2id=labels,
                     of_scores=encoder.model.config.num_labels == 1 and settings.objective == "classification",
+                    vectors=vectors,
                     process=accelerator.process_index,
                     processes=accelerator.num_processes,
                 )
@@ -330,10 +359,9 @@ def _name_of(teacher: str | Encoder) -> str:
     return teacher if isinstance(teacher, str) else teacher.source
 
 
-def _check_output(
-    output: Path, work: str, teacher: str | Encoder, text: TextSettings, *, force: bool, resume: bool
-) -> None:
-    check_output(output, "student", work, inputs=[_name_of(teacher), *text.paths], force=force, resume=resume)
+def _inputs(teacher: str | Encoder, text: TextSettings, settings: DistillSettings) -> list[str]:
+    """What the output may not replace."""
+    return [_name_of(teacher), *text.paths, *filter(None, [settings.vectors_from])]
 
 
 @contextmanager

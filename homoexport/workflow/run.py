@@ -48,7 +48,7 @@ from homoexport.documents.run_folder import begin, check_output, holds, is_finis
 from homoexport.documents.summary import Floors, Summary
 from homoexport.errors import DeviceError, DoesNotFit, PackageError, RecipeError
 from homoexport.report import write_plan_report, write_report
-from homoexport.runtime.inference import open_package
+from homoexport.runtime.inference import Package, open_package
 from homoexport.shape import PartialShape
 from homoexport.stages.evaluate import quality_of_run, torch_package
 from homoexport.stages.measure import check_measurement
@@ -61,6 +61,7 @@ from homoexport.workflow.plan import plan
 from homoexport.workflow.progress import QUIET, Progress
 from homoexport.workflow.summary import summary_of
 from homoexport.workflow.turns import Turns, budget_verdicts, is_noisy, read_measured, unclear, used_of
+from homoexport.workflow.vectors import second_model
 
 if TYPE_CHECKING:
     from homoexport.encoder import Encoder
@@ -100,7 +101,7 @@ def run(
         True
     """
     recipe, run_dir = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe)), Path(output)
-    inputs = [recipe.teacher, *recipe.text.paths]
+    inputs = [recipe.teacher, *recipe.text.paths, *filter(None, [recipe.distill.vectors_from])]
     check_output(run_dir, "run", recipe.digest(), inputs=inputs, force=force, resume=resume)
     teacher = check_recipe(recipe)
 
@@ -138,11 +139,12 @@ def check_recipe(recipe: Recipe) -> Encoder:
             where="measure.length",
             hint=f"at most {longest}",
         )
+    second = second_model(recipe.distill)
     if recipe.quality is not None and judged is not None:
         width = None
-        if student is not None and student.output == "student":
+        if student is not None and recipe.output == "student":
             width = student.hidden_size or teacher.model.config.hidden_size
-        asked = torch_package(teacher)
+        asked = torch_package(second or teacher)
         check_gate(recipe.quality, judged, teacher=asked, hidden_size=width, output=recipe.output)
     return teacher
 
@@ -332,10 +334,11 @@ class _Journey:
         is_exported = self._is_done(package, parent=student)
         if is_exported and not is_again and self._is_done(measured, parent=package):
             return
-        gate = None
+        gate, encoder = None, second_model(recipe.distill)
+        second = None if encoder is None else torch_package(encoder)
         if recipe.quality is not None:
-            opened = open_package(teacher, threads=threads_here(recipe.measure))
-            gate = Gate(recipe.quality, teacher=opened, texts=texts, seed=recipe.seed, output=recipe.output)
+            judge = second or open_package(teacher, threads=threads_here(recipe.measure))
+            gate = Gate(recipe.quality, teacher=judge, texts=texts, seed=recipe.seed, output=recipe.output)
         if not is_exported:
             with self._stage("export", f"Exporting the student ({recipe.export.quantize})"):
                 export_model(
@@ -351,10 +354,17 @@ class _Journey:
             self._stage("measure", f"Measuring on {recipe.measure.device}"),
             staged(measured, force=is_again or is_finished(measured)) as folder,
         ):
-            self._measure([teacher, package], folder, texts, gate, patience=patience)
+            self._measure([teacher, package], folder, texts, gate, second, patience=patience)
 
     def _measure(
-        self, packages: Sequence[Path], folder: Path, texts: Sequence[str], gate: Gate | None, *, patience: float
+        self,
+        packages: Sequence[Path],
+        folder: Path,
+        texts: Sequence[str],
+        gate: Gate | None,
+        second: Package | None,
+        *,
+        patience: float,
     ) -> None:
         """Figures and quality of the teacher's package and the student's, into a folder."""
         recipe, package = self.recipe, packages[-1]
@@ -370,7 +380,8 @@ class _Journey:
             )
         teachers, students = (open_package(each, threads=threads) for each in packages)
         write_document(folder / MEASUREMENT, found)
-        write_document(folder / QUALITY_FILE, quality_of_run(teachers, students, texts, seed=recipe.seed))
+        quality = quality_of_run(teachers, students, texts, seed=recipe.seed, second=second)
+        write_document(folder / QUALITY_FILE, quality)
         write_document(folder / FLOORS, Floors(verdicts=() if gate is None else (gate.judge(students),)))
         parent = verify(package, Manifest, strict=False).digest
         write_manifest(folder, "measurement", parent=parent, recipe=recipe.digest())

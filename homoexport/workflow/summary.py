@@ -50,6 +50,7 @@ def summary_of(run_dir: Path, recipe: Recipe) -> Summary:
         recipe_digest=recipe.digest(),
         seconds=read_mark(run_dir).seconds,
         plan=None if plan is None else turns.described(plan, recipe.budget),
+        vectors_from=recipe.distill.vectors_model,
     )
 
 
@@ -94,6 +95,7 @@ def summarize(
     recipe_digest: str,
     seconds: Mapping[str, float],
     plan: PlannedTurns | None = None,
+    vectors_from: str | None = None,
 ) -> Summary:
     """The summary of a run of that name. Packages and measurement are the teacher's, then the student's; the teacher's
     measurement may be among the failures."""
@@ -116,6 +118,7 @@ def summarize(
         ),
         quality_metric=quality.student.metric,
         quality_detail=QualityOfBoth(teacher=quality.teacher, student=quality.student),
+        vectors_from=vectors_from,
         budget=tuple(verdicts),
         budget_kept=is_kept(verdicts),
         recipe_digest=recipe_digest,

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tokenizers import pre_tokenizers
 from transformers import AutoModel, AutoTokenizer
 
 from homoexport.documents.artifact import Manifest, PackageManifest, StudentManifest, verify
@@ -18,8 +19,10 @@ from homoexport.documents.budget import Budget
 from homoexport.documents.measurement import Failure, PackageFigures
 from homoexport.errors import DeviceError
 from homoexport.runtime.inference import open_package
+from homoexport.stages.evaluate.models import open_model
+from homoexport.stages.evaluate.retrieval import retrieval_qualities
 from homoexport.workflow.measure import judge_package, measure_once
-from tests.conftest import Outcome
+from tests.conftest import WORDS, Outcome, tiny_model, word_tokenizer
 from tests.workflow.conftest import write_recipe
 
 pytestmark = pytest.mark.processes
@@ -59,6 +62,34 @@ def test_run_without_training_leaves_everything_too(homoexport, recipe, tmp_path
     outcome = homoexport("run", path, "-o", tmp_path / "run", "--json")
     assert_run_left_everything(outcome, tmp_path / "run")
     assert verify(tmp_path / "run" / "1-student", StudentManifest).details.steps == 0
+
+
+@pytest.mark.slow
+def test_a_run_is_judged_by_the_model_that_taught_its_vectors(homoexport, recipe, tmp_path):
+    """The floor, the summary and the report; the second model is another family's, with its own tokenizer."""
+    torch.manual_seed(1)
+    path, second, run = recipe(floor="1%", file_mb=5), tmp_path / "second", tmp_path / "run"
+    tiny_model("distilbert", hidden_size=40, layers=1).save_pretrained(second)
+    word_tokenizer(WORDS[:4:-1], pre_tokenizers.Whitespace(), model_max_length=64).save_pretrained(second)
+    in_its_space = ("--set", f"distill.vectors_from={second}", "--set", "student.output=teacher")
+    outcome = homoexport("run", path, "-o", run, "--json", *in_its_space)
+    summary = json.loads(outcome.out)
+    texts = (run / "1-student/held_out.txt").read_text().splitlines()
+    models = [open_package(run / "0-teacher"), open_package(run / "2-onnx"), open_model(str(second), threads=1)]
+    teacher, student, asked = (model.embed(texts) for model in models)
+    assert student.shape == asked.shape
+    for name, vectors in (("teacher", teacher), ("student", student)):
+        expected = retrieval_qualities(asked, vectors, seed=0)[0].value
+        assert summary["quality_detail"][name]["value"] == pytest.approx(expected, abs=0.02), name
+    assert summary["budget"][-1]["measured"] == summary["quality_detail"]["student"]["value"]
+    assert summary["vectors_from"] == str(second)
+    assert f"learned the vectors of `{second}`" in (run / "report.md").read_text()
+    assert homoexport("report", run).code == 0
+    replaced = homoexport("run", path, "-o", second, "--force", *in_its_space)
+    assert replaced.code == 2
+    nothing = homoexport("run", path, "-o", tmp_path / "other", "--set", f"distill.vectors_from={tmp_path}/no.npy")
+    assert (nothing.code, "no.npy: cannot be read" in nothing.err) == (2, False)
+    assert "with 'unit: row'" in nothing.err
 
 
 def assert_run_left_everything(outcome: Outcome, run: Path) -> None:

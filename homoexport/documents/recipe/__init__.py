@@ -15,9 +15,8 @@ from homoexport.documents.recipe.sections import (
     MeasureSettings,
     QualitySettings,
     StudentShape,
-    TextSettings,
-    TextSource,
 )
+from homoexport.documents.recipe.text import TextSettings, TextSource
 
 __all__ = [
     "SEED_STUDENTS",

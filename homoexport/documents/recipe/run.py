@@ -19,8 +19,8 @@ from homoexport.documents.recipe.sections import (
     QualitySettings,
     Section,
     StudentShape,
-    TextSettings,
 )
+from homoexport.documents.recipe.text import TextSettings
 
 Tree: TypeAlias = dict[str, Any]  # a recipe, or a part of one, before it is parsed
 
@@ -86,8 +86,11 @@ class Recipe(Section):
 
     @property
     def output(self) -> Side:
-        """The space of the one student's vectors; a planned one answers in its own."""
-        return "student" if self.student is None else self.student.output
+        """Whose space the one student is judged in: a planned one answers in its own, and where vectors beside the text
+        taught it, there is no model of theirs.
+        """
+        beside = self.distill.vectors_file or any(source.vector_column for source in self.text.sources)
+        return "student" if self.student is None or beside else self.student.output
 
     def digest(self) -> str:
         """Hex sha256 of the recipe's content."""

@@ -22,7 +22,6 @@ from homoexport.choices import (
     Quantization,
     ScheduleShape,
     Side,
-    TextUnit,
     TrainingPrecision,
 )
 from homoexport.schemes import QUANTIZE_HELP
@@ -39,60 +38,6 @@ class Section(BaseModel):
     """Frozen, and strict: an unknown key is refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class TextSource(Section):
-    """One source of text: a dataset on the hub, or files."""
-
-    dataset: str | None = Field(None, description="Name of a dataset on the Hugging Face hub.")
-    config: str | None = Field(None, description="Configuration of that dataset.")
-    split: str = Field("train", description="Split of that dataset.")
-    streaming: bool = Field(False, description="Read that dataset as a stream instead of downloading it.")
-    files: str | None = Field(
-        None,
-        description="Glob of txt, jsonl, csv, tsv or parquet files, plain or compressed, or package:DISTRIBUTION/GLOB.",
-    )
-    column: str = Field("text", description="Column that holds the text (txt files have only 'text').")
-    pair_column: str | None = Field(
-        None,
-        description="Column of the second text: a query's document (sentence-embedding) or a pair's other half "
-        "(classification).",
-    )
-    label_column: str | None = Field(
-        None,
-        description="Column of labels, of a teacher with one output scores; without it, the teacher's logits alone are "
-        "learned (classification).",
-    )
-    unit: TextUnit = Field(
-        "sentence",
-        description="What one text of sentence-embedding is: a sentence of a row, or the row as it stands (a line of a "
-        "txt file), as passages are.",
-    )
-    weight: float = Field(1.0, gt=0, description="Share of the batches, relative to the other sources' weights.")
-
-    @model_validator(mode="after")
-    def _one_origin(self) -> TextSource:
-        if (self.dataset is None) == (self.files is None):
-            raise ValueError("give either 'dataset' or 'files'")
-        if self.streaming and self.dataset is None:
-            raise ValueError("'streaming' is for hub datasets")
-        return self
-
-
-class TextSettings(Section):
-    """The text to distil on."""
-
-    sources: tuple[TextSource, ...] = Field(min_length=1, description="Where the text comes from.")
-    max_length: int = Field(
-        128, ge=8, le=10**6, description="Tokens of one training sequence, special tokens included."
-    )
-    min_words: int = Field(3, ge=1, le=10**6, description="Sentences of fewer words are left out (sentence-embedding).")
-    held_out: int = Field(1000, ge=3, le=10**9, description="Sequences kept for evaluation; training never sees them.")
-
-    @property
-    def paths(self) -> list[str]:
-        """Globs of files, and folders or hub names of datasets."""
-        return [str(source.files or source.dataset) for source in self.sources]
 
 
 class StudentShape(PartialShape):
@@ -136,8 +81,8 @@ class LossWeights(Section):
         None,
         ge=0,
         title="vectors",
-        description="1 - cosine of student's and teacher's vectors of the same text, where student.output is teacher; "
-        "by default 1 there.",
+        description="1 - cosine of the student's vector and the teacher's, or that of distill.vectors_from, of the "
+        "same text, where student.output is teacher; by default 1 there.",
     )
     relation: float = Field(
         1.0,
@@ -198,6 +143,12 @@ class DistillSettings(Section):
         le=1,
         description="Share of the texts that are cut to a random part whenever they are drawn, so that short texts, as "
         "queries are, are seen, too (sentence-embedding).",
+    )
+    vectors_from: str | None = Field(
+        None,
+        description="What gives the vectors that the student is to match, in place of its teacher: another model (hub "
+        "name, folder, or package:DISTRIBUTION/PATH), which is asked once for each text, or FILE.npy, which holds a "
+        "vector for each row of the text (sentence-embedding).",
     )
     mlm_probability: float = Field(0.15, gt=0, lt=1, description="Share of the tokens that are masked (masked-lm).")
     prune: tuple[PruneGroup, ...] = Field(
@@ -270,6 +221,17 @@ class DistillSettings(Section):
                     f"'embedding' a weight, and {output}"
                 )
         return self
+
+    @property
+    def vectors_file(self) -> str | None:
+        """The npy file that `vectors_from` names."""
+        given = self.vectors_from
+        return given if given is not None and given.lower().endswith(".npy") else None
+
+    @property
+    def vectors_model(self) -> str | None:
+        """The model that `vectors_from` names."""
+        return self.vectors_from if self.vectors_file is None else None
 
 
 class ExportSettings(Section):

@@ -12,6 +12,7 @@ from homoexport.stages.distill.job import (
     targets_of,
 )
 from homoexport.stages.distill.loop import Run
+from homoexport.stages.distill.vectors import ask_for_vectors
 
 __all__ = [
     "TASKS",
@@ -20,6 +21,7 @@ __all__ = [
     "Run",
     "Wish",
     "all_processes_alive",
+    "ask_for_vectors",
     "distill_encoder",
     "failing_together",
     "held_out_loss",

@@ -28,7 +28,8 @@ _MICRO_BATCH_ON_CPU = 8  # small ones waste less padding; on a GPU the whole sha
 @dataclass(frozen=True)
 class MicroBatch:
     """Sequences of one forward pass: ids, mask and token types [B, S]; labels [B, S], or [B] for classification,
-    floats (NaN where there is none) of scores.
+    floats (NaN where there is none) of scores; unit vectors [B, D] that are to be matched where they are not the
+    teacher's.
 
     `documents` says whether these are the documents of queries in other micro-batches.
     """
@@ -37,6 +38,7 @@ class MicroBatch:
     attention_mask: Tensor
     token_type_ids: Tensor | None = None
     labels: Tensor | None = None
+    vectors: Tensor | None = None
     documents: bool = False
 
     @property
@@ -141,7 +143,8 @@ class BatchMaker:
         if device.type == "cuda":  # so that nobody waits for the copy, which is queued with the computation
             batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
         moved = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-        return MicroBatch(moved["input_ids"], moved["attention_mask"], moved.get("token_type_ids"), moved.get("labels"))
+        types, labels, vectors = (moved.get(name) for name in ("token_type_ids", "labels", "vectors"))
+        return MicroBatch(moved["input_ids"], moved["attention_mask"], types, labels, vectors)
 
 
 def up_to(micro_batches: Sequence[MicroBatch], most_tokens: int) -> list[MicroBatch]:

@@ -56,6 +56,9 @@ def distill_encoder(
     if shape.output == "teacher":
         what, hint = "this gives a model alone, without the layer behind it", "homoexport.distill writes both"
         raise RecipeError(what, where="output", hint=hint)
+    if settings.vectors_from is not None:
+        hint = "homoexport.distill asks for them, or reads them"
+        raise RecipeError("the corpus has its text alone", where="vectors_from", hint=hint)
     accelerator = join_processes(settings, seed=seed)
     targets = targets_of(teacher, [shape], settings, max_length=max_length)
     require_batch(corpus, settings.batch_size)

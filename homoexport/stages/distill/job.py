@@ -135,6 +135,9 @@ def _check_output(output: Side, settings: DistillSettings) -> None:
         if settings.weights.vectors:
             what, hint = "student and teacher answer in spaces of their own", "student.output: teacher, or leave it out"
             raise RecipeError(what, where="distill.weights.vectors", hint=hint)
+        if settings.vectors_from is not None and not settings.weights.task:
+            what, hint = "no term with a weight matches these vectors", "student.output: teacher, or weigh 'task'"
+            raise RecipeError(what, where="distill.vectors_from", hint=hint)
         return
     if settings.objective != "sentence-embedding":
         what, hint = f"a student of {settings.objective} gives no vectors", "leave it out"

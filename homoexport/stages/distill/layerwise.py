@@ -72,7 +72,8 @@ class Maps(NamedTuple):
 class Projections(nn.Module):
     """W_hidden of every teacher's layer and W_emb; the identity until the student is sliced.
 
-    Each is [D_s, D_t] where states are compared in the teacher's width, [D_t, D_s] in the student's.
+    Each is [D_s, D_t] where states are compared in the teacher's width, [D_t, D_s] in the student's. `answer` [D_t, D]
+    leads on from the last W_hidden to vectors of another model, where the student answers in its space.
     """
 
     def __init__(self, hidden_size: int, layers: int, compare_in: Side) -> None:
@@ -81,14 +82,19 @@ class Projections(nn.Module):
         self._student_axis = 0 if compare_in == "teacher" else 1
         self.hidden = nn.ParameterList(nn.Parameter(torch.eye(hidden_size)) for _ in range(layers))
         self.embedding = nn.Parameter(torch.eye(hidden_size))
+        self.answer: nn.Parameter | None = None
+
+    def answer_in(self, width: int) -> None:
+        """Lead to vectors of that width; by what matrix is to be fitted."""
+        self.answer = nn.Parameter(torch.zeros(self.embedding.shape[1 - self._student_axis], width))
 
     def followers(self) -> list[tuple[nn.Parameter, int]]:
         """Each matrix with the axis that follows the student's residual dimensions."""
-        return [(parameter, self._student_axis) for parameter in self.parameters()]
+        return [(parameter, self._student_axis) for parameter in (*self.hidden, self.embedding)]
 
     def start_at_random(self, hidden_size: int) -> None:
         """For a student that is not a part of its teacher: columns of length about 1."""
-        for parameter in self.parameters():
+        for parameter, _ in self.followers():
             shape = list(parameter.shape)
             shape[self._student_axis] = hidden_size
             parameter.data = torch.randn(shape) * shape[0] ** -0.5

@@ -56,6 +56,9 @@ class Run:
             compare_in=settings.compare_in,
             seed=job.seed,
         )
+        vectors = job.corpus.description.vectors
+        if vectors is not None and job.output == "teacher":
+            start.projections.answer_in(vectors.width)
         device = self.accelerator.device
         self.teacher = job.encoder.model.to(device).requires_grad_(False).eval()
         self.student = start.student.to(device).requires_grad_(True).eval()  # eval: no dropout
@@ -100,7 +103,11 @@ class Run:
             self.family.body(self.teacher).compile()
 
     def read_text(self, batches: BatchMaker) -> None:
-        """Read what a student is mended on that is pruned at once; without it that is the first step's batch."""
+        """Read what a new student begins with: what one is mended on that is pruned at once (without it that is the
+        first step's batch), and what the way to another model's vectors is fitted to.
+        """
+        if self.projections.answer is not None:
+            self.loss.fit_answer(up_to(batches.first(self._most_tokens), self._most_tokens))
         if self._repairs and self.schedule.stop == 0:
             self._text = batches.first(self._most_tokens)
 
@@ -157,11 +164,12 @@ class Run:
             self.family.body(self.student).compile()
         weighted = {name: value * getattr(self.loss.weights, name) for name, value in terms.items()}
         of_labels = {"task"} if self.settings.objective != "sentence-embedding" else set()
+        of_others = {"task", "vectors"} if micro_batches[0].vectors is not None else of_labels
         return StepRecord(
             step=step,
             loss=sum(weighted.values()),
             terms=terms,
-            gap=sum(value for name, value in weighted.items() if name not in of_labels),
+            gap=sum(value for name, value in weighted.items() if name not in of_others),
             widths=WidthFigures.model_validate(widths.as_json()),
             parameters=parameters,
             learning_rate=learning_rate,
@@ -201,11 +209,12 @@ class Run:
     def _score(self, micro_batches: Sequence[MicroBatch]) -> None:
         """Blend this step's sensitivity into the ranking.
 
-        While the student is its teacher, and no loss but distillation's could move it, that is what the probe says, at
+        While the student is its teacher, and nothing but its teacher could move it, that is what the probe says, at
         the events alone; its gradients are for scoring, and the student stays its teacher until an event takes
         something.
         """
-        if not self.is_teacher or (self.loss.labels_seen and self.loss.weights.task > 0):
+        weights = self.loss.weights
+        if not self.is_teacher or (self.loss.labels_seen and (weights.task or weights.vectors)):
             self._rank(micro_batches)
             return
         self._forget_gradients()

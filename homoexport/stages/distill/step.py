@@ -7,6 +7,7 @@ P processes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from accelerate import Accelerator
@@ -18,8 +19,11 @@ from homoexport.encoder import Dense
 from homoexport.errors import RecipeError
 from homoexport.stages.distill import objective
 from homoexport.stages.distill.batches import NO_LABEL, Counts, MicroBatch, has_label
+from homoexport.stages.distill.least_squares import Regression
 from homoexport.stages.distill.probe import probe_loss, rows_of
 from homoexport.stages.distill.terms import InnerTerms, weights_of
+
+_RIDGE = 0.1  # of the matrix `answer`: keeps most neighbours of all-mpnet-base-v2 on texts that it was not fitted to
 
 
 class StepLoss:
@@ -28,6 +32,9 @@ class StepLoss:
     Dropout is off, so that teacher and student are equal at step 0. Where `micro_batch_size` is set, memory is that of
     one micro-batch, for sentence-embedding too, at the price of a second forward pass. `dense` are the teacher's layers
     behind its pooling; a student whose `output` is the teacher's goes through the last W_hidden, then through them.
+
+    Where texts bring the vectors of another model, these take the place of the teacher's; that student goes through the
+    last W_hidden, then through the matrix `answer`.
     """
 
     def __init__(
@@ -57,7 +64,7 @@ class StepLoss:
         name.
         """
         counts = self.count(micro_batches)
-        self.labels_seen |= counts.labelled > 0
+        self.labels_seen |= counts.labelled > 0 or micro_batches[0].vectors is not None
         sums: dict[str, Tensor] = {}
         of_sentences = self.objective_name == "sentence-embedding"
         if of_sentences and self.weights.task > 0:
@@ -114,21 +121,42 @@ class StepLoss:
         self._reduce_gradients(also)
 
     def sentence_vectors(self, micro: MicroBatch) -> tuple[Tensor, Tensor]:
-        """Unit vectors of student and teacher, [B, D_s] and [B, D_t]."""
+        """Unit vectors of student and teacher, [B, D_s] and [B, D_t]; where another model's teach, they stand for the
+        teacher's.
+        """
+        teacher = micro.vectors
         with torch.no_grad():
-            states = self._states(self.teacher, micro)
-            teacher = objective.pool(states, micro.attention_mask, mode=self.pooling_mode, dense=self.dense)
+            if teacher is None or self.inner_terms.wanted:
+                states = self._states(self.teacher, micro)
+            if teacher is None:
+                teacher = objective.pool(states, micro.attention_mask, mode=self.pooling_mode, dense=self.dense)
         return self._student_vectors(micro), teacher
 
+    @torch.no_grad()
+    def fit_answer(self, micro_batches: Sequence[MicroBatch]) -> None:
+        """Have `answer` begin as what takes the teacher's pooled states nearest to the vectors, by least squares."""
+        answer, regression = self.inner_terms.projections.answer, Regression()
+        assert answer is not None
+        for micro in micro_batches:
+            assert micro.vectors is not None
+            states = self._states(self.teacher, micro)
+            regression.add(objective.pool(states, micro.attention_mask, mode=self.pooling_mode), micro.vectors)
+        self.inner_terms.clear()
+        reduce = partial(self.accelerator.reduce, reduction="sum")
+        matrix, _ = regression.solve(_RIDGE, intercept=False, reduce=reduce)
+        answer.data.copy_(matrix)  # in rows, as a checkpoint's; the optimizer's moments lie as it does
+
     def _student_vectors(self, micro: MicroBatch) -> Tensor:
-        """Unit vectors [B, D_s], or [B, D_t] in the teacher's space."""
+        """Unit vectors [B, D_s], or [B, D_t] in the space of what teaches."""
         states = self._states(self.student, micro)
         dense = self._to_teacher if self.output == "teacher" else nn.Identity()
         return objective.pool(states, micro.attention_mask, mode=self.pooling_mode, dense=dense)
 
     def _to_teacher(self, pooled: Tensor) -> Tensor:
         """[B, D_s] to the teacher's vectors, before they are brought to length 1."""
-        vectors: Tensor = self.dense(pooled @ self.inner_terms.projections.hidden[-1])
+        projections = self.inner_terms.projections
+        states = pooled @ projections.hidden[-1]
+        vectors: Tensor = self.dense(states) if projections.answer is None else states @ projections.answer
         return vectors
 
     @property
@@ -136,7 +164,11 @@ class StepLoss:
         """The layers behind the student's pooling, as it stands: none, or what leads into the teacher's space."""
         if self.output == "student":
             return ()
-        return (Dense(self.inner_terms.projections.hidden[-1].detach().T), *self.dense)
+        projections = self.inner_terms.projections
+        matrix = projections.hidden[-1].detach()
+        if projections.answer is not None:
+            return (Dense((matrix @ projections.answer.detach()).T),)
+        return (Dense(matrix.T), *self.dense)
 
     def _terms_of_texts(self, micro: MicroBatch, vectors: tuple[Tensor, Tensor], counts: Counts) -> dict[str, Tensor]:
         """All terms of sentences but the one that needs the whole batch; `vectors` are student's and teacher's."""

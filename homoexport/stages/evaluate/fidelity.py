@@ -57,11 +57,14 @@ class Reference:
         return retrieval_qualities(reference, vectors, seed=seed)[0]
 
 
-def quality_of_run(teacher: Package, student: Package, texts: Sequence[str], *, seed: int) -> RunQuality:
+def quality_of_run(
+    teacher: Package, student: Package, texts: Sequence[str], *, seed: int, second: Package | None = None
+) -> RunQuality:
     """One figure of a run's two packages on the same held-out texts, without labels.
 
     Fill-mask packages get `loss` on the same masked tokens; others what they keep of the teacher's decisions or
-    similarities, of which the teacher itself keeps 1. Of more than 1,000 texts a sample drawn by `seed` is taken.
+    similarities, of which the teacher itself keeps 1. Where a `second` model taught the vectors, both are held against
+    that one. Of more than 1,000 texts a sample drawn by `seed` is taken.
 
     Raises:
         PackageError: a teacher that gives no vectors, or not the same labels, to compare with.
@@ -73,9 +76,11 @@ def quality_of_run(teacher: Package, student: Package, texts: Sequence[str], *, 
     if student.details.task == "fill-mask":
         own, kept = (judge_masked_lm(package, examples, seed=seed)[0] for package in (teacher, student))
     else:
-        reference = Reference(teacher, examples.texts)
+        reference = Reference(second or teacher, examples.texts)
         kept = reference.main_quality(student, seed=seed)
         own = Quality(kept.metric, 1.0, np.ones(1), kept.counts)
+        if second is not None:
+            own = reference.main_quality(teacher, seed=seed)
     return RunQuality(teacher=_of_package(teacher, own), student=_of_package(student, kept))
 
 

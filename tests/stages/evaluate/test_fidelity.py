@@ -33,6 +33,16 @@ def test_sentence_packages_are_judged_by_the_teacher(tmp_path: Path) -> None:
     assert near.texts == 30
 
 
+def test_both_are_judged_by_the_second_model_that_taught_the_vectors(tmp_path: Path) -> None:
+    arrays = weights()
+    teacher, second = opened(tmp_path / "teacher", arrays=arrays), opened(tmp_path / "second", arrays=weights(seed=2))
+    found = quality_of_run(teacher, second, TEXTS, seed=0, second=second)
+    expected = retrieval_qualities(second.embed(TEXTS), teacher.embed(TEXTS), seed=0)[0]
+    assert found.teacher.value == pytest.approx(expected.value, abs=1e-12)
+    assert found.teacher.value < 0.9
+    assert (found.student.value, found.student.metric) == (1.0, "overlap@10")
+
+
 def test_too_few_texts_to_search_among_are_judged_by_their_similarities(tmp_path: Path) -> None:
     teacher, student = opened(tmp_path / "teacher"), opened(tmp_path / "student", arrays=weights(seed=1))
     found = quality_of_run(teacher, student, TEXTS[:11], seed=0).student

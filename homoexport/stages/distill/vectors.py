@@ -1,0 +1,53 @@
+"""A second model whose vectors a student is to give: it is asked for them, text by text.
+
+B batch, S sequence, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import chain
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from homoexport.encoder import Encoder, input_names, max_length_of, torch_answers, weights_digest
+from homoexport.errors import TeacherError
+from homoexport.text.vectors import AskedVectors
+
+_BATCH = 32  # texts of about the same length
+
+
+def ask_for_vectors(encoder: Encoder, *, device: torch.device, on_begin: Callable[[], None]) -> AskedVectors:
+    """A sentence encoder as one that is asked for vectors; each text is cut to its own longest sequence.
+
+    `on_begin` is called before the first text, so never where all vectors are cached.
+
+    Raises:
+        TeacherError: (when it is asked) it answers with what is no number.
+    """
+    limit, names, notes = max_length_of(encoder), input_names(encoder), iter([on_begin])
+
+    def ask(texts: Sequence[str]) -> NDArray[np.float32]:
+        """[N, D]"""
+        for begin in notes:
+            begin()
+        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+        parts = [order[start : start + _BATCH] for start in range(0, len(order), _BATCH)]
+        encoder.model.to(device)
+        answers = [_answer([texts[row] for row in part]) for part in parts]
+        vectors = np.empty((len(texts), encoder.width), dtype=np.float32)
+        vectors[list(chain.from_iterable(parts))] = np.concatenate(answers)
+        lengths = np.linalg.norm(vectors, axis=1)
+        if not (np.isfinite(lengths) & (lengths > 0)).all():
+            raise TeacherError("its vectors are not finite numbers", where=encoder.source, hint="check its weights")
+        return vectors
+
+    def _answer(texts: Sequence[str]) -> NDArray[np.float32]:
+        tokens = encoder.tokenizer(list(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt")
+        inputs = {name: tokens[name].to(device) for name in names}
+        answer: NDArray[np.float32] = torch_answers(encoder, inputs)["sentence_embedding"].float().cpu().numpy()
+        return answer
+
+    return AskedVectors(encoder.source, weights_digest(encoder), ask)
