@@ -77,13 +77,18 @@ def search_kept(run: Run, job: Job, passages: list[str]) -> dict[str, float]:
     return figures
 
 
+def judge(run: Run, job: Job, stsb: Path, passages: list[str]) -> dict[str, float]:
+    """What is kept of the teacher's search, and STS-B dev."""
+    pairs, scores = read_pairs(stsb)
+    sides = [embed(run.student, job.encoder, [pair[side] for pair in pairs]) for side in (0, 1)]
+    agreement = float(spearmanr((sides[0] * sides[1]).sum(1), np.array(scores)).statistic)
+    return search_kept(run, job, passages) | {"stsb": agreement}
+
+
 def measure(cell: Cell, stsb: Path, passages: list[str], *, steps: int, seed: int, threads: int) -> dict[str, Any]:
     """One run's result."""
     run, job, log, seconds = distil(cell, steps=steps, seed=seed, threads=threads, settings=(), shape={})
-    figures = search_kept(run, job, passages)
-    pairs, scores = read_pairs(stsb)
-    sides = [embed(run.student, job.encoder, [pair[side] for pair in pairs]) for side in (0, 1)]
-    figures["stsb"] = float(spearmanr((sides[0] * sides[1]).sum(1), np.array(scores)).statistic)
+    figures = judge(run, job, stsb, passages)
     return {
         "cell": cell.name,
         "seed": seed,
@@ -107,12 +112,13 @@ def table(runs: list[dict[str, Any]]) -> str:
         for cell in CELLS:
             mine = [run for run in runs if run["cell"] == cell.name and run["steps"] == steps]
             if mine:
-                told = [_spread([run[name] for run in mine]) for name in FIGURES]
+                told = [spread([run[name] for run in mine]) for name in FIGURES]
                 lines.append(f"| {cell.name} | {steps} | {len(mine)} | {' | '.join(told)} |")
     return "\n".join(lines)
 
 
-def _spread(values: list[float]) -> str:
+def spread(values: list[float]) -> str:
+    """The mean, and from the lowest to the highest."""
     return f"{np.mean(values):.3f}" + (f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else "")
 
 

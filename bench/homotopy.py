@@ -26,7 +26,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from ablation import read_passages, search_kept
+from ablation import read_passages, search_kept, spread
 from methods import RECIPE, keep
 
 from homoexport.documents.recipe import load_recipe
@@ -160,14 +160,10 @@ def table(runs: list[dict[str, Any]]) -> str:
     lines = ["| Run | Seeds | Held-out | Passages | Seconds |", "|---|---:|---:|---:|---:|"]
     for name in dict.fromkeys(run["cell"] for run in runs):
         mine = [run for run in runs if run["cell"] == name]
-        told = [_spread([run[key] for run in mine]) if key in mine[0] else "" for key in ("held_out", "passages")]
+        told = [spread([run[key] for run in mine]) if key in mine[0] else "" for key in ("held_out", "passages")]
         seconds = np.mean([run["seconds"] for run in mine])
         lines.append(f"| {name} | {len(mine)} | {' | '.join(told)} | {seconds:.0f} |")
     return "\n".join(lines)
-
-
-def _spread(values: list[float]) -> str:
-    return f"{np.mean(values):.3f}" + (f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else "")
 
 
 def draw(runs: list[dict[str, Any]], path: Path) -> None:
