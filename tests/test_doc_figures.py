@@ -77,6 +77,14 @@ def test_students_quality_and_costs_of_pruning():
     assert says("README.md", "The figures, honestly", share, f"{min(ratios):.2f}", f"{max(ratios):.2f}")
 
 
+def test_classifier():
+    teacher, student = (
+        {one["metric"]: one["value"] for one in each["metrics"]} for each in kept("classifier")["results"]
+    )
+    figures = (student["accuracy"], teacher["accuracy"], student["label_agreement"])
+    assert says("docs/evaluating.md", "Fine-tuning", *(f"{figure:.3f}" for figure in figures))
+
+
 def test_several_students():
     students = kept("students")
     higher = [each["branch_held_out_loss"] / each["alone_held_out_loss"] - 1 for each in students["students"].values()]
