@@ -147,6 +147,15 @@ class Family(ABC):
         """The masked-LM head: [N, D] hidden states to [N, V] logits."""
         return nn.Sequential(*(model.get_submodule(name) for name in self.lm_head_names))
 
+    def tied_decoder(self, model: nn.Module) -> tuple[str, str] | None:
+        """The names of a masked-LM head's last LayerNorm and of its decoder, where that has the word embeddings'
+        weight."""
+        words = model.get_parameter(self.layout(model).token_rows)
+        modules = [(name, module) for name, module in model.named_modules() if name.startswith(self.lm_head_names)]
+        norms = [name for name, module in modules if isinstance(module, nn.LayerNorm)]
+        decoders = [name for name, module in modules if isinstance(module, nn.Linear) and module.weight is words]
+        return (norms[-1], decoders[-1]) if norms and decoders else None
+
     def keep_layers(self, model: nn.Module, kept: Sequence[int]) -> None:
         """Take all other layers out of a live model, and out of its config.
 

@@ -8,7 +8,8 @@ on real text, against what the model before the slice has at that place:
 - the linear layers that read the residual stream: the whole stream x_t is regressed on the student's, x_t ≈ A x_s + c,
   and W (A x_s + c) takes the place of W x_t: A goes into their weight's columns, c into their bias;
 - the linear layer that ends a branch: weights and bias, so that the stream after it is nearest to what it was. Tokens
-  weigh 1/variance of the stream there, which a LayerNorm will divide by.
+  weigh 1/variance of the stream there, which a LayerNorm will divide by;
+- a decoder that has the word embeddings' weight: its bias alone, so that each word's logit has the mean that it had.
 
 Each regression is of the error that is left, so that ridge draws a weight to what it is, not to 0. Only the streams at
 one layer are kept of the text.
@@ -104,6 +105,30 @@ class Repair:
                 regression.add(x, self._error(x, whole))
             if called:
                 self._fold([ours], [theirs], regression)
+        tied = self.family.tied_decoder(self.student)
+        if tied is not None:
+            self._mend_tied_decoder(*tied)
+
+    def _mend_tied_decoder(self, norm: str, decoder: str) -> None:
+        """Mend the LayerNorm before it, and its bias."""
+        pairs = []
+        for micro in self.micro_batches:
+            ours, whole = (input_of(walk.model, decoder, micro) for walk in (self.ours, self.theirs))
+            if ours is None or whole is None:
+                return
+            pairs.append((ours, whole))
+        scale, shift = self._mend_norm(norm, pairs)
+        linear: Any = self.ours.module(decoder)
+        source: Any = self.theirs.module(decoder)
+        if linear.bias is not None:
+            mine, theirs = (self._mean(side) for side in zip(*pairs, strict=True))
+            linear.bias.add_(source.weight @ theirs - linear.weight @ (scale * mine + shift))
+
+    def _mean(self, parts: Sequence[Tensor]) -> Tensor:
+        """The mean [K] of rows [N, K], of all processes."""
+        rows = self.reduce(parts[0].new_tensor(sum(map(len, parts))))
+        mean: Tensor = self.reduce(torch.stack([part.sum(0) for part in parts]).sum(0)) / rows
+        return mean
 
     def _mend_layer(self, layer: int, first: int, last: int) -> None:
         """Mend the student's layer, which reads what the source's layer `first` reads, and leaves behind what `last`
@@ -167,9 +192,9 @@ class Repair:
         """Scale and shift [D_s] of what it put out, from pairs of that and of the source's; they are in its parameters
         now."""
         norm: Any = self.ours.module(name)
-        regression = ScaleRegression()
+        regression, kept = ScaleRegression(), self.rows.get(norm.weight)
         for ours, whole in pairs:
-            regression.add(ours, whole[:, self.kept] - ours)
+            regression.add(ours, (whole if kept is None else whole[:, kept]) - ours)
         scale, shift = regression.solve(self.ridge, intercept=norm.bias is not None, reduce=self.reduce)
         scale = 1 + scale
         norm.weight.mul_(scale)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from torch import nn
+from torch.nn import functional
 
 from homoexport.documents.layout import LOG
 from homoexport.documents.recipe import DistillSettings
@@ -105,6 +106,27 @@ def test_mended_states_are_nearer_to_the_teachers_on_other_text(kind, layers):
     whole, before, after = (model(**micro.inputs).last_hidden_state[mask] for model in (teacher, sliced, mended))
     expected = whole[:, keep.indices[Group("hidden")]]
     assert (after - expected).square().mean() < 0.8 * (before - expected).square().mean()
+
+
+@pytest.mark.parametrize("kind", EACH)
+@torch.no_grad()
+def test_the_bias_of_a_tied_decoder_gives_each_word_the_logit_that_it_had_in_the_mean(kind):
+    teacher = strong(kind, "masked-lm")
+    family = family_of(teacher.config)
+    widths = family.widths(teacher)
+    assert family.tied_decoder(teacher) is not None
+    keep = Keep({Group("hidden"): torch.arange(widths.hidden_size // 2)}, widths.head_dim)
+    sliced, mended = repaired(teacher, keep, LayerMap.one_to_one(widths.num_hidden_layers), ridge=0.01)
+    logits = [
+        torch.cat([model(**micro.inputs).logits[micro.attention_mask.bool()] for micro in batches_of(20)])
+        for model in (teacher, sliced, mended)
+    ]
+    expected, before, after = (each.mean(0) for each in logits)
+    assert (before - expected).abs().max() > 0.1
+    torch.testing.assert_close(after, expected, rtol=0, atol=1e-3)
+    whole, sliced_kl, mended_kl = (each.log_softmax(-1) for each in logits)
+    kl = [functional.kl_div(each, whole, log_target=True, reduction="batchmean") for each in (sliced_kl, mended_kl)]
+    assert kl[1] < 0.8 * kl[0]
 
 
 def test_processes_add_up_to_the_whole_text():
