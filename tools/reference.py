@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 
 from homoexport.cli.app import command_names, load_command
 from homoexport.documents.recipe import FinetuneRecipe, Recipe, section_of
@@ -71,7 +72,7 @@ def _tables(kind: type[BaseModel], place: str) -> Iterator[str]:
 
 
 def _shown(default: Any) -> str:
-    if default is None or default == () or default == {} or isinstance(default, BaseModel):
+    if default in (None, PydanticUndefined, (), {}) or isinstance(default, BaseModel):
         return ""
     return f"`{list(default) if isinstance(default, tuple) else default}`".replace("'", "")
 

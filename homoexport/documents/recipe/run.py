@@ -56,6 +56,13 @@ class Recipe(Section):
                 raise ValueError(f"no student is named '{student}'; named are: {', '.join(SEED_STUDENTS)}")
         return [SEED_STUDENTS[student] if isinstance(student, str) else student for student in students]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _path_of_several(cls, given: Any) -> Any:
+        """Several students branch off where a path of widths passes theirs."""
+        distill = given.get("distill") if isinstance(given, dict) and given.get("students") else None
+        return {**given, "distill": {"method": "homodistil", **distill}} if isinstance(distill, dict) else given
+
     @model_validator(mode="after")
     def _student_or_students(self) -> Recipe:
         if self.student is not None and self.students:
