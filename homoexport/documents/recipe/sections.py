@@ -222,6 +222,10 @@ class DistillSettings(Section):
             raise ValueError("'layers' are counted from 1")
         if self.crop > 0 and self.objective != "sentence-embedding":
             raise ValueError("'crop' is for sentence-embedding: a part of a text has not its label")
+        if self.repair and self.method in ("from-scratch", "minilm", "tinybert"):
+            raise ValueError(f"'repair' mends what pruning takes away, and {self.method} prunes nothing: leave it out")
+        if self.method == "repair" and self.int8_share > 0:
+            raise ValueError("method repair takes no steps, so 'int8_share' is a share of nothing: leave it out")
         if self.objective == "sentence-embedding" and self.batch_size == 1 and self.weights.task > 0:
             raise ValueError("sentence-embedding matches the sentences of a batch; 'batch_size' must be 2 or more")
         if self.method == "tinybert":
