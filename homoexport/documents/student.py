@@ -35,8 +35,8 @@ class SourceDescription(Figures):
 
 
 class VectorsDescription(Figures):
-    """Vectors that teach in place of the teacher's: where they are from, and their digest or that of the weights of the
-    model that gave them."""
+    """Vectors that teach in place of the teacher's: the model, the npy file or the text with a column of them, and the
+    digest of the model's weights, of the file, or of the vectors."""
 
     source: str
     width: int

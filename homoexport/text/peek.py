@@ -28,9 +28,13 @@ def check_columns(sources: tuple[TextSource, ...], objective: Objective) -> None
     labelled = objective in ("classification", "token-classification")
     for place, source in enumerate(sources):
         where = f"text.sources.{place}"
-        columns = list(columns_of(source).values())
-        if len(set(columns)) < len(columns):
-            raise RecipeError("the columns of text, pair and label are the same", where=where, hint="name others")
+        keys: dict[str, str] = {}
+        for role, named in columns_of(source).items():
+            own = "column" if role == "text" else f"{role}_column"
+            if named in keys:
+                what = f"'{keys[named]}' and '{own}' are the same, '{named}'"
+                raise RecipeError(what, where=where, hint="name another column for one of them")
+            keys[named] = own
         for key, column, useful in (
             ("pair_column", source.pair_column, paired),
             ("label_column", source.label_column, labelled),

@@ -19,10 +19,12 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from homoexport.choices import Objective
+from homoexport.documents.artifact import sha256_file
 from homoexport.documents.document import digest_of
 from homoexport.documents.recipe import TextSettings, TextSource
 from homoexport.documents.student import CorpusDescription, SourceDescription
 from homoexport.errors import TextError
+from homoexport.globs import at_home
 from homoexport.text.corpus import Corpus, MapCorpus
 from homoexport.text.example import IGNORED, examples_from
 from homoexport.text.peek import check_columns
@@ -30,7 +32,7 @@ from homoexport.text.sequences import VECTOR, Columns, Sequencer, features_of, t
 from homoexport.text.shards import VIRTUAL_SHARDS, StreamSource, read_chunk, sequences_of
 from homoexport.text.sources import cache_errors, entry_of, load_files, load_hub, name_of, read_on
 from homoexport.text.stream import StreamCorpus
-from homoexport.text.vectors import AskedVectors, describe, unit
+from homoexport.text.vectors import AskedVectors, VectorsOrigin, describe, open_vectors, unit
 
 _VERSION = 2  # raised whenever the same text would be made into other sequences
 _ROWS_AT_ONCE, _BYTES_AT_ONCE = 1000, 10**8  # tokenized together
@@ -117,7 +119,10 @@ def prepare_text(
     known = "scores" if of_scores else dict(label2id or {})
     names = (known or None) if any(source.label_column for source in settings.sources) else None
     identity = [_VERSION, objective, settings.max_length, settings.min_words, tokenizer_digest(tokenizer), names]
-    beside = entry_of(vectors) if isinstance(vectors, str) else None
+    beside = None
+    if isinstance(vectors, str):
+        open_vectors(vectors)  # it may be gone by now
+        beside = entry_of(at_home(vectors))
     with _no_progress_bars(), cache_errors():
         rows = [
             load_hub(source, cache_dir=cache_dir)
@@ -136,8 +141,7 @@ def prepare_text(
             corpus = _stream_corpus(rows, sequencers, settings, identity, seed)
             corpus.process, corpus.processes = process, processes
         else:
-            asked = vectors if isinstance(vectors, AskedVectors) else None
-            corpus = _map_corpus(rows, sequencers, settings, identity, seed, asked)
+            corpus = _map_corpus(rows, sequencers, settings, identity, seed, vectors)
     if objective == "masked-lm":
         ids = [example.input_ids for example in corpus.held_out]
         corpus.held_out_texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
@@ -180,15 +184,24 @@ def _with_asked(sequences: Any, firsts: np.ndarray, asked: AskedVectors) -> Any:
     )
 
 
+def _origin_of(vectors: AskedVectors | str | None, settings: TextSettings) -> VectorsOrigin:
+    """A model, an npy file, or the files whose column they are."""
+    if isinstance(vectors, AskedVectors):
+        return {"source": vectors.source, "digest": vectors.digest}
+    if isinstance(vectors, str):
+        return {"source": vectors, "digest": sha256_file(at_home(vectors))}
+    return {"source": ", ".join(name_of(source) for source in settings.sources), "digest": None}
+
+
 def _map_corpus(
     rows: list[Any],
     sequencers: list[Sequencer],
     settings: TextSettings,
     identity: list[Any],
     seed: int,
-    asked: AskedVectors | None = None,
+    vectors: AskedVectors | str | None = None,
 ) -> MapCorpus:
-    given = "vector" in rows[0].column_names
+    given, asked = "vector" in rows[0].column_names, vectors if isinstance(vectors, AskedVectors) else None
     tokenized = [
         (source.with_format("numpy", columns=["vector"], output_all_columns=True) if given else source).map(
             sequencer,
@@ -217,9 +230,7 @@ def _map_corpus(
             raise TextError("holds no text for training", where=name_of(source), hint="leave this source out")
     described = None
     if given or asked is not None:
-        where = ", ".join(name_of(source) for source in settings.sources) if asked is None else asked.source
-        column = sequences.data.column("vector")
-        described = describe(column, source=where, digest=None if asked is None else asked.digest)
+        described = describe(sequences.data.column("vector"), **_origin_of(vectors, settings))
         sequences = sequences.with_format("numpy", columns=["vector"], output_all_columns=True)
     held_out = sequences[held_out_rows]
     lengths = np.concatenate([np.diff(chunk.offsets.to_numpy()) for chunk in sequences.data.column("input_ids").chunks])

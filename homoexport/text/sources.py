@@ -16,7 +16,7 @@ import gzip
 import io
 import lzma
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
@@ -55,7 +55,7 @@ def _format_of(name: str) -> str:
 
 
 def find_files(spec: str) -> list[FileEntry]:
-    """The files that a glob or a `package:DISTRIBUTION/GLOB` names; archives by their members.
+    """The files that a glob or a `package:DISTRIBUTION/GLOB` names, sorted by path; archives by their members.
 
     There must be some, all of a format that can be read (TextError).
     """
@@ -219,7 +219,7 @@ def _rows(
         yield from delimited_rows(lines, columns.values(), delimiter="\t" if suffix == ".tsv" else ",", where=where)
 
 
-def _cells(files: list[FileEntry], columns: dict[str, str]) -> Iterator[tuple[str, Row]]:
+def _cells(files: Sequence[FileEntry], columns: dict[str, str]) -> Iterator[tuple[str, Row]]:
     """Where each row stands, and its cells by what they are for, as they are read."""
     with ExitStack() as archives:
         archive, opened = None, ""
@@ -249,13 +249,14 @@ def _label_text(label: Any) -> str | None:
 
 
 def read_rows(
-    files: list[FileEntry], columns: dict[str, str], words: bool = False, vectors: FileEntry | None = None
+    files: Sequence[FileEntry], columns: dict[str, str], words: bool = False, vectors: FileEntry | None = None
 ) -> Iterator[Row]:
     """The rows of some files, as {"text": ..., "pair": ..., "label": ..., "vector": ...}; empty ones are left out.
 
     With `words` a text is a list of words, and a label is a list of labels. Labels are given as strings. `vectors` is
-    an npy file with a vector for each row. A file that lacks a column, holds something else than text in it, or cannot
-    be read is a TextError, and so are vectors that are none (see `VectorReader`).
+    an npy file with a vector for each row; rows are counted through all files, in the order in which these are given. A
+    file that lacks a column, holds something else than text in it, or cannot be read is a TextError, and so are vectors
+    that are none (see `VectorReader`).
     """
     reader = VectorReader(vectors[0] if vectors else None) if vectors or "vector" in columns else None
     number = -1
@@ -314,6 +315,8 @@ def load_files(
     if next(read_rows(files, columns, words, vectors), None) is None:
         raise TextError("holds no text", where=source.files, hint="name other files or another column")
     given = {"files": files, "columns": columns, "words": words, "vectors": vectors}
+    if not streaming:  # `datasets` reads each file of a list on its own, as a stream's shards; rows are counted here
+        given["files"] = tuple(files)
     text = datasets.Value("string")
     listed = datasets.Sequence(text) if words else text
     kinds = {role: text if role == "pair" else listed for role in columns if role != "vector"}

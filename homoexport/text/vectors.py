@@ -11,16 +11,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from numbers import Real
+from types import NoneType
+from typing import Any, TypedDict
 
 import numpy as np
+from numpy.lib.format import MAGIC_PREFIX
 from numpy.typing import NDArray
 
 from homoexport.documents.student import VectorsDescription
-from homoexport.errors import TextError, refusing
+from homoexport.errors import TextError, readable, refusing
+from homoexport.globs import at_home
 
 _SAME = 1e-6  # difference between the numbers of two vectors
+_ONE = "of one number, so that its cosine with any other is 1 or -1"
 _HINT = "write them again, a vector of one width for each text"
 
 
@@ -35,13 +39,45 @@ class AskedVectors:
 
 def open_vectors(file: str) -> NDArray[Any]:
     """The vectors of an npy file [N, D], which stay on disk; TextError where it holds none."""
-    hint = "save a matrix of floats, a row for each row of the text, with numpy.save"
+    path, hint = at_home(file), "save a matrix of floats, a row for each row of the text, with numpy.save"
+    if not path.is_file():
+        raise TextError("no such file", where=file, hint="name the npy file that holds the vectors")
+    with readable(TextError, path), path.open("rb") as opened:
+        is_npy = opened.read(len(MAGIC_PREFIX)) == MAGIC_PREFIX
+    if not is_npy:
+        raise TextError("is no npy file, whatever its name is", where=file, hint=hint)
     with refusing(TextError, "cannot be read", where=file, hint=hint):
-        array = np.load(Path(file).expanduser(), mmap_mode="r", allow_pickle=False)
-    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind != "f" or not array.size:
-        found = f"{array.dtype} of {array.shape}" if isinstance(array, np.ndarray) else "an archive"
-        raise TextError(f"holds {found}, not vectors [rows, width]", where=file, hint=hint)
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    what = ""
+    if array.ndim != 2 or array.dtype.kind not in "fiu" or not array.size:
+        what = f"holds {array.dtype} of {array.shape}, not vectors [rows, width]"
+    elif array.dtype.kind != "f":
+        what = f"holds whole numbers ({array.dtype}), as quantized vectors are, not the vectors themselves"
+    elif array.shape[1] == 1:
+        what = f"holds vectors {_ONE}"
+    if what:
+        raise TextError(what, where=file, hint=hint)
     return array
+
+
+def _numbers(cell: Any) -> NDArray[np.float64]:
+    """The numbers [D] of a row of a file, or of a list, NaN for null; none where a cell is no list of numbers."""
+    if isinstance(cell, np.ndarray):
+        return cell.astype(np.float64)
+    kinds = set(map(type, cell)) if isinstance(cell, list) else {str}
+    if bool in kinds or not all(issubclass(kind, Real | NoneType) for kind in kinds):
+        return np.empty(0)
+    try:
+        return np.array(cell, dtype=np.float64)
+    except OverflowError:  # of a whole number that no float is as large as
+        return np.full(len(cell), np.inf)
+
+
+class VectorsOrigin(TypedDict):
+    """What vectors are told by; without a digest it is that of the vectors themselves."""
+
+    source: str
+    digest: str | None
 
 
 class VectorReader:
@@ -61,15 +97,13 @@ class VectorReader:
             if number >= len(self._array):
                 raise self._other_number("more")
             cell, where = self._array[number], f"{self._file}, row {number + 1}"
-        try:
-            given = np.asarray(cell if isinstance(cell, list | np.ndarray) else [], dtype=np.float64)
-        except (TypeError, ValueError):
-            given = np.empty(0)
-        what = ""
-        if given.ndim != 1 or not len(given):
+        given, what = _numbers(cell), ""
+        if not len(given):
             what = "holds no vector, which is a list of numbers"
         elif self._width not in (None, len(given)):
             what = f"holds a vector of {len(given)}, and those before it are of {self._width}"
+        elif len(given) == 1:
+            what = f"holds a vector {_ONE}"
         elif not np.isfinite(given).all():
             what = "holds a vector with what is no number (NaN or infinity)"
         elif not given.any():
@@ -100,7 +134,7 @@ def unit(vectors: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def describe(column: Any, *, source: str, digest: str | None) -> VectorsDescription:
-    """An Arrow column of vectors, which are those of a source; without a digest it is that of the vectors themselves.
+    """An Arrow column of vectors, which are those of a source; see `VectorsOrigin`.
 
     Raises:
         TextError: vectors of several widths, or that are all the same.

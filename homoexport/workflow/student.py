@@ -322,7 +322,7 @@ def run_student(
         state = load_checkpoint(place.folder) if place.goes_on else None
         if state is not None and state["sources"] != job.sources:
             raise RecipeError(
-                "the teacher or the text is not what the run was started with",
+                "the teacher, the text or its vectors are not what the run was started with",
                 where=str(place.folder),
                 hint="put it back, or start again with --force",
             )

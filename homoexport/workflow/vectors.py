@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from homoexport.documents.recipe import DistillSettings, TextSettings
 from homoexport.errors import RecipeError, TeacherError
+from homoexport.globs import at_home
 from homoexport.text.vectors import AskedVectors, open_vectors
 from homoexport.workflow.progress import Progress
 
@@ -40,11 +41,19 @@ def check_vectors(text: TextSettings, settings: DistillSettings) -> None:
     elif file is not None and not (len(sources) == 1 and sources[0].files and sources[0].unit == "row"):
         what = "a file of vectors has one for each row of a text's files"
         hint = "give one source, of files, with 'unit: row'; or each source a 'vector_column'"
+    elif (model := settings.vectors_model) is not None and _is_file(model):
+        what = f"'{model}' is a file, and no model"
+        hint = "name a model's folder, or FILE.npy with one matrix, as numpy.save writes it (npz is not read)"
     else:
         if file is not None:
             open_vectors(file)
         return
     raise RecipeError(what, where=where, hint=hint)
+
+
+def _is_file(model: str) -> bool:
+    """Whether what should be a model is a file, or an npz, there or not."""
+    return model.lower().endswith(".npz") or at_home(model).is_file()
 
 
 def second_model(settings: DistillSettings) -> Encoder | None:

@@ -337,7 +337,7 @@ def test_bad_columns_are_told_in_one_line(
         ("masked-lm", [{"label_column": "y"}], r"text\.sources\.0: 'label_column' has no use with masked-lm"),
         ("token-classification", [{}, {"pair_column": "b"}], r"text\.sources\.1: 'pair_column' has no use with token"),
         ("sentence-embedding", [{"pair_column": "b"}, {}], "some sources have a 'pair_column' and some have none"),
-        ("classification", [{"pair_column": "text"}], "the columns of text, pair and label are the same"),
+        ("classification", [{"pair_column": "text"}], r"sources\.0: 'column' and 'pair_column' are the same, 'text'"),
     ],
 )
 def test_columns_that_an_objective_cannot_use(

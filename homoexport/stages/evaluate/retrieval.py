@@ -7,11 +7,14 @@ N texts, D width of a vector, K ten.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from homoexport.documents.artifact import StudentManifest, kind_of, verify
+from homoexport.documents.student import DistilledDetails
 from homoexport.errors import PackageError, TextError
 from homoexport.runtime.inference import Package
 from homoexport.runtime.vectors import unit_vectors
@@ -64,8 +67,20 @@ def check_widths(model: Package, vectors: NDArray[Any], documents: NDArray[Any])
     ours, theirs = vectors.shape[1], documents.shape[1]
     if ours != theirs:
         what = f"has vectors of {ours}, and the documents' are of {theirs}"
-        hint = "distil the student with student.output: teacher"
+        hint = "distil the student with student.output: teacher, or name the model in whose space it answers"
+        if (space := _space_of(model.details.folder)) is not None:
+            what, hint = f"{what}; its vectors are those of {space}", "--documents needs the model that these came from"
         raise PackageError(what, where=str(model.details.folder), hint=hint)
+
+
+def _space_of(folder: Path) -> str | None:
+    """Whose vectors a student gives that was distilled to give another's: a model, a file, or a text with a column."""
+    if kind_of(folder) != "student":
+        return None
+    details = verify(folder, StudentManifest, strict=False).details
+    if not isinstance(details, DistilledDetails) or details.output == "student":
+        return None
+    return details.teacher if details.text.vectors is None else details.text.vectors.source
 
 
 def _nearest(queries: NDArray[Any], documents: NDArray[Any]) -> NDArray[np.intp]:

@@ -47,7 +47,7 @@ def test_a_tokenizer_of_another_model_is_refused():
     [
         ({"files": "none/*.txt"}, {}, TextError, "no file matches"),
         ({"column": "txet"}, {}, TextError, "has no column 'txet'; set 'column' to one of: text"),
-        ({"label_column": "text"}, {}, RecipeError, "the columns of text, pair and label are the same"),
+        ({"label_column": "text"}, {}, RecipeError, "'column' and 'label_column' are the same, 'text'"),
         ({}, {"threads": 4096}, RecipeError, "distill.threads: 4096 threads where"),
     ],
 )

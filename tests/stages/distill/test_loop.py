@@ -347,7 +347,7 @@ def test_resume_refuses_another_text_under_the_same_name(tiny_folder, corpus_fil
         distill(teacher, progress=Progress(on_distill=stop), **arguments)
     whole = corpus_file.read_text()
     corpus_file.write_text(whole + "\nw1 w2 w3 w4 w5 w6 w7")
-    with pytest.raises(RecipeError, match="the teacher or the text is not what the run was started with"):
+    with pytest.raises(RecipeError, match="the teacher, the text or its vectors are not what the run was started with"):
         distill(teacher, resume=True, **arguments)
     corpus_file.write_text(whole)
     distill(teacher, resume=True, **arguments)

@@ -219,6 +219,10 @@ def test_vectors_that_are_none_are_refused_by_file_and_row(tiny_folder, tmp_path
         (None, "row 5: holds no vector"),
         ([], "row 5: holds no vector"),
         ("1 2", "row 5: holds no vector"),
+        (["1"] * 24, "row 5: holds no vector, which is a list of numbers"),
+        ([True, False] * 12, "row 5: holds no vector, which is a list of numbers"),
+        ([10**400] * 24, "row 5: holds a vector with what is no number"),
+        ([1.0], "row 5: holds a vector of 1, and those before it are of 24"),
         ([[1.0], [2.0]], "row 5: holds no vector"),
         ([1.0] * 23 + [None], "row 5: holds a vector with what is no number"),
         ([1.0, "a"], "row 5: holds no vector"),
@@ -242,18 +246,26 @@ def test_cells_that_are_no_vectors_are_refused(tiny_folder, tmp_path, cell, told
         (np.random.default_rng(0).normal(size=(59, WIDTH)), "holds 59 vectors, and the text has 58 rows"),
         (np.ones((58, WIDTH)), "the vectors of all texts are the same"),
         (np.ones(58), r"holds float64 of \(58,\), not vectors"),
-        (np.ones((58, WIDTH), dtype=np.int64), "holds int64 of"),
+        (np.ones((58, WIDTH), dtype=np.int8), r"holds whole numbers \(int8\), as quantized vectors are"),
+        (np.array([["1", "2"]] * 58), r"holds <U1 of \(58, 2\), not vectors"),
+        (np.random.default_rng(0).normal(size=(58, 1)), "holds vectors of one number, so that its cosine"),
         (np.array([{}] * 58), "cannot be read"),
-        (None, "cannot be read"),
+        (b"\x93NUMPY none", "cannot be read"),
+        (b"w1 w2", r"vectors.npy: is no npy file, whatever its name is; save a matrix of floats"),
+        (None, r"vectors.npy: no such file; name the npy file"),
     ],
 )
 def test_files_that_hold_other_vectors_are_refused(tiny_folder, tmp_path, array, told):
     text, settings = write_text(tmp_path, "npy", write_vectors(tmp_path / "unused.npy", len(TEXTS)))
     path = tmp_path / "vectors.npy"
-    path.write_bytes(b"\x93NUMPY none") if array is None else np.save(path, array)
+    path.unlink()
+    if isinstance(array, bytes):
+        path.write_bytes(array)
+    elif array is not None:
+        np.save(path, array)
     with pytest.raises(TextError, match=told):
         job_of(tiny_folder(), text, settings)
-    if "not vectors" in told or "cannot" in told:  # before anything is loaded
+    if "rows" not in told and "the same" not in told:  # before anything is loaded
         with pytest.raises(TextError, match=told):
             check_before_loading(text, settings)
 
@@ -272,6 +284,8 @@ ROWS, SENTENCES = {"unit": "row"}, {"unit": "sentence"}
         ("model", [ROWS], {"objective": "masked-lm"}, "masked-lm matches no vectors"),
         (None, [{**ROWS, "vector_column": "v"}], {"objective": "classification"}, "classification matches no vectors"),
         ("model", [{"pair_column": "b"}], {}, "each text has one vector"),
+        ("v.npz", [ROWS], {}, r"'v.npz' is a file, and no model; .*FILE\.npy with one matrix"),
+        (__file__, [ROWS], {}, "test_vectors.py' is a file, and no model"),
         ("model", [{"files": None, "dataset": "d", "streaming": True}], {}, "leave 'streaming' out"),
     ],
 )
@@ -360,8 +374,8 @@ def test_a_resumed_run_ends_with_the_same_student(tiny_folder, corpus_file, tmp_
         distill(teacher, output=tmp_path / "stopped", progress=Progress(on_distill=stop), **arguments)
     if kind == "npy":
         kept = (tmp_path / "vectors.npy").read_bytes()
-        write_vectors(tmp_path / "vectors.npy", 400, width=WIDTH + 1)
-        with pytest.raises(RecipeError, match="the teacher or the text is not what the run was started with"):
+        np.save(tmp_path / "vectors.npy", np.load(tmp_path / "vectors.npy")[::-1])  # as many, and as wide
+        with pytest.raises(RecipeError, match="the text or its vectors are not what the run was started with"):
             distill(teacher, output=tmp_path / "stopped", resume=True, **arguments)
         (tmp_path / "vectors.npy").write_bytes(kept)
     distill(teacher, output=tmp_path / "stopped", resume=True, **arguments)

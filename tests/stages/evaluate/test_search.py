@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from homoexport.documents.artifact import write_manifest
 from homoexport.documents.evaluation import Evaluation
+from homoexport.documents.student import VectorsDescription
+from homoexport.errors import PackageError
 from homoexport.report import evaluation_table
 from homoexport.runtime.inference import open_package
-from homoexport.stages.evaluate.retrieval import retrieval_qualities
+from homoexport.stages.evaluate.retrieval import check_widths, retrieval_qualities
 from tests.conftest import Outcome
+from tests.samples import student_details
 from tests.stages.measure.tiny_onnx import weights, write_package
 
 TEXTS = [f"w{i} w{i * 7 % 50} w{i * i % 40}" for i in range(30)]
@@ -106,6 +111,34 @@ def test_cosines_of_cut_vectors_are_judged_by_people_s_scores(homoexport: Call, 
     assert found[4]["sts_pearson"] == pytest.approx(
         np.corrcoef(cosines, [row["score"] for row in rows])[0, 1], abs=1e-5
     )
+
+
+@pytest.mark.parametrize(
+    ("output", "source", "told"),
+    [
+        (
+            "teacher",
+            "v.npy",
+            "are of 8; its vectors are those of v.npy; --documents needs the model that these came from",
+        ),
+        ("teacher", None, "its vectors are those of some/teacher; --documents needs the model"),
+        ("student", "second", "are of 8; distil the student with student.output: teacher"),
+        ("student", None, "are of 8; distil the student with student.output: teacher"),
+    ],
+)
+def test_whose_vectors_a_student_gives_is_told_where_others_are_searched(
+    models: tuple[Path, Path], output: str, source: str | None, told: str
+) -> None:
+    """Out of the student's manifest."""
+    model, student, details = open_package(models[0]), models[0].parent / "distilled", student_details()
+    student.mkdir()
+    (student / "config.json").write_text("{}")
+    vectors = source and VectorsDescription(source=source, width=16, digest="ef" * 32)
+    text = details.text.model_copy(update={"vectors": vectors})
+    write_manifest(student, "student", details=details.model_copy(update={"output": output, "text": text}))
+    model.details = replace(model.details, folder=student)
+    with pytest.raises(PackageError, match=f"distilled: has vectors of 16, .*{told}"):
+        check_widths(model, model.embed(TEXTS), np.ones((len(TEXTS), 8)))
 
 
 @pytest.mark.parametrize(
