@@ -161,7 +161,7 @@ def test_what_does_not_fit_together_is_refused(tmp_path: Path) -> None:
         evaluate_models([str(package)], pairs(["2", "2.0", "2"]), task="sts")
     with pytest.raises(PackageError, match="gives no vectors"):
         evaluate_models([str(masked)], pairs(["1", "2", "3"]), task="sts")
-    with pytest.raises(PackageError, match="is a sentence-similarity package"):
+    with pytest.raises(PackageError, match="is a sentence-similarity model"):
         evaluate_models([str(package)], texts, task="masked-lm")
     with pytest.raises(TeacherError, match="no such model folder"):
         evaluate_models([str(tmp_path / "nowhere")], texts, task="masked-lm")
