@@ -202,7 +202,11 @@ def test_vectors_that_are_cut_search_documents_that_are_cut(homoexport: Call, mo
         ("query\na\nb\n", ("--pair-column", "query"), "paired with itself: column 'query'; name another"),
         ("query,document\na,b\nc,b\n", (), "has one document, which every query finds; give several"),
         ("query,document,grade\na,b,0\nc,d,-1\n", ("--label-column", "grade"), "says of no document that it is"),
-        ("query,document,grade\na,b,1\nc,d,much\n", ("--label-column", "grade"), "'much', is no number"),
+        (
+            "query,document,grade\na,b,1\nc,d,much\n",
+            ("--label-column", "grade"),
+            "rows.csv, row 2: the label 'much' is no number",
+        ),
         ("query,document\na,b\nc,d\n", ("--documents", "narrow"), "has vectors of 16, and the documents' are of 8"),
         ("query,document\na,b\nc,d\n", ("--teacher", "teacher"), "makes no difference here"),
     ],
