@@ -82,7 +82,7 @@ def evaluate(
     Packages are judged without torch: the very file that ships is what is judged.
     """
     screen.stage_line(f"Judging on {task}")
-    from homoexport.report import evaluation_table
+    from homoexport.report import evaluation_notes, evaluation_table
     from homoexport.workflow import evaluate as verb
     from homoexport.workflow.progress import Progress
 
@@ -104,7 +104,7 @@ def evaluate(
         force=force,
         progress=Progress(on_stage=screen.stage_line),
     )
-    screen.show(evaluation, evaluation_table(evaluation), as_json=as_json)
+    screen.show(evaluation, evaluation_table(evaluation), *evaluation_notes(evaluation), as_json=as_json)
 
 
 def _sizes(listed: str | None) -> tuple[int, ...]:

@@ -13,11 +13,14 @@ EVALUATION_FILE = "evaluation.json"
 QUALITY_FILE = "quality.json"
 FINE_TUNING_FILE = "summary.json"
 
+FEWEST_JUDGED = 30  # queries of an interval, examples or queries of a verdict: resamples of fewer know too little
+
 
 class QualityFigure(Figures):
     """One metric of one model, and how much it was taken from; JSON leaves out what does not apply.
 
-    `interval` is of 95 %; the benchmark of MTEB gives none, but says which `score` of a task its figure is.
+    `interval` is of 95 %. There is none of fewer than 30 queries, nor of the benchmark of MTEB, which says which
+    `score` of a task its figure is.
     `dimensions` are the numbers that vectors were cut to.
     """
 

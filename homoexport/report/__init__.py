@@ -2,7 +2,7 @@
 
 from homoexport.report.bench import write_bench_report
 from homoexport.report.exported import candidate_table, export_lines
-from homoexport.report.judged import evaluation_table, finetuned_table
+from homoexport.report.judged import evaluation_notes, evaluation_table, finetuned_table
 from homoexport.report.measured import (
     change_table,
     device_table,
@@ -19,6 +19,7 @@ __all__ = [
     "candidate_table",
     "change_table",
     "device_table",
+    "evaluation_notes",
     "evaluation_table",
     "export_lines",
     "finetuned_table",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from homoexport.documents.evaluation import (
+    FEWEST_JUDGED,
     BenchmarkData,
     Evaluation,
     FineTunedRun,
@@ -30,16 +31,32 @@ def _title(evaluation: Evaluation) -> str:
     data = evaluation.data
     if isinstance(data, BenchmarkData):
         return "MTEB, each task's main score"
+    if evaluation.task == "search":
+        found = evaluation.results[0].metrics[0]
+        queries = f"{found.queries} {'query' if found.queries == 1 else 'queries'}"
+        searched = f"{found.documents} documents by {evaluation.documents or 'each model itself'}"
+        return f"search on {data.source} ({queries}, {searched})"
     to_teacher = f", against {evaluation.teacher}" if evaluation.teacher else ""
     searching = f", searching {evaluation.documents}" if evaluation.documents else ""
-    if evaluation.task == "search":
-        searching = f", documents by {evaluation.documents or 'each model itself'}"
-    return f"{evaluation.task} on {data.source} ({data.examples} examples{to_teacher}{searching})"
+    examples = f"{data.examples} {'example' if data.examples == 1 else 'examples'}"
+    return f"{evaluation.task} on {data.source} ({examples}{to_teacher}{searching})"
+
+
+def evaluation_notes(evaluation: Evaluation) -> list[str]:
+    """What the table alone would not tell: why there is no interval."""
+    figures = [each for one in evaluation.results for each in one.metrics]
+    if not any(_is_of_few(each) for each in figures):
+        return []
+    return [f"note: no interval of fewer than {FEWEST_JUDGED} queries, of which resamples know too little"]
+
+
+def _is_of_few(figure: QualityFigure) -> bool:
+    return figure.interval is None and figure.queries is not None
 
 
 def _cell(figure: QualityFigure) -> str:
     if figure.interval is None:
-        return f"{figure.value:.4f}"
+        return f"{figure.value:.4f}\n-" if _is_of_few(figure) else f"{figure.value:.4f}"
     low, high = figure.interval
     return f"{figure.value:.4f}\n{low:.4f} to {high:.4f}"
 
@@ -50,15 +67,14 @@ def finetuned_table(tuning: FineTuning) -> Table:
     rows = []
     for each in tuning.summary:
         run = next(run for run in tuning.runs if each.task in (run.task, *run.judged))
-        low, high = (each.low, each.high) if several else _interval(run, each)
+        ends = (each.low, each.high) if several else _interval(run, each)
+        spread = "-" if ends is None else f"{ends[0]:.4f} to {ends[1]:.4f}"
         trained_on = f"{run.examples} of {run.of_examples}"
-        rows.append((each.task, trained_on, each.metric, f"{each.median:.4f}", f"{low:.4f} to {high:.4f}"))
+        rows.append((each.task, trained_on, each.metric, f"{each.median:.4f}", spread))
     figures = ("median of seeds", "lowest to highest") if several else ("value", "95 % interval")
     return Table(("task", "trained on", "metric", *figures), rows, f"{tuning.model}, fine-tuned", left=(0, 1, 2))
 
 
-def _interval(run: FineTunedRun, each: MetricOverSeeds) -> tuple[float, float]:
+def _interval(run: FineTunedRun, each: MetricOverSeeds) -> tuple[float, float] | None:
     split = run.judged.get(each.task) or next(iter(run.judged.values()))
-    interval = next(found.interval for found in split if found.metric == each.metric)
-    assert interval is not None
-    return interval
+    return next(found.interval for found in split if found.metric == each.metric)

@@ -137,8 +137,8 @@ class Package:
             UserError: a batch size below 1.
         """
         if self.details.output == "logits":
-            hint = "name a sentence-similarity or feature-extraction package"
-            raise self._error(f"is a {self.details.task} package, which gives no vectors", hint)
+            hint = "name a sentence-similarity or feature-extraction model"
+            raise self._error(f"is a {self.details.task} model, which gives no vectors", hint)
         if not texts:
             return self.embed([""])[:0]
         return np.stack(self._in_batches(self._vectors, texts, batch_size, kind="vectors"))
@@ -155,8 +155,8 @@ class Package:
             UserError: a batch size below 1.
         """
         if self.details.output != "logits":
-            hint = "name a text-classification, token-classification or fill-mask package"
-            raise self._error(f"is a {self.details.task} package, which gives no logits", hint)
+            hint = "name a text-classification, token-classification or fill-mask model"
+            raise self._error(f"is a {self.details.task} model, which gives no logits", hint)
         return self._in_batches(self._logits, texts, batch_size, kind="logits")
 
     def _in_batches(

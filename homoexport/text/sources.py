@@ -258,6 +258,19 @@ def read_rows(
     file that lacks a column, holds something else than text in it, or cannot be read is a TextError, and so are vectors
     that are none (see `VectorReader`).
     """
+    for _, cells in placed_rows(files, columns, words, vectors):
+        yield cells
+
+
+def placed_rows(
+    files: list[FileEntry],
+    columns: dict[str, str],
+    words: bool = False,
+    vectors: FileEntry | None = None,
+    *,
+    halves: bool = False,
+) -> Iterator[tuple[str, Row]]:
+    """Where each row stands, and what `read_rows` gives of it; with `halves` also of pairs that lack one text."""
     reader = VectorReader(vectors[0] if vectors else None) if vectors or "vector" in columns else None
     number = -1
     for number, (where, cells) in enumerate(_cells(files, columns)):
@@ -267,11 +280,13 @@ def read_rows(
             if value is not None and not (listed if of_words else isinstance(value, str)):
                 kind = "a list of words" if of_words else "text"
                 what = f"column '{columns[role]}' holds {type(value).__name__}, not {kind}"
-                raise TextError(what, where=where, hint="name another 'column'")
+                key = "column" if role == "text" else "pair_column"
+                raise TextError(what, where=where, hint=f"name another '{key}'")
             if value is not None and sum(map(len, value)) > longest_text():
                 raise too_long(where)
         text = cells["text"]
-        if not text or not "".join(text).strip() or ("pair" in columns and not (cells["pair"] or "").strip()):
+        there = ["".join(cells[role] or "").strip() != "" for role in ("text", "pair") if role in columns]
+        if not (any(there) if halves else all(there)):
             continue
         if "label" in columns:
             label = cells["label"]
@@ -283,7 +298,7 @@ def read_rows(
             cells["label"] = list(map(_label_text, label)) if isinstance(label, list) else _label_text(label)
         if reader is not None:
             cells["vector"] = reader.read(number, cells.get("vector"), where)
-        yield cells
+        yield where, cells
     if reader is not None:
         reader.end(number + 1)
 

@@ -76,9 +76,9 @@ def evaluate(
     asked.check()
     if output is not None:
         refuse_existing(output, force=force, kind="evaluation", inputs=[*models, *filter(None, (data, train))])
-    evaluation = asked.on_benchmark(models, progress) if task == "mteb" else asked.on_examples(models, progress)
-    if output is not None:
-        with staged(output, force=force) as folder:
+    with nullcontext() if output is None else staged(output, force=force) as folder:
+        evaluation = asked.on_benchmark(models, progress) if task == "mteb" else asked.on_examples(models, progress)
+        if folder is not None:
             write_document(folder / EVALUATION_FILE, evaluation)
             write_manifest(folder, "evaluation")
     return evaluation
@@ -120,7 +120,7 @@ class _Asked:
         taken = frozenset({"--name"}) if self.task == "mteb" else flags_of_task(self.task)
         for needed, hint in (("--data", "name files with --data"), ("--name", "name tasks of MTEB with --name")):
             if needed in taken - given:
-                raise UserError("judged on what?", where=f"--task {self.task}", hint=hint)
+                raise UserError("has no data to judge on", where=f"--task {self.task}", hint=hint)
         if wrong := sorted(given - taken):
             where = f"{wrong[0]} with --task {self.task}"
             raise UserError("makes no difference here", where=where, hint="leave it out")

@@ -17,7 +17,7 @@ import numpy as np
 from homoexport.choices import UNLABELLED_TASKS, Side
 from homoexport.data import sample_text
 from homoexport.documents.budget import QUALITY_LINE, BudgetVerdict
-from homoexport.documents.evaluation import Columns
+from homoexport.documents.evaluation import FEWEST_JUDGED, Columns
 from homoexport.documents.recipe import QualitySettings
 from homoexport.errors import RecipeError, TextError
 from homoexport.globs import at_home
@@ -32,7 +32,7 @@ from homoexport.stages.evaluate import (
     read_judged,
 )
 
-_FEW = 30  # examples that show whether a gate can be judged at all, and that a verdict needs
+_FEW = 30  # examples that show whether a gate can be judged at all
 _KEYS = {
     f"--{name.replace('_', '-')}": f"quality.{name}"
     for name in ("data", "data_dir", "text_column", "pair_column", "label_column")
@@ -70,7 +70,7 @@ class Gate:
         else:
             limit = level * theirs.value
             low, high = np.percentile(found.draws - level * theirs.draws, (2.5, 97.5))
-        few = found.counts.get("queries", len(self._judge.examples.texts)) < _FEW
+        few = found.counts.get("queries", len(self._judge.examples.texts)) < FEWEST_JUDGED
         kept = None if few or low < 0 <= high else bool(low >= 0)
         return BudgetVerdict(
             line=f"{QUALITY_LINE}{found.metric}{self._documents}",
@@ -120,8 +120,9 @@ def _few_of(judged: JudgedExamples, metric: str | None) -> Examples:
     if queries is not None and metric == "ndcg@10" and judged.task == "classification":
         several = np.flatnonzero(np.bincount(queries)[queries] > 1)
         return examples.taken(several[queries[several] <= queries[several[:_FEW]].max()].tolist())
-    order = list(range(count)) if labels is None else sorted(range(count), key=lambda row: labels[row])
-    places = np.linspace(0, count - 1, min(count, _FEW)).round().astype(int)
+    asked = [row for row in range(count) if examples.texts[row][0]]  # not documents that no query asks for
+    order = asked if labels is None else sorted(asked, key=lambda row: labels[row])
+    places = np.linspace(0, len(order) - 1, min(len(order), _FEW)).round().astype(int)
     return examples.taken([order[place] for place in places])
 
 

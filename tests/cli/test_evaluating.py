@@ -115,7 +115,7 @@ def test_what_the_docs_say_can_be_said(homoexport, tmp_path, monkeypatch):
         (["--task", "sts", "--label-column", "sentence1"], ["is no number", "--label-column"]),
         (["--task", "fidelity", "--text-column", "sentence1"], ["--teacher"]),
         (["--task", "fidelity", "--label-column", "score"], ["--label-column", "no difference"]),
-        (["--task", "masked-lm", "--text-column", "sentence1"], ["sentence-similarity package", "fill-mask"]),
+        (["--task", "masked-lm", "--text-column", "sentence1"], ["sentence-similarity model", "fill-mask"]),
         (
             ["--task", "classification", "--text-column", "sentence1", "--label-column", "score"],
             ["text-classification"],
@@ -123,7 +123,7 @@ def test_what_the_docs_say_can_be_said(homoexport, tmp_path, monkeypatch):
         (["--task", "sst2"], ["--data", "no difference"]),
         (["--task", "sts", "--probe"], ["--probe", "no difference"]),
         (["--task", "sts", "--train", "x"], ["--train", "no difference"]),
-        (["--task", "mteb"], ["judged on what?", "--name"]),
+        (["--task", "mteb"], ["has no data to judge on", "--name"]),
         (["--task", "sts", "--name", "STS12"], ["--name", "no difference"]),
         (["--task", "sts", "--teacher", "x"], ["--teacher", "no difference"]),
         (["--task", "taste"], ["taste", "sts"]),

@@ -84,14 +84,14 @@ def test_classifier_gives_each_texts_logits_and_no_vectors(tmp_path: Path, task:
             expected = np.tanh(arrays["embedding"][[2, *words, 3]] @ arrays["layer0"]) @ arrays["head"]
             np.testing.assert_allclose(actual, expected[0] if task == "text-classification" else expected, atol=1e-5)
     assert package.logits([]) == []
-    with pytest.raises(PackageError, match=f"is a {task} package, which gives no vectors"):
+    with pytest.raises(PackageError, match=f"is a {task} model, which gives no vectors"):
         package.embed(["w0"])
     with pytest.raises(UserError, match="a batch of 0"):
         package.logits(["w0"], batch_size=0)
 
 
 def test_package_without_logits_or_labels_says_so(tmp_path: Path) -> None:
-    with pytest.raises(PackageError, match="is a sentence-similarity package, which gives no logits"):
+    with pytest.raises(PackageError, match="is a sentence-similarity model, which gives no logits"):
         open_package(write_package(tmp_path / "package"), threads=1).logits(["w0"])
     unnamed = write_package(tmp_path / "unnamed", "token-classification", labels=["a"])
     manifest = json.loads((unnamed / "manifest.json").read_text())

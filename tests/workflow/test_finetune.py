@@ -157,7 +157,7 @@ def test_glue_labels_have_the_hubs_names(tmp_path: Path) -> None:
         ("classification", "text,label\na,x\nb,y\n", "text,label\na,0\nb,1\n", "the label '0' is none"),
         ("classification", "text,label\na,x\nb,y\n", "text,label\n", "holds no text"),
         ("classification", "text,kind\na,x\nb,y\n", "text,label\na,z\n", "has no column 'label'"),
-        ("scores", "text,label\na,1\nb,2\n", "text,label\na,z\n", "'z', is no number"),
+        ("scores", "text,label\na,1\nb,2\n", "text,label\na,z\n", "dev.csv, row 1: the label 'z' is no number"),
     ],
 )
 def test_bad_data_are_told_before_training(tmp_path: Path, kind: str, train: str, dev: str, words: str) -> None:

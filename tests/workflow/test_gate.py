@@ -129,7 +129,7 @@ def test_all_scores_are_looked_at_before_the_work(gate, tmp_path: Path) -> None:
     path.write_text("\n".join(["sentence1,sentence2,score", *rows]))  # the first of them are all alike
     check(settings, teacher.details.folder)
     path.write_text("\n".join(["sentence1,sentence2,score", *rows, "w1,w2,good"]))
-    with pytest.raises(TextError, match="label of example 301, 'good', is no number"):
+    with pytest.raises(TextError, match=r"sts\.csv, row 301: the label 'good' is no number"):
         check(settings, teacher.details.folder)
 
 
@@ -219,7 +219,7 @@ def test_search_is_held_among_the_documents_of_whom_the_student_answers_like(tmp
         ("title,body\na,b\n", {}, "has no column 'query'; set quality.text_column to one of: title, body"),
         ("query,document\na,b\nc,b\n", {}, "has one document"),
         ("query,document\na,b\nc,d\n", {"metric": "recall"}, "name one of: ndcg@10, mrr@10, recall@10"),
-        ("query,document,grade\na,b,1\nc,d,much\n", {"label_column": "grade"}, "'much', is no number.*quality.label_"),
+        ("query,document,grade\na,b,1\nc,d,much\n", {"label_column": "grade"}, "'much' is no number.*quality.label_"),
     ],
 )
 def test_what_cannot_be_searched_is_told_before_the_work(tmp_path: Path, rows: str, given, words: str) -> None:
@@ -228,6 +228,13 @@ def test_what_cannot_be_searched_is_told_before_the_work(tmp_path: Path, rows: s
     settings = QualitySettings(task="search", data=str(tmp_path / "rows.csv"), floor="50%", **given)
     with pytest.raises((RecipeError, TextError), match=words):
         check(settings, folder)
+
+
+def test_few_queries_among_many_documents_show_that_a_search_can_be_judged(tmp_path: Path) -> None:
+    folder = write_package(tmp_path / "teacher")
+    rows = [f"{'w1' if row == 71 else ''},w{row % 40} w{row % 7}" for row in range(200)]
+    (tmp_path / "rows.csv").write_text("\n".join(["query,document", *rows]))
+    check(QualitySettings(task="search", data=str(tmp_path / "rows.csv"), floor="50%"), folder)
 
 
 def test_a_few_rows_show_that_a_search_can_be_judged(tmp_path: Path) -> None:

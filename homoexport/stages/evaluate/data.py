@@ -42,10 +42,11 @@ def read_judged(
         metrics = None if judged_as == "sts" else GLUE[task].metrics
         return JudgedExamples(read_glue(task, data_dir=data_dir, split=split), judged_as, metrics)
     if data is None:
-        raise UserError("judged on what?", where=f"--task {task}", hint="name files with --data")
+        raise UserError("has no data to judge on", where=f"--task {task}", hint="name files with --data")
     named = columns_of_task(task, columns or Columns())
-    examples = read_examples(data, named, has_words=TASKS[judged_as].has_words)
-    if TASKS[judged_as].is_search:
+    asked = TASKS[judged_as]
+    examples = read_examples(data, named, has_words=asked.has_words, is_search=asked.is_search)
+    if asked.is_search:
         check_searched(examples)
     return JudgedExamples(examples, judged_as)
 

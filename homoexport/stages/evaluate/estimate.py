@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from homoexport.documents.evaluation import QualityFigure
+from homoexport.documents.evaluation import FEWEST_JUDGED, QualityFigure
 
 FloatArray = NDArray[np.float64]
 Statistic = Callable[[FloatArray], float]  # of how often each sample was drawn
@@ -48,10 +48,10 @@ class Quality:
 
     @property
     def figure(self) -> QualityFigure:
-        """What a document keeps of it."""
-        return QualityFigure(
-            metric=self.metric, value=float(self.value), interval=self.interval, score=None, **self.counts
-        )
+        """What a document keeps of it; no interval of too few queries."""
+        few = self.counts.get("queries", FEWEST_JUDGED) < FEWEST_JUDGED
+        interval = None if few else self.interval
+        return QualityFigure(metric=self.metric, value=float(self.value), interval=interval, score=None, **self.counts)
 
 
 def estimate(

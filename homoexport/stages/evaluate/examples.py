@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,7 +31,10 @@ class Examples:
     """N texts or pairs; of labelled ones their labels, as the files have them.
 
     `names` are the labels there can be, in the order that models number them in, where it is known. Of texts whose
-    words are labelled, which are joined by spaces, `words` and `word_labels` have them one by one.
+    words are labelled, which are joined by spaces, `words` and `word_labels` have them one by one. `places` say where
+    in the files each stands, where that is known.
+
+    A pair whose first text is empty is a document that no query asks for.
     """
 
     source: str
@@ -40,6 +43,7 @@ class Examples:
     names: tuple[str, ...] | None = None
     words: tuple[tuple[str, ...], ...] | None = None
     word_labels: tuple[tuple[str, ...], ...] | None = None
+    places: tuple[str, ...] | None = field(default=None, repr=False, compare=False)
 
     @property
     def digest(self) -> str:
@@ -63,6 +67,7 @@ class Examples:
             labels=None if self.labels is None else tuple(self.labels[row] for row in rows),
             words=None if self.words is None else tuple(self.words[row] for row in rows),
             word_labels=None if self.word_labels is None else tuple(self.word_labels[row] for row in rows),
+            places=None if self.places is None else tuple(self.places[row] for row in rows),
         )
 
     def drawn(self, limit: int | None, seed: int) -> Examples:
@@ -74,14 +79,14 @@ class Examples:
         """The labels as numbers; TextError where one is none."""
         assert self.labels is not None
         numbers: list[float] = []
-        for row, label in enumerate(self.labels, start=1):
+        for row, label in enumerate(self.labels):
             try:
                 numbers.append(float(label))
             except ValueError:
                 numbers.append(math.nan)
             if not math.isfinite(numbers[-1]):
-                what = f"the label of example {row}, '{label}', is no number"
-                raise TextError(what, where=self.source, hint=_SCORES)
+                where = f"{self.source}, example {row + 1}" if self.places is None else self.places[row]
+                raise TextError(f"the label '{label}' is no number", where=where, hint=_SCORES)
         return numbers
 
     def scores(self) -> list[float]:
@@ -120,14 +125,19 @@ def drawn_rows(count: int, limit: int | None, seed: int) -> list[int]:
     return sorted(np.random.default_rng(seed).choice(count, limit, replace=False).tolist())
 
 
-def read_examples(files: str, columns: Columns, *, has_words: bool = False) -> Examples:
+def read_examples(files: str, columns: Columns, *, has_words: bool = False, is_search: bool = False) -> Examples:
     """The rows of txt, jsonl, csv, tsv or parquet files (a glob, or `package:DISTRIBUTION/GLOB`) that hold text.
 
+    Args:
+        has_words: texts are lists of words.
+        is_search: pairs are queries and documents; a document without a query is kept, and needs no label.
+
     Raises:
-        TextError: no file, no such column, no text, or a row without a label, or not a label for each word.
+        TextError: no file, no such column, no text, a row without a label, or not a label for each word; of search a
+            query without a document.
     """
     # Imported here: `datasets` takes a second.
-    from homoexport.text.sources import columns_of, find_files, read_rows
+    from homoexport.text.sources import columns_of, find_files, placed_rows
 
     source = TextSource(
         files=files, column=columns.text or "text", pair_column=columns.pair, label_column=columns.label
@@ -137,11 +147,14 @@ def read_examples(files: str, columns: Columns, *, has_words: bool = False) -> E
         what, hint = f"would be paired with itself: column '{columns.pair}'", "name another --pair-column"
         raise TextError(what, where=files, hint=hint)
     with _as_flags():
-        rows = list(read_rows(find_files(files), named, words=has_words))
-    if not rows:
+        placed = list(placed_rows(find_files(files), named, words=has_words, halves=is_search))
+    if not placed:
         raise TextError("holds no text", where=files, hint="name other files or another column")
+    places, rows = zip(*placed, strict=True)
     if has_words:
-        return _tagged(files, rows)
+        return _tagged(files, rows, places)
+    if is_search:
+        _fill_halves(rows, places)
     if columns.label is not None and (bare := sum(row["label"] in (None, "") for row in rows)):
         raise TextError(
             f"{bare} of {len(rows)} rows have no label", where=files, hint="name another --label-column, or add them"
@@ -150,17 +163,32 @@ def read_examples(files: str, columns: Columns, *, has_words: bool = False) -> E
         files,
         tuple((row["text"], row["pair"]) if columns.pair else row["text"] for row in rows),
         _whole([row["label"] for row in rows]) if columns.label else None,
+        places=places,
     )
 
 
-def _tagged(files: str, rows: Sequence[Row]) -> Examples:
-    for number, row in enumerate(rows, start=1):
+def _fill_halves(rows: Sequence[Row], places: Sequence[str]) -> None:
+    """Have an empty query, worth nothing, where there is none, and refuse queries without a document."""
+    bare = [number for number, row in enumerate(rows) if not (row["pair"] or "").strip()]
+    if bare:
+        what = f"has a query and no document ({len(bare)} of {len(rows)} rows)"
+        raise TextError(what, where=places[bare[0]], hint="add its document, or remove the row")
+    for row in rows:
+        if not (row["text"] or "").strip():
+            row["text"] = ""
+            if "label" in row:
+                row["label"] = "0"
+
+
+def _tagged(files: str, rows: Sequence[Row], places: Sequence[str]) -> Examples:
+    for place, row in zip(places, rows, strict=True):
         if row["label"] is None or None in row["label"] or len(row["label"]) != len(row["text"]):
-            what = f"text {number} has {len(row['text'])} words and {len(row['label'] or ())} labels"
-            raise TextError(what, where=files, hint="give one label for each word")
+            what = f"has {len(row['text'])} words and {len(row['label'] or ())} labels"
+            raise TextError(what, where=place, hint="give one label for each word")
     words = tuple(tuple(row["text"]) for row in rows)
     labels = tuple(tuple(row["label"]) for row in rows)
-    return Examples(files, tuple(map(" ".join, words)), None, words=words, word_labels=labels)
+    joined = tuple(map(" ".join, words))
+    return Examples(files, joined, None, words=words, word_labels=labels, places=tuple(places))
 
 
 def _whole(labels: Sequence[str]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from homoexport.stages.evaluate.estimate import Quality
 from homoexport.stages.evaluate.examples import Examples
 from homoexport.stages.evaluate.fidelity import Reference
 from homoexport.stages.evaluate.models import CutVectors, EmbeddedOnce, digest_of_source, is_package, open_model
+from homoexport.stages.evaluate.retrieval import check_enough, check_widths
 from homoexport.stages.evaluate.search import Search
 from homoexport.stages.evaluate.tasks import TASKS, check_asked
 
@@ -50,6 +51,8 @@ class Judge:
             self._reference = Search(examples, documents=documents)
         elif teacher is not None:
             texts = examples.drawn(self._task.max_texts, seed).texts
+            if not teacher.details.labels:
+                check_enough(len(texts), where=examples.source)
             self._reference = Reference(teacher, texts, documents=documents)
 
     def qualities(self, model: Package) -> list[Quality]:
@@ -99,17 +102,24 @@ def evaluate_models(
     # All are opened first, so that a bad one does not cost the others their figures.
     opened = [open_model(source, threads=threads, task=None if train else model_task) for source in models]
     of_models: list[list[QualityFigure]] = [[] for _ in models]
+    if searched is not None:
+        for model in opened:
+            check_widths(model, model.embed([""]), searched.embed([""]))
     if dimensions:
         opened = [EmbeddedOnce(model) for model in opened]
-    for size in (None, *dimensions):
-        of_size = searched if size is None or searched is None else CutVectors(searched, size)
+    cut = {size: [_cut(model, size) for model in opened] for size in (None, *dimensions)}
+    for size, models_cut in cut.items():
+        of_size = None if searched is None else _cut(searched, size)
         judge = Judge(examples, task=task, teacher=judging, documents=of_size, train=train, metrics=metrics, seed=seed)
-        for source, model, figures in zip(models, opened, of_models, strict=True):
+        for source, model, figures in zip(models, models_cut, of_models, strict=True):
             on_stage(f"judging {source}" if size is None else f"judging {size} numbers of {source}")
-            cut = model if size is None else CutVectors(model, size)
-            found = (quality.figure for quality in judge.qualities(cut))
+            found = (quality.figure for quality in judge.qualities(model))
             figures += [each.model_copy(update={"dimensions": size}) for each in found]
     return tuple(map(described, models, opened, of_models))
+
+
+def _cut(model: Package, size: int | None) -> Package:
+    return model if size is None else CutVectors(model, size)
 
 
 def described(source: str, model: Package, metrics: Sequence[QualityFigure]) -> JudgedModel:

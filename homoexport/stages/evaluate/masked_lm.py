@@ -42,7 +42,7 @@ def masked_lm_qualities(
     """
     folder = str(package.details.folder)
     if package.details.task != "fill-mask":
-        raise PackageError(f"is a {package.details.task} package", where=folder, hint="name a fill-mask package")
+        raise PackageError(f"is a {package.details.task} model", where=folder, hint="name a fill-mask model")
     mask_token_id, special = _mask_token_id(package), _special_ids(package)
     rng = np.random.default_rng(seed)
     chosen = [_choose(np.asarray(ids, dtype=np.int64), special, mlm_probability, rng) for ids in sequences]

@@ -113,27 +113,24 @@ class EmbeddedOnce(Package):
 class CutVectors(Package):
     """A model whose vectors are cut to their first numbers (Matryoshka, arXiv 2205.13147); cosines renormalise them.
 
-    UserError of a model that gives none.
+    Raises:
+        UserError: the model gives none, or they have fewer numbers.
     """
 
     def __init__(self, model: Package, dimensions: int) -> None:
         if model.details.output == "logits":
             what, hint = "gives no vectors to cut", "leave --dimensions out"
             raise UserError(what, where=str(model.details.folder), hint=hint)
+        width = model.embed([""]).shape[1]
+        if dimensions > width:
+            what = f"has vectors of {width}, which cannot be cut to {dimensions}"
+            raise UserError(what, where=str(model.details.folder), hint=f"give --dimensions of {width} or less")
         vars(self).update(vars(model))
         self._whole, self._dimensions = model, dimensions
 
     def embed(self, texts: Sequence[Text], batch_size: int = 32) -> NDArray[np.float32]:
-        """[N, D']
-
-        Raises:
-            UserError: the vectors have fewer numbers.
-        """
-        vectors = self._whole.embed(texts, batch_size)
-        if self._dimensions > vectors.shape[1]:
-            what = f"has vectors of {vectors.shape[1]}, which cannot be cut to {self._dimensions}"
-            raise UserError(what, where=str(self.details.folder), hint="give fewer --dimensions")
-        return vectors[:, : self._dimensions]
+        """[N, D']"""
+        return self._whole.embed(texts, batch_size)[:, : self._dimensions]
 
 
 class _TorchSession:

@@ -37,8 +37,7 @@ def retrieval_qualities(
     search, [N, D'] of the same texts; by default they are its own.
     """
     count = len(vectors)
-    if count < FEWEST_SEARCHED:
-        raise TextError(f"{count} texts", hint=f"give {FEWEST_SEARCHED} or more, for {K} to be found among the others")
+    check_enough(count)
     wanted = _nearest(reference, reference)  # [N, K]
     found = _nearest(vectors, vectors if documents is None else documents)
     worth = np.zeros((count, count))
@@ -53,6 +52,14 @@ def retrieval_qualities(
     return [
         estimate(name, mean(values), count, seed=seed, counts={"texts": count}) for name, values in per_query.items()
     ]
+
+
+def check_enough(count: int, *, where: str = "") -> None:
+    """Refuse (TextError) texts that are too few for K to be found among the others."""
+    if count < FEWEST_SEARCHED:
+        what = f"{count} {'text' if count == 1 else 'texts'}"
+        hint = f"give {FEWEST_SEARCHED} or more, for {K} to be found among the others"
+        raise TextError(what, where=where, hint=hint)
 
 
 def discounted_gain(worth: NDArray[Any]) -> NDArray[np.float64]:

@@ -26,8 +26,8 @@ _SCORES_AT_ONCE = 1 << 22  # 32 MB
 class Search:
     """Queries and what they should find, among the vectors of `documents`; by default of each model's own.
 
-    Several rows of a query are several relevant documents. Labels, where there are some, say how relevant each is;
-    one of 0 or less is searched, and not to be found.
+    Several rows of a query are several relevant documents. Labels, where there are some, say how relevant each is: the
+    highest of the same pair's. One of 0 or less is searched, and not to be found, and so is one without a query.
 
     Raises:
         TextError: labels that are no numbers, or nothing to find.
@@ -105,9 +105,11 @@ def _rows_of(examples: Examples) -> tuple[list[str], list[str], list[dict[int, f
     documents = {document: number for number, document in enumerate(dict.fromkeys(pair[1] for pair in pairs))}
     wanted: dict[str, dict[int, float]] = {}
     for (query, document), worth in zip(pairs, worths, strict=True):
-        if worth > 0:
+        if query and worth > 0:
             known, number = wanted.setdefault(query, {}), documents[document]
             known[number] = max(worth, known.get(number, 0.0))
+    if not any(query for query, _ in pairs):
+        raise TextError("has no query", where=examples.source, hint="name another --text-column")
     if not wanted:
         hint = "name the column of relevance, above 0 where it is relevant, with --label-column"
         raise TextError("says of no document that it is relevant", where=examples.source, hint=hint)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 from sklearn.metrics import ndcg_score
 
 from homoexport.documents.evaluation import Evaluation
 from homoexport.report import evaluation_table
-from homoexport.runtime.inference import Package, open_package
+from homoexport.runtime.inference import Package, Text, open_package
 from homoexport.stages.evaluate import Examples, evaluate_models, search
 from homoexport.stages.evaluate.search import Search
 from tests.conftest import Outcome
@@ -201,8 +202,15 @@ def test_vectors_that_are_cut_search_documents_that_are_cut(homoexport: Call, mo
         ("query,document\n", (), "holds no text"),
         ("query\na\nb\n", ("--pair-column", "query"), "paired with itself: column 'query'; name another"),
         ("query,document\na,b\nc,b\n", (), "has one document, which every query finds; give several"),
+        ("query,document\na b,c d\ne f\n", (), "rows.csv, row 2: has a query and no document (1 of 2 rows); add"),
+        ("query,document\n,a\nb,\n,\nc,  \n", (), "rows.csv, row 2: has a query and no document (2 of 3 rows)"),
+        ("query,document\n,a\n ,b\n", (), "rows.csv: has no query; name another --text-column"),
         ("query,document,grade\na,b,0\nc,d,-1\n", ("--label-column", "grade"), "says of no document that it is"),
-        ("query,document,grade\na,b,1\nc,d,much\n", ("--label-column", "grade"), "'much', is no number"),
+        (
+            "query,document,grade\na,b,1\nc,d,much\n",
+            ("--label-column", "grade"),
+            "rows.csv, row 2: the label 'much' is no number",
+        ),
         ("query,document\na,b\nc,d\n", ("--documents", "narrow"), "has vectors of 16, and the documents' are of 8"),
         ("query,document\na,b\nc,d\n", ("--teacher", "teacher"), "makes no difference here"),
     ],
@@ -214,6 +222,99 @@ def test_what_cannot_be_searched_is_refused_in_one_line(
     write_package(Path("narrow"), arrays=weights(hidden=8))
     found = homoexport("eval", models[1], "--task", "search", "--data", "rows.csv", *flags)
     assert (found.code, told in found.err, "Traceback" in found.err) == (2, True, False), found.err
+
+
+def test_a_document_that_no_query_asks_for_is_searched(homoexport: Call, models: tuple[str, str]) -> None:
+    asked = [{"query": query, "document": document, "grade": 1} for query, document in WORDED[:30]]
+    of_none = [{"query": None, "document": WORDED[30][1], "grade": 3}, {"query": " ", "document": WORDED[31][1]}]
+    of_none.append({"document": WORDED[32][1], "grade": "none"})
+    blank = [{"query": "", "document": None}]
+    Path("rows.jsonl").write_text("\n".join(map(json.dumps, [*asked, *of_none, *blank])))
+    told = homoexport(
+        "eval", models[0], "--task", "search", "--data", "rows.jsonl", "--label-column", "grade", "--json"
+    )
+    (found,) = Evaluation.model_validate_json(told.out).results
+    package = open_package(Path(models[0]))
+    texts = [text for pair in WORDED for text in pair]
+    known = Vectors(package, dict(zip(texts, package.embed(texts), strict=True)))
+    rows = [(*pair, 1) for pair in WORDED[:30]] + [("never asked", pair[1], 0) for pair in WORDED[30:33]]
+    assert {each.metric: each.value for each in found.metrics} == pytest.approx(by_hand(rows, known, known))
+    documents = len({pair[1] for pair in WORDED[:33]})
+    assert {(each.queries, each.documents) for each in found.metrics} == {(30, documents)}
+
+
+def test_of_one_pair_s_labels_the_highest_counts(package: Package) -> None:
+    twice = [*ROWS, ("q1", "d1", 3), ("q1", "d1", -1)]
+    once = [*(row for row in ROWS if row[:2] != ("q1", "d1")), ("q1", "d1", 3)]
+    model = vectors_of(package)
+    figures = [
+        {each.metric: each.value for each in Search(examples_of(rows)).qualities(model, seed=0)}
+        for rows in (twice, once)
+    ]
+    assert figures[0] == pytest.approx(figures[1])
+
+
+@pytest.mark.parametrize("count", [1, 29, 30])
+def test_few_queries_have_no_interval_and_the_table_says_so(
+    homoexport: Call, models: tuple[str, str], count: int
+) -> None:
+    rows = [{"query": WORDED[row % count][0], "document": WORDED[row][1]} for row in range(40)]
+    Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows * 2)))
+    flags = (models[0], "--task", "search", "--data", "rows.jsonl")
+    told = json.loads(homoexport("eval", *flags, "--json").out)
+    jsonschema.validate(told, Evaluation.model_json_schema(mode="serialization"))
+    assert {"interval" in each for each in told["results"][0]["metrics"]} == {count == 30}
+    table = evaluation_table(Evaluation.model_validate(told, strict=False))
+    documents = len({pair[1] for pair in WORDED})
+    queries = "1 query" if count == 1 else f"{count} queries"
+    assert table.title == f"search on rows.jsonl ({queries}, {documents} documents by each model itself)"
+    assert all(cell.endswith("\n-") == (count < 30) for cell in table.rows[0][2:])
+    said = homoexport("eval", *flags).out
+    assert ("note: no interval of fewer than 30 queries" in said) == (count < 30)
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--dimensions", "8,500"), "has vectors of 16, which cannot be cut to 500; give --dimensions of 16 or less"),
+        (("--documents", "narrow"), "has vectors of 16, and the documents' are of 8"),
+        (("-o", "pairs.jsonl/found"), "cannot be made"),
+        (("-o", "/proc/found"), "/proc/"),
+    ],
+)
+def test_what_will_not_do_is_refused_before_the_texts_are_embedded(
+    homoexport: Call, models: tuple[str, str], monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], told: str
+) -> None:
+    write_package(Path("narrow"), arrays=weights(hidden=8))
+    embedded: list[str] = []
+    embed = Package.embed
+
+    def noted(self: Package, texts: Sequence[Text], batch_size: int = 32) -> np.ndarray:
+        embedded.extend(str(text) for text in texts)
+        return embed(self, texts, batch_size)
+
+    monkeypatch.setattr(Package, "embed", noted)
+    found = homoexport("eval", models[1], "--task", "search", "--data", "pairs.jsonl", *flags)
+    assert (found.code, told in found.err, set(embedded) <= {""}) == (2, True, True), found.err
+
+
+@pytest.mark.parametrize(("count", "told"), [(1, "few.txt: 1 text; give 12 or more"), (11, "few.txt: 11 texts; give")])
+def test_too_few_texts_for_fidelity_are_told_before_a_model_runs(
+    homoexport: Call, models: tuple[str, str], monkeypatch: pytest.MonkeyPatch, count: int, told: str
+) -> None:
+    Path("few.txt").write_text("\n".join(query for query, _ in WORDED[:count]))
+    monkeypatch.setattr(Package, "run", None)
+    found = homoexport("eval", models[1], "--task", "fidelity", "--data", "few.txt", "--teacher", models[0])
+    assert (found.code, told in found.err) == (2, True), found.err
+
+
+def test_a_number_for_a_document_is_told_with_its_column(homoexport: Call, models: tuple[str, str]) -> None:
+    Path("rows.jsonl").write_text('{"query": "a", "document": "b"}\n{"query": "c", "document": 5}')
+    found = homoexport("eval", models[0], "--task", "search", "--data", "rows.jsonl")
+    told = "rows.jsonl, row 2: column 'document' holds int, not text; name another --pair-column"
+    assert (found.code, told in found.err) == (2, True), found.err
+    found = homoexport("eval", models[0], "--task", "search")
+    assert (found.code, "--task search: has no data to judge on; name files with --data" in found.err) == (2, True)
 
 
 def test_lines_of_text_are_no_pairs(homoexport: Call, models: tuple[str, str]) -> None:

@@ -61,7 +61,7 @@ def test_batches_do_not_change_the_loss(tmp_path: Path) -> None:
 
 
 def test_wrong_package_and_empty_text_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(PackageError, match="is a sentence-similarity package"):
+    with pytest.raises(PackageError, match="is a sentence-similarity model"):
         masked_lm_qualities(open_package(write_package(tmp_path / "sentence"), threads=1), [[2, 5, 3]], seed=0)
     package = open_package(write_package(tmp_path / "package", "fill-mask"), threads=1)
     with pytest.raises(TextError, match="no token to mask"):

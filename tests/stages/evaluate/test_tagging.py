@@ -132,8 +132,8 @@ def test_cut_words_are_told_and_not_judged(tagger: str) -> None:
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ([{"tokens": ["a", "b"], "ner_tags": [0]}], "text 1 has 2 words and 1 labels"),
-        ([{"tokens": ["a"], "ner_tags": None}], "text 1 has 1 words and 0 labels"),
+        ([{"tokens": ["a", "b"], "ner_tags": [0]}], "row 1: has 2 words and 1 labels"),
+        ([{"tokens": ["a"], "ner_tags": None}], "row 1: has 1 words and 0 labels"),
         ([{"tokens": "a b", "ner_tags": [0, 0]}], "holds str, not a list of words"),
         ([{"words": ["a"], "ner_tags": [0]}], "no column 'tokens'"),
         ([{"tokens": [], "ner_tags": []}], "holds no text"),

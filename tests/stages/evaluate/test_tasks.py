@@ -155,13 +155,13 @@ def test_what_does_not_fit_together_is_refused(tmp_path: Path) -> None:
         evaluate_models([str(package)], pairs(["1", "2", "3"]), task="sts", teacher=str(package))
     with pytest.raises(TextError, match="gives no second texts"):
         evaluate_models([str(package)], texts, task="sts")
-    with pytest.raises(TextError, match="label of example 2, 'high', is no number"):
+    with pytest.raises(TextError, match="example 2: the label 'high' is no number"):
         evaluate_models([str(package)], pairs(["1", "high", "3"]), task="sts")
     with pytest.raises(TextError, match="has the score 2 alone"):
         evaluate_models([str(package)], pairs(["2", "2.0", "2"]), task="sts")
     with pytest.raises(PackageError, match="gives no vectors"):
         evaluate_models([str(masked)], pairs(["1", "2", "3"]), task="sts")
-    with pytest.raises(PackageError, match="is a sentence-similarity package"):
+    with pytest.raises(PackageError, match="is a sentence-similarity model"):
         evaluate_models([str(package)], texts, task="masked-lm")
     with pytest.raises(TeacherError, match="no such model folder"):
         evaluate_models([str(tmp_path / "nowhere")], texts, task="masked-lm")
