@@ -85,6 +85,23 @@ def test_classifier():
     assert says("docs/evaluating.md", "Fine-tuning", *(f"{figure:.3f}" for figure in figures))
 
 
+def test_search():
+    run = kept("search")
+    quality = next(line for line in run["budget"] if line["line"].startswith("quality.ndcg@10"))
+    teacher, student = run["teacher"], run["student"]
+    figures = (
+        f"{student['file_bytes'] / 1e6:.2f}",
+        f"{quality['measured']:.3f}",
+        f"{quality['limit'] / 0.95:.3f}",  # the recipe's floor
+        f"{student['quality']:.3f}",
+        f"{student['latency_p50_ms']:.2f}",
+        f"{teacher['latency_p50_ms']:.1f}",
+        f"{run['ratios']['latency_p50_ms']:.2f}",
+    )
+    assert says("docs/distilling.md", "Keep your index", *figures)
+    assert sum(run["seconds"].values()) < 30 * 60
+
+
 def test_several_students():
     students = kept("students")
     higher = [each["branch_held_out_loss"] / each["alone_held_out_loss"] - 1 for each in students["students"].values()]
