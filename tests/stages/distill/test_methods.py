@@ -35,7 +35,7 @@ def test_one_shot_is_at_its_width_before_the_first_update(tiny_folder, corpus_fi
 def test_pruning_that_ends_at_step_0_is_one_shot(tiny_folder, corpus_file):
     folder = tiny_folder()
     gaps = []
-    for change in ({"method": "one-shot"}, {"prune_until": 0.0}):
+    for change in ({"method": "one-shot", "repair": False}, {"prune_until": 0.0}):
         run, batches = run_of(folder, corpus_file, settings_of("sentence-embedding", **change))
         gaps.append([run.advance(batches.of_step(step)).gap for step in range(3)])
     assert gaps[0] == gaps[1]
