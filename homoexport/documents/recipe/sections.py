@@ -105,13 +105,13 @@ class DistillSettings(Section):
     """How to distil."""
 
     method: Method = Field(
-        default_factory=lambda: "homodistil",
+        default_factory=lambda: "one-shot",
         description="How the student is made. homodistil: pruned step by step; one-shot: pruned at step 0; "
         "from-scratch: random weights; layers: every other layer of the teacher; minilm: from scratch, by the last "
         "layer's relations; tinybert: from scratch with half the layers, by layers first, then by the output; "
-        "repair: pruned at once and mended by least squares, without a step. By default one-shot for "
-        "sentence-embedding, if no key says how widths fall (prune_schedule, prune_from, prune_until, prune_every); "
-        "else homodistil.",
+        "repair: pruned at once and mended by least squares, without a step. By default homodistil where a key says "
+        "how widths fall (prune_schedule, prune_from, prune_until, prune_every) or there are several students; else "
+        "one-shot.",
     )
     objective: Objective = Field(description="The task that is distilled; token-classification is tagging.")
     steps: int = Field(ge=1, le=10**9, description="Optimizer steps; method repair makes none, and needs none here.")
@@ -165,8 +165,8 @@ class DistillSettings(Section):
     prune_every: int = Field(5, ge=1, description="Steps from one prune event to the next.")
     repair: bool = Field(
         default_factory=lambda: False,
-        description="Mend by least squares what the student loses, at every prune event. By default true for one-shot "
-        "with sentence-embedding; method repair always does.",
+        description="Mend by least squares what the student loses, at every prune event. By default true for "
+        "one-shot; method repair always does.",
     )
     importance: Importance = Field(
         "sensitivity",
@@ -203,14 +203,12 @@ class DistillSettings(Section):
     @model_validator(mode="before")
     @classmethod
     def _by_method(cls, given: Any) -> Any:
-        """A repair takes one step, which measures and changes nothing. A sentence encoder is best pruned at once and
-        mended (bench/homotopy.py)."""
+        """A repair takes one step, which measures and changes nothing. What is pruned at once and mended is better than
+        what is pruned step by step (bench/homotopy.py)."""
         if not isinstance(given, dict):
             return given
         if given.get("method") == "repair":
             return {**given, "steps": 1}
-        if given.get("objective") != "sentence-embedding":
-            return given
         method = given.get("method") or ("homodistil" if given.keys() & _OF_A_PATH else "one-shot")
         return {"repair": method == "one-shot", **given, "method": method}
 
