@@ -134,7 +134,9 @@ def test_every_field_has_its_help():
 @pytest.mark.parametrize(
     ("given", "method", "is_repaired"),
     [
-        ({}, "one-shot", True),
+        ({"objective": "sentence-embedding"}, "one-shot", True),
+        ({"objective": "classification"}, "one-shot", True),
+        ({"objective": "masked-lm"}, "homodistil", True),
         ({"prune_until": 0.3}, "homodistil", False),
         ({"method": "homodistil"}, "homodistil", False),
         ({"method": "one-shot", "repair": False}, "one-shot", False),
@@ -142,7 +144,7 @@ def test_every_field_has_its_help():
         ({"prune_every": 2, "repair": True}, "homodistil", True),
     ],
 )
-def test_a_student_is_pruned_at_once_and_mended_where_the_recipe_does_not_say(given, method, is_repaired):
+def test_how_a_student_is_pruned_and_whether_it_is_mended_where_the_recipe_does_not_say(given, method, is_repaired):
     settings = parse_as(Recipe, MINIMAL | {"distill": {**MINIMAL["distill"], **given}}, where="test").distill
     assert (settings.method, settings.repair) == (method, is_repaired)
 

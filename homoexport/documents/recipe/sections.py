@@ -109,9 +109,9 @@ class DistillSettings(Section):
         description="How the student is made. homodistil: pruned step by step; one-shot: pruned at step 0; "
         "from-scratch: random weights; layers: every other layer of the teacher; minilm: from scratch, by the last "
         "layer's relations; tinybert: from scratch with half the layers, by layers first, then by the output; "
-        "repair: pruned at once and mended by least squares, without a step. By default homodistil where a key says "
-        "how widths fall (prune_schedule, prune_from, prune_until, prune_every) or there are several students; else "
-        "one-shot.",
+        "repair: pruned at once and mended by least squares, without a step. By default homodistil for masked-lm, for "
+        "several students, and where a key says how widths fall (prune_schedule, prune_from, prune_until, "
+        "prune_every); else one-shot.",
     )
     objective: Objective = Field(description="The task that is distilled; token-classification is tagging.")
     steps: int = Field(ge=1, le=10**9, description="Optimizer steps; method repair makes none, and needs none here.")
@@ -166,7 +166,8 @@ class DistillSettings(Section):
     repair: bool = Field(
         default_factory=lambda: False,
         description="Mend by least squares what the student loses, at every prune event. By default true for "
-        "one-shot; method repair always does.",
+        "one-shot, and for a method that is not asked for, by its name or by a key that says how widths fall; method "
+        "repair always does.",
     )
     importance: Importance = Field(
         "sensitivity",
@@ -203,14 +204,15 @@ class DistillSettings(Section):
     @model_validator(mode="before")
     @classmethod
     def _by_method(cls, given: Any) -> Any:
-        """A repair takes one step, which measures and changes nothing. What is pruned at once and mended is better than
-        what is pruned step by step (bench/homotopy.py)."""
+        """A repair takes one step, which measures and changes nothing. What is mended is better, and step by step only
+        for masked-lm (bench/homotopy.py)."""
         if not isinstance(given, dict):
             return given
         if given.get("method") == "repair":
             return {**given, "steps": 1}
-        method = given.get("method") or ("homodistil" if given.keys() & _OF_A_PATH else "one-shot")
-        return {"repair": method == "one-shot", **given, "method": method}
+        asked = given.get("method") or ("homodistil" if given.keys() & _OF_A_PATH else None)
+        method = asked or ("homodistil" if given.get("objective") == "masked-lm" else "one-shot")
+        return {"repair": asked in (None, "one-shot"), **given, "method": method}
 
     @model_validator(mode="after")
     def _order(self) -> DistillSettings:

@@ -306,7 +306,7 @@ class Run:
         keep = choose(self.ranking.scores(), now, due)
         if not keep.indices and keep.head_dim == now.head_dim:
             return False  # heads that layers share leave when there is one for each layer to lose
-        if self._repairs:
+        if self._repairs and self.depth.fading is None:  # a branch that fades adds less than its last layer gives
             self._slice_and_mend(keep, text)
         else:
             self._slice(keep)

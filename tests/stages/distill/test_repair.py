@@ -15,6 +15,7 @@ from homoexport.documents.recipe import DistillSettings
 from homoexport.documents.student import read_log
 from homoexport.encoder import Group, Keep, family_of, slice_model
 from homoexport.shape import Widths
+from homoexport.stages.distill import Run
 from homoexport.stages.distill.batches import MicroBatch
 from homoexport.stages.distill.importance import choose, magnitude
 from homoexport.stages.distill.layerwise import LayerMap
@@ -219,3 +220,23 @@ def test_every_event_of_a_homotopy_is_mended_and_resumes_at_the_same_bits(tiny_f
     for each in (run, again):
         ends.append(torch.cat([parameter.detach().flatten() for parameter in each.student.parameters()]))
     assert torch.equal(*ends)
+
+
+def test_nothing_is_fitted_while_a_layer_fades(tiny_folder, corpus_file, monkeypatch):
+    fading: dict[str, list[bool]] = {"_slice": [], "_slice_and_mend": []}
+    for name, seen in fading.items():
+        plain = getattr(Run, name)
+
+        def noting(run: Run, *arguments: object, plain=plain, seen=seen) -> None:
+            seen.append(run.depth.fading is not None)
+            plain(run, *arguments)
+
+        monkeypatch.setattr(Run, name, noting)
+    settings = settings_of("sentence-embedding", method="homodistil", repair=True)
+    narrow = {"num_hidden_layers": 2, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
+    run, batches = run_of(tiny_folder(layers=4), corpus_file, settings, **narrow)
+    while not run.finished:
+        run.advance(batches.of_step(run.step))
+    assert any(fading["_slice"])
+    assert fading["_slice_and_mend"]
+    assert not any(fading["_slice_and_mend"])
