@@ -263,7 +263,7 @@ def read_rows(
 
 
 def placed_rows(
-    files: list[FileEntry],
+    files: Sequence[FileEntry],
     columns: dict[str, str],
     words: bool = False,
     vectors: FileEntry | None = None,
@@ -284,16 +284,14 @@ def placed_rows(
                 raise TextError(what, where=where, hint=f"name another '{key}'")
             if value is not None and sum(map(len, value)) > longest_text():
                 raise too_long(where)
-        text = cells["text"]
         there = ["".join(cells[role] or "").strip() != "" for role in ("text", "pair") if role in columns]
         if not (any(there) if halves else all(there)):
             continue
         if "label" in columns:
             label = cells["label"]
             if label is not None and isinstance(label, list) != words:
-                what = (
-                    f"column '{columns['label']}' holds {type(label).__name__} where the text is {type(text).__name__}"
-                )
+                kinds = f"{type(label).__name__} where the text is {type(cells['text']).__name__}"
+                what = f"column '{columns['label']}' holds {kinds}"
                 raise TextError(what, where=where, hint="give one label for a text, and a list for a list of words")
             cells["label"] = list(map(_label_text, label)) if isinstance(label, list) else _label_text(label)
         if reader is not None:
