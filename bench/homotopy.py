@@ -194,7 +194,10 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
         "classification": "KL divergence from the teacher (nats)",
     }
     shown = [kind for kind in kinds if any(run["objective"] == kind for run in runs)]
-    figure, axes = pyplot.subplots(1, len(shown) + 1, figsize=(4.2 * (len(shown) + 1), 4), constrained_layout=True)
+    quarter = [run for run in runs if run["objective"] == shown[0] and run["ratio"] == 4 and run["method"] != "repair"]
+    panels = len(shown) + any(run["steps"] == MANY for run in quarter)
+    figure, axes = pyplot.subplots(1, panels, figsize=(4.2 * panels, 4), constrained_layout=True, squeeze=False)
+    axes = axes[0]
     for axis, kind in zip(axes, shown, strict=False):
         whole = [run for run in runs if run["objective"] == kind and run["steps"] == STEPS]
         depth = max(run["layers"] for run in whole)
@@ -203,12 +206,12 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
         axis.set_xlabel(f"weights in the layers, {STEPS} steps")
         axis.set_ylabel(kinds[kind])
         axis.set_title(kind)
-    quarter = [run for run in runs if run["objective"] == shown[0] and run["ratio"] == 4]
-    depth = max(run["layers"] for run in quarter)
-    _lines(axes[-1], [run for run in quarter if run["layers"] == depth and run["method"] != "repair"], "steps")
-    axes[-1].set_xlabel("steps, a quarter of the weights")
-    axes[-1].set_ylabel(kinds[shown[0]])
-    axes[-1].set_title(f"{shown[0]}, more steps")
+    if panels > len(shown):
+        depth = max(run["layers"] for run in quarter)
+        _lines(axes[-1], [run for run in quarter if run["layers"] == depth], "steps")
+        axes[-1].set_xlabel("steps, a quarter of the weights")
+        axes[-1].set_ylabel(kinds[shown[0]])
+        axes[-1].set_title(f"{shown[0]}, more steps")
     axes[0].legend()
     figure.savefig(path, dpi=110)
 

@@ -102,6 +102,29 @@ def test_search():
     assert sum(run["seconds"].values()) < 30 * 60
 
 
+def test_where_step_by_step_pays():
+    def held_out(objective, ratio, layers, method, repaired):
+        return statistics.mean(
+            run["held_out"]
+            for run in kept("homotopy")["runs"]
+            if (run["objective"], run["ratio"], run["layers"]) == (objective, ratio, layers)
+            and (run["method"], run["repaired"], run["steps"]) == (method, repaired, 80)
+        )
+
+    sentences, masked = "sentence-embedding", "masked-lm"
+    gains = [
+        held_out(sentences, ratio, 6, "one-shot", True)
+        - max(held_out(sentences, ratio, 6, method, False) for method in ("one-shot", "homodistil"))
+        for ratio in (2, 4, 8, 16)
+    ]
+    ways = (("one-shot", False), ("homodistil", False), ("one-shot", True))
+    layers = [f"{held_out(sentences, 4, 3, *way):.3f}" for way in ways]
+    plain = [f"{held_out(masked, 4, 2, method, False):.3f}" for method in ("homodistil", "one-shot")]
+    mended = [f"{held_out(masked, 8, 2, method, True):.3f}" for method in ("homodistil", "one-shot")]
+    for figures in ((f"{min(gains):.2f}", f"{max(gains):.2f}"), layers, (*plain, *mended)):
+        assert says("docs/distilling.md", "Where step by step pays", *figures)
+
+
 def test_several_students():
     students = kept("students")
     higher = [each["branch_held_out_loss"] / each["alone_held_out_loss"] - 1 for each in students["students"].values()]

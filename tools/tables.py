@@ -48,6 +48,7 @@ def quickstart() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "quickstart": quickstart,
     "methods": _of("methods", "table", "runs"),
+    "homotopy": _of("homotopy", "table", "runs"),
     "finetuning": _of("finetuning", "table", "runs"),
     "prediction": _of("plan_prediction", "show"),
     "exported": _of("plan_prediction", "show_exports", "exported"),
