@@ -158,8 +158,9 @@ def test_a_regression_without_ridge_is_that_of_lstsq():
 
 def test_the_method_needs_no_steps_and_beats_slicing(tiny_folder, corpus_file, tmp_path):
     students, told = {}, []
+    sliced = {"method": "one-shot", "repair": False, "learning_rate": 1e-12}
     progress = Progress(on_share=lambda what, share: told.append((what, share)))
-    for name, change in (("repair", {"method": "repair"}), ("sliced", {"method": "one-shot", "learning_rate": 1e-12})):
+    for name, change in (("repair", {"method": "repair"}), ("sliced", sliced)):
         values = settings_of("sentence-embedding", **change).model_dump(exclude={"steps"} if name == "repair" else ())
         settings = DistillSettings(**values)
         students[name] = distill(
