@@ -96,14 +96,10 @@ class Repair:
     def _mend_heads(self) -> None:
         """Mend the linear layers of the heads that the models call, which read the last states or each other."""
         for ours, theirs in zip(self.ours.layout.head_readers, self.theirs.layout.head_readers, strict=True):
-            regression, called = Regression(), True
-            for micro in self.micro_batches:
-                x, whole = input_of(self.ours.model, ours, micro), input_of(self.theirs.model, theirs, micro)
-                if x is None or whole is None:
-                    called = False
-                    break
+            regression = Regression()
+            for x, whole in (pairs := self._read_by(ours, theirs)):
                 regression.add(x, self._error(x, whole))
-            if called:
+            if pairs:
                 self._fold([ours], [theirs], regression)
         tied = self.family.tied_decoder(self.student)
         if tied is not None:
@@ -111,18 +107,26 @@ class Repair:
 
     def _mend_tied_decoder(self, norm: str, decoder: str) -> None:
         """Mend the LayerNorm before it, and its bias."""
-        pairs = []
-        for micro in self.micro_batches:
-            ours, whole = (input_of(walk.model, decoder, micro) for walk in (self.ours, self.theirs))
-            if ours is None or whole is None:
-                return
-            pairs.append((ours, whole))
+        pairs = self._read_by(decoder, decoder)
+        if not pairs:
+            return
         scale, shift = self._mend_norm(norm, pairs)
         linear: Any = self.ours.module(decoder)
         source: Any = self.theirs.module(decoder)
         if linear.bias is not None:
             mine, theirs = (self._mean(side) for side in zip(*pairs, strict=True))
             linear.bias.add_(source.weight @ theirs - linear.weight @ (scale * mine + shift))
+
+    def _read_by(self, ours: str, theirs: str) -> list[tuple[Tensor, Tensor]]:
+        """What a head's linear layer takes in of each micro-batch, of the student and of the source; none where the
+        models do not call it."""
+        pairs = []
+        for micro in self.micro_batches:
+            x, whole = input_of(self.ours.model, ours, micro), input_of(self.theirs.model, theirs, micro)
+            if x is None or whole is None:
+                return []
+            pairs.append((x, whole))
+        return pairs
 
     def _mean(self, parts: Sequence[Tensor]) -> Tensor:
         """The mean [K] of rows [N, K], of all processes."""
