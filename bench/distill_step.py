@@ -160,8 +160,9 @@ def quickstart(steps: int, threads: int, *settings: str) -> tuple[Job, Shape]:
     same = ["distill.method=homodistil", "distill.repair=false", "distill.precision=fp32"]
     recipe = load_recipe(RECIPE, [f"distill.steps={steps}", f"distill.threads={threads}", *same, *settings])
     assert recipe.student is not None
-    job = open_job(recipe.teacher, text=recipe.text, settings=recipe.distill, seed=recipe.seed)
-    return job, target_of(job.encoder, recipe.student, recipe.distill)
+    shapes = [recipe.student]
+    job = open_job(recipe.teacher, text=recipe.text, settings=recipe.distill, seed=recipe.seed, shapes=shapes)
+    return job, job.targets[0]
 
 
 def base_job(folder: Path, settings: DistillSettings) -> tuple[Job, Shape]:

@@ -19,13 +19,20 @@ class Stop:
 
     number: int = 0
 
+    def obey(self) -> None:
+        """Raise what the signal means, if one has come: KeyboardInterrupt, or SystemExit with 128 and its number."""
+        if self.number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.number:
+            raise SystemExit(128 + self.number)
+
 
 @contextmanager
 def stopping_between_steps() -> Iterator[Stop]:
     """A block in which the first signal that would end the process only leaves word; a second one ends it at once.
 
-    Where one has come, the block ends by what the signal means: KeyboardInterrupt, or SystemExit with 128 and its
-    number. Signals that are ignored, as under nohup, stay ignored. Python hears signals in the main thread alone.
+    Where one has come, the block ends as `Stop.obey` has it. Signals that are ignored, as under nohup, stay ignored.
+    Python hears signals in the main thread alone.
     """
     stop = Stop()
     before = {number: signal.getsignal(number) for number in ENDING}
@@ -46,7 +53,4 @@ def stopping_between_steps() -> Iterator[Stop]:
         yield stop
     finally:
         restore()
-    if stop.number == signal.SIGINT:
-        raise KeyboardInterrupt
-    if stop.number:
-        raise SystemExit(128 + stop.number)
+    stop.obey()

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -98,10 +97,16 @@ class StudentWriter:
     def _run(self, settings: DistillSettings) -> Run:
         run = Run(self.job.with_settings(settings), self.target, waypoints=[shape for _, shape in self.waypoints])
         run.on_waypoint = self._leave_branch
-        if self._writes:
-            run.on_mending = partial(self.place.progress.on_share, "mending the pruned student")
+        run.on_mending = self._on_mending
         self._gap = GapWatch(run.schedule)
         return run
+
+    def _on_mending(self, share: float) -> None:
+        """Tell it; and stop here where that is asked for, for before the first step there is nothing to keep."""
+        if self._writes:
+            self.place.progress.on_share("mending the pruned student", share)
+        if self.job.accelerator.num_processes == 1:  # several stop together, after the step
+            self.stop.obey()
 
     def _leave_branch(self) -> None:
         branch, _ = self.waypoints[len(self.waypoints) - len(self.run.waypoints) - 1]

@@ -129,6 +129,24 @@ def test_a_stop_before_the_first_step_puts_back_what_force_would_have_replaced(
     assert (tmp_path / "out" / "manifest.json").read_bytes() == before
 
 
+def test_a_stop_while_the_student_is_mended_does_not_wait_for_the_first_step(
+    homoexport, command, tmp_path, monkeypatch
+):
+    told = []
+
+    def on_measure(_bars: Bars, what: str, share: float) -> None:
+        told.append((what, share))
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Bars, "on_measure", on_measure)
+    pruned_at_once = ["--set=distill.method=one-shot", "--set=distill.repair=true"]
+    command.remove("--set=distill.prune_every=2")
+    stopped = homoexport(*command, *pruned_at_once, "-o", tmp_path / "out")
+    assert (stopped.code, told) == (143, [("mending the pruned student", 0.0)])
+    assert "nothing was done yet that could be kept" in stopped.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_ignored_signals_stay_ignored(homoexport, command, at_step, tmp_path):
     """As under nohup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
