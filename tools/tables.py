@@ -48,6 +48,7 @@ def quickstart() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "quickstart": quickstart,
     "methods": _of("methods", "table", "runs"),
+    "ablation": _of("ablation", "table", "runs"),
     "homotopy": _of("homotopy", "table", "runs"),
     "finetuning": _of("finetuning", "table", "runs"),
     "prediction": _of("plan_prediction", "show"),

@@ -101,7 +101,8 @@ class Budget(BaseModel):
 class BudgetVerdict(Figures):
     """One budget line against its measured figure.
 
-    `kept` is None where the figure's interval lies on both sides of the limit: too noisy to call.
+    `kept` is None where the figure's interval lies on both sides of the limit: too noisy to call. Where the limit of a
+    quality is a share of what the `teacher` has, `share_interval` counts, of the share that the student keeps of it.
     """
 
     line: str
@@ -109,6 +110,8 @@ class BudgetVerdict(Figures):
     measured: float
     interval: tuple[float, float] | None
     kept: bool | None
+    teacher: float | None = None
+    share_interval: tuple[float, float] | None = None
 
     @property
     def at_least(self) -> bool:

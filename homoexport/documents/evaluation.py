@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from homoexport.choices import AskedTask
+from homoexport.choices import AskedTask, Side
 from homoexport.documents.document import Document, Figures
 
 EVALUATION_FILE = "evaluation.json"
@@ -103,12 +103,16 @@ class PackageQuality(QualityFigure):
 
 
 class RunQuality(Document):
-    """The quality of a run's two packages on the same held-out text, as `quality.json` keeps it."""
+    """The quality of a run's two packages on the same held-out text, as `quality.json` keeps it.
 
-    VERSION: ClassVar[str] = "1.0"
+    `documents` says whose vectors the student's search.
+    """
+
+    VERSION: ClassVar[str] = "1.1"
 
     teacher: PackageQuality
     student: PackageQuality
+    documents: Side = "student"
 
 
 class DataDigest(Figures):

@@ -75,6 +75,7 @@ class DistilledDetails(_Details):
     embedding_parameters: int
     backbone_parameters: int
     teacher_parameters: int
+    teacher_widths: WidthFigures | None = None
     widths: WrittenShape
     output: Side = "student"
     method: Method

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from homoexport.choices import Side
 from homoexport.documents.budget import BudgetVerdict
 from homoexport.documents.document import Document, Figures
 from homoexport.documents.evaluation import PackageQuality
@@ -16,7 +17,7 @@ from homoexport.shape import WrittenShape
 class Floors(Document):
     """What the student's package was judged to be against the floor of quality (`floors.json`), where there is one."""
 
-    VERSION: ClassVar[str] = "1.0"
+    VERSION: ClassVar[str] = "1.1"
 
     verdicts: tuple[BudgetVerdict, ...]
 
@@ -91,12 +92,13 @@ class Summary(Document):
     """Teacher against student, the budget's verdicts (those on quality last), and how they came about.
 
     `quality_metric` is what `quality` of both models is, `quality_detail` the same with its interval; both are held
-    against `vectors_from`, the second model that taught the vectors, where there is one. `budget_kept` is False where a
+    against `vectors_from`, the second model that taught the vectors, where there is one. A student that answers in the
+    teacher's space searches the teacher's documents (`quality_documents`), else its own. `budget_kept` is False where a
     line is missed, None where none is but one is too noisy to call. `seconds` are the stages' wall time;
     there is a `plan` where the shape was not given; `host` and `versions` are those of what was measured on.
     """
 
-    VERSION: ClassVar[str] = "2.0"
+    VERSION: ClassVar[str] = "2.1"
 
     name: str
     teacher: ModelFigures
@@ -104,6 +106,7 @@ class Summary(Document):
     ratios: Ratios
     quality_metric: str
     quality_detail: QualityOfBoth
+    quality_documents: Side = "student"
     vectors_from: str | None = None
     budget: tuple[BudgetVerdict, ...]
     budget_kept: bool | None

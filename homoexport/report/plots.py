@@ -18,7 +18,7 @@ from homoexport.documents.document import new_file
 from homoexport.documents.layout import PLOTS
 from homoexport.documents.measurement import Measurement
 from homoexport.documents.recipe import LossWeights
-from homoexport.documents.student import StepRecord
+from homoexport.documents.student import StepRecord, WidthFigures
 from homoexport.report.wording import number, ratio
 
 BLUE, ORANGE, RED, PURPLE, INK = "#0072B2", "#E69F00", "#D55E00", "#CC79A7", "#333333"
@@ -86,7 +86,7 @@ def _step_label(log: Sequence[StepRecord], window: int) -> str:
     return f"step ({'; '.join(notes)})" if notes else "step"
 
 
-def homotopy_figure(log: Sequence[StepRecord]) -> Figure:
+def homotopy_figure(log: Sequence[StepRecord], teacher: WidthFigures) -> Figure:
     """Widths as shares of the teacher's, above the gap between student and teacher, over the steps."""
     steps = [each.step for each in log]
     with rc_context(STYLE):
@@ -95,12 +95,12 @@ def homotopy_figure(log: Sequence[StepRecord]) -> Figure:
         for axes in (above, below):
             _mark_pruning(axes, log)
         for name, (label, colour, dashes, thickness) in WIDTHS.items():
-            widths = np.array([getattr(each.widths, name) for each in log], dtype=float)
-            if name == "num_hidden_layers" and widths[0] == widths[-1]:
+            whole, widths = getattr(teacher, name), np.array([getattr(each.widths, name) for each in log], dtype=float)
+            if name == "num_hidden_layers" and whole == widths[-1]:
                 continue  # depth is the exception
-            told = f"{label}: {width_of(widths[0])} to {width_of(widths[-1])}"
-            above.plot(steps, 100 * widths / widths[0], dashes, color=colour, linewidth=thickness, label=told)
-        above.set_ylim(0, 105)
+            told = f"{label}: {width_of(whole)} to {width_of(widths[-1])}"
+            above.plot(steps, 100 * widths / whole, dashes, color=colour, linewidth=thickness, label=told)
+        above.set_ylim(bottom=0)
         above.set_ylabel("% of the teacher's")
         above.set_title("Widths")
         above.legend(frameon=False, loc="lower left", ncols=2, fontsize=9)

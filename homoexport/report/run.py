@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 
 from homoexport.data import rendered
+from homoexport.documents.artifact import DistilledManifest, read_manifest
 from homoexport.documents.document import write_text
 from homoexport.documents.layout import LOG, PACKAGE, PLOTS, REPORT, STUDENT
 from homoexport.documents.measurement import Measurement
 from homoexport.documents.output import output_errors
-from homoexport.documents.student import StepRecord, read_log
+from homoexport.documents.student import StepRecord, WidthFigures, read_log
 from homoexport.documents.summary import PlannedTurns, Summary
 from homoexport.report.measured import latency_rows, measurement_remarks
 from homoexport.report.plots import WIDTHS, homotopy_figure, latency_figure, save_figures, terms_figure, width_of
@@ -22,6 +22,7 @@ from homoexport.report.wording import (
     host_line,
     judgement,
     limit,
+    measured,
     megabytes,
     metric,
     number,
@@ -33,6 +34,7 @@ from homoexport.report.wording import (
 from homoexport.runtime.inference import read_package
 
 _NO_GAP = 1e-5
+_OF_RANDOM_WEIGHTS = ("from-scratch", "minilm", "tinybert")
 
 
 def write_report(run_dir: Path, summary: Summary, *, measurement: Measurement) -> Path:
@@ -47,6 +49,8 @@ def write_report(run_dir: Path, summary: Summary, *, measurement: Measurement) -
         OutputError: the folder cannot be written.
     """
     log = read_log(run_dir / STUDENT / LOG)
+    details = read_manifest(run_dir / STUDENT, DistilledManifest).details
+    started = details.teacher_widths or log[0].widths
     package = read_package(run_dir / PACKAGE)
     models = {"teacher": summary.teacher, "student": summary.student}
     labels = [f"{who}\n({model.precision})" for who, model in models.items() if model.latency_p50_ms is not None]
@@ -67,11 +71,13 @@ def write_report(run_dir: Path, summary: Summary, *, measurement: Measurement) -
         stages=_stages_table(summary),
         # What the template says in words.
         began_as_teacher=abs(log[0].gap) < _NO_GAP,
-        widths=_widths(log),
+        is_trained=details.method != "repair",
+        pruned_at_once=log[0].widths != started,
+        widths=_widths(started, log[-1].widths) if details.method not in _OF_RANDOM_WEIGHTS else "",
         widest=max(log, key=lambda step: step.gap),
         gap=_gap,
         remarks=measurement_remarks(measurement),
-        quality=metric(summary.quality_metric)[1],
+        quality=metric(summary.quality_metric, summary.quality_documents)[1],
         measure_again=shlex.join(["homoexport", "bench", "--device", summary.measured.device, PACKAGE]),
         conditions=conditions,
         host_line=host_line,
@@ -80,11 +86,9 @@ def write_report(run_dir: Path, summary: Summary, *, measurement: Measurement) -
         versions_line=versions_line,
     )
     with output_errors(run_dir):
-        figures = {
-            "homotopy": homotopy_figure(log),
-            "terms": terms_figure(log),
-            "latency": latency_figure(measurement, labels=labels),
-        }
+        figures = {"latency": latency_figure(measurement, labels=labels)}
+        if details.method != "repair":
+            figures |= {"homotopy": homotopy_figure(log, started), "terms": terms_figure(log)}
         save_figures(run_dir, figures)
         write_text(run_dir / REPORT, page)
     return run_dir / REPORT
@@ -111,7 +115,7 @@ def summary_rows(summary: Summary) -> list[tuple[str, str, str, str]]:
         ("Latency p50", _fitting(teacher.latency_p50_ms, "ms"), _fitting(student.latency_p50_ms, "ms"), faster),
         ("Latency p95", _fitting(teacher.latency_p95_ms, "ms"), _fitting(student.latency_p95_ms, "ms"), tail),
         ("Peak memory", _fitting(teacher.peak_rss_mb, "MB"), _fitting(student.peak_rss_mb, "MB"), less),
-        (f"Quality: {metric(summary.quality_metric)[0]}", theirs, ours, ""),
+        (f"Quality: {metric(summary.quality_metric, summary.quality_documents)[0]}", theirs, ours, ""),
     ]
 
 
@@ -128,9 +132,8 @@ def summary_table(summary: Summary) -> Table:
 def _budget_table(summary: Summary) -> Table:
     rows = []
     for verdict in summary.budget:
-        label, unit = budget_line(verdict.line)
-        figure = quantity(verdict.measured, unit, verdict.interval)
-        rows.append((label, limit(verdict), figure, judgement(verdict.kept)))
+        label, _ = budget_line(verdict.line)
+        rows.append((label, limit(verdict), measured(verdict), judgement(verdict.kept)))
     return Table(("Budget", "Asked for", "Measured (95 % interval)", "Verdict"), rows)
 
 
@@ -146,8 +149,7 @@ def _turns_table(plan: PlannedTurns) -> Table:
             label, unit = budget_line(verdict.line)
             figure = turn.planned_lines.get(verdict.line)
             planned = "" if figure is None else quantity(figure, unit)
-            measured = quantity(verdict.measured, unit, verdict.interval)
-            rows.append((name, label, limit(verdict), planned, measured, judgement(verdict.kept)))
+            rows.append((name, label, limit(verdict), planned, measured(verdict), judgement(verdict.kept)))
     return Table(("Turn", "Budget", "Asked for", "Planned", "Measured", "Verdict"), rows)
 
 
@@ -167,9 +169,8 @@ def _stages_table(summary: Summary) -> Table:
     return Table(("Stage", "Wall time"), [(stage, f"{spent:,.1f} s") for stage, spent in seconds.items()])
 
 
-def _widths(log: Sequence[StepRecord]) -> str:
+def _widths(first: WidthFigures, last: WidthFigures) -> str:
     """What became narrower, in words."""
-    first, last = log[0].widths, log[-1].widths
     ways = [(label, getattr(first, name), getattr(last, name)) for name, (label, *_) in WIDTHS.items()]
     return ", ".join(f"{label} {width_of(old)} to {width_of(new)}" for label, old, new in ways if old != new)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.text import Text
 
-from homoexport.choices import TOO_NOISY
+from homoexport.choices import TOO_NOISY, Side
 from homoexport.documents.budget import QUALITY_LINE, BudgetVerdict
 from homoexport.documents.measurement import Change, Measurement
 from homoexport.documents.recipe import MeasureSettings
@@ -98,9 +98,12 @@ def ratio(value: float, better: str, worse: str, interval: Sequence[float] | Non
     return quantity(value, f"x {better}", interval).replace(" x", "x", 1)
 
 
-def metric(name: str) -> tuple[str, str]:
-    """What a quality metric is called, and what it says."""
-    return _METRICS.get(name, (name, f"'{name}' on held-out text"))
+def metric(name: str, documents: Side = "student") -> tuple[str, str]:
+    """What a quality metric is called, and what it says; of a search, whose `documents` the student searches."""
+    called, says = _METRICS.get(name, (name, f"'{name}' on held-out text"))
+    if documents == "teacher":
+        return f"{called}, in the teacher's index", f"{says}; the student's queries search the teacher's vectors"
+    return called, says
 
 
 def budget_line(line: str) -> tuple[str, str]:
@@ -112,7 +115,19 @@ def budget_line(line: str) -> tuple[str, str]:
 
 def limit(verdict: BudgetVerdict) -> str:
     """The limit of a line of the budget, from above or below."""
-    return f"at {'least' if verdict.at_least else 'most'} {quantity(verdict.limit, budget_line(verdict.line)[1])}"
+    figure = quantity(verdict.limit, budget_line(verdict.line)[1])
+    if verdict.share_interval is not None and verdict.teacher is not None:
+        figure = f"{number(100 * verdict.limit / verdict.teacher)} % ({figure})"
+    return f"at {'least' if verdict.at_least else 'most'} {figure}"
+
+
+def measured(verdict: BudgetVerdict) -> str:
+    """What was measured for a line of the budget, with the interval that the verdict was made by."""
+    unit = budget_line(verdict.line)[1]
+    if verdict.share_interval is None or verdict.teacher is None:
+        return quantity(verdict.measured, unit, verdict.interval)
+    share, *ends = (f"{100 * each:.1f}" for each in (verdict.measured / verdict.teacher, *verdict.share_interval))
+    return f"{number(verdict.measured)}, {share} % ({' to '.join(ends)}) of the teacher's {number(verdict.teacher)}"
 
 
 def judgement(kept: bool | None) -> str:
@@ -124,9 +139,8 @@ def verdict_lines(verdicts: Sequence[BudgetVerdict]) -> list[Text]:
     """One line for each line of the budget; `str(line)` is the plain text of it."""
     lines = []
     for verdict in verdicts:
-        label, unit = budget_line(verdict.line)
-        told = quantity(verdict.measured, unit, verdict.interval)
-        text = Text(f"{label}: {told} of {limit(verdict).removeprefix('at most ')}: ")
+        label, _ = budget_line(verdict.line)
+        text = Text(f"{label}: {measured(verdict)} of {limit(verdict).removeprefix('at most ')}: ")
         lines.append(text.append(judgement(verdict.kept), style=_STYLES[verdict.kept]))
     return lines
 

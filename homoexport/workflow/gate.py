@@ -65,11 +65,14 @@ class Gate:
     def judge(self, model: Package) -> BudgetVerdict:
         """Hold a model against the floor."""
         found, level, theirs = self._figure(model), self._settings.level, self._teacher
+        shares = None
         if theirs is None:
             limit, (low, high) = level, (end - level for end in found.interval)
         else:
             limit = level * theirs.value
             low, high = np.percentile(found.draws - level * theirs.draws, (2.5, 97.5))
+            if theirs.draws.min() > 0:  # where a share means something
+                shares = tuple(np.percentile(found.draws / theirs.draws, (2.5, 97.5)).tolist())
         few = found.counts.get("queries", len(self._judge.examples.texts)) < FEWEST_JUDGED
         kept = None if few or low < 0 <= high else bool(low >= 0)
         return BudgetVerdict(
@@ -78,6 +81,8 @@ class Gate:
             measured=found.value,
             interval=found.interval,
             kept=kept,
+            teacher=None if theirs is None else theirs.value,
+            share_interval=shares,
         )
 
     def _figure(self, model: Package) -> Quality:

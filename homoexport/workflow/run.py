@@ -380,7 +380,7 @@ class _Journey:
             )
         teachers, students = (open_package(each, threads=threads) for each in packages)
         write_document(folder / MEASUREMENT, found)
-        quality = quality_of_run(teachers, students, texts, seed=recipe.seed, second=second)
+        quality = quality_of_run(teachers, students, texts, seed=recipe.seed, second=second, output=recipe.output)
         write_document(folder / QUALITY_FILE, quality)
         write_document(folder / FLOORS, Floors(verdicts=() if gate is None else (gate.judge(students),)))
         parent = verify(package, Manifest, strict=False).digest

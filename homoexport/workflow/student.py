@@ -20,7 +20,7 @@ from homoexport.documents.document import write_text
 from homoexport.documents.layout import CHECKPOINT, END_STATE, GOOD_CHECKPOINT, HELD_OUT, LOG
 from homoexport.documents.recipe import DistillSettings
 from homoexport.documents.run_folder import begin, forget_checkpoints
-from homoexport.documents.student import DistilledDetails, StepRecord
+from homoexport.documents.student import DistilledDetails, StepRecord, WidthFigures
 from homoexport.encoder import count_parameters, parameter_counts, parent_of, save_encoder
 from homoexport.errors import PackageError, RecipeError, TrainingError, refusing
 from homoexport.shape import Shape
@@ -299,6 +299,7 @@ class StudentWriter:
             embedding_parameters=counts.embedding,
             backbone_parameters=counts.backbone,
             teacher_parameters=job.encoder.parameters,
+            teacher_widths=WidthFigures.model_validate(run.family.widths(run.teacher).as_json()),
             widths=run.target,
             output=job.output,
             method=job.settings.method,

@@ -118,6 +118,7 @@ def summarize(
         ),
         quality_metric=quality.student.metric,
         quality_detail=QualityOfBoth(teacher=quality.teacher, student=quality.student),
+        quality_documents=quality.documents,
         vectors_from=vectors_from,
         budget=tuple(verdicts),
         budget_kept=is_kept(verdicts),

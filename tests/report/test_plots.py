@@ -10,7 +10,7 @@ from tests.report.conftest import typed
 
 
 def test_widths_and_gap_are_the_logs(log: list[StepRecord]) -> None:
-    above, below = homotopy_figure(log).axes
+    above, below = homotopy_figure(log, log[0].widths).axes
     lines = {line.get_label(): line.get_ydata() for line in above.get_lines()}
     assert lines["hidden size: 384 to 192"][[0, -1]].tolist() == [100, 50]
     assert lines["head dimension: 32 to 32"].tolist() == [100] * len(log)
@@ -37,7 +37,7 @@ def test_a_term_that_a_stage_or_a_batch_lacks_has_a_gap_there(log: list[StepReco
 
 
 def test_a_log_of_one_line_can_be_drawn(log: list[StepRecord]) -> None:
-    (line,) = homotopy_figure(log[:1]).axes[1].get_lines()
+    (line,) = homotopy_figure(log[:1], log[0].widths).axes[1].get_lines()
     assert line.get_ydata().tolist() == [0.0]
     assert len(terms_figure(log[:1]).axes) == 4
 

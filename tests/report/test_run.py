@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from homoexport.documents.artifact import write_manifest
 from homoexport.documents.document import to_json, write_text
+from homoexport.documents.student import StepRecord
 from homoexport.documents.summary import Summary
 from homoexport.errors import PackageError
 from homoexport.report import write_report
 from homoexport.runtime.inference import open_package
 from homoexport.workflow.summary import report
 from tests.report.conftest import typed
+from tests.samples import student_details
 
 
 def test_report_tells_the_run(run_dir: Path, summary: Summary, measurement: dict[str, Any]) -> None:
@@ -36,6 +39,36 @@ def test_report_tells_the_run(run_dir: Path, summary: Summary, measurement: dict
     for link in links:
         assert (run_dir / link).read_bytes().startswith(b"\x89PNG")
     assert [entry.name for entry in run_dir.iterdir() if entry.name.startswith(".")] == []
+
+
+def make_student(run_dir: Path, method: str, log: list[StepRecord]) -> None:
+    """Have the run's student come about by a method, out of a teacher that is twice as wide as it ever was."""
+    wide = log[0].widths.model_copy(update={"hidden_size": 768})
+    details = student_details().model_copy(update={"method": method, "teacher_widths": wide})
+    (run_dir / "1-student" / "log.jsonl").write_text("".join(line.model_dump_json() + "\n" for line in log))
+    write_manifest(run_dir / "1-student", "student", details=details)
+
+
+def test_a_student_that_was_pruned_at_once_is_told_as_such(
+    run_dir: Path, summary: Summary, measurement: dict[str, Any], log: list[StepRecord]
+) -> None:
+    rest = [line.model_copy(update={"gap": 1.0}) for line in log]
+    make_student(run_dir, "one-shot", rest)
+    text = write_report(run_dir, summary, measurement=typed(measurement)).read_text()
+    assert "The teacher was pruned to the student at once: hidden size 768 to 192" in text
+    make_student(run_dir, "from-scratch", rest)
+    text = write_report(run_dir, summary, measurement=typed(measurement)).read_text()
+    assert "started apart from the teacher and learned from it at one width" in text
+
+
+def test_a_student_that_was_only_mended_has_no_steps_to_draw(
+    run_dir: Path, summary: Summary, measurement: dict[str, Any], log: list[StepRecord]
+) -> None:
+    make_student(run_dir, "repair", [log[-1]])
+    text = write_report(run_dir, summary, measurement=typed(measurement)).read_text()
+    assert "Nothing was trained." in text
+    assert "steps" not in text.partition("## How the student came about")[2].partition("## How it was measured")[0]
+    assert {plot.name for plot in (run_dir / "plots").iterdir()} == {"latency.png"}
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,17 @@ def test_a_share_of_the_teachers_is_held_draw_by_draw(gate) -> None:
     assert [gate(share)[0].judge(Noisy(teacher, noise)).kept for share in ("30%", "103%")] == [True, False]
 
 
+def test_a_share_is_told_with_the_interval_that_decides(gate) -> None:
+    _, teacher = gate("97%")
+    other = Noisy(teacher, 0.3 * float(np.std(teacher.embed([PAIRS[0][0]]))))
+    low, high = gate("97%")[0].judge(other).share_interval
+    for share, kept in ((low - 0.001, True), (sum((low, high)) / 2, None), (high + 0.001, False)):
+        judged = gate(f"{100 * share:.2f}%")[0].judge(other)
+        assert (judged.kept, judged.share_interval) == (kept, (low, high))
+        assert judged.limit == pytest.approx(judged.teacher * share, rel=1e-3)
+    assert gate("0.1")[0].judge(other).share_interval is None
+
+
 def test_fidelity_needs_no_files_but_the_held_out_text(tmp_path: Path) -> None:
     folder = write_package(tmp_path / "teacher")
     texts = [left for left, _ in PAIRS[:40]]

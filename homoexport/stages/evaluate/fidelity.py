@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from homoexport.choices import Side
 from homoexport.documents.evaluation import PackageQuality, RunQuality
 from homoexport.errors import TextError
 from homoexport.runtime.inference import Package, Text
@@ -43,10 +44,11 @@ class Reference:
             similarity_quality(reference, vectors, seed=seed),
         ]
 
-    def main_quality(self, model: Package, *, seed: int) -> Quality:
+    def main_quality(self, model: Package, *, seed: int, documents: Side = "student") -> Quality:
         """`label_agreement` (`score_spearman` where there is one label) of a classifier.
 
-        Of a sentence encoder `overlap@10`; where there are too few texts to search among, `similarity_spearman`.
+        Of a sentence encoder `overlap@10`, among its own vectors or the teacher's; where there are too few texts to
+        search among, `similarity_spearman`.
         """
         if self._decides:
             check_comparable(model, self._teacher)
@@ -54,17 +56,25 @@ class Reference:
         reference, vectors = np.asarray(self._answers), model.embed(self._texts)
         if len(self._texts) < FEWEST_SEARCHED:
             return similarity_quality(reference, vectors, seed=seed)
-        return retrieval_qualities(reference, vectors, seed=seed)[0]
+        searched = reference if documents == "teacher" else None
+        return retrieval_qualities(reference, vectors, seed=seed, documents=searched)[0]
 
 
 def quality_of_run(
-    teacher: Package, student: Package, texts: Sequence[str], *, seed: int, second: Package | None = None
+    teacher: Package,
+    student: Package,
+    texts: Sequence[str],
+    *,
+    seed: int,
+    second: Package | None = None,
+    output: Side = "student",
 ) -> RunQuality:
     """One figure of a run's two packages on the same held-out texts, without labels.
 
     Fill-mask packages get `loss` on the same masked tokens; others what they keep of the teacher's decisions or
     similarities, of which the teacher itself keeps 1. Where a `second` model taught the vectors, both are held against
-    that one. Of more than 1,000 texts a sample drawn by `seed` is taken.
+    that one. A student whose `output` is the teacher's space searches the vectors that it was taught by. Of more than
+    1,000 texts a sample drawn by `seed` is taken.
 
     Raises:
         PackageError: a teacher that gives no vectors, or not the same labels, to compare with.
@@ -73,15 +83,16 @@ def quality_of_run(
     if not texts:
         raise TextError("no text to evaluate on", hint="give some held-out texts")
     examples = Examples("held-out text", tuple(texts), None).drawn(MAX_COMPARED, seed)
+    documents = output if len(examples.texts) >= FEWEST_SEARCHED else "student"
     if student.details.task == "fill-mask":
         own, kept = (judge_masked_lm(package, examples, seed=seed)[0] for package in (teacher, student))
     else:
         reference = Reference(second or teacher, examples.texts)
-        kept = reference.main_quality(student, seed=seed)
+        kept = reference.main_quality(student, seed=seed, documents=documents)
         own = Quality(kept.metric, 1.0, np.ones(1), kept.counts)
         if second is not None:
             own = reference.main_quality(teacher, seed=seed)
-    return RunQuality(teacher=_of_package(teacher, own), student=_of_package(student, kept))
+    return RunQuality(teacher=_of_package(teacher, own), student=_of_package(student, kept), documents=documents)
 
 
 def _of_package(package: Package, quality: Quality) -> PackageQuality:

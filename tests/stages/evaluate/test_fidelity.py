@@ -43,6 +43,18 @@ def test_both_are_judged_by_the_second_model_that_taught_the_vectors(tmp_path: P
     assert (found.student.value, found.student.metric) == (1.0, "overlap@10")
 
 
+def test_a_student_in_the_teachers_space_searches_the_teachers_vectors(tmp_path: Path) -> None:
+    teacher, student = opened(tmp_path / "teacher"), opened(tmp_path / "student", arrays=weights(seed=1))
+    theirs, ours = teacher.embed(TEXTS), student.embed(TEXTS)
+    found = quality_of_run(teacher, student, TEXTS, seed=0, output="teacher")
+    expected = retrieval_qualities(theirs, ours, seed=0, documents=theirs)[0]
+    assert (found.documents, found.student.value) == ("teacher", pytest.approx(expected.value, abs=1e-12))
+    own = quality_of_run(teacher, student, TEXTS, seed=0)
+    assert (own.documents, own.student.value != found.student.value) == ("student", True)
+    few = quality_of_run(teacher, student, TEXTS[:11], seed=0, output="teacher")
+    assert (few.documents, few.student.metric) == ("student", "similarity_spearman")
+
+
 def test_too_few_texts_to_search_among_are_judged_by_their_similarities(tmp_path: Path) -> None:
     teacher, student = opened(tmp_path / "teacher"), opened(tmp_path / "student", arrays=weights(seed=1))
     found = quality_of_run(teacher, student, TEXTS[:11], seed=0).student
