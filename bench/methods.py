@@ -48,6 +48,7 @@ SETTINGS = (  # as the paper has it, and on every host alike
     "distill.method=homodistil",
     "distill.repair=false",
     "distill.compare_in=student",
+    "distill.weights.attention=0.1",
     "distill.precision=fp32",
 )
 

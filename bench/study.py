@@ -74,6 +74,7 @@ def recipe_of(cell: Cell, threads: int) -> Recipe:
         f"distill.method={cell.method}",
         "distill.repair=false",
         "distill.compare_in=student",
+        "distill.weights.attention=0.1",
         f"distill.threads={threads}",
     ]
     return load_recipe(RECIPE, settings)

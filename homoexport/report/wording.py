@@ -27,8 +27,8 @@ _STYLES = {True: "green", False: "bold red", None: "yellow"}
 _METRICS = {
     "overlap@10": (
         "teacher's search kept (overlap@10)",
-        "each held-out text is a query and all others are searched: the share of the teacher's ten nearest that are "
-        "among the ten nearest found, 1 at best",
+        "the share of the teacher's ten nearest that are among the ten nearest found, where each held-out text is a "
+        "query and all others are searched: 1 at best",
     ),
     "similarity_spearman": (
         "Spearman with teacher",

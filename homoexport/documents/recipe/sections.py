@@ -114,7 +114,7 @@ class DistillSettings(Section):
         "prune_every); else one-shot.",
     )
     objective: Objective = Field(description="The task that is distilled; token-classification is tagging.")
-    steps: int = Field(ge=1, le=10**9, description="Optimizer steps; method repair makes none, and needs none here.")
+    steps: int = Field(ge=1, le=10**9, description="Optimizer steps; method repair makes none, whatever is given here.")
     batch_size: int = Field(ge=1, le=2**20, description="Sequences of one step, over all processes and micro-batches.")
     micro_batch_size: int | None = Field(
         None,
@@ -165,9 +165,9 @@ class DistillSettings(Section):
     prune_every: int = Field(5, ge=1, description="Steps from one prune event to the next.")
     repair: bool = Field(
         default_factory=lambda: False,
-        description="Mend by least squares what the student loses, at every prune event. By default true for "
-        "one-shot, and for a method that is not asked for, by its name or by a key that says how widths fall; method "
-        "repair always does.",
+        description="Mend by least squares what the student loses, at every prune event. By default true, but false "
+        "where the recipe names another method than one-shot, or a key of homodistil's path (prune_from, prune_every "
+        "and the like); method repair always mends.",
     )
     importance: Importance = Field(
         "sensitivity",

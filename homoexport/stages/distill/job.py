@@ -143,8 +143,8 @@ def _check_output(output: Side, settings: DistillSettings) -> None:
         what, hint = f"a student of {settings.objective} gives no vectors", "leave it out"
         raise RecipeError(what, where="student.output", hint=hint)
     if settings.compare_in != "teacher":
-        what = "no matrix leads from the student's width to the teacher's"
-        raise RecipeError(what, where="student.output", hint="distill.compare_in: teacher")
+        what = f"an answer in the teacher's space cannot be compared in the {settings.compare_in}'s"
+        raise RecipeError(what, where="student.output", hint="set distill.compare_in to teacher, or leave it out")
 
 
 def _accelerator(settings: DistillSettings, tracker_dir: Path | None) -> Accelerator:

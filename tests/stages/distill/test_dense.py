@@ -157,7 +157,7 @@ def test_several_students_answer_in_one_space(tiny_folder, corpus_file, tmp_path
     ("objective_name", "changes", "output", "told"),
     [
         ("masked-lm", {}, "teacher", "student.output: a student of masked-lm gives no vectors"),
-        ("sentence-embedding", {"compare_in": "student"}, "teacher", "distill.compare_in: teacher"),
+        ("sentence-embedding", {"compare_in": "student"}, "teacher", "set distill.compare_in to teacher"),
         ("sentence-embedding", {"weights": LossWeights(vectors=1)}, "student", "distill.weights.vectors"),
     ],
 )
