@@ -149,6 +149,22 @@ def test_how_a_student_is_pruned_and_whether_it_is_mended_where_the_recipe_does_
     assert (settings.method, settings.repair) == (method, is_repaired)
 
 
+@pytest.mark.parametrize(
+    ("given", "weight"),
+    [
+        ({"objective": "sentence-embedding"}, 0),
+        ({"objective": "sentence-embedding", "weights": {"hidden": 2}}, 0),
+        ({"objective": "sentence-embedding", "weights": {"attention": 0.1}}, 0.1),
+        ({"objective": "sentence-embedding", "method": "tinybert"}, 1),
+        ({"objective": "classification"}, 1),
+        ({"objective": "masked-lm"}, 1),
+    ],
+)
+def test_sentence_encoders_do_not_learn_attention_unless_asked(given, weight):
+    settings = parse_as(Recipe, MINIMAL | {"distill": {**MINIMAL["distill"], **given}}, where="test").distill
+    assert settings.weights.attention == weight
+
+
 def test_several_students_need_a_path():
     tree = {key: value for key, value in MINIMAL.items() if key != "student"} | {"students": ["small", "tiny"]}
     assert parse_as(Recipe, tree, where="test").distill.method == "homodistil"

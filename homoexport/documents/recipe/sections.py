@@ -73,7 +73,13 @@ class LossWeights(Section):
     hidden: float = Field(
         1.0, ge=0, title="hidden states", description="Mean squared error of every layer's hidden states."
     )
-    attention: float = Field(1.0, ge=0, title="attention", description="Mean squared error of every layer's attention.")
+    attention: float = Field(
+        1.0,
+        ge=0,
+        title="attention",
+        description="Mean squared error of every layer's attention; by default 0 for sentence-embedding (but 1 for "
+        "tinybert).",
+    )
     embedding: float = Field(
         1.0, ge=0, title="embeddings", description="Mean squared error of the embedding layer's output."
     )
@@ -205,9 +211,14 @@ class DistillSettings(Section):
     @classmethod
     def _by_method(cls, given: Any) -> Any:
         """A repair takes one step, which measures and changes nothing. What is mended is better, and step by step only
-        for masked-lm (bench/homotopy.py)."""
+        for masked-lm (bench/homotopy.py); a student that learned its teacher's attention keeps less of the teacher's
+        search (bench/ablation.py)."""
         if not isinstance(given, dict):
             return given
+        weights = given.get("weights", {})
+        is_of_sentences = given.get("objective") == "sentence-embedding"
+        if is_of_sentences and given.get("method") != "tinybert" and isinstance(weights, dict):
+            given = {**given, "weights": {"attention": 0.0, **weights}}
         if given.get("method") == "repair":
             return {**given, "steps": 1}
         asked = given.get("method") or ("homodistil" if given.keys() & _OF_A_PATH else None)
