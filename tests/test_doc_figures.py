@@ -134,6 +134,33 @@ def test_where_step_by_step_pays():
         assert says("docs/distilling.md", "Where step by step pays", *figures)
 
 
+def test_what_keeps_the_teachers_search():
+    def held_out(cell, figure="held_out"):
+        runs = [run[figure] for run in kept("ablation")["runs"] if run["cell"] == cell]
+        assert len(runs) == 3
+        return statistics.mean(runs)
+
+    everything = held_out("all of it")
+    told = [held_out(cell) for cell in ("repaired, not trained", "not repaired")]
+    for figures in (
+        (*told, everything),
+        (held_out("no attention term"),),
+        (everything, held_out("compared in the student's width")),
+    ):
+        assert says("docs/distilling.md", "What keeps the teacher's search", *(f"{figure:.3f}" for figure in figures))
+    passages = [held_out(run["cell"], "passages") for run in kept("ablation")["runs"]]
+    assert says("docs/distilling.md", "What keeps the teacher's search", f"{min(passages):.2f}", f"{max(passages):.2f}")
+    assert held_out("no attention term", "passages") >= held_out("all of it", "passages")
+
+
+def test_a_student_of_nine_megabytes():
+    made = kept("nine_mb")
+    first = [made[data]["results"][0]["metrics"][0]["value"] for data in ("stsb", "held_out")]
+    figures = (f"{made['file_bytes'] / 1e6:.2f}", *(f"{figure:.3f}" for figure in first))
+    minutes = f"{made['distill_seconds'] / 60:.0f}"
+    assert says("docs/study.md", "What else would do?", minutes, *figures)
+
+
 def test_several_students():
     students = kept("students")
     higher = [each["branch_held_out_loss"] / each["alone_held_out_loss"] - 1 for each in students["students"].values()]
