@@ -211,7 +211,7 @@ class Measurement(Document):
     package; there are none where it did not fit. `budget` holds what was asked of the last package.
     """
 
-    VERSION: ClassVar[str] = "2.3"
+    VERSION: ClassVar[str] = "2.4"
     MAX_BYTES: ClassVar[int] = 16 * 2**20  # it holds every sample
 
     device: str
