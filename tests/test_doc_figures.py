@@ -91,13 +91,15 @@ def test_search():
     figures = (
         f"{student['file_bytes'] / 1e6:.2f}",
         f"{quality['measured']:.3f}",
-        f"{quality['limit'] / 0.95:.3f}",  # the recipe's floor
+        f"{quality['teacher']:.3f}",
+        f"{100 * quality['measured'] / quality['teacher']:.1f}",
         f"{student['quality']:.3f}",
         f"{student['latency_p50_ms']:.2f}",
         f"{teacher['latency_p50_ms']:.1f}",
         f"{run['ratios']['latency_p50_ms']:.2f}",
     )
     assert says("docs/distilling.md", "Keep your index", *figures)
+    assert run["quality_documents"] == "teacher"
     assert sum(run["seconds"].values()) < 30 * 60
 
 
