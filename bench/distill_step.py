@@ -157,8 +157,8 @@ def masks_of(run: Run, keep: Keep) -> dict[str, torch.Tensor]:
 
 def quickstart(steps: int, threads: int, *settings: str) -> tuple[Job, Shape]:
     """The quickstart's job, and its student's widths."""
-    same = ["distill.method=homodistil", "distill.repair=false", "distill.precision=fp32"]
-    same.append("distill.weights.attention=0.1")  # all layerwise terms
+    layerwise = "distill.weights.attention=0.1"  # the one term that the recipe leaves out
+    same = ["distill.method=homodistil", "distill.repair=false", "distill.precision=fp32", layerwise]
     recipe = load_recipe(RECIPE, [f"distill.steps={steps}", f"distill.threads={threads}", *same, *settings])
     assert recipe.student is not None
     shapes = [recipe.student]

@@ -4,8 +4,8 @@
 
 Distils MiniLM-L6 (6 x 384) on the quickstart's texts. Three groups of runs:
 
-- methods: homodistil, one-shot (by sensitivity and by magnitude), from-scratch, minilm, all to 6 x 192; one-shot as it
-  is by default, mended, with the states compared in the teacher's width;
+- methods: homodistil, one-shot (by sensitivity and by magnitude), from-scratch, minilm, all to 6 x 192; one-shot,
+  mended, with the states compared in the teacher's width;
   tinybert, with fewer layers and all of the teacher's heads, as it is meant (4 x 216: the same size);
   layers, once as DistilBERT has it (3 x 384: the embeddings and half the layers, twice the size) and
   once cut to the others' size (3 x 224);
@@ -188,7 +188,7 @@ def todo(path: Path, seeds: list[int], steps: int, share: tuple[int, int]) -> It
 def table(runs: list[dict[str, Any]]) -> str:
     """A line for each method, in Markdown: mean, lowest and highest of its seeds."""
     told = {
-        "one-shot, repaired": "`one-shot`, mended (the default)",
+        "one-shot, repaired": "`one-shot`, mended",
         "homodistil": "`homodistil`",
         "one-shot": "`one-shot`",
         "layers, same size": "`layers`, cut to the same size",

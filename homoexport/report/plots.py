@@ -100,7 +100,7 @@ def homotopy_figure(log: Sequence[StepRecord], teacher: WidthFigures) -> Figure:
                 continue  # depth is the exception
             told = f"{label}: {width_of(whole)} to {width_of(widths[-1])}"
             above.plot(steps, 100 * widths / whole, dashes, color=colour, linewidth=thickness, label=told)
-        above.set_ylim(bottom=0)
+        above.set_ylim(0, 105)
         above.set_ylabel("% of the teacher's")
         above.set_title("Widths")
         above.legend(frameon=False, loc="lower left", ncols=2, fontsize=9)

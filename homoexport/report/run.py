@@ -50,7 +50,7 @@ def write_report(run_dir: Path, summary: Summary, *, measurement: Measurement) -
     """
     log = read_log(run_dir / STUDENT / LOG)
     details = read_manifest(run_dir / STUDENT, DistilledManifest).details
-    started = details.teacher_widths or log[0].widths
+    started, is_trained = details.teacher_widths or log[0].widths, details.method != "repair"
     package = read_package(run_dir / PACKAGE)
     models = {"teacher": summary.teacher, "student": summary.student}
     labels = [f"{who}\n({model.precision})" for who, model in models.items() if model.latency_p50_ms is not None]
@@ -71,7 +71,7 @@ def write_report(run_dir: Path, summary: Summary, *, measurement: Measurement) -
         stages=_stages_table(summary),
         # What the template says in words.
         began_as_teacher=abs(log[0].gap) < _NO_GAP,
-        is_trained=details.method != "repair",
+        is_trained=is_trained,
         pruned_at_once=log[0].widths != started,
         widths=_widths(started, log[-1].widths) if details.method not in _OF_RANDOM_WEIGHTS else "",
         widest=max(log, key=lambda step: step.gap),
@@ -87,7 +87,7 @@ def write_report(run_dir: Path, summary: Summary, *, measurement: Measurement) -
     )
     with output_errors(run_dir):
         figures = {"latency": latency_figure(measurement, labels=labels)}
-        if details.method != "repair":
+        if is_trained:
             figures |= {"homotopy": homotopy_figure(log, started), "terms": terms_figure(log)}
         save_figures(run_dir, figures)
         write_text(run_dir / REPORT, page)
