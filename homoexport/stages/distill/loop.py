@@ -191,7 +191,9 @@ class Run:
     def _train(self) -> float:
         """Update the weights; the learning rate of that."""
         weights = [*self.student.parameters(), *self.projections.parameters()]
-        torch.nn.utils.clip_grad_norm_(weights, self.settings.max_grad_norm)
+        norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+        if not norm <= self.settings.max_grad_norm:  # a pass over all gradients that most steps need not make
+            torch.nn.utils.clip_grads_with_norm_(weights, self.settings.max_grad_norm, norm)
         learning_rate = float(self.rate.get_last_lr()[0])
         scaler = self.accelerator.scaler
         if scaler is None:

@@ -58,6 +58,28 @@ def test_fp16_without_a_gpu_is_refused(tiny_folder, corpus_file):
         run_of(tiny_folder(), corpus_file, settings_of("sentence-embedding", precision="fp16"))
 
 
+@pytest.mark.parametrize("limit", [1e-3, 1e3])
+def test_gradients_are_clipped_to_the_norm_alone(tiny_folder, corpus_file, monkeypatch, limit):
+    """What the optimizer sees has the limit's norm where it was above, and is as it was where it was below."""
+    run, batches = run_of(tiny_folder(), corpus_file, settings_of("sentence-embedding", max_grad_norm=limit))
+    run.advance(batches.of_step(0))
+    seen = []
+
+    def see(*_: object) -> None:
+        seen.append([weight.grad.clone() for weight in run.student.parameters() if weight.grad is not None])
+
+    train = run._train
+    monkeypatch.setattr(run, "_train", lambda: (see(), run.optimizer.register_step_pre_hook(see), train())[-1])
+    run.schedule = replace(run.schedule, stop=0)  # nothing is pruned between
+    run.advance(batches.of_step(1))
+    before, after = seen
+    norm = torch.nn.utils.get_total_norm(before)
+    assert 0 < norm < 1e3
+    factor = min(1, limit / float(norm))
+    for one, other in zip(before, after, strict=True):
+        torch.testing.assert_close(other, one * factor, rtol=1e-2 if factor < 1 else 0, atol=0)
+
+
 def test_scaled_gradients_make_the_same_run(tiny_folder, corpus_file):
     """fp16's loss scaling, in fp32: scores, clipping, updates as without it; a step that overflows is skipped."""
     folder, losses, scores = tiny_folder(masked_lm=True), [], []
