@@ -162,6 +162,10 @@ def test_a_student_of_nine_megabytes():
     figures = (f"{made['file_bytes'] / 1e6:.2f}", *(f"{figure:.3f}" for figure in first))
     minutes = f"{made['distill_seconds'] / 60:.0f}"
     assert says("docs/study.md", "What else would do?", minutes, *figures)
+    for name in ("sts_spearman", "overlap@10"):
+        of_seeds = [figures[name] for figures in made["seeds"].values()]
+        assert len(of_seeds) == 3
+        assert says("docs/study.md", "What else would do?", f"{min(of_seeds):.3f}", f"{max(of_seeds):.3f}")
 
 
 def test_several_students():
