@@ -100,6 +100,10 @@ def test_search():
     )
     assert says("docs/distilling.md", "Keep your index", *figures)
     assert run["quality_documents"] == "teacher"
+    others = [figures for seed, figures in run["seeds"].items() if seed != "0"]
+    assert len(others) == 2
+    told = [*(f"{each['overlap@10']:.3f}" for each in others), *(f"{100 * each['share']:.1f}" for each in others)]
+    assert says("docs/distilling.md", "Keep your index", *told)
     assert sum(run["seconds"].values()) < 30 * 60
 
 
