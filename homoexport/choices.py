@@ -34,8 +34,8 @@ TrainingPrecision = Literal["auto", "fp32", "bf16", "fp16"]
 
 # Exporting: what a user asks for, and what a file holds.
 Quantization = Literal["auto", "none", "int8", "int8-static", "int4", "fp16"]
-EmbeddingChoice = Literal["auto", "fp32", "int8", "int4"]
-EmbeddingPrecision = Literal["fp32", "int8", "int4"]
+EmbeddingChoice = Literal["auto", "fp32", "int8", "int4", "pq"]
+EmbeddingPrecision = Literal["fp32", "int8", "int4", "pq"]
 WeightPrecision = Literal["fp32", "int8", "int4", "fp16"]
 Scheme = Literal["fp32", "int8", "int8-unsigned", "int8-7-bit", "int8-static", "int8-qdq", "int4", "fp16"]
 AttentionForm = Literal["unfused", "multi-head", "flash", "standard"]

@@ -34,6 +34,7 @@ EMBEDDINGS: dict[EmbeddingPrecision, str] = {
     "fp32": "fp32 tables",
     "int8": "uint8 tables, one scale each",
     "int4": "4-bit word table, a scale for each 128; uint8 tables of positions and token types",
+    "pq": "product-quantized word table, 2 bits a number; uint8 tables of positions and token types",
 }
 
 
@@ -152,7 +153,7 @@ def embeddings_of(choice: EmbeddingChoice, scheme: Scheme) -> EmbeddingPrecision
         UserError: tables of fewer bits in a scheme that has tables of its own.
     """
     facts = SCHEMES[scheme]
-    if facts.own_tables and choice in ("int8", "int4"):
+    if facts.own_tables and choice in ("int8", "int4", "pq"):
         what = f"{scheme} has its tables in {facts.precision}, not in {choice}"
         raise UserError(what, where="--embeddings", hint="leave it out")
     return facts.tables if choice == "auto" else choice

@@ -25,6 +25,7 @@ from homoexport.choices import EmbeddingPrecision, Scheme
 from homoexport.errors import UserError
 from homoexport.schemes import SCHEMES
 from homoexport.stages.export.attention import MICROSOFT
+from homoexport.stages.export.product import gather_product
 from homoexport.stages.export.quiet import quiet
 from homoexport.stages.export.surgery import add_constant, array_of, put_in_place
 
@@ -186,9 +187,10 @@ def _quantize_embeddings(model: ir.Model, bits: EmbeddingPrecision) -> None:
     int8: one scale for each table, as products of embeddings are sensitive to directions, hardly to sizes.
     int4: words alone, two values a byte and a scale for each 128 (`com.microsoft.GatherBlockQuantized`); the few
     rows of positions and token types stay in int8.
+    pq: words alone, too; see `product`.
 
     Raises:
-        UserError: 4-bit words of odd width.
+        UserError: words of a width that their numbers cannot be grouped in.
     """
     tables: dict[ir.Value, list[ir.Node]] = {}
     for node in model.graph:
@@ -199,7 +201,7 @@ def _quantize_embeddings(model: ir.Model, bits: EmbeddingPrecision) -> None:
     for value, nodes in tables.items():
         table = array_of(value)
         assert table is not None
-        write = _gather_int4 if bits == "int4" and value is words else _gather_int8
+        write = _OF_WORDS.get(bits, _gather_int8) if value is words else _gather_int8
         write(model, str(value.name), table, nodes)
     RemoveUnusedNodesPass()(model)
 
@@ -237,6 +239,10 @@ def _gather_int4(model: ir.Model, name: str, table: NDArray[np.float32], nodes: 
         put_in_place(model, node, [rows, as_fp32])
 
 
+_OF_WORDS: dict[EmbeddingPrecision, Callable[[ir.Model, str, NDArray[np.float32], list[ir.Node]], None]] = {
+    "int4": _gather_int4,
+    "pq": gather_product,
+}
 INT4_TABLE_BLOCK = 128
 _CLIPS = np.linspace(0.7, 1.0, 13, dtype=np.float32)
 

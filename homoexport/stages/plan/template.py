@@ -96,7 +96,7 @@ class Templates:
 def refuse_blocks(stored: Stored) -> None:
     """Refuse (UserError) 4-bit weights, which are packed in blocks whose numbers are none of the sizes."""
     scheme, embeddings = stored
-    if SCHEMES[scheme].in_blocks or embeddings == "int4":
+    if SCHEMES[scheme].in_blocks or embeddings in ("int4", "pq"):
         raise UserError(
             "4-bit weights are stored in blocks, which have to be exported to be measured",
             where="export.quantize" if SCHEMES[scheme].in_blocks else "export.embeddings",
