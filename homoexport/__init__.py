@@ -3,6 +3,7 @@
 The verbs, each with its subject first and the rest by keyword. They print nothing, and return a document:
 
     plan        which student shapes keep a budget on a target, before any training
+    trim        a model to the words that a text needs
     distill     a student out of a teacher
     export      a model to an ONNX package, its graph chosen by measuring
     measure     packages side by side, in clean processes, against a budget
@@ -48,11 +49,13 @@ if TYPE_CHECKING:
     from homoexport.workflow.measure import measure
     from homoexport.workflow.plan import plan
     from homoexport.workflow.run import run
+    from homoexport.workflow.trim import trim
 
     __version__: str
 
+_VERBS = ("plan", "trim", "distill", "export", "measure", "evaluate", "finetune", "run")
 _HOMES = {
-    **{verb: f"workflow.{verb}" for verb in ("plan", "distill", "export", "measure", "evaluate", "finetune", "run")},
+    **{verb: f"workflow.{verb}" for verb in _VERBS},
     "open_package": "runtime.inference",
     "verify": "documents.artifact",
 }
@@ -80,6 +83,7 @@ __all__ = [
     "open_package",
     "plan",
     "run",
+    "trim",
     "verify",
 ]
 

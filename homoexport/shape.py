@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator
 
 from homoexport.choices import PruneGroup, Side
-from homoexport.errors import ShapeError
+from homoexport.errors import ShapeError, UserError
+from homoexport.units import parse_count
 
 
 @dataclass(frozen=True, order=True)
@@ -69,12 +70,26 @@ class PartialShape(BaseModel):
     intermediate_size: int | None = Field(None, ge=1, description="Width of the feed-forward layers.")
     num_attention_heads: int | None = Field(None, ge=1, description="Heads; hidden_size must be divisible by it.")
     num_hidden_layers: int | None = Field(None, ge=1, description="Layers; fewer than the teacher's fade out.")
+    vocab_size: int | None = Field(
+        None,
+        ge=1,
+        examples=["12k"],
+        description="Pieces of the tokenizer that are kept at most, those that the text needs most; by default all.",
+    )
     output: Side = Field(
         "student",
         description="The space of its vectors: student (its own hidden size) or teacher (a last linear layer takes "
         "them there, so that they search an index of the teacher's, or of the model of distill.vectors_from; "
         "sentence-embedding).",
     )
+
+    @field_validator("vocab_size", mode="before")
+    @classmethod
+    def _counted(cls, value: Any) -> Any:
+        try:
+            return parse_count(value, where="") if isinstance(value, str) else value
+        except UserError as error:
+            raise ValueError(str(error)) from None
 
     @classmethod
     def of(cls, shape: Shape) -> PartialShape:

@@ -29,8 +29,9 @@ WORDS += ["packaged", "globs", "shape"]
 FLOORS = [
     set(WORDS),
     {"documents"},
-    {"encoder", "text", "runtime", "data"},
-    {"distill", "export", "measure", "evaluate", "finetune", "plan", "report"},
+    {"data"},
+    {"encoder", "text", "runtime"},
+    {"trim", "distill", "export", "measure", "evaluate", "finetune", "plan", "report"},
     {"workflow"},
     {"cli", "__init__"},
     {"__main__"},

@@ -24,6 +24,10 @@ _COMMANDS = {
     "distill": _Place(
         "distill.distill", "Distil a slim student out of a teacher by HomoDistil, or several students in one run."
     ),
+    "trim": _Place(
+        "trim.trim",
+        "Leave out the words that a text does not need: a smaller model of the same widths, without training.",
+    ),
     "export": _Place(
         "export.export",
         "Export a model to an ONNX package: the fastest candidate graph that answers as the model does.",

@@ -10,6 +10,7 @@ from homoexport.cli import screen
 from homoexport.cli.options import (
     COLUMNS,
     DATA,
+    VOCAB_SIZE,
     AsJson,
     Flag,
     Force,
@@ -40,6 +41,7 @@ _FIELDS = (
     Flag("student.num_attention_heads", "--heads"),
     Flag("student.num_hidden_layers", "--layers"),
     Flag("student.output", "--student-output"),
+    VOCAB_SIZE,
     "distill.vectors_from",
     "text.max_length",
     "distill.steps",
@@ -108,6 +110,7 @@ def _distilled(settings: Recipe, output: Path, progress: Progress, *, force: boo
     arguments: dict[str, Any] = {
         "text": settings.text,
         "settings": settings.distill,
+        "vocabulary": settings.vocabulary,
         "output": output,
         "seed": settings.seed,
         "force": force,

@@ -86,6 +86,7 @@ class Flag:
     option: str = ""  # where it is not called like the field
     help: str = ""  # where the field's description is not enough
     repeatable: bool = False  # for a list
+    as_text: bool = False  # for a number that may be written as 12k
 
     @property
     def parameter(self) -> str:
@@ -103,6 +104,7 @@ BUDGET = (
     Flag("budget.peak_rss_mb", "--memory"),
     Flag("budget.parameters", "--parameters"),
 )
+VOCAB_SIZE = Flag("student.vocab_size", as_text=True)
 # Text files with the columns that are read; `gathered` makes them sources.
 DATA = Flag("text.sources.files", "--data", repeatable=True)
 COLUMNS = (Flag("text.sources.column"), Flag("text.sources.pair_column"), Flag("text.sources.label_column"))
@@ -155,7 +157,7 @@ def _parameter(flag: Flag, field: FieldInfo) -> inspect.Parameter:
     """A field as an optional parameter of a command."""
     assert field.description or flag.help, f"{flag.field} has no description"
     option = flag.option or f"--{flag.field.rsplit('.', 1)[-1].replace('_', '-')}"
-    plain = list[str] if flag.repeatable else _plain(field.annotation)
+    plain = list[str] if flag.repeatable else str if flag.as_text else _plain(field.annotation)
     rules: list[Any] = field.metadata if plain in (int, float) else []
     settings = typer.Option(
         option,

@@ -31,7 +31,7 @@ from homoexport.documents.document import (
 )
 from homoexport.documents.graph import external_files
 from homoexport.documents.package import PackageDetails
-from homoexport.documents.student import DistilledDetails, FinetunedDetails, StudentDetails
+from homoexport.documents.student import DistilledDetails, FinetunedDetails, StudentDetails, TrimmedDetails
 from homoexport.errors import PackageError, readable
 from homoexport.host import HostDescription, describe_host, library_versions
 
@@ -74,7 +74,7 @@ class Manifest(Document):
     `digest` is that of its files' digests, `recipe` that of the recipe.
     """
 
-    VERSION: ClassVar[str] = "2.1"
+    VERSION: ClassVar[str] = "2.2"
 
     kind: ArtifactKind
     digest: str
@@ -109,6 +109,12 @@ class FinetunedManifest(StudentManifest):
     """The manifest of a student that was fine-tuned."""
 
     details: FinetunedDetails
+
+
+class TrimmedManifest(StudentManifest):
+    """The manifest of a model with fewer words."""
+
+    details: TrimmedDetails
 
 
 class PackageManifest(Manifest):
@@ -203,7 +209,7 @@ def write_manifest(
     *,
     parent: str | None = None,
     recipe: str | None = None,
-    details: DistilledDetails | FinetunedDetails | PackageDetails | None = None,
+    details: StudentDetails | PackageDetails | None = None,
 ) -> Manifest:
     """Describe every file now in `folder`, and write its manifest once they are on the disk; see `Manifest`."""
     files = {

@@ -56,6 +56,33 @@ class CorpusDescription(Figures):
     vectors: VectorsDescription | None = None
 
 
+class SplitTexts(Figures):
+    """What a trimmed tokenizer makes of texts, beside what the whole one made.
+
+    `same` is the share of texts whose pieces are the same ones; tokens are the mean of a text, special ones included;
+    `unknown_more` are the unknown pieces that were none before.
+    """
+
+    texts: int
+    same: float
+    tokens_before: float
+    tokens_after: float
+    unknown_more: int
+
+
+class VocabularyDescription(Figures):
+    """A trimmed vocabulary: its pieces before and after, those that no text can do without, those that the text has,
+    and what becomes of the held-out text and of awkward strings.
+    """
+
+    before: int
+    after: int
+    essential: int
+    in_text: int
+    held_out: SplitTexts
+    awkward: SplitTexts
+
+
 class _Details(Figures):
     """What is said of every student, with the model that it was made of and the seconds that this took."""
 
@@ -82,6 +109,7 @@ class DistilledDetails(_Details):
     objective: Objective
     processes: int
     text: CorpusDescription
+    vocabulary: VocabularyDescription | None = None
     held_out_loss: float
 
 
@@ -136,4 +164,14 @@ class FinetunedDetails(_Details):
     finetuned: FineTunedRun
 
 
-StudentDetails: TypeAlias = Annotated[DistilledDetails | FinetunedDetails, Field(discriminator="made_by")]
+class TrimmedDetails(_Details):
+    """A model that is its teacher with fewer words; nothing was trained."""
+
+    made_by: Literal["trimming"] = "trimming"
+    text: CorpusDescription
+    vocabulary: VocabularyDescription
+
+
+StudentDetails: TypeAlias = Annotated[
+    DistilledDetails | FinetunedDetails | TrimmedDetails, Field(discriminator="made_by")
+]

@@ -15,7 +15,13 @@ from homoexport.documents.artifact import MANIFEST, DistilledManifest, Manifest,
 from homoexport.documents.document import copy_file, digest_of
 from homoexport.documents.layout import CHECKPOINT, END_STATE, LOG, TRACKERS
 from homoexport.documents.output import output_errors, replacing
-from homoexport.documents.recipe import DistillSettings, StudentShape, TextSettings, TextSource
+from homoexport.documents.recipe import (
+    DistillSettings,
+    StudentShape,
+    TextSettings,
+    TextSource,
+    VocabularySettings,
+)
 from homoexport.documents.run_folder import (
     begin,
     check_output,
@@ -24,12 +30,10 @@ from homoexport.documents.run_folder import (
     is_finished,
     refuse_other_work,
 )
-from homoexport.errors import PackageError, RecipeError
-from homoexport.host import available_cores
+from homoexport.errors import PackageError
 from homoexport.shape import PartialShape, Shape
-from homoexport.text.peek import check_sources
+from homoexport.workflow.job import check_before_loading, open_job
 from homoexport.workflow.progress import QUIET, Progress
-from homoexport.workflow.vectors import check_vectors, given_vectors
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -58,6 +62,7 @@ def distill(
     shape: PartialShape,
     settings: DistillSettings,
     output: Path,
+    vocabulary: VocabularySettings | None = None,
     seed: int = 0,
     force: bool = False,
     resume: bool = False,
@@ -73,6 +78,7 @@ def distill(
         teacher: hub name, folder, or `package:DISTRIBUTION/PATH`; or what `load_encoder` made of one of these.
         text: what to distil on, or a glob of files of it.
         output: becomes the student's folder: config, weights, tokenizer, log, manifest.
+        vocabulary: which pieces of the tokenizer stay; all, unless it or `shape.vocab_size` is given.
         seed: of data order, held-out split and masks.
         force: replace `output` where it is a folder that homoexport wrote.
         resume: go on from the last checkpoint in `output`, on any number of processes.
@@ -89,11 +95,11 @@ def distill(
     """
     if isinstance(text, str):
         text = TextSettings(sources=(TextSource(files=text),))
-    work = _work_digest(teacher, text, [shape], settings, seed)
+    work = _work_digest(teacher, text, [shape], settings, seed, vocabulary)
     check_output(output, "student", work, inputs=_inputs(teacher, text, settings), force=force, resume=resume)
     if resume and _is_done(output):
         return verify(output, DistilledManifest, strict=False)
-    check_before_loading(text, settings)
+    check_before_loading(text, settings, vocabulary)
     from homoexport.stages.distill import all_processes_alive
     from homoexport.workflow.student import Place, run_student
 
@@ -104,6 +110,7 @@ def distill(
             settings=settings,
             seed=seed,
             shapes=[shape],
+            vocabulary=vocabulary,
             tracker_dir=output / TRACKERS,
             progress=progress,
         )
@@ -184,6 +191,7 @@ def distill_students(
     shapes: Sequence[StudentShape],
     settings: DistillSettings,
     output: Path,
+    vocabulary: VocabularySettings | None = None,
     seed: int = 0,
     force: bool = False,
     resume: bool = False,
@@ -197,12 +205,12 @@ def distill_students(
     are named and the widest comes first; `output` becomes a folder with a student's folder for each name, which are
     returned in this order.
     """
-    work = _work_digest(teacher, text, shapes, settings, seed)
+    work = _work_digest(teacher, text, shapes, settings, seed, vocabulary)
     check_output(output, "student", work, inputs=_inputs(teacher, text, settings), force=force, resume=resume)
     folders = [output / str(shape.name) for shape in shapes]
     if resume and all(_is_done(folder) for folder in folders):
         return folders
-    check_before_loading(text, settings)
+    check_before_loading(text, settings, vocabulary)
     from homoexport.stages.distill import all_processes_alive
     from homoexport.workflow.student import Place, run_student
 
@@ -218,6 +226,7 @@ def distill_students(
             settings=settings,
             seed=seed,
             shapes=shapes,
+            vocabulary=vocabulary,
             tracker_dir=output / TRACKERS,
             progress=progress,
         )
@@ -262,97 +271,19 @@ def _finish_branch(job: Job, place: Place, target: Shape, *, trunk: Path, finish
     run_student(job.with_settings(settings), place, target)
 
 
-def check_before_loading(text: TextSettings, settings: DistillSettings) -> None:
-    """Find what is wrong with the text's sources, their vectors and the threads while nothing is loaded yet.
-
-    Raises:
-        TextError, RecipeError: a file, a column, vectors or a number of threads that cannot be had.
-    """
-    check_threads(settings.threads, where="distill.threads")
-    check_vectors(text, settings)
-    check_sources(text, settings.objective)
-
-
-def check_threads(threads: int | None, *, where: str) -> None:
-    """Refuse (RecipeError) more threads than there are cores, where no GPU computes."""
-    cores = available_cores()
-    if threads and threads > cores and not _has_gpu():
-        raise RecipeError(
-            f"{threads} threads where {cores} core{'s' * (cores > 1)} may be used",
-            where=where,
-            hint=f"at most {cores}, or leave it out",
-        )
-
-
-def _has_gpu() -> bool:
-    """Whether torch finds a GPU; it is not asked, for it takes seconds to import, where there is no driver of one."""
-    if not any(Path("/dev", driver).exists() for driver in ("nvidiactl", "kfd", "dxg")):
-        return False
-    import torch
-
-    return torch.cuda.is_available()
-
-
-def open_job(
+def _work_digest(
     teacher: str | Encoder,
-    *,
     text: TextSettings,
+    shapes: Sequence[PartialShape],
     settings: DistillSettings,
     seed: int,
-    shapes: Sequence[PartialShape] = (),
-    tracker_dir: Path | None = None,
-    progress: Progress = QUIET,
-) -> Job:
-    """Load the teacher and the text, and join the other processes; the text comes last, for it takes longest.
-
-    Every process raises what the first one to fail did. The widest shape comes first.
-    """
-    from homoexport.encoder import load_encoder
-    from homoexport.stages.distill import (
-        TASKS,
-        Job,
-        failing_together,
-        join_processes,
-        refuse_silent_teacher,
-        targets_of,
-    )
-    from homoexport.text.corpus import require_batch
-    from homoexport.text.prepare import prepare_text
-
-    accelerator = join_processes(settings, seed=seed, tracker_dir=tracker_dir)
-    with failing_together(accelerator):
-        encoder = load_encoder(teacher, task=TASKS[settings.objective]) if isinstance(teacher, str) else teacher
-        targets = targets_of(encoder, shapes, settings, max_length=text.max_length)
-        vectors = given_vectors(settings, accelerator, progress)
-    labels = encoder.model.config.label2id if "classification" in settings.objective else None
-    for first in (True, False):  # the first process of each machine fills the cache that the others then find
-        with failing_together(accelerator):
-            if accelerator.is_local_main_process == first:
-                corpus = prepare_text(
-                    text,
-                    encoder.tokenizer,
-                    objective=settings.objective,
-                    seed=seed,
-                    label2id=labels,
-                    of_scores=encoder.model.config.num_labels == 1 and settings.objective == "classification",
-                    vectors=vectors,
-                    process=accelerator.process_index,
-                    processes=accelerator.num_processes,
-                )
-                require_batch(corpus, settings.batch_size)
-    output = shapes[0].output if shapes else "student"
-    job = Job(encoder, corpus, settings, accelerator, text.max_length, seed, targets, output)
-    refuse_silent_teacher(job)
-    return job
-
-
-def _work_digest(
-    teacher: str | Encoder, text: TextSettings, shapes: Sequence[PartialShape], settings: DistillSettings, seed: int
+    vocabulary: VocabularySettings | None = None,
 ) -> str:
     """What must not change between a run and its resumption; where and how it is computed may."""
     fixed = settings.model_dump(mode="json", exclude=_FREE_TO_CHANGE)
     asked = [shape.model_dump(mode="json") for shape in shapes]
-    return digest_of([_name_of(teacher), text.model_dump(mode="json"), asked, fixed, seed])
+    words = [] if vocabulary is None else [vocabulary.model_dump(mode="json")]
+    return digest_of([_name_of(teacher), text.model_dump(mode="json"), asked, fixed, seed, *words])
 
 
 def _name_of(teacher: str | Encoder) -> str:

@@ -45,7 +45,7 @@ from homoexport.stages.evaluate import (
     open_model,
     read_learned,
 )
-from homoexport.workflow.distill import check_threads
+from homoexport.workflow.job import check_threads
 from homoexport.workflow.progress import QUIET, Progress
 
 _HELD_OUT_TEXTS = 1000  # that a student carries for the checks of its export

@@ -53,9 +53,10 @@ from homoexport.shape import PartialShape
 from homoexport.stages.evaluate import quality_of_run, torch_package
 from homoexport.stages.measure import check_measurement
 from homoexport.stages.plan.choice import lighter, narrower
-from homoexport.workflow.distill import check_before_loading, distill, forget_state, prune_on
+from homoexport.workflow.distill import distill, forget_state, prune_on
 from homoexport.workflow.export import export_model, held_out_texts, threads_here
 from homoexport.workflow.gate import Gate, check_gate, gate_data
+from homoexport.workflow.job import check_before_loading
 from homoexport.workflow.measure import measure_once, refuse_emulated_latency, texts_of
 from homoexport.workflow.plan import plan
 from homoexport.workflow.progress import QUIET, Progress
@@ -125,7 +126,7 @@ def check_recipe(recipe: Recipe) -> Encoder:
     refuse_emulated_latency(recipe.budget, settings.device)
     workload = settings.threads, settings.batch_size, settings.length
     check_measurement(settings.device, [workload], texts=texts_of(settings), min_seconds=settings.min_seconds)
-    check_before_loading(recipe.text, recipe.distill)
+    check_before_loading(recipe.text, recipe.distill, recipe.vocabulary)
     judged = None if recipe.quality is None else gate_data(recipe.quality)
     from homoexport.encoder import load_encoder, max_length_of
     from homoexport.stages.distill import TASKS, target_of
@@ -260,7 +261,7 @@ class _Journey:
         if self._is_done(student):
             return
         if turns.last is None:
-            work = partial(distill, self.teacher, keep_state=recipe.is_planned)
+            work = partial(distill, self.teacher, vocabulary=recipe.vocabulary, keep_state=recipe.is_planned)
         else:
             work = partial(prune_on, turns.last / STUDENT, teacher=self.teacher)
         with self._stage("distill", f"Distilling {recipe.teacher}"):

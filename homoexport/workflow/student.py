@@ -307,6 +307,7 @@ class StudentWriter:
             steps=0 if job.settings.method == "repair" else self.steps_done,
             processes=job.accelerator.num_processes,
             text=job.corpus.description,
+            vocabulary=job.vocabulary,
             held_out_loss=loss,
             seconds=round(self.seconds, 3),
         )

@@ -5,7 +5,15 @@ and leaves get plain values.
 """
 
 from homoexport.documents.recipe.parsing import load_recipe, parse_as, read_recipe_tree, section_of, with_target
-from homoexport.documents.recipe.run import BenchRecipe, ExportRecipe, FinetuneRecipe, PlanRecipe, Recipe, Tree
+from homoexport.documents.recipe.run import (
+    BenchRecipe,
+    ExportRecipe,
+    FinetuneRecipe,
+    PlanRecipe,
+    Recipe,
+    Tree,
+    TrimRecipe,
+)
 from homoexport.documents.recipe.sections import (
     SEED_STUDENTS,
     DistillSettings,
@@ -15,6 +23,7 @@ from homoexport.documents.recipe.sections import (
     MeasureSettings,
     QualitySettings,
     StudentShape,
+    VocabularySettings,
 )
 from homoexport.documents.recipe.text import TextSettings, TextSource
 
@@ -35,6 +44,8 @@ __all__ = [
     "TextSettings",
     "TextSource",
     "Tree",
+    "TrimRecipe",
+    "VocabularySettings",
     "load_recipe",
     "parse_as",
     "read_recipe_tree",

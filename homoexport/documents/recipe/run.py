@@ -19,8 +19,10 @@ from homoexport.documents.recipe.sections import (
     QualitySettings,
     Section,
     StudentShape,
+    VocabularySettings,
 )
 from homoexport.documents.recipe.text import TextSettings
+from homoexport.shape import PartialShape
 
 Tree: TypeAlias = dict[str, Any]  # a recipe, or a part of one, before it is parsed
 
@@ -38,6 +40,9 @@ class Recipe(Section):
         (),
         description="Several students out of one run, the widest first: shapes, or HomoBERT's names "
         "(base, small, xsmall, tiny).",
+    )
+    vocabulary: VocabularySettings | None = Field(
+        None, description="Which pieces of the tokenizer stay, where the student is to have fewer than its teacher."
     )
     distill: DistillSettings = Field(description="How to distil.")
     export: ExportSettings = Field(ExportSettings(), description="How to export and quantize.")
@@ -79,6 +84,8 @@ class Recipe(Section):
             )
         if self.student is not None and (ignored := self.student.model_fields_set & {"name", "finish"}):
             raise ValueError(f"student.{ignored.pop()} is for one of several 'students'")
+        if self.is_planned and self.vocabulary is not None:
+            raise ValueError("'vocabulary' is of a student whose shape is given: name a 'student'")
         names = [student.name for student in self.students]
         if None in names or len({str(name).lower() for name in names}) < len(names):
             raise ValueError("each of 'students' needs a name of its own")
@@ -125,6 +132,15 @@ class PlanRecipe(RecipePart):
     export: ExportSettings = ExportSettings()
     measure: MeasureSettings = MeasureSettings()
     budget: Budget = Budget()
+
+
+class TrimRecipe(RecipePart):
+    """What trimming takes of a run's recipe."""
+
+    text: TextSettings
+    student: PartialShape = PartialShape()
+    vocabulary: VocabularySettings = VocabularySettings()
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the text that is held out.")
 
 
 class ExportRecipe(RecipePart):

@@ -104,6 +104,20 @@ class LossWeights(Section):
         return self
 
 
+class VocabularySettings(Section):
+    """Which pieces of the tokenizer stay; `student.vocab_size` says how many."""
+
+    min_count: int = Field(
+        0,
+        ge=0,
+        description="Times that the text has a piece at least, for it to stay; 0 leaves the choice to its size.",
+    )
+    keep: str | None = Field(
+        None,
+        description="Glob of txt files of what is to be split as it is now: names, terms, a line each.",
+    )
+
+
 _OF_A_PATH = {"prune_schedule", "prune_from", "prune_until", "prune_every"}
 
 
@@ -270,7 +284,9 @@ class ExportSettings(Section):
         description="; ".join(f"{name}: {meaning}" for name, meaning in QUANTIZE_HELP.items()) + ".",
     )
     embeddings: EmbeddingChoice = Field(
-        "auto", description="Embedding tables in fp32, int8 or int4; auto: int8 where weights are quantized."
+        "auto",
+        description="Embedding tables in fp32, int8, int4 or pq (words by product quantization, 2 bits a number); auto:"
+        " int8 where weights are quantized.",
     )
     opset: int | None = Field(
         None, ge=18, description="ONNX opset of the graph; by default 18, with newer operators where they are faster."

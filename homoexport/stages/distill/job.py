@@ -21,6 +21,7 @@ from accelerate.utils import DistributedType, LoggerType, gather_object
 
 from homoexport.choices import ModelTask, Objective, Side
 from homoexport.documents.recipe import DistillSettings
+from homoexport.documents.student import VocabularyDescription
 from homoexport.encoder import Encoder, Family, family_of, weights_digest
 from homoexport.errors import RecipeError, TeacherError, TrainingError, UserError
 from homoexport.host import available_cores, describe_host
@@ -49,7 +50,7 @@ class Job:
     """What every run of one distillation shares: a loaded teacher, its text, and the processes that distil it.
 
     `targets` are the shapes of the students that were asked for, the widest first; `output` is the space that they
-    answer in.
+    answer in; `vocabulary` is what is left of the teacher's words, where they are fewer.
     """
 
     encoder: Encoder
@@ -60,6 +61,7 @@ class Job:
     seed: int
     targets: tuple[Shape, ...]
     output: Side = "student"
+    vocabulary: VocabularyDescription | None = None
 
     @property
     def family(self) -> Family:

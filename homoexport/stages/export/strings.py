@@ -21,10 +21,10 @@ from homoexport.documents.package import PackedTokenizer, TokenizerKind
 from homoexport.errors import HomoexportError, ParityError, UserError
 from homoexport.runtime.session import OnnxSession
 from homoexport.runtime.worker.inputs import padded_tokens
-from homoexport.stages.export.awkward_text import PLAIN_ENGLISH, awkward_texts
 from homoexport.stages.export.byte_level import BYTE_LEVEL_OPERATORS, write_byte_level
 from homoexport.stages.export.sequences import EXTENSIONS_DOMAIN, GraphWriter, backend_of, read_frame, write_sequences
 from homoexport.stages.export.wordpiece import WORDPIECE_OPERATORS, write_wordpiece
+from homoexport.text.awkward import PLAIN_ENGLISH, awkward_texts
 
 TEXT_INPUT = "text"
 _COMPARED = ("input_ids", "attention_mask")

@@ -15,7 +15,8 @@ from homoexport.errors import RecipeError
 from homoexport.shape import PartialShape
 from homoexport.stages.distill import Run, distill_encoder, objective, targets_of
 from homoexport.stages.distill.batches import BatchMaker, MicroBatch
-from homoexport.workflow.distill import distill, distill_students, open_job
+from homoexport.workflow.distill import distill, distill_students
+from homoexport.workflow.job import open_job
 from homoexport.workflow.progress import Progress
 from tests.dense import write_layers
 from tests.stages.distill.test_loop import SHAPE, Stop, run_of, settings_of, text_of

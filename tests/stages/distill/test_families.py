@@ -13,7 +13,7 @@ from homoexport.documents.recipe import DistillSettings, LossWeights, StudentSha
 from homoexport.documents.student import StepRecord
 from homoexport.encoder import Encoder, save_encoder
 from homoexport.stages.distill import Run, target_of
-from homoexport.workflow.distill import open_job
+from homoexport.workflow.job import open_job
 from tests.conftest import BERT_TINY, FAMILY_CONFIGS, MINILM, tiny_model, tiny_tokenizer
 from tests.encoder.weights import MPNET, needs_mpnet
 from tests.stages.distill.test_loop import settings_of, text_of

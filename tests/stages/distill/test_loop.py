@@ -23,7 +23,8 @@ from homoexport.encoder.fake_quant import round_columns
 from homoexport.errors import OutputError, PackageError, RecipeError, ShapeError, TextError
 from homoexport.stages.distill import Run, target_of
 from homoexport.stages.distill.batches import BatchMaker
-from homoexport.workflow.distill import distill, open_job
+from homoexport.workflow.distill import distill
+from homoexport.workflow.job import open_job
 from homoexport.workflow.progress import Progress
 from tests.conftest import MINILM
 

@@ -7,7 +7,7 @@ import pytest
 from homoexport.documents.recipe import DistillSettings, StudentShape, TextSettings, TextSource
 from homoexport.stages.distill import Run, target_of
 from homoexport.stages.distill.evaluation import held_out_loss
-from homoexport.workflow.distill import open_job
+from homoexport.workflow.job import open_job
 from tests.conftest import BERT_TINY
 
 TEXT = TextSettings(

@@ -16,7 +16,8 @@ from homoexport.documents.layout import LOG
 from homoexport.documents.recipe import LossWeights, StudentShape, TextSettings, TextSource
 from homoexport.errors import TeacherError, TextError
 from homoexport.stages.distill import Run, target_of
-from homoexport.workflow.distill import distill, open_job
+from homoexport.workflow.distill import distill
+from homoexport.workflow.job import open_job
 from tests.conftest import tiny_bert, tiny_tokenizer
 from tests.stages.distill.test_loop import SHAPE, TASK_ALONE, settings_of
 

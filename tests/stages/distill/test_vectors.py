@@ -21,7 +21,8 @@ from homoexport.encoder import load_encoder
 from homoexport.errors import RecipeError, TeacherError, TextError, UserError
 from homoexport.stages.distill import Job, Run, distill_encoder, objective
 from homoexport.stages.evaluate import torch_package
-from homoexport.workflow.distill import check_before_loading, distill, distill_students, open_job
+from homoexport.workflow.distill import distill, distill_students
+from homoexport.workflow.job import check_before_loading, open_job
 from homoexport.workflow.progress import Progress
 from tests.conftest import WORDS, sentence_vectors, tiny_model, word_tokenizer
 from tests.dense import write_layers

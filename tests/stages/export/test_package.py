@@ -25,11 +25,11 @@ from homoexport.encoder.sentence import read_dense_modules
 from homoexport.errors import OutputError, PackageError, ParityError, UserError
 from homoexport.runtime.inference import open_package
 from homoexport.stages.export import candidates
-from homoexport.stages.export.awkward_text import awkward_texts
 from homoexport.stages.export.hub import push_to_hub
 from homoexport.stages.export.ladder import make_batches
 from homoexport.stages.export.parity import FEWER_BITS_MIN_COSINE, check_parity
 from homoexport.stages.export.strings import extensions_library
+from homoexport.text.awkward import awkward_texts
 from tests.conftest import BERT_TINY, MINILM, tiny_model, tiny_tokenizer
 from tests.dense import vectors_by_hand, write_layers
 from tests.stages.export.conftest import SUMS_OVERFLOW, export_package

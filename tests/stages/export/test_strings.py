@@ -19,9 +19,9 @@ from homoexport.documents.package import PackedTokenizer
 from homoexport.encoder.loading import resolve_folder
 from homoexport.errors import ParityError, UserError
 from homoexport.stages.export import strings, wordpiece
-from homoexport.stages.export.awkward_text import PLAIN_ENGLISH, awkward_texts
 from homoexport.stages.export.strings import extensions_library, pack_tokenizer
 from homoexport.stages.export.wordpiece import read_wordpiece
+from homoexport.text.awkward import PLAIN_ENGLISH, awkward_texts
 from tests.conftest import BERT_TINY, MINILM, SPECIAL, WORDS, tiny_tokenizer, with_berts_tokens
 from tests.encoder.weights import MPNET, needs_mpnet
 

@@ -1,0 +1,5 @@
+"""Fewer words: which pieces of a tokenizer stay, its file with these alone, and what it then makes of texts."""
+
+from homoexport.stages.trim.trim import Trimmed, trim
+
+__all__ = ["Trimmed", "trim"]

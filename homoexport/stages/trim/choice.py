@@ -1,0 +1,68 @@
+"""Which pieces a vocabulary keeps: what no text can do without, what is asked for, and then what is used most."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from homoexport.errors import RecipeError
+from homoexport.stages.trim.pieces import Pieces
+
+# A text shows little of what is rare in it, and the tokenizer was made of far more: its share of what is used.
+# Measured at 12,000 of MiniLM's 30,522 pieces: 0.839 on STS-B without it, 0.845 with it, held-out text as before.
+_SHARE_OF_TOKENIZER = 0.1
+
+
+def choose(
+    pieces: Pieces,
+    counts: NDArray[np.int64],
+    *,
+    size: int | None = None,
+    min_count: int = 0,
+    always: Iterable[int] = (),
+) -> list[int]:
+    """Ids to keep, ascending.
+
+    Args:
+        counts: of each id in the text, [V].
+        size: pieces at most; by default all that the text has often enough.
+        min_count: times that the text has a piece at least, for it to stay; without a size at least once.
+        always: ids that stay whatever the text has.
+
+    Raises:
+        RecipeError: `size` is less than what no text can do without.
+    """
+    kept = set(pieces.essential)
+    for index in always:
+        kept |= pieces.with_what_makes(index)
+    limit = len(counts) if size is None else size
+    if len(kept) > limit:
+        what = f"{limit} pieces are fewer than the {len(kept)} that no text can do without (characters, special tokens)"
+        raise RecipeError(what, where="vocab_size", hint=f"give {len(kept)} or more")
+    usage = _usage(pieces, counts)
+    order = np.argsort(-usage, kind="stable")
+    enough = counts[order] >= (max(1, min_count) if size is None else min_count)
+    for index in order[enough & (usage[order] > 0)].tolist():
+        more = pieces.with_what_makes(index) - kept
+        if len(kept) + len(more) <= limit:
+            kept |= more
+    return sorted(kept | _that_nothing_else_tells(pieces, kept))
+
+
+def _usage(pieces: Pieces, counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Share of what is used that each id has, [V]: in the text, and a little by what the tokenizer was made of."""
+    of_tokenizer = np.zeros(len(counts))
+    for index, share in pieces.expected().items():
+        of_tokenizer[index] = share
+    in_text = counts / max(1, counts.sum())
+    usage: NDArray[np.float64] = (1 - _SHARE_OF_TOKENIZER) * in_text + _SHARE_OF_TOKENIZER * of_tokenizer
+    return usage
+
+
+def _that_nothing_else_tells(pieces: Pieces, kept: set[int]) -> set[int]:
+    """Pieces that would become the unknown one, for want of their single characters."""
+    gone = [index for index in pieces.names if index not in kept]
+    parts = pieces.parts(kept, gone)
+    return {index for index in gone if not parts[index] or pieces.unknown in parts[index]}

@@ -1,0 +1,73 @@
+"""From a model and its text to the model with the words that the text needs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+from homoexport.documents.recipe import VocabularySettings
+from homoexport.documents.student import VocabularyDescription
+from homoexport.encoder import Encoder
+from homoexport.encoder.vocabulary import with_vocabulary
+from homoexport.errors import RecipeError, TeacherError
+from homoexport.stages.trim.choice import choose
+from homoexport.stages.trim.compare import compare
+from homoexport.stages.trim.pieces import Pieces
+from homoexport.text.awkward import awkward_texts
+from homoexport.text.corpus import Corpus
+from homoexport.text.counts import count_tokens
+
+
+@dataclass(frozen=True)
+class Trimmed:
+    """A model with fewer words, the ids that these had before in ascending order, and what was found."""
+
+    encoder: Encoder
+    kept: tuple[int, ...]
+    vocabulary: VocabularyDescription
+
+
+def trim(
+    encoder: Encoder, corpus: Corpus, settings: VocabularySettings, *, size: int | None, whole: Sequence[str] = ()
+) -> Trimmed:
+    """The model with the pieces that the text needs; `corpus` is tokenized by its tokenizer.
+
+    Args:
+        size: pieces at most; by default all that the text has.
+        whole: texts that are to be split as now.
+
+    Raises:
+        TeacherError: a tokenizer whose vocabulary cannot be trimmed.
+        RecipeError: `size` is less than what no text can do without, or not less than the tokenizer has.
+    """
+    tokenizer = encoder.tokenizer
+    if not tokenizer.is_fast:
+        what, hint = "its tokenizer has no tokenizer.json", "save it with a fast tokenizer"
+        raise TeacherError(what, where=encoder.source, hint=hint)
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    pieces = Pieces(json.loads(backend.to_str()), encoder.source)
+    before = len(set(pieces.names) | set(pieces.added.values()))
+    if size is not None and size > before:
+        what = f"{size} pieces are more than the {before} that its tokenizer has"
+        raise RecipeError(what, where="vocab_size", hint=f"give fewer than {before}, or leave it out")
+    counts = count_tokens(corpus, encoder.model.config.vocab_size)
+    always = chain.from_iterable(encoding.ids for encoding in backend.encode_batch(list(whole)))
+    kept = choose(pieces, counts, size=size, min_count=settings.min_count, always=always)
+    trimmed = with_vocabulary(encoder, kept, pieces.keeping(kept).file)
+    awkward = list(chain.from_iterable(awkward_texts(pieces.added).values()))
+    return Trimmed(
+        encoder=trimmed,
+        kept=tuple(kept),
+        vocabulary=VocabularyDescription(
+            before=before,
+            after=len(kept),
+            essential=len(pieces.essential),
+            in_text=int((counts > 0).sum()),
+            held_out=compare(tokenizer, trimmed.tokenizer, kept, corpus.held_out_texts),
+            awkward=compare(tokenizer, trimmed.tokenizer, kept, awkward),
+        ),
+    )

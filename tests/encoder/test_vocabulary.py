@@ -1,0 +1,59 @@
+"""A model with fewer words answers as before on those that stay: every family, every head."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from homoexport.encoder.vocabulary import with_words
+from tests.conftest import AUTO_CLASSES, FAMILY_CONFIGS, WORDS, tiny_model
+
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+KEPT = [0, 1, 2, 3, 4, *range(7, len(WORDS), 3)]
+
+
+def _answers(model, ids):
+    with torch.no_grad():
+        result = model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    return result.logits if "logits" in result else result.last_hidden_state
+
+
+def _holds(smaller, model, head):
+    places = torch.randint(5, len(KEPT), (3, 12), generator=torch.Generator().manual_seed(0))
+    expected = _answers(model, torch.tensor(KEPT)[places])
+    found = _answers(smaller, places)
+    if head == "masked-lm":
+        expected = expected[..., KEPT]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("head", AUTO_CLASSES)
+@pytest.mark.parametrize("kind", FAMILY_CONFIGS)
+def test_the_words_that_stay_answer_as_before(kind, head, tmp_path):
+    model = tiny_model(kind, head)
+    smaller = with_words(model, KEPT)
+    assert smaller.config.vocab_size == len(KEPT)
+    assert smaller.get_input_embeddings().weight.shape[0] == len(KEPT)
+    _holds(smaller, model, head)
+    smaller.save_pretrained(tmp_path)
+    _holds(AUTO_CLASSES[head].from_pretrained(tmp_path).eval(), model, head)
+
+
+@pytest.mark.parametrize("kind", FAMILY_CONFIGS)
+def test_a_decoder_that_is_not_tied_loses_its_rows_too(kind):
+    config = tiny_model(kind).config
+    config.tie_word_embeddings = False
+    model = AUTO_CLASSES["masked-lm"].from_config(config).eval()
+    assert model.get_output_embeddings().weight is not model.get_input_embeddings().weight
+    _holds(with_words(model, KEPT), model, "masked-lm")
+
+
+def test_as_many_words_as_the_model_is_wide():
+    """What has the length of the vocabulary by chance keeps it."""
+    model = tiny_model("bert", "masked-lm", hidden_size=len(WORDS), heads=5)
+    _holds(with_words(model, KEPT), model, "masked-lm")
+
+
+def test_the_config_counts_anew():
+    config = with_words(tiny_model("bert"), [0, 2, 3, 9]).config
+    assert (config.pad_token_id, config.bos_token_id, config.eos_token_id) == (0, 1, 2)

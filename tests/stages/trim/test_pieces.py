@@ -1,0 +1,140 @@
+"""Tokenizers of each kind, trained on a few sentences and trimmed: ids, merges, added tokens, what becomes of texts."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from homoexport.data import sample_text
+from homoexport.errors import RecipeError, TeacherError
+from homoexport.stages.trim.choice import choose
+from homoexport.stages.trim.pieces import Pieces
+from homoexport.text.awkward import awkward_texts
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+TEXTS = [*sample_text(), *(text.upper() for text in sample_text()), "naïve café, 東京 und Straße"]
+KINDS = ("WordPiece", "BPE of bytes", "BPE with bytes to fall back on", "Unigram")
+
+
+def _trained(kind):
+    if kind == "WordPiece":
+        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        trainer = trainers.WordPieceTrainer(vocab_size=400, special_tokens=SPECIAL)
+    elif kind == "BPE of bytes":
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=SPECIAL, initial_alphabet=alphabet)
+    elif kind == "BPE with bytes to fall back on":
+        tokenizer = Tokenizer(models.BPE(unk_token="[UNK]", byte_fallback=True, fuse_unk=True))
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+        bytes_ = [f"<0x{index:02X}>" for index in range(256)]
+        trainer = trainers.BpeTrainer(vocab_size=700, special_tokens=[*SPECIAL, *bytes_])
+    else:
+        tokenizer = Tokenizer(models.Unigram())
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+        trainer = trainers.UnigramTrainer(vocab_size=300, special_tokens=SPECIAL, unk_token="[UNK]")
+    tokenizer.train_from_iterator(TEXTS * 3, trainer)
+    tokenizer.add_special_tokens(["<query>"])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    )
+    return tokenizer
+
+
+def _trimmed(tokenizer, texts, size=None, **how):
+    """The pieces before, the ids that stay, and the tokenizer after."""
+    pieces = Pieces(json.loads(tokenizer.to_str()), "a tokenizer")
+    counts = np.zeros(tokenizer.get_vocab_size(), np.int64)
+    for encoding in tokenizer.encode_batch(texts):
+        np.add.at(counts, encoding.ids, 1)
+    kept = choose(pieces, counts, size=size, **how)
+    return pieces, kept, Tokenizer.from_str(json.dumps(pieces.keeping(kept).file))
+
+
+def _letters(tokenizer, ids):
+    """A text without its spaces and the marks of words that go on."""
+    return tokenizer.decode(ids).replace(" ", "").replace("##", "")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_the_text_has_is_split_as_before(kind):
+    tokenizer = _trained(kind)
+    texts = [f"{text} <query>" for text in sample_text()[:4]]
+    _, kept, smaller = _trimmed(tokenizer, texts)
+    assert smaller.get_vocab_size() == len(kept) < tokenizer.get_vocab_size()
+    for before, after in zip(tokenizer.encode_batch(texts), smaller.encode_batch(texts), strict=True):
+        assert [kept[index] for index in after.ids] == before.ids
+        assert after.tokens == before.tokens
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_becomes_unknown_that_was_known(kind):
+    tokenizer = _trained(kind)
+    least = len(Pieces(json.loads(tokenizer.to_str()), "").essential)
+    _, kept, smaller = _trimmed(tokenizer, sample_text()[:1], size=least + 20)
+    assert len(kept) <= least + 30  # and what nothing else tells
+    unknown = tokenizer.token_to_id("[UNK]")
+    for texts in awkward_texts(["[MASK]", "<query>"]).values():
+        for before, after in zip(tokenizer.encode_batch(texts), smaller.encode_batch(texts), strict=True):
+            assert [kept[index] for index in after.ids].count(unknown) <= before.ids.count(unknown)
+            if unknown not in before.ids:
+                assert _letters(smaller, after.ids) == _letters(tokenizer, before.ids)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_more_pieces_are_never_more_tokens(kind):
+    tokenizer = _trained(kind)
+    pieces = Pieces(json.loads(tokenizer.to_str()), "")
+    lengths = []
+    for share in (0.0, 0.3, 0.6, 1.0):
+        size = len(pieces.essential) + round(share * (tokenizer.get_vocab_size() - len(pieces.essential)))
+        smaller = _trimmed(tokenizer, TEXTS, size=size)[2]
+        lengths.append(sum(len(encoding.ids) for encoding in smaller.encode_batch(TEXTS)))
+    assert lengths == sorted(lengths, reverse=True)
+    assert lengths[-1] == sum(len(encoding.ids) for encoding in tokenizer.encode_batch(TEXTS))
+
+
+def test_merges_are_kept_with_what_they_are_made_of():
+    tokenizer = _trained("BPE of bytes")
+    pieces, kept, _ = _trimmed(tokenizer, TEXTS, size=300)
+    file = pieces.keeping(kept).file
+    left = [tuple(merge) for merge in file["model"]["merges"]]
+    assert left
+    for one, other in left:
+        assert {one, other, one + other} <= file["model"]["vocab"].keys()
+    order = [tuple(merge) for merge in pieces.file["model"]["merges"]]
+    assert left == [merge for merge in order if merge in set(left)]
+
+
+def test_what_must_stay_stays():
+    tokenizer = _trained("WordPiece")
+    known = next(index for piece, index in tokenizer.get_vocab().items() if len(piece) > 5 and piece.isalpha())
+    least = len(Pieces(json.loads(tokenizer.to_str()), "").essential)
+    assert known not in _trimmed(tokenizer, ["a"], size=least)[1]
+    assert known in _trimmed(tokenizer, ["a"], size=least + 1, always=[known])[1]
+    assert known not in _trimmed(tokenizer, ["a"])[1]
+
+
+def test_rare_pieces_go():
+    tokenizer = _trained("WordPiece")
+    text = sample_text()[:3]
+    often, once = _trimmed(tokenizer, text, min_count=2)[1], _trimmed(tokenizer, text)[1]
+    assert set(often) < set(once)
+
+
+def test_too_few_are_refused():
+    tokenizer = _trained("WordPiece")
+    with pytest.raises(RecipeError, match=r"vocab_size: 20 pieces are fewer than the \d+ that no text can do without"):
+        _trimmed(tokenizer, TEXTS, size=20)
+
+
+def test_other_kinds_are_refused():
+    with pytest.raises(TeacherError, match="is a WordLevel, whose vocabulary cannot be trimmed"):
+        Pieces(json.loads(Tokenizer(models.WordLevel({"a": 0}, unk_token="a")).to_str()), "some/model")

@@ -1,0 +1,140 @@
+"""Fewer words: a folder of the model with them, a student that is distilled with them, and what cannot be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
+
+from homoexport.data import sample_text
+from homoexport.documents.artifact import DistilledManifest, TrimmedManifest, verify
+from homoexport.documents.recipe import DistillSettings, TextSettings, TextSource, VocabularySettings
+from homoexport.encoder import load_encoder
+from homoexport.errors import RecipeError
+from homoexport.shape import PartialShape
+from homoexport.workflow.distill import distill
+from homoexport.workflow.job import open_job
+from homoexport.workflow.trim import trim
+from tests.conftest import SPECIAL, sentence_vectors, with_berts_tokens
+
+
+@pytest.fixture
+def teacher(tmp_path: Path) -> Path:
+    """A tiny BERT of 300 pieces, which more text was read for than there is now."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=SPECIAL)
+    tokenizer.train_from_iterator([*sample_text(), "zebra zebras quagga okapi " * 20], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    folder = tmp_path / "teacher"
+    with_berts_tokens(tokenizer, model_max_length=64).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=32,
+        num_attention_heads=4,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        max_position_embeddings=64,
+        initializer_range=0.2,
+    )
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    path = tmp_path / "texts.txt"
+    words = " ".join(sample_text()).split()
+    path.write_text("\n".join(" ".join(words[at : at + 8]) for at in range(0, len(words) - 8)))
+    return path
+
+
+def _text(path: Path) -> TextSettings:
+    return TextSettings(sources=(TextSource(files=str(path)),), max_length=32, held_out=10)
+
+
+def test_a_trimmed_model_answers_as_before_on_its_text(teacher, texts, tmp_path):
+    manifest = trim(str(teacher), text=_text(texts), output=tmp_path / "out")
+    found = verify(tmp_path / "out", TrimmedManifest)
+    assert found == manifest
+    words = found.details.vocabulary
+    assert words.after < words.before == load_encoder(str(teacher)).model.config.vocab_size
+    assert words.held_out.same == 1
+    assert words.held_out.tokens_after == words.held_out.tokens_before
+    before, after = (load_encoder(str(folder)) for folder in (teacher, tmp_path / "out"))
+    assert after.model.config.vocab_size == words.after
+    lines = texts.read_text().splitlines()[:20]
+    torch.testing.assert_close(
+        torch.tensor(sentence_vectors(after, lines)), torch.tensor(sentence_vectors(before, lines)), rtol=0, atol=1e-6
+    )
+    stock = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert max(stock(lines[0]).input_ids) < AutoModel.from_pretrained(tmp_path / "out").config.vocab_size
+    assert stock("zebras").input_ids != []
+    assert stock.unk_token_id not in stock("zebras").input_ids
+
+
+def test_what_is_named_is_split_as_before(teacher, texts, tmp_path):
+    (tmp_path / "names.txt").write_text("zebras\n")
+    split = []
+    for keep in (None, str(tmp_path / "names.txt")):
+        out = tmp_path / f"out-{keep is None}"
+        trim(str(teacher), text=_text(texts), output=out, vocabulary=VocabularySettings(keep=keep))
+        split.append(AutoTokenizer.from_pretrained(out).tokenize("zebras"))
+    assert split[1] == AutoTokenizer.from_pretrained(teacher).tokenize("zebras") != split[0]
+
+
+def test_a_student_with_fewer_words(teacher, texts, tmp_path):
+    settings = DistillSettings(objective="sentence-embedding", method="one-shot", steps=3, batch_size=8)
+    before = load_encoder(str(teacher)).model.config.vocab_size
+    shape = PartialShape(hidden_size=16, intermediate_size=32, vocab_size=before - 30)
+    manifest = distill(str(teacher), text=_text(texts), shape=shape, settings=settings, output=tmp_path / "student")
+    found = verify(tmp_path / "student", DistilledManifest)
+    assert found == manifest
+    assert found.details.vocabulary is not None
+    assert found.details.vocabulary.after <= before - 30
+    student = load_encoder(str(tmp_path / "student"))
+    assert student.model.config.vocab_size == found.details.vocabulary.after == len(student.tokenizer)
+    assert found.details.embedding_parameters == student.model.config.vocab_size * 16
+
+
+def test_students_of_one_run_have_the_same_words(teacher, texts):
+    settings = DistillSettings(objective="sentence-embedding", method="homodistil", steps=8, batch_size=8)
+    shapes = [PartialShape(hidden_size=width, vocab_size=size) for width, size in ((24, 200), (16, None))]
+    with pytest.raises(RecipeError, match="students of one run have the same words"):
+        open_job(str(teacher), text=_text(texts), settings=settings, seed=0, shapes=shapes)
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--vocab-size", "20"], "vocab_size: 20 pieces are fewer than the"),
+        (["--vocab-size", "99k"], "vocab_size: 99000 pieces are more than the"),
+        (["--vocab-size", "many"], "'many' is no count"),
+        (["--keep", "no-such-file.txt"], "no-such-file.txt: no such file"),
+    ],
+)
+def test_what_cannot_be_is_told_in_a_line(homoexport, teacher, texts, tmp_path, flags, told):
+    out = tmp_path / "out"
+    outcome = homoexport("trim", teacher, "--data", texts, "--held-out", 10, "-o", out, *flags)
+    assert outcome.code == 2
+    assert told in outcome.err
+    assert "\n" not in outcome.err.strip().splitlines()[-1]
+    assert not out.exists()
+
+
+def test_the_command(homoexport, teacher, texts, tmp_path):
+    out = tmp_path / "out"
+    size = load_encoder(str(teacher)).model.config.vocab_size - 20
+    outcome = homoexport("trim", teacher, "--data", texts, "--held-out", 10, "--vocab-size", size, "-o", out, "--json")
+    assert outcome.code == 0
+    assert json.loads(outcome.out)["details"]["vocabulary"]["after"] <= size
+    assert homoexport("trim", teacher, "-o", out).code == 2
+    assert homoexport("trim", teacher, "--data", texts, "-o", out).code == 2  # it exists
