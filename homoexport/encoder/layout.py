@@ -191,6 +191,10 @@ class Family(ABC):
 
     # What most families do not have: the arguments are for those that do.
 
+    def settled_ids(self, config: Any) -> int:  # noqa: ARG002
+        """Ids from 0 on that mean what they mean to the model's code, so that they cannot be counted anew."""
+        return 0
+
     def rotate(self, model: nn.Module, layer: int, projected: Tensor, head_dim: int) -> Tensor:  # noqa: ARG002
         """Rotary positions on queries or keys [B, S, H·d]; as they are where the family has none."""
         return projected

@@ -28,6 +28,10 @@ class _MPNet(PostNorm):
         """The first token stands after the padding index."""
         return int(config.max_position_embeddings) - _PADDING_INDEX - 1
 
+    def settled_ids(self, config: Any) -> int:  # noqa: ARG002
+        """Positions are counted from the padding index."""
+        return _PADDING_INDEX + 1
+
     def score_bias(self, model: nn.Module, length: int) -> Tensor | None:
         encoder: Any = self.body(model).get_submodule("encoder")
         states = encoder.relative_attention_bias.weight.new_empty(1, length, 1)

@@ -14,6 +14,10 @@ class _Roberta(PostNorm):
         """The first token stands at position pad_token_id + 1."""
         return int(config.max_position_embeddings) - int(config.pad_token_id) - 1
 
+    def settled_ids(self, config: Any) -> int:
+        """Positions are counted from the padding index."""
+        return int(config.pad_token_id) + 1
+
 
 ROBERTA = _Roberta(
     model_types=("roberta", "xlm-roberta", "camembert"),

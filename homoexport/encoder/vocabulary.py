@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from homoexport.encoder.families import family_of
 from homoexport.encoder.loading import Encoder, save_tokenizer
 
 _OWN_FILES = {
@@ -53,8 +54,25 @@ def _tokenizer_of(
     return made
 
 
+def token_ids(config: Any) -> dict[str, int | list[int]]:
+    """The ids that a config names, by its keys."""
+    named = {name: value for name, value in config.to_dict().items() if name.endswith(_TOKEN_ID)}
+    return {name: value for name, value in named.items() if type(value) is int or isinstance(value, list)}
+
+
+def needed_ids(model: PreTrainedModel) -> set[int]:
+    """The ids that the model or its config knows by their numbers."""
+    config: Any = model.config
+    needed = set(range(family_of(config).settled_ids(config)))
+    for value in token_ids(config).values():
+        needed.update(value if isinstance(value, list) else [value])
+    return {index for index in needed if 0 <= index < config.vocab_size}
+
+
 def with_words(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
     """A new model whose words are these of the old one's, by their ids in ascending order; in eval mode.
+
+    They have all of `needed_ids`.
 
     Sliced are the table of words [V, E], and of a masked-LM head the decoder [V, E] with its bias [V].
     """
@@ -62,9 +80,8 @@ def with_words(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
     config: Any = copy.deepcopy(model.config)
     config.vocab_size = len(kept)
     number = {old: new for new, old in enumerate(kept)}
-    for name, value in config.to_dict().items():
-        if name.endswith(_TOKEN_ID) and value in number:
-            setattr(config, name, number[value])
+    for name, value in token_ids(config).items():
+        setattr(config, name, [number[each] for each in value] if isinstance(value, list) else number[value])
     of_words = {id(tensor) for tensor in _indexed_by_words(model, words)}
     state = {
         name: tensor[list(kept)] if id(tensor) in of_words else tensor

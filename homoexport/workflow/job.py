@@ -15,14 +15,13 @@ from homoexport.host import available_cores
 from homoexport.shape import PartialShape
 from homoexport.text.peek import check_sources
 from homoexport.workflow.progress import QUIET, Progress
+from homoexport.workflow.text import read_text
 from homoexport.workflow.trim import lines_to_keep, trimmed_to
 from homoexport.workflow.vectors import check_vectors, given_vectors
 
 if TYPE_CHECKING:
     from homoexport.encoder import Encoder
     from homoexport.stages.distill import Job
-    from homoexport.text.corpus import Corpus
-    from homoexport.text.vectors import AskedVectors
 
 
 def check_before_loading(
@@ -85,7 +84,6 @@ def open_job(
         targets_of,
     )
     from homoexport.text.corpus import require_batch
-    from homoexport.text.prepare import prepare_text
 
     accelerator = join_processes(settings, seed=seed, tracker_dir=tracker_dir)
     with failing_together(accelerator):
@@ -93,30 +91,24 @@ def open_job(
         targets = targets_of(encoder, shapes, settings, max_length=text.max_length)
         vectors = given_vectors(settings, accelerator, progress)
 
-    def read_text(encoder: Encoder, vectors: AskedVectors | str | None) -> Corpus:
-        labels = encoder.model.config.label2id if "classification" in settings.objective else None
-        for first in (True, False):  # the first process of each machine fills the cache that the others then find
-            with failing_together(accelerator):
-                if accelerator.is_local_main_process == first:
-                    corpus = prepare_text(
-                        text,
-                        encoder.tokenizer,
-                        objective=settings.objective,
-                        seed=seed,
-                        label2id=labels,
-                        of_scores=encoder.model.config.num_labels == 1 and settings.objective == "classification",
-                        vectors=vectors,
-                        process=accelerator.process_index,
-                        processes=accelerator.num_processes,
-                    )
-                    require_batch(corpus, settings.batch_size)
-        return corpus
-
     words, size = None, _vocab_size(shapes)
-    if size is not None or vocabulary is not None:
-        trimmed = trimmed_to(encoder, read_text(encoder, None), vocabulary, size, progress)
-        encoder, words = trimmed.encoder, trimmed.vocabulary
-    corpus = read_text(encoder, vectors)
+    for first in (True, False):  # the first process of each machine fills the cache that the others then find
+        with failing_together(accelerator):
+            if accelerator.is_local_main_process == first:
+                if size is not None or vocabulary is not None:
+                    whole = read_text(encoder, text, settings.objective, seed=seed)  # all count the same words
+                    trimmed = trimmed_to(encoder, whole, vocabulary, size, progress)
+                    encoder, words = trimmed.encoder, trimmed.vocabulary
+                corpus = read_text(
+                    encoder,
+                    text,
+                    settings.objective,
+                    seed=seed,
+                    vectors=vectors,
+                    process=accelerator.process_index,
+                    processes=accelerator.num_processes,
+                )
+                require_batch(corpus, settings.batch_size)
     output = shapes[0].output if shapes else "student"
     job = Job(encoder, corpus, settings, accelerator, text.max_length, seed, targets, output, words)
     refuse_silent_teacher(job)

@@ -20,6 +20,7 @@ from homoexport.globs import at_home, matching
 from homoexport.text.sources import check_files
 from homoexport.workflow.measure import read_lines
 from homoexport.workflow.progress import QUIET, Progress
+from homoexport.workflow.text import read_text
 
 if TYPE_CHECKING:
     from homoexport.encoder import Encoder
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 _READ_AS: dict[ModelTask, Objective] = {
     "fill-mask": "masked-lm",
-    "token-classification": "masked-lm",
+    "token-classification": "token-classification",
     "text-classification": "classification",
 }  # others as sentences
 
@@ -67,14 +68,13 @@ def trim(
             check_files(source)
     from homoexport.encoder import load_encoder, parent_of, save_encoder
     from homoexport.stages.trim import trim as trim_encoder
-    from homoexport.text.prepare import prepare_text
 
     began = time.perf_counter()
     progress.on_stage(f"loading {name}")
     encoder = load_encoder(model) if isinstance(model, str) else model
     progress.on_stage("reading the text")
     objective = _READ_AS.get(encoder.task, "sentence-embedding")
-    corpus = prepare_text(text, encoder.tokenizer, objective=objective, seed=seed)
+    corpus = read_text(encoder, text, objective, seed=seed)
     progress.on_stage("choosing the words")
     trimmed = trim_encoder(encoder, corpus, vocabulary, size=vocab_size, whole=whole)
     with staged(output, force=force) as folder:

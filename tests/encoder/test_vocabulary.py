@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
-from homoexport.encoder.vocabulary import with_words
+from homoexport.encoder.vocabulary import needed_ids, with_words
 from tests.conftest import AUTO_CLASSES, FAMILY_CONFIGS, WORDS, tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
@@ -57,3 +59,21 @@ def test_as_many_words_as_the_model_is_wide():
 def test_the_config_counts_anew():
     config = with_words(tiny_model("bert"), [0, 2, 3, 9]).config
     assert (config.pad_token_id, config.bos_token_id, config.eos_token_id) == (0, 1, 2)
+
+
+@pytest.mark.parametrize("kind", ["roberta", "xlm-roberta", "camembert", "mpnet"])
+def test_what_positions_are_counted_from_stays(kind):
+    """The ids up to the padding's, without which every position would be another."""
+    config = copy.deepcopy(tiny_model(kind).config)
+    config.pad_token_id = 1
+    model = AUTO_CLASSES["model"].from_config(config).eval()
+    assert needed_ids(model) >= {0, 1}
+    smaller = with_words(model, sorted({*needed_ids(model), *KEPT}))
+    assert smaller.config.pad_token_id == 1
+
+
+def test_several_ids_of_one_kind_are_counted_anew():
+    model = tiny_model("bert")
+    model.config.eos_token_id = [3, 9]
+    assert needed_ids(model) >= {3, 9}
+    assert with_words(model, [0, 2, 3, 9]).config.eos_token_id == [2, 3]

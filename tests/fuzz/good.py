@@ -11,6 +11,7 @@ from homoexport.documents.artifact import (
     FinetunedManifest,
     Manifest,
     PackageManifest,
+    TrimmedManifest,
     read_manifest,
     write_manifest,
 )
@@ -34,7 +35,13 @@ from homoexport.documents.package import CandidateFigures, OrtFormat, PackedToke
 from homoexport.documents.plan import Cost, MeasuredTable, PlanMemory, ShapeCost, TeacherSensitivity
 from homoexport.documents.recipe import FinetuneSettings, Recipe, parse_as, read_recipe_tree
 from homoexport.documents.run_folder import RunMark
-from homoexport.documents.student import FinetunedDetails, read_log
+from homoexport.documents.student import (
+    FinetunedDetails,
+    SplitTexts,
+    TrimmedDetails,
+    VocabularyDescription,
+    read_log,
+)
 from homoexport.documents.summary import Floors, Summary
 from tests.report.conftest import log_line, two_packages, typed
 from tests.samples import student_details
@@ -65,6 +72,7 @@ def good_documents(folder: Path) -> dict[str, Good]:
         "package": PackageManifest,
         "student": DistilledManifest,
         "fine-tuned student": FinetunedManifest,
+        "trimmed model": TrimmedManifest,
         "measured": Manifest,
     }
     _write_artifacts(folder)
@@ -178,9 +186,21 @@ def _write_artifacts(folder: Path) -> None:
         finetune=FinetuneSettings(),
         finetuned=_RUN,
     )
+    split = SplitTexts(texts=10, same=0.9, tokens_before=8.0, tokens_after=8.5, unknown_more=0)
+    trimmed = TrimmedDetails(
+        task="sentence-similarity",
+        teacher="a teacher",
+        family="bert",
+        parameters=10,
+        steps=0,
+        seconds=1.0,
+        text=student_details().text,
+        vocabulary=VocabularyDescription(before=9, after=7, essential=5, in_text=6, held_out=split, awkward=split),
+    )
     for name, kind, told in (
         ("student", "student", student_details()),
         ("fine-tuned student", "student", tuned),
+        ("trimmed model", "student", trimmed),
         ("measured", "measurement", None),
     ):
         (folder / name).mkdir()

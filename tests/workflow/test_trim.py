@@ -16,6 +16,8 @@ from homoexport.documents.recipe import DistillSettings, TextSettings, TextSourc
 from homoexport.encoder import load_encoder
 from homoexport.errors import RecipeError
 from homoexport.shape import PartialShape
+from homoexport.text.counts import count_tokens
+from homoexport.text.prepare import prepare_text
 from homoexport.workflow.distill import distill
 from homoexport.workflow.job import open_job
 from homoexport.workflow.trim import trim
@@ -110,6 +112,27 @@ def test_students_of_one_run_have_the_same_words(teacher, texts):
     shapes = [PartialShape(hidden_size=width, vocab_size=size) for width, size in ((24, 200), (16, None))]
     with pytest.raises(RecipeError, match="students of one run have the same words"):
         open_job(str(teacher), text=_text(texts), settings=settings, seed=0, shapes=shapes)
+
+
+def test_the_text_of_a_stream_is_counted_and_left_where_it_was(teacher, texts):
+    tokenizer = load_encoder(str(teacher)).tokenizer
+    counts = []
+    for streaming in (False, True):
+        corpus = prepare_text(_text(texts), tokenizer, objective="sentence-embedding", seed=0)
+        if streaming:
+            corpus = _Streamed(corpus)
+        counts.append(count_tokens(corpus, len(tokenizer)))
+        assert corpus.batch(0, 4) == corpus.batch(0, 4)
+    assert counts[0].tolist() == counts[1].tolist()
+    assert counts[0].sum() > 100
+
+
+class _Streamed:
+    """A corpus that is none of files."""
+
+    def __init__(self, corpus):
+        self.size, self.batch = corpus.size, corpus.batch
+        self.state_dict, self.load_state_dict = corpus.state_dict, corpus.load_state_dict
 
 
 @pytest.mark.parametrize(

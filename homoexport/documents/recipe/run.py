@@ -86,6 +86,8 @@ class Recipe(Section):
             raise ValueError(f"student.{ignored.pop()} is for one of several 'students'")
         if self.is_planned and self.vocabulary is not None:
             raise ValueError("'vocabulary' is of a student whose shape is given: name a 'student'")
+        if len({student.vocab_size for student in self.students}) > 1:
+            raise ValueError("'students' of one run have the same words: give all one vocab_size")
         names = [student.name for student in self.students]
         if None in names or len({str(name).lower() for name in names}) < len(names):
             raise ValueError("each of 'students' needs a name of its own")

@@ -8,7 +8,7 @@ V words, D hidden, C = D / 4 codes of a row, K values of a code.
 
 from __future__ import annotations
 
-from functools import lru_cache
+import hashlib
 from typing import NamedTuple
 
 import numpy as np
@@ -45,17 +45,24 @@ def product_codes(table: NDArray[np.float32]) -> Codes:
     if table.shape[1] % TOGETHER:
         what = f"the table is {table.shape[1]} wide, and a code stands for {TOGETHER} numbers"
         raise UserError(what, where="--embeddings pq", hint=f"a hidden size that {TOGETHER} divides")
-    return _codes(np.ascontiguousarray(table).tobytes(), table.shape)
+    table = np.ascontiguousarray(table)
+    digest = hashlib.sha256(table.tobytes()).hexdigest()
+    if digest not in _made:
+        found = _codes(table)
+        _made.clear()
+        _made[digest] = found
+    return _made[digest]
 
 
-@lru_cache(maxsize=1)
-def _codes(table: bytes, shape: tuple[int, int]) -> Codes:
-    """Of each candidate of an export the table is the same."""
-    words, width = shape
-    parts = np.frombuffer(table, np.float32).reshape(words, width // TOGETHER, TOGETHER)
+_made: dict[str, Codes] = {}  # the last one, by the digest of its table: of each candidate it is the same
+
+
+def _codes(table: NDArray[np.float32]) -> Codes:
+    parts = table.reshape(len(table), -1, TOGETHER)
     codes, values = [], []
     for number in range(parts.shape[1]):
         distinct, places, times = np.unique(parts[:, number], axis=0, return_inverse=True, return_counts=True)
+        places = places.reshape(-1)  # numpy 2.0 alone keeps an axis
         if len(distinct) > _VALUES:
             found = KMeans(_VALUES, init="random", n_init=1, max_iter=_ROUNDS, random_state=number)
             found.fit(distinct, sample_weight=times)

@@ -37,6 +37,7 @@ def choose(
     kept = set(pieces.essential)
     for index in always:
         kept |= pieces.with_what_makes(index)
+    kept |= _that_nothing_else_tells(pieces, kept)
     limit = len(counts) if size is None else size
     if len(kept) > limit:
         what = f"{limit} pieces are fewer than the {len(kept)} that no text can do without (characters, special tokens)"
@@ -48,7 +49,7 @@ def choose(
         more = pieces.with_what_makes(index) - kept
         if len(kept) + len(more) <= limit:
             kept |= more
-    return sorted(kept | _that_nothing_else_tells(pieces, kept))
+    return sorted(kept)
 
 
 def _usage(pieces: Pieces, counts: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -63,6 +64,6 @@ def _usage(pieces: Pieces, counts: NDArray[np.int64]) -> NDArray[np.float64]:
 
 def _that_nothing_else_tells(pieces: Pieces, kept: set[int]) -> set[int]:
     """Pieces that would become the unknown one, for want of their single characters."""
-    gone = [index for index in pieces.names if index not in kept]
+    gone = [index for index in pieces.names if index not in kept and not pieces.is_reserved(index)]
     parts = pieces.parts(kept, gone)
     return {index for index in gone if not parts[index] or pieces.unknown in parts[index]}

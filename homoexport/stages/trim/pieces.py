@@ -14,6 +14,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from string import punctuation
 from typing import Any
 
@@ -49,11 +50,11 @@ class Pieces:
 
     @cached_property
     def ids(self) -> Mapping[str, int]:
-        """Of every piece of the model; of a Unigram's twins the first."""
+        """Of every piece of the model."""
         vocab = self.file["model"]["vocab"]
         if self.kind != "Unigram":
             return dict(vocab)
-        return {piece: index for index, (piece, _) in reversed(list(enumerate(vocab)))}
+        return {piece: index for index, (piece, _) in enumerate(vocab)}
 
     @cached_property
     def added(self) -> Mapping[str, int]:
@@ -62,13 +63,16 @@ class Pieces:
 
     @cached_property
     def essential(self) -> frozenset[int]:
-        """What no text can do without: added tokens, the unknown one, what stands for bytes, and single characters."""
+        """What no text can do without: added tokens, those that are put around it, the unknown one, what stands for
+        bytes, and single characters.
+        """
         unknown = self.file["model"].get("unk_token")
         named = {self.ids[unknown]} if unknown in self.ids else set()
         if self.kind == "Unigram" and self.file["model"].get("unk_id") is not None:
             named.add(self.file["model"]["unk_id"])
         single = {index for piece, index in self.ids.items() if len(self._bare(piece)) == 1 or _is_byte(piece)}
-        return frozenset(named | single | set(self.added.values()))
+        around = _ids_in([self.file.get("post_processor"), self.file.get("padding")])
+        return frozenset(named | single | around | set(self.added.values()))
 
     def expected(self) -> Mapping[int, float]:
         """Share of each piece in what the tokenizer was made of, as far as the file tells.
@@ -77,37 +81,49 @@ class Pieces:
         is about that of their frequency: Zipf's law as Mandelbrot has it, 1 / (rank + 2.7).
         """
         if self.kind == "Unigram":
-            shares = {index: math.exp(score) for index, (_, score) in enumerate(self.file["model"]["vocab"])}
+            vocab = enumerate(self.file["model"]["vocab"])
+            shares = {index: math.exp(score) for index, (_, score) in vocab if score < 0}  # 0: put there by hand
         else:
-            ranked = sorted(index for index in set(self.names) - self.essential if not self._is_reserved(index))
+            ranked = sorted(index for index in set(self.names) - self.essential if not self.is_reserved(index))
             shares = {index: 1 / (rank + 2.7) for rank, index in enumerate(ranked, start=1)}
         shares = {index: share for index, share in shares.items() if index not in self.essential}
         total = sum(shares.values()) or 1.0
         return {index: share / total for index, share in shares.items()}
 
-    def _is_reserved(self, index: int) -> bool:
+    def is_reserved(self, index: int) -> bool:
         """Whether no text has it, as BERT's [unused5]: punctuation stands alone where words are cut out."""
         piece = self.names[index]
         return self.kind == "WordPiece" and not set(self._bare(piece)).isdisjoint(punctuation)
 
     def with_what_makes(self, index: int) -> frozenset[int]:
-        """A piece and, of BPE, those that it is merged of."""
-        made: set[int] = set()
-        waiting = [index]
-        while waiting:
-            index = waiting.pop()
-            if index not in made:
-                made.add(index)
-                waiting += self._halves.get(index, ())
+        """A piece and, of BPE, those that are merged on the way to it."""
+        if self.kind != "BPE" or index not in self.names:
+            return frozenset([index])
+        symbols, made = self._symbols(self.names[index]), {index}
+        while len(symbols) > 1:
+            pairs = [(self._ranks[pair], place) for place, pair in enumerate(pairwise(symbols)) if pair in self._ranks]
+            if not pairs:
+                break
+            (_, whole), place = min(pairs)
+            symbols[place : place + 2] = [self.names[whole]]
+            made.add(whole)
         return frozenset(made)
 
+    def _symbols(self, piece: str) -> list[str]:
+        """The single characters that BPE begins with, with the marks of their place in a word."""
+        model = self.file["model"]
+        prefix, suffix = model.get("continuing_subword_prefix") or "", model.get("end_of_word_suffix") or ""
+        goes_on, ends = bool(prefix) and piece.startswith(prefix), bool(suffix) and piece.endswith(suffix)
+        bare = list(self._bare(piece))
+        symbols = [prefix * (place > 0 or goes_on) + letter for place, letter in enumerate(bare)]
+        return [*symbols[:-1], symbols[-1] + suffix * ends] if symbols else []
+
     @cached_property
-    def _halves(self) -> Mapping[int, tuple[int, int]]:
-        """Of each merged piece the two of its first merge."""
-        halves: dict[int, tuple[int, int]] = {}
-        for left, right, whole in self._merges():
-            halves.setdefault(whole, (left, right))
-        return halves
+    def _ranks(self) -> Mapping[tuple[str, str], tuple[int, int]]:
+        """Of each pair that is merged its rank, the lowest goes first, and the id of what comes of it."""
+        pairs = map(_pair, self.file["model"].get("merges") or ())
+        ranked = zip(pairs, self._merges(), strict=True)
+        return {(left, right): (rank, whole) for rank, ((left, right), (_, _, whole)) in enumerate(ranked)}
 
     def _merges(self) -> Iterator[tuple[int, int, int]]:
         prefix = self.file["model"].get("continuing_subword_prefix") or ""
@@ -121,13 +137,23 @@ class Pieces:
         return piece.removeprefix(model.get("continuing_subword_prefix") or "").removesuffix(suffix)
 
     def parts(self, kept: Collection[int], pieces: Collection[int]) -> dict[int, list[int]]:
-        """What the model makes of each piece with the kept ones alone; ids are those before."""
+        """What the model makes of each piece with the kept ones alone, by the ids before; nothing where it cannot."""
         new = self.keeping(kept)
         back = sorted(kept)
-        if self.kind != "WordPiece":
-            model = Tokenizer.from_str(json.dumps(new.file)).model
-            return {index: [back[token.id] for token in model.tokenize(self.names[index])] for index in pieces}
-        return {index: [back[part] for part in _longest_first(self.names[index], new)] for index in pieces}
+        if self.kind == "WordPiece":
+            return {index: [back[part] for part in _longest_first(self.names[index], new)] for index in pieces}
+        model = Tokenizer.from_str(json.dumps(new.file)).model
+
+        def split(piece: str) -> list[int]:
+            try:
+                tokens = model.tokenize(piece)
+            except Exception:
+                return []
+            # Without an unknown piece BPE leaves out what it cannot tell.
+            is_whole = self.unknown is not None or "".join(self.names[back[token.id]] for token in tokens) == piece
+            return [back[token.id] for token in tokens] if is_whole else []
+
+        return {index: split(self.names[index]) for index in pieces}
 
     @cached_property
     def names(self) -> Mapping[int, str]:
@@ -166,6 +192,19 @@ class Pieces:
 def _pair(merge: str | Sequence[str]) -> Sequence[str]:
     """Older files have both in one line."""
     return merge.split(" ") if isinstance(merge, str) else merge
+
+
+def _ids_in(value: Any) -> set[int]:
+    """All ids in a part of the file; see `_renumbered`."""
+    found: set[int] = set()
+
+    class Seen(dict[int, int]):
+        def __missing__(self, index: int) -> int:
+            found.add(index)
+            return index
+
+    _renumbered(value, Seen())
+    return found
 
 
 def _is_byte(piece: str) -> bool:

@@ -10,7 +10,7 @@ from itertools import chain
 from homoexport.documents.recipe import VocabularySettings
 from homoexport.documents.student import VocabularyDescription
 from homoexport.encoder import Encoder
-from homoexport.encoder.vocabulary import with_vocabulary
+from homoexport.encoder.vocabulary import needed_ids, with_vocabulary
 from homoexport.errors import RecipeError, TeacherError
 from homoexport.stages.trim.choice import choose
 from homoexport.stages.trim.compare import compare
@@ -40,7 +40,7 @@ def trim(
 
     Raises:
         TeacherError: a tokenizer whose vocabulary cannot be trimmed.
-        RecipeError: `size` is less than what no text can do without, or not less than the tokenizer has.
+        RecipeError: `size` is less than what no text can do without, or more than the tokenizer has.
     """
     tokenizer = encoder.tokenizer
     if not tokenizer.is_fast:
@@ -55,7 +55,9 @@ def trim(
         what = f"{size} pieces are more than the {before} that its tokenizer has"
         raise RecipeError(what, where="vocab_size", hint=f"give fewer than {before}, or leave it out")
     counts = count_tokens(corpus, encoder.model.config.vocab_size)
-    always = chain.from_iterable(encoding.ids for encoding in backend.encode_batch(list(whole)))
+    lines = [f"{before}{line}" for line in whole for before in ("", " ")]  # at a text's start, and within
+    named = chain.from_iterable(encoding.ids for encoding in backend.encode_batch(lines))
+    always = needed_ids(encoder.model).union(named)
     kept = choose(pieces, counts, size=size, min_count=settings.min_count, always=always)
     trimmed = with_vocabulary(encoder, kept, pieces.keeping(kept).file)
     awkward = list(chain.from_iterable(awkward_texts(pieces.added).values()))

@@ -16,7 +16,7 @@ from homoexport.text.awkward import awkward_texts
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 TEXTS = [*sample_text(), *(text.upper() for text in sample_text()), "naïve café, 東京 und Straße"]
-KINDS = ("WordPiece", "BPE of bytes", "BPE with bytes to fall back on", "Unigram")
+KINDS = ("WordPiece", "BPE of bytes", "BPE with bytes to fall back on", "BPE as of SentencePiece", "Unigram")
 
 
 def _trained(kind):
@@ -31,7 +31,7 @@ def _trained(kind):
         tokenizer.decoder = decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
         trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=SPECIAL, initial_alphabet=alphabet)
-    elif kind == "BPE with bytes to fall back on":
+    elif kind.startswith("BPE"):
         tokenizer = Tokenizer(models.BPE(unk_token="[UNK]", byte_fallback=True, fuse_unk=True))
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
         bytes_ = [f"<0x{index:02X}>" for index in range(256)]
@@ -45,7 +45,19 @@ def _trained(kind):
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
     )
-    return tokenizer
+    return _with_every_split(tokenizer) if kind == "BPE as of SentencePiece" else tokenizer
+
+
+def _with_every_split(tokenizer):
+    """With each split of a piece into two as a merge, in the order of the pieces, as converters of SentencePiece do."""
+    file = json.loads(tokenizer.to_str())
+    vocab = file["model"]["vocab"]
+    merges = []
+    for piece in sorted(vocab, key=vocab.__getitem__):
+        halves = [(piece[:at], piece[at:]) for at in range(1, len(piece))]
+        merges += sorted((pair for pair in halves if vocab.keys() >= set(pair)), key=lambda pair: vocab[pair[0]])
+    file["model"]["merges"] = [list(pair) for pair in merges]
+    return Tokenizer.from_str(json.dumps(file))
 
 
 def _trimmed(tokenizer, texts, size=None, **how):
@@ -79,7 +91,7 @@ def test_nothing_becomes_unknown_that_was_known(kind):
     tokenizer = _trained(kind)
     least = len(Pieces(json.loads(tokenizer.to_str()), "").essential)
     _, kept, smaller = _trimmed(tokenizer, sample_text()[:1], size=least + 20)
-    assert len(kept) <= least + 30  # and what nothing else tells
+    assert len(kept) <= least + 20
     unknown = tokenizer.token_to_id("[UNK]")
     for texts in awkward_texts(["[MASK]", "<query>"]).values():
         for before, after in zip(tokenizer.encode_batch(texts), smaller.encode_batch(texts), strict=True):
@@ -138,3 +150,45 @@ def test_too_few_are_refused():
 def test_other_kinds_are_refused():
     with pytest.raises(TeacherError, match="is a WordLevel, whose vocabulary cannot be trimmed"):
         Pieces(json.loads(Tokenizer(models.WordLevel({"a": 0}, unk_token="a")).to_str()), "some/model")
+
+
+def test_reserved_pieces_take_no_room():
+    file = json.loads(_trained("WordPiece").to_str())
+    vocab = file["model"]["vocab"]
+    vocab |= {f"[unused{number}]": len(vocab) + number for number in range(300)}
+    tokenizer = Tokenizer.from_str(json.dumps(file))
+    pieces, kept, _ = _trimmed(tokenizer, TEXTS[:2], size=200)
+    assert len(kept) <= 200
+    assert not any(pieces.names.get(index, "").startswith("[unused") for index in kept)
+
+
+def test_pieces_that_were_put_there_by_hand_have_no_share():
+    file = json.loads(_trained("Unigram").to_str())
+    file["model"]["vocab"] += [[f"by hand {number}", 0.0] for number in range(50)]
+    pieces = Pieces(file, "")
+    by_hand = {index for index, name in pieces.names.items() if name.startswith("by hand")}
+    assert by_hand.isdisjoint(pieces.expected())
+    assert sum(pieces.expected().values()) == pytest.approx(1)
+
+
+def test_what_is_put_around_a_text_stays():
+    file = json.loads(_trained("WordPiece").to_str())
+    around = next(index for piece, index in file["model"]["vocab"].items() if len(piece) > 5 and piece.isalpha())
+    file["post_processor"]["special_tokens"]["[SEP]"]["ids"] = [around]
+    assert around in _trimmed(Tokenizer.from_str(json.dumps(file)), ["a"])[1]
+
+
+@pytest.mark.parametrize("kind", ["Unigram", "BPE of bytes"])
+def test_without_an_unknown_piece_nothing_is_lost(kind):
+    file = json.loads(_trained(kind).to_str())
+    model = file["model"]
+    if kind == "Unigram":
+        model["unk_id"] = None
+        model["vocab"].append(["¤¤", -3.0])  # its character is no piece
+        odd = len(model["vocab"]) - 1
+        file["added_tokens"][-1]["id"] = odd + 1
+    else:
+        odd = model["vocab"]["東東"] = len(model["vocab"])
+        file["added_tokens"][-1]["id"] = odd + 1
+    pieces = Pieces(file, "")
+    assert odd in choose(pieces, np.zeros(odd + 2, np.int64))
