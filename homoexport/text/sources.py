@@ -305,8 +305,14 @@ def check_files(source: TextSource) -> None:
     """Look at the first row of a source's first files: they must be there, be read and have the columns (TextError)."""
     assert source.files is not None
     columns = columns_of(source)
-    for entry in find_files(source.files)[:_FILES_LOOKED_AT]:
-        next(_cells([entry], columns), None)
+    files = find_files(source.files)
+    rows = [next(_cells([entry], columns), None) for entry in files[:_FILES_LOOKED_AT]]
+    if len(rows) == len(files) and not any(rows):
+        raise _empty(source.files)
+
+
+def _empty(files: str) -> TextError:
+    return TextError("holds no text", where=files, hint="name other files or another column")
 
 
 def load_files(
@@ -326,7 +332,7 @@ def load_files(
     files, columns = find_files(source.files), columns_of(source)
     words = words and isinstance(next((c["text"] for _, c in _cells(files, columns) if c["text"]), None), list)
     if next(read_rows(files, columns, words, vectors), None) is None:
-        raise TextError("holds no text", where=source.files, hint="name other files or another column")
+        raise _empty(source.files)
     given = {"files": files, "columns": columns, "words": words, "vectors": vectors}
     if not streaming:  # `datasets` reads each file of a list on its own, as a stream's shards; rows are counted here
         given["files"] = tuple(files)

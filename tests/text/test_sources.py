@@ -15,7 +15,7 @@ import pytest
 
 from homoexport.documents.recipe import TextSource
 from homoexport.errors import TextError
-from homoexport.text.sources import find_files, load_files, load_hub, read_rows
+from homoexport.text.sources import check_files, find_files, load_files, load_hub, read_rows
 
 ROWS = ['A row, with "quotes".', "Zweite Zeile: Äpfel.", "x" * 200_000]
 
@@ -164,3 +164,13 @@ def test_folder_of_data_files_is_read_as_a_dataset(tmp_path: Path, streaming: bo
     assert list(load_hub(source, cache_dir=tmp_path / "cache")) == [{"text": row} for row in ROWS]
     with pytest.raises(TextError, match="has no column 'title'; set 'column' to one of: id, body"):
         load_hub(source.model_copy(update={"column": "title"}), cache_dir=tmp_path / "cache")
+
+
+@pytest.mark.parametrize("name", ["empty.txt", "empty.jsonl", "header.csv"])
+def test_files_without_text_are_found_before_anything_is_loaded(tmp_path, name):
+    (tmp_path / name).write_text("text\n" if name == "header.csv" else "")
+    source = TextSource(files=str(tmp_path / name))
+    with pytest.raises(TextError, match=f"{name}: holds no text; name other files or another column"):
+        check_files(source)
+    (tmp_path / f"more-{name}").write_text("text\na line\n" if name == "header.csv" else '{"text": "a line"}\n')
+    check_files(TextSource(files=str(tmp_path / f"*{name}")))
