@@ -172,6 +172,20 @@ def test_a_student_of_nine_megabytes():
         assert says("docs/study.md", "What else would do?", f"{min(of_seeds):.3f}", f"{max(of_seeds):.3f}")
 
 
+def test_what_words_cost():
+    """What docs/trimming.md draws from its table."""
+
+    def mean(size, words, figure):
+        runs = [run for run in kept("vocabulary")["runs"] if run["cell"].startswith(f"{size} MB: {words}")]
+        return statistics.mean(run[figure] for run in runs)
+
+    for size in (8, 6):
+        for figure in ("stsb", "held_out", "passages"):
+            assert mean(size, "pq", figure) > mean(size, "int4", figure)
+    for figure in ("stsb", "passages"):
+        assert mean(8, "pq", figure) > mean(8, "trimmed", figure)
+
+
 def test_several_students():
     students = kept("students")
     higher = [each["branch_held_out_loss"] / each["alone_held_out_loss"] - 1 for each in students["students"].values()]

@@ -60,6 +60,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "export peers in words": _of("export_peers", "words", "models"),
     "roofline": _of("roofline", "table", "profiles"),
     "study": _of("study", "table", "rows"),
+    "vocabulary": _of("vocabulary", "table", "runs"),
     "front": _of("front", "table", "rows"),
 }
 
