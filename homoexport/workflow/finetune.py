@@ -27,13 +27,11 @@ from homoexport.documents.evaluation import (
     FineTuning,
     MetricOverSeeds,
 )
-from homoexport.documents.layout import HELD_OUT
 from homoexport.documents.output import refuse_existing, replacing, staged
 from homoexport.documents.recipe import FinetuneRecipe, FinetuneSettings
 from homoexport.documents.run_folder import begin, check_output, holds, is_finished, refuse_other_work
 from homoexport.documents.student import FinetunedDetails
 from homoexport.errors import PackageError, UserError
-from homoexport.runtime.inference import Text
 from homoexport.stages.evaluate import (
     Examples,
     LabelledTask,
@@ -47,6 +45,7 @@ from homoexport.stages.evaluate import (
 )
 from homoexport.workflow.job import check_threads
 from homoexport.workflow.progress import QUIET, Progress
+from homoexport.workflow.text import write_held_out
 
 _HELD_OUT_TEXTS = 1000  # that a student carries for the checks of its export
 
@@ -158,7 +157,8 @@ def finetune_student(
         )
         progress.on_stage("judging")
         run = _judged_run(folder, task, train, seed=seed, teacher=teacher)
-        _write_held_out(folder, next(iter(task.judged.values())).texts)
+        judged = next(iter(task.judged.values())).texts[:_HELD_OUT_TEXTS]
+        write_held_out(folder, (text if isinstance(text, str) else text[0] for text in judged))
         details = FinetunedDetails(
             task="text-classification",
             teacher=source,
@@ -192,12 +192,6 @@ def _judged_run(student: Path, task: LabelledTask, train: Examples, *, seed: int
         teacher_digest=None if teacher is None else digest_of_source(teacher),
         judged=judged,
     )
-
-
-def _write_held_out(folder: Path, texts: Sequence[Text]) -> None:
-    firsts = [text if isinstance(text, str) else text[0] for text in texts[:_HELD_OUT_TEXTS]]
-    lines = [" ".join(text.split()) for text in firsts]
-    (folder / HELD_OUT).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _targets(train: Examples, names: Sequence[str]) -> NDArray[np.int64] | NDArray[np.float32]:

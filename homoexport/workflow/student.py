@@ -17,7 +17,7 @@ from accelerate.utils import gather_object
 
 from homoexport.documents.artifact import DistilledManifest, read_manifest, write_manifest
 from homoexport.documents.document import write_text
-from homoexport.documents.layout import CHECKPOINT, END_STATE, GOOD_CHECKPOINT, HELD_OUT, LOG
+from homoexport.documents.layout import CHECKPOINT, END_STATE, GOOD_CHECKPOINT, LOG
 from homoexport.documents.recipe import DistillSettings
 from homoexport.documents.run_folder import begin, forget_checkpoints
 from homoexport.documents.student import DistilledDetails, StepRecord, WidthFigures
@@ -31,6 +31,7 @@ from homoexport.stages.distill.forgetting import GapWatch
 from homoexport.text.stream import merge_states
 from homoexport.workflow.progress import DistillProgress, Progress
 from homoexport.workflow.stops import Stop, stopping_between_steps
+from homoexport.workflow.text import write_held_out
 
 _GOOD_POINTS = 5  # checkpoints of a run that it can go back to, where their distance is not given
 _SHARE_OF_TIME, _LEAST_SECONDS = 0.02, 10.0  # what the checkpoints between them may cost, and the time between two
@@ -256,8 +257,7 @@ class StudentWriter:
         job, run, folder = self.job, self.run, self.folder
         details, written = self._details(), ""
         if self._writes:
-            lines = (" ".join(line.split()) for line in job.corpus.held_out_texts)
-            (folder / HELD_OUT).write_text("\n".join(lines) + "\n", encoding="utf-8")
+            write_held_out(folder, job.corpus.held_out_texts)
             part = folder / ".student.part"
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir()

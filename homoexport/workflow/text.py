@@ -1,10 +1,13 @@
-"""Reading a recipe's text for a model: by its tokenizer, with its labels."""
+"""Reading a recipe's text for a model, by its tokenizer and with its labels; and keeping what was held out."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from homoexport.choices import Objective
+from homoexport.documents.layout import HELD_OUT
 from homoexport.documents.recipe import TextSettings
 
 if TYPE_CHECKING:
@@ -38,3 +41,9 @@ def read_text(
         process=process,
         processes=processes,
     )
+
+
+def write_held_out(folder: Path, texts: Iterable[str]) -> None:
+    """Keep held-out texts in a student's folder, a line each."""
+    lines = (" ".join(text.split()) for text in texts)
+    (folder / HELD_OUT).write_text("\n".join(lines) + "\n", encoding="utf-8")

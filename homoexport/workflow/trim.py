@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from homoexport.choices import ModelTask, Objective
 from homoexport.documents.artifact import TrimmedManifest, verify, write_manifest
-from homoexport.documents.layout import HELD_OUT
 from homoexport.documents.output import refuse_existing, staged
 from homoexport.documents.recipe import TextSettings, TextSource, VocabularySettings
 from homoexport.documents.student import SplitTexts, TrimmedDetails
@@ -20,7 +19,7 @@ from homoexport.globs import at_home, matching
 from homoexport.text.sources import check_files
 from homoexport.workflow.measure import read_lines
 from homoexport.workflow.progress import QUIET, Progress
-from homoexport.workflow.text import read_text
+from homoexport.workflow.text import read_text, write_held_out
 
 if TYPE_CHECKING:
     from homoexport.encoder import Encoder
@@ -62,12 +61,11 @@ def trim(
     vocabulary = vocabulary or VocabularySettings()
     name = model if isinstance(model, str) else model.source
     refuse_existing(output, force=force, kind="student", inputs=[name, *text.paths])
-    whole = lines_to_keep(vocabulary)
+    lines_to_keep(vocabulary)  # told before anything is loaded
     for source in text.sources:
         if source.files:
             check_files(source)
     from homoexport.encoder import load_encoder, parent_of, save_encoder
-    from homoexport.stages.trim import trim as trim_encoder
 
     began = time.perf_counter()
     progress.on_stage(f"loading {name}")
@@ -76,11 +74,10 @@ def trim(
     objective = _READ_AS.get(encoder.task, "sentence-embedding")
     corpus = read_text(encoder, text, objective, seed=seed)
     progress.on_stage("choosing the words")
-    trimmed = trim_encoder(encoder, corpus, vocabulary, size=vocab_size, whole=whole)
+    trimmed = trimmed_to(encoder, corpus, vocabulary, vocab_size, progress)
     with staged(output, force=force) as folder:
         save_encoder(trimmed.encoder, trimmed.encoder.model, folder)
-        lines = (" ".join(line.split()) for line in corpus.held_out_texts)
-        (folder / HELD_OUT).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_held_out(folder, corpus.held_out_texts)
         details = TrimmedDetails(
             task=encoder.task,
             teacher=encoder.source,

@@ -121,9 +121,8 @@ class Pieces:
     @cached_property
     def _ranks(self) -> Mapping[tuple[str, str], tuple[int, int]]:
         """Of each pair that is merged its rank, the lowest goes first, and the id of what comes of it."""
-        pairs = map(_pair, self.file["model"].get("merges") or ())
-        ranked = zip(pairs, self._merges(), strict=True)
-        return {(left, right): (rank, whole) for rank, ((left, right), (_, _, whole)) in enumerate(ranked)}
+        names = self.names
+        return {(names[left], names[right]): (rank, whole) for rank, (left, right, whole) in enumerate(self._merges())}
 
     def _merges(self) -> Iterator[tuple[int, int, int]]:
         prefix = self.file["model"].get("continuing_subword_prefix") or ""
@@ -147,7 +146,7 @@ class Pieces:
         def split(piece: str) -> list[int]:
             try:
                 tokens = model.tokenize(piece)
-            except Exception:
+            except Exception:  # tokenizers has no other kind, of a Unigram without an unknown piece
                 return []
             # Without an unknown piece BPE leaves out what it cannot tell.
             is_whole = self.unknown is not None or "".join(self.names[back[token.id]] for token in tokens) == piece

@@ -22,10 +22,9 @@ from homoexport.text.counts import count_tokens
 
 @dataclass(frozen=True)
 class Trimmed:
-    """A model with fewer words, the ids that these had before in ascending order, and what was found."""
+    """A model with fewer words, and what was found."""
 
     encoder: Encoder
-    kept: tuple[int, ...]
     vocabulary: VocabularyDescription
 
 
@@ -55,7 +54,7 @@ def trim(
         what = f"{size} pieces are more than the {before} that its tokenizer has"
         raise RecipeError(what, where="vocab_size", hint=f"give fewer than {before}, or leave it out")
     counts = count_tokens(corpus, encoder.model.config.vocab_size)
-    lines = [f"{before}{line}" for line in whole for before in ("", " ")]  # at a text's start, and within
+    lines = [f"{space}{line}" for line in whole for space in ("", " ")]  # at a text's start, and within
     named = chain.from_iterable(encoding.ids for encoding in backend.encode_batch(lines))
     always = needed_ids(encoder.model).union(named)
     kept = choose(pieces, counts, size=size, min_count=settings.min_count, always=always)
@@ -63,7 +62,6 @@ def trim(
     awkward = list(chain.from_iterable(awkward_texts(pieces.added).values()))
     return Trimmed(
         encoder=trimmed,
-        kept=tuple(kept),
         vocabulary=VocabularyDescription(
             before=before,
             after=len(kept),
