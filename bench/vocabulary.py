@@ -54,9 +54,9 @@ class Cell:
 
 
 CELLS = (
-    Cell(8, 256, 704, "int4"),
-    Cell(8, 320, 704, "pq"),
-    Cell(8, 352, 576, "int4", FEWER),
+    Cell(8, 256, 672, "int4"),
+    Cell(8, 320, 656, "pq"),
+    Cell(8, 352, 560, "int4", FEWER),
     Cell(8, 384, 576, "pq", FEWER),
     Cell(6, 192, 768, "int4"),
     Cell(6, 256, 640, "pq"),

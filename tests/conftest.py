@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
 import hashlib
+import re
 import shutil
 import signal
 import sys
@@ -25,6 +26,7 @@ from hypothesis import settings
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoModel,
     AutoModelForMaskedLM,
@@ -55,6 +57,7 @@ AUTO_CLASSES = {
     "sequence": AutoModelForSequenceClassification,
     "token": AutoModelForTokenClassification,
 }
+_DISENTANGLED = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False}
 FAMILY_CONFIGS: dict[str, dict[str, object]] = {
     "bert": {},
     "roberta": {},
@@ -70,6 +73,10 @@ FAMILY_CONFIGS: dict[str, dict[str, object]] = {
         "global_attn_every_n_layers": 2,
         **{f"{part}_bias": True for part in ("attention", "mlp", "norm", "classifier")},
     },
+    "albert": {"embedding_size": 20},
+    "deberta-v2": _DISENTANGLED | {"share_att_key": True, "norm_rel_ebd": "layer_norm", "position_buckets": 4},
+    "deberta-v2-unshared": _DISENTANGLED | {"share_att_key": False, "legacy": False, "type_vocab_size": 2},
+    **({"nomic_bert": {}} if "nomic_bert" in CONFIG_MAPPING else {}),  # from transformers 5 on
 }  # one tiny model of every family, and of what changes a family's parameters
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = [*SPECIAL, *(f"w{index}" for index in range(95))]
@@ -163,7 +170,7 @@ def tiny_model(
     """A small random model of one of `FAMILY_CONFIGS`, with the head that `AUTO_CLASSES` names."""
     distil = kind == "distilbert"
     config = AutoConfig.for_model(
-        kind.split("-projected")[0].split("-biased")[0],
+        re.split("-projected|-biased|-unshared", kind)[0],
         vocab_size=len(WORDS),
         max_position_embeddings=64,
         initializer_range=0.2,

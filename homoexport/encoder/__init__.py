@@ -1,9 +1,9 @@
 """Teachers and students: loading, layouts of model families, slicing."""
 
 from homoexport.documents.package import Pooling
-from homoexport.encoder.answers import input_names, max_length_of, outputs_of, pool, torch_answers
+from homoexport.encoder.answers import input_names, last_token, max_length_of, outputs_of, pool, torch_answers
 from homoexport.encoder.dense import Dense
-from homoexport.encoder.families import family_of, supported_model_types
+from homoexport.encoder.families import family_of, supported_model_types, traits_of
 from homoexport.encoder.layout import Family, Group, Layout, Slot
 from homoexport.encoder.loading import (
     Encoder,
@@ -34,6 +34,7 @@ __all__ = [
     "encoder_of",
     "family_of",
     "input_names",
+    "last_token",
     "load_classifier",
     "load_encoder",
     "max_length_of",
@@ -50,6 +51,7 @@ __all__ = [
     "start_from_scratch",
     "supported_model_types",
     "torch_answers",
+    "traits_of",
     "weights_digest",
     "write_sentence_files",
 ]

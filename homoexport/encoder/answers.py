@@ -14,7 +14,7 @@ import torch
 from homoexport.choices import OUTPUT_NAMES
 from homoexport.documents.package import Pooling
 from homoexport.encoder.dense import Dense
-from homoexport.encoder.families import family_of
+from homoexport.encoder.families import traits_of
 from homoexport.encoder.loading import Encoder
 from homoexport.encoder.sentence import read_sentence_settings
 
@@ -22,10 +22,10 @@ from homoexport.encoder.sentence import read_sentence_settings
 def input_names(encoder: Encoder) -> tuple[str, ...]:
     """The inputs, each int64 [B, S]: what the model's forward takes of what the tokenizer returns.
 
-    A model that knows one token type alone adds the same vector everywhere, and needs no input for it.
+    A model that knows one token type alone adds the same vector everywhere, and needs no input for it; nor one without.
     """
     taken = set(inspect.signature(encoder.model.forward).parameters)
-    if getattr(encoder.model.config, "type_vocab_size", None) == 1:
+    if getattr(encoder.model.config, "type_vocab_size", None) in (0, 1):
         taken -= {"token_type_ids"}
     return tuple(name for name in encoder.tokenizer.model_input_names if name in taken)
 
@@ -33,7 +33,7 @@ def input_names(encoder: Encoder) -> tuple[str, ...]:
 def max_length_of(encoder: Encoder) -> int:
     """Tokens of the longest text that the model takes: the least of what its files say."""
     lengths = [int(encoder.tokenizer.model_max_length)]
-    longest = family_of(encoder.model.config).longest_sequence(encoder.model.config)
+    longest = traits_of(encoder.model.config).longest_sequence(encoder.model)
     lengths += [longest] if longest is not None else []
     if encoder.task == "sentence-similarity":
         stated = read_sentence_settings(encoder.folder).get("max_seq_length")
@@ -47,6 +47,8 @@ def pool(
     """Sentence vectors [B, D] from token vectors [B, S, D] and a 0/1 mask [B, S], through the layers behind it."""
     if pooling.mode == "cls":
         sentence = hidden[:, 0]
+    elif pooling.mode == "lasttoken":
+        sentence = last_token(hidden, attention_mask)
     else:
         weights = attention_mask.unsqueeze(1).to(hidden.dtype)  # [B, 1, S]
         sentence = (weights @ hidden).squeeze(1)  # one product, where a sum over S of [B, S, D] reads it twice
@@ -59,6 +61,13 @@ def pool(
     # As torch's `normalize`, whose exported form widens the norms by three nodes before it divides.
     norms: torch.Tensor = torch.linalg.vector_norm(sentence, dim=-1, keepdim=True)
     return sentence / norms.clamp(min=1e-12)
+
+
+def last_token(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """The vectors [B, D] of the last tokens that a mask [B, S] counts, whichever side its padding is at."""
+    places = torch.arange(hidden.shape[1], device=hidden.device)
+    last = (attention_mask * places).amax(1)  # [B]
+    return hidden.gather(1, last[:, None, None].expand(-1, 1, hidden.shape[2])).squeeze(1)
 
 
 def torch_answers(encoder: Encoder, tokens: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -1,19 +1,34 @@
-"""The supported model families, by the `model_type` of their configs."""
+"""The model families that can be pruned, by the `model_type` of their configs."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from homoexport.encoder.albert import ALBERT
 from homoexport.encoder.bert import BERT
+from homoexport.encoder.deberta_v2 import DEBERTA_V2
 from homoexport.encoder.distilbert import DISTILBERT
 from homoexport.encoder.electra import ELECTRA
 from homoexport.encoder.layout import Family
 from homoexport.encoder.modernbert import MODERNBERT
 from homoexport.encoder.mpnet import MPNET
+from homoexport.encoder.nomic_bert import NOMIC_BERT
 from homoexport.encoder.roberta import ROBERTA
+from homoexport.encoder.traits import Traits
 from homoexport.errors import TeacherError
 
-_FAMILIES: tuple[Family, ...] = (BERT, ROBERTA, ELECTRA, DISTILBERT, MPNET, MODERNBERT)
+_FAMILIES: tuple[Family, ...] = (
+    BERT,
+    ROBERTA,
+    ELECTRA,
+    DISTILBERT,
+    MPNET,
+    MODERNBERT,
+    ALBERT,
+    DEBERTA_V2,
+    NOMIC_BERT,
+)
+_ANY = Traits()
 
 
 def supported_model_types() -> tuple[str, ...]:
@@ -21,18 +36,22 @@ def supported_model_types() -> tuple[str, ...]:
     return tuple(name for family in _FAMILIES for name in family.model_types)
 
 
+def traits_of(config: Any) -> Traits:
+    """What is known of a config's family; of a `model_type` without an adapter, what holds for any."""
+    return _adapter_of(config) or _ANY
+
+
 def family_of(config: Any) -> Family:
     """The adapter of a config's family; refuses (TeacherError) a `model_type` without one."""
-    for family in _FAMILIES:
-        if config.model_type in family.model_types:
-            return family
-    raise refuse_family(config.model_type, str(getattr(config, "name_or_path", "") or "config.json"))
-
-
-def refuse_family(model_type: str, source: str) -> TeacherError:
-    """What is said of a `model_type` without an adapter, whatever code its folder names (`auto_map`)."""
-    return TeacherError(
-        f"model family '{model_type}' is not supported",
-        where=source,
-        hint=f"supported: {', '.join(supported_model_types())}",
+    if family := _adapter_of(config):
+        return family
+    raise TeacherError(
+        f"model family '{config.model_type}' cannot be pruned, for that asks for an adapter",
+        where=str(getattr(config, "name_or_path", "") or "config.json"),
+        hint=f"can be: {', '.join(supported_model_types())}; to export, bench, eval and trim, and as "
+        "distill.vectors_from, any encoder will do",
     )
+
+
+def _adapter_of(config: Any) -> Family | None:
+    return next((family for family in _FAMILIES if config.model_type in family.model_types), None)

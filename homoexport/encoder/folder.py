@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
+import transformers
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from pydantic_core import from_json
+from transformers import CONFIG_MAPPING
 
 from homoexport.documents.document import first_fault
-from homoexport.encoder.families import refuse_family, supported_model_types
 from homoexport.errors import TeacherError, refusing
 from homoexport.growth import refuse_growth
 from homoexport.limits import MB, LimitName, limit, raise_hint
@@ -75,8 +76,9 @@ def check_folder(folder: Path, source: str) -> None:
     """
     where, config = str(folder / "config.json"), read_settings(folder / "config.json")
     kind = config.get("model_type") if isinstance(config, dict) else None
-    if isinstance(kind, str) and kind not in supported_model_types():
-        raise refuse_family(kind, source)
+    if isinstance(kind, str) and kind not in CONFIG_MAPPING:  # whatever code it names (`auto_map`)
+        what = f"model family '{kind}' is not one that transformers {transformers.__version__} knows by itself"
+        raise TeacherError(what, where=source, hint="name a model without code of its own, or upgrade transformers")
     _parsed(_Config, config, where)
     assert isinstance(config, dict)
     for key, value in config.items():

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from homoexport.choices import GroupKind
+from homoexport.encoder.traits import Traits
+from homoexport.errors import ShapeError
 from homoexport.shape import Shape, Widths
 
 
@@ -101,8 +103,8 @@ class Taps:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Family(ABC):
-    """All that homoexport must know of a model family; one adapter file each. What has a body suits most of them."""
+class Family(Traits, ABC):
+    """All that pruning must know of a model family; one adapter file each. What has a body suits most of them."""
 
     model_types: tuple[str, ...]  # of the configs that it serves
     body_name: str  # of the encoder inside a task model
@@ -110,8 +112,8 @@ class Family(ABC):
     layers_name: str  # of the list of layers inside the body
     ffn_width_name: str = "intermediate_size"  # in its config
     prunes_head_width: bool = True  # rotary positions tie a head's width to its frequencies
-    pretrains_lm_head: bool = True  # whether `...ForPreTraining` models have a masked-LM head
-    takes_additive_mask: bool = True  # [B, 1, S, S], ready-made, right for all layers and heads, on transformers 5
+    shares_layers: bool = False  # all layers are one, called again and again
+    takes_additive_mask: bool = True
 
     @abstractmethod
     def layout(self, model: nn.Module) -> Layout:
@@ -172,9 +174,6 @@ class Family(ABC):
         """Layers any one of which can leave, so that the others are a stock model."""
         return tuple(range(len(self.layers_of(model))))
 
-    def prepare_config(self, config: Any) -> None:  # noqa: B027 - most families need nothing
-        """Settings to load a model with, so that its layers can be read; a saved config does not keep them."""
-
     def write_config(self, config: Any, shape: Shape) -> None:
         """Put widths and the number of layers into a config."""
         config.hidden_size = shape.hidden_size
@@ -182,26 +181,33 @@ class Family(ABC):
         config.num_attention_heads = shape.num_attention_heads
         config.num_hidden_layers = shape.num_hidden_layers
 
-    def check_target(self, config: Any, target: Shape) -> None:  # noqa: B027 - most families take any shape
+    def check_target(self, config: Any, target: Shape) -> None:
         """Refuse (ShapeError) a shape that a stock model of the family cannot have."""
-
-    def longest_sequence(self, config: Any) -> int | None:
-        """Tokens that the positions suffice for; None where they have no end."""
-        return int(config.max_position_embeddings)
+        head_dim = config.hidden_size // config.num_attention_heads
+        if not self.prunes_head_width and target.head_dim != head_dim:
+            below = target.hidden_size // head_dim * head_dim
+            nearest = [size for size in (below, below + head_dim) if 0 < size <= config.hidden_size]
+            raise ShapeError(
+                f"{target.num_attention_heads} heads of {target.head_dim} at hidden_size {target.hidden_size}: "
+                f"rotary positions tie the width of a head to the teacher's {head_dim}",
+                where="student",
+                hint=f"possible: {' or '.join(f'{size} with {size // head_dim} heads' for size in nearest)}",
+            )
 
     # What most families do not have: the arguments are for those that do.
 
-    def settled_ids(self, config: Any) -> int:  # noqa: ARG002
-        """Ids from 0 on that mean what they mean to the model's code, so that they cannot be counted anew."""
-        return 0
+    def scored(
+        self,
+        model: nn.Module,  # noqa: ARG002
+        layer: int,  # noqa: ARG002
+        query: Tensor,
+        key: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What a layer's scores q·k/√d + bias are made of, from its projections [B, S, H·d].
 
-    def rotate(self, model: nn.Module, layer: int, projected: Tensor, head_dim: int) -> Tensor:  # noqa: ARG002
-        """Rotary positions on queries or keys [B, S, H·d]; as they are where the family has none."""
-        return projected
-
-    def score_bias(self, model: nn.Module, length: int) -> Tensor | None:  # noqa: ARG002
-        """What is added to the scores before the softmax, [H, S, S]: relative positions. None for nothing."""
-        return None
+        These are q and k with what positions do to them, and the bias [H, S, S] or [B, H, S, S] of relative positions.
+        """
+        return query, key, None
 
     def window(self, model: nn.Module, layer: int) -> int | None:  # noqa: ARG002
         """Tokens to either side that a token of this layer attends to; None for all."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from typing import Any
 import huggingface_hub
 import torch
 from huggingface_hub.errors import HFValidationError
-from optimum.exporters.tasks import TasksManager
 from tokenizers import Tokenizer
 from torch import nn
 from transformers import (
@@ -24,7 +22,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging
 
 from homoexport import packaged
 from homoexport.choices import CLASSIFYING, ModelTask
@@ -32,21 +29,17 @@ from homoexport.documents.artifact import digest_in, sha256_file
 from homoexport.documents.document import digest_of
 from homoexport.documents.package import Pooling
 from homoexport.encoder.dense import Dense
-from homoexport.encoder.families import family_of
-from homoexport.encoder.folder import TOKENIZER_FILES, check_folder, weights_bytes
+from homoexport.encoder.families import traits_of
+from homoexport.encoder.folder import TOKENIZER_FILES, check_folder
 from homoexport.encoder.sentence import read_dense_modules, read_pooling, write_sentence_files
 from homoexport.encoder.shape import count_parameters
+from homoexport.encoder.weights import NO_ENCODER, load_weights, without_bars
 from homoexport.errors import TeacherError, first_line, readable, refusing
 from homoexport.panics import unprinted_panics
 from homoexport.plain import visible
 
 _SENTENCE_FILES = ["modules.json", "1_Pooling/*", "sentence_bert_config.json", "config_sentence_transformers.json"]
 _DENSE_FILES = ["*_Dense/config.json", "*_Dense/model.safetensors"]
-_HEADS: dict[ModelTask, str] = {
-    "fill-mask": "masked-LM head",
-    "text-classification": "sequence-classification head",
-    "token-classification": "token-classification head",
-}
 _TASK_OF_ARCHITECTURE: dict[str, ModelTask] = {  # by the end of the class's name
     "ForMaskedLM": "fill-mask",
     "ForPreTraining": "fill-mask",
@@ -57,7 +50,6 @@ _TASK_OF_ARCHITECTURE: dict[str, ModelTask] = {  # by the end of the class's nam
 _NOT_A_MODEL = "name a folder with config.json, model.safetensors and a tokenizer"
 _NO_FOLDER = Path(os.devnull)
 _LONGEST_NAME, _SHORTEST = 1000, 3
-_SPARE_PARAMETERS = 10**6  # of a model, beyond what its weights have: a pooler that nothing reads
 
 
 @dataclass(frozen=True)
@@ -131,7 +123,7 @@ def _download(name: str) -> Path:
 def _infer_task(folder: Path, config: Any) -> ModelTask:
     if (folder / "modules.json").is_file():
         return "sentence-similarity"
-    if _class_name(config).endswith("ForPreTraining") and not family_of(config).pretrains_lm_head:
+    if _class_name(config).endswith("ForPreTraining") and not traits_of(config).pretrains_lm_head:
         return "feature-extraction"
     if task := _task_of_head(config):
         return task
@@ -162,32 +154,32 @@ def encoder_of(
     """A model in memory as an encoder. It is left in eval mode.
 
     Args:
-        model: of a supported family, in fp32, with the head that the task needs.
+        model: any encoder of transformers, in fp32, with the head that the task needs.
         tokenizer: a fast one.
         pooling: of a sentence encoder; by default the mean, normalised.
         name: what messages and manifests call it.
 
     Raises:
-        TeacherError: the family is not supported, or the tokenizer is not the model's.
+        TeacherError: the tokenizer is not the model's.
     """
-    family = family_of(model.config)
-    family.prepare_config(model.config)
-    _check_tokenizer(tokenizer, model.config, family.longest_sequence(model.config), name)
+    traits = traits_of(model.config)
+    traits.prepare_config(model.config)
+    _check_tokenizer(tokenizer, model.config, traits.longest_sequence(model), name)
     if task == "sentence-similarity":
         pooling = pooling or Pooling()
     return Encoder(model.eval(), tokenizer, task, pooling, _NO_FOLDER, name)
 
 
 def load_encoder(source: str, *, task: ModelTask | None = None) -> Encoder:
-    """Load a model of a supported family with its tokenizer.
+    """Load a model with its tokenizer: any encoder that transformers knows by itself.
 
     Args:
         source: hub name, folder, or `package:DISTRIBUTION/PATH`.
         task: what the model is for; by default what its folder says.
 
     Raises:
-        TeacherError: not found, not a model, family not supported, damaged weights, no tokenizer,
-            or no head where `task` needs one.
+        TeacherError: not found, not a model, not an encoder of text, damaged weights, no tokenizer, or no head where
+            `task` needs one.
         PackageError: a folder that holds links, or that its manifest does not describe.
     """
     folder = resolve_folder(source)
@@ -196,21 +188,24 @@ def load_encoder(source: str, *, task: ModelTask | None = None) -> Encoder:
         check_folder(folder, source)
     with refusing(TeacherError, "is not a model: its config does not load", where=source, hint=_NOT_A_MODEL):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    family = family_of(config)
     if getattr(config, "is_decoder", False):
-        raise TeacherError("is a decoder (is_decoder in its config)", where=source, hint="name an encoder")
+        raise TeacherError("is a decoder (is_decoder in its config)", where=source, hint=NO_ENCODER)
     positions = getattr(config, "position_embedding_type", None) or "absolute"
     if positions != "absolute":
         raise TeacherError(f"its positions are '{positions}'", where=source, hint="name a model with absolute ones")
-    family.prepare_config(config)
+    traits = traits_of(config)
+    traits.prepare_config(config)
+    if type(getattr(config, "vocab_size", None)) is not int or type(getattr(config, "hidden_size", None)) is not int:
+        what = f"its config of a '{config.model_type}' names no vocab_size or no hidden_size"
+        raise TeacherError(what, where=source, hint=NO_ENCODER)
     other = _task_of_head(config)
     if task in CLASSIFYING and other in CLASSIFYING and task != other:  # their heads can have the same weights
         what = f"is a {_class_name(config)}, which is for {other}, not {task}"
         raise TeacherError(what, where=source, hint="name a model with that head")
     task = task or _infer_task(folder, config)
-    model = _load_weights(folder, config, task, source)
+    model = load_weights(folder, config, task, source)
     tokenizer = _load_tokenizer(folder, source)
-    _check_tokenizer(tokenizer, config, family.longest_sequence(config), source)
+    _check_tokenizer(tokenizer, config, traits.longest_sequence(model), source)
     if task == "fill-mask" and tokenizer.mask_token_id is None:
         raise TeacherError("its tokenizer has no mask token", where=source, hint="set mask_token and save it again")
     if task != "sentence-similarity":
@@ -252,72 +247,6 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: Any, longest: i
         tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
 
 
-def _load_weights(folder: Path, config: Any, task: ModelTask, source: str) -> PreTrainedModel:
-    model_class = TasksManager.get_model_class_for_task(
-        task if task in _HEADS else "feature-extraction", library="transformers"
-    )
-    if any(folder.glob("onnx/*.onnx")) and not weights_bytes(folder):
-        what = "is an ONNX package, without weights for torch"
-        raise TeacherError(what, where=source, hint="name the model that it was exported from")
-    no_model = refusing(TeacherError, "no model can be made of its config.json", where=source, hint="set it right")
-    with no_model, torch.device("meta"):
-        blank = model_class.from_config(config, trust_remote_code=False)
-    asked = sum(tensor.numel() for tensor in (*blank.parameters(), *blank.buffers()))
-    if asked > weights_bytes(folder) + _SPARE_PARAMETERS:
-        what = f"its config.json asks for {asked} parameters, and all of its weights are {weights_bytes(folder)} bytes"
-        raise TeacherError(what, where=source, hint="put the config.json there that the weights were saved with")
-    no_weights = refusing(TeacherError, "its weights do not load", where=source, hint="copy or download it again")
-    with no_weights, _without_bars():
-        model, info = model_class.from_pretrained(
-            folder,
-            config=config,
-            dtype=torch.float32,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            trust_remote_code=False,
-        )
-    if info["mismatched_keys"]:
-        found = min(info["mismatched_keys"])  # transformers 4 gives names, 5 names and shapes
-        name = found if isinstance(found, str) else found[0]
-        asked = " x ".join(map(str, model.state_dict()[name].shape))
-        what = f"{name} is not {asked} in its weights, as its config.json says"
-        raise TeacherError(what, where=source, hint="put the config.json there that the weights were saved with")
-    pooler_counts = task == "text-classification"  # elsewhere nothing reads it
-    missing = sorted(name for name in info["missing_keys"] if pooler_counts or "pooler" not in name)
-    if missing:
-        head = [name for name in missing if not name.startswith(f"{model.base_model_prefix}.")]
-        what = f"weights are missing ({missing[0]})"
-        if task in _HEADS and head:
-            what = f"it has no {_HEADS[task]} ({head[0]})"
-        raise TeacherError(what, where=source, hint="name a model that was saved with it")
-    broken = next((name for name, weight in model.named_parameters() if not weight.isfinite().all()), None)
-    if broken is not None:
-        what = f"{broken} holds what is no number (NaN or infinity)"
-        raise TeacherError(what, where=source, hint="name a checkpoint from before its training went wrong")
-    model.eval()
-    with refusing(TeacherError, "its model cannot be run", where=source, hint="set its config.json right"):
-        with torch.no_grad():
-            model(input_ids=torch.zeros((1, 4), dtype=torch.int64))
-        count = model.config.num_labels if task in CLASSIFYING else 0
-        labels = [model.config.id2label[number] for number in range(count)]
-    if not all(isinstance(label, str) for label in labels):
-        raise TeacherError("its labels are no text (id2label)", where=source, hint="set its config.json right")
-    assert isinstance(model, PreTrainedModel)
-    return model
-
-
-@contextmanager
-def _without_bars() -> Iterator[None]:
-    """Nothing below the command line prints, and transformers shows a bar of the weights that it loads."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
 def load_classifier(source: str, names: Sequence[str]) -> Encoder:
     """A model as a text classifier with these labels, or with one output for scores where there are none.
 
@@ -328,7 +257,7 @@ def load_classifier(source: str, names: Sequence[str]) -> Encoder:
     """
     found = load_encoder(source)
     labels = {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
-    with _without_bars():
+    with without_bars():
         model = AutoModelForSequenceClassification.from_pretrained(
             found.folder,
             dtype=torch.float32,

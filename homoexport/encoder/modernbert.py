@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from homoexport.encoder.layout import Branch, Family, LayerSlots, Layout, Taps
+from homoexport.encoder.rotary import turned
 from homoexport.encoder.slots import columns, existing, norm, own_linears, rows, square
 from homoexport.errors import ShapeError
 from homoexport.shape import Shape, Widths
@@ -118,31 +119,16 @@ class _ModernBert(Family):
         super().write_config(config, shape)
         _write_kinds(config, kinds)
 
-    def check_target(self, config: Any, target: Shape) -> None:
-        head_dim = config.hidden_size // config.num_attention_heads
-        if target.head_dim != head_dim:
-            below = target.hidden_size // head_dim * head_dim
-            nearest = [size for size in (below, below + head_dim) if 0 < size <= config.hidden_size]
-            raise ShapeError(
-                f"{target.num_attention_heads} heads of {target.head_dim} at hidden_size {target.hidden_size}: "
-                f"rotary positions tie the width of a head to the teacher's {head_dim}",
-                where="student",
-                hint=f"possible: {' or '.join(f'{size} with {size // head_dim} heads' for size in nearest)}",
-            )
-
-    def rotate(self, model: nn.Module, layer: int, projected: Tensor, head_dim: int) -> Tensor:
+    def scored(self, model: nn.Module, layer: int, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Queries and keys turned by the frequencies of a local or a global layer."""
         module, body = self.layers_of(model)[layer], self.body(model)
-        places = torch.arange(projected.shape[1], device=projected.device)[None]
+        places = torch.arange(query.shape[1], device=query.device)[None]
         if hasattr(body, "rotary_emb"):
             # to mypy any attribute of a module may be a tensor, which is not called
-            cos, sin = body.rotary_emb(projected, places, module.attention_type)  # type: ignore[operator]
+            cos, sin = body.rotary_emb(query, places, module.attention_type)  # type: ignore[operator]
         else:
-            cos, sin = module.attn.rotary_emb(projected, position_ids=places)
-        heads = projected.view(*projected.shape[:2], -1, head_dim)  # [B, S, H, d]
-        first, second = heads.chunk(2, dim=-1)
-        turned = torch.cat((-second, first), dim=-1)
-        rotated: Tensor = heads * cos[:, :, None] + turned * sin[:, :, None]
-        return rotated.flatten(-2)
+            cos, sin = module.attn.rotary_emb(query, position_ids=places)
+        return turned(query, cos, sin), turned(key, cos, sin), None
 
     def window(self, model: nn.Module, layer: int) -> int | None:
         """Half of `local_attention` in local layers, both ends included."""

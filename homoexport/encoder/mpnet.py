@@ -14,8 +14,6 @@ from homoexport.encoder.layout import Layout
 from homoexport.encoder.postnorm import PostNorm
 from homoexport.encoder.slots import columns
 
-_PADDING_INDEX = 1  # the model's own constant, whatever its config says
-
 
 @dataclass(frozen=True)
 class _MPNet(PostNorm):
@@ -24,19 +22,18 @@ class _MPNet(PostNorm):
         bias = columns(f"{self.prefix(model)}encoder.relative_attention_bias")
         return replace(super().layout(model), shared_heads=(bias,))
 
-    def longest_sequence(self, config: Any) -> int | None:
-        """The first token stands after the padding index."""
-        return int(config.max_position_embeddings) - _PADDING_INDEX - 1
-
-    def settled_ids(self, config: Any) -> int:  # noqa: ARG002
-        """Positions are counted from the padding index."""
-        return _PADDING_INDEX + 1
-
-    def score_bias(self, model: nn.Module, length: int) -> Tensor | None:
+    def scored(
+        self,
+        model: nn.Module,
+        layer: int,  # noqa: ARG002 - all layers have the same
+        query: Tensor,
+        key: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The bias of relative positions [H, S, S]."""
         encoder: Any = self.body(model).get_submodule("encoder")
-        states = encoder.relative_attention_bias.weight.new_empty(1, length, 1)
+        states = encoder.relative_attention_bias.weight.new_empty(1, query.shape[1], 1)
         bias: Tensor = encoder.compute_position_bias(states)[0]
-        return bias
+        return query, key, bias
 
 
 MPNET = _MPNet(

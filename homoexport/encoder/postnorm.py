@@ -26,6 +26,7 @@ class PostNorm(Family):
     squares: tuple[str, ...]
     readers: tuple[str, ...]
     head_norms: tuple[str, ...] = ()
+    pooler: str = "pooler.dense"  # in the body
     # Inside a layer: the module that knows the number of heads, and, inside that one, the projections.
     layers_name: str = "encoder.layer"
     attention: str = "attention.self"
@@ -36,11 +37,13 @@ class PostNorm(Family):
     attention_out: str = "attention.output.dense"
     attention_norm: str = "attention.output.LayerNorm"
     ffn_in: str = "intermediate.dense"
+    ffn_gate: str | None = None  # beside it, of gated ones
     ffn_out: str = "output.dense"
     ffn_norm: str = "output.LayerNorm"
     # Attributes of the attention that hold the number of heads, and heads times head width.
     head_count: str = "num_attention_heads"
     inner_width: str = "all_head_size"
+    head_width: str = "attention_head_size"
 
     def embedding_slots(self, model: nn.Module) -> list[Slot]:
         """The embedding layer's share of the residual stream."""
@@ -48,33 +51,38 @@ class PostNorm(Family):
         kinds = ("word", "position", "token_type")
         return [*(columns(f"{place}.{kind}_embeddings") for kind in kinds), *norm(f"{place}.LayerNorm")]
 
+    def layer_names(self, model: nn.Module) -> list[str]:
+        """The layers' names in the body, in the order of use."""
+        return [f"{self.layers_name}.{index}" for index in range(len(self.layers_of(model)))]
+
     def layout(self, model: nn.Module) -> Layout:
         """Slots of embeddings, layers, pooler and heads, as far as the model has them."""
         prefix = self.prefix(model)
         hidden = self.embedding_slots(model)
         layers = []
-        for index in range(len(self.layers_of(model))):
-            layer = f"{prefix}{self.layers_name}.{index}."
+        for name in self.layer_names(model):
+            layer = f"{prefix}{name}."
             attention = f"{layer}{self.attention}."
             query, key, value = (attention + name for name in (self.query, self.key, self.value))
-            out, ffn_in, ffn_out = (layer + name for name in (self.attention_out, self.ffn_in, self.ffn_out))
-            hidden += [columns(linear) for linear in (query, key, value, ffn_in)]
+            out, ffn_out = layer + self.attention_out, layer + self.ffn_out
+            ffn_in = tuple(layer + name for name in (self.ffn_in, self.ffn_gate) if name)
+            hidden += [columns(linear) for linear in (query, key, value, *ffn_in)]
             hidden += [*rows(out), *rows(ffn_out)]
             attention_norm, ffn_norm = layer + self.attention_norm, layer + self.ffn_norm
             hidden += [*norm(attention_norm), *norm(ffn_norm)]
             layers.append(
                 LayerSlots(
-                    query_key=(*rows(query), *rows(key)),
-                    value_out=(*rows(value), columns(out)),
-                    ffn=(*rows(ffn_in), columns(ffn_out)),
+                    query_key=existing(model, (*rows(query), *rows(key))),
+                    value_out=existing(model, (*rows(value), columns(out))),
+                    ffn=existing(model, (*(slot for linear in ffn_in for slot in rows(linear)), columns(ffn_out))),
                     branches=(
                         Branch((query, key, value), out, norm_after=attention_norm),
-                        Branch((ffn_in,), ffn_out, norm_after=ffn_norm),
+                        Branch(ffn_in, ffn_out, norm_after=ffn_norm),
                     ),
-                    query=(f"{query}.weight", f"{query}.bias"),
+                    query=tuple(slot.parameter for slot in existing(model, rows(query))),
                 )
             )
-        squares = (f"{prefix}pooler.dense", *self.squares)
+        squares = (f"{prefix}{self.pooler}", *self.squares)
         for linear in squares:
             hidden += square(linear)
         for name in self.head_norms:
@@ -102,7 +110,7 @@ class PostNorm(Family):
         layers = self.layers_of(model)
         attentions = [layer.get_submodule(self.attention) for layer in layers]
         queries = [module.get_submodule(self.query) for module in attentions]
-        head_dim = attentions[0].attention_head_size
+        head_dim = getattr(attentions[0], self.head_width)
         return Widths(
             hidden_size=queries[0].in_features,
             intermediate_size=layers[0].get_submodule(self.ffn_in).out_features,
@@ -114,7 +122,7 @@ class PostNorm(Family):
         for layer in self.layers_of(model):
             attention = layer.get_submodule(self.attention)
             width = attention.get_submodule(self.query).out_features
-            attention.attention_head_size = head_dim
+            setattr(attention, self.head_width, head_dim)
             attention.scaling = head_dim**-0.5
             setattr(attention, self.inner_width, width)
             setattr(attention, self.head_count, width // head_dim)

@@ -2,24 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 from homoexport.encoder.postnorm import PostNorm
 
-
-@dataclass(frozen=True)
-class _Roberta(PostNorm):
-    def longest_sequence(self, config: Any) -> int | None:
-        """The first token stands at position pad_token_id + 1."""
-        return int(config.max_position_embeddings) - int(config.pad_token_id) - 1
-
-    def settled_ids(self, config: Any) -> int:
-        """Positions are counted from the padding index."""
-        return int(config.pad_token_id) + 1
-
-
-ROBERTA = _Roberta(
+ROBERTA = PostNorm(
     model_types=("roberta", "xlm-roberta", "camembert"),
     body_name="roberta",
     lm_head_names=("lm_head",),

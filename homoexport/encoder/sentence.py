@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 
 SENTENCE_SETTINGS = "sentence_bert_config.json"
 _MOST_DENSE = 8
+_POOLING: dict[str, PoolingMode] = {  # a mode by its own name, and by that of its flag
+    "mean": "mean",
+    "mean_tokens": "mean",
+    "cls": "cls",
+    "cls_token": "cls",
+    "lasttoken": "lasttoken",
+}
 
 
 def _inside(path: str) -> str:
@@ -88,7 +95,7 @@ def read_pooling(folder: Path) -> Pooling:
     """Pooling of a sentence-transformers folder; mean and normalised where it says nothing.
 
     Raises:
-        TeacherError: a pooling that is neither mean nor cls, or modules that are not supported.
+        TeacherError: a pooling that is neither mean, cls nor lasttoken, or modules that are not supported.
     """
     kinds, paths = _modules_of(folder)
     path = folder / (paths[1] if len(kinds) > 1 else "1_Pooling") / "config.json"
@@ -100,10 +107,10 @@ def read_pooling(folder: Path) -> Pooling:
     others = settings.model_extra or {}
     flags = (name for name, on in others.items() if name.startswith("pooling_mode_") and on is True)
     modes = [name.removeprefix("pooling_mode_") for name in flags] or [settings.pooling_mode]
-    if len(modes) != 1 or modes[0] not in ("mean", "mean_tokens", "cls", "cls_token"):
-        raise TeacherError(f"pooling {'+'.join(modes)} is not supported", where=str(path), hint="supported: mean, cls")
-    mode: PoolingMode = "mean" if modes[0] in ("mean", "mean_tokens") else "cls"
-    return Pooling(mode=mode, normalize=normalize)
+    if len(modes) != 1 or modes[0] not in _POOLING:
+        hint = "supported: mean, cls, lasttoken"
+        raise TeacherError(f"pooling {'+'.join(modes)} is not supported", where=str(path), hint=hint)
+    return Pooling(mode=_POOLING[modes[0]], normalize=normalize)
 
 
 def read_dense_modules(folder: Path, hidden_size: int) -> tuple[Dense, ...]:
@@ -139,6 +146,7 @@ def write_sentence_files(encoder: Encoder, folder: Path, *, hidden_size: int, ma
         "pooling_mode_mean_tokens": encoder.pooling.mode == "mean",
         "pooling_mode_max_tokens": False,
         "pooling_mode_mean_sqrt_len_tokens": False,
+        "pooling_mode_lasttoken": encoder.pooling.mode == "lasttoken",
     }
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling, indent=2))
     kinds = ["Transformer", "Pooling", *["Dense"] * len(encoder.dense), *["Normalize"] * encoder.pooling.normalize]

@@ -53,6 +53,6 @@ def count_parameters(model: nn.Module) -> int:
 def parameter_counts(model: nn.Module, family: Family) -> ParameterCounts:
     return ParameterCounts(
         embedding=model.get_parameter(family.layout(model).token_rows).numel(),
-        backbone=sum(count_parameters(layer) for layer in family.taps(model).layers),
+        backbone=count_parameters(nn.ModuleList(dict.fromkeys(family.taps(model).layers))),
         total=count_parameters(model),
     )

@@ -75,9 +75,8 @@ def slice_model(
         parameter.grad = None
     if keep.head_dim != old_head_dim:
         factor = math.sqrt(keep.head_dim / old_head_dim)
-        for layer in layout.layers:
-            for name in layer.query:
-                _rescale(model.get_parameter(name), factor, optimizer)
+        for name in dict.fromkeys(name for layer in layout.layers for name in layer.query):
+            _rescale(model.get_parameter(name), factor, optimizer)
     _refresh_modules(model)
     family.set_head_dim(model, keep.head_dim)
 

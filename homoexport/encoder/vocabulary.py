@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from homoexport.encoder.families import family_of
+from homoexport.encoder.families import traits_of
 from homoexport.encoder.loading import Encoder, save_tokenizer
 
 _OWN_FILES = {
@@ -63,7 +63,7 @@ def token_ids(config: Any) -> dict[str, int | list[int]]:
 def needed_ids(model: PreTrainedModel) -> set[int]:
     """The ids that the model or its config knows by their numbers."""
     config: Any = model.config
-    needed = set(range(family_of(config).settled_ids(config)))
+    needed = set(range(traits_of(config).settled_ids(model)))
     for value in token_ids(config).values():
         needed.update(value if isinstance(value, list) else [value])
     return {index for index in needed if 0 <= index < config.vocab_size}
@@ -97,10 +97,10 @@ def _indexed_by_words(model: PreTrainedModel, words: int) -> list[torch.Tensor]:
     head = model.get_output_embeddings()
     found: list[torch.Tensor] = [model.get_input_embeddings().weight]
     if head is not None:
-        found.append(head.weight)
-        biases = [parameter for name, parameter in model.named_parameters() if name.endswith("bias")]
-        of_head = {id(tensor) for tensor in (head.bias,) if tensor is not None}
-        found += [bias for bias in biases if id(bias) in of_head or (bias.shape == (words,) and _is_alone(model, bias))]
+        own = (head.weight, *(() if head.bias is None else (head.bias,)))
+        found += [tensor for tensor in own if tensor.shape[0] == words]  # DeBERTa names a layer before it
+        biases = (parameter for name, parameter in model.named_parameters() if name.endswith("bias"))
+        found += [bias for bias in biases if bias.shape == (words,) and _is_alone(model, bias)]
     return found
 
 

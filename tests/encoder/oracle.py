@@ -66,6 +66,35 @@ RULES: dict[str, Rules] = {
         (r"\d\.output\.dense\.", "hidden", "ffn"),
         *_HEADS,
     ],
+    "albert": [
+        (r"embedding_hidden_mapping_in\.", "hidden", None),
+        (r"\.?embeddings\.|predictions\.(LayerNorm|decoder)|predictions\.(dense\.)?bias", None, None),
+        (r"predictions\.dense\.weight", None, "hidden"),
+        (r"attention\.(query|key)\.", "query_key", "hidden"),
+        (r"attention\.value\.", "value_out", "hidden"),
+        (r"attention\.dense\.", "hidden", "value_out"),
+        (r"\.ffn\.", "ffn", "hidden"),
+        (r"\.ffn_output\.", "hidden", "ffn"),
+        (r"albert\.pooler\.|^pooler\.", "hidden", "hidden"),
+        *_HEADS,
+    ],
+    "deberta-v2": [
+        *_EMBEDDINGS,
+        (r"rel_embeddings\.", None, "hidden"),
+        (r"(query|key)_proj\.", "query_key", "hidden"),
+        (r"value_proj\.", "value_out", "hidden"),
+        *_BERT_LAYERS,
+        *_HEADS,
+    ],
+    "nomic_bert": [
+        *_EMBEDDINGS,
+        (r"\.(q|k)_proj\.", "query_key", "hidden"),
+        (r"\.v_proj\.", "value_out", "hidden"),
+        (r"\.o_proj\.", "hidden", "value_out"),
+        (r"\.(gate|up)_proj\.", "ffn", "hidden"),
+        (r"\.down_proj\.", "hidden", "ffn"),
+        *_HEADS,
+    ],
     "modernbert": [
         *_EMBEDDINGS,
         (r"attn\.Wqkv\.", "fused", "hidden"),
@@ -77,7 +106,8 @@ RULES: dict[str, Rules] = {
     ],
 }
 RULES["modernbert-biased"] = RULES["modernbert"]
-_QUERY = re.compile(r"self\.query\.|\.q_lin\.|attn\.q\.")
+RULES["deberta-v2-unshared"] = RULES["deberta-v2"]
+_QUERY = re.compile(r"self\.query\.|\.q_lin\.|attn\.q\.|attention\.query\.|query_proj\.")
 
 
 def random_keep(model: PreTrainedModel, hidden: int, ffn: int, heads: int, head_dim: int, seed: int = 0) -> Keep:
@@ -99,6 +129,8 @@ def random_keep(model: PreTrainedModel, hidden: int, ffn: int, heads: int, head_
             dims = [head * widths.head_dim + pick(widths.head_dim, head_dim) for head in kept]
             indices[Group(kind, layer)] = torch.cat(dims)
         indices[Group("ffn", layer)] = pick(widths.intermediate_size, ffn)
+    if family.shares_layers:
+        indices |= {group: indices[group.kind, 0] for group in indices if group.layer}
     return Keep(indices, head_dim)
 
 
@@ -164,6 +196,8 @@ def _small_config(config: object, keep: Keep, kept: list[int]) -> object:
             "full_attention" if place in global_ones else "sliding_attention" for place in range(len(kept))
         ]
     small.hidden_size, small.intermediate_size = hidden, ffn
+    if small.model_type == "deberta-v2":
+        small.pooler_hidden_size = hidden
     small.num_attention_heads, small.num_hidden_layers = heads, len(kept)
     return small
 

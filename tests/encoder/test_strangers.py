@@ -75,8 +75,11 @@ def _without_weights(then: Callable[[Path], None]) -> Callable[[Path], None]:
 CODE = {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}
 MODULES = [{"type": "a.Transformer", "path": ""}, {"type": "a.Pooling", "path": "1_Pooling"}]
 REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
-    "code of an unknown type": (_config(model_type="evil", auto_map=CODE), "'evil' is not supported"),
-    "code that trusts itself": (_config(model_type="evil", auto_map=CODE, trust_remote_code=True), "is not supported"),
+    "code of an unknown type": (_config(model_type="evil", auto_map=CODE), "'evil' is not one that transformers"),
+    "code that trusts itself": (
+        _config(model_type="evil", auto_map=CODE, trust_remote_code=True),
+        "'evil' is not one that",
+    ),
     "kernels of a hub": (_config(attn_implementation="kernels-community/flash-attn2"), "attn_implementation"),
     "kernels, in private": (_config(_attn_implementation="some/kernel"), "attn_implementation"),
     "quantized": (_config(quantization_config={"quant_method": "bitsandbytes"}), "quantization_config"),

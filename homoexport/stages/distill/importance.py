@@ -156,14 +156,14 @@ def _sums(model: nn.Module, family: Family, measure: Callable[[dict[str, nn.Para
 _AT_ONCE = 16  # parameters of one fused call: about a layer's; a CPU is faster with what stays in its cache
 
 
-def choose(scores: Scores, widths: Widths, due: Widths) -> Keep:
+def choose(scores: Scores, widths: Widths, due: Widths, *, alike: bool = False) -> Keep:
     """The most important neurons, as many as are due.
 
     Heads leave the layers evenly (numbers differ by one at most), the least important first; where layers share what
-    belongs to a head, it leaves all of them at once. Of the heads due, their number over all layers counts. Within a
-    head, the least important query-key and value-out dimensions go.
+    belongs to a head, or are one (`alike`), it leaves all of them at once. Of the heads due, their number over all
+    layers counts. Within a head, the least important query-key and value-out dimensions go.
     """
-    heads = _choose_heads(scores, widths, due.total_heads)
+    heads = _choose_heads(scores, widths, due.total_heads, alike=alike)
     indices = {}
     for group, vector in scores.items():
         if group.kind == "hidden":
@@ -189,13 +189,13 @@ def _top(vector: Tensor, count: int) -> Tensor:
     return order[:count].sort().values
 
 
-def _choose_heads(scores: Scores, widths: Widths, total: int) -> list[Tensor]:
+def _choose_heads(scores: Scores, widths: Widths, total: int, *, alike: bool) -> list[Tensor]:
     importance = [
         (scores[Group("query_key", layer)] + scores[Group("value_out", layer)]).view(heads, widths.head_dim).sum(1)
         for layer, heads in enumerate(widths.heads_per_layer)
     ]
-    if Group("heads") in scores:
-        together = torch.stack(importance).sum(0) + scores[Group("heads")]
+    if alike or Group("heads") in scores:
+        together = torch.stack(importance).sum(0) + scores.get(Group("heads"), 0)
         return [_top(together, -(-total // len(importance)))] * len(importance)
     base, extra = divmod(total, len(importance))
     # Where layers cannot all keep the same number, the extra heads stay where the next head counts most.

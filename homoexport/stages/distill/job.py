@@ -11,15 +11,16 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedType, LoggerType, gather_object
+from torch import nn
 
-from homoexport.choices import ModelTask, Objective, Side
+from homoexport.choices import Method, ModelTask, Objective, Side
 from homoexport.documents.recipe import DistillSettings
 from homoexport.documents.student import VocabularyDescription
 from homoexport.encoder import Encoder, Family, family_of, weights_digest
@@ -110,7 +111,7 @@ def targets_of(
     config, family = teacher.model.config, family_of(teacher.model.config)
     if getattr(config, "problem_type", None) == "multi_label_classification":
         raise TeacherError("its head has many labels for one text, which is not supported", where=teacher.source)
-    _check_against_teacher(max_length, settings, family, config)
+    _check_against_teacher(max_length, settings, family, teacher.model)
     targets = tuple(target_of(teacher, shape, settings) for shape in shapes)
     if len({shape.output for shape in shapes}) > 1:
         raise RecipeError("students of one run answer in one space", where="students", hint="give all the same output")
@@ -128,7 +129,19 @@ def target_of(encoder: Encoder, asked: PartialShape, settings: DistillSettings) 
         asked = asked.model_copy(update={"num_hidden_layers": -(-teacher.num_hidden_layers // 2)})
     target = complete_shape(asked, teacher, prune=settings.prune, prunes_head_width=family.prunes_head_width)
     family.check_target(encoder.model.config, target)
+    if family.shares_layers:
+        _check_shared_layers(fewer=target.num_hidden_layers < teacher.num_hidden_layers, method=settings.method)
     return target
+
+
+def _check_shared_layers(*, fewer: bool, method: Method) -> None:
+    """Refuse what asks each layer for weights of its own."""
+    if method == "repair":
+        what = "all of the teacher's layers are one, which cannot be mended layer by layer"
+        raise RecipeError(what, where="distill.method", hint="name homodistil or one-shot")
+    if fewer and method in ("homodistil", "one-shot"):
+        what = "all of the teacher's layers are one, so that none can fade out"
+        raise RecipeError(what, where="student.num_hidden_layers", hint="leave it out, or distill.method: layers")
 
 
 def _check_output(output: Side, settings: DistillSettings) -> None:
@@ -208,15 +221,15 @@ def _check_students(teacher: Shape, targets: Sequence[Shape], settings: DistillS
             raise RecipeError("give the widest student first", where="students")
 
 
-def _check_against_teacher(max_length: int, settings: DistillSettings, family: Family, config: Any) -> None:
-    positions = family.longest_sequence(config)
+def _check_against_teacher(max_length: int, settings: DistillSettings, family: Family, model: nn.Module) -> None:
+    positions = family.longest_sequence(model)
     if positions is not None and max_length > positions:
         raise RecipeError(
             f"max_length {max_length} is more than the teacher's {positions} positions",
             where="text.max_length",
             hint=f"at most {positions}",
         )
-    layers = config.num_hidden_layers
+    layers = family.widths(model).num_hidden_layers
     if settings.layers is not None and max(settings.layers) > layers:
         raise RecipeError(
             f"the teacher has no layer {max(settings.layers)}", where="distill.layers", hint=f"1 to {layers}"

@@ -94,7 +94,7 @@ class Run:
         self.is_teacher = start.is_teacher
         self._probed = False
         self._compiled = False
-        self._repairs = settings.repair or settings.method == "repair"
+        self._repairs = (settings.repair or settings.method == "repair") and not self.family.shares_layers
         self._most_tokens = MOST_TOKENS // self.accelerator.num_processes
         self._text: Sequence[MicroBatch] = ()
         if settings.activation_checkpointing:
@@ -305,7 +305,7 @@ class Run:
         now = self.widths
         if not now.exceeds(due):
             return False
-        keep = choose(self.ranking.scores(), now, due)
+        keep = choose(self.ranking.scores(), now, due, alike=self.family.shares_layers)
         if not keep.indices and keep.head_dim == now.head_dim:
             return False  # heads that layers share leave when there is one for each layer to lose
         if self._repairs and self.depth.fading is None:  # a branch that fades adds less than its last layer gives

@@ -28,6 +28,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from homoexport.encoder import last_token
+
 
 def hidden_error(states: Tensor, targets: Tensor, projection: Tensor, token_mask: Tensor, tokens: int) -> Tensor:
     """MSE of states [B, S, D] times a projection W [D, D'] from targets [B, S, D'].
@@ -72,7 +74,8 @@ class _HiddenSquares(torch.autograd.Function):
 class Attention(NamedTuple):
     """What the attention scores of one layer are made of.
 
-    Queries and keys are [B, S, H·d]; the bias [H, S, S], of relative positions, is added to every head's scores.
+    Queries and keys are [B, S, H·d]; the bias [H, S, S] or [B, H, S, S], of relative positions, is added to every
+    head's scores.
     """
 
     query: Tensor
@@ -90,7 +93,7 @@ def attention_scores(attention: Attention) -> Tensor:
     """
     query, key, heads, head_dim, bias = attention
     scores: Tensor = (query @ key.transpose(1, 2)).float() * (head_dim**-0.5 / heads)
-    return scores if bias is None else scores + bias.float().mean(0)
+    return scores if bias is None else scores + bias.float().mean(-3)
 
 
 def attention_probabilities(attention: Attention, seen: Tensor) -> Tensor:
@@ -151,7 +154,8 @@ class _ScoresSquares(torch.autograd.Function):
         difference = attention_scores(Attention(query, key, heads, head_dim, bias))
         difference.sub_(teacher).mul_(counted)
         ctx.save_for_backward(difference, query, key)
-        ctx.heads, ctx.head_dim, ctx.bias_dtype = heads, head_dim, None if bias is None else bias.dtype
+        ctx.heads, ctx.head_dim = heads, head_dim
+        ctx.bias_dtype, ctx.bias_shape = (None, None) if bias is None else (bias.dtype, bias.shape)
         return _sum_of_squares(difference)
 
     @staticmethod
@@ -160,7 +164,8 @@ class _ScoresSquares(torch.autograd.Function):
         of_scores = difference * (2 * outer[0])
         of_bias = None
         if ctx.bias_dtype is not None and ctx.needs_input_grad[2]:
-            of_bias = (of_scores.sum(0) / ctx.heads).to(ctx.bias_dtype).expand(ctx.heads, -1, -1)
+            of_texts = of_scores if len(ctx.bias_shape) == 4 else of_scores.sum(0)
+            of_bias = (of_texts / ctx.heads).to(ctx.bias_dtype).unsqueeze(-3).expand(ctx.bias_shape)
         of_products = of_scores.mul_(ctx.head_dim**-0.5 / ctx.heads).to(query.dtype)
         return of_products @ key, of_products.transpose(1, 2) @ query, of_bias, None, None, None, None
 
@@ -230,12 +235,14 @@ def pool(
     mode: str,
     dense: Callable[[Tensor], Tensor] = lambda vectors: vectors,
 ) -> Tensor:
-    """Sentence vectors [B, D'], of length 1, of hidden states [B, S, D] by `mean` or `cls` pooling.
+    """Sentence vectors [B, D'], of length 1, of hidden states [B, S, D] by `mean`, `cls` or `lasttoken` pooling.
 
     `dense` are the layers behind the pooling, [B, D] to [B, D'].
     """
     if mode == "cls":
         pooled = states[:, 0].float()
+    elif mode == "lasttoken":
+        pooled = last_token(states.float(), attention_mask)
     else:
         weights = attention_mask[:, :, None].float()
         pooled = (states.float() * weights).sum(1) / weights.sum(1)

@@ -69,5 +69,5 @@ def recompute_activations(layers: Iterable[nn.Module]) -> None:
     transformers' own switch works in training mode alone, where dropout would make a student differ
     from its teacher at step 0.
     """
-    for layer in layers:
+    for layer in dict.fromkeys(layers):
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)

@@ -5,7 +5,7 @@ Letters: B batch, S sequence, H heads, d head width, D hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from homoexport.encoder import Family
 from homoexport.stages.distill.objective import Attention
+
+_Place = tuple[dict[int, Tensor], int]  # where an output is kept
 
 
 class Trace:
@@ -34,15 +36,47 @@ class Trace:
         self._embedded: dict[int, Tensor] = {}
         self.states: dict[int, Tensor] = {}
         self._projected: dict[int, dict[int, Tensor]] = {index: {} for index in projections}
-        self._handles = []
-        taps = family.taps(model)
+        self._left: list[tuple[list[_Place | None], Sequence[_Place | None]]] = []
+        body, taps = family.body(model), family.taps(model)
+        self._handles = [body.register_forward_pre_hook(self._begin), body.register_forward_hook(self._end)]
         if embedding:
-            self._handles.append(taps.embedding.register_forward_hook(_keeper(self._embedded, 0)))
-        for index in states:
-            self._handles.append(taps.layers[index].register_forward_hook(_keeper(self.states, index)))
-        for index in projections:
-            for place, module in enumerate(taps.projections[index]):
-                self._handles.append(module.register_forward_hook(_keeper(self._projected[index], place)))
+            self._watch([taps.embedding], {0: (self._embedded, 0)})
+        self._watch(taps.layers, {index: (self.states, index) for index in states})
+        for place, modules in enumerate(zip(*taps.projections, strict=True)):
+            self._watch(modules, {index: (self._projected[index], place) for index in projections})
+
+    def _watch(self, modules: Sequence[nn.Module], wanted: Mapping[int, _Place]) -> None:
+        """Keep the outputs of some of a model's modules, which are called in this order.
+
+        A module may be there again (ALBERT's one layer), and may be called for more than that (DeBERTa's projections,
+        which then read relative positions): its first calls in a forward pass count.
+        """
+        places: dict[nn.Module, list[_Place | None]] = {}
+        for index, module in enumerate(modules):
+            places.setdefault(module, []).append(wanted.get(index))
+        for module, mine in places.items():
+            if any(mine):
+                self._handles.append(module.register_forward_hook(self._keeper(mine)))
+
+    def _keeper(self, places: Sequence[_Place | None]) -> Callable[[nn.Module, Any, Any], None]:
+        """A hook that keeps a module's outputs, call by call."""
+        left: list[_Place | None] = []
+        self._left.append((left, places))
+
+        def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if left and (place := left.pop(0)):
+                store, index = place
+                store[index] = output[0] if isinstance(output, tuple) else output
+
+        return keep
+
+    def _begin(self, _body: nn.Module, _inputs: Any) -> None:
+        for left, places in self._left:
+            left[:] = places
+
+    def _end(self, _body: nn.Module, _inputs: Any, _output: Any) -> None:
+        for left, _ in self._left:
+            left.clear()
 
     def projections(self, layer: int) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of a layer, each [B, S, H·d], before the split into heads."""
@@ -55,8 +89,7 @@ class Trace:
         """What the scores of a layer are made of: queries and keys with their positions, and the bias."""
         widths = self.family.widths(self.model)
         query, key, _ = self.projections(layer)
-        query, key = (self.family.rotate(self.model, layer, side, widths.head_dim) for side in (query, key))
-        bias = self.family.score_bias(self.model, query.shape[1])
+        query, key, bias = self.family.scored(self.model, layer, query, key)
         return Attention(query, key, widths.heads_per_layer[layer], widths.head_dim, bias)
 
     def clear(self) -> None:
@@ -74,10 +107,3 @@ class Trace:
     @property
     def embedding(self) -> Tensor | None:
         return self._embedded.get(0)
-
-
-def _keeper(store: dict[int, Tensor], index: int) -> Callable[[nn.Module, Any, Any], None]:
-    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        store[index] = output[0] if isinstance(output, tuple) else output
-
-    return keep

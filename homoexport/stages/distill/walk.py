@@ -52,10 +52,10 @@ class Walk:
             arguments.append((inputs, others) if inputs else ((named["hidden_states"],), others))
 
         def note_kind(_layer: nn.Module, _inputs: Any, output: Any) -> None:
-            self._puts_out_tuples = isinstance(output, tuple)
+            self._others = (None,) * (len(output) - 1) if isinstance(output, tuple) else None
 
         def let_pass(hidden_states: Tensor, *_inputs: Any, **_named: Any) -> Any:
-            return (hidden_states,) if self._puts_out_tuples else hidden_states
+            return hidden_states if self._others is None else (hidden_states, *self._others)
 
         handles: list[Any] = []
         for layer in self._layers:

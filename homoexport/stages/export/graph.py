@@ -21,7 +21,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.fx.graph_module import _loader
 
 from homoexport.choices import OUTPUT_NAMES
-from homoexport.encoder import Encoder, family_of, input_names, outputs_of
+from homoexport.encoder import Encoder, input_names, outputs_of, traits_of
 from homoexport.errors import UserError, first_line
 from homoexport.stages.export.fuse import unfold_gemms
 from homoexport.stages.export.quiet import quiet
@@ -43,7 +43,7 @@ class _ExportedEncoder(torch.nn.Module):
         # From version 5 on a ready-made 4-d mask is taken as it is; given a 2-d one, it is built by an index dance
         # (GatherND over ranges) in the graph. Version 4 builds a plain one by itself and takes nothing but 2-d.
         newer = int(transformers.__version__.split(".")[0]) >= 5
-        self.additive_mask = newer and family_of(encoder.model.config).takes_additive_mask
+        self.additive_mask = newer and traits_of(encoder.model.config).takes_additive_mask
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         named = dict(zip(self.names, inputs, strict=True))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from homoexport.documents.recipe import DistillSettings
 from homoexport.encoder import Encoder, Family, family_of
-from homoexport.errors import ShapeError
+from homoexport.errors import ShapeError, TeacherError
 from homoexport.shape import PartialShape, Shape, complete_shape
 
 _NODES = 12  # of hidden sizes between none and the teacher's
@@ -31,7 +31,11 @@ def hidden_sizes(teacher: int) -> list[int]:
 
 
 def candidates(encoder: Encoder, settings: DistillSettings) -> list[Shape]:
+    """Shapes of students, in order; a teacher whose layers share their weights is refused (TeacherError)."""
     family = family_of(encoder.model.config)
+    if family.shares_layers:
+        what = "all of its layers are one, and a plan weighs layers that have weights of their own"
+        raise TeacherError(what, where=encoder.source, hint="give the student's widths to distill or run")
     teacher = family.widths(encoder.model).shape
     fewest = max(1, round(teacher.num_hidden_layers * _LEAST_LAYERS))
     shapes = []

@@ -31,7 +31,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is dep
 
 
 QUICK = ("bert", "electra-projected", "distilbert", "mpnet", "modernbert-biased")
-EACH = [pytest.param(kind, marks=[] if kind in QUICK else pytest.mark.slow) for kind in FAMILY_CONFIGS]
+EACH = [
+    pytest.param(kind, marks=[] if kind in QUICK else pytest.mark.slow)
+    for kind in FAMILY_CONFIGS
+    if kind != "albert"  # whose layers are one, and are not mended
+]
+# DeBERTa's relative positions are not mended; one of its heads has no decoder of its own.
+EXACT = [each for each in EACH if "deberta" not in str(each.values[0])]
+TIED = [each for each in EACH if each.values[0] != "deberta-v2-unshared"]
 
 
 def batches_of(count: int, *, seed: int = 0) -> list[MicroBatch]:
@@ -67,7 +74,7 @@ def repaired(teacher: nn.Module, keep: Keep, layer_map: LayerMap, *, ridge: floa
     return sliced, student
 
 
-@pytest.mark.parametrize("kind", EACH)
+@pytest.mark.parametrize("kind", EXACT)
 @torch.no_grad()
 def test_what_the_kept_dimensions_tell_is_mended_exactly_up_to_the_logits(kind):
     teacher = strong(kind, "sequence")
@@ -87,7 +94,16 @@ def test_what_the_kept_dimensions_tell_is_mended_exactly_up_to_the_logits(kind):
 
 @pytest.mark.parametrize(
     ("kind", "layers"),
-    [("bert", 2), ("bert", 1), ("mpnet", 2), ("distilbert", 2), ("modernbert", 2), ("modernbert", 1)],
+    [
+        ("bert", 2),
+        ("bert", 1),
+        ("mpnet", 2),
+        ("distilbert", 2),
+        ("modernbert", 2),
+        ("modernbert", 1),
+        ("deberta-v2", 2),
+        ("deberta-v2-unshared", 2),
+    ],
 )
 @torch.no_grad()
 def test_mended_states_are_nearer_to_the_teachers_on_other_text(kind, layers):
@@ -109,7 +125,7 @@ def test_mended_states_are_nearer_to_the_teachers_on_other_text(kind, layers):
     assert (after - expected).square().mean() < 0.8 * (before - expected).square().mean()
 
 
-@pytest.mark.parametrize("kind", EACH)
+@pytest.mark.parametrize("kind", TIED)
 @torch.no_grad()
 def test_the_bias_of_a_tied_decoder_gives_each_word_the_logit_that_it_had_in_the_mean(kind):
     teacher = strong(kind, "masked-lm")

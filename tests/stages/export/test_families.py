@@ -39,8 +39,12 @@ QUICK = [
     ("distilbert", "feature-extraction"),
     ("mpnet", "sentence-similarity"),
     ("modernbert-biased", "text-classification"),
+    ("albert", "sentence-similarity"),
+    ("deberta-v2", "text-classification"),
+    ("nomic_bert", "sentence-similarity"),
 ]
-TWINS = {"xlm-roberta", "camembert", "electra", "modernbert"}  # export as another kind of their family does
+# These export as another kind of their family does.
+TWINS = {"xlm-roberta", "camembert", "electra", "modernbert", "deberta-v2-unshared"}
 CONFIGS = {"modernbert-biased": {"classifier_pooling": "mean"}}  # its head reads the mask, too
 PAIRS = [
     pytest.param(kind, task, marks=[] if (kind, task) in QUICK else pytest.mark.slow)
@@ -48,7 +52,12 @@ PAIRS = [
     for task in HEADS
     if kind not in TWINS
 ]
-MISSING = {"mpnet": {"standard", "flash"}, "modernbert-biased": {"flash"}}  # relative positions, local windows
+MISSING = {  # relative positions, local windows, turned queries
+    "mpnet": {"standard", "flash"},
+    "modernbert-biased": {"flash"},
+    "deberta-v2": {"standard", "flash"},
+    "nomic_bert": {"flash"},
+}
 LENGTHS = [(9,), (3, 58), (1, 2, 17, 30, 11), (40,) * 7]  # in words; local layers see 2 tokens to either side
 
 Make = Callable[..., Encoder]

@@ -131,7 +131,7 @@ def hidden_axes(encoder: Encoder) -> list[tuple[str, int]]:
     ]
 
 
-@pytest.mark.parametrize("kind", FAMILY_CONFIGS)
+@pytest.mark.parametrize("kind", [kind for kind in FAMILY_CONFIGS if kind != "albert"])
 def test_more_of_anything_keeps_more(kind, tmp_path):
     encoder = encoder_of(kind, tmp_path)
     family = family_of(encoder.model.config)

@@ -1,0 +1,120 @@
+"""Encoders of families without an adapter: what is read off them, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    Data2VecTextConfig,
+    Data2VecTextModel,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3Model,
+    T5Config,
+    T5EncoderModel,
+    T5Model,
+    ViTConfig,
+    ViTModel,
+)
+
+from homoexport.documents.package import Pooling
+from homoexport.encoder import family_of, input_names, load_encoder, max_length_of, pool, torch_answers, traits_of
+from homoexport.errors import TeacherError
+from tests.conftest import WORDS, tiny_tokenizer
+
+SMALL = {"vocab_size": len(WORDS), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+T5 = {"vocab_size": len(WORDS), "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
+QWEN = SMALL | {"intermediate_size": 64, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 64}
+
+
+def write(model: PreTrainedModel, folder: Path, *, pooling: str | None = None) -> str:
+    model.save_pretrained(folder)
+    tiny_tokenizer(max_length=1000).save_pretrained(folder)
+    if pooling is not None:
+        kinds = (("", "Transformer"), ("1_Pooling", "Pooling"))
+        modules = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in kinds]
+        (folder / "modules.json").write_text(json.dumps(modules))
+        (folder / "1_Pooling").mkdir()
+        (folder / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode": pooling}))
+    return str(folder)
+
+
+def test_positions_are_counted_from_where_the_model_counts_them(tmp_path):
+    config = Data2VecTextConfig(**SMALL, max_position_embeddings=40, pad_token_id=3)
+    encoder = load_encoder(write(Data2VecTextModel(config), tmp_path))
+    traits, model = traits_of(config), encoder.model
+    assert (traits.settled_ids(model), traits.longest_sequence(model)) == (4, 36)
+    assert max_length_of(encoder) == encoder.tokenizer.model_max_length == 36
+    tokens = torch.full((1, 37), 7)
+    with torch.no_grad():
+        assert model(tokens[:, 1:]).last_hidden_state.isfinite().all()
+        with pytest.raises((IndexError, RuntimeError)):
+            model(tokens)
+
+
+def test_of_a_pair_the_encoder_is_loaded_and_answers_as_its_own_class(tmp_path, token_batch):
+    torch.manual_seed(0)
+    pair = T5Model(T5Config(**T5, num_decoder_layers=1)).eval()
+    encoder = load_encoder(write(pair, tmp_path, pooling="mean"))
+    assert isinstance(encoder.model, T5EncoderModel)
+    assert max_length_of(encoder) == 1000  # relative positions have no end
+    with torch.no_grad():
+        expected = pair.encoder(**token_batch).last_hidden_state
+    torch.testing.assert_close(torch_answers(encoder, token_batch)["last_hidden_state"], expected)
+
+
+def test_last_tokens_are_pooled_whichever_side_the_padding_is_at(tmp_path):
+    torch.manual_seed(0)
+    encoder = load_encoder(write(Qwen3Model(Qwen3Config(**QWEN)), tmp_path, pooling="lasttoken"))
+    assert encoder.pooling == Pooling(mode="lasttoken", normalize=False)
+    assert input_names(encoder) == ("input_ids", "attention_mask")
+    states = torch.randn(2, 3, 4)
+    right, left = torch.tensor([[1, 1, 0], [1, 1, 1]]), torch.tensor([[0, 1, 1], [1, 1, 1]])
+    for mask, first in ((right, 1), (left, 2)):
+        pooled = pool(states, mask, encoder.pooling)
+        torch.testing.assert_close(pooled, torch.stack([states[0, first], states[1, 2]]))
+
+
+def _vit() -> PreTrainedModel:
+    config = ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64, image_size=32)
+    return ViTModel(config)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (_vit, "names no vocab_size or no hidden_size; name an encoder of text"),
+        (
+            lambda: AutoModel.from_config(AutoConfig.for_model("bart", **{**SMALL, "d_model": 32}, encoder_layers=1)),
+            "is a pair of encoder and decoder; name an encoder of text",
+        ),
+        (
+            lambda: AutoModel.from_config(AutoConfig.for_model("fnet", **SMALL, intermediate_size=64)),
+            "its FNetModel takes no attention_mask; name an encoder of text",
+        ),
+    ],
+)
+def test_what_is_no_encoder_of_text_is_refused(tmp_path, make, words):
+    with pytest.raises(TeacherError, match=words):
+        load_encoder(write(make(), tmp_path))
+
+
+def test_code_of_a_folder_is_not_asked_for_a_family_that_nobody_knows(tmp_path):
+    write(Data2VecTextModel(Data2VecTextConfig(**SMALL)), tmp_path)
+    path = tmp_path / "config.json"
+    changes: dict[str, Any] = {"model_type": "own", "auto_map": {"AutoModel": "own.Model"}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(TeacherError, match=r"'own' is not one that transformers .* knows by itself"):
+        load_encoder(str(tmp_path))
+
+
+def test_only_pruning_asks_for_an_adapter(tmp_path):
+    encoder = load_encoder(write(Qwen3Model(Qwen3Config(**QWEN)), tmp_path))
+    with pytest.raises(TeacherError, match=r"'qwen3' cannot be pruned.*distill.vectors_from, any encoder will do"):
+        family_of(encoder.model.config)
