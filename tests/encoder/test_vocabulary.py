@@ -6,9 +6,11 @@ import copy
 
 import pytest
 import torch
+from transformers import AutoModel, AutoTokenizer
 
 from homoexport.encoder.vocabulary import needed_ids, with_words
 from tests.conftest import AUTO_CLASSES, FAMILY_CONFIGS, WORDS, tiny_model
+from tests.trimmed import alone, each_family, ids_alone, texts_for, trimmed_once, whole_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
 KEPT = [0, 1, 2, 3, 4, *range(7, len(WORDS), 3)]
@@ -77,3 +79,23 @@ def test_several_ids_of_one_kind_are_counted_anew():
     model.config.eos_token_id = [3, 9]
     assert needed_ids(model) >= {3, 9}
     assert with_words(model, [0, 2, 3, 9]).config.eos_token_id == [2, 3]
+
+
+@each_family
+def test_transformers_gives_the_ids_that_the_file_has(family, tmp_path_factory):
+    """Its classes make tokenizers of their own out of the file's vocabulary."""
+    folder = trimmed_once(tmp_path_factory, family) / "trimmed"
+    texts, tokenizer = texts_for(folder), AutoTokenizer.from_pretrained(folder)
+    assert tokenizer(texts, truncation=False)["input_ids"] == ids_alone(folder, texts)
+    assert tokenizer.get_vocab() == alone(folder).get_vocab(with_added_tokens=True)
+
+
+@each_family
+def test_each_piece_keeps_its_row(family, tmp_path_factory):
+    folder = trimmed_once(tmp_path_factory, family)
+    whole, names = whole_of(folder), alone(folder / "trimmed").get_vocab()
+    table = AutoModel.from_pretrained(folder / "trimmed").get_input_embeddings().weight
+    assert sorted(names.values()) == list(range(len(table)))
+    before = alone(folder / "whole").get_vocab()
+    rows = whole.model.get_input_embeddings().weight[[before[name] for name in names]]
+    assert torch.equal(table[list(names.values())], rows)

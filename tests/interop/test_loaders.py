@@ -20,6 +20,7 @@ from tests.conftest import BERT_TINY
 from tests.dense import IDENTITY, TANH, write_layers
 from tests.snippets import snippets
 from tests.stages.export.conftest import export_package
+from tests.trimmed import each_family, ids_alone, package_once, rows_of, texts_for, told_alike, trimmed_once
 
 pytestmark = [pytest.mark.interop, pytest.mark.weights]
 TEXTS = ["A cat sat on the mat.", "The committee met on Tuesday and voted against the plan.", "Why?"]
@@ -175,3 +176,20 @@ def test_sentence_transformers_goes_through_the_dense_layers_as_the_graph_does(t
     found = SentenceTransformer(str(package), backend="onnx").encode(TEXTS)
     for vectors in (SentenceTransformer(str(source), device="cpu").encode(TEXTS), of_student.encode(TEXTS), found):
         np.testing.assert_allclose(vectors, of_graph, atol=1e-4)
+
+
+@each_family
+def test_sentence_transformers_loads_what_is_trimmed(family, tmp_path_factory):
+    from sentence_transformers import SentenceTransformer
+
+    folder, package = trimmed_once(tmp_path_factory, family), package_once(tmp_path_factory, family)
+    of_torch = SentenceTransformer(str(folder / "trimmed"), device="cpu")
+    of_onnx = SentenceTransformer(str(package), backend="onnx")
+    texts = texts_for(package)
+    expected = ids_alone(folder / "trimmed", texts, of_onnx.max_seq_length)
+    for model in (of_torch, of_onnx):
+        tokens = model.tokenize(texts)
+        assert rows_of(tokens["input_ids"], tokens["attention_mask"]) == expected
+    told, vectors = told_alike(folder)
+    np.testing.assert_allclose(of_torch.encode(told), vectors, atol=1e-5)
+    assert (of_onnx.encode(told) * vectors).sum(1).min() > 0.97

@@ -16,6 +16,7 @@ import onnxruntime as ort
 import pytest
 import torch
 import yaml
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 from transformers import AutoTokenizer
 
 from homoexport.data import sample_text
@@ -33,6 +34,8 @@ from homoexport.text.awkward import awkward_texts
 from tests.conftest import BERT_TINY, MINILM, tiny_model, tiny_tokenizer
 from tests.dense import vectors_by_hand, write_layers
 from tests.stages.export.conftest import SUMS_OVERFLOW, export_package
+from tests.trimmed import FAMILIES, INSIDE, ids_alone, package_once, rows_of, texts_for, told_alike, trimmed_once
+from tests.trimmed import TEXTS as PLAIN
 
 TEXTS = ["w1", "w5 w6 w7 w8 w9 w10 w11 w12", "w20 w21 w22", "w3 w4 " * 20]
 
@@ -351,6 +354,52 @@ def test_with_its_tokenizer_inside_a_package_takes_texts(tmp_path):
     tokens = dict(AutoTokenizer.from_pretrained(out)(texts, padding=True, return_tensors="np"))
     plain = ort.InferenceSession(out / details["model_file"], providers=["CPUExecutionProvider"])
     np.testing.assert_array_equal(answer, plain.run(["logits"], tokens)[0])
+
+
+def session_of_texts(file: Path, *, ids_alone: bool = False) -> ort.InferenceSession:
+    """A file with the tokenizer inside, or the part of it that makes the ids."""
+    model = ir.load(file)
+    if ids_alone:
+        made = {value.name: value for node in model.graph for value in node.outputs}
+        model.graph.outputs[:] = [made["input_ids"], made["attention_mask"]]
+        RemoveUnusedNodesPass()(model)
+    options = ort.SessionOptions()
+    options.register_custom_ops_library(extensions_library())
+    return ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(name, marks=[pytest.mark.weights, pytest.mark.slow] * (name == "bert")) for name in FAMILIES],
+)
+def test_a_trimmed_package_has_the_same_ids_everywhere(family, tmp_path_factory):
+    trimmed, out = trimmed_once(tmp_path_factory, family), package_once(tmp_path_factory, family)
+    details = verify(out, PackageManifest).details
+    package, tokenizer = open_package(out), AutoTokenizer.from_pretrained(out)
+    texts = texts_for(out)
+    expected = ids_alone(trimmed / "trimmed", texts, details.max_length)
+    tokens = package.tokenize(texts)
+    assert rows_of(tokens["input_ids"], tokens["attention_mask"]) == expected
+    assert tokenizer(texts, truncation=True)["input_ids"] == expected
+
+    told, vectors = told_alike(trimmed)
+    feeds = dict(tokenizer(told, padding=True, truncation=True, return_tensors="np"))
+    plain = ort.InferenceSession(out / details.model_file, providers=["CPUExecutionProvider"])
+    (answer,) = plain.run(["sentence_embedding"], feeds)
+    assert (answer * vectors).sum(axis=1).min() > FEWER_BITS_MIN_COSINE
+    np.testing.assert_allclose(package.embed(told, batch_size=len(told)), answer, atol=1e-5)
+
+    packed = details.with_tokenizer
+    assert (packed is not None) == (family in INSIDE)
+    if packed is not None:
+        session = session_of_texts(out / packed.file, ids_alone=True)
+        found = rows_of(*session.run(None, {"text": np.array(texts, dtype=object)}))
+        differ = [text for text, ids, wanted in zip(texts, found, expected, strict=True) if ids != wanted]
+        assert len(differ) == packed.strings - packed.equal < len(texts) / 20  # those that the export has told
+        assert set(differ).isdisjoint(PLAIN)
+        given = {"text": np.array(told, dtype=object)}
+        (inside,) = session_of_texts(out / packed.file).run(["sentence_embedding"], given)
+        np.testing.assert_array_equal(inside, answer)
 
 
 @pytest.mark.parametrize("quantize", ["none", *(pytest.param(q, marks=pytest.mark.slow) for q in ("int8", "int4"))])

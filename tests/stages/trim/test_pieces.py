@@ -1,4 +1,4 @@
-"""Tokenizers of each kind, trained on a few sentences and trimmed: ids, merges, added tokens, what becomes of texts."""
+"""Tokenizers of each kind, trimmed: ids, merges, added tokens, what becomes of texts."""
 
 from __future__ import annotations
 
@@ -6,58 +6,14 @@ import json
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models
 
 from homoexport.data import sample_text
 from homoexport.errors import RecipeError, TeacherError
 from homoexport.stages.trim.choice import choose
 from homoexport.stages.trim.pieces import Pieces
 from homoexport.text.awkward import awkward_texts
-
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-TEXTS = [*sample_text(), *(text.upper() for text in sample_text()), "naïve café, 東京 und Straße"]
-KINDS = ("WordPiece", "BPE of bytes", "BPE with bytes to fall back on", "BPE as of SentencePiece", "Unigram")
-
-
-def _trained(kind):
-    if kind == "WordPiece":
-        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        trainer = trainers.WordPieceTrainer(vocab_size=400, special_tokens=SPECIAL)
-    elif kind == "BPE of bytes":
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer.decoder = decoders.ByteLevel()
-        alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=SPECIAL, initial_alphabet=alphabet)
-    elif kind.startswith("BPE"):
-        tokenizer = Tokenizer(models.BPE(unk_token="[UNK]", byte_fallback=True, fuse_unk=True))
-        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-        bytes_ = [f"<0x{index:02X}>" for index in range(256)]
-        trainer = trainers.BpeTrainer(vocab_size=700, special_tokens=[*SPECIAL, *bytes_])
-    else:
-        tokenizer = Tokenizer(models.Unigram())
-        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-        trainer = trainers.UnigramTrainer(vocab_size=300, special_tokens=SPECIAL, unk_token="[UNK]")
-    tokenizer.train_from_iterator(TEXTS * 3, trainer)
-    tokenizer.add_special_tokens(["<query>"])
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
-    )
-    return _with_every_split(tokenizer) if kind == "BPE as of SentencePiece" else tokenizer
-
-
-def _with_every_split(tokenizer):
-    """With each split of a piece into two as a merge, in the order of the pieces, as converters of SentencePiece do."""
-    file = json.loads(tokenizer.to_str())
-    vocab = file["model"]["vocab"]
-    merges = []
-    for piece in sorted(vocab, key=vocab.__getitem__):
-        halves = [(piece[:at], piece[at:]) for at in range(1, len(piece))]
-        merges += sorted((pair for pair in halves if vocab.keys() >= set(pair)), key=lambda pair: vocab[pair[0]])
-    file["model"]["merges"] = [list(pair) for pair in merges]
-    return Tokenizer.from_str(json.dumps(file))
+from tests.trimmed import KINDS, TEXTS, trained
 
 
 def _trimmed(tokenizer, texts, size=None, **how):
@@ -77,7 +33,7 @@ def _letters(tokenizer, ids):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_the_text_has_is_split_as_before(kind):
-    tokenizer = _trained(kind)
+    tokenizer = trained(kind)
     texts = [f"{text} <query>" for text in sample_text()[:4]]
     _, kept, smaller = _trimmed(tokenizer, texts)
     assert smaller.get_vocab_size() == len(kept) < tokenizer.get_vocab_size()
@@ -88,7 +44,7 @@ def test_what_the_text_has_is_split_as_before(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_becomes_unknown_that_was_known(kind):
-    tokenizer = _trained(kind)
+    tokenizer = trained(kind)
     least = len(Pieces(json.loads(tokenizer.to_str()), "").essential)
     _, kept, smaller = _trimmed(tokenizer, sample_text()[:1], size=least + 20)
     assert len(kept) <= least + 20
@@ -102,7 +58,7 @@ def test_nothing_becomes_unknown_that_was_known(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_more_pieces_are_never_more_tokens(kind):
-    tokenizer = _trained(kind)
+    tokenizer = trained(kind)
     pieces = Pieces(json.loads(tokenizer.to_str()), "")
     lengths = []
     for share in (0.0, 0.3, 0.6, 1.0):
@@ -114,7 +70,7 @@ def test_more_pieces_are_never_more_tokens(kind):
 
 
 def test_merges_are_kept_with_what_they_are_made_of():
-    tokenizer = _trained("BPE of bytes")
+    tokenizer = trained("BPE of bytes")
     pieces, kept, _ = _trimmed(tokenizer, TEXTS, size=300)
     file = pieces.keeping(kept).file
     left = [tuple(merge) for merge in file["model"]["merges"]]
@@ -126,7 +82,7 @@ def test_merges_are_kept_with_what_they_are_made_of():
 
 
 def test_what_must_stay_stays():
-    tokenizer = _trained("WordPiece")
+    tokenizer = trained("WordPiece")
     known = next(index for piece, index in tokenizer.get_vocab().items() if len(piece) > 5 and piece.isalpha())
     least = len(Pieces(json.loads(tokenizer.to_str()), "").essential)
     assert known not in _trimmed(tokenizer, ["a"], size=least)[1]
@@ -135,14 +91,14 @@ def test_what_must_stay_stays():
 
 
 def test_rare_pieces_go():
-    tokenizer = _trained("WordPiece")
+    tokenizer = trained("WordPiece")
     text = sample_text()[:3]
     often, once = _trimmed(tokenizer, text, min_count=2)[1], _trimmed(tokenizer, text)[1]
     assert set(often) < set(once)
 
 
 def test_too_few_are_refused():
-    tokenizer = _trained("WordPiece")
+    tokenizer = trained("WordPiece")
     with pytest.raises(RecipeError, match=r"vocab_size: 20 pieces are fewer than the \d+ that no text can do without"):
         _trimmed(tokenizer, TEXTS, size=20)
 
@@ -153,7 +109,7 @@ def test_other_kinds_are_refused():
 
 
 def test_reserved_pieces_take_no_room():
-    file = json.loads(_trained("WordPiece").to_str())
+    file = json.loads(trained("WordPiece").to_str())
     vocab = file["model"]["vocab"]
     vocab |= {f"[unused{number}]": len(vocab) + number for number in range(300)}
     tokenizer = Tokenizer.from_str(json.dumps(file))
@@ -163,7 +119,7 @@ def test_reserved_pieces_take_no_room():
 
 
 def test_pieces_that_were_put_there_by_hand_have_no_share():
-    file = json.loads(_trained("Unigram").to_str())
+    file = json.loads(trained("Unigram").to_str())
     file["model"]["vocab"] += [[f"by hand {number}", 0.0] for number in range(50)]
     pieces = Pieces(file, "")
     by_hand = {index for index, name in pieces.names.items() if name.startswith("by hand")}
@@ -172,7 +128,7 @@ def test_pieces_that_were_put_there_by_hand_have_no_share():
 
 
 def test_what_is_put_around_a_text_stays():
-    file = json.loads(_trained("WordPiece").to_str())
+    file = json.loads(trained("WordPiece").to_str())
     around = next(index for piece, index in file["model"]["vocab"].items() if len(piece) > 5 and piece.isalpha())
     file["post_processor"]["special_tokens"]["[SEP]"]["ids"] = [around]
     assert around in _trimmed(Tokenizer.from_str(json.dumps(file)), ["a"])[1]
@@ -180,7 +136,7 @@ def test_what_is_put_around_a_text_stays():
 
 @pytest.mark.parametrize("kind", ["Unigram", "BPE of bytes"])
 def test_without_an_unknown_piece_nothing_is_lost(kind):
-    file = json.loads(_trained(kind).to_str())
+    file = json.loads(trained(kind).to_str())
     model = file["model"]
     if kind == "Unigram":
         model["unk_id"] = None
