@@ -306,13 +306,15 @@ def save_encoder(encoder: Encoder, model: PreTrainedModel, folder: Path, *, max_
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a tokenizer, but not what its last call asked for, under a class name that transformers 4 and 5 know."""
+    """Write a tokenizer, but not what its last call asked for, so that transformers 4 and 5 load it alike."""
     if tokenizer.is_fast:
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.backend_tokenizer.no_padding()
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    if config.get("tokenizer_class") == "TokenizersBackend":  # what 5 calls PreTrainedTokenizerFast
+    if config.get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast"):  # 5's name and 4's
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
+        # By default 4 has token types among them, which some models refuse, and 5 has none.
+        config.setdefault("model_input_names", list(tokenizer.model_input_names))
         path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -20,6 +20,7 @@ from homoexport.encoder import (
     load_encoder,
     read_sentence_settings,
     save_encoder,
+    save_tokenizer,
     slice_model,
 )
 from homoexport.errors import TeacherError
@@ -334,3 +335,12 @@ def test_loading_shows_no_bar_and_leaves_the_bars_as_they_were(tiny_folder, capf
     finally:
         logging.disable_progress_bar()
     assert capfd.readouterr() == ("", "")
+
+
+def test_what_a_tokenizer_gives_a_model_is_named(tmp_path):
+    """What transformers has by default depends on its release, and ModernBERT refuses token types."""
+    tokenizer = tiny_tokenizer()
+    save_tokenizer(tokenizer, tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert config["model_input_names"] == list(tokenizer("w1"))
