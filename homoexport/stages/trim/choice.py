@@ -8,11 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homoexport.errors import RecipeError
+from homoexport.stages.trim.likeness import likeness
 from homoexport.stages.trim.pieces import Pieces
 
 # A text shows little of what is rare in it, and the tokenizer was made of far more: its share of what is used.
 # Measured at 12,000 of MiniLM's 30,522 pieces: 0.839 on STS-B without it, 0.845 with it, held-out text as before.
 _SHARE_OF_TOKENIZER = 0.1
+_LEAST_LIKE = -100.0  # as a logarithm: what no text is like comes last, but there is room for it when there is room
 
 
 def choose(
@@ -53,10 +55,17 @@ def choose(
 
 
 def _usage(pieces: Pieces, counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Share of what is used that each id has, [V]: in the text, and a little by what the tokenizer was made of."""
+    """Share of what is used that each id has, [V]: in the text, and a little by what the tokenizer was made of, as far
+    as it looks like the text. Of 250,000 pieces of a hundred languages most are of those that the text is not in.
+    """
     of_tokenizer = np.zeros(len(counts))
     for index, share in pieces.expected().items():
         of_tokenizer[index] = share
+    known = np.array(sorted(pieces.names.keys() - set(pieces.added.values())))
+    if counts[known].any():
+        like = likeness([pieces.names[index] for index in known.tolist()], counts[known] > 0)
+        of_tokenizer[known] *= np.exp(np.maximum(like, _LEAST_LIKE))
+        of_tokenizer /= of_tokenizer.sum() or 1.0
     in_text = counts / max(1, counts.sum())
     usage: NDArray[np.float64] = (1 - _SHARE_OF_TOKENIZER) * in_text + _SHARE_OF_TOKENIZER * of_tokenizer
     return usage
