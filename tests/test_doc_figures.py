@@ -187,6 +187,18 @@ def test_what_words_cost():
     assert mean(6, "trimmed", "held_out") > mean(6, "pq", "held_out")
 
 
+def test_two_languages_of_a_hundred():
+    """What docs/trimming.md draws from its table."""
+    share_same = import_module("two_languages").share_same
+
+    result = kept("two_languages")
+    third = next(run for run in result["runs"] if run["pieces"] == 82_000)
+    assert result["whole"]["folder_bytes"] / third["folder_bytes"] > 3
+    assert share_same(third, "handbooks") > 0.999
+    assert 0.97 < share_same(third, "game") < 0.99
+    assert all(run["awkward"]["failed"] == 0 for run in result["runs"])
+
+
 def test_several_students():
     students = kept("students")
     higher = [each["branch_held_out_loss"] / each["alone_held_out_loss"] - 1 for each in students["students"].values()]

@@ -14,9 +14,7 @@ from homoexport.documents.evaluation import Columns
 from homoexport.errors import UserError
 
 _TASKS = "; ".join(f"{name}: {what}" for name, what in EVALUATION_TASKS.items())
-Models = Annotated[
-    list[str], typer.Argument(metavar="MODEL...", help="Packages, students' folders, or any supported models.")
-]
+Models = Annotated[list[str], typer.Argument(metavar="MODEL...", help="Packages, students' folders, or any encoders'.")]
 Task = Annotated[
     AskedTask,
     typer.Option(

@@ -26,7 +26,7 @@ _FIELDS = (
     "measure.batch_size",
     "measure.length",
 )
-Student = Annotated[str, typer.Argument(metavar="STUDENT", help="A student's folder, or any supported model.")]
+Student = Annotated[str, typer.Argument(metavar="STUDENT", help="A student's folder, or any encoder's.")]
 Onnx = Annotated[bool, typer.Option("--onnx", show_default=False, help="Export to ONNX (the one format there is).")]
 Task = Annotated[
     ModelTask | None,

@@ -187,7 +187,7 @@ class DistillSettings(Section):
         default_factory=lambda: False,
         description="Mend by least squares what the student loses, at every prune event. By default true, but false "
         "where the recipe names another method than one-shot, or a key of homodistil's path (prune_from, prune_every "
-        "and the like); method repair always mends.",
+        "and the like); method repair always mends. ALBERT, whose layers are one, is not mended.",
     )
     importance: Importance = Field(
         "sensitivity",

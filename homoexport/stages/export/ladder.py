@@ -111,7 +111,7 @@ def known_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> lis
     A graph cannot be judged by text of which the model sees unknown tokens alone.
     """
     unknown = tokenizer.unk_token_id
-    ids = [one for row in tokenizer(list(texts), add_special_tokens=False)["input_ids"] for one in row]
+    ids = [one for row in tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] for one in row]
     if unknown is None or ids.count(unknown) <= MAX_UNKNOWN * len(ids):
         return list(texts)
     words = sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids))
