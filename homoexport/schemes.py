@@ -30,6 +30,8 @@ PRECISIONS: dict[WeightPrecision, StoredAs] = {
     "int4": StoredAs("onnx/model_q4.onnx", "q4"),
     "fp16": StoredAs("onnx/model_fp16.onnx", "fp16"),
 }
+INT4_TABLE_BLOCK = 128  # numbers of a 4-bit word that share a scale
+NUMBERS_OF_CODE, VALUES_OF_CODE = 4, 256  # of a product-quantized word, a code of a byte: 2 bits a number
 EMBEDDINGS: dict[EmbeddingPrecision, str] = {
     "fp32": "fp32 tables",
     "int8": "uint8 tables, one scale each",

@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
 from homoexport.errors import UserError
+from homoexport.schemes import NUMBERS_OF_CODE, VALUES_OF_CODE
 from homoexport.stages.export.surgery import add_constant, put_in_place
 
-TOGETHER = 4  # numbers of a row that share a code: 2 bits each
-_VALUES = 256  # of a code, which is a byte
 _ROUNDS = 25
 
 
@@ -42,9 +41,9 @@ def product_codes(table: NDArray[np.float32]) -> Codes:
     Raises:
         UserError: a width that is no multiple of 4.
     """
-    if table.shape[1] % TOGETHER:
-        what = f"the table is {table.shape[1]} wide, and a code stands for {TOGETHER} numbers"
-        raise UserError(what, where="--embeddings pq", hint=f"a hidden size that {TOGETHER} divides")
+    if table.shape[1] % NUMBERS_OF_CODE:
+        what = f"the table is {table.shape[1]} wide, and a code stands for {NUMBERS_OF_CODE} numbers"
+        raise UserError(what, where="--embeddings pq", hint=f"a hidden size that {NUMBERS_OF_CODE} divides")
     table = np.ascontiguousarray(table)
     digest = hashlib.sha256(table.tobytes()).hexdigest()
     if digest not in _made:
@@ -58,17 +57,17 @@ _made: dict[str, Codes] = {}  # the last one, by the digest of its table: of eac
 
 
 def _codes(table: NDArray[np.float32]) -> Codes:
-    parts = table.reshape(len(table), -1, TOGETHER)
+    parts = table.reshape(len(table), -1, NUMBERS_OF_CODE)
     codes, values = [], []
     for number in range(parts.shape[1]):
         distinct, places, times = np.unique(parts[:, number], axis=0, return_inverse=True, return_counts=True)
         places = places.reshape(-1)  # numpy 2.0 alone keeps an axis
-        if len(distinct) > _VALUES:
-            found = KMeans(_VALUES, init="random", n_init=1, max_iter=_ROUNDS, random_state=number)
+        if len(distinct) > VALUES_OF_CODE:
+            found = KMeans(VALUES_OF_CODE, init="random", n_init=1, max_iter=_ROUNDS, random_state=number)
             found.fit(distinct, sample_weight=times)
             chosen, centers = found.labels_[places], found.cluster_centers_
         else:
-            chosen, centers = places, np.pad(distinct, ((0, _VALUES - len(distinct)), (0, 0)))
+            chosen, centers = places, np.pad(distinct, ((0, VALUES_OF_CODE - len(distinct)), (0, 0)))
         codes.append(chosen.astype(np.uint8))
         values.append(centers.astype(np.float16))
     return Codes(np.stack(codes, axis=1), np.stack(values))
@@ -78,8 +77,8 @@ def gather_product(model: ir.Model, name: str, table: NDArray[np.float32], nodes
     """Put the look-up of codes, and of what they stand for, in the place of each look-up of the table."""
     codes, values = product_codes(table)
     stored = add_constant(model, f"{name}_codes", codes)
-    places = add_constant(model, f"{name}_places", (np.arange(len(values)) * _VALUES).astype(np.int32))
-    flat = add_constant(model, f"{name}_values", values.reshape(-1, TOGETHER))
+    places = add_constant(model, f"{name}_places", (np.arange(len(values)) * VALUES_OF_CODE).astype(np.int32))
+    flat = add_constant(model, f"{name}_values", values.reshape(-1, NUMBERS_OF_CODE))
     shape = add_constant(model, f"{name}_shape", np.array([0, 0, table.shape[1]], np.int64))
     for node in nodes:
         found = ir.node("Gather", [stored, node.inputs[1]])  # [B, S, C]

@@ -23,7 +23,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from homoexport.choices import EmbeddingPrecision, Scheme
 from homoexport.errors import UserError
-from homoexport.schemes import SCHEMES
+from homoexport.schemes import INT4_TABLE_BLOCK, SCHEMES
 from homoexport.stages.export.attention import MICROSOFT
 from homoexport.stages.export.product import gather_product
 from homoexport.stages.export.quiet import quiet
@@ -243,7 +243,6 @@ _OF_WORDS: dict[EmbeddingPrecision, Callable[[ir.Model, str, NDArray[np.float32]
     "int4": _gather_int4,
     "pq": gather_product,
 }
-INT4_TABLE_BLOCK = 128
 _CLIPS = np.linspace(0.7, 1.0, 13, dtype=np.float32)
 
 

@@ -55,7 +55,7 @@ class Lab:
     ) -> None:
         self.encoder, self.measure, self.instruments, self.progress = encoder, measure, instruments, progress
         self.stored: Stored = ("fp32", "fp32") if sharing else (instruments.scheme, instruments.embeddings)
-        refuse_blocks(self.stored)
+        refuse_blocks(instruments.scheme)
         self._sharing, self._fresh = sharing, fresh
         self._wanted = shapes_to_measure(shapes)
         deep = [shape for shape in self._wanted if shape.num_hidden_layers == DEEP]

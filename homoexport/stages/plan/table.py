@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from homoexport.documents.plan import C, Cost, MeasuredTable
+from homoexport.schemes import INT4_TABLE_BLOCK
 from homoexport.shape import Shape
 
 ONE, DEEP = 1, 3  # layers of the models of the table
@@ -173,4 +174,5 @@ def byte_features(shape: Shape) -> NDArray[np.float64]:
     layers, hidden = float(shape.num_hidden_layers), float(shape.hidden_size)
     ffn, heads = float(shape.intermediate_size), float(shape.num_attention_heads)
     inside = [1.0, hidden, hidden * hidden, ffn, hidden * ffn, heads, hidden * heads]
-    return np.array([1.0, hidden, hidden * hidden, *(layers * size for size in inside)])
+    blocks = float(-(-shape.hidden_size // INT4_TABLE_BLOCK))  # a word in 4 bits has a scale for each
+    return np.array([1.0, hidden, hidden * hidden, blocks, *(layers * size for size in inside)])

@@ -17,16 +17,19 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import torch
 from numpy.typing import NDArray
 
 from homoexport.choices import EmbeddingPrecision, Scheme
 from homoexport.encoder import Encoder, family_of, start_from_scratch
 from homoexport.errors import UserError
-from homoexport.schemes import SCHEMES
+from homoexport.schemes import INT4_TABLE_BLOCK, NUMBERS_OF_CODE, SCHEMES, VALUES_OF_CODE
 from homoexport.shape import Shape
 from homoexport.stages.plan.instruments import Instruments, WriteGraph
 
 _HEADS, _HEAD_WIDTHS, _FFN = (11, 17, 19), (13, 23, 29), (211, 223, 227)  # primes: each product is of one kind
+_PACKED = 4  # times a prime, so that words in fewer bits come out even
+_WORDS = 256  # different ones of a template: what words are makes no difference, and these are quantized at once
 _MULTIPLES = 4  # of a size in one number: projections side by side, the two halves of a gated layer
 _SHORT = 8  # elements of a tensor of numbers that can be a shape; longer ones are positions and the like
 
@@ -79,7 +82,8 @@ class Templates:
             return False
         narrow = family_of(self.encoder.model.config).prunes_head_width
         odd, wanted = (_sizes_of(each, heads_narrow=narrow) for each in (self._odd, shape))
-        ir.save(_resized(ir.load(made), dict(zip(odd, wanted, strict=True))), file)
+        blocks = -(-shape.hidden_size // INT4_TABLE_BLOCK)
+        ir.save(_resized(ir.load(made), dict(zip(odd, wanted, strict=True)), blocks=blocks), file)
         return True
 
     def _writer(self, layers: int) -> WriteGraph:
@@ -87,19 +91,20 @@ class Templates:
             self.progress(f"exporting a graph of {layers} layer{'s' * (layers > 1)}")
             odd = replace(self._odd, num_hidden_layers=layers)
             model = start_from_scratch(self.encoder.model, family_of(self.encoder.model.config), odd)
+            words = model.get_input_embeddings().weight.data
+            words.copy_(words[torch.arange(len(words)) % _WORDS])
             folder = self.folder / f"{layers}-layers"
             folder.mkdir()
             self._writers[layers] = self.instruments.make_graphs(replace(self.encoder, model=model, dense=()), folder)
         return self._writers[layers]
 
 
-def refuse_blocks(stored: Stored) -> None:
+def refuse_blocks(scheme: Scheme) -> None:
     """Refuse (UserError) 4-bit weights, which are packed in blocks whose numbers are none of the sizes."""
-    scheme, embeddings = stored
-    if SCHEMES[scheme].in_blocks or embeddings in ("int4", "pq"):
+    if SCHEMES[scheme].in_blocks:
         raise UserError(
             "4-bit weights are stored in blocks, which have to be exported to be measured",
-            where="export.quantize" if SCHEMES[scheme].in_blocks else "export.embeddings",
+            where="export.quantize",
             hint="plan with int8, and export with int4 afterwards",
         )
 
@@ -109,6 +114,8 @@ def _sizes_of(shape: Shape, *, heads_narrow: bool) -> list[int]:
     heads, head_dim, hidden = shape.num_attention_heads, shape.head_dim, shape.hidden_size
     widened = heads * (head_dim + 1)  # where the mask is a dimension of each key
     sizes = [times * size for size in (hidden, shape.intermediate_size, widened) for times in range(1, _MULTIPLES + 1)]
+    codes = hidden // NUMBERS_OF_CODE
+    sizes += [hidden // 2, codes, codes * VALUES_OF_CODE]  # words in 4 bits, and product-quantized ones
     return [*sizes, 2 * widened + hidden, heads, *([head_dim, head_dim + 1] if heads_narrow else [])]
 
 
@@ -116,7 +123,8 @@ def _odd_shape(encoder: Encoder) -> Shape:
     """A shape whose numbers are all different, and none of the others in the model's config."""
     config, family = encoder.model.config, family_of(encoder.model.config)
     narrow = family.prunes_head_width
-    head_widths = _HEAD_WIDTHS if narrow else (family.widths(encoder.model).head_dim,)
+    own = family.widths(encoder.model).head_dim
+    head_widths = [_PACKED * width for width in _HEAD_WIDTHS] if narrow else [own]
     others = {value for value in config.to_dict().values() if isinstance(value, int)} | {config.num_labels}
     for heads, head_dim, ffn in product(_HEADS, head_widths, _FFN):
         shape = Shape(1, heads * head_dim, ffn, heads)
@@ -126,11 +134,19 @@ def _odd_shape(encoder: Encoder) -> Shape:
     raise UserError("its config has sizes that a plan's graphs cannot be told from", where=encoder.source)
 
 
-def _resized(model: ir.Model, sizes: Mapping[int, int]) -> ir.Model:
-    """A graph of the odd model with other sizes; the one given is used up. Its weights are the odd ones, repeated."""
+def _resized(model: ir.Model, sizes: Mapping[int, int], *, blocks: int) -> ir.Model:
+    """A graph of the odd model with other sizes, and so many scales of a word in 4 bits; the one given is used up.
+
+    Its weights are the odd ones, repeated.
+    """
+    in_4_bits = {node.inputs[2] for node in model.graph if node.op_type == "GatherBlockQuantized"}
     for name, value in list(model.graph.initializers.items()):
         assert value.const_value is not None
-        value.const_value = _tensor(value.const_value.numpy(), sizes, name)
+        array = value.const_value.numpy()
+        if value in in_4_bits:
+            value.const_value = ir.Tensor(np.resize(array, (len(array), blocks)), name=name)
+        else:
+            value.const_value = _tensor(array, sizes, name)
         value.shape = ir.Shape(value.const_value.numpy().shape)
     for node in model.graph:
         for name, attribute in list(node.attributes.items()):

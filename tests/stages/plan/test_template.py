@@ -11,7 +11,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from homoexport.choices import Scheme
+from homoexport.choices import EmbeddingPrecision, Scheme
 from homoexport.documents.recipe import ExportSettings, MeasureSettings
 from homoexport.encoder import Encoder, Pooling, family_of, start_from_scratch
 from homoexport.errors import UserError
@@ -121,7 +121,28 @@ def test_other_schemes_come_out_of_the_same_exports(tmp_path: Path) -> None:
 
 def test_packed_weights_are_refused() -> None:
     with pytest.raises(UserError, match="4-bit weights are stored in blocks"):
-        refuse_blocks(("int4", "int8"))
+        refuse_blocks("int4")
+
+
+@pytest.mark.parametrize("embeddings", ["int4", "pq"])
+def test_words_in_fewer_bits_are_as_many_bytes_as_exported(embeddings: EmbeddingPrecision, tmp_path: Path) -> None:
+    encoder = encoder_of("bert", "model", tmp_path)
+    (tmp_path / "templates").mkdir()
+    templates = Templates(encoder, tmp_path / "templates", instruments_of(encoder), lambda _step: None)
+    for widths in (Shape(1, 24, 40, 3), Shape(1, 136, 40, 4)):  # a block of 128 numbers, and two
+        small = start_from_scratch(encoder.model, family_of(encoder.model.config), widths)
+        folder = tmp_path / f"{widths.hidden_size}"
+        folder.mkdir()
+        maker = Maker(replace(encoder, model=small), folder, 32, TEXTS)
+        maker.write(Form("standard"))
+        quantized = maker.quantize(Form("standard"), "int8", embeddings)
+        assert quantized is not None
+        file = tmp_path / f"{widths.hidden_size}.onnx"
+        assert templates.write(file, widths, "standard", ("int8", embeddings))
+        assert structure(file) == structure(quantized.file)
+        session = onnxruntime.InferenceSession(file)
+        ones = {item.name: np.ones((2, 9), np.int64) for item in session.get_inputs()}
+        assert session.run(None, ones)[0].shape == (2, widths.hidden_size)
 
 
 def test_every_family_has_odd_sizes() -> None:
