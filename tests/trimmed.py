@@ -40,7 +40,7 @@ FAMILIES = {
     "xlm-roberta": "Unigram",
     "electra": "BPE with bytes to fall back on",
 }
-INSIDE = ("bert", "roberta")  # families whose tokenizer can be packed into a file
+INSIDE = ("bert", "roberta", "xlm-roberta")  # families whose tokenizer can be packed into a file
 _PIECES = 3_000
 each_family = pytest.mark.parametrize(
     "family", [pytest.param(family, marks=[pytest.mark.weights] * (family == "bert")) for family in FAMILIES]

@@ -19,7 +19,7 @@ from homoexport.errors import UserError
 EXTENSIONS_DOMAIN = "ai.onnx.contrib"
 _SUPPORTED = (
     "supported: WordPiece with BERT's normalizer and pre-tokenizer (BERT, DistilBERT, ELECTRA, MPNet), byte-level BPE "
-    "with RoBERTa's special tokens"
+    "with RoBERTa's special tokens, Unigram as SentencePiece's (XLM-RoBERTa)"
 )
 
 

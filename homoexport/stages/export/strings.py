@@ -23,6 +23,7 @@ from homoexport.runtime.session import OnnxSession
 from homoexport.runtime.worker.inputs import padded_tokens
 from homoexport.stages.export.byte_level import BYTE_LEVEL_OPERATORS, write_byte_level
 from homoexport.stages.export.sequences import EXTENSIONS_DOMAIN, GraphWriter, backend_of, read_frame, write_sequences
+from homoexport.stages.export.unigram import UNIGRAM_OPERATORS, write_unigram
 from homoexport.stages.export.wordpiece import WORDPIECE_OPERATORS, write_wordpiece
 from homoexport.text.awkward import PLAIN_ENGLISH, awkward_texts
 
@@ -107,8 +108,11 @@ def _write_tokens(
 ) -> tuple[dict[str, ir.Value], Sequence[str]]:
     """Token ids of texts, and the operators of onnxruntime-extensions that they take."""
     operators: Sequence[str]
-    if type(backend_of(tokenizer).model) is models.BPE:
+    kind = type(backend_of(tokenizer).model)
+    if kind is models.BPE:
         (ids, kept), operators = write_byte_level(writer, text, tokenizer), BYTE_LEVEL_OPERATORS
+    elif kind is models.Unigram:
+        (ids, kept), operators = write_unigram(writer, text, tokenizer), UNIGRAM_OPERATORS
     else:
         (ids, kept), operators = write_wordpiece(writer, text, tokenizer), WORDPIECE_OPERATORS
     frame = read_frame(tokenizer)

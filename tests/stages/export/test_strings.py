@@ -15,6 +15,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from homoexport.data import sample_text
 from homoexport.documents.package import PackedTokenizer
 from homoexport.encoder.loading import resolve_folder
 from homoexport.errors import ParityError, UserError
@@ -272,6 +273,51 @@ def test_byte_level_batches_are_padded_and_truncated(echo, byte_level):
     assert run("")[0].tolist() == [[0, 2]]
 
 
+@pytest.fixture(scope="module")
+def unigram() -> PreTrainedTokenizerFast:
+    """XLM-RoBERTa's tokenizer, but for its table of characters; its pieces are learned from our own sentences."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")]
+    )
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    trainer = trainers.UnigramTrainer(vocab_size=400, show_progress=False, special_tokens=special, unk_token="<unk>")
+    tokenizer.train_from_iterator([*sample_text(), "naïve café, 東京 und Straße"], trainer)
+    tokenizer.add_special_tokens([AddedToken("<mask>", lstrip=True)])  # beyond the model's own
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    names = {"pad": "<pad>", "unk": "<unk>", "cls": "<s>", "sep": "</s>", "mask": "<mask>"}
+    tokens = {f"{name}_token": token for name, token in names.items()}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **tokens)
+
+
+def test_unigram_differs_on_few_kinds(echo, unigram):
+    _, report = packed(echo(*INPUTS), unigram, max_length=20_000)
+    assert report.operators == ("ai.onnx.contrib::SentencepieceTokenizer",)
+    assert {"NUL", "special tokens"} <= {*report.differing_kinds}
+    assert report.equal > 0.85 * report.strings
+
+
+def test_unigram_batches_are_padded_and_truncated(echo, unigram):
+    target, _ = packed(echo(*INPUTS), unigram, max_length=8)
+    run = open_packed(target)
+    texts = ["The kettle", "", "Where is the invoice? " * 9, "  two   spaces ", "naïve \u65e5\u672c"]
+    settings = {"padding": "longest", "truncation": True, "max_length": 8, "return_token_type_ids": True}
+    wanted = unigram(texts, return_tensors="np", **settings)
+    for found, name in zip(run(*texts), INPUTS, strict=True):
+        np.testing.assert_array_equal(found, wanted[name])
+    assert run("")[0].tolist() == [[0, 2]]
+    assert run("a <mask>")[0].tolist()[0][-2] == unigram.mask_token_id
+
+
+def changed_unigram(change: Callable[[Tokenizer], object]) -> Callable[[], PreTrainedTokenizerFast]:
+    def make() -> PreTrainedTokenizerFast:
+        tokenizer = unigram_tokenizer()
+        change(tokenizer.backend_tokenizer)
+        return tokenizer
+
+    return make
+
+
 def changed(change: Callable[[PreTrainedTokenizerFast], object]) -> Callable[[], PreTrainedTokenizerFast]:
     def make() -> PreTrainedTokenizerFast:
         tokenizer = wordpiece_tokenizer(PIECES)
@@ -287,7 +333,11 @@ def changed(change: Callable[[PreTrainedTokenizerFast], object]) -> Callable[[],
         (tiny_tokenizer, "its model is WordLevel, not WordPiece"),
         (bpe_tokenizer, "its model is BPE, but does not split text as RoBERTa's"),
         (lambda: wordless(bpe_tokenizer()), "it makes nothing of the letter a"),
-        (unigram_tokenizer, "its model is Unigram, not WordPiece"),
+        (unigram_tokenizer, "its model is Unigram, but does not split text as SentencePiece does"),
+        (
+            changed_unigram(lambda each: setattr(each, "normalizer", normalizers.NFKC())),
+            "its model is Unigram behind a NFKC normalizer",
+        ),
         (
             changed(lambda each: setattr(each.backend_tokenizer, "normalizer", normalizers.NFKC())),
             "its normalizer is NFKC, not BertNormalizer",
