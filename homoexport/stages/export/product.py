@@ -21,6 +21,7 @@ from homoexport.schemes import NUMBERS_OF_CODE, VALUES_OF_CODE
 from homoexport.stages.export.surgery import add_constant, put_in_place
 
 _ROUNDS = 25
+_FITTED = 2**16  # different groups of numbers that k-means is fitted to at most: of a hundred languages' words a part
 
 
 class Codes(NamedTuple):
@@ -64,8 +65,9 @@ def _codes(table: NDArray[np.float32]) -> Codes:
         places = places.reshape(-1)  # numpy 2.0 alone keeps an axis
         if len(distinct) > VALUES_OF_CODE:
             found = KMeans(VALUES_OF_CODE, init="random", n_init=1, max_iter=_ROUNDS, random_state=number)
-            found.fit(distinct, sample_weight=times)
-            chosen, centers = found.labels_[places], found.cluster_centers_
+            every = -(-len(distinct) // _FITTED)
+            found.fit(distinct[::every], sample_weight=times[::every])
+            chosen, centers = found.predict(distinct)[places], found.cluster_centers_
         else:
             chosen, centers = places, np.pad(distinct, ((0, VALUES_OF_CODE - len(distinct)), (0, 0)))
         codes.append(chosen.astype(np.uint8))

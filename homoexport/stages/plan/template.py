@@ -27,8 +27,8 @@ from homoexport.schemes import INT4_TABLE_BLOCK, NUMBERS_OF_CODE, SCHEMES, VALUE
 from homoexport.shape import Shape
 from homoexport.stages.plan.instruments import Instruments, WriteGraph
 
-_HEADS, _HEAD_WIDTHS, _FFN = (11, 17, 19), (13, 23, 29), (211, 223, 227)  # primes: each product is of one kind
-_PACKED = 4  # times a prime, so that words in fewer bits come out even
+# Primes, so that each product is of one kind; head widths are four of one, so that words in fewer bits come out even.
+_HEADS, _HEAD_WIDTHS, _FFN = (7, 11, 13), (4 * 5, 4 * 7, 4 * 11), (211, 223, 227)
 _WORDS = 256  # different ones of a template: what words are makes no difference, and these are quantized at once
 _MULTIPLES = 4  # of a size in one number: projections side by side, the two halves of a gated layer
 _SHORT = 8  # elements of a tensor of numbers that can be a shape; longer ones are positions and the like
@@ -124,7 +124,7 @@ def _odd_shape(encoder: Encoder) -> Shape:
     config, family = encoder.model.config, family_of(encoder.model.config)
     narrow = family.prunes_head_width
     own = family.widths(encoder.model).head_dim
-    head_widths = [_PACKED * width for width in _HEAD_WIDTHS] if narrow else [own]
+    head_widths = _HEAD_WIDTHS if narrow else (own,)
     others = {value for value in config.to_dict().values() if isinstance(value, int)} | {config.num_labels}
     for heads, head_dim, ffn in product(_HEADS, head_widths, _FFN):
         shape = Shape(1, heads * head_dim, ffn, heads)
