@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from tokenizers import pre_tokenizers
 from torch.nn.functional import cosine_similarity
+from transformers import Qwen3Config, Qwen3Model
 
 from homoexport.documents.artifact import DistilledManifest, verify
 from homoexport.documents.recipe import DistillSettings, LossWeights, StudentShape, TextSettings, TextSource
-from homoexport.encoder import load_encoder
+from homoexport.encoder import input_names, load_encoder, torch_answers
 from homoexport.errors import RecipeError, TeacherError, TextError, UserError
 from homoexport.stages.distill import Job, Run, distill_encoder, objective
 from homoexport.stages.evaluate import torch_package
@@ -26,6 +27,7 @@ from homoexport.workflow.job import check_before_loading, open_job
 from homoexport.workflow.progress import Progress
 from tests.conftest import WORDS, sentence_vectors, tiny_model, word_tokenizer
 from tests.dense import write_layers
+from tests.encoder.test_any import QWEN, write
 from tests.stages.distill.test_loop import SHAPE, Stop, settings_of, text_of
 
 IN_THEIRS = SHAPE.model_copy(update={"output": "teacher"})
@@ -76,6 +78,22 @@ def test_a_second_model_s_vectors_are_those_of_the_texts(tiny_folder, corpus_fil
             np.testing.assert_array_equal(vector, by_ids[tuple(ids[mask.bool()].tolist())])
     described = corpus.description.vectors
     assert (described.source, described.width) == (second, 40)
+
+
+def test_an_encoder_without_an_adapter_teaches_its_vectors(tiny_folder, corpus_file, tmp_path):
+    torch.manual_seed(1)
+    second = write(Qwen3Model(Qwen3Config(**QWEN)), tmp_path / "second", pooling="lasttoken")
+    settings = settings_of("sentence-embedding", vectors_from=second, steps=40, prune_until=0)
+    job = job_of(tiny_folder(), text_of(corpus_file), settings)
+    encoder, seen = load_encoder(second), job.corpus.sequences[:8]
+    for text, vector in zip(seen["text"], seen["vector"], strict=True):
+        alone = encoder.tokenizer([text], return_tensors="pt")
+        last = torch_answers(encoder, {name: alone[name] for name in input_names(encoder)})["last_hidden_state"][0, -1]
+        np.testing.assert_allclose(vector, (last / last.norm()).numpy(), atol=1e-5)
+    run = Run(job, job.targets[0])
+    run.read_text(job.batches)
+    told = [run.advance(job.batches.of_step(run.step)).terms["vectors"] for _ in range(40)]
+    assert sum(told[-5:]) < 0.9 * sum(told[1:6])
 
 
 def test_a_model_is_asked_once(tiny_folder, corpus_file, second):
