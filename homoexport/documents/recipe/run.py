@@ -85,7 +85,10 @@ class Recipe(Section):
         if self.student is not None and (ignored := self.student.model_fields_set & {"name", "finish"}):
             raise ValueError(f"student.{ignored.pop()} is for one of several 'students'")
         if self.is_planned and self.vocabulary is not None:
-            raise ValueError("'vocabulary' is of a student whose shape is given: name a 'student'")
+            raise ValueError(
+                "'vocabulary' is of a student whose shape is given: name a 'student', or trim the teacher first "
+                "(homoexport trim) and name the trimmed one as 'teacher'"
+            )
         if len({student.vocab_size for student in self.students}) > 1:
             raise ValueError("'students' of one run have the same words: give all one vocab_size")
         names = [student.name for student in self.students]
