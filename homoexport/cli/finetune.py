@@ -26,7 +26,12 @@ from homoexport.documents.evaluation import Columns
 from homoexport.documents.recipe import FinetuneRecipe, Tree, parse_as
 
 _FIELDS = ("epochs", "batch_size", "learning_rate", "max_examples", "int8_share", "threads", "max_length")
-Student = Annotated[str, typer.Argument(metavar="STUDENT", help="A student's folder, or any encoder's.")]
+Student = Annotated[
+    str,
+    typer.Argument(
+        metavar="STUDENT", help="A student's folder, or any encoder's that transformers has a classifier for."
+    ),
+]
 Task = Annotated[
     LearnedTask,
     typer.Option(

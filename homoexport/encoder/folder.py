@@ -6,6 +6,7 @@ kernels, and make a model of any size; nothing of that is wanted of an encoder.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,6 +27,7 @@ _SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.j
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 _PLAIN_ATTENTION = (None, "eager", "sdpa")
 _OWN_CONFIG = "put the config.json there that the weights were saved with"
+_OF_LAYERS = re.compile(r"layer(?!_?norm)|group|block")  # in a key: how many there are
 _LEAST_BYTES = MB  # of weights, for what a model's numbers are held against
 _Size = Annotated[int, Field(ge=0)]
 
@@ -85,9 +87,12 @@ def check_folder(folder: Path, source: str) -> None:
         if key.endswith("attn_implementation") and value not in _PLAIN_ATTENTION:
             hint = "remove that line, for kernels of others are not run"
             raise TeacherError(f"'{key}' is '{value}'", where=where, hint=hint)
-        if "layers" in key and type(value) is int and not 0 < value <= limit("layers"):
-            hint = raise_hint("layers") if value > 0 else _OWN_CONFIG
-            raise TeacherError(f"'{key}' is {value}", where=where, hint=hint)
+        if "layers" in key and type(value) is int and value <= 0:
+            raise TeacherError(f"'{key}' is {value}", where=where, hint=_OWN_CONFIG)
+        count = len(value) if isinstance(value, list) else value
+        if _OF_LAYERS.search(key) and type(count) is int and count > limit("layers"):
+            said = f"has {count} entries" if isinstance(value, list) else f"is {count}"
+            raise TeacherError(f"'{key}' {said}", where=where, hint=raise_hint("layers"))
     bytes_there = max(_LEAST_BYTES, weights_bytes(folder))
     if number := next((number for number in _numbers(config) if number > bytes_there), None):
         what = f"holds the number {number}, and all of its weights are {weights_bytes(folder)} bytes"

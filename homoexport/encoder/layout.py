@@ -115,6 +115,9 @@ class Family(Traits, ABC):
     shares_layers: bool = False  # all layers are one, called again and again
     takes_additive_mask: bool = True
 
+    def prepare_config(self, config: Any) -> None:
+        """Settings to load a model with, so that its layers can be read; a saved config does not keep them."""
+
     @abstractmethod
     def layout(self, model: nn.Module) -> Layout:
         """The model's slots."""

@@ -17,7 +17,6 @@ from tokenizers import Tokenizer
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -33,7 +32,7 @@ from homoexport.encoder.families import traits_of
 from homoexport.encoder.folder import TOKENIZER_FILES, check_folder
 from homoexport.encoder.sentence import read_dense_modules, read_pooling, write_sentence_files
 from homoexport.encoder.shape import count_parameters
-from homoexport.encoder.weights import NO_ENCODER, load_weights, without_bars
+from homoexport.encoder.weights import NO_ENCODER, check_answers, load_weights, new_classifier
 from homoexport.errors import TeacherError, first_line, readable, refusing
 from homoexport.panics import unprinted_panics
 from homoexport.plain import visible
@@ -45,11 +44,17 @@ _TASK_OF_ARCHITECTURE: dict[str, ModelTask] = {  # by the end of the class's nam
     "ForPreTraining": "fill-mask",
     "ForSequenceClassification": "text-classification",
     "ForTokenClassification": "token-classification",
+    "WithLMHeadModel": "fill-mask",  # XLM's and FlauBERT's
     "Model": "feature-extraction",
 }
+_DECODERS = ("LMHeadModel", "DoubleHeadsModel")  # ends of names, too: their heads are for the next word
 _NOT_A_MODEL = "name a folder with config.json, model.safetensors and a tokenizer"
 _NO_FOLDER = Path(os.devnull)
 _LONGEST_NAME, _SHORTEST = 1000, 3
+_ENDLESS, _USUAL = (
+    10**9,
+    512,
+)  # tokens: transformers' own "no limit" is beyond the first; what is taken where none is said
 
 
 @dataclass(frozen=True)
@@ -139,7 +144,9 @@ def _class_name(config: Any) -> str:
 
 
 def _task_of_head(config: Any) -> ModelTask | None:
-    """What the class that a config names is for; None where its name does not say."""
+    """What the class that a config names is for; None where its name does not say, and of a decoder's head."""
+    if _class_name(config).endswith(_DECODERS) and not _class_name(config).endswith("WithLMHeadModel"):
+        return None
     return next((task for end, task in _TASK_OF_ARCHITECTURE.items() if _class_name(config).endswith(end)), None)
 
 
@@ -190,8 +197,8 @@ def load_encoder(source: str, *, task: ModelTask | None = None) -> Encoder:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if getattr(config, "is_decoder", False):
         raise TeacherError("is a decoder (is_decoder in its config)", where=source, hint=NO_ENCODER)
-    positions = getattr(config, "position_embedding_type", None) or "absolute"
-    if positions != "absolute":
+    positions = str(getattr(config, "position_embedding_type", None))
+    if positions.startswith("relative_key"):  # which transformers 5 has no longer, and reads as absolute
         raise TeacherError(f"its positions are '{positions}'", where=source, hint="name a model with absolute ones")
     traits = traits_of(config)
     traits.prepare_config(config)
@@ -206,12 +213,20 @@ def load_encoder(source: str, *, task: ModelTask | None = None) -> Encoder:
     model = load_weights(folder, config, task, source)
     tokenizer = _load_tokenizer(folder, source)
     _check_tokenizer(tokenizer, config, traits.longest_sequence(model), source)
+    _name_padding(model, tokenizer)
+    check_answers(model, task, source)
     if task == "fill-mask" and tokenizer.mask_token_id is None:
         raise TeacherError("its tokenizer has no mask token", where=source, hint="set mask_token and save it again")
     if task != "sentence-similarity":
         return Encoder(model, tokenizer, task, None, folder, source, artifact)
     dense = read_dense_modules(folder, model.config.hidden_size)
     return Encoder(model, tokenizer, task, read_pooling(folder), folder, source, artifact, dense)
+
+
+def _name_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Tell a model what padding is, by which decoders' classifiers find the last token."""
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
 
 
 def _load_tokenizer(folder: Path, source: str) -> PreTrainedTokenizerBase:
@@ -245,6 +260,8 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: Any, longest: i
         raise TeacherError(what, where=source, hint="put the tokenizer there that the model was trained with")
     if longest is not None:
         tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
+    elif tokenizer.model_max_length > _ENDLESS:
+        tokenizer.model_max_length = _USUAL
 
 
 def load_classifier(source: str, names: Sequence[str]) -> Encoder:
@@ -257,16 +274,9 @@ def load_classifier(source: str, names: Sequence[str]) -> Encoder:
     """
     found = load_encoder(source)
     labels = {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
-    with without_bars():
-        model = AutoModelForSequenceClassification.from_pretrained(
-            found.folder,
-            dtype=torch.float32,
-            num_labels=len(names) or 1,
-            **(labels if names else {}),
-            problem_type="single_label_classification" if names else "regression",
-            ignore_mismatched_sizes=True,
-            trust_remote_code=False,
-        )
+    head = {**labels, "problem_type": "single_label_classification"} if names else {"problem_type": "regression"}
+    model = new_classifier(found.folder, source, num_labels=len(names) or 1, **head)
+    _name_padding(model, found.tokenizer)
     return replace(found, model=model, task="text-classification", pooling=None, dense=())
 
 

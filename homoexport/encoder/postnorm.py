@@ -1,4 +1,4 @@
-"""Encoders whose layers are attention, LayerNorm, feed-forward, LayerNorm, with learned positions.
+"""Encoders whose layers are attention, LayerNorm, feed-forward, LayerNorm.
 
 They differ in the names of their modules, so an adapter is those, and what is the family's own.
 """

@@ -16,7 +16,9 @@ class Traits:
     takes_additive_mask: bool = False  # [B, 1, S, S], ready-made, right for all layers and heads, on transformers 5
 
     def prepare_config(self, config: Any) -> None:
-        """Settings to load a model with, so that its layers can be read; a saved config does not keep them."""
+        """Settings to load a model with: a decoder's answers are not to hold the keys and values of all its layers."""
+        if hasattr(config, "use_cache"):
+            config.use_cache = False
 
     def settled_ids(self, model: nn.Module) -> int:
         """Ids from 0 on that mean what they mean to the model's code, so that they cannot be counted anew.

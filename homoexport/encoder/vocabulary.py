@@ -19,6 +19,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from homoexport.encoder.families import traits_of
 from homoexport.encoder.loading import Encoder, save_tokenizer
+from homoexport.errors import TeacherError, refusing
 
 _OWN_FILES = {
     "tokenizer.json",
@@ -81,14 +82,18 @@ def with_words(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
     config.vocab_size = len(kept)
     number = {old: new for new, old in enumerate(kept)}
     for name, value in token_ids(config).items():
-        setattr(config, name, [number[each] for each in value] if isinstance(value, list) else number[value])
+        # An id beyond the vocabulary (-1, say) stands for none, and stays.
+        of = [number.get(each, each) for each in value] if isinstance(value, list) else number.get(value, value)
+        setattr(config, name, of)
     of_words = {id(tensor) for tensor in _indexed_by_words(model, words)}
     state = {
         name: tensor[list(kept)] if id(tensor) in of_words else tensor
         for name, tensor in model.state_dict(keep_vars=True).items()
     }
     smaller = type(model)(config).to(model.dtype)
-    smaller.load_state_dict({name: tensor.detach() for name, tensor in state.items()})
+    what = f"a {type(model).__name__} keeps words where trimming does not look for them"
+    with refusing(TeacherError, what, where=str(config.name_or_path), hint="trim the model without its head"):
+        smaller.load_state_dict({name: tensor.detach() for name, tensor in state.items()})
     return smaller.eval()
 
 
@@ -106,5 +111,5 @@ def _indexed_by_words(model: PreTrainedModel, words: int) -> list[torch.Tensor]:
 
 def _is_alone(model: nn.Module, bias: torch.Tensor) -> bool:
     """Whether it is no layer's own, but the head's beside its layers (as BERT's `predictions.bias`)."""
-    layers = (module for module in model.modules() if isinstance(module, nn.Linear | nn.LayerNorm))
-    return all(layer.bias is not bias for layer in layers)
+    layers = (module for module in model.modules() if getattr(module, "weight", None) is not None)
+    return all(getattr(layer, "bias", None) is not bias for layer in layers)

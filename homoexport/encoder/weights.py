@@ -10,7 +10,15 @@ from typing import Any
 
 import torch
 from optimum.exporters.tasks import TasksManager
-from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, AutoModel, AutoModelForTextEncoding, PreTrainedModel
+from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    MODEL_FOR_TEXT_ENCODING_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoModelForTextEncoding,
+    PreTrainedModel,
+)
 from transformers.utils import logging
 
 from homoexport.choices import CLASSIFYING, ModelTask
@@ -73,14 +81,47 @@ def load_weights(folder: Path, config: Any, task: ModelTask, source: str) -> Pre
     if broken is not None:
         what = f"{broken} holds what is no number (NaN or infinity)"
         raise TeacherError(what, where=source, hint="name a checkpoint from before its training went wrong")
-    model.eval()
-    with refusing(TeacherError, "its model cannot be run", where=source, hint="set its config.json right"):
-        with torch.no_grad():
-            model(input_ids=torch.zeros((1, 4), dtype=torch.int64))
+    with refusing(TeacherError, "its labels cannot be read", where=source, hint="set its config.json right"):
         count = model.config.num_labels if task in CLASSIFYING else 0
         labels = [model.config.id2label[number] for number in range(count)]
     if not all(isinstance(label, str) for label in labels):
         raise TeacherError("its labels are no text (id2label)", where=source, hint="set its config.json right")
+    assert isinstance(model, PreTrainedModel)
+    return model.eval()
+
+
+def check_answers(model: PreTrainedModel, task: ModelTask, source: str) -> None:
+    """Refuse (TeacherError) a model that does not answer two texts of four tokens as an encoder does."""
+    hint = f"set its config.json right, or {NO_ENCODER}"
+    tokens = torch.zeros((2, 4), dtype=torch.int64)
+    with refusing(TeacherError, "its model cannot be run", where=source, hint=hint), torch.no_grad():
+        output = model(input_ids=tokens, attention_mask=torch.ones_like(tokens))
+        answer = output.logits if task in _HEADS else output.last_hidden_state
+    wanted = (*tokens.shape, model.config.hidden_size)
+    if task not in _HEADS and answer.shape != wanted:
+        what = f"its states are {' x '.join(map(str, answer.shape))} where {' x '.join(map(str, wanted))} were expected"
+        raise TeacherError(what, where=source, hint=NO_ENCODER)
+
+
+def new_classifier(folder: Path, source: str, **head: Any) -> PreTrainedModel:
+    """A model with a sequence-classification head, in fp32, new where the folder has none of its outputs; refuses
+    (TeacherError) a model that transformers makes no classifier of."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    what, hint = f"transformers makes no classifier of a '{config.model_type}'", "name a model that it has one for"
+    if config.is_encoder_decoder or type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise TeacherError(what, where=source, hint=hint)
+    with refusing(TeacherError, what, where=source, hint=hint), without_bars():
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            trust_remote_code=False,
+            **head,
+        )
+    begins = f"{model.base_model_prefix}."
+    if lost := sorted(name for name in info["missing_keys"] if name.startswith(begins) and "pooler" not in name):
+        raise TeacherError(f"{what} without weights of its own ({lost[0]})", where=source, hint=hint)
     assert isinstance(model, PreTrainedModel)
     return model
 
@@ -98,11 +139,14 @@ def _class_of(config: Any, task: ModelTask, source: str) -> Any:
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """Nothing below the command line prints, and transformers shows a bar of the weights that it loads."""
-    shown = logging.is_progress_bar_enabled()
+    """Nothing below the command line prints; transformers shows a bar of the weights that it loads, and reports on
+    those that a model has no use for."""
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()

@@ -65,7 +65,8 @@ def finetune(
     resume: bool = False,
     progress: Progress = QUIET,
 ) -> FineTuning:
-    """Fine-tune a student's folder, or any encoder's, on a task, and judge it; with several tasks or seeds each.
+    """Fine-tune a student's folder, or any encoder's that transformers has a classifier for, on a task, and judge it;
+    with several tasks or seeds each.
 
     Args:
         task: `classification` or `scores` on one's own files; one of GLUE's; or `glue`, all of these that have files.

@@ -17,6 +17,7 @@ from homoexport.errors import TeacherError
 from homoexport.text.vectors import AskedVectors
 
 _BATCH = 32  # texts of about the same length
+_CHARACTERS = 2**16  # of a batch with its padding: some models take texts of 32,000 tokens
 
 
 def ask_for_vectors(encoder: Encoder, *, device: torch.device, on_begin: Callable[[], None]) -> AskedVectors:
@@ -34,7 +35,11 @@ def ask_for_vectors(encoder: Encoder, *, device: torch.device, on_begin: Callabl
         for begin in notes:
             begin()
         order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-        parts = [order[start : start + _BATCH] for start in range(0, len(order), _BATCH)]
+        parts: list[list[int]] = []
+        for row in order:  # the longest of a part comes last
+            if not parts or len(parts[-1]) == _BATCH or (len(parts[-1]) + 1) * len(texts[row]) > _CHARACTERS:
+                parts.append([])
+            parts[-1].append(row)
         encoder.model.to(device)
         answers = [_answer([texts[row] for row in part]) for part in parts]
         vectors = np.empty((len(texts), encoder.width), dtype=np.float32)

@@ -68,8 +68,8 @@ def _sentencepiece_model(spec: dict[str, Any]) -> bytes:
     if [index for index, _ in beyond] != [*range(len(pieces), len(pieces) + len(beyond))]:
         raise refusal("its added tokens leave ids without a piece")
     pieces += [(name, 0.0) for _, name in beyond]
-    charsmap = _table_of_characters(spec["normalizer"])
-    _check_splitter(spec["pre_tokenizer"])
+    charsmap, one_space = _of_characters(spec["normalizer"])
+    one_space |= _splits_at_spaces(spec["pre_tokenizer"])
     proto: Any = import_protobuf().ModelProto()
     for index, (piece, score) in enumerate(pieces):
         kind = _UNKNOWN if index == model["unk_id"] else _USER_DEFINED if added.get(piece) == index else _NORMAL
@@ -80,27 +80,30 @@ def _sentencepiece_model(spec: dict[str, Any]) -> bytes:
         setattr(proto.trainer_spec, name, -1)
     proto.normalizer_spec.precompiled_charsmap = charsmap
     proto.normalizer_spec.add_dummy_prefix = True
-    proto.normalizer_spec.remove_extra_whitespaces = True
+    proto.normalizer_spec.remove_extra_whitespaces = one_space
     proto.normalizer_spec.escape_whitespaces = True
     made: bytes = proto.SerializeToString()
     return made
 
 
-def _table_of_characters(normalizer: dict[str, Any] | None) -> bytes:
-    """What characters become before a text is split, as SentencePiece has compiled it; empty where they stay.
-
-    Spaces that are taken as one, and off the ends, are what the operator does anyway.
-    """
+def _of_characters(normalizer: dict[str, Any] | None) -> tuple[bytes, bool]:
+    """What characters become before a text is split, as SentencePiece has compiled it, empty where they stay; and
+    whether spaces become one."""
     parts = [] if normalizer is None else normalizer.get("normalizers", [normalizer])
     tables = [part["precompiled_charsmap"] for part in parts if part["type"] == "Precompiled"]
-    of_spaces = [part for part in parts if part["type"] == "Strip" or part.get("pattern") in ({"Regex": " {2,}"},)]
+    of_spaces = [
+        part
+        for part in parts
+        if part["type"] == "Strip" or (part.get("pattern") == {"Regex": " {2,}"} and part.get("content") in (" ", "▁"))
+    ]
     if len(tables) > 1 or len(tables) + len(of_spaces) != len(parts):
         raise refusal(f"its model is Unigram behind a {normalizer['type'] if normalizer else None} normalizer")
-    return base64.b64decode(tables[0]) if tables and tables[0] else b""
+    table = base64.b64decode(tables[0]) if tables and tables[0] else b""
+    return table, any(part["type"] == "Replace" for part in of_spaces)
 
 
-def _check_splitter(splitter: dict[str, Any] | None) -> None:
-    """Refuse what does not split at white space, put a space before a text, and write "▁" for it."""
+def _splits_at_spaces(splitter: dict[str, Any] | None) -> bool:
+    """Whether spaces beside each other are one; refuses what does not put "▁" for a space, and before a text."""
     parts = [] if splitter is None else splitter.get("pretokenizers", [splitter])
     wanted = {"replacement": "▁", "prepend_scheme": "always"}
     last = parts[-1] if parts else {}
@@ -110,3 +113,4 @@ def _check_splitter(splitter: dict[str, Any] | None) -> None:
         or not wanted.items() <= last.items()
     ):
         raise refusal("its model is Unigram, but does not split text as SentencePiece does")
+    return len(parts) > 1

@@ -82,8 +82,7 @@ class Templates:
             return False
         narrow = family_of(self.encoder.model.config).prunes_head_width
         odd, wanted = (_sizes_of(each, heads_narrow=narrow) for each in (self._odd, shape))
-        blocks = -(-shape.hidden_size // INT4_TABLE_BLOCK)
-        ir.save(_resized(ir.load(made), dict(zip(odd, wanted, strict=True)), blocks=blocks), file)
+        ir.save(_resized(ir.load(made), dict(zip(odd, wanted, strict=True))), file)
         return True
 
     def _writer(self, layers: int) -> WriteGraph:
@@ -134,16 +133,21 @@ def _odd_shape(encoder: Encoder) -> Shape:
     raise UserError("its config has sizes that a plan's graphs cannot be told from", where=encoder.source)
 
 
-def _resized(model: ir.Model, sizes: Mapping[int, int], *, blocks: int) -> ir.Model:
-    """A graph of the odd model with other sizes, and so many scales of a word in 4 bits; the one given is used up.
-
-    Its weights are the odd ones, repeated.
-    """
-    in_4_bits = {node.inputs[2] for node in model.graph if node.op_type == "GatherBlockQuantized"}
+def _resized(model: ir.Model, sizes: Mapping[int, int]) -> ir.Model:
+    """A graph of the odd model with other sizes; the one given is used up. Its weights are the odd ones, repeated."""
+    in_4_bits = {}  # scales of words, with the bytes of one
+    for node in model.graph:
+        if node.op_type == "GatherBlockQuantized":
+            words, _, scales = node.inputs
+            assert words is not None
+            assert words.const_value is not None
+            in_4_bits[scales] = int(words.const_value.numpy().shape[1])
     for name, value in list(model.graph.initializers.items()):
         assert value.const_value is not None
         array = value.const_value.numpy()
         if value in in_4_bits:
+            width = 2 * sizes.get(in_4_bits[value], in_4_bits[value])  # which two numbers are in
+            blocks = -(-width // INT4_TABLE_BLOCK)
             value.const_value = ir.Tensor(np.resize(array, (len(array), blocks)), name=name)
         else:
             value.const_value = _tensor(array, sizes, name)

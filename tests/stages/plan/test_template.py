@@ -124,9 +124,11 @@ def test_packed_weights_are_refused() -> None:
         refuse_blocks("int4")
 
 
-@pytest.mark.parametrize("embeddings", ["int4", "pq"])
-def test_words_in_fewer_bits_are_as_many_bytes_as_exported(embeddings: EmbeddingPrecision, tmp_path: Path) -> None:
-    encoder = encoder_of("bert", "model", tmp_path)
+@pytest.mark.parametrize(("kind", "embeddings"), [("bert", "int4"), ("bert", "pq"), ("electra-projected", "int4")])
+def test_words_in_fewer_bits_are_as_many_bytes_as_exported(
+    kind: str, embeddings: EmbeddingPrecision, tmp_path: Path
+) -> None:
+    encoder = encoder_of(kind, "model", tmp_path)
     (tmp_path / "templates").mkdir()
     templates = Templates(encoder, tmp_path / "templates", instruments_of(encoder), lambda _step: None)
     for widths in (Shape(1, 24, 40, 3), Shape(1, 136, 40, 4)):  # a block of 128 numbers, and two
