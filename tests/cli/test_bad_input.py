@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from safetensors.torch import load_file, save_file
+from transformers import GPT2Config, GPT2Model
 
 from tests.conftest import QUICK, tiny_tokenizer, write_sentences
 from tests.stages.measure.tiny_onnx import write_package
@@ -84,8 +85,7 @@ def test_bad_recipes(homoexport, recipe, tmp_path, command, changes, words):
 
 def test_family_that_is_not_supported(homoexport, recipe, tmp_path):
     folder = tmp_path / "gpt"
-    folder.mkdir()
-    (folder / "config.json").write_text('{"model_type": "gpt2"}')
+    GPT2Model(GPT2Config(n_layer=1, n_embd=8, n_head=1, vocab_size=100)).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     assert_refused(homoexport("distill", recipe(teacher=str(folder)), "-o", tmp_path / "out"), "'gpt2'", "bert")
 
