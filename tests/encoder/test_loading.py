@@ -27,9 +27,6 @@ from homoexport.errors import TeacherError
 from tests.conftest import BERT_TINY, FAMILY_CONFIGS, MINILM, tiny_model, tiny_tokenizer
 from tests.encoder.oracle import outputs, random_keep
 
-# transformers 4.57 imports torch.compile for one family, and that imports what torch itself has deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
-
 
 @pytest.mark.weights
 def test_packaged_teachers_say_what_they_are_for():

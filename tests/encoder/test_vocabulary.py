@@ -12,7 +12,6 @@ from homoexport.encoder.vocabulary import needed_ids, with_words
 from tests.conftest import AUTO_CLASSES, FAMILY_CONFIGS, WORDS, tiny_model
 from tests.trimmed import alone, each_family, ids_alone, texts_for, trimmed_once, whole_of
 
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
 KEPT = [0, 1, 2, 3, 4, *range(7, len(WORDS), 3)]
 
 

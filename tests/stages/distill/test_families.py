@@ -18,8 +18,6 @@ from tests.conftest import BERT_TINY, FAMILY_CONFIGS, MINILM, tiny_model, tiny_t
 from tests.encoder.weights import MPNET, needs_mpnet
 from tests.stages.distill.test_loop import settings_of, text_of
 
-# transformers 4.57 imports torch.compile for one family, and that imports what torch itself has deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
 
 OBJECTIVES = ("sentence-embedding", "masked-lm")
 # Every family with every objective; half of the pairs have each family and each objective, and are quick.

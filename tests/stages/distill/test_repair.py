@@ -26,9 +26,6 @@ from homoexport.workflow.progress import Progress
 from tests.conftest import FAMILY_CONFIGS, WORDS, tiny_model
 from tests.stages.distill.test_loop import SHAPE, run_of, settings_of, text_of
 
-# transformers 4.57 imports torch.compile for one family, and that imports what torch itself has deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
-
 
 QUICK = ("bert", "electra-projected", "distilbert", "mpnet", "modernbert-biased")
 EACH = [

@@ -126,7 +126,6 @@ def test_what_the_probe_said_counts_for_one_event(tiny_folder, corpus_file):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
 def test_compiled_run_has_the_same_losses(tiny_folder, corpus_file, tmp_path, monkeypatch):
     """Tracing and its guards are what can go wrong here; generated code would take minutes."""
     monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend="eager"))

@@ -21,8 +21,6 @@ from homoexport.stages.export.quantize import products_of
 from tests.conftest import FAMILY_CONFIGS, tiny_model, tiny_tokenizer
 from tests.stages.export.conftest import SUMS_OVERFLOW, needs_exact_sums
 
-# transformers 4.57 imports torch.compile for one family, and that imports what torch itself has deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
 
 HEADS: dict[ModelTask, str] = {
     "fill-mask": "masked-lm",

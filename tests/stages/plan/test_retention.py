@@ -16,8 +16,6 @@ from homoexport.stages.plan.retention import teacher_retention
 from homoexport.workflow.plan import probe_of
 from tests.conftest import FAMILY_CONFIGS, tiny_model, tiny_tokenizer
 
-# transformers 4 imports ModernBERT so
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
 TEXTS = [" ".join(f"w{(i * 7 + j) % 95}" for j in range(3 + i % 9)) for i in range(16)]
 SIZES = {"hidden_sizes": [8, 16, 24], "ffn_sizes": [16, 48], "head_shapes": [(2, 8), (2, 4), (4, 4)]}
 
