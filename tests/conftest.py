@@ -57,6 +57,7 @@ AUTO_CLASSES = {
     "sequence": AutoModelForSequenceClassification,
     "token": AutoModelForTokenClassification,
 }
+NEWER = "nomic_bert" in CONFIG_MAPPING  # transformers 5; 4.57 ties the wrong layer of DeBERTa's newer masked-LM head
 _DISENTANGLED = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False}
 FAMILY_CONFIGS: dict[str, dict[str, object]] = {
     "bert": {},
@@ -75,8 +76,8 @@ FAMILY_CONFIGS: dict[str, dict[str, object]] = {
     },
     "albert": {"embedding_size": 20},
     "deberta-v2": _DISENTANGLED | {"share_att_key": True, "norm_rel_ebd": "layer_norm", "position_buckets": 4},
-    "deberta-v2-unshared": _DISENTANGLED | {"share_att_key": False, "legacy": False, "type_vocab_size": 2},
-    **({"nomic_bert": {}} if "nomic_bert" in CONFIG_MAPPING else {}),  # from transformers 5 on
+    "deberta-v2-unshared": _DISENTANGLED | {"share_att_key": False, "legacy": not NEWER, "type_vocab_size": 2},
+    **({"nomic_bert": {}} if NEWER else {}),
 }  # one tiny model of every family, and of what changes a family's parameters
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = [*SPECIAL, *(f"w{index}" for index in range(95))]

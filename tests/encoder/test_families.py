@@ -15,7 +15,6 @@ from homoexport.shape import Shape, Widths
 from tests.conftest import AUTO_CLASSES, FAMILY_CONFIGS, tiny_model
 from tests.encoder.oracle import fill_by_hand, outputs, random_keep
 
-
 KINDS = list(FAMILY_CONFIGS)
 ROTARY = [kind for kind in KINDS if not family_of(tiny_model(kind).config).prunes_head_width]
 SHAPES = {

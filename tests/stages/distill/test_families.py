@@ -18,7 +18,6 @@ from tests.conftest import BERT_TINY, FAMILY_CONFIGS, MINILM, tiny_model, tiny_t
 from tests.encoder.weights import MPNET, needs_mpnet
 from tests.stages.distill.test_loop import settings_of, text_of
 
-
 OBJECTIVES = ("sentence-embedding", "masked-lm")
 # Every family with every objective; half of the pairs have each family and each objective, and are quick.
 PAIRS = [

@@ -26,7 +26,6 @@ from homoexport.workflow.progress import Progress
 from tests.conftest import FAMILY_CONFIGS, WORDS, tiny_model
 from tests.stages.distill.test_loop import SHAPE, run_of, settings_of, text_of
 
-
 QUICK = ("bert", "electra-projected", "distilbert", "mpnet", "modernbert-biased")
 EACH = [
     pytest.param(kind, marks=[] if kind in QUICK else pytest.mark.slow)

@@ -21,7 +21,6 @@ from homoexport.stages.export.quantize import products_of
 from tests.conftest import FAMILY_CONFIGS, tiny_model, tiny_tokenizer
 from tests.stages.export.conftest import SUMS_OVERFLOW, needs_exact_sums
 
-
 HEADS: dict[ModelTask, str] = {
     "fill-mask": "masked-lm",
     "sentence-similarity": "model",
