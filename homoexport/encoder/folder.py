@@ -27,7 +27,7 @@ _SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.j
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 _PLAIN_ATTENTION = (None, "eager", "sdpa")
 _OWN_CONFIG = "put the config.json there that the weights were saved with"
-_OF_LAYERS = re.compile(r"layer(?!_?norm)|group|block")  # in a key: how many there are
+_OF_LAYERS = re.compile(r"layer(?!_?norm)|hidden_groups|group_num|block_sizes")  # in a key: how many there are
 _LEAST_BYTES = MB  # of weights, for what a model's numbers are held against
 _Size = Annotated[int, Field(ge=0)]
 

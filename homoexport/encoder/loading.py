@@ -51,10 +51,7 @@ _DECODERS = ("LMHeadModel", "DoubleHeadsModel")  # ends of names, too: their hea
 _NOT_A_MODEL = "name a folder with config.json, model.safetensors and a tokenizer"
 _NO_FOLDER = Path(os.devnull)
 _LONGEST_NAME, _SHORTEST = 1000, 3
-_ENDLESS, _USUAL = (
-    10**9,
-    512,
-)  # tokens: transformers' own "no limit" is beyond the first; what is taken where none is said
+_ENDLESS, _USUAL = 10**9, 512  # tokens: a tokenizer's limit that is none, and what is taken where nothing else says one
 
 
 @dataclass(frozen=True)
@@ -197,6 +194,8 @@ def load_encoder(source: str, *, task: ModelTask | None = None) -> Encoder:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if getattr(config, "is_decoder", False):
         raise TeacherError("is a decoder (is_decoder in its config)", where=source, hint=NO_ENCODER)
+    if getattr(config, "num_hidden_layers", None) == 0:
+        raise TeacherError("has no layers (num_hidden_layers in its config)", where=source, hint=NO_ENCODER)
     positions = str(getattr(config, "position_embedding_type", None))
     if positions.startswith("relative_key"):  # which transformers 5 has no longer, and reads as absolute
         raise TeacherError(f"its positions are '{positions}'", where=source, hint="name a model with absolute ones")
