@@ -19,6 +19,7 @@ from homoexport.stages.export.fuse import (
     sum_residuals,
     use_standard_gelu,
 )
+from homoexport.stages.export.quiet import quiet
 
 
 class NotThisForm(Exception):
@@ -68,7 +69,8 @@ def fused_base(model: ir.Model, *, skip_layer_norm: bool) -> ir.Model:
         sum_residuals(model)
     merge_projections(model)
     fused: ir.Model
-    fused, _ = optimize_for_ort(model, clear_metadata=True)
+    with quiet():  # it tells of each node that it does not fold
+        fused, _ = optimize_for_ort(model, clear_metadata=True)
     if all(node.domain != MICROSOFT for node in fused.graph):
         raise NotThisForm("nothing in the graph could be fused")
     if not skip_layer_norm:

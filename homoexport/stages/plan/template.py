@@ -81,8 +81,9 @@ class Templates:
             self._left_out[form] = made
             return False
         narrow = family_of(self.encoder.model.config).prunes_head_width
-        odd, wanted = (_sizes_of(each, heads_narrow=narrow) for each in (self._odd, shape))
-        ir.save(_resized(ir.load(made), dict(zip(odd, wanted, strict=True))), file)
+        odd = replace(self._odd, num_hidden_layers=shape.num_hidden_layers)
+        sizes = (_sizes_of(each, heads_narrow=narrow) for each in (odd, shape))
+        ir.save(_resized(ir.load(made), dict(zip(*sizes, strict=True))), file)
         return True
 
     def _writer(self, layers: int) -> WriteGraph:
@@ -112,7 +113,9 @@ def _sizes_of(shape: Shape, *, heads_narrow: bool) -> list[int]:
     """Every number in a graph that depends on the shape, in a fixed order."""
     heads, head_dim, hidden = shape.num_attention_heads, shape.head_dim, shape.hidden_size
     widened = heads * (head_dim + 1)  # where the mask is a dimension of each key
-    sizes = [times * size for size in (hidden, shape.intermediate_size, widened) for times in range(1, _MULTIPLES + 1)]
+    sizes = [times * size for size in (shape.intermediate_size, widened) for times in range(1, _MULTIPLES + 1)]
+    # All layers of DeBERTa project the same positions, twice, which can be one product.
+    sizes += [times * hidden for times in range(1, max(_MULTIPLES, 2 * shape.num_hidden_layers) + 1)]
     codes = hidden // NUMBERS_OF_CODE
     sizes += [hidden // 2, codes, codes * VALUES_OF_CODE]  # words in 4 bits, and product-quantized ones
     return [*sizes, 2 * widened + hidden, heads, *([head_dim, head_dim + 1] if heads_narrow else [])]
@@ -124,9 +127,10 @@ def _odd_shape(encoder: Encoder) -> Shape:
     narrow = family.prunes_head_width
     own = family.widths(encoder.model).head_dim
     head_widths = _HEAD_WIDTHS if narrow else (own,)
+    layers = family.widths(encoder.model).num_hidden_layers
     others = {value for value in config.to_dict().values() if isinstance(value, int)} | {config.num_labels}
     for heads, head_dim, ffn in product(_HEADS, head_widths, _FFN):
-        shape = Shape(1, heads * head_dim, ffn, heads)
+        shape = Shape(layers, heads * head_dim, ffn, heads)
         sizes = _sizes_of(shape, heads_narrow=narrow)
         if len(set(sizes)) == len(sizes) and not others & set(sizes):
             return shape

@@ -92,6 +92,17 @@ def test_resized_graph_is_the_exported_one(kind: str, scheme: Scheme, tmp_path: 
     assert compared >= 2
 
 
+def test_one_product_of_all_layers_positions_is_resized_too(tmp_path: Path) -> None:
+    encoder = encoder_of("deberta-v2", "model", tmp_path)
+    (tmp_path / "templates").mkdir()
+    templates = Templates(encoder, tmp_path / "templates", instruments_of(encoder), lambda _step: None)
+    file, widths = tmp_path / "one.onnx", Shape(3, 24, 40, 3)
+    assert templates.write(file, widths, "multi-head+merged", ("fp32", "fp32"))
+    session = onnxruntime.InferenceSession(file)
+    ones = {item.name: np.ones((2, 9), np.int64) for item in session.get_inputs()}
+    assert session.run(None, ones)[0].shape == (2, widths.hidden_size)
+
+
 def test_classifiers_keep_their_labels(tmp_path: Path) -> None:
     encoder = encoder_of("bert", "sequence", tmp_path)
     (tmp_path / "templates").mkdir()
