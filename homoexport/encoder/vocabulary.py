@@ -21,11 +21,7 @@ from homoexport.encoder.families import traits_of
 from homoexport.encoder.loading import Encoder, save_tokenizer
 from homoexport.errors import TeacherError, refusing
 
-_OWN_FILES = {
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-}  # slow ones have others
+_OWN_FILES = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}  # slow ones have others
 _TOKEN_ID = "_token_id"  # config keys that end so hold ids
 
 

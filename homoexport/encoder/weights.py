@@ -36,7 +36,7 @@ _SPARE_PARAMETERS = 10**6  # of a model, beyond what its weights have: a pooler 
 
 def load_weights(folder: Path, config: Any, task: ModelTask, source: str) -> PreTrainedModel:
     """The model of a config, with the head that a task needs, in fp32 and in eval mode; refuses (TeacherError) weights
-    that are not the config's, and a model that cannot be run on text.
+    that are not the config's, and a model that takes no text.
     """
     model_class = _class_of(config, task, source)
     if any(folder.glob("onnx/*.onnx")) and not weights_bytes(folder):

@@ -125,12 +125,11 @@ def _odd_shape(encoder: Encoder) -> Shape:
     """A shape whose numbers are all different, and none of the others in the model's config."""
     config, family = encoder.model.config, family_of(encoder.model.config)
     narrow = family.prunes_head_width
-    own = family.widths(encoder.model).head_dim
-    head_widths = _HEAD_WIDTHS if narrow else (own,)
-    layers = family.widths(encoder.model).num_hidden_layers
+    widths = family.widths(encoder.model)
+    head_widths = _HEAD_WIDTHS if narrow else (widths.head_dim,)
     others = {value for value in config.to_dict().values() if isinstance(value, int)} | {config.num_labels}
     for heads, head_dim, ffn in product(_HEADS, head_widths, _FFN):
-        shape = Shape(layers, heads * head_dim, ffn, heads)
+        shape = Shape(widths.num_hidden_layers, heads * head_dim, ffn, heads)
         sizes = _sizes_of(shape, heads_narrow=narrow)
         if len(set(sizes)) == len(sizes) and not others & set(sizes):
             return shape
