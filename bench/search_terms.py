@@ -2,7 +2,7 @@
 
     python bench/search_terms.py STSB_DEV.tsv PASSAGES.txt [--seeds 0 1 2]
 
-None of them is in the product but the first two. The quickstart's student, pruned at once and repaired, is trained in a
+None of them is in the product but the first two. A student of 6 x 320/512, pruned at once and repaired, is trained in a
 plain loop, with the same steps, batches and learning rate for all, on the error of all hidden states (each layer's is
 divided by the variance of the teacher's) and one thing more:
 
@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from ablation import judge, read_passages, spread
+from ablation import SHAPE, judge, read_passages, spread
 from methods import RECIPE, keep
 from torch import Tensor
 from torch.nn import functional
@@ -168,7 +168,7 @@ def measure(cell: str, stsb: Path, passages: list[str], *, steps: int, seed: int
     recipe = load_recipe(RECIPE, ["distill.method=repair", f"distill.threads={threads}"])
     assert recipe.student is not None
     job = open_job(recipe.teacher, text=recipe.text, settings=recipe.distill, seed=seed)
-    run = Run(job, target_of(job.encoder, recipe.student, recipe.distill))
+    run = Run(job, target_of(job.encoder, recipe.student.model_copy(update=SHAPE), recipe.distill))
     run.read_text(job.batches)
     run.advance(job.batches.of_step(0))  # pruned and repaired
     run.close()

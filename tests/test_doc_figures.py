@@ -293,7 +293,9 @@ def test_front():
 
     small = [row(f"wordllama, {width} wide") for width in (64, 128, 256)]
     own, words = row("static model of the teacher, 256 wide"), "int8, 4-bit words"
-    student, teacher, peer = (row(name, words) for name in ("quickstart, 240 steps", "teacher", "paraphrase-MiniLM-L3"))
+    student, teacher, peer = (
+        row(name, words) for name in ("6 x 320/512, 240 steps", "teacher", "paraphrase-MiniLM-L3")
+    )
     sizes = [f"{one['file_mb']:.1f}" for one in (*small, own, student, peer)]
     figures = [*(value(one, "stsb") for one in small), *sizes[:3], value(own, "stsb"), sizes[3]]
     assert says(page, heading, *figures, value(small[-1], "search"), sizes[4], value(student, "search"))

@@ -79,7 +79,7 @@ def run_all(call: Call, first: dict[str, str], mine: dict[str, str]) -> None:
     (snippet,) = blocks("python")
     exec(snippet, namespace)
     vectors = np.load("vectors.npy")
-    assert vectors.shape == (2, 320)
+    assert vectors.shape == (2, 384)
     np.testing.assert_allclose(vectors, namespace["vectors"], atol=1e-5)
     assert isinstance(namespace["session"], onnxruntime.InferenceSession)
 
