@@ -1,7 +1,7 @@
 """Schemes of storing a graph's numbers in fewer bits, each from an fp32 file to a smaller one.
 
-Weights of matrix products are per output column. onnxruntime's own quantizers do the work; ours are the static form
-of dynamic int8, and the 4-bit embedding table.
+Weights of matrix products are per output column. Ours are dynamic int8 (`dynamic`), its static form, and embedding
+tables in fewer bits; for the others onnxruntime's own quantizers do the work.
 
 D hidden, V vocabulary.
 """
@@ -17,7 +17,7 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
-from onnxruntime.quantization import QDQQuantizer, QuantType, quantize_dynamic
+from onnxruntime.quantization import QDQQuantizer, QuantType
 from onnxruntime.quantization.calibrate import TensorsData
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
@@ -25,6 +25,7 @@ from homoexport.choices import EmbeddingPrecision, Scheme
 from homoexport.errors import UserError
 from homoexport.schemes import INT4_TABLE_BLOCK, SCHEMES
 from homoexport.stages.export.attention import MICROSOFT
+from homoexport.stages.export.dynamic import quantize_products
 from homoexport.stages.export.product import gather_product
 from homoexport.stages.export.quiet import quiet
 from homoexport.stages.export.surgery import add_constant, array_of, put_in_place
@@ -72,23 +73,16 @@ def _quantize_fp16(source: Path, target: Path, keep: Collection[str], _ranges: T
 
 def _quantize_dynamic(
     source: Path,
-    target: Path,
+    _target: Path,
     keep: Collection[str],
     _ranges: TensorsData | None,
     *,
-    weight_type: QuantType = QuantType.QInt8,
-    reduce_range: bool = False,
+    low: int = -127,
+    high: int = 127,
 ) -> ir.Model:
-    quantize_dynamic(
-        source,
-        target,
-        op_types_to_quantize=["MatMul"],
-        per_channel=True,
-        reduce_range=reduce_range,
-        weight_type=weight_type,
-        nodes_to_exclude=list(keep),
-    )
-    return ir.load(target)
+    model = ir.load(source)
+    quantize_products(model, low=low, high=high, keep=keep)
+    return model
 
 
 def _quantize_static(source: Path, target: Path, keep: Collection[str], ranges: TensorsData | None) -> ir.Model:
@@ -126,8 +120,8 @@ def _quantize_qdq(source: Path, target: Path, keep: Collection[str], ranges: Ten
 _WRITERS: dict[Scheme, Callable[[Path, Path, Collection[str], TensorsData | None], ir.Model]] = {
     "fp32": _leave,
     "int8": _quantize_dynamic,
-    "int8-7-bit": partial(_quantize_dynamic, reduce_range=True),
-    "int8-unsigned": partial(_quantize_dynamic, weight_type=QuantType.QUInt8),
+    "int8-7-bit": partial(_quantize_dynamic, low=-64, high=64),
+    "int8-unsigned": partial(_quantize_dynamic, low=0, high=255),
     "int8-static": _quantize_static,
     "int8-qdq": _quantize_qdq,
     "int4": _quantize_int4,
