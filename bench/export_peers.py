@@ -56,15 +56,15 @@ class OpenVinoTarget(LocalCpu):
     """OpenVINO's own runtime in the peers' Python, with a hint of the precision to compute in."""
 
     def __init__(self, python: Path, hint: str) -> None:
-        super().__init__(f"openvino-{hint}", (f"OpenVINO CPU {hint}",))
-        self._python = python
+        super().__init__(f"openvino-{hint}")
+        self._python, self._hint = python, hint
 
     def needs(self) -> list[Need]:
         """Nothing of onnxruntime's."""
         return []
 
     def _command(self) -> list[str]:
-        return [str(self._python), str(OPENVINO_WORKER)]
+        return [str(self._python), str(OPENVINO_WORKER), self._hint]
 
 
 @dataclass

@@ -41,6 +41,8 @@ Scheme = Literal["fp32", "int8", "int8-unsigned", "int8-7-bit", "int8-static", "
 AttentionForm = Literal["unfused", "multi-head", "flash", "standard"]
 GraphChoice = Literal["auto", "standard", "flash", "multi-head", "unfused"]
 Calibration = Literal["min-max", "percentile"]
+Runtime = Literal["onnxruntime", "openvino"]  # what runs a file
+RuntimeChoice = Literal["auto", "onnxruntime", "openvino"]
 
 # What a folder with a manifest holds.
 ArtifactKind = Literal["student", "package", "measurement", "plan", "evaluation"]

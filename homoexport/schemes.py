@@ -112,6 +112,10 @@ SCHEMES: dict[Scheme, SchemeFacts] = {
     ),
     "fp32": SchemeFacts(precision="fp32", asked_as="none", description="none", automatic=True, tables="fp32"),
 }
+_IN_OPENVINO: dict[Scheme, tuple[Quantization, ...]] = {
+    "int8-qdq": ("auto", "int8", "int8-static"),
+    "fp32": ("auto", "none"),
+}
 QUANTIZE_HELP: dict[Quantization, str] = {
     "auto": "the fastest that passes the accuracy gate",
     "none": "fp32",
@@ -146,6 +150,15 @@ def schemes_for(
         return facts.automatic and has_scales and (facts.on_cpu_provider or provider != CPU_PROVIDER)
 
     return tuple(scheme for scheme, facts in SCHEMES.items() if is_tried(facts))
+
+
+def schemes_for_openvino(quantize: Quantization, *, calibrated: bool) -> tuple[Scheme, ...]:
+    """The schemes to try in OpenVINO's runtime; what has calibrated scales only where there is text."""
+    return tuple(
+        scheme
+        for scheme, asked in _IN_OPENVINO.items()
+        if quantize in asked and (calibrated or not SCHEMES[scheme].calibrated)
+    )
 
 
 def embeddings_of(choice: EmbeddingChoice, scheme: Scheme) -> EmbeddingPrecision:

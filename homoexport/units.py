@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from homoexport.errors import UserError
 
-_BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_BYTES = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 _COUNTS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9}
 

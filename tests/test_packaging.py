@@ -21,7 +21,11 @@ from homoexport.documents.recipe import read_recipe_tree
 tomllib = pytest.importorskip("tomllib")  # of Python 3.11
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-OPTIONAL = {"onnxruntime-extensions": "strings", "mteb": "mteb"}  # distributions, and the extra that asks for them
+OPTIONAL = {
+    "onnxruntime-extensions": "strings",
+    "mteb": "mteb",
+    "openvino": "openvino",
+}  # distributions, and the extra that asks for them
 NOT_IMPORTED = {"requests"}  # by us; why it is asked for stands beside it
 
 

@@ -20,6 +20,7 @@ _FIELDS = (
     "export.opset",
     "export.with_tokenizer",
     "export.with_ort_format",
+    "export.runtime",
     "export.seconds",
     "measure.device",
     "measure.threads",

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from homoexport.choices import Runtime
 from homoexport.cli import screen
 from homoexport.cli.options import AsJson, Threads
 from homoexport.errors import TextError, UserError, refusing
@@ -21,6 +22,9 @@ def embed(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="The .npy file; by default stdout.")
     ] = None,
+    runtime: Annotated[
+        Runtime, typer.Option(help="What runs it; openvino runs the file that export --runtime wrote.")
+    ] = "onnxruntime",
 ) -> None:
     """Turn lines of text on stdin into vectors, [lines, width] float32, as a .npy file on stdout.
 
@@ -37,7 +41,7 @@ def embed(
 
     if output is None and sys.stdout.isatty():
         raise UserError("vectors are not for a terminal", where="embed", hint="write > vectors.npy, or -o vectors.npy")
-    opened = open_package(package, threads=threads)
+    opened = open_package(package, threads=threads, runtime=runtime)
     with refusing(TextError, "cannot be read", where="stdin", hint="write < lines.txt"):
         given = sys.stdin.buffer.read(limit("whole_mb") * MB + 1)
     if len(given) > limit("whole_mb") * MB:

@@ -131,12 +131,16 @@ class PackageManifest(Manifest):
 
     @model_validator(mode="after")
     def _names_its_own_files(self) -> PackageManifest:
-        ort = self.details.ort_format
-        for name in (*self.graphs, *([ort.file, ort.operators] if ort else [])):
+        ort, beside = self.details.ort_format, self.details.openvino
+        others = [ort.file, ort.operators] if ort else []
+        others += [beside.file, f"{beside.file.removesuffix('.xml')}.bin"] if beside else []
+        for name in (*self.graphs, *others):
             if name not in self.files:
                 raise ValueError(f"{name} is not among its files")
         if any(not name.endswith(".onnx") for name in self.graphs):
             raise ValueError(f"{' and '.join(self.graphs)} should end with .onnx")
+        if beside and not beside.file.endswith(".xml"):
+            raise ValueError(f"{beside.file} should end with .xml")
         return self
 
     def graph_files(self, folder: Path, graph: str) -> set[str]:

@@ -117,6 +117,23 @@ class OrtFormat(Figures):
     operators: str
 
 
+class OpenVinoFile(Figures):
+    """The model for OpenVINO's runtime of that version, its weights in the file of that name that ends with .bin.
+
+    `file_bytes` is of both; `candidate` is the form and the scheme that it was made of. Both latencies were measured in
+    turns at `timed_at`, and are None where one did not fit into memory.
+    """
+
+    file: str
+    file_bytes: int
+    candidate: str
+    precision: WeightPrecision
+    openvino: str
+    parity: Parity
+    latency_p50_ms: float | None
+    onnx_latency_p50_ms: float | None
+
+
 class PackageDetails(Figures):
     """What an export says of its package.
 
@@ -155,6 +172,7 @@ class PackageDetails(Figures):
     held_on: str
     with_tokenizer: PackedTokenizer | None = None
     ort_format: OrtFormat | None = None
+    openvino: OpenVinoFile | None = None
 
     @model_validator(mode="after")
     def _classifiers_have_labels(self) -> PackageDetails:

@@ -27,6 +27,14 @@ def export_lines(folder: str, manifest: PackageManifest) -> list[str]:
     ]
     if timed := details.timed_at:
         lines.append(f"Timed on {timed.device} with {timed.batch_size} x {timed.length} tokens")
+    if beside := details.openvino:
+        latencies = beside.latency_p50_ms, beside.onnx_latency_p50_ms
+        times = " against ".join("too large to be timed" if one is None else f"{one:.3f} ms" for one in latencies)
+        lines += [
+            f"For OpenVINO: {beside.file}  {beside.precision}, {beside.file_bytes / 1e6:.2f} MB, "
+            f"cosine {beside.parity.mean_cosine:.4f} mean, {beside.parity.min_cosine:.4f} least",
+            f"OpenVINO in turns with the ONNX file: {times}",
+        ]
     lines += [f"Kept in fp32, for they break the gate: {', '.join(kept)}"] if (kept := details.kept_in_fp32) else []
     lines += [f"Not {name}: {reason}" for name, reason in details.refused.items()]
     lines += [f"Left out {name}: {reason}" for name, reason in details.left_out.items()]

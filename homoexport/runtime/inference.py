@@ -7,6 +7,7 @@ N texts, B batch, S sequence, D width of a vector, V vocabulary, C labels.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from homoexport.choices import OUTPUT_NAMES, ModelTask
+from homoexport.choices import OUTPUT_NAMES, ModelTask, Runtime
 from homoexport.documents.artifact import PackageManifest, verify
 from homoexport.errors import PackageError, UserError, refusing
 from homoexport.growth import refuse_growth
@@ -46,10 +47,20 @@ class PackageInfo:
     pad_token_id: int
     file_bytes: int
     labels: tuple[str, ...] = ()
+    openvino_file: str | None = None
 
     @property
     def model(self) -> Path:
         return self.folder / self.model_file
+
+    def file_for(self, runtime: Runtime) -> Path:
+        """The graph for a runtime; PackageError where the package has none."""
+        if runtime == "onnxruntime":
+            return self.model
+        if self.openvino_file is None:
+            hint = "export it with --runtime openvino, or auto"
+            raise PackageError("it has no file for OpenVINO", where=str(self.folder), hint=hint)
+        return self.folder / self.openvino_file
 
     @property
     def output(self) -> str:
@@ -76,6 +87,7 @@ def read_package(folder: Path) -> PackageInfo:
         pad_token_id=details.pad_token_id,
         file_bytes=sum(manifest.files[name].bytes for name in manifest.graph_files(folder, details.model_file)),
         labels=(details.labels or ()) if details.task.endswith("-classification") else (),
+        openvino_file=None if details.openvino is None else details.openvino.file,
     )
 
 
@@ -112,7 +124,7 @@ class Package:
         try:
             answer: list[FloatArray] = self._session.run(list(outputs), feeds)
         except Exception as error:  # onnxruntime's exceptions share no base but this
-            raise PackageError(f"onnxruntime cannot run it ({error})", where=str(self.details.model)) from error
+            raise PackageError(f"its runtime cannot run it ({error})", where=str(self.details.model)) from error
         asked = next(iter(inputs.values())).shape  # [B, S]
         for name, array in zip(outputs, answer, strict=True):
             found = array.shape if isinstance(array, np.ndarray) and array.dtype.kind == "f" else ()
@@ -201,17 +213,30 @@ class Package:
         return mean
 
 
-def open_package(folder: Path | str, *, threads: int = 1) -> Package:
+def open_package(folder: Path | str, *, threads: int = 1, runtime: Runtime = "onnxruntime") -> Package:
     """Open a package, a folder that `homoexport export` wrote, for inference on the CPU.
 
+    `runtime` openvino runs the file that `export --runtime` wrote for it.
+
     Raises:
-        PackageError: not a package, an altered file, or one that onnxruntime or tokenizers cannot load.
-        UserError: less than one thread.
+        PackageError: not a package, an altered file, or one that the runtime or tokenizers cannot load; or it has no
+            file for that runtime.
+        UserError: less than one thread, or OpenVINO is not installed.
     """
     if threads < 1:
         raise UserError(f"{threads} threads", where="threads", hint="give 1 or more")
     details = read_package(Path(folder))
-    return Package(details, open_session(details.model, threads=threads), load_tokenizer(details))
+    open_it = open_session if runtime == "onnxruntime" else _open_in_openvino
+    return Package(details, open_it(details.file_for(runtime), threads=threads), load_tokenizer(details))
+
+
+def _open_in_openvino(file: Path, *, threads: int) -> Session:
+    if importlib.util.find_spec("openvino") is None:
+        raise UserError("OpenVINO is not installed", where=str(file), hint="pip install 'homoexport[openvino]'")
+    from homoexport.runtime.openvino_session import OpenVinoSession
+
+    with refusing(PackageError, "OpenVINO cannot load it", where=str(file)):
+        return OpenVinoSession(file, threads=threads)
 
 
 def open_session(file: Path, *, threads: int) -> OnnxSession:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from homoexport.choices import OUTPUT_NAMES, EmbeddingChoice, GraphChoice, ModelTask, Quantization
+from homoexport.choices import OUTPUT_NAMES, EmbeddingChoice, GraphChoice, ModelTask, Quantization, RuntimeChoice
 from homoexport.documents.artifact import PackageManifest, refuse_links, verify
 from homoexport.documents.budget import BudgetVerdict
 from homoexport.documents.document import first_fault
@@ -20,16 +20,24 @@ from homoexport.documents.layout import HELD_OUT
 from homoexport.documents.output import refuse_existing
 from homoexport.documents.package import TimedAt
 from homoexport.documents.recipe import ExportSettings, MeasureSettings
-from homoexport.errors import TextError, UserError, refusing
+from homoexport.errors import DeviceError, TextError, UserError, refusing
 from homoexport.host import available_cores
-from homoexport.schemes import SCHEMES, embeddings_of, refuse_scales_without_text
-from homoexport.stages.measure import answers_of_file, check_measurement, host_of, rank_files
+from homoexport.schemes import SCHEMES, embeddings_of, refuse_scales_without_text, schemes_for_openvino
+from homoexport.stages.measure import (
+    answers_of_file,
+    check_measurement,
+    find_target,
+    host_of,
+    rank_files,
+    refuse_runtime,
+)
 from homoexport.workflow.measure import read_lines
 from homoexport.workflow.progress import QUIET, Progress
 
 if TYPE_CHECKING:
     from homoexport.documents.target import TargetHost
     from homoexport.encoder import Encoder
+    from homoexport.stages.export.parity import Answer
     from homoexport.workflow.gate import Gate
 
 OLDEST_OPSET = 18
@@ -45,6 +53,7 @@ def export(
     opset: int | None = None,
     with_tokenizer: bool = False,
     with_ort_format: bool = False,
+    runtime: RuntimeChoice = "onnxruntime",
     seconds: float = 1.0,
     task: ModelTask | None = None,
     text: str | Path | None = None,
@@ -79,6 +88,7 @@ def export(
             opset=opset,
             with_tokenizer=with_tokenizer,
             with_ort_format=with_ort_format,
+            runtime=runtime,
             seconds=seconds,
         )
         measure = MeasureSettings(device=device, threads=threads, batch_size=batch_size, length=length)
@@ -151,6 +161,7 @@ def export_model(
         texts=texts,
         answer=None if there.is_here else answer,
         held_on=measure.device,
+        openvino=_openvino(settings.runtime, measure.device, answer),
         judge=None if gate is None else judge,
         recipe_digest=recipe_digest,
         force=force,
@@ -167,12 +178,28 @@ def _refuse_impossible(settings: ExportSettings, measure: MeasureSettings, texts
         if settings.opset > onnx.defs.onnx_opset_version():
             raise UserError(f"there is no opset {settings.opset}", where="opset", hint=f"give {OLDEST_OPSET}")
     refuse_scales_without_text(settings.quantize, calibrated=bool(texts))
+    if settings.runtime == "openvino":
+        refuse_runtime(find_target(measure.device), "openvino", subject="the package")
+        if not schemes_for_openvino(settings.quantize, calibrated=bool(texts)):
+            what = f"'{settings.quantize}' cannot be had in OpenVINO{'' if texts else ' without text'}"
+            raise UserError(what, where="export.runtime", hint="quantize auto or none, or int8 with a file of text")
     for scheme, facts in SCHEMES.items():
         if facts.asked_as == settings.quantize:
             embeddings_of(settings.embeddings, scheme)
     if not host_of(measure.device).emulated:
         workload = measure.threads, measure.batch_size, measure.length
         check_measurement(measure.device, [workload], min_seconds=settings.seconds)
+
+
+def _openvino(runtime: RuntimeChoice, device: str, answer: Answer) -> Answer | str | None:
+    """What runs a file in OpenVINO on the device, if that may be the package's runtime; or why it cannot."""
+    if runtime == "onnxruntime":
+        return None
+    try:
+        refuse_runtime(find_target(device), "openvino", subject="the package")
+    except DeviceError as error:
+        return f"{error.what}; {error.hint}"
+    return answer
 
 
 def _timed_at(measure: MeasureSettings, there: TargetHost, longest: int) -> TimedAt:

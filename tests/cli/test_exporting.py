@@ -102,6 +102,8 @@ def test_json_is_the_manifest(homoexport, model, tmp_path):
         (["--push-to-hub", "a/b/c"], ["a/b/c", "OWNER/NAME"]),
         (["--push-to-hub", "me/small"], ["HF_HUB_OFFLINE", "switched off"]),
         (["--quantize", "fp16", "--embeddings", "int4"], ["--embeddings", "fp16"]),
+        (["--runtime", "openvino", "--device", "x86:haswell"], ["x86:haswell", "this machine's CPU alone"]),
+        (["--runtime", "openvino", "--quantize", "int4"], ["export.runtime", "'int4' cannot be had in OpenVINO"]),
     ],
 )
 def test_bad_wishes_are_refused_in_one_line_and_leave_nothing(homoexport, model, tmp_path, flags, words):

@@ -20,6 +20,7 @@ from homoexport.choices import (
     Objective,
     PruneGroup,
     Quantization,
+    RuntimeChoice,
     ScheduleShape,
     Side,
     TrainingPrecision,
@@ -300,6 +301,11 @@ class ExportSettings(Section):
     )
     graph: GraphChoice = Field(
         "auto", description="How the graph computes attention; auto: every form is tried, and the fastest is taken."
+    )
+    runtime: RuntimeChoice = Field(
+        "onnxruntime",
+        description="onnxruntime: the ONNX file alone; openvino: a file for that runtime beside it, "
+        "openvino/openvino_model.xml; auto: that, too, where it is faster (needs homoexport[openvino]).",
     )
     seconds: float = Field(
         1.0, gt=0, le=86_400, description="Seconds for which each candidate graph is timed, at least."

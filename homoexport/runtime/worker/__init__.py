@@ -1,13 +1,15 @@
-"""The measuring worker: one ONNX file in a clean process, timed.
+"""The measuring worker: one model's file in a clean process, timed.
 
-This room imports the standard library, numpy, onnxruntime and `homoexport.host`, and nothing else, so
+This room imports the standard library, numpy, `homoexport.host` and one runtime, and nothing else, so
 that the worker's memory is the deployment's. `stages.measure` packs it into one zip file that any
-Python with onnxruntime runs (`python -I worker.pyz`), here or on another machine.
+Python with onnxruntime runs (`python -I worker.pyz`), here or on another machine; or one with OpenVINO
+(`python -I worker.pyz openvino`).
 
     protocol    what it is asked and answers
     serve       its loop
     inputs      what one inference is
-    model       the session: loading, warming up, timing
+    model       a loaded model: warming up, timing
+    by_onnxruntime, by_openvino     how each runtime opens and runs one
     traffic     many callers of one session
     around      what a caller does before and after
     machine     memory, processor time, clock rate, energy

@@ -39,7 +39,7 @@ def time_post_processing(model: Model, task: str, output: str, runs: int) -> lis
     if step is None:
         return None
     feeds = model.batches[0]
-    (answer,) = model.session.run([output], feeds)
+    (answer,) = model.run([output], feeds)
     step(answer, feeds)
     return [_time(lambda values: step(values, feeds), answer) for _ in range(runs)]
 

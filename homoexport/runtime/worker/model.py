@@ -1,14 +1,14 @@
-"""A loaded model with the inputs that it is timed on. B batch, S sequence."""
+"""A loaded model with the inputs that it is timed on, whatever runtime it is loaded in. B batch, S sequence."""
 
 from __future__ import annotations
 
 import base64
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from homoexport.runtime.worker.inputs import IntArray
@@ -16,58 +16,58 @@ from homoexport.runtime.worker.protocol import AnswerReply, WarmReply
 
 Feeds = dict[str, NDArray[Any]]
 
-_DTYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
 _WARM_WINDOW_NS = 100_000_000
 _STEADY = 0.98  # a window whose median is below this share of the best one so far still gets faster
-_SHRINK = "memory.enable_memory_arena_shrinkage"
-_CPU = "CPUExecutionProvider"
-_OPENVINO = "OpenVINOExecutionProvider"
-_RECORD = "session.record_ep_graph_assignment_info"
 
 
-class Model:
-    """An open session. `load_ns` is what opening it took.
+class Model(ABC):
+    """An open model. A subclass opens and runs it.
 
-    `elsewhere` counts the operators, by type, that another provider than the first runs; None where only one was asked
-    for, or the runtime does not tell.
+    `load_ns` is what opening it took; `outputs` are those that are asked for, None for all. `elsewhere` counts the
+    operators, by type, that another provider than the first runs; None where only one was asked for, or the runtime
+    does not tell.
     """
 
-    def __init__(
-        self, path: str, *, threads: int, outputs: Sequence[str] | None = None, providers: Sequence[str] | None = None
-    ) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        names = list(providers or [_CPU])
-        if len(names) > 1:
-            options.add_session_config_entry(_RECORD, "1")
-        settings = {_OPENVINO: (_OPENVINO, {"device_type": "CPU", "num_of_threads": str(threads)})}
-        start = time.perf_counter_ns()
-        self.session = ort.InferenceSession(path, options, providers=[settings.get(name, name) for name in names])
-        self.load_ns = time.perf_counter_ns() - start
-        self.elsewhere = _elsewhere(self.session, names[0]) if len(names) > 1 else None
-        self.outputs = list(outputs) if outputs else None
+    load_ns: int
+    outputs: list[str] | None
+    elsewhere: dict[str, int] | None = None
+
+    def __init__(self) -> None:
         self.batches: list[Feeds] = []
         self._next = 0
+
+    @abstractmethod
+    def input_types(self) -> dict[str, type[np.integer[Any]] | None]:
+        """The inputs by name, each with the integers that it takes; None for one of another kind."""
+
+    @abstractmethod
+    def providers(self) -> list[str]:
+        """What runs it, the preferred one first."""
+
+    @abstractmethod
+    def run(self, outputs: Sequence[str] | None, feeds: Feeds) -> list[NDArray[Any]]:
+        """One inference; its answer may be in the runtime's own memory, good until the next."""
+
+    def run_once(self, *, shrink: bool = False) -> None:  # noqa: ARG002 - a runtime may have an arena
+        """One inference that nobody times; `shrink` gives unused memory back after it, where the runtime can."""
+        self.run(self.outputs, self.next_feeds())
 
     def use(self, batches: Sequence[Mapping[str, IntArray]]) -> None:
         """Say what inferences are of: these batches take turns."""
         self.batches, self._next = [], 0
         for values in batches:
             feeds: Feeds = {}
-            for node in self.session.get_inputs():
-                if node.name not in values or node.type not in _DTYPES:
-                    names = ", ".join(values)
-                    raise ValueError(f"input '{node.name}' of type {node.type} is not one of {names} in integers")
-                feeds[node.name] = values[node.name].astype(_DTYPES[node.type])
+            for name, kind in self.input_types().items():
+                if name not in values or kind is None:
+                    raise ValueError(f"input '{name}' is not one of {', '.join(values)} in integers")
+                feeds[name] = values[name].astype(kind)
             self.batches.append(feeds)
 
     def run_ns(self) -> int:
         """Nanoseconds of one inference of the next batch; the answer is freed outside of them."""
-        session, outputs, feeds = self.session, self.outputs, self.next_feeds()
+        run, outputs, feeds = self.run, self.outputs, self.next_feeds()
         start = time.perf_counter_ns()
-        answer = session.run(outputs, feeds)
+        answer = run(outputs, feeds)
         elapsed = time.perf_counter_ns() - start
         del answer
         return elapsed
@@ -106,21 +106,6 @@ class Model:
 
     def answer(self, output: str) -> AnswerReply:
         """What the first batch is answered with."""
-        (values,) = self.session.run([output], self.batches[0])
+        (values,) = self.run([output], self.batches[0])
         little = np.ascontiguousarray(values, dtype="<f4")
         return AnswerReply(list(little.shape), base64.b64encode(little.tobytes()).decode())
-
-    def run_once(self, *, shrink: bool = False) -> None:
-        """One inference that nobody times; `shrink` gives the arena's unused memory back after it."""
-        options = ort.RunOptions()
-        if shrink:
-            options.add_run_config_entry(_SHRINK, "cpu:0")
-        self.session.run(self.outputs, self.next_feeds(), options)
-
-
-def _elsewhere(session: ort.InferenceSession, provider: str) -> dict[str, int] | None:
-    if not hasattr(session, "get_provider_graph_assignment_info"):
-        return None
-    parts = session.get_provider_graph_assignment_info()
-    types = [node.op_type for part in parts if part.ep_name != provider for node in part.get_nodes()]
-    return {name: types.count(name) for name in sorted(set(types))}

@@ -8,6 +8,7 @@ import os
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import gc
+import importlib
 import json
 import platform
 import signal
@@ -16,7 +17,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 
 from homoexport.host import MeasuredHost, describe_host
 from homoexport.runtime.worker import machine, protocol
@@ -31,7 +31,8 @@ _OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate memory", "s
 class ModelServer:
     """The model that is loaded, and the answers to requests: one method for each command."""
 
-    def __init__(self) -> None:
+    def __init__(self, runtime: str) -> None:
+        self._runtime = importlib.import_module(f"homoexport.runtime.worker.by_{runtime}")
         self._model: Model | None = None
         self._meter = machine.EnergyMeter()
         self._allowed = machine.allowed_cores()
@@ -45,16 +46,12 @@ class ModelServer:
 
     def greeting(self, runtime_rss_bytes: int) -> protocol.Greeting:
         """What the worker says first."""
-        versions = {
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "onnxruntime": ort.__version__,
-        }
+        versions = {"python": platform.python_version(), "numpy": np.__version__, **self._runtime.versions()}
         return protocol.Greeting(
             protocol.PROTOCOL_VERSION,
             runtime_rss_bytes,
             versions,
-            providers=ort.get_available_providers(),
+            providers=self._runtime.available_providers(),
             host=MeasuredHost(**vars(describe_host())),
             cores=machine.like_cores(),
         )
@@ -67,11 +64,13 @@ class ModelServer:
         return handler(**fields)
 
     def do_load(self, **fields: Any) -> protocol.LoadReply:
-        request = protocol.LoadRequest(**fields)
-        self._model = Model(
-            request.model, threads=request.threads, outputs=request.outputs, providers=request.providers
-        )
-        return protocol.LoadReply(self._model.load_ns, self._model.session.get_providers(), self._model.elsewhere)
+        self._model = model = self.open_model(protocol.LoadRequest(**fields))
+        return protocol.LoadReply(model.load_ns, model.providers(), model.elsewhere)
+
+    def open_model(self, request: protocol.LoadRequest) -> Model:
+        """The model that is asked for, in this worker's runtime."""
+        model: Model = self._runtime.open_model(request)
+        return model
 
     def do_inputs(self, **fields: Any) -> protocol.InputsReply:
         self.model.use(make_batches(protocol.InputsRequest(**fields)))
@@ -126,13 +125,12 @@ class ModelServer:
 
 
 def main(kind: type[ModelServer] = ModelServer) -> None:
-    """Greet, then answer requests until `quit` or the end of stdin."""
+    """Greet, then answer requests until `quit` or the end of stdin; an argument can name another runtime."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this process
     channel = protocol.ReplyChannel()
     gc.disable()  # no collection may fall into a timed region
-    runtime_rss_bytes = machine.peak_rss_bytes()
-    server = kind()
-    channel.send(server.greeting(runtime_rss_bytes))
+    server = kind("openvino" if "openvino" in sys.argv[1:] else "onnxruntime")
+    channel.send(server.greeting(machine.peak_rss_bytes()))
     for line in sys.stdin:
         fields = json.loads(line)
         command = fields.pop("command")

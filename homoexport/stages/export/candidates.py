@@ -124,13 +124,13 @@ class Maker:
             ir.save(write_as(ir.load(self._base(form)), form, max_opset=self.opset), file)
             return Candidate(form, "fp32", "fp32", file, file.stat().st_size)
 
-        written = self._try(form.name, write)
+        written = self.attempt(form.name, write)
         checked = None if written is None else self.check(written, few=True)
         if checked is not None:
             self._written[form] = checked
         return checked
 
-    def _try(self, name: str, work: Callable[[], T]) -> T | None:
+    def attempt(self, name: str, work: Callable[[], T]) -> T | None:
         """What some work gives; None, and the reason is kept, where a library fails at it."""
         try:
             return work()
@@ -157,14 +157,14 @@ class Maker:
     def check(self, candidate: Candidate, *, few: bool = False) -> Candidate | None:
         """The candidate with its parity; None, with the reason, if the runtime cannot run it."""
         batches = self.batches.few if few else self.batches.all
-        parity = self._try(candidate.full_name, lambda: self._parity(candidate, batches))
+        parity = self.attempt(candidate.full_name, lambda: self._parity(candidate, batches))
         if parity is None:
             return None
         checked = replace(candidate, parity=parity)
         if few:
             return checked
         if self.answer is not None:
-            there = self._try(candidate.full_name, lambda: self._parity(candidate, self.batches.short, self.answer))
+            there = self.attempt(candidate.full_name, lambda: self._parity(candidate, self.batches.short, self.answer))
             if there is None:
                 return None
             checked = replace(checked, parity_on_target=there)
@@ -180,7 +180,7 @@ class Maker:
         first = self.batches.short[:1]
         if self.answer is None:
             return True
-        return self._try(candidate.name, lambda: self._parity(candidate, first, self.answer)) is not None
+        return self.attempt(candidate.name, lambda: self._parity(candidate, first, self.answer)) is not None
 
     def quantize(
         self,
@@ -205,7 +205,7 @@ class Maker:
             quantize(source, file, scheme, embeddings=embeddings, keep=keep, ranges=ranges)
             return Candidate(form, scheme, embeddings, file, file.stat().st_size, calibrated, tuple(keep))
 
-        return self._try(name, write)
+        return self.attempt(name, write)
 
     def smooth(self, form: Form, strength: float) -> Form | None:
         """The form with smoothed inputs of its products, see `stages.export.smooth`; None, with the reason."""
@@ -218,7 +218,7 @@ class Maker:
             smooth(source, self._file_of(smoothed), self._maxima[form], strength=strength)
             return smoothed
 
-        return self._try(smoothed.name, write)
+        return self.attempt(smoothed.name, write)
 
     def products(self, form: Form) -> list[str]:
         return products_of(self._file_of(form))

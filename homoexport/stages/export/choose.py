@@ -79,10 +79,17 @@ def choose(
     everything = [*forms, *lost, *finalists]
     shippable = [item for item in timed.values() if item.scheme != "fp32" or quantize in ("auto", "none")]
     if not shippable:
-        raise _nothing_right(f"no {quantize} graph", everything, maker)
+        kind = {"auto": "", "none": "fp32 "}.get(quantize, f"{quantize} ")
+        raise _nothing_right(f"no {kind}graph{_with_words(schemes)}", everything, maker)
     chosen, quality = _fastest_that_is_good(maker, shippable, judge)
     refused = _refusals(finalists, chosen) | _below_the_floor(quality, chosen)
     return Choice(chosen, tuple(everything), refused, quality)
+
+
+def _with_words(schemes: Mapping[Scheme, EmbeddingPrecision]) -> str:
+    """How words were asked to be stored, where that alone may be what is wrong."""
+    asked = {embeddings for embeddings in schemes.values() if embeddings in ("int4", "pq")}
+    return "".join(f" with words in {each} (--embeddings int8 keeps them nearer)" for each in sorted(asked))
 
 
 def _nothing_right(what: str, candidates: Sequence[Candidate], maker: Maker) -> ParityError:

@@ -12,7 +12,14 @@ import onnx_ir as ir
 from homoexport.choices import CLASSIFYING, OUTPUT_NAMES
 from homoexport.documents.artifact import write_manifest
 from homoexport.documents.output import output_errors, staged
-from homoexport.documents.package import CandidateFigures, OrtFormat, PackageDetails, PackedTokenizer, TimedAt
+from homoexport.documents.package import (
+    CandidateFigures,
+    OpenVinoFile,
+    OrtFormat,
+    PackageDetails,
+    PackedTokenizer,
+    TimedAt,
+)
 from homoexport.documents.recipe import ExportSettings
 from homoexport.documents.target import TargetHost
 from homoexport.encoder import (
@@ -27,11 +34,20 @@ from homoexport.encoder import (
 )
 from homoexport.host import library_versions
 from homoexport.lock import scratch_folder
-from homoexport.schemes import EMBEDDINGS, PRECISIONS, SCHEMES, embeddings_of, refuse_scales_without_text, schemes_for
+from homoexport.schemes import (
+    EMBEDDINGS,
+    PRECISIONS,
+    SCHEMES,
+    embeddings_of,
+    refuse_scales_without_text,
+    schemes_for,
+    schemes_for_openvino,
+)
 from homoexport.stages.export.candidates import Candidate, Maker
 from homoexport.stages.export.card import model_card
 from homoexport.stages.export.choose import Choice, Judge, Rank, choose
 from homoexport.stages.export.mobile import MODEL_NAME, OPERATORS_NAME, write_ort_format
+from homoexport.stages.export.openvino_file import write_openvino
 from homoexport.stages.export.parity import Answer, check_invariance
 from homoexport.stages.export.runtimes import oldest_onnxruntime
 from homoexport.stages.export.strings import pack_tokenizer, refuse_inexpressible
@@ -52,6 +68,7 @@ def export_encoder(
     texts: Sequence[str] = (),
     answer: Answer | None = None,
     held_on: str = "cpu",
+    openvino: Answer | str | None = None,
     judge: Judge | None = None,
     recipe_digest: str | None = None,
     force: bool = False,
@@ -64,6 +81,7 @@ def export_encoder(
         texts: real text for the parity ladder and for calibration; by default sentences of our own, for the first.
         answer: runs a file on the target, where that is not this machine's CPU; the gate is held there, too.
         held_on: the device that `answer` asks.
+        openvino: runs a file in OpenVINO, where that may be a runtime of the package; or why it cannot be.
         judge: holds a file against a floor of quality; what misses it ships only if nothing keeps it.
         force: replace `out_dir` where homoexport wrote it.
 
@@ -95,6 +113,10 @@ def export_encoder(
             details = details.model_copy(update={"with_tokenizer": _pack_tokenizer(model_file, folder, maker)})
         if settings.with_ort_format:
             details = details.model_copy(update={"ort_format": _write_ort_format(model_file, folder, maker, target)})
+        if openvino is not None:
+            details = _beside(
+                maker, choice, details, folder, settings=settings, calibrated=calibrated, rank=rank, answer=openvino
+            )
         parent = parent_of(encoder)
         card = model_card(out_dir.name, details, parent=parent, source=encoder.source)
         (folder / "README.md").write_text(card, encoding="utf-8")
@@ -141,6 +163,37 @@ def _settle(settings_file: Path, name: str, max_length: int) -> None:
 
 def _write_json(path: Path, content: Mapping[str, object]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _beside(
+    maker: Maker,
+    choice: Choice,
+    details: PackageDetails,
+    folder: Path,
+    *,
+    settings: ExportSettings,
+    calibrated: bool,
+    rank: Rank,
+    answer: Answer | str,
+) -> PackageDetails:
+    """What is said of the package, with its file for OpenVINO or why there is none."""
+    schemes = schemes_for_openvino(settings.quantize, calibrated=calibrated)
+    written: OpenVinoFile | str = (
+        answer
+        if isinstance(answer, str)
+        else write_openvino(
+            maker,
+            choice.chosen,
+            folder,
+            schemes={scheme: embeddings_of(settings.embeddings, scheme) for scheme in schemes},
+            rank=rank,
+            answer=answer,
+            asked=settings.runtime == "openvino",
+        )
+    )
+    if isinstance(written, str):
+        return details.model_copy(update={"left_out": details.left_out | {"openvino": written}})
+    return details.model_copy(update={"left_out": dict(maker.left_out), "openvino": written})
 
 
 def _pack_tokenizer(model_file: Path, folder: Path, maker: Maker) -> PackedTokenizer:

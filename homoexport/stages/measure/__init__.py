@@ -12,7 +12,7 @@ from homoexport.stages.measure.measurement import (
     rank_files,
     time_files,
 )
-from homoexport.stages.measure.targets import cache_folder, find_target
+from homoexport.stages.measure.targets import cache_folder, find_target, refuse_runtime
 from homoexport.stages.measure.there import answers_of_file, host_of
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "mean_interval",
     "measure_packages",
     "rank_files",
+    "refuse_runtime",
     "rounds_of",
     "set_up",
     "slower_than",

@@ -23,11 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
+from homoexport.choices import Runtime
 from homoexport.documents.document import first_fault
 from homoexport.errors import DeviceError, HomoexportError, PackageError
 from homoexport.limits import MB, SECONDS_PER_TOKEN, limit, raise_hint
 from homoexport.runtime.worker import protocol
-from homoexport.stages.measure.targets import OutOfMemory, Target
+from homoexport.stages.measure.targets import OutOfMemory, Target, refuse_runtime
 
 _EXIT_SECONDS = 5.0
 _EMULATED = 10.0  # times as long may an emulator take
@@ -52,14 +53,15 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 class Worker:
     """A running worker. Use it as a context manager: leaving the block ends the process in any case."""
 
-    def __init__(self, target: Target, *, subject: str) -> None:
-        """Start a worker that is going to measure `subject` (for messages); raises as `load` does."""
+    def __init__(self, target: Target, *, subject: str, runtime: Runtime = "onnxruntime") -> None:
+        """Start a worker that is going to measure `subject` (for messages) in a runtime; raises as `load` does."""
+        refuse_runtime(target, runtime, subject=subject)
         self.subject, self.target = subject, target
         self._tokens, self._batches = 0, 1  # of one inference; of them all
         self._ahead = b""  # what was read beyond a reply
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
         try:
-            self._process = target.start(self._stderr)
+            self._process = target.start(self._stderr, runtime)
         except BaseException:
             self._stderr.close()
             raise

@@ -63,7 +63,7 @@ def answers_of_file(
     """
     subject = Subject(file, file.name, vocab_size=1, outputs=(output,))
     answers = []
-    with open_target(device) as target, Worker(target, subject=file.name) as worker:
+    with open_target(device) as target, Worker(target, subject=file.name, runtime=subject.runtime) as worker:
         load_model(worker, subject, threads=1)
         for batch in batches:
             lengths = batch["attention_mask"].sum(axis=1)

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from homoexport.choices import TOO_NOISY
+from homoexport.choices import TOO_NOISY, Runtime
 from homoexport.documents.measurement import Failure, Noise
 from homoexport.errors import DeviceError, UserError
 from homoexport.runtime.worker.protocol import Greeting, InputsRequest, LoadReply, LoadRequest, WarmReply
@@ -54,10 +54,16 @@ class Subject:
     tokenizer: Path | None = None
 
     @property
+    def runtime(self) -> Runtime:
+        """What runs it: OpenVINO's files are XML, with the weights beside them."""
+        return "openvino" if self.model.suffix == ".xml" else "onnxruntime"
+
+    @property
     def files(self) -> list[Path]:
-        """The model first, the external data beside it, and the tokenizer last."""
+        """The model first, its weights beside it, and the tokenizer last."""
+        stem = self.model.stem if self.runtime == "openvino" else self.model.name
         beside = sorted(
-            file for file in self.model.parent.iterdir() if file.name.startswith(self.model.name) and file != self.model
+            file for file in self.model.parent.iterdir() if file.name.startswith(stem) and file != self.model
         )
         return [self.model, *beside, *([self.tokenizer] if self.tokenizer else [])]
 
@@ -160,8 +166,8 @@ def running(subjects: Sequence[Subject], target: Target, workload: Workload, *, 
     A model that does not fit into the target's memory is among the failures.
 
     Raises:
-        PackageError: a file that onnxruntime cannot load or run.
-        DeviceError: the target is gone, or its provider cannot be used.
+        PackageError: a file that its runtime cannot load or run.
+        DeviceError: the target is gone, has not the runtime, or its provider cannot be used.
     """
     session = Session(target, workload)
     with ExitStack() as stack:
@@ -170,7 +176,7 @@ def running(subjects: Sequence[Subject], target: Target, workload: Workload, *, 
             stage = "start"
             worker: Worker | None = None
             try:
-                worker = stack.enter_context(Worker(target, subject=subject.name))
+                worker = stack.enter_context(Worker(target, subject=subject.name, runtime=subject.runtime))
                 runtime = worker.greeting.runtime_rss_bytes - target.overhead_bytes(worker.process_id)
                 if not session.spin_us:
                     session.greeting = worker.greeting
@@ -198,7 +204,7 @@ def load_model(worker: Worker, subject: Subject, *, threads: int) -> LoadReply:
     """
     target = worker.target
     load = worker.load(load_request(subject, target, threads=threads))
-    if load.providers[:1] != list(target.providers[:1]):
+    if subject.runtime == "onnxruntime" and load.providers[:1] != list(target.providers[:1]):
         raise target.error(
             f"onnxruntime cannot use its {target.providers[0]} here and took {load.providers[0]} in its place",
             "see `homoexport devices`, and check the driver and the libraries that the provider needs",
@@ -208,7 +214,8 @@ def load_model(worker: Worker, subject: Subject, *, threads: int) -> LoadReply:
 
 def load_request(subject: Subject, target: Target, *, threads: int) -> LoadRequest:
     """What a worker is to open for a subject, which is placed for it."""
-    return LoadRequest(target.place(subject.files)[0], threads, outputs=subject.outputs, providers=target.providers)
+    providers = target.providers if subject.runtime == "onnxruntime" else None
+    return LoadRequest(target.place(subject.files)[0], threads, outputs=subject.outputs, providers=providers)
 
 
 def inputs_request(subject: Subject, workload: Workload) -> InputsRequest:
@@ -218,7 +225,9 @@ def inputs_request(subject: Subject, workload: Workload) -> InputsRequest:
     return InputsRequest(workload.batch_size, rows=subject.rows, pad_token_id=subject.pad_token_id)
 
 
-def take_rounds(session: Session, *, min_seconds: float, report: Progress, patient: bool = True) -> Noise | None:
+def take_rounds(
+    session: Session, *, min_seconds: float, report: Progress, patient: bool = True, race: bool = False
+) -> Noise | None:
     """Time all models in turns until each has its share, and until every comparison can be called.
 
     Each has at least 20 rounds and `min_seconds`; where a comparison with the first is too noisy to
@@ -228,6 +237,7 @@ def take_rounds(session: Session, *, min_seconds: float, report: Progress, patie
     Args:
         session: the workers; what they say is added to them.
         patient: whether rounds go on for the comparisons' sake.
+        race: whether the fastest alone is looked for: what can be called slower than it has no more turns.
 
     Returns:
         What disturbed it; None where no model fits.
@@ -247,6 +257,8 @@ def take_rounds(session: Session, *, min_seconds: float, report: Progress, patie
             patience = _PATIENCE * max(min_seconds * 1e9, turn_ns * MIN_ROUNDS) if patient else 0
             if least_ns >= patience or (rounds % _LOOK_EVERY == 0 and not _undecided(session.running)):
                 break
+        if race and rounds and rounds % _LOOK_EVERY == 0:
+            order = _not_slower(order)
         report("timing", min(1.0, rounds / least_rounds, least_ns / (min_seconds * 1e9)))
         cores = _cores_of_round(session.cores, session.workload.threads, rounds)
         for one in list(order):
@@ -272,6 +284,12 @@ def _cores_of_round(cores: Sequence[int], threads: int, rounds: int) -> list[int
         return []
     start = rounds // 2 * threads
     return [cores[(start + i) % len(cores)] for i in range(threads)]
+
+
+def _not_slower(running: Sequence[Running]) -> list[Running]:
+    """All but those that can be called slower than the fastest, by the same rounds."""
+    fastest = min(running, key=lambda one: float(np.median(one.rounds_ms)))
+    return [one for one in running if verdict_of(*speedup(fastest.rounds_ms, one.rounds_ms)) != "slower"]
 
 
 def _undecided(running: Sequence[Running]) -> bool:

@@ -40,6 +40,7 @@ def export_package(
     rank: Rank,
     texts: Any = (),
     answer: Any = None,
+    openvino: Any = None,
     force: bool = False,
     target: TargetHost = TARGET,
     **settings: Any,
@@ -54,6 +55,7 @@ def export_package(
         rank=rank,
         texts=texts,
         answer=answer,
+        openvino=openvino,
         force=force,
     )
 

@@ -1,3 +1,4 @@
+import importlib.util
 import json
 from itertools import count
 from pathlib import Path
@@ -5,15 +6,16 @@ from typing import Any
 
 import numpy as np
 import onnx
+import openvino
 import pytest
 
 from homoexport.documents.artifact import PackageManifest, read_manifest, write_manifest
 from homoexport.errors import DeviceError, PackageError, UserError
 from homoexport.host import available_cores
-from homoexport.stages.measure import Extras, measure_packages, rank_files
+from homoexport.stages.measure import Extras, answers_of_file, measure_packages, rank_files
 from homoexport.stages.measure.process import Worker
-from homoexport.stages.measure.targets import LocalCpu, OutOfMemory
-from homoexport.stages.measure.timing import _cores_of_round
+from homoexport.stages.measure.targets import LocalCpu, OutOfMemory, open_target
+from homoexport.stages.measure.timing import MIN_ROUNDS, Subject, Workload, _cores_of_round, running, take_rounds
 from tests.stages.measure.tiny_onnx import weights, write_encoder, write_package
 
 pytestmark = pytest.mark.processes
@@ -91,14 +93,63 @@ def test_external_data_counts_as_the_file(tmp_path: Path) -> None:
     assert data.stat().st_size > 1000
 
 
-def test_files_are_ranked_by_their_latency(tmp_path: Path) -> None:
+def files_of_unlike_speed(folder: Path) -> list[Path]:
+    """The slowest, the quickest, and one between them."""
     arrays = weights(hidden=128, layers=2)
-    files = [
-        write_encoder(tmp_path / f"{repeat}.onnx", "sentence-similarity", arrays, repeat=repeat)
-        for repeat in (12, 1, 4)
+    return [
+        write_encoder(folder / f"{repeat}.onnx", "sentence-similarity", arrays, repeat=repeat) for repeat in (12, 1, 4)
     ]
+
+
+def test_a_file_of_openvinos_is_timed_beside_an_onnx_file(tmp_path: Path) -> None:
+    slow, quick, _ = files_of_unlike_speed(tmp_path)
+    for file in (slow, quick):
+        openvino.save_model(openvino.Core().read_model(file), file.with_suffix(".xml"), compress_to_fp16=False)
+    slow_there, quick_there = slow.with_suffix(".xml"), quick.with_suffix(".xml")
+    conditions: dict[str, Any] = {"length": 32, "min_seconds": 0.2, "vocab_size": 64}
+    medians = rank_files([slow, quick, slow_there, quick_there], **conditions)
+    assert medians[1] < medians[0]
+    assert medians[3] < medians[2]
+    batch = {name: np.ones((2, 6), np.int64) for name in ("input_ids", "attention_mask")}
+    here, there = (
+        answers_of_file(file, [batch], device="cpu", pad_token_id=0, output="sentence_embedding")[0]
+        for file in (quick, quick_there)
+    )
+    np.testing.assert_allclose(there, here, atol=0.02)
+
+
+def test_a_file_of_openvinos_is_refused_where_nothing_runs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "model.xml"
+    file.write_text("<net/>")
+    with pytest.raises(PackageError, match=r"the worker cannot measure it"):
+        rank_files([file])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    with pytest.raises(DeviceError, match=r"not installed; pip install 'homoexport\[openvino\]'"):
+        rank_files([file])
+    monkeypatch.setattr(LocalCpu, "runtimes", ("onnxruntime",))
+    with pytest.raises(DeviceError, match=r"model.xml is for openvino, which runs on this machine's CPU alone"):
+        rank_files([file])
+
+
+def test_files_are_ranked_by_their_latency(tmp_path: Path) -> None:
+    files = files_of_unlike_speed(tmp_path)
     slowest, quickest, middle = rank_files(files, length=32, min_seconds=0.2, vocab_size=64)
     assert quickest < middle < slowest
+
+
+@pytest.mark.parametrize("race", [False, True])
+def test_in_a_race_what_is_slower_has_no_more_turns(tmp_path: Path, race: bool) -> None:
+    subjects = [Subject(file, file.name, 64) for file in files_of_unlike_speed(tmp_path)]
+
+    def nobody(_stage: str, _share: float) -> None:
+        pass
+
+    with open_target("cpu") as target, running(subjects, target, Workload(1, 1, 32), report=nobody) as session:
+        take_rounds(session, min_seconds=0.2, report=nobody, patient=False, race=race)
+        slowest, quickest, middle = (len(one.rounds_ns) for one in session.running)
+    assert quickest >= MIN_ROUNDS
+    assert slowest < MIN_ROUNDS if race else slowest == quickest
+    assert middle < MIN_ROUNDS if race else middle == quickest
 
 
 def short_of_memory(monkeypatch: pytest.MonkeyPatch, *, package: str, command: str, after: int = 0) -> None:

@@ -14,7 +14,7 @@ import pytest
 from homoexport.errors import DeviceError, HomoexportError, PackageError
 from homoexport.host import available_cores, describe_host
 from homoexport.runtime.inference import open_package
-from homoexport.runtime.worker.model import Model
+from homoexport.runtime.worker.by_onnxruntime import OnnxModel
 from homoexport.runtime.worker.protocol import InputsRequest, LoadReply, LoadRequest
 from homoexport.stages.measure.process import Worker
 from homoexport.stages.measure.targets import LocalCpu
@@ -53,21 +53,22 @@ def is_running(process_id: int) -> bool:
         return False
 
 
-def test_worker_imports_the_runtime_and_none_of_the_frameworks(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("runtime", "other"), [("onnxruntime", "openvino"), ("openvino", "onnxruntime")])
+def test_worker_imports_its_runtime_and_none_of_the_frameworks(tmp_path: Path, runtime: str, other: str) -> None:
     model = write_encoder(tmp_path / "model.onnx", "sentence-similarity", weights())
     requests = [
         {"command": "load", "model": str(model), "threads": 1},
         {"command": "inputs", "batch_size": 1, "length": 8, "vocab_size": 64},
         {"command": "warm", "seconds": 0.1},
     ]
-    command = [sys.executable, "-I", "-X", "importtime", build_worker(tmp_path)]
+    command = [sys.executable, "-I", "-X", "importtime", build_worker(tmp_path), runtime]
     lines = "".join(json.dumps(request) + "\n" for request in requests)
     done = subprocess.run(command, input=lines, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.splitlines()[-1])["ok"]
     names = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     modules = {name.partition(".")[0] for name in names}
-    assert {"numpy", "onnxruntime"} <= modules
-    assert not modules & {"torch", "transformers", "tokenizers", "onnx", "scipy"}
+    assert {"numpy", runtime} <= modules
+    assert not modules & {"torch", "transformers", "tokenizers", "onnx", "scipy", other}
     ours = {
         name for name in names if name.startswith("homoexport.") and not name.startswith("homoexport.runtime.worker")
     }
@@ -137,7 +138,7 @@ def test_worker_opens_a_package_as_inference_does(tmp_path: Path, monkeypatch: p
     create = ort.InferenceSession
     monkeypatch.setattr(ort, "InferenceSession", record)
     details = open_package(package, threads=1).details
-    Model(str(details.model), threads=1)
+    OnnxModel(LoadRequest(str(details.model), threads=1))
     assert opened[0] == opened[1]
     assert opened[0][1:] == (1, 1, {"providers": ["CPUExecutionProvider"]})
 

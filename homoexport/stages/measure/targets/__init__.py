@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from homoexport.errors import DeviceError
 from homoexport.stages.measure.targets.emulated import parse_emulated
 from homoexport.stages.measure.targets.local import LocalCpu, is_plain_cpu, parse_accelerated, parse_cpu
-from homoexport.stages.measure.targets.protocol import OutOfMemory, Target, cache_folder
+from homoexport.stages.measure.targets.protocol import OutOfMemory, Target, cache_folder, refuse_runtime
 from homoexport.stages.measure.targets.ssh import parse_ssh
 from homoexport.stages.measure.targets.web import parse_web
 
@@ -21,6 +21,7 @@ __all__ = [
     "find_target",
     "is_plain_cpu",
     "open_target",
+    "refuse_runtime",
 ]
 
 # How each kind of device is written; the parser takes the whole and what follows the first colon.

@@ -16,6 +16,7 @@ import onnxruntime as ort
 from pydantic import BeforeValidator, PositiveFloat, PositiveInt
 
 from homoexport.cgroup import ChildGroups
+from homoexport.choices import Runtime
 from homoexport.documents.measurement import Limit, Need
 from homoexport.errors import DeviceError, HomoexportError
 from homoexport.host import available_cores
@@ -71,6 +72,8 @@ def parse_accelerated(device: str, options: str) -> LocalCpu:
 
 class LocalCpu(TargetHere):
     """This machine's CPU; or its GPU, or its CPU through OpenVINO, where the providers say so."""
+
+    runtimes = ("onnxruntime", "openvino")
 
     def __init__(self, name: str = "cpu", providers: tuple[str, ...] = TargetHere.providers) -> None:
         super().__init__(name)
@@ -159,12 +162,12 @@ class LimitedCpu(LocalCpu):
             limits["memory_mb"] = Limit(limit=self._memory_bytes / _MB, by=by_group or "RLIMIT_DATA")
         return limits
 
-    def start(self, stderr: IO[bytes]) -> subprocess.Popen[bytes]:
+    def start(self, stderr: IO[bytes], runtime: Runtime = "onnxruntime") -> subprocess.Popen[bytes]:
         """A worker in groups of its own, or with limits of its own."""
         mine = os.sched_getaffinity(0)
         os.sched_setaffinity(0, self._affinity)  # of this thread, and of what it starts
         try:
-            return super().start(stderr)
+            return super().start(stderr, runtime)
         finally:
             os.sched_setaffinity(0, mine)
 

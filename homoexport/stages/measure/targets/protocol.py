@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from typing import IO, Protocol, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 import homoexport
+from homoexport.choices import Runtime
 from homoexport.documents.measurement import Limit, Need
 from homoexport.errors import DeviceError, HomoexportError
 from homoexport.lock import scratch_folder
@@ -46,6 +48,9 @@ class Target(Protocol):
     providers: tuple[str, ...]
     """onnxruntime's execution providers, the preferred one first."""
 
+    runtimes: tuple[Runtime, ...] = ("onnxruntime",)
+    """What its workers can run models in."""
+
     def error(self, what: str, hint: str = "") -> DeviceError:
         """What is wrong with it."""
         return DeviceError(what, where=self.name, hint=hint)
@@ -66,8 +71,11 @@ class Target(Protocol):
     def place(self, files: Sequence[Path]) -> list[str]:
         """Have files there, side by side under their own names, and say where; what is there already stays."""
 
-    def start(self, stderr: IO[bytes]) -> subprocess.Popen[bytes]:
-        """A fresh worker with its stdin and stdout as pipes, and `stderr` for what it says besides."""
+    def start(self, stderr: IO[bytes], runtime: Runtime = "onnxruntime") -> subprocess.Popen[bytes]:
+        """A fresh worker with its stdin and stdout as pipes, and `stderr` for what it says besides.
+
+        `runtime` is one of its `runtimes`.
+        """
 
     def explain(self, status: int, said: str) -> HomoexportError | None:
         """What a worker's end means here, by its exit status and last words; None where nothing is special."""
@@ -97,8 +105,9 @@ class TargetHere(Target):
         """The files are here already."""
         return [str(file.resolve()) for file in files]
 
-    def start(self, stderr: IO[bytes]) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(self._command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr)
+    def start(self, stderr: IO[bytes], runtime: Runtime = "onnxruntime") -> subprocess.Popen[bytes]:
+        command = [*self._command(), *([] if runtime == "onnxruntime" else [runtime])]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr)
 
     def explain(self, status: int, said: str) -> HomoexportError | None:  # noqa: ARG002 - the protocol's
         """A SIGKILL that nobody here sent is the kernel's, for want of memory."""
@@ -114,6 +123,7 @@ class TargetHere(Target):
         return self._left.enter_context(scratch_folder("homoexport-target-"))
 
     def _command(self) -> list[str]:
+        """What starts a worker in onnxruntime; with another runtime's name behind it, in that."""
         raise NotImplementedError
 
 
@@ -121,6 +131,15 @@ def refuse_needs(needs: Sequence[Need], *, where: str) -> None:
     """Raise the first of the things that are missing, if anything is, with the command that gets it."""
     for need in needs:
         raise DeviceError(f"{need.what} is missing", where=where, hint=need.command)
+
+
+def refuse_runtime(target: Target, runtime: Runtime, *, subject: str) -> None:
+    """Raise where a target's workers cannot run a subject in a runtime, or its library is not installed."""
+    if runtime not in target.runtimes:
+        raise target.error(f"{subject} is for {runtime}, which runs on this machine's CPU alone", "measure on cpu")
+    if importlib.util.find_spec(runtime) is None:
+        hint = f"pip install 'homoexport[{runtime}]'"
+        raise target.error(f"{subject} is for {runtime}, which is not installed", hint)
 
 
 def refuse_too_many(what: str, cores: int, here: int, *, where: str, why: str = "may be used") -> None:

@@ -26,6 +26,7 @@ from typing import IO
 import onnxruntime as ort
 from pydantic import Field
 
+from homoexport.choices import Runtime
 from homoexport.documents.measurement import Need
 from homoexport.errors import DeviceError, HomoexportError
 from homoexport.lock import scratch_folder
@@ -168,7 +169,7 @@ class Ssh(Target):
             self._placed[key] = [f"{folder}/{file.name}" for file in files]
         return self._placed[key]
 
-    def start(self, stderr: IO[bytes]) -> subprocess.Popen[bytes]:
+    def start(self, stderr: IO[bytes], runtime: Runtime = "onnxruntime") -> subprocess.Popen[bytes]:  # noqa: ARG002
         """A worker there, which ends when this client does: its stdin ends then."""
         # By a shell that stays: ssh tells an exit status, but not the signal that ended a command.
         words = shlex.join([self._python, "-I", self._worker])

@@ -15,6 +15,7 @@ from typing import IO, Literal
 
 from pydantic import PositiveInt
 
+from homoexport.choices import Runtime
 from homoexport.documents.measurement import Need
 from homoexport.errors import DeviceError, HomoexportError
 from homoexport.host import available_cores
@@ -147,7 +148,7 @@ class WebTarget(TargetHere):
     def _most_threads(self) -> int:
         return available_cores() if self._options.isolation == "on" else 1
 
-    def start(self, stderr: IO[bytes]) -> subprocess.Popen[bytes]:
+    def start(self, stderr: IO[bytes], runtime: Runtime = "onnxruntime") -> subprocess.Popen[bytes]:  # noqa: ARG002
         """A bridge with a browser of its own."""
         browser = find_browser(self._options.browser)
         assert self._lifeline is not None
