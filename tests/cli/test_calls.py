@@ -44,7 +44,7 @@ teacher: {teacher}
 text: {{sources: [{{files: {text}}}], max_length: 16, held_out: 20}}
 student: {{hidden_size: 16, num_attention_heads: 2}}
 distill: {{objective: sentence-embedding, steps: 4, batch_size: 8, threads: 1, precision: fp32}}
-export: {{graph: standard, seconds: 0.02, quantize: int8}}
+export: {{graph: standard, seconds: 0.02, quantize: int8, runtime: openvino}}
 measure: {{threads: 1, length: 16, min_seconds: 0.02}}
 budget: {{file_mb: 100}}
 """
@@ -88,6 +88,12 @@ def test_packages_are_used_and_measured_alone(tmp_path: Path) -> None:
     package = str(write_package(tmp_path / "package"))
     bench = ["bench", package, "--threads", "1", "--length", "8", "--min-seconds", "0.02", "-o", "measured"]
     watched(tmp_path, ["verify", package], ["embed", package, "-o", "vectors.npy"], bench)
+
+
+def test_openvino_writes_nothing_home_where_homoexport_was_imported_first(tmp_path: Path) -> None:
+    script = "import homoexport, openvino; openvino.Core()"
+    subprocess.run([sys.executable, "-c", script], check=True, env=os.environ | {"HOME": str(tmp_path)})
+    assert list(tmp_path.rglob("*")) == []  # alone it leaves intel/openvino_ga_cid there, and sends an event
 
 
 @pytest.mark.slow

@@ -126,9 +126,9 @@ def test_a_file_of_openvinos_is_refused_where_nothing_runs_it(tmp_path: Path, mo
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(DeviceError, match=r"not installed; pip install 'homoexport\[openvino\]'"):
         rank_files([file])
-    monkeypatch.setattr(LocalCpu, "runtimes", ("onnxruntime",))
+    monkeypatch.setattr(LocalCpu, "needs", lambda _: [])  # nor on its GPU
     with pytest.raises(DeviceError, match=r"model.xml is for openvino, which runs on this machine's CPU alone"):
-        rank_files([file])
+        rank_files([file], device="cuda")
 
 
 def test_files_are_ranked_by_their_latency(tmp_path: Path) -> None:

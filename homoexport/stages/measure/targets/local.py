@@ -73,11 +73,11 @@ def parse_accelerated(device: str, options: str) -> LocalCpu:
 class LocalCpu(TargetHere):
     """This machine's CPU; or its GPU, or its CPU through OpenVINO, where the providers say so."""
 
-    runtimes = ("onnxruntime", "openvino")
-
     def __init__(self, name: str = "cpu", providers: tuple[str, ...] = TargetHere.providers) -> None:
         super().__init__(name)
         self.providers = providers
+        if providers == TargetHere.providers:
+            self.runtimes = ("onnxruntime", "openvino")
 
     def needs(self) -> list[Need]:
         """An onnxruntime that was built with the provider."""
