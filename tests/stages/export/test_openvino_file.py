@@ -26,7 +26,7 @@ def slower_by(ratio):
 
 
 def exported(encoder, out, *, ratio, openvino=run_here, texts=TEXTS, **settings):
-    options = {"runtime": "auto", "graph": "standard", **settings}
+    options = {"runtime": "auto", "graph": "unfused", "quantize": "none", **settings}
     folder = export_package(encoder, out_dir=out, rank=slower_by(ratio), texts=texts, openvino=openvino, **options)
     return folder, verify(folder, PackageManifest).details
 
@@ -47,7 +47,7 @@ def test_schemes_for_openvino(quantize, calibrated, expected):
 
 
 def test_where_it_is_faster_it_lies_beside_and_answers_alike(tiny_encoder, export_once, tmp_path):
-    folder, details = exported(tiny_encoder("sentence-similarity"), tmp_path / "package", ratio=0.5)
+    folder, details = exported(tiny_encoder("sentence-similarity"), tmp_path / "package", ratio=0.5, quantize="auto")
     beside = details.openvino
     assert (beside.file, beside.latency_p50_ms, beside.onnx_latency_p50_ms) == (OPENVINO_FILE, 0.5, 1.0)
     assert beside.parity.passed
@@ -82,12 +82,12 @@ def test_what_answers_otherwise_is_left_out_with_its_figures(tiny_encoder, expor
         return [-answer if file.suffix == ".xml" else answer for answer in run_here(file, batches)]
 
     encoder = tiny_encoder("sentence-similarity")
-    _, details = exported(encoder, tmp_path / "package", ratio=0.5, openvino=wrong, quantize="none")
+    _, details = exported(encoder, tmp_path / "package", ratio=0.5, openvino=wrong)
     assert details.openvino is None
     assert "nothing in OpenVINO answers as the model does" in details.left_out["openvino"]
     assert "breaks the gate: cosine -" in details.left_out["openvino"]
     with pytest.raises(ParityError, match=r"nothing in OpenVINO answers as the model does .*cosine -"):
-        exported(encoder, tmp_path / "other", ratio=0.5, openvino=wrong, quantize="none", runtime="openvino")
+        exported(encoder, tmp_path / "other", ratio=0.5, openvino=wrong, runtime="openvino")
     assert not (tmp_path / "other").exists()
 
 
@@ -106,7 +106,7 @@ def test_without_openvino_auto_says_what_it_did_not_try(tiny_encoder, export_onc
 
 
 def test_without_the_library_a_package_is_refused_in_one_line(tiny_encoder, export_once, tmp_path, monkeypatch):
-    folder, _ = exported(tiny_encoder("sentence-similarity"), tmp_path / "package", ratio=0.5, quantize="none")
+    folder, _ = exported(tiny_encoder("sentence-similarity"), tmp_path / "package", ratio=0.5)
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     with pytest.raises(UserError, match=r"OpenVINO is not installed; pip install 'homoexport\[openvino\]'"):
         open_package(folder, runtime="openvino")

@@ -17,9 +17,9 @@ import pytest
 
 from homoexport.errors import DeviceError
 from homoexport.host import available_cores
+from homoexport.runtime.worker.by_onnxruntime import OnnxModel
 from homoexport.runtime.worker.inputs import make_batches
-from homoexport.runtime.worker.model import Model
-from homoexport.runtime.worker.protocol import InputsRequest
+from homoexport.runtime.worker.protocol import InputsRequest, LoadRequest
 from homoexport.stages.measure import targets
 from homoexport.stages.measure.targets.web import (
     RUNTIME_VERSION,
@@ -181,7 +181,7 @@ def test_only_the_present_pages_files_are_served(tmp_path: Path) -> None:
 
 def test_token_ids_are_those_of_every_other_target(tmp_path: Path) -> None:
     file = write_encoder(tmp_path / "model.onnx", "sentence-similarity", weights())
-    model = Model(str(file), threads=1)
+    model = OnnxModel(LoadRequest(str(file), threads=1))
     numbers = count(5)
     rows = tuple(tuple(next(numbers) % 64 for _ in range(length)) for length in (3, 5, 1, 4, 2))
     for request in (InputsRequest(3, 7, 64), InputsRequest(2, rows=rows, pad_token_id=9)):
