@@ -57,6 +57,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "planned shapes": _of("planned_shapes", "table"),
     "budgets": _of("budgets", "table"),
     "two languages": _of("two_languages", "table"),
+    "runtimes": _of("runtimes", "table", "cells"),
     "export peers": _of("export_peers", "table", "models"),
     "export peers in words": _of("export_peers", "words", "models"),
     "roofline": _of("roofline", "table", "profiles"),
