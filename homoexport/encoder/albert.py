@@ -52,7 +52,7 @@ class _Albert(PostNorm):
         config: Any = model.config
         config.num_hidden_layers = len(kept)
 
-    def removable_layers(self, model: nn.Module) -> tuple[int, ...]:  # noqa: ARG002
+    def removable_layers(self, model: nn.Module) -> tuple[int, ...]:  # noqa: ARG002 - the base class's
         """None by itself: it is all of them."""
         return ()
 

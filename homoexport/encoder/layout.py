@@ -201,8 +201,8 @@ class Family(Traits, ABC):
 
     def scored(
         self,
-        model: nn.Module,  # noqa: ARG002
-        layer: int,  # noqa: ARG002
+        model: nn.Module,  # noqa: ARG002 - rotary families ask its frequencies
+        layer: int,  # noqa: ARG002 - theirs differ by layer
         query: Tensor,
         key: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -212,6 +212,6 @@ class Family(Traits, ABC):
         """
         return query, key, None
 
-    def window(self, model: nn.Module, layer: int) -> int | None:  # noqa: ARG002
+    def window(self, model: nn.Module, layer: int) -> int | None:  # noqa: ARG002 - ModernBERT's differ
         """Tokens to either side that a token of this layer attends to; None for all."""
         return None

@@ -35,8 +35,9 @@ class OpenVinoModel(Model):
         start = time.perf_counter_ns()
         self._core = openvino.Core()
         self._model = self._core.read_model(request.model)
-        for result in self._model.get_results() if self.outputs else ():
-            if not result.output(0).get_names() & set(self.outputs or ()):
+        wanted = set(self.outputs or ())
+        for result in self._model.get_results():
+            if wanted and not result.output(0).get_names() & wanted:
                 self._model.remove_result(result)  # nobody asks for it, and it would be computed
         self.compile()
         self.load_ns = time.perf_counter_ns() - start

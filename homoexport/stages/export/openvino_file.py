@@ -82,10 +82,9 @@ def _converted(
     def write() -> Candidate:
         import openvino
 
-        file = source.file.with_suffix(".xml")
+        file, stored = source.file.with_suffix(".xml"), _STORED[scheme]
         with quiet():
-            openvino.save_model(openvino.Core().read_model(source.file), file, compress_to_fp16=scheme == "fp32")
-        stored = _STORED[scheme]
+            openvino.save_model(openvino.Core().read_model(source.file), file, compress_to_fp16=stored == "fp16")
         parity = check_parity(file, maker.batches.all, task=maker.encoder.task, precision=stored, answer=answer)
         file_bytes = sum(part.stat().st_size for part in _parts(file))
         return replace(source, file=file, file_bytes=file_bytes, parity=parity)

@@ -177,11 +177,12 @@ def _beside(
     answer: Answer | str,
 ) -> PackageDetails:
     """What is said of the package, with its file for OpenVINO or why there is none."""
-    schemes = schemes_for_openvino(settings.quantize, calibrated=calibrated)
-    written: OpenVinoFile | str = (
-        answer
-        if isinstance(answer, str)
-        else write_openvino(
+    written: OpenVinoFile | str
+    if isinstance(answer, str):
+        written = answer
+    else:
+        schemes = schemes_for_openvino(settings.quantize, calibrated=calibrated)
+        written = write_openvino(
             maker,
             choice.chosen,
             folder,
@@ -190,7 +191,6 @@ def _beside(
             answer=answer,
             asked=settings.runtime == "openvino",
         )
-    )
     if isinstance(written, str):
         return details.model_copy(update={"left_out": details.left_out | {"openvino": written}})
     return details.model_copy(update={"left_out": dict(maker.left_out), "openvino": written})

@@ -169,6 +169,7 @@ class Ssh(Target):
             self._placed[key] = [f"{folder}/{file.name}" for file in files]
         return self._placed[key]
 
+    # any target is told a runtime, and this one has onnxruntime alone
     def start(self, stderr: IO[bytes], runtime: Runtime = "onnxruntime") -> subprocess.Popen[bytes]:  # noqa: ARG002
         """A worker there, which ends when this client does: its stdin ends then."""
         # By a shell that stays: ssh tells an exit status, but not the signal that ended a command.

@@ -148,6 +148,7 @@ class WebTarget(TargetHere):
     def _most_threads(self) -> int:
         return available_cores() if self._options.isolation == "on" else 1
 
+    # any target is told a runtime, and this one has onnxruntime alone
     def start(self, stderr: IO[bytes], runtime: Runtime = "onnxruntime") -> subprocess.Popen[bytes]:  # noqa: ARG002
         """A bridge with a browser of its own."""
         browser = find_browser(self._options.browser)
