@@ -46,8 +46,9 @@ def pack(site: Path, cache: Path, tmp_path: Path) -> Pack:
     def write(folder: Path, *, top: str = "model", slices: int = 1, extra: tuple[str, ...] = ()) -> Path:
         archive = tmp_path / "big.zip"
         with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as whole:
-            for path in sorted(folder.rglob("*")):
-                whole.write(path, Path(top) / path.relative_to(folder))
+            for path in sorted(folder.iterdir()):  # equal files make equal archives: a ZipInfo has one date for all
+                member = zipfile.ZipInfo(str(Path(top) / path.name))
+                whole.writestr(member, path.read_bytes(), zipfile.ZIP_DEFLATED)
             for name in extra:
                 whole.writestr(name, "extra")
         content = archive.read_bytes()
