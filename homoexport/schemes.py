@@ -113,7 +113,7 @@ SCHEMES: dict[Scheme, SchemeFacts] = {
     "fp32": SchemeFacts(precision="fp32", asked_as="none", description="none", automatic=True, tables="fp32"),
 }
 _IN_OPENVINO: dict[Scheme, tuple[Quantization, ...]] = {
-    "int8-qdq": ("auto", "int8", "int8-static"),
+    "int8-static": ("auto", "int8", "int8-static"),
     "fp32": ("auto", "none"),
 }
 QUANTIZE_HELP: dict[Quantization, str] = {

@@ -120,14 +120,15 @@ class OrtFormat(Figures):
 class OpenVinoFile(Figures):
     """The model for OpenVINO's runtime of that version, its weights in the file of that name that ends with .bin.
 
-    `file_bytes` is of both; `candidate` is the form and the scheme that it was made of. Both latencies were measured in
-    turns at `timed_at`, and are None where one did not fit into memory.
+    `file_bytes` is of both; `candidate` is the form and scheme that it was made of; `kept_in_fp32` are products that
+    broke the gate in int8. Both latencies were measured in turns at `timed_at`; None where one did not fit into memory.
     """
 
     file: str
     file_bytes: int
     candidate: str
     precision: WeightPrecision
+    kept_in_fp32: tuple[str, ...]
     openvino: str
     parity: Parity
     latency_p50_ms: float | None

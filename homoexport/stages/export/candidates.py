@@ -201,7 +201,7 @@ class Maker:
         file = self.folder / f"{name}-{len(keep)}.onnx"
 
         def write() -> Candidate:
-            ranges = self._calibrated(form, calibration) if calibrated else None
+            ranges = self.ranges(form, calibration) if calibrated else None
             quantize(source, file, scheme, embeddings=embeddings, keep=keep, ranges=ranges)
             return Candidate(form, scheme, embeddings, file, file.stat().st_size, calibrated, tuple(keep))
 
@@ -233,7 +233,8 @@ class Maker:
             self._written.pop(form, None)
             self._file_of(form).unlink(missing_ok=True)
 
-    def _calibrated(self, form: Form, method: Calibration) -> TensorsData:
+    def ranges(self, form: Form, method: Calibration) -> TensorsData:
+        """What values the inputs of a form's products take on the texts, see `stages.export.calibrate`."""
         if (form, method) not in self._ranges:
             source = self._file_of(form)
             self._ranges[form, method] = calibrate(source, self._calibration_tokens(), method=method, work=self.folder)

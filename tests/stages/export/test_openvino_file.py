@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import numpy as np
+import openvino
 import pytest
 
 from homoexport.documents.artifact import PackageManifest, verify
@@ -34,9 +35,9 @@ def exported(encoder, out, *, ratio, openvino=run_here, texts=TEXTS, **settings)
 @pytest.mark.parametrize(
     ("quantize", "calibrated", "expected"),
     [
-        ("auto", True, ("int8-qdq", "fp32")),
+        ("auto", True, ("int8-static", "fp32")),
         ("auto", False, ("fp32",)),
-        ("int8", True, ("int8-qdq",)),
+        ("int8", True, ("int8-static",)),
         ("int8", False, ()),
         ("none", True, ("fp32",)),
         ("int4", True, ()),
@@ -53,7 +54,7 @@ def test_where_it_is_faster_it_lies_beside_and_answers_alike(tiny_encoder, expor
     assert beside.parity.passed
     assert beside.file_bytes == sum(file.stat().st_size for file in (folder / "openvino").iterdir())
     assert "is the same model for OpenVINO" in (folder / "README.md").read_text()
-    texts = ["word 3", "", "and another one word 7"]
+    texts = ["word 3 and another one", "word 7"]
     here, there = (open_package(folder, runtime=runtime).embed(texts) for runtime in ("onnxruntime", "openvino"))
     assert cosines(here, there).min() > 0.97
     (folder / "openvino" / "openvino_model.bin").write_bytes(b"")
@@ -74,7 +75,7 @@ def test_who_asks_for_it_has_it_however_slow(tiny_encoder, export_once, tmp_path
     encoder = tiny_encoder("sentence-similarity")
     _, details = exported(encoder, tmp_path / "package", ratio=1.5, runtime="openvino", quantize="int8")
     assert (details.openvino.precision, details.openvino.latency_p50_ms) == ("int8", 1.5)
-    assert "int8-qdq" in details.openvino.candidate
+    assert "int8-static" in details.openvino.candidate
 
 
 def test_what_answers_otherwise_is_left_out_with_its_figures(tiny_encoder, export_once, tmp_path):
@@ -91,11 +92,33 @@ def test_what_answers_otherwise_is_left_out_with_its_figures(tiny_encoder, expor
     assert not (tmp_path / "other").exists()
 
 
+def test_a_product_that_breaks_the_gate_alone_is_left_in_floats(tiny_encoder, export_once, tmp_path):
+    def answer(file, batches):
+        """Wrong where the second layer's last product is in int8."""
+        products = [node for node in openvino.Core().read_model(file).get_ordered_ops() if is_product(node)]
+        wrong = products[-1].input_value(0).get_node().get_type_name() == "FakeQuantize"
+        return [-values if wrong else values for values in run_here(file, batches)]
+
+    encoder = tiny_encoder("sentence-similarity")
+    _, details = exported(
+        encoder, tmp_path / "package", ratio=0.5, openvino=answer, runtime="openvino", quantize="int8"
+    )
+    assert details.openvino.parity.passed
+    assert len(details.openvino.kept_in_fp32) == 1
+
+
+def is_product(node):
+    """Whether it is one of a weight, in floats or in int8."""
+    kinds = ("Constant", "Multiply", "Convert")
+    weight = node.input_value(1).get_node() if node.get_type_name() == "MatMul" else None
+    return weight is not None and weight.get_type_name() in kinds and weight.get_output_partial_shape(0).is_static
+
+
 def test_words_that_openvino_cannot_look_up_are_left_out(tiny_encoder, export_once, tmp_path):
     encoder = tiny_encoder("sentence-similarity")
     _, details = exported(encoder, tmp_path / "package", ratio=0.5, quantize="int8", embeddings="int4")
     assert details.openvino is None
-    assert "openvino unfused-int8-qdq" in details.left_out["openvino"]
+    assert "openvino unfused+smoothed-0.8-int8-static" in details.left_out["openvino"]
 
 
 def test_without_openvino_auto_says_what_it_did_not_try(tiny_encoder, export_once, tmp_path):

@@ -1,0 +1,113 @@
+"""A graph in OpenVINO's own operators: attention as its CPU plugin fuses it best, and int8 products.
+
+OpenVINO fuses graphs by itself, when it compiles them. What it is given decides what it finds: see each function.
+
+B batch, H heads, S sequence, K input channels, N outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+import openvino.opset13 as ops
+from numpy.typing import NDArray
+from onnxruntime.quantization.calibrate import TensorsData
+
+_LEVELS = 256  # of an activation of 8 bits
+_LARGEST = 127  # of a weight, so that 0 is in the middle
+_EITHER_WAY = 2  # operands of an addition
+
+
+def as_openvino(file: Path) -> openvino.Model:
+    """An unfused ONNX file for OpenVINO; it answers the same."""
+    model = openvino.Core().read_model(file)
+    _narrow_masks(model)
+    _turn_keys(model)
+    model.validate_nodes_and_infer_types()
+    return model
+
+
+def quantize_products(model: openvino.Model, ranges: TensorsData, *, keep: Collection[str] = ()) -> None:
+    """Have products with a constant matrix [K, N] computed in int8, in place, but for those of the names in `keep`.
+
+    A weight is signed, with a scale for each of its N columns; an activation unsigned, with one scale, from the range
+    of its tensor in the ONNX file. The activation is quantized for the products alone: what adds it to something, as
+    a residual, has it in floats.
+    """
+    inputs: dict[str, Any] = {}
+    for product in list(_of_type(model, "MatMul")):
+        weight = _constant(product.input_value(1).get_node())
+        if weight is None or weight.ndim != 2 or product.get_friendly_name() in keep:
+            continue
+        value = product.input_value(0)
+        name = next(iter(value.get_names() & ranges.keys()), None)
+        if name is None:
+            continue
+        if name not in inputs:
+            inputs[name] = _quantized(value, *ranges[name].range_value)
+        product.input(0).replace_source_output(inputs[name])
+        product.input(1).replace_source_output(_per_column(weight, turned=product.get_attributes()["transpose_b"]))
+    model.validate_nodes_and_infer_types()
+
+
+def _narrow_masks(model: openvino.Model) -> None:
+    """Add masks to scores as they are, [B, 1, 1, S].
+
+    They are spread to [B, 1, S, S] for onnxruntime's fused attention, and nobody adds less for that.
+    """
+    for softmax in _of_type(model, "Softmax"):
+        add = softmax.input_value(0).get_node()
+        if add.get_type_name() != "Add":
+            continue
+        for index in range(_EITHER_WAY):
+            spread = add.input_value(index).get_node()
+            if spread.get_type_name() == "Broadcast":
+                add.input(index).replace_source_output(spread.input_value(0))
+
+
+def _turn_keys(model: openvino.Model) -> None:
+    """Have products turn their second operand themselves, where a transpose moves its innermost axis, D.
+
+    Scores are Q K^T, and keys [B, S, H, D] come as [B, H, D, S] out of a transpose that nothing is fused with.
+    """
+    for product in list(_of_type(model, "MatMul")):
+        turn = product.input_value(1).get_node()
+        order = _constant(turn.input_value(1).get_node()) if turn.get_type_name() == "Transpose" else None
+        if order is None or len(order) < 2 or order[-2] != len(order) - 1:
+            continue
+        kept = np.concatenate([order[:-2], order[:-3:-1]])
+        attributes = product.get_attributes()
+        straight = ops.transpose(turn.input_value(0), ops.constant(kept))
+        turned = ops.matmul(product.input_value(0), straight, attributes["transpose_a"], not attributes["transpose_b"])
+        turned.set_friendly_name(product.get_friendly_name())
+        for user in product.output(0).get_target_inputs():
+            user.replace_source_output(turned.output(0))
+
+
+def _of_type(model: openvino.Model, kind: str) -> Iterator[openvino.Node]:
+    return (node for node in model.get_ordered_ops() if node.get_type_name() == kind)
+
+
+def _constant(node: openvino.Node) -> NDArray[Any] | None:
+    return np.asarray(node.data) if node.get_type_name() == "Constant" else None
+
+
+def _quantized(value: openvino.Output, low: Any, high: Any) -> openvino.Output:
+    """A value in 256 steps that 0 is one of."""
+    low, high = min(float(np.min(low)), 0.0), max(float(np.max(high)), 0.0)
+    step = (high - low) / (_LEVELS - 1) or 1.0
+    zero = round(-low / step)
+    ends = [np.float32(-zero * step), np.float32((_LEVELS - 1 - zero) * step)]
+    return ops.fake_quantize(value, *ends, *ends, _LEVELS).output(0)
+
+
+def _per_column(weight: NDArray[np.float32], *, turned: bool) -> openvino.Output:
+    """A weight [K, N], or [N, K] if it is turned, as int8 numbers times scales."""
+    largest = np.abs(weight).max(axis=1 if turned else 0, keepdims=True)
+    scale = (np.where(largest > 0, largest, 1) / _LARGEST).astype(np.float32)
+    stored = np.rint(weight / scale).astype(np.int8)
+    return ops.multiply(ops.convert(ops.constant(stored), "f32"), ops.constant(scale)).output(0)

@@ -1,0 +1,63 @@
+"""Graphs in OpenVINO's operators: the same answers, and int8 where it belongs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import openvino
+import pytest
+
+from homoexport.stages.export.calibrate import calibrate
+from homoexport.stages.export.openvino_graph import as_openvino, quantize_products
+from homoexport.stages.export.quantize import products_of
+
+TOKENS = {
+    "input_ids": np.array([[2, 9, 8, 7, 3, 0, 0], [2, 5, 6, 7, 8, 9, 3]]),
+    "attention_mask": np.array([[1, 1, 1, 1, 1, 0, 0], [1] * 7]),
+}
+
+
+@pytest.fixture
+def file(exported) -> Path:
+    return exported("sentence-similarity")
+
+
+def answer(model: openvino.Model) -> np.ndarray:
+    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return compiled(TOKENS)["sentence_embedding"]
+
+
+def of_type(model: openvino.Model, kind: str) -> list[openvino.Node]:
+    return [node for node in model.get_ordered_ops() if node.get_type_name() == kind]
+
+
+def added_to_scores(model: openvino.Model) -> set[str]:
+    adds = [node.input_value(0).get_node() for node in of_type(model, "Softmax")]
+    return {add.input_value(index).get_node().get_type_name() for add in adds for index in range(2)}
+
+
+def test_attention_is_as_it_fuses_best_and_answers_the_same(file):
+    plain, ours = openvino.Core().read_model(file), as_openvino(file)
+    assert "Broadcast" in added_to_scores(plain)  # the mask is spread, and keys are turned
+    assert "Broadcast" not in added_to_scores(ours)
+    orders = [tuple(node.input_value(1).get_node().data) for node in of_type(ours, "Transpose")]
+    assert (0, 2, 3, 1) in [tuple(node.input_value(1).get_node().data) for node in of_type(plain, "Transpose")]
+    assert set(orders) == {(0, 2, 1, 3)}
+    np.testing.assert_allclose(answer(ours), answer(plain), atol=1e-6)
+
+
+def test_products_alone_are_in_int8(file, tmp_path):
+    texts = [{name: values[row : row + 1] for name, values in TOKENS.items()} for row in (0, 1)]
+    ranges = calibrate(file, texts, method="min-max", work=tmp_path)
+    products, expected = products_of(file), answer(as_openvino(file))
+    model = as_openvino(file)
+    quantize_products(model, ranges, keep=products[:1])
+    quantized = of_type(model, "FakeQuantize")
+    users = [port.get_node() for node in quantized for port in node.output(0).get_target_inputs()]
+    assert {node.get_type_name() for node in users} == {"MatMul"}  # residuals are in floats
+    assert sorted(node.get_friendly_name() for node in users) == sorted(products[1:])
+    weights = [node for node in of_type(model, "Constant") if node.get_element_type() == openvino.Type.i8]
+    assert len(weights) == len(products) - 1
+    assert np.abs(answer(model) - expected).max() < 0.05
+    assert np.abs(answer(model) - expected).max() > 0
