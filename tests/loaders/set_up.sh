@@ -17,6 +17,14 @@ done
 test -e "$folder/numpy/numpy/__init__.py" ||
   "$python" -m pip install --quiet --no-deps --target "$folder/numpy" 'numpy<2'
 
+# optimum-intel has needs of its own: what works together is what the benchmark's peers are made with.
+if ! test -e "$folder/openvino/.complete"; then
+  "$python" -m venv "$folder/openvino"
+  "$folder/openvino/bin/python" -m pip install --quiet --constraint bench/peers/requirements.txt \
+    optimum-intel sentence-transformers openvino
+  touch "$folder/openvino/.complete"
+fi
+
 # onnxruntime's header: its wheel has none, and Debian's package of it is newer than this Debian may be.
 if ! test -e "$folder/header/usr/include/onnxruntime/onnxruntime_c_api.h"; then
   apt=$folder/apt
