@@ -41,8 +41,9 @@ Scheme = Literal["fp32", "int8", "int8-unsigned", "int8-7-bit", "int8-static", "
 AttentionForm = Literal["unfused", "multi-head", "flash", "standard"]
 GraphChoice = Literal["auto", "standard", "flash", "multi-head", "unfused"]
 Calibration = Literal["min-max", "percentile"]
-Runtime = Literal["onnxruntime", "openvino"]  # what runs a file
-RuntimeChoice = Literal["auto", "onnxruntime", "openvino"]
+Runtime = Literal["onnxruntime", "openvino", "ctranslate2"]  # what runs a file
+RuntimeChoice = Literal["auto", Runtime]
+OTHER_RUNTIMES: dict[Runtime, str] = {"openvino": "OpenVINO", "ctranslate2": "CTranslate2"}  # each an extra of ours
 
 # What a folder with a manifest holds.
 ArtifactKind = Literal["student", "package", "measurement", "plan", "evaluation"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from homoexport.choices import EmbeddingChoice, EmbeddingPrecision, Quantization, Scheme, WeightPrecision
+from homoexport.choices import EmbeddingChoice, EmbeddingPrecision, Quantization, Runtime, Scheme, WeightPrecision
 from homoexport.errors import UserError
 
 CPU_PROVIDER = "CPUExecutionProvider"
@@ -116,6 +116,11 @@ _IN_OPENVINO: dict[Scheme, tuple[Quantization, ...]] = {
     "int8-static": ("auto", "int8", "int8-static"),
     "fp32": ("auto", "none"),
 }
+_IN_CTRANSLATE2: dict[Scheme, tuple[Quantization, ...]] = {"int8": ("auto", "int8"), "fp32": ("auto", "none")}
+_IN_OTHERS: dict[Runtime, dict[Scheme, tuple[Quantization, ...]]] = {
+    "openvino": _IN_OPENVINO,
+    "ctranslate2": _IN_CTRANSLATE2,
+}
 QUANTIZE_HELP: dict[Quantization, str] = {
     "auto": "the fastest that passes the accuracy gate",
     "none": "fp32",
@@ -152,11 +157,11 @@ def schemes_for(
     return tuple(scheme for scheme, facts in SCHEMES.items() if is_tried(facts))
 
 
-def schemes_for_openvino(quantize: Quantization, *, calibrated: bool) -> tuple[Scheme, ...]:
-    """The schemes to try in OpenVINO's runtime; what has calibrated scales only where there is text."""
+def schemes_in(runtime: Runtime, quantize: Quantization, *, calibrated: bool) -> tuple[Scheme, ...]:
+    """The schemes to try in another runtime; what has calibrated scales only where there is text."""
     return tuple(
         scheme
-        for scheme, asked in _IN_OPENVINO.items()
+        for scheme, asked in _IN_OTHERS[runtime].items()
         if quantize in asked and (calibrated or not SCHEMES[scheme].calibrated)
     )
 

@@ -25,6 +25,7 @@ OPTIONAL = {
     "onnxruntime-extensions": "strings",
     "mteb": "mteb",
     "openvino": "openvino",
+    "ctranslate2": "ctranslate2",
 }  # distributions, and the extra that asks for them
 NOT_IMPORTED = {"requests"}  # by us; why it is asked for stands beside it
 

@@ -23,7 +23,7 @@ def embed(
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="The .npy file; by default stdout.")
     ] = None,
     runtime: Annotated[
-        Runtime, typer.Option(help="What runs it; openvino runs the file that export --runtime wrote.")
+        Runtime, typer.Option(help="What runs it; others than onnxruntime run the files that export --runtime wrote.")
     ] = "onnxruntime",
 ) -> None:
     """Turn lines of text on stdin into vectors, [lines, width] float32, as a .npy file on stdout.

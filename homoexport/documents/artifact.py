@@ -30,7 +30,7 @@ from homoexport.documents.document import (
     write_document,
 )
 from homoexport.documents.graph import external_files
-from homoexport.documents.package import PackageDetails
+from homoexport.documents.package import RUNTIME_FILES, PackageDetails
 from homoexport.documents.student import DistilledDetails, FinetunedDetails, StudentDetails, TrimmedDetails
 from homoexport.errors import PackageError, readable
 from homoexport.host import HostDescription, describe_host, library_versions
@@ -74,7 +74,7 @@ class Manifest(Document):
     `digest` is that of its files' digests, `recipe` that of the recipe.
     """
 
-    VERSION: ClassVar[str] = "2.2"
+    VERSION: ClassVar[str] = "2.3"
 
     kind: ArtifactKind
     digest: str
@@ -131,16 +131,17 @@ class PackageManifest(Manifest):
 
     @model_validator(mode="after")
     def _names_its_own_files(self) -> PackageManifest:
-        ort, beside = self.details.ort_format, self.details.openvino
+        ort, beside = self.details.ort_format, self.details.beside
         others = [ort.file, ort.operators] if ort else []
-        others += [beside.file, f"{beside.file.removesuffix('.xml')}.bin"] if beside else []
+        others += [name for runtime in beside for name in RUNTIME_FILES[runtime]]
         for name in (*self.graphs, *others):
             if name not in self.files:
                 raise ValueError(f"{name} is not among its files")
         if any(not name.endswith(".onnx") for name in self.graphs):
             raise ValueError(f"{' and '.join(self.graphs)} should end with .onnx")
-        if beside and not beside.file.endswith(".xml"):
-            raise ValueError(f"{beside.file} should end with .xml")
+        for runtime, file in beside.items():
+            if file.file != RUNTIME_FILES[runtime][0]:
+                raise ValueError(f"{file.file} should be {RUNTIME_FILES[runtime][0]}")
         return self
 
     def graph_files(self, folder: Path, graph: str) -> set[str]:

@@ -6,11 +6,26 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from homoexport.choices import Calibration, EmbeddingPrecision, ModelTask, PoolingMode, Scheme, WeightPrecision
+from homoexport.choices import (
+    Calibration,
+    EmbeddingPrecision,
+    ModelTask,
+    PoolingMode,
+    Runtime,
+    Scheme,
+    WeightPrecision,
+)
 from homoexport.documents.budget import BudgetVerdict
 from homoexport.documents.document import Figures
 
 Count = Annotated[int, Field(gt=0, lt=2**31)]
+# Of a package: what another runtime than ONNX Runtime is told to open, and what it looks for beside that.
+RUNTIME_FILES: dict[Runtime, tuple[str, ...]] = {
+    "openvino": ("openvino/openvino_model.xml", "openvino/openvino_model.bin"),  # as optimum-intel names them
+    "ctranslate2": tuple(
+        f"ctranslate2/{name}" for name in ("model.bin", "config.json", "vocabulary.json", "head.json")
+    ),
+}
 
 
 class Parity(Figures):
@@ -117,10 +132,10 @@ class OrtFormat(Figures):
     operators: str
 
 
-class OpenVinoFile(Figures):
-    """The model for OpenVINO's runtime of that version, its weights in the file of that name that ends with .bin.
+class RuntimeFile(Figures):
+    """The model for another runtime, of that version: what it opens, with more files in the same folder.
 
-    `file_bytes` is of both; `candidate` is the form and scheme that it was made of; `kept_in_fp32` are products that
+    `file_bytes` is of all; `candidate` is the form and scheme that it was made of; `kept_in_fp32` are products that
     broke the gate in int8. Both latencies were measured in turns at `timed_at`; None where one did not fit into memory.
     """
 
@@ -129,7 +144,7 @@ class OpenVinoFile(Figures):
     candidate: str
     precision: WeightPrecision
     kept_in_fp32: tuple[str, ...]
-    openvino: str
+    version: str
     parity: Parity
     latency_p50_ms: float | None
     onnx_latency_p50_ms: float | None
@@ -173,7 +188,14 @@ class PackageDetails(Figures):
     held_on: str
     with_tokenizer: PackedTokenizer | None = None
     ort_format: OrtFormat | None = None
-    openvino: OpenVinoFile | None = None
+    openvino: RuntimeFile | None = None
+    ctranslate2: RuntimeFile | None = None
+
+    @property
+    def beside(self) -> dict[Runtime, RuntimeFile]:
+        """The files for other runtimes that the package has."""
+        files: dict[Runtime, RuntimeFile | None] = {"openvino": self.openvino, "ctranslate2": self.ctranslate2}
+        return {runtime: file for runtime, file in files.items() if file is not None}
 
     @model_validator(mode="after")
     def _classifiers_have_labels(self) -> PackageDetails:

@@ -2,6 +2,7 @@
 
 from homoexport.documents.package import Pooling
 from homoexport.encoder.answers import input_names, last_token, max_length_of, outputs_of, pool, torch_answers
+from homoexport.encoder.behind import behind_states
 from homoexport.encoder.dense import Dense
 from homoexport.encoder.families import family_of, supported_model_types, traits_of
 from homoexport.encoder.layout import Family, Group, Layout, Slot
@@ -30,6 +31,7 @@ __all__ = [
     "Layout",
     "Pooling",
     "Slot",
+    "behind_states",
     "count_parameters",
     "encoder_of",
     "family_of",

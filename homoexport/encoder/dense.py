@@ -18,15 +18,15 @@ from homoexport.documents.document import first_fault
 from homoexport.encoder.folder import read_settings
 from homoexport.errors import TeacherError, readable, refusing
 
-_Activation = Literal[
+Activation = Literal[
     "torch.nn.modules.linear.Identity",
     "torch.nn.modules.activation.Tanh",
     "torch.nn.modules.activation.ReLU",
     "torch.nn.modules.activation.GELU",
     "torch.nn.modules.activation.Sigmoid",
 ]
-_IDENTITY: _Activation = "torch.nn.modules.linear.Identity"
-_ACTIVATIONS: dict[_Activation, type[nn.Module]] = {
+_IDENTITY: Activation = "torch.nn.modules.linear.Identity"
+_ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     _IDENTITY: nn.Identity,
     "torch.nn.modules.activation.Tanh": nn.Tanh,
     "torch.nn.modules.activation.ReLU": nn.ReLU,
@@ -43,7 +43,7 @@ class _Settings(BaseModel):
     in_features: PositiveInt
     out_features: PositiveInt
     bias: bool
-    activation_function: _Activation
+    activation_function: Activation
     module_input_name: Literal["sentence_embedding"] = "sentence_embedding"
     module_output_name: Literal["sentence_embedding"] | None = None
 
@@ -51,7 +51,7 @@ class _Settings(BaseModel):
 class Dense(nn.Module):
     """activation(x Wᵀ + b) of vectors [B, D_i], given W [D_o, D_i] and b [D_o]; it is not trained as it stands."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None, *, activation: _Activation = _IDENTITY) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, *, activation: Activation = _IDENTITY) -> None:
         super().__init__()
         self.linear = nn.Linear(1, 1, bias=bias is not None, device="meta")
         self.linear.out_features, self.linear.in_features = weight.shape

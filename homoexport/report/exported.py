@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from homoexport.choices import OTHER_RUNTIMES
 from homoexport.documents.artifact import PackageManifest
 from homoexport.documents.package import PackageDetails
 from homoexport.report.table import Table
@@ -27,13 +28,13 @@ def export_lines(folder: str, manifest: PackageManifest) -> list[str]:
     ]
     if timed := details.timed_at:
         lines.append(f"Timed on {timed.device} with {timed.batch_size} x {timed.length} tokens")
-    if beside := details.openvino:
+    for runtime, beside in details.beside.items():
         latencies = beside.latency_p50_ms, beside.onnx_latency_p50_ms
         times = " against ".join("too large to be timed" if one is None else f"{one:.3f} ms" for one in latencies)
         lines += [
-            f"For OpenVINO: {beside.file}  {beside.precision}, {beside.file_bytes / 1e6:.2f} MB, "
+            f"For {OTHER_RUNTIMES[runtime]}: {beside.file}  {beside.precision}, {beside.file_bytes / 1e6:.2f} MB, "
             f"cosine {beside.parity.mean_cosine:.4f} mean, {beside.parity.min_cosine:.4f} least",
-            f"OpenVINO in turns with the ONNX file: {times}",
+            f"{OTHER_RUNTIMES[runtime]} in turns with the ONNX file: {times}",
         ]
     lines += [f"Kept in fp32, for they break the gate: {', '.join(kept)}"] if (kept := details.kept_in_fp32) else []
     lines += [f"Not {name}: {reason}" for name, reason in details.refused.items()]

@@ -7,9 +7,8 @@ N texts, B batch, S sequence, D width of a vector, V vocabulary, C labels.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -17,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from homoexport.choices import OUTPUT_NAMES, ModelTask, Runtime
+from homoexport.choices import OTHER_RUNTIMES, OUTPUT_NAMES, ModelTask, Runtime
 from homoexport.documents.artifact import PackageManifest, verify
 from homoexport.errors import PackageError, UserError, refusing
 from homoexport.growth import refuse_growth
 from homoexport.limits import MB, limit, raise_hint
 from homoexport.panics import unprinted_panics
+from homoexport.runtime.installed import install_hint
 from homoexport.runtime.session import OnnxSession
 from homoexport.runtime.worker.inputs import IntArray, padded_tokens
 
@@ -47,7 +47,7 @@ class PackageInfo:
     pad_token_id: int
     file_bytes: int
     labels: tuple[str, ...] = ()
-    openvino_file: str | None = None
+    files_beside: Mapping[Runtime, str] = field(default_factory=dict)  # of other runtimes
 
     @property
     def model(self) -> Path:
@@ -57,10 +57,10 @@ class PackageInfo:
         """The graph for a runtime; PackageError where the package has none."""
         if runtime == "onnxruntime":
             return self.model
-        if self.openvino_file is None:
-            hint = "export it with --runtime openvino, or auto"
-            raise PackageError("it has no file for OpenVINO", where=str(self.folder), hint=hint)
-        return self.folder / self.openvino_file
+        if runtime not in self.files_beside:
+            hint = f"export it with --runtime {runtime}, or auto"
+            raise PackageError(f"it has no file for {OTHER_RUNTIMES[runtime]}", where=str(self.folder), hint=hint)
+        return self.folder / self.files_beside[runtime]
 
     @property
     def output(self) -> str:
@@ -87,7 +87,7 @@ def read_package(folder: Path) -> PackageInfo:
         pad_token_id=details.pad_token_id,
         file_bytes=sum(manifest.files[name].bytes for name in manifest.graph_files(folder, details.model_file)),
         labels=(details.labels or ()) if details.task.endswith("-classification") else (),
-        openvino_file=None if details.openvino is None else details.openvino.file,
+        files_beside={runtime: file.file for runtime, file in details.beside.items()},
     )
 
 
@@ -216,27 +216,33 @@ class Package:
 def open_package(folder: Path | str, *, threads: int = 1, runtime: Runtime = "onnxruntime") -> Package:
     """Open a package, a folder that `homoexport export` wrote, for inference on the CPU.
 
-    `runtime` openvino runs the file that `export --runtime` wrote for it.
+    `runtime` openvino or ctranslate2 runs the file that `export --runtime` wrote for it.
 
     Raises:
         PackageError: not a package, an altered file, or one that the runtime or tokenizers cannot load; or it has no
             file for that runtime.
-        UserError: less than one thread, or OpenVINO is not installed.
+        UserError: less than one thread, or the runtime is not installed.
     """
     if threads < 1:
         raise UserError(f"{threads} threads", where="threads", hint="give 1 or more")
     details = read_package(Path(folder))
-    open_it = open_session if runtime == "onnxruntime" else _open_in_openvino
-    return Package(details, open_it(details.file_for(runtime), threads=threads), load_tokenizer(details))
+    file = details.file_for(runtime)
+    session = open_session(file, threads=threads) if runtime == "onnxruntime" else _open_in(runtime, file, threads)
+    return Package(details, session, load_tokenizer(details))
 
 
-def _open_in_openvino(file: Path, *, threads: int) -> Session:
-    if importlib.util.find_spec("openvino") is None:
-        raise UserError("OpenVINO is not installed", where=str(file), hint="pip install 'homoexport[openvino]'")
-    from homoexport.runtime.openvino_session import OpenVinoSession
+def _open_in(runtime: Runtime, file: Path, threads: int) -> Session:
+    name = OTHER_RUNTIMES[runtime]
+    if hint := install_hint(runtime):
+        raise UserError(f"{name} is not installed", where=str(file), hint=hint)
+    with refusing(PackageError, f"{name} cannot load it", where=str(file)):
+        if runtime == "openvino":
+            from homoexport.runtime.openvino_session import OpenVinoSession
 
-    with refusing(PackageError, "OpenVINO cannot load it", where=str(file)):
-        return OpenVinoSession(file, threads=threads)
+            return OpenVinoSession(file, threads=threads)
+        from homoexport.runtime.ctranslate2_session import CTranslate2Session
+
+        return CTranslate2Session(file, threads=threads)
 
 
 def open_session(file: Path, *, threads: int) -> OnnxSession:

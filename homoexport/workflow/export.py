@@ -5,14 +5,23 @@ Nothing heavy is imported before what was asked for is checked.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from homoexport.choices import OUTPUT_NAMES, EmbeddingChoice, GraphChoice, ModelTask, Quantization, RuntimeChoice
+from homoexport.choices import (
+    OTHER_RUNTIMES,
+    OUTPUT_NAMES,
+    EmbeddingChoice,
+    GraphChoice,
+    ModelTask,
+    Quantization,
+    Runtime,
+    RuntimeChoice,
+)
 from homoexport.documents.artifact import PackageManifest, refuse_links, verify
 from homoexport.documents.budget import BudgetVerdict
 from homoexport.documents.document import first_fault
@@ -22,7 +31,7 @@ from homoexport.documents.package import TimedAt
 from homoexport.documents.recipe import ExportSettings, MeasureSettings
 from homoexport.errors import DeviceError, TextError, UserError, refusing
 from homoexport.host import available_cores
-from homoexport.schemes import SCHEMES, embeddings_of, refuse_scales_without_text, schemes_for_openvino
+from homoexport.schemes import SCHEMES, embeddings_of, refuse_scales_without_text, schemes_in
 from homoexport.stages.measure import (
     answers_of_file,
     check_measurement,
@@ -161,7 +170,7 @@ def export_model(
         texts=texts,
         answer=None if there.is_here else answer,
         held_on=measure.device,
-        openvino=_openvino(settings.runtime, measure.device, answer),
+        beside=_beside(settings.runtime, measure.device, answer),
         judge=None if gate is None else judge,
         recipe_digest=recipe_digest,
         force=force,
@@ -178,10 +187,11 @@ def _refuse_impossible(settings: ExportSettings, measure: MeasureSettings, texts
         if settings.opset > onnx.defs.onnx_opset_version():
             raise UserError(f"there is no opset {settings.opset}", where="opset", hint=f"give {OLDEST_OPSET}")
     refuse_scales_without_text(settings.quantize, calibrated=bool(texts))
-    if settings.runtime == "openvino":
-        refuse_runtime(find_target(measure.device), "openvino", subject="the package")
-        if not schemes_for_openvino(settings.quantize, calibrated=bool(texts)):
-            what = f"'{settings.quantize}' cannot be had in OpenVINO{'' if texts else ' without text'}"
+    if settings.runtime != "auto" and settings.runtime != "onnxruntime":
+        refuse_runtime(find_target(measure.device), settings.runtime, subject="the package")
+        if not schemes_in(settings.runtime, settings.quantize, calibrated=bool(texts)):
+            name = OTHER_RUNTIMES[settings.runtime]
+            what = f"'{settings.quantize}' cannot be had in {name}{'' if texts else ' without text'}"
             raise UserError(what, where="export.runtime", hint="quantize auto or none, or int8 with a file of text")
     for scheme, facts in SCHEMES.items():
         if facts.asked_as == settings.quantize:
@@ -191,15 +201,16 @@ def _refuse_impossible(settings: ExportSettings, measure: MeasureSettings, texts
         check_measurement(measure.device, [workload], min_seconds=settings.seconds)
 
 
-def _openvino(runtime: RuntimeChoice, device: str, answer: Answer) -> Answer | str | None:
-    """What runs a file in OpenVINO on the device, if that may be the package's runtime; or why it cannot."""
-    if runtime == "onnxruntime":
-        return None
-    try:
-        refuse_runtime(find_target(device), "openvino", subject="the package")
-    except DeviceError as error:
-        return f"{error.what}; {error.hint}"
-    return answer
+def _beside(asked: RuntimeChoice, device: str, answer: Answer) -> Mapping[Runtime, Answer | str]:
+    """What runs a file on the device in each runtime that the package may have one for; or why it cannot."""
+    found: dict[Runtime, Answer | str] = {}
+    for runtime in OTHER_RUNTIMES if asked == "auto" else set(OTHER_RUNTIMES) & {asked}:
+        try:
+            refuse_runtime(find_target(device), runtime, subject="the package")
+            found[runtime] = answer
+        except DeviceError as error:
+            found[runtime] = f"{error.what}; {error.hint}"
+    return found
 
 
 def _timed_at(measure: MeasureSettings, there: TargetHost, longest: int) -> TimedAt:

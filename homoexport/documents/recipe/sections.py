@@ -304,8 +304,9 @@ class ExportSettings(Section):
     )
     runtime: RuntimeChoice = Field(
         "onnxruntime",
-        description="onnxruntime: the ONNX file alone; openvino: a file for that runtime beside it, "
-        "openvino/openvino_model.xml; auto: that, too, where it is faster (needs homoexport[openvino]).",
+        description="onnxruntime: the ONNX file alone; openvino or ctranslate2: files for that runtime beside it, in a "
+        "folder of its name; auto: these, too, where they are faster (needs homoexport[openvino] or "
+        "homoexport[ctranslate2]).",
     )
     seconds: float = Field(
         1.0, gt=0, le=86_400, description="Seconds for which each candidate graph is timed, at least."

@@ -25,6 +25,7 @@ from homoexport.runtime.worker.inputs import make_batches
 from homoexport.runtime.worker.model import Model
 from homoexport.runtime.worker.traffic import run_arrivals, run_streams
 
+_OTHERS = ("openvino", "ctranslate2")  # runtimes than onnxruntime
 _OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate memory", "std::length_error", "Cannot allocate")
 
 
@@ -129,7 +130,7 @@ def main(kind: type[ModelServer] = ModelServer) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this process
     channel = protocol.ReplyChannel()
     gc.disable()  # no collection may fall into a timed region
-    server = kind("openvino" if "openvino" in sys.argv[1:] else "onnxruntime")
+    server = kind(next((name for name in _OTHERS if name in sys.argv[1:]), "onnxruntime"))
     channel.send(server.greeting(machine.peak_rss_bytes()))
     for line in sys.stdin:
         fields = json.loads(line)

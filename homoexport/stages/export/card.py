@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from homoexport.choices import ModelTask
+from homoexport.choices import OTHER_RUNTIMES, ModelTask
 from homoexport.data import rendered
 from homoexport.documents.package import PackageDetails, TimedAt
 from homoexport.plain import front_matter
@@ -36,6 +36,7 @@ def model_card(name: str, details: PackageDetails, *, parent: str, source: str) 
         "card.md.jinja",
         name=name,
         package=details,
+        runtimes=OTHER_RUNTIMES,
         timed=details.timed_at,
         where="an unknown CPU" if details.timed_at is None else _where(details.timed_at),
         front=front_matter(front),

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from homoexport.choices import CLASSIFYING, OUTPUT_NAMES
+from homoexport.choices import CLASSIFYING, OUTPUT_NAMES, Runtime, RuntimeChoice
 from homoexport.documents.artifact import write_manifest
 from homoexport.documents.output import output_errors, staged
 from homoexport.documents.package import (
     CandidateFigures,
-    OpenVinoFile,
     OrtFormat,
     PackageDetails,
     PackedTokenizer,
+    RuntimeFile,
     TimedAt,
 )
 from homoexport.documents.recipe import ExportSettings
@@ -32,6 +32,7 @@ from homoexport.encoder import (
     weights_digest,
     write_sentence_files,
 )
+from homoexport.errors import UserError
 from homoexport.host import library_versions
 from homoexport.lock import scratch_folder
 from homoexport.schemes import (
@@ -41,13 +42,15 @@ from homoexport.schemes import (
     embeddings_of,
     refuse_scales_without_text,
     schemes_for,
-    schemes_for_openvino,
+    schemes_in,
 )
+from homoexport.stages.export.beside import Converter, write_beside
 from homoexport.stages.export.candidates import Candidate, Maker
 from homoexport.stages.export.card import model_card
 from homoexport.stages.export.choose import Choice, Judge, Rank, choose
+from homoexport.stages.export.ctranslate2_file import CTRANSLATE2
 from homoexport.stages.export.mobile import MODEL_NAME, OPERATORS_NAME, write_ort_format
-from homoexport.stages.export.openvino_file import write_openvino
+from homoexport.stages.export.openvino_file import OPENVINO
 from homoexport.stages.export.parity import Answer, check_invariance
 from homoexport.stages.export.runtimes import oldest_onnxruntime
 from homoexport.stages.export.strings import pack_tokenizer, refuse_inexpressible
@@ -55,6 +58,7 @@ from homoexport.stages.export.strings import pack_tokenizer, refuse_inexpressibl
 # Apart from onnx/, and under a name of its own: optimum takes any model.onnx in any folder for the model.
 STRINGS_FILE = "strings/text_model.onnx"
 ORT_FOLDER = "ort"
+_CONVERTERS: dict[Runtime, Converter] = {"openvino": OPENVINO, "ctranslate2": CTRANSLATE2}
 
 
 def export_encoder(
@@ -68,7 +72,7 @@ def export_encoder(
     texts: Sequence[str] = (),
     answer: Answer | None = None,
     held_on: str = "cpu",
-    openvino: Answer | str | None = None,
+    beside: Mapping[Runtime, Answer | str] | None = None,
     judge: Judge | None = None,
     recipe_digest: str | None = None,
     force: bool = False,
@@ -81,18 +85,19 @@ def export_encoder(
         texts: real text for the parity ladder and for calibration; by default sentences of our own, for the first.
         answer: runs a file on the target, where that is not this machine's CPU; the gate is held there, too.
         held_on: the device that `answer` asks.
-        openvino: runs a file in OpenVINO, where that may be a runtime of the package; or why it cannot be.
+        beside: runs a file in each other runtime that the package may have files for; or why it cannot.
         judge: holds a file against a floor of quality; what misses it ships only if nothing keeps it.
         force: replace `out_dir` where homoexport wrote it.
 
     Raises:
         OutputError: `out_dir` exists, or cannot be written.
-        UserError: int8-static without text, an opset that cannot be written, a model too big for one ONNX file, or a
-            tokenizer that cannot be expressed in a graph.
+        UserError: int8-static without text, an opset that cannot be written, a model too big for one ONNX file or that
+            the runtime asked for cannot hold, or a tokenizer that cannot be expressed in a graph.
         ParityError: no graph answers as the model does.
     """
     calibrated, max_length = bool(texts), max_length_of(encoder)
     refuse_scales_without_text(settings.quantize, calibrated=calibrated)
+    _refuse_unknown(encoder, settings.runtime)
     tried = schemes_for(
         settings.quantize, target.instruction_sets, x86=target.x86, calibrated=calibrated, provider=target.provider
     )
@@ -113,9 +118,9 @@ def export_encoder(
             details = details.model_copy(update={"with_tokenizer": _pack_tokenizer(model_file, folder, maker)})
         if settings.with_ort_format:
             details = details.model_copy(update={"ort_format": _write_ort_format(model_file, folder, maker, target)})
-        if openvino is not None:
+        if beside:
             details = _beside(
-                maker, choice, details, folder, settings=settings, calibrated=calibrated, rank=rank, answer=openvino
+                maker, choice, details, folder, settings=settings, calibrated=calibrated, rank=rank, answers=beside
             )
         parent = parent_of(encoder)
         card = model_card(out_dir.name, details, parent=parent, source=encoder.source)
@@ -165,6 +170,12 @@ def _write_json(path: Path, content: Mapping[str, object]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def _refuse_unknown(encoder: Encoder, runtime: RuntimeChoice) -> None:
+    """Refuse a model that the runtime asked for cannot hold."""
+    if runtime != "auto" and runtime != "onnxruntime" and (why := _CONVERTERS[runtime].why_not(encoder)):
+        raise UserError(why, where="export.runtime", hint="name another runtime, or auto")
+
+
 def _beside(
     maker: Maker,
     choice: Choice,
@@ -174,26 +185,34 @@ def _beside(
     settings: ExportSettings,
     calibrated: bool,
     rank: Rank,
-    answer: Answer | str,
+    answers: Mapping[Runtime, Answer | str],
 ) -> PackageDetails:
-    """What is said of the package, with its file for OpenVINO or why there is none."""
-    written: OpenVinoFile | str
-    if isinstance(answer, str):
-        written = answer
-    else:
-        schemes = schemes_for_openvino(settings.quantize, calibrated=calibrated)
-        written = write_openvino(
-            maker,
-            choice.chosen,
-            folder,
-            schemes={scheme: embeddings_of(settings.embeddings, scheme) for scheme in schemes},
-            rank=rank,
-            answer=answer,
-            asked=settings.runtime == "openvino",
+    """What is said of the package, with its files for other runtimes or why there are none."""
+    files, left_out = dict[str, RuntimeFile](), dict(details.left_out)
+    for runtime, answer in answers.items():
+        before = set(maker.left_out)
+        schemes = schemes_in(runtime, settings.quantize, calibrated=calibrated)
+        written = (
+            answer
+            if isinstance(answer, str)
+            else write_beside(
+                maker,
+                choice.chosen,
+                folder,
+                runtime=runtime,
+                converter=_CONVERTERS[runtime],
+                schemes={scheme: embeddings_of(settings.embeddings, scheme) for scheme in schemes},
+                rank=rank,
+                answer=answer,
+                asked=settings.runtime == runtime,
+            )
         )
-    if isinstance(written, str):
-        return details.model_copy(update={"left_out": details.left_out | {"openvino": written}})
-    return details.model_copy(update={"left_out": dict(maker.left_out), "openvino": written})
+        if isinstance(written, str):
+            left_out[runtime] = written
+        else:
+            files[runtime] = written
+            left_out |= {name: why for name, why in maker.left_out.items() if name not in before}
+    return details.model_copy(update={"left_out": left_out, **files})
 
 
 def _pack_tokenizer(model_file: Path, folder: Path, maker: Maker) -> PackedTokenizer:

@@ -34,6 +34,7 @@ _EMULATED_ROUNDS = 3  # an emulator's times say nothing, and it may take ten sec
 _TURN_SECONDS = 0.1
 _WARM_SECONDS = 10.0
 _LOOK_EVERY = 5  # rounds: each look at the interval is a chance to be misled by it
+_RUNTIMES: dict[str, Runtime] = {".xml": "openvino", ".bin": "ctranslate2"}  # by a file's suffix
 _PATIENCE = 5  # rounds go on for up to this many times `min_seconds` while a comparison cannot be called
 
 
@@ -55,13 +56,13 @@ class Subject:
 
     @property
     def runtime(self) -> Runtime:
-        """What runs it: OpenVINO's files are XML, with the weights beside them."""
-        return "openvino" if self.model.suffix == ".xml" else "onnxruntime"
+        """What runs it: OpenVINO's files are XML, with the weights beside them, and CTranslate2's a folder."""
+        return _RUNTIMES.get(self.model.suffix, "onnxruntime")
 
     @property
     def files(self) -> list[Path]:
         """The model first, its weights beside it, and the tokenizer last."""
-        stem = self.model.stem if self.runtime == "openvino" else self.model.name
+        stem = {"openvino": self.model.stem, "ctranslate2": ""}.get(self.runtime, self.model.name)
         beside = sorted(
             file for file in self.model.parent.iterdir() if file.name.startswith(stem) and file != self.model
         )

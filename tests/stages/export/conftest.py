@@ -40,7 +40,7 @@ def export_package(
     rank: Rank,
     texts: Any = (),
     answer: Any = None,
-    openvino: Any = None,
+    beside: Any = None,
     force: bool = False,
     target: TargetHost = TARGET,
     **settings: Any,
@@ -55,7 +55,7 @@ def export_package(
         rank=rank,
         texts=texts,
         answer=answer,
-        openvino=openvino,
+        beside=beside,
         force=force,
     )
 

@@ -13,9 +13,11 @@ import torch
 import transformers
 
 from homoexport.choices import OUTPUT_NAMES, ModelTask
-from homoexport.encoder import Encoder, input_names, load_encoder, max_length_of, pool
+from homoexport.encoder import Encoder, input_names, load_encoder, max_length_of, pool, weights_digest
+from homoexport.runtime.ctranslate2_session import CTranslate2Session
 from homoexport.stages.export import graph
 from homoexport.stages.export.candidates import Maker
+from homoexport.stages.export.ctranslate2_file import write_folder
 from homoexport.stages.export.forms import ATTENTION_FORMS
 from homoexport.stages.export.quantize import products_of
 from tests.conftest import FAMILY_CONFIGS, tiny_model, tiny_tokenizer
@@ -185,3 +187,30 @@ def test_what_torch_cannot_export_is_refused_in_one_line(family_encoder, monkeyp
     assert "\n" not in str(caught.value)
     assert transformers.__version__ in str(caught.value)
     assert "(cannot be traced)" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "task"),
+    [
+        ("bert", "text-classification"),
+        ("bert", "token-classification"),
+        ("roberta", "text-classification"),
+        ("xlm-roberta", "feature-extraction"),
+        ("camembert", "sentence-similarity"),
+        ("distilbert", "text-classification"),
+    ],
+)
+def test_ctranslate2_answers_as_torch_does(family_encoder, tmp_path, kind, task):
+    encoder = family_encoder(kind, task)
+    before = weights_digest(encoder)
+    write_folder(encoder, tmp_path / "int8", "int8", work=tmp_path)
+    assert weights_digest(encoder) == before  # the library would scale them where they lie
+    session = CTranslate2Session(write_folder(encoder, tmp_path / "fp32", "fp32", work=tmp_path), threads=1)
+    names = OUTPUT_NAMES[task]
+    for seed, lengths in enumerate(LENGTHS):
+        tokens = tokens_of(encoder, lengths, seed)
+        answers = session.run(names, tokens)
+        for row, expected in enumerate(answers_of_torch(encoder, tokens)):
+            for one, wanted in zip(answers, expected, strict=True):
+                got = one[row] if wanted.ndim == 1 else one[row, : len(wanted)]
+                np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=2e-4)

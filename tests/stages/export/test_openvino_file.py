@@ -12,7 +12,7 @@ from homoexport.documents.artifact import PackageManifest, verify
 from homoexport.errors import PackageError, ParityError, UserError
 from homoexport.runtime.inference import open_package
 from homoexport.runtime.vectors import cosines
-from homoexport.schemes import schemes_for_openvino
+from homoexport.schemes import schemes_in
 from homoexport.stages.export.openvino_file import OPENVINO_FILE
 from homoexport.stages.measure import answers_of_file
 from tests.stages.export.conftest import export_package
@@ -28,7 +28,9 @@ def slower_by(ratio):
 
 def exported(encoder, out, *, ratio, openvino=run_here, texts=TEXTS, **settings):
     options = {"runtime": "auto", "graph": "unfused", "quantize": "none", **settings}
-    folder = export_package(encoder, out_dir=out, rank=slower_by(ratio), texts=texts, openvino=openvino, **options)
+    folder = export_package(
+        encoder, out_dir=out, rank=slower_by(ratio), texts=texts, beside={"openvino": openvino}, **options
+    )
     return folder, verify(folder, PackageManifest).details
 
 
@@ -43,8 +45,8 @@ def exported(encoder, out, *, ratio, openvino=run_here, texts=TEXTS, **settings)
         ("int4", True, ()),
     ],
 )
-def test_schemes_for_openvino(quantize, calibrated, expected):
-    assert schemes_for_openvino(quantize, calibrated=calibrated) == expected
+def test_schemes_in_openvino(quantize, calibrated, expected):
+    assert schemes_in("openvino", quantize, calibrated=calibrated) == expected
 
 
 def test_where_it_is_faster_it_lies_beside_and_answers_alike(tiny_encoder, export_once, tmp_path):

@@ -16,7 +16,7 @@ import onnxruntime as ort
 from pydantic import BeforeValidator, PositiveFloat, PositiveInt
 
 from homoexport.cgroup import ChildGroups
-from homoexport.choices import Runtime
+from homoexport.choices import OTHER_RUNTIMES, Runtime
 from homoexport.documents.measurement import Limit, Need
 from homoexport.errors import DeviceError, HomoexportError
 from homoexport.host import available_cores
@@ -77,7 +77,7 @@ class LocalCpu(TargetHere):
         super().__init__(name)
         self.providers = providers
         if providers == TargetHere.providers:
-            self.runtimes = ("onnxruntime", "openvino")
+            self.runtimes = ("onnxruntime", *OTHER_RUNTIMES)
 
     def needs(self) -> list[Need]:
         """An onnxruntime that was built with the provider."""

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import subprocess
@@ -22,6 +21,7 @@ from homoexport.choices import Runtime
 from homoexport.documents.measurement import Limit, Need
 from homoexport.errors import DeviceError, HomoexportError
 from homoexport.lock import scratch_folder
+from homoexport.runtime.installed import install_hint
 
 WORKER_FILE = "worker.pyz"
 
@@ -137,8 +137,7 @@ def refuse_runtime(target: Target, runtime: Runtime, *, subject: str) -> None:
     """Raise where a target's workers cannot run a subject in a runtime, or its library is not installed."""
     if runtime not in target.runtimes:
         raise target.error(f"{subject} is for {runtime}, which runs on this machine's CPU alone", "measure on cpu")
-    if importlib.util.find_spec(runtime) is None:
-        hint = f"pip install 'homoexport[{runtime}]'"
+    if hint := install_hint(runtime):
         raise target.error(f"{subject} is for {runtime}, which is not installed", hint)
 
 

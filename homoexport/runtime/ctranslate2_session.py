@@ -1,0 +1,29 @@
+"""CTranslate2's runtime in this process, on the CPU, as `session.OnnxSession` is onnxruntime's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from homoexport.runtime.worker.by_ctranslate2 import CTranslate2Model
+from homoexport.runtime.worker.protocol import LoadRequest
+
+
+class CTranslate2Session:
+    """An open folder of CTranslate2's, named by its model.bin."""
+
+    def __init__(self, model: Path, *, threads: int) -> None:
+        self._model = CTranslate2Model(LoadRequest(str(model), threads))
+
+    def get_inputs(self) -> Sequence[Any]:
+        """What it takes, each with a name."""
+        return [SimpleNamespace(name=name) for name in self._model.input_types()]
+
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
+        """Its answer in those outputs."""
+        return self._model.run(outputs, dict(feeds))
