@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from homoexport.cli import screen
-from homoexport.cli.options import BUDGET, AsJson, Force, Provider, TargetFile, flags, on_provider, parsed
+from homoexport.cli.options import BUDGET, AsJson, Force, Provider, RunsIn, TargetFile, flags, on_provider, parsed
 from homoexport.documents.budget import Limit
 from homoexport.documents.layout import REPORT
 from homoexport.documents.output import refuse_existing, staged
@@ -58,6 +58,7 @@ def bench(
     threads: Annotated[str | None, _several("Threads of one inference (default: all cores there).")] = None,
     batch_size: Annotated[str | None, _several("Sequences of one inference (default: 1).")] = None,
     length: Annotated[str | None, _several("Tokens of one sequence (default: 128).")] = None,
+    runtime: RunsIn = "auto",
     streams: Annotated[str | None, _several("Also: throughput with so many callers at once.")] = None,
     rate: Annotated[str | None, _several("Also: latency with random arrivals, so many a second.")] = None,
     find_rate: FindRate = False,
@@ -102,6 +103,7 @@ def bench(
             batch_size=_numbers(batch_size, "--batch-size") or asked.measure.batch_size,
             length=_numbers(length, "--length") or asked.measure.length,
             text=asked.measure.text,
+            runtime=runtime,
             min_seconds=asked.measure.min_seconds,
             budget=asked.budget,
             extras=extras,

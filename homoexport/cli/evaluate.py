@@ -9,7 +9,7 @@ import typer
 
 from homoexport.choices import EVALUATION_TASKS, AskedTask
 from homoexport.cli import screen
-from homoexport.cli.options import AsJson, DataDir, Force, LabelColumn, PairColumn, TextColumn, Threads
+from homoexport.cli.options import AsJson, DataDir, Force, LabelColumn, PairColumn, RunsIn, TextColumn, Threads
 from homoexport.documents.evaluation import Columns
 from homoexport.errors import UserError
 
@@ -69,11 +69,12 @@ def evaluate(
     name: Names = None,
     seed: Annotated[int, typer.Option(min=0, help="Of samples, masks and intervals.")] = 0,
     threads: Threads = 1,
+    runtime: RunsIn = "auto",
     output: Output = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Judge packages (through onnxruntime) and torch models on the same data, with 95 % intervals.
+    """Judge packages (in the runtime that ships) and torch models on the same data, with 95 % intervals.
 
     homoexport eval teacher student student-onnx --task sts --data dev.tsv
 
@@ -98,6 +99,7 @@ def evaluate(
         names=name or (),
         seed=seed,
         threads=threads,
+        runtime=runtime,
         output=output,
         force=force,
         progress=Progress(on_stage=screen.stage_line),

@@ -29,6 +29,7 @@ from annotated_types import Ge, Le
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from homoexport.choices import RuntimeChoice
 from homoexport.cli import screen
 from homoexport.documents.artifact import RUN_MARK
 from homoexport.documents.recipe import Tree, parse_as, read_recipe_tree, section_of, with_target
@@ -74,6 +75,13 @@ LabelColumn = Annotated[
 DataDir = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="GLUE's files, a folder a task (CoLA/dev.tsv); without it the hub is asked."),
+]
+RunsIn = Annotated[
+    RuntimeChoice,
+    typer.Option(
+        "--runtime",
+        help="What packages run in; auto: what each was the fastest in where it was exported, of what is installed.",
+    ),
 ]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of one inference.")]
 

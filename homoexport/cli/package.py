@@ -8,9 +8,8 @@ from typing import Annotated
 
 import typer
 
-from homoexport.choices import Runtime
 from homoexport.cli import screen
-from homoexport.cli.options import AsJson, Threads
+from homoexport.cli.options import AsJson, RunsIn, Threads
 from homoexport.errors import TextError, UserError, refusing
 from homoexport.limits import MB, limit, raise_hint
 
@@ -22,9 +21,7 @@ def embed(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="The .npy file; by default stdout.")
     ] = None,
-    runtime: Annotated[
-        Runtime, typer.Option(help="What runs it; others than onnxruntime run the files that export --runtime wrote.")
-    ] = "onnxruntime",
+    runtime: RunsIn = "auto",
 ) -> None:
     """Turn lines of text on stdin into vectors, [lines, width] float32, as a .npy file on stdout.
 

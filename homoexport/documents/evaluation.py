@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from homoexport.choices import AskedTask, Side
+from homoexport.choices import AskedTask, Runtime, Side
 from homoexport.documents.document import Document, Figures
 
 EVALUATION_FILE = "evaluation.json"
@@ -49,7 +49,7 @@ class JudgedModel(Figures):
     """A model's figures, with what it is."""
 
     model: str
-    runtime: Literal["torch", "onnxruntime"]
+    runtime: Literal["torch", Runtime]
     precision: str
     digest: str
     metrics: tuple[QualityFigure, ...]

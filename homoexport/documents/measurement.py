@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, TypeAdapter, model_validator
 
-from homoexport.choices import SpeedVerdict, Steadiness
+from homoexport.choices import Runtime, SpeedVerdict, Steadiness
 from homoexport.documents.budget import BudgetVerdict
 from homoexport.documents.document import Document, Figures, parse_document, read_json
 from homoexport.host import MeasuredHost
@@ -128,13 +128,14 @@ class PackageFigures(Figures):
 
     `elsewhere` counts the operators, by type, that the CPU's own provider runs in place of the target's (from version
     2.1 on); None where the target has no other, or its onnxruntime does not tell. `latency_p99_interval_ms` is None in
-    results older than version 2.2.
+    results older than version 2.2. `runtime` is told from version 2.5 on; before, all ran in onnxruntime.
     """
 
     package: str
     name: str
     task: str
     precision: str
+    runtime: Runtime = "onnxruntime"
     parameters: int
     file_bytes: int
     load_ms: float
@@ -211,7 +212,7 @@ class Measurement(Document):
     package; there are none where it did not fit. `budget` holds what was asked of the last package.
     """
 
-    VERSION: ClassVar[str] = "2.4"
+    VERSION: ClassVar[str] = "2.5"
     MAX_BYTES: ClassVar[int] = 16 * 2**20  # it holds every sample
 
     device: str

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, model_validator
@@ -26,6 +28,12 @@ RUNTIME_FILES: dict[Runtime, tuple[str, ...]] = {
         f"ctranslate2/{name}" for name in ("model.bin", "config.json", "vocabulary.json", "head.json")
     ),
 }
+
+
+def runtime_of(file: Path) -> Runtime:
+    """What opens a file, by its suffix."""
+    suffixes = {Path(names[0]).suffix: runtime for runtime, names in RUNTIME_FILES.items()}
+    return suffixes.get(file.suffix, "onnxruntime")
 
 
 class Parity(Figures):
@@ -149,6 +157,13 @@ class RuntimeFile(Figures):
     latency_p50_ms: float | None
     onnx_latency_p50_ms: float | None
 
+    @property
+    def share_of_onnx(self) -> float:
+        """Its latency as a share of the ONNX file's, in the same turns; infinity where it could not be timed."""
+        if self.latency_p50_ms is None:
+            return float("inf")
+        return 0.0 if self.onnx_latency_p50_ms is None else self.latency_p50_ms / self.onnx_latency_p50_ms
+
 
 class PackageDetails(Figures):
     """What an export says of its package.
@@ -196,6 +211,12 @@ class PackageDetails(Figures):
         """The files for other runtimes that the package has."""
         files: dict[Runtime, RuntimeFile | None] = {"openvino": self.openvino, "ctranslate2": self.ctranslate2}
         return {runtime: file for runtime, file in files.items() if file is not None}
+
+    def fastest(self, runtimes: Collection[Runtime]) -> Runtime:
+        """Of ONNX Runtime and of these: what the package was fastest in where it was exported."""
+        shares = {runtime: file.share_of_onnx for runtime, file in self.beside.items() if runtime in runtimes}
+        best = min(shares, key=lambda runtime: shares[runtime], default=None)
+        return "onnxruntime" if best is None or shares[best] >= 1 else best
 
     @model_validator(mode="after")
     def _classifiers_have_labels(self) -> PackageDetails:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from homoexport.choices import Side
+from homoexport.choices import Runtime, Side
 from homoexport.documents.budget import BudgetVerdict
 from homoexport.documents.document import Document, Figures
 from homoexport.documents.evaluation import PackageQuality
@@ -27,6 +27,7 @@ class ModelFigures(Figures):
 
     name: str
     precision: str
+    runtime: Runtime = "onnxruntime"  # all ran in it before version 2.2
     parameters: int
     file_bytes: int
     latency_p50_ms: float | None
@@ -98,7 +99,7 @@ class Summary(Document):
     there is a `plan` where the shape was not given; `host` and `versions` are those of what was measured on.
     """
 
-    VERSION: ClassVar[str] = "2.1"
+    VERSION: ClassVar[str] = "2.2"
 
     name: str
     teacher: ModelFigures

@@ -25,7 +25,7 @@ from homoexport.documents.measurement import (
     StreamFigures,
 )
 from homoexport.report.table import Table
-from homoexport.report.wording import conditions, judgement, megabytes, number, parameters, quantity
+from homoexport.report.wording import conditions, in_runtime, judgement, megabytes, number, parameters, quantity
 
 _LIMITS = {"cores": "of its cores", "quota": "cores' worth of time", "memory_mb": "MB of memory"}
 
@@ -38,9 +38,9 @@ def figure_rows(measurement: Measurement) -> list[tuple[str, list[str]]]:
         return label, [_cell(figure(result), unit) for result in results]
 
     rows = [
-        ("Precision", [result.precision for result in results]),
+        ("Precision", [in_runtime(result.precision, result.runtime) for result in results]),
         ("Parameters", [parameters(result.parameters) for result in results]),
-        ("ONNX file", [megabytes(result.file_bytes) for result in results]),
+        ("File", [megabytes(result.file_bytes) for result in results]),
         ("Download", [_bytes(result.download_bytes) for result in results]),
         row("Load", lambda one: one.load_ms, "ms"),
         row("Time to first result", lambda one: one.time_to_first_result_ms, "ms"),

@@ -20,6 +20,7 @@ from homoexport.report.wording import (
     budget_line,
     conditions,
     host_line,
+    in_runtime,
     judgement,
     limit,
     measured,
@@ -107,11 +108,12 @@ def summary_rows(summary: Summary) -> list[tuple[str, str, str, str]]:
     smaller = ratio(ratios.file_bytes, "smaller", "bigger")
     less = "" if ratios.peak_rss_mb is None else ratio(ratios.peak_rss_mb, "less", "more")
     detail = summary.quality_detail
+    stored = [in_runtime(one.precision, one.runtime) for one in (teacher, student)]
     theirs, ours = (quantity(each.value, "", each.interval) for each in (detail.teacher, detail.student))
     return [
-        ("Precision", teacher.precision, student.precision, ""),
+        ("Precision", stored[0], stored[1], ""),
         ("Parameters", parameters(teacher.parameters), parameters(student.parameters), fewer),
-        ("ONNX file", megabytes(teacher.file_bytes), megabytes(student.file_bytes), smaller),
+        ("File", megabytes(teacher.file_bytes), megabytes(student.file_bytes), smaller),
         ("Latency p50", _fitting(teacher.latency_p50_ms, "ms"), _fitting(student.latency_p50_ms, "ms"), faster),
         ("Latency p95", _fitting(teacher.latency_p95_ms, "ms"), _fitting(student.latency_p95_ms, "ms"), tail),
         ("Peak memory", _fitting(teacher.peak_rss_mb, "MB"), _fitting(student.peak_rss_mb, "MB"), less),

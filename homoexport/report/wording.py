@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.text import Text
 
-from homoexport.choices import TOO_NOISY, Side
+from homoexport.choices import OTHER_RUNTIMES, TOO_NOISY, Runtime, Side
 from homoexport.documents.budget import QUALITY_LINE, BudgetVerdict
 from homoexport.documents.measurement import Change, Measurement
 from homoexport.documents.recipe import MeasureSettings
@@ -48,6 +48,15 @@ _METRICS = {
         "the cross-entropy at masked tokens of held-out text, in nats: lower is better, and the teacher's is the mark",
     ),
 }
+
+
+def in_runtime(precision: str, runtime: Runtime) -> str:
+    """A precision, and the runtime where it is another than ONNX Runtime.
+
+    >>> in_runtime("int8", "onnxruntime"), in_runtime("int8", "openvino")
+    ('int8', 'int8 in OpenVINO')
+    """
+    return f"{precision} in {OTHER_RUNTIMES[runtime]}" if runtime in OTHER_RUNTIMES else precision
 
 
 def number(value: float) -> str:

@@ -7,8 +7,8 @@ N texts, B batch, S sequence, D width of a vector, V vocabulary, C labels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from homoexport.choices import OTHER_RUNTIMES, OUTPUT_NAMES, ModelTask, Runtime
+from homoexport.choices import OTHER_RUNTIMES, OUTPUT_NAMES, ModelTask, Runtime, RuntimeChoice
 from homoexport.documents.artifact import PackageManifest, verify
 from homoexport.errors import PackageError, UserError, refusing
 from homoexport.growth import refuse_growth
@@ -32,9 +32,11 @@ Text: TypeAlias = "str | tuple[str, str]"  # one, or two that are judged togethe
 
 @dataclass(frozen=True)
 class PackageInfo:
-    """What a package's manifest says of its model; `file_bytes` with the external data beside the ONNX file.
+    """What a package's manifest says of its model, as a runtime runs it.
 
-    `labels` are the names of a classifier's logits, in their order; others have none.
+    `file` is what the runtime opens, `file_bytes` with the weights beside it, and `precision` its weights'; `model` is
+    the package's ONNX file, whatever the runtime. `labels` are the names of a classifier's logits, in their order;
+    others have none.
     """
 
     folder: Path
@@ -47,20 +49,16 @@ class PackageInfo:
     pad_token_id: int
     file_bytes: int
     labels: tuple[str, ...] = ()
-    files_beside: Mapping[Runtime, str] = field(default_factory=dict)  # of other runtimes
+    runtime: Runtime = "onnxruntime"
+    runtime_file: str | None = None  # where that is another than the ONNX file
 
     @property
     def model(self) -> Path:
         return self.folder / self.model_file
 
-    def file_for(self, runtime: Runtime) -> Path:
-        """The graph for a runtime; PackageError where the package has none."""
-        if runtime == "onnxruntime":
-            return self.model
-        if runtime not in self.files_beside:
-            hint = f"export it with --runtime {runtime}, or auto"
-            raise PackageError(f"it has no file for {OTHER_RUNTIMES[runtime]}", where=str(self.folder), hint=hint)
-        return self.folder / self.files_beside[runtime]
+    @property
+    def file(self) -> Path:
+        return self.folder / (self.runtime_file or self.model_file)
 
     @property
     def output(self) -> str:
@@ -68,26 +66,42 @@ class PackageInfo:
         return OUTPUT_NAMES[self.task][0]
 
 
-def read_package(folder: Path) -> PackageInfo:
+def read_package(
+    folder: Path, runtime: RuntimeChoice = "onnxruntime", *, runtimes: Collection[Runtime] | None = None
+) -> PackageInfo:
     """Verify a package and read what its manifest says.
 
+    Args:
+        runtime: what it is to be run in; auto is what it was fastest in where it was exported, of `runtimes`.
+        runtimes: what there is besides ONNX Runtime; by default what is installed here.
+
     Raises:
-        PackageError: not a package; a file missing, truncated or altered; or a manifest that lacks something.
+        PackageError: not a package; a file missing, truncated or altered; a manifest that lacks something; or the
+            package has no file for that runtime.
     """
     manifest = verify(folder, PackageManifest, strict=False)
     details = manifest.details
+    if runtime == "auto":
+        there = [other for other in OTHER_RUNTIMES if not install_hint(other)] if runtimes is None else runtimes
+        runtime = details.fastest(there)
+    beside = None
+    if runtime != "onnxruntime" and (beside := details.beside.get(runtime)) is None:
+        hint = f"export it with --runtime {runtime}, or auto"
+        raise PackageError(f"it has no file for {OTHER_RUNTIMES[runtime]}", where=str(folder), hint=hint)
+    onnx_bytes = sum(manifest.files[name].bytes for name in manifest.graph_files(folder, details.model_file))
     return PackageInfo(
         folder=folder,
         model_file=details.model_file,
         task=details.task,
-        precision=details.precision,
+        precision=beside.precision if beside else details.precision,
         parameters=details.parameters,
         max_length=details.max_length,
         vocab_size=details.vocab_size,
         pad_token_id=details.pad_token_id,
-        file_bytes=sum(manifest.files[name].bytes for name in manifest.graph_files(folder, details.model_file)),
+        file_bytes=beside.file_bytes if beside else onnx_bytes,
         labels=(details.labels or ()) if details.task.endswith("-classification") else (),
-        files_beside={runtime: file.file for runtime, file in details.beside.items()},
+        runtime=runtime,
+        runtime_file=beside.file if beside else None,
     )
 
 
@@ -213,10 +227,11 @@ class Package:
         return mean
 
 
-def open_package(folder: Path | str, *, threads: int = 1, runtime: Runtime = "onnxruntime") -> Package:
+def open_package(folder: Path | str, *, threads: int = 1, runtime: RuntimeChoice = "auto") -> Package:
     """Open a package, a folder that `homoexport export` wrote, for inference on the CPU.
 
-    `runtime` openvino or ctranslate2 runs the file that `export --runtime` wrote for it.
+    `runtime` openvino or ctranslate2 runs the file that `export --runtime` wrote for it; auto is what was the fastest
+    where it was exported, of what the package has files for and is installed here.
 
     Raises:
         PackageError: not a package, an altered file, or one that the runtime or tokenizers cannot load; or it has no
@@ -225,13 +240,22 @@ def open_package(folder: Path | str, *, threads: int = 1, runtime: Runtime = "on
     """
     if threads < 1:
         raise UserError(f"{threads} threads", where="threads", hint="give 1 or more")
-    details = read_package(Path(folder))
-    file = details.file_for(runtime)
-    session = open_session(file, threads=threads) if runtime == "onnxruntime" else _open_in(runtime, file, threads)
-    return Package(details, session, load_tokenizer(details))
+    details = read_package(Path(folder), runtime)
+    return Package(details, open_file(details.file, details.runtime, threads=threads), load_tokenizer(details))
 
 
-def _open_in(runtime: Runtime, file: Path, threads: int) -> Session:
+def open_file(file: Path, runtime: Runtime, *, threads: int) -> Session:
+    """A session of a package's file in its runtime, on the CPU.
+
+    Raises:
+        PackageError: the runtime cannot load it.
+        UserError: the runtime is not installed.
+    """
+    if runtime == "onnxruntime":
+        try:
+            return OnnxSession(file, threads=threads)
+        except Exception as error:  # onnxruntime's exceptions share no base but this
+            raise PackageError(f"onnxruntime cannot load it ({error})", where=str(file)) from error
     name = OTHER_RUNTIMES[runtime]
     if hint := install_hint(runtime):
         raise UserError(f"{name} is not installed", where=str(file), hint=hint)
@@ -243,18 +267,6 @@ def _open_in(runtime: Runtime, file: Path, threads: int) -> Session:
         from homoexport.runtime.ctranslate2_session import CTranslate2Session
 
         return CTranslate2Session(file, threads=threads)
-
-
-def open_session(file: Path, *, threads: int) -> OnnxSession:
-    """A session of an ONNX file on the CPU.
-
-    Raises:
-        PackageError: onnxruntime cannot load it.
-    """
-    try:
-        return OnnxSession(file, threads=threads)
-    except Exception as error:  # onnxruntime's exceptions share no base but this
-        raise PackageError(f"onnxruntime cannot load it ({error})", where=str(file)) from error
 
 
 def load_tokenizer(details: PackageInfo, *, max_length: int | None = None) -> Tokenizer:

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from homoexport.choices import AskedTask
+from homoexport.choices import AskedTask, RuntimeChoice
 from homoexport.documents.artifact import write_manifest
 from homoexport.documents.document import write_document
 from homoexport.documents.evaluation import EVALUATION_FILE, BenchmarkData, Columns, Evaluation, JudgedData
@@ -43,6 +43,7 @@ def evaluate(
     names: Sequence[str] = (),
     seed: int = 0,
     threads: int = 1,
+    runtime: RuntimeChoice = "auto",
     output: Path | None = None,
     force: bool = False,
     progress: Progress = QUIET,
@@ -61,6 +62,7 @@ def evaluate(
         probe: judge a linear classifier on frozen vectors, trained on the train split of a task of GLUE.
         train: files that a probe for `classification` is trained on.
         names: tasks of MTEB.
+        runtime: what packages run in; by default what each was the fastest in where it was exported.
         seed: of samples, masks and intervals.
         output: a folder that keeps the figures as an artifact.
 
@@ -71,7 +73,19 @@ def evaluate(
         OutputError: `output` exists (unless `force`), or cannot be written.
     """
     asked = _Asked(
-        task, data, columns or Columns(), data_dir, teacher, documents, dimensions, probe, train, names, seed, threads
+        task=task,
+        data=data,
+        columns=columns or Columns(),
+        data_dir=data_dir,
+        teacher=teacher,
+        documents=documents,
+        dimensions=dimensions,
+        probe=probe,
+        train=train,
+        names=names,
+        seed=seed,
+        threads=threads,
+        runtime=runtime,
     )
     asked.check()
     if output is not None:
@@ -100,6 +114,7 @@ class _Asked:
     names: Sequence[str]
     seed: int
     threads: int
+    runtime: RuntimeChoice
 
     def check(self) -> None:
         """Refuse flags that would make no difference, and miss those that are needed."""
@@ -127,7 +142,9 @@ class _Asked:
 
     def on_benchmark(self, models: Sequence[str], progress: Progress) -> Evaluation:
         """The models on tasks of MTEB."""
-        results = evaluate_on_mteb(models, self.names, threads=self.threads, on_stage=progress.on_stage)
+        results = evaluate_on_mteb(
+            models, self.names, threads=self.threads, runtime=self.runtime, on_stage=progress.on_stage
+        )
         return Evaluation(task=self.task, seed=self.seed, data=BenchmarkData(tasks=tuple(self.names)), results=results)
 
     def on_examples(self, models: Sequence[str], progress: Progress) -> Evaluation:
@@ -153,6 +170,7 @@ class _Asked:
             metrics=metrics,
             seed=self.seed,
             threads=self.threads,
+            runtime=self.runtime,
             on_stage=progress.on_stage,
         )
         return Evaluation(

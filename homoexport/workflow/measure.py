@@ -7,6 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import TypeVar
 
+from homoexport.choices import RuntimeChoice
 from homoexport.documents.budget import THROUGHPUT, TIMED_LINES, Budget, BudgetVerdict, is_kept, judge
 from homoexport.documents.measurement import Grid, Interval, Measurement, PackageFigures
 from homoexport.documents.recipe import MeasureSettings
@@ -37,6 +38,7 @@ def measure(
     batch_size: int | Sequence[int] = 1,
     length: int | Sequence[int] = 128,
     text: str | None = None,
+    runtime: RuntimeChoice | Sequence[RuntimeChoice] = "auto",
     min_seconds: float = 2.0,
     budget: Budget | None = None,
     extras: Extras | None = None,
@@ -53,6 +55,8 @@ def measure(
         batch_size: sequences of one inference.
         length: tokens of one sequence; of real texts, what they are truncated to.
         text: file of real texts, one a line, whose own lengths are measured with.
+        runtime: what packages run in, all or each; auto is what each was the fastest in where it was exported, of what
+            there is on the device.
         budget: in milliseconds and megabytes of 10**6 bytes, or relative: `4x`, `25%`.
 
     Raises:
@@ -68,7 +72,9 @@ def measure(
     workloads = list(product(_several(threads), _several(batch_size), _several(length)))
     _check_asked(folders, budget, device, extras, conditions=len(workloads))
     texts = read_lines(Path(text)) if text else []
-    check_packages(folders, [tokens for *_, tokens in workloads], with_texts=bool(texts))
+    runtimes: Sequence[RuntimeChoice] = [runtime] * len(folders) if isinstance(runtime, str) else runtime
+    lengths = [tokens for *_, tokens in workloads]
+    check_packages(folders, lengths, with_texts=bool(texts), device=device, runtimes=runtimes)
     check_measurement(device, workloads, texts=texts, min_seconds=min_seconds)
     cells = []
     for number, (count, batch, tokens) in enumerate(workloads):
@@ -81,6 +87,7 @@ def measure(
             length=tokens,
             texts=texts,
             text_source=text or "",
+            runtimes=runtimes,
             min_seconds=min_seconds,
             extras=extras,
             progress=_part(progress, number, len(workloads), condition),
@@ -90,10 +97,14 @@ def measure(
 
 
 def measure_once(
-    packages: Sequence[Path | str], settings: MeasureSettings, *, progress: Progress = QUIET
+    packages: Sequence[Path | str],
+    settings: MeasureSettings,
+    *,
+    runtime: Sequence[RuntimeChoice] = ("onnxruntime",),
+    progress: Progress = QUIET,
 ) -> Measurement:
-    """`measure` under the one condition of a recipe's `measure` section."""
-    measured = measure(packages, **settings.model_dump(), progress=progress)
+    """`measure` under the one condition of a recipe's `measure` section, each package in its runtime."""
+    measured = measure(packages, **settings.model_dump(), runtime=runtime, progress=progress)
     assert isinstance(measured, Measurement)
     return measured
 

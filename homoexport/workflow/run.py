@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from homoexport.choices import RuntimeChoice
 from homoexport.documents.artifact import (
     MANIFEST,
     RUN_MARK,
@@ -305,7 +306,7 @@ class _Journey:
             export_model(
                 teacher,
                 folder,
-                settings=recipe.export.model_copy(update=plain),
+                settings=recipe.export.model_copy(update=plain | {"runtime": "onnxruntime"}),
                 measure=recipe.measure,
                 recipe_digest=recipe.digest(),
             )
@@ -371,7 +372,8 @@ class _Journey:
         recipe, package = self.recipe, packages[-1]
         threads = threads_here(recipe.measure)
         longer = recipe.measure.model_copy(update={"min_seconds": patience * recipe.measure.min_seconds})
-        found = measure_once(packages, longer, progress=self.progress)
+        runtimes: list[RuntimeChoice] = ["onnxruntime", recipe.export.runtime]
+        found = measure_once(packages, longer, runtime=runtimes, progress=self.progress)
         if not any(result.package == str(package) for result in found.results):
             failure = next(failure for failure in found.failures if failure.package == str(package))
             raise DoesNotFit(
@@ -379,7 +381,10 @@ class _Journey:
                 where=recipe.measure.device,
                 hint="ask for a smaller student, or measure where there is more memory, and --resume",
             )
-        teachers, students = (open_package(each, threads=threads) for each in packages)
+        teachers, students = (
+            open_package(each, threads=threads, runtime=runtime)
+            for each, runtime in zip(packages, (runtimes[0], found.results[-1].runtime), strict=True)
+        )
         write_document(folder / MEASUREMENT, found)
         quality = quality_of_run(teachers, students, texts, seed=recipe.seed, second=second, output=recipe.output)
         write_document(folder / QUALITY_FILE, quality)

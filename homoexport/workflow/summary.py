@@ -36,12 +36,13 @@ def summary_of(run_dir: Path, recipe: Recipe) -> Summary:
         PackageError: a part of it is missing or altered.
     """
     turns, measured = Turns(run_dir), run_dir / MEASURED
+    measurement = read_measured(measured)
     plan = read_document(run_dir / PLAN / PLAN_FILE, Plan, hint="plan again") if recipe.is_planned else None
     return summarize(
         name=recipe.name,
         teacher=recipe.teacher,
-        packages=(read_package(run_dir / TEACHER), read_package(run_dir / PACKAGE)),
-        measurement=read_measured(measured),
+        packages=(read_package(run_dir / TEACHER), read_package(run_dir / PACKAGE, measurement.results[-1].runtime)),
+        measurement=measurement,
         quality=read_document(measured / QUALITY_FILE, RunQuality),
         verdicts=[
             *budget_verdicts(recipe.budget, measured),
@@ -141,6 +142,7 @@ def _model(name: str, package: PackageInfo, figures: PackageFigures | None, qual
     return ModelFigures(
         name=name,
         precision=package.precision,
+        runtime=package.runtime,
         parameters=package.parameters,
         file_bytes=package.file_bytes,
         latency_p50_ms=figures.latency_p50_ms if figures else None,

@@ -162,7 +162,9 @@ def verdicts(measurement: dict[str, Any]) -> list[BudgetVerdict]:
 def packages(measurement: dict[str, Any]) -> tuple[Any, Any]:
     """What a summary takes of the two packages."""
     keys = ("precision", "parameters", "file_bytes")
-    teacher, student = (SimpleNamespace(**{key: it[key] for key in keys}) for it in measurement["results"])
+    teacher, student = (
+        SimpleNamespace(runtime="onnxruntime", **{key: it[key] for key in keys}) for it in measurement["results"]
+    )
     return teacher, student
 
 

@@ -27,7 +27,7 @@ def test_report_tells_the_run(run_dir: Path, summary: Summary, measurement: dict
     assert path == run_dir / "report.md"
     assert "**The budget is kept.**" in text
     assert "| File | at most 10.0 MB | 9.10 MB | kept |" in text
-    assert "| ONNX file | 91.0 MB | 9.10 MB | 10.0x smaller |" in text
+    assert "| File | 91.0 MB | 9.10 MB | 10.0x smaller |" in text
     assert "hidden size 384 to 192" in text
     assert "The gap between them was 0 at the first of 180 steps" in text
     assert "cpu, 1 thread, 1 x 128 tokens" in text

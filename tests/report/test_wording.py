@@ -68,7 +68,7 @@ def test_summary_table_sets_teacher_against_student(summary: Summary) -> None:
         if "│" in line
     }
     assert cells["Parameters"] == ["22.7 M", "8.67 M", "2.62x fewer"]
-    assert cells["ONNX file"] == ["91.0 MB", "9.10 MB", "10.0x smaller"]
+    assert cells["File"] == ["91.0 MB", "9.10 MB", "10.0x smaller"]
     assert cells["Latency p50"][2] == "4.50x faster (4.40 to 4.62)"
     assert cells["Peak memory"] == ["246 MB", "82.0 MB", "3.00x less"]
     assert any("0.874 (0.861 to 0.886)" in row[1] for row in cells.values())

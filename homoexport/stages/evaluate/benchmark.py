@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from homoexport.choices import RuntimeChoice
 from homoexport.documents.evaluation import JudgedModel, QualityFigure
 from homoexport.errors import TextError, UserError
 from homoexport.runtime.inference import Package
@@ -20,6 +21,7 @@ def evaluate_on_mteb(
     names: Sequence[str],
     *,
     threads: int = 1,
+    runtime: RuntimeChoice = "auto",
     on_stage: Callable[[str], None] = lambda _title: None,
 ) -> tuple[JudgedModel, ...]:
     """Judge sentence encoders on tasks of MTEB, named as it names them: STS12 or Banking77Classification.
@@ -42,7 +44,7 @@ def evaluate_on_mteb(
         raise UserError(str(error.args[0]).removeprefix("KeyError: "), where="--name") from None
     results = []
     for source in models:
-        model = open_model(source, threads=threads)
+        model = open_model(source, threads=threads, runtime=runtime)
         model.embed([])  # a model without vectors says so at once
         metrics = []
         for task in tasks:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from homoexport.choices import EvaluationTask
+from homoexport.choices import EvaluationTask, RuntimeChoice
 from homoexport.documents.evaluation import JudgedModel, QualityFigure
 from homoexport.runtime.inference import Package
 from homoexport.stages.evaluate.estimate import Quality
@@ -87,20 +87,26 @@ def evaluate_models(
     metrics: Sequence[str] | None = None,
     seed: int = 0,
     threads: int = 1,
+    runtime: RuntimeChoice = "auto",
     on_stage: Callable[[str], None] = lambda _title: None,
 ) -> tuple[JudgedModel, ...]:
     """Judge packages and torch models, named as `open_model` takes them, on the same examples; see `Judge`.
 
-    Of each of `dimensions` there are figures of the vectors cut to so many numbers, too, also of the documents'.
+    Models run in `runtime`; what they are held against may lack a file for that, and then is its fastest. Of each of
+    `dimensions` there are figures of the vectors cut to so many numbers, too, also of the documents'.
     """
     check_asked(task, examples, has_teacher=teacher is not None)
     model_task = TASKS[task].model_task
-    judging = None if teacher is None else open_model(teacher, threads=threads, task=model_task)
-    searched = None if documents is None else open_model(documents, threads=threads, task=model_task)
+    beside: RuntimeChoice = "onnxruntime" if runtime == "onnxruntime" else "auto"
+    judging, searched = (
+        None if source is None else open_model(source, threads=threads, task=model_task, runtime=beside)
+        for source in (teacher, documents)
+    )
     if dimensions:
         judging, searched = (each and EmbeddedOnce(each) for each in (judging, searched))
     # All are opened first, so that a bad one does not cost the others their figures.
-    opened = [open_model(source, threads=threads, task=None if train else model_task) for source in models]
+    asked = None if train else model_task
+    opened = [open_model(source, threads=threads, task=asked, runtime=runtime) for source in models]
     of_models: list[list[QualityFigure]] = [[] for _ in models]
     if searched is not None:
         for model in opened:
@@ -126,7 +132,7 @@ def described(source: str, model: Package, metrics: Sequence[QualityFigure]) -> 
     """A model's figures, with what it is."""
     return JudgedModel(
         model=source,
-        runtime="onnxruntime" if is_package(source) else "torch",
+        runtime=model.details.runtime if is_package(source) else "torch",
         precision=model.details.precision,
         digest=digest_of_source(source),
         metrics=tuple(metrics),

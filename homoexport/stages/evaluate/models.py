@@ -1,4 +1,4 @@
-"""What is judged: packages through onnxruntime, and torch models behind the same face."""
+"""What is judged: packages in their runtimes, and torch models behind the same face."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from homoexport.choices import CLASSIFYING
+from homoexport.choices import CLASSIFYING, RuntimeChoice
 from homoexport.documents.artifact import digest_in, kind_of, sha256_file
 from homoexport.documents.document import digest_of
+from homoexport.documents.package import runtime_of
 from homoexport.errors import UserError
-from homoexport.runtime.inference import Package, PackageInfo, Session, Text, open_package, open_session
+from homoexport.runtime.inference import Package, PackageInfo, Session, Text, open_file, open_package
 
 if TYPE_CHECKING:
     from homoexport.encoder import Encoder
 
 
-def open_model(source: str, *, threads: int, task: str | None = None) -> Package:
-    """A package through onnxruntime, without torch; or any model that `load_encoder` takes, through torch.
+def open_model(source: str, *, threads: int, task: str | None = None, runtime: RuntimeChoice = "auto") -> Package:
+    """A package in a runtime, see `open_package`, without torch; or any model that `load_encoder` takes, through torch.
 
     Raises:
         PackageError, TeacherError: it is neither, or damaged.
     """
     if is_package(source):
-        return open_package(Path(source), threads=threads)
+        return open_package(Path(source), threads=threads, runtime=runtime)
     # Imported here: packages are judged without torch.
     import torch
 
@@ -65,8 +66,8 @@ def torch_package(encoder: Encoder) -> Package:
 
 
 def package_of_file(encoder: Encoder, file: Path, *, threads: int) -> Package:
-    """An ONNX file of the model, not a package yet, that is used as one is; on this machine's CPU."""
-    return _package(encoder, open_session(file, threads=threads))
+    """A file of the model in its runtime, not a package yet, that is used as one is; on this machine's CPU."""
+    return _package(encoder, open_file(file, runtime_of(file), threads=threads))
 
 
 def _package(encoder: Encoder, session: Session) -> Package:

@@ -17,7 +17,7 @@ from homoexport.documents.package import RUNTIME_FILES, Parity, RuntimeFile
 from homoexport.encoder import Encoder
 from homoexport.errors import ParityError
 from homoexport.stages.export.candidates import Candidate, Maker
-from homoexport.stages.export.choose import TIE, Rank
+from homoexport.stages.export.choose import TIE, Judge, Rank, below_the_floor
 from homoexport.stages.export.parity import Answer, check_parity
 
 
@@ -92,6 +92,7 @@ def write_beside(
     rank: Rank,
     answer: Answer,
     asked: bool,
+    judge: Judge | None = None,
 ) -> RuntimeFile | str:
     """Write the fastest model for a runtime into a package's folder; or why not, if it is no faster than the ONNX file.
 
@@ -99,7 +100,8 @@ def write_beside(
         schemes: what to try, and how each stores the embedding tables.
         rank: median milliseconds of files of any runtime, in their order.
         answer: runs a file in its runtime.
-        asked: whether it is written however slow it is.
+        asked: whether it is written however slow it is, and whatever its quality.
+        judge: holds a file against a floor of quality; the fastest that keeps it is written.
 
     Raises:
         ParityError: it was asked for, and nothing answers in that runtime as the model does.
@@ -116,7 +118,9 @@ def write_beside(
         return what
     maker.progress(f"measuring {runtime_name} beside the chosen graph")
     ours, *theirs = rank([chosen.file, *(converted.file for converted in made)])
-    latency, best = min(zip(theirs, made, strict=True), key=lambda pair: pair[0])
+    latency, best = _fastest_that_is_good(maker, theirs, made, runtime=runtime, judge=None if asked else judge)
+    if best is None:
+        return f"nothing in {runtime_name} keeps the floor of quality"
     if not asked and not latency * TIE < ours:
         return f"takes {latency / ours:.2f} times as long as {chosen.name} ({latency:.3f} ms against {ours:.3f} ms)"
     file = RUNTIME_FILES[runtime][0]
@@ -132,3 +136,18 @@ def write_beside(
         latency_p50_ms=latency if math.isfinite(latency) else None,
         onnx_latency_p50_ms=ours if math.isfinite(ours) else None,
     )
+
+
+def _fastest_that_is_good(
+    maker: Maker, latencies: Sequence[float], made: Sequence[Converted], *, runtime: Runtime, judge: Judge | None
+) -> tuple[float, Converted | None]:
+    """The fastest that keeps the floor, with its latency; None, and the reasons are kept, where none does."""
+    for latency, one in sorted(zip(latencies, made, strict=True), key=lambda pair: pair[0]):
+        if judge is None:
+            return latency, one
+        maker.progress(f"judging {one.name} in {OTHER_RUNTIMES[runtime]}")
+        verdict = judge(one.file)
+        if verdict.kept:
+            return latency, one
+        maker.left_out[label_of(runtime, one.name)] = below_the_floor(verdict)
+    return math.inf, None

@@ -82,7 +82,10 @@ def choose(
         kind = {"auto": "", "none": "fp32 "}.get(quantize, f"{quantize} ")
         raise _nothing_right(f"no {kind}graph{_with_words(schemes)}", everything, maker)
     chosen, quality = _fastest_that_is_good(maker, shippable, judge)
-    refused = _refusals(finalists, chosen) | _below_the_floor(quality, chosen)
+    refused = _refusals(finalists, chosen)
+    refused |= {
+        name: below_the_floor(verdict) for name, verdict in quality.items() if name != chosen.name and not verdict.kept
+    }
     return Choice(chosen, tuple(everything), refused, quality)
 
 
@@ -115,15 +118,11 @@ def _fastest_that_is_good(
     return max(candidates, key=lambda candidate: quality[candidate.name].measured), quality
 
 
-def _below_the_floor(quality: Mapping[str, BudgetVerdict], chosen: Candidate) -> dict[str, str]:
+def below_the_floor(verdict: BudgetVerdict) -> str:
     """Why what does not keep the floor does not ship, with its figures."""
     told = {False: "is below the floor", None: "is too close to the floor to call"}
-    return {
-        name: f"{told[verdict.kept]}: {verdict.line.removeprefix(QUALITY_LINE)} {verdict.measured:.4f} "
-        f"of at least {verdict.limit:.4f}"
-        for name, verdict in quality.items()
-        if name != chosen.name and not verdict.kept
-    }
+    figures = f"{verdict.measured:.4f} of at least {verdict.limit:.4f}"
+    return f"{told[verdict.kept]}: {verdict.line.removeprefix(QUALITY_LINE)} {figures}"
 
 
 def fastest(candidates: Sequence[Candidate]) -> Candidate:

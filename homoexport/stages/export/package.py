@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -120,7 +121,15 @@ def export_encoder(
             details = details.model_copy(update={"ort_format": _write_ort_format(model_file, folder, maker, target)})
         if beside:
             details = _beside(
-                maker, choice, details, folder, settings=settings, calibrated=calibrated, rank=rank, answers=beside
+                maker,
+                choice,
+                details,
+                folder,
+                settings=settings,
+                calibrated=calibrated,
+                rank=rank,
+                answers=beside,
+                judge=judge,
             )
         parent = parent_of(encoder)
         card = model_card(out_dir.name, details, parent=parent, source=encoder.source)
@@ -186,9 +195,10 @@ def _beside(
     calibrated: bool,
     rank: Rank,
     answers: Mapping[Runtime, Answer | str],
+    judge: Judge | None,
 ) -> PackageDetails:
     """What is said of the package, with its files for other runtimes or why there are none."""
-    files, left_out = dict[str, RuntimeFile](), dict(details.left_out)
+    files, left_out = dict[Runtime, RuntimeFile](), dict(details.left_out)
     for runtime, answer in answers.items():
         before = set(maker.left_out)
         schemes = schemes_in(runtime, settings.quantize, calibrated=calibrated)
@@ -205,14 +215,19 @@ def _beside(
                 rank=rank,
                 answer=answer,
                 asked=settings.runtime == runtime,
+                judge=judge,
             )
         )
+        left_out |= {name: why for name, why in maker.left_out.items() if name not in before}
         if isinstance(written, str):
             left_out[runtime] = written
         else:
             files[runtime] = written
-            left_out |= {name: why for name, why in maker.left_out.items() if name not in before}
-    return details.model_copy(update={"left_out": left_out, **files})
+    fastest = min(files, key=lambda runtime: files[runtime].share_of_onnx, default=None)
+    for runtime in [runtime for runtime in files if runtime != fastest]:  # asked for auto
+        shutil.rmtree((folder / files.pop(runtime).file).parent)
+        left_out[runtime] = f"is slower than {fastest}"
+    return details.model_copy(update={"left_out": left_out, **{str(runtime): file for runtime, file in files.items()}})
 
 
 def _pack_tokenizer(model_file: Path, folder: Path, maker: Maker) -> PackedTokenizer:

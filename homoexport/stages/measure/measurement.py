@@ -10,16 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from homoexport.choices import TOO_NOISY, Steadiness
+from homoexport.choices import TOO_NOISY, RuntimeChoice, Steadiness
 from homoexport.documents.graph import count_weights
 from homoexport.documents.measurement import Comparison, Measurement, PackageFigures, TextLengths
 from homoexport.errors import PackageError, UserError, refusing
 from homoexport.host import library_versions
 from homoexport.runtime.inference import PackageInfo, load_tokenizer, read_package
+from homoexport.runtime.installed import install_hint
 from homoexport.stages.measure import extras as besides
 from homoexport.stages.measure.extras import Extras
 from homoexport.stages.measure.intervals import MARGIN, drift, percentile_intervals, speedup, verdict_of
-from homoexport.stages.measure.targets import Target, open_target
+from homoexport.stages.measure.targets import Target, find_target, open_target, refuse_runtime
 from homoexport.stages.measure.there import agreement
 from homoexport.stages.measure.timing import (
     Progress,
@@ -55,16 +56,33 @@ def check_measurement(
             _evenly(texts, workload[1], "texts")
 
 
-def check_packages(packages: Sequence[Path], lengths: Sequence[int], *, with_texts: bool) -> list[PackageInfo]:
+def check_packages(
+    packages: Sequence[Path],
+    lengths: Sequence[int],
+    *,
+    with_texts: bool,
+    device: str = "cpu",
+    runtimes: Sequence[RuntimeChoice] = (),
+) -> list[PackageInfo]:
     """Read packages, and refuse those that cannot take one of the lengths; real texts are truncated to a package's own.
 
+    Each is to be run in its runtime on the device, by default in ONNX Runtime.
+
     Raises:
+        DeviceError: a runtime that the device has not.
         PackageError: not a package, or altered, or one of many more parameters than it says, which a budget may limit.
         UserError: no package, or a length above a package's own.
     """
     if not packages:
         raise UserError("no package to measure", hint="name at least one package folder")
-    described = [read_package(folder) for folder in packages]
+    target = find_target(device)
+    others = [runtime for runtime in target.runtimes if not install_hint(runtime)]
+    described = []
+    asked: Sequence[RuntimeChoice] = runtimes or ["onnxruntime"] * len(packages)
+    for folder, runtime in zip(packages, asked, strict=True):
+        if runtime != "auto":
+            refuse_runtime(target, runtime, subject=str(folder))
+        described.append(read_package(folder, runtime, runtimes=others))
     for details in described:
         if (found := count_weights(details.model)) > 2 * details.parameters + _FEW_WEIGHTS:  # some stand there twice
             what = f"its graph holds {found} weights, and its manifest says {details.parameters} parameters"
@@ -84,13 +102,14 @@ def measure_packages(
     length: int = 128,
     texts: Sequence[str] = (),
     text_source: str = "",
+    runtimes: Sequence[RuntimeChoice] = (),
     min_seconds: float = 2.0,
     extras: Extras | None = None,
     progress: Progress | None = None,
 ) -> Measurement:
     """Measure packages, and compare each of them with the first.
 
-    Every package runs in a fresh process that imports only numpy and onnxruntime; they are timed in
+    Every package runs in a fresh process that imports only numpy and its runtime; they are timed in
     turns, in one run. Nothing but the inference is in the timed region, for the package's own
     output. A package that does not fit into the target's memory is among the failures.
 
@@ -98,15 +117,17 @@ def measure_packages(
         length: tokens of one sequence; of real texts, what they are truncated to.
         texts: real texts, whose own lengths are measured with; up to 64, evenly taken, in their order.
         text_source: what the texts are called.
+        runtimes: what each package runs in, by default all in ONNX Runtime; auto is what it was the fastest in where it
+            was exported, of what there is on the device.
         min_seconds: timed seconds of each package; up to five times that where a comparison is too noisy to call.
 
     Raises:
-        PackageError: not a package, altered, truncated, or nothing that onnxruntime can run.
-        DeviceError: a device that is unknown or cannot be used, or too many threads.
+        PackageError: not a package, altered, truncated, or nothing that its runtime can run.
+        DeviceError: a device that is unknown or cannot be used, too many threads, or a runtime that it has not.
         UserError: no package, a length above a package's own, too few texts, or a figure that is not positive.
     """
     report = progress or _report_to_nobody
-    described = check_packages(packages, [length], with_texts=bool(texts))
+    described = check_packages(packages, [length], with_texts=bool(texts), device=device, runtimes=runtimes)
     chosen = _evenly(texts, batch_size, text_source)
     subjects = [_subject(details, chosen, length) for details in described]
     details_of = dict(zip(subjects, described, strict=True))
@@ -242,7 +263,7 @@ def _subject(details: PackageInfo, texts: Sequence[str], length: int) -> Subject
             encodings = tokenizer.encode_batch(list(texts))
         rows = tuple(tuple(encoding.ids or [details.pad_token_id]) for encoding in encodings)
     return Subject(
-        details.model,
+        details.file,
         str(details.folder),
         details.vocab_size,
         (details.output,),
@@ -284,6 +305,7 @@ def _figures(details: PackageInfo, one: Running, session: Session, extras: Extra
         name=details.folder.resolve().name,
         task=details.task,
         precision=details.precision,
+        runtime=details.runtime,
         parameters=details.parameters,
         file_bytes=details.file_bytes,
         load_ms=one.load.load_ns / 1e6,

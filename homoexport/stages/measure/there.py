@@ -91,7 +91,7 @@ def answer_of(worker: Worker, subject: Subject) -> NDArray[np.float32]:
 
 def reference_answer(subject: Subject) -> NDArray[np.float32]:
     """The same from this machine's CPU, in a worker of its own."""
-    with open_target("cpu") as target, Worker(target, subject=subject.name) as worker:
+    with open_target("cpu") as target, Worker(target, subject=subject.name, runtime=subject.runtime) as worker:
         load_model(worker, subject, threads=1)
         return answer_of(worker, subject)
 

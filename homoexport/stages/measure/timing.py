@@ -19,6 +19,7 @@ import numpy as np
 
 from homoexport.choices import TOO_NOISY, Runtime
 from homoexport.documents.measurement import Failure, Noise
+from homoexport.documents.package import runtime_of
 from homoexport.errors import DeviceError, UserError
 from homoexport.runtime.worker.protocol import Greeting, InputsRequest, LoadReply, LoadRequest, WarmReply
 from homoexport.stages.measure.intervals import FloatArray, speedup, verdict_of
@@ -34,7 +35,6 @@ _EMULATED_ROUNDS = 3  # an emulator's times say nothing, and it may take ten sec
 _TURN_SECONDS = 0.1
 _WARM_SECONDS = 10.0
 _LOOK_EVERY = 5  # rounds: each look at the interval is a chance to be misled by it
-_RUNTIMES: dict[str, Runtime] = {".xml": "openvino", ".bin": "ctranslate2"}  # by a file's suffix
 _PATIENCE = 5  # rounds go on for up to this many times `min_seconds` while a comparison cannot be called
 
 
@@ -56,8 +56,8 @@ class Subject:
 
     @property
     def runtime(self) -> Runtime:
-        """What runs it: OpenVINO's files are XML, with the weights beside them, and CTranslate2's a folder."""
-        return _RUNTIMES.get(self.model.suffix, "onnxruntime")
+        """What runs it."""
+        return runtime_of(self.model)
 
     @property
     def files(self) -> list[Path]:

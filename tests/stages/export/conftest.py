@@ -41,6 +41,7 @@ def export_package(
     texts: Any = (),
     answer: Any = None,
     beside: Any = None,
+    judge: Any = None,
     force: bool = False,
     target: TargetHost = TARGET,
     **settings: Any,
@@ -56,6 +57,7 @@ def export_package(
         texts=texts,
         answer=answer,
         beside=beside,
+        judge=judge,
         force=force,
     )
 

@@ -9,12 +9,15 @@ import openvino
 import pytest
 
 from homoexport.documents.artifact import PackageManifest, verify
-from homoexport.errors import PackageError, ParityError, UserError
+from homoexport.documents.budget import BudgetVerdict
+from homoexport.errors import DeviceError, PackageError, ParityError, UserError
 from homoexport.runtime.inference import open_package
 from homoexport.runtime.vectors import cosines
 from homoexport.schemes import schemes_in
 from homoexport.stages.export.openvino_file import OPENVINO_FILE
 from homoexport.stages.measure import answers_of_file
+from homoexport.workflow.evaluate import evaluate
+from homoexport.workflow.measure import measure
 from tests.stages.export.conftest import export_package
 
 TEXTS = [f"word {number} and another one" for number in range(60)]
@@ -26,11 +29,10 @@ def slower_by(ratio):
     return lambda files: [ratio if file.suffix == ".xml" else 1.0 for file in files]
 
 
-def exported(encoder, out, *, ratio, openvino=run_here, texts=TEXTS, **settings):
+def exported(encoder, out, *, ratio, openvino=run_here, texts=TEXTS, judge=None, **settings):
     options = {"runtime": "auto", "graph": "unfused", "quantize": "none", **settings}
-    folder = export_package(
-        encoder, out_dir=out, rank=slower_by(ratio), texts=texts, beside={"openvino": openvino}, **options
-    )
+    made = {"rank": slower_by(ratio), "texts": texts, "beside": {"openvino": openvino}, "judge": judge}
+    folder = export_package(encoder, out_dir=out, **made, **options)
     return folder, verify(folder, PackageManifest).details
 
 
@@ -62,6 +64,39 @@ def test_where_it_is_faster_it_lies_beside_and_answers_alike(tiny_encoder, expor
     (folder / "openvino" / "openvino_model.bin").write_bytes(b"")
     with pytest.raises(PackageError, match=r"openvino_model.bin: truncated"):
         open_package(folder, runtime="openvino")
+
+
+def test_it_is_measured_and_judged_in_the_runtime_that_it_was_fastest_in(tiny_encoder, export_once, tmp_path):
+    encoder = tiny_encoder("sentence-similarity")
+    fast, details = exported(encoder, tmp_path / "fast", ratio=0.5)
+    slow, _ = exported(encoder, tmp_path / "slow", ratio=1.5, runtime="openvino")
+    plain, _ = exported(encoder, tmp_path / "plain", ratio=1.5)
+    quick = {"length": 8, "min_seconds": 0.05}
+    found = measure([fast, slow, plain], **quick).results
+    assert [one.runtime for one in found] == ["openvino", "onnxruntime", "onnxruntime"]
+    assert (found[0].precision, found[0].file_bytes) == (details.openvino.precision, details.openvino.file_bytes)
+    (found,) = measure([fast], **quick, runtime="onnxruntime").results
+    assert (found.runtime, found.precision) == ("onnxruntime", details.precision)
+    with pytest.raises(PackageError, match=r"plain: it has no file for OpenVINO; export it with --runtime openvino"):
+        measure([plain], **quick, runtime="openvino")
+    with pytest.raises(DeviceError, match=r"is for openvino"):
+        measure([fast], **quick, runtime="openvino", device="openvino")
+    data = tmp_path / "data.tsv"
+    rows = [f"{number % 5}\tword {number}\tword {number % 7}" for number in range(30)]
+    data.write_text("\n".join(["score\tsentence1\tsentence2", *rows]))
+    judged = evaluate([str(fast), str(plain)], task="sts", data=str(data)).results
+    assert [one.runtime for one in judged] == ["openvino", "onnxruntime"]
+
+
+def test_what_misses_the_floor_in_openvino_is_left_out(tiny_encoder, export_once, tmp_path):
+    def judge(file):
+        kept = file.suffix != ".xml"
+        return BudgetVerdict(line="quality.f", limit=0.9, measured=0.95 if kept else 0.5, kept=kept, interval=None)
+
+    _, details = exported(tiny_encoder("sentence-similarity"), tmp_path / "package", ratio=0.5, judge=judge)
+    assert details.openvino is None
+    assert details.left_out["openvino"] == "nothing in OpenVINO keeps the floor of quality"
+    assert details.left_out["openvino unfused-fp32"] == "is below the floor: f 0.5000 of at least 0.9000"
 
 
 def test_where_it_is_slower_the_package_says_so(tiny_encoder, export_once, tmp_path):
