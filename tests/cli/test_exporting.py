@@ -104,6 +104,7 @@ def test_json_is_the_manifest(homoexport, model, tmp_path):
         (["--quantize", "fp16", "--embeddings", "int4"], ["--embeddings", "fp16"]),
         (["--runtime", "openvino", "--device", "x86:haswell"], ["x86:haswell", "this machine's CPU alone"]),
         (["--runtime", "openvino", "--quantize", "int4"], ["export.runtime", "'int4' cannot be had in OpenVINO"]),
+        (["--runtime", "ctranslate2", "--quantize", "int4"], ["export.runtime", "'int4' cannot be had in CTranslate2"]),
     ],
 )
 def test_bad_wishes_are_refused_in_one_line_and_leave_nothing(homoexport, model, tmp_path, flags, words):

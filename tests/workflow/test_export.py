@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from homoexport.workflow.export import _beside
+
 SCRIPT = """
 import sys
 from homoexport.errors import UserError
@@ -46,3 +50,23 @@ def test_what_cannot_be_is_refused_before_torch_is_imported(tmp_path: Path) -> N
         "[]",
     ]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_auto_says_of_each_runtime_why_it_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = _beside("auto", "cpu", answer)
+    assert here == {"openvino": answer, "ctranslate2": answer}
+    assert _beside("onnxruntime", "cpu", answer) == {}
+    assert _beside("ctranslate2", "cpu", answer) == {"ctranslate2": answer}
+    there = "runs on this machine's CPU alone; measure on cpu"
+    assert _beside("auto", "x86:haswell", answer) == {
+        name: f"the package is for {name}, which {there}" for name in here
+    }
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    assert _beside("auto", "cpu", answer) == {
+        name: f"the package is for {name}, which is not installed; pip install 'homoexport[{name}]'" for name in here
+    }
+
+
+def answer(*_asked: object) -> list[object]:
+    """Stands for what runs a file on a device."""
+    return []

@@ -11,14 +11,17 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from homoexport.encoder import encoder_of
 from homoexport.errors import DeviceError, HomoexportError, PackageError
 from homoexport.host import available_cores, describe_host
 from homoexport.runtime.inference import open_package
 from homoexport.runtime.worker.by_onnxruntime import OnnxModel
 from homoexport.runtime.worker.protocol import InputsRequest, LoadReply, LoadRequest
+from homoexport.stages.export.ctranslate2_file import write_folder
 from homoexport.stages.measure.process import Worker
 from homoexport.stages.measure.targets import LocalCpu
 from homoexport.stages.measure.targets.protocol import build_worker
+from tests.conftest import tiny_bert, tiny_tokenizer
 from tests.stages.measure.tiny_onnx import weights, write_encoder, write_package
 
 pytestmark = pytest.mark.processes
@@ -53,9 +56,15 @@ def is_running(process_id: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize(("runtime", "other"), [("onnxruntime", "openvino"), ("openvino", "onnxruntime")])
-def test_worker_imports_its_runtime_and_none_of_the_frameworks(tmp_path: Path, runtime: str, other: str) -> None:
-    model = write_encoder(tmp_path / "model.onnx", "sentence-similarity", weights())
+RUNTIMES = {"onnxruntime", "openvino", "ctranslate2"}
+
+
+@pytest.mark.parametrize("runtime", sorted(RUNTIMES))
+def test_worker_imports_its_runtime_and_none_of_the_frameworks(tmp_path: Path, runtime: str) -> None:
+    if runtime == "ctranslate2":
+        model = write_folder(encoder_of(tiny_bert(), tiny_tokenizer()), tmp_path / "ctranslate2", "int8", work=tmp_path)
+    else:
+        model = write_encoder(tmp_path / "model.onnx", "sentence-similarity", weights())
     requests = [
         {"command": "load", "model": str(model), "threads": 1},
         {"command": "inputs", "batch_size": 1, "length": 8, "vocab_size": 64},
@@ -68,7 +77,7 @@ def test_worker_imports_its_runtime_and_none_of_the_frameworks(tmp_path: Path, r
     names = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     modules = {name.partition(".")[0] for name in names}
     assert {"numpy", runtime} <= modules
-    assert not modules & {"torch", "transformers", "tokenizers", "onnx", "scipy", other}
+    assert not modules & {"torch", "transformers", "tokenizers", "onnx", "scipy", *RUNTIMES - {runtime}}
     ours = {
         name for name in names if name.startswith("homoexport.") and not name.startswith("homoexport.runtime.worker")
     }
