@@ -3,13 +3,15 @@
     python bench/peers/make.py MODEL OUT         # with the peers' Python (bench/peers/requirements.txt); once a model
     python bench/export_peers.py NAME=MODEL,OUT [NAME=MODEL,OUT ...] --peers-python PYTHON
 
-For every model: `homoexport export --quantize auto` for two workloads, 1 x 128 tokens and 8 x 384, both at 1 thread,
-and in every cell of threads, batch and length what was exported for the like of it against every peer's file; beside
-it our fp32 file, for peers whose cosine is 1. Peers whose files are the same program once ONNX Runtime has optimized
-them run as one, and those that are nowhere near the fastest of their runtime in three cells are left out of the
-others. Models that the output has are left as they are, so that a run can be taken up again, on the same machine. A
-cell's figures are medians of 20 turns on the same core, --seconds together; a ratio is of the fastest peer's median
-to ours. Cosines are of mean-pooled sentence vectors to torch's, over 64 real texts.
+For every model: `homoexport export --quantize auto --runtime auto` for two workloads, 1 x 128 tokens and 8 x 384, both
+at 1 thread, and in every cell of threads, batch and length what was exported for the like of it, in the runtime that
+the package says is its fastest, against every peer's file in ONNX Runtime, OpenVINO and CTranslate2; beside it the
+package's ONNX file, and our fp32 file, for peers whose cosine is 1. All files for OpenVINO are compiled for a cell's
+shape, ours, too; peers' in f32 and in bf16, ours in what OpenVINO takes by itself. Peers whose files are the same
+program once ONNX Runtime has optimized them run as one, and those that are nowhere near the fastest of their runtime in
+three cells are left out of the others. Models that the output has are left as they are, so that a run can be taken up
+again, on the same machine. A cell's figures are medians of 20 turns on the same core, --seconds together; a ratio is of
+the fastest peer's median to ours. Cosines are of mean-pooled sentence vectors to torch's, over 64 real texts.
 """
 
 from __future__ import annotations
@@ -48,6 +50,10 @@ LENGTHS, BATCHES, THREADS = (16, 64, 128, 384), (1, 8), (1, 2)
 SCREENS = ((1, 1, 16), (1, 1, 128), (2, 8, 64))  # threads, batch, length
 NEAR = 1.1  # times the fastest peer's time in every screen: slower ones are left out
 OURS, OURS_LONG, OURS_FP32 = "homoexport, 1 x 128", "homoexport, 8 x 384", "homoexport-fp32"
+IN_ONNXRUNTIME = " (ONNX file)"  # of a package whose fastest runtime is another
+RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "ctranslate2": "CTranslate2"}
+ANY, ONNX_FILE = "any runtime", "our ONNX file"
+OWN_CHOICE = "default"  # of the precision that OpenVINO computes floats in
 LONG_TOKENS = (128 * 8 * 384) ** 0.5  # in a batch, half the way in logarithms: more is like 8 x 384
 COSINE_TEXTS = 64  # ours are calibrated on the others
 
@@ -104,7 +110,7 @@ def peers_of(folder: Path) -> tuple[list[Contestant], dict[str, str]]:
         hints = ["f32", "bf16"] if entry["runtime"] == "openvino" else [""]
         for hint in hints:
             name = f"{entry['name']}{f' ({hint})' * bool(hint)}"
-            runtime = f"openvino-{hint}" if hint else "onnxruntime"
+            runtime = f"openvino-{hint}" if hint else entry["runtime"]
             found.append(Contestant(name, folder / entry["file"], entry["token_output"], runtime))
     return found, failed
 
@@ -116,28 +122,31 @@ def exported(model: str, folder: Path, texts: Sequence[str]) -> list[Contestant]
     file.write_text("\n".join(texts))
     contestants = []
     for name, options in (
-        (OURS, ()),
-        (OURS_LONG, ("--batch-size", "8", "--length", "384")),
+        (OURS, ("--runtime", "auto")),
+        (OURS_LONG, ("--runtime", "auto", "--batch-size", "8", "--length", "384")),
         (OURS_FP32, ("--quantize", "none")),
     ):
         out = folder / name.replace(", ", "-").replace(" ", "")
         if not out.exists():
             command = [sys.executable, "-m", "homoexport", "export", "--onnx", model, "-o", str(out), "--threads", "1"]
             subprocess.run([*command, "--text", str(file), *options], check=True)
-        details = read_package(out)
-        contestants.append(Contestant(name, details.model, details.output, "onnxruntime"))
+        details = read_package(out, "auto")
+        runtime = f"openvino-{OWN_CHOICE}" if details.runtime == "openvino" else details.runtime
+        contestants.append(Contestant(name, details.file, details.output, runtime))
+        if details.runtime != "onnxruntime":
+            contestants.append(Contestant(name + IN_ONNXRUNTIME, details.model, details.output, "onnxruntime"))
     return contestants
 
 
 def ours_of(cell: str) -> str:
-    """Which of our packages was exported for the like of a cell."""
+    """Which of our packages was exported for the like of a cell, in its fastest runtime."""
     batch, length = cell.split(", ")[1].split(" x ")
     return OURS_LONG if int(batch) * int(length) > LONG_TOKENS else OURS
 
 
 def is_ours(one: Contestant) -> bool:
     """Whether it is no peer."""
-    return one.name in (OURS, OURS_LONG, OURS_FP32)
+    return one.name.removesuffix(IN_ONNXRUNTIME) in (OURS, OURS_LONG, OURS_FP32)
 
 
 def program_of(file: Path) -> str:
@@ -173,7 +182,7 @@ def without_twins(peers: Sequence[Contestant]) -> tuple[list[Contestant], dict[s
 
 def target_of(one: Contestant, peers_python: Path | None) -> Target:
     """Where a contestant runs."""
-    if one.runtime == "onnxruntime":
+    if not one.runtime.startswith("openvino"):
         return LocalCpu()
     assert peers_python is not None
     return OpenVinoTarget(peers_python, one.runtime.removeprefix("openvino-"))
@@ -221,7 +230,7 @@ def add_cosines(contestants: Sequence[Contestant], encoder: Encoder, texts: Sequ
         try:
             subject = Subject(one.file, one.name, 1000, (one.output,))
             cosines = []
-            with Worker(target, subject=one.name) as worker:
+            with Worker(target, subject=one.name, runtime=subject.runtime) as worker:
                 load_model(worker, subject, threads=1)
                 for (ids, mask), vectors in zip(batches, expected, strict=True):
                     lengths = mask.sum(axis=1)
@@ -246,27 +255,29 @@ def pooled(hidden: NDArray[np.float32], mask: NDArray[np.int64]) -> NDArray[np.f
 def verdict(contestants: Sequence[Contestant], cells: Sequence[str]) -> dict[str, Any]:
     """Ratios to the fastest peer in each cell; above 1 ours is faster.
 
-    Peers of ONNX Runtime, of OpenVINO, and of OpenVINO with cosines no better than ours.
+    Of what ships in its fastest runtime to the peers of each runtime, and of all; of our ONNX file to those of ONNX
+    Runtime.
     """
     ours = {one.name: one for one in contestants if is_ours(one)}
     peers = [one for one in contestants if not is_ours(one)]
-    openvino = [one for one in peers if one.runtime != "onnxruntime"]
-    cosine = min(ours[name].cosine_mean or 0 for name in (OURS, OURS_LONG))
     groups = {
-        "onnxruntime": [one for one in peers if one.runtime == "onnxruntime"],
-        "openvino": openvino,
-        "openvino at our cosine": [one for one in openvino if (one.cosine_mean or 0) <= cosine],
+        runtime: [one for one in peers if one.runtime.startswith(runtime)]
+        for runtime in ("onnxruntime", "openvino", "ctranslate2")
     }
+    groups |= {ANY: peers, ONNX_FILE: groups["onnxruntime"]}
     told: dict[str, Any] = {}
-    for runtime, rivals in groups.items():
+    for group, rivals in groups.items():
         ratios = {}
         for cell in cells:
             times = {one.name: one.latencies_ms[cell] for one in rivals if cell in one.latencies_ms}
             if times:
                 best = min(times, key=lambda name: times[name])
-                ratios[cell] = {"best": best, "ratio": times[best] / ours[ours_of(cell)].latencies_ms[cell]}
+                own = ours[ours_of(cell)]
+                if group == ONNX_FILE:
+                    own = ours.get(own.name + IN_ONNXRUNTIME, own)
+                ratios[cell] = {"best": best, "ratio": times[best] / own.latencies_ms[cell]}
         if ratios:
-            told[runtime] = {
+            told[group] = {
                 "geometric_mean": statistics.geometric_mean(entry["ratio"] for entry in ratios.values()),
                 "least": min(entry["ratio"] for entry in ratios.values()),
                 "cells": ratios,
@@ -347,15 +358,15 @@ def screened(contestants: Sequence[Contestant], python: Path | None, *, seconds:
     for number, screen in enumerate(SCREENS):
         times = take_cell(contestants, python, Workload(*screen), seconds=seconds)
         for one in contestants:
-            alike = [other for other in contestants if other.runtime[:4] == one.runtime[:4]]
-            rivals = [other for other in alike if not is_ours(other)]
+            kind = one.runtime.partition("-")[0]
+            rivals = [other for other in contestants if other.runtime.startswith(kind) and not is_ours(other)]
             ratio = times[one.name] / min(times[other.name] for other in rivals)
             slowness[one.name] = ratio if number == 0 else min(ratio, slowness[one.name])
     return {one.name: slowness[one.name] for one in contestants if slowness[one.name] > NEAR and not is_ours(one)}
 
 
 def table(models: Mapping[str, Any]) -> str:
-    """Ratios to the fastest ONNX Runtime and the fastest OpenVINO peer of every cell, in Markdown."""
+    """Ratios to the fastest peer of ONNX Runtime, of OpenVINO and of CTranslate2 in every cell, in Markdown."""
     cells = list(next(iter(models.values()))["verdict"]["onnxruntime"]["cells"])
     lines = [f"| | {' | '.join(models)} |", f"|---|{'---:|' * len(models)}"]
     for what in (*cells, "geometric mean", "least"):
@@ -363,7 +374,7 @@ def table(models: Mapping[str, Any]) -> str:
         for model in models.values():
             ratios = [
                 entry["cells"][what]["ratio"] if what in entry["cells"] else entry[what.replace(" ", "_")]
-                for entry in (model["verdict"].get(runtime) for runtime in ("onnxruntime", "openvino"))
+                for entry in (model["verdict"].get(runtime) for runtime in RUNTIMES)
                 if entry is not None
             ]
             row.append(", ".join(f"{ratio:.2f}" for ratio in ratios))
@@ -376,17 +387,20 @@ def words(models: Mapping[str, Any]) -> str:
     lines = []
     for name, model in models.items():
         cosines = {one["name"]: one["cosine_mean"] for one in model["contestants"]}
-        told = [f"{min(cosines[OURS], cosines[OURS_LONG]):.3f} ours"]
+        runtimes = {one["name"]: one["runtime"] for one in model["contestants"]}
+        told = [f"{cosines[ours]:.3f} {ours} ({runtimes[ours]})" for ours in (OURS, OURS_LONG)]
         figures = []
-        for runtime, title in (("onnxruntime", "ONNX Runtime"), ("openvino", "OpenVINO")):
-            if (entry := model["verdict"].get(runtime)) is not None:
+        for group, title in {**RUNTIMES, ANY: "the fastest of all"}.items():
+            if (entry := model["verdict"].get(group)) is not None:
                 figures.append(f"{entry['geometric_mean']:.2f} against {title} (least {entry['least']:.2f})")
                 best = statistics.mode(cell["best"] for cell in entry["cells"].values())
-                told.append(f"{cosines[best]:.3f} {best}")
-        lost = [cell for cell, entry in model["verdict"]["onnxruntime"]["cells"].items() if entry["ratio"] < 1]
+                if group in RUNTIMES:
+                    told.append(f"{cosines[best]:.3f} {best}")
+        file = model["verdict"][ONNX_FILE]["geometric_mean"]
+        lost = [cell for cell, entry in model["verdict"][ANY]["cells"].items() if entry["ratio"] < 1]
         lines.append(
-            f"- {name}: {', '.join(figures)}; slower than an ONNX Runtime peer in {'; '.join(lost) or 'no cell'}. "
-            f"Mean cosines to torch: {', '.join(told)}."
+            f"- {name}: {', '.join(figures)}; the ONNX file alone {file:.2f} against ONNX Runtime; slower than the "
+            f"fastest peer in {'; '.join(lost) or 'no cell'}. Mean cosines to torch: {', '.join(told)}."
         )
     return "\n".join(lines)
 
@@ -395,8 +409,8 @@ def tell(name: str, cell: str, contestants: Sequence[Contestant]) -> None:
     """A line for each cell."""
     ours = next(one for one in contestants if one.name == ours_of(cell))
     peers = sorted((one for one in contestants if not is_ours(one)), key=lambda one: one.latencies_ms[cell])
-    best = [one for runtime in ("onnx", "open") for one in [peer for peer in peers if peer.runtime[:4] == runtime][:2]]
-    others = "  ".join(f"{one.name} {one.latencies_ms[cell]:.3f} ({one.cosine_mean:.4f})" for one in best)
+    best = [next(filter(lambda peer: peer.runtime.startswith(runtime), peers), None) for runtime in RUNTIMES]
+    others = "  ".join(f"{one.name} {one.latencies_ms[cell]:.3f} ({one.cosine_mean:.4f})" for one in filter(None, best))
     print(f"{name}, {cell}: ours {ours.latencies_ms[cell]:.3f} ms ({ours.cosine_mean:.4f})  {others}", flush=True)
 
 

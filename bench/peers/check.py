@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ TEXTS = (
 )
 TOKEN_OUTPUTS = ("last_hidden_state", "token_embeddings")
 SENTENCE_OUTPUTS = ("sentence_embedding",)
+
+RUNTIMES = {".onnx": "onnxruntime", ".xml": "openvino", ".bin": "ctranslate2"}  # by a file's suffix
 
 Values = NDArray[np.float32]
 
@@ -43,7 +46,7 @@ def checked(path: Path, source: Source, states: Values) -> dict[str, Any]:
     Token by token over real tokens, and text by text over their means.
     """
     batch = source.tokens(list(TEXTS))
-    inputs, answers = run_openvino(path, batch) if path.suffix == ".xml" else run_onnx(path, batch)
+    inputs, answers = _RUNS[RUNTIMES[path.suffix]](path, batch)
     named = [name for name in TOKEN_OUTPUTS if name in answers]
     tokens = named[0] if named else next((name for name, values in answers.items() if values.ndim == 3), None)
     sentence = next((name for name in SENTENCE_OUTPUTS if name in answers), None)
@@ -87,6 +90,17 @@ def run_openvino(path: Path, batch: dict[str, Any]) -> tuple[list[str], dict[str
     return inputs, {port.any_name: answers[port] for port in compiled.outputs}
 
 
+def run_ctranslate2(path: Path, batch: dict[str, Any]) -> tuple[list[str], dict[str, Values]]:
+    """The same of a folder of CTranslate2's, named by its model.bin."""
+    import ctranslate2
+
+    encoder = ctranslate2.Encoder(str(path.parent), intra_threads=1)
+    lengths = batch["attention_mask"].sum(axis=1).tolist()
+    ids = [row[:length].tolist() for row, length in zip(batch["input_ids"], lengths, strict=True)]
+    states = np.asarray(encoder.forward_batch(ids).last_hidden_state)
+    return ["input_ids", "attention_mask"], {TOKEN_OUTPUTS[0]: states}
+
+
 def pooled(states: Values, mask: NDArray[np.int64]) -> Values:
     """[B, S, D] to the means over real tokens [B, D]."""
     weights = mask[:, :, None].astype(np.float32)
@@ -104,3 +118,10 @@ def cosines(ours: Values, theirs: Values) -> Values:
 def summary(values: Values) -> dict[str, float]:
     """Mean and least."""
     return {"cosine_mean": round(float(values.mean()), 6), "cosine_min": round(float(values.min()), 6)}
+
+
+_RUNS: dict[str, Callable[[Path, dict[str, Any]], tuple[list[str], dict[str, Values]]]] = {
+    "onnxruntime": run_onnx,
+    "openvino": run_openvino,
+    "ctranslate2": run_ctranslate2,
+}

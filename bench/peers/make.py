@@ -33,23 +33,25 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import by_ctranslate2
 import by_olive
 import by_onnxruntime
 import by_openvino
 import by_optimum
 import by_sentence_transformers
-from check import checked, reference
+from check import RUNTIMES, checked, reference
 from source import Peer, Source
 
 PEER_SECONDS = 900
-TOOLS = (by_optimum, by_onnxruntime, by_sentence_transformers, by_openvino, by_olive)  # earlier ones' files are later
-#                                                                                        ones' start
+# Earlier ones' files are later ones' start.
+TOOLS = (by_optimum, by_onnxruntime, by_sentence_transformers, by_openvino, by_olive, by_ctranslate2)
 VERSIONS = {
     "optimum": ("optimum", "optimum-onnx", "transformers", "onnxruntime", "onnx", "torch"),
     "onnxruntime": ("onnxruntime", "onnx"),
     "sentence-transformers": ("sentence-transformers", "optimum-onnx", "optimum-intel", "onnxruntime", "openvino"),
     "openvino": ("openvino", "optimum-intel", "torch"),
     "nncf": ("nncf", "openvino"),
+    "ctranslate2": ("ctranslate2", "transformers", "torch"),
     "olive": ("olive-ai", "onnxruntime", "onnx", "transformers", "torch"),
 }
 SLOW_IMPORTS = ("onnxruntime", "transformers", "optimum.onnxruntime", "sentence_transformers", "nncf")
@@ -116,7 +118,7 @@ def made(peer: Peer, source: Source, states: Any) -> dict[str, Any]:
         path = peer.make(folder)
         seconds = round(time.perf_counter() - start, 2)
         return {
-            "runtime": "openvino" if path.suffix == ".xml" else "onnxruntime",
+            "runtime": RUNTIMES[path.suffix],
             "file": str(path.relative_to(source.out)),
             "file_bytes": weights_bytes(path),
             "seconds": seconds,

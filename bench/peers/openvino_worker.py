@@ -1,9 +1,10 @@
 """homoexport's measuring worker in OpenVINO, at the settings that are best for what is measured.
 
-    PEERS/bin/python -I bench/peers/openvino_worker.py f32|bf16 openvino
+    PEERS/bin/python -I bench/peers/openvino_worker.py f32|bf16|default openvino
 
 OpenVINO is faster by some 5 to 20 % on a graph of fixed shape, so that it gets one as soon as `inputs` are all of one
-shape. Texts of several lengths go through the dynamic graph. Floats are computed in the precision that is named.
+shape. Texts of several lengths go through the dynamic graph. Floats are computed in the precision that is named, or in
+OpenVINO's own choice.
 
 B batch, S sequence.
 """
@@ -29,7 +30,8 @@ class FixedShapeModel(OpenVinoModel):
     _shape: tuple[int, ...] | None = None
 
     def compile(self) -> None:
-        self.settings["INFERENCE_PRECISION_HINT"] = sys.argv[1]
+        if sys.argv[1] != "default":
+            self.settings["INFERENCE_PRECISION_HINT"] = sys.argv[1]
         super().compile()
 
     def use(self, batches: Sequence[Mapping[str, IntArray]]) -> None:

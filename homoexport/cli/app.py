@@ -43,7 +43,7 @@ _COMMANDS = {
     "doctor": _Place("devices.doctor", "Say what is missing for which kind of target, and the command that gets it."),
     "eval": _Place(
         "evaluate.evaluate",
-        "Judge packages (through onnxruntime) and torch models on the same data, with 95 % intervals.",
+        "Judge packages (in the runtime that ships) and torch models on the same data, with 95 % intervals.",
     ),
     "embed": _Place(
         "package.embed", "Turn lines of text on stdin into vectors, [lines, width] float32, as a .npy file on stdout."
