@@ -31,6 +31,7 @@ _FIELDS = (
     "measure.length",
     "export.quantize",
     "export.embeddings",
+    "export.runtime",
     replace(DATA, help="Glob of text to sum the teacher's sensitivity over (default: packaged sentences). Repeatable."),
 )
 Fresh = Annotated[bool, typer.Option("--fresh", help="Measure again what an earlier plan has measured on this target.")]

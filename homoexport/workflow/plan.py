@@ -11,12 +11,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from homoexport.choices import EmbeddingPrecision, Objective, Scheme
+from homoexport.choices import EmbeddingPrecision, Objective, RuntimeChoice, Scheme
 from homoexport.documents.budget import Budget
 from homoexport.documents.plan import Plan
 from homoexport.documents.recipe import DistillSettings, ExportSettings, MeasureSettings, TextSettings
-from homoexport.errors import RecipeError
-from homoexport.stages.measure import cache_folder, check_measurement, host_of, time_files
+from homoexport.errors import DeviceError, RecipeError
+from homoexport.stages.measure import (
+    cache_folder,
+    check_measurement,
+    find_target,
+    host_of,
+    refuse_runtime,
+    time_files,
+)
 from homoexport.workflow.measure import refuse_emulated_latency
 from homoexport.workflow.progress import QUIET, Progress
 
@@ -27,6 +34,7 @@ if TYPE_CHECKING:
     from homoexport.stages.plan.instruments import Instruments, WriteGraph
 
 CALIBRATION_TEXTS = 256  # of which a plan takes some
+_OPENVINO = "openvino"  # of forms: the graph for that runtime
 _MAX_LENGTH = 32  # tokens of the texts that graphs are held against torch with
 
 
@@ -98,15 +106,18 @@ def instruments_for(
     from homoexport.stages.export.forms import forms_of
     from homoexport.stages.plan.instruments import Instruments
 
-    target = host_of(measure.device)
+    target, in_openvino = host_of(measure.device), _in_openvino(measure.device, export.runtime)
+    onnx_forms = {form.name: [other.name for other in others] for form, others in forms_of(export.graph).items()}
     scheme = schemes_for(export.quantize, target.instruction_sets, x86=target.x86, calibrated=False)[0]
     return Instruments(
         target=target,
         scheme=scheme,
         embeddings=embeddings_of(export.embeddings, scheme),
         opset=export.opset,
-        forms={form.name: [other.name for other in others] for form, others in forms_of(export.graph).items()},
+        forms=({} if export.runtime == "openvino" else onnx_forms) | ({_OPENVINO: []} if in_openvino else {}),
+        onnx_forms=onnx_forms,
         make_graphs=partial(make_graphs, opset=export.opset),
+        converted=_converted,
         time_files=time_files,
         probe=probe_of(encoder, objective),
         cache=cache_folder(),
@@ -116,19 +127,56 @@ def instruments_for(
 def make_graphs(encoder: Encoder, folder: Path, *, opset: int | None = None) -> WriteGraph:
     """Export a model into a folder; its graphs are written one by one."""
     from homoexport.stages.export.candidates import Maker
-    from homoexport.stages.export.forms import ATTENTION_FORMS, variants_of
+    from homoexport.stages.export.forms import ATTENTION_FORMS, Form, variants_of
 
     forms = {form.name: form for first in ATTENTION_FORMS for form in (first, *variants_of(first))}
+    forms[_OPENVINO] = Form("unfused")
     maker = Maker(encoder, folder, _MAX_LENGTH, opset=opset)
 
     def write(form: str, scheme: Scheme, embeddings: EmbeddingPrecision) -> Path | str:
         written = maker.write(forms[form])
         if written is None or not written.sound:
             return maker.left_out.get(form, "answers differ from the model's")
-        made = maker.quantize(forms[form], scheme, embeddings)
+        # What OpenVINO computes in int8 is quantized in a graph of the right sizes.
+        made = maker.quantize(forms[form], "fp32" if form == _OPENVINO else scheme, embeddings)
         return f"{scheme} cannot be made" if made is None else made.file
 
     return write
+
+
+def _in_openvino(device: str, runtime: RuntimeChoice) -> bool:
+    """Whether students may run in OpenVINO on the device.
+
+    Raises:
+        DeviceError: it was asked for, and cannot be.
+        RecipeError: CTranslate2 was, which has no graphs that a plan could make of any size.
+    """
+    if runtime == "ctranslate2":
+        hint = "plan with auto, or name the student's shape"
+        raise RecipeError("a plan knows onnxruntime and openvino", where="export.runtime", hint=hint)
+    try:
+        if runtime != "onnxruntime":
+            refuse_runtime(find_target(device), "openvino", subject="the package")
+    except DeviceError:
+        if runtime == "openvino":
+            raise
+        return False
+    return runtime != "onnxruntime"
+
+
+def _converted(file: Path, form: str, scheme: Scheme) -> Path:
+    """A graph for OpenVINO as its own file, in the ONNX file's place; other graphs stay as they are."""
+    if form != _OPENVINO:
+        return file
+    from homoexport.stages.export.openvino_graph import as_openvino, quantize_products, save
+
+    model, target = as_openvino(file), file.with_suffix(".xml")
+    if scheme != "fp32":
+        quantize_products(model, None)
+    save(model, target, halved=scheme == "fp32")
+    del model  # it has the ONNX file's weights open
+    file.unlink()
+    return target
 
 
 def probe_of(encoder: Encoder, objective: Objective) -> Callable[[Tensor, Tensor], Tensor]:

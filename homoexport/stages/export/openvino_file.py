@@ -83,9 +83,7 @@ def _converted(
     name, stored = _name(form, scheme), _STORED[scheme]
 
     def write() -> Path:
-        import openvino
-
-        from homoexport.stages.export.openvino_graph import as_openvino, quantize_products
+        from homoexport.stages.export.openvino_graph import as_openvino, quantize_products, save
 
         file = maker.folder / f"openvino-{name}" / Path(OPENVINO_FILE).name
         shutil.rmtree(file.parent, ignore_errors=True)  # one with other products in floats
@@ -94,7 +92,7 @@ def _converted(
             model = as_openvino(source.file)
             if SCHEMES[scheme].calibrated:
                 quantize_products(model, maker.ranges(form, "min-max"), keep=keep)
-            openvino.save_model(model, file, compress_to_fp16=stored == "fp16")
+            save(model, file, halved=stored == "fp16")
         return file
 
     converted = hold(maker, name, write, runtime="openvino", precision=stored, answer=answer, kept_in_fp32=tuple(keep))

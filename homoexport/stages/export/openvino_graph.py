@@ -20,6 +20,7 @@ from onnxruntime.quantization.calibrate import TensorsData
 _LEVELS = 256  # of an activation of 8 bits
 _LARGEST = 127  # of a weight, so that 0 is in the middle
 _EITHER_WAY = 2  # operands of an addition
+_UNIT = (-1.0, 1.0)
 
 
 def as_openvino(file: Path) -> openvino.Model:
@@ -31,12 +32,17 @@ def as_openvino(file: Path) -> openvino.Model:
     return model
 
 
-def quantize_products(model: openvino.Model, ranges: TensorsData, *, keep: Collection[str] = ()) -> None:
+def save(model: openvino.Model, file: Path, *, halved: bool) -> None:
+    """Write a model as .xml and .bin, float weights in fp16 if they are to be halved."""
+    openvino.save_model(model, file, compress_to_fp16=halved)
+
+
+def quantize_products(model: openvino.Model, ranges: TensorsData | None, *, keep: Collection[str] = ()) -> None:
     """Have products with a constant matrix [K, N] computed in int8, in place, but for those of the names in `keep`.
 
     A weight is signed, with a scale for each of its N columns; an activation unsigned, with one scale, from the range
-    of its tensor in the ONNX file. The activation is quantized for the products alone: what adds it to something, as
-    a residual, has it in floats.
+    of its tensor in the ONNX file; without ranges from -1 to 1, which is good for timing alone. The activation is
+    quantized for the products alone: what adds it to something, as a residual, has it in floats.
     """
     inputs: dict[str, Any] = {}
     for product in list(_of_type(model, "MatMul")):
@@ -44,11 +50,12 @@ def quantize_products(model: openvino.Model, ranges: TensorsData, *, keep: Colle
         if weight is None or weight.ndim != 2 or product.get_friendly_name() in keep:
             continue
         value = product.input_value(0)
-        name = next(iter(value.get_names() & ranges.keys()), None)
+        known = value.get_names() if ranges is None else value.get_names() & ranges.keys()
+        name = next(iter(known), None)
         if name is None:
             continue
         if name not in inputs:
-            inputs[name] = _quantized(value, *ranges[name].range_value)
+            inputs[name] = _quantized(value, *(_UNIT if ranges is None else ranges[name].range_value))
         product.input(0).replace_source_output(inputs[name])
         product.input(1).replace_source_output(_per_column(weight, turned=product.get_attributes()["transpose_b"]))
     model.validate_nodes_and_infer_types()

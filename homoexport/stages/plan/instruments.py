@@ -22,7 +22,7 @@ WriteGraph = Callable[[str, Scheme, EmbeddingPrecision], Path | str]
 
 
 class TimedFile(Protocol):
-    """What was measured of an ONNX file; percentiles of latency by their numbers."""
+    """What was measured of a file; percentiles of latency by their numbers."""
 
     @property
     def latency_ms(self) -> Mapping[int, float]: ...
@@ -37,7 +37,8 @@ class Instruments:
     """What a plan is made with.
 
     `scheme` and `embeddings` say how students' graphs will be stored. `forms` are names of the graph's forms to try,
-    each with those of its variants, which are tried if it is the fastest. `time_files` measures ONNX files in turns, as
+    each with those of its variants, which are tried if it is the fastest; a runtime's name is that of the graph for it,
+    which `converted` makes the runtime's own files of. `time_files` measures files in turns, as
     `stages.measure.time_files`. `probe` is a loss [] of token ids [B, S] and their mask, whose gradients say how
     strongly weights move the output.
     """
@@ -47,7 +48,9 @@ class Instruments:
     embeddings: EmbeddingPrecision
     opset: int | None
     forms: Mapping[str, Sequence[str]]
+    onnx_forms: Mapping[str, Sequence[str]]  # of a teacher, whose package has an ONNX file alone
     make_graphs: Callable[[Encoder, Path], WriteGraph]
+    converted: Callable[[Path, str, Scheme], Path]  # an ONNX file of a form, in place; what the runtime opens
     time_files: Callable[..., Sequence[TimedFile | None]]
     probe: Callable[[Tensor, Tensor], Tensor]
     cache: Path

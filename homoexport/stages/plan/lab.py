@@ -28,7 +28,7 @@ from homoexport.lock import scratch_folder
 from homoexport.shape import Shape
 from homoexport.stages.plan.instruments import Instruments, Progress, TimedFile
 from homoexport.stages.plan.table import DEEP, Table, shapes_to_measure
-from homoexport.stages.plan.template import Stored, Templates, refuse_blocks
+from homoexport.stages.plan.template import Stored, Templates, parts_of, refuse_blocks, remove
 
 _GROUP = 6  # models that are measured at a time, besides the one that all groups have
 _SECONDS = 0.5  # of each small model
@@ -66,12 +66,12 @@ class Lab:
         self._folder: Path | None = None
 
     def in_fp32(self, shapes: Sequence[Shape]) -> Lab:
-        """A lab for shapes of the teacher's own kind of package, which shares this one's exports."""
+        """A lab for shapes of the teacher's own kind of package, an ONNX file, which shares this one's exports."""
         return Lab(
             self.encoder,
             shapes,
             self.measure,
-            self.instruments,
+            replace(self.instruments, forms=self.instruments.onnx_forms),
             sharing=self,
             progress=self.progress,
             fresh=self._fresh,
@@ -249,26 +249,29 @@ class Lab:
     ) -> dict[Shape, Cost]:
         """What models cost that are measured in turns; without those that do not fit, not even by themselves."""
         assert self._folder is not None
-        files = [self._folder / f"{number}.onnx" for number in range(len(shapes))]
-        for file, shape, maker in zip(files, shapes, makers or [self] * len(shapes), strict=True):
-            maker._write(file, shape)
+        files = [
+            maker._write(self._folder / f"{number}.onnx", shape)
+            for number, (shape, maker) in enumerate(zip(shapes, makers or [self] * len(shapes), strict=True))
+        ]
         costs = {}
         for file, shape, found in zip(files, shapes, self._time(files, seconds=seconds), strict=True):
             if found is None and len(files) > 1:
                 (found,) = self._time([file], seconds=seconds)
             if found is not None:
                 costs[shape] = _cost_of(found, file)
-            file.unlink()
+            remove(file)
         return costs
 
-    def _write(self, file: Path, shape: Shape) -> None:
-        if not self._made_templates().write(file, shape, self.form, self.stored):
+    def _write(self, file: Path, shape: Shape) -> Path:
+        written = self._made_templates().write(file, shape, self.form, self.stored)
+        if written is None:
             raise UserError(
                 f"its graph of {shape.num_hidden_layers} layers does not answer as the model does in the form of "
                 f"{DEEP} layers",
                 where=self.encoder.source,
                 hint="name the student's shape, and let the export choose",
             )
+        return written
 
     def _made_templates(self) -> Templates:
         assert self._folder is not None
@@ -312,7 +315,7 @@ def _cost_of(timed: TimedFile, file: Path) -> Cost:
         **{name: timed.latency_ms[percent] for percent, name in _LATENCIES.items()},
         latency_mean_ms=timed.latency_mean_ms,
         peak_rss_mb=timed.peak_rss_mb,
-        file_mb=file.stat().st_size / 10**6,
+        file_mb=sum(part.stat().st_size for part in parts_of(file)) / 10**6,
     )
 
 

@@ -60,8 +60,7 @@ class Templates:
     def _fastest(self, forms: Sequence[str], shape: Shape, stored: Stored, rank: Rank) -> str:
         files: dict[str, Path] = {}
         for form in forms:
-            file = self.folder / f"form-{form}.onnx"
-            if self.write(file, shape, form, stored):
+            if file := self.write(self.folder / f"form-{form}.onnx", shape, form, stored):
                 files[form] = file
         if not files:
             reasons = "; ".join(f"{form}: {reason}" for form, reason in self._left_out.items())
@@ -71,20 +70,23 @@ class Templates:
         self.progress("measuring the forms of the graph")
         medians = dict(zip(files, rank(list(files.values())), strict=True))
         for file in files.values():
-            file.unlink()
+            remove(file)
         return min(files, key=lambda form: medians[form])
 
-    def write(self, file: Path, shape: Shape, form: str, stored: Stored) -> bool:
-        """Write the graph of a model of this shape; False where the form is not right for the architecture."""
+    def write(self, file: Path, shape: Shape, form: str, stored: Stored) -> Path | None:
+        """Write the graph of a model of this shape; what its runtime opens, which is `file` but for its suffix.
+
+        None where the form is not right for the architecture.
+        """
         made = self._writer(shape.num_hidden_layers)(form, *stored)
         if isinstance(made, str):
             self._left_out[form] = made
-            return False
+            return None
         narrow = family_of(self.encoder.model.config).prunes_head_width
         odd = replace(self._odd, num_hidden_layers=shape.num_hidden_layers)
         sizes = (_sizes_of(each, heads_narrow=narrow) for each in (odd, shape))
         ir.save(_resized(ir.load(made), dict(zip(*sizes, strict=True))), file)
-        return True
+        return self.instruments.converted(file, form, stored[0])
 
     def _writer(self, layers: int) -> WriteGraph:
         if layers not in self._writers:
@@ -97,6 +99,16 @@ class Templates:
             folder.mkdir()
             self._writers[layers] = self.instruments.make_graphs(replace(self.encoder, model=model, dense=()), folder)
         return self._writers[layers]
+
+
+def parts_of(file: Path) -> list[Path]:
+    """A file, and those of its name beside it that hold weights of it."""
+    return list(file.parent.glob(f"{file.stem}.*"))
+
+
+def remove(file: Path) -> None:
+    for part in parts_of(file):
+        part.unlink()
 
 
 def refuse_blocks(scheme: Scheme) -> None:

@@ -72,10 +72,10 @@ def target(monkeypatch, tmp_path) -> Target:
         def best_form(self, *_: object) -> str:
             return "standard"
 
-        def write(self, file: Path, shape: Shape, *_: object) -> bool:
+        def write(self, file: Path, shape: Shape, *_: object) -> Path:
             made.shapes[file] = shape
             file.write_bytes(b"0" * 1000 * shape.num_hidden_layers * shape.hidden_size)
-            return True
+            return file
 
     monkeypatch.setattr(lab, "Templates", Templates)
     monkeypatch.setenv("HOMOEXPORT_CACHE", str(tmp_path / "cache"))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
+import openvino
 import pytest
 
 from homoexport.choices import EmbeddingPrecision, Scheme
@@ -18,8 +19,9 @@ from homoexport.errors import UserError
 from homoexport.shape import Shape
 from homoexport.stages.export.candidates import Maker
 from homoexport.stages.export.forms import ATTENTION_FORMS, Form
+from homoexport.stages.measure import time_files
 from homoexport.stages.plan.instruments import Instruments
-from homoexport.stages.plan.template import Templates, refuse_blocks
+from homoexport.stages.plan.template import Templates, parts_of, refuse_blocks
 from homoexport.workflow.plan import instruments_for
 from tests.conftest import FAMILY_CONFIGS, tiny_model, tiny_tokenizer
 
@@ -133,6 +135,22 @@ def test_other_schemes_come_out_of_the_same_exports(tmp_path: Path) -> None:
 def test_packed_weights_are_refused() -> None:
     with pytest.raises(UserError, match="4-bit weights are stored in blocks"):
         refuse_blocks("int4")
+
+
+def test_a_graph_for_openvino_is_its_own_file_with_products_in_int8(tmp_path):
+    encoder = encoder_of("bert", "model", tmp_path)
+    settings = ExportSettings(runtime="openvino")
+    instruments = instruments_for(encoder, MeasureSettings(), settings, "sentence-embedding")
+    assert list(instruments.forms) == ["openvino"]
+    templates, widths = Templates(encoder, tmp_path, instruments, lambda _: None), Shape(1, 24, 40, 3)
+    made = templates.write(tmp_path / "made.onnx", widths, "openvino", ("int8", "int8"))
+    assert made == tmp_path / "made.xml"
+    assert {part.name for part in parts_of(made)} == {"made.xml", "made.bin"}
+    (figures,) = time_files([made], threads=1, length=8, min_seconds=0.02, outputs=("sentence_embedding",))
+    assert figures is not None
+    model = openvino.Core().read_model(made)
+    weights = [node for node in model.get_ops() if node.get_element_type() == openvino.Type.i8]
+    assert len([node for node in weights if node.get_type_name() == "Constant"]) == 6 * widths.num_hidden_layers
 
 
 @pytest.mark.parametrize(("kind", "embeddings"), [("bert", "int4"), ("bert", "pq"), ("electra-projected", "int4")])
