@@ -22,6 +22,7 @@ from homoexport.stages.measure.intervals import MARGIN, drift, percentile_interv
 from homoexport.stages.measure.targets import Target, open_target
 from homoexport.stages.measure.there import agreement
 from homoexport.stages.measure.timing import (
+    WARM_RACE_SECONDS,
     Progress,
     Running,
     Session,
@@ -149,7 +150,8 @@ class FileFigures:
 def rank_files(files: Sequence[Path], **conditions: Any) -> list[float]:
     """Median latency in milliseconds, of `time_files`; infinity for a file that the target's memory cannot hold.
 
-    What can be called slower than the fastest is timed no further, so that its median is of fewer runs.
+    What can be called slower than the fastest is timed no further, nor is anything where all the others are as fast, so
+    that medians are of fewer runs.
     """
     figures = time_files(files, race=True, **conditions)
     return [float("inf") if found is None else found.latency_ms[50] for found in figures]
@@ -190,7 +192,8 @@ def time_files(
     report = progress or _report_to_nobody
     subjects = [Subject(file, str(file), vocab_size, outputs) for file in files]
     asked = threads, batch_size, length
-    with _session(subjects, device, asked, min_seconds=min_seconds, report=report) as session:
+    warming = {"warm_seconds": WARM_RACE_SECONDS} if race else {}
+    with _session(subjects, device, asked, min_seconds=min_seconds, report=report, judged=False, **warming) as session:
         take_rounds(session, min_seconds=min_seconds, report=report, patient=False, race=race)
         figures = {one.subject.name: _file_figures(one) for one in session.running}
     return [figures.get(subject.name) for subject in subjects]
@@ -207,13 +210,13 @@ def _file_figures(one: Running) -> FileFigures:
 
 @contextmanager
 def _session(
-    subjects: Sequence[Subject], device: str, asked: Asked, *, min_seconds: float, report: Progress
+    subjects: Sequence[Subject], device: str, asked: Asked, *, min_seconds: float, report: Progress, **how: Any
 ) -> Iterator[Session]:
     """Workers of all subjects on the device, once it is sure that it can do what is asked."""
     with open_target(device) as target:
         workload = _workload(target, asked)
         check_request(target, workload, min_seconds=min_seconds)
-        with running(subjects, target, workload, report=report) as session:
+        with running(subjects, target, workload, report=report, **how) as session:
             yield session
 
 

@@ -172,8 +172,9 @@ class Lab:
         for group in self._groups([shape for shape in dict.fromkeys(shapes) if shape not in known]):
             rounds = [self._beside_anchor(group, table)]
             if any(
-                abs(each.latency_p50_ms / table.predict(shape).latency_p50_ms - 1) > _DOUBT
+                abs(each.latency_p50_ms - expected) > _DOUBT * expected
                 for shape, each in rounds[0].items()
+                for expected in [table.predict(shape).latency_p50_ms]
             ):
                 rounds += [self._beside_anchor(group, table) for _ in range(_MORE_ROUNDS)]
             for shape in group:
@@ -285,13 +286,13 @@ class Lab:
         device, threads = self.measure.device, self.measure.threads
         if self.instruments.target.emulated:
             device, threads = "cpu", threads and min(threads, available_cores())
-        found = self._time(files, device=device, threads=threads, seconds=_SECONDS)
+        found = self._time(files, device=device, threads=threads, seconds=_SECONDS, race=True)
         return [float("inf") if timed is None else timed.latency_ms[50] for timed in found]
 
-    def _time(self, files: Sequence[Path], *, seconds: float, **place: Any) -> Sequence[TimedFile | None]:
+    def _time(self, files: Sequence[Path], *, seconds: float, **how: Any) -> Sequence[TimedFile | None]:
         return self.instruments.time_files(
             files,
-            **{"device": self.measure.device, "threads": self.measure.threads, **place},
+            **{"device": self.measure.device, "threads": self.measure.threads, **how},
             batch_size=self.measure.batch_size,
             length=self.measure.length,
             vocab_size=self.encoder.model.config.vocab_size,
