@@ -23,6 +23,7 @@ from homoexport.stages.measure.targets import Target, open_target
 from homoexport.stages.measure.there import agreement
 from homoexport.stages.measure.timing import (
     WARM_RACE_SECONDS,
+    WARM_SECONDS,
     Progress,
     Running,
     Session,
@@ -167,6 +168,7 @@ def time_files(
     batch_size: int = 1,
     length: int = 128,
     min_seconds: float = 1.0,
+    warm_seconds: float | None = None,
     race: bool = False,
     progress: Progress | None = None,
 ) -> list[FileFigures | None]:
@@ -177,6 +179,7 @@ def time_files(
     Args:
         vocab_size: token ids are drawn below it.
         outputs: names of the outputs to ask for; by default all.
+        warm_seconds: the most that each is warmed for; by default until it is steady, in a race for a moment.
         race: whether the fastest alone is looked for, see `take_rounds`.
 
     Raises:
@@ -192,8 +195,11 @@ def time_files(
     report = progress or _report_to_nobody
     subjects = [Subject(file, str(file), vocab_size, outputs) for file in files]
     asked = threads, batch_size, length
-    warming = {"warm_seconds": WARM_RACE_SECONDS} if race else {}
-    with _session(subjects, device, asked, min_seconds=min_seconds, report=report, judged=False, **warming) as session:
+    if warm_seconds is None:
+        warm_seconds = WARM_RACE_SECONDS if race else WARM_SECONDS
+    with _session(
+        subjects, device, asked, min_seconds=min_seconds, report=report, judged=False, warm_seconds=warm_seconds
+    ) as session:
         take_rounds(session, min_seconds=min_seconds, report=report, patient=False, race=race)
         figures = {one.subject.name: _file_figures(one) for one in session.running}
     return [figures.get(subject.name) for subject in subjects]

@@ -32,7 +32,7 @@ Progress = Callable[[str, float], None]  # what is being done, and the share of 
 MIN_ROUNDS = 20
 _EMULATED_ROUNDS = 3  # an emulator's times say nothing, and it may take ten seconds for one run
 _TURN_SECONDS = 0.1
-_WARM_SECONDS, WARM_RACE_SECONDS = 10.0, 0.1  # at most; in a race the first rounds, a few of many, warm the rest
+WARM_SECONDS, WARM_RACE_SECONDS = 10.0, 0.1  # at most; in a race the first rounds, a few of many, warm the rest
 _LOOK_EVERY = 5  # rounds: each look at the interval is a chance to be misled by it
 _RACE_ROUNDS = 10  # after which a race may end
 _PATIENCE = 5  # rounds go on for up to this many times `min_seconds` while a comparison cannot be called
@@ -168,7 +168,7 @@ def running(
     *,
     report: Progress,
     judged: bool = True,
-    warm_seconds: float = _WARM_SECONDS,
+    warm_seconds: float = WARM_SECONDS,
 ) -> Iterator[Session]:
     """Start a worker for every model, load and warm it; all are gone when the block is left.
 

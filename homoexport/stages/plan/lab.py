@@ -31,7 +31,8 @@ from homoexport.stages.plan.table import DEEP, Table, shapes_to_measure
 from homoexport.stages.plan.template import Stored, Templates, refuse_blocks
 
 _GROUP = 6  # models that are measured at a time, besides the one that all groups have
-_SECONDS = 0.5  # of each small model
+_SECONDS = 0.3  # of each small model
+_WARM_SECONDS = 0.2  # at most, of every model
 _WHOLE_SECONDS = 1.0  # of each whole one
 _ALONE_SECONDS = 3.0  # of one that has tails of its own
 _DOUBT, _MORE_ROUNDS = 0.1, 2  # how far off its prediction a whole model is measured again, and how often
@@ -207,15 +208,17 @@ class Lab:
             raise self._no_room(self._anchor)
         return _at_pace(timed, self._anchor, table.figures.pace_ms)
 
-    def alone(self, shapes: Sequence[Shape], *, again: bool = False) -> tuple[dict[Shape, Cost], bool]:
-        """Figures of models, all of which must fit (DoesNotFit), as they are measured before there is a table, and
-        whether all of them were remembered.
+    def alone(
+        self, shapes: Sequence[Shape], *, again: bool = False, glance: bool = False
+    ) -> tuple[dict[Shape, Cost], bool]:
+        """Figures of models, all of which must fit (DoesNotFit), as they are measured before there is a table, at a
+        glance where no more is needed, and whether all of them were remembered.
         """
         known = {} if again else _by_shape(self._known.alone)
         missing = [shape for shape in shapes if shape not in known]
         if missing:
             self.progress("measuring whole models", 0.0)
-            known |= self._timed(missing, seconds=_ALONE_SECONDS)
+            known |= self._timed(missing, seconds=_SECONDS if glance else _ALONE_SECONDS)
             self._remember(alone=_with_shapes(known))
         for shape in shapes:
             if shape not in known:
@@ -298,6 +301,7 @@ class Lab:
             vocab_size=self.encoder.model.config.vocab_size,
             outputs=(OUTPUT_NAMES[self.encoder.task][0],),
             min_seconds=seconds,
+            warm_seconds=_WARM_SECONDS,
         )
 
 
