@@ -42,7 +42,7 @@ from transformers.utils import logging
 
 from homoexport.cli import main
 from homoexport.encoder import Encoder, weights_digest
-from homoexport.stages.export import candidates
+from homoexport.stages.export import candidates, program
 from homoexport.stages.export.graph import torch_to_onnx
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background; tests send it
@@ -238,6 +238,12 @@ def shared_folder(factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _graphs_are_exported_once(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     export_graphs_once(monkeypatch, shared_folder(tmp_path_factory))
+
+
+@pytest.fixture(autouse=True)
+def _no_program_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a test that went before in the same process."""
+    monkeypatch.setattr(program, "_programs", {})
 
 
 def export_graphs_once(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:

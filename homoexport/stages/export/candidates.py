@@ -102,16 +102,13 @@ class Maker:
 
     def __post_init__(self) -> None:
         self.progress("exporting the graph")
-        ir.save(torch_to_onnx(self.encoder, opset=self.opset or DEFAULT_OPSET), self._raw)
+        self._raw = torch_to_onnx(self.encoder, opset=self.opset or DEFAULT_OPSET)
         self.texts = self.texts or known_texts(self.encoder.tokenizer, sample_text())
         self.batches = make_batches(self.encoder, self.texts, max_length=self.max_length)
+        self._fused: dict[bool, ir.Model] = {}  # by whether residual additions are, too
         self._written: dict[Form, Candidate] = {}
         self._ranges: dict[tuple[Form, Calibration], TensorsData] = {}
         self._maxima: dict[Form, Maxima] = {}
-
-    @property
-    def _raw(self) -> Path:
-        return self.folder / "exported.onnx"
 
     def write(self, form: Form) -> Candidate | None:
         """The graph in a form, in fp32, held against torch on a few batches; None, with the reason, if it is wrong."""
@@ -121,7 +118,7 @@ class Maker:
         file = self._file_of(form)
 
         def write() -> Candidate:
-            ir.save(write_as(ir.load(self._base(form)), form, max_opset=self.opset), file)
+            ir.save(write_as(self._base(form), form, max_opset=self.opset), file)
             return Candidate(form, "fp32", "fp32", file, file.stat().st_size)
 
         written = self.attempt(form.name, write)
@@ -145,14 +142,14 @@ class Maker:
     def _file_of(self, form: Form) -> Path:
         return self.folder / f"{form.name}.onnx"
 
-    def _base(self, form: Form) -> Path:
-        """What a form is made from; fusing is slow, so its result is kept."""
+    def _base(self, form: Form) -> ir.Model:
+        """A copy of what a form is made from, of the same weights; fusing is slow, so its result is kept."""
         if form.attention == "unfused":
-            return self._raw
-        file = self.folder / f"fused{'-skip-layer-norm' * form.skip_layer_norm}.base.onnx"
-        if not file.exists():
-            ir.save(fused_base(ir.load(self._raw), skip_layer_norm=form.skip_layer_norm), file)
-        return file
+            return self._raw.clone()
+        if form.skip_layer_norm not in self._fused:
+            fused = fused_base(self._raw.clone(), skip_layer_norm=form.skip_layer_norm)
+            self._fused[form.skip_layer_norm] = fused
+        return self._fused[form.skip_layer_norm].clone()
 
     def check(self, candidate: Candidate, *, few: bool = False) -> Candidate | None:
         """The candidate with its parity; None, with the reason, if the runtime cannot run it."""

@@ -24,6 +24,13 @@ from homoexport.choices import OUTPUT_NAMES
 from homoexport.encoder import Encoder, input_names, outputs_of, traits_of
 from homoexport.errors import UserError, first_line
 from homoexport.stages.export.fuse import unfold_gemms
+from homoexport.stages.export.program import (
+    answers_as_torch,
+    forget_program,
+    program_key,
+    remember_program,
+    remembered_program,
+)
 from homoexport.stages.export.quiet import quiet
 
 DEFAULT_OPSET = 18  # what torch's exporter writes by itself, and the oldest that a recipe may ask for
@@ -100,12 +107,35 @@ def torch_to_onnx(encoder: Encoder, *, opset: int) -> ir.Model:
         raise UserError(what, where=encoder.source, hint="distil a smaller student")
     if opset > onnx.defs.onnx_opset_version():  # torch tries, and prints what its converter thinks of that
         raise UserError(f"there is no opset {opset}", where="opset", hint=f"give {DEFAULT_OPSET}")
+    wrapped = _ExportedEncoder(encoder).eval()
+    key = program_key(encoder, wrapped, opset=opset)
+    model = remembered_program(key, wrapped)
+    if model is not None:
+        model = _simplified(model)
+        if answers_as_torch(model, encoder):
+            return model
+        forget_program(key)
+    model = _traced(encoder, wrapped, opset=opset)
+    remember_program(key, model, wrapped)
+    return _simplified(model)
+
+
+def _simplified(model: ir.Model) -> ir.Model:
+    """A traced graph with its constants folded, in the form that is quantized; the one given is used up."""
+    program = torch.onnx.ONNXProgram(model, None)
+    with quiet():
+        program.optimize()
+    unfold_gemms(program.model)
+    return program.model
+
+
+def _traced(encoder: Encoder, wrapped: _ExportedEncoder, *, opset: int) -> ir.Model:
+    """What torch's exporter makes of a model, nothing folded."""
     names = input_names(encoder)
     mask = torch.ones(2, 8, dtype=torch.long)
     mask[1, 5:] = 0
     example = tuple(mask if name == "attention_mask" else torch.zeros_like(mask) for name in names)
     dynamic = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")}
-    wrapped = _ExportedEncoder(encoder).eval()
     sources_before = set(_traced_sources)
     try:
         with quiet(), torch.no_grad():
@@ -118,6 +148,7 @@ def torch_to_onnx(encoder: Encoder, *, opset: int) -> ir.Model:
                 output_names=list(OUTPUT_NAMES[encoder.task]),
                 dynamic_shapes=((dynamic,) * len(names),),  # one entry for `*inputs`
                 verbose=False,
+                optimize=False,
             )
     except torch.onnx.OnnxExporterError as error:
         what = (
@@ -130,6 +161,5 @@ def torch_to_onnx(encoder: Encoder, *, opset: int) -> ir.Model:
     model: ir.Model = program.model
     if model.opset_imports[""] != opset:
         raise UserError(f"torch cannot write opset {opset}", where="opset", hint=f"give {DEFAULT_OPSET}")
-    unfold_gemms(model)
     ClearMetadataAndDocStringPass()(model)  # the exporter leaves a stack trace at every node: 0.4 MB
     return model

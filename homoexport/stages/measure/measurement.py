@@ -23,6 +23,8 @@ from homoexport.stages.measure.intervals import MARGIN, drift, percentile_interv
 from homoexport.stages.measure.targets import Target, find_target, open_target, refuse_runtime
 from homoexport.stages.measure.there import agreement
 from homoexport.stages.measure.timing import (
+    WARM_RACE_SECONDS,
+    WARM_SECONDS,
     Progress,
     Running,
     Session,
@@ -170,7 +172,8 @@ class FileFigures:
 def rank_files(files: Sequence[Path], **conditions: Any) -> list[float]:
     """Median latency in milliseconds, of `time_files`; infinity for a file that the target's memory cannot hold.
 
-    What can be called slower than the fastest is timed no further, so that its median is of fewer runs.
+    What can be called slower than the fastest is timed no further, nor is anything where all the others are as fast, so
+    that medians are of fewer runs.
     """
     figures = time_files(files, race=True, **conditions)
     return [float("inf") if found is None else found.latency_ms[50] for found in figures]
@@ -186,6 +189,7 @@ def time_files(
     batch_size: int = 1,
     length: int = 128,
     min_seconds: float = 1.0,
+    warm_seconds: float | None = None,
     race: bool = False,
     progress: Progress | None = None,
 ) -> list[FileFigures | None]:
@@ -196,6 +200,7 @@ def time_files(
     Args:
         vocab_size: token ids are drawn below it.
         outputs: names of the outputs to ask for; by default all.
+        warm_seconds: the most that each is warmed for; by default until it is steady, in a race for a moment.
         race: whether the fastest alone is looked for, see `take_rounds`.
 
     Raises:
@@ -211,7 +216,11 @@ def time_files(
     report = progress or _report_to_nobody
     subjects = [Subject(file, str(file), vocab_size, outputs) for file in files]
     asked = threads, batch_size, length
-    with _session(subjects, device, asked, min_seconds=min_seconds, report=report) as session:
+    if warm_seconds is None:
+        warm_seconds = WARM_RACE_SECONDS if race else WARM_SECONDS
+    with _session(
+        subjects, device, asked, min_seconds=min_seconds, report=report, judged=False, warm_seconds=warm_seconds
+    ) as session:
         take_rounds(session, min_seconds=min_seconds, report=report, patient=False, race=race)
         figures = {one.subject.name: _file_figures(one) for one in session.running}
     return [figures.get(subject.name) for subject in subjects]
@@ -228,13 +237,13 @@ def _file_figures(one: Running) -> FileFigures:
 
 @contextmanager
 def _session(
-    subjects: Sequence[Subject], device: str, asked: Asked, *, min_seconds: float, report: Progress
+    subjects: Sequence[Subject], device: str, asked: Asked, *, min_seconds: float, report: Progress, **how: Any
 ) -> Iterator[Session]:
     """Workers of all subjects on the device, once it is sure that it can do what is asked."""
     with open_target(device) as target:
         workload = _workload(target, asked)
         check_request(target, workload, min_seconds=min_seconds)
-        with running(subjects, target, workload, report=report) as session:
+        with running(subjects, target, workload, report=report, **how) as session:
             yield session
 
 

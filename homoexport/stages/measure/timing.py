@@ -33,8 +33,9 @@ Progress = Callable[[str, float], None]  # what is being done, and the share of 
 MIN_ROUNDS = 20
 _EMULATED_ROUNDS = 3  # an emulator's times say nothing, and it may take ten seconds for one run
 _TURN_SECONDS = 0.1
-_WARM_SECONDS = 10.0
+WARM_SECONDS, WARM_RACE_SECONDS = 10.0, 0.1  # at most; in a race the first rounds, a few of many, warm the rest
 _LOOK_EVERY = 5  # rounds: each look at the interval is a chance to be misled by it
+_RACE_ROUNDS = 10  # after which a race may end
 _PATIENCE = 5  # rounds go on for up to this many times `min_seconds` while a comparison cannot be called
 
 
@@ -161,10 +162,22 @@ def check_request(target: Target, workload: Workload, *, min_seconds: float) -> 
 
 
 @contextmanager
-def running(subjects: Sequence[Subject], target: Target, workload: Workload, *, report: Progress) -> Iterator[Session]:
+def running(
+    subjects: Sequence[Subject],
+    target: Target,
+    workload: Workload,
+    *,
+    report: Progress,
+    judged: bool = True,
+    warm_seconds: float = WARM_SECONDS,
+) -> Iterator[Session]:
     """Start a worker for every model, load and warm it; all are gone when the block is left.
 
     A model that does not fit into the target's memory is among the failures.
+
+    Args:
+        judged: whether the machine's noise is to be judged, for which a worker first spins for a while.
+        warm_seconds: the most that a model is warmed for.
 
     Raises:
         PackageError: a file that its runtime cannot load or run.
@@ -179,15 +192,15 @@ def running(subjects: Sequence[Subject], target: Target, workload: Workload, *, 
             try:
                 worker = stack.enter_context(Worker(target, subject=subject.name, runtime=subject.runtime))
                 runtime = worker.greeting.runtime_rss_bytes - target.overhead_bytes(worker.process_id)
-                if not session.spin_us:
+                if session.greeting is None:
                     session.greeting = worker.greeting
-                    session.spin_us = calibrate(worker, session.cores)
+                    session.spin_us = calibrate(worker, session.cores) if judged else []
                 stage = "load"
                 load = load_model(worker, subject, threads=workload.threads)
                 load_peak = worker.own_peak_bytes()
                 stage = "first inference"
                 batches = worker.inputs(inputs_request(subject, workload)).batches
-                warm_up = worker.warm(seconds=0.0 if target.emulated else _WARM_SECONDS)
+                warm_up = worker.warm(seconds=0.0 if target.emulated else warm_seconds)
             except OutOfMemory as error:
                 if worker is not None:
                     worker.kill()  # its memory is the others'
@@ -238,10 +251,11 @@ def take_rounds(
     Args:
         session: the workers; what they say is added to them.
         patient: whether rounds go on for the comparisons' sake.
-        race: whether the fastest alone is looked for: what can be called slower than it has no more turns.
+        race: whether the fastest alone is looked for: what can be called slower than it has no more turns, and it ends
+            where all that are left can be called as fast.
 
     Returns:
-        What disturbed it; None where no model fits.
+        What disturbed it; None where no model fits, or nobody asked.
     """
     if session.target.emulated:
         min_seconds, patient = 1e-9, False
@@ -260,6 +274,8 @@ def take_rounds(
                 break
         if race and rounds and rounds % _LOOK_EVERY == 0:
             order = _not_slower(order)
+            if rounds >= _RACE_ROUNDS and _are_alike(order):
+                break
         report("timing", min(1.0, rounds / least_rounds, least_ns / (min_seconds * 1e9)))
         cores = _cores_of_round(session.cores, session.workload.threads, rounds)
         for one in list(order):
@@ -274,6 +290,8 @@ def take_rounds(
     report("timing", 1.0)
     for one in session.running if session.cores else ():
         one.worker.unpin()
+    if not session.spin_us:
+        return None
     after = {one.subject.name: one.worker.counters() for one in session.running}
     pairs = [(before[name], late) for name, late in after.items()]
     return judge_noise(session.spin_us, pairs) if pairs else None
@@ -291,6 +309,11 @@ def _not_slower(running: Sequence[Running]) -> list[Running]:
     """All but those that can be called slower than the fastest, by the same rounds."""
     fastest = min(running, key=lambda one: float(np.median(one.rounds_ms)))
     return [one for one in running if verdict_of(*speedup(fastest.rounds_ms, one.rounds_ms)) != "slower"]
+
+
+def _are_alike(running: Sequence[Running]) -> bool:
+    first, *others = running
+    return all(verdict_of(*speedup(first.rounds_ms, other.rounds_ms)) == "same" for other in others)
 
 
 def _undecided(running: Sequence[Running]) -> bool:

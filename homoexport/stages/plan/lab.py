@@ -31,7 +31,8 @@ from homoexport.stages.plan.table import DEEP, Table, shapes_to_measure
 from homoexport.stages.plan.template import Stored, Templates, parts_of, refuse_blocks, remove
 
 _GROUP = 6  # models that are measured at a time, besides the one that all groups have
-_SECONDS = 0.5  # of each small model
+_SECONDS = 0.3  # of each small model
+_WARM_SECONDS = 0.2  # at most, of every model
 _WHOLE_SECONDS = 1.0  # of each whole one
 _ALONE_SECONDS = 3.0  # of one that has tails of its own
 _DOUBT, _MORE_ROUNDS = 0.1, 2  # how far off its prediction a whole model is measured again, and how often
@@ -172,8 +173,9 @@ class Lab:
         for group in self._groups([shape for shape in dict.fromkeys(shapes) if shape not in known]):
             rounds = [self._beside_anchor(group, table)]
             if any(
-                abs(each.latency_p50_ms / table.predict(shape).latency_p50_ms - 1) > _DOUBT
+                abs(each.latency_p50_ms - expected) > _DOUBT * expected
                 for shape, each in rounds[0].items()
+                for expected in [table.predict(shape).latency_p50_ms]
             ):
                 rounds += [self._beside_anchor(group, table) for _ in range(_MORE_ROUNDS)]
             for shape in group:
@@ -206,15 +208,17 @@ class Lab:
             raise self._no_room(self._anchor)
         return _at_pace(timed, self._anchor, table.figures.pace_ms)
 
-    def alone(self, shapes: Sequence[Shape], *, again: bool = False) -> tuple[dict[Shape, Cost], bool]:
-        """Figures of models, all of which must fit (DoesNotFit), as they are measured before there is a table, and
-        whether all of them were remembered.
+    def alone(
+        self, shapes: Sequence[Shape], *, again: bool = False, glance: bool = False
+    ) -> tuple[dict[Shape, Cost], bool]:
+        """Figures of models, all of which must fit (DoesNotFit), as they are measured before there is a table, at a
+        glance where no more is needed, and whether all of them were remembered.
         """
         known = {} if again else _by_shape(self._known.alone)
         missing = [shape for shape in shapes if shape not in known]
         if missing:
             self.progress("measuring whole models", 0.0)
-            known |= self._timed(missing, seconds=_ALONE_SECONDS)
+            known |= self._timed(missing, seconds=_SECONDS if glance else _ALONE_SECONDS)
             self._remember(alone=_with_shapes(known))
         for shape in shapes:
             if shape not in known:
@@ -288,18 +292,19 @@ class Lab:
         device, threads = self.measure.device, self.measure.threads
         if self.instruments.target.emulated:
             device, threads = "cpu", threads and min(threads, available_cores())
-        found = self._time(files, device=device, threads=threads, seconds=_SECONDS)
+        found = self._time(files, device=device, threads=threads, seconds=_SECONDS, race=True)
         return [float("inf") if timed is None else timed.latency_ms[50] for timed in found]
 
-    def _time(self, files: Sequence[Path], *, seconds: float, **place: Any) -> Sequence[TimedFile | None]:
+    def _time(self, files: Sequence[Path], *, seconds: float, **how: Any) -> Sequence[TimedFile | None]:
         return self.instruments.time_files(
             files,
-            **{"device": self.measure.device, "threads": self.measure.threads, **place},
+            **{"device": self.measure.device, "threads": self.measure.threads, **how},
             batch_size=self.measure.batch_size,
             length=self.measure.length,
             vocab_size=self.encoder.model.config.vocab_size,
             outputs=(OUTPUT_NAMES[self.encoder.task][0],),
             min_seconds=seconds,
+            warm_seconds=_WARM_SECONDS,
         )
 
 

@@ -133,20 +133,20 @@ def _rows(shapes: Sequence[Shape], table: Table, count: Callable[[Shape], int], 
 
 
 def _refuse_hopeless(lab: Lab, limits: Limits, shapes: Sequence[Shape], count: Callable[[Shape], int]) -> None:
-    """Stop before the table is measured where even the smallest shape is too dear, by what is measured now."""
+    """Stop before the table is measured where even the smallest shape is too dear: by what is remembered or seen at a
+    glance, and then by what is measured now."""
     sizes = attrgetter("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     least = min(shapes, key=sizes)
     one, deep = (replace(least, num_hidden_layers=layers) for layers in (ONE, DEEP))
     steps = (least.num_hidden_layers - ONE) / (DEEP - ONE)
     for again in (False, True):
-        measured, remembered = lab.alone([one, deep], again=again)
+        measured, _ = lab.alone([one, deep], again=again, glance=not again)
         high = measured[deep].figures
         cost = {name: low + steps * (high[name] - low) for name, low in measured[one].figures.items()}
         row = Row(**cost, shape=least, parameters=count(least), retained=0.0, measured=False)
         if not limits.missed_by(row, margin=False):
             return
-        if not remembered:
-            raise _hopeless(limits, row, "smallest", other=_static_way(limits, lab.encoder))
+    raise _hopeless(limits, row, "smallest", other=_static_way(limits, lab.encoder))
 
 
 def _static_way(limits: Limits, encoder: Encoder) -> str:

@@ -2,6 +2,7 @@ import importlib.util
 import json
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,16 @@ from homoexport.host import available_cores
 from homoexport.stages.measure import Extras, answers_of_file, measure_packages, rank_files
 from homoexport.stages.measure.process import Worker
 from homoexport.stages.measure.targets import LocalCpu, OutOfMemory, open_target
-from homoexport.stages.measure.timing import MIN_ROUNDS, Subject, Workload, _cores_of_round, running, take_rounds
+from homoexport.stages.measure.timing import (
+    MIN_ROUNDS,
+    Subject,
+    Workload,
+    _are_alike,
+    _cores_of_round,
+    _not_slower,
+    running,
+    take_rounds,
+)
 from tests.stages.measure.tiny_onnx import weights, write_encoder, write_package
 
 pytestmark = pytest.mark.processes
@@ -147,9 +157,23 @@ def test_in_a_race_what_is_slower_has_no_more_turns(tmp_path: Path, race: bool) 
     with open_target("cpu") as target, running(subjects, target, Workload(1, 1, 32), report=nobody) as session:
         take_rounds(session, min_seconds=0.2, report=nobody, patient=False, race=race)
         slowest, quickest, middle = (len(one.rounds_ns) for one in session.running)
-    assert quickest >= MIN_ROUNDS
-    assert slowest < MIN_ROUNDS if race else slowest == quickest
-    assert middle < MIN_ROUNDS if race else middle == quickest
+    assert quickest < MIN_ROUNDS if race else quickest >= MIN_ROUNDS  # it ends when the fastest is alone
+    assert slowest <= quickest if race else slowest == quickest
+    assert middle <= quickest if race else middle == quickest
+    assert race or session.spin_us
+
+
+def test_a_race_ends_where_all_that_are_left_are_as_fast() -> None:
+    def one(milliseconds: float, noise: float = 0.01) -> Any:
+        rounds = milliseconds * (1 + noise * np.random.default_rng(0).standard_normal((10, 3)))
+        return SimpleNamespace(rounds_ms=rounds)
+
+    fast, alike, slower = one(4.0), one(4.05), one(4.4)
+    assert _not_slower([slower, fast, alike]) == [fast, alike]
+    assert _are_alike([fast, alike])
+    assert _are_alike([fast])
+    other = SimpleNamespace(rounds_ms=np.random.default_rng(1).uniform(3, 5, (10, 3)))  # nobody can tell
+    assert not _are_alike(_not_slower([fast, other]))
 
 
 def short_of_memory(monkeypatch: pytest.MonkeyPatch, *, package: str, command: str, after: int = 0) -> None:

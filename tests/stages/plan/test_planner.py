@@ -159,13 +159,14 @@ def sentence_encoder(task: str = "sentence-similarity") -> Any:
 
 @pytest.mark.parametrize("remembered", [True, False])
 def test_what_is_refused_was_measured_now(table, remembered):
-    """A refusal that rests on what was remembered is made sure of first."""
+    """A refusal that rests on what was remembered, or seen at a glance, is made sure of first."""
     calls: list[bool] = []
 
     class Early:
         encoder = sentence_encoder()
 
-        def alone(self, shapes: Sequence[Shape], *, again: bool = False) -> tuple[dict[Shape, Cost], bool]:
+        def alone(self, shapes: Sequence[Shape], *, again: bool, glance: bool) -> tuple[dict[Shape, Cost], bool]:
+            assert glance is not again
             calls.append(again)
             assert [shape.num_hidden_layers for shape in shapes] == [ONE, DEEP]
             pace = 50.0 if remembered and not again else 1.0  # the machine was busy then
@@ -193,7 +194,8 @@ def test_what_is_refused_was_measured_now(table, remembered):
 )
 def test_where_time_is_too_short_for_any_student_static_word_vectors_are_told(limits, task, told):
     lab = SimpleNamespace(
-        encoder=sentence_encoder(task), alone=lambda shapes, again: ({shape: cost(shape) for shape in shapes}, False)
+        encoder=sentence_encoder(task),
+        alone=lambda shapes, again, glance: ({shape: cost(shape) for shape in shapes}, False),
     )
     with pytest.raises(BudgetError) as caught:
         _refuse_hopeless(cast(Lab, lab), Limits(limits, 1), candidates(), lambda _s: 0)

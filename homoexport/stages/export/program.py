@@ -1,0 +1,125 @@
+"""What torch's exporter made of a model, without the weights: of another model that differs in widths alone it is the
+same, so that the exporter, which takes ten seconds, is called once for both.
+
+The graph is kept as it was before its constants were folded. Its operators know the width of a head, and no other width
+of the families in use; whether that holds is seen when the graph, filled with the other weights, is run beside torch.
+
+B batch, S sequence.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from homoexport.choices import OUTPUT_NAMES
+from homoexport.encoder import Encoder, input_names, torch_answers
+from homoexport.runtime.session import OnnxSession
+from homoexport.stages.export.parity import FP32_MAX_DIFFERENCE
+
+# Of a config: what a graph does not depend on, and the widths but for a head's.
+_NAMES = frozenset(("_name_or_path", "architectures", "id2label", "label2id", "dtype", "torch_dtype"))
+_WIDTHS = frozenset(
+    ("hidden_size", "intermediate_size", "num_attention_heads", "vocab_size", "dim", "hidden_dim", "n_heads")
+)
+_MOST = 8  # that are remembered, each of some hundred kilobytes
+_SHAPES = ((2, 9), (3, 14))  # B and S of what a filled graph is asked
+
+_programs: dict[str, ir.Model] = {}
+
+
+def program_key(encoder: Encoder, wrapped: torch.nn.Module, *, opset: int) -> str:
+    """What models have in common that one program is right for, as far as can be told before it is run."""
+    config = encoder.model.config
+    head_dim = getattr(config, "hidden_size", 0) / (getattr(config, "num_attention_heads", 0) or 1)
+    tied: dict[int, str] = {}
+    weights = [(name, tied.setdefault(weight.data_ptr(), name)) for name, weight in wrapped.state_dict().items()]
+    told = {
+        "config": {name: value for name, value in config.to_dict().items() if name not in _NAMES | _WIDTHS},
+        "head_dim": head_dim,
+        "opset": opset,
+        "task": encoder.task,
+        "inputs": input_names(encoder),
+        "pooling": encoder.pooling and vars(encoder.pooling),
+        "modules": [type(module).__qualname__ for module in wrapped.modules()],
+        "weights": weights,
+    }
+    return json.dumps(told, sort_keys=True, default=str)
+
+
+def remember_program(key: str, model: ir.Model, wrapped: torch.nn.Module) -> None:
+    """Keep a graph of a key without the weights."""
+    program = model.clone()
+    held = _held_by(wrapped)
+    for name, value in program.graph.initializers.items():
+        if name in held:
+            value.const_value = None
+    while len(_programs) >= _MOST:
+        _programs.pop(next(iter(_programs)))
+    _programs[key] = program
+
+
+def remembered_program(key: str, wrapped: torch.nn.Module) -> ir.Model | None:
+    """The graph of a key with the weights of a module; None where there is none, or it asks for others."""
+    if key not in _programs:
+        return None
+    program, held = _programs[key].clone(), _held_by(wrapped)
+    for name, value in program.graph.initializers.items():
+        if value.const_value is not None:
+            continue
+        if name not in held or value.shape is None or held[name].dim() != len(value.shape):
+            return None
+        value.const_value = ir.tensor(held[name].detach().numpy(), name=name)
+        value.shape = ir.Shape(held[name].shape)
+    for node in program.graph:
+        for output in node.outputs:
+            output.shape = None  # of the model that it was made of; the optimizer infers what it needs
+    return program
+
+
+def forget_program(key: str) -> None:
+    _programs.pop(key, None)
+
+
+def answers_as_torch(model: ir.Model, encoder: Encoder) -> bool:
+    """Whether a graph gives torch's answers to token ids by chance, in batches of two shapes with padding."""
+    rng, names = np.random.default_rng(0), OUTPUT_NAMES[encoder.task]
+    try:
+        session = OnnxSession(ir.to_proto(model).SerializeToString(), threads=1)
+        taken = [node.name for node in session.get_inputs()]
+        for batch, length in _SHAPES:
+            tokens = _tokens(encoder, rng, batch, length)
+            expected = torch_answers(encoder, tokens)
+            answers = session.run(names, {name: tokens[name].numpy() for name in taken})
+            if not all(_is_near(answer, expected[name].numpy()) for name, answer in zip(names, answers, strict=True)):
+                return False
+    except Exception:  # onnxruntime's have no base but this: the graph is wrong for these weights
+        return False
+    return True
+
+
+def _tokens(encoder: Encoder, rng: np.random.Generator, batch: int, length: int) -> dict[str, torch.Tensor]:
+    """Inputs by name, each [B, S]; all but the first text are padded."""
+    mask = torch.ones(batch, length, dtype=torch.long)
+    mask[1:, length - 3 :] = 0
+    tokens = {name: torch.zeros_like(mask) for name in input_names(encoder)}
+    ids = rng.integers(0, encoder.model.config.vocab_size, (batch, length))
+    return tokens | {"input_ids": torch.from_numpy(ids), "attention_mask": mask}
+
+
+def _is_near(answer: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> bool:
+    if answer.shape != expected.shape:
+        return False
+    if answer.ndim == 3:
+        answer, expected = answer[:, :-3], expected[:, :-3]  # what padding answers does not count
+    return bool(np.abs(answer - expected).max() <= FP32_MAX_DIFFERENCE * np.abs(expected).max())
+
+
+def _held_by(wrapped: torch.nn.Module) -> Mapping[str, torch.Tensor]:
+    """A module's weights and buffers by name, those that are not saved among them."""
+    return {**dict(wrapped.named_parameters(remove_duplicate=False)), **dict(wrapped.named_buffers())}
