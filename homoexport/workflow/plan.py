@@ -16,7 +16,14 @@ from homoexport.documents.budget import Budget
 from homoexport.documents.plan import Plan
 from homoexport.documents.recipe import DistillSettings, ExportSettings, MeasureSettings, TextSettings
 from homoexport.errors import RecipeError
-from homoexport.stages.measure import cache_folder, check_measurement, host_of, time_files
+from homoexport.stages.measure import (
+    cache_folder,
+    check_measurement,
+    count_files,
+    host_of,
+    refuse_uncounted,
+    time_files,
+)
 from homoexport.workflow.measure import refuse_emulated_latency
 from homoexport.workflow.progress import QUIET, Progress
 
@@ -85,6 +92,7 @@ def _check_asked(budget: Budget, measure: MeasureSettings) -> None:
     if not budget.lines():
         raise RecipeError("there is no line to plan for", where="budget", hint="give --latency-p95 8ms, for example")
     refuse_emulated_latency(budget, measure.device)
+    refuse_uncounted(measure.device)
     workload = measure.threads, measure.batch_size, measure.length
     check_measurement(measure.device, [workload], min_seconds=measure.min_seconds)
 
@@ -108,6 +116,7 @@ def instruments_for(
         forms={form.name: [other.name for other in others] for form, others in forms_of(export.graph).items()},
         make_graphs=partial(make_graphs, opset=export.opset),
         time_files=time_files,
+        count_files=count_files,
         probe=probe_of(encoder, objective),
         cache=cache_folder(),
     )

@@ -14,6 +14,7 @@ import pytest
 from homoexport.data import sample_text
 from homoexport.documents.artifact import PackageManifest, StudentManifest, verify, write_manifest
 from homoexport.encoder import load_encoder, save_encoder
+from homoexport.stages.measure import find_target
 from tests.conftest import BERT_TINY, MINILM, sentence_vectors, tiny_bert, tiny_tokenizer
 from tests.samples import student_details
 from tests.snippets import snippets
@@ -50,7 +51,7 @@ def test_what_was_tried_and_why_not_the_others_is_told(homoexport, model, texts,
     assert details["refused"]
     assert set(details["refused"]) == set(re.findall(r"^Not (\S+):", told.out, re.M))
     assert details["timed_at"].pop("cpu")
-    assert details["timed_at"] == {"device": "cpu", "threads": 1, "batch_size": 1, "length": 16}
+    assert details["timed_at"] == {"device": "cpu", "threads": 1, "batch_size": 1, "length": 16, "unit": "ms"}
     assert "Timed on cpu with 1 x 16 tokens" in told.out
 
 
@@ -157,7 +158,9 @@ def test_what_the_docs_promise_of_texts_sizes_and_batches(homoexport, tmp_path, 
 
 
 @pytest.mark.emulated
-def test_for_a_processor_without_vnni_the_gate_is_held_there(homoexport, tmp_path):
+def test_for_an_emulated_processor_the_gate_is_held_and_instructions_are_counted_there(homoexport, tmp_path):
+    for need in find_target("x86:haswell").needs_to_count():
+        pytest.skip(f"{need.what} is missing ({need.command})")
     out = tmp_path / "package"
     told = homoexport("export", "--onnx", MINILM, "-o", out, "--device", "x86:haswell", "--quantize", "int8", *QUICK)
     assert told.code == 0
@@ -165,5 +168,9 @@ def test_for_a_processor_without_vnni_the_gate_is_held_there(homoexport, tmp_pat
     name = f"{details['graph']}-{details['scheme']}"
     (chosen,) = [item for item in details["candidates"] if (item["round"], item["name"]) == (3, name)]
     assert chosen["parity_on_target"]["passed"]
+    assert chosen["instructions"] > 1e6
+    assert chosen["latency_p50_ms"] is None
+    assert (details["timed_at"]["device"], details["timed_at"]["unit"]) == ("x86:haswell", "instructions")
+    assert "Instructions counted, for its times are an emulator's, on x86:haswell with 1 x 16 tokens" in told.out
     tried = {item["name"].split("-", 1)[1] for item in details["candidates"] if item["parity_on_target"]}
     assert {"int8", "int8-7-bit", "int8-unsigned"} <= tried

@@ -37,9 +37,9 @@ class Instruments:
     """What a plan is made with.
 
     `scheme` and `embeddings` say how students' graphs will be stored. `forms` are names of the graph's forms to try,
-    each with those of its variants, which are tried if it is the fastest. `time_files` measures ONNX files in turns, as
-    `stages.measure.time_files`. `probe` is a loss [] of token ids [B, S] and their mask, whose gradients say how
-    strongly weights move the output.
+    each with those of its variants, which are tried if it is the fastest. `time_files` measures ONNX files in turns,
+    and `count_files` their instructions where the target is emulated, as those of `stages.measure`. `probe` is a loss
+    [] of token ids [B, S] and their mask, whose gradients say how strongly weights move the output.
     """
 
     target: TargetHost
@@ -49,5 +49,6 @@ class Instruments:
     forms: Mapping[str, Sequence[str]]
     make_graphs: Callable[[Encoder, Path], WriteGraph]
     time_files: Callable[..., Sequence[TimedFile | None]]
+    count_files: Callable[..., Sequence[float]]
     probe: Callable[[Tensor, Tensor], Tensor]
     cache: Path
