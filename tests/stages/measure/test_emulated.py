@@ -32,7 +32,7 @@ X86 = [
     pytest.mark.skipif(platform.machine() != "x86_64", reason="not an x86-64 host"),
 ]
 DEVICES = [
-    *(pytest.param(f"arm64:{core}", marks=ARM) for core in ("cortex-a53", "cortex-a76", "neoverse-n1")),
+    *(pytest.param(f"arm64:{core}", marks=ARM) for core in ("cortex-a53", "cortex-a76", "neoverse-n1", "armv8.6")),
     *(pytest.param(f"x86:{core}", marks=X86) for core in ("nehalem", "haswell")),
 ]
 
@@ -95,6 +95,7 @@ def test_products_that_saturate_on_avx2_are_found_there(device: str, within: boo
         pytest.param("arm64:cortex-a53", [], marks=ARM),
         pytest.param("arm64", ["asimddp"], marks=ARM),
         pytest.param("arm64:neoverse-n1", ["asimddp"], marks=ARM),
+        pytest.param("arm64:armv8.6", ["asimddp", "i8mm"], marks=ARM),
         pytest.param("x86:nehalem", [], marks=X86),
         pytest.param("x86", ["avx2"], marks=X86),
         pytest.param("x86:skylake-server", ["avx2"], marks=X86),
