@@ -39,6 +39,7 @@ EmbeddingPrecision = Literal["fp32", "int8", "int4", "pq"]
 WeightPrecision = Literal["fp32", "int8", "int4", "fp16"]
 Scheme = Literal["fp32", "int8", "int8-unsigned", "int8-7-bit", "int8-static", "int8-qdq", "int4", "fp16"]
 AttentionForm = Literal["unfused", "multi-head", "flash", "standard"]
+CostUnit = Literal["ms", "instructions"]  # of what graphs are chosen by
 GraphChoice = Literal["auto", "standard", "flash", "multi-head", "unfused"]
 Calibration = Literal["min-max", "percentile"]
 Runtime = Literal["onnxruntime", "openvino", "ctranslate2"]  # what runs a file

@@ -16,7 +16,17 @@ from pathlib import Path
 from homoexport.cgroup import cpu_quota, memory_limit_bytes
 
 _LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "onnx", "onnxruntime", "onnxscript", "numpy")
-_INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp")
+_INSTRUCTION_SETS = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "amx_bf16",
+    "asimddp",
+    "i8mm",
+)
 
 
 def available_cores() -> int:

@@ -38,7 +38,7 @@ def recipe_page() -> str:
         "such as `--set distill.steps=300`.",
         "A recipe can be someone else's: all that it can do is to read models and text (files, and what the hub has "
         "under the names in it), to compute, and to write the output folder that you name. Devices that start a "
-        "program by its path (`web:browser=`, `insn=`) or log in elsewhere (`ssh://`), and trackers that upload, are "
+        "program by its path (`web:browser=`) or log in elsewhere (`ssh://`), and trackers that upload, are "
         "refused in a file; give them on the command line, with `--device` or `--set`. A target's recipe "
         "(`--target`) may name a machine to log in to, without options.",
         "## A run's recipe",

@@ -68,8 +68,9 @@ def export(
     """Export a model to an ONNX package: the fastest candidate graph that answers as the model does.
 
     Candidates are the graph in several forms (which operators) and schemes (how many bits), held against torch on real
-    text and timed in turns on the device. The package holds the ONNX file, config, tokenizer, and a manifest with
-    every candidate's figures. Threads, batch size and length say what the candidates are timed at.
+    text and timed in turns on the device; on an emulated one instructions are counted. The package holds the ONNX
+    file, config, tokenizer, and a manifest with every candidate's figures. Threads, batch size and length say what
+    the candidates are timed at.
     """
     if not onnx:
         raise UserError("there is no other format than ONNX", where="export", hint="give --onnx")

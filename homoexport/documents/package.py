@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from homoexport.choices import (
     Calibration,
+    CostUnit,
     EmbeddingPrecision,
     ModelTask,
     PoolingMode,
@@ -71,9 +72,9 @@ class Invariance(Figures):
 class CandidateFigures(Figures):
     """A graph that could have been shipped.
 
-    `kept_in_fp32` are products that broke the accuracy gate in fewer bits. Only candidates of one `round` were timed in
-    turns; `latency_p50_ms` is None where one was wrong, or nothing was to be compared, and `parity` where it was too
-    slow to be worth the question.
+    `kept_in_fp32` are products that broke the accuracy gate in fewer bits. Only candidates of one `round` compare: they
+    were timed in turns, or instructions of one inference were counted, as `TimedAt.unit` says. Both figures are None
+    where one was wrong, or nothing was to be compared, and `parity` where it was too slow to be worth the question.
     """
 
     name: str
@@ -83,20 +84,22 @@ class CandidateFigures(Figures):
     calibration: Calibration | None
     kept_in_fp32: tuple[str, ...]
     file_bytes: int
-    latency_p50_ms: float | None
+    latency_p50_ms: float | None = None
+    instructions: float | None = None
     round: int | None
     parity: Parity | None
     parity_on_target: Parity | None
 
 
 class TimedAt(Figures):
-    """What candidates were timed at. `threads` is None for one on each core."""
+    """What candidates were timed at, or their instructions counted. `threads` is None for one on each core."""
 
     device: str
     cpu: str
     threads: int | None
     batch_size: int
     length: int
+    unit: CostUnit = "ms"
 
 
 class Pooling(Figures):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from homoexport.choices import OTHER_RUNTIMES
 from homoexport.documents.artifact import PackageManifest
-from homoexport.documents.package import PackageDetails
+from homoexport.documents.package import CandidateFigures, PackageDetails
 from homoexport.report.table import Table
 from homoexport.schemes import SCHEMES
 
@@ -27,7 +27,8 @@ def export_lines(folder: str, manifest: PackageManifest) -> list[str]:
         + ("; --quantize int8-static does not depend on the batch" if follows_batch else ""),
     ]
     if timed := details.timed_at:
-        lines.append(f"Timed on {timed.device} with {timed.batch_size} x {timed.length} tokens")
+        how = "Timed" if timed.unit == "ms" else "Instructions counted, for its times are an emulator's,"
+        lines.append(f"{how} on {timed.device} with {timed.batch_size} x {timed.length} tokens")
     for runtime, beside in details.beside.items():
         latencies = beside.latency_p50_ms, beside.onnx_latency_p50_ms
         times = " against ".join("too large to be timed" if one is None else f"{one:.3f} ms" for one in latencies)
@@ -45,17 +46,24 @@ def export_lines(folder: str, manifest: PackageManifest) -> list[str]:
 def candidate_table(details: PackageDetails) -> Table:
     """Every candidate of an export with its figures; a dash where one was not asked for.
 
-    Those of one round were timed in turns, so only they compare.
+    Those of one round were timed in turns, or their instructions counted, so only they compare.
     """
+    counted = details.timed_at is not None and details.timed_at.unit == "instructions"
     rows = [
         (
             candidate.full_name,
             f"{candidate.file_bytes / 1e6:.2f}",
             str(candidate.round or "-"),
-            "-" if candidate.latency_p50_ms is None else f"{candidate.latency_p50_ms:.3f}",
+            _cost(candidate, counted=counted),
             "-" if candidate.parity is None else f"{candidate.parity.mean_cosine:.5f}",
         )
         for candidate in details.candidates
     ]
-    head = ("candidate", "MB", "round", "p50 ms", "cosine, mean")
+    head = ("candidate", "MB", "round", "M instructions" if counted else "p50 ms", "cosine, mean")
     return Table(head, rows, f"Candidates, chosen: {details.candidate}")
+
+
+def _cost(candidate: CandidateFigures, *, counted: bool) -> str:
+    if counted:
+        return "-" if candidate.instructions is None else f"{candidate.instructions / 1e6:.2f}"
+    return "-" if candidate.latency_p50_ms is None else f"{candidate.latency_p50_ms:.3f}"

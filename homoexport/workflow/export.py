@@ -35,10 +35,12 @@ from homoexport.schemes import SCHEMES, embeddings_of, refuse_scales_without_tex
 from homoexport.stages.measure import (
     answers_of_file,
     check_measurement,
+    count_files,
     find_target,
     host_of,
     rank_files,
     refuse_runtime,
+    refuse_uncounted,
 )
 from homoexport.workflow.measure import read_lines
 from homoexport.workflow.progress import QUIET, Progress
@@ -76,8 +78,9 @@ def export(
     """Export a model to an ONNX package: the fastest candidate graph that answers as the model does.
 
     Candidates are the graph in several forms (which operators) and schemes (how many bits), held against torch on real
-    text and timed in turns on the device. Other arguments are the fields of a recipe's `export` and `measure` sections.
-    `text` is a file of real text, one a line; by default a student's held-out text, else sentences of our own.
+    text and timed in turns on the device; on an emulated one their instructions are counted. Other arguments are the
+    fields of a recipe's `export` and `measure` sections. `text` is a file of real text, one a line; by default a
+    student's held-out text, else sentences of our own.
 
     Raises:
         UserError: what cannot be, told before the model is loaded where it can be told without it.
@@ -148,13 +151,11 @@ def export_model(
     answer = partial(answers_of_file, device=measure.device, pad_token_id=padding, output=output)
 
     def rank(files: Sequence[Path]) -> list[float]:
-        return rank_files(
-            files,
-            **timed_at.model_dump(include={"device", "threads", "batch_size", "length"}),
-            min_seconds=settings.seconds,
-            vocab_size=encoder.model.config.vocab_size,
-            outputs=(output,),
-        )
+        conditions = timed_at.model_dump(include={"device", "threads", "batch_size", "length"})
+        conditions |= {"vocab_size": encoder.model.config.vocab_size, "outputs": (output,)}
+        if there.emulated:
+            return count_files(files, **conditions)
+        return rank_files(files, min_seconds=settings.seconds, **conditions)
 
     def judge(file: Path) -> BudgetVerdict:
         assert gate is not None
@@ -196,9 +197,9 @@ def _refuse_impossible(settings: ExportSettings, measure: MeasureSettings, texts
     for scheme, facts in SCHEMES.items():
         if facts.asked_as == settings.quantize:
             embeddings_of(settings.embeddings, scheme)
-    if not host_of(measure.device).emulated:
-        workload = measure.threads, measure.batch_size, measure.length
-        check_measurement(measure.device, [workload], min_seconds=settings.seconds)
+    refuse_uncounted(measure.device)
+    workload = measure.threads, measure.batch_size, measure.length
+    check_measurement(measure.device, [workload], min_seconds=settings.seconds)
 
 
 def _beside(asked: RuntimeChoice, device: str, answer: Answer) -> Mapping[Runtime, Answer | str]:
@@ -214,14 +215,14 @@ def _beside(asked: RuntimeChoice, device: str, answer: Answer) -> Mapping[Runtim
 
 
 def _timed_at(measure: MeasureSettings, there: TargetHost, longest: int) -> TimedAt:
-    """Where candidates are timed: an emulator's times say nothing of its device, so that they are ranked here, and the
-    gate alone is held there."""
+    """What candidates are timed at. An emulator's times say nothing of its device: there instructions are counted."""
     return TimedAt(
-        device="cpu" if there.emulated else measure.device,
-        cpu=host_of("cpu").cpu if there.emulated else there.cpu,
-        threads=threads_here(measure) if there.emulated else measure.threads,
+        device=measure.device,
+        cpu=there.cpu,
+        threads=measure.threads,
         batch_size=measure.batch_size,
         length=min(measure.length, longest),
+        unit="instructions" if there.emulated else "ms",
     )
 
 

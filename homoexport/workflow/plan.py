@@ -19,9 +19,11 @@ from homoexport.errors import DeviceError, RecipeError
 from homoexport.stages.measure import (
     cache_folder,
     check_measurement,
+    count_files,
     find_target,
     host_of,
     refuse_runtime,
+    refuse_uncounted,
     time_files,
 )
 from homoexport.workflow.measure import refuse_emulated_latency
@@ -93,6 +95,7 @@ def _check_asked(budget: Budget, measure: MeasureSettings) -> None:
     if not budget.lines():
         raise RecipeError("there is no line to plan for", where="budget", hint="give --latency-p95 8ms, for example")
     refuse_emulated_latency(budget, measure.device)
+    refuse_uncounted(measure.device)
     workload = measure.threads, measure.batch_size, measure.length
     check_measurement(measure.device, [workload], min_seconds=measure.min_seconds)
 
@@ -119,6 +122,7 @@ def instruments_for(
         make_graphs=partial(make_graphs, opset=export.opset),
         converted=_converted,
         time_files=time_files,
+        count_files=count_files,
         probe=probe_of(encoder, objective),
         cache=cache_folder(),
     )

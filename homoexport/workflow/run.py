@@ -52,7 +52,7 @@ from homoexport.report import write_plan_report, write_report
 from homoexport.runtime.inference import Package, open_package
 from homoexport.shape import PartialShape
 from homoexport.stages.evaluate import quality_of_run, torch_package
-from homoexport.stages.measure import check_measurement
+from homoexport.stages.measure import check_measurement, refuse_uncounted
 from homoexport.stages.plan.choice import lighter, narrower
 from homoexport.workflow.distill import distill, forget_state, prune_on
 from homoexport.workflow.export import export_model, held_out_texts, threads_here
@@ -125,6 +125,7 @@ def check_recipe(recipe: Recipe) -> Encoder:
     """The teacher, once all is checked that would stop a run half-way; what needs no model is checked first."""
     student, settings = None if recipe.is_planned else _student_of(recipe), recipe.measure
     refuse_emulated_latency(recipe.budget, settings.device)
+    refuse_uncounted(settings.device)
     workload = settings.threads, settings.batch_size, settings.length
     check_measurement(settings.device, [workload], texts=texts_of(settings), min_seconds=settings.min_seconds)
     check_before_loading(recipe.text, recipe.distill, recipe.vocabulary)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ import pytest
 from homoexport.data import sample_text
 from homoexport.documents.artifact import PackageManifest, StudentManifest, verify, write_manifest
 from homoexport.encoder import load_encoder, save_encoder
+from homoexport.stages.measure import find_target
 from tests.conftest import BERT_TINY, MINILM, sentence_vectors, tiny_bert, tiny_tokenizer
 from tests.samples import student_details
 from tests.snippets import snippets
+from tests.stages.measure.sshd import missing, running
 
 QUICK = ("--threads", 1, "--length", 16, "--seconds", 0.02)
 FP32 = ("--quantize", "none", "--graph", "standard", *QUICK)  # where the choice is not the matter
@@ -50,7 +53,7 @@ def test_what_was_tried_and_why_not_the_others_is_told(homoexport, model, texts,
     assert details["refused"]
     assert set(details["refused"]) == set(re.findall(r"^Not (\S+):", told.out, re.M))
     assert details["timed_at"].pop("cpu")
-    assert details["timed_at"] == {"device": "cpu", "threads": 1, "batch_size": 1, "length": 16}
+    assert details["timed_at"] == {"device": "cpu", "threads": 1, "batch_size": 1, "length": 16, "unit": "ms"}
     assert "Timed on cpu with 1 x 16 tokens" in told.out
 
 
@@ -158,7 +161,9 @@ def test_what_the_docs_promise_of_texts_sizes_and_batches(homoexport, tmp_path, 
 
 
 @pytest.mark.emulated
-def test_for_a_processor_without_vnni_the_gate_is_held_there(homoexport, tmp_path):
+def test_for_an_emulated_processor_the_gate_is_held_and_instructions_are_counted_there(homoexport, tmp_path):
+    for need in find_target("x86:haswell").needs_to_count():
+        pytest.skip(f"{need.what} is missing ({need.command})")
     out = tmp_path / "package"
     told = homoexport("export", "--onnx", MINILM, "-o", out, "--device", "x86:haswell", "--quantize", "int8", *QUICK)
     assert told.code == 0
@@ -166,5 +171,40 @@ def test_for_a_processor_without_vnni_the_gate_is_held_there(homoexport, tmp_pat
     name = f"{details['graph']}-{details['scheme']}"
     (chosen,) = [item for item in details["candidates"] if (item["round"], item["name"]) == (3, name)]
     assert chosen["parity_on_target"]["passed"]
+    assert chosen["instructions"] > 1e6
+    assert chosen["latency_p50_ms"] is None
+    assert (details["timed_at"]["device"], details["timed_at"]["unit"]) == ("x86:haswell", "instructions")
+    assert "Instructions counted, for its times are an emulator's, on x86:haswell with 1 x 16 tokens" in told.out
     tried = {item["name"].split("-", 1)[1] for item in details["candidates"] if item["parity_on_target"]}
     assert {"int8", "int8-7-bit", "int8-unsigned"} <= tried
+
+
+@pytest.mark.ssh
+@pytest.mark.skipif(bool(missing()), reason=missing())
+def test_over_ssh_candidates_are_timed_by_the_boards_own_clock(homoexport, model, tmp_path, monkeypatch):
+    out = tmp_path / "package"
+    with tempfile.TemporaryDirectory(prefix="t-", dir="/tmp") as short, running(tmp_path / "sshd") as server:
+        monkeypatch.setattr(tempfile, "tempdir", short)  # paths of sockets are short
+        monkeypatch.setenv("HOMOEXPORT_SSH", server.command)
+        device = server.device()
+        told = homoexport(
+            "export",
+            "--onnx",
+            model,
+            "-o",
+            out,
+            "--device",
+            device,
+            "--quantize",
+            "int8",
+            "--graph",
+            "standard",
+            *QUICK,
+        )
+    assert told.code == 0, told.err
+    details = verify(out, PackageManifest).details
+    assert (details.timed_at.device, details.timed_at.unit, details.held_on) == (device, "ms", device)
+    assert all(
+        item.latency_p50_ms > 0 and item.parity_on_target.passed for item in details.candidates if item.round == 3
+    )
+    assert f"Timed on {device} with 1 x 16 tokens" in told.out

@@ -5,10 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from homoexport.documents.recipe import ExportSettings, MeasureSettings
+from homoexport.documents.target import TargetHost
+from homoexport.encoder import load_encoder
+from homoexport.workflow import export as workflow
 from homoexport.workflow.export import _beside
+from tests.conftest import tiny_bert, tiny_tokenizer
 
 SCRIPT = """
 import sys
@@ -70,3 +76,31 @@ def test_auto_says_of_each_runtime_why_it_cannot_be_had(monkeypatch: pytest.Monk
 def answer(*_asked: object) -> list[object]:
     """Stands for what runs a file on a device."""
     return []
+
+
+def test_on_an_emulated_device_instructions_are_counted_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = TargetHost(is_here=False, emulated=True, provider="", cpu="A core", x86=False, instruction_sets=())
+    asked: dict[str, Any] = {}
+    passed: dict[str, Any] = {}
+
+    def count(files: list[Path], **conditions: Any) -> list[float]:
+        asked.update(conditions)
+        return [1.0e6 for _ in files]
+
+    monkeypatch.setattr(workflow, "host_of", lambda device: there)
+    for name in ("refuse_uncounted", "check_measurement", "rank_files", "verify"):
+        monkeypatch.setattr(workflow, name, lambda *_args, **_named: None)
+    monkeypatch.setattr(workflow, "count_files", count)
+    monkeypatch.setattr("homoexport.stages.export.package.export_encoder", lambda *_, **named: passed.update(named))
+    tiny_bert().save_pretrained(tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    workflow.export_model(
+        load_encoder(str(tmp_path / "model"), task="feature-extraction"),
+        tmp_path / "package",
+        settings=ExportSettings(),
+        measure=MeasureSettings(device="arm64:cortex-a53", length=16),
+    )
+    assert passed["rank"]([tmp_path / "one", tmp_path / "other"]) == [1.0e6, 1.0e6]
+    timed_at = passed["timed_at"]
+    assert (timed_at.device, timed_at.cpu, timed_at.unit) == ("arm64:cortex-a53", "A core", "instructions")
+    assert (asked["device"], asked["batch_size"], asked["length"]) == ("arm64:cortex-a53", 1, 16)

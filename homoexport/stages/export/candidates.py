@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Candidate:
-    """A graph that could be shipped; see `CandidateFigures`."""
+    """A graph that could be shipped; see `CandidateFigures`. `cost` is what it was ranked by, lower is better."""
 
     form: Form
     scheme: Scheme
@@ -54,7 +54,7 @@ class Candidate:
     kept_in_fp32: tuple[str, ...] = ()
     parity: Parity | None = None
     parity_on_target: Parity | None = None
-    latency_p50_ms: float | None = None
+    cost: float | None = None
     round: int | None = None
 
     @property

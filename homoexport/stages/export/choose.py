@@ -6,6 +6,8 @@
    gate is smoothed, or the layers that break it are found by bisection and left in fp32; what is right is timed in
    turns with the fp32 graph.
 3. The fastest ships; of those as fast, the smallest file.
+
+Where the target has no clock that could be trusted, instructions are counted in place of timing.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from homoexport.choices import Calibration, EmbeddingPrecision, GraphChoice, Quantization, Scheme
+from homoexport.choices import Calibration, CostUnit, EmbeddingPrecision, GraphChoice, Quantization, Scheme
 from homoexport.documents.budget import QUALITY_LINE, BudgetVerdict
 from homoexport.documents.package import Parity
 from homoexport.errors import ParityError
@@ -28,7 +30,7 @@ Rank = Callable[[Sequence[Path]], Sequence[float]]
 Judge = Callable[[Path], BudgetVerdict]
 
 _ATTENTION, _VARIANTS, _SCHEMES = 1, 2, 3  # rounds of measuring
-TIE = 1.02  # medians closer than this are a tie, and the smaller file is shipped
+TIE = 1.02  # costs closer than this are a tie, and the smaller file is shipped
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ def choose(
     quantize: Quantization,
     schemes: Mapping[Scheme, EmbeddingPrecision],
     rank: Rank,
+    unit: CostUnit = "ms",
     graph: GraphChoice = "auto",
     judge: Judge | None = None,
 ) -> Choice:
@@ -57,7 +60,8 @@ def choose(
 
     Args:
         schemes: from `schemes_for`, the likeliest first, and how each stores the embedding tables.
-        rank: median milliseconds of files, in their order.
+        rank: what files cost, in their order; lower is better.
+        unit: of their costs: median milliseconds, or instructions of one inference.
         judge: holds a file against a floor of quality; the fastest that keeps it ships, and if none does the best.
 
     Raises:
@@ -82,7 +86,7 @@ def choose(
         kind = {"auto": "", "none": "fp32 "}.get(quantize, f"{quantize} ")
         raise _nothing_right(f"no {kind}graph{_with_words(schemes)}", everything, maker)
     chosen, quality = _fastest_that_is_good(maker, shippable, judge)
-    refused = _refusals(finalists, chosen)
+    refused = _refusals(finalists, chosen, unit)
     refused |= {
         name: below_the_floor(verdict) for name, verdict in quality.items() if name != chosen.name and not verdict.kept
     }
@@ -127,15 +131,15 @@ def below_the_floor(verdict: BudgetVerdict) -> str:
 
 def fastest(candidates: Sequence[Candidate]) -> Candidate:
     """The fastest; of those within the noise of it, and where none could be timed, the one with the smallest file."""
-    limit = TIE * min(_latency(candidate) for candidate in candidates)
+    limit = TIE * min(_cost(candidate) for candidate in candidates)
     return min(
-        (candidate for candidate in candidates if _latency(candidate) <= limit),
+        (candidate for candidate in candidates if _cost(candidate) <= limit),
         key=lambda candidate: candidate.file_bytes,
     )
 
 
-def _latency(candidate: Candidate) -> float:
-    return float("inf") if candidate.latency_p50_ms is None else candidate.latency_p50_ms
+def _cost(candidate: Candidate) -> float:
+    return float("inf") if candidate.cost is None else candidate.cost
 
 
 def _best_form(
@@ -146,12 +150,12 @@ def _best_form(
     wrong, timed = _timed_forms(maker, list(forms), scheme, embeddings, rank, _ATTENTION)
     if not timed:
         raise _nothing_right("no graph", wrong, maker)
-    tried, best = wrong + timed, min(timed, key=_latency)
+    tried, best = wrong + timed, min(timed, key=_cost)
     if len(forms) == 1:
         return wrong, best.form
     if variants := forms[best.form]:
         wrong, again = _timed_forms(maker, (best.form, *variants), scheme, embeddings, rank, _VARIANTS)
-        best = min(again, key=_latency)
+        best = min(again, key=_cost)
         tried += wrong + again
     maker.forget([item.form for item in tried if item.form != best.form])
     return tried, best.form
@@ -178,12 +182,12 @@ def _timed_forms(
 
 
 def _timed(maker: Maker, candidates: Sequence[Candidate], rank: Rank, round_number: int) -> list[Candidate]:
-    """The candidates with the medians that they were timed with in turns, but for those that the target cannot hold."""
-    latencies = rank([item.file for item in candidates]) if candidates else []
+    """The candidates with what they cost, measured in turns, but for those that the target cannot hold."""
+    costs = rank([item.file for item in candidates]) if candidates else []
     timed = []
-    for item, latency in zip(candidates, latencies, strict=True):
-        if math.isfinite(latency):
-            timed.append(replace(item, latency_p50_ms=latency, round=round_number))
+    for item, cost in zip(candidates, costs, strict=True):
+        if math.isfinite(cost):
+            timed.append(replace(item, cost=cost, round=round_number))
         else:
             maker.left_out[item.name] = "could not be timed, for it does not fit into the target's memory"
             timed.append(item)
@@ -195,8 +199,8 @@ def _last_round(maker: Maker, sound: Sequence[Candidate], forms: Sequence[Candid
     if len(sound) == 1:
         (alone,) = sound
         for item in reversed(forms):
-            if (item.file, item.embeddings) == (alone.file, alone.embeddings) and item.latency_p50_ms is not None:
-                return [replace(alone, latency_p50_ms=item.latency_p50_ms, round=item.round)]
+            if (item.file, item.embeddings) == (alone.file, alone.embeddings) and item.cost is not None:
+                return [replace(alone, cost=item.cost, round=item.round)]
     maker.progress("measuring the schemes")
     return _timed(maker, sound, rank, _SCHEMES)
 
@@ -282,7 +286,7 @@ def _soundness(candidate: Candidate) -> tuple[bool, float]:
     return candidate.sound, candidate.parity.mean_cosine if candidate.parity else -1.0
 
 
-def _refusals(finalists: Sequence[Candidate], chosen: Candidate) -> dict[str, str]:
+def _refusals(finalists: Sequence[Candidate], chosen: Candidate, unit: CostUnit) -> dict[str, str]:
     """Why each other scheme does not ship, with its figures."""
     reasons = {}
     for item in finalists:
@@ -290,15 +294,19 @@ def _refusals(finalists: Sequence[Candidate], chosen: Candidate) -> dict[str, st
             continue
         if not item.sound:
             reasons[item.name] = f"breaks the gate: {_failure(item)}"
-        elif None not in (item.latency_p50_ms, chosen.latency_p50_ms):  # else it is among what was left out
-            ratio = _latency(item) / _latency(chosen)
+        elif item.cost is not None and chosen.cost is not None:  # else it is among what was left out
+            ratio = item.cost / chosen.cost
             size = f"{item.file_bytes / 1e6:.2f} MB against {chosen.file_bytes / 1e6:.2f} MB"
             why = "was not asked for; it " if ratio * TIE < 1 else ""
             reasons[item.name] = (
-                f"{why}takes {ratio:.2f} times as long as {chosen.name} ({_latency(item):.3f} ms against "
-                f"{_latency(chosen):.3f} ms; {size})"
+                f"{why}takes {ratio:.2f} times as {'long' if unit == 'ms' else 'many instructions'} as {chosen.name} "
+                f"({_told(item.cost, unit)} against {_told(chosen.cost, unit)}; {size})"
             )
     return reasons
+
+
+def _told(cost: float, unit: CostUnit) -> str:
+    return f"{cost:.3f} ms" if unit == "ms" else f"{cost / 1e6:.2f} M"
 
 
 def _failure(candidate: Candidate) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from homoexport.choices import CLASSIFYING, OUTPUT_NAMES, Runtime, RuntimeChoice
+from homoexport.choices import CLASSIFYING, OUTPUT_NAMES, CostUnit, Runtime, RuntimeChoice
 from homoexport.documents.artifact import write_manifest
 from homoexport.documents.output import output_errors, staged
 from homoexport.documents.package import (
@@ -82,7 +82,7 @@ def export_encoder(
     """Export a model as an ONNX package, choosing the graph by measuring; the answer is `out_dir`.
 
     Args:
-        rank: median milliseconds of ONNX files at `timed_at`, in their order; lower is better.
+        rank: what ONNX files cost at `timed_at`, in its unit and in their order; lower is better.
         texts: real text for the parity ladder and for calibration; by default sentences of our own, for the first.
         answer: runs a file on the target, where that is not this machine's CPU; the gate is held there, too.
         held_on: the device that `answer` asks.
@@ -109,7 +109,13 @@ def export_encoder(
         with output_errors(work):
             maker = Maker(encoder, work, max_length, texts, settings.opset, answer, progress)
             choice = choose(
-                maker, quantize=settings.quantize, schemes=schemes, rank=rank, graph=settings.graph, judge=judge
+                maker,
+                quantize=settings.quantize,
+                schemes=schemes,
+                rank=rank,
+                unit=timed_at.unit,
+                graph=settings.graph,
+                judge=judge,
             )
         progress(f"writing the {choice.chosen.name} graph")
         graph = ir.load(choice.chosen.file)
@@ -275,7 +281,7 @@ def _details_of(maker: Maker, choice: Choice, graph: ir.Model, *, timed_at: Time
         graph=chosen.form.name,
         parity=chosen.parity,
         batch_invariance=check_invariance(chosen.file, maker.batches, task=encoder.task, answer=maker.answer),
-        candidates=tuple(CandidateFigures.model_validate(item, from_attributes=True) for item in choice.candidates),
+        candidates=tuple(_figures_of(item, timed_at.unit) for item in choice.candidates),
         refused=choice.refused,
         left_out=maker.left_out,
         quality=choice.quality,
@@ -283,3 +289,8 @@ def _details_of(maker: Maker, choice: Choice, graph: ir.Model, *, timed_at: Time
         timed_at=timed_at,
         held_on=held_on,
     )
+
+
+def _figures_of(candidate: Candidate, unit: CostUnit) -> CandidateFigures:
+    figures = CandidateFigures.model_validate(candidate, from_attributes=True)
+    return figures.model_copy(update={"latency_p50_ms" if unit == "ms" else "instructions": candidate.cost})

@@ -1,6 +1,7 @@
 """Measuring: the shipped file, in a clean process, in turns with what it is compared to."""
 
 from homoexport.stages.measure.compare import compare_results, slower_than
+from homoexport.stages.measure.counting import count_files, refuse_uncounted
 from homoexport.stages.measure.devices import diagnose, list_devices, set_up
 from homoexport.stages.measure.extras import Extras
 from homoexport.stages.measure.intervals import mean_interval, rounds_of
@@ -23,6 +24,7 @@ __all__ = [
     "check_measurement",
     "check_packages",
     "compare_results",
+    "count_files",
     "diagnose",
     "find_target",
     "host_of",
@@ -31,6 +33,7 @@ __all__ = [
     "measure_packages",
     "rank_files",
     "refuse_runtime",
+    "refuse_uncounted",
     "rounds_of",
     "set_up",
     "slower_than",

@@ -14,8 +14,7 @@ from homoexport.runtime.inference import PackageInfo
 from homoexport.runtime.worker.protocol import InputsRequest
 from homoexport.stages.measure.process import Worker
 from homoexport.stages.measure.targets import OutOfMemory
-from homoexport.stages.measure.targets.emulated import EmulatedCpu
-from homoexport.stages.measure.timing import Progress, Running, Workload, inputs_request, load_model, load_request
+from homoexport.stages.measure.timing import Progress, Running, Workload, load_model
 
 _AROUND_RUNS = 50
 _STREAM_SECONDS = 1.0
@@ -66,15 +65,6 @@ def post_processing_ms(one: Running, details: PackageInfo) -> float | None:
     """Milliseconds of what is done with a batch's answer, at the median; None where nothing is."""
     post = one.worker.post(task=details.task, output=details.output, runs=_AROUND_RUNS)
     return None if post is None else float(np.median(post)) / 1e6
-
-
-def instructions(one: Running, workload: Workload) -> float | None:
-    """Instructions of one inference, where an emulator counts them."""
-    target = one.worker.target
-    if not isinstance(target, EmulatedCpu):
-        return None
-    load = load_request(one.subject, target, threads=workload.threads)
-    return target.count_instructions(load, inputs_request(one.subject, workload), batches=one.batches)
 
 
 def _text_of(tokens: int) -> str:

@@ -18,6 +18,7 @@ from homoexport.host import library_versions
 from homoexport.runtime.inference import PackageInfo, load_tokenizer, read_package
 from homoexport.runtime.installed import install_hint
 from homoexport.stages.measure import extras as besides
+from homoexport.stages.measure.counting import instructions_of
 from homoexport.stages.measure.extras import Extras
 from homoexport.stages.measure.intervals import MARGIN, drift, percentile_intervals, speedup, verdict_of
 from homoexport.stages.measure.targets import Target, find_target, open_target, refuse_runtime
@@ -307,6 +308,7 @@ def _figures(details: PackageInfo, one: Running, session: Session, extras: Extra
         "arrivals",
         lambda: besides.open_loop(one, extras, report, closed_p50_ms=p50, closed_p95_ms=p95),
     )
+    counted = session.fitting(subject, "instructions", lambda: instructions_of(one.worker, batches=one.batches))
     # It leaves a batch of its own in the worker, so it comes after all that is of the workload.
     agreed = session.fitting(subject, "agreement", lambda: agreement(one, precision=details.precision))
     return PackageFigures(
@@ -342,7 +344,7 @@ def _figures(details: PackageInfo, one: Running, session: Session, extras: Extra
         agreement=agreed,
         download_bytes=one.load.download_bytes,
         time_to_first_result_ms=one.warm_up.time_to_first_result_ms,
-        instructions=besides.instructions(one, workload),
+        instructions=counted,
         warmup_runs=one.warm_up.runs,
         warmup_steady=one.warm_up.steady,
         runs=samples_ms.size,

@@ -121,6 +121,10 @@ class Worker:
         """The most that it has had resident, less the target's overhead now."""
         return self.memory().peak_rss_bytes - self.target.overhead_bytes(self.process_id)
 
+    def instructions(self) -> int | None:
+        """What it had run by its last reply; None where nothing counts them."""
+        return self.target.instructions(self.process_id)
+
     def once(self, *, shrink: bool) -> protocol.MemoryReply:
         return self._ask(protocol.MemoryReply, "once", shrink=shrink)
 

@@ -38,9 +38,9 @@ class Instruments:
 
     `scheme` and `embeddings` say how students' graphs will be stored. `forms` are names of the graph's forms to try,
     each with those of its variants, which are tried if it is the fastest; a runtime's name is that of the graph for it,
-    which `converted` makes the runtime's own files of. `time_files` measures files in turns, as
-    `stages.measure.time_files`. `probe` is a loss [] of token ids [B, S] and their mask, whose gradients say how
-    strongly weights move the output.
+    which `converted` makes the runtime's own files of. `time_files` measures files in turns, and `count_files` their
+    instructions where the target is emulated, as those of `stages.measure`. `probe` is a loss [] of token ids [B, S]
+    and their mask, whose gradients say how strongly weights move the output.
     """
 
     target: TargetHost
@@ -52,5 +52,6 @@ class Instruments:
     make_graphs: Callable[[Encoder, Path], WriteGraph]
     converted: Callable[[Path, str, Scheme], Path]  # an ONNX file of a form, in place; what the runtime opens
     time_files: Callable[..., Sequence[TimedFile | None]]
+    count_files: Callable[..., Sequence[float]]
     probe: Callable[[Tensor, Tensor], Tensor]
     cache: Path

@@ -23,7 +23,7 @@ from homoexport.documents.plan import Cost, MeasuredTable, PlanMemory, ShapeCost
 from homoexport.documents.recipe import MeasureSettings
 from homoexport.encoder import Encoder, count_parameters, family_of, parameters_at
 from homoexport.errors import DoesNotFit, PackageError, UserError
-from homoexport.host import available_cores, library_versions
+from homoexport.host import library_versions
 from homoexport.lock import scratch_folder
 from homoexport.shape import Shape
 from homoexport.stages.plan.instruments import Instruments, Progress, TimedFile
@@ -287,25 +287,24 @@ class Lab:
             self._templates = Templates(self.encoder, folder, self.instruments, lambda step: self.progress(step, 0.0))
         return self._templates
 
-    def _ranked(self, files: Sequence[Path]) -> list[float]:
-        # As the export does: an emulator's times say nothing of the device.
-        device, threads = self.measure.device, self.measure.threads
-        if self.instruments.target.emulated:
-            device, threads = "cpu", threads and min(threads, available_cores())
-        found = self._time(files, device=device, threads=threads, seconds=_SECONDS, race=True)
+    def _ranked(self, files: Sequence[Path]) -> Sequence[float]:
+        if self.instruments.target.emulated:  # its times say nothing of the device
+            return self.instruments.count_files(files, **self._conditions())
+        found = self._time(files, seconds=_SECONDS, race=True)
         return [float("inf") if timed is None else timed.latency_ms[50] for timed in found]
 
-    def _time(self, files: Sequence[Path], *, seconds: float, **how: Any) -> Sequence[TimedFile | None]:
+    def _time(self, files: Sequence[Path], *, seconds: float, race: bool = False) -> Sequence[TimedFile | None]:
         return self.instruments.time_files(
-            files,
-            **{"device": self.measure.device, "threads": self.measure.threads, **how},
-            batch_size=self.measure.batch_size,
-            length=self.measure.length,
-            vocab_size=self.encoder.model.config.vocab_size,
-            outputs=(OUTPUT_NAMES[self.encoder.task][0],),
-            min_seconds=seconds,
-            warm_seconds=_WARM_SECONDS,
+            files, min_seconds=seconds, warm_seconds=_WARM_SECONDS, race=race, **self._conditions()
         )
+
+    def _conditions(self) -> dict[str, Any]:
+        """What files are measured at."""
+        return {
+            **self.measure.model_dump(include={"device", "threads", "batch_size", "length"}),
+            "vocab_size": self.encoder.model.config.vocab_size,
+            "outputs": (OUTPUT_NAMES[self.encoder.task][0],),
+        }
 
 
 def keep(file: Path, document: Document) -> None:

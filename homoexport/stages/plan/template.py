@@ -34,7 +34,7 @@ _MULTIPLES = 4  # of a size in one number: projections side by side, the two hal
 _SHORT = 8  # elements of a tensor of numbers that can be a shape; longer ones are positions and the like
 
 Stored = tuple[Scheme, EmbeddingPrecision]  # how a graph keeps its weights, and its embedding tables
-Rank = Callable[[Sequence[Path]], Sequence[float]]  # median latencies of files, in milliseconds
+Rank = Callable[[Sequence[Path]], Sequence[float]]  # what files cost, lower is better
 
 
 class Templates:

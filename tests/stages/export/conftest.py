@@ -44,6 +44,7 @@ def export_package(
     judge: Any = None,
     force: bool = False,
     target: TargetHost = TARGET,
+    timed_at: TimedAt = TIMED_AT,
     **settings: Any,
 ) -> Path:
     """A package, by default for a target that adds products of bytes exactly; settings as in a recipe's `export`."""
@@ -52,7 +53,7 @@ def export_package(
         out_dir,
         settings=ExportSettings(**settings),
         target=target,
-        timed_at=TIMED_AT,
+        timed_at=timed_at,
         rank=rank,
         texts=texts,
         answer=answer,

@@ -16,6 +16,7 @@ import pytest
 from homoexport.documents.artifact import PackageManifest, verify
 from homoexport.documents.package import Parity
 from homoexport.errors import DeviceError
+from homoexport.report import candidate_table, export_lines
 from homoexport.schemes import embeddings_of, schemes_for
 from homoexport.stages.export import candidates, choose
 from homoexport.stages.export.candidates import Candidate
@@ -24,7 +25,7 @@ from homoexport.stages.export.forms import Form
 from homoexport.stages.export.quantize import products_of
 from homoexport.stages.export.smooth import channel_maxima, smooth
 from homoexport.stages.export.surgery import array_of
-from tests.stages.export.conftest import export_package, needs_exact_sums
+from tests.stages.export.conftest import TIMED_AT, export_package, needs_exact_sums
 
 TEXTS = ["w1", "w5 w6 w7 w8 w9 w10 w11 w12", "w20 w21 w22", "w3 w4 " * 20]
 
@@ -65,7 +66,7 @@ def test_tables_are_quantized_where_the_weights_are_unless_asked_otherwise():
 
 
 def candidate(name: str, latency: float, size: int) -> Candidate:
-    return Candidate(Form("standard"), "int8", "int8", Path(name), size, latency_p50_ms=latency)
+    return Candidate(Form("standard"), "int8", "int8", Path(name), size, cost=latency)
 
 
 def test_choice_is_the_fastest_and_the_smaller_on_a_tie():
@@ -262,3 +263,28 @@ def test_int8_that_is_slower_is_refused_with_the_figures(tiny_encoder, export_on
     assert details["model_file"] == "onnx/model.onnx"
     reason = details["refused"]["standard-int8"]
     assert reason.startswith("takes 2.00 times as long as standard-fp32 (3.000 ms against 1.500 ms")
+
+
+def test_counted_instructions_are_told_as_such(tiny_encoder, export_once, tmp_path):
+    out = export_package(
+        tiny_encoder("feature-extraction"),
+        out_dir=tmp_path / "package",
+        quantize="int8",
+        graph="standard",
+        timed_at=TIMED_AT.model_copy(update={"device": "arm64:cortex-a53", "unit": "instructions"}),
+        rank=lambda files: [4.0e7 if "int8" in file.name else 5.0e7 for file in files],
+    )
+    manifest = verify(out, PackageManifest)
+    details = manifest.details
+    counted = {item.name: (item.instructions, item.latency_p50_ms) for item in details.candidates}
+    assert counted == {"standard-int8": (4.0e7, None), "standard-fp32": (5.0e7, None)}
+    told = "takes 1.25 times as many instructions as standard-int8 (50.00 M against 40.00 M; "
+    assert details.refused["standard-fp32"].startswith(told)
+    shown = candidate_table(details)
+    assert shown.head[3] == "M instructions"
+    assert {row[3] for row in shown.rows} == {"40.00", "50.00"}
+    assert any(line.startswith("Instructions counted, ") for line in export_lines("package", manifest))
+    card = (out / "README.md").read_text()
+    assert "| instructions, M |" in card
+    assert "| 40.000 |" in card
+    assert " ms" not in card

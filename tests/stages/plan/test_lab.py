@@ -156,6 +156,14 @@ def test_the_teachers_shape_is_measured_at_the_tables_pace(target, encoder):
         assert slow[whole].latency_p50_ms == pytest.approx(1.7 * true.latency_p50_ms)
 
 
+def test_on_an_emulated_target_forms_are_ranked_by_instructions(target, encoder, tmp_path):
+    made = target.lab(encoder)
+    emulated = made.instruments.target.model_copy(update={"emulated": True})
+    made.instruments = replace(made.instruments, target=emulated, count_files=lambda files, **_: [2.0e6 for _ in files])
+    assert made._ranked([tmp_path / "form.onnx"]) == [2.0e6]
+    assert target.groups == []
+
+
 def test_a_cache_that_cannot_be_written_is_none(target, encoder, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("HOMOEXPORT_CACHE", str(tmp_path / "file"))

@@ -29,7 +29,7 @@ KINDS: dict[str, tuple[Callable[[str, str], Target], str]] = {
     "cpu": (parse_cpu, "cpu, or cpu:threads=1,memory=256MB,quota=0.5"),
     "cuda": (parse_accelerated, "cuda"),
     "openvino": (parse_accelerated, "openvino"),
-    "arm64": (parse_emulated, "arm64, or arm64:cortex-a53 (-a57, -a72, -a76, neoverse-n1)"),
+    "arm64": (parse_emulated, "arm64, or arm64:cortex-a53 (-a57, -a72, -a76, neoverse-n1, armv8.6)"),
     "x86": (parse_emulated, "x86:haswell (nehalem, sandybridge, skylake-server, epyc)"),
     "web": (parse_web, "web, or web:threads=2,backend=webgpu,browser=PATH"),
     "ssh": (parse_ssh, "ssh://[user@]host[:port]?python=PATH,cache=FOLDER"),

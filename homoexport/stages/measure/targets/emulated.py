@@ -3,13 +3,14 @@
 QEMU runs the worker's own machine code instruction by instruction, so onnxruntime picks and runs the kernels
 that it would pick on that processor. It imitates no caches and no pipeline: how long it takes says nothing.
 
-Only named cores: QEMU's `max` is no processor that exists, and QEMU 7.2's answers wrongly on arm64.
+Instructions are counted by a plugin of QEMU's, `counting.c`, which a C compiler here makes for the QEMU at hand.
+
+Named cores, for QEMU's `max` is no processor that exists, and QEMU 7.2's answers wrongly on arm64. Without SVE and SME
+it answers rightly: that is `armv8.6`, for QEMU 7.2 has no named core with i8mm.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import platform
 import re
 import shutil
@@ -17,26 +18,26 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from homoexport.documents.measurement import Need
 from homoexport.errors import DeviceError, HomoexportError
-from homoexport.runtime.worker.protocol import InputsRequest, LoadRequest
 from homoexport.stages.measure.targets.debian_tree import PYTHON, make_tree, tree_folder, tree_needs
-from homoexport.stages.measure.targets.protocol import Options, TargetHere, build_worker, read_options, refuse_needs
+from homoexport.stages.measure.targets.protocol import TargetHere, build_worker, refuse_needs
 
 _MIN_QEMU = (7, 2)  # the first to imitate AVX2, and every core below
 _QEMU_PACKAGE = "apt-get install qemu-user"
+_COMPILER_PACKAGE = "apt-get install gcc libc6-dev"
 _UNKNOWN_CPU = "unable to find CPU model"
 _TRY_SECONDS = 300  # for a start under emulation, on a busy machine
 _GUEST_END = 1 << 40  # QEMU gives a 64-bit program the addresses below; its own libraries and buffers lie far above
-_FEW_RUNS, _MANY_RUNS = 1, 5
+_COUNTER = Path(__file__).with_name("counting.c")
+_NEWER_PLUGINS = (9, 0)  # takes no plugin of the interface's first version
 _HIDDEN = ("class/powercap", "class/hwmon")  # what this machine draws is not what an imitated one would
 _NO_CORE_FILE = 'ulimit -S -c 0; exec "$@"'  # QEMU would write one into the working folder
 _MAPPING = re.compile(r"([0-9a-f]+)-[0-9a-f]+ ")
-_COUNT = re.compile(r"insns: (\d+)")
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,15 @@ class Core:
     def emulator(self) -> str:
         return "qemu-x86_64" if self.id is None else "qemu-aarch64"
 
+    @property
+    def write_call(self) -> int:
+        """Linux's number of the system call `write`."""
+        return 1 if self.id is None else 64
+
 
 _V8 = "fp asimd aes pmull sha1 sha2 crc32 cpuid"
 _V8_2 = "fp asimd aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp"
+_V8_6 = f"{_V8_2} i8mm bf16"
 _SSE4 = "fpu sse sse2 ssse3 sse4_1 sse4_2 popcnt"
 _AVX = f"{_SSE4} avx"
 _AVX2 = f"{_AVX} fma avx2 bmi1 bmi2"
@@ -68,6 +75,7 @@ ARM_CORES = {
     "cortex-a72": Core("cortex-a72", "ARM Cortex-A72", _V8, ("0x0", "0xd08", "3")),
     "cortex-a76": Core("cortex-a76", "ARM Cortex-A76", _V8_2, ("0x4", "0xd0b", "1")),
     "neoverse-n1": Core("neoverse-n1", "ARM Neoverse-N1", _V8_2, ("0x4", "0xd0c", "1")),
+    "armv8.6": Core("max,sve=off,sme=off", "ARMv8.6 with i8mm", _V8_6, ("0x1", "0xd40", "1")),  # a Neoverse V1's
 }
 X86_CORES = {
     "nehalem": Core("Nehalem", "Intel Nehalem", _SSE4),
@@ -102,23 +110,13 @@ flags\t\t: {flags}
 """
 
 
-class EmulatedOptions(Options):
-    """QEMU's libinsn.so, which counts instructions."""
-
-    insn: Path | None = None
-
-
 def parse_emulated(device: str, options: str) -> EmulatedCpu:
-    """`arm64`, `arm64:cortex-a53`, `x86`, `x86:haswell`, or any with `,insn=/path/to/libinsn.so` after the core."""
-    architecture = device.partition(":")[0]
-    cores, default = (ARM_CORES, _ARM_DEFAULT) if architecture == "arm64" else (X86_CORES, _X86_DEFAULT)
-    name, _, rest = options.partition(",")
-    plugin = read_options(rest, EmulatedOptions, device=device).insn
-    if plugin is not None and not plugin.is_file():
-        raise DeviceError(f"no plugin {plugin}", where=f"device {device}", hint="name QEMU's libinsn.so")
-    if (name or default) not in cores:
+    """`arm64`, `arm64:cortex-a53`, `x86`, or `x86:haswell`."""
+    cores, default = (ARM_CORES, _ARM_DEFAULT) if device.startswith("arm64") else (X86_CORES, _X86_DEFAULT)
+    name = options or default
+    if name not in cores:
         raise DeviceError(f"unknown core '{name}'", where=f"device {device}", hint=f"known are {', '.join(cores)}")
-    return EmulatedCpu(device, cores[name or default], plugin=plugin and plugin.resolve())
+    return EmulatedCpu(device, cores[name])
 
 
 def set_up_arm64(report: Callable[[str], None]) -> Path:
@@ -162,9 +160,10 @@ class EmulatedCpu(TargetHere):
 
     emulated = True
 
-    def __init__(self, name: str, core: Core, *, tree: Path | None = None, plugin: Path | None = None) -> None:
+    def __init__(self, name: str, core: Core, *, tree: Path | None = None) -> None:
         super().__init__(name)
-        self._core, self._tree, self._plugin = core, tree, plugin
+        self._core, self._tree = core, tree
+        self._counts: Path | None = None  # the folder that the plugin counts in
 
     def needs(self) -> list[Need]:
         """QEMU; for arm64 the Debian tree, for x86 a host that is one."""
@@ -175,8 +174,17 @@ class EmulatedCpu(TargetHere):
             needs.append(Need(what="an x86-64 host", command="measure it on one (ssh://user@host)"))
         return needs
 
+    def needs_to_count(self) -> list[Need]:
+        """What is missing to count instructions: plugins in QEMU, a C compiler."""
+        needs = self.needs()
+        if not needs and not _takes_plugins(_qemu(self._core)):
+            needs.append(Need(what="a QEMU that takes plugins", command="install one whose -help names -plugin"))
+        if shutil.which("cc") is None:
+            needs.append(Need(what="a C compiler", command=_COMPILER_PACKAGE))
+        return needs
+
     def open(self) -> None:
-        """Pack the worker, and describe the core."""
+        """Pack the worker, describe the core, and make what counts instructions."""
         refuse_needs(self.needs(), where=self.name)
         self._prepare()
 
@@ -188,6 +196,9 @@ class EmulatedCpu(TargetHere):
         self._root = folder / "root"
         self._describe(f"{self._core.title}, emulated by QEMU {'.'.join(map(str, version))}")
         self._worker = build_worker(folder)
+        if not self.needs_to_count() and _build_counter(folder / "counting.so", 1 + (version >= _NEWER_PLUGINS)):
+            self._counts = folder / "counts"
+            self._counts.mkdir()
 
     def cores(self) -> int:
         """One: threads that take turns in an emulator show nothing."""
@@ -214,46 +225,20 @@ class EmulatedCpu(TargetHere):
                 resident += int(line.split()[1]) * 1024
         return resident
 
-    def count_instructions(self, load: LoadRequest, inputs: InputsRequest, *, batches: int = 1) -> float | None:
-        """Instructions of one inference: what a worker with more runs takes beyond one with fewer.
-
-        The count is the same within some ten thousand each time; None without the plugin. Of several `batches`, which
-        take turns, each is run equally often.
-
-        Raises:
-            DeviceError: the worker fails, or the plugin says nothing.
-        """
-        if self._plugin is None:
+    def instructions(self, process_id: int) -> int | None:
+        """As the plugin counted them up to the worker's last answer."""
+        if self._counts is None:
             return None
-        prepare = [{"command": "load", **vars(load)}, {"command": "inputs", **vars(inputs)}]
-        few, many = (self._instructions_of(prepare, runs * batches) for runs in (_FEW_RUNS, _MANY_RUNS))
-        return (many - few) / ((_MANY_RUNS - _FEW_RUNS) * batches)
+        return int.from_bytes((self._counts / str(process_id)).read_bytes(), sys.byteorder)
 
-    def _instructions_of(self, prepare: Sequence[Mapping[str, object]], runs: int) -> int:
-        """All instructions of one worker, from its start to its end."""
-        requests = [*prepare, {"command": "time", "runs": runs}, {"command": "quit"}]
-        # Hashes drawn anew in each process would change the count, and -I ignores PYTHONHASHSEED.
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-        done = subprocess.run(
-            self._command(("-plugin", str(self._plugin), "-d", "plugin"), isolated=("-s",)),
-            input="".join(f"{json.dumps(request)}\n" for request in requests),
-            capture_output=True,
-            text=True,
-            errors="replace",
-            env=environment | {"PYTHONHASHSEED": "0"},
-        )
-        answers = [json.loads(line) for line in done.stdout.splitlines()]
-        failures = [answer["error"] for answer in answers if not answer["ok"]]
-        counts = _COUNT.findall(done.stderr)
-        if failures or done.returncode != 0 or not counts:
-            said = failures or done.stderr.strip().splitlines()[-1:] or ["the plugin said nothing"]
-            raise self.error(f"cannot count instructions ({said[0]})")
-        return int(counts[-1])  # the last line is the sum where threads are counted apart
-
-    def _command(self, options: Sequence[str] = (), isolated: Sequence[str] = ("-I",)) -> list[str]:
+    def _command(self) -> list[str]:
         python = sys.executable if self._core.id is None else str(self._root / PYTHON)
-        emulator = [_qemu(self._core) or "qemu", "-L", str(self._root), "-cpu", self._core.qemu, *options]
-        return ["/bin/sh", "-c", _NO_CORE_FILE, "sh", *emulator, python, *isolated, str(self._worker)]
+        emulator = [_qemu(self._core) or "qemu", "-L", str(self._root), "-cpu", self._core.qemu]
+        if self._counts is not None:
+            folder = str(self._counts.parent).replace(",", ",,")  # as QEMU wants a comma in a value
+            settings = f"file={folder}/counting.so,out={folder}/counts,write={self._core.write_call}"
+            emulator += ["-plugin", settings]
+        return ["/bin/sh", "-c", _NO_CORE_FILE, "sh", *emulator, python, "-I", str(self._worker)]
 
     def _describe(self, title: str) -> None:
         """Fill the folder that is looked into first; the tree is linked into it, so many cores can share it."""
@@ -280,6 +265,17 @@ def _qemu(core: Core) -> str | None:
 
 def _qemu_needs(core: Core) -> list[Need]:
     return [] if _qemu(core) else [Need(what=core.emulator, command=_QEMU_PACKAGE)]
+
+
+def _takes_plugins(qemu: str | None) -> bool:
+    assert qemu is not None
+    return "-plugin" in subprocess.run([qemu, "-help"], capture_output=True, text=True, check=False).stdout
+
+
+def _build_counter(library: Path, version: int) -> bool:
+    """Make the plugin, for a version of QEMU's interface; whether the compiler could."""
+    command = ["cc", "-O2", "-fPIC", "-shared", f"-DVERSION={version}", "-o", str(library), str(_COUNTER)]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def _qemu_version(qemu: str | None) -> tuple[int, int]:

@@ -84,6 +84,10 @@ class Target(Protocol):
         """Of what a worker has resident now, what is not its own but the target's: an emulator's."""
         return 0
 
+    def instructions(self, process_id: int) -> int | None:  # noqa: ARG002 - a target may need it
+        """What a worker had run by the time of its last answer; None where nothing counts them."""
+        return None
+
     def close(self) -> None:
         """Leave nothing behind but what is kept to be found again by its digest. All workers are gone."""
 
