@@ -397,10 +397,11 @@ def words(models: Mapping[str, Any]) -> str:
                 if group in RUNTIMES:
                     told.append(f"{cosines[best]:.3f} {best}")
         file = model["verdict"][ONNX_FILE]["geometric_mean"]
-        lost = [cell for cell, entry in model["verdict"][ANY]["cells"].items() if entry["ratio"] < 1]
+        cells = model["verdict"][ANY]["cells"]
+        lost = sum(entry["ratio"] < 1 for entry in cells.values())
         lines.append(
             f"- {name}: {', '.join(figures)}; the ONNX file alone {file:.2f} against ONNX Runtime; slower than the "
-            f"fastest peer in {'; '.join(lost) or 'no cell'}. Mean cosines to torch: {', '.join(told)}."
+            f"fastest peer in {lost} of {len(cells)} cells. Mean cosines to torch: {', '.join(told)}."
         )
     return "\n".join(lines)
 

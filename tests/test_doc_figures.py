@@ -232,7 +232,7 @@ def test_clock_and_verdicts():
 
 
 def test_speeds_beside_other_tools():
-    models = kept("export_peers")["models"]
+    models = kept("export_peers_vnni")["models"]
     ours = [models[name]["verdict"] for name in ("minilm-6x384", "student-6x192")]
     for runtime in ("onnxruntime", "openvino"):
         assert says("README.md", "On your own model", *(f"{one[runtime]['geometric_mean']:.2f}" for one in ours))

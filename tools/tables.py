@@ -27,11 +27,11 @@ _MARKED = re.compile(r"(<!-- table: (.+?) -->\n\n).*?(\n\n<!-- end of table -->)
 sys.path.insert(0, str(ROOT / "bench"))
 
 
-def _of(module: str, function: str, part: str | None = None) -> Callable[[], str]:
-    """The table that a benchmark makes of its kept result, or of a part of it."""
+def _of(module: str, function: str, part: str | None = None, *, result: str | None = None) -> Callable[[], str]:
+    """The table that a benchmark makes of its kept result of that name, by default its own, or of a part of it."""
 
     def table() -> str:
-        kept: Any = json.loads((ROOT / f"bench/results/{module}.json").read_text(encoding="utf-8"))
+        kept: Any = json.loads((ROOT / f"bench/results/{result or module}.json").read_text(encoding="utf-8"))
         made: str = getattr(import_module(module), function)(kept if part is None else kept[part])
         return made
 
@@ -60,6 +60,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "runtimes": _of("runtimes", "table", "cells"),
     "export peers": _of("export_peers", "table", "models"),
     "export peers in words": _of("export_peers", "words", "models"),
+    "export peers with VNNI": _of("export_peers", "table", "models", result="export_peers_vnni"),
+    "export peers with VNNI in words": _of("export_peers", "words", "models", result="export_peers_vnni"),
     "roofline": _of("roofline", "table", "profiles"),
     "study": _of("study", "table", "rows"),
     "vocabulary": _of("vocabulary", "table", "runs"),
