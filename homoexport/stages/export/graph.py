@@ -109,14 +109,14 @@ def torch_to_onnx(encoder: Encoder, *, opset: int) -> ir.Model:
         raise UserError(f"there is no opset {opset}", where="opset", hint=f"give {DEFAULT_OPSET}")
     wrapped = _ExportedEncoder(encoder).eval()
     key = program_key(encoder, wrapped, opset=opset)
-    model = remembered_program(key, wrapped)
+    model = remembered_program(key, encoder, wrapped)
     if model is not None:
         model = _simplified(model)
         if answers_as_torch(model, encoder):
             return model
         forget_program(key)
     model = _traced(encoder, wrapped, opset=opset)
-    remember_program(key, model, wrapped)
+    remember_program(key, model, encoder, wrapped)
     return _simplified(model)
 
 

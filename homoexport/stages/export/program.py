@@ -10,7 +10,8 @@ B batch, S sequence.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,13 +31,22 @@ _WIDTHS = frozenset(
 _MOST = 8  # that are remembered, each of some hundred kilobytes
 _SHAPES = ((2, 9), (3, 14))  # B and S of what a filled graph is asked
 
-_programs: dict[str, ir.Model] = {}
+
+@dataclass(frozen=True)
+class _Program:
+    """A graph whose weights are gone, and how many heads the model had."""
+
+    model: ir.Model
+    heads: int
+
+
+_programs: dict[str, _Program] = {}
 
 
 def program_key(encoder: Encoder, wrapped: torch.nn.Module, *, opset: int) -> str:
     """What models have in common that one program is right for, as far as can be told before it is run."""
     config = encoder.model.config
-    head_dim = getattr(config, "hidden_size", 0) / (getattr(config, "num_attention_heads", 0) or 1)
+    head_dim = getattr(config, "hidden_size", 0) / (_heads(encoder) or 1)
     tied: dict[int, str] = {}
     weights = [(name, tied.setdefault(weight.data_ptr(), name)) for name, weight in wrapped.state_dict().items()]
     told = {
@@ -52,34 +62,57 @@ def program_key(encoder: Encoder, wrapped: torch.nn.Module, *, opset: int) -> st
     return json.dumps(told, sort_keys=True, default=str)
 
 
-def remember_program(key: str, model: ir.Model, wrapped: torch.nn.Module) -> None:
+def remember_program(key: str, model: ir.Model, encoder: Encoder, wrapped: torch.nn.Module) -> None:
     """Keep a graph of a key without the weights."""
-    program = model.clone()
-    held = _held_by(wrapped)
+    program, held = model.clone(), _held_by(wrapped)
     for name, value in program.graph.initializers.items():
         if name in held:
             value.const_value = None
     while len(_programs) >= _MOST:
         _programs.pop(next(iter(_programs)))
-    _programs[key] = program
+    _programs[key] = _Program(program, _heads(encoder))
 
 
-def remembered_program(key: str, wrapped: torch.nn.Module) -> ir.Model | None:
+def remembered_program(key: str, encoder: Encoder, wrapped: torch.nn.Module) -> ir.Model | None:
     """The graph of a key with the weights of a module; None where there is none, or it asks for others."""
     if key not in _programs:
         return None
-    program, held = _programs[key].clone(), _held_by(wrapped)
-    for name, value in program.graph.initializers.items():
-        if value.const_value is not None:
-            continue
-        if name not in held or value.shape is None or held[name].dim() != len(value.shape):
-            return None
+    program, held = _programs[key].model.clone(), _held_by(wrapped)
+    empty = {name: value for name, value in program.graph.initializers.items() if value.const_value is None}
+    if not all(name in held for name in empty):
+        return None
+    sizes = _sizes([(value.shape, held[name].shape) for name, value in empty.items()])
+    heads = _programs[key].heads
+    if sizes is None or sizes.setdefault(heads, _heads(encoder)) != _heads(encoder):
+        return None
+    for name, value in empty.items():
         value.const_value = ir.tensor(held[name].detach().numpy(), name=name)
-        value.shape = ir.Shape(held[name].shape)
-    for node in program.graph:
-        for output in node.outputs:
-            output.shape = None  # of the model that it was made of; the optimizer infers what it needs
+    for value in _values(program):  # what is fused is recognized by its shape, too
+        if value.shape is not None:
+            value.shape = ir.Shape([sizes.get(size, size) if isinstance(size, int) else size for size in value.shape])
     return program
+
+
+def _sizes(shapes: Sequence[tuple[ir.Shape | None, torch.Size]]) -> dict[int, int] | None:
+    """What each size of one model's weights is in another's; None where that is not the same everywhere."""
+    sizes: dict[int, int] = {}
+    for before, now in shapes:
+        if before is None or len(before) != len(now):
+            return None
+        for size, other in zip(before, now, strict=True):
+            if not isinstance(size, int) or sizes.setdefault(size, other) != other:
+                return None
+    return sizes
+
+
+def _values(model: ir.Model) -> Iterator[ir.Value]:
+    yield from model.graph.initializers.values()
+    for node in model.graph:
+        yield from node.outputs
+
+
+def _heads(encoder: Encoder) -> int:
+    return int(getattr(encoder.model.config, "num_attention_heads", 0))
 
 
 def forget_program(key: str) -> None:

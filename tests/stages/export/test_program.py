@@ -16,6 +16,7 @@ from transformers import BertConfig, BertModel
 from homoexport.encoder import Encoder, input_names, torch_answers
 from homoexport.runtime.session import OnnxSession
 from homoexport.stages.export import graph, program
+from homoexport.stages.export.forms import Form, fused_base, write_as
 
 Traced = Callable[[], int]
 
@@ -65,7 +66,7 @@ def assert_answers(model: ir.Model, encoder: Encoder, tmp_path: Path) -> None:
 
 def test_models_that_differ_in_widths_are_traced_once(tiny_encoder, traced, tmp_path) -> None:
     teacher = tiny_encoder("sentence-similarity")
-    first, narrow = of_shape(teacher, 32, 64, 4), of_shape(teacher, 16, 24, 2, seed=1)
+    first, narrow = of_shape(teacher, 40, 88, 5), of_shape(teacher, 24, 56, 3, seed=1)
     graph.torch_to_onnx(first, opset=18)
     filled = graph.torch_to_onnx(narrow, opset=18)
     assert traced() == 1
@@ -73,6 +74,10 @@ def test_models_that_differ_in_widths_are_traced_once(tiny_encoder, traced, tmp_
     program._programs.clear()
     by_itself = graph.torch_to_onnx(narrow, opset=18)
     assert traced() == 2
+    for form in (Form("standard"), Form("flash"), Form("multi-head", skip_layer_norm=True)):
+        bases = (fused_base(each.clone(), skip_layer_norm=form.skip_layer_norm) for each in (filled, by_itself))
+        ours, theirs = (operators(write_as(base, form)) for base in bases)
+        assert ours == theirs
     assert operators(filled) == operators(by_itself)
     assert sizes(filled) == sizes(by_itself)
 
@@ -92,21 +97,31 @@ def test_a_program_that_answers_otherwise_is_not_taken(tiny_encoder, traced, tmp
     encoder = of_shape(tiny_encoder("sentence-similarity"), 32, 64, 4)
     graph.torch_to_onnx(encoder, opset=18)
     (remembered,) = program._programs.values()
-    next(node for node in remembered.graph if node.op_type == "Softmax").attributes["axis"] = ir.AttrInt64("axis", 1)
+    next(node for node in remembered.model.graph if node.op_type == "Softmax").attributes["axis"] = ir.AttrInt64(
+        "axis", 1
+    )
     model = graph.torch_to_onnx(encoder, opset=18)
     assert traced() == 2
     assert_answers(model, encoder, tmp_path)
 
 
-def test_few_programs_are_remembered_and_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_programs_are_remembered_and_no_weights(tiny_encoder, monkeypatch) -> None:
     monkeypatch.setattr(program, "_MOST", 2)
-    value = ir.Value(name="weight", const_value=ir.tensor(np.ones((3, 4), np.float32)), shape=ir.Shape((3, 4)))
+    value = ir.Value(name="weight", const_value=ir.tensor(np.ones((3, 7), np.float32)), shape=ir.Shape((3, 7)))
     model = ir.Model(ir.Graph([], [], nodes=[], initializers=[value], opset_imports={"": 18}), ir_version=10)
+    encoder = tiny_encoder("sentence-similarity")
     for key in "abc":
-        program.remember_program(key, model, torch.nn.Linear(4, 3))
+        program.remember_program(key, model, encoder, torch.nn.Linear(7, 3))
     assert list(program._programs) == ["b", "c"]
-    assert program._programs["c"].graph.initializers["weight"].const_value is None
-    other = program.remembered_program("c", torch.nn.Linear(2, 5))
+    assert program._programs["c"].model.graph.initializers["weight"].const_value is None
+    other = program.remembered_program("c", encoder, torch.nn.Linear(2, 5))
     assert other.graph.initializers["weight"].const_value.shape == (5, 2)
-    assert program.remembered_program("c", torch.nn.Conv1d(1, 1, 1)) is None  # of another kind
+    for unlike in (torch.nn.Conv1d(1, 1, 1), torch.nn.Identity()):
+        assert program.remembered_program("c", encoder, unlike) is None
     assert value.const_value is not None
+
+
+def test_a_size_that_is_two_things_stops_it() -> None:
+    table, product = ir.Shape((64, 32)), ir.Shape((32, 64))
+    assert program._sizes([(table, torch.Size((64, 16))), (product, torch.Size((16, 64)))]) == {64: 64, 32: 16}
+    assert program._sizes([(table, torch.Size((64, 16))), (product, torch.Size((16, 24)))]) is None
