@@ -65,6 +65,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "roofline": _of("roofline", "table", "profiles"),
     "study": _of("study", "table", "rows"),
     "vocabulary": _of("vocabulary", "table", "runs"),
+    "ARM counts": _of("arm_counts", "table"),
+    "ARM forms": _of("arm_counts", "forms"),
     "front": _of("front", "table", "rows"),
 }
 
