@@ -31,7 +31,7 @@ from homoexport.stages.plan.table import DEEP, Table, shapes_to_measure
 from homoexport.stages.plan.template import Stored, Templates, parts_of, refuse_blocks, remove
 
 _GROUP = 6  # models that are measured at a time, besides the one that all groups have
-_SECONDS = 0.3  # of each small model
+_SECONDS = 0.5  # of each small model
 _WARM_SECONDS = 0.2  # at most, of every model
 _WHOLE_SECONDS = 1.0  # of each whole one
 _ALONE_SECONDS = 3.0  # of one that has tails of its own
