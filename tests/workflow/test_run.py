@@ -218,8 +218,8 @@ def test_run_stopped_after_distilling_goes_on(homoexport, kept_run, tmp_path):
 
 
 def test_a_teacher_that_does_not_fit_the_device_is_left_out(homoexport, kept_run, tmp_path, monkeypatch):
-    def without_teacher(packages, settings, **rest):
-        measured = measure_once(packages[1:], settings, **rest)
+    def without_teacher(packages, settings, *, runtime, **rest):
+        measured = measure_once(packages[1:], settings, runtime=runtime[1:], **rest)
         failure = Failure(package=str(packages[0]), stage="load", reason="needs more than it was given")
         return measured.model_copy(update={"failures": (failure,)})
 
