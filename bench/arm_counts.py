@@ -43,9 +43,9 @@ class Counter:
     def __init__(self, encoder: Encoder, model: str, folder: Path, output: Path) -> None:
         self.maker = Maker(encoder, folder, MAX_TOKENS, texts=sample_text())
         self.model, self.output = model, output
-        self.cells: list[dict[str, Any]] = []
-        if output.is_file():
-            self.cells = json.loads(output.read_text(encoding="utf-8"))["cells"]
+        kept = json.loads(output.read_text(encoding="utf-8")) if output.is_file() else {}
+        self.cells: list[dict[str, Any]] = kept.get("cells", [])
+        self.choices: list[dict[str, Any]] = kept.get("choices", [])
 
     def counted(self, form: Form, scheme: Any, device: str, length: int) -> Candidate | None:
         """A form in a scheme with its count; None where it cannot be made."""
@@ -71,16 +71,16 @@ class Counter:
             outputs=("sentence_embedding",),
         )
         self.cells.append({**cell, "file_bytes": candidate.file_bytes, "instructions": round(counts[0])})
-        self.keep(())
+        self.keep()
         print(self.cells[-1], flush=True)
         return counts
 
-    def keep(self, choices: Sequence[dict[str, Any]]) -> None:
+    def keep(self) -> None:
         """Write all that is known."""
         result = {
             "host": vars(describe_host()),
             "versions": library_versions() | {"qemu": _qemu_version()},
-            "choices": choices,
+            "choices": self.choices,
             "cells": self.cells,
         }
         write_text(self.output, to_json(result))
@@ -146,8 +146,8 @@ def main() -> None:
     with TemporaryDirectory() as folder, TemporaryDirectory() as made:
         encoder = load_encoder(arguments.model or _slim(Path(made)), task="sentence-similarity")
         counter = Counter(encoder, arguments.model or "6 x 192", Path(folder), arguments.output)
-        choices = [counter.choice(device, length) for length in LENGTHS for device in DEVICES]
-        counter.keep(choices)
+        counter.choices = [counter.choice(device, length) for length in LENGTHS for device in DEVICES]
+        counter.keep()
     kept = json.loads(arguments.output.read_text(encoding="utf-8"))
     print(forms(kept), table(kept), sep="\n\n")
 
