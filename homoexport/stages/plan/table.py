@@ -74,7 +74,10 @@ class Table:
         return (1 - share) * self._p50_at(low, shape) + share * self._p50_at(high, shape)
 
     def _p50_at(self, hidden: int, shape: Shape) -> float:
-        """e(D) + L · layer(D, F, H), at a D of the table."""
+        """e(D) + L · layer(D, F, H), at a D of the table.
+
+        Where a restless machine makes that nothing, it is what the fastest small model of this D takes.
+        """
         mine = {one: figures.latency_p50_ms for one, figures in self.measured.items() if one.hidden_size == hidden}
         base = max(one for one in mine if one.num_hidden_layers == DEEP)  # of the widest ffn and the most heads
         outside = self._outside_ms(hidden)
@@ -88,7 +91,7 @@ class Table:
                     layer += change * (shape.intermediate_size - base.intermediate_size) / ffn
                 else:
                     layer += change * (shape.num_attention_heads - base.num_attention_heads) / heads
-        return outside + shape.num_hidden_layers * max(layer, 0.0)
+        return outside + shape.num_hidden_layers * max(layer, 0.0) or min(mine.values())
 
     def _outside_ms(self, hidden: int) -> float:
         """e(D), on the line between the D where it is known."""

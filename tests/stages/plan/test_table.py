@@ -92,3 +92,15 @@ def test_widths_to_consider_have_an_odd_one():
     assert 240 in hidden_sizes(768)
     assert hidden_sizes(384)[0] == 64
     assert hidden_sizes(384)[-1] == 384
+
+
+def test_nothing_is_predicted_to_take_no_time_however_restless_the_machine():
+    shapes = shapes_to_measure(candidates())
+    widest = {
+        max(shape for shape in shapes if shape.hidden_size == hidden) for hidden in {s.hidden_size for s in shapes}
+    }
+    measured = tuple(
+        ShapeCost.of(shape, cost(shape).times({"latency_p50_ms": 1.0 if shape in widest else 1e-6})) for shape in shapes
+    )
+    table = Table(MeasuredTable(batch_size=1, length=128, measured=measured, pace_ms=1.0, drift=0.9))
+    assert all(table.predict(shape).latency_p50_ms > 0 for shape in candidates() if table.covers(shape))
