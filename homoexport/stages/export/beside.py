@@ -23,7 +23,7 @@ from homoexport.stages.export.parity import Answer, check_parity
 
 @dataclass(frozen=True)
 class Converted:
-    """A model for a runtime that answers as torch's does, in a folder of its own: the file that the runtime opens."""
+    """A model for a runtime, held against torch, in a folder of its own: the file that the runtime opens."""
 
     name: str
     file: Path
@@ -49,7 +49,7 @@ class Converter:
     why_not: Callable[[Encoder], str | None] = lambda _encoder: None
 
 
-def label_of(runtime: Runtime, name: str) -> str:
+def _label(runtime: Runtime, name: str) -> str:
     """What something for a runtime is called where it is left out."""
     return f"{runtime} {name}"
 
@@ -64,8 +64,7 @@ def hold(
     answer: Answer,
     kept_in_fp32: tuple[str, ...] = (),
 ) -> Converted | None:
-    """What `write` converts, held against torch; None, with the reason, if it fails or is wrong."""
-    label = label_of(runtime, name)
+    """What `write` converts, held against torch; None, with the reason, if it fails."""
     maker.progress(f"converting to {OTHER_RUNTIMES[runtime]} ({name})")
 
     def make() -> Converted:
@@ -73,11 +72,19 @@ def hold(
         parity = check_parity(file, maker.batches.all, task=maker.encoder.task, precision=precision, answer=answer)
         return Converted(name, file, precision, parity, kept_in_fp32)
 
+    label = _label(runtime, name)
     converted = maker.attempt(label, make)
+    if converted is not None:
+        maker.left_out.pop(label, None)  # of an earlier trial with other products in int8
+    return converted
+
+
+def right(maker: Maker, converted: Converted | None, *, runtime: Runtime) -> Converted | None:
+    """What answers as torch does; None, with the reason, where it does not."""
     if converted is None or converted.parity.passed:
         return converted
     figures = f"cosine {converted.parity.mean_cosine:.4f} mean and {converted.parity.min_cosine:.4f} least"
-    maker.left_out[label] = f"breaks the gate: {figures}"
+    maker.left_out[_label(runtime, converted.name)] = f"breaks the gate: {figures}"
     return None
 
 
@@ -149,5 +156,5 @@ def _fastest_that_is_good(
         verdict = judge(one.file)
         if verdict.kept:
             return latency, one
-        maker.left_out[label_of(runtime, one.name)] = below_the_floor(verdict)
+        maker.left_out[_label(runtime, one.name)] = below_the_floor(verdict)
     return math.inf, None

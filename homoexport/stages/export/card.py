@@ -38,7 +38,6 @@ def model_card(name: str, details: PackageDetails, *, parent: str, source: str) 
         package=details,
         runtimes=OTHER_RUNTIMES,
         timed=details.timed_at,
-        counted=details.timed_at is not None and details.timed_at.unit == "instructions",
         where="an unknown CPU" if details.timed_at is None else _where(details.timed_at),
         front=front_matter(front),
         source=source,

@@ -19,7 +19,7 @@ from homoexport.choices import OUTPUT_NAMES, EmbeddingPrecision, Scheme, WeightP
 from homoexport.documents.package import RUNTIME_FILES
 from homoexport.encoder import Dense, Encoder, behind_states, input_names
 from homoexport.runtime.worker.head import Head, Layer, write_head
-from homoexport.stages.export.beside import Converted, Converter, hold
+from homoexport.stages.export.beside import Converted, Converter, hold, right
 from homoexport.stages.export.candidates import Maker
 from homoexport.stages.export.forms import NotThisForm
 from homoexport.stages.export.parity import Answer
@@ -52,7 +52,8 @@ def _convert(maker: Maker, schemes: Mapping[Scheme, EmbeddingPrecision], answer:
                 raise NotThisForm(f"its embedding tables are stored as its weights are, in {stored}")
             return write_folder(maker.encoder, maker.folder / f"ctranslate2-{stored}", stored, work=maker.folder)
 
-        made.append(hold(maker, scheme, write, runtime="ctranslate2", precision=stored, answer=answer))
+        converted = hold(maker, scheme, write, runtime="ctranslate2", precision=stored, answer=answer)
+        made.append(right(maker, converted, runtime="ctranslate2"))
     return [converted for converted in made if converted is not None]
 
 

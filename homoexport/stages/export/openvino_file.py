@@ -13,7 +13,7 @@ from pathlib import Path
 from homoexport.choices import EmbeddingPrecision, Scheme, WeightPrecision
 from homoexport.documents.package import RUNTIME_FILES
 from homoexport.schemes import SCHEMES
-from homoexport.stages.export.beside import Converted, Converter, hold, label_of
+from homoexport.stages.export.beside import Converted, Converter, hold, right
 from homoexport.stages.export.candidates import Maker
 from homoexport.stages.export.choose import breakers
 from homoexport.stages.export.forms import Form
@@ -40,31 +40,29 @@ def _sound_or_mended(
     maker: Maker, form: Form, scheme: Scheme, embeddings: EmbeddingPrecision, answer: Answer
 ) -> Converted | None:
     """A form in a scheme; if int8 breaks the gate, with the products left in floats that break it."""
-    if not SCHEMES[scheme].calibrated:
-        return _converted(maker, form, scheme, embeddings, answer)
-    form = maker.smooth(form, _STRENGTH) or form
-    label = label_of("openvino", _name(form, scheme))
+    calibrated = SCHEMES[scheme].calibrated
+    if calibrated:
+        form = maker.smooth(form, _STRENGTH) or form
     converted = _converted(maker, form, scheme, embeddings, answer)
-    if converted is not None or not (broken := maker.left_out[label]).startswith("breaks the gate"):
-        return converted
+    if calibrated and converted is not None and not converted.parity.passed:
+        converted = _mended(maker, converted, form, scheme, embeddings, answer)
+    return right(maker, converted, runtime="openvino")
+
+
+def _mended(
+    maker: Maker, broken: Converted, form: Form, scheme: Scheme, embeddings: EmbeddingPrecision, answer: Answer
+) -> Converted | None:
+    """The form with the products in floats that break the gate in int8; what is broken, if it is not the products."""
     names = maker.products(form)
 
     def breaks(in_int8: Sequence[str]) -> bool:
         keep = [name for name in names if name not in set(in_int8)]
-        return _converted(maker, form, scheme, embeddings, answer, keep=keep) is None
+        trial = _converted(maker, form, scheme, embeddings, answer, keep=keep)
+        return trial is None or not trial.parity.passed
 
-    if not breaks([]):  # else it is not the products
-        kept = breakers(names, breaks)
-        converted = _converted(maker, form, scheme, embeddings, answer, keep=kept)
-    if converted is None:
-        maker.left_out[label] = broken
-    else:
-        maker.left_out.pop(label, None)
-    return converted
-
-
-def _name(form: Form, scheme: Scheme) -> str:
-    return f"{form.name}-{scheme}"
+    if breaks([]):
+        return broken
+    return _converted(maker, form, scheme, embeddings, answer, keep=breakers(names, breaks))
 
 
 def _converted(
@@ -76,11 +74,11 @@ def _converted(
     *,
     keep: Sequence[str] = (),
 ) -> Converted | None:
-    """A form in a scheme as OpenVINO's file; None, with the reason, if it cannot be made or is wrong."""
+    """A form in a scheme as OpenVINO's file; None, with the reason, if it cannot be made."""
     source = maker.quantize(form, "fp32", embeddings)
     if source is None:
         return None
-    name, stored = _name(form, scheme), _STORED[scheme]
+    name, stored = f"{form.name}-{scheme}", _STORED[scheme]
 
     def write() -> Path:
         from homoexport.stages.export.openvino_graph import as_openvino, quantize_products, save
