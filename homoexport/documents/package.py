@@ -215,6 +215,11 @@ class PackageDetails(Figures):
         files: dict[Runtime, RuntimeFile | None] = {"openvino": self.openvino, "ctranslate2": self.ctranslate2}
         return {runtime: file for runtime, file in files.items() if file is not None}
 
+    @property
+    def counted(self) -> bool:
+        """Whether candidates were chosen by instructions, in place of times."""
+        return self.timed_at is not None and self.timed_at.unit == "instructions"
+
     def fastest(self, runtimes: Collection[Runtime]) -> Runtime:
         """Of ONNX Runtime and of these: what the package was fastest in where it was exported."""
         shares = {runtime: file.share_of_onnx for runtime, file in self.beside.items() if runtime in runtimes}

@@ -48,18 +48,17 @@ def candidate_table(details: PackageDetails) -> Table:
 
     Those of one round were timed in turns, or their instructions counted, so only they compare.
     """
-    counted = details.timed_at is not None and details.timed_at.unit == "instructions"
     rows = [
         (
             candidate.full_name,
             f"{candidate.file_bytes / 1e6:.2f}",
             str(candidate.round or "-"),
-            _cost(candidate, counted=counted),
+            _cost(candidate, counted=details.counted),
             "-" if candidate.parity is None else f"{candidate.parity.mean_cosine:.5f}",
         )
         for candidate in details.candidates
     ]
-    head = ("candidate", "MB", "round", "M instructions" if counted else "p50 ms", "cosine, mean")
+    head = ("candidate", "MB", "round", "M instructions" if details.counted else "p50 ms", "cosine, mean")
     return Table(head, rows, f"Candidates, chosen: {details.candidate}")
 
 
