@@ -30,6 +30,9 @@ RUNTIME_FILES: dict[Runtime, tuple[str, ...]] = {
     ),
 }
 
+# Of a package: what transformers.js fetches beside the graph.
+PAGE_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
+
 
 def runtime_of(file: Path) -> Runtime:
     """What opens a file, by its suffix."""

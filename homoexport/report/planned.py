@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from homoexport.data import rendered
 from homoexport.documents.artifact import write_manifest
-from homoexport.documents.budget import THROUGHPUT
+from homoexport.documents.budget import DOWNLOAD, THROUGHPUT
 from homoexport.documents.document import write_document
 from homoexport.documents.layout import PLOTS, REPORT
 from homoexport.documents.output import staged
@@ -28,9 +28,10 @@ _FIGURES = {
     "latency_p99_ms": "p99",
     THROUGHPUT: "per s",
     "file_mb": "File",
+    DOWNLOAD: "Download",
     "peak_rss_mb": "RAM",
 }
-_WHERE_ASKED = ("latency_p99_ms", THROUGHPUT)  # columns of a budget that has such a line
+_WHERE_ASKED = ("latency_p99_ms", THROUGHPUT, DOWNLOAD)  # columns of a budget that has such a line
 _UNITS = "latency in ms, file and memory in MB, parameters in millions, kept in %"
 
 
@@ -52,7 +53,10 @@ def plan_table(plan: Plan) -> Table:
 
 
 def _cells(plan: Plan, row: Row, lines: Sequence[str]) -> tuple[str, ...]:
-    figures = row.figures | {THROUGHPUT: row.throughput_per_s(plan.measure.batch_size)}
+    figures = row.figures | {
+        THROUGHPUT: row.throughput_per_s(plan.measure.batch_size),
+        DOWNLOAD: row.file_mb + plan.beside_mb,
+    }
     return (
         f"{'> ' * (row.shape == plan.choice.shape)}{row.shape.name}",
         number(row.parameters / 1e6),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from homoexport.choices import RuntimeChoice
-from homoexport.documents.budget import THROUGHPUT, TIMED_LINES, Budget, BudgetVerdict, is_kept, judge
+from homoexport.documents.budget import DOWNLOAD, THROUGHPUT, TIMED_LINES, Budget, BudgetVerdict, is_kept, judge
 from homoexport.documents.measurement import Grid, Interval, Measurement, PackageFigures
 from homoexport.documents.recipe import MeasureSettings
 from homoexport.errors import DeviceError, TextError, UserError, refusing
@@ -197,12 +197,14 @@ def refuse_emulated_latency(budget: Budget, device: str) -> None:
 
 def _budget_figures(result: PackageFigures) -> dict[str, float]:
     """One package's measured figures by the names of the budget's lines."""
+    download = result.package_download_bytes  # None in older results, which knew no such line
     return {
         "latency_p50_ms": result.latency_p50_ms,
         "latency_p95_ms": result.latency_p95_ms,
         "latency_p99_ms": result.latency_p99_ms,
         THROUGHPUT: result.throughput_per_s,
         "file_mb": result.file_bytes / 10**6,
+        **({} if download is None else {DOWNLOAD: download / 10**6}),
         "peak_rss_mb": result.peak_rss_mb,
         "parameters": float(result.parameters),
     }

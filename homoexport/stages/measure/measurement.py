@@ -351,6 +351,8 @@ def _figures(details: PackageInfo, one: Running, session: Session, extras: Extra
         runs_per_round=rounds_ms.shape[1],
         samples_ms=tuple(samples_ms.tolist()),
         elsewhere=one.load.elsewhere,
+        package_download_bytes=details.download_bytes,
+        runtime_download_bytes=one.load.runtime_bytes,
     )
 
 

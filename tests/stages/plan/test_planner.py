@@ -187,6 +187,8 @@ def test_what_is_refused_was_measured_now(table, remembered):
         ({"latency_p95_ms": 0.001}, "sentence-similarity", True),
         ({"latency_p95_ms": 0.001, "file_mb": 8.0}, "sentence-similarity", True),
         ({"latency_p95_ms": 0.001, "file_mb": 7.0}, "sentence-similarity", False),  # they take 7.8 MB
+        ({"latency_p95_ms": 0.001, "download_mb": 8.0}, "sentence-similarity", True),
+        ({"latency_p95_ms": 0.001, "download_mb": 7.0}, "sentence-similarity", False),
         ({"latency_p95_ms": 0.001, "parameters": 7e6}, "sentence-similarity", False),
         ({"file_mb": 1e-6}, "sentence-similarity", False),  # nothing is smaller than the smallest student's own words
         ({"latency_p95_ms": 0.001}, "text-classification", False),
