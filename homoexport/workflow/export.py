@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from homoexport.choices import (
     OTHER_RUNTIMES,
     OUTPUT_NAMES,
+    BrowserProvider,
     EmbeddingChoice,
     GraphChoice,
     ModelTask,
@@ -38,7 +39,9 @@ from homoexport.stages.measure import (
     count_files,
     find_target,
     host_of,
+    left_open,
     rank_files,
+    rank_runs,
     refuse_runtime,
     refuse_uncounted,
 )
@@ -140,22 +143,37 @@ def export_model(
     _refuse_impossible(settings, measure, texts)
     from homoexport.encoder import load_encoder, max_length_of
     from homoexport.stages.evaluate import package_of_file
+    from homoexport.stages.export.browser import Browser
     from homoexport.stages.export.package import export_encoder
 
     encoder = load_encoder(model, task=task) if isinstance(model, str) else model
     there, longest, output = host_of(measure.device), max_length_of(encoder), OUTPUT_NAMES[encoder.task][0]
+    open_choice = left_open(measure.device, measure.threads)
     if measure.length > longest:
         progress.on_stage(f"timing with {longest} tokens, the model's longest text")
     timed_at = _timed_at(measure, there, longest)
     padding = encoder.tokenizer.pad_token_id or 0
     answer = partial(answers_of_file, device=measure.device, pad_token_id=padding, output=output)
 
+    conditions = timed_at.model_dump(include={"device", "threads", "batch_size", "length"})
+    conditions |= {"vocab_size": encoder.model.config.vocab_size, "outputs": (output,)}
+
     def rank(files: Sequence[Path]) -> list[float]:
-        conditions = timed_at.model_dump(include={"device", "threads", "batch_size", "length"})
-        conditions |= {"vocab_size": encoder.model.config.vocab_size, "outputs": (output,)}
         if there.emulated:
             return count_files(files, **conditions)
         return rank_files(files, min_seconds=settings.seconds, **conditions)
+
+    browser = None
+    if open_choice is not None:
+        devices = open_choice.devices
+        of_a_run = {name: value for name, value in conditions.items() if name not in ("device", "threads")}
+
+        def race(runs: Sequence[tuple[Path, BrowserProvider, int]]) -> list[float]:
+            placed = [(file, devices[provider], threads) for file, provider, threads in runs]
+            return rank_runs(placed, min_seconds=settings.seconds, **of_a_run)
+
+        answers = {provider: partial(answer, device=device) for provider, device in devices.items()}
+        browser = Browser(answers, race, open_choice.threads, open_choice.not_tried)
 
     def judge(file: Path) -> BudgetVerdict:
         assert gate is not None
@@ -172,6 +190,7 @@ def export_model(
         answer=None if there.is_here else answer,
         held_on=measure.device,
         beside=_beside(settings.runtime, measure.device, answer),
+        browser=browser,
         judge=None if gate is None else judge,
         recipe_digest=recipe_digest,
         force=force,
