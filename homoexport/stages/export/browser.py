@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,7 +18,7 @@ from homoexport.choices import BrowserProvider, EmbeddingPrecision, GraphChoice,
 from homoexport.documents.package import BrowserChoice, BrowserRun
 from homoexport.errors import ParityError
 from homoexport.stages.export.candidates import Maker
-from homoexport.stages.export.choose import TIE, Choice, Judge, choose
+from homoexport.stages.export.choose import TIE, Choice, Judge, below_the_floor, choose
 from homoexport.stages.export.forms import forms_of
 from homoexport.stages.export.parity import Answer
 
@@ -52,9 +53,10 @@ class _Entry:
     latency_ms: float
 
     @property
-    def keeps_floor(self) -> bool:
+    def quality(self) -> float:
+        """What a floor was held against; infinity where it is kept, or there is none."""
         verdict = self.choice.quality.get(self.choice.chosen.name)
-        return verdict is None or verdict.kept is True
+        return math.inf if verdict is None or verdict.kept else verdict.measured
 
 
 def choose_in_browser(
@@ -71,7 +73,7 @@ def choose_in_browser(
     Raises:
         ParityError: in no provider anything that was asked for answers as the model does.
     """
-    made: dict[BrowserProvider, tuple[Maker, Choice]] = {}
+    makers, choices = dict[BrowserProvider, Maker](), dict[BrowserProvider, Choice]()
     broken: dict[BrowserProvider, ParityError] = {}
     for provider, answer in browser.answers.items():
         maker.progress(f"choosing in {provider}")
@@ -79,32 +81,27 @@ def choose_in_browser(
         # Forms are timed in the first: kernels for int8 are WebAssembly's alone, and not every GPU has fp16.
         ordered = dict(sorted(schemes.items(), key=lambda item: provider == "webgpu" and item[0] != "fp32"))
         own.threads = _best_threads(own, browser, provider, graph, *next(iter(ordered.items())))
-
-        def rank(files: Sequence[Path], provider: BrowserProvider = provider, own: Maker = own) -> Sequence[float]:
-            assert own.threads is not None
-            return browser.race([(file, provider, own.threads) for file in files])
-
+        rank = partial(_rank, browser=browser, provider=provider, threads=own.threads)
         try:
-            made[provider] = own, choose(own, quantize=quantize, schemes=ordered, rank=rank, graph=graph, judge=judge)
+            choices[provider] = choose(own, quantize=quantize, schemes=ordered, rank=rank, graph=graph, judge=judge)
+            makers[provider] = own
         except ParityError as error:
             broken[provider] = error
-    if not made:
+    if not choices:
         raise next(iter(broken.values()))
-    entries = _timed(maker, browser, {provider: choice for provider, (_, choice) in made.items()})
-    best = _fastest([entry for entry in entries if entry.keeps_floor] or entries)
+    entries = _timed(maker, browser, choices)
+    best = _best(entries)
     several = len(browser.answers) > 1
-    own = made[best.provider][0]
-    own.left_out = {
-        **_named({provider: one.left_out for provider, (one, _) in made.items()}, several=several),
-        **{provider: str(error) for provider, error in broken.items()},
-    }
-    choices = {provider: choice for provider, (_, choice) in made.items()}
+    refused = _named({provider: one.refused for provider, one in choices.items()}, several=several)
     choice = Choice(
-        best.choice.chosen,
-        tuple(candidate for one in choices.values() for candidate in one.candidates),
-        _named({name: one.refused for name, one in choices.items()}, several=several) | _refusals(entries, best),
-        _named({name: one.quality for name, one in choices.items()}, several=several),
+        chosen=best.choice.chosen,
+        candidates=tuple(candidate for one in choices.values() for candidate in one.candidates),
+        refused=refused | _refusals(entries, best),
+        quality=_named({provider: one.quality for provider, one in choices.items()}, several=several),
     )
+    own = makers[best.provider]
+    own.left_out = _named({provider: one.left_out for provider, one in makers.items()}, several=several)
+    own.left_out |= {provider: str(error) for provider, error in broken.items()}
     runs = tuple(
         BrowserRun(
             provider=entry.provider,
@@ -117,6 +114,10 @@ def choose_in_browser(
     )
     found = BrowserChoice(provider=best.provider, threads=best.threads, runs=runs, not_tried=dict(browser.not_tried))
     return own, choice, found
+
+
+def _rank(files: Sequence[Path], *, browser: Browser, provider: BrowserProvider, threads: int) -> Sequence[float]:
+    return browser.race([(file, provider, threads) for file in files])
 
 
 def _best_threads(
@@ -153,10 +154,13 @@ def _timed(maker: Maker, browser: Browser, choices: Mapping[BrowserProvider, Cho
     ]
 
 
-def _fastest(entries: Sequence[_Entry]) -> _Entry:
-    """The fastest; of those within the noise of it the smallest file, WebAssembly, and the fewest threads."""
-    limit = TIE * min(entry.latency_ms for entry in entries)
-    alike = [entry for entry in entries if entry.latency_ms <= limit]
+def _best(entries: Sequence[_Entry]) -> _Entry:
+    """Of those that keep the floor, else of the best quality, the fastest; of those within the noise of it the smallest
+    file, WebAssembly, and the fewest threads."""
+    highest = max(entry.quality for entry in entries)
+    good = [entry for entry in entries if entry.quality == highest]
+    limit = TIE * min(entry.latency_ms for entry in good)
+    alike = [entry for entry in good if entry.latency_ms <= limit]
     return min(alike, key=lambda entry: entry.choice.chosen.file_bytes)
 
 
@@ -177,8 +181,8 @@ def _refusals(entries: Sequence[_Entry], best: _Entry) -> dict[str, str]:
         name, shipped = f"{provider} {other.choice.chosen.name}", f"{best.provider} {best.choice.chosen.name}"
         if not math.isfinite(other.latency_ms):
             refused[name] = "does not fit into the browser's memory"
-        elif not other.keeps_floor and best.keeps_floor:
-            refused[name] = "is below the floor of quality"
+        elif other.quality < best.quality:
+            refused[name] = below_the_floor(other.choice.quality[other.choice.chosen.name])
         else:
             ratio = other.latency_ms / best.latency_ms
             times = f"{other.latency_ms:.3f} ms against {best.latency_ms:.3f} ms"

@@ -11,6 +11,7 @@ import pytest
 
 from homoexport.choices import BrowserProvider
 from homoexport.documents.artifact import PackageManifest, verify
+from homoexport.documents.budget import BudgetVerdict
 from homoexport.errors import ParityError
 from homoexport.report import candidate_table, export_lines
 from homoexport.runtime.session import OnnxSession
@@ -155,3 +156,21 @@ def test_threads_that_gain_nothing_are_not_taken(export: Any) -> None:
         {"wasm": right}, quantize="none", race=lambda runs: [5.0 - 0.01 * threads for *_, threads in runs]
     )
     assert details.browser.threads == 1
+
+
+@needs_exact_sums
+def test_what_misses_the_floor_of_quality_ships_only_if_nothing_keeps_it(export: Any) -> None:
+    def judge(file: Path, floor: float) -> BudgetVerdict:
+        measured = {"wasm": 0.7, "webgpu": 0.6}[file.parent.name]
+        kept = measured >= floor
+        return BudgetVerdict(line="quality.x", limit=floor, measured=measured, interval=None, kept=kept)
+
+    both = {"wasm": right, "webgpu": right}
+    details, _ = export(both, judge=lambda file: judge(file, 0.65))
+    assert (details.browser.provider, details.scheme) == ("wasm", "int8")  # though the other is faster
+    assert details.refused["webgpu standard-fp16"] == "is below the floor: x 0.6000 of at least 0.6500"
+    assert details.quality["wasm standard-int8"].kept
+    details, _ = export(both, judge=lambda file: judge(file, 0.9), force=True)
+    assert details.browser.provider == "wasm"  # the higher figure
+    details, _ = export(both, judge=lambda file: judge(file, 0.5), force=True)
+    assert details.browser.provider == "webgpu"
