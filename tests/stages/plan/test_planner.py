@@ -9,12 +9,14 @@ from typing import Any, cast
 import pytest
 
 from homoexport.documents.plan import Check, Cost, Row
+from homoexport.encoder import load_encoder
 from homoexport.errors import BudgetError
 from homoexport.shape import Shape
 from homoexport.stages.plan.choice import Limits
 from homoexport.stages.plan.lab import Lab
-from homoexport.stages.plan.planner import _checked, _refuse_hopeless
+from homoexport.stages.plan.planner import _beside_mb, _checked, _refuse_hopeless
 from homoexport.stages.plan.table import DEEP, ONE, Table
+from tests.conftest import tiny_bert, tiny_tokenizer
 from tests.stages.plan.test_table import candidates, cost, table_of
 
 
@@ -179,6 +181,14 @@ def test_what_is_refused_was_measured_now(table, remembered):
     assert calls == ([False, True] if remembered else [False])
     with pytest.raises(BudgetError, match="the smallest"):
         refuse(0.001)
+
+
+def test_beside_a_graph_a_browser_downloads_tokenizer_and_configuration(tmp_path):
+    tiny_bert().save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    names = ("config.json", "tokenizer.json", "tokenizer_config.json")
+    whole = sum((tmp_path / name).stat().st_size for name in names) / 1e6
+    assert _beside_mb(load_encoder(str(tmp_path), task="feature-extraction")) == pytest.approx(whole, rel=0.05)
 
 
 @pytest.mark.parametrize(
