@@ -127,7 +127,7 @@ def lengthen(model: ir.Model, repeat: Repeat, layers: int) -> None:
 
 
 def _weight_of(graph: ir.Graph, value: ir.Value, list_name: str, number: int) -> ir.Value:
-    """A weight of another layer in place of the last traced one's; constants, and what is no layer's, are all layers'."""
+    """A weight of another layer in the place of the last traced one's; constants, and no layer's, are all layers'."""
     name = str(value.name)
     own = f"{list_name}.{_TRACED - 1}."
     if not name.startswith(own) or value.const_value is not None:
