@@ -24,6 +24,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import torch
 
 from homoexport.choices import OTHER_RUNTIMES, OUTPUT_NAMES, Objective, Runtime
 from homoexport.documents.package import parts_of
@@ -113,6 +114,8 @@ def exported(encoder: Any, shapes: list[Shape], chosen: list[Shape], runtime: Ru
                     student = Path(work) / f"{number}-{precision}"
                     student.mkdir()
                     model = start_from_scratch(encoder.model, family_of(encoder.model.config), shape)
+                    for parameter in model.parameters():  # as in a trained one, no two are equal
+                        parameter.data.add_(1e-3 * torch.rand_like(parameter))
                     save_encoder(encoder, model, student)
                     package = student / "package"
                     export_model(str(student), package, settings=settings, measure=measure)

@@ -171,7 +171,12 @@ def _not_tried(encoder: Encoder, export: ExportSettings, device: str) -> dict[Ru
 
 
 def _in_ctranslate2(encoder: Encoder, folder: Path, scheme: Scheme, embeddings: EmbeddingPrecision) -> Path | str:
-    """A model as CTranslate2 has it, in a new folder; or why it cannot have it so."""
+    """A model with random weights as CTranslate2 has it, in a new folder; or why it cannot have it so.
+
+    Its converter stores equal tensors once, as a new model's biases are and a trained one's are not: they are changed.
+    """
+    import torch
+
     from homoexport.stages.export.ctranslate2_file import stored_as, write_folder
     from homoexport.stages.export.forms import NotThisForm
 
@@ -179,6 +184,8 @@ def _in_ctranslate2(encoder: Encoder, folder: Path, scheme: Scheme, embeddings: 
         stored = stored_as(scheme, embeddings)
     except NotThisForm as error:
         return str(error)
+    for parameter in encoder.model.parameters():
+        parameter.data.add_(1e-3 * torch.rand_like(parameter))
     return write_folder(encoder, folder, stored, work=folder.parent)
 
 

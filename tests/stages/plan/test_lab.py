@@ -166,9 +166,9 @@ def test_the_teachers_shape_is_measured_at_the_tables_pace(target, encoder):
 
 
 def test_the_teachers_form_is_an_onnx_files_whatever_the_students_run_in(target, encoder):
-    with target.lab(encoder, runtime="ctranslate2").open() as one:
-        teacher = one.in_fp32(candidates(encoder, SETTINGS))
-        assert (one.form, teacher.form) == ("ctranslate2", "standard")
+    students = target.lab(encoder, runtime="ctranslate2")
+    with students.open(), students.in_fp32(candidates(encoder, SETTINGS)).open() as teacher:
+        assert (students.form, teacher.form) == ("ctranslate2", "standard")
 
 
 def test_on_an_emulated_target_forms_are_ranked_by_instructions(target, encoder, tmp_path):
