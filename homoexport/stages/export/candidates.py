@@ -107,6 +107,7 @@ class Maker:
         self.batches = make_batches(self.encoder, self.texts, max_length=self.max_length)
         self._fused: dict[bool, ir.Model] = {}  # by whether residual additions are, too
         self._written: dict[Form, Candidate] = {}
+        self._quantized: list[Candidate] = []
         self._ranges: dict[tuple[Form, Calibration], TensorsData] = {}
         self._maxima: dict[Form, Maxima] = {}
 
@@ -188,21 +189,31 @@ class Maker:
         keep: Sequence[str] = (),
         calibration: Calibration = "min-max",
     ) -> Candidate | None:
-        """A form in a scheme, not held against torch yet; None, with the reason, if it cannot be made."""
+        """A form in a scheme, not held against torch yet; None, with the reason, if it cannot be made.
+
+        What was made before, and not discarded, is not made again.
+        """
         source = self._file_of(form)
         if scheme == "fp32" and embeddings == "fp32":
             return Candidate(form, scheme, embeddings, source, source.stat().st_size)
         calibrated = calibration if SCHEMES[scheme].calibrated else None
-        name = f"{form.name}-{scheme}{f'-{calibration}' if calibrated else ''}"
+        name = f"{form.name}-{scheme}{f'-{calibrated}' if calibrated else ''}"
+        file = self.folder / f"{name}-{embeddings}-{len(keep)}.onnx"
+        made = Candidate(form, scheme, embeddings, file, 0, calibrated, tuple(keep))
+        for one in self._quantized:
+            if replace(made, file_bytes=one.file_bytes) == one:
+                return one
         self.progress(f"quantizing the {form.name} graph ({scheme})")
-        file = self.folder / f"{name}-{len(keep)}.onnx"
 
         def write() -> Candidate:
             ranges = self.ranges(form, calibration) if calibrated else None
             quantize(source, file, scheme, embeddings=embeddings, keep=keep, ranges=ranges)
-            return Candidate(form, scheme, embeddings, file, file.stat().st_size, calibrated, tuple(keep))
+            return replace(made, file_bytes=file.stat().st_size)
 
-        return self.attempt(name, write)
+        quantized = self.attempt(name, write)
+        if quantized is not None:
+            self._quantized.append(quantized)
+        return quantized
 
     def smooth(self, form: Form, strength: float) -> Form | None:
         """The form with smoothed inputs of its products, see `stages.export.smooth`; None, with the reason."""
@@ -224,11 +235,16 @@ class Maker:
         """Delete a file that nobody will ask for again; an fp32 form's stays."""
         if candidate.file != self._file_of(candidate.form):
             candidate.file.unlink(missing_ok=True)
+            self._quantized = [one for one in self._quantized if one.file != candidate.file]
 
     def forget(self, forms: Iterable[Form]) -> None:
-        for form in forms:
+        """Delete all that was made of forms."""
+        for form in set(forms):
             self._written.pop(form, None)
             self._file_of(form).unlink(missing_ok=True)
+            for one in self._quantized:
+                if one.form == form:
+                    self.discard(one)
 
     def ranges(self, form: Form, method: Calibration) -> TensorsData:
         """What values the inputs of a form's products take on the texts, see `stages.export.calibrate`."""

@@ -176,8 +176,6 @@ def _timed_forms(
     else:
         maker.progress("measuring the forms")
         timed = _timed(maker, right, rank, round_number)
-    for item in right:
-        maker.discard(item)
     return [item for item in written if not item.sound], timed
 
 
