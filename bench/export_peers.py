@@ -272,7 +272,7 @@ def verdict(contestants: Sequence[Contestant], cells: Sequence[str]) -> dict[str
     groups |= {ANY: peers, ONNX_FILE: groups["onnxruntime"]}
     told: dict[str, Any] = {}
     for group, rivals in groups.items():
-        ratios = {}
+        ratios: dict[str, Any] = {}
         for cell in cells:
             times = {one.name: one.latencies_ms[cell] for one in rivals if cell in one.latencies_ms}
             if times:
@@ -409,6 +409,25 @@ def words(models: Mapping[str, Any]) -> str:
             f"- {name}: {', '.join(figures)}; the ONNX file alone {file:.2f} against ONNX Runtime; slower than the "
             f"fastest peer in {lost} of {len(cells)} cells. Mean cosines to torch: {', '.join(told)}."
         )
+    return "\n".join(lines)
+
+
+def own_files(models: Mapping[str, Any]) -> str:
+    """Milliseconds of our ONNX file, and how many times as fast the file of another runtime is, in Markdown."""
+    cells = list(next(iter(models.values()))["verdict"]["onnxruntime"]["cells"])
+    lines = [f"| ONNX file | {' | '.join(models)} |", f"|---|{'---:|' * len(models)}"]
+    for cell in cells:
+        row = []
+        for model in models.values():
+            ours = {one["name"]: one for one in model["contestants"] if one["name"].startswith(ours_of(cell))}
+            package = ours[ours_of(cell)]
+            file = ours.get(package["name"] + IN_ONNXRUNTIME, package)
+            told = f"{file['latencies_ms'][cell]:.2f} ms"
+            if file is not package:
+                runtime = RUNTIMES[package["runtime"].partition("-")[0]]
+                told += f", {runtime} {file['latencies_ms'][cell] / package['latencies_ms'][cell]:.2f}"
+            row.append(told)
+        lines.append(f"| {cell} | {' | '.join(row)} |")
     return "\n".join(lines)
 
 
