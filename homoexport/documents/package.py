@@ -41,6 +41,13 @@ def runtime_of(file: Path) -> Runtime:
     return suffixes.get(file.suffix, "onnxruntime")
 
 
+def parts_of(file: Path) -> list[Path]:
+    """What is opened, first, and the files beside it that hold the rest of the model."""
+    runtime = runtime_of(file)
+    start = {"openvino": f"{file.stem}.", "ctranslate2": ""}.get(runtime, file.name)
+    return [file, *sorted(part for part in file.parent.iterdir() if part.name.startswith(start) and part != file)]
+
+
 class Parity(Figures):
     """How far a graph's answers are from torch's, over all batches.
 

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter, field_serializer
 
-from homoexport.choices import Scheme
+from homoexport.choices import Runtime, Scheme
 from homoexport.documents.budget import DOWNLOAD, THROUGHPUT, Budget
 from homoexport.documents.document import Document, Figures
 from homoexport.documents.recipe import MeasureSettings
@@ -184,6 +184,7 @@ class Plan(Document):
         error_median: of the checks' median latencies, without sign.
         errors_worst: of each figure, the largest error with its sign.
         remembered: whether the table was there already.
+        not_tried: runtimes that students might have had files for, each with the reason.
     """
 
     VERSION: ClassVar[str] = "2.1"
@@ -211,6 +212,7 @@ class Plan(Document):
     errors_worst: dict[str, float]
     models_measured: int
     remembered: bool
+    not_tried: dict[Runtime, str] = Field(default_factory=dict)
     rows: tuple[Row, ...]
 
     @field_serializer("budget")

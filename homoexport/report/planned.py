@@ -8,6 +8,7 @@ from pathlib import Path
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from homoexport.choices import OTHER_RUNTIMES
 from homoexport.data import rendered
 from homoexport.documents.artifact import write_manifest
 from homoexport.documents.budget import DOWNLOAD, THROUGHPUT
@@ -17,7 +18,7 @@ from homoexport.documents.output import staged
 from homoexport.documents.plan import PLAN_FILE, Plan, Row
 from homoexport.report.plots import BLUE, ORANGE, STYLE, save_figures
 from homoexport.report.table import Table
-from homoexport.report.wording import budget_line, conditions, number, parameters, quantity
+from homoexport.report.wording import budget_line, conditions, in_runtime, number, parameters, quantity
 
 _NOTED_DRIFT = 0.1  # of the machine's pace, from which on it is reported
 _SHOWN = 12  # shapes of the front, around the choice
@@ -104,11 +105,14 @@ def _shape_lines(plan: Plan) -> list[str]:
 def _measuring_lines(plan: Plan) -> list[str]:
     """Of what was measured, and of how far predictions were off."""
     source = "remembered" if plan.remembered else "measured just now"
+    other = next((runtime for runtime in OTHER_RUNTIMES if runtime == plan.form), None)
+    stored = in_runtime(plan.scheme, other) if other else f"{plan.scheme}, {plan.form} graph"
     lines = [
-        f"Predicted from {plan.models_measured} small models ({source}; {plan.scheme}, {plan.form} graph); "
+        f"Predicted from {plan.models_measured} small models ({source}; {stored}); "
         f"whole models held against their prediction: {len(plan.checks)}{_errors(plan)}. "
         "The others are corrected by it."
     ]
+    lines += [f"{OTHER_RUNTIMES[runtime]} was not tried: {why}." for runtime, why in plan.not_tried.items()]
     if plan.drift > _NOTED_DRIFT:
         lines.append(
             f"The machine's pace drifted by {100 * plan.drift:.0f} % while it was measured, so times are planned with "

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from homoexport.choices import (
-    OTHER_RUNTIMES,
     OUTPUT_NAMES,
     BrowserProvider,
     EmbeddingChoice,
@@ -32,7 +31,7 @@ from homoexport.documents.package import TimedAt
 from homoexport.documents.recipe import ExportSettings, MeasureSettings
 from homoexport.errors import DeviceError, TextError, UserError, refusing
 from homoexport.host import available_cores
-from homoexport.schemes import SCHEMES, embeddings_of, refuse_scales_without_text, schemes_in
+from homoexport.schemes import SCHEMES, embeddings_of, refuse_scales_without_text
 from homoexport.stages.measure import (
     answers_of_file,
     check_measurement,
@@ -47,6 +46,7 @@ from homoexport.stages.measure import (
 )
 from homoexport.workflow.measure import read_lines
 from homoexport.workflow.progress import QUIET, Progress
+from homoexport.workflow.runtimes import others_of, refuse_without
 
 if TYPE_CHECKING:
     from homoexport.documents.target import TargetHost
@@ -207,12 +207,7 @@ def _refuse_impossible(settings: ExportSettings, measure: MeasureSettings, texts
         if settings.opset > onnx.defs.onnx_opset_version():
             raise UserError(f"there is no opset {settings.opset}", where="opset", hint=f"give {OLDEST_OPSET}")
     refuse_scales_without_text(settings.quantize, calibrated=bool(texts))
-    if settings.runtime != "auto" and settings.runtime != "onnxruntime":
-        refuse_runtime(find_target(measure.device), settings.runtime, subject="the package")
-        if not schemes_in(settings.runtime, settings.quantize, calibrated=bool(texts)):
-            name = OTHER_RUNTIMES[settings.runtime]
-            what = f"'{settings.quantize}' cannot be had in {name}{'' if texts else ' without text'}"
-            raise UserError(what, where="export.runtime", hint="quantize auto or none, or int8 with a file of text")
+    refuse_without(settings, measure.device, calibrated=bool(texts))
     for scheme, facts in SCHEMES.items():
         if facts.asked_as == settings.quantize:
             embeddings_of(settings.embeddings, scheme)
@@ -224,7 +219,7 @@ def _refuse_impossible(settings: ExportSettings, measure: MeasureSettings, texts
 def _beside(asked: RuntimeChoice, device: str, answer: Answer) -> Mapping[Runtime, Answer | str]:
     """What runs a file on the device in each runtime that the package may have one for; or why it cannot."""
     found: dict[Runtime, Answer | str] = {}
-    for runtime in OTHER_RUNTIMES if asked == "auto" else set(OTHER_RUNTIMES) & {asked}:
+    for runtime in others_of(asked):
         try:
             refuse_runtime(find_target(device), runtime, subject="the package")
             found[runtime] = answer

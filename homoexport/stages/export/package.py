@@ -101,7 +101,7 @@ def export_encoder(
     """
     calibrated, max_length = bool(texts), max_length_of(encoder)
     refuse_scales_without_text(settings.quantize, calibrated=calibrated)
-    _refuse_unknown(encoder, settings.runtime)
+    refuse_unknown(encoder, settings.runtime)
     tried = schemes_for(
         settings.quantize, target.instruction_sets, x86=target.x86, calibrated=calibrated, provider=target.provider
     )
@@ -196,9 +196,14 @@ def _write_json(path: Path, content: Mapping[str, object]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _refuse_unknown(encoder: Encoder, runtime: RuntimeChoice) -> None:
-    """Refuse a model that the runtime asked for cannot hold."""
-    if runtime != "auto" and runtime != "onnxruntime" and (why := _CONVERTERS[runtime].why_not(encoder)):
+def why_not_in(runtime: Runtime, encoder: Encoder) -> str | None:
+    """What of a model another runtime cannot hold; None where it can."""
+    return _CONVERTERS[runtime].why_not(encoder)
+
+
+def refuse_unknown(encoder: Encoder, runtime: RuntimeChoice) -> None:
+    """Refuse (UserError) a model that the runtime asked for cannot hold."""
+    if runtime != "auto" and runtime != "onnxruntime" and (why := why_not_in(runtime, encoder)):
         raise UserError(why, where="export.runtime", hint="name another runtime, or auto")
 
 

@@ -96,6 +96,7 @@ def plan_encoder(
             target=instruments.target,
             models_measured=len(table.measured),
             remembered=remembered,
+            not_tried=instruments.not_tried,
         )
 
 

@@ -252,7 +252,9 @@ def test_trained_models_keep_every_bound(source, tmp_path):
     encoder = load_encoder(source)
     # Where sums overflow int8 may miss its bound; then it is smoothed, and its layers are searched: minutes.
     quantize = "none" if SUMS_OVERFLOW and source == BERT_TINY else "auto"
-    out = export_package(encoder, out_dir=tmp_path / "package", rank=by_name("standard-int8-int8-0.onnx"), quantize=quantize)
+    out = export_package(
+        encoder, out_dir=tmp_path / "package", rank=by_name("standard-int8-int8-0.onnx"), quantize=quantize
+    )
     details = json.loads((out / "manifest.json").read_text())["details"]
     checked = [item for item in details["candidates"] if item["parity"] is not None]
     names = {item["name"] for item in checked}
