@@ -371,7 +371,10 @@ def screened(contestants: Sequence[Contestant], python: Path | None, *, seconds:
 
 
 def table(models: Mapping[str, Any]) -> str:
-    """Ratios to the fastest peer of ONNX Runtime, of OpenVINO and of CTranslate2 in every cell, in Markdown."""
+    """Ratios to the fastest peer of ONNX Runtime, of OpenVINO and of CTranslate2 in every cell, in Markdown.
+
+    The first model has all cells; others may have been timed in some of them.
+    """
     cells = list(next(iter(models.values()))["verdict"]["onnxruntime"]["cells"])
     lines = [f"| | {' | '.join(models)} |", f"|---|{'---:|' * len(models)}"]
     for what in (*cells, "geometric mean", "least"):
@@ -380,7 +383,7 @@ def table(models: Mapping[str, Any]) -> str:
             ratios = [
                 entry["cells"][what]["ratio"] if what in entry["cells"] else entry[what.replace(" ", "_")]
                 for entry in (model["verdict"].get(runtime) for runtime in RUNTIMES)
-                if entry is not None
+                if entry is not None and (what in entry["cells"] or what not in cells)
             ]
             row.append(", ".join(f"{ratio:.2f}" for ratio in ratios))
         lines.append(f"| {what} | {' | '.join(row)} |")
@@ -419,6 +422,9 @@ def own_files(models: Mapping[str, Any]) -> str:
     for cell in cells:
         row = []
         for model in models.values():
+            if cell not in model["verdict"][ANY]["cells"]:
+                row.append("")
+                continue
             ours = {one["name"]: one for one in model["contestants"] if one["name"].startswith(ours_of(cell))}
             package = ours[ours_of(cell)]
             file = ours.get(package["name"] + IN_ONNXRUNTIME, package)

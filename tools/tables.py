@@ -65,6 +65,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "making": _of("making", "table", "made"),
     "onnxruntime variants": _of("onnxruntime_variants", "table"),
     "roofline": _of("roofline", "table", "profiles"),
+    "roofline with VNNI": _of("roofline", "table", "profiles", result="roofline_vnni"),
     "study": _of("study", "table", "rows"),
     "vocabulary": _of("vocabulary", "table", "runs"),
     "ARM counts": _of("arm_counts", "table"),

@@ -40,7 +40,7 @@ class FixedShapeModel(OpenVinoModel):
         shape = shapes.pop() if len(shapes) == 1 else None
         if shape != self._shape:
             self._shape = shape
-            del self._request, self._compiled  # two of them at once would be in the memory's peak
+            del self._idle, self._compiled  # two of them at once would be in the memory's peak
             self._model.reshape({port.any_name: list(shape) if shape else [-1, -1] for port in self._model.inputs})
             self.compile()
 

@@ -52,7 +52,7 @@ class Budget(BaseModel):
     latency_p95_ms: Limit = _line("95th percentile of an inference's latency at most", "8ms")
     latency_p99_ms: Limit = _line("99th percentile of an inference's latency at most", "8ms")
     throughput_per_s: Limit = _line("sequences a second at least", "200/s")
-    file_mb: Limit = _line("size of the ONNX file (MB of 10^6 bytes) at most", "12MB")
+    file_mb: Limit = _line("size of the files of its runtime (MB of 10^6 bytes) at most", "12MB")
     download_mb: Limit = _line("what a browser downloads of the package (MB of 10^6 bytes) at most", "9MB")
     peak_rss_mb: Limit = _line("peak memory of the process at most", "80MB")
     parameters: Limit = _line("the student's parameters at most", "10M")

@@ -89,7 +89,7 @@ class PlanMemory(Document):
     table's pace; `alone` are models that were measured before there was a table.
     """
 
-    VERSION: ClassVar[str] = "8.0"
+    VERSION: ClassVar[str] = "9.0"
     MAX_BYTES: ClassVar[int] = 16 * 2**20  # it holds every figure
 
     form: str | None = None

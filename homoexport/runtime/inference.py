@@ -142,7 +142,7 @@ class Package:
         try:
             answer: list[FloatArray] = self._session.run(list(outputs), feeds)
         except Exception as error:  # onnxruntime's exceptions share no base but this
-            raise PackageError(f"its runtime cannot run it ({error})", where=str(self.details.model)) from error
+            raise PackageError(f"its runtime cannot run it ({error})", where=str(self.details.file)) from error
         asked = next(iter(inputs.values())).shape  # [B, S]
         for name, array in zip(outputs, answer, strict=True):
             found = array.shape if isinstance(array, np.ndarray) and array.dtype.kind == "f" else ()

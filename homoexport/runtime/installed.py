@@ -8,5 +8,9 @@ from homoexport.choices import Runtime
 
 
 def install_hint(runtime: Runtime) -> str | None:
-    """The command that installs a runtime; None where it is there."""
-    return None if importlib.util.find_spec(runtime) else f"pip install 'homoexport[{runtime}]'"
+    """The command that installs a runtime; None where it is there.
+
+    A package's own folder of that name, in the current folder, is no runtime: it has no origin.
+    """
+    found = importlib.util.find_spec(runtime)
+    return f"pip install 'homoexport[{runtime}]'" if found is None or found.origin is None else None

@@ -12,26 +12,28 @@ import openvino
 from numpy.typing import NDArray
 
 from homoexport.runtime.waiting import answer_of, heard
+from homoexport.runtime.worker.by_openvino import OpenVinoModel
+from homoexport.runtime.worker.protocol import LoadRequest
 
 
 class OpenVinoSession:
-    """An open OpenVINO file. One caller at a time."""
+    """An open OpenVINO file, by the settings that it is measured with."""
 
     def __init__(self, model: Path, *, threads: int) -> None:
-        settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
-        self._compiled = heard(lambda: openvino.Core().compile_model(model, "CPU", settings))
-        self._request = self._compiled.create_infer_request()
+        self._model = heard(lambda: OpenVinoModel(LoadRequest(str(model), threads)))
 
     def get_inputs(self) -> Sequence[Any]:
         """What it takes, each with a name."""
-        return [SimpleNamespace(name=port.any_name) for port in self._compiled.inputs]
+        return [SimpleNamespace(name=name) for name in self._model.input_types()]
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
         """Its answer in those outputs; TimeoutError where it takes longer than the limit."""
         given = dict(feeds)
-        answer_of(lambda: self._infer(given), given.values(), stop=self._request.cancel)
-        return [np.array(self._request.get_tensor(name).data) for name in outputs]
+        with self._model.request() as request:
+            answer_of(lambda: _infer(request, given), given.values(), stop=request.cancel)
+            return [np.array(request.get_tensor(name).data) for name in outputs]
 
-    def _infer(self, feeds: dict[str, NDArray[Any]]) -> None:
-        self._request.start_async(feeds)  # `infer` cannot be cancelled
-        self._request.wait()
+
+def _infer(request: openvino.InferRequest, feeds: dict[str, NDArray[Any]]) -> None:
+    request.start_async(feeds)  # `infer` cannot be cancelled
+    request.wait()

@@ -36,17 +36,15 @@ from homoexport.stages.measure import (
     answers_of_file,
     check_measurement,
     count_files,
-    find_target,
     host_of,
     left_open,
     rank_files,
     rank_runs,
-    refuse_runtime,
     refuse_uncounted,
 )
 from homoexport.workflow.measure import read_lines
 from homoexport.workflow.progress import QUIET, Progress
-from homoexport.workflow.runtimes import others_of, refuse_without
+from homoexport.workflow.runtimes import others_of, refuse_on, refuse_without
 
 if TYPE_CHECKING:
     from homoexport.documents.target import TargetHost
@@ -221,7 +219,7 @@ def _beside(asked: RuntimeChoice, device: str, answer: Answer) -> Mapping[Runtim
     found: dict[Runtime, Answer | str] = {}
     for runtime in others_of(asked):
         try:
-            refuse_runtime(find_target(device), runtime, subject="the package")
+            refuse_on(device, runtime)
             found[runtime] = answer
         except DeviceError as error:
             found[runtime] = f"{error.what}; {error.hint}"

@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from homoexport.choices import EmbeddingPrecision, Objective, Runtime, Scheme
-from homoexport.documents.budget import Budget
+from homoexport.choices import OTHER_RUNTIMES, EmbeddingPrecision, Objective, Runtime, Scheme
+from homoexport.documents.budget import DOWNLOAD, Budget
 from homoexport.documents.plan import Plan
 from homoexport.documents.recipe import DistillSettings, ExportSettings, MeasureSettings, TextSettings
 from homoexport.errors import RecipeError, UserError
@@ -65,6 +65,8 @@ def plan(
             threads, text or a teacher that cannot be had.
     """
     _check_asked(budget, measure, export)
+    if DOWNLOAD in budget.lines():  # of the ONNX file, which another runtime's is not
+        export = export.model_copy(update={"runtime": "onnxruntime"})
     progress.on_share("loading the teacher", 0.0)
     from homoexport.encoder import load_encoder
     from homoexport.stages.distill import TASKS
@@ -96,6 +98,9 @@ def _check_asked(budget: Budget, measure: MeasureSettings, export: ExportSetting
     refuse_emulated_latency(budget, measure.device)
     refuse_uncounted(measure.device)
     refuse_without(export, measure.device, calibrated=True)
+    if DOWNLOAD in budget.lines() and export.runtime in OTHER_RUNTIMES:
+        what = f"a download is of the ONNX file, which {OTHER_RUNTIMES[export.runtime]} does not run"
+        raise RecipeError(what, where=f"budget.{DOWNLOAD}", hint="plan with --runtime onnxruntime, or for --size")
     workload = measure.threads, measure.batch_size, measure.length
     check_measurement(measure.device, [workload], min_seconds=measure.min_seconds)
 
@@ -146,7 +151,7 @@ def make_graphs(encoder: Encoder, folder: Path, *, opset: int | None = None) -> 
     def write(form: str, scheme: Scheme, embeddings: EmbeddingPrecision) -> Path | str:
         written = maker.write(forms[form])
         if written is None or not written.sound:
-            return maker.left_out.get(form, "answers differ from the model's")
+            return maker.left_out.get(forms[form].name, "answers differ from the model's")
         # What OpenVINO computes in int8 is quantized in a graph of the right sizes.
         made = maker.quantize(forms[form], "fp32" if form == _OPENVINO else scheme, embeddings)
         return f"{scheme} cannot be made" if made is None else made.file

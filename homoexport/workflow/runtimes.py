@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from homoexport.choices import OTHER_RUNTIMES, Quantization, Runtime, RuntimeChoice
 from homoexport.documents.recipe import ExportSettings
 from homoexport.errors import UserError
+from homoexport.runtime.installed import install_hint
 from homoexport.schemes import schemes_in
-from homoexport.stages.measure import find_target, refuse_runtime
+from homoexport.stages.measure import find_target
 
 
 def others_of(asked: RuntimeChoice) -> Sequence[Runtime]:
@@ -23,6 +24,15 @@ def refuse_without(settings: ExportSettings, device: str, *, calibrated: bool) -
             refuse_impossible(runtime, settings.quantize, device, calibrated=calibrated)
 
 
+def refuse_on(device: str, runtime: Runtime) -> None:
+    """Refuse (DeviceError) a runtime that is not installed, or a device that is another than this machine's CPU."""
+    target, name = find_target(device), OTHER_RUNTIMES[runtime]
+    if runtime not in target.runtimes:
+        raise target.error(f"{name} runs on this machine's CPU alone", "name no other device, or onnxruntime")
+    if hint := install_hint(runtime):
+        raise target.error(f"{name} is not installed", hint)
+
+
 def refuse_impossible(runtime: Runtime, quantize: Quantization, device: str, *, calibrated: bool) -> None:
     """Refuse a runtime that does not run on the device, or has none of the schemes that were asked for.
 
@@ -32,7 +42,7 @@ def refuse_impossible(runtime: Runtime, quantize: Quantization, device: str, *, 
         DeviceError: it is not installed, or the device is another than this machine's CPU.
         UserError: no such scheme.
     """
-    refuse_runtime(find_target(device), runtime, subject="the package")
+    refuse_on(device, runtime)
     if not schemes_in(runtime, quantize, calibrated=calibrated):
         what = f"'{quantize}' cannot be had in {OTHER_RUNTIMES[runtime]}{'' if calibrated else ' without text'}"
         raise UserError(what, where="export.runtime", hint="quantize auto or none, or int8 with a file of text")

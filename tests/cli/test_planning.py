@@ -111,8 +111,9 @@ def test_the_runtime_of_the_students_and_those_that_were_not_tried_are_told():
         ),
         (
             ["--size", "8MB", "--runtime", "ctranslate2", "--device", "arm64"],
-            "for ctranslate2, which runs on this machine's CPU",
+            "CTranslate2 runs on this machine's CPU alone",
         ),
+        (["--download", "8MB", "--runtime", "openvino"], "budget.download_mb: a download is of the ONNX file"),
     ],
 )
 def test_mistakes_are_one_line(homoexport, asked, words, told):

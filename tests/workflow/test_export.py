@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from homoexport.choices import BrowserProvider
+from homoexport.choices import OTHER_RUNTIMES, BrowserProvider
 from homoexport.documents.recipe import ExportSettings, MeasureSettings
 from homoexport.documents.target import TargetHost
 from homoexport.encoder import load_encoder
@@ -65,13 +65,13 @@ def test_auto_says_of_each_runtime_why_it_cannot_be_had(monkeypatch: pytest.Monk
     assert here == {"openvino": answer, "ctranslate2": answer}
     assert _beside("onnxruntime", "cpu", answer) == {}
     assert _beside("ctranslate2", "cpu", answer) == {"ctranslate2": answer}
-    there = "runs on this machine's CPU alone; measure on cpu"
+    there = "runs on this machine's CPU alone; name no other device, or onnxruntime"
     assert _beside("auto", "x86:haswell", answer) == {
-        name: f"the package is for {name}, which {there}" for name in here
+        name: f"{title} {there}" for name, title in OTHER_RUNTIMES.items()
     }
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     assert _beside("auto", "cpu", answer) == {
-        name: f"the package is for {name}, which is not installed; pip install 'homoexport[{name}]'" for name in here
+        name: f"{title} is not installed; pip install 'homoexport[{name}]'" for name, title in OTHER_RUNTIMES.items()
     }
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ _CPU = "OpenVINO CPU"
 class OpenVinoModel(Model):
     """An OpenVINO or an ONNX file, compiled for inputs of any shape [B, S], in the precision of floats that it chooses.
 
-    One caller at a time: it has one request.
+    Callers that come at once have a request each.
     """
 
     def __init__(self, request: LoadRequest) -> None:
@@ -43,9 +45,9 @@ class OpenVinoModel(Model):
         self.load_ns = time.perf_counter_ns() - start
 
     def compile(self) -> None:
-        """Make a request of the model as it is."""
+        """Compile the model as it is."""
         self._compiled = self._core.compile_model(self._model, "CPU", self.settings)
-        self._request = self._compiled.create_infer_request()
+        self._idle = deque([self._compiled.create_infer_request()])
 
     def input_types(self) -> dict[str, type[np.integer[Any]] | None]:
         ports = self._model.inputs
@@ -55,9 +57,20 @@ class OpenVinoModel(Model):
         precision = self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         return [f"{_CPU} {precision}"]
 
+    @contextmanager
+    def request(self) -> Iterator[openvino.InferRequest]:
+        """One that nobody else has in the block; what it answers is its own, and is gone with the block."""
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = self._compiled.create_infer_request()
+        yield request
+        self._idle.append(request)  # after a failure it may still be at work
+
     def run(self, outputs: Sequence[str] | None, feeds: Feeds) -> list[NDArray[Any]]:
-        answers = self._request.infer(feeds, share_inputs=True, share_outputs=True)
-        return [answers[name] for name in outputs] if outputs else list(answers.values())
+        with self.request() as request:
+            answers = request.infer(feeds, share_inputs=True, share_outputs=True)
+            return [answers[name] for name in outputs] if outputs else list(answers.values())
 
 
 def versions() -> dict[str, str]:

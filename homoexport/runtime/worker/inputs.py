@@ -44,5 +44,8 @@ def make_batches(request: InputsRequest) -> list[dict[str, IntArray]]:
     rows: Sequence[Sequence[int] | IntArray] = request.rows or ()
     if request.rows is None:
         rows = list(np.random.default_rng(0).integers(0, request.vocab_size, (size, request.length)))
-    starts = range(0, len(rows) - size + 1, size)
-    return [padded_tokens(rows[start : start + size], request.pad_token_id) for start in starts]
+    parts = [slice(start, start + size) for start in range(0, len(rows) - size + 1, size)]
+    types = request.types
+    return [
+        padded_tokens(rows[part], request.pad_token_id, types=None if types is None else types[part]) for part in parts
+    ]

@@ -53,13 +53,17 @@ class LoadRequest:
 
 @dataclass(frozen=True)
 class InputsRequest:
-    """Random token ids of `length` below `vocab_size`; or where `rows` are given, those, padded by batch."""
+    """Random token ids of `length` below `vocab_size`; or where `rows` are given, those, padded by batch.
+
+    `types` are the rows' token types, as of two texts; all 0 where there are none.
+    """
 
     batch_size: int
     length: int = 0
     vocab_size: int = 0
     rows: tuple[tuple[int, ...], ...] | None = None
     pad_token_id: int = 0
+    types: tuple[tuple[int, ...], ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,8 @@ def write_beside(
         rank: median milliseconds of files of any runtime, in their order.
         answer: runs a file in its runtime.
         asked: whether it is written however slow it is, and whatever its quality.
-        judge: holds a file against a floor of quality; the fastest that keeps it is written.
+        judge: holds a file against a floor of quality; the fastest that keeps it is written. If none does and one was
+            asked for, it is the best.
 
     Raises:
         ParityError: it was asked for, and nothing answers in that runtime as the model does.
@@ -124,9 +125,11 @@ def write_beside(
         return what
     maker.progress(f"measuring {runtime_name} beside the chosen graph")
     ours, *theirs = rank([chosen.file, *(converted.file for converted in made)])
-    latency, best = _fastest_that_is_good(maker, theirs, made, runtime=runtime, judge=None if asked else judge)
+    latency, best = _fastest_that_is_good(maker, theirs, made, runtime=runtime, asked=asked, judge=judge)
     if best is None:
         return f"nothing in {runtime_name} keeps the floor of quality"
+    if not asked and not math.isfinite(latency):
+        return "could not be timed, for it does not fit into the target's memory"
     if not asked and not latency * TIE < ours:
         return f"takes {latency / ours:.2f} times as long as {chosen.name} ({latency:.3f} ms against {ours:.3f} ms)"
     file = RUNTIME_FILES[runtime][0]
@@ -145,9 +148,16 @@ def write_beside(
 
 
 def _fastest_that_is_good(
-    maker: Maker, latencies: Sequence[float], made: Sequence[Converted], *, runtime: Runtime, judge: Judge | None
+    maker: Maker,
+    latencies: Sequence[float],
+    made: Sequence[Converted],
+    *,
+    runtime: Runtime,
+    asked: bool,
+    judge: Judge | None,
 ) -> tuple[float, Converted | None]:
-    """The fastest that keeps the floor, with its latency; None, and the reasons are kept, where none does."""
+    """The fastest that keeps the floor, with its latency; where none does, the best if one was asked for."""
+    judged = []
     for latency, one in sorted(zip(latencies, made, strict=True), key=lambda pair: pair[0]):
         if judge is None:
             return latency, one
@@ -156,4 +166,8 @@ def _fastest_that_is_good(
         if verdict.kept:
             return latency, one
         maker.left_out[_label(runtime, one.name)] = below_the_floor(verdict)
-    return math.inf, None
+        judged.append((verdict.measured, latency, one))
+    if not asked:
+        return math.inf, None
+    _, latency, best = max(judged, key=lambda each: each[0])
+    return latency, best

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from homoexport.choices import BrowserProvider, EmbeddingPrecision, GraphChoice, Quantization, Scheme
 from homoexport.documents.package import BrowserChoice, BrowserRun
-from homoexport.errors import ParityError
+from homoexport.errors import DeviceError, HomoexportError, PackageError, ParityError
 from homoexport.stages.export.candidates import Maker
 from homoexport.stages.export.choose import TIE, Choice, Judge, below_the_floor, choose
 from homoexport.stages.export.forms import forms_of
@@ -74,21 +74,23 @@ def choose_in_browser(
         ParityError: in no provider anything that was asked for answers as the model does.
     """
     makers, choices = dict[BrowserProvider, Maker](), dict[BrowserProvider, Choice]()
-    broken: dict[BrowserProvider, ParityError] = {}
+    broken, failed = dict[BrowserProvider, ParityError](), dict[BrowserProvider, HomoexportError]()
     for provider, answer in browser.answers.items():
         maker.progress(f"choosing in {provider}")
         own = maker.in_provider(provider, answer)
         # Forms are timed in the first: kernels for int8 are WebAssembly's alone, and not every GPU has fp16.
         ordered = dict(sorted(schemes.items(), key=lambda item: provider == "webgpu" and item[0] != "fp32"))
-        own.threads = _best_threads(own, browser, provider, graph, *next(iter(ordered.items())))
-        rank = partial(_rank, browser=browser, provider=provider, threads=own.threads)
         try:
+            own.threads = _best_threads(own, browser, provider, graph, *next(iter(ordered.items())))
+            rank = partial(_rank, browser=browser, provider=provider, threads=own.threads)
             choices[provider] = choose(own, quantize=quantize, schemes=ordered, rank=rank, graph=graph, judge=judge)
             makers[provider] = own
         except ParityError as error:
             broken[provider] = error
+        except (DeviceError, PackageError) as error:  # of one provider: a GPU's memory, a limit of its driver
+            failed[provider] = error
     if not choices:
-        raise next(iter(broken.values()))
+        raise next(iter((failed | broken).values()))
     entries = _timed(maker, browser, choices)
     best = _best(entries)
     several = len(browser.answers) > 1
@@ -112,7 +114,8 @@ def choose_in_browser(
         )
         for entry in entries
     )
-    found = BrowserChoice(provider=best.provider, threads=best.threads, runs=runs, not_tried=dict(browser.not_tried))
+    not_tried = dict(browser.not_tried) | {provider: str(error) for provider, error in failed.items()}
+    found = BrowserChoice(provider=best.provider, threads=best.threads, runs=runs, not_tried=not_tried)
     return own, choice, found
 
 

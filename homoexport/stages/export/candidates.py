@@ -6,6 +6,7 @@ B batch, S sequence.
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -218,7 +219,8 @@ class Maker:
             return replace(self._candidate(form, scheme, embeddings, source), file_bytes=source.stat().st_size)
         calibrated = calibration if SCHEMES[scheme].calibrated else None
         name = f"{form.name}-{scheme}{f'-{calibrated}' if calibrated else ''}"
-        file = self.folder / f"{name}-{embeddings}-{len(keep)}.onnx"
+        kept = hashlib.sha256("\n".join(keep).encode()).hexdigest()[:8] if keep else 0
+        file = self.folder / f"{name}-{embeddings}-{kept}.onnx"
         candidate = self._candidate(form, scheme, embeddings, file)
         made = replace(candidate, calibration=calibrated, kept_in_fp32=tuple(keep))
         for one in self._quantized:

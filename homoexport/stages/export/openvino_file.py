@@ -93,9 +93,7 @@ def _converted(
             save(model, file, halved=stored == "fp16")
         return file
 
-    converted = hold(maker, name, write, runtime="openvino", precision=stored, answer=answer, kept_in_fp32=tuple(keep))
-    maker.discard(source)
-    return converted
+    return hold(maker, name, write, runtime="openvino", precision=stored, answer=answer, kept_in_fp32=tuple(keep))
 
 
 def _version() -> str:

@@ -47,7 +47,7 @@ def product_codes(table: NDArray[np.float32]) -> Codes:
         what = f"the table is {table.shape[1]} wide, and a code stands for {NUMBERS_OF_CODE} numbers"
         raise UserError(what, where="--embeddings pq", hint=f"a hidden size that {NUMBERS_OF_CODE} divides")
     table = np.ascontiguousarray(table)
-    digest = hashlib.sha256(table.tobytes()).hexdigest()
+    digest = hashlib.sha256(repr(table.shape).encode() + table.tobytes()).hexdigest()
     if digest not in _made:
         found = _codes(table)
         _made.clear()

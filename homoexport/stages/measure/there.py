@@ -55,7 +55,8 @@ def host_of(device: str) -> TargetHost:
 def answers_of_file(
     file: Path, batches: Sequence[Mapping[str, NDArray[np.int64]]], *, device: str, pad_token_id: int, output: str
 ) -> list[NDArray[np.float32]]:
-    """What a target answers to batches: `input_ids` and `attention_mask` of right-padded texts, each [B, S].
+    """What a target answers to batches: `input_ids`, `attention_mask` and, where the model knows two texts apart,
+    `token_type_ids` of right-padded texts, each [B, S].
 
     Raises:
         DeviceError: a device that cannot be used.
@@ -67,10 +68,16 @@ def answers_of_file(
         load_model(worker, subject, threads=1)
         for batch in batches:
             lengths = batch["attention_mask"].sum(axis=1)
-            rows = tuple(tuple(ids[:length].tolist()) for ids, length in zip(batch["input_ids"], lengths, strict=True))
-            worker.inputs(InputsRequest(len(rows), rows=rows, pad_token_id=pad_token_id))
+            rows, types = _unpadded(batch["input_ids"], lengths), None
+            if batch.get("token_type_ids", np.zeros(1)).any():
+                types = _unpadded(batch["token_type_ids"], lengths)
+            worker.inputs(InputsRequest(len(rows), rows=rows, pad_token_id=pad_token_id, types=types))
             answers.append(worker.answer(output=output))
     return answers
+
+
+def _unpadded(values: NDArray[np.int64], lengths: NDArray[np.int64]) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(row[:length].tolist()) for row, length in zip(values, lengths, strict=True))
 
 
 def agreement(one: Running, *, precision: str) -> Agreement | None:

@@ -12,7 +12,7 @@ import pytest
 from homoexport.choices import BrowserProvider
 from homoexport.documents.artifact import PackageManifest, verify
 from homoexport.documents.budget import BudgetVerdict
-from homoexport.errors import ParityError
+from homoexport.errors import DeviceError, PackageError, ParityError
 from homoexport.report import candidate_table, export_lines
 from homoexport.runtime.session import OnnxSession
 from homoexport.stages.export.browser import Browser
@@ -114,6 +114,27 @@ def test_provider_in_which_nothing_is_right_is_left_out(export: Any) -> None:
     assert details.browser.provider == "wasm"
     assert {run.provider for run in details.browser.runs} == {"wasm"}
     assert details.left_out["webgpu"].startswith("no graph answers as the model does")
+
+
+@needs_exact_sums
+def test_provider_that_fails_at_its_work_is_told_and_the_other_ships(export: Any) -> None:
+    def race_without_a_gpu(runs: Sequence[Run]) -> list[float]:
+        if any(provider == "webgpu" for _, provider, _ in runs):
+            raise PackageError("its GPU has too little memory", where="web")
+        return race(runs)
+
+    details, out = export({"wasm": right, "webgpu": right}, race=race_without_a_gpu)
+    assert details.browser.provider == "wasm"
+    told = "Not tried: webgpu (web: its GPU has too little memory)"
+    assert told in export_lines("out", verify(out, PackageManifest))
+
+
+def test_failure_of_the_only_provider_is_raised(export: Any) -> None:
+    def broken(runs: Sequence[Run]) -> list[float]:
+        raise DeviceError("the browser is gone", where="web")
+
+    with pytest.raises(DeviceError, match="the browser is gone"):
+        export({"wasm": right}, race=broken)
 
 
 def test_nothing_right_anywhere_is_refused(export: Any) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from importlib.machinery import ModuleSpec
 
 import numpy as np
 import openvino
@@ -12,10 +14,11 @@ from homoexport.documents.artifact import PackageManifest, verify
 from homoexport.documents.budget import BudgetVerdict
 from homoexport.errors import DeviceError, PackageError, ParityError, UserError
 from homoexport.runtime.inference import open_package
+from homoexport.runtime.installed import install_hint
 from homoexport.runtime.vectors import cosines
 from homoexport.schemes import schemes_in
 from homoexport.stages.export.openvino_file import OPENVINO_FILE
-from homoexport.stages.measure import answers_of_file
+from homoexport.stages.measure import Extras, answers_of_file
 from homoexport.workflow.evaluate import evaluate
 from homoexport.workflow.measure import measure
 from tests.stages.export.conftest import export_package
@@ -99,6 +102,62 @@ def test_what_misses_the_floor_in_openvino_is_left_out(tiny_encoder, export_once
     assert details.left_out["openvino unfused-fp32"] == "is below the floor: f 0.5000 of at least 0.9000"
 
 
+def test_of_what_misses_the_floor_the_best_ships_where_the_runtime_was_asked_for(tiny_encoder, export_once, tmp_path):
+    figures = {"int8-static": 0.5, "fp32": 0.7}
+
+    def judge(file):
+        figure = next((value for name, value in figures.items() if name in str(file)), 0.95)
+        measured = figure if file.suffix == ".xml" else 0.95
+        return BudgetVerdict(line="quality.f", limit=0.9, measured=measured, kept=measured > 0.9, interval=None)
+
+    encoder = tiny_encoder("sentence-similarity")
+    settings = {"ratio": 0.5, "judge": judge, "runtime": "openvino", "quantize": "auto"}
+    _, details = exported(encoder, tmp_path / "package", **settings)
+    assert details.openvino.candidate.endswith("-fp32")
+    figures["int8-static"] = 0.93
+    _, details = exported(encoder, tmp_path / "other", **settings)
+    assert "int8-static" in details.openvino.candidate
+
+
+def test_threads_that_share_a_package_have_answers_of_their_own(tiny_encoder, export_once, tmp_path):
+    folder, _ = exported(tiny_encoder("sentence-similarity"), tmp_path / "package", ratio=0.5)
+    package = open_package(folder, runtime="openvino")
+    texts = [f"word {number} " * (number + 1) for number in range(8)]
+    alone = [package.embed([text]) for text in texts]
+    with ThreadPoolExecutor(8) as pool:
+        shared = list(pool.map(lambda text: package.embed([text]), texts * 20))
+    for number, vectors in enumerate(shared):
+        np.testing.assert_allclose(vectors, alone[number % 8], atol=1e-6)
+    (found,) = measure([folder], length=8, min_seconds=0.05, extras=Extras(streams=(1, 3))).results
+    assert [one.streams for one in found.streams] == [1, 3]
+
+
+def test_a_classifier_of_pairs_is_held_on_pairs(tiny_encoder, export_once, tmp_path):
+    encoder = tiny_encoder("text-classification")
+    types = encoder.model.bert.embeddings.token_type_embeddings.weight
+    types.data[1] = 3 * types.data[1].sign()
+    answer = partial(answers_of_file, device="cpu", pad_token_id=0, output="logits")
+    _, details = exported(encoder, tmp_path / "package", ratio=0.5, openvino=answer, runtime="openvino")
+    assert details.openvino.parity.passed
+
+
+def test_the_chosen_file_is_still_there_to_be_timed_beside(tiny_encoder, export_once, tmp_path):
+    def rank(files):
+        assert all(file.exists() for file in files)
+        return [1.0] * len(files)
+
+    out, encoder = tmp_path / "package", tiny_encoder("sentence-similarity")
+    settings = {"runtime": "openvino", "graph": "unfused", "quantize": "none", "embeddings": "int8"}
+    folder = export_package(encoder, out_dir=out, rank=rank, texts=TEXTS, beside={"openvino": run_here}, **settings)
+    assert verify(folder, PackageManifest).details.openvino is not None
+
+
+def test_a_folder_of_a_runtimes_name_is_not_the_runtime(monkeypatch):
+    assert install_hint("openvino") is None
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: ModuleSpec(name, None))
+    assert install_hint("openvino") == "pip install 'homoexport[openvino]'"
+
+
 def test_where_it_is_slower_the_package_says_so(tiny_encoder, export_once, tmp_path):
     folder, details = exported(tiny_encoder("sentence-similarity"), tmp_path / "package", ratio=1.5)
     assert details.openvino is None
@@ -159,7 +218,7 @@ def test_words_that_openvino_cannot_look_up_are_left_out(tiny_encoder, export_on
 
 
 def test_without_openvino_auto_says_what_it_did_not_try(tiny_encoder, export_once, tmp_path):
-    why = "the package is for openvino, which is not installed"
+    why = "OpenVINO is not installed"
     folder, details = exported(tiny_encoder("sentence-similarity"), tmp_path / "package", ratio=0.5, openvino=why)
     assert details.left_out["openvino"] == why
     assert np.isfinite(open_package(folder).embed(["a word"])).all()

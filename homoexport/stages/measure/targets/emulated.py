@@ -29,6 +29,7 @@ from homoexport.stages.measure.targets.protocol import TargetHere, build_worker,
 
 _MIN_QEMU = (7, 2)  # the first to imitate AVX2, and every core below
 _QEMU_PACKAGE = "apt-get install qemu-user"
+_CHECK = ("cc", "-fsyntax-only", "-DVERSION=2")
 _COMPILER_PACKAGE = "apt-get install gcc libc6-dev"
 _UNKNOWN_CPU = "unable to find CPU model"
 _TRY_SECONDS = 300  # for a start under emulation, on a busy machine
@@ -179,8 +180,8 @@ class EmulatedCpu(TargetHere):
         needs = self.needs()
         if not needs and not _takes_plugins(_qemu(self._core)):
             needs.append(Need(what="a QEMU that takes plugins", command="install one whose -help names -plugin"))
-        if shutil.which("cc") is None:
-            needs.append(Need(what="a C compiler", command=_COMPILER_PACKAGE))
+        if shutil.which("cc") is None or subprocess.run([*_CHECK, str(_COUNTER)], capture_output=True).returncode:
+            needs.append(Need(what="a C compiler with the C library's headers", command=_COMPILER_PACKAGE))
         return needs
 
     def open(self) -> None:
