@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from homoexport.stages.distill.asking import ask_all, is_worth_keeping, taught_t
 from homoexport.stages.distill.job import Job
 from homoexport.workflow.distill import distill
 from homoexport.workflow.job import open_job
+from homoexport.workflow.progress import DistillProgress, Progress
 from tests.stages.distill.test_loop import SHAPE, settings_of, text_of
 from tests.stages.distill.test_tasks import classifier as classifier
 from tests.stages.distill.test_tasks import text_of as labelled_text_of
@@ -131,3 +133,55 @@ def test_a_run_is_the_same_but_for_rounding_and_leaves_nothing(
         assert len(asked) == (space is None)
     assert names[0] == names[1]
     assert made[1] == pytest.approx(made[0], rel=1e-3)
+
+
+class Stop(Exception):
+    pass
+
+
+def test_a_resumed_run_asks_again_and_ends_with_the_same_bits(tiny_folder, corpus_file, tmp_path):
+    settings = settings_of("sentence-embedding", **AGAIN, checkpoint_every=20)
+    arguments = {"text": text_of(corpus_file), "shape": SHAPE, "settings": settings}
+    teacher = str(tiny_folder())
+    distill(teacher, output=tmp_path / "whole", **arguments)
+
+    def stop(progress: DistillProgress) -> None:
+        if progress.step.step == 70:
+            raise Stop
+
+    with pytest.raises(Stop):
+        distill(teacher, output=tmp_path / "stopped", progress=Progress(on_distill=stop), **arguments)
+    assert not list((tmp_path / "stopped").glob(".teacher*"))
+    distill(teacher, output=tmp_path / "stopped", resume=True, **arguments)
+    assert losses(tmp_path / "whole") == losses(tmp_path / "stopped")
+    whole, stopped = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "stopped"))
+    assert whole == stopped
+
+
+def test_a_student_that_equals_its_teacher_is_not_taught_by_rounding(tiny_folder, corpus_file):
+    job, _ = job_of(tiny_folder(), text_of(corpus_file), method="homodistil", prune_from=0.5)
+    run = Run(job, job.targets[0])
+    micro_batches = job.batches.of_step(0)
+    shown = [replace(micro, shown=run.loss.ask(micro)) for micro in micro_batches]
+    noisy = [
+        replace(micro, shown=micro.shown.with_parts([part + 1e-3 for part in micro.shown.parts])) for micro in shown
+    ]
+    assert run.is_teacher
+    assert abs(run.advance(noisy).gap) <= 1e-9
+
+
+def test_without_room_on_the_disk_the_teacher_is_asked_at_every_step(tiny_folder, corpus_file, tmp_path, monkeypatch):
+    notes: list[str] = []
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("homoexport.workflow.student.shutil.disk_usage", lambda _path: usage._replace(free=1000))
+    settings = settings_of("sentence-embedding", **AGAIN)
+    distill(
+        str(tiny_folder()),
+        text=text_of(corpus_file),
+        shape=SHAPE,
+        settings=settings,
+        output=tmp_path / "student",
+        progress=Progress(on_note=notes.append),
+    )
+    assert any("no room for" in note for note in notes)
+    assert len(losses(tmp_path / "student")) == AGAIN["steps"]
