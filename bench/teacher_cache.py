@@ -4,8 +4,8 @@
 
 MiniLM-L6 in batches of 32 texts, as the shipped recipes have them: students of the quickstart's shape and of the
 search recipe's, and one at half width with an attention term, on sentences and on texts of 128 tokens. Turn by turn on
-the same batches: asked; read, with the file in the system's cache; read, with the file dropped from it. What it costs to
-ask for a text once and to write the answer is counted, too: so follows from how many epochs on it pays.
+the same batches: asked; read, with the file in the system's cache; read, with the file dropped from it. What it costs
+to ask for a text once and to write the answer is counted, too: so follows from how many epochs on it pays.
 """
 
 from __future__ import annotations

@@ -119,14 +119,13 @@ class StudentWriter:
         """The teacher's outputs for all texts, in a file that has lost its name before anything is in it; None where
         they do not come again, or there is no room.
         """
-        texts, accelerator, began = taught_texts(self.job, self.run.loss), self.job.accelerator, time.perf_counter()
-        if (
-            texts is None
-            or int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes)) < accelerator.num_processes
-        ):
+        accelerator, began = self.job.accelerator, time.perf_counter()
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
+        texts = taught_texts(self.job, self.run.loss) if here == accelerator.num_processes else None
+        if texts is None:
             return None
-        path, has_room = half_of(self.folder / "teacher"), shutil.disk_usage(self.folder).free > 2 * texts.bytes
-        path, has_room = gather_object([(path, has_room)])[0]  # as the first process has it
+        has_room = self._writes and shutil.disk_usage(self.folder).free > 2 * texts.bytes
+        path, has_room = gather_object([(half_of(self.folder / "teacher"), has_room)])[0]  # the first process's
         if not has_room:
             self.note(f"no room for {texts.bytes / 1e9:.1f} GB of what the teacher says: it is asked at every step")
             return None

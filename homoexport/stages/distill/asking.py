@@ -46,7 +46,8 @@ def _limit_in_bytes(job: Job) -> float:
 
 def taught_texts(job: Job, loss: StepLoss) -> TaughtTexts | None:
     """Where what the teacher shows is to be kept; None where it would not be worth it, or be too large."""
-    if not is_worth_keeping(job):
+    is_asked = job.corpus.description.vectors is None or loss.inner_terms.wanted
+    if not is_asked or not is_worth_keeping(job):
         return None
     assert isinstance(job.corpus, MapCorpus)
     micro_batches = job.batches.cut(job.corpus.held_out[:1], first_position=0)
