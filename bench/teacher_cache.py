@@ -72,6 +72,7 @@ def measure(cell: tuple[str, int, str, float, str], repeats: int, threads: int) 
         seconds = in_turns(run, job.batches, replace(job.batches, taught=texts), file.fileno(), repeats)
     run.close()
     asked, cached, dropped = (statistics.median(seconds[kind]) for kind in ("asked", "cached", "dropped"))
+    ratio = {kind: statistics.median(ratios(seconds, kind)) for kind in ("cached", "dropped")}
     texts_of_step = job.settings.batch_size
     return {
         "student": shape,
@@ -83,8 +84,8 @@ def measure(cell: tuple[str, int, str, float, str], repeats: int, threads: int) 
         "seconds": {"asked": asked, "cached": cached, "dropped": dropped},
         "samples": seconds,
         "asking_seconds_per_text": asking,
-        "ratio": {kind: statistics.median(ratios(seconds, kind)) for kind in ("cached", "dropped")},
-        "pays_from_epochs": asking * texts_of_step / max(asked - dropped, 1e-9),
+        "ratio": ratio,
+        "pays_from_epochs": asking * texts_of_step / (asked * (1 - ratio["dropped"])),
     }
 
 
