@@ -3,15 +3,16 @@
     python bench/peers/make.py MODEL OUT         # with the peers' Python (bench/peers/requirements.txt); once a model
     python bench/export_peers.py NAME=MODEL,OUT [NAME=MODEL,OUT ...] --peers-python PYTHON
 
-For every model: `homoexport export --quantize auto --runtime auto` for two workloads, 1 x 128 tokens and 8 x 384, both
-at 1 thread, and in every cell of threads, batch and length what was exported for the like of it, in the runtime that
-the package says is its fastest, against every peer's file in ONNX Runtime, OpenVINO and CTranslate2; beside it the
-package's ONNX file, and our fp32 file, for peers whose cosine is 1. All files for OpenVINO are compiled for a cell's
-shape, ours, too; peers' in f32 and in bf16, ours in what OpenVINO takes by itself. Peers whose files are the same
-program once ONNX Runtime has optimized them run as one, and those that are nowhere near the fastest of their runtime in
-three cells are left out of the others. Models that the output has are left as they are, so that a run can be taken up
-again, on the same machine. A cell's figures are medians of 20 turns on the same core, --seconds together; a ratio is of
-the fastest peer's median to ours. Cosines are of mean-pooled sentence vectors to torch's, over 64 real texts.
+For every model: `homoexport export --quantize auto --runtime auto` for three workloads, 1 x 16 tokens, 1 x 128 and 8 x
+384, all at 1 thread, and in every cell of threads, batch and length what was exported for the like of it, in the
+runtime that the package says is its fastest, against every peer's file in ONNX Runtime, OpenVINO and CTranslate2;
+beside it the package's ONNX file, and our fp32 file, for peers whose cosine is 1. All files for OpenVINO are compiled
+for a cell's shape, ours, too; peers' in f32 and in bf16, ours in what OpenVINO takes by itself. Peers whose files are
+the same program once ONNX Runtime has optimized them run as one, and those that are nowhere near the fastest of their
+runtime in three cells are left out of the others. Models that the output has are left as they are, so that a run can
+be taken up again, on the same machine. A cell's figures are medians of 20 turns on the same core, --seconds together;
+a ratio is of the fastest peer's median to ours. Cosines are of mean-pooled sentence vectors to torch's, over 64 real
+texts.
 """
 
 from __future__ import annotations
@@ -49,12 +50,14 @@ OUTPUT = Path(__file__).parent / "results" / "export_peers.json"
 LENGTHS, BATCHES, THREADS = (16, 64, 128, 384), (1, 8), (1, 2)
 SCREENS = ((1, 1, 16), (1, 1, 128), (2, 8, 64))  # threads, batch, length
 NEAR = 1.1  # times the fastest peer's time in every screen: slower ones are left out
-OURS, OURS_LONG, OURS_FP32 = "homoexport, 1 x 128", "homoexport, 8 x 384", "homoexport-fp32"
+OURS, OURS_SHORT, OURS_LONG = "homoexport, 1 x 128", "homoexport, 1 x 16", "homoexport, 8 x 384"
+OURS_FP32 = "homoexport-fp32"
 IN_ONNXRUNTIME = " (ONNX file)"  # of a package whose fastest runtime is another
 RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "ctranslate2": "CTranslate2"}
 ANY, ONNX_FILE = "any runtime", "our ONNX file"
 OWN_CHOICE = "default"  # of the precision that OpenVINO computes floats in
-LONG_TOKENS = (128 * 8 * 384) ** 0.5  # in a batch, half the way in logarithms: more is like 8 x 384
+# In a batch, half the way in logarithms between what our packages were exported for.
+SHORT_TOKENS, LONG_TOKENS = (16 * 128) ** 0.5, (128 * 8 * 384) ** 0.5
 COSINE_TEXTS = 64  # ours are calibrated on the others
 
 
@@ -123,6 +126,7 @@ def exported(model: str, folder: Path, texts: Sequence[str]) -> list[Contestant]
     contestants = []
     for name, options in (
         (OURS, ("--runtime", "auto")),
+        (OURS_SHORT, ("--runtime", "auto", "--length", "16")),
         (OURS_LONG, ("--runtime", "auto", "--batch-size", "8", "--length", "384")),
         (OURS_FP32, ("--quantize", "none")),
     ):
@@ -141,12 +145,13 @@ def exported(model: str, folder: Path, texts: Sequence[str]) -> list[Contestant]
 def ours_of(cell: str) -> str:
     """Which of our packages was exported for the like of a cell, in its fastest runtime."""
     batch, length = cell.split(", ")[1].split(" x ")
-    return OURS_LONG if int(batch) * int(length) > LONG_TOKENS else OURS
+    tokens = int(batch) * int(length)
+    return OURS_SHORT if tokens < SHORT_TOKENS else OURS_LONG if tokens > LONG_TOKENS else OURS
 
 
 def is_ours(one: Contestant) -> bool:
     """Whether it is no peer."""
-    return one.name.removesuffix(IN_ONNXRUNTIME) in (OURS, OURS_LONG, OURS_FP32)
+    return one.name.removesuffix(IN_ONNXRUNTIME) in (OURS, OURS_SHORT, OURS_LONG, OURS_FP32)
 
 
 def program_of(file: Path) -> str:
@@ -267,7 +272,7 @@ def verdict(contestants: Sequence[Contestant], cells: Sequence[str]) -> dict[str
     groups |= {ANY: peers, ONNX_FILE: groups["onnxruntime"]}
     told: dict[str, Any] = {}
     for group, rivals in groups.items():
-        ratios = {}
+        ratios: dict[str, Any] = {}
         for cell in cells:
             times = {one.name: one.latencies_ms[cell] for one in rivals if cell in one.latencies_ms}
             if times:
@@ -388,7 +393,8 @@ def words(models: Mapping[str, Any]) -> str:
     for name, model in models.items():
         cosines = {one["name"]: one["cosine_mean"] for one in model["contestants"]}
         runtimes = {one["name"]: one["runtime"] for one in model["contestants"]}
-        told = [f"{cosines[ours]:.3f} {ours} ({runtimes[ours]})" for ours in (OURS, OURS_LONG)]
+        packages = [name for name in (OURS, OURS_SHORT, OURS_LONG) if name in cosines]
+        told = [f"{cosines[ours]:.3f} {ours} ({runtimes[ours]})" for ours in packages]
         figures = []
         for group, title in {**RUNTIMES, ANY: "the fastest of all"}.items():
             if (entry := model["verdict"].get(group)) is not None:
@@ -403,6 +409,25 @@ def words(models: Mapping[str, Any]) -> str:
             f"- {name}: {', '.join(figures)}; the ONNX file alone {file:.2f} against ONNX Runtime; slower than the "
             f"fastest peer in {lost} of {len(cells)} cells. Mean cosines to torch: {', '.join(told)}."
         )
+    return "\n".join(lines)
+
+
+def own_files(models: Mapping[str, Any]) -> str:
+    """Milliseconds of our ONNX file, and how many times as fast the file of another runtime is, in Markdown."""
+    cells = list(next(iter(models.values()))["verdict"]["onnxruntime"]["cells"])
+    lines = [f"| ONNX file | {' | '.join(models)} |", f"|---|{'---:|' * len(models)}"]
+    for cell in cells:
+        row = []
+        for model in models.values():
+            ours = {one["name"]: one for one in model["contestants"] if one["name"].startswith(ours_of(cell))}
+            package = ours[ours_of(cell)]
+            file = ours.get(package["name"] + IN_ONNXRUNTIME, package)
+            told = f"{file['latencies_ms'][cell]:.2f} ms"
+            if file is not package:
+                runtime = RUNTIMES[package["runtime"].partition("-")[0]]
+                told += f", {runtime} {file['latencies_ms'][cell] / package['latencies_ms'][cell]:.2f}"
+            row.append(told)
+        lines.append(f"| {cell} | {' | '.join(row)} |")
     return "\n".join(lines)
 
 

@@ -1,6 +1,7 @@
 """How well a plan predicts: whole models that are not in its table, against their prediction.
 
-    python bench/plan_prediction.py [--shapes 20] [--exports 3] [--output bench/results/plan_prediction.json]
+    python bench/plan_prediction.py [--shapes 20] [--exports 3] [--output FILE]
+    python bench/plan_prediction.py --runtime ctranslate2 --lengths 128 --shapes 8 --exports 2
     python bench/plan_prediction.py --plot
 
 Shapes of MiniLM's students are drawn by a seed: of 2, 4 or 6 layers, any head width, hidden sizes of the table and
@@ -23,8 +24,10 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import torch
 
-from homoexport.choices import OUTPUT_NAMES, Objective
+from homoexport.choices import OTHER_RUNTIMES, OUTPUT_NAMES, Objective, Runtime
+from homoexport.documents.package import parts_of
 from homoexport.documents.plan import shape_of
 from homoexport.documents.recipe import DistillSettings, ExportSettings, MeasureSettings, load_recipe
 from homoexport.encoder import family_of, load_encoder, save_encoder, start_from_scratch
@@ -38,14 +41,14 @@ from homoexport.stages.plan.table import shapes_to_measure
 from homoexport.workflow.export import export_model
 from homoexport.workflow.plan import instruments_for
 
-RESULT = Path(__file__).parent / "results/plan_prediction.json"
+RESULTS = Path(__file__).parent / "results"
 RECIPE = Path(__file__).parents[1] / "recipes/budget.yaml"
 PRECISIONS = {"fp32": "none", "int8": "int8"}
 LENGTHS = (32, 128, 256)
 DEPTHS = (2, 4, 6)
 GROUP = 8
 OBJECTIVE: Objective = "sentence-embedding"
-SECONDS = 3.0  # of a package and of the plan's graph of its shape
+SECONDS = 3.0  # of a package and of the plan's file of its shape
 
 
 def drawn(shapes: list[Shape], count: int, seed: int) -> list[Shape]:
@@ -65,11 +68,13 @@ def drawn(shapes: list[Shape], count: int, seed: int) -> list[Shape]:
     return list(found)
 
 
-def condition(encoder: Any, shapes: list[Shape], chosen: list[Shape], precision: str, length: int) -> dict[str, Any]:
+def condition(
+    encoder: Any, shapes: list[Shape], chosen: list[Shape], precision: str, length: int, runtime: Runtime
+) -> dict[str, Any]:
     """Predictions and measurements under one condition."""
     began = time.perf_counter()
     settings = MeasureSettings(threads=1, length=length)
-    export = ExportSettings(quantize=PRECISIONS[precision])  # type: ignore[arg-type]
+    export = ExportSettings(quantize=PRECISIONS[precision], runtime=runtime)  # type: ignore[arg-type]
     instruments = instruments_for(encoder, settings, export, OBJECTIVE)
     with Lab(encoder, shapes, settings, instruments, fresh=True).open() as lab:
         table, _ = lab.table()
@@ -97,25 +102,27 @@ def condition(encoder: Any, shapes: list[Shape], chosen: list[Shape], precision:
     }
 
 
-def exported(encoder: Any, shapes: list[Shape], chosen: list[Shape]) -> list[dict[str, Any]]:
-    """Packages of some shapes, exported from random weights as students are, beside the plan's graphs of them."""
+def exported(encoder: Any, shapes: list[Shape], chosen: list[Shape], runtime: Runtime) -> list[dict[str, Any]]:
+    """Packages of some shapes, exported from random weights as students are, beside the plan's files of them."""
     found, measure = [], MeasureSettings(threads=1)
     with tempfile.TemporaryDirectory() as work:
         for precision, quantize in PRECISIONS.items():
-            settings = ExportSettings(quantize=quantize)  # type: ignore[arg-type]
+            settings = ExportSettings(quantize=quantize, runtime=runtime)  # type: ignore[arg-type]
             instruments = instruments_for(encoder, measure, settings, OBJECTIVE)
             with Lab(encoder, shapes, measure, instruments).open() as lab:
                 for number, shape in enumerate(chosen):
                     student = Path(work) / f"{number}-{precision}"
                     student.mkdir()
                     model = start_from_scratch(encoder.model, family_of(encoder.model.config), shape)
+                    for parameter in model.parameters():  # as in a trained one, no two are equal
+                        parameter.data.add_(1e-3 * torch.rand_like(parameter))
                     save_encoder(encoder, model, student)
-                    package, graph = student / "package", student / "plan.onnx"
+                    package = student / "package"
                     export_model(str(student), package, settings=settings, measure=measure)
-                    lab._write(graph, shape)
-                    shipped = read_package(package)
+                    planned = lab._write(student / "plan.onnx", shape)
+                    shipped = read_package(package, runtime)
                     ours, plans = time_files(
-                        [shipped.model, graph],
+                        [shipped.file, planned],
                         threads=1,
                         min_seconds=SECONDS,
                         vocab_size=encoder.model.config.vocab_size,
@@ -128,7 +135,7 @@ def exported(encoder: Any, shapes: list[Shape], chosen: list[Shape]) -> list[dic
                             "shape": shape.as_json(),
                             "precision": precision,
                             "p50_ratio": ours.latency_ms[50] / plans.latency_ms[50],
-                            "file_ratio": shipped.file_bytes / graph.stat().st_size,
+                            "file_ratio": shipped.file_bytes / sum(part.stat().st_size for part in parts_of(planned)),
                         }
                     )
     return found
@@ -198,29 +205,34 @@ def main() -> None:
     parser.add_argument("--shapes", type=int, default=20)
     parser.add_argument("--exports", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=RESULT)
+    parser.add_argument("--runtime", choices=["onnxruntime", *OTHER_RUNTIMES], default="onnxruntime")
+    parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
+    parser.add_argument("--output", type=Path, help="by default among the kept results")
     parser.add_argument("--plot", action="store_true", help="only print and draw what is kept")
     arguments = parser.parse_args()
-    result: dict[str, Any] = json.loads(arguments.output.read_text()) if arguments.output.is_file() else {"cells": []}
+    runtime: Runtime = arguments.runtime
+    suffix = "" if runtime == "onnxruntime" else f"_{runtime}"
+    output: Path = arguments.output or RESULTS / f"plan_prediction{suffix}.json"
+    result: dict[str, Any] = json.loads(output.read_text()) if output.is_file() else {"cells": []}
     if not arguments.plot:
         encoder = load_encoder(load_recipe(RECIPE).teacher)
         shapes = candidates(encoder, DistillSettings(objective=OBJECTIVE, steps=1, batch_size=2))
         chosen = drawn(shapes, arguments.shapes, arguments.seed)
         result |= {"host": vars(describe_host()), "versions": library_versions()}
         for precision in PRECISIONS:
-            for length in LENGTHS:
+            for length in arguments.lengths:
                 if any((cell["precision"], cell["length"]) == (precision, length) for cell in result["cells"]):
                     continue
-                cell = condition(encoder, shapes, chosen, precision, length)
+                cell = condition(encoder, shapes, chosen, precision, length, runtime)
                 result["cells"].append(cell)
-                arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+                output.write_text(json.dumps(result, indent=1) + "\n")
                 print(f"{precision}, {length} tokens: table in {cell['table_seconds']} s", flush=True)
         if "exported" not in result:
-            result["exported"] = exported(encoder, shapes, chosen[: arguments.exports])
-            arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+            result["exported"] = exported(encoder, shapes, chosen[: arguments.exports], runtime)
+            output.write_text(json.dumps(result, indent=1) + "\n")
     print(show(result))
     print(show_exports(result.get("exported", [])))
-    draw(result, arguments.output.with_suffix(".png"))
+    draw(result, output.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
     python bench/roofline.py PACKAGE [PACKAGE ...] [--batch-size 1] [--length 128]
 
-The roof: the best rate of fp32 and of int8 products among several shapes, measured through onnxruntime on the same
-core, in multiply-adds a second. An operator's share of the roof is the time that its multiply-adds would take at that
-rate over the time that it took. What has no multiply-adds is what the rest is spent on. One thread; the profile is
-onnxruntime's own, of the graph as it runs after its optimizers.
+A package's ONNX file in onnxruntime, and its file for OpenVINO there, where it has one. The roof: the best rate of
+products among several shapes, measured through the same runtime on the same core, in multiply-adds a second: of fp32
+and of int8, in OpenVINO of the precision that it chooses for floats and of int8. An operator's share of the roof is the
+time that its multiply-adds would take at that rate over the time that it took. What has no multiply-adds is what the
+rest is spent on. One thread; the profile is the runtime's own, of the graph as it runs after its optimizers.
 """
 
 from __future__ import annotations
@@ -16,22 +17,30 @@ import os
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+import openvino
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
+from openvino import opset13
 
+from homoexport.choices import Runtime
+from homoexport.documents.artifact import PackageManifest, verify
 from homoexport.documents.document import to_json, write_text
 from homoexport.host import describe_host, library_versions
 from homoexport.runtime.inference import PackageInfo, read_package
 
 OUTPUT = Path(__file__).parent / "results" / "roofline.json"
 SHAPES = ((128, 384, 1536), (128, 1536, 384), (256, 768, 768), (512, 512, 512), (256, 1024, 1024))  # M, K, N
+RUNTIMES: dict[Runtime, str] = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 SECONDS = 0.5
 RUNS = 60
+WARM_RUNS = 10
+IN_OPENVINO = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
 INT8_PRODUCTS = {
     "MatMulNBits",
     "MatMulInteger",
@@ -73,26 +82,67 @@ def rate(rows: int, inner: int, columns: int, *, int8: bool) -> float:
     graph = helper.make_graph([node], "product", inputs, outputs, [constant])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     session = ort.InferenceSession(model.SerializeToString(), options(), providers=["CPUExecutionProvider"])
+    return rows * inner * columns / least_seconds(lambda: session.run(None, {"x": left}))
+
+
+def rate_in_openvino(rows: int, inner: int, columns: int, *, int8: bool) -> float:
+    """Multiply-adds a second of one product with constant weights in OpenVINO; the best of many runs.
+
+    Its own time of the product alone: of int8, the input is quantized by an operator before it.
+    """
+    rng = np.random.default_rng(0)
+    left = opset13.parameter([rows, inner], np.float32)
+    weight = opset13.constant(rng.standard_normal((inner, columns)).astype(np.float32))
+    taken = left
+    if int8:
+        bounds = [opset13.constant(np.float32(bound)) for bound in (-4, 4, -4, 4)]
+        taken = opset13.fake_quantize(left, *bounds, 256)
+        bounds = [opset13.constant(np.float32(bound)) for bound in (-4, 4, -4, 4)]
+        weight = opset13.fake_quantize(weight, *bounds, 255)
+    product = opset13.matmul(taken, weight, False, False)
+    compiled = openvino.Core().compile_model(
+        openvino.Model([product], [left]), "CPU", IN_OPENVINO | {"PERF_COUNT": True}
+    )
+    request = compiled.create_infer_request()
+    values = rng.standard_normal((rows, inner)).astype(np.float32)
+    best, end = float("inf"), time.perf_counter() + SECONDS
+    while time.perf_counter() < end:
+        request.infer({0: values})
+        products = [one.real_time.total_seconds() for one in request.get_profiling_info() if is_product(one.node_type)]
+        best = min(best, sum(products))
+    return rows * inner * columns / best
+
+
+def is_product(kind: str) -> bool:
+    """Whether OpenVINO calls a product of a constant so."""
+    return kind.startswith("FullyConnected") or kind == "MatMul"
+
+
+def least_seconds(run: Callable[[], Any]) -> float:
+    """Of many runs."""
     best, end = float("inf"), time.perf_counter() + SECONDS
     while time.perf_counter() < end:
         start = time.perf_counter()
-        session.run(None, {"x": left})
+        run()
         best = min(best, time.perf_counter() - start)
-    return rows * inner * columns / best
+    return best
+
+
+def token_inputs(vocab_size: int, shape: tuple[int, int]) -> dict[str, NDArray[np.int64]]:
+    """Random tokens by input name, each [B, S]."""
+    return {
+        "input_ids": np.random.default_rng(0).integers(0, vocab_size, shape),
+        "attention_mask": np.ones(shape, np.int64),
+        "token_type_ids": np.zeros(shape, np.int64),
+    }
 
 
 def profile(package: PackageInfo, batch_size: int, length: int) -> dict[str, dict[str, float]]:
     """Seconds of a run by operator, and its fp32 and int8 multiply-adds."""
-    rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         settings = options(enable_profiling=True, profile_file_prefix=str(Path(folder) / "profile"))
         session = ort.InferenceSession(str(package.model), settings, providers=["CPUExecutionProvider"])
-        shape = (batch_size, length)
-        values = {
-            "input_ids": rng.integers(0, package.vocab_size, shape),
-            "attention_mask": np.ones(shape, np.int64),
-            "token_type_ids": np.zeros(shape, np.int64),
-        }
+        values = token_inputs(package.vocab_size, (batch_size, length))
         feeds = {node.name: values[node.name] for node in session.get_inputs()}
         for _ in range(RUNS):
             session.run([package.output], feeds)
@@ -122,9 +172,49 @@ def multiply_adds(told: Mapping[str, Any]) -> dict[str, float]:
     return {}
 
 
+def profile_in_openvino(package: PackageInfo, batch_size: int, length: int) -> dict[str, dict[str, float]]:
+    """Seconds of a run by operator, and its multiply-adds, of floats (attention's) and int8; compiled for the shape."""
+    core = openvino.Core()
+    model = core.read_model(package.file)
+    for result in model.get_results():
+        if package.output not in result.output(0).get_names():
+            model.remove_result(result)
+    values = token_inputs(package.vocab_size, (batch_size, length))
+    model.reshape({port.any_name: [batch_size, length] for port in model.inputs})
+    compiled = core.compile_model(model, "CPU", IN_OPENVINO | {"PERF_COUNT": True})
+    request = compiled.create_infer_request()
+    counts = {}
+    for node in compiled.get_runtime_model().get_ops():
+        told = {name: str(value.value) for name, value in node.get_rt_info().items()}
+        shapes = [
+            list(port.get_partial_shape().to_shape()) for port in node.inputs() if port.get_partial_shape().is_static
+        ]
+        name, kind = told["layerType"], {}
+        if is_product(name) and len(shapes[0]) < 4:
+            columns = node.output(0).get_partial_shape().to_shape()[-1]
+            kind = {"int8" if "I8" in told["primitiveType"].upper() else "fp32": float(np.prod(shapes[0]) * columns)}
+        elif "softmax" in told["originalLayersNames"].lower():
+            name, states = "attention", np.prod(node.output(0).get_partial_shape().to_shape())
+            kind = {"fp32": 2.0 * float(states) * length}
+        counts[node.get_friendly_name()] = name, kind
+    operators: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    for number in range(WARM_RUNS + RUNS):
+        request.infer({port.any_name: values[port.any_name] for port in compiled.inputs})
+        for told in request.get_profiling_info() if number >= WARM_RUNS else ():
+            if seconds := told.real_time.total_seconds():
+                name, kind = counts.get(told.node_name, (told.node_type, {}))
+                entry = operators[name]
+                entry["seconds"] += seconds / RUNS
+                entry["calls"] += 1 / RUNS
+                for what, count in kind.items():
+                    entry[what] += count / RUNS
+    return {name: dict(entry) for name, entry in operators.items()}
+
+
 def report(package: PackageInfo, roof: Mapping[str, float], batch_size: int, length: int) -> dict[str, Any]:
     """The profile with each operator's share of the time and of the roof."""
-    operators = profile(package, batch_size, length)
+    in_openvino = package.runtime == "openvino"
+    operators = (profile_in_openvino if in_openvino else profile)(package, batch_size, length)
     total = sum(entry["seconds"] for entry in operators.values())
     rows = []
     for name, entry in sorted(operators.items(), key=lambda item: -item[1]["seconds"]):
@@ -142,6 +232,7 @@ def report(package: PackageInfo, roof: Mapping[str, float], batch_size: int, len
     ideal = sum(entry.get(kind, 0.0) / roof[kind] for entry in operators.values() for kind in roof)
     return {
         "package": package.folder.name,
+        "runtime": package.runtime,
         "batch_size": batch_size,
         "length": length,
         "us": total * 1e6,
@@ -152,7 +243,8 @@ def report(package: PackageInfo, roof: Mapping[str, float], batch_size: int, len
 
 def show(found: Mapping[str, Any]) -> None:
     """A table."""
-    print(f"{found['package']}, {found['batch_size']} x {found['length']}: {found['us']:.0f} us, ", end="")
+    what = f"{found['package']} in {RUNTIMES[found['runtime']]}, {found['batch_size']} x {found['length']}"
+    print(f"{what}: {found['us']:.0f} us, ", end="")
     print(f"{found['share_of_roof']:.0%} of it at the roof's rate")
     for row in found["operators"]:
         roofs = "" if row["share_of_roof"] is None else f"{row['share_of_roof']:.0%} of the roof"
@@ -173,15 +265,17 @@ def table(profiles: Sequence[Mapping[str, Any]], *, length: int = 128, least: fl
             rows.setdefault(row["operator"], [""] * len(chosen))[number] = f"{row['share_of_time']:.0%}{roof}"
         rows.setdefault("others", [""] * len(chosen))[number] = f"{small:.0%}"
     rows["others"] = rows.pop("others")
-    lines = [f"| | {' | '.join(found['package'] for found in chosen)} |", f"|---|{'---:|' * len(chosen)}"]
+    names = [f"{found['package']} in {RUNTIMES[found['runtime']]}" for found in chosen]
+    lines = [f"| | {' | '.join(names)} |", f"|---|{'---:|' * len(chosen)}"]
     lines += [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
     whole = [f"{found['us'] / 1000:.2f} ms, {found['share_of_roof']:.0%} of it at the roof" for found in chosen]
     return "\n".join([*lines, f"| all | {' | '.join(whole)} |"])
 
 
-def measured_roof() -> dict[str, float]:
+def measured_roof(runtime: Runtime) -> dict[str, float]:
     """Multiply-adds a second of the fastest shape, by kind."""
-    return {kind: max(rate(*shape, int8=kind == "int8") for shape in SHAPES) for kind in ("fp32", "int8")}
+    measure = rate_in_openvino if runtime == "openvino" else rate
+    return {kind: max(measure(*shape, int8=kind == "int8") for shape in SHAPES) for kind in ("fp32", "int8")}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -194,18 +288,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    roof = measured_roof()
-    print("roof: " + ", ".join(f"{kind} {value / 1e9:.0f} G multiply-adds a second" for kind, value in roof.items()))
-    found = [
-        report(read_package(folder), roof, batch_size, length)
+    packages = [
+        read_package(folder, runtime)
         for folder in given.packages
+        for runtime in RUNTIMES
+        if runtime == "onnxruntime" or runtime in verify(folder, PackageManifest).details.beside
+    ]
+    roofs = {package.runtime: measured_roof(package.runtime) for package in packages}
+    for runtime, roof in roofs.items():
+        rates = [f"{kind} {value / 1e9:.0f} G multiply-adds a second" for kind, value in roof.items()]
+        print(f"roof in {RUNTIMES[runtime]}: {', '.join(rates)}")
+    found = [
+        report(package, roofs[package.runtime], batch_size, length)
+        for package in packages
         for batch_size in given.batch_size
         for length in given.length
     ]
     for one in found:
         show(one)
     print(table(found))
-    result = {"host": vars(describe_host()), "versions": library_versions(), "roof_per_second": roof, "profiles": found}
+    result = {
+        "host": vars(describe_host()),
+        "versions": library_versions(),
+        "roof_per_second": roofs,
+        "profiles": found,
+    }
     write_text(given.output, to_json(result))
 
 

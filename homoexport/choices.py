@@ -45,6 +45,8 @@ Calibration = Literal["min-max", "percentile"]
 Runtime = Literal["onnxruntime", "openvino", "ctranslate2"]  # what runs a file
 RuntimeChoice = Literal["auto", Runtime]
 OTHER_RUNTIMES: dict[Runtime, str] = {"openvino": "OpenVINO", "ctranslate2": "CTranslate2"}  # each an extra of ours
+BrowserProvider = Literal["wasm", "webgpu"]  # onnxruntime-web's execution providers
+BROWSER_PROVIDERS: tuple[BrowserProvider, ...] = get_args(BrowserProvider)
 
 # What a folder with a manifest holds.
 ArtifactKind = Literal["student", "package", "measurement", "plan", "evaluation"]

@@ -15,7 +15,18 @@ from pathlib import Path
 
 from homoexport.cgroup import cpu_quota, memory_limit_bytes
 
-_LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "onnx", "onnxruntime", "onnxscript", "numpy")
+_LIBRARIES = (
+    "torch",
+    "transformers",
+    "datasets",
+    "accelerate",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "openvino",
+    "ctranslate2",
+    "numpy",
+)
 _INSTRUCTION_SETS = (
     "avx2",
     "avx512f",

@@ -8,7 +8,15 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from homoexport.choices import EmbeddingChoice, EmbeddingPrecision, Quantization, Runtime, Scheme, WeightPrecision
+from homoexport.choices import (
+    BROWSER_PROVIDERS,
+    EmbeddingChoice,
+    EmbeddingPrecision,
+    Quantization,
+    Runtime,
+    Scheme,
+    WeightPrecision,
+)
 from homoexport.errors import UserError
 
 CPU_PROVIDER = "CPUExecutionProvider"
@@ -48,6 +56,7 @@ class SchemeFacts:
     asked_as: Quantization
     description: str
     automatic: bool = False  # `--quantize auto` tries it
+    automatic_in_browsers: bool = False  # it does in a browser
     calibrated: bool = False  # its scales are made from text beforehand; `auto` tries it only if there is some
     follows_batch: bool = False  # its scales follow the values as they come, so that an answer depends on the batch
     where_sums_overflow: bool = False  # it is for processors alone that add products of bytes in 16 bits
@@ -109,6 +118,7 @@ SCHEMES: dict[Scheme, SchemeFacts] = {
         description="fp16 weights and arithmetic, fp32 inputs and outputs",
         tables="fp32",
         own_tables="fp16 tables",
+        automatic_in_browsers=True,
     ),
     "fp32": SchemeFacts(precision="fp32", asked_as="none", description="none", automatic=True, tables="fp32"),
 }
@@ -152,7 +162,8 @@ def schemes_for(
         if quantize != "auto":
             return facts.asked_as in (quantize, "none")
         has_scales = calibrated or not facts.calibrated
-        return facts.automatic and has_scales and (facts.on_cpu_provider or provider != CPU_PROVIDER)
+        automatic = facts.automatic or (facts.automatic_in_browsers and provider in BROWSER_PROVIDERS)
+        return automatic and has_scales and (facts.on_cpu_provider or provider != CPU_PROVIDER)
 
     return tuple(scheme for scheme, facts in SCHEMES.items() if is_tried(facts))
 

@@ -109,6 +109,7 @@ BUDGET = (
     Flag("budget.latency_p99_ms", "--latency-p99"),
     Flag("budget.throughput_per_s", "--throughput"),
     Flag("budget.file_mb", "--size"),
+    Flag("budget.download_mb", "--download"),
     Flag("budget.peak_rss_mb", "--memory"),
     Flag("budget.parameters", "--parameters"),
 )

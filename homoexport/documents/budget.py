@@ -20,6 +20,7 @@ from homoexport.units import parse_bytes, parse_count, parse_milliseconds, parse
 QUALITY_LINE = "quality."  # and the metric
 LATENCY_LINES = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms")
 THROUGHPUT = "throughput_per_s"
+DOWNLOAD = "download_mb"
 TIMED_LINES = frozenset((*LATENCY_LINES, THROUGHPUT))
 Limit = float | str | None  # a figure in the unit of the line's name, or a share of the teacher's
 
@@ -31,7 +32,7 @@ def _megabytes(text: str, *, where: str) -> float:
 _PARSERS: dict[str, tuple[Callable[..., float], str]] = {
     **dict.fromkeys(LATENCY_LINES, (parse_milliseconds, "8ms")),
     THROUGHPUT: (parse_rate, "200/s"),
-    **dict.fromkeys(("file_mb", "peak_rss_mb"), (_megabytes, "12MB")),
+    **dict.fromkeys(("file_mb", DOWNLOAD, "peak_rss_mb"), (_megabytes, "12MB")),
     "parameters": (parse_count, "10M"),
 }
 
@@ -52,6 +53,7 @@ class Budget(BaseModel):
     latency_p99_ms: Limit = _line("99th percentile of an inference's latency at most", "8ms")
     throughput_per_s: Limit = _line("sequences a second at least", "200/s")
     file_mb: Limit = _line("size of the ONNX file (MB of 10^6 bytes) at most", "12MB")
+    download_mb: Limit = _line("what a browser downloads of the package (MB of 10^6 bytes) at most", "9MB")
     peak_rss_mb: Limit = _line("peak memory of the process at most", "80MB")
     parameters: Limit = _line("the student's parameters at most", "10M")
 

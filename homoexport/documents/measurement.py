@@ -129,6 +129,11 @@ class PackageFigures(Figures):
     `elsewhere` counts the operators, by type, that the CPU's own provider runs in place of the target's (from version
     2.1 on); None where the target has no other, or its onnxruntime does not tell. `latency_p99_interval_ms` is None in
     results older than version 2.2. `runtime` is told from version 2.5 on; before, all ran in onnxruntime.
+
+    `package_download_bytes` are those of the package's files that a browser takes, as they lie on the disk: the graph
+    with its weights, the tokenizer, the configuration. In a browser `runtime_download_bytes` are those of the runtime's
+    own scripts and WebAssembly, and `download_bytes` all that the measuring page fetched, which takes no tokenizer. The
+    first two are told from version 2.6 on.
     """
 
     package: str
@@ -170,6 +175,8 @@ class PackageFigures(Figures):
     samples_ms: Annotated[tuple[Positive, ...], Field(min_length=1)]
     elsewhere: dict[str, int] | None = None
     latency_p99_interval_ms: Interval | None = None
+    package_download_bytes: int | None = None
+    runtime_download_bytes: int | None = None
 
     @property
     def latencies_ms(self) -> dict[int, tuple[float, Interval | None]]:
@@ -212,7 +219,7 @@ class Measurement(Document):
     package; there are none where it did not fit. `budget` holds what was asked of the last package.
     """
 
-    VERSION: ClassVar[str] = "2.5"
+    VERSION: ClassVar[str] = "2.6"
     MAX_BYTES: ClassVar[int] = 16 * 2**20  # it holds every sample
 
     device: str

@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from homoexport.choices import (
+    BrowserProvider,
     Calibration,
     CostUnit,
     EmbeddingPrecision,
@@ -30,11 +31,21 @@ RUNTIME_FILES: dict[Runtime, tuple[str, ...]] = {
     ),
 }
 
+# Of a package: what transformers.js fetches beside the graph.
+PAGE_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
+
 
 def runtime_of(file: Path) -> Runtime:
     """What opens a file, by its suffix."""
     suffixes = {Path(names[0]).suffix: runtime for runtime, names in RUNTIME_FILES.items()}
     return suffixes.get(file.suffix, "onnxruntime")
+
+
+def parts_of(file: Path) -> list[Path]:
+    """What is opened, first, and the files beside it that hold the rest of the model."""
+    runtime = runtime_of(file)
+    start = {"openvino": f"{file.stem}.", "ctranslate2": ""}.get(runtime, file.name)
+    return [file, *sorted(part for part in file.parent.iterdir() if part.name.startswith(start) and part != file)]
 
 
 class Parity(Figures):
@@ -73,7 +84,8 @@ class CandidateFigures(Figures):
     """A graph that could have been shipped.
 
     `kept_in_fp32` are products that broke the accuracy gate in fewer bits. Only candidates of one `round` compare: they
-    were timed in turns, or instructions of one inference were counted, as `TimedAt.unit` says. Both figures are None
+    were timed in turns, or instructions of one inference were counted, as `TimedAt.unit` says. `provider` and
+    `threads` are said in a browser, where a provider's rounds are its own. Both figures are None
     where one was wrong, or nothing was to be compared, and `parity` where it was too slow to be worth the question.
     """
 
@@ -89,6 +101,31 @@ class CandidateFigures(Figures):
     round: int | None
     parity: Parity | None
     parity_on_target: Parity | None
+    provider: BrowserProvider | None = None
+    threads: int | None = None
+
+
+class BrowserRun(Figures):
+    """The best candidate of a browser's provider, with so many threads; no latency where nothing was to be compared, or
+    it did not fit into memory."""
+
+    provider: BrowserProvider
+    threads: Count
+    candidate: str
+    file_bytes: int
+    latency_p50_ms: float | None
+
+
+class BrowserChoice(Figures):
+    """How a page is to run the model: what was fastest in the browser that it was exported for.
+
+    The `runs` were timed in turns. `not_tried` says why a provider was not, by its name.
+    """
+
+    provider: BrowserProvider
+    threads: Count
+    runs: tuple[BrowserRun, ...]
+    not_tried: dict[str, str]
 
 
 class TimedAt(Figures):
@@ -208,6 +245,7 @@ class PackageDetails(Figures):
     ort_format: OrtFormat | None = None
     openvino: RuntimeFile | None = None
     ctranslate2: RuntimeFile | None = None
+    browser: BrowserChoice | None = None
 
     @property
     def beside(self) -> dict[Runtime, RuntimeFile]:

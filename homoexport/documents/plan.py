@@ -11,8 +11,8 @@ from typing import ClassVar, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter, field_serializer
 
-from homoexport.choices import Scheme
-from homoexport.documents.budget import THROUGHPUT, Budget
+from homoexport.choices import Runtime, Scheme
+from homoexport.documents.budget import DOWNLOAD, THROUGHPUT, Budget
 from homoexport.documents.document import Document, Figures
 from homoexport.documents.recipe import MeasureSettings
 from homoexport.documents.target import TargetHost
@@ -177,15 +177,17 @@ class Plan(Document):
     Attributes:
         margins: room that is left below each limit, as a share of it.
         drift: how far the machine's pace went while models were measured.
+        beside_mb: what a browser downloads beside the model's file: tokenizer and configuration (from version 2.1 on).
         reference: the teacher's shape in fp32, where a line is relative to it.
         front: the cheapest first: shapes that keep more than every cheaper one, and all lines but the first.
         checks: whole models whose prediction was held against a measurement.
         error_median: of the checks' median latencies, without sign.
         errors_worst: of each figure, the largest error with its sign.
         remembered: whether the table was there already.
+        not_tried: runtimes that students might have had files for, each with the reason.
     """
 
-    VERSION: ClassVar[str] = "2.0"
+    VERSION: ClassVar[str] = "2.1"
 
     kind: Literal["plan"] = "plan"
     teacher: str
@@ -194,6 +196,7 @@ class Plan(Document):
     limits: dict[str, float] = Field(min_length=1)
     margins: dict[str, float]
     drift: float
+    beside_mb: float = 0.0
     measure: MeasureSettings
     scheme: Scheme
     form: str
@@ -209,6 +212,7 @@ class Plan(Document):
     errors_worst: dict[str, float]
     models_measured: int
     remembered: bool
+    not_tried: dict[Runtime, str] = Field(default_factory=dict)
     rows: tuple[Row, ...]
 
     @field_serializer("budget")
@@ -219,7 +223,7 @@ class Plan(Document):
     def cost_line(self) -> str:
         """The name of the figure that shapes are drawn against: the budget's first line, or what stands for it."""
         first = next(iter(self.limits))
-        return "latency_p50_ms" if first == THROUGHPUT else first
+        return {THROUGHPUT: "latency_p50_ms", DOWNLOAD: "file_mb"}.get(first, first)
 
     def row_of(self, shape: Shape) -> Row:
         """The row of a shape; PackageError where the plan has none."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from homoexport.choices import OTHER_RUNTIMES
 from homoexport.documents.artifact import PackageManifest
-from homoexport.documents.package import CandidateFigures, PackageDetails
+from homoexport.documents.package import BrowserChoice, CandidateFigures, PackageDetails
 from homoexport.report.table import Table
 from homoexport.schemes import SCHEMES
 
@@ -29,6 +29,7 @@ def export_lines(folder: str, manifest: PackageManifest) -> list[str]:
     if timed := details.timed_at:
         how = "Timed" if timed.unit == "ms" else "Instructions counted, for its times are an emulator's,"
         lines.append(f"{how} on {timed.device} with {timed.batch_size} x {timed.length} tokens")
+    lines += [] if details.browser is None else _browser_lines(details.browser)
     for runtime, beside in details.beside.items():
         latencies = beside.latency_p50_ms, beside.onnx_latency_p50_ms
         times = " against ".join("too large to be timed" if one is None else f"{one:.3f} ms" for one in latencies)
@@ -43,6 +44,23 @@ def export_lines(folder: str, manifest: PackageManifest) -> list[str]:
     return lines
 
 
+def _browser_lines(browser: BrowserChoice) -> list[str]:
+    """How a page is to run the package, what that was chosen from, and what was not tried."""
+    lines = [f"In the browser: {browser.provider}, {_threads(browser.threads)}"]
+    if len(browser.runs) > 1:
+        figures = [
+            f"{run.provider} {run.candidate} with {_threads(run.threads)} "
+            + ("does not fit" if run.latency_p50_ms is None else f"{run.latency_p50_ms:.3f} ms")
+            for run in browser.runs
+        ]
+        lines.append(f"Timed there in turns: {'; '.join(figures)}")
+    return lines + [f"Not tried: {provider} ({reason})" for provider, reason in browser.not_tried.items()]
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' * (count > 1)}"
+
+
 def candidate_table(details: PackageDetails) -> Table:
     """Every candidate of an export with its figures; a dash where one was not asked for.
 
@@ -50,7 +68,7 @@ def candidate_table(details: PackageDetails) -> Table:
     """
     rows = [
         (
-            candidate.full_name,
+            candidate.full_name if candidate.provider is None else f"{candidate.provider} {candidate.full_name}",
             f"{candidate.file_bytes / 1e6:.2f}",
             str(candidate.round or "-"),
             _cost(candidate, counted=details.counted),
@@ -59,7 +77,8 @@ def candidate_table(details: PackageDetails) -> Table:
         for candidate in details.candidates
     ]
     head = ("candidate", "MB", "round", "M instructions" if details.counted else "p50 ms", "cosine, mean")
-    return Table(head, rows, f"Candidates, chosen: {details.candidate}")
+    provider = "" if details.browser is None else f"{details.browser.provider} "
+    return Table(head, rows, f"Candidates, chosen: {provider}{details.candidate}")
 
 
 def _cost(candidate: CandidateFigures, *, counted: bool) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from rich.text import Text
 
-from homoexport.documents.budget import is_kept
+from homoexport.documents.budget import DOWNLOAD, is_kept
 from homoexport.documents.measurement import (
     Agreement,
     ArenaStep,
@@ -41,7 +41,7 @@ def figure_rows(measurement: Measurement) -> list[tuple[str, list[str]]]:
         ("Precision", [in_runtime(result.precision, result.runtime) for result in results]),
         ("Parameters", [parameters(result.parameters) for result in results]),
         ("File", [megabytes(result.file_bytes) for result in results]),
-        ("Download", [_bytes(result.download_bytes) for result in results]),
+        *_download_rows(measurement),
         row("Load", lambda one: one.load_ms, "ms"),
         row("Time to first result", lambda one: one.time_to_first_result_ms, "ms"),
         row("First inference", lambda one: one.first_inference_ms, "ms"),
@@ -68,6 +68,18 @@ def figure_rows(measurement: Measurement) -> list[tuple[str, list[str]]]:
         against = {line.package: line for line in measurement.comparisons}
         rows.append(("Against the first", [_speedup(against.get(result.package)) for result in results]))
     return [(label, cells) for label, cells in rows if any(cells)]
+
+
+def _download_rows(measurement: Measurement) -> list[tuple[str, list[str]]]:
+    """What a browser downloads, where the package was measured in one, or a budget asks."""
+    results = measurement.results
+    asked = any(result.download_bytes is not None for result in results)
+    asked = asked or any(verdict.line == DOWNLOAD for verdict in measurement.budget)
+    return [
+        ("Download", [_bytes(result.package_download_bytes) if asked else "" for result in results]),
+        ("Runtime's files beside it", [_bytes(result.runtime_download_bytes) for result in results]),
+        ("Fetched by the page", [_bytes(result.download_bytes) for result in results]),
+    ]
 
 
 def latency_rows(results: Sequence[PackageFigures]) -> list[tuple[str, list[str]]]:

@@ -8,16 +8,17 @@ from pathlib import Path
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from homoexport.choices import OTHER_RUNTIMES
 from homoexport.data import rendered
 from homoexport.documents.artifact import write_manifest
-from homoexport.documents.budget import THROUGHPUT
+from homoexport.documents.budget import DOWNLOAD, THROUGHPUT
 from homoexport.documents.document import write_document
 from homoexport.documents.layout import PLOTS, REPORT
 from homoexport.documents.output import staged
 from homoexport.documents.plan import PLAN_FILE, Plan, Row
 from homoexport.report.plots import BLUE, ORANGE, STYLE, save_figures
 from homoexport.report.table import Table
-from homoexport.report.wording import budget_line, conditions, number, parameters, quantity
+from homoexport.report.wording import budget_line, conditions, in_runtime, number, parameters, quantity
 
 _NOTED_DRIFT = 0.1  # of the machine's pace, from which on it is reported
 _SHOWN = 12  # shapes of the front, around the choice
@@ -28,9 +29,10 @@ _FIGURES = {
     "latency_p99_ms": "p99",
     THROUGHPUT: "per s",
     "file_mb": "File",
+    DOWNLOAD: "Download",
     "peak_rss_mb": "RAM",
 }
-_WHERE_ASKED = ("latency_p99_ms", THROUGHPUT)  # columns of a budget that has such a line
+_WHERE_ASKED = ("latency_p99_ms", THROUGHPUT, DOWNLOAD)  # columns of a budget that has such a line
 _UNITS = "latency in ms, file and memory in MB, parameters in millions, kept in %"
 
 
@@ -52,7 +54,10 @@ def plan_table(plan: Plan) -> Table:
 
 
 def _cells(plan: Plan, row: Row, lines: Sequence[str]) -> tuple[str, ...]:
-    figures = row.figures | {THROUGHPUT: row.throughput_per_s(plan.measure.batch_size)}
+    figures = row.figures | {
+        THROUGHPUT: row.throughput_per_s(plan.measure.batch_size),
+        DOWNLOAD: row.file_mb + plan.beside_mb,
+    }
     return (
         f"{'> ' * (row.shape == plan.choice.shape)}{row.shape.name}",
         number(row.parameters / 1e6),
@@ -100,11 +105,14 @@ def _shape_lines(plan: Plan) -> list[str]:
 def _measuring_lines(plan: Plan) -> list[str]:
     """Of what was measured, and of how far predictions were off."""
     source = "remembered" if plan.remembered else "measured just now"
+    other = next((runtime for runtime in OTHER_RUNTIMES if runtime == plan.form), None)
+    stored = in_runtime(plan.scheme, other) if other else f"{plan.scheme}, {plan.form} graph"
     lines = [
-        f"Predicted from {plan.models_measured} small models ({source}; {plan.scheme}, {plan.form} graph); "
+        f"Predicted from {plan.models_measured} small models ({source}; {stored}); "
         f"whole models held against their prediction: {len(plan.checks)}{_errors(plan)}. "
         "The others are corrected by it."
     ]
+    lines += [f"{OTHER_RUNTIMES[runtime]} was not tried: {why}." for runtime, why in plan.not_tried.items()]
     if plan.drift > _NOTED_DRIFT:
         lines.append(
             f"The machine's pace drifted by {100 * plan.drift:.0f} % while it was measured, so times are planned with "

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from rich.text import Text
 
 from homoexport.choices import OTHER_RUNTIMES, TOO_NOISY, Runtime, Side
-from homoexport.documents.budget import QUALITY_LINE, BudgetVerdict
+from homoexport.documents.budget import DOWNLOAD, QUALITY_LINE, BudgetVerdict
 from homoexport.documents.measurement import Change, Measurement
 from homoexport.documents.recipe import MeasureSettings
 from homoexport.documents.summary import MeasuredConditions
@@ -20,6 +20,7 @@ _LINES = {
     "latency_p99_ms": ("Latency p99", "ms"),
     "throughput_per_s": ("Throughput", "/s"),
     "file_mb": ("File", "MB"),
+    DOWNLOAD: ("Download", "MB"),
     "peak_rss_mb": ("Peak memory", "MB"),
     "parameters": ("Parameters", ""),
 }

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 
 from homoexport.choices import OTHER_RUNTIMES, OUTPUT_NAMES, ModelTask, Runtime, RuntimeChoice
 from homoexport.documents.artifact import PackageManifest, verify
+from homoexport.documents.package import PAGE_FILES
 from homoexport.errors import PackageError, UserError, refusing
 from homoexport.growth import refuse_growth
 from homoexport.limits import MB, limit, raise_hint
@@ -35,7 +36,8 @@ class PackageInfo:
     """What a package's manifest says of its model, as a runtime runs it.
 
     `file` is what the runtime opens, `file_bytes` with the weights beside it, and `precision` its weights'; `model` is
-    the package's ONNX file, whatever the runtime. `labels` are the names of a classifier's logits, in their order;
+    the package's ONNX file, whatever the runtime. `download_bytes` are of what a browser takes to run it: the ONNX
+    file with its weights, and `PAGE_FILES`. `labels` are the names of a classifier's logits, in their order;
     others have none.
     """
 
@@ -51,6 +53,7 @@ class PackageInfo:
     labels: tuple[str, ...] = ()
     runtime: Runtime = "onnxruntime"
     runtime_file: str | None = None  # where that is another than the ONNX file
+    download_bytes: int = 0
 
     @property
     def model(self) -> Path:
@@ -102,6 +105,7 @@ def read_package(
         labels=(details.labels or ()) if details.task.endswith("-classification") else (),
         runtime=runtime,
         runtime_file=beside.file if beside else None,
+        download_bytes=onnx_bytes + sum(manifest.files[name].bytes for name in PAGE_FILES if name in manifest.files),
     )
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from homoexport.choices import (
-    OTHER_RUNTIMES,
     OUTPUT_NAMES,
+    BrowserProvider,
     EmbeddingChoice,
     GraphChoice,
     ModelTask,
@@ -31,19 +31,22 @@ from homoexport.documents.package import TimedAt
 from homoexport.documents.recipe import ExportSettings, MeasureSettings
 from homoexport.errors import DeviceError, TextError, UserError, refusing
 from homoexport.host import available_cores
-from homoexport.schemes import SCHEMES, embeddings_of, refuse_scales_without_text, schemes_in
+from homoexport.schemes import SCHEMES, embeddings_of, refuse_scales_without_text
 from homoexport.stages.measure import (
     answers_of_file,
     check_measurement,
     count_files,
     find_target,
     host_of,
+    left_open,
     rank_files,
+    rank_runs,
     refuse_runtime,
     refuse_uncounted,
 )
 from homoexport.workflow.measure import read_lines
 from homoexport.workflow.progress import QUIET, Progress
+from homoexport.workflow.runtimes import others_of, refuse_without
 
 if TYPE_CHECKING:
     from homoexport.documents.target import TargetHost
@@ -140,22 +143,37 @@ def export_model(
     _refuse_impossible(settings, measure, texts)
     from homoexport.encoder import load_encoder, max_length_of
     from homoexport.stages.evaluate import package_of_file
+    from homoexport.stages.export.browser import Browser
     from homoexport.stages.export.package import export_encoder
 
     encoder = load_encoder(model, task=task) if isinstance(model, str) else model
     there, longest, output = host_of(measure.device), max_length_of(encoder), OUTPUT_NAMES[encoder.task][0]
+    open_choice = left_open(measure.device, measure.threads)
     if measure.length > longest:
         progress.on_stage(f"timing with {longest} tokens, the model's longest text")
     timed_at = _timed_at(measure, there, longest)
     padding = encoder.tokenizer.pad_token_id or 0
     answer = partial(answers_of_file, device=measure.device, pad_token_id=padding, output=output)
 
+    conditions = timed_at.model_dump(include={"device", "threads", "batch_size", "length"})
+    conditions |= {"vocab_size": encoder.model.config.vocab_size, "outputs": (output,)}
+
     def rank(files: Sequence[Path]) -> list[float]:
-        conditions = timed_at.model_dump(include={"device", "threads", "batch_size", "length"})
-        conditions |= {"vocab_size": encoder.model.config.vocab_size, "outputs": (output,)}
         if there.emulated:
             return count_files(files, **conditions)
         return rank_files(files, min_seconds=settings.seconds, **conditions)
+
+    browser = None
+    if open_choice is not None:
+        devices = open_choice.devices
+        of_a_run = {name: value for name, value in conditions.items() if name not in ("device", "threads")}
+
+        def race(runs: Sequence[tuple[Path, BrowserProvider, int]]) -> list[float]:
+            placed = [(file, devices[provider], threads) for file, provider, threads in runs]
+            return rank_runs(placed, min_seconds=settings.seconds, **of_a_run)
+
+        answers = {provider: partial(answer, device=device) for provider, device in devices.items()}
+        browser = Browser(answers, race, open_choice.threads, open_choice.not_tried)
 
     def judge(file: Path) -> BudgetVerdict:
         assert gate is not None
@@ -172,6 +190,7 @@ def export_model(
         answer=None if there.is_here else answer,
         held_on=measure.device,
         beside=_beside(settings.runtime, measure.device, answer),
+        browser=browser,
         judge=None if gate is None else judge,
         recipe_digest=recipe_digest,
         force=force,
@@ -188,12 +207,7 @@ def _refuse_impossible(settings: ExportSettings, measure: MeasureSettings, texts
         if settings.opset > onnx.defs.onnx_opset_version():
             raise UserError(f"there is no opset {settings.opset}", where="opset", hint=f"give {OLDEST_OPSET}")
     refuse_scales_without_text(settings.quantize, calibrated=bool(texts))
-    if settings.runtime != "auto" and settings.runtime != "onnxruntime":
-        refuse_runtime(find_target(measure.device), settings.runtime, subject="the package")
-        if not schemes_in(settings.runtime, settings.quantize, calibrated=bool(texts)):
-            name = OTHER_RUNTIMES[settings.runtime]
-            what = f"'{settings.quantize}' cannot be had in {name}{'' if texts else ' without text'}"
-            raise UserError(what, where="export.runtime", hint="quantize auto or none, or int8 with a file of text")
+    refuse_without(settings, measure.device, calibrated=bool(texts))
     for scheme, facts in SCHEMES.items():
         if facts.asked_as == settings.quantize:
             embeddings_of(settings.embeddings, scheme)
@@ -205,7 +219,7 @@ def _refuse_impossible(settings: ExportSettings, measure: MeasureSettings, texts
 def _beside(asked: RuntimeChoice, device: str, answer: Answer) -> Mapping[Runtime, Answer | str]:
     """What runs a file on the device in each runtime that the package may have one for; or why it cannot."""
     found: dict[Runtime, Answer | str] = {}
-    for runtime in OTHER_RUNTIMES if asked == "auto" else set(OTHER_RUNTIMES) & {asked}:
+    for runtime in others_of(asked):
         try:
             refuse_runtime(find_target(device), runtime, subject="the package")
             found[runtime] = answer

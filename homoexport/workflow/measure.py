@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from homoexport.choices import RuntimeChoice
-from homoexport.documents.budget import THROUGHPUT, TIMED_LINES, Budget, BudgetVerdict, is_kept, judge
+from homoexport.documents.artifact import PackageManifest, verify
+from homoexport.documents.budget import DOWNLOAD, THROUGHPUT, TIMED_LINES, Budget, BudgetVerdict, is_kept, judge
 from homoexport.documents.measurement import Grid, Interval, Measurement, PackageFigures
 from homoexport.documents.recipe import MeasureSettings
 from homoexport.errors import DeviceError, TextError, UserError, refusing
@@ -16,9 +17,11 @@ from homoexport.globs import at_home
 from homoexport.limits import MB, limit, raise_hint
 from homoexport.stages.measure import (
     Extras,
+    as_chosen,
     check_measurement,
     check_packages,
     find_target,
+    is_browser,
     mean_interval,
     measure_packages,
     rounds_of,
@@ -51,6 +54,8 @@ def measure(
     into the target's memory is among the failures, and has missed the budget.
 
     Args:
+        device: where; in a browser, in the provider and with the threads that the last package was exported for, unless
+            these are named.
         threads: of one inference; by default as many as the target gives cores.
         batch_size: sequences of one inference.
         length: tokens of one sequence; of real texts, what they are truncated to.
@@ -69,6 +74,11 @@ def measure(
         ... # doctest: +SKIP
     """
     folders, budget = [Path(package) for package in packages], budget or Budget()
+    if folders and is_browser(device):
+        chosen = verify(folders[-1], PackageManifest, strict=False).details.browser
+        if chosen is not None:
+            device, own_threads = as_chosen(device, chosen)
+            threads = own_threads if threads is None else threads
     workloads = list(product(_several(threads), _several(batch_size), _several(length)))
     _check_asked(folders, budget, device, extras, conditions=len(workloads))
     texts = read_lines(Path(text)) if text else []
@@ -197,12 +207,14 @@ def refuse_emulated_latency(budget: Budget, device: str) -> None:
 
 def _budget_figures(result: PackageFigures) -> dict[str, float]:
     """One package's measured figures by the names of the budget's lines."""
+    download = result.package_download_bytes  # None in older results, which knew no such line
     return {
         "latency_p50_ms": result.latency_p50_ms,
         "latency_p95_ms": result.latency_p95_ms,
         "latency_p99_ms": result.latency_p99_ms,
         THROUGHPUT: result.throughput_per_s,
         "file_mb": result.file_bytes / 10**6,
+        **({} if download is None else {DOWNLOAD: download / 10**6}),
         "peak_rss_mb": result.peak_rss_mb,
         "parameters": float(result.parameters),
     }

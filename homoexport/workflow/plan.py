@@ -11,23 +11,22 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from homoexport.choices import EmbeddingPrecision, Objective, RuntimeChoice, Scheme
+from homoexport.choices import EmbeddingPrecision, Objective, Runtime, Scheme
 from homoexport.documents.budget import Budget
 from homoexport.documents.plan import Plan
 from homoexport.documents.recipe import DistillSettings, ExportSettings, MeasureSettings, TextSettings
-from homoexport.errors import DeviceError, RecipeError
+from homoexport.errors import RecipeError, UserError
 from homoexport.stages.measure import (
     cache_folder,
     check_measurement,
     count_files,
-    find_target,
     host_of,
-    refuse_runtime,
     refuse_uncounted,
     time_files,
 )
 from homoexport.workflow.measure import refuse_emulated_latency
 from homoexport.workflow.progress import QUIET, Progress
+from homoexport.workflow.runtimes import others_of, refuse_impossible, refuse_without
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,7 +64,7 @@ def plan(
         RecipeError, DeviceError, TextError, TeacherError: no line to plan for; or a length, a target, a number of
             threads, text or a teacher that cannot be had.
     """
-    _check_asked(budget, measure)
+    _check_asked(budget, measure, export)
     progress.on_share("loading the teacher", 0.0)
     from homoexport.encoder import load_encoder
     from homoexport.stages.distill import TASKS
@@ -90,12 +89,13 @@ def plan(
     )
 
 
-def _check_asked(budget: Budget, measure: MeasureSettings) -> None:
+def _check_asked(budget: Budget, measure: MeasureSettings, export: ExportSettings) -> None:
     """Refuse at once what a plan would refuse, as far as the teacher does not matter."""
     if not budget.lines():
         raise RecipeError("there is no line to plan for", where="budget", hint="give --latency-p95 8ms, for example")
     refuse_emulated_latency(budget, measure.device)
     refuse_uncounted(measure.device)
+    refuse_without(export, measure.device, calibrated=True)
     workload = measure.threads, measure.batch_size, measure.length
     check_measurement(measure.device, [workload], min_seconds=measure.min_seconds)
 
@@ -107,9 +107,13 @@ def instruments_for(
     the times that measuring takes, and the user's cache."""
     from homoexport.schemes import embeddings_of, schemes_for
     from homoexport.stages.export.forms import forms_of
+    from homoexport.stages.export.package import refuse_unknown
     from homoexport.stages.plan.instruments import Instruments
 
-    target, in_openvino = host_of(measure.device), _in_openvino(measure.device, export.runtime)
+    refuse_without(export, measure.device, calibrated=True)
+    refuse_unknown(encoder, export.runtime)
+    target, not_tried = host_of(measure.device), _not_tried(encoder, export, measure.device)
+    others = [runtime for runtime in others_of(export.runtime) if runtime not in not_tried]
     onnx_forms = {form.name: [other.name for other in others] for form, others in forms_of(export.graph).items()}
     scheme = schemes_for(export.quantize, target.instruction_sets, x86=target.x86, calibrated=False)[0]
     return Instruments(
@@ -117,10 +121,12 @@ def instruments_for(
         scheme=scheme,
         embeddings=embeddings_of(export.embeddings, scheme),
         opset=export.opset,
-        forms=({} if export.runtime == "openvino" else onnx_forms) | ({_OPENVINO: []} if in_openvino else {}),
+        forms=(onnx_forms if export.runtime in ("auto", "onnxruntime") else {}) | {runtime: [] for runtime in others},
         onnx_forms=onnx_forms,
         make_graphs=partial(make_graphs, opset=export.opset),
         converted=_converted,
+        from_models={"ctranslate2": _in_ctranslate2},
+        not_tried=not_tried,
         time_files=time_files,
         count_files=count_files,
         probe=probe_of(encoder, objective),
@@ -148,24 +154,39 @@ def make_graphs(encoder: Encoder, folder: Path, *, opset: int | None = None) -> 
     return write
 
 
-def _in_openvino(device: str, runtime: RuntimeChoice) -> bool:
-    """Whether students may run in OpenVINO on the device.
+def _not_tried(encoder: Encoder, export: ExportSettings, device: str) -> dict[Runtime, str]:
+    """Runtimes that students might have files for, which they cannot, each with the reason."""
+    from homoexport.stages.export.package import why_not_in
 
-    Raises:
-        DeviceError: it was asked for, and cannot be.
-        RecipeError: CTranslate2 was, which has no graphs that a plan could make of any size.
+    found = dict[Runtime, str]()
+    for runtime in others_of(export.runtime):
+        try:
+            refuse_impossible(runtime, export.quantize, device, calibrated=True)
+        except UserError as error:
+            found[runtime] = f"{error.what}; {error.hint}"
+        else:
+            if why := why_not_in(runtime, encoder):
+                found[runtime] = why
+    return found
+
+
+def _in_ctranslate2(encoder: Encoder, folder: Path, scheme: Scheme, embeddings: EmbeddingPrecision) -> Path | str:
+    """A model with random weights as CTranslate2 has it, in a new folder; or why it cannot have it so.
+
+    Its converter stores equal tensors once, as a new model's biases are and a trained one's are not: they are changed.
     """
-    if runtime == "ctranslate2":
-        hint = "plan with auto, or name the student's shape"
-        raise RecipeError("a plan knows onnxruntime and openvino", where="export.runtime", hint=hint)
+    import torch
+
+    from homoexport.stages.export.ctranslate2_file import stored_as, write_folder
+    from homoexport.stages.export.forms import NotThisForm
+
     try:
-        if runtime != "onnxruntime":
-            refuse_runtime(find_target(device), "openvino", subject="the package")
-    except DeviceError:
-        if runtime == "openvino":
-            raise
-        return False
-    return runtime != "onnxruntime"
+        stored = stored_as(scheme, embeddings)
+    except NotThisForm as error:
+        return str(error)
+    for parameter in encoder.model.parameters():
+        parameter.data.add_(1e-3 * torch.rand_like(parameter))
+    return write_folder(encoder, folder, stored, work=folder.parent)
 
 
 def _converted(file: Path, form: str, scheme: Scheme) -> Path:

@@ -61,6 +61,7 @@ from homoexport.workflow.job import check_before_loading
 from homoexport.workflow.measure import measure_once, refuse_emulated_latency, texts_of
 from homoexport.workflow.plan import plan
 from homoexport.workflow.progress import QUIET, Progress
+from homoexport.workflow.runtimes import refuse_without
 from homoexport.workflow.summary import summary_of
 from homoexport.workflow.turns import Turns, budget_verdicts, is_noisy, read_measured, unclear, used_of
 from homoexport.workflow.vectors import second_model
@@ -126,14 +127,17 @@ def check_recipe(recipe: Recipe) -> Encoder:
     student, settings = None if recipe.is_planned else _student_of(recipe), recipe.measure
     refuse_emulated_latency(recipe.budget, settings.device)
     refuse_uncounted(settings.device)
+    refuse_without(recipe.export, settings.device, calibrated=True)  # on held-out text
     workload = settings.threads, settings.batch_size, settings.length
     check_measurement(settings.device, [workload], texts=texts_of(settings), min_seconds=settings.min_seconds)
     check_before_loading(recipe.text, recipe.distill, recipe.vocabulary)
     judged = None if recipe.quality is None else gate_data(recipe.quality)
     from homoexport.encoder import load_encoder, max_length_of
     from homoexport.stages.distill import TASKS, target_of
+    from homoexport.stages.export.package import refuse_unknown
 
     teacher = load_encoder(recipe.teacher, task=TASKS[recipe.distill.objective])
+    refuse_unknown(teacher, recipe.export.runtime)
     if student is not None:
         target_of(teacher, student, recipe.distill)
     if settings.length > (longest := max_length_of(teacher)):

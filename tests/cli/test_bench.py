@@ -172,13 +172,22 @@ def test_budgets_have_one_grammar(run, packages, tmp_path):
     """Units, shares of the first package, and a target's recipe, as `plan` and `run` take them."""
     target = tmp_path / "target.yaml"
     target.write_text("measure: {threads: 1}\nbudget: {peak_rss_mb: 1000}\n")
-    words = ("--size", "50%", "--latency-p99", "9000ms", "--target", target, "--json")
+    words = ("--size", "50%", "--download", "2MB", "--latency-p99", "9000ms", "--target", target, "--json")
     code, shown, _ = run("bench", *packages, *QUICK, *words)
     measured = json.loads(shown)
     verdicts = {line["line"]: (line["limit"], line["kept"]) for line in measured["budget"]}
     half = measured["results"][0]["file_bytes"] / 2e6
     kept = measured["results"][-1]["file_bytes"] / 1e6 <= half
-    assert verdicts == {"latency_p99_ms": (9000, True), "peak_rss_mb": (1000, True), "file_mb": (half, kept)}
+    assert verdicts == {
+        "latency_p99_ms": (9000, True),
+        "peak_rss_mb": (1000, True),
+        "file_mb": (half, kept),
+        "download_mb": (2, True),
+    }
+    downloaded = ("onnx/model.onnx", "config.json", "tokenizer.json", "tokenizer_config.json")
+    sizes = [(packages[-1] / name).stat().st_size for name in downloaded if (packages[-1] / name).exists()]
+    assert measured["results"][-1]["package_download_bytes"] == sum(sizes)
+    assert measured["results"][-1]["runtime_download_bytes"] is None
     assert code == (0 if kept else 3)
     code, _, told = run("bench", packages[0], *QUICK, "--size", "50%")
     assert code == 2

@@ -13,6 +13,7 @@ import pytest
 
 from homoexport.documents.artifact import Manifest, verify
 from homoexport.errors import BudgetError
+from homoexport.report import plan_lines
 from tests.conftest import MINILM
 from tests.snippets import snippets
 from tests.stages.plan.test_choice import plan
@@ -81,6 +82,15 @@ def test_people_read_a_table_what_to_write_and_what_more_would_buy(homoexport, a
     assert len(asked) == 1
 
 
+def test_the_runtime_of_the_students_and_those_that_were_not_tried_are_told():
+    found = plan(latency_p50_ms=5.5)
+    assert "; int8, standard graph)" in "\n".join(plan_lines(found))
+    other = {"form": "ctranslate2", "not_tried": {"openvino": "it is not installed"}}
+    said = plan_lines(found.model_copy(update=other))
+    assert "; int8 in CTranslate2)" in "\n".join(said)
+    assert "OpenVINO was not tried: it is not installed." in said
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -95,6 +105,14 @@ def test_people_read_a_table_what_to_write_and_what_more_would_buy(homoexport, a
         (["--latency-p95", "8ms", "--set", "studnet=8"], "unknown key 'studnet'"),
         (["--latency-p95", "8ms", "--data", "nothing/*.txt"], "nothing/*.txt"),
         (["--latency-p95", "8ms", "--threads", "999"], "999 threads"),
+        (
+            ["--latency-p95", "8ms", "--runtime", "ctranslate2", "--quantize", "int8-static"],
+            "export.runtime: 'int8-static' cannot be had in CTranslate2",
+        ),
+        (
+            ["--size", "8MB", "--runtime", "ctranslate2", "--device", "arm64"],
+            "for ctranslate2, which runs on this machine's CPU",
+        ),
     ],
 )
 def test_mistakes_are_one_line(homoexport, asked, words, told):

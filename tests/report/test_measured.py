@@ -24,7 +24,13 @@ def test_only_rows_with_figures_are_shown(measurement: dict[str, Any]) -> None:
     rows = rows_of(measurement)
     assert rows["Tokenizing before it, p50"] == ["0.0800 ms"] * 2
     assert not {"Energy, whole processor", "Download", "Instructions", "Answers as on this CPU"} & set(rows)
-    measurement["results"][0]["energy_mj"] = 12.5
+    measurement["results"][0] |= {"energy_mj": 12.5, "download_bytes": 20_000_000, "runtime_download_bytes": 14_000_000}
+    for result in measurement["results"]:
+        result["package_download_bytes"] = 9_300_000
+    in_a_browser = rows_of(measurement)
+    assert in_a_browser["Download"] == ["9.30 MB"] * 2
+    assert in_a_browser["Runtime's files beside it"] == ["14.0 MB", ""]
+    assert in_a_browser["Fetched by the page"] == ["20.0 MB", ""]
     assert rows_of(measurement)["Energy, whole processor"] == ["12.5 mJ", ""]
 
 

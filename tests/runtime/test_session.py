@@ -1,4 +1,4 @@
-"""A graph that runs for ever is ended by a signal, and what a graph cannot do reaches no terminal by itself."""
+"""A graph that runs too long is ended, by a signal or at the limit; what it cannot do reaches no terminal by itself."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from homoexport.documents.artifact import PackageManifest, read_manifest, write_manifest
+from homoexport.runtime.openvino_session import OpenVinoSession
 from homoexport.runtime.session import OnnxSession
 from tests.hostile import HOSTILE
 from tests.stages.measure.tiny_onnx import write_package
@@ -83,6 +84,37 @@ def test_a_signal_is_heard_while_a_graph_is_opened(monkeypatch):
     monkeypatch.setattr("onnxruntime.InferenceSession", lambda *_, **__: time.sleep(20))
     with ended_by(signal.SIGTERM):
         OnnxSession(b"")
+
+
+def long(products: int = 400, width: int = 1500) -> onnx.ModelProto:
+    """Products that take ten seconds at least, one after another; their values are ones."""
+    shape = helper.make_tensor("shape", TensorProto.INT64, [2], [width, width])
+    share = helper.make_tensor("share", TensorProto.FLOAT, [], [1 / width])
+    nodes = [
+        helper.make_node("Cast", ["attention_mask"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Expand", ["floats", "shape"], ["value0"]),
+    ]
+    for number in range(products):
+        nodes.append(helper.make_node("MatMul", [f"value{number}"] * 2, [f"sum{number}"]))
+        nodes.append(helper.make_node("Mul", [f"sum{number}", "share"], [f"value{number + 1}"]))
+    nodes.append(helper.make_node("Cast", [f"value{products}"], ["sentence_embedding"], to=TensorProto.INT64))
+    return model_of(*nodes, shape=shape, share=share)
+
+
+def test_openvino_is_ended_by_a_signal_and_at_the_limit(monkeypatch, tmp_path):
+    onnx.save(long(), tmp_path / "long.onnx")
+    session = OpenVinoSession(tmp_path / "long.onnx", threads=1)
+
+    def run() -> None:
+        session.run(["sentence_embedding"], {"attention_mask": np.ones((1, 1), np.int64)})
+
+    before = set(threading.enumerate())
+    with ended_by(signal.SIGINT):
+        run()
+    monkeypatch.setenv("HOMOEXPORT_LIMITS", "answer_seconds=1")
+    with pytest.raises(TimeoutError, match="no answer within 1 seconds"):
+        run()
+    assert set(threading.enumerate()) <= before  # none runs on
 
 
 @pytest.mark.processes

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from homoexport.choices import BrowserProvider
 from homoexport.documents.recipe import ExportSettings, MeasureSettings
 from homoexport.documents.target import TargetHost
 from homoexport.encoder import load_encoder
+from homoexport.stages.measure.browsers import OpenChoice
 from homoexport.workflow import export as workflow
 from homoexport.workflow.export import _beside
 from tests.conftest import tiny_bert, tiny_tokenizer
@@ -104,3 +106,35 @@ def test_on_an_emulated_device_instructions_are_counted_there(tmp_path: Path, mo
     timed_at = passed["timed_at"]
     assert (timed_at.device, timed_at.cpu, timed_at.unit) == ("arm64:cortex-a53", "A core", "instructions")
     assert (asked["device"], asked["batch_size"], asked["length"]) == ("arm64:cortex-a53", 1, 16)
+
+
+def test_in_a_browser_each_provider_is_asked_by_its_own_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = TargetHost(is_here=False, emulated=False, provider="wasm", cpu="A CPU", x86=True, instruction_sets=())
+    devices: dict[BrowserProvider, str] = {"wasm": "web:backend=wasm", "webgpu": "web:backend=webgpu"}
+    passed: dict[str, Any] = {}
+    raced: list[Any] = []
+    asked: list[str] = []
+    monkeypatch.setattr(workflow, "host_of", lambda device: there)
+    monkeypatch.setattr(workflow, "left_open", lambda device, threads: OpenChoice(devices, {}, (1, 2)))
+    monkeypatch.setattr(workflow, "rank_runs", lambda runs, **how: raced.append((runs, how)) or [3.0, 2.0])
+    monkeypatch.setattr(workflow, "answers_of_file", lambda file, batches, **how: asked.append(how["device"]))
+    for name in ("check_measurement", "verify"):
+        monkeypatch.setattr(workflow, name, lambda *_args, **_named: None)
+    monkeypatch.setattr("homoexport.stages.export.package.export_encoder", lambda *_, **named: passed.update(named))
+    tiny_bert().save_pretrained(tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    workflow.export_model(
+        load_encoder(str(tmp_path / "model"), task="feature-extraction"),
+        tmp_path / "package",
+        settings=ExportSettings(seconds=0.5),
+        measure=MeasureSettings(device="web", length=16),
+    )
+    browser, one = passed["browser"], tmp_path / "one"
+    assert browser.threads == (1, 2)
+    assert browser.race([(one, "webgpu", 1), (one, "wasm", 2)]) == [3.0, 2.0]
+    ((runs, how),) = raced
+    assert runs == [(one, "web:backend=webgpu", 1), (one, "web:backend=wasm", 2)]
+    assert (how["batch_size"], how["length"], how["min_seconds"]) == (1, 16, 0.5)
+    for answer in browser.answers.values():
+        answer(one, [])
+    assert asked == list(devices.values())

@@ -248,6 +248,13 @@ def test_a_relative_line_is_refused_before_distilling_where_the_teacher_does_not
     assert not run.exists()
 
 
+def test_a_runtime_that_cannot_hold_the_student_is_refused_before_distilling(homoexport, recipe, tmp_path):
+    settings = ["--set", "export.runtime=ctranslate2", "--set", "export.quantize=int4"]
+    outcome = homoexport("run", recipe(), "-o", tmp_path / "run", *settings)
+    assert (outcome.code, "'int4' cannot be had in CTranslate2" in outcome.err) == (2, True)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_student_that_does_not_fit_the_device_exits_with_3(homoexport, recipe, tmp_path):
     run, path = tmp_path / "run", recipe()
     outcome = homoexport("run", path, "-o", run, "--set", "measure.device=cpu:memory=4MB")

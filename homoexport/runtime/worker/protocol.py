@@ -84,12 +84,16 @@ class Refusal:
 
 @dataclass(frozen=True)
 class LoadReply:
-    """`elsewhere` counts the operators, by type, that another provider than the first runs; None where unknown."""
+    """`elsewhere` counts the operators, by type, that another provider than the first runs; None where unknown.
+
+    In a browser, `download_bytes` are of all that the page fetched, `runtime_bytes` of the runtime's files among that.
+    """
 
     load_ns: int
     providers: list[str]
     elsewhere: dict[str, int] | None = None
     download_bytes: int | None = None
+    runtime_bytes: int | None = None
 
 
 @dataclass(frozen=True)

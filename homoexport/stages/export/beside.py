@@ -18,7 +18,7 @@ from homoexport.encoder import Encoder
 from homoexport.errors import ParityError
 from homoexport.stages.export.candidates import Candidate, Maker
 from homoexport.stages.export.choose import TIE, Judge, Rank, below_the_floor
-from homoexport.stages.export.parity import Answer, check_parity
+from homoexport.stages.export.parity import Answer, check_parity, in_words
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,7 @@ def right(maker: Maker, converted: Converted | None, *, runtime: Runtime) -> Con
     """What answers as torch does; None, with the reason, where it does not."""
     if converted is None or converted.parity.passed:
         return converted
-    figures = f"cosine {converted.parity.mean_cosine:.4f} mean and {converted.parity.min_cosine:.4f} least"
-    maker.left_out[_label(runtime, converted.name)] = f"breaks the gate: {figures}"
+    maker.left_out[_label(runtime, converted.name)] = f"breaks the gate: {in_words(converted.parity)}"
     return None
 
 

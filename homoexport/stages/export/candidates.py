@@ -5,6 +5,7 @@ B batch, S sequence.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxruntime.quantization.calibrate import TensorsData
 
-from homoexport.choices import Calibration, EmbeddingPrecision, Scheme, WeightPrecision
+from homoexport.choices import BrowserProvider, Calibration, EmbeddingPrecision, Scheme, WeightPrecision
 from homoexport.data import sample_text
 from homoexport.documents.package import Parity
 from homoexport.encoder import Encoder, input_names
@@ -56,6 +57,8 @@ class Candidate:
     parity_on_target: Parity | None = None
     cost: float | None = None
     round: int | None = None
+    provider: BrowserProvider | None = None
+    threads: int | None = None
 
     @property
     def name(self) -> str:
@@ -96,6 +99,8 @@ class Maker:
     opset: int | None = None
     answer: Answer | None = None  # runs a file on the target, where that is not this machine's CPU
     progress: Callable[[str], None] = lambda _step: None
+    provider: BrowserProvider | None = None  # of the browser that is the target, and with how many threads it times
+    threads: int | None = None
     left_out: dict[str, str] = field(default_factory=dict)  # why what is missing is, by name
     held: list[Candidate] = field(default_factory=list)  # against all of the ladder
     batches: Batches = field(init=False)
@@ -107,8 +112,24 @@ class Maker:
         self.batches = make_batches(self.encoder, self.texts, max_length=self.max_length)
         self._fused: dict[bool, ir.Model] = {}  # by whether residual additions are, too
         self._written: dict[Form, Candidate] = {}
+        self._quantized: list[Candidate] = []
         self._ranges: dict[tuple[Form, Calibration], TensorsData] = {}
         self._maxima: dict[Form, Maxima] = {}
+
+    def in_provider(self, provider: BrowserProvider, answer: Answer) -> Maker:
+        """The same model's candidates in a browser's provider, as files in a folder of their own.
+
+        What they are made from is shared: the traced graph, the texts and their ranges.
+        """
+        other = copy.copy(self)
+        other.provider, other.answer, other.folder = provider, answer, self.folder / provider
+        other.left_out, other.held, other._written, other._quantized = {}, [], {}, []
+        other.folder.mkdir()
+        return other
+
+    def _candidate(self, form: Form, scheme: Scheme, embeddings: EmbeddingPrecision, file: Path) -> Candidate:
+        """What a file will be that is not written yet."""
+        return Candidate(form, scheme, embeddings, file, 0, provider=self.provider, threads=self.threads)
 
     def write(self, form: Form) -> Candidate | None:
         """The graph in a form, in fp32, held against torch on a few batches; None, with the reason, if it is wrong."""
@@ -119,7 +140,7 @@ class Maker:
 
         def write() -> Candidate:
             ir.save(write_as(self._base(form), form, max_opset=self.opset), file)
-            return Candidate(form, "fp32", "fp32", file, file.stat().st_size)
+            return replace(self._candidate(form, "fp32", "fp32", file), file_bytes=file.stat().st_size)
 
         written = self.attempt(form.name, write)
         checked = None if written is None else self.check(written, few=True)
@@ -188,21 +209,32 @@ class Maker:
         keep: Sequence[str] = (),
         calibration: Calibration = "min-max",
     ) -> Candidate | None:
-        """A form in a scheme, not held against torch yet; None, with the reason, if it cannot be made."""
+        """A form in a scheme, not held against torch yet; None, with the reason, if it cannot be made.
+
+        What was made before, and not discarded, is not made again.
+        """
         source = self._file_of(form)
         if scheme == "fp32" and embeddings == "fp32":
-            return Candidate(form, scheme, embeddings, source, source.stat().st_size)
+            return replace(self._candidate(form, scheme, embeddings, source), file_bytes=source.stat().st_size)
         calibrated = calibration if SCHEMES[scheme].calibrated else None
-        name = f"{form.name}-{scheme}{f'-{calibration}' if calibrated else ''}"
+        name = f"{form.name}-{scheme}{f'-{calibrated}' if calibrated else ''}"
+        file = self.folder / f"{name}-{embeddings}-{len(keep)}.onnx"
+        candidate = self._candidate(form, scheme, embeddings, file)
+        made = replace(candidate, calibration=calibrated, kept_in_fp32=tuple(keep))
+        for one in self._quantized:
+            if replace(made, file_bytes=one.file_bytes) == one:
+                return one
         self.progress(f"quantizing the {form.name} graph ({scheme})")
-        file = self.folder / f"{name}-{len(keep)}.onnx"
 
         def write() -> Candidate:
             ranges = self.ranges(form, calibration) if calibrated else None
             quantize(source, file, scheme, embeddings=embeddings, keep=keep, ranges=ranges)
-            return Candidate(form, scheme, embeddings, file, file.stat().st_size, calibrated, tuple(keep))
+            return replace(made, file_bytes=file.stat().st_size)
 
-        return self.attempt(name, write)
+        quantized = self.attempt(name, write)
+        if quantized is not None:
+            self._quantized.append(quantized)
+        return quantized
 
     def smooth(self, form: Form, strength: float) -> Form | None:
         """The form with smoothed inputs of its products, see `stages.export.smooth`; None, with the reason."""
@@ -224,11 +256,16 @@ class Maker:
         """Delete a file that nobody will ask for again; an fp32 form's stays."""
         if candidate.file != self._file_of(candidate.form):
             candidate.file.unlink(missing_ok=True)
+            self._quantized = [one for one in self._quantized if one.file != candidate.file]
 
     def forget(self, forms: Iterable[Form]) -> None:
-        for form in forms:
+        """Delete all that was made of forms."""
+        for form in set(forms):
             self._written.pop(form, None)
             self._file_of(form).unlink(missing_ok=True)
+            for one in self._quantized:
+                if one.form == form:
+                    self.discard(one)
 
     def ranges(self, form: Form, method: Calibration) -> TensorsData:
         """What values the inputs of a form's products take on the texts, see `stages.export.calibrate`."""

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from homoexport.choices import OTHER_RUNTIMES, ModelTask
+from homoexport.choices import OTHER_RUNTIMES, ModelTask, PoolingMode
 from homoexport.data import rendered
 from homoexport.documents.package import PackageDetails, TimedAt
-from homoexport.plain import front_matter
+from homoexport.plain import Markdown, front_matter
+from homoexport.schemes import PRECISIONS
 
 _OPTIMUM: dict[ModelTask, str] = {
     "fill-mask": "ORTModelForMaskedLM",
@@ -18,6 +19,8 @@ _OPTIMUM: dict[ModelTask, str] = {
     "text-classification": "ORTModelForSequenceClassification",
     "token-classification": "ORTModelForTokenClassification",
 }
+
+_JS_POOLING: dict[PoolingMode, str] = {"mean": "mean", "cls": "cls", "lasttoken": "last_token"}
 
 
 def model_card(name: str, details: PackageDetails, *, parent: str, source: str) -> str:
@@ -43,8 +46,22 @@ def model_card(name: str, details: PackageDetails, *, parent: str, source: str) 
         source=source,
         artifact=artifact,
         optimum_class=_OPTIMUM.get(details.task),
+        candidate=f"{details.browser.provider} {details.candidate}" if details.browser else details.candidate,
+        dtype=PRECISIONS[details.precision].transformers_js_dtype,
+        js_task="feature-extraction" if details.task == "sentence-similarity" else details.task,
+        js_call=_js_call(details),
         difference="not finite" if difference is None else f"{difference:.2g}",
     )
+
+
+def _js_call(details: PackageDetails) -> Markdown:
+    """Arguments of `run`, a transformers.js pipeline of the model's task."""
+    if details.task == "fill-mask":
+        return Markdown("`A ${run.tokenizer.mask_token}.`")
+    if details.pooling is None:
+        return Markdown('"a text"')
+    pooling, normalize = _JS_POOLING[details.pooling.mode], str(details.pooling.normalize).lower()
+    return Markdown(f'["a text", "another"], {{ pooling: "{pooling}", normalize: {normalize} }}')
 
 
 def _where(timed: TimedAt) -> str:

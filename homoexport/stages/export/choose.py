@@ -19,11 +19,11 @@ from pathlib import Path
 
 from homoexport.choices import Calibration, CostUnit, EmbeddingPrecision, GraphChoice, Quantization, Scheme
 from homoexport.documents.budget import QUALITY_LINE, BudgetVerdict
-from homoexport.documents.package import Parity
 from homoexport.errors import ParityError
 from homoexport.schemes import SCHEMES, embeddings_of
 from homoexport.stages.export.candidates import Candidate, Maker
 from homoexport.stages.export.forms import Form, forms_of
+from homoexport.stages.export.parity import in_words
 from homoexport.stages.export.smooth import STRENGTHS
 
 Rank = Callable[[Sequence[Path]], Sequence[float]]
@@ -176,8 +176,6 @@ def _timed_forms(
     else:
         maker.progress("measuring the forms")
         timed = _timed(maker, right, rank, round_number)
-    for item in right:
-        maker.discard(item)
     return [item for item in written if not item.sound], timed
 
 
@@ -313,14 +311,5 @@ def _failure(candidate: Candidate) -> str:
     """The figures that broke a bound; empty where none did."""
     for parity, where in ((candidate.parity, ""), (candidate.parity_on_target, " on the target")):
         if parity is not None and not parity.passed:
-            return f"{candidate.name}{where} {_figures(parity)}"
+            return f"{candidate.name}{where} {in_words(parity)}"
     return ""
-
-
-def _figures(parity: Parity) -> str:
-    agreement = "" if parity.top1_agreement is None else f", top-1 agreement {parity.top1_agreement:.3f}"
-    difference = "not finite" if parity.max_difference is None else f"{parity.max_difference:.2g}"
-    return (
-        f"({parity.output}) largest difference {difference}, "
-        f"cosine {parity.mean_cosine:.4f} mean and {parity.min_cosine:.4f} least{agreement}"
-    )

@@ -45,16 +45,22 @@ def _why_not(encoder: Encoder) -> str | None:
 def _convert(maker: Maker, schemes: Mapping[Scheme, EmbeddingPrecision], answer: Answer) -> list[Converted]:
     made = []
     for scheme, embeddings in schemes.items():
-        stored = _STORED[scheme]
 
-        def write(stored: WeightPrecision = stored, embeddings: EmbeddingPrecision = embeddings) -> Path:
-            if embeddings != stored:
-                raise NotThisForm(f"its embedding tables are stored as its weights are, in {stored}")
-            return write_folder(maker.encoder, maker.folder / f"ctranslate2-{stored}", stored, work=maker.folder)
+        def write(scheme: Scheme = scheme, embeddings: EmbeddingPrecision = embeddings) -> Path:
+            folder, stored = maker.folder / f"ctranslate2-{scheme}", stored_as(scheme, embeddings)
+            return write_folder(maker.encoder, folder, stored, work=maker.folder)
 
-        converted = hold(maker, scheme, write, runtime="ctranslate2", precision=stored, answer=answer)
+        converted = hold(maker, scheme, write, runtime="ctranslate2", precision=_STORED[scheme], answer=answer)
         made.append(right(maker, converted, runtime="ctranslate2"))
     return [converted for converted in made if converted is not None]
+
+
+def stored_as(scheme: Scheme, embeddings: EmbeddingPrecision) -> WeightPrecision:
+    """The precision of all weights in a scheme; NotThisForm where the embedding tables are to be in another."""
+    stored = _STORED[scheme]
+    if embeddings != stored:
+        raise NotThisForm(f"its embedding tables are stored as its weights are, in {stored}")
+    return stored
 
 
 def write_folder(encoder: Encoder, folder: Path, stored: WeightPrecision, *, work: Path) -> Path:

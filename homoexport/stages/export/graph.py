@@ -23,10 +23,12 @@ from torch.fx.graph_module import _loader
 from homoexport.choices import OUTPUT_NAMES
 from homoexport.encoder import Encoder, input_names, outputs_of, traits_of
 from homoexport.errors import UserError, first_line
+from homoexport.stages.export.depth import Repeat, list_of_layers, repeat_of, shortened
 from homoexport.stages.export.fuse import unfold_gemms
 from homoexport.stages.export.program import (
     answers_as_torch,
     forget_program,
+    is_known,
     program_key,
     remember_program,
     remembered_program,
@@ -108,16 +110,42 @@ def torch_to_onnx(encoder: Encoder, *, opset: int) -> ir.Model:
     if opset > onnx.defs.onnx_opset_version():  # torch tries, and prints what its converter thinks of that
         raise UserError(f"there is no opset {opset}", where="opset", hint=f"give {DEFAULT_OPSET}")
     wrapped = _ExportedEncoder(encoder).eval()
-    key = program_key(encoder, wrapped, opset=opset)
+    if (repeated := _repeated(encoder, wrapped, opset=opset)) is not None:
+        return repeated
+    key = program_key(encoder, wrapped, wrapped.model.config, opset=opset)
+    if (filled := _filled(key, encoder, wrapped)) is not None:
+        return filled
+    model, _ = _traced(encoder, wrapped, opset=opset)
+    remember_program(key, model, encoder, wrapped)
+    return _simplified(model)
+
+
+def _repeated(encoder: Encoder, wrapped: _ExportedEncoder, *, opset: int) -> ir.Model | None:
+    """The graph of a model out of that of two of its layers; None where its layers are not alike."""
+    config = wrapped.model.config
+    layers = list_of_layers(wrapped, config)
+    if layers is None:
+        return None
+    with shortened(wrapped, config, layers):
+        key = program_key(encoder, wrapped, config, opset=opset)
+        if not is_known(key):
+            model, repeat = _traced(encoder, wrapped, opset=opset, layers=layers)
+            if repeat is None:
+                forget_program(key)
+            else:
+                remember_program(key, model, encoder, wrapped, repeat)
+    return _filled(key, encoder, wrapped)
+
+
+def _filled(key: str, encoder: Encoder, wrapped: _ExportedEncoder) -> ir.Model | None:
+    """A remembered graph with a model's weights; None where there is none, or it does not answer as the model does."""
     model = remembered_program(key, encoder, wrapped)
     if model is not None:
         model = _simplified(model)
         if answers_as_torch(model, encoder):
             return model
         forget_program(key)
-    model = _traced(encoder, wrapped, opset=opset)
-    remember_program(key, model, encoder, wrapped)
-    return _simplified(model)
+    return None
 
 
 def _simplified(model: ir.Model) -> ir.Model:
@@ -129,8 +157,10 @@ def _simplified(model: ir.Model) -> ir.Model:
     return program.model
 
 
-def _traced(encoder: Encoder, wrapped: _ExportedEncoder, *, opset: int) -> ir.Model:
-    """What torch's exporter makes of a model, nothing folded."""
+def _traced(
+    encoder: Encoder, wrapped: _ExportedEncoder, *, opset: int, layers: str | None = None
+) -> tuple[ir.Model, Repeat | None]:
+    """What torch's exporter makes of a model, nothing folded, and what of it is one of the layers in a list."""
     names = input_names(encoder)
     mask = torch.ones(2, 8, dtype=torch.long)
     mask[1, 5:] = 0
@@ -161,5 +191,6 @@ def _traced(encoder: Encoder, wrapped: _ExportedEncoder, *, opset: int) -> ir.Mo
     model: ir.Model = program.model
     if model.opset_imports[""] != opset:
         raise UserError(f"torch cannot write opset {opset}", where="opset", hint=f"give {DEFAULT_OPSET}")
+    repeat = None if layers is None else repeat_of(model, layers)
     ClearMetadataAndDocStringPass()(model)  # the exporter leaves a stack trace at every node: 0.4 MB
-    return model
+    return model, repeat

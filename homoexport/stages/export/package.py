@@ -46,6 +46,7 @@ from homoexport.schemes import (
     schemes_in,
 )
 from homoexport.stages.export.beside import Converter, write_beside
+from homoexport.stages.export.browser import Browser, choose_in_browser
 from homoexport.stages.export.candidates import Candidate, Maker
 from homoexport.stages.export.card import model_card
 from homoexport.stages.export.choose import Choice, Judge, Rank, choose
@@ -74,6 +75,7 @@ def export_encoder(
     answer: Answer | None = None,
     held_on: str = "cpu",
     beside: Mapping[Runtime, Answer | str] | None = None,
+    browser: Browser | None = None,
     judge: Judge | None = None,
     recipe_digest: str | None = None,
     force: bool = False,
@@ -87,6 +89,7 @@ def export_encoder(
         answer: runs a file on the target, where that is not this machine's CPU; the gate is held there, too.
         held_on: the device that `answer` asks.
         beside: runs a file in each other runtime that the package may have files for; or why it cannot.
+        browser: where that is the target: its providers, to choose from by themselves and then in turns.
         judge: holds a file against a floor of quality; what misses it ships only if nothing keeps it.
         force: replace `out_dir` where homoexport wrote it.
 
@@ -98,7 +101,7 @@ def export_encoder(
     """
     calibrated, max_length = bool(texts), max_length_of(encoder)
     refuse_scales_without_text(settings.quantize, calibrated=calibrated)
-    _refuse_unknown(encoder, settings.runtime)
+    refuse_unknown(encoder, settings.runtime)
     tried = schemes_for(
         settings.quantize, target.instruction_sets, x86=target.x86, calibrated=calibrated, provider=target.provider
     )
@@ -108,19 +111,27 @@ def export_encoder(
     with staged(out_dir, force=force) as folder, scratch_folder() as work:
         with output_errors(work):
             maker = Maker(encoder, work, max_length, texts, settings.opset, answer, progress)
-            choice = choose(
-                maker,
-                quantize=settings.quantize,
-                schemes=schemes,
-                rank=rank,
-                unit=timed_at.unit,
-                graph=settings.graph,
-                judge=judge,
-            )
+            in_browser = None
+            if browser is None:
+                choice = choose(
+                    maker,
+                    quantize=settings.quantize,
+                    schemes=schemes,
+                    rank=rank,
+                    unit=timed_at.unit,
+                    graph=settings.graph,
+                    judge=judge,
+                )
+            else:
+                maker, choice, in_browser = choose_in_browser(
+                    maker, browser, quantize=settings.quantize, schemes=schemes, graph=settings.graph, judge=judge
+                )
+                timed_at = timed_at.model_copy(update={"threads": in_browser.threads})
         progress(f"writing the {choice.chosen.name} graph")
         graph = ir.load(choice.chosen.file)
         model_file = _write_files(encoder, graph, choice.chosen, folder, max_length=max_length)
         details = _details_of(maker, choice, graph, timed_at=timed_at, held_on=held_on)
+        details = details.model_copy(update={"browser": in_browser})
         if settings.with_tokenizer:
             details = details.model_copy(update={"with_tokenizer": _pack_tokenizer(model_file, folder, maker)})
         if settings.with_ort_format:
@@ -185,9 +196,14 @@ def _write_json(path: Path, content: Mapping[str, object]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _refuse_unknown(encoder: Encoder, runtime: RuntimeChoice) -> None:
-    """Refuse a model that the runtime asked for cannot hold."""
-    if runtime != "auto" and runtime != "onnxruntime" and (why := _CONVERTERS[runtime].why_not(encoder)):
+def why_not_in(runtime: Runtime, encoder: Encoder) -> str | None:
+    """What of a model another runtime cannot hold; None where it can."""
+    return _CONVERTERS[runtime].why_not(encoder)
+
+
+def refuse_unknown(encoder: Encoder, runtime: RuntimeChoice) -> None:
+    """Refuse (UserError) a model that the runtime asked for cannot hold."""
+    if runtime != "auto" and runtime != "onnxruntime" and (why := why_not_in(runtime, encoder)):
         raise UserError(why, where="export.runtime", hint="name another runtime, or auto")
 
 

@@ -75,6 +75,16 @@ def _run(
     return [session.run(names, {name: batch.tokens[name] for name in taken}) for batch in batches]
 
 
+def in_words(parity: Parity) -> str:
+    """The figures of an output, for a reason."""
+    agreement = "" if parity.top1_agreement is None else f", top-1 agreement {parity.top1_agreement:.3f}"
+    difference = "not finite" if parity.max_difference is None else f"{parity.max_difference:.2g}"
+    return (
+        f"({parity.output}) largest difference {difference}, "
+        f"cosine {parity.mean_cosine:.4f} mean and {parity.min_cosine:.4f} least{agreement}"
+    )
+
+
 def check_invariance(file: Path, batches: Batches, *, task: ModelTask, answer: Answer | None = None) -> Invariance:
     """Ask for some texts alone and together, and hold the two answers against each other.
 

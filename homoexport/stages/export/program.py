@@ -1,5 +1,5 @@
-"""What torch's exporter made of a model, without the weights: of another model that differs in widths alone it is the
-same, so that the exporter, which takes ten seconds, is called once for both.
+"""What torch's exporter made of a model, without the weights: of another model that differs in widths and in the number
+of like layers alone it is the same, so that the exporter, which takes seconds, is called once for both.
 
 The graph is kept as it was before its constants were folded. Its operators know the width of a head, and no other width
 of the families in use; whether that holds is seen when the graph, filled with the other weights, is run beside torch.
@@ -21,6 +21,7 @@ import torch
 from homoexport.choices import OUTPUT_NAMES
 from homoexport.encoder import Encoder, input_names, torch_answers
 from homoexport.runtime.session import OnnxSession
+from homoexport.stages.export.depth import Repeat, lengthen
 from homoexport.stages.export.parity import FP32_MAX_DIFFERENCE
 
 # Of a config: what a graph does not depend on, and the widths but for a head's.
@@ -34,18 +35,18 @@ _SHAPES = ((2, 9), (3, 14))  # B and S of what a filled graph is asked
 
 @dataclass(frozen=True)
 class _Program:
-    """A graph whose weights are gone, and how many heads the model had."""
+    """A graph whose weights are gone, how many heads the model had, and what is repeated in a deeper one's."""
 
     model: ir.Model
     heads: int
+    repeat: Repeat | None
 
 
-_programs: dict[str, _Program] = {}
+_programs: dict[str, _Program | None] = {}  # None: known to answer otherwise than torch
 
 
-def program_key(encoder: Encoder, wrapped: torch.nn.Module, *, opset: int) -> str:
+def program_key(encoder: Encoder, wrapped: torch.nn.Module, config: Any, *, opset: int) -> str:
     """What models have in common that one program is right for, as far as can be told before it is run."""
-    config = encoder.model.config
     head_dim = getattr(config, "hidden_size", 0) / (_heads(encoder) or 1)
     tied: dict[int, str] = {}
     weights = [(name, tied.setdefault(weight.data_ptr(), name)) for name, weight in wrapped.state_dict().items()]
@@ -62,28 +63,37 @@ def program_key(encoder: Encoder, wrapped: torch.nn.Module, *, opset: int) -> st
     return json.dumps(told, sort_keys=True, default=str)
 
 
-def remember_program(key: str, model: ir.Model, encoder: Encoder, wrapped: torch.nn.Module) -> None:
-    """Keep a graph of a key without the weights."""
+def is_known(key: str) -> bool:
+    """Whether a graph of a key is kept, or was found not to answer as its model does."""
+    return key in _programs
+
+
+def remember_program(
+    key: str, model: ir.Model, encoder: Encoder, wrapped: torch.nn.Module, repeat: Repeat | None = None
+) -> None:
+    """Keep a graph of a key without the weights; with one layer's part of it, for models of more layers, too."""
     program, held = model.clone(), _held_by(wrapped)
     for name, value in program.graph.initializers.items():
         if name in held:
             value.const_value = None
     while len(_programs) >= _MOST:
         _programs.pop(next(iter(_programs)))
-    _programs[key] = _Program(program, _heads(encoder))
+    _programs[key] = _Program(program, _heads(encoder), repeat)
 
 
 def remembered_program(key: str, encoder: Encoder, wrapped: torch.nn.Module) -> ir.Model | None:
     """The graph of a key with the weights of a module; None where there is none, or it asks for others."""
-    if key not in _programs:
+    known = _programs.get(key)
+    if known is None:
         return None
-    program, held = _programs[key].model.clone(), _held_by(wrapped)
+    program, held = known.model.clone(), _held_by(wrapped)
+    if known.repeat is not None:
+        lengthen(program, known.repeat, encoder.model.config.num_hidden_layers)
     empty = {name: value for name, value in program.graph.initializers.items() if value.const_value is None}
     if not all(name in held for name in empty):
         return None
     sizes = _sizes([(value.shape, held[name].shape) for name, value in empty.items()])
-    heads = _programs[key].heads
-    if sizes is None or sizes.setdefault(heads, _heads(encoder)) != _heads(encoder):
+    if sizes is None or sizes.setdefault(known.heads, _heads(encoder)) != _heads(encoder):
         return None
     for name, value in empty.items():
         value.const_value = ir.tensor(held[name].detach().numpy(), name=name)
@@ -116,7 +126,8 @@ def _heads(encoder: Encoder) -> int:
 
 
 def forget_program(key: str) -> None:
-    _programs.pop(key, None)
+    """Give up a graph that does not answer as its model does."""
+    _programs[key] = None
 
 
 def answers_as_torch(model: ir.Model, encoder: Encoder) -> bool:

@@ -1,5 +1,6 @@
 """Measuring: the shipped file, in a clean process, in turns with what it is compared to."""
 
+from homoexport.stages.measure.browsers import as_chosen, is_browser, left_open
 from homoexport.stages.measure.compare import compare_results, slower_than
 from homoexport.stages.measure.counting import count_files, refuse_uncounted
 from homoexport.stages.measure.devices import diagnose, list_devices, set_up
@@ -11,6 +12,7 @@ from homoexport.stages.measure.measurement import (
     check_packages,
     measure_packages,
     rank_files,
+    rank_runs,
     time_files,
 )
 from homoexport.stages.measure.targets import cache_folder, find_target, refuse_runtime
@@ -20,6 +22,7 @@ __all__ = [
     "Extras",
     "FileFigures",
     "answers_of_file",
+    "as_chosen",
     "cache_folder",
     "check_measurement",
     "check_packages",
@@ -28,10 +31,13 @@ __all__ = [
     "diagnose",
     "find_target",
     "host_of",
+    "is_browser",
+    "left_open",
     "list_devices",
     "mean_interval",
     "measure_packages",
     "rank_files",
+    "rank_runs",
     "refuse_runtime",
     "refuse_uncounted",
     "rounds_of",

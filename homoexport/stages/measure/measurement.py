@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,43 @@ def rank_files(files: Sequence[Path], **conditions: Any) -> list[float]:
     return [float("inf") if found is None else found.latency_ms[50] for found in figures]
 
 
+def rank_runs(
+    runs: Sequence[tuple[Path, str, int]],
+    *,
+    vocab_size: int,
+    outputs: tuple[str, ...],
+    batch_size: int,
+    length: int,
+    min_seconds: float,
+) -> list[float]:
+    """`rank_files` of files each on a device and with threads of its own, all in turns; the devices are of one machine.
+
+    Raises:
+        PackageError, DeviceError: see `time_files`.
+    """
+    with ExitStack() as stack:
+        sessions = [
+            stack.enter_context(
+                _session(
+                    [Subject(file, file.name, vocab_size, outputs)],
+                    device,
+                    (threads, batch_size, length),
+                    min_seconds=min_seconds,
+                    report=_report_to_nobody,
+                    judged=False,
+                    warm_seconds=WARM_RACE_SECONDS,
+                )
+            )
+            for file, device, threads in runs
+        ]
+        together = replace(sessions[0], running=[one for session in sessions for one in session.running])
+        take_rounds(together, min_seconds=min_seconds, report=_report_to_nobody, patient=False, race=True)
+        return [
+            next((float(np.median(one.rounds_ms)) for one in session.running if one in together.running), math.inf)
+            for session in sessions
+        ]
+
+
 def time_files(
     files: Sequence[Path],
     *,
@@ -351,6 +389,8 @@ def _figures(details: PackageInfo, one: Running, session: Session, extras: Extra
         runs_per_round=rounds_ms.shape[1],
         samples_ms=tuple(samples_ms.tolist()),
         elsewhere=one.load.elsewhere,
+        package_download_bytes=details.download_bytes,
+        runtime_download_bytes=one.load.runtime_bytes,
     )
 
 

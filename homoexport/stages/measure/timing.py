@@ -19,7 +19,7 @@ import numpy as np
 
 from homoexport.choices import TOO_NOISY, Runtime
 from homoexport.documents.measurement import Failure, Noise
-from homoexport.documents.package import runtime_of
+from homoexport.documents.package import parts_of, runtime_of
 from homoexport.errors import DeviceError, UserError
 from homoexport.runtime.worker.protocol import Greeting, InputsRequest, LoadReply, LoadRequest, WarmReply
 from homoexport.stages.measure.intervals import FloatArray, speedup, verdict_of
@@ -63,11 +63,7 @@ class Subject:
     @property
     def files(self) -> list[Path]:
         """The model first, its weights beside it, and the tokenizer last."""
-        stem = {"openvino": self.model.stem, "ctranslate2": ""}.get(self.runtime, self.model.name)
-        beside = sorted(
-            file for file in self.model.parent.iterdir() if file.name.startswith(stem) and file != self.model
-        )
-        return [self.model, *beside, *([self.tokenizer] if self.tokenizer else [])]
+        return [*parts_of(self.model), *([self.tokenizer] if self.tokenizer else [])]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from operator import attrgetter
 from statistics import median
 from typing import Any
 
-from homoexport.documents.budget import LATENCY_LINES, THROUGHPUT, TIMED_LINES, Budget
+from homoexport.documents.budget import DOWNLOAD, LATENCY_LINES, THROUGHPUT, TIMED_LINES, Budget
 from homoexport.documents.plan import COST_FIGURES, Check, Cost, More, Plan, Row, Slower
 from homoexport.shape import Shape
 
@@ -24,39 +24,48 @@ _MARGINS = {
     THROUGHPUT: 0.06,
     "peak_rss_mb": 0.03,
     "file_mb": 0.005,
+    DOWNLOAD: 0.005,
     "parameters": 0.0,
 }
 MOST_DRIFT = 0.25  # of a machine's pace that room is left for; nothing can be planned on one that drifts further
 LIGHTER = 0.05  # less of the memory that was predicted, where that was too much
 _SPARE = 0.15  # of a limit: where more room than this is left, a wider shape is named
-_UNITS = {**dict.fromkeys(LATENCY_LINES, " ms"), THROUGHPUT: "/s", "peak_rss_mb": " MB", "file_mb": " MB"}
+_MEGABYTES = ("peak_rss_mb", "file_mb", DOWNLOAD)
+_UNITS = {**dict.fromkeys(LATENCY_LINES, " ms"), THROUGHPUT: "/s", **dict.fromkeys(_MEGABYTES, " MB")}
 
 
 @dataclass(frozen=True)
 class Limits:
     """A budget's lines as figures, by name.
 
-    Half of `drift`, how far the machine's pace goes, is room that times get below their limits.
+    Half of `drift`, how far the machine's pace goes, is room that times get below their limits. `beside_mb` is what a
+    browser downloads beside the model's file.
     """
 
     values: Mapping[str, float]
     batch_size: int
     drift: float = 0.0
+    beside_mb: float = 0.0
 
     @classmethod
-    def of(cls, budget: Budget, batch_size: int, reference: Cost | None, parameters: int) -> Limits:
+    def of(
+        cls, budget: Budget, batch_size: int, reference: Cost | None, parameters: int, *, beside_mb: float = 0.0
+    ) -> Limits:
         """Of a budget, some of whose lines may be relative to the teacher's figures and parameters."""
         known = {"parameters": float(parameters)}
         if reference is not None:
             known |= reference.figures
             known[THROUGHPUT] = reference.throughput_per_s(batch_size)
-        return cls(budget.limits(known), batch_size)
+            known[DOWNLOAD] = reference.file_mb + beside_mb
+        return cls(budget.limits(known), batch_size, beside_mb=beside_mb)
 
     @classmethod
     def of_plan(cls, plan: Plan) -> Limits:
-        return cls(plan.limits, plan.measure.batch_size, plan.drift)
+        return cls(plan.limits, plan.measure.batch_size, plan.drift, plan.beside_mb)
 
     def figure(self, row: Row, line: str) -> float:
+        if line == DOWNLOAD:
+            return row.file_mb + self.beside_mb
         return row.throughput_per_s(self.batch_size) if line == THROUGHPUT else float(getattr(row, line))
 
     def used(self, row: Row, line: str) -> float:
@@ -90,6 +99,7 @@ def make_plan(limits: Limits, rows: Sequence[Row], choice: Row, checks: Sequence
         limits=dict(limits.values),
         margins={line: limits.margin(line) for line in limits.values},
         drift=limits.drift,
+        beside_mb=limits.beside_mb,
         choice=choice,
         front=tuple(_front(limits, rows)),
         slower=tuple(_slower(limits, rows)),

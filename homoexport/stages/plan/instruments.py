@@ -12,13 +12,15 @@ from typing import Protocol
 
 from torch import Tensor
 
-from homoexport.choices import EmbeddingPrecision, Scheme
+from homoexport.choices import EmbeddingPrecision, Runtime, Scheme
 from homoexport.documents.target import TargetHost
 from homoexport.encoder import Encoder
 
 Progress = Callable[[str, float], None]  # gets each step, and the share of it that is done
 # Writes the graph of one model, of a form's name; the file, or why the form is not right for the model.
 WriteGraph = Callable[[str, Scheme, EmbeddingPrecision], Path | str]
+# Writes a model into a new folder as its runtime has it; what the runtime opens, or why it cannot have it so.
+WriteModel = Callable[[Encoder, Path, Scheme, EmbeddingPrecision], Path | str]
 
 
 class TimedFile(Protocol):
@@ -37,10 +39,10 @@ class Instruments:
     """What a plan is made with.
 
     `scheme` and `embeddings` say how students' graphs will be stored. `forms` are names of the graph's forms to try,
-    each with those of its variants, which are tried if it is the fastest; a runtime's name is that of the graph for it,
-    which `converted` makes the runtime's own files of. `time_files` measures files in turns, and `count_files` their
-    instructions where the target is emulated, as those of `stages.measure`. `probe` is a loss [] of token ids [B, S]
-    and their mask, whose gradients say how strongly weights move the output.
+    each with those of its variants, which are tried if it is the fastest; a runtime's name is that of what it opens,
+    which `converted` makes of a graph, or one of `from_models` of a model. `time_files` measures files in turns, and
+    `count_files` their instructions where the target is emulated, as those of `stages.measure`. `probe` is a loss [] of
+    token ids [B, S] and their mask, whose gradients say how strongly weights move the output.
     """
 
     target: TargetHost
@@ -51,6 +53,8 @@ class Instruments:
     onnx_forms: Mapping[str, Sequence[str]]  # of a teacher, whose package has an ONNX file alone
     make_graphs: Callable[[Encoder, Path], WriteGraph]
     converted: Callable[[Path, str, Scheme], Path]  # an ONNX file of a form, in place; what the runtime opens
+    from_models: Mapping[str, WriteModel]  # forms that need no graph
+    not_tried: Mapping[Runtime, str]  # runtimes that might have been among the forms, and why they are not
     time_files: Callable[..., Sequence[TimedFile | None]]
     count_files: Callable[..., Sequence[float]]
     probe: Callable[[Tensor, Tensor], Tensor]

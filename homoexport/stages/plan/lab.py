@@ -19,6 +19,7 @@ from typing import Any
 
 from homoexport.choices import OUTPUT_NAMES
 from homoexport.documents.document import Document, digest_of, read_document, write_document
+from homoexport.documents.package import parts_of
 from homoexport.documents.plan import Cost, MeasuredTable, PlanMemory, ShapeCost
 from homoexport.documents.recipe import MeasureSettings
 from homoexport.encoder import Encoder, count_parameters, family_of, parameters_at
@@ -28,7 +29,7 @@ from homoexport.lock import scratch_folder
 from homoexport.shape import Shape
 from homoexport.stages.plan.instruments import Instruments, Progress, TimedFile
 from homoexport.stages.plan.table import DEEP, Table, shapes_to_measure
-from homoexport.stages.plan.template import Stored, Templates, parts_of, refuse_blocks, remove
+from homoexport.stages.plan.template import Stored, Templates, refuse_blocks, remove
 
 _GROUP = 6  # models that are measured at a time, besides the one that all groups have
 _SECONDS = 0.5  # of each small model
@@ -118,7 +119,8 @@ class Lab:
         if known is not None and known in {*forms, *(name for variants in forms.values() for name in variants)}:
             return known
         teacher = family_of(self.encoder.model.config).widths(self.encoder.model).shape
-        form = self._made_templates().best_form(replace(teacher, num_hidden_layers=DEEP), self.stored, self._ranked)
+        deep = replace(teacher, num_hidden_layers=DEEP)
+        form = self._made_templates().best_form(forms, deep, self.stored, self._ranked)
         self._remember(form=form)
         return form
 

@@ -7,20 +7,24 @@ of the teacher's sensitivity (`stages.plan.retention`).
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from math import inf
 from operator import attrgetter
 from statistics import median
 
 from homoexport.data import sample_text
 from homoexport.documents.artifact import sha256_file
-from homoexport.documents.budget import TIMED_LINES, Budget
+from homoexport.documents.budget import DOWNLOAD, TIMED_LINES, Budget
 from homoexport.documents.document import digest_of, read_document
+from homoexport.documents.package import PAGE_FILES
 from homoexport.documents.plan import COST_FIGURES, Check, Cost, Plan, Row, TeacherSensitivity
 from homoexport.documents.recipe import DistillSettings, MeasureSettings
-from homoexport.encoder import Encoder, family_of, max_length_of, parameters_at, weights_digest
+from homoexport.encoder import Encoder, family_of, max_length_of, parameters_at, save_tokenizer, weights_digest
 from homoexport.errors import BudgetError, PackageError, RecipeError
+from homoexport.lock import scratch_folder
 from homoexport.shape import Shape
 from homoexport.stages.plan.choice import LIGHTER, Limits, best_of, make_plan
 from homoexport.stages.plan.instruments import Instruments, Progress
@@ -92,6 +96,7 @@ def plan_encoder(
             target=instruments.target,
             models_measured=len(table.measured),
             remembered=remembered,
+            not_tried=instruments.not_tried,
         )
 
 
@@ -101,20 +106,30 @@ def _measured(
     """The budget as figures, what the teacher's shape costs where a line is relative to it, the table of small models,
     and whether that was remembered."""
     teacher = family_of(lab.encoder.model.config).widths(lab.encoder.model).shape
-    batch_size, parameters = lab.measure.batch_size, count(teacher)
+    of_budget = partial(
+        Limits.of, budget, lab.measure.batch_size, parameters=count(teacher), beside_mb=_beside_mb(lab.encoder)
+    )
     if not {*budget.relative} - {"parameters"}:
-        limits = Limits.of(budget, batch_size, None, parameters)
+        limits = of_budget(None)
         _refuse_hopeless(lab, limits, shapes, count)
         table, remembered = lab.table()
         return replace(limits, drift=table.figures.drift), None, table, remembered
     lab.progress("measuring the teacher's shape in fp32", 0.0)
     with lab.in_fp32([teacher]).open() as teacher_lab:
         reference = teacher_lab.alone([teacher])[0][teacher]
-        _refuse_hopeless(lab, Limits.of(budget, batch_size, reference, parameters), shapes, count)
+        _refuse_hopeless(lab, of_budget(reference), shapes, count)
         table, remembered = lab.table()
         reference = lab.reference(teacher_lab, teacher, table)
-    limits = Limits.of(budget, batch_size, reference, parameters)
+    limits = of_budget(reference)
     return replace(limits, drift=table.figures.drift), reference, table, remembered
+
+
+def _beside_mb(encoder: Encoder) -> float:
+    """What a browser downloads beside a graph: the tokenizer and the configuration, which no shape changes."""
+    with scratch_folder() as folder:
+        save_tokenizer(encoder.tokenizer, folder)
+        shutil.copy(encoder.folder / "config.json", folder)
+        return sum((folder / name).stat().st_size for name in PAGE_FILES if (folder / name).is_file()) / 10**6
 
 
 def _rows(shapes: Sequence[Shape], table: Table, count: Callable[[Shape], int], retention: Retention) -> list[Row]:
@@ -152,7 +167,8 @@ def _refuse_hopeless(lab: Lab, limits: Limits, shapes: Sequence[Shape], count: C
 def _static_way(limits: Limits, encoder: Encoder) -> str:
     """What is told of a sentence teacher's word vectors, without any layer, where the budget has room for them."""
     numbers = encoder.model.config.vocab_size * _STATIC_WIDTH  # of a byte each
-    has_room = numbers <= min(1e6 * limits.values.get("file_mb", inf), limits.values.get("parameters", inf))
+    most_mb = min(limits.values.get("file_mb", inf), limits.values.get(DOWNLOAD, inf) - limits.beside_mb)
+    has_room = numbers <= min(1e6 * most_mb, limits.values.get("parameters", inf))
     if encoder.task != "sentence-similarity" or not has_room:
         return ""
     return (
@@ -234,7 +250,7 @@ def _corrected(rows: Sequence[Row], predicted: Mapping[Shape, Row], checks: Sequ
 
 def _companions(best: Row, rows: Sequence[Row], limits: Limits) -> list[Shape]:
     """A narrower and a wider shape of as many layers, so that one exported graph serves all; none too big."""
-    other = [line for line in limits.values if line in ("peak_rss_mb", "file_mb", "parameters")]
+    other = [line for line in limits.values if line in ("peak_rss_mb", "file_mb", DOWNLOAD, "parameters")]
     alike = sorted(
         (
             row

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from homoexport.choices import EmbeddingPrecision, Scheme
+from homoexport.documents.package import parts_of, runtime_of
 from homoexport.encoder import Encoder, family_of, start_from_scratch
 from homoexport.errors import UserError
 from homoexport.schemes import INT4_TABLE_BLOCK, NUMBERS_OF_CODE, SCHEMES, VALUES_OF_CODE
@@ -51,9 +52,11 @@ class Templates:
         self._writers: dict[int, WriteGraph] = {}
         self._left_out: dict[str, str] = {}
 
-    def best_form(self, shape: Shape, stored: Stored, rank: Rank) -> str:
-        """The name of the form that is fastest at a shape, found as an export finds a student's."""
-        forms = self.instruments.forms
+    def best_form(self, forms: Mapping[str, Sequence[str]], shape: Shape, stored: Stored, rank: Rank) -> str:
+        """The name of the form that is fastest at a shape, found as an export finds a student's.
+
+        Forms have their variants with them, which are tried if it is the fastest.
+        """
         form = self._fastest(list(forms), shape, stored, rank)
         return self._fastest([form, *forms[form]], shape, stored, rank)
 
@@ -74,14 +77,21 @@ class Templates:
         return min(files, key=lambda form: medians[form])
 
     def write(self, file: Path, shape: Shape, form: str, stored: Stored) -> Path | None:
-        """Write the graph of a model of this shape; what its runtime opens, which is `file` but for its suffix.
+        """Write the graph of a model of this shape; what its runtime opens, which is `file` but for its suffix, or in a
+        folder of that name.
 
         None where the form is not right for the architecture.
         """
-        made = self._writer(shape.num_hidden_layers)(form, *stored)
+        of_model = self.instruments.from_models.get(form)
+        if of_model is None:
+            made = self._writer(shape.num_hidden_layers)(form, *stored)
+        else:
+            made = of_model(self._from_scratch(shape), file.with_suffix(""), *stored)
         if isinstance(made, str):
             self._left_out[form] = made
             return None
+        if of_model is not None:
+            return made
         narrow = family_of(self.encoder.model.config).prunes_head_width
         odd = replace(self._odd, num_hidden_layers=shape.num_hidden_layers)
         sizes = (_sizes_of(each, heads_narrow=narrow) for each in (odd, shape))
@@ -92,23 +102,26 @@ class Templates:
         if layers not in self._writers:
             self.progress(f"exporting a graph of {layers} layer{'s' * (layers > 1)}")
             odd = replace(self._odd, num_hidden_layers=layers)
-            model = start_from_scratch(self.encoder.model, family_of(self.encoder.model.config), odd)
-            words = model.get_input_embeddings().weight.data
+            small = self._from_scratch(odd)
+            words = small.model.get_input_embeddings().weight.data
             words.copy_(words[torch.arange(len(words)) % _WORDS])
             folder = self.folder / f"{layers}-layers"
             folder.mkdir()
-            self._writers[layers] = self.instruments.make_graphs(replace(self.encoder, model=model, dense=()), folder)
+            self._writers[layers] = self.instruments.make_graphs(small, folder)
         return self._writers[layers]
 
-
-def parts_of(file: Path) -> list[Path]:
-    """A file, and those of its name beside it that hold weights of it."""
-    return list(file.parent.glob(f"{file.stem}.*"))
+    def _from_scratch(self, shape: Shape) -> Encoder:
+        """A student of this shape, with random weights."""
+        model = start_from_scratch(self.encoder.model, family_of(self.encoder.model.config), shape)
+        return replace(self.encoder, model=model, dense=())
 
 
 def remove(file: Path) -> None:
+    """Remove a model's files, and their folder where it was made for them."""
     for part in parts_of(file):
         part.unlink()
+    if runtime_of(file) == "ctranslate2":
+        file.parent.rmdir()
 
 
 def refuse_blocks(scheme: Scheme) -> None:

@@ -41,6 +41,8 @@ def export_package(
     texts: Any = (),
     answer: Any = None,
     beside: Any = None,
+    browser: Any = None,
+    held_on: str = "cpu",
     judge: Any = None,
     force: bool = False,
     target: TargetHost = TARGET,
@@ -58,6 +60,8 @@ def export_package(
         texts=texts,
         answer=answer,
         beside=beside,
+        browser=browser,
+        held_on=held_on,
         judge=judge,
         force=force,
     )

@@ -55,6 +55,13 @@ def test_other_providers_get_calibrated_scales_as_they_know_them():
     assert schemes == ("int8", "int8-static", "int8-qdq", "fp32")
 
 
+@pytest.mark.parametrize("provider", ["wasm", "webgpu"])
+def test_browsers_are_asked_for_fp16_too(provider):
+    schemes = schemes_for("auto", ["avx_vnni"], x86=True, calibrated=False, provider=provider)
+    assert schemes == ("int8", "fp16", "fp32")
+    assert schemes_for("int8", ["avx_vnni"], x86=True, calibrated=False, provider=provider) == ("int8", "fp32")
+
+
 def test_tables_are_quantized_where_the_weights_are_unless_asked_otherwise():
     assert [embeddings_of("auto", scheme) for scheme in ("int8", "int4", "fp32", "fp16")] == [
         "int8",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -125,6 +126,14 @@ def test_what_it_would_compute_something_else_for_is_refused(folder):
             session.run(["sentence_embedding"], feeds | wrong)
     with pytest.raises(ValueError, match="there is no output 'logits'"):
         session.run(["logits"], feeds)
+
+
+def test_ctranslate2_is_waited_for_no_longer_than_the_limit(folder, monkeypatch):
+    session = CTranslate2Session(folder / "model.bin", threads=1)
+    monkeypatch.setattr(session, "_model", SimpleNamespace(run=lambda *_: time.sleep(5)))
+    monkeypatch.setenv("HOMOEXPORT_LIMITS", "answer_seconds=1")
+    with pytest.raises(TimeoutError, match="no answer within 1 seconds"):
+        session.run(["sentence_embedding"], {"input_ids": np.ones((1, 4), np.int64)})
 
 
 @pytest.mark.parametrize("mode", ["mean", "cls", "lasttoken"])

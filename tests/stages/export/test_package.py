@@ -58,8 +58,8 @@ def scratch(tmp_path, monkeypatch) -> Path:
     ("quantize", "fastest", "model_file"),
     [
         ("none", "flash.onnx", "onnx/model.onnx"),
-        ("auto", "flash-int8-0.onnx", "onnx/model_quantized.onnx"),
-        ("int8", "flash-int8-0.onnx", "onnx/model_quantized.onnx"),
+        ("auto", "flash-int8-int8-0.onnx", "onnx/model_quantized.onnx"),
+        ("int8", "flash-int8-int8-0.onnx", "onnx/model_quantized.onnx"),
         ("int8-static", "flash-int8-static-min-max-0.onnx", "onnx/model_quantized.onnx"),
         ("int4", "flash-int4-0.onnx", "onnx/model_q4.onnx"),
         ("fp16", "flash-fp16-0.onnx", "onnx/model_fp16.onnx"),
@@ -194,7 +194,7 @@ def test_graphs_that_the_target_cannot_run_are_left_out(tiny_encoder, export_onc
         session = ort.InferenceSession(str(file), providers=["CPUExecutionProvider"])
         return [session.run(["last_hidden_state"], tokens)[0] for tokens in batches]
 
-    arguments = {"texts": TEXTS, "rank": by_name("unfused-int8-0.onnx"), "quantize": "int8", "answer": answer}
+    arguments = {"texts": TEXTS, "rank": by_name("unfused-int8-int8-0.onnx"), "quantize": "int8", "answer": answer}
     out = export_package(encoder, out_dir=tmp_path / "package", **arguments)
     details = verify(out, PackageManifest).details.model_dump(mode="json")
     assert (details["graph"], details["scheme"]) == ("unfused", "int8")
@@ -252,7 +252,9 @@ def test_trained_models_keep_every_bound(source, tmp_path):
     encoder = load_encoder(source)
     # Where sums overflow int8 may miss its bound; then it is smoothed, and its layers are searched: minutes.
     quantize = "none" if SUMS_OVERFLOW and source == BERT_TINY else "auto"
-    out = export_package(encoder, out_dir=tmp_path / "package", rank=by_name("standard-int8-0.onnx"), quantize=quantize)
+    out = export_package(
+        encoder, out_dir=tmp_path / "package", rank=by_name("standard-int8-int8-0.onnx"), quantize=quantize
+    )
     details = json.loads((out / "manifest.json").read_text())["details"]
     checked = [item for item in details["candidates"] if item["parity"] is not None]
     names = {item["name"] for item in checked}
@@ -274,7 +276,7 @@ def test_card_says_what_the_manifest_says(tiny_encoder, export_once, tmp_path):
     out = export_package(
         encoder,
         out_dir=tmp_path / "package",
-        rank=by_name("standard-int8-0.onnx"),
+        rank=by_name("standard-int8-int8-0.onnx"),
         texts=TEXTS,
         graph="standard",
     )

@@ -16,6 +16,7 @@ from transformers import BertConfig, BertModel
 from homoexport.encoder import Encoder, input_names, torch_answers
 from homoexport.runtime.session import OnnxSession
 from homoexport.stages.export import graph, program
+from homoexport.stages.export.depth import Repeat
 from homoexport.stages.export.forms import Form, fused_base, write_as
 
 Traced = Callable[[], int]
@@ -26,7 +27,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> Traced:
     """How often torch's exporter was called."""
     calls, trace = [], graph._traced
 
-    def counted(*arguments: object, **settings: object) -> ir.Model:
+    def counted(*arguments: object, **settings: object) -> tuple[ir.Model, Repeat | None]:
         calls.append(arguments)
         return trace(*arguments, **settings)  # type: ignore[arg-type]
 
@@ -87,7 +88,7 @@ def test_what_a_program_knows_is_part_of_its_key(tiny_encoder) -> None:
 
     def key(hidden: int, ffn: int, heads: int, opset: int = 18) -> str:
         encoder = of_shape(teacher, hidden, ffn, heads)
-        return program.program_key(encoder, graph._ExportedEncoder(encoder), opset=opset)
+        return program.program_key(encoder, graph._ExportedEncoder(encoder), encoder.model.config, opset=opset)
 
     assert key(32, 64, 4) == key(16, 24, 2)
     assert len({key(32, 64, 4), key(32, 64, 2), key(32, 64, 4, opset=20)}) == 3  # wider heads, another version

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,9 +23,9 @@ from homoexport.errors import DeviceError, PackageError
 from homoexport.host import available_cores
 from homoexport.runtime.inference import read_package
 from homoexport.runtime.worker.protocol import InputsReply, InputsRequest, LoadReply, LoadRequest
-from homoexport.stages.measure import measure_packages, targets
+from homoexport.stages.measure import answers_of_file, measure_packages, rank_runs, targets
 from homoexport.stages.measure.process import Worker
-from homoexport.stages.measure.targets import OutOfMemory, open_target
+from homoexport.stages.measure.targets import OutOfMemory, open_target, web
 from homoexport.stages.measure.targets.web import (
     RUNTIME_VERSION,
     WebOptions,
@@ -132,6 +133,13 @@ def test_package_answers_as_it_does_natively(tmp_path: Path, write: Callable[[Pa
     assert figures.download_bytes is not None
     rest = figures.download_bytes - model_bytes - wasm_bytes - script_bytes
     assert 0 < rest < 100_000  # the page, its script, and what starts the runtime
+    assert figures.runtime_download_bytes is not None
+    assert wasm_bytes + script_bytes <= figures.runtime_download_bytes < figures.download_bytes - model_bytes
+    assert figures.package_download_bytes == sum(
+        (package / name).stat().st_size
+        for name in ("onnx/model.onnx", "tokenizer.json", "config.json", "tokenizer_config.json")
+        if (package / name).is_file()
+    )
 
 
 @marked
@@ -143,6 +151,36 @@ def test_packages_are_compared_on_real_texts(tmp_path: Path) -> None:
     )
     assert [comparison.verdict for comparison in measured.comparisons] == ["slower"]
     assert all(figures.agreement is not None and figures.agreement.within for figures in measured.results)
+
+
+@marked
+def test_files_are_timed_in_turns_across_devices_and_threads(tmp_path: Path) -> None:
+    small, large = (
+        write_encoder(tmp_path / f"{repeat}.onnx", "sentence-similarity", weights(), repeat=repeat)
+        for repeat in (1, 200)
+    )
+    runs = [(large, "web:backend=wasm", 1), (small, "web:backend=wasm", 1), (small, "web", 1)]
+    how = {"vocab_size": 64, "outputs": ("sentence_embedding",), "batch_size": 1, "length": 8}
+    slow, fast, as_fast = rank_runs(runs, min_seconds=0.05, **how)
+    assert slow > 2 * fast > 0
+    assert as_fast < slow
+
+
+@marked
+def test_webgpu_answers_as_torch_does_on_an_imitated_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times of a GPU in software say nothing, so such an adapter is refused; but its answers can be looked at."""
+    room = tmp_path / "room"
+    shutil.copytree(web._FOLDER, room)
+    script = (room / "worker.js").read_text()
+    refusal = "if (isFallbackAdapter || /swiftshader|llvmpipe/i.test(name)) {"
+    assert refusal in script
+    (room / "worker.js").write_text(script.replace(refusal, "if (false) {"))
+    monkeypatch.setattr(web, "_FOLDER", room)
+    device = f"web:backend=webgpu,browser={software_gpu(tmp_path)}"
+    batch = {"input_ids": np.array([[5, 6, 7, 8]]), "attention_mask": np.ones((1, 4), np.int64)}
+    asked = {"pad_token_id": 0, "output": "sentence_embedding"}
+    (there,), (here,) = (answers_of_file(encoder(tmp_path), [batch], device=name, **asked) for name in (device, "cpu"))
+    assert np.abs(there - here).max() < 1e-4 * np.abs(here).max()
 
 
 @marked
@@ -376,13 +414,18 @@ def test_browser_that_cannot_start_is_told_in_one_line(tmp_path: Path) -> None:
     assert str(raised.value) == "web:browser=x: the browser ended: no usable sandbox"
 
 
-@marked
-def test_gpu_that_is_none_is_refused(tmp_path: Path) -> None:
-    browser = tmp_path / "chrome"
+def software_gpu(folder: Path) -> Path:
+    """A browser whose GPU is imitated in software."""
+    browser = folder / "chrome"
     flags = "--use-webgpu-adapter=swiftshader --enable-unsafe-swiftshader"
     browser.write_text(f'#!/bin/sh\nexec {find_browser()} {flags} "$@"\n')
     browser.chmod(0o755)
-    target = WebTarget("web", WebOptions(backend="webgpu", browser=str(browser)))
+    return browser
+
+
+@marked
+def test_gpu_that_is_none_is_refused(tmp_path: Path) -> None:
+    target = WebTarget("web", WebOptions(backend="webgpu", browser=str(software_gpu(tmp_path))))
     target.open()
     with pytest.raises(DeviceError, match="WebGPU adapter here"):
         Worker(target, subject="the package")

@@ -15,12 +15,14 @@ from urllib.parse import urlsplit
 import onnx
 import pytest
 
+from homoexport.documents.package import BrowserChoice
 from homoexport.errors import DeviceError
 from homoexport.host import available_cores
 from homoexport.runtime.worker.by_onnxruntime import OnnxModel
 from homoexport.runtime.worker.inputs import make_batches
 from homoexport.runtime.worker.protocol import InputsRequest, LoadRequest
-from homoexport.stages.measure import targets
+from homoexport.stages.measure import as_chosen, browsers, left_open, targets
+from homoexport.stages.measure.targets import web
 from homoexport.stages.measure.targets.web import (
     RUNTIME_VERSION,
     WebOptions,
@@ -82,6 +84,53 @@ def test_more_threads_than_can_be_are_refused(monkeypatch: pytest.MonkeyPatch) -
         WebTarget("web", WebOptions(threads=1000)).open()
     with pytest.raises(DeviceError, match="threads of 2 where 1 core can be used without isolation"):
         WebTarget("web", WebOptions(threads=2, isolation="off")).open()
+
+
+def test_what_a_browser_leaves_open_is_named_by_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = {"wasm": "web:threads=2,backend=wasm", "webgpu": "web:threads=2,backend=webgpu"}
+    assert parse_web("web:threads=2", "threads=2").by_provider() == both
+    assert parse_web("web", "").by_provider() == {"wasm": "web:backend=wasm", "webgpu": "web:backend=webgpu"}
+    assert parse_web("web:backend=webgpu", "backend=webgpu").by_provider() == {"webgpu": "web:backend=webgpu"}
+    monkeypatch.setattr(web, "available_cores", lambda: 6)
+    assert parse_web("web", "").thread_counts(None) == (1, 2, 4, 6)
+    assert parse_web("web", "").thread_counts(3) == (3,)
+    assert parse_web("web:threads=2", "threads=2").thread_counts(None) == (2,)
+    assert parse_web("web:isolation=off", "isolation=off").thread_counts(None) == (1,)
+
+
+class NoGpu:
+    """A worker whose browser has no WebGPU."""
+
+    def __init__(self, target: WebTarget, *, subject: str) -> None:
+        if target.providers == ("webgpu",):
+            raise target.error("this browser offers no WebGPU adapter here")
+
+    def __enter__(self) -> NoGpu:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def test_missing_webgpu_is_not_tried_and_refused_where_it_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(browsers, "Worker", NoGpu)
+    monkeypatch.setattr(WebTarget, "open", lambda self: None)
+    found = left_open("web", threads=1)
+    assert found is not None
+    assert (found.devices, found.threads) == ({"wasm": "web:backend=wasm"}, (1,))
+    assert found.not_tried == {"webgpu": "this browser offers no WebGPU adapter here"}
+    with pytest.raises(DeviceError, match="no WebGPU adapter"):
+        left_open("web:backend=webgpu", threads=None)
+    assert left_open("cpu", threads=None) is None
+
+
+def test_packages_are_measured_as_they_were_exported_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "available_cores", lambda: 4)
+    chosen = BrowserChoice(provider="webgpu", threads=2, runs=(), not_tried={})
+    assert as_chosen("web", chosen) == ("web:backend=webgpu", 2)
+    assert as_chosen("web", chosen.model_copy(update={"threads": 16})) == ("web:backend=webgpu", 4)
+    assert as_chosen("web:threads=1", chosen) == ("web:threads=1,backend=webgpu", None)
+    assert as_chosen("web:backend=wasm", chosen) == ("web:backend=wasm", 2)
 
 
 FAKE_NPM = """#!/bin/sh

@@ -13,6 +13,7 @@ from homoexport.documents.plan import Check, Plan, Row
 from homoexport.documents.recipe import MeasureSettings
 from homoexport.documents.target import TargetHost
 from homoexport.errors import PackageError
+from homoexport.report.planned import plan_table
 from homoexport.shape import Shape
 from homoexport.stages.plan.choice import Limits, best_of, lighter, make_plan, narrower, wider
 
@@ -50,6 +51,10 @@ def plan(**budget: object) -> Plan:
     limits = limits_of(**budget)
     choice = best_of([each for each in ROWS if limits.kept_by(each)])
     assert choice is not None
+    return planned(limits, choice, Budget(**budget))  # type: ignore[arg-type]
+
+
+def planned(limits: Limits, choice: Row, budget: Budget) -> Plan:
     return make_plan(
         limits,
         ROWS,
@@ -57,7 +62,7 @@ def plan(**budget: object) -> Plan:
         [Check.of(ROWS[1].shape, ROWS[1], ROWS[1])],
         teacher="teacher",
         teacher_digest="0" * 64,
-        budget=Budget(**budget),  # type: ignore[arg-type]
+        budget=budget,
         measure=MeasureSettings(threads=1),
         scheme="int8",
         form="standard",
@@ -97,6 +102,18 @@ def test_relative_lines_are_of_the_teachers_figures():
     assert limits_of(throughput_per_s="2x").values == pytest.approx({"throughput_per_s": 200})
     assert limits_of(throughput_per_s="200%").values == pytest.approx({"throughput_per_s": 200})
     assert limits_of(parameters="2x").values == pytest.approx({"parameters": 1_920_000})
+
+
+def test_download_is_the_file_and_what_lies_beside_it():
+    budget = Budget(download_mb="50%")
+    limits = Limits.of(budget, 1, ROWS[0], ROWS[0].parameters, beside_mb=1.0)
+    assert limits.values == {"download_mb": (ROWS[0].file_mb + 1) / 2}
+    assert limits.figure(ROWS[3], "download_mb") == ROWS[3].file_mb + 1
+    assert [limits.kept_by(each) for each in ROWS] == [False, False, False, False, False, False, True]
+    made = planned(limits, ROWS[6], budget)
+    assert plan_table(made).head[-3:] == ("Download", "RAM", "Kept")
+    assert (made.beside_mb, made.cost_line) == (1.0, "file_mb")
+    assert Limits.of_plan(made) == limits
 
 
 def test_front_leaves_out_what_another_beats_and_what_misses_other_lines():

@@ -9,12 +9,14 @@ from typing import Any, cast
 import pytest
 
 from homoexport.documents.plan import Check, Cost, Row
+from homoexport.encoder import load_encoder
 from homoexport.errors import BudgetError
 from homoexport.shape import Shape
 from homoexport.stages.plan.choice import Limits
 from homoexport.stages.plan.lab import Lab
-from homoexport.stages.plan.planner import _checked, _refuse_hopeless
+from homoexport.stages.plan.planner import _beside_mb, _checked, _refuse_hopeless
 from homoexport.stages.plan.table import DEEP, ONE, Table
+from tests.conftest import tiny_bert, tiny_tokenizer
 from tests.stages.plan.test_table import candidates, cost, table_of
 
 
@@ -181,12 +183,22 @@ def test_what_is_refused_was_measured_now(table, remembered):
         refuse(0.001)
 
 
+def test_beside_a_graph_a_browser_downloads_tokenizer_and_configuration(tmp_path):
+    tiny_bert().save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    names = ("config.json", "tokenizer.json", "tokenizer_config.json")
+    whole = sum((tmp_path / name).stat().st_size for name in names) / 1e6
+    assert _beside_mb(load_encoder(str(tmp_path), task="feature-extraction")) == pytest.approx(whole, rel=0.05)
+
+
 @pytest.mark.parametrize(
     ("limits", "task", "told"),
     [
         ({"latency_p95_ms": 0.001}, "sentence-similarity", True),
         ({"latency_p95_ms": 0.001, "file_mb": 8.0}, "sentence-similarity", True),
         ({"latency_p95_ms": 0.001, "file_mb": 7.0}, "sentence-similarity", False),  # they take 7.8 MB
+        ({"latency_p95_ms": 0.001, "download_mb": 8.0}, "sentence-similarity", True),
+        ({"latency_p95_ms": 0.001, "download_mb": 7.0}, "sentence-similarity", False),
         ({"latency_p95_ms": 0.001, "parameters": 7e6}, "sentence-similarity", False),
         ({"file_mb": 1e-6}, "sentence-similarity", False),  # nothing is smaller than the smallest student's own words
         ({"latency_p95_ms": 0.001}, "text-classification", False),

@@ -11,17 +11,21 @@ import onnx_ir as ir
 import onnxruntime
 import openvino
 import pytest
+import torch
 
 from homoexport.choices import EmbeddingPrecision, Scheme
+from homoexport.documents.package import parts_of
 from homoexport.documents.recipe import ExportSettings, MeasureSettings
 from homoexport.encoder import Encoder, Pooling, family_of, start_from_scratch
 from homoexport.errors import UserError
 from homoexport.shape import Shape
 from homoexport.stages.export.candidates import Maker
+from homoexport.stages.export.ctranslate2_file import write_folder
 from homoexport.stages.export.forms import ATTENTION_FORMS, Form
 from homoexport.stages.measure import time_files
 from homoexport.stages.plan.instruments import Instruments
-from homoexport.stages.plan.template import Templates, parts_of, refuse_blocks
+from homoexport.stages.plan.table import byte_features, fit_bytes, shapes_to_measure
+from homoexport.stages.plan.template import Templates, refuse_blocks, remove
 from homoexport.workflow.plan import instruments_for
 from tests.conftest import FAMILY_CONFIGS, tiny_model, tiny_tokenizer
 
@@ -151,6 +155,84 @@ def test_a_graph_for_openvino_is_its_own_file_with_products_in_int8(tmp_path):
     model = openvino.Core().read_model(made)
     weights = [node for node in model.get_ops() if node.get_element_type() == openvino.Type.i8]
     assert len([node for node in weights if node.get_type_name() == "Constant"]) == 6 * widths.num_hidden_layers
+
+
+def ctranslate2_templates(encoder: Encoder, tmp_path: Path) -> Templates:
+    """Templates of CTranslate2's form alone, which need no graph."""
+    settings = ExportSettings(runtime="ctranslate2")
+    instruments = instruments_for(encoder, MeasureSettings(), settings, "sentence-embedding")
+    assert instruments.forms == {"ctranslate2": []}
+
+    def no_graphs(*_: object) -> Any:
+        raise AssertionError("a graph is exported for nothing")
+
+    return Templates(encoder, tmp_path, replace(instruments, make_graphs=no_graphs), lambda _: None)
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert"])
+def test_a_model_for_ctranslate2_is_as_exported_in_a_folder_of_its_own(kind: str, tmp_path: Path) -> None:
+    encoder = encoder_of(kind, "model", tmp_path)
+    templates, widths = ctranslate2_templates(encoder, tmp_path), Shape(1, 24, 40, 3)
+    student = replace(encoder, model=start_from_scratch(encoder.model, family_of(encoder.model.config), widths))
+    for parameter in student.model.parameters():  # as in a trained one, no two are alike
+        torch.nn.init.normal_(parameter)
+    for stored in ("int8", "fp32"):
+        made = templates.write(tmp_path / "made.onnx", widths, "ctranslate2", (stored, stored))
+        assert made == tmp_path / "made/model.bin"
+        exported = write_folder(student, tmp_path / stored, stored, work=tmp_path)
+        sizes = [{part.name: part.stat().st_size for part in parts_of(file)} for file in (made, exported)]
+        assert sizes[0] == sizes[1]
+        assert list(sizes[0]) == ["model.bin", "config.json", "head.json", "vocabulary.json"]
+        asked: dict[str, Any] = {"length": 8, "vocab_size": 100, "outputs": ("sentence_embedding",)}
+        (figures,) = time_files([made], threads=1, min_seconds=0.02, **asked)
+        assert figures is not None
+        remove(made)
+        assert not made.parent.exists()
+
+
+def test_bytes_of_a_model_for_ctranslate2_are_told_by_small_ones(tmp_path: Path) -> None:
+    encoder = encoder_of("bert", "model", tmp_path)
+    templates = ctranslate2_templates(encoder, tmp_path)
+
+    def bytes_of(shape: Shape) -> int:
+        made = templates.write(tmp_path / "made.onnx", shape, "ctranslate2", ("int8", "int8"))
+        assert made is not None
+        size = sum(part.stat().st_size for part in parts_of(made))
+        remove(made)
+        return size
+
+    wide = [Shape(9, hidden, 4 * hidden, hidden // 8) for hidden in (16, 24, 32, 40)]
+    small = {
+        shape: bytes_of(shape)
+        for shape in shapes_to_measure(
+            [*wide, *(replace(s, num_attention_heads=1, intermediate_size=16) for s in wide)]
+        )
+    }
+    assert byte_features(wide[-1]) @ fit_bytes(small) == pytest.approx(bytes_of(wide[-1]), abs=1)
+
+
+def test_words_in_fewer_bits_are_no_form_of_ctranslate2s(tmp_path: Path) -> None:
+    templates = ctranslate2_templates(encoder_of("bert", "model", tmp_path), tmp_path)
+    with pytest.raises(UserError, match=r"ctranslate2: its embedding tables are stored as its weights are, in int8"):
+        templates.best_form({"ctranslate2": []}, Shape(1, 24, 40, 3), ("int8", "int4"), lambda files: [1.0])
+
+
+def test_auto_tries_every_runtime_that_can_hold_the_students(tmp_path: Path) -> None:
+    def tried(kind: str, **settings: Any) -> tuple[list[str], dict[str, str]]:
+        encoder = encoder_of(kind, "model", tmp_path)
+        made = instruments_for(encoder, MeasureSettings(), ExportSettings(**settings), "sentence-embedding")
+        return [form for form in made.forms if form not in made.onnx_forms], dict(made.not_tried)
+
+    assert tried("bert") == ([], {})
+    assert tried("bert", runtime="auto") == (["openvino", "ctranslate2"], {})
+    others, reasons = tried("modernbert", runtime="auto")
+    assert (others, list(reasons)) == (["openvino"], ["ctranslate2"])
+    assert "no encoder of the family modernbert" in reasons["ctranslate2"]
+    others, reasons = tried("bert", runtime="auto", quantize="fp16")
+    assert (others, list(reasons)) == ([], ["openvino", "ctranslate2"])
+    assert reasons["openvino"].startswith("'fp16' cannot be had in OpenVINO")
+    with pytest.raises(UserError, match=r"export\.runtime: CTranslate2 has no encoder of the family modernbert"):
+        tried("modernbert", runtime="ctranslate2")
 
 
 @pytest.mark.parametrize(("kind", "embeddings"), [("bert", "int4"), ("bert", "pq"), ("electra-projected", "int4")])

@@ -15,7 +15,7 @@ from typing import IO, Literal
 
 from pydantic import PositiveInt
 
-from homoexport.choices import Runtime
+from homoexport.choices import BROWSER_PROVIDERS, BrowserProvider, Runtime
 from homoexport.documents.measurement import Need
 from homoexport.errors import DeviceError, HomoexportError
 from homoexport.host import available_cores
@@ -43,14 +43,14 @@ _END_SECONDS = 10.0
 
 
 class WebOptions(Options):
-    """`browser` is its file, instead of the one on PATH.
+    """`browser` is its file, instead of the one on PATH; without `backend` it is WebAssembly, or what an export chose.
 
     Without `isolation` the page is as on a host that sends no headers for it: one thread, and a clock in steps of
     100 us.
     """
 
     threads: PositiveInt | None = None
-    backend: Literal["wasm", "webgpu"] = "wasm"
+    backend: BrowserProvider | None = None
     browser: str | None = None
     isolation: Literal["on", "off"] = "on"
 
@@ -118,7 +118,7 @@ class WebTarget(TargetHere):
     def __init__(self, name: str = "web", options: WebOptions | None = None) -> None:
         super().__init__(name)
         self._options = options or WebOptions()
-        self.providers = (self._options.backend,)
+        self.providers = (self._options.backend or "wasm",)
         self._lifeline: tuple[int, int] | None = None
 
     def needs(self) -> list[Need]:
@@ -141,6 +141,20 @@ class WebTarget(TargetHere):
         # Whatever a worker starts holds the writing end, so that its end can be waited for.
         self._lifeline = os.pipe()
 
+    def by_provider(self) -> dict[BrowserProvider, str]:
+        """What it is called with each of the providers that it leaves open, or the one that it names."""
+        if self._options.backend is not None:
+            return {self._options.backend: self.name}
+        start = f"{self.name}{',' if ':' in self.name else ':'}"
+        return {provider: f"{start}backend={provider}" for provider in BROWSER_PROVIDERS}
+
+    def thread_counts(self, asked: int | None) -> tuple[int, ...]:
+        """The numbers of threads to choose from: what was asked for, here or as an option, or doubled up to all."""
+        most = asked or self.cores()
+        if asked or self._options.threads:
+            return (most,)
+        return tuple(sorted({*(2**power for power in range(most.bit_length())), most}))
+
     def cores(self) -> int:
         """Threads that a page may take: the option's, else the cores here; one where it is not isolated."""
         return self._options.threads or self._most_threads()
@@ -159,7 +173,7 @@ class WebTarget(TargetHere):
             folder=str(_FOLDER),
             runtime=str(_files_in(runtime_folder())),
             browser=browser,
-            backend=self._options.backend,
+            backend=self.providers[0],
             isolated=self._options.isolation == "on",
             lifeline=lifeline,
         )

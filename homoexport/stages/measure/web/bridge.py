@@ -4,8 +4,8 @@ What the page can do is its own (`worker.js`); the token ids come from numpy, so
 every other target takes, and memory and processor time come from the kernel.
 
 Commands beyond what a page can do are refused with the kind `unsupported`: `streams` and `arrivals` (a page
-has one queue), while `tokenize` and `post` have no samples. `load` adds `download_bytes` to its answer, and
-the first `warm` after it `time_to_first_result_ms`.
+has one queue), while `tokenize` and `post` have no samples. `load` adds `download_bytes` and `runtime_bytes` to its
+answer, and the first `warm` after it `time_to_first_result_ms`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from homoexport.stages.measure.web.site import JsonObject, Site
 
 _CRASHED = "the page crashed, most likely for want of memory"
 _START_SECONDS = 60.0
+_RUNTIME = "ort/"  # where the page finds onnxruntime-web, as `worker.js` has it
 _STEADY = 0.98  # as in `homoexport.runtime.worker.model`
 _HOSTS = ("localhost", "127.0.0.1")  # two names of one machine are two sites, so the next page gets a fresh process
 
@@ -67,7 +68,7 @@ class Bridge:
         self._spent_ns: int | None = None  # from the page's start to the loaded model
         folder, runtime = Path(settings.folder), Path(settings.runtime)
         files = {name: folder / name for name in ("page.html", "worker.js")}
-        files |= {f"ort/{path.name}": path for path in runtime.iterdir() if path.suffix in (".mjs", ".wasm")}
+        files |= {f"{_RUNTIME}{path.name}": path for path in runtime.iterdir() if path.suffix in (".mjs", ".wasm")}
         self._site = Site(files, isolated=settings.isolated, on_reply=lambda reply: self._put("reply", reply))
         url = self._site.open_page(next(self._hosts), {}, backend=self._backend, threads=1)
         self._browser = Browser(settings, url, on_end=lambda said: self._put("gone", said))
@@ -119,7 +120,12 @@ class Bridge:
         loaded = self._ask("load", model=path.name, beside=sorted(beside), outputs=request.outputs)
         self._model = True
         self._spent_ns = ready["ready_ns"] + loaded["load_ns"]
-        return protocol.LoadReply(loaded["load_ns"], [self._backend], download_bytes=self._site.fetched_bytes())
+        return protocol.LoadReply(
+            loaded["load_ns"],
+            [self._backend],
+            download_bytes=self._site.fetched_bytes(),
+            runtime_bytes=self._site.fetched_bytes(_RUNTIME),
+        )
 
     def do_inputs(self, **fields: Any) -> protocol.InputsReply:
         return protocol.InputsReply(**self._ask_model("inputs", batches=page_inputs(protocol.InputsRequest(**fields))))

@@ -66,9 +66,9 @@ class Site:
         """What the page does next; its answer goes to `on_reply`."""
         self._commands.put({"command": command, **request})
 
-    def fetched_bytes(self) -> int:
-        """Bytes of the files that the page fetched, each counted once, uncompressed."""
-        return sum(self._fetched.values())
+    def fetched_bytes(self, under: str = "") -> int:
+        """Bytes of the files that the page fetched, each counted once, uncompressed; of those `under` a name."""
+        return sum(size for name, size in self._fetched.items() if name.startswith(under))
 
     def _find(self, address: str) -> tuple[str, Path] | None:
         """A name of the present page's and its file; nothing else on this machine has an address."""
