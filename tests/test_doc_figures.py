@@ -260,7 +260,22 @@ def test_throughput_on_a_gpu():
     whole = widths["teacher's width"]
     rates = [f"{widths[name]['tokens_per_second'] / 1e3:,.0f}" for name in ("teacher's width", "base", "small")]
     share = f"{100 * whole['share_of_matrix_rate']:.0f}"
-    assert says("docs/distilling.md", "Scale", rates[0], share, *rates[1:])
+    assert says("docs/distilling.md", "On many GPUs", rates[0], share, *rates[1:])
+
+
+def test_tokenizing():
+    result = kept("tokenizing")
+    (run,) = result["processes"]["1"]
+    rates = [f"{run['tokens_per_second'][name] / 1e3:,.0f}" for name in ("files", "stream", "tokenizer")]
+    shares = [f"{run['against_tokenizer'][name]:.2f}" for name in ("files", "stream")]
+    assert says("docs/distilling.md", "Tokenizing", *rates, *shares)
+    assert says("docs/distilling.md", "Tokenizing", f"{result['paper']['bytes'] / 1e9:.0f}")
+    assert says("docs/distilling.md", "Tokenizing", f"{result['paper']['tokens'] / 1e9:.1f}")
+
+
+def test_costs_on_many_gpus_follow_from_what_was_measured():
+    model = import_module("cost_model")
+    assert model.work_out(kept("throughput"), kept("tokenizing")) == kept("cost_model")["rows"]
 
 
 def test_study():

@@ -71,6 +71,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "ARM counts": _of("arm_counts", "table"),
     "ARM forms": _of("arm_counts", "forms"),
     "front": _of("front", "table", "rows"),
+    "teacher cache": _of("teacher_cache", "table", "cells"),
+    "tokenizing": _of("tokenizing", "table"),
+    "cost model": _of("cost_model", "table", "rows"),
 }
 
 

@@ -93,6 +93,11 @@ def locate_position(position: int, weights: Sequence[float]) -> tuple[int, int]:
     return 0, position
 
 
+def lengths_of(sequences: Any) -> np.ndarray:
+    """Tokens of every row of a `datasets.Dataset` of sequences."""
+    return np.concatenate([np.diff(chunk.offsets.to_numpy()) for chunk in sequences.data.column("input_ids").chunks])
+
+
 @dataclass
 class MapCorpus:
     """A corpus that lies on disk, in memory-mapped Arrow files.
@@ -121,13 +126,25 @@ class MapCorpus:
     def size(self) -> int:
         return sum(map(len, self.parts))
 
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of every row of `sequences`."""
+        return lengths_of(self.sequences)
+
+    def examples(self, rows: list[int]) -> list[Example]:
+        return examples_from(self.sequences[rows])
+
     def batch(self, step: int, batch_size: int, start: int = 0, stop: int | None = None) -> list[Example]:
+        return self.examples(self.rows(step, batch_size, start, stop))
+
+    def rows(self, step: int, batch_size: int, start: int = 0, stop: int | None = None) -> list[int]:
+        """Where the sequences of `batch` lie."""
         rows = []
         for index in range(start, batch_size if stop is None else stop):
             source, ordinal = locate_position(step * batch_size + index, self.weights)
             epoch, place = divmod(ordinal, len(self.parts[source]))
             rows.append(int(self._order(source, epoch)[place]))
-        return examples_from(self.sequences[rows])
+        return rows
 
     def state_dict(self) -> StreamState:
         return {}

@@ -25,7 +25,7 @@ from homoexport.documents.recipe import TextSettings, TextSource
 from homoexport.documents.student import CorpusDescription, SourceDescription
 from homoexport.errors import TextError
 from homoexport.globs import at_home
-from homoexport.text.corpus import Corpus, MapCorpus
+from homoexport.text.corpus import Corpus, MapCorpus, lengths_of
 from homoexport.text.example import IGNORED, examples_from
 from homoexport.text.peek import check_columns
 from homoexport.text.sequences import VECTOR, Columns, Sequencer, features_of, tokenizer_digest
@@ -233,7 +233,7 @@ def _map_corpus(
         described = describe(sequences.data.column("vector"), **_origin_of(vectors, settings))
         sequences = sequences.with_format("numpy", columns=["vector"], output_all_columns=True)
     held_out = sequences[held_out_rows]
-    lengths = np.concatenate([np.diff(chunk.offsets.to_numpy()) for chunk in sequences.data.column("input_ids").chunks])
+    lengths = lengths_of(sequences)
     return MapCorpus(
         sequences=sequences,
         parts=parts,

@@ -11,10 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any
 
 import datasets
@@ -145,7 +145,7 @@ class Sequencer:
         before, after = self._special_tokens_around
         room = self.settings.max_length - len(before) - len(after)
         texts = [text.strip() for row in rows["text"] if (text := self._text(row))]
-        stream = [token for ids in self._encoded(texts, add_special_tokens=False)["input_ids"] for token in ids]
+        stream = list(chain.from_iterable(self._bare(texts)))
         # The last block of the rows may be shorter: nothing is thrown away.
         ids = [before + stream[start : start + room] + after for start in range(0, len(stream), room)]
         return {"input_ids": ids, "text": [""] * len(ids), "key": list(map(sequence_key, ids))}
@@ -230,23 +230,33 @@ class Sequencer:
     def _truncated(self, *texts: list[str], **how: Any) -> Columns:
         return self._encoded(*texts, truncation=True, max_length=self.settings.max_length, **how)
 
+    def _bare(self, texts: list[str]) -> Iterator[list[int]]:
+        """Each text's tokens, without special ones."""
+        if not self.tokenizer.is_fast:
+            yield from self._encoded(texts, add_special_tokens=False)["input_ids"]
+            return
+        backend = self.tokenizer.backend_tokenizer  # asked itself, for it need not say where each token stands
+        backend.no_truncation()
+        backend.no_padding()
+        backend.encode_special_tokens = self.tokenizer.split_special_tokens
+        with refusing(TextError, "the tokenizer cannot read it", where=name_of(self.source)):
+            for part in _parts(texts):
+                for encoding in backend.encode_batch_fast(texts[part], add_special_tokens=False):
+                    yield encoding.ids
+
     def _encoded(self, *texts: list[str], return_token_type_ids: bool = False, **how: Any) -> Columns:
         columns: Columns = {"input_ids": [], "token_type_ids": [], "offset_mapping": []}
-        start = size = 0
-        for row in range(len(texts[0])):
-            size += sum(len(half[row]) for half in texts)
-            if size >= _CHARACTERS_AT_ONCE or row == len(texts[0]) - 1:
-                with refusing(TextError, "the tokenizer cannot read it", where=name_of(self.source)):
-                    encoded = self.tokenizer(
-                        *(half[start : row + 1] for half in texts),
-                        return_attention_mask=False,
-                        return_token_type_ids=return_token_type_ids,
-                        verbose=False,
-                        **how,
-                    )
-                for name in columns.keys() & encoded.keys():
-                    columns[name] += encoded[name]
-                start, size = row + 1, 0
+        for part in _parts(*texts):
+            with refusing(TextError, "the tokenizer cannot read it", where=name_of(self.source)):
+                encoded = self.tokenizer(
+                    *(half[part] for half in texts),
+                    return_attention_mask=False,
+                    return_token_type_ids=return_token_type_ids,
+                    verbose=False,
+                    **how,
+                )
+            for name in columns.keys() & encoded.keys():
+                columns[name] += encoded[name]
         return columns
 
     @cached_property
@@ -256,6 +266,16 @@ class Sequencer:
         whole = self.tokenizer("a")["input_ids"]
         start = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
         return whole[:start], whole[start + len(bare) :]
+
+
+def _parts(*texts: list[str]) -> Iterator[slice]:
+    """Rows that are tokenized together."""
+    start = size = 0
+    for row in range(len(texts[0])):
+        size += sum(len(half[row]) for half in texts)
+        if size >= _CHARACTERS_AT_ONCE or row == len(texts[0]) - 1:
+            yield slice(start, row + 1)
+            start, size = row + 1, 0
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:

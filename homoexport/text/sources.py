@@ -282,7 +282,7 @@ def placed_rows(
                 what = f"column '{columns[role]}' holds {type(value).__name__}, not {kind}"
                 key = "column" if role == "text" else "pair_column"
                 raise TextError(what, where=where, hint=f"name another '{key}'")
-            if value is not None and sum(map(len, value)) > longest_text():
+            if value is not None and (sum(map(len, value)) if of_words else len(value)) > longest_text():
                 raise too_long(where)
         there = ["".join(cells[role] or "").strip() != "" for role in ("text", "pair") if role in columns]
         if not (any(there) if halves else all(there)):

@@ -50,6 +50,7 @@ _FREE_TO_CHANGE = {
     "checkpoint_every",
     "activation_checkpointing",
     "compile",
+    "teacher_cache_gb",
 }
 _PRUNE_ON_STEPS, _PRUNE_ON_UNTIL = 0.4, 0.5  # share of the steps, and of these until the narrower width is reached
 _BRANCH_PRUNES_UNTIL = 0.3  # where the trunk's heads are not the branch's: share of the branch's steps

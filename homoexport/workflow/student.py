@@ -8,15 +8,16 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate.utils import gather_object
 
 from homoexport.documents.artifact import DistilledManifest, read_manifest, write_manifest
-from homoexport.documents.document import write_text
+from homoexport.documents.document import half_of, write_text
 from homoexport.documents.layout import CHECKPOINT, END_STATE, GOOD_CHECKPOINT, LOG
 from homoexport.documents.recipe import DistillSettings
 from homoexport.documents.run_folder import begin, forget_checkpoints
@@ -25,9 +26,11 @@ from homoexport.encoder import count_parameters, parameter_counts, parent_of, sa
 from homoexport.errors import PackageError, RecipeError, TrainingError, refusing
 from homoexport.shape import Shape
 from homoexport.stages.distill import Divergence, Job, Run, Wish, held_out_loss, run_steps
+from homoexport.stages.distill.asking import ask_all, taught_texts
 from homoexport.stages.distill.batches import BatchesAhead
 from homoexport.stages.distill.checkpoint import Checkpoint, load_checkpoint, mark_good, save_checkpoint
 from homoexport.stages.distill.forgetting import GapWatch
+from homoexport.stages.distill.taught import TaughtTexts
 from homoexport.text.stream import merge_states
 from homoexport.workflow.progress import DistillProgress, Progress
 from homoexport.workflow.stops import Stop, stopping_between_steps
@@ -66,6 +69,14 @@ class StudentWriter:
         self._saved_at = time.monotonic()
         self._seconds_of_saving = 0.0
         self._start_of_text = job.corpus.state_dict()
+        self._taught: TaughtTexts | None = None
+        self._open = ExitStack()
+
+    def __enter__(self) -> StudentWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
 
     def begin(self, state: Checkpoint | None) -> None:
         """Stand at the first step, with a new folder; or where a state says, with the log up to there."""
@@ -84,7 +95,9 @@ class StudentWriter:
             self._rewind()
             if state is not None and state["at_branch"] and not (self.folder / GOOD_CHECKPOINT).exists():
                 mark_good(self.folder / CHECKPOINT)
-        self.batches = BatchesAhead(self.job.batches)
+        if self._taught is None and not self.run.finished:
+            self._taught = self._ask_once()
+        self.batches = BatchesAhead(replace(self.job.batches, taught=self._taught))
         self.job.accelerator.wait_for_everyone()
 
     def _restore(self, state: Checkpoint) -> None:
@@ -98,14 +111,41 @@ class StudentWriter:
     def _run(self, settings: DistillSettings) -> Run:
         run = Run(self.job.with_settings(settings), self.target, waypoints=[shape for _, shape in self.waypoints])
         run.on_waypoint = self._leave_branch
-        run.on_mending = self._on_mending
+        run.on_mending = partial(self._on_share, "mending the pruned student")
         self._gap = GapWatch(run.schedule)
         return run
 
-    def _on_mending(self, share: float) -> None:
+    def _ask_once(self) -> TaughtTexts | None:
+        """The teacher's outputs for all texts, in a file that has lost its name before anything is in it; None where
+        they do not come again, or there is no room.
+        """
+        accelerator, began = self.job.accelerator, time.perf_counter()
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
+        texts = taught_texts(self.job, self.run.loss) if here == accelerator.num_processes else None
+        if texts is None:
+            return None
+        has_room = self._writes and shutil.disk_usage(self.folder).free > 2 * texts.bytes
+        path, has_room = gather_object([(half_of(self.folder / "teacher"), has_room)])[0]  # the first process's
+        if not has_room:
+            self.note(f"no room for {texts.bytes / 1e9:.1f} GB of what the teacher says: it is asked at every step")
+            return None
+        try:
+            if self._writes:
+                path.touch()
+            accelerator.wait_for_everyone()
+            texts.keep_in(self._open.enter_context(path.open("r+b")))
+            accelerator.wait_for_everyone()
+        finally:
+            if self._writes:
+                path.unlink(missing_ok=True)
+        ask_all(texts, self.run.loss, self.job.batches, on_share=partial(self._on_share, "asking the teacher"))
+        self.seconds += time.perf_counter() - began
+        return texts
+
+    def _on_share(self, what: str, share: float) -> None:
         """Tell it; and stop here where that is asked for, for before the first step there is nothing to keep."""
         if self._writes:
-            self.place.progress.on_share("mending the pruned student", share)
+            self.place.progress.on_share(what, share)
         if self.job.accelerator.num_processes == 1:  # several stop together, after the step
             self.stop.obey()
 
@@ -324,8 +364,7 @@ def run_student(
         KeyboardInterrupt, SystemExit: a stop; see `stopping_between_steps`.
         TrainingError: see `StudentWriter.run_on`.
     """
-    with stopping_between_steps() as stop:
-        writer = StudentWriter(job, place, target, waypoints=waypoints, stop=stop)
+    with stopping_between_steps() as stop, StudentWriter(job, place, target, waypoints=waypoints, stop=stop) as writer:
         state = load_checkpoint(place.folder) if place.goes_on else None
         if state is not None and state["sources"] != job.sources:
             raise RecipeError(

@@ -106,7 +106,12 @@ def assert_same_run(one: Path, other: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("objective", "more"),
-    [("sentence-embedding", []), ("sentence-embedding", ["--student-output", "teacher"]), ("masked-lm", [])],
+    [
+        ("sentence-embedding", []),
+        ("sentence-embedding", ["--student-output", "teacher"]),
+        pytest.param("sentence-embedding", ["--steps", "60"], id="the teacher's outputs from disk"),
+        ("masked-lm", []),
+    ],
 )
 def test_several_processes_prune_alike_and_end_at_the_same_loss(command, tmp_path, objective, more):
     one = tmp_path / "1"

@@ -218,6 +218,13 @@ class DistillSettings(Section):
         description="Steps from one checkpoint to the next; by default a fifth of the steps, and in between as often "
         "as takes 2 % of the time.",
     )
+    teacher_cache_gb: float | None = Field(
+        None,
+        ge=0,
+        description="Disk space (GB) that the teacher's outputs may take where texts come twice or more, so that it is "
+        "asked once for each; by default 10 on CPUs, 0 (asked at every step) on GPUs. Not for masked-lm, crop, "
+        "streams, queries with documents, attention_kind probabilities, minilm and tinybert.",
+    )
     threads: int | None = Field(
         None, ge=1, le=4096, description="CPU threads of one process; by default what the cgroup allows."
     )

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from homoexport.documents.recipe import DistillSettings
+from homoexport.stages.distill.taught import Shown, TaughtTexts
 from homoexport.text.collate import collate, mask_tokens
 from homoexport.text.corpus import Corpus, StreamState
 from homoexport.text.crop import crop
@@ -31,7 +32,8 @@ class MicroBatch:
     floats (NaN where there is none) of scores; unit vectors [B, D] that are to be matched where they are not the
     teacher's.
 
-    `documents` says whether these are the documents of queries in other micro-batches.
+    `documents` says whether these are the documents of queries in other micro-batches. `shown` is what the teacher says
+    of them, where it need not be asked.
     """
 
     input_ids: Tensor
@@ -40,6 +42,7 @@ class MicroBatch:
     labels: Tensor | None = None
     vectors: Tensor | None = None
     documents: bool = False
+    shown: Shown | None = None
 
     @property
     def inputs(self) -> dict[str, Tensor]:
@@ -72,7 +75,8 @@ class BatchMaker:
     """Cuts each step's batch into this process's share, and that into micro-batches.
 
     A share is sorted by length before it is cut, so that short sequences are not padded to the longest of the whole
-    batch; the loss does not depend on the order. `seed` decides the masks, with a sequence's place in the run.
+    batch; the loss does not depend on the order. `seed` decides the masks, with a sequence's place in the run. With
+    `taught`, the micro-batches of steps bring what the teacher says of them.
     """
 
     corpus: Corpus
@@ -81,6 +85,7 @@ class BatchMaker:
     max_length: int
     seed: int
     accelerator: Accelerator
+    taught: TaughtTexts | None = None
 
     @property
     def micro_batch_size(self) -> int:
@@ -99,7 +104,8 @@ class BatchMaker:
                 crop(example, share=self.settings.crop, special_ids=special_ids, seed=self.seed, position=first + place)
                 for place, example in enumerate(examples)
             ]
-        return self.cut(examples, first_position=first)
+        rows = None if self.taught is None else self.taught.corpus.rows(step, batch_size, start, start + share)
+        return self.cut(examples, first_position=first, rows=rows)
 
     def first(self, most_tokens: int) -> list[MicroBatch]:
         """This process's of the first steps, of one epoch at most; the text is left where it was."""
@@ -113,20 +119,35 @@ class BatchMaker:
         self.corpus.load_state_dict(state)
         return micro_batches
 
-    def cut(self, examples: list[Example], *, first_position: int) -> list[MicroBatch]:
-        """Micro-batches of examples whose places in the run begin at `first_position`."""
-        micro_batches = self._cut_texts(examples, first_position)
+    def cut(
+        self, examples: list[Example], *, first_position: int, rows: Sequence[int] | None = None
+    ) -> list[MicroBatch]:
+        """Micro-batches of examples whose places in the run begin at `first_position`; `rows` are theirs in the corpus,
+        where the teacher's outputs are to be read.
+        """
+        micro_batches = self._cut_texts(examples, first_position, rows)
         pairs = [Example(example.pair_ids) for example in examples if example.pair_ids is not None]
         documents = self._cut_texts(pairs, first_position)
         return micro_batches + [replace(micro, documents=True) for micro in documents]
 
-    def _cut_texts(self, examples: list[Example], first_position: int) -> list[MicroBatch]:
+    def _cut_texts(
+        self, examples: list[Example], first_position: int, rows: Sequence[int] | None = None
+    ) -> list[MicroBatch]:
         order = sorted(range(len(examples)), key=lambda index: (len(examples[index].input_ids), index))
         size = self.micro_batch_size
         parts = [order[start : start + size] for start in range(0, len(order), size)]
-        return [self._micro([examples[i] for i in part], [first_position + i for i in part]) for part in parts]
+        cut = [self.micro([examples[i] for i in part], [first_position + i for i in part]) for part in parts]
+        if rows is None:
+            return cut
+        return [self._with_shown(micro, [rows[i] for i in part]) for micro, part in zip(cut, parts, strict=True)]
 
-    def _micro(self, examples: list[Example], positions: list[int]) -> MicroBatch:
+    def _with_shown(self, micro: MicroBatch, rows: Sequence[int]) -> MicroBatch:
+        assert self.taught is not None
+        shown, device = self.taught.read(rows, micro.input_ids.shape[1]), self.accelerator.device
+        return replace(micro, shown=shown.with_parts([part.to(device) for part in shown.parts]))
+
+    def micro(self, examples: list[Example], positions: list[int]) -> MicroBatch:
+        """One micro-batch of examples at these places in the run."""
         batch: dict[str, Tensor] = collate(examples, pad_token_id=self.tokenizer.pad_token_id, limit=self.max_length)
         if self.settings.objective == "masked-lm":
             batch["input_ids"], batch["labels"] = mask_tokens(

@@ -10,7 +10,7 @@ import copy
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 import torch
@@ -148,6 +148,8 @@ class Run:
             self._probe(micro_batches)  # everything that is to go goes before the first update
             pruned = self._event(self._text or micro_batches)
             self._text = ()
+        if self.is_teacher:  # asked in another batch it is equal but for rounding, of which Adam would make steps
+            micro_batches = [replace(micro, shown=None) for micro in micro_batches]
         widths, parameters, step = self.widths, count_parameters(self.student), self.step
         as_int8 = step >= (1 - self.settings.int8_share) * self.settings.steps
         with rounded_to_int8(self.student) if as_int8 else nullcontext():

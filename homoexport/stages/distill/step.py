@@ -21,6 +21,7 @@ from homoexport.stages.distill import objective
 from homoexport.stages.distill.batches import NO_LABEL, Counts, MicroBatch, has_label
 from homoexport.stages.distill.least_squares import Regression
 from homoexport.stages.distill.probe import probe_loss, rows_of
+from homoexport.stages.distill.taught import Shown
 from homoexport.stages.distill.terms import InnerTerms, weights_of
 
 _RIDGE = 0.1  # of the matrix `answer`: keeps most neighbours of all-mpnet-base-v2 on texts that it was not fitted to
@@ -125,12 +126,29 @@ class StepLoss:
         teacher's.
         """
         teacher = micro.vectors
-        with torch.no_grad():
-            if teacher is None or self.inner_terms.wanted:
-                states = self._states(self.teacher, micro)
-            if teacher is None:
-                teacher = objective.pool(states, micro.attention_mask, mode=self.pooling_mode, dense=self.dense)
+        if teacher is None or self.inner_terms.wanted:
+            answer = self._teacher_answer(micro)
+            teacher = answer if teacher is None else teacher
         return self._student_vectors(micro), teacher
+
+    @torch.no_grad()
+    def _teacher_answer(self, micro: MicroBatch) -> Tensor:
+        """The teacher's unit vectors [B, D_t] or logits, [B, C] or [B, S, C]; what it shows inside is then at hand."""
+        if micro.shown is not None:
+            self.inner_terms.recall(micro.shown)
+            return micro.shown.answer
+        if self.objective_name == "sentence-embedding":
+            states = self._states(self.teacher, micro)
+            return objective.pool(states, micro.attention_mask, mode=self.pooling_mode, dense=self.dense)
+        logits: Tensor = self.teacher(**micro.inputs).logits
+        return logits
+
+    def ask(self, micro: MicroBatch) -> Shown:
+        """What the teacher says of a micro-batch, and shows of what the terms need; not for masked-lm."""
+        with self.accelerator.autocast():
+            shown = self.inner_terms.shown(self._teacher_answer(micro).float())
+        self.inner_terms.clear()
+        return shown
 
     @torch.no_grad()
     def fit_answer(self, micro_batches: Sequence[MicroBatch]) -> None:
@@ -187,8 +205,7 @@ class StepLoss:
                 teacher = self.family.lm_head(self.teacher)(states[chosen]) if self.weights.kl > 0 else states[:0]
             student = self.family.lm_head(self.student)(self._states(self.student, micro)[chosen])
             return student, teacher, micro.labels[chosen]
-        with torch.no_grad():
-            teacher = rows_of(micro, self.teacher(**micro.inputs).logits, self.objective_name)
+        teacher = rows_of(micro, self._teacher_answer(micro), self.objective_name)
         student = rows_of(micro, self.student(**micro.inputs).logits, self.objective_name)
         if micro.labels is None:
             return student, teacher, torch.full((len(student),), NO_LABEL, device=student.device)

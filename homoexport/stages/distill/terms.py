@@ -22,6 +22,7 @@ from homoexport.errors import RecipeError
 from homoexport.stages.distill import objective
 from homoexport.stages.distill.batches import Counts
 from homoexport.stages.distill.layerwise import LayerMap, Projections
+from homoexport.stages.distill.taught import Shown
 from homoexport.stages.distill.trace import Trace
 
 Pairs = list[tuple[int, int]]  # a layer of the student's and the teacher's layer that it is compared with, from 0
@@ -88,14 +89,15 @@ def _projected_error(seen: Seen, student: Tensor, teacher: Tensor, projection: T
 def _attention(seen: Seen, layer: int, origin: int) -> Tensor:
     window = seen.teacher.family.window(seen.teacher.model, origin)
     mask, pairs = seen.pair_mask(window), seen.counts.pairs[window]
-    ours, theirs = seen.student.attention(layer), seen.teacher.attention(origin)
-    if seen.attention_kind == "scores" and seen.each_head and ours.heads == theirs.heads:
-        error = objective.attention_heads_error(ours, theirs, mask, pairs)
-    elif seen.attention_kind == "scores":
-        error = objective.attention_scores_error(ours, objective.attention_scores(theirs), mask, pairs)
-    else:
-        student, teacher = (objective.attention_probabilities(attention, mask) for attention in (ours, theirs))
+    ours = seen.student.attention(layer)
+    if seen.attention_kind == "probabilities":
+        sides = ours, seen.teacher.attention(origin)
+        student, teacher = (objective.attention_probabilities(attention, mask) for attention in sides)
         error = objective.attention_error(student, teacher, mask, pairs)
+    elif seen.each_head and ours.heads == (theirs := seen.teacher.attention(origin)).heads:
+        error = objective.attention_heads_error(ours, theirs, mask, pairs)
+    else:
+        error = objective.attention_scores_error(ours, seen.teacher.scores(origin), mask, pairs)
     return error * seen.layer_map.attention_weight(layer)
 
 
@@ -241,6 +243,16 @@ class InnerTerms:
     def remove(self) -> None:
         for trace in self._traces:
             trace.remove()
+
+    def shown(self, answer: Tensor) -> Shown:
+        """What the teacher's last forward pass showed of what the terms read, with what it answered."""
+        _, teacher = self._traces
+        scores = {layer: teacher.scores(layer) for layer in teacher.projected_layers}
+        return Shown(answer, teacher.embedding, dict(sorted(teacher.states.items())), scores)
+
+    def recall(self, shown: Shown) -> None:
+        """Take what the teacher showed once for a forward pass of its own."""
+        self._traces[1].recall(shown.embedding, shown.states, shown.scores)
 
     def of(self, attention_mask: Tensor, counts: Counts) -> dict[str, Tensor]:
         """The terms of the forward passes just made, by name; `attention_mask` is [B, S]."""

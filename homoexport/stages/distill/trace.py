@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from homoexport.encoder import Family
-from homoexport.stages.distill.objective import Attention
+from homoexport.stages.distill.objective import Attention, attention_scores
 
 _Place = tuple[dict[int, Tensor], int]  # where an output is kept
 
@@ -35,6 +35,7 @@ class Trace:
         self.model, self.family = model, family
         self._embedded: dict[int, Tensor] = {}
         self.states: dict[int, Tensor] = {}
+        self._scores: dict[int, Tensor] = {}
         self._projected: dict[int, dict[int, Tensor]] = {index: {} for index in projections}
         self._left: list[tuple[list[_Place | None], Sequence[_Place | None]]] = []
         body, taps = family.body(model), family.taps(model)
@@ -71,6 +72,7 @@ class Trace:
         return keep
 
     def _begin(self, _body: nn.Module, _inputs: Any) -> None:
+        self._scores.clear()
         for left, places in self._left:
             left[:] = places
 
@@ -92,10 +94,28 @@ class Trace:
         query, key, bias = self.family.scored(self.model, layer, query, key)
         return Attention(query, key, widths.heads_per_layer[layer], widths.head_dim, bias)
 
+    def scores(self, layer: int) -> Tensor:
+        """Attention scores of a layer, averaged over the heads, [B, S, S]."""
+        kept = self._scores.get(layer)
+        return attention_scores(self.attention(layer)) if kept is None else kept
+
+    def recall(self, embedding: Tensor | None, states: Mapping[int, Tensor], scores: Mapping[int, Tensor]) -> None:
+        """Hold what an earlier forward pass showed."""
+        if embedding is not None:
+            self._embedded[0] = embedding
+        self.states.update(states)
+        self._scores.update(scores)
+
+    @property
+    def projected_layers(self) -> list[int]:
+        """Layers whose projections are kept."""
+        return sorted(self._projected)
+
     def clear(self) -> None:
         """Let the outputs go, and the graphs behind them, which would remember unsliced shapes."""
         self._embedded.clear()
         self.states.clear()
+        self._scores.clear()
         for outputs in self._projected.values():
             outputs.clear()
 
