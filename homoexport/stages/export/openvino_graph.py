@@ -20,6 +20,7 @@ from onnxruntime.quantization.calibrate import TensorsData
 _LEVELS = 256  # of an activation of 8 bits
 _LARGEST = 127  # of a weight, so that 0 is in the middle
 _EITHER_WAY = 2  # operands of an addition
+_PARTS = 3  # of a product that is queries, keys and values
 _UNIT = (-1.0, 1.0)
 
 
@@ -28,6 +29,8 @@ def as_openvino(file: Path) -> openvino.Model:
     model = openvino.Core().read_model(file)
     _narrow_masks(model)
     _turn_keys(model)
+    _part_heads_once(model)
+    _sum_tokens(model)
     model.validate_nodes_and_infer_types()
     return model
 
@@ -93,6 +96,59 @@ def _turn_keys(model: openvino.Model) -> None:
         turned.set_friendly_name(product.get_friendly_name())
         for user in product.output(0).get_target_inputs():
             user.replace_source_output(turned.output(0))
+
+
+def _part_heads_once(model: openvino.Model) -> None:
+    """Take queries, keys and values [B, H, S, D] out of one product by one transpose, and not by three copies.
+
+    A product that is all three of them is split along its innermost axis, which copies, and each part is reshaped and
+    transposed; along the outermost axis a split copies nothing.
+    """
+    for split in list(_of_type(model, "VariadicSplit")):
+        parts = [_part_of_heads(output) for output in split.outputs()]
+        if len(parts) != _PARTS or len({part and part[1:] for part in parts}) > 1 or parts[0] is None:
+            continue
+        _, heads, width = parts[0]
+        apart = ops.reshape(split.input_value(0), ops.constant(np.array([0, 0, _PARTS, heads, width])), True)
+        turned = ops.split(ops.transpose(apart, ops.constant(np.array([2, 0, 3, 1, 4]))), ops.constant(0), _PARTS)
+        for part, output in zip(parts, turned.outputs(), strict=True):
+            assert part is not None
+            value = ops.squeeze(output, ops.constant(np.array([0])))
+            for user in part[0].output(0).get_target_inputs():
+                user.replace_source_output(value.output(0))
+
+
+def _part_of_heads(output: openvino.Output) -> tuple[openvino.Node, int, int] | None:
+    """The transpose that makes heads [B, H, S, D] of a part [B, S, H D], with H and D; None where there is none."""
+    reshape = _only_user(output, "Reshape")
+    transpose = None if reshape is None else _only_user(reshape.output(0), "Transpose")
+    if reshape is None or transpose is None:
+        return None
+    order = _constant(transpose.input_value(1).get_node())
+    whole, width = output.get_partial_shape()[2], reshape.output(0).get_partial_shape()[3]
+    if order is None or order.tolist() != [0, 2, 1, 3] or whole.is_dynamic or width.is_dynamic:
+        return None
+    return transpose, whole.get_length() // width.get_length(), width.get_length()
+
+
+def _only_user(output: openvino.Output, kind: str) -> openvino.Node | None:
+    users = [target.get_node() for target in output.get_target_inputs()]
+    return users[0] if len(users) == 1 and users[0].get_type_name() == kind else None
+
+
+def _sum_tokens(model: openvino.Model) -> None:
+    """Pool by weighing and adding, where a product of weights [B, 1, S] and states [B, S, D] would be slower."""
+    for product in list(_of_type(model, "MatMul")):
+        weights, states = product.input_value(0), product.input_value(1)
+        shapes = weights.get_partial_shape(), states.get_partial_shape()
+        if any(shape.rank.is_dynamic or shape.rank.get_length() != len("BSD") for shape in shapes):
+            continue
+        if shapes[0][1] != 1 or any(product.get_attributes().values()):
+            continue
+        weighed = ops.multiply(ops.reshape(weights, ops.constant(np.array([0, -1, 1])), True), states)  # [B, S, D]
+        pooled = ops.reduce_sum(weighed, ops.constant(np.array([1])), True)
+        for user in product.output(0).get_target_inputs():
+            user.replace_source_output(pooled.output(0))
 
 
 def _of_type(model: openvino.Model, kind: str) -> Iterator[openvino.Node]:

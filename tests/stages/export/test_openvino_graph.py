@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import openvino
 import pytest
 
 from homoexport.stages.export.calibrate import calibrate
+from homoexport.stages.export.forms import Form, write_as
 from homoexport.stages.export.openvino_graph import as_openvino, quantize_products
 from homoexport.stages.export.quantize import products_of
 
@@ -45,6 +47,25 @@ def test_attention_is_as_it_fuses_best_and_answers_the_same(file):
     assert (0, 2, 3, 1) in [tuple(node.input_value(1).get_node().data) for node in of_type(plain, "Transpose")]
     assert set(orders) == {(0, 2, 1, 3)}
     np.testing.assert_allclose(answer(ours), answer(plain), atol=1e-6)
+
+
+def test_one_product_of_queries_keys_and_values_is_parted_without_copies(file, tmp_path):
+    merged = tmp_path / "merged.onnx"
+    ir.save(write_as(ir.load(file), Form("unfused", merged=True)), merged)
+    plain, ours = openvino.Core().read_model(merged), as_openvino(merged)
+    assert len(of_type(plain, "VariadicSplit")) == 2  # layers
+    assert not of_type(ours, "VariadicSplit")
+    assert {int(node.input_value(1).get_node().data) for node in of_type(ours, "Split")} == {0}
+    np.testing.assert_allclose(answer(ours), answer(plain), atol=1e-6)
+
+
+def test_vectors_are_pooled_by_sums(file):
+    plain, ours = openvino.Core().read_model(file), as_openvino(file)
+    products = [
+        len([one for one in of_type(model, "MatMul") if one.output(0).get_partial_shape()[1] == 1])
+        for model in (plain, ours)
+    ]
+    assert products == [1, 0]
 
 
 def test_products_alone_are_in_int8(file, tmp_path):
