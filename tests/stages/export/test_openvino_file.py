@@ -12,6 +12,7 @@ import pytest
 
 from homoexport.documents.artifact import PackageManifest, verify
 from homoexport.documents.budget import BudgetVerdict
+from homoexport.encoder import load_encoder
 from homoexport.errors import DeviceError, PackageError, ParityError, UserError
 from homoexport.runtime.inference import open_package
 from homoexport.runtime.installed import install_hint
@@ -21,6 +22,7 @@ from homoexport.stages.export.openvino_file import OPENVINO_FILE
 from homoexport.stages.measure import Extras, answers_of_file
 from homoexport.workflow.evaluate import evaluate
 from homoexport.workflow.measure import measure
+from tests.conftest import tiny_model, tiny_tokenizer
 from tests.stages.export.conftest import export_package
 
 TEXTS = [f"word {number} and another one" for number in range(60)]
@@ -132,10 +134,13 @@ def test_threads_that_share_a_package_have_answers_of_their_own(tiny_encoder, ex
     assert [one.streams for one in found.streams] == [1, 3]
 
 
-def test_a_classifier_of_pairs_is_held_on_pairs(tiny_encoder, export_once, tmp_path):
-    encoder = tiny_encoder("text-classification")
-    types = encoder.model.bert.embeddings.token_type_embeddings.weight
+def test_a_classifier_of_pairs_is_held_on_pairs(tmp_path):
+    model = tiny_model("bert", head="sequence")
+    types = model.bert.embeddings.token_type_embeddings.weight
     types.data[1] = 3 * types.data[1].sign()
+    model.save_pretrained(tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    encoder = load_encoder(str(tmp_path / "model"), task="text-classification")
     answer = partial(answers_of_file, device="cpu", pad_token_id=0, output="logits")
     _, details = exported(encoder, tmp_path / "package", ratio=0.5, openvino=answer, runtime="openvino")
     assert details.openvino.parity.passed
