@@ -12,7 +12,6 @@ import pytest
 
 from homoexport.documents.artifact import PackageManifest, verify
 from homoexport.documents.budget import BudgetVerdict
-from homoexport.encoder import load_encoder
 from homoexport.errors import DeviceError, PackageError, ParityError, UserError
 from homoexport.runtime.inference import open_package
 from homoexport.runtime.installed import install_hint
@@ -22,7 +21,6 @@ from homoexport.stages.export.openvino_file import OPENVINO_FILE
 from homoexport.stages.measure import Extras, answers_of_file
 from homoexport.workflow.evaluate import evaluate
 from homoexport.workflow.measure import measure
-from tests.conftest import tiny_model, tiny_tokenizer
 from tests.stages.export.conftest import export_package
 
 TEXTS = [f"word {number} and another one" for number in range(60)]
@@ -132,18 +130,6 @@ def test_threads_that_share_a_package_have_answers_of_their_own(tiny_encoder, ex
         np.testing.assert_allclose(vectors, alone[number % 8], atol=1e-6)
     (found,) = measure([folder], length=8, min_seconds=0.05, extras=Extras(streams=(1, 3))).results
     assert [one.streams for one in found.streams] == [1, 3]
-
-
-def test_a_classifier_of_pairs_is_held_on_pairs(tmp_path):
-    model = tiny_model("bert", head="sequence")
-    types = model.bert.embeddings.token_type_embeddings.weight
-    types.data[1] = 3 * types.data[1].sign()
-    model.save_pretrained(tmp_path / "model")
-    tiny_tokenizer().save_pretrained(tmp_path / "model")
-    encoder = load_encoder(str(tmp_path / "model"), task="text-classification")
-    answer = partial(answers_of_file, device="cpu", pad_token_id=0, output="logits")
-    _, details = exported(encoder, tmp_path / "package", ratio=0.5, openvino=answer, runtime="openvino")
-    assert details.openvino.parity.passed
 
 
 def test_the_chosen_file_is_still_there_to_be_timed_beside(tiny_encoder, export_once, tmp_path):

@@ -173,9 +173,7 @@ def test_what_counting_lacks_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
         refuse_uncounted("x86:haswell")
     (tools / "qemu-x86_64").write_text("#!/bin/sh\necho '-plugin QEMU_PLUGIN'\n")
     monkeypatch.setenv("PATH", str(tools))
-    with pytest.raises(
-        DeviceError, match=r"C library's headers is missing; apt-get install gcc libc6-dev"
-    ):
+    with pytest.raises(DeviceError, match=r"C library's headers is missing; apt-get install gcc libc6-dev"):
         refuse_uncounted("x86:haswell")
     refuse_uncounted("cpu")
 
