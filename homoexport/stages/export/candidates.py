@@ -113,7 +113,7 @@ class Maker:
         self.batches = make_batches(self.encoder, self.texts, max_length=self.max_length)
         self._fused: dict[bool, ir.Model] = {}  # by whether residual additions are, too
         self._written: dict[Form, Candidate] = {}
-        self._quantized: list[Candidate] = []
+        self._quantized: dict[Path, Candidate] = {}  # by the file, whose name says all that it was made by
         self._ranges: dict[tuple[Form, Calibration], TensorsData] = {}
         self._maxima: dict[Form, Maxima] = {}
 
@@ -124,13 +124,14 @@ class Maker:
         """
         other = copy.copy(self)
         other.provider, other.answer, other.folder = provider, answer, self.folder / provider
-        other.left_out, other.held, other._written, other._quantized = {}, [], {}, []
+        other.left_out, other.held, other._written, other._quantized = {}, [], {}, {}
         other.folder.mkdir()
         return other
 
     def _candidate(self, form: Form, scheme: Scheme, embeddings: EmbeddingPrecision, file: Path) -> Candidate:
-        """What a file will be that is not written yet."""
-        return Candidate(form, scheme, embeddings, file, 0, provider=self.provider, threads=self.threads)
+        """What a file is that is written."""
+        size = file.stat().st_size
+        return Candidate(form, scheme, embeddings, file, size, provider=self.provider, threads=self.threads)
 
     def write(self, form: Form) -> Candidate | None:
         """The graph in a form, in fp32, held against torch on a few batches; None, with the reason, if it is wrong."""
@@ -141,7 +142,7 @@ class Maker:
 
         def write() -> Candidate:
             ir.save(write_as(self._base(form), form, max_opset=self.opset), file)
-            return replace(self._candidate(form, "fp32", "fp32", file), file_bytes=file.stat().st_size)
+            return self._candidate(form, "fp32", "fp32", file)
 
         written = self.attempt(form.name, write)
         checked = None if written is None else self.check(written, few=True)
@@ -216,27 +217,23 @@ class Maker:
         """
         source = self._file_of(form)
         if scheme == "fp32" and embeddings == "fp32":
-            return replace(self._candidate(form, scheme, embeddings, source), file_bytes=source.stat().st_size)
+            return self._candidate(form, scheme, embeddings, source)
         calibrated = calibration if SCHEMES[scheme].calibrated else None
         name = f"{form.name}-{scheme}{f'-{calibrated}' if calibrated else ''}"
         kept = hashlib.sha256("\n".join(keep).encode()).hexdigest()[:8] if keep else 0
         file = self.folder / f"{name}-{embeddings}-{kept}.onnx"
-        candidate = self._candidate(form, scheme, embeddings, file)
-        made = replace(candidate, calibration=calibrated, kept_in_fp32=tuple(keep))
-        for one in self._quantized:
-            if replace(made, file_bytes=one.file_bytes) == one:
-                return one
+        if file in self._quantized:
+            return self._quantized[file]
         self.progress(f"quantizing the {form.name} graph ({scheme})")
 
         def write() -> Candidate:
             ranges = self.ranges(form, calibration) if calibrated else None
             quantize(source, file, scheme, embeddings=embeddings, keep=keep, ranges=ranges)
-            return replace(made, file_bytes=file.stat().st_size)
+            made = self._candidate(form, scheme, embeddings, file)
+            self._quantized[file] = replace(made, calibration=calibrated, kept_in_fp32=tuple(keep))
+            return self._quantized[file]
 
-        quantized = self.attempt(name, write)
-        if quantized is not None:
-            self._quantized.append(quantized)
-        return quantized
+        return self.attempt(name, write)
 
     def smooth(self, form: Form, strength: float) -> Form | None:
         """The form with smoothed inputs of its products, see `stages.export.smooth`; None, with the reason."""
@@ -258,14 +255,14 @@ class Maker:
         """Delete a file that nobody will ask for again; an fp32 form's stays."""
         if candidate.file != self._file_of(candidate.form):
             candidate.file.unlink(missing_ok=True)
-            self._quantized = [one for one in self._quantized if one.file != candidate.file]
+            self._quantized.pop(candidate.file, None)
 
     def forget(self, forms: Iterable[Form]) -> None:
         """Delete all that was made of forms."""
         for form in set(forms):
             self._written.pop(form, None)
             self._file_of(form).unlink(missing_ok=True)
-            for one in self._quantized:
+            for one in list(self._quantized.values()):
                 if one.form == form:
                     self.discard(one)
 
