@@ -6,6 +6,7 @@ import base64
 import os
 import threading
 import time
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -220,6 +221,27 @@ def test_cores_are_the_fast_ones_and_threads_follow(tmp_path, monkeypatch):
         done.set()
         helper.join()
     assert sorted(os.sched_getaffinity(0)) == mine
+
+
+def test_rest_ends_when_the_threads_sleep_for_two_slices_in_a_row():
+    left = iter([True, True, False, True, False, False, True])  # whether a thread spins through a slice
+    spent, asked = [0], []
+
+    def cpu_ns():
+        asked.append(spent[0])
+        if len(asked) % 2 and next(left):
+            spent[0] += 10**12
+        return asked[-1]
+
+    machine.rest(cpu_ns)
+    assert len(asked) == 2 * 6
+
+
+def test_rest_ends_though_a_thread_never_does(monkeypatch):
+    monkeypatch.setattr(machine, "_MOST_REST_SECONDS", 0.01)
+    spent = count(step=10**12)
+    machine.rest(lambda: next(spent))
+    assert next(spent) >= 2 * 10**12
 
 
 def test_counters_count_this_process_and_the_host():

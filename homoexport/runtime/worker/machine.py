@@ -19,8 +19,8 @@ from homoexport.runtime.worker.protocol import CountersReply
 _SYS = Path("/sys")
 _STATUS = Path("/proc/self/status")
 _SPIN_ADDITIONS = 10_000
-_REST_SECONDS = 0.01
-_REST_TRIES = 100
+_SLICE_SECONDS, _CALM_SLICES = 0.001, 2  # that a runtime's threads sleep through in a row are its rest
+_MOST_REST_SECONDS = 1.0
 _LIKE = 0.9  # cores whose highest clock rate is at least this share of the fastest one's
 
 
@@ -108,17 +108,18 @@ def pin(cores: Sequence[int]) -> None:
             os.sched_setaffinity(int(task.name), cores)
 
 
-def rest(cpu_ns: Callable[[], int] = time.process_time_ns) -> None:
-    """Sleep until the runtime's threads do too.
+def rest(cpu_ns: Callable[[], int] = time.process_time_ns, slice_seconds: float = _SLICE_SECONDS) -> None:
+    """Sleep until the runtime's threads do too: through two slices of time, of a second's at most.
 
     They go on spinning for some 40 ms after a run, in the hope of the next one, which would be
     another worker's time. Spinning stays on all the same, because it is on where the model is used.
     """
-    for _ in range(_REST_TRIES):
-        before_ns = cpu_ns()
-        time.sleep(_REST_SECONDS)
-        if cpu_ns() - before_ns < _REST_SECONDS * 1e9 / 10:
-            return
+    calm, until = 0, time.monotonic() + _MOST_REST_SECONDS
+    while calm < _CALM_SLICES and time.monotonic() < until:
+        before, before_ns = time.monotonic_ns(), cpu_ns()
+        time.sleep(slice_seconds)
+        # One thread that spins takes all of the slice, and what this loop itself takes is not nothing.
+        calm = calm + 1 if cpu_ns() - before_ns < (time.monotonic_ns() - before) / 2 else 0
 
 
 class EnergyMeter:

@@ -33,7 +33,7 @@ from homoexport.stages.plan.template import Stored, Templates, refuse_blocks, re
 
 _GROUP = 6  # models that are measured at a time, besides the one that all groups have
 _SECONDS = 0.5  # of each small model
-_WARM_SECONDS = 0.2  # at most, of every model
+_WARM_SECONDS = 0.1  # at most, of every model; what the first of 20 rounds still lack does not move a median
 _WHOLE_SECONDS = 1.0  # of each whole one
 _ALONE_SECONDS = 3.0  # of one that has tails of its own
 _DOUBT, _MORE_ROUNDS = 0.1, 2  # how far off its prediction a whole model is measured again, and how often
