@@ -17,7 +17,7 @@ INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 @pytest.fixture
 def graph_of_pairs(tmp_path: Path) -> Path:
-    """A graph whose answer says both of each token's numbers: 100 times the type, and the id, where there is a token."""
+    """A graph whose answer says both of a token's numbers: 100 times the type, and the id, where there is a token."""
     nodes = [
         helper.make_node("Mul", ["token_type_ids", "hundred"], ["hundreds"]),
         helper.make_node("Add", ["hundreds", "input_ids"], ["both"]),
