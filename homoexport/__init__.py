@@ -10,6 +10,8 @@ The verbs, each with its subject first and the rest by keyword. They print nothi
     evaluate    packages and models on a task, side by side, with intervals
     finetune    a student on labels, and from a teacher
     run         a recipe's whole journey, from plan to report
+    embed       many texts by a package, into a file of vectors
+    score       many pairs or texts by a reranker or classifier, into a file of its scores
     open_package, verify
 
 Nothing heavy is imported before a name is used. A user's mistake is a `UserError`; `homoexport.errors` has the tree.
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from homoexport.documents.artifact import verify
     from homoexport.runtime.inference import open_package
     from homoexport.workflow.distill import distill
+    from homoexport.workflow.embed import embed, score
     from homoexport.workflow.evaluate import evaluate
     from homoexport.workflow.export import export
     from homoexport.workflow.finetune import finetune
@@ -53,9 +56,10 @@ if TYPE_CHECKING:
 
     __version__: str
 
-_VERBS = ("plan", "trim", "distill", "export", "measure", "evaluate", "finetune", "run")
+_VERBS = ("plan", "trim", "distill", "export", "measure", "evaluate", "finetune", "run", "embed")
 _HOMES = {
     **{verb: f"workflow.{verb}" for verb in _VERBS},
+    "score": "workflow.embed",
     "open_package": "runtime.inference",
     "verify": "documents.artifact",
 }
@@ -76,6 +80,7 @@ __all__ = [
     "UserError",
     "__version__",
     "distill",
+    "embed",
     "evaluate",
     "export",
     "finetune",
@@ -83,6 +88,7 @@ __all__ = [
     "open_package",
     "plan",
     "run",
+    "score",
     "trim",
     "verify",
 ]

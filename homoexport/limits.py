@@ -38,9 +38,7 @@ class Limit(NamedTuple):
 
 LIMITS: dict[LimitName, Limit] = {
     "line_characters": Limit(MB, "characters of one text: a line, a row or a cell"),
-    "whole_mb": Limit(
-        256, "megabytes of text that is read at once: texts to measure with, GLUE's files, embed's stdin"
-    ),
+    "whole_mb": Limit(256, "megabytes of text that is read at once: texts to measure with, GLUE's files"),
     "expansion": Limit(50, "times its own size that a compressed file may unpack to, once that is more than 16 MB"),
     "members": Limit(10_000, "files in one archive"),
     "files": Limit(100_000, "files and folders that a pattern of text files may lead to"),

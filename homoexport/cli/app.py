@@ -46,7 +46,10 @@ _COMMANDS = {
         "Judge packages (in the runtime that ships) and torch models on the same data, with 95 % intervals.",
     ),
     "embed": _Place(
-        "package.embed", "Turn lines of text on stdin into vectors, [lines, width] float32, as a .npy file on stdout."
+        "package.embed", "Turn texts into vectors, [texts, width] float32: lines on stdin, or a column of files."
+    ),
+    "score": _Place(
+        "package.score", "Write what a reranker or classifier says of pairs or texts, [texts, labels] float32."
     ),
     "verify": _Place("package.verify", "Check every file of an artifact against its manifest."),
     "report": _Place("run.report", "Write a run's report.md and plots again, and show its table."),

@@ -1,66 +1,133 @@
-"""`homoexport embed` and `verify`: packages used and checked."""
+"""`homoexport embed`, `score` and `verify`: packages used and checked."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from homoexport.cli import screen
 from homoexport.cli.options import AsJson, RunsIn, Threads
-from homoexport.errors import TextError, UserError, refusing
-from homoexport.limits import MB, limit, raise_hint
+from homoexport.errors import UserError
+
+if TYPE_CHECKING:
+    from homoexport.workflow.embed import Answered
+    from homoexport.workflow.progress import Progress
+
+
+Data = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="GLOB",
+        help="txt, jsonl, csv, tsv or parquet files, plain or compressed, or package:DISTRIBUTION/GLOB; by default the "
+        "lines of stdin. Repeatable.",
+    ),
+]
+Column = Annotated[str, typer.Option("--column", "--text-column", help="Column of the texts.")]
+IdColumn = Annotated[
+    str | None, typer.Option(help="Column of what the texts are called, which a parquet output keeps.")
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Texts of one inference.")]
+Streams = Annotated[int | None, typer.Option(min=1, help="Inferences at once (default: cores divided by --threads).")]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", "-o", metavar="FILE", help=".npy, or .parquet with row numbers and ids; by default npy on stdout."
+    ),
+]
 
 
 def embed(
     package: Annotated[Path, typer.Argument(metavar="PACKAGE", help="A sentence package.")],
+    data: Data = None,
+    column: Column = "text",
+    id_column: IdColumn = None,
+    output: Output = None,
+    batch_size: BatchSize = 32,
     threads: Threads = 1,
-    batch_size: Annotated[int, typer.Option(min=1, help="Texts of one inference.")] = 32,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="The .npy file; by default stdout.")
-    ] = None,
+    streams: Streams = None,
     runtime: RunsIn = "auto",
 ) -> None:
-    """Turn lines of text on stdin into vectors, [lines, width] float32, as a .npy file on stdout.
+    """Turn texts into vectors, [texts, width] float32: lines on stdin, or a column of files.
+
+    homoexport embed PACKAGE --data 'docs/*.jsonl' --column body --id-column url -o vectors.parquet
 
     homoexport embed PACKAGE < lines.txt > vectors.npy
     """
-    import io
+    _refuse_terminal(output, "vectors")
+    from homoexport.workflow.embed import embed as verb
 
-    import numpy as np
+    with screen.Bars() as bars:
+        done = verb(
+            package,
+            data=data or sys.stdin.buffer,
+            output=output or sys.stdout.buffer,
+            column=column,
+            id_column=id_column,
+            batch_size=batch_size,
+            threads=threads,
+            streams=streams,
+            runtime=runtime,
+            progress=_progress(bars),
+        )
+    _say(done, "vectors")
 
-    from homoexport.documents.document import new_file
-    from homoexport.documents.output import make_folder, output_errors
-    from homoexport.runtime.inference import open_package
-    from homoexport.text.lines import longest_text, too_long
 
+def score(
+    package: Annotated[Path, typer.Argument(metavar="PACKAGE", help="A reranker's or a text classifier's package.")],
+    data: Data = None,
+    column: Column = "text",
+    pair_column: Annotated[str | None, typer.Option(help="Column of the second texts.")] = None,
+    id_column: IdColumn = None,
+    output: Output = None,
+    batch_size: BatchSize = 32,
+    threads: Threads = 1,
+    streams: Streams = None,
+    runtime: RunsIn = "auto",
+) -> None:
+    """Write what a reranker or classifier says of pairs or texts, [texts, labels] float32.
+
+    homoexport score PACKAGE --data pairs.csv --column query --pair-column passage -o scores.npy
+
+    They are the model's logits as they are: of a reranker, one score a pair, higher is better.
+    """
+    _refuse_terminal(output, "scores")
+    from homoexport.workflow.embed import score as verb
+
+    with screen.Bars() as bars:
+        done = verb(
+            package,
+            data=data or sys.stdin.buffer,
+            output=output or sys.stdout.buffer,
+            column=column,
+            pair_column=pair_column,
+            id_column=id_column,
+            batch_size=batch_size,
+            threads=threads,
+            streams=streams,
+            runtime=runtime,
+            progress=_progress(bars),
+        )
+    _say(done, "scores")
+
+
+def _refuse_terminal(output: Path | None, what: str) -> None:
     if output is None and sys.stdout.isatty():
-        raise UserError("vectors are not for a terminal", where="embed", hint="write > vectors.npy, or -o vectors.npy")
-    opened = open_package(package, threads=threads, runtime=runtime)
-    with refusing(TextError, "cannot be read", where="stdin", hint="write < lines.txt"):
-        given = sys.stdin.buffer.read(limit("whole_mb") * MB + 1)
-    if len(given) > limit("whole_mb") * MB:
-        raise TextError(f"is more than {limit('whole_mb')} MB", where="stdin", hint=raise_hint("whole_mb"))
-    with refusing(TextError, "is not UTF-8", where="stdin"):
-        # Only a newline ends a text: str.splitlines would also cut at form feeds and the like.
-        texts = given.decode("utf-8").replace("\r\n", "\n").split("\n")
-    if max(map(len, texts)) > longest_text():
-        raise too_long("stdin")
-    if texts[-1] == "":
-        texts.pop()
-    buffer = io.BytesIO()
-    np.save(buffer, opened.embed(texts, batch_size=batch_size))
-    if output is None:
-        with output_errors(Path("stdout")):
-            sys.stdout.buffer.write(buffer.getvalue())
-            sys.stdout.buffer.flush()
-        return
-    make_folder(output.parent)
-    in_place = output.exists() and not output.is_file()  # a device, or a pipe
-    with output_errors(output), output.open("wb") if in_place else new_file(output) as file:
-        file.write(buffer.getvalue())
+        raise UserError(f"{what} are not for a terminal", where="stdout", hint=f"write > {what}.npy, or -o {what}.npy")
+
+
+def _progress(bars: screen.Bars) -> Progress:
+    from homoexport.workflow.progress import Progress
+
+    return Progress(on_embed=bars.on_embed)
+
+
+def _say(done: Answered, what: str) -> None:
+    empty = f"; {done.empty:,} of the texts are empty" if done.empty else ""
+    rate = f", {done.texts / done.seconds:,.0f} a second" if done.texts else ""
+    screen.say(f"{done.texts:,} {what} of {done.width} in {done.seconds:.1f} s{rate}{empty}")
 
 
 def verify(

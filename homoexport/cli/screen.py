@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from homoexport.report.table import Table
     from homoexport.stages.finetune import FinetuneProgress
-    from homoexport.workflow.progress import DistillProgress
+    from homoexport.workflow.progress import DistillProgress, EmbedProgress
 
 _QUIET_SECONDS = 30.0  # without a terminal, a line comes at least this often
 
@@ -143,6 +143,16 @@ class Bars:
         text = f"loss {progress.loss:.4f}{'  int8 simulated' if progress.int8 else ''}"
         self._step("fine-tuning", "", progress.step, progress.steps, text)
 
+    def on_embed(self, progress: EmbedProgress) -> None:
+        """Some more texts were embedded: how many, how fast."""
+        text = f"{progress.texts:,} texts  {progress.texts / progress.seconds:,.0f} texts/s"
+        if errors.is_terminal:
+            bar, task = self._task("embedding", total=progress.about)
+            bar.update(task, completed=min(progress.texts, progress.about or progress.texts), text=text)
+        elif time.monotonic() - self._spoke > _QUIET_SECONDS:
+            self._spoke = time.monotonic()
+            say(text)
+
     def on_measure(self, stage: str, share: float) -> None:
         """A part of measuring, planning or pruning, and the share of it that is done."""
         if not errors.is_terminal:
@@ -165,7 +175,7 @@ class Bars:
             self._spoke = time.monotonic()
             say(f"{name} step {done}/{steps}  {text}".lstrip())
 
-    def _task(self, title: str, total: float) -> tuple[Progress, TaskID]:
+    def _task(self, title: str, total: float | None) -> tuple[Progress, TaskID]:
         """The bar, and the line of it that has this title."""
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -3,6 +3,7 @@
 from homoexport.documents.package import Pooling
 from homoexport.encoder.answers import input_names, last_token, max_length_of, outputs_of, pool, torch_answers
 from homoexport.encoder.behind import behind_states
+from homoexport.encoder.cross_encoder import write_cross_encoder_files
 from homoexport.encoder.dense import Dense
 from homoexport.encoder.families import family_of, supported_model_types, traits_of
 from homoexport.encoder.layout import Family, Group, Layout, Slot
@@ -55,5 +56,6 @@ __all__ = [
     "torch_answers",
     "traits_of",
     "weights_digest",
+    "write_cross_encoder_files",
     "write_sentence_files",
 ]

@@ -27,6 +27,7 @@ from homoexport.choices import CLASSIFYING, ModelTask
 from homoexport.documents.artifact import digest_in, sha256_file
 from homoexport.documents.document import digest_of
 from homoexport.documents.package import Pooling
+from homoexport.encoder.cross_encoder import NO_ACTIVATION, keep_activation
 from homoexport.encoder.dense import Dense
 from homoexport.encoder.families import traits_of
 from homoexport.encoder.folder import TOKENIZER_FILES, check_folder
@@ -216,6 +217,8 @@ def load_encoder(source: str, *, task: ModelTask | None = None) -> Encoder:
     check_answers(model, task, source)
     if task == "fill-mask" and tokenizer.mask_token_id is None:
         raise TeacherError("its tokenizer has no mask token", where=source, hint="set mask_token and save it again")
+    if task == "text-classification":
+        keep_activation(model.config, folder)
     if task != "sentence-similarity":
         return Encoder(model, tokenizer, task, None, folder, source, artifact)
     dense = read_dense_modules(folder, model.config.hidden_size)
@@ -275,6 +278,8 @@ def load_classifier(source: str, names: Sequence[str]) -> Encoder:
     labels = {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
     head = {**labels, "problem_type": "single_label_classification"} if names else {"problem_type": "regression"}
     model = new_classifier(found.folder, source, num_labels=len(names) or 1, **head)
+    if not names:
+        model.config.update(NO_ACTIVATION)  # scores are learned as they are
     _name_padding(model, found.tokenizer)
     return replace(found, model=model, task="text-classification", pooling=None, dense=())
 

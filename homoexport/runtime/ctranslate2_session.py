@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from homoexport.runtime.waiting import answer_of, heard
+from homoexport.runtime.waiting import Answers, heard
 from homoexport.runtime.worker.by_ctranslate2 import CTranslate2Model
 from homoexport.runtime.worker.protocol import LoadRequest
 
@@ -19,6 +19,7 @@ class CTranslate2Session:
     """An open folder of CTranslate2's, named by its model.bin."""
 
     def __init__(self, model: Path, *, threads: int) -> None:
+        self._answers = Answers()
         self._model = heard(lambda: CTranslate2Model(LoadRequest(str(model), threads)))
 
     def get_inputs(self) -> Sequence[Any]:
@@ -28,4 +29,8 @@ class CTranslate2Session:
     def run(self, outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
         """Its answer in those outputs; TimeoutError where it takes longer than the limit, though it runs on."""
         given = dict(feeds)
-        return answer_of(lambda: self._model.run(outputs, given), given.values())
+        return self._answers.of(lambda: self._model.run(outputs, given), given.values())
+
+    def end(self) -> None:
+        """Let no inference begin; those of other threads go to their end."""
+        self._answers.end()

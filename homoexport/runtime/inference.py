@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from homoexport.choices import OTHER_RUNTIMES, OUTPUT_NAMES, ModelTask, Runtime, RuntimeChoice
 from homoexport.documents.artifact import PackageManifest, verify
@@ -114,6 +114,7 @@ class Session(Protocol):
 
     def get_inputs(self) -> Sequence[Any]: ...
     def run(self, outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> list[FloatArray]: ...
+    def end(self) -> None: ...
 
 
 class Package:
@@ -127,8 +128,16 @@ class Package:
 
     def tokenize(self, texts: Sequence[Text]) -> dict[str, IntArray]:
         """Token ids of texts or pairs, truncated to the package's `max_length`; see `padded_tokens`."""
+        return self.padded(self.encode(texts))
+
+    def encode(self, texts: Sequence[Text]) -> list[Encoding]:
+        """Texts or pairs as the tokenizer has them, truncated to the package's `max_length`, without offsets."""
         with refusing(PackageError, "its tokenizer cannot read a text", where=str(self.details.folder)):
-            encodings = self.tokenizer.encode_batch(list(texts))
+            encodings: list[Encoding] = self.tokenizer.encode_batch_fast(list(texts))
+        return encodings
+
+    def padded(self, encodings: Sequence[Encoding]) -> dict[str, IntArray]:
+        """A batch of what `encode` gives; see `padded_tokens`."""
         rows, types = [one.ids for one in encodings], [one.type_ids for one in encodings]
         return padded_tokens(rows, self.details.pad_token_id, types=types)
 
@@ -173,6 +182,23 @@ class Package:
             return self.embed([""])[:0]
         return np.stack(self._in_batches(self._vectors, texts, batch_size, kind="vectors"))
 
+    def score(self, texts: Sequence[Text], batch_size: int = 32) -> FloatArray:
+        """The one output of a reranker or regressor for each pair (or text), in their order: higher is better.
+
+        It is the model's own output, with no sigmoid behind it.
+
+        Returns:
+            [N].
+
+        Raises:
+            PackageError: the model has not one output, or it is not finite.
+            UserError: a batch size below 1.
+        """
+        if self.details.task != "text-classification" or len(self.details.labels) != 1:
+            what = f"is a {self.details.task} model" + f" of {len(self.details.labels)} labels" * bool(self.details.labels)
+            raise self._error(f"{what}, which gives no score", "name a reranker: a model with one output")
+        return np.array(self.logits(texts, batch_size), np.float32).reshape(-1)
+
     def logits(self, texts: Sequence[Text], batch_size: int = 32) -> list[FloatArray]:
         """The logits of each text, in the order of the texts; `details.labels` names a classifier's.
 
@@ -209,20 +235,36 @@ class Package:
             raise self._error(f"gives {kind} that are not finite", "export the package again")
         return [found[row] for row in range(len(texts))]
 
+    def beside(self, session: Session) -> Package:
+        """The same package in another session of its runtime."""
+        return Package(self.details, session, self.tokenizer)
+
+    def end(self) -> None:
+        """End the inferences of other threads, and let none begin."""
+        self._session.end()
+
     def _error(self, what: str, hint: str) -> PackageError:
         return PackageError(what, where=str(self.details.folder), hint=hint)
 
     def _logits(self, texts: Sequence[Text]) -> list[FloatArray]:
         """[C], or [S, C] without padding."""
         tokens = self.tokenize(texts)
-        (answer,) = self.run(tokens, ["logits"])
+        answer = self.logits_of(tokens)
         if answer.ndim == 2:
             return list(answer)
         return [row[:length] for row, length in zip(answer, tokens["attention_mask"].sum(axis=1), strict=True)]
 
+    def logits_of(self, tokens: Mapping[str, IntArray]) -> FloatArray:
+        """Logits of a batch that `tokenize` gives: [B, C], or of every token [B, S, C or V]; see `logits`."""
+        (answer,) = self.run(tokens, ["logits"])
+        return answer
+
     def _vectors(self, texts: Sequence[Text]) -> FloatArray:
         """[B, D]"""
-        tokens = self.tokenize(texts)
+        return self.vectors_of(self.tokenize(texts))
+
+    def vectors_of(self, tokens: Mapping[str, IntArray]) -> FloatArray:
+        """Vectors [B, D] of a batch that `tokenize` gives; see `embed`."""
         (answer,) = self.run(tokens, [self.details.output])
         if self.details.task == "sentence-similarity":
             return answer

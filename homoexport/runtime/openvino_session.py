@@ -11,7 +11,7 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
-from homoexport.runtime.waiting import answer_of, heard
+from homoexport.runtime.waiting import Answers, heard
 from homoexport.runtime.worker.by_openvino import OpenVinoModel
 from homoexport.runtime.worker.protocol import LoadRequest
 
@@ -20,6 +20,7 @@ class OpenVinoSession:
     """An open OpenVINO file, by the settings that it is measured with."""
 
     def __init__(self, model: Path, *, threads: int) -> None:
+        self._answers = Answers()
         self._model = heard(lambda: OpenVinoModel(LoadRequest(str(model), threads)))
 
     def get_inputs(self) -> Sequence[Any]:
@@ -30,8 +31,12 @@ class OpenVinoSession:
         """Its answer in those outputs; TimeoutError where it takes longer than the limit."""
         given = dict(feeds)
         with self._model.request() as request:
-            answer_of(lambda: _infer(request, given), given.values(), stop=request.cancel)
+            self._answers.of(lambda: _infer(request, given), given.values(), stop=request.cancel)
             return [np.array(request.get_tensor(name).data) for name in outputs]
+
+    def end(self) -> None:
+        """End the inferences of other threads, and let none begin."""
+        self._answers.end()
 
 
 def _infer(request: openvino.InferRequest, feeds: dict[str, NDArray[Any]]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from homoexport.runtime.waiting import answer_of, heard
+from homoexport.runtime.waiting import Answers, heard
 
 
 class OnnxSession:
@@ -24,6 +24,7 @@ class OnnxSession:
         if library is not None:
             options.register_custom_ops_library(library)
         source = model if isinstance(model, bytes) else str(model)
+        self._answers = Answers()
         self._session = heard(lambda: ort.InferenceSession(source, options, providers=["CPUExecutionProvider"]))
 
     def get_inputs(self) -> Sequence[Any]:
@@ -35,8 +36,12 @@ class OnnxSession:
         """Its answer in those outputs, by default in all; TimeoutError where it takes longer than the limit."""
         options = ort.RunOptions()
         names, given = None if outputs is None else list(outputs), dict(feeds)
-        return answer_of(
+        return self._answers.of(
             lambda: self._session.run(names, given, options),
             given.values(),
             stop=lambda: setattr(options, "terminate", True),
         )
+
+    def end(self) -> None:
+        """End the inferences of other threads, and let none begin."""
+        self._answers.end()

@@ -15,17 +15,39 @@ T = TypeVar("T")
 _SECONDS_TO_END = 1.0  # an interpreter that ends while C++ still runs is aborted
 
 
-def answer_of(work: Callable[[], T], inputs: Iterable[NDArray[Any]], *, stop: Callable[[], None] = lambda: None) -> T:
-    """What some work answers of inputs; `stop` ends it.
+class Answers:
+    """The answers of one session that are waited for, each in its thread, so that another thread can end them all."""
 
-    Raises:
-        TimeoutError: it takes longer than the limit.
-    """
-    seconds = limit("answer_seconds") + SECONDS_PER_TOKEN * max((array.size for array in inputs), default=0)
-    try:
-        return heard(work, stop, seconds)
-    except futures.TimeoutError:
-        raise TimeoutError(f"no answer within {seconds:.0f} seconds; {raise_hint('answer_seconds')}") from None
+    def __init__(self) -> None:
+        self._stops: dict[int, Callable[[], None]] = {}  # by the thread
+        self._ended = False
+
+    def of(
+        self, work: Callable[[], T], inputs: Iterable[NDArray[Any]], *, stop: Callable[[], None] = lambda: None
+    ) -> T:
+        """What some work answers of inputs; `stop` ends it.
+
+        Raises:
+            TimeoutError: it takes longer than the limit.
+            InterruptedError: all were ended.
+        """
+        seconds = limit("answer_seconds") + SECONDS_PER_TOKEN * max((array.size for array in inputs), default=0)
+        thread = threading.get_ident()
+        self._stops[thread] = stop
+        try:
+            if self._ended:  # asked behind the note above, so that none is missed
+                raise InterruptedError("all answers were ended")
+            return heard(work, stop, seconds)
+        except futures.TimeoutError:
+            raise TimeoutError(f"no answer within {seconds:.0f} seconds; {raise_hint('answer_seconds')}") from None
+        finally:
+            del self._stops[thread]
+
+    def end(self) -> None:
+        """Stop what is waited for, and let nothing more begin."""
+        self._ended = True
+        for stop in list(self._stops.values()):
+            stop()
 
 
 def heard(work: Callable[[], T], stop: Callable[[], None] = lambda: None, seconds: float | None = None) -> T:

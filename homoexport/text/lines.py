@@ -14,10 +14,13 @@ _CHARACTERS_AT_ONCE = 1 << 16
 
 
 class Lines:
-    """The lines of a stream, with their breaks as they are, of which a row has no more characters than the limit."""
+    """The lines of a stream, with their breaks as they are, of which a row has no more characters than the limit.
 
-    def __init__(self, stream: TextIO, where: str) -> None:
-        self._where = where
+    `ends` is what ends a line, as `open` has it: by default any of the three kinds.
+    """
+
+    def __init__(self, stream: TextIO, where: str, *, ends: str = "") -> None:
+        self._where, self._ends = where, ends
         self._most = self._left = longest_text()
         self._lines = self._cut(stream)
 
@@ -25,7 +28,7 @@ class Lines:
         """The lines; of the last one only as much is read at a time as the limit lets it grow."""
         rest = ""
         while part := stream.read(_CHARACTERS_AT_ONCE):
-            *whole, rest = io.StringIO(rest + part, newline="")
+            *whole, rest = io.StringIO(rest + part, newline=self._ends)
             yield from whole
             if len(rest) > self._most:
                 raise too_long(self._where)

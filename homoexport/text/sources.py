@@ -269,8 +269,10 @@ def placed_rows(
     vectors: FileEntry | None = None,
     *,
     halves: bool = False,
+    empty: bool = False,
 ) -> Iterator[tuple[str, Row]]:
-    """Where each row stands, and what `read_rows` gives of it; with `halves` also of pairs that lack one text."""
+    """Where each row stands, and what `read_rows` gives of it; with `halves` also of pairs that lack one text, with
+    `empty` of all."""
     reader = VectorReader(vectors[0] if vectors else None) if vectors or "vector" in columns else None
     number = -1
     for number, (where, cells) in enumerate(_cells(files, columns)):
@@ -285,7 +287,7 @@ def placed_rows(
             if value is not None and (sum(map(len, value)) if of_words else len(value)) > longest_text():
                 raise too_long(where)
         there = ["".join(cells[role] or "").strip() != "" for role in ("text", "pair") if role in columns]
-        if not (any(there) if halves else all(there)):
+        if not (empty or (any(there) if halves else all(there))):
             continue
         if "label" in columns:
             label = cells["label"]

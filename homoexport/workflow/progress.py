@@ -22,6 +22,15 @@ class DistillProgress:
 
 
 @dataclass(frozen=True)
+class EmbedProgress:
+    """Texts that are done, in so many seconds, and about how many there are, where that is known."""
+
+    texts: int
+    about: int | None
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Progress:
     """Who is told what; by default nobody.
 
@@ -34,6 +43,7 @@ class Progress:
     on_note: Callable[[str], None] = lambda _line: None
     on_distill: Callable[[DistillProgress], None] = lambda _progress: None
     on_finetune: Callable[[FinetuneProgress], None] = lambda _progress: None
+    on_embed: Callable[[EmbedProgress], None] = lambda _progress: None
 
 
 QUIET = Progress()

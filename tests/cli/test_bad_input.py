@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -158,25 +159,31 @@ def test_damaged_packages(homoexport, tmp_path, command):
     assert_refused(homoexport(*command, package), "altered", "model.onnx")
 
 
+class _Folder(io.RawIOBase):
+    """What a shell gives for `< folder`."""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: object) -> int:
+        raise IsADirectoryError(21, "Is a directory")
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        (IsADirectoryError(21, "Is a directory"), "stdin: cannot be read ([Errno 21] Is a directory)"),
-        (b"w1 \xff\n", "stdin: is not UTF-8"),
-        ("\u20ac".encode() * 400_000, "stdin: is more than 1 MB"),  # which ends amid a character
+        (io.BufferedReader(_Folder()), "stdin: cannot be read ([Errno 21] Is a directory)"),
+        (io.BytesIO(b"w1 \xff\n"), "stdin: is not UTF-8"),
+        (io.BytesIO("\u20ac".encode() * 400_000), "stdin: has a line, a row or a cell of more than 100000 characters"),
     ],
     ids=["a folder", "bytes", "much"],
 )
 def test_stdin_that_embed_cannot_take(homoexport, tmp_path, monkeypatch, given, told):
-    def read(size):
-        if isinstance(given, OSError):
-            raise given
-        return given[:size]
-
     package = write_package(tmp_path / "package")
-    monkeypatch.setenv("HOMOEXPORT_LIMITS", "whole_mb=1")
-    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=SimpleNamespace(read=read)))
+    monkeypatch.setenv("HOMOEXPORT_LIMITS", "line_characters=100000")
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=given))
     assert_refused(homoexport("embed", package, "-o", tmp_path / "vectors.npy"), told)
+    assert not list(tmp_path.glob("*vectors*"))
 
 
 @pytest.mark.processes

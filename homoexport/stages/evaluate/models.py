@@ -154,3 +154,6 @@ class _TorchSession:
 
         answers = torch_answers(self._encoder, {name: torch.from_numpy(value) for name, value in feeds.items()})
         return [answers[name].float().numpy() for name in outputs]
+
+    def end(self) -> None:
+        """Inferences go to their end."""

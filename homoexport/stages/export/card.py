@@ -45,6 +45,7 @@ def model_card(name: str, details: PackageDetails, *, parent: str, source: str) 
         front=front_matter(front),
         source=source,
         artifact=artifact,
+        is_scorer=details.task == "text-classification" and len(details.labels or ()) == 1,
         optimum_class=_OPTIMUM.get(details.task),
         candidate=f"{details.browser.provider} {details.candidate}" if details.browser else details.candidate,
         dtype=PRECISIONS[details.precision].transformers_js_dtype,

@@ -31,6 +31,7 @@ from homoexport.encoder import (
     parent_of,
     save_tokenizer,
     weights_digest,
+    write_cross_encoder_files,
     write_sentence_files,
 )
 from homoexport.errors import UserError
@@ -181,6 +182,8 @@ def _write_files(encoder: Encoder, graph: ir.Model, chosen: Candidate, folder: P
     write_sentence_files(encoder, folder, hidden_size=encoder.model.config.hidden_size, max_length=max_length)
     if encoder.pooling is not None:
         _settle(folder / SENTENCE_SETTINGS, model_file.name, max_length)
+    if encoder.task == "text-classification":
+        write_cross_encoder_files(encoder.model.config, folder, file_name=model_file.name, max_length=max_length)
     return model_file
 
 

@@ -1,0 +1,52 @@
+"""What sentence-transformers' CrossEncoder is told by a folder: that it is one, which file it loads, and the activation.
+
+The activation is what CrossEncoder puts behind the logits: where nobody says which, a sigmoid behind a single one. Since
+version 5.4 its own folders say it in a file of theirs; in config.json, where older ones had it, students and packages
+keep it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from homoexport.encoder.folder import read_settings
+
+SETTINGS, PROMPTS = "sentence_bert_config.json", "config_sentence_transformers.json"
+NO_ACTIVATION = {"sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}}  # of a config.json
+_TRUSTED = "torch.nn."
+
+
+def keep_activation(config: Any, folder: Path) -> None:
+    """Write into a classifier's config the activation that a file of CrossEncoder's own names in its folder.
+
+    Raises:
+        TeacherError: the file is damaged.
+    """
+    path = folder / PROMPTS
+    settings = read_settings(path) if path.is_file() else None
+    activation = settings.get("activation_fn") if isinstance(settings, dict) else None
+    if isinstance(activation, str) and activation.startswith(_TRUSTED):
+        config.sentence_transformers = {"activation_fn": activation}
+
+
+def write_cross_encoder_files(config: Any, folder: Path, *, file_name: str, max_length: int) -> None:
+    """Have CrossEncoder (backend "onnx") load a text classifier's package as it stands, and cut at its longest text.
+
+    `file_name` is the ONNX file's; by itself it would take model.onnx alone. `config` is the model's.
+    """
+    known = getattr(config, "sentence_transformers", None)
+    activation = {"activation_fn": known["activation_fn"]} if isinstance(known, dict) and "activation_fn" in known else {}
+    module = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}
+    transformer = {
+        "transformer_task": "sequence-classification",
+        "max_seq_length": max_length,
+        "model_args": {"file_name": file_name},
+    }
+    for name, content in (
+        ("modules.json", [module]),
+        (SETTINGS, transformer),
+        (PROMPTS, {"model_type": "CrossEncoder", **activation}),
+    ):
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
