@@ -193,3 +193,34 @@ def test_sentence_transformers_loads_what_is_trimmed(family, tmp_path_factory):
     told, vectors = told_alike(folder)
     np.testing.assert_allclose(of_torch.encode(told), vectors, atol=1e-5)
     assert (of_onnx.encode(told) * vectors).sum(1).min() > 0.97
+
+
+@pytest.mark.parametrize("quantize", ["none", "int8"])
+def test_cross_encoder_loads_the_package_as_torch_does(tmp_path, monkeypatch, quantize):
+    """Its own folder is the judge: the activation is in a file of CrossEncoder's."""
+    from sentence_transformers import CrossEncoder
+
+    tiny = load_encoder(BERT_TINY, task="feature-extraction")
+    torch.manual_seed(0)
+    config = AutoConfig.from_pretrained(tiny.folder, num_labels=1)
+    model = AutoModelForSequenceClassification.from_config(config)
+    model.base_model.load_state_dict(tiny.model.state_dict(), strict=False)
+    torch.nn.init.normal_(model.classifier.weight, std=0.5)
+    model.save_pretrained(tmp_path / "plain")
+    tiny.tokenizer.save_pretrained(tmp_path / "plain")
+    judge = CrossEncoder(str(tmp_path / "plain"), device="cpu", max_length=64, activation_fn=torch.nn.Tanh())
+    judge.save_pretrained(str(tmp_path / "teacher"))
+    monkeypatch.chdir(tmp_path)
+    # The weights' folder alone: modules.json of a CrossEncoder is another matter.
+    (tmp_path / "teacher/modules.json").unlink()
+    encoder = load_encoder("teacher", task="text-classification")
+    here = host_of("cpu")
+    export_package(encoder, out_dir=Path("reranker"), rank=in_order, quantize=quantize, graph="standard", target=here)
+    pairs = [(TEXTS[0], text) for text in TEXTS]
+    names: dict[str, object] = {}
+    exec(snippets("rerankers.md", "sentence-transformers", "python")[0], names)
+    found, expected = names["model"].predict(pairs), judge.predict(pairs)
+    assert names["model"].max_seq_length == encoder.tokenizer.model_max_length
+    np.testing.assert_allclose(found, np.tanh(open_package("reranker").score(pairs)), atol=1e-3)
+    np.testing.assert_allclose(found, expected, atol=1e-4 if quantize == "none" else 0.1)
+    assert [each["corpus_id"] for each in names["ranking"]] != []
