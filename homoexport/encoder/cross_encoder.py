@@ -1,8 +1,7 @@
-"""What sentence-transformers' CrossEncoder is told by a folder: that it is one, which file it loads, and the activation.
+"""What sentence-transformers' CrossEncoder is told by a folder: that it is one, which file to load, and the activation.
 
-The activation is what CrossEncoder puts behind the logits: where nobody says which, a sigmoid behind a single one. Since
-version 5.4 its own folders say it in a file of theirs; in config.json, where older ones had it, students and packages
-keep it.
+The activation is what CrossEncoder puts behind the logits: where nobody says which, a sigmoid behind a single one. Its
+own folders of version 5.7 say it in a file beside the model; students keep it in config.json, where older ones have it.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from homoexport.encoder.folder import read_settings
 
 SETTINGS, PROMPTS = "sentence_bert_config.json", "config_sentence_transformers.json"
 NO_ACTIVATION = {"sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}}  # of a config.json
-_TRUSTED = "torch.nn."
+_KEPT, _TRUSTED = ("activation_fn",), "torch.nn."
 
 
 def keep_activation(config: Any, folder: Path) -> None:
@@ -37,7 +36,7 @@ def write_cross_encoder_files(config: Any, folder: Path, *, file_name: str, max_
     `file_name` is the ONNX file's; by itself it would take model.onnx alone. `config` is the model's.
     """
     known = getattr(config, "sentence_transformers", None)
-    activation = {"activation_fn": known["activation_fn"]} if isinstance(known, dict) and "activation_fn" in known else {}
+    activation = {key: known[key] for key in _KEPT if key in known} if isinstance(known, dict) else {}
     module = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}
     transformer = {
         "transformer_task": "sequence-classification",

@@ -195,8 +195,9 @@ class Package:
             UserError: a batch size below 1.
         """
         if self.details.task != "text-classification" or len(self.details.labels) != 1:
-            what = f"is a {self.details.task} model" + f" of {len(self.details.labels)} labels" * bool(self.details.labels)
-            raise self._error(f"{what}, which gives no score", "name a reranker: a model with one output")
+            labels = f" of {len(self.details.labels)} labels" if self.details.labels else ""
+            what = f"is a {self.details.task} model{labels}, which gives no score"
+            raise self._error(what, "name a reranker: a model with one output")
         return np.array(self.logits(texts, batch_size), np.float32).reshape(-1)
 
     def logits(self, texts: Sequence[Text], batch_size: int = 32) -> list[FloatArray]:

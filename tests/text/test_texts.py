@@ -17,7 +17,8 @@ from homoexport.text.texts import Given, TextFiles, lines_of
 
 def test_lines_end_at_newlines_alone_and_blank_ones_count():
     given = "\ufeffone\r\n\n two\x0c\u2028three\rfour \nfive".encode()
-    assert [row.text for row in lines_of(io.BytesIO(given), "stdin")] == ["one", "", " two\x0c\u2028three\rfour ", "five"]
+    expected = ["one", "", " two\x0c\u2028three\rfour ", "five"]
+    assert [row.text for row in lines_of(io.BytesIO(given), "stdin")] == expected
 
 
 def test_a_stream_is_read_as_it_is_asked_for_and_stays_open():
