@@ -56,8 +56,9 @@ class NpyFile:
     def end(self) -> None:
         """Say how many rows there are."""
         place, header = self._file.tell(), self._header()
+        assert len(header) == place - 4 * self._rows * self._width, "numpy leaves room for more rows"
         self._file.seek(0)
-        assert len(header) == self._file.write(header) == place - 4 * self._rows * self._width, "numpy leaves room"
+        self._file.write(header)
         self._file.seek(place)
 
 

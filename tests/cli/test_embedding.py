@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from homoexport.runtime.inference import open_package
 from tests.conftest import write_sentences
+from tests.snippets import snippets
 from tests.stages.measure.tiny_onnx import write_package
 
 TEXTS = [" ".join(f"w{(row * 7 + word) % 59}" for word in range(1 + row % 9)) for row in range(50)]
@@ -126,3 +128,20 @@ def test_a_static_scheme_answers_each_text_as_it_would_alone(homoexport, tmp_pat
     assert package.details.model_file == "onnx/model_quantized.onnx"
     alone = np.concatenate([package.embed([text]) for text in texts.read_text().splitlines()])
     np.testing.assert_allclose(np.load(tmp_path / "vectors.npy"), alone, atol=1e-5)
+
+
+def test_the_pages_snippets(homoexport, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    package = write_package(tmp_path / "package")
+    (tmp_path / "docs").mkdir()
+    for number, text in enumerate(TEXTS[:3]):
+        Path(f"docs/{number}.jsonl").write_text(json.dumps({"body": text, "url": f"u{number}"}))
+    (command,) = snippets("embedding.md", "From files", "bash")
+    assert homoexport(*shlex.split(command)[1:]).code == 0
+    assert pyarrow.parquet.read_table("vectors.parquet")["id"].to_pylist() == ["u0", "u1", "u2"]
+    (code,) = snippets("embedding.md", "In Python", "python")
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert "3 vectors of 16" in capsys.readouterr().out
+    np.testing.assert_allclose(np.load("vectors.npy"), open_package(package).embed(TEXTS[:3]), atol=1e-6)
+    assert names["vectors"].shape == (2, 16)
