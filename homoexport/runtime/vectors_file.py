@@ -9,7 +9,7 @@ import io
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -141,7 +141,12 @@ def vectors_file(
         is_table = path is not None and path.suffix == ".parquet"
         vectors: VectorsFile
         vectors = ParquetFile(file, width, called=called, named=named) if is_table else NpyFile(file, width)
-        yield vectors
+        try:
+            yield vectors
+        except BaseException:
+            with suppress(Exception):  # what is written goes; but pyarrow would end it later, in a file that is closed
+                vectors.end()
+            raise
         vectors.end()
 
 

@@ -92,7 +92,10 @@ def test_no_line_is_a_matrix_of_no_rows(homoexport, tmp_path, monkeypatch, packa
     [
         (["--data", "nothing*.txt"], "nothing*.txt: no file matches"),
         (["--data", "some.csv"], "some.csv: has no column 'text'; set 'column' to one of: body, url"),
-        (["--data", "some.csv", "--column", "body", "--id-column", "uri"], "has no column 'uri'; set 'id_column' to"),
+        (
+            ["--data", "some.csv", "--column", "body", "--id-column", "uri", "-o", "vectors.parquet"],
+            "has no column 'uri'; set 'id_column' to",
+        ),
         (["--data", "some.csv", "--column", "body", "--id-column", "url"], "vectors.npy: takes no ids"),
         (["--data", "bad.jsonl"], "bad.jsonl, line 2: is not a JSON object"),
         (["--id-column", "url", "-o", "vectors.parquet"], "id_column: the lines of stdin have no columns"),
