@@ -90,7 +90,7 @@ def test_the_card_has_an_example_with_pairs(reranker):
     card = (package / "README.md").read_text()
     first, second = (part.split("\n```")[0] for part in card.split("```python\n")[1:])
     names: dict[str, object] = {}
-    exec(first.replace('"."', repr(str(package))).replace('"./', f'"{package}/').replace("passage", "w1"), names)
+    exec(first.replace('"."', repr(str(package))).replace('"./', f'"{package}/').replace('"a passage"', '"w1"'), names)
     pairs = list(zip(names["queries"], names["passages"], strict=True))
     np.testing.assert_allclose(names["scores"], open_package(package).score(pairs), atol=1e-4)
     assert 'CrossEncoder(".", backend="onnx")' in second
