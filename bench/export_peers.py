@@ -309,7 +309,6 @@ def main() -> None:
     result: dict[str, Any] = {
         "host": vars(describe_host()),
         "versions": library_versions(),
-        "seconds": arguments.seconds,
         "models": {},
     }
     if arguments.output.exists():
@@ -347,6 +346,7 @@ def main() -> None:
             told = verdict(kept, cells)
             result["models"][name] = {
                 "verdict": told,
+                "seconds": arguments.seconds,
                 "contestants": [one.as_json() for one in contestants],
                 "left_out_after_screening": left_out,
                 "same_program_as": twins,
