@@ -4,8 +4,8 @@
     python bench/export_peers.py NAME=MODEL,OUT [NAME=MODEL,OUT ...] --peers-python PYTHON
 
 For every model: `homoexport export --quantize auto --runtime auto` for three workloads, 1 x 16 tokens, 1 x 128 and 8 x
-384, all at 1 thread, and in every cell of threads, batch and length what was exported for the like of it, in the
-runtime that the package says is its fastest, against every peer's file in ONNX Runtime, OpenVINO and CTranslate2;
+384, at each number of threads, and in every cell of threads, batch and length what was exported for the like of it, in
+the runtime that the package says is its fastest, against every peer's file in ONNX Runtime, OpenVINO and CTranslate2;
 beside it the package's ONNX file, and our fp32 file, for peers whose cosine is 1. All files for OpenVINO are compiled
 for a cell's shape, ours, too; peers' in f32 and in bf16, ours in what OpenVINO takes by itself. Peers whose files are
 the same program once ONNX Runtime has optimized them run as one, and those that are nowhere near the fastest of their
@@ -24,9 +24,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +51,14 @@ OUTPUT = Path(__file__).parent / "results" / "export_peers.json"
 LENGTHS, BATCHES, THREADS = (16, 64, 128, 384), (1, 8), (1, 2)
 SCREENS = ((1, 1, 16), (1, 1, 128), (2, 8, 64))  # threads, batch, length
 NEAR = 1.1  # times the fastest peer's time in every screen: slower ones are left out
-OURS, OURS_SHORT, OURS_LONG = "homoexport, 1 x 128", "homoexport, 1 x 16", "homoexport, 8 x 384"
-OURS_FP32 = "homoexport-fp32"
+OURS = "homoexport"  # the beginning of our packages' names
+OURS_FP32 = f"{OURS}-fp32"
 IN_ONNXRUNTIME = " (ONNX file)"  # of a package whose fastest runtime is another
 RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "ctranslate2": "CTranslate2"}
 ANY, ONNX_FILE = "any runtime", "our ONNX file"
 OWN_CHOICE = "default"  # of the precision that OpenVINO computes floats in
-# In a batch, half the way in logarithms between what our packages were exported for.
+SHORT, USUAL, LONG = (1, 16), (1, 128), (8, 384)  # batch and length that our packages are exported for
+# In a batch, half the way in logarithms between them.
 SHORT_TOKENS, LONG_TOKENS = (16 * 128) ** 0.5, (128 * 8 * 384) ** 0.5
 WARM_SECONDS = 2.0  # at most: two threads on two cores are rarely steady
 COSINE_TEXTS = 64  # ours are calibrated on the others
@@ -79,12 +81,13 @@ class OpenVinoTarget(LocalCpu):
 
 @dataclass
 class Contestant:
-    """One file under one runtime, and its cosine to torch's answers."""
+    """One file under one runtime, and its cosine to torch's answers; `threads` is what it was exported for, if said."""
 
     name: str
     file: Path
     output: str
     runtime: str
+    threads: int | None = None
     cosine_mean: float | None = None
     cosine_min: float | None = None
     latencies_ms: dict[str, float] = field(default_factory=dict)
@@ -119,40 +122,56 @@ def peers_of(folder: Path) -> tuple[list[Contestant], dict[str, str]]:
     return found, failed
 
 
-def exported(model: str, folder: Path, texts: Sequence[str]) -> list[Contestant]:
+def package_name(workload: tuple[int, int], threads: int) -> str:
+    """Of our package for a batch and length."""
+    batch, length = workload
+    return f"{OURS}, {batch} x {length}" + f", {threads} threads" * (threads > 1)
+
+
+def exported(model: str, folder: Path, texts: Sequence[str], threads: Sequence[int]) -> list[Contestant]:
     """Packages of our own of a model, as a user would make them."""
     file = folder / "texts.txt"
     folder.mkdir(parents=True, exist_ok=True)
     file.write_text("\n".join(texts))
     contestants = []
-    for name, options in (
-        (OURS, ("--runtime", "auto")),
-        (OURS_SHORT, ("--runtime", "auto", "--length", "16")),
-        (OURS_LONG, ("--runtime", "auto", "--batch-size", "8", "--length", "384")),
-        (OURS_FP32, ("--quantize", "none")),
-    ):
+    asked: list[tuple[str, int | None, tuple[str, ...]]] = []
+    for count, workload in product(threads, (SHORT, USUAL, LONG)):
+        batch, length = map(str, workload)
+        words = ("--runtime", "auto", "--threads", str(count), "--batch-size", batch, "--length", length)
+        asked.append((package_name(workload, count), count, words))
+    asked.append((OURS_FP32, None, ("--quantize", "none", "--threads", "1")))
+    for name, for_threads, options in asked:
         out = folder / name.replace(", ", "-").replace(" ", "")
         if not out.exists():
-            command = [sys.executable, "-m", "homoexport", "export", "--onnx", model, "-o", str(out), "--threads", "1"]
+            command = [sys.executable, "-m", "homoexport", "export", "--onnx", model, "-o", str(out)]
             subprocess.run([*command, "--text", str(file), *options], check=True)
         details = read_package(out, "auto")
         runtime = f"openvino-{OWN_CHOICE}" if details.runtime == "openvino" else details.runtime
-        contestants.append(Contestant(name, details.file, details.output, runtime))
+        contestants.append(Contestant(name, details.file, details.output, runtime, threads=for_threads))
         if details.runtime != "onnxruntime":
-            contestants.append(Contestant(name + IN_ONNXRUNTIME, details.model, details.output, "onnxruntime"))
+            beside = Contestant(
+                name + IN_ONNXRUNTIME, details.model, details.output, "onnxruntime", threads=for_threads
+            )
+            contestants.append(beside)
     return contestants
 
 
-def ours_of(cell: str) -> str:
-    """Which of our packages was exported for the like of a cell, in its fastest runtime."""
-    batch, length = cell.split(", ")[1].split(" x ")
-    tokens = int(batch) * int(length)
-    return OURS_SHORT if tokens < SHORT_TOKENS else OURS_LONG if tokens > LONG_TOKENS else OURS
+def ours_of(cell: str, names: Collection[str]) -> str:
+    """Which of our packages of these names was exported for the like of a cell, in its fastest runtime.
+
+    Where none was for its number of threads, it is the one for one thread.
+    """
+    threads, workload = cell.split(", ")
+    batch, length = map(int, workload.split(" x "))
+    tokens = batch * length
+    nearest = SHORT if tokens < SHORT_TOKENS else LONG if tokens > LONG_TOKENS else USUAL
+    own = package_name(nearest, int(threads.split()[0]))
+    return own if own in names else package_name(nearest, 1)
 
 
 def is_ours(one: Contestant) -> bool:
     """Whether it is no peer."""
-    return one.name.removesuffix(IN_ONNXRUNTIME) in (OURS, OURS_SHORT, OURS_LONG, OURS_FP32)
+    return one.name.startswith(OURS)
 
 
 def program_of(file: Path) -> str:
@@ -279,7 +298,7 @@ def verdict(contestants: Sequence[Contestant], cells: Sequence[str]) -> dict[str
             times = {one.name: one.latencies_ms[cell] for one in rivals if cell in one.latencies_ms}
             if times:
                 best = min(times, key=lambda name: times[name])
-                own = ours[ours_of(cell)]
+                own = ours[ours_of(cell, ours)]
                 if group == ONNX_FILE:
                     own = ours.get(own.name + IN_ONNXRUNTIME, own)
                 ratios[cell] = {"best": best, "ratio": times[best] / own.latencies_ms[cell]}
@@ -309,7 +328,6 @@ def main() -> None:
     result: dict[str, Any] = {
         "host": vars(describe_host()),
         "versions": library_versions(),
-        "seconds": arguments.seconds,
         "models": {},
     }
     if arguments.output.exists():
@@ -326,7 +344,7 @@ def main() -> None:
                 peers = [one for one in peers if one.runtime == "onnxruntime"]
             folder = (arguments.packages or Path(scratch)) / name
             peers, twins = without_twins(peers)
-            contestants = [*exported(model, folder, others), *peers]
+            contestants = [*exported(model, folder, others, arguments.threads), *peers]
             add_cosines(contestants, load_encoder(model), texts, arguments.peers_python)
             if arguments.screened:
                 left_out = json.loads(arguments.screened.read_text())["models"][name]["left_out_after_screening"]
@@ -340,13 +358,15 @@ def main() -> None:
                         cell = cell_name(threads, batch, length)
                         cells.append(cell)
                         workload = Workload(threads, batch, length)
-                        times = take_cell(kept, arguments.peers_python, workload, seconds=arguments.seconds)
-                        for one in kept:
+                        timed = [one for one in kept if one.threads in (None, threads)]
+                        times = take_cell(timed, arguments.peers_python, workload, seconds=arguments.seconds)
+                        for one in timed:
                             one.latencies_ms[cell] = times[one.name]
-                        tell(name, cell, kept)
+                        tell(name, cell, timed)
             told = verdict(kept, cells)
             result["models"][name] = {
                 "verdict": told,
+                "seconds": arguments.seconds,
                 "contestants": [one.as_json() for one in contestants],
                 "left_out_after_screening": left_out,
                 "same_program_as": twins,
@@ -398,7 +418,7 @@ def words(models: Mapping[str, Any]) -> str:
     for name, model in models.items():
         cosines = {one["name"]: one["cosine_mean"] for one in model["contestants"]}
         runtimes = {one["name"]: one["runtime"] for one in model["contestants"]}
-        packages = [name for name in (OURS, OURS_SHORT, OURS_LONG) if name in cosines]
+        packages = [one for one in cosines if one.startswith(f"{OURS},") and not one.endswith(IN_ONNXRUNTIME)]
         told = [f"{cosines[ours]:.3f} {ours} ({runtimes[ours]})" for ours in packages]
         figures = []
         for group, title in {**RUNTIMES, ANY: "the fastest of all"}.items():
@@ -427,8 +447,8 @@ def own_files(models: Mapping[str, Any]) -> str:
             if cell not in model["verdict"][ANY]["cells"]:
                 row.append("")
                 continue
-            ours = {one["name"]: one for one in model["contestants"] if one["name"].startswith(ours_of(cell))}
-            package = ours[ours_of(cell)]
+            ours = {one["name"]: one for one in model["contestants"]}
+            package = ours[ours_of(cell, ours)]
             file = ours.get(package["name"] + IN_ONNXRUNTIME, package)
             told = f"{file['latencies_ms'][cell]:.2f} ms"
             if file is not package:
@@ -441,7 +461,8 @@ def own_files(models: Mapping[str, Any]) -> str:
 
 def tell(name: str, cell: str, contestants: Sequence[Contestant]) -> None:
     """A line for each cell."""
-    ours = next(one for one in contestants if one.name == ours_of(cell))
+    own = ours_of(cell, [one.name for one in contestants])
+    ours = next(one for one in contestants if one.name == own)
     peers = sorted((one for one in contestants if not is_ours(one)), key=lambda one: one.latencies_ms[cell])
     best = [next(filter(lambda peer: peer.runtime.startswith(runtime), peers), None) for runtime in RUNTIMES]
     others = "  ".join(f"{one.name} {one.latencies_ms[cell]:.3f} ({one.cosine_mean:.4f})" for one in filter(None, best))

@@ -236,9 +236,9 @@ def test_speeds_beside_other_tools():
     ours = [models[name]["verdict"] for name in ("minilm-6x384", "student-6x192")]
     for runtime in ("onnxruntime", "openvino"):
         assert says("README.md", "On your own model", *(f"{one[runtime]['geometric_mean']:.2f}" for one in ours))
-    with_amx = kept("export_peers")["models"]["minilm-6x384"]["verdict"]
-    figures = [f"{with_amx[group]['geometric_mean']:.2f}" for group in ("onnxruntime", "any runtime")]
-    assert says("README.md", "On your own model", *figures)
+    with_amx = [model["verdict"] for model in kept("export_peers")["models"].values()]
+    for group in ("onnxruntime", "any runtime"):
+        assert says("README.md", "On your own model", *(f"{one[group]['geometric_mean']:.2f}" for one in with_amx))
 
 
 def test_finetuned_models():
