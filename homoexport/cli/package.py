@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +16,6 @@ from homoexport.errors import UserError
 
 if TYPE_CHECKING:
     from homoexport.workflow.embed import Answered
-    from homoexport.workflow.progress import Progress
 
 
 Data = Annotated[
@@ -59,20 +60,17 @@ def embed(
     _refuse_terminal(output, "vectors")
     from homoexport.workflow.embed import embed as verb
 
-    with screen.Bars() as bars:
-        done = verb(
-            package,
-            data=data or sys.stdin.buffer,
-            output=output or sys.stdout.buffer,
-            column=column,
-            id_column=id_column,
-            batch_size=batch_size,
-            threads=threads,
-            streams=streams,
-            runtime=runtime,
-            progress=_progress(bars),
-        )
-    _say(done, "vectors")
+    asked = partial(
+        verb,
+        package,
+        column=column,
+        id_column=id_column,
+        batch_size=batch_size,
+        threads=threads,
+        streams=streams,
+        runtime=runtime,
+    )
+    _write(asked, "vectors", data, output)
 
 
 def score(
@@ -96,21 +94,18 @@ def score(
     _refuse_terminal(output, "scores")
     from homoexport.workflow.embed import score as verb
 
-    with screen.Bars() as bars:
-        done = verb(
-            package,
-            data=data or sys.stdin.buffer,
-            output=output or sys.stdout.buffer,
-            column=column,
-            pair_column=pair_column,
-            id_column=id_column,
-            batch_size=batch_size,
-            threads=threads,
-            streams=streams,
-            runtime=runtime,
-            progress=_progress(bars),
-        )
-    _say(done, "scores")
+    asked = partial(
+        verb,
+        package,
+        column=column,
+        pair_column=pair_column,
+        id_column=id_column,
+        batch_size=batch_size,
+        threads=threads,
+        streams=streams,
+        runtime=runtime,
+    )
+    _write(asked, "scores", data, output)
 
 
 def _refuse_terminal(output: Path | None, what: str) -> None:
@@ -118,13 +113,16 @@ def _refuse_terminal(output: Path | None, what: str) -> None:
         raise UserError(f"{what} are not for a terminal", where="stdout", hint=f"write > {what}.npy, or -o {what}.npy")
 
 
-def _progress(bars: screen.Bars) -> Progress:
+def _write(asked: Callable[..., Answered], what: str, data: list[str] | None, output: Path | None) -> None:
+    """Have a verb write its answers, under a bar, and say what was done."""
     from homoexport.workflow.progress import Progress
 
-    return Progress(on_embed=bars.on_embed)
-
-
-def _say(done: Answered, what: str) -> None:
+    with screen.Bars() as bars:
+        done = asked(
+            data=data or sys.stdin.buffer,
+            output=output or sys.stdout.buffer,
+            progress=Progress(on_embed=bars.on_embed),
+        )
     empty = f"; {done.empty:,} of the texts are empty" if done.empty else ""
     rate = f", {done.texts / done.seconds:,.0f} a second" if done.texts else ""
     screen.say(f"{done.texts:,} {what} of {done.width} in {done.seconds:.1f} s{rate}{empty}")

@@ -73,8 +73,7 @@ def answers_of(
         raise UserError(f"a batch of {batch_size} texts", where="batch_size", hint="give 1 or more")
     package = streams[0]
     ready: deque[list[_Part]] = deque()
-    pool = _Pool(streams, ask)
-    with pool:
+    with _Pool(streams, ask) as pool:
         for window in _windows(texts, batch_size * _BATCHES):
             encodings = package.encode(window)
             order = np.argsort([len(each) for each in encodings], kind="stable")
@@ -120,7 +119,8 @@ class _Pool:
             self._idle.put(package)
         self._threads = ThreadPoolExecutor(len(streams), thread_name_prefix="stream")
 
-    def __enter__(self) -> None: ...
+    def __enter__(self) -> _Pool:
+        return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
