@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import os
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
@@ -223,25 +226,51 @@ def test_cores_are_the_fast_ones_and_threads_follow(tmp_path, monkeypatch):
     assert sorted(os.sched_getaffinity(0)) == mine
 
 
-def test_rest_ends_when_the_threads_sleep_for_two_slices_in_a_row():
-    left = iter([True, True, False, True, False, False, True])  # whether a thread spins through a slice
-    spent, asked = [0], []
-
-    def cpu_ns():
-        asked.append(spent[0])
-        if len(asked) % 2 and next(left):
-            spent[0] += 10**12
-        return asked[-1]
-
-    machine.rest(cpu_ns)
-    assert len(asked) == 2 * 6
+def test_rest_ends_when_no_thread_runs():
+    looks = iter([True, True, False, True])
+    machine.rest(lambda: next(looks))
+    assert next(looks)
 
 
 def test_rest_ends_though_a_thread_never_does(monkeypatch):
     monkeypatch.setattr(machine, "_MOST_REST_SECONDS", 0.01)
-    spent = count(step=10**12)
-    machine.rest(lambda: next(spent))
-    assert next(spent) >= 2 * 10**12
+    looks = count()
+    machine.rest(lambda: next(looks) >= 0)
+    assert next(looks) >= 2
+
+
+def test_threads_run_by_their_state():
+    with subprocess.Popen([sys.executable, "-c", "input()\nwhile True: pass"], stdin=subprocess.PIPE) as process:
+        try:
+            wait_until(lambda: not machine.threads_run(process.pid))
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+            wait_until(lambda: machine.threads_run(process.pid))
+        finally:
+            process.kill()
+    assert not machine.threads_run(process.pid)
+
+
+def test_own_threads_run_but_for_the_one_that_asks(monkeypatch):
+    end = threading.Event()
+    wait_until(lambda: not machine.own_threads_run())
+    busy = threading.Thread(target=lambda: [None for _ in iter(end.is_set, True)])
+    busy.start()
+    try:
+        wait_until(machine.own_threads_run)
+        monkeypatch.setattr(machine, "_PROC", Path("/none"))  # as on a host without /proc
+        wait_until(machine.own_threads_run)
+    finally:
+        end.set()
+        busy.join()
+    wait_until(lambda: not machine.own_threads_run())
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    until = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.001)
 
 
 def test_counters_count_this_process_and_the_host():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -16,11 +17,11 @@ from pathlib import Path
 
 from homoexport.runtime.worker.protocol import CountersReply
 
+_PROC = Path("/proc")
 _SYS = Path("/sys")
 _STATUS = Path("/proc/self/status")
 _SPIN_ADDITIONS = 10_000
-_SLICE_SECONDS, _CALM_SLICES = 0.001, 2  # that a runtime's threads sleep through in a row are its rest
-_MOST_REST_SECONDS = 1.0
+_REST_SECONDS, _MOST_REST_SECONDS = 0.001, 1.0  # between two looks at a runtime's threads, and of all looks
 _LIKE = 0.9  # cores whose highest clock rate is at least this share of the fastest one's
 
 
@@ -108,18 +109,37 @@ def pin(cores: Sequence[int]) -> None:
             os.sched_setaffinity(int(task.name), cores)
 
 
-def rest(cpu_ns: Callable[[], int] = time.process_time_ns, slice_seconds: float = _SLICE_SECONDS) -> None:
-    """Sleep until the runtime's threads do too: through two slices of time, of a second's at most.
+def rest(runs: Callable[[], bool] | None = None) -> None:
+    """Sleep until the runtime's threads do too, for a second at most; `runs` says whether one still runs.
 
     They go on spinning for some 40 ms after a run, in the hope of the next one, which would be
     another worker's time. Spinning stays on all the same, because it is on where the model is used.
     """
-    calm, until = 0, time.monotonic() + _MOST_REST_SECONDS
-    while calm < _CALM_SLICES and time.monotonic() < until:
-        before, before_ns = time.monotonic_ns(), cpu_ns()
-        time.sleep(slice_seconds)
-        # One thread that spins takes all of the slice, and what this loop itself takes is not nothing.
-        calm = calm + 1 if cpu_ns() - before_ns < (time.monotonic_ns() - before) / 2 else 0
+    runs, until = runs or own_threads_run, time.monotonic() + _MOST_REST_SECONDS
+    while runs() and time.monotonic() < until:
+        time.sleep(_REST_SECONDS)
+
+
+def own_threads_run() -> bool:
+    """Whether a thread of this process other than the caller's runs or waits for a core."""
+    if _PROC.exists():
+        return threads_run(os.getpid(), but=threading.get_native_id())
+    before, before_ns = time.monotonic_ns(), time.process_time_ns()
+    time.sleep(_REST_SECONDS)
+    return time.process_time_ns() - before_ns > (time.monotonic_ns() - before) / 2
+
+
+def threads_run(process: int, *, but: int | None = None) -> bool:
+    """Whether one of a process's threads runs or waits for a core, by its state (proc_pid_stat(5)).
+
+    Processor time would not say: the kernel brings that of other threads up to date at its ticks alone, often 4 ms.
+    """
+    for task in (_PROC / str(process)).glob("task/[0-9]*"):
+        with contextlib.suppress(OSError):  # a thread that has just ended
+            state = (task / "stat").read_text().rpartition(")")[2].split()[0]
+            if state == "R" and task.name != str(but):
+                return True
+    return False
 
 
 class EnergyMeter:

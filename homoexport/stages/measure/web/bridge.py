@@ -27,14 +27,13 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 from homoexport.host import MeasuredHost, describe_host
 from homoexport.runtime.worker import protocol
 from homoexport.runtime.worker.inputs import make_batches
-from homoexport.runtime.worker.machine import counters, rest
+from homoexport.runtime.worker.machine import counters, rest, threads_run
 from homoexport.stages.measure.web import DEVICE_STATUS, MEMORY_SIGNS, BridgeSettings
-from homoexport.stages.measure.web.browser import Browser, peak_bytes, resident_bytes, scheduled_ns, watch
+from homoexport.stages.measure.web.browser import Browser, peak_bytes, resident_bytes, watch
 from homoexport.stages.measure.web.site import JsonObject, Site
 
 _CRASHED = "the page crashed, most likely for want of memory"
 _START_SECONDS = 60.0
-_SLICE_SECONDS = 0.01  # some of the kernel's ticks, at which it brings the times of other processes up to date
 _RUNTIME = "ort/"  # where the page finds onnxruntime-web, as `worker.js` has it
 _STEADY = 0.98  # as in `homoexport.runtime.worker.model`
 _HOSTS = ("localhost", "127.0.0.1")  # two names of one machine are two sites, so the next page gets a fresh process
@@ -100,7 +99,7 @@ class Bridge:
 
     def rest(self) -> None:
         """Sleep until the page's process does."""
-        rest(lambda: 0 if self._renderer is None else scheduled_ns(self._renderer), _SLICE_SECONDS)
+        rest(lambda: self._renderer is not None and threads_run(self._renderer))
 
     def close(self) -> None:
         self._browser.close()

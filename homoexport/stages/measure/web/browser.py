@@ -156,14 +156,3 @@ def watch(process: int, on_end: Callable[[int], None]) -> None:
         on_end(process)
 
     threading.Thread(target=wait, daemon=True).start()
-
-
-def scheduled_ns(process: int) -> int:
-    """Processor time of a process's threads that live."""
-    total = 0
-    for path in (_PROC / str(process)).glob("task/*/schedstat"):
-        try:
-            total += int(path.read_text().split()[0])
-        except (OSError, ValueError):
-            continue
-    return total
