@@ -53,6 +53,11 @@ def literal(text: str) -> Markdown:
     return Markdown(visible(json.dumps(text, ensure_ascii=False)))
 
 
+def line(text: str) -> Markdown:
+    """Text as it stands, in one line, for a comment and the like."""
+    return Markdown(visible(_in_one_line(text)))
+
+
 def front_matter(values: Mapping[str, object]) -> Markdown:
     """YAML of plain values, a line each, however many their text has."""
     import yaml

@@ -1,4 +1,4 @@
-"""Quantities as people write them: `256MB`, `8ms`, `10M`, `200/s`, `5%`, `4x`. Parsed strictly."""
+"""Quantities as people write them: `256MB`, `8ms`, `10M`, `200/s`, `5%`, `4x`, parsed strictly; and times."""
 
 from __future__ import annotations
 
@@ -85,3 +85,14 @@ def _in_units(text: str, units: Mapping[str, float]) -> float | None:
     match = re.fullmatch(r"(?P<number>\d+(?:\.\d+)?) ?(?P<unit>[A-Za-z%]*|/ ?s)", text.strip())
     unit = "" if match is None else match["unit"].replace(" ", "")
     return None if match is None or unit not in units else float(match["number"]) * units[unit]
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it.
+
+    >>> duration(1.2), duration(41.3), duration(345), duration(7000)
+    ('1 s', '41 s', '6 min', '1.9 h')
+    """
+    if seconds < 100:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

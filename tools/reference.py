@@ -35,7 +35,9 @@ def recipe_page() -> str:
         _MADE,
         "A recipe is a YAML file. `homoexport run`, `distill` and `plan` read the first kind below, `homoexport "
         "finetune` the second. An unknown key is refused. On the command line, `--set KEY=VALUE` overrides a key, "
-        "such as `--set distill.steps=300`.",
+        "such as `--set distill.steps=300`. Files and folders are looked for in the recipe's own folder first, then in "
+        "the working directory. `homoexport init` writes a recipe to begin with, and `homoexport run --check` says "
+        "what would stop one.",
         "A recipe can be someone else's: all that it can do is to read models and text (files, and what the hub has "
         "under the names in it), to compute, and to write the output folder that you name. Devices that start a "
         "program by its path (`web:browser=`) or log in elsewhere (`ssh://`), and trackers that upload, are "

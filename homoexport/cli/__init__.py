@@ -13,7 +13,8 @@ import signal
 import sys
 import tempfile
 import traceback
-from contextlib import redirect_stderr
+from collections.abc import Mapping
+from contextlib import redirect_stderr, suppress
 from types import FrameType
 from typing import Any, TextIO, cast
 
@@ -49,6 +50,7 @@ def main() -> None:
     for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _end)
+    screen.errors.loudness = screen.Loudness.USUAL
     with redirect_stderr(cast(TextIO, screen.VisibleStream(sys.stderr))):
         sys.exit(_exit_code())
 
@@ -58,10 +60,11 @@ def _exit_code() -> int:
     try:
         code: int = app(sys.argv[1:] or ["--help"], prog_name="homoexport", standalone_mode=False)
     except HomoexportError as error:
-        _say(str(error))
+        parts = {name: getattr(error, name) for name in ("what", "where", "hint") if getattr(error, name, "")}
+        _say(str(error), code=error.exit_code, kind=type(error).__name__, parts=parts)
         return error.exit_code
     except _UsageError as error:
-        _say(_in_one_line(error))
+        _say(_in_one_line(error), kind="UsageError")
         return 2
     except SystemExit as error:
         if isinstance(error.__context__, BrokenPipeError):  # typer and rich make a plain 1 of it
@@ -85,7 +88,10 @@ def _exit_code() -> int:
 
 
 def _last_resort(error: BaseException) -> int:
-    _say(f"unexpected {type(error).__name__} ({first_line(error)}); {_kept(error)}", always=True)
+    if screen.errors.loudness is screen.Loudness.VERBOSE:
+        screen.errors.print(visible("".join(traceback.format_exception(error)), keep="\n"), soft_wrap=True)
+    line = f"unexpected {type(error).__name__} ({first_line(error)}); {_kept(error)}"
+    _say(line, code=1, kind=type(error).__name__, always=True)
     return 1
 
 
@@ -107,8 +113,20 @@ def _kept(error: BaseException) -> str:
     return f"please report it, with the traceback in {path}"
 
 
-def _say(text: str, *, always: bool = False) -> None:
-    """Print an error as a line on stderr; of many processes, one does."""
-    if always or screen.speaks():
-        line = visible(" ".join(text.split()))
-        screen.errors.print(Text.assemble(("error:", "bold red"), f" {line}"), soft_wrap=True)
+def _say(
+    text: str,
+    *,
+    code: int = 2,
+    kind: str = "OSError",
+    parts: Mapping[str, str] | None = None,
+    always: bool = False,
+) -> None:
+    """Print an error as a line on stderr, and with --json as JSON on stdout, too; of many processes, one does."""
+    if not (always or screen.speaks()):
+        return
+    line = visible(" ".join(text.split()))
+    screen.errors.print(Text.assemble(("error:", "bold red"), f" {line}"), soft_wrap=True)
+    if "--json" in sys.argv[1:]:
+        told = {name: visible(part) for name, part in (parts or {}).items()}
+        with suppress(OSError):  # that cannot be written to may be what is told
+            screen.print_json({"error": {"kind": kind, "message": line, **told, "exit_code": code}})

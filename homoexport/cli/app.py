@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from typing import Annotated, Any, NamedTuple
 
@@ -17,6 +18,7 @@ class _Place(NamedTuple):
 
 
 _COMMANDS = {
+    "init": _Place("init.init", "Write a recipe with comments, from a teacher, text or labels, a device and a budget."),
     "run": _Place("run.run", "Do the whole journey: plan, distil, export, quantize, measure, report."),
     "plan": _Place(
         "plan.plan", "Say which student shapes keep a budget on a target, and which of them keeps most of the teacher."
@@ -68,17 +70,41 @@ def load_command(name: str) -> Any:
     alone = typer.Typer(**_LOOK)
     alone.command(name)(getattr(import_module(f"homoexport.cli.{module}"), function))
     command = typer.main.get_command(alone)
-    limits = typer.main.get_command(_limits).params[0]
-    limits.expose_value = False  # its callback has done all
-    command.params.append(limits)
+    for shared in typer.main.get_command(_shared).params:
+        shared.expose_value = False  # its callback has done all
+        command.params.append(shared)
     return command
 
 
-_limits = typer.Typer(add_completion=False)
+def _set_loudness(level: str) -> Callable[[bool], None]:
+    """What a flag does, where it is given."""
+
+    def set_it(given: bool) -> None:
+        from homoexport.cli import screen
+
+        if given:
+            screen.errors.loudness = screen.Loudness[level]
+
+    return set_it
 
 
-@_limits.command()
-def _change(
+_shared = typer.Typer(add_completion=False)
+
+
+@_shared.command()
+def _of_all_commands(
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Say nothing of work in progress.", callback=_set_loudness("QUIET"))
+    ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose",
+            "-v",
+            help="Say more of it: every term of the loss, the time of each line, tracebacks.",
+            callback=_set_loudness("VERBOSE"),
+        ),
+    ] = False,
     limit: Annotated[
         list[str] | None,
         typer.Option(
@@ -99,7 +125,13 @@ class _Commands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, _, rest = super().resolve_command(ctx, args)
-        return name, None if name is None else load_command(name), rest
+        if name is None:
+            return None, None, rest
+        command = load_command(name)
+        from homoexport.cli.options import ALIASES
+
+        words = [word.partition("=") for word in rest]
+        return name, command, [f"{ALIASES.get(flag, flag)}{sign}{value}" for flag, sign, value in words]
 
 
 app = typer.Typer(
@@ -107,7 +139,7 @@ app = typer.Typer(
     name="homoexport",
     help="Distil a slim Transformer encoder to a deployment budget, export it to ONNX, and prove it on the target.",
     pretty_exceptions_enable=False,
-    **_LOOK,
+    **(_LOOK | {"add_completion": True}),
 )
 
 

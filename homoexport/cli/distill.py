@@ -18,12 +18,13 @@ from homoexport.cli.options import (
     Overrides,
     RecipeFile,
     Resume,
+    as_flags,
     flags,
     parsed,
     resumable,
     run_folder,
 )
-from homoexport.documents.recipe import Recipe, Tree
+from homoexport.documents.recipe import Recipe, Tree, looked_for
 from homoexport.errors import UserError
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def distill(
             hint="`homoexport run` plans one; or give --hidden-size",
         )
     output = run_folder(settings.name, output, resume=resume)
-    with resumable(output), screen.Bars() as bars:
+    with looked_for(settings, recipe), as_flags(given), resumable(output), screen.Bars() as bars:
         screen.stage_line(f"Distilling {settings.teacher}")
         from homoexport.documents.artifact import DistilledManifest, verify
         from homoexport.workflow.progress import Progress

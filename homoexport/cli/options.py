@@ -116,7 +116,20 @@ BUDGET = (
 VOCAB_SIZE = Flag("student.vocab_size", as_text=True)
 # Text files with the columns that are read; `gathered` makes them sources.
 DATA = Flag("text.sources.files", "--data", repeatable=True)
-COLUMNS = (Flag("text.sources.column"), Flag("text.sources.pair_column"), Flag("text.sources.label_column"))
+COLUMNS = (
+    Flag("text.sources.column", "--text-column"),
+    Flag("text.sources.pair_column"),
+    Flag("text.sources.label_column"),
+)
+_OF_COLUMNS = {"column": "--text-column", "pair_column": "--pair-column", "label_column": "--label-column"}
+_AS_FLAGS = {f"'{key}'": flag for key, flag in _OF_COLUMNS.items()}
+# Other words for flags, which no help names: keys of recipes, and what flags were called before.
+ALIASES = {
+    "--column": "--text-column",
+    "--num-attention-heads": "--heads",
+    "--num-hidden-layers": "--layers",
+    **{f"--{flag.field.removeprefix('budget.').replace('_', '-')}": flag.option for flag in BUDGET},
+}
 
 
 def flags(kind: type[BaseModel], *offered: str | Flag) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -268,9 +281,19 @@ def gathered(given: Tree) -> Tree:
     columns = dict(text["sources"])
     files = columns.pop("files", None)
     if files is None:
-        flag = next(iter(columns)).replace("_", "-")
-        raise UserError("is for --data", where=f"--{flag}", hint="put the column into the recipe")
+        flag = _OF_COLUMNS[next(iter(columns))]
+        raise UserError("is for --data", where=flag, hint="put the column into the recipe")
     return given | {"text": text | {"sources": [{"files": glob, **columns} for glob in files]}}
+
+
+@contextmanager
+def as_flags(given: Tree) -> Iterator[None]:
+    """Call columns in errors what the command line calls them, where that named the text."""
+    try:
+        yield
+    except UserError as error:
+        is_ours = "sources" in given.get("text", {})
+        raise (error.renamed(_AS_FLAGS) if is_ours else error) from None
 
 
 def on_provider(given: Tree, provider: str | None) -> Tree:

@@ -20,7 +20,7 @@ from homoexport.cli.options import (
     flags,
     parsed,
 )
-from homoexport.documents.recipe import PlanRecipe, Tree
+from homoexport.documents.recipe import PlanRecipe, Tree, looked_for
 
 _FIELDS = (
     "teacher",
@@ -67,7 +67,7 @@ def plan(
     if output is not None:
         refuse_existing(output, force=force, kind="plan", inputs=[asked.teacher])
     screen.stage_line(f"Planning a student of {asked.teacher}")
-    with screen.Bars() as bars:
+    with looked_for(asked, recipe), screen.Bars() as bars:
         found = make(
             asked.teacher,
             budget=asked.budget,

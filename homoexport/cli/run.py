@@ -24,8 +24,15 @@ from homoexport.cli.options import (
     run_folder,
 )
 from homoexport.documents.layout import PACKAGE, REPORT
-from homoexport.documents.recipe import Recipe, Tree, parse_as
+from homoexport.documents.recipe import Recipe, Tree, looked_for, parse_as
 from homoexport.errors import UserError
+
+Check = Annotated[
+    bool,
+    typer.Option(
+        "--check", help="Find in seconds what would stop the run; say what it would do and how long that would take."
+    ),
+]
 
 
 @flags(Recipe, *BUDGET, Flag("quality.floor", "--quality"))
@@ -42,6 +49,7 @@ def run(
     overrides: Overrides = None,
     force: Force = False,
     resume: Resume = False,
+    check: Check = False,
     as_json: AsJson = False,
 ) -> None:
     """Do the whole journey: plan, distil, export, quantize, measure, report.
@@ -57,8 +65,11 @@ def run(
     if planned:
         tree = {key: value for key, value in tree.items() if key not in ("student", "students")}
     settings = parse_as(Recipe, tree, where=str(recipe), overrides=overrides or ())
+    if check:
+        _check(settings, recipe, output, force=force, resume=resume, as_json=as_json)
+        return
     run_dir = run_folder(settings.name, output, resume=resume)
-    with resumable(run_dir), screen.Bars() as bars:
+    with looked_for(settings, recipe), resumable(run_dir), screen.Bars() as bars:
         screen.stage_line(f"Running {settings.name}")
         from homoexport.report import summary_table, verdict_lines
         from homoexport.workflow.progress import Progress
@@ -72,6 +83,18 @@ def run(
     screen.show(summary, summary_table(summary), *verdict_lines(summary.budget), *where, as_json=as_json)
     if summary.budget_kept is not True:
         raise typer.Exit(3)
+
+
+def _check(settings: Recipe, recipe: Path, output: Path | None, *, as_json: bool, **how: bool) -> None:
+    """Say what the run would do, or what would stop it."""
+    from homoexport.report import outlook_table, row_lines
+    from homoexport.workflow.check import check
+    from homoexport.workflow.progress import Progress
+
+    with looked_for(settings, recipe), screen.Bars() as bars:
+        screen.stage_line(f"Checking {settings.name}")
+        outlook = check(settings, output=output, **how, progress=Progress(on_share=bars.on_measure))
+    screen.show(outlook, outlook_table(outlook), *row_lines(outlook), as_json=as_json)
 
 
 def report(

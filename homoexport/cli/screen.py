@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Sequence
+from enum import Enum
 from typing import IO, TYPE_CHECKING, Any
 
 from pydantic import BaseModel
@@ -14,6 +15,8 @@ from rich.segment import Segment
 from rich.text import Text
 
 from homoexport.plain import visible
+from homoexport.runtime.worker.machine import peak_rss_bytes
+from homoexport.units import duration
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -25,10 +28,19 @@ if TYPE_CHECKING:
 _QUIET_SECONDS = 30.0  # without a terminal, a line comes at least this often
 
 _LAYOUT = "\n\t"  # the control characters that lay out what is shown
+_BEGAN = time.monotonic()
+
+
+class Loudness(Enum):
+    """How much is said of work in progress."""
+
+    QUIET, USUAL, VERBOSE = range(3)
 
 
 class VisibleConsole(Console):
     """Every text that it shows, alone or in a cell of a table, is `visible`."""
+
+    loudness = Loudness.USUAL
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         if isinstance(renderable, str):
@@ -92,8 +104,9 @@ def speaks() -> bool:
 
 def say(text: str, *, style: str = "") -> None:
     """A line on stderr; of many processes, one prints it."""
-    if speaks():
-        errors.print(Text(visible(text), style=style), soft_wrap=True)
+    if speaks() and errors.loudness is not Loudness.QUIET:
+        since = f"[{time.monotonic() - _BEGAN:.1f} s] " if errors.loudness is Loudness.VERBOSE else ""
+        errors.print(Text(visible(f"{since}{text}"), style=style), soft_wrap=True)
 
 
 def stage_line(title: str) -> None:
@@ -108,6 +121,7 @@ class Bars:
         self._bar: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._stages: set[str] = set()
+        self._begun: dict[str, tuple[float, int]] = {}  # when the first step was over, and its number
         self._spoke = time.monotonic()
 
     def __enter__(self) -> Bars:
@@ -123,19 +137,18 @@ class Bars:
 
     def on_note(self, line: str) -> None:
         """Something worth knowing happened."""
-        if speaks():
-            errors.print(Text(f"note: {line}"), soft_wrap=True)
+        say(f"note: {line}")
 
     def on_distill(self, progress: DistillProgress) -> None:
-        """A step of distilling: loss, widths, parameters, steps per second."""
-        step = progress.step
-        widths = step.widths
+        """A step of distilling: loss, gap, widths, texts a second, memory."""
+        step, widths = progress.step, progress.step.widths
         text = (
-            f"loss {step.loss:.4f}  width {widths.hidden_size}/{widths.intermediate_size}  "
-            f"heads {round(widths.num_attention_heads, 1):g}x{widths.head_dim}  "
-            f"layers {widths.num_hidden_layers}  {step.parameters / 1e6:.2f} M  "
-            f"{1 / step.seconds:.2f} steps/s"
+            f"loss {step.loss:.4f}  gap {step.gap:.4f}  {widths.num_hidden_layers} x {widths.hidden_size}/"
+            f"{widths.intermediate_size}, {round(widths.num_attention_heads, 1):g} heads  "
+            f"{progress.batch_size / step.seconds:.0f} texts/s  {peak_rss_bytes() / 1e9:.1f} GB"
         )
+        if errors.loudness is Loudness.VERBOSE:
+            text += "".join(f"  {name} {value:.4f}" for name, value in step.terms.items())
         self._step("distilling", progress.student or "", step.step + 1, progress.steps, text)
 
     def on_finetune(self, progress: FinetuneProgress) -> None:
@@ -155,6 +168,8 @@ class Bars:
 
     def on_measure(self, stage: str, share: float) -> None:
         """A part of measuring, planning or pruning, and the share of it that is done."""
+        if errors.loudness is Loudness.QUIET:
+            return
         if not errors.is_terminal:
             if stage not in self._stages:
                 self._stages.add(stage)
@@ -164,26 +179,35 @@ class Bars:
         bar.update(task, description=stage, completed=share)
 
     def _step(self, verb: str, name: str, done: int, steps: int, text: str) -> None:
-        if not speaks():
+        if not speaks() or errors.loudness is Loudness.QUIET:
             return
         if errors.is_terminal:
             bar, task = self._task(f"{verb} {name}".strip(), total=steps)
             bar.update(task, completed=done, total=steps, text=f"{done}/{steps}  {text}")
             return
+        now = time.monotonic()
+        begun, first = self._begun.setdefault(name, (now, done))
+        left = f"  {duration((now - begun) / (done - first) * (steps - done))} left" if first < done < steps else ""
         due = done == 1 or done % max(1, steps // 10) == 0 or done == steps
-        if due or time.monotonic() - self._spoke > _QUIET_SECONDS:
-            self._spoke = time.monotonic()
-            say(f"{name} step {done}/{steps}  {text}".lstrip())
+        if due or now - self._spoke > _QUIET_SECONDS:
+            self._spoke = now
+            say(f"{name} step {done}/{steps}  {text}{left}".lstrip())
 
     def _task(self, title: str, total: float | None) -> tuple[Progress, TaskID]:
         """The bar, and the line of it that has this title."""
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.table import Column
 
         passing = total == 1.0
         if self._bar is not None and self._bar.live.transient != passing:
             self._end()
         if self._bar is None:
-            columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[text]}"))
+            folded = Column(overflow="fold")  # in a narrow terminal, where else it would be cut
+            columns = (
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=min(40, errors.width // 8)),
+                TextColumn("{task.fields[text]}", table_column=folded),
+            )
             self._bar = Progress(
                 *columns,
                 TimeRemainingColumn(),

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from homoexport.cli import screen
-from homoexport.cli.options import COLUMNS, DATA, VOCAB_SIZE, AsJson, Flag, Force, flags, name_of, parsed
-from homoexport.documents.recipe import Tree, TrimRecipe
+from homoexport.cli.options import COLUMNS, DATA, VOCAB_SIZE, AsJson, Flag, Force, as_flags, flags, name_of, parsed
+from homoexport.documents.recipe import Tree, TrimRecipe, looked_for
 from homoexport.errors import UserError
 
 _FIELDS = (
@@ -47,16 +47,17 @@ def trim(model: Model, *, given: Tree, output: Output = None, force: Force = Fal
     from homoexport.workflow.trim import told
     from homoexport.workflow.trim import trim as trim_model
 
-    manifest = trim_model(
-        model,
-        text=asked.text,
-        output=output,
-        vocab_size=asked.student.vocab_size,
-        vocabulary=asked.vocabulary,
-        seed=asked.seed,
-        force=force,
-        progress=Progress(on_stage=screen.stage_line),
-    )
+    with looked_for(asked), as_flags(given):
+        manifest = trim_model(
+            model,
+            text=asked.text,
+            output=output,
+            vocab_size=asked.student.vocab_size,
+            vocabulary=asked.vocabulary,
+            seed=asked.seed,
+            force=force,
+            progress=Progress(on_stage=screen.stage_line),
+        )
     words, parameters = manifest.details.vocabulary, manifest.details.parameters
     lines = (
         f"Model: {output}  {words.after:,} of {words.before:,} pieces, {parameters / 1e6:.1f} M parameters",

@@ -21,7 +21,8 @@ def sample_text() -> tuple[str, ...]:
 def rendered(template: str, **values: object) -> str:
     """A page of Markdown out of a template of this folder; a value that is missing is an error.
 
-    Every value is escaped but what is Markdown already; the filters `code` and `literal` are for places in code.
+    Every value is escaped but what is Markdown already; the filters `code`, `literal` and `line` are for
+    places in code and in its comments.
     """
     templates = Environment(
         loader=FileSystemLoader(FOLDER),
@@ -31,5 +32,5 @@ def rendered(template: str, **values: object) -> str:
         keep_trailing_newline=True,
         finalize=lambda value: value if isinstance(value, plain.Markdown) else plain.markdown(str(value)),
     )
-    templates.filters.update(code=plain.code, literal=plain.literal)
+    templates.filters.update(code=plain.code, literal=plain.literal, line=plain.line)
     return templates.get_template(template).render(**values)

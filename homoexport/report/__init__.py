@@ -11,6 +11,7 @@ from homoexport.report.measured import (
     measurement_table,
     need_lines,
 )
+from homoexport.report.outlook import outlook_table, row_lines, time_in_words
 from homoexport.report.planned import plan_lines, plan_table, write_plan_report
 from homoexport.report.run import summary_table, write_report
 from homoexport.report.wording import verdict_lines
@@ -27,9 +28,12 @@ __all__ = [
     "measurement_remarks",
     "measurement_table",
     "need_lines",
+    "outlook_table",
     "plan_lines",
     "plan_table",
+    "row_lines",
     "summary_table",
+    "time_in_words",
     "verdict_lines",
     "write_bench_report",
     "write_plan_report",

@@ -181,7 +181,7 @@ def _ratio(comparison: Comparison | Change) -> str:
 def measurement_table(measurement: Measurement) -> Table:
     """Packages side by side, a row for each figure; latencies with their 95 % intervals."""
     rows = [(label, *cells) for label, cells in figure_rows(measurement)]
-    return Table(("", *labels_of(measurement.results)), rows, conditions(measurement))
+    return Table(("", *labels_of(measurement.results)), rows, conditions(measurement), by_column=True)
 
 
 def labels_of(results: Sequence[PackageFigures]) -> list[str]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -16,7 +19,7 @@ class Table:
     """Cells under a head, which rich's consoles print as they are.
 
     Columns in `left` are set to the left, the others, which are mostly figures, to the right; rows in `bold` stand out
-    in a terminal.
+    in a terminal. With `by_column` what is compared are the columns, whose names are at the head.
     """
 
     head: Sequence[str]
@@ -24,6 +27,7 @@ class Table:
     title: str = ""
     left: Collection[int] = (0,)
     bold: Collection[int] = ()
+    by_column: bool = False
 
     def filled(self) -> Table:
         """The table without the columns that are empty in every row."""
@@ -35,14 +39,51 @@ class Table:
             [place for place, column in enumerate(kept) if column in self.left],
         )
 
-    def __rich__(self) -> RichTable:
-        """For the terminal; long cells are folded, never cut."""
+    def __rich_console__(self, _console: Console, options: ConsoleOptions) -> RenderResult:
+        """For the terminal: lines break between words, and no word is cut. Where names at the head are too wide for
+        that, they are told above it; where other words are, each row is a block of lines."""
+        title = [Text(self.title, style="italic")] if self.title else []
+        numbers = [self.head[0], *map(str, range(1, len(self.head)))]
+        numbered = replace(self, head=numbers, title="")
+        if (widths := self._widths(options.max_width)) is not None:
+            yield self._grid(widths)
+        elif self.by_column and (widths := numbered._widths(options.max_width)) is not None:
+            yield from title
+            yield from (Text(f"{number}: {name}") for number, name in zip(numbers[1:], self.head[1:], strict=True))
+            yield numbered._grid(widths)
+        else:
+            yield from title
+            yield from self._blocks()
+
+    def _widths(self, width: int) -> list[int] | None:
+        """Of the columns, so that all fit; None where their longest words alone do not."""
+        columns = list(zip(self.head, *self.rows, strict=True))
+        natural = [max(cell_len(line) for cell in column for line in [*cell.split("\n"), ""]) for column in columns]
+        widths = [max(cell_len(word) for cell in column for word in [*cell.split(), ""]) for column in columns]
+        spare = width - 1 - sum(3 + each for each in widths)
+        if spare < 0:
+            return None
+        for _ in range(min(spare, sum(natural) - sum(widths))):
+            widest = max(range(len(widths)), key=lambda column: (natural[column] - widths[column], -column))
+            widths[widest] += 1
+        return widths
+
+    def _grid(self, widths: Sequence[int]) -> RichTable:
         table = RichTable(title=Text(self.title) if self.title else None, title_justify="left")
-        for column, label in enumerate(self.head):
-            table.add_column(Text(label), justify="left" if column in self.left else "right", overflow="fold")
+        for column, (label, width) in enumerate(zip(self.head, widths, strict=True)):
+            table.add_column(Text(label), justify="left" if column in self.left else "right", width=width)
         for place, row in enumerate(self.rows):
             table.add_row(*map(Text, row), style="bold" if place in self.bold else None)
         return table
+
+    def _blocks(self) -> Iterator[RenderableType]:
+        for place, row in enumerate(self.rows):
+            style = "bold" if place in self.bold else ""
+            name, *cells = (cell.replace("\n", ", ") for cell in row)
+            yield Text(name, style=style)
+            for label, cell in zip(self.head[1:], cells, strict=True):
+                if cell:
+                    yield Padding(Text(f"{label}: {cell}", style=style), (0, 0, 0, 4), expand=False)
 
     def markdown(self) -> Markdown:
         """As a table of Markdown's; a cell of several lines has commas between them."""

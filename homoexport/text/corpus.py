@@ -14,9 +14,11 @@ from typing import Any, Protocol, TypedDict
 
 import numpy as np
 
+from homoexport.documents.recipe import TextSettings
 from homoexport.documents.student import CorpusDescription
 from homoexport.errors import TextError
 from homoexport.text.example import Example, examples_from
+from homoexport.text.sources import name_of
 
 _ORDER = 1  # what the seed is used for; 0 is the held-out choice
 _SCALE_BITS = 32
@@ -69,11 +71,31 @@ class Corpus(Protocol):
 
 def require_batch(corpus: Corpus, batch_size: int) -> None:
     """Refuse less text than one batch (TextError); a stream longer than its buffers is taken to be long enough."""
-    if corpus.size is not None and corpus.size < batch_size:
+    if corpus.size is not None:
+        refuse_few(corpus.size, batch_size)
+
+
+def refuse_few(sequences: int, batch_size: int) -> None:
+    """Refuse (TextError) fewer training sequences than one batch."""
+    if sequences < batch_size:
         raise TextError(
-            f"{corpus.size} training sequences are fewer than one batch of {batch_size}",
+            f"{sequences} training sequences are fewer than one batch of {batch_size}",
             where="text",
             hint="give more text, or lower distill.batch_size or text.held_out",
+        )
+
+
+def refuse_held_out(sequences: int, settings: TextSettings) -> None:
+    """Refuse (TextError) so many different sequences where none is left for training, or none is there at all."""
+    names = ", ".join(name_of(source) for source in settings.sources)
+    if not sequences:
+        hint = "name other files or another column, or lower text.min_words"
+        raise TextError("holds no text", where=names, hint=hint)
+    if sequences <= settings.held_out:
+        raise TextError(
+            f"{sequences} different sequences, and text.held_out keeps {settings.held_out} of them from training",
+            where=names,
+            hint="give more text or lower text.held_out",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import islice
 from math import ceil
 
@@ -9,7 +10,7 @@ from homoexport.choices import Objective
 from homoexport.documents.recipe import TextSettings, TextSource
 from homoexport.errors import RecipeError, TextError
 from homoexport.text.sentences import count_words, units_of
-from homoexport.text.sources import check_files, columns_of, load_files, load_hub, name_of, read_on
+from homoexport.text.sources import Row, check_files, columns_of, load_files, load_hub, name_of, read_on
 
 _ROWS, _OF_A_ROW = 500, 2  # of a source, and sentences of one row: of long documents, not the first alone
 
@@ -47,16 +48,24 @@ def check_columns(sources: tuple[TextSource, ...], objective: Objective) -> None
         )
 
 
+def rows_of(source: TextSource, *, words: bool) -> Iterator[Row]:
+    """A source's rows as they are read, the hub's as a stream; with `words` a text may be a list of words.
+
+    What cannot be found or read is a TextError.
+    """
+    if source.files:
+        rows = load_files(source, words=words, streaming=True, cache_dir=None)
+    else:
+        rows = load_hub(source.model_copy(update={"streaming": True}), cache_dir=None)
+    return read_on(rows, name_of(source))
+
+
 def first_texts(settings: TextSettings, count: int) -> list[str]:
     """Up to `count` sentences from the beginning of all sources; none in any of them is a TextError."""
     found = []
     for source in settings.sources:
-        if source.files:
-            rows = load_files(source, words=True, streaming=True, cache_dir=None)
-        else:
-            rows = load_hub(source.model_copy(update={"streaming": True}), cache_dir=None)
         mine: list[str] = []
-        for row in islice(read_on(rows, name_of(source)), _ROWS):
+        for row in islice(rows_of(source, words=True), _ROWS):
             words = row["text"] or ""
             if not isinstance(words, str | list):
                 what = f"column '{source.column}' holds {type(words).__name__}, not text"

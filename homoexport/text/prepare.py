@@ -25,7 +25,7 @@ from homoexport.documents.recipe import TextSettings, TextSource
 from homoexport.documents.student import CorpusDescription, SourceDescription
 from homoexport.errors import TextError
 from homoexport.globs import at_home
-from homoexport.text.corpus import Corpus, MapCorpus, lengths_of
+from homoexport.text.corpus import Corpus, MapCorpus, lengths_of, refuse_held_out
 from homoexport.text.example import IGNORED, examples_from
 from homoexport.text.peek import check_columns
 from homoexport.text.sequences import VECTOR, Columns, Sequencer, features_of, tokenizer_digest
@@ -49,22 +49,10 @@ def _no_progress_bars() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _nothing(settings: TextSettings) -> TextError:
-    names = ", ".join(name_of(source) for source in settings.sources)
-    return TextError("holds no text", where=names, hint="name other files or another column, or lower text.min_words")
-
-
 def _split(keys: np.ndarray, settings: TextSettings, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows to hold out, and rows to train on, out of the first row of each key."""
-    if not len(keys):
-        raise _nothing(settings)
     unique = np.sort(np.unique(keys, return_index=True)[1])
-    if len(unique) <= settings.held_out:
-        raise TextError(
-            f"{len(unique)} different sequences, and text.held_out keeps {settings.held_out} of them from training",
-            where=", ".join(name_of(source) for source in settings.sources),
-            hint="give more text or lower text.held_out",
-        )
+    refuse_held_out(len(unique), settings)
     chosen = np.random.default_rng([seed, 0]).choice(len(unique), settings.held_out, replace=False)
     return unique[chosen], np.delete(unique, chosen)
 
@@ -287,7 +275,7 @@ def _stream_corpus(
     total = sum(source.weight for source in sources)
     heads = [_head(source, ceil(looked_at * source.weight / total)) for source in sources]
     if not any(head["key"] for head, _ in heads):
-        raise _nothing(settings)
+        refuse_held_out(0, settings)
     for source, (head, _) in zip(sources, heads, strict=True):
         if not head["key"]:
             raise TextError("holds no text for training", where=source.name, hint="leave this source out")

@@ -18,6 +18,7 @@ import lzma
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
@@ -301,6 +302,21 @@ def placed_rows(
         yield where, cells
     if reader is not None:
         reader.end(number + 1)
+
+
+def first_rows(files: str, count: int) -> list[Row]:
+    """The first rows of some files with all of their columns, as they stand there; that of a txt file is `text`."""
+    entry, text = find_files(files)[0], {"text": "text"}
+    with (
+        ExitStack() as stack,
+        refusing(TextError, "cannot be read", where=entry[0], hint="copy or write it again"),
+    ):
+        archive = stack.enter_context(_archive(entry[0])) if entry[1] else None
+        if _format_of(entry[1] or entry[0]) == ".parquet":
+            stream = _open(entry, entry[0], archive, stack)
+            names = pyarrow.parquet.ParquetFile(stream, pre_buffer=False).schema_arrow.names
+            text = {name: name for name in names}
+        return list(islice(_rows(entry, text, entry[0], archive, stack), count))
 
 
 def check_files(source: TextSource) -> None:

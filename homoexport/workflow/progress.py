@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DistillProgress:
-    """A step of a distillation, how many steps there are, and the student's name among several."""
+    """A step of a distillation, how many steps there are, the texts of each, and the student's name among several."""
 
     step: StepRecord
     steps: int
+    batch_size: int
     student: str | None = None
 
 

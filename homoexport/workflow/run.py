@@ -44,24 +44,23 @@ from homoexport.documents.layout import (
 )
 from homoexport.documents.output import replacing, staged
 from homoexport.documents.plan import PLAN_FILE, Plan, Row
-from homoexport.documents.recipe import Recipe, StudentShape, load_recipe
+from homoexport.documents.recipe import Recipe, load_recipe
 from homoexport.documents.run_folder import begin, check_output, holds, is_finished, read_mark, refuse_other_work
 from homoexport.documents.summary import Floors, Summary
-from homoexport.errors import DeviceError, DoesNotFit, PackageError, RecipeError
-from homoexport.report import write_plan_report, write_report
+from homoexport.errors import DeviceError, DoesNotFit, PackageError
+from homoexport.report import time_in_words, write_plan_report, write_report
 from homoexport.runtime.inference import Package, open_package
 from homoexport.shape import PartialShape
 from homoexport.stages.evaluate import quality_of_run, torch_package
-from homoexport.stages.measure import check_measurement, refuse_uncounted
 from homoexport.stages.plan.choice import lighter, narrower
+from homoexport.workflow.check import check_recipe, inputs_of, student_of
 from homoexport.workflow.distill import distill, forget_state, prune_on
+from homoexport.workflow.estimate import time_of_run
 from homoexport.workflow.export import export_model, held_out_texts, threads_here
-from homoexport.workflow.gate import Gate, check_gate, gate_data
-from homoexport.workflow.job import check_before_loading
-from homoexport.workflow.measure import measure_once, refuse_emulated_latency, texts_of
+from homoexport.workflow.gate import Gate
+from homoexport.workflow.measure import measure_once
 from homoexport.workflow.plan import plan
 from homoexport.workflow.progress import QUIET, Progress
-from homoexport.workflow.runtimes import refuse_without
 from homoexport.workflow.summary import summary_of
 from homoexport.workflow.turns import Turns, budget_verdicts, is_noisy, read_measured, unclear, used_of
 from homoexport.workflow.vectors import second_model
@@ -104,9 +103,10 @@ def run(
         True
     """
     recipe, run_dir = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe)), Path(output)
-    inputs = [recipe.teacher, *recipe.text.paths, *filter(None, [recipe.distill.vectors_from])]
-    check_output(run_dir, "run", recipe.digest(), inputs=inputs, force=force, resume=resume)
-    teacher = check_recipe(recipe)
+    check_output(run_dir, "run", recipe.digest(), inputs=inputs_of(recipe), force=force, resume=resume)
+    checked = check_recipe(recipe, output=None if resume else run_dir)
+    if not resume:
+        progress.on_note(f"this will take {time_in_words(time_of_run(checked))}")
 
     def is_worth_keeping() -> bool:
         is_planned = is_finished(run_dir / PLAN) or (run_dir / TURNS).is_dir()
@@ -119,50 +119,7 @@ def run(
             refuse_other_work(run_dir, recipe.digest())
         else:
             begin(run_dir, "run", recipe.digest(), recipe=recipe)
-        return _Journey(recipe, run_dir, teacher, progress).run()
-
-
-def check_recipe(recipe: Recipe) -> Encoder:
-    """The teacher, once all is checked that would stop a run half-way; what needs no model is checked first."""
-    student, settings = None if recipe.is_planned else _student_of(recipe), recipe.measure
-    refuse_emulated_latency(recipe.budget, settings.device)
-    refuse_uncounted(settings.device)
-    refuse_without(recipe.export, settings.device, calibrated=True)  # on held-out text
-    workload = settings.threads, settings.batch_size, settings.length
-    check_measurement(settings.device, [workload], texts=texts_of(settings), min_seconds=settings.min_seconds)
-    check_before_loading(recipe.text, recipe.distill, recipe.vocabulary)
-    judged = None if recipe.quality is None else gate_data(recipe.quality)
-    from homoexport.encoder import load_encoder, max_length_of
-    from homoexport.stages.distill import TASKS, target_of
-    from homoexport.stages.export.package import refuse_unknown
-
-    teacher = load_encoder(recipe.teacher, task=TASKS[recipe.distill.objective])
-    refuse_unknown(teacher, recipe.export.runtime)
-    if student is not None:
-        target_of(teacher, student, recipe.distill)
-    if settings.length > (longest := max_length_of(teacher)):
-        raise RecipeError(
-            f"length {settings.length} is more than the teacher's {longest} tokens",
-            where="measure.length",
-            hint=f"at most {longest}",
-        )
-    second = second_model(recipe.distill)
-    if recipe.quality is not None and judged is not None:
-        width = None
-        if student is not None and recipe.output == "student":
-            width = student.hidden_size or teacher.model.config.hidden_size
-        asked = torch_package(second or teacher)
-        check_gate(recipe.quality, judged, teacher=asked, hidden_size=width, output=recipe.output)
-    return teacher
-
-
-def _student_of(recipe: Recipe) -> StudentShape:
-    """The one student of a recipe that can go the whole way."""
-    if recipe.student is None:
-        raise RecipeError(
-            "a run exports and measures one student", where="students", hint="distil them with `homoexport distill`"
-        )
-    return recipe.student
+        return _Journey(recipe, run_dir, checked.teacher, progress).run()
 
 
 @dataclass(frozen=True)
@@ -182,7 +139,7 @@ class _Journey:
         if planned is None:
             if recipe.budget.relative:
                 self._refuse_unheld_teacher()
-            self._distill(_student_of(recipe), turns)
+            self._distill(student_of(recipe), turns)
             self._export_and_measure()
         else:
             while following := self._take_turn(planned, turns):

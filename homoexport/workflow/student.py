@@ -238,7 +238,7 @@ class StudentWriter:
             file.write(step.model_dump_json() + "\n")
         if told := self._gap.see(made):
             self.note(told)
-        self.place.progress.on_distill(DistillProgress(step, self.steps, self.place.name))
+        self.place.progress.on_distill(DistillProgress(step, self.steps, self.run.settings.batch_size, self.place.name))
 
     @contextmanager
     def trackers(self) -> Iterator[None]:

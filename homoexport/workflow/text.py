@@ -13,6 +13,7 @@ from homoexport.documents.recipe import TextSettings
 if TYPE_CHECKING:
     from homoexport.encoder import Encoder
     from homoexport.text.corpus import Corpus
+    from homoexport.text.sample import TextSample
     from homoexport.text.vectors import AskedVectors
 
 
@@ -29,18 +30,35 @@ def read_text(
     """What `prepare_text` makes of it."""
     from homoexport.text.prepare import prepare_text
 
-    config = encoder.model.config
+    label2id, of_scores = _labels_of(encoder, objective)
     return prepare_text(
         text,
         encoder.tokenizer,
         objective=objective,
         seed=seed,
-        label2id=config.label2id if "classification" in objective else None,
-        of_scores=config.num_labels == 1 and objective == "classification",
+        label2id=label2id,
+        of_scores=of_scores,
         vectors=vectors,
         process=process,
         processes=processes,
     )
+
+
+def sample_of(encoder: Encoder, text: TextSettings, objective: Objective, *, batch_size: int) -> TextSample:
+    """What `sample_text` makes of it."""
+    from homoexport.text.sample import sample_text
+    from homoexport.text.sequences import Sequencer
+
+    label2id, of_scores = _labels_of(encoder, objective)
+    sequencers = [Sequencer(objective, encoder.tokenizer, text, each, label2id, of_scores) for each in text.sources]
+    return sample_text(sequencers, text, batch_size=batch_size)
+
+
+def _labels_of(encoder: Encoder, objective: Objective) -> tuple[dict[str, int] | None, bool]:
+    """Class ids of the names that a classifier's labels have, and whether its labels are scores."""
+    config = encoder.model.config
+    label2id = config.label2id if "classification" in objective else None
+    return label2id, config.num_labels == 1 and objective == "classification"
 
 
 def write_held_out(folder: Path, texts: Iterable[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ def test_flags_lie_over_the_target_over_the_recipe(tmp_path: Path):
 
 
 def test_files_and_columns_are_sources(run, asked):
-    assert run("me", "--data", "a.csv", "--data", "b.csv", "--column", "words", "--label-column", "y")[0] == 0
+    assert run("me", "--data", "a.csv", "--data", "b.csv", "--text-column", "words", "--label-column", "y")[0] == 0
     sources = [{"files": name, "column": "words", "label_column": "y"} for name in ("a.csv", "b.csv")]
     assert laid_over(asked["given"]) == {"text": {"sources": sources}}
     run("me", "--pair-column", "words")
@@ -146,3 +147,41 @@ def test_wrong_usage_is_one_line(homoexport, words, said):
     assert (outcome.code, outcome.out, len(outcome.err.splitlines())) == (2, "", 1)
     assert outcome.err.startswith("error: ")
     assert said in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("distill", "--column", "body", "--hidden-size", "8"), "--text-column: is for --data"),
+        (("distill", "--column=body", "--hidden-size", "8"), "--text-column: is for --data"),
+        (("plan", "--teacher", "x", "--latency-p95-ms", "8 parsecs"), "'8 parsecs' is no time; write 8ms"),
+        (("plan", "--teacher", "x", "--file-mb", "8 parsecs"), "'8 parsecs' is no size"),
+    ],
+)
+def test_keys_of_recipes_and_old_names_are_flags_too(homoexport, words, said):
+    outcome = homoexport(*words)
+    assert (outcome.code, said in outcome.err) == (2, True), outcome.err
+    assert "--column" not in [name for parameter in load_command(words[0]).params for name in parameter.opts]
+
+
+def test_columns_are_called_what_the_command_calls_them(homoexport, tmp_path):
+    (tmp_path / "rows.csv").write_text("review,y\ngood,1\n")
+    words = ("distill", "--teacher", "nowhere", "--hidden-size", "8", "--objective", "sentence-embedding")
+    outcome = homoexport(*words, "--data", tmp_path / "rows.csv", "-o", tmp_path / "out")
+    assert "has no column 'text'; set --text-column to one of: review, y" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "parts"),
+    [
+        (("verify", "nowhere"), "PackageError", {"where"}),
+        (("distill", "--steps", "0"), "UsageError", set()),
+        (("run", "nowhere.yaml"), "RecipeError", {"what", "where", "hint"}),
+    ],
+)
+def test_with_json_an_error_is_json(homoexport, words, kind, parts):
+    plain, outcome = homoexport(*words), homoexport(*words, "--json")
+    told = json.loads(outcome.out)["error"]
+    assert (outcome.code, plain.out, told["kind"], told["exit_code"]) == (2, "", kind, 2)
+    assert outcome.err == plain.err == f"error: {told['message']}\n"
+    assert parts <= told.keys()

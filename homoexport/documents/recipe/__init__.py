@@ -5,6 +5,7 @@ and leaves get plain values.
 """
 
 from homoexport.documents.recipe.parsing import load_recipe, parse_as, read_recipe_tree, section_of, with_target
+from homoexport.documents.recipe.paths import looked_for
 from homoexport.documents.recipe.run import (
     BenchRecipe,
     ExportRecipe,
@@ -47,6 +48,7 @@ __all__ = [
     "TrimRecipe",
     "VocabularySettings",
     "load_recipe",
+    "looked_for",
     "parse_as",
     "read_recipe_tree",
     "section_of",

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from homoexport.documents.document import first_fault
+from homoexport.documents.recipe.paths import resolved
 from homoexport.documents.recipe.run import Recipe, RecipePart, Tree
 from homoexport.errors import RecipeError, refusing
 from homoexport.limits import limit, raise_hint
@@ -98,6 +99,9 @@ def parse_as(kind: type[_Kind], tree: Tree, *, where: str, overrides: Sequence[s
     Raises:
         RecipeError: unknown key (with the nearest known one), missing key, or a bad value.
     """
+    if issubclass(kind, Recipe | RecipePart) and "finetune" in tree:
+        hint = "give it to `homoexport finetune STUDENT --task TASK --recipe FILE`"
+        raise RecipeError("is a recipe for fine-tuning", where=where, hint=hint)
     tree = copy.deepcopy(kind.part_of(tree) if issubclass(kind, RecipePart) else tree)
     for assignment in overrides:
         _apply(tree, assignment)
@@ -151,6 +155,7 @@ def read_recipe_tree(path: Path, *, is_target: bool = False) -> Tree:
     """A recipe's YAML as a nested dict, not yet checked; a recipe may be a stranger's, and does nothing but compute.
 
     A bare name such as `quickstart` is that of a recipe which comes with homoexport, unless a file is called so.
+    Paths lead through the recipe's folder where it has what they name; all others are the working directory's.
 
     Args:
         is_target: a target's recipe, which may name a machine to log in to.
@@ -173,7 +178,7 @@ def read_recipe_tree(path: Path, *, is_target: bool = False) -> Tree:
     if not isinstance(tree, dict):
         raise RecipeError("is not a YAML mapping", where=where, hint="see recipes/quickstart.yaml")
     _refuse_reach(tree, where, is_target=is_target)
-    return tree
+    return resolved(tree, path.parent)
 
 
 def _refuse_reach(tree: Tree, where: str, *, is_target: bool) -> None:

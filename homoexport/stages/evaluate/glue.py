@@ -122,7 +122,11 @@ def _from_hub(task: Glue, split: Split) -> Examples:
         pair_column=hub.pair,
         label_column="label",
     )
-    rows = list(read_on(load_hub(source, cache_dir=None), f"dataset {HUB}"))
+    try:
+        rows = list(read_on(load_hub(source, cache_dir=None), f"dataset {HUB}"))
+    except TextError as error:
+        hint = "name the folder of GLUE's task folders with --data-dir, or look at the network (HF_HUB_OFFLINE)"
+        raise TextError(error.what, where=error.where, hint=hint) from None
     texts = tuple((row["text"], row["pair"]) if hub.pair else row["text"] for row in rows)
     labels = tuple(str(row["label"]) if task.labels is None else task.labels[row["label"]] for row in rows)
     return Examples(f"{HUB}/{hub.config}", texts, _named(labels, task), task.names)

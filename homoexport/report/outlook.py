@@ -1,0 +1,77 @@
+"""What a run would do, before it begins, for a person."""
+
+from __future__ import annotations
+
+from homoexport.documents.outlook import Outlook, RunTime, SourceFound
+from homoexport.report.table import Table
+from homoexport.report.wording import budget_line, parameters, quantity
+from homoexport.units import duration
+
+_STAGES = {
+    "plan": "planning",
+    "text": "reading the text",
+    "distill": "distilling",
+    "teacher": "exporting the teacher",
+    "export": "exporting the student",
+    "measure": "measuring",
+}
+
+
+def outlook_table(outlook: Outlook) -> Table:
+    """A row for each thing that was found."""
+    threads = "all cores" if outlook.threads is None else f"{outlook.threads} thread{'s' * (outlook.threads > 1)}"
+    batch_size, length = outlook.workload
+    student = "planned for the budget"
+    if outlook.student_shape is not None and outlook.student_parameters is not None:
+        student = f"{outlook.student_shape.name}, {parameters(outlook.student_parameters)}"
+    rows = [
+        ("Teacher", outlook.teacher),
+        (
+            "",
+            f"{outlook.family}, {outlook.task}: {outlook.teacher_shape.name}, {parameters(outlook.teacher_parameters)}",
+        ),
+        *(("Text" if place == 0 else "", _source(source)) for place, source in enumerate(outlook.text)),
+        (
+            "Sequences",
+            f"{outlook.tokens:.0f} tokens on average, {outlook.max_length} at most; {outlook.held_out:,} held out",
+        ),
+        ("Objective", f"{outlook.objective}, {outlook.method}: {outlook.steps:,} steps of {outlook.batch_size:,}"),
+        ("Student", student),
+        ("Device", f"{outlook.device}, {threads}, {batch_size} x {length} tokens"),
+        ("Budget", "; ".join(_line(*line) for line in outlook.budget.items())),
+        ("Quality", outlook.quality or ""),
+        ("Disk", f"{_gigabytes(outlook.disk_needed_bytes)} at least, {_gigabytes(outlook.disk_free_bytes)} free"),
+        ("Time", "" if outlook.time is None else time_in_words(outlook.time)),
+    ]
+    return Table(("", f"{outlook.recipe} can run"), [row for row in rows if row[1]], left=(0, 1))
+
+
+def row_lines(outlook: Outlook) -> list[str]:
+    """The first rows of each source, as they were read."""
+    lines = []
+    for source in outlook.text:
+        lines.append(f"First rows of {source.source}:")
+        lines += ["  " + "  ".join(f"{role}: {cell}" for role, cell in row.items()) for row in source.rows]
+    return lines
+
+
+def time_in_words(found: RunTime) -> str:
+    """How long a run takes, which of its stages how long, and what that is taken from."""
+    stages = ", ".join(f"{_STAGES[stage]} {duration(seconds)}" for stage, seconds in found.seconds.items())
+    return f"about {duration(found.total)}: {stages} (by {found.basis})"
+
+
+def _source(source: SourceFound) -> str:
+    files = "" if source.files is None else f" ({source.files:,} file{'s' * (source.files != 1)})"
+    columns = ", ".join(f"{role} in '{column}'" if role != column else role for role, column in source.columns.items())
+    count = "" if source.sequences is None else f"; about {float(f'{source.sequences:.2g}'):,.0f} sequences"
+    return f"{source.source}{files}: {columns}{count}"
+
+
+def _line(name: str, limit: float | str) -> str:
+    label, unit = budget_line(name)
+    return f"{label} {limit if isinstance(limit, str) else quantity(limit, unit)}"
+
+
+def _gigabytes(count: int) -> str:
+    return quantity(count / 1e9, "GB")

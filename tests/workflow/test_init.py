@@ -1,0 +1,144 @@
+"""A recipe's first draft can be run as it stands."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from homoexport.documents.budget import Budget
+from homoexport.documents.recipe import load_recipe
+from homoexport.errors import UserError
+from homoexport.workflow.check import check_recipe
+from homoexport.workflow.init import init
+from tests.conftest import tiny_bert, tiny_model, tiny_tokenizer, write_sentences
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def teacher(tmp_path):
+    """Writes a teacher: a sentence encoder, or one with another head."""
+
+    def write(head: str = "model") -> str:
+        made = tiny_bert() if head == "model" else tiny_model("bert", head)
+        made.save_pretrained(tmp_path / "teacher")
+        tiny_tokenizer().save_pretrained(tmp_path / "teacher")
+        return "teacher"
+
+    return write
+
+
+def rows(path, **columns) -> str:
+    lines = [{name: make(number) for name, make in columns.items()} for number in range(80)]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return path.name
+
+
+def words(number: int) -> str:
+    return " ".join(f"w{(number * 7 + place) % 95}" for place in range(4 + number % 5))
+
+
+def test_of_plain_text(tmp_path, teacher):
+    write_sentences(tmp_path / "text.txt")
+    draft = init("mine.yaml", teacher=teacher(), data=["text.txt"])
+    recipe = load_recipe(draft.path)
+    assert recipe == draft.recipe
+    assert (recipe.name, recipe.teacher, recipe.distill.objective) == ("mine", "teacher", "sentence-embedding")
+    assert (recipe.text.held_out, recipe.text.max_length, recipe.text.sources[0].unit) == (30, 32, "row")
+    assert (recipe.student.hidden_size, recipe.student.intermediate_size) == (16, 32)
+    assert draft.rows[0] == {"text": (tmp_path / "text.txt").read_text().splitlines()[0]}
+    check_recipe(recipe)
+    page = draft.path.read_text()
+    assert "homoexport run mine.yaml --check" in page
+    assert page.count("  #") >= 5
+
+
+def test_of_a_budget_the_shape_is_planned(tmp_path, teacher):
+    write_sentences(tmp_path / "text.txt")
+    draft = init("mine.yaml", teacher=teacher(), data=["text.txt"], budget=Budget(latency_p95_ms="8ms", file_mb="4x"))
+    assert load_recipe(draft.path).is_planned
+    assert load_recipe(draft.path).budget.lines() == {"latency_p95_ms": 8.0, "file_mb": "4x"}
+
+
+def test_of_a_classifier_labels_are_found(tmp_path, teacher):
+    data = rows(tmp_path / "rows.jsonl", id=lambda n: n, review=words, label=lambda n: n % 3)
+    draft = init("mine.yaml", teacher=teacher("sequence"), data=[data])
+    (source,) = draft.recipe.text.sources
+    assert (source.column, source.label_column, draft.learn) == ("review", "label", None)
+    assert draft.recipe.distill.objective == "classification"
+    assert draft.rows[1] == {"text": words(1), "label": "1"}
+    check_recipe(draft.recipe)
+
+
+@pytest.mark.parametrize(("label", "task"), [(lambda n: n % 2, "classification"), (lambda n: n / 7, "scores")])
+def test_labels_that_no_teacher_knows_are_to_be_learned(tmp_path, teacher, label, task):
+    data = rows(tmp_path / "rows.jsonl", query=words, passage=words, grade=label)
+    draft = init("mine.yaml", teacher=teacher(), data=[data], columns={"label": "grade"})
+    assert draft.recipe.teacher == "runs/mine-teacher"
+    assert draft.learn == (
+        f"homoexport finetune teacher --task {task} --train rows.jsonl --dev dev.csv --text-column query "
+        "--pair-column passage --label-column grade -o runs/mine-teacher"
+    )
+    assert draft.learn in draft.path.read_text()
+    (source,) = draft.recipe.text.sources
+    assert (source.column, source.pair_column, source.label_column) == ("query", "passage", "grade")
+
+
+def test_what_lies_elsewhere_is_named_from_the_recipes_folder(tmp_path, teacher):
+    write_sentences(tmp_path / "text.txt")
+    draft = init("recipes/mine.yaml", teacher=teacher(), data=["*.txt"])
+    assert (draft.recipe.teacher, draft.recipe.text.sources[0].files) == ("../teacher", "../*.txt")
+    check_recipe(load_recipe(draft.path))
+
+
+def test_nothing_is_overwritten(tmp_path, teacher):
+    write_sentences(tmp_path / "text.txt")
+    (tmp_path / "mine.yaml").write_text("mine")
+    with pytest.raises(UserError, match=r"mine\.yaml: already exists; name another file, or give --force"):
+        init("mine.yaml", teacher=teacher(), data=["text.txt"])
+    assert (tmp_path / "mine.yaml").read_text() == "mine"
+    init("mine.yaml", teacher="teacher", data=["text.txt"], force=True)
+    assert load_recipe(tmp_path / "mine.yaml").name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"text": "body"}, "has no column 'body'; name one of: id, n"),
+        ({}, "which column has the texts\\?; name it with --text-column, one of: id, n"),
+    ],
+)
+def test_columns_that_cannot_be_had_are_told(tmp_path, teacher, columns, said):
+    data = rows(tmp_path / "rows.jsonl", id=lambda n: f"a{n}", n=lambda n: n)
+    with pytest.raises(UserError, match=said):
+        init("mine.yaml", teacher=teacher(), data=[data], columns=columns)
+    assert not (tmp_path / "mine.yaml").exists()
+
+
+def test_the_command_without_a_terminal(homoexport, tmp_path, teacher):
+    write_sentences(tmp_path / "text.txt")
+    missing = homoexport("init")
+    assert (missing.code, "--teacher: is missing" in missing.err) == (2, True)
+    done = homoexport(
+        "init", "--teacher", teacher(), "--data", "text.txt", "--size", "5MB", "--device", "cpu:threads=1"
+    )
+    assert done.code == 0, done.err
+    first = (tmp_path / "text.txt").read_text().splitlines()[0]
+    assert f"  text: {first}" in done.out
+    assert "homoexport run recipe.yaml --check" in done.out
+    assert load_recipe(tmp_path / "recipe.yaml").measure.device == "cpu:threads=1"
+    again = homoexport("init", "--teacher", "teacher", "--data", "text.txt")
+    assert (again.code, "recipe.yaml: already exists" in again.err) == (2, True)
+
+
+def test_the_command_asks_where_there_is_a_terminal(homoexport, tmp_path, teacher, monkeypatch):
+    write_sentences(tmp_path / "text.txt")
+    answers = iter([teacher(), "text.txt", "cpu", "", "5MB", ""])
+    monkeypatch.setattr("sys.stdin", type("Terminal", (), {"isatty": lambda _self: True})())
+    monkeypatch.setattr("typer.prompt", lambda *_words, **_how: next(answers))
+    assert homoexport("init").code == 0
+    assert load_recipe(tmp_path / "recipe.yaml").budget.lines() == {"file_mb": 5.0}
