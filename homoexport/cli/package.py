@@ -50,6 +50,10 @@ def embed(
     threads: Threads = 1,
     streams: Streams = None,
     runtime: RunsIn = "auto",
+    prompt: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Which of the model's prompts to put before each text; by default its own."),
+    ] = None,
 ) -> None:
     """Turn texts into vectors, [texts, width] float32: lines on stdin, or a column of files.
 
@@ -69,6 +73,7 @@ def embed(
         threads=threads,
         streams=streams,
         runtime=runtime,
+        prompt=prompt,
     )
     _write(asked, "vectors", data, output)
 

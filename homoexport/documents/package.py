@@ -34,6 +34,8 @@ RUNTIME_FILES: dict[Runtime, tuple[str, ...]] = {
 # Of a package: what transformers.js fetches beside the graph.
 PAGE_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 
+PROMPT_FOLDER = "prompt"  # of a package: what makes vectors of states where a prompt's tokens are not pooled
+
 
 def runtime_of(file: Path) -> Runtime:
     """What opens a file, by its suffix."""
@@ -142,12 +144,33 @@ class TimedAt(Figures):
 class Pooling(Figures):
     """How a sentence's vector is made of its tokens'.
 
-    `width` is said where layers behind the pooling give the vector another one than the hidden size.
+    `width` is said where the vector has another one than the hidden size. The vectors of `more` modes stand behind that
+    of `mode`. Unless `include_prompt`, the tokens of a prompt are read and not pooled.
     """
 
     mode: PoolingMode = "mean"
     normalize: bool = True
     width: Count | None = None
+    more: tuple[PoolingMode, ...] = ()
+    include_prompt: bool = True
+
+    @property
+    def modes(self) -> tuple[PoolingMode, ...]:
+        """All of them, in the order of their vectors."""
+        return (self.mode, *self.more)
+
+
+class Prompts(Figures):
+    """What may be put before a text, by its name, and the name of what is put there where none is asked for."""
+
+    texts: dict[str, str]
+    default: str | None = None
+
+    @model_validator(mode="after")
+    def _has_its_default(self) -> Prompts:
+        if self.default is not None and self.default not in self.texts:
+            raise ValueError(f"there is no prompt '{self.default}', which is the default's name")
+        return self
 
 
 class TokenizerKind(Figures):
@@ -246,6 +269,7 @@ class PackageDetails(Figures):
     openvino: RuntimeFile | None = None
     ctranslate2: RuntimeFile | None = None
     browser: BrowserChoice | None = None
+    prompts: Prompts | None = None
 
     @property
     def beside(self) -> dict[Runtime, RuntimeFile]:

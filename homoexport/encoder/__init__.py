@@ -1,7 +1,7 @@
 """Teachers and students: loading, layouts of model families, slicing."""
 
 from homoexport.documents.package import Pooling
-from homoexport.encoder.answers import input_names, last_token, max_length_of, outputs_of, pool, torch_answers
+from homoexport.encoder.answers import input_names, max_length_of, outputs_of, pool, pooled, torch_answers
 from homoexport.encoder.behind import behind_states
 from homoexport.encoder.cross_encoder import write_cross_encoder_files
 from homoexport.encoder.dense import Dense
@@ -16,9 +16,15 @@ from homoexport.encoder.loading import (
     resolve_folder,
     save_encoder,
     save_tokenizer,
+    unused_head,
     weights_digest,
 )
-from homoexport.encoder.sentence import SENTENCE_SETTINGS, read_sentence_settings, write_sentence_files
+from homoexport.encoder.sentence import (
+    SENTENCE_SETTINGS,
+    read_sentence_settings,
+    transformer_folder,
+    write_sentence_files,
+)
 from homoexport.encoder.shape import count_parameters, parameter_counts, parameters_at, start_from_scratch
 from homoexport.encoder.slicing import Keep, slice_model
 
@@ -37,7 +43,6 @@ __all__ = [
     "encoder_of",
     "family_of",
     "input_names",
-    "last_token",
     "load_classifier",
     "load_encoder",
     "max_length_of",
@@ -46,6 +51,7 @@ __all__ = [
     "parameters_at",
     "parent_of",
     "pool",
+    "pooled",
     "read_sentence_settings",
     "resolve_folder",
     "save_encoder",
@@ -55,6 +61,8 @@ __all__ = [
     "supported_model_types",
     "torch_answers",
     "traits_of",
+    "transformer_folder",
+    "unused_head",
     "weights_digest",
     "write_cross_encoder_files",
     "write_sentence_files",

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from homoexport.choices import OUTPUT_NAMES
+from homoexport.choices import OUTPUT_NAMES, PoolingMode
 from homoexport.documents.package import Pooling
 from homoexport.encoder.dense import Dense
 from homoexport.encoder.families import traits_of
 from homoexport.encoder.loading import Encoder
-from homoexport.encoder.sentence import read_sentence_settings
+from homoexport.encoder.sentence import is_transformer_alone, read_sentence_settings
 
 
 def input_names(encoder: Encoder) -> tuple[str, ...]:
@@ -35,7 +35,7 @@ def max_length_of(encoder: Encoder) -> int:
     lengths = [int(encoder.tokenizer.model_max_length)]
     longest = traits_of(encoder.model.config).longest_sequence(encoder.model)
     lengths += [longest] if longest is not None else []
-    if encoder.task == "sentence-similarity":
+    if encoder.task == "sentence-similarity" or is_transformer_alone(encoder.root or encoder.folder):
         stated = read_sentence_settings(encoder.folder).get("max_seq_length")
         lengths += [stated] if isinstance(stated, int) and stated else []
     return min(lengths)
@@ -44,16 +44,10 @@ def max_length_of(encoder: Encoder) -> int:
 def pool(
     hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: Pooling, dense: Sequence[Dense] = ()
 ) -> torch.Tensor:
-    """Sentence vectors [B, D] from token vectors [B, S, D] and a 0/1 mask [B, S], through the layers behind it."""
-    if pooling.mode == "cls":
-        sentence = hidden[:, 0]
-    elif pooling.mode == "lasttoken":
-        sentence = last_token(hidden, attention_mask)
-    else:
-        weights = attention_mask.unsqueeze(1).to(hidden.dtype)  # [B, 1, S]
-        sentence = (weights @ hidden).squeeze(1)  # one product, where a sum over S of [B, S, D] reads it twice
-        if dense or not pooling.normalize:  # a vector's length makes no difference to its direction
-            sentence = sentence / weights.sum(2).clamp(min=1e-9)
+    """Sentence vectors, [B, M D] by M modes, of tokens' [B, S, D] and a 0/1 mask [B, S], through the layers behind."""
+    is_direction = pooling.normalize and not dense and not pooling.more  # where a vector's length makes no difference
+    parts = [pooled(hidden, attention_mask, mode, is_direction=is_direction) for mode in pooling.modes]
+    sentence = torch.cat(parts, dim=-1) if pooling.more else parts[0]
     for layer in dense:
         sentence = layer(sentence)
     if not pooling.normalize:
@@ -61,6 +55,29 @@ def pool(
     # As torch's `normalize`, whose exported form widens the norms by three nodes before it divides.
     norms: torch.Tensor = torch.linalg.vector_norm(sentence, dim=-1, keepdim=True)
     return sentence / norms.clamp(min=1e-12)
+
+
+def pooled(
+    hidden: torch.Tensor, attention_mask: torch.Tensor, mode: PoolingMode, *, is_direction: bool = False
+) -> torch.Tensor:
+    """Vectors [B, D] of tokens' [B, S, D] and a 0/1 mask [B, S] by a mode, as sentence-transformers has it; of any
+    lengths where their direction alone matters.
+    """
+    if mode == "cls":
+        return hidden[:, 0]
+    if mode == "lasttoken":
+        return last_token(hidden, attention_mask)
+    if mode == "max":
+        is_padding = attention_mask.unsqueeze(2) == 0  # [B, S, 1]
+        return hidden.masked_fill(is_padding, torch.finfo(hidden.dtype).min).amax(1)
+    weights = attention_mask.unsqueeze(1).to(hidden.dtype)  # [B, 1, S]
+    if mode == "weightedmean":
+        weights = weights * torch.arange(1, hidden.shape[1] + 1, device=hidden.device)
+    vectors = (weights @ hidden).squeeze(1)  # one product, where a sum over S of [B, S, D] reads it twice
+    if is_direction:
+        return vectors
+    total = weights.sum(2).clamp(min=1e-9)  # [B, 1]
+    return vectors / (total.sqrt() if mode == "mean_sqrt_len_tokens" else total)
 
 
 def last_token(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,9 @@ import json
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -60,6 +62,12 @@ class Dense(nn.Module):
             self.linear.bias = nn.Parameter(bias, requires_grad=False)
         self.activation_name = activation
         self.activation = _ACTIVATIONS[activation]()
+
+    def arrays(self) -> tuple[str, NDArray[np.float32], NDArray[np.float32]]:
+        """The activation's name, W and b, zeros where it has none, for numpy."""
+        linear = self.linear
+        bias = np.zeros(linear.out_features, np.float32) if linear.bias is None else linear.bias.numpy()
+        return self.activation_name.rpartition(".")[2], linear.weight.numpy(), bias
 
     def forward(self, vectors: Tensor) -> Tensor:
         """[B, D_i] to [B, D_o]"""

@@ -17,7 +17,7 @@ from pydantic_core import from_json
 from transformers import CONFIG_MAPPING
 
 from homoexport.documents.document import first_fault
-from homoexport.errors import TeacherError, refusing
+from homoexport.errors import TeacherError, readable, refusing
 from homoexport.growth import refuse_growth
 from homoexport.limits import MB, LimitName, limit, raise_hint
 from homoexport.packaged import leaves_its_folder
@@ -47,7 +47,6 @@ class _Config(BaseModel):
     max_position_embeddings: _Size | None = None
     num_labels: _Size | None = Field(None, le=100_000)
     id2label: dict[str, str | int] | None = None
-    quantization_config: None = Field(None, description="a quantized model's weights are no ones to distil or export")
 
 
 class _Index(BaseModel):
@@ -65,8 +64,10 @@ def read_settings(path: Path) -> JsonValue:
         TeacherError: it cannot be read, is too large, or is no JSON.
     """
     check_size(path, "config_mb")
+    with readable(TeacherError, path):
+        content = path.read_bytes()
     with refusing(TeacherError, "is no JSON", where=str(path), hint="copy or download it again"):
-        value: JsonValue = from_json(path.read_bytes())
+        value: JsonValue = from_json(content)
     return value
 
 
@@ -81,6 +82,9 @@ def check_folder(folder: Path, source: str) -> None:
     if isinstance(kind, str) and kind not in CONFIG_MAPPING:  # whatever code it names (`auto_map`)
         what = f"model family '{kind}' is not one that transformers {transformers.__version__} knows by itself"
         raise TeacherError(what, where=source, hint="name a model without code of its own, or upgrade transformers")
+    if isinstance(config, dict) and config.get("quantization_config") is not None:
+        what = "its weights are quantized already ('quantization_config')"
+        raise TeacherError(what, where=where, hint="name the model that it was made from, in floats")
     _parsed(_Config, config, where)
     assert isinstance(config, dict)
     for key, value in config.items():
@@ -93,6 +97,9 @@ def check_folder(folder: Path, source: str) -> None:
         if _OF_LAYERS.search(key) and type(count) is int and count > limit("layers"):
             said = f"has {count} entries" if isinstance(value, list) else f"is {count}"
             raise TeacherError(f"'{key}' {said}", where=where, hint=raise_hint("layers"))
+    for path in (path for pattern in _WEIGHTS for path in folder.glob(pattern) if path.is_file()):
+        with readable(TeacherError, path):
+            path.open("rb").close()  # which transformers would say is not there
     bytes_there = max(_LEAST_BYTES, weights_bytes(folder))
     if number := next((number for number in _numbers(config) if number > bytes_there), None):
         what = f"holds the number {number}, and all of its weights are {weights_bytes(folder)} bytes"

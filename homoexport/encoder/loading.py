@@ -13,7 +13,7 @@ from typing import Any
 import huggingface_hub
 import torch
 from huggingface_hub.errors import HFValidationError
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, normalizers
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -26,19 +26,29 @@ from homoexport import packaged
 from homoexport.choices import CLASSIFYING, ModelTask
 from homoexport.documents.artifact import digest_in, sha256_file
 from homoexport.documents.document import digest_of
-from homoexport.documents.package import Pooling
+from homoexport.documents.package import Pooling, Prompts
 from homoexport.encoder.cross_encoder import NO_ACTIVATION, keep_activation
 from homoexport.encoder.dense import Dense
 from homoexport.encoder.families import traits_of
 from homoexport.encoder.folder import TOKENIZER_FILES, check_folder
-from homoexport.encoder.sentence import read_dense_modules, read_pooling, write_sentence_files
+from homoexport.encoder.sentence import (
+    MODULES,
+    PROMPTS,
+    is_transformer_alone,
+    read_dense_modules,
+    read_pooling,
+    read_prompts,
+    read_sentence_settings,
+    transformer_folder,
+    write_sentence_files,
+)
 from homoexport.encoder.shape import count_parameters
 from homoexport.encoder.weights import NO_ENCODER, check_answers, load_weights, new_classifier
 from homoexport.errors import TeacherError, first_line, readable, refusing
 from homoexport.panics import unprinted_panics
 from homoexport.plain import visible
 
-_SENTENCE_FILES = ["modules.json", "1_Pooling/*", "sentence_bert_config.json", "config_sentence_transformers.json"]
+_SENTENCE_FILES = [MODULES, PROMPTS, "*_Pooling/*", "sentence_*_config.json"]
 _DENSE_FILES = ["*_Dense/config.json", "*_Dense/model.safetensors"]
 _TASK_OF_ARCHITECTURE: dict[str, ModelTask] = {  # by the end of the class's name
     "ForMaskedLM": "fill-mask",
@@ -59,9 +69,10 @@ _ENDLESS, _USUAL = 10**9, 512  # tokens: a tokenizer's limit that is none, and w
 class Encoder:
     """A loaded model with all that belongs to it. The model is in fp32 and in eval mode.
 
-    `folder` is where its files lie; of a model in memory it is no folder, so that nothing is found there. `artifact` is
-    the digest of the artifact that it was loaded from, and that was verified then. `dense` are the layers that a
-    sentence's vector goes through behind the pooling.
+    `folder` is where its files lie; of a model in memory it is no folder, so that nothing is found there. `root` is the
+    folder of sentence-transformers' that it lies in, if that is another. `artifact` is the digest of the artifact that
+    it was loaded from, and that was verified then. `dense` are the layers that a sentence's vector goes through behind
+    the pooling, `prompts` what may be put before its text.
     """
 
     model: PreTrainedModel
@@ -72,11 +83,14 @@ class Encoder:
     source: str
     artifact: str | None = None
     dense: tuple[Dense, ...] = ()
+    prompts: Prompts | None = None
+    root: Path | None = None
 
     @property
     def width(self) -> int:
         """Numbers of a sentence's vector."""
-        return self.dense[-1].linear.out_features if self.dense else int(self.model.config.hidden_size)
+        modes = 1 if self.pooling is None else len(self.pooling.modes)
+        return self.dense[-1].linear.out_features if self.dense else modes * int(self.model.config.hidden_size)
 
     @property
     def parameters(self) -> int:
@@ -98,8 +112,10 @@ def resolve_folder(source: str) -> Path:
                 raise TeacherError(str(error), where=source) from None
         else:
             folder = Path(source) if Path(source).is_dir() else _download(source)
-        if not (folder / "config.json").is_file():
-            raise TeacherError("is not a model: it has no config.json", where=source, hint=_NOT_A_MODEL)
+        inner = transformer_folder(folder)
+        if not (inner / "config.json").is_file():
+            place = "" if inner == folder else f" in {inner.relative_to(folder)}, where its {MODULES} has it"
+            raise TeacherError(f"is not a model: it has no config.json{place}", where=source, hint=_NOT_A_MODEL)
     return folder
 
 
@@ -124,7 +140,8 @@ def _download(name: str) -> Path:
 
 
 def _infer_task(folder: Path, config: Any) -> ModelTask:
-    if (folder / "modules.json").is_file():
+    is_cross_encoder = _task_of_head(config) in CLASSIFYING and is_transformer_alone(folder)
+    if (folder / MODULES).is_file() and not is_cross_encoder:
         return "sentence-similarity"
     if _class_name(config).endswith("ForPreTraining") and not traits_of(config).pretrains_lm_head:
         return "feature-extraction"
@@ -146,6 +163,12 @@ def _task_of_head(config: Any) -> ModelTask | None:
     if _class_name(config).endswith(_DECODERS) and not _class_name(config).endswith("WithLMHeadModel"):
         return None
     return next((task for end, task in _TASK_OF_ARCHITECTURE.items() if _class_name(config).endswith(end)), None)
+
+
+def unused_head(encoder: Encoder) -> str | None:
+    """The class of a classifier, as its folder names it, that was loaded for another task, without its head."""
+    config = encoder.model.config
+    return _class_name(config) if _task_of_head(config) in set(CLASSIFYING) - {encoder.task} else None
 
 
 def encoder_of(
@@ -187,9 +210,10 @@ def load_encoder(source: str, *, task: ModelTask | None = None) -> Encoder:
             `task` needs one.
         PackageError: a folder that holds links, or that its manifest does not describe.
     """
-    folder = resolve_folder(source)
+    root = resolve_folder(source)
     with readable(TeacherError, source):
-        artifact = digest_in(folder)
+        artifact = digest_in(root)
+        folder = transformer_folder(root)
         check_folder(folder, source)
     with refusing(TeacherError, "is not a model: its config does not load", where=source, hint=_NOT_A_MODEL):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -209,20 +233,24 @@ def load_encoder(source: str, *, task: ModelTask | None = None) -> Encoder:
     if task in CLASSIFYING and other in CLASSIFYING and task != other:  # their heads can have the same weights
         what = f"is a {_class_name(config)}, which is for {other}, not {task}"
         raise TeacherError(what, where=source, hint="name a model with that head")
-    task = task or _infer_task(folder, config)
+    task = task or _infer_task(root, config)
     model = load_weights(folder, config, task, source)
     tokenizer = _load_tokenizer(folder, source)
+    if read_sentence_settings(folder).get("do_lower_case"):
+        _lower_case(tokenizer)
     _check_tokenizer(tokenizer, config, traits.longest_sequence(model), source)
     _name_padding(model, tokenizer)
     check_answers(model, task, source)
     if task == "fill-mask" and tokenizer.mask_token_id is None:
         raise TeacherError("its tokenizer has no mask token", where=source, hint="set mask_token and save it again")
     if task == "text-classification":
-        keep_activation(model.config, folder)
+        keep_activation(model.config, root)
+    inside = None if root == folder else root
     if task != "sentence-similarity":
-        return Encoder(model, tokenizer, task, None, folder, source, artifact)
-    dense = read_dense_modules(folder, model.config.hidden_size)
-    return Encoder(model, tokenizer, task, read_pooling(folder), folder, source, artifact, dense)
+        return Encoder(model, tokenizer, task, None, folder, source, artifact, root=inside)
+    pooling = read_pooling(root)
+    dense = read_dense_modules(root, len(pooling.modes) * model.config.hidden_size)
+    return Encoder(model, tokenizer, task, pooling, folder, source, artifact, dense, read_prompts(root), inside)
 
 
 def _name_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -246,7 +274,26 @@ def _load_tokenizer(folder: Path, source: str) -> PreTrainedTokenizerBase:
     if not is_usable:
         raise TeacherError("has no fast tokenizer", where=source, hint=hint)
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    tokenizer.padding_side = "right"  # as all batches here are, by which a model is judged
     return tokenizer
+
+
+def _lower_case(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Put lower-casing before all else, as sentence-transformers does where its own settings ask for it."""
+    backend = tokenizer.backend_tokenizer
+    normalizer, parts = backend.normalizer, _normalizers_of(tokenizer)
+    if not any(part["type"] == "Lowercase" or part.get("lowercase") for part in parts):
+        rest = [] if normalizer is None else [normalizer]
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *rest])
+
+
+def _normalizers_of(tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
+    """What is done to a text first, in its order, as a tokenizer's file has it."""
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    if normalizer is None:
+        return []
+    spec = json.loads(normalizer.__getstate__())
+    return list(spec.get("normalizers", [spec]))
 
 
 def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: Any, longest: int | None, source: str) -> None:
@@ -281,7 +328,7 @@ def load_classifier(source: str, names: Sequence[str]) -> Encoder:
     if not names:
         model.config.update(NO_ACTIVATION)  # scores are learned as they are
     _name_padding(model, found.tokenizer)
-    return replace(found, model=model, task="text-classification", pooling=None, dense=())
+    return replace(found, model=model, task="text-classification", pooling=None, dense=(), prompts=None)
 
 
 def parent_of(encoder: Encoder) -> str:
@@ -327,7 +374,9 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    if config.get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast"):  # 5's name and 4's
+    # A class of transformers 5 that makes its own normalizer would lose the lower-casing that was put before it.
+    is_lower_cased = tokenizer.is_fast and [part["type"] for part in _normalizers_of(tokenizer)][:1] == ["Lowercase"]
+    if is_lower_cased or config.get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast"):  # 5's, 4's
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
         # By default 4 has token types among them, which some models refuse, and 5 has none.
         config.setdefault("model_input_names", list(tokenizer.model_input_names))

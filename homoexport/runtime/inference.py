@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -18,13 +19,15 @@ from tokenizers import Encoding, Tokenizer
 
 from homoexport.choices import OTHER_RUNTIMES, OUTPUT_NAMES, ModelTask, Runtime, RuntimeChoice
 from homoexport.documents.artifact import PackageManifest, verify
-from homoexport.documents.package import PAGE_FILES
+from homoexport.documents.package import PAGE_FILES, PROMPT_FOLDER, Prompts
 from homoexport.errors import PackageError, UserError, refusing
 from homoexport.growth import refuse_growth
 from homoexport.limits import MB, limit, raise_hint
 from homoexport.panics import unprinted_panics
+from homoexport.plain import visible
 from homoexport.runtime.installed import install_hint
 from homoexport.runtime.session import OnnxSession
+from homoexport.runtime.worker.head import STATES, Head, read_head
 from homoexport.runtime.worker.inputs import IntArray, padded_tokens
 
 FloatArray = NDArray[np.float32]
@@ -54,6 +57,8 @@ class PackageInfo:
     runtime: Runtime = "onnxruntime"
     runtime_file: str | None = None  # where that is another than the ONNX file
     download_bytes: int = 0
+    prompts: Prompts | None = None
+    include_prompt: bool = True
 
     @property
     def model(self) -> Path:
@@ -106,6 +111,8 @@ def read_package(
         runtime=runtime,
         runtime_file=beside.file if beside else None,
         download_bytes=onnx_bytes + sum(manifest.files[name].bytes for name in PAGE_FILES if name in manifest.files),
+        prompts=details.prompts,
+        include_prompt=details.pooling is None or details.pooling.include_prompt,
     )
 
 
@@ -118,12 +125,16 @@ class Session(Protocol):
 
 
 class Package:
-    """An open package. Make one with `open_package`."""
+    """An open package. Make one with `open_package`.
 
-    def __init__(self, details: PackageInfo, session: Session, tokenizer: Tokenizer) -> None:
+    `head` makes the vectors, out of the graph's states, of texts behind a prompt whose tokens are not pooled.
+    """
+
+    def __init__(self, details: PackageInfo, session: Session, tokenizer: Tokenizer, head: Head | None = None) -> None:
         self.details = details
         self.tokenizer = tokenizer
         self._session = session
+        self._head = head
         self._input_names = {node.name for node in session.get_inputs()}
 
     def tokenize(self, texts: Sequence[Text]) -> dict[str, IntArray]:
@@ -159,8 +170,10 @@ class Package:
                 raise self._error(f"answers inputs of {asked} with a '{name}' of {found}", "export the package again")
         return answer
 
-    def embed(self, texts: Sequence[Text], batch_size: int = 32) -> FloatArray:
+    def embed(self, texts: Sequence[Text], batch_size: int = 32, prompt: str | None = None) -> FloatArray:
         """One vector for each text, in the order of the texts; an empty text has one too.
+
+        What `details.prompts` have under the name `prompt`, or as their default, is put before each text.
 
         A sentence-similarity package's graph pools and normalises by itself. Of a feature-extraction
         package's hidden states the mean over the text's tokens is taken. A dynamic int8 graph scales each batch by
@@ -173,14 +186,36 @@ class Package:
 
         Raises:
             PackageError: the package's task gives no vectors, or its graph no finite ones.
-            UserError: a batch size below 1.
+            UserError: a batch size below 1, or no prompt of that name.
         """
         if self.details.output == "logits":
             hint = "name a sentence-similarity or feature-extraction model"
             raise self._error(f"is a {self.details.task} model, which gives no vectors", hint)
+        before, skipped = self.prompt(prompt)
         if not texts:
             return self.embed([""])[:0]
-        return np.stack(self._in_batches(self._vectors, texts, batch_size, kind="vectors"))
+        prompted = [behind(before, text) for text in texts]
+        return np.stack(self._in_batches(partial(self._vectors, skipped=skipped), prompted, batch_size, kind="vectors"))
+
+    def prompt(self, name: str | None = None) -> tuple[str, int]:
+        """What is put before texts under a name, or by default, and how many tokens of a text are not pooled for it.
+
+        Raises:
+            UserError: no prompt of that name.
+        """
+        known = self.details.prompts
+        name = known.default if name is None and known is not None else name
+        if name is None:
+            return "", 0
+        if known is None or name not in known.texts:
+            hint = f"name one of: {', '.join(map(visible, known.texts))}" if known else "leave it out"
+            has = "no prompts" if known is None else "no such prompt"
+            raise UserError(f"{self.details.folder} has {has}", where=f"prompt '{visible(name)}'", hint=hint)
+        before = known.texts[name]
+        if not before or self.details.include_prompt:
+            return before, 0
+        encoding = self.tokenizer.encode(before)  # with the special tokens in front of it, not those behind
+        return before, len(encoding.ids) - int(encoding.special_tokens_mask[-1:] == [1])
 
     def score(self, texts: Sequence[Text], batch_size: int = 32) -> FloatArray:
         """The one output of a reranker or regressor for each pair (or text), in their order: higher is better.
@@ -238,7 +273,7 @@ class Package:
 
     def beside(self, session: Session) -> Package:
         """The same package in another session of its runtime."""
-        return Package(self.details, session, self.tokenizer)
+        return Package(self.details, session, self.tokenizer, self._head)
 
     def end(self) -> None:
         """End the inferences of other threads, and let none begin."""
@@ -246,6 +281,10 @@ class Package:
 
     def _error(self, what: str, hint: str) -> PackageError:
         return PackageError(what, where=str(self.details.folder), hint=hint)
+
+    def _vectors(self, texts: Sequence[Text], skipped: int) -> FloatArray:
+        """[B, D]"""
+        return self.vectors_of(self.tokenize(texts), skipped)
 
     def _logits(self, texts: Sequence[Text]) -> list[FloatArray]:
         """[C], or [S, C] without padding."""
@@ -260,12 +299,14 @@ class Package:
         (answer,) = self.run(tokens, ["logits"])
         return answer
 
-    def _vectors(self, texts: Sequence[Text]) -> FloatArray:
-        """[B, D]"""
-        return self.vectors_of(self.tokenize(texts))
-
-    def vectors_of(self, tokens: Mapping[str, IntArray]) -> FloatArray:
-        """Vectors [B, D] of a batch that `tokenize` gives; see `embed`."""
+    def vectors_of(self, tokens: Mapping[str, IntArray], skipped: int = 0) -> FloatArray:
+        """Vectors [B, D] of a batch that `tokenize` gives; the first `skipped` tokens of each text are not pooled."""
+        if skipped:
+            assert self._head is not None
+            (states,) = self.run(tokens, [STATES])
+            counted = tokens["attention_mask"].copy()
+            counted[:, :skipped] = 0
+            return self._head.apply(states, counted)
         (answer,) = self.run(tokens, [self.details.output])
         if self.details.task == "sentence-similarity":
             return answer
@@ -288,7 +329,16 @@ def open_package(folder: Path | str, *, threads: int = 1, runtime: RuntimeChoice
     if threads < 1:
         raise UserError(f"{threads} threads", where="threads", hint="give 1 or more")
     details = read_package(Path(folder), runtime)
-    return Package(details, open_file(details.file, details.runtime, threads=threads), load_tokenizer(details))
+    head = None
+    if not details.include_prompt:
+        with refusing(PackageError, "cannot be read", where=str(details.folder / PROMPT_FOLDER)):
+            head = read_head(details.folder / PROMPT_FOLDER)
+    return Package(details, open_file(details.file, details.runtime, threads=threads), load_tokenizer(details), head)
+
+
+def behind(prompt: str, text: Text) -> Text:
+    """A text, or a pair's first, with what is put before it."""
+    return prompt + text if isinstance(text, str) else (prompt + text[0], text[1])
 
 
 def open_file(file: Path, runtime: Runtime, *, threads: int) -> Session:

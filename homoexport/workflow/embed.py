@@ -6,13 +6,14 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from homoexport.choices import Runtime, RuntimeChoice
 from homoexport.errors import OutputError, PackageError, UserError
 from homoexport.host import available_cores
-from homoexport.runtime.inference import Package, Text
+from homoexport.runtime.inference import Package, Text, behind
 from homoexport.runtime.many import Ask, answers_of, open_streams
 from homoexport.runtime.vectors_file import check_output, vectors_file
 from homoexport.text.texts import Given, TextFiles, lines_of
@@ -45,6 +46,7 @@ def embed(
     threads: int = 1,
     streams: int | None = None,
     runtime: RuntimeChoice = "auto",
+    prompt: str | None = None,
     progress: Progress = QUIET,
 ) -> Answered:
     """Write the vectors of many texts, in their order and in bounded memory.
@@ -58,11 +60,12 @@ def embed(
         batch_size: texts of one inference; texts of like length go together.
         threads: of one inference.
         streams: inferences at once; by default as many as the cores have threads for.
+        prompt: the name of what is put before each text; by default what the model has for that.
 
     Raises:
         PackageError: not a package, or one that gives no vectors.
         TextError: files or columns that are not there, or what is no text.
-        UserError, OutputError: numbers below 1, or an output that cannot be written. It is whole, or as it was before.
+        UserError, OutputError: numbers below 1, no such prompt, or an output that cannot be written. It is whole, or as it was before.
 
     Example:
         >>> embed("student-onnx", data=["docs/*.jsonl"], column="body", output=Path("vectors.npy"))
@@ -70,8 +73,10 @@ def embed(
     """
     texts = _Texts(data, output, column=column, id_column=id_column)
     opened = _open(package, streams, threads=threads, runtime=runtime)
-    width = opened[0].embed([]).shape[1]
-    return _write(opened, Package.vectors_of, "vector", width, texts, batch_size=batch_size, progress=progress)
+    before, skipped = opened[0].prompt(prompt)
+    texts.before = before
+    ask, width = partial(Package.vectors_of, skipped=skipped), opened[0].embed([]).shape[1]
+    return _write(opened, ask, "vector", width, texts, batch_size=batch_size, progress=progress)
 
 
 def score(
@@ -140,6 +145,7 @@ class _Texts:
                 if name is not None:
                     raise UserError("the lines of stdin have no columns", where=flag, hint="name files with --data")
             self._rows = lines_of(data, "stdin")
+        self.before = ""  # each text
         self.empty = 0  # of those that were taken
         self._names = deque[Any]()
 
@@ -147,7 +153,7 @@ class _Texts:
         for row in self._rows:
             self._names.append(row.name)
             self.empty += row.is_empty
-            yield row.text
+            yield behind(self.before, row.text)
 
     def names(self, count: int) -> list[Any]:
         """What the next ones that are answered are called."""

@@ -306,8 +306,8 @@ def test_pooling_that_is_not_supported_is_named(tiny_folder):
     folder = tiny_folder()
     (folder / "modules.json").write_text("[]")
     (folder / "1_Pooling").mkdir()
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_max_tokens": True}))
-    with pytest.raises(TeacherError, match="pooling max_tokens is not supported"):
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_median": True}))
+    with pytest.raises(TeacherError, match="pooling median is not supported"):
         load_encoder(str(folder))
 
 

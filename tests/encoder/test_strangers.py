@@ -146,6 +146,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
 def test_folders_of_strangers_are_refused_in_one_line(tiny_folder, canary, capfd, change, told):
     folder = tiny_folder()
     _file("modules.json", json.dumps(MODULES))(folder)
+    _file("1_Pooling/config.json", "{}")(folder)
     _write_code(folder)
     change(folder)
     with pytest.raises(HomoexportError) as caught:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,19 +46,23 @@ class Layer:
 class Head:
     """What the output of that name is made of, and which ids the encoder knows.
 
-    `pooling` is a mode of `Pooling`; None where every token has an answer. `token_types` is 0 where it takes none.
+    `pooling` is a mode of `Pooling`, or several; None where every token has an answer. `token_types` is 0 where it
+    takes none.
     """
 
     output: str
     vocab_size: int
     token_types: int
-    pooling: str | None = None
+    pooling: str | Sequence[str] | None = None
     normalize: bool = False
     layers: tuple[Layer, ...] = field(default=(), repr=False)
 
     def apply(self, states: Floats, mask: NDArray[Any]) -> Floats:
-        """The output, [B, W] or [B, S, W], of states [B, S, D] and a 0/1 mask [B, S] of texts that begin at 0."""
-        vectors = states if self.pooling is None else _pooled(states, mask, self.pooling)
+        """The output, [B, W] or [B, S, W], of states [B, S, D] and a mask [B, S], which is 1 where a token counts."""
+        vectors = states
+        if self.pooling is not None:
+            modes = [self.pooling] if isinstance(self.pooling, str) else self.pooling
+            vectors = np.concatenate([_pooled(states, mask, mode) for mode in modes], axis=-1)
         for layer in self.layers:
             vectors = layer(vectors)
         if self.normalize:
@@ -67,16 +71,22 @@ class Head:
 
 
 def _pooled(states: Floats, mask: NDArray[Any], mode: str) -> Floats:
-    """[B, S, D] to [B, D]."""
-    lengths = mask.sum(axis=1)
+    """[B, S, D] to [B, D]; of a text without a token that counts, zeros from the means."""
+    rows, places = np.arange(len(states)), np.arange(mask.shape[1])
     vectors: Floats
     if mode == "cls":
-        vectors = states[:, 0]
+        vectors = states[rows, mask.argmax(axis=1)]
     elif mode == "lasttoken":
-        vectors = states[np.arange(len(states)), lengths - 1]
+        vectors = states[rows, (mask * places).argmax(axis=1)]
+    elif mode == "max":
+        vectors = np.where(mask[:, :, None] == 0, np.finfo(np.float32).min, states).max(axis=1)
     else:
-        sums = np.matmul(mask[:, None].astype(np.float32), states)[:, 0]  # faster than a sum over S
-        vectors = sums / lengths[:, None].astype(np.float32)
+        weights = mask.astype(np.float32)
+        if mode == "weightedmean":
+            weights = weights * (places + 1).astype(np.float32)
+        sums = np.matmul(weights[:, None], states)[:, 0]  # faster than a sum over S
+        total = np.maximum(weights.sum(axis=1, keepdims=True), np.float32(1e-9))
+        vectors = sums / (np.sqrt(total) if mode == "mean_sqrt_len_tokens" else total)
     return vectors
 
 

@@ -46,9 +46,9 @@ def _answers(job: Job, micro: MicroBatch) -> Tensor:
     if job.settings.objective == "masked-lm":  # of one token, for all logits may be many
         logits: Tensor = job.family.lm_head(model)(states[:, 1])
         return logits
-    mode = job.encoder.pooling.mode if job.encoder.pooling else "mean"
+    modes = job.encoder.pooling.modes if job.encoder.pooling else ("mean",)
     dense = nn.Sequential(*job.encoder.dense).to(model.device)
-    return objective.pool(states, inputs["attention_mask"], mode=mode, dense=dense)
+    return objective.pool(states, inputs["attention_mask"], modes=modes, dense=dense)
 
 
 @torch.no_grad()

@@ -123,6 +123,9 @@ def targets_of(
 def target_of(encoder: Encoder, asked: PartialShape, settings: DistillSettings) -> Shape:
     """The student's shape: what is asked for, completed from the teacher and checked (ShapeError, RecipeError)."""
     _check_output(asked.output, settings)
+    if asked.output == "teacher" and encoder.pooling is not None and encoder.pooling.more:
+        what = f"the teacher's vectors are made of several ({', '.join(encoder.pooling.modes)})"
+        raise RecipeError(what, where="student.output", hint="leave it out: one layer leads to one of them")
     family = family_of(encoder.model.config)
     teacher = family.widths(encoder.model).shape
     if settings.method in ("layers", "tinybert") and asked.num_hidden_layers is None:

@@ -84,7 +84,7 @@ class Run:
         self.loss = StepLoss(
             self.inner_terms,
             settings,
-            pooling_mode=pooling.mode if pooling else "mean",
+            pooling_modes=pooling.modes if pooling else ("mean",),
             dense=nn.Sequential(*job.encoder.dense).to(device),
             output=job.output,
             accelerator=self.accelerator,

@@ -21,14 +21,15 @@ which hold parts of a step's batch, add up to the same loss and gradients as one
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from homoexport.encoder import last_token
+from homoexport.choices import PoolingMode
+from homoexport.encoder import pooled
 
 
 def hidden_error(states: Tensor, targets: Tensor, projection: Tensor, token_mask: Tensor, tokens: int) -> Tensor:
@@ -232,22 +233,24 @@ def pool(
     states: Tensor,
     attention_mask: Tensor,
     *,
-    mode: str,
+    modes: Sequence[PoolingMode],
     dense: Callable[[Tensor], Tensor] = lambda vectors: vectors,
 ) -> Tensor:
-    """Sentence vectors [B, D'], of length 1, of hidden states [B, S, D] by `mean`, `cls` or `lasttoken` pooling.
+    """Sentence vectors [B, D'], of length 1, of hidden states [B, S, D]: the modes' vectors, one behind the other.
 
-    `dense` are the layers behind the pooling, [B, D] to [B, D'].
+    `dense` are the layers behind the pooling, [B, D M] of M modes to [B, D'].
     """
-    if mode == "cls":
-        pooled = states[:, 0].float()
-    elif mode == "lasttoken":
-        pooled = last_token(states.float(), attention_mask)
-    else:
-        weights = attention_mask[:, :, None].float()
-        pooled = (states.float() * weights).sum(1) / weights.sum(1)
+    states = states.float()
     with torch.autocast(states.device.type, enabled=False):  # rounded, the identity would not be one
-        return functional.normalize(dense(pooled), dim=-1)
+        parts = [_pooled(states, attention_mask, mode) for mode in modes]
+        return functional.normalize(dense(torch.cat(parts, dim=-1)), dim=-1)
+
+
+def _pooled(states: Tensor, attention_mask: Tensor, mode: PoolingMode) -> Tensor:
+    if mode != "mean":
+        return pooled(states, attention_mask, mode)
+    weights = attention_mask[:, :, None].float()
+    return (states * weights).sum(1) / weights.sum(1)
 
 
 def vectors_error(student: Tensor, teacher: Tensor, texts: int) -> Tensor:

@@ -43,7 +43,7 @@ class StepLoss:
         inner_terms: InnerTerms,
         settings: DistillSettings,
         *,
-        pooling_mode: PoolingMode,
+        pooling_modes: Sequence[PoolingMode],
         dense: nn.Sequential,
         output: Side,
         accelerator: Accelerator,
@@ -51,7 +51,7 @@ class StepLoss:
         self.teacher, self.student, self.family = inner_terms.teacher, inner_terms.student, inner_terms.family
         self.inner_terms, self.weights = inner_terms, weights_of(settings.method, settings.weights)
         self.objective_name, self.temperature = settings.objective, settings.temperature
-        self.pooling_mode, self.dense, self.output, self.accelerator = pooling_mode, dense, output, accelerator
+        self.pooling_modes, self.dense, self.output, self.accelerator = pooling_modes, dense, output, accelerator
         self.bounded = settings.micro_batch_size is not None
         self.labels_seen = False
 
@@ -139,7 +139,7 @@ class StepLoss:
             return micro.shown.answer
         if self.objective_name == "sentence-embedding":
             states = self._states(self.teacher, micro)
-            return objective.pool(states, micro.attention_mask, mode=self.pooling_mode, dense=self.dense)
+            return objective.pool(states, micro.attention_mask, modes=self.pooling_modes, dense=self.dense)
         logits: Tensor = self.teacher(**micro.inputs).logits
         return logits
 
@@ -158,7 +158,7 @@ class StepLoss:
         for micro in micro_batches:
             assert micro.vectors is not None
             states = self._states(self.teacher, micro)
-            regression.add(objective.pool(states, micro.attention_mask, mode=self.pooling_mode), micro.vectors)
+            regression.add(objective.pool(states, micro.attention_mask, modes=self.pooling_modes), micro.vectors)
         self.inner_terms.clear()
         reduce = partial(self.accelerator.reduce, reduction="sum")
         matrix, _ = regression.solve(_RIDGE, intercept=False, reduce=reduce)
@@ -168,7 +168,7 @@ class StepLoss:
         """Unit vectors [B, D_s], or [B, D_t] in the space of what teaches."""
         states = self._states(self.student, micro)
         dense = self._to_teacher if self.output == "teacher" else nn.Identity()
-        return objective.pool(states, micro.attention_mask, mode=self.pooling_mode, dense=dense)
+        return objective.pool(states, micro.attention_mask, modes=self.pooling_modes, dense=dense)
 
     def _to_teacher(self, pooled: Tensor) -> Tensor:
         """[B, D_s] to the teacher's vectors, before they are brought to length 1."""

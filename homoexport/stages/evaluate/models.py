@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from homoexport.choices import CLASSIFYING, RuntimeChoice
+from homoexport.choices import CLASSIFYING, OUTPUT_NAMES, RuntimeChoice
 from homoexport.documents.artifact import digest_in, kind_of, sha256_file
 from homoexport.documents.document import digest_of
 from homoexport.documents.package import runtime_of
 from homoexport.errors import UserError
 from homoexport.runtime.inference import Package, PackageInfo, Session, Text, open_file, open_package
+from homoexport.runtime.worker.head import Head, Layer
 
 if TYPE_CHECKING:
     from homoexport.encoder import Encoder
@@ -46,13 +47,15 @@ def digest_of_source(source: str) -> str:
         TeacherError: no such model.
         PackageError: an artifact with a file that is missing or altered.
     """
-    from homoexport.encoder import resolve_folder
+    from homoexport.encoder import resolve_folder, transformer_folder
 
     folder = Path(source) if is_package(source) else resolve_folder(source)
     if digest := digest_in(folder):
         return digest
-    names = ("*.safetensors", "*_Dense/*", "pytorch_model*.bin", "config.json", "tokenizer.json")
-    return digest_of({str(path.relative_to(folder)): sha256_file(path) for name in names for path in folder.glob(name)})
+    names = ["*.safetensors", "*_Dense/*", "pytorch_model*.bin", "config.json", "tokenizer.json"]
+    inner = transformer_folder(folder)
+    found = {path for place in {folder, inner} for name in names for path in place.glob(name)}
+    return digest_of({str(path.relative_to(folder)): sha256_file(path) for path in found})
 
 
 def is_package(source: str) -> bool:
@@ -88,12 +91,25 @@ def _package(encoder: Encoder, session: Session) -> Package:
         pad_token_id=encoder.tokenizer.pad_token_id or 0,
         file_bytes=sum(path.stat().st_size for path in encoder.folder.glob("*.safetensors")),
         labels=tuple(config.id2label[i] for i in range(config.num_labels)) if labelled else (),
+        prompts=encoder.prompts,
+        include_prompt=encoder.pooling is None or encoder.pooling.include_prompt,
     )
     # A copy, for truncation is a part of a fast tokenizer's state.
     tokenizer = Tokenizer.from_str(encoder.tokenizer.backend_tokenizer.to_str())
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length)
-    return Package(details, session, tokenizer)
+    return Package(details, session, tokenizer, _head_of(encoder))
+
+
+def _head_of(encoder: Encoder) -> Head | None:
+    """What makes a sentence's vector of its states where a prompt's tokens are not pooled."""
+    pooling = encoder.pooling
+    if pooling is None or pooling.include_prompt:
+        return None
+    layers = tuple(Layer(*dense.arrays()) for dense in encoder.dense)
+    return Head(
+        OUTPUT_NAMES[encoder.task][0], encoder.model.config.vocab_size, 0, pooling.modes, pooling.normalize, layers
+    )
 
 
 class EmbeddedOnce(Package):
@@ -101,13 +117,13 @@ class EmbeddedOnce(Package):
 
     def __init__(self, model: Package) -> None:
         vars(self).update(vars(model))
-        self._known: dict[tuple[Text, ...], NDArray[np.float32]] = {}
+        self._known: dict[tuple[str | None, tuple[Text, ...]], NDArray[np.float32]] = {}
 
-    def embed(self, texts: Sequence[Text], batch_size: int = 32) -> NDArray[np.float32]:
+    def embed(self, texts: Sequence[Text], batch_size: int = 32, prompt: str | None = None) -> NDArray[np.float32]:
         """[N, D]"""
-        asked = tuple(texts)
+        asked = (prompt, tuple(texts))
         if asked not in self._known:
-            self._known[asked] = super().embed(texts, batch_size)
+            self._known[asked] = super().embed(texts, batch_size, prompt)
         return self._known[asked]
 
 
@@ -129,9 +145,9 @@ class CutVectors(Package):
         vars(self).update(vars(model))
         self._whole, self._dimensions = model, dimensions
 
-    def embed(self, texts: Sequence[Text], batch_size: int = 32) -> NDArray[np.float32]:
+    def embed(self, texts: Sequence[Text], batch_size: int = 32, prompt: str | None = None) -> NDArray[np.float32]:
         """[N, D']"""
-        return self._whole.embed(texts, batch_size)[:, : self._dimensions]
+        return self._whole.embed(texts, batch_size, prompt)[:, : self._dimensions]
 
 
 class _TorchSession:

@@ -20,7 +20,7 @@ _OPTIMUM: dict[ModelTask, str] = {
     "token-classification": "ORTModelForTokenClassification",
 }
 
-_JS_POOLING: dict[PoolingMode, str] = {"mean": "mean", "cls": "cls", "lasttoken": "last_token"}
+_JS_POOLING: dict[PoolingMode, str] = {"mean": "mean", "cls": "cls", "lasttoken": "last_token"}  # it has no others
 
 
 def model_card(name: str, details: PackageDetails, *, parent: str, source: str) -> str:
@@ -55,12 +55,14 @@ def model_card(name: str, details: PackageDetails, *, parent: str, source: str) 
     )
 
 
-def _js_call(details: PackageDetails) -> Markdown:
-    """Arguments of `run`, a transformers.js pipeline of the model's task."""
+def _js_call(details: PackageDetails) -> Markdown | None:
+    """Arguments of `run`, a transformers.js pipeline of a model's task; None where it cannot pool as the model does."""
     if details.task == "fill-mask":
         return Markdown("`A ${run.tokenizer.mask_token}.`")
     if details.pooling is None:
         return Markdown('"a text"')
+    if details.pooling.width is not None or details.pooling.mode not in _JS_POOLING:
+        return None
     pooling, normalize = _JS_POOLING[details.pooling.mode], str(details.pooling.normalize).lower()
     return Markdown(f'["a text", "another"], {{ pooling: "{pooling}", normalize: {normalize} }}')
 

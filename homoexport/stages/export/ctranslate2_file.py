@@ -12,12 +12,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from homoexport.choices import OUTPUT_NAMES, EmbeddingPrecision, Scheme, WeightPrecision
 from homoexport.documents.package import RUNTIME_FILES
-from homoexport.encoder import Dense, Encoder, behind_states, input_names
+from homoexport.encoder import Encoder, behind_states, input_names
 from homoexport.runtime.worker.head import Head, Layer, write_head
 from homoexport.stages.export.beside import Converted, Converter, hold, right
 from homoexport.stages.export.candidates import Maker
@@ -88,7 +87,7 @@ def write_folder(encoder: Encoder, folder: Path, stored: WeightPrecision, *, wor
     body.config.save_pretrained(config)
     with quiet():
         Loaded(str(config)).convert(str(folder), quantization=_QUANTIZATION[stored])
-    write_head(folder, _head(encoder))
+    write_head(folder, head_of(encoder))
     return folder / _MODEL_NAME
 
 
@@ -119,7 +118,8 @@ def _rows(encoder: Encoder) -> int:
     return int(encoder.model.get_input_embeddings().weight.shape[0])
 
 
-def _head(encoder: Encoder) -> Head:
+def head_of(encoder: Encoder) -> Head:
+    """How numpy makes the task's output of the states of an encoder that `behind_states` knows."""
     behind = behind_states(encoder)
     assert behind is not None
     pooling, layers = behind
@@ -127,16 +127,10 @@ def _head(encoder: Encoder) -> Head:
         output=OUTPUT_NAMES[encoder.task][0],
         vocab_size=_rows(encoder),
         token_types=encoder.model.config.type_vocab_size if "token_type_ids" in input_names(encoder) else 0,
-        pooling=None if pooling is None else pooling.mode,
+        pooling=None if pooling is None else pooling.modes if pooling.more else pooling.mode,
         normalize=pooling is not None and pooling.normalize,
-        layers=tuple(map(_layer, layers)),
+        layers=tuple(Layer(*dense.arrays()) for dense in layers),
     )
-
-
-def _layer(dense: Dense) -> Layer:
-    linear = dense.linear
-    bias = np.zeros(linear.out_features, np.float32) if linear.bias is None else linear.bias.numpy()
-    return Layer(dense.activation_name.rpartition(".")[2], linear.weight.numpy(), bias)
 
 
 def _version() -> str:

@@ -14,6 +14,7 @@ from homoexport.choices import CLASSIFYING, OUTPUT_NAMES, CostUnit, Runtime, Run
 from homoexport.documents.artifact import write_manifest
 from homoexport.documents.output import output_errors, staged
 from homoexport.documents.package import (
+    PROMPT_FOLDER,
     CandidateFigures,
     OrtFormat,
     PackageDetails,
@@ -30,6 +31,7 @@ from homoexport.encoder import (
     max_length_of,
     parent_of,
     save_tokenizer,
+    unused_head,
     weights_digest,
     write_cross_encoder_files,
     write_sentence_files,
@@ -37,6 +39,7 @@ from homoexport.encoder import (
 from homoexport.errors import UserError
 from homoexport.host import library_versions
 from homoexport.lock import scratch_folder
+from homoexport.runtime.worker.head import write_head
 from homoexport.schemes import (
     EMBEDDINGS,
     PRECISIONS,
@@ -51,7 +54,7 @@ from homoexport.stages.export.browser import Browser, choose_in_browser
 from homoexport.stages.export.candidates import Candidate, Maker
 from homoexport.stages.export.card import model_card
 from homoexport.stages.export.choose import Choice, Judge, Rank, choose
-from homoexport.stages.export.ctranslate2_file import CTRANSLATE2
+from homoexport.stages.export.ctranslate2_file import CTRANSLATE2, head_of
 from homoexport.stages.export.mobile import MODEL_NAME, OPERATORS_NAME, write_ort_format
 from homoexport.stages.export.openvino_file import OPENVINO
 from homoexport.stages.export.parity import Answer, check_invariance
@@ -182,6 +185,9 @@ def _write_files(encoder: Encoder, graph: ir.Model, chosen: Candidate, folder: P
     write_sentence_files(encoder, folder, hidden_size=encoder.model.config.hidden_size, max_length=max_length)
     if encoder.pooling is not None:
         _settle(folder / SENTENCE_SETTINGS, model_file.name, max_length)
+        if not encoder.pooling.include_prompt:
+            (folder / PROMPT_FOLDER).mkdir()
+            write_head(folder / PROMPT_FOLDER, head_of(encoder))
     if encoder.task == "text-classification":
         write_cross_encoder_files(encoder.model.config, folder, file_name=model_file.name, max_length=max_length)
     return model_file
@@ -274,7 +280,9 @@ def _details_of(maker: Maker, choice: Choice, graph: ir.Model, *, timed_at: Time
     """What is known of the graph by itself, and of what it was chosen from."""
     encoder, chosen, scheme = maker.encoder, choice.chosen, SCHEMES[choice.chosen.scheme]
     config = encoder.model.config
-    width = {"width": encoder.width} if encoder.dense else {}
+    width = {"width": encoder.width} if encoder.width != config.hidden_size or encoder.dense else {}
+    head = unused_head(encoder)
+    lost = {} if head is None else {"head": f"its folder has a {head}, of which a {encoder.task} model has no use"}
     assert chosen.parity is not None
     return PackageDetails(
         model_file=PRECISIONS[chosen.precision].file,
@@ -302,11 +310,12 @@ def _details_of(maker: Maker, choice: Choice, graph: ir.Model, *, timed_at: Time
         batch_invariance=check_invariance(chosen.file, maker.batches, task=encoder.task, answer=maker.answer),
         candidates=tuple(_figures_of(item, timed_at.unit) for item in choice.candidates),
         refused=choice.refused,
-        left_out=maker.left_out,
+        left_out=maker.left_out | lost,
         quality=choice.quality,
         oldest_onnxruntime=oldest_onnxruntime(graph),
         timed_at=timed_at,
         held_on=held_on,
+        prompts=encoder.prompts,
     )
 
 

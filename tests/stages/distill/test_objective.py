@@ -119,10 +119,10 @@ def test_label_loss_is_the_mean_cross_entropy():
 
 def test_pooling_leaves_padding_out_and_normalises():
     states, mask = torch.randn(2, 3, 4), torch.tensor([[1, 1, 1], [1, 0, 0]])
-    mean = objective.pool(states, mask, mode="mean")
+    mean = objective.pool(states, mask, modes=["mean"])
     torch.testing.assert_close(mean[0], states[0].mean(0) / states[0].mean(0).norm())
     torch.testing.assert_close(mean[1], states[1, 0] / states[1, 0].norm())
-    torch.testing.assert_close(objective.pool(states, mask, mode="cls")[0], states[0, 0] / states[0, 0].norm())
+    torch.testing.assert_close(objective.pool(states, mask, modes=["cls"])[0], states[0, 0] / states[0, 0].norm())
 
 
 def test_similarity_error_is_zero_for_turned_vectors_and_a_kl_otherwise():
@@ -212,6 +212,6 @@ def test_projections_start_as_the_identity_and_follow_the_students_width(compare
 def test_pooling_goes_through_the_layers_behind_it():
     states, mask = torch.randn(2, 3, 4), torch.tensor([[1, 1, 1], [1, 0, 0]])
     layer = torch.nn.Linear(4, 6)
-    found = objective.pool(states, mask, mode="mean", dense=lambda pooled: layer(pooled).tanh())
+    found = objective.pool(states, mask, modes=["mean"], dense=lambda pooled: layer(pooled).tanh())
     expected = layer(torch.stack([states[0].mean(0), states[1, 0]])).tanh()
     torch.testing.assert_close(found, functional.normalize(expected, dim=-1))
