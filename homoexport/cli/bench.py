@@ -42,7 +42,7 @@ Compare = Annotated[
     typer.Option(metavar="BEFORE.json AFTER.json", help="Compare two results of --json; nothing is measured."),
 ]
 FailIfSlower = Annotated[
-    str | None, typer.Option(metavar="5%", help="Exit with 3 where a package is proven slower by more than that.")
+    str | None, typer.Option(metavar="5%", help="Exit with 3 unless no package is slower by more than that, as proven.")
 ]
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="DIR", help="Keep results, plots and a report there.")
@@ -75,8 +75,9 @@ def bench(
     """Measure packages in fresh processes, in turns: latency, load time, memory, ratios.
 
     Each package is compared with the first. A budget is held against the last one; lines that are relative to the
-    teacher, against the first. Several threads, batch sizes or lengths make a grid. Exit code 3: a budget is missed,
-    memory does not suffice, a package answers otherwise on the device than here, or --fail-if-slower found something.
+    teacher, against the first. Several threads, batch sizes or lengths make a grid. Exit code 3: a budget is missed or
+    too noisy to call, memory does not suffice, a package answers otherwise on the device than here, or --fail-if-slower
+    found something or could not decide.
     """
     allowed = None if fail_if_slower is None else parse_percent(fail_if_slower, where="--fail-if-slower")
     if schema:
@@ -109,7 +110,7 @@ def bench(
             extras=extras,
             progress=Progress(on_share=bars.on_measure),
         )
-    _keep_and_show(document, output, force=force, as_json=as_json)
+    _keep_and_show(document, output, force=force, as_json=as_json, allowed=allowed)
     if not is_proven(document, allowed_slowdown=allowed):
         raise typer.Exit(3)
 
@@ -143,9 +144,12 @@ def _numbers(text: str | None, flag: str, kind: type[int] | type[float] = int) -
     return numbers
 
 
-def _keep_and_show(document: Measurement | Grid, output: Path | None, *, force: bool, as_json: bool) -> None:
+def _keep_and_show(
+    document: Measurement | Grid, output: Path | None, *, force: bool, as_json: bool, allowed: float | None
+) -> None:
     from homoexport.documents.measurement import Grid
     from homoexport.report import (
+        gate_lines,
         grid_table,
         measurement_remarks,
         measurement_table,
@@ -153,6 +157,7 @@ def _keep_and_show(document: Measurement | Grid, output: Path | None, *, force: 
         wording,
         write_bench_report,
     )
+    from homoexport.stages.measure import keeps_pace
 
     if output is not None:
         with staged(output, force=force) as folder:
@@ -165,6 +170,9 @@ def _keep_and_show(document: Measurement | Grid, output: Path | None, *, force: 
     for cell in document.cells:
         where = f"{wording.conditions(cell)}: " if isinstance(document, Grid) else ""
         told += [Text(where).append(line) for line in verdict_lines(cell.budget)]
+        if allowed is not None:
+            gate = [(line.package, keeps_pace(line, allowed)) for line in cell.comparisons]
+            told += [Text(where).append(line) for line in gate_lines(gate, allowed)]
     told += measurement_remarks(document)
     if output is not None:
         told.append(f"Report: {output / REPORT}")
@@ -175,11 +183,13 @@ def _compare(before: Path, after: Path, *, packages: list[Path] | None, allowed:
     if packages:
         raise UserError("packages are not measured here", where="--compare", hint="leave them, or --compare, out")
     from homoexport.documents.measurement import read_measurement
-    from homoexport.report import change_table
-    from homoexport.stages.measure import compare_results, slower_than
+    from homoexport.report import change_table, gate_lines
+    from homoexport.stages.measure import compare_results, keeps_pace
 
     changes = compare_results(read_measurement(before), read_measurement(after))
     remarks = dict.fromkeys(remark for change in changes for remark in change.remarks)
-    screen.show(changes, change_table(changes), *remarks, as_json=as_json)
-    if allowed is not None and any(slower_than(change, allowed) for change in changes):
+    gate = [] if allowed is None else [(change.package, keeps_pace(change, allowed)) for change in changes]
+    told: list[str | Text] = [*remarks, *([] if allowed is None else gate_lines(gate, allowed))]
+    screen.show(changes, change_table(changes), *told, as_json=as_json)
+    if not all(kept for _, kept in gate):
         raise typer.Exit(3)

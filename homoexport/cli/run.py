@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from homoexport.cli import screen
 from homoexport.cli.options import (
@@ -71,7 +72,7 @@ def run(
     run_dir = run_folder(settings.name, output, resume=resume)
     with looked_for(settings, recipe), resumable(run_dir), screen.Bars() as bars:
         screen.stage_line(f"Running {settings.name}")
-        from homoexport.report import summary_table, verdict_lines
+        from homoexport.report import next_steps, summary_table, verdict_lines
         from homoexport.workflow.progress import Progress
         from homoexport.workflow.run import run as run_recipe
 
@@ -79,8 +80,9 @@ def run(
             on_stage=bars.on_stage, on_share=bars.on_measure, on_note=bars.on_note, on_distill=bars.on_distill
         )
         summary = run_recipe(settings, output=run_dir, force=force, resume=resume, progress=progress)
+    told: list[str | Text] = [*verdict_lines(summary.budget), *(f"Next: {step}" for step in next_steps(summary))]
     where = [f"Package: {run_dir / PACKAGE}", f"Report:  {run_dir / REPORT}"]
-    screen.show(summary, summary_table(summary), *verdict_lines(summary.budget), *where, as_json=as_json)
+    screen.show(summary, summary_table(summary), *told, *where, as_json=as_json)
     if summary.budget_kept is not True:
         raise typer.Exit(3)
 
@@ -102,9 +104,10 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write a run's report.md and plots again, and show its table."""
-    from homoexport.report import summary_table, verdict_lines
+    from homoexport.report import next_steps, summary_table, verdict_lines
     from homoexport.workflow.summary import report as report_again
 
     summary = report_again(run_dir)
+    told: list[str | Text] = [*verdict_lines(summary.budget), *(f"Next: {step}" for step in next_steps(summary))]
     where = f"Report: {run_dir / REPORT}"
-    screen.show(summary, summary_table(summary), *verdict_lines(summary.budget), where, as_json=as_json)
+    screen.show(summary, summary_table(summary), *told, where, as_json=as_json)

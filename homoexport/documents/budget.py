@@ -103,8 +103,14 @@ class Budget(BaseModel):
 class BudgetVerdict(Figures):
     """One budget line against its measured figure.
 
-    `kept` is None where the figure's interval lies on both sides of the limit: too noisy to call. Where the limit of a
-    quality is a share of what the `teacher` has, `share_interval` counts, of the share that the student keeps of it.
+    `kept` is None where the figure's interval lies on both sides of the limit: too noisy to call. `asked` is how a
+    limit was written that is relative to the figure of the `teacher`. Where that is a quality's, `share_interval`
+    counts, of the share that the student keeps of it; `data` is what a quality was judged on.
+
+    `quiet_share` is the share of the rounds in which no other process took the package's cores: where it is below 1,
+    the figure of a time is of these rounds alone. Where they are too few it is 0 and the figure is of all rounds, which
+    can only be slower than a quiet machine's: such a line may be kept, but is never missed, and one that is relative
+    to the teacher's is neither.
     """
 
     line: str
@@ -114,11 +120,19 @@ class BudgetVerdict(Figures):
     kept: bool | None
     teacher: float | None = None
     share_interval: tuple[float, float] | None = None
+    asked: str | None = None
+    data: str | None = None
+    quiet_share: float = 1.0
+
+    @property
+    def is_quality(self) -> bool:
+        """Whether it is a floor under quality, and no line of what the deployment allows."""
+        return self.line.startswith(QUALITY_LINE)
 
     @property
     def at_least(self) -> bool:
         """Whether the limit is one from below, as of quality and of throughput."""
-        return self.line.startswith(QUALITY_LINE) or self.line == THROUGHPUT
+        return self.is_quality or self.line == THROUGHPUT
 
 
 def judge(
@@ -127,6 +141,7 @@ def judge(
     intervals: Mapping[str, tuple[float, float]] | None = None,
     *,
     reference: Mapping[str, float] | None = None,
+    quiet_share: float = 1.0,
 ) -> list[BudgetVerdict]:
     """Hold measured figures against a budget: a verdict for each of its lines, in its order.
 
@@ -134,14 +149,31 @@ def judge(
         figures: by the names of the budget's lines, all of which are there.
         intervals: 95 % intervals (low, high) of those figures that have one.
         reference: the teacher's figures, where a line is relative to them.
+        quiet_share: see `BudgetVerdict`; of figures of time.
     """
     verdicts = []
+    asked, relative = budget.lines(), budget.relative
     for line, limit in budget.limits(reference).items():
         interval = (intervals or {}).get(line)
         kept: bool | None = figures[line] >= limit if line == THROUGHPUT else figures[line] <= limit
+        is_disturbed = quiet_share == 0 and line in TIMED_LINES
+        # The teacher that a limit follows from was disturbed as well.
+        if is_disturbed and (not kept or line in relative):
+            kept = None
         if interval is not None and interval[0] <= limit < interval[1]:
             kept = None
-        verdicts.append(BudgetVerdict(line=line, limit=limit, measured=figures[line], interval=interval, kept=kept))
+        verdicts.append(
+            BudgetVerdict(
+                line=line,
+                limit=limit,
+                measured=figures[line],
+                interval=interval,
+                kept=kept,
+                teacher=reference[line] if reference and line in relative else None,
+                asked=str(asked[line]) if line in relative else None,
+                quiet_share=quiet_share if line in TIMED_LINES else 1.0,
+            )
+        )
     return verdicts
 
 

@@ -34,6 +34,11 @@ class Noise(Figures):
     timed; `disturbed_share` is the share of these that took over 1.25 times as long. `other_load_cores`
     are cores' worth of time that other processes took while packages were timed, `stolen_share` is what
     the hypervisor took of one core. `remarks` say in words what is beyond the usual.
+
+    From version 2.7 on `spin_mean_us` is the mean of all such pieces, before and after, so that what other processes
+    took is in it; `pace` is how many times as long one took at the median as at the best that was ever seen of this
+    machine (at the later or the earlier time, whichever was slower), and `slowed` whether that, or what was stolen, is
+    so much that times are not those of the machine.
     """
 
     spin_p50_us: Positive
@@ -44,6 +49,9 @@ class Noise(Figures):
     frequency_before_mhz: float | None
     frequency_after_mhz: float | None
     remarks: tuple[str, ...]
+    spin_mean_us: float | None = None
+    pace: float | None = None
+    slowed: bool = False
 
 
 class Failure(Figures):
@@ -120,7 +128,8 @@ class PackageFigures(Figures):
     after all timed runs, `runtime_rss_mb` the same worker's before it loaded anything. `samples_ms`
     holds every timed run in order, `runs_per_round` of them from each round. `drift` is how much slower
     the last third of the rounds was than the first. `verdict` is `steady` where the median's interval
-    is within the margin on both sides and the latency did not drift by more.
+    is within the margin on both sides, the latency did not drift by more, and nothing disturbed it; an emulator's times
+    are never `steady`.
 
     `tokenize_p50_ms` (of a batch's texts) and `post_p50_ms` are what a caller does before and after, timed
     apart; None where there is nothing to do, or no library for it there. `energy_mj` is millijoules of the
@@ -134,6 +143,9 @@ class PackageFigures(Figures):
     with its weights, the tokenizer, the configuration. In a browser `runtime_download_bytes` are those of the runtime's
     own scripts and WebAssembly, and `download_bytes` all that the measuring page fetched, which takes no tokenizer. The
     first two are told from version 2.6 on.
+
+    `disturbed_rounds` are the places of rounds in which it waited for a core, which others had, for more than a
+    twentieth of its time (from version 2.7 on; none where the kernel does not tell).
     """
 
     package: str
@@ -177,6 +189,7 @@ class PackageFigures(Figures):
     latency_p99_interval_ms: Interval | None = None
     package_download_bytes: int | None = None
     runtime_download_bytes: int | None = None
+    disturbed_rounds: tuple[int, ...] = ()
 
     @property
     def latencies_ms(self) -> dict[int, tuple[float, Interval | None]]:
@@ -219,7 +232,7 @@ class Measurement(Document):
     package; there are none where it did not fit. `budget` holds what was asked of the last package.
     """
 
-    VERSION: ClassVar[str] = "2.6"
+    VERSION: ClassVar[str] = "2.7"
     MAX_BYTES: ClassVar[int] = 16 * 2**20  # it holds every sample
 
     device: str
@@ -286,7 +299,11 @@ class Device(Figures):
 
 
 class Change(Figures):
-    """How many times faster the second run's package is at the median than the first run's; a 99 % interval."""
+    """How many times faster the second run's package is at the median than the first run's; a 99 % interval.
+
+    Both are of the rounds in which they had their cores. `comparable` is whether there are enough of these, and the
+    machine was as fast both times.
+    """
 
     package: str
     device: str
@@ -299,6 +316,7 @@ class Change(Figures):
     interval: Interval
     verdict: SpeedVerdict
     remarks: tuple[str, ...]
+    comparable: bool = True
 
 
 AnyMeasurement = Annotated[Measurement | Grid, Field(discriminator="kind")]

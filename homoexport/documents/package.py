@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated
 
@@ -281,6 +282,40 @@ class PackageDetails(Figures):
     def counted(self) -> bool:
         """Whether candidates were chosen by instructions, in place of times."""
         return self.timed_at is not None and self.timed_at.unit == "instructions"
+
+    @property
+    def candidate_names(self) -> tuple[str, ...]:
+        """A name for each candidate that no other has: with what tells it from those of the same form and scheme."""
+        ones = self.candidates
+        names = [f"{one.provider} {one.full_name}" if one.provider else one.full_name for one in ones]
+        told: list[Callable[[CandidateFigures], str]] = [
+            lambda one: f"{one.embeddings} words",
+            lambda one: f"{len(one.kept_in_fp32)} products in fp32",
+            lambda one: f"round {one.round}" if one.round else "not timed",
+            lambda one: f"{one.file_bytes} bytes",
+        ]
+        for say in told:
+            for name in [name for name, count in Counter(names).items() if count > 1]:
+                alike = [place for place, other in enumerate(names) if other == name]
+                if len({say(ones[place]) for place in alike}) > 1:
+                    for place in alike:
+                        names[place] = f"{name}, {say(ones[place])}"
+        seen: Counter[str] = Counter()
+        for place, name in enumerate(names):
+            seen[name] += 1
+            names[place] = name if seen[name] == 1 else f"{name} ({seen[name]})"
+        return tuple(names)
+
+    @property
+    def shipped(self) -> int | None:
+        """The place of the candidate that ships, in the last round that it was in; None where none is described."""
+        ours = [
+            place
+            for place, one in enumerate(self.candidates)
+            if (one.full_name, one.kept_in_fp32, one.parity) == (self.candidate, self.kept_in_fp32, self.parity)
+            and (self.browser is None or one.provider == self.browser.provider)
+        ]
+        return ours[-1] if ours else None
 
     def fastest(self, runtimes: Collection[Runtime]) -> Runtime:
         """Of ONNX Runtime and of these: what the package was fastest in where it was exported."""

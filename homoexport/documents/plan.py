@@ -72,7 +72,9 @@ class MeasuredTable(Figures):
     """Small models, measured on a target, from which whole ones are predicted.
 
     `pace_ms` is the median latency of the model that every group was measured with; `drift` is how far the machine's
-    pace went while it was measured: slowest less fastest, over the median.
+    pace went while it was measured: slowest less fastest, over the median. `measured_at` is when, in ISO 8601, and
+    `disturbed_share` the share of the rounds in which models waited for a core meanwhile. Figures of `suspect` shapes
+    were disturbed, or are out of line with their neighbours' and were others each time.
     """
 
     batch_size: int
@@ -80,16 +82,20 @@ class MeasuredTable(Figures):
     measured: tuple[ShapeCost, ...]
     pace_ms: float
     drift: float
+    measured_at: str = ""
+    disturbed_share: float = 0.0
+    suspect: tuple[WrittenShape, ...] = ()
 
 
 class PlanMemory(Document):
     """What was measured under the same conditions, kept in the user's cache.
 
+    Nothing is there that was disturbed, but for suspect models of the table, which the next plan measures again.
     `form` is the fastest form of the graph. `reference`, the teacher's shape in fp32, and the `whole` models are at the
     table's pace; `alone` are models that were measured before there was a table.
     """
 
-    VERSION: ClassVar[str] = "9.0"
+    VERSION: ClassVar[str] = "10.0"
     MAX_BYTES: ClassVar[int] = 16 * 2**20  # it holds every figure
 
     form: str | None = None
@@ -125,12 +131,27 @@ class TeacherSensitivity(Document):
 class Row(ShapeCost):
     """A shape, what it costs (predicted, or `measured` as a whole model with random weights) and what it keeps.
 
-    `retained` is its share of the teacher's squared sensitivity.
+    `retained` is its share of the teacher's squared sensitivity. It is `suspect` where it is predicted from a model of
+    the table that is, or was disturbed itself when it was measured.
     """
 
     parameters: int
     retained: float
     measured: bool = False
+    suspect: bool = False
+
+
+def figure_of(row: Row, line: str, *, batch_size: int, beside_mb: float) -> float:
+    """What a row has of a line of the budget; `beside_mb` is what a browser downloads beside the model's file."""
+    if line == DOWNLOAD:
+        return row.file_mb + beside_mb
+    return row.throughput_per_s(batch_size) if line == THROUGHPUT else float(getattr(row, line))
+
+
+def used_of(row: Row, line: str, limit: float, *, batch_size: int, beside_mb: float) -> float:
+    """How much of a line's limit a row uses: 1 is all of it."""
+    figure = figure_of(row, line, batch_size=batch_size, beside_mb=beside_mb)
+    return limit / figure if line == THROUGHPUT else figure / limit
 
 
 class Check(Figures):
@@ -184,10 +205,15 @@ class Plan(Document):
         error_median: of the checks' median latencies, without sign.
         errors_worst: of each figure, the largest error with its sign.
         remembered: whether the table was there already.
+        table_age_s: seconds since that was measured.
+        disturbed_share: of the rounds of its measurement, in which models waited for a core.
+        suspect: models of the table that are.
+        slower_then: how many times as long the machine took for the table as for the whole models beside it; these
+            four are told from version 2.2 on.
         not_tried: runtimes that students might have had files for, each with the reason.
     """
 
-    VERSION: ClassVar[str] = "2.1"
+    VERSION: ClassVar[str] = "2.2"
 
     kind: Literal["plan"] = "plan"
     teacher: str
@@ -213,6 +239,10 @@ class Plan(Document):
     models_measured: int
     remembered: bool
     not_tried: dict[Runtime, str] = Field(default_factory=dict)
+    table_age_s: float = 0.0
+    disturbed_share: float = 0.0
+    suspect: tuple[WrittenShape, ...] = ()
+    slower_then: float = 1.0
     rows: tuple[Row, ...]
 
     @field_serializer("budget")
@@ -224,6 +254,15 @@ class Plan(Document):
         """The name of the figure that shapes are drawn against: the budget's first line, or what stands for it."""
         first = next(iter(self.limits))
         return {THROUGHPUT: "latency_p50_ms", DOWNLOAD: "file_mb"}.get(first, first)
+
+    def missed_by(self, row: Row, *, with_room: bool = True) -> list[str]:
+        """The lines that a row does not keep, with the room that is left below each limit."""
+        batch, beside = self.measure.batch_size, self.beside_mb
+        return [
+            line
+            for line, limit in self.limits.items()
+            if used_of(row, line, limit, batch_size=batch, beside_mb=beside) > 1 - self.margins[line] * with_room
+        ]
 
     def row_of(self, shape: Shape) -> Row:
         """The row of a shape; PackageError where the plan has none."""

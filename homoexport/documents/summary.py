@@ -17,7 +17,7 @@ from homoexport.shape import WrittenShape
 class Floors(Document):
     """What the student's package was judged to be against the floor of quality (`floors.json`), where there is one."""
 
-    VERSION: ClassVar[str] = "1.1"
+    VERSION: ClassVar[str] = "1.2"
 
     verdicts: tuple[BudgetVerdict, ...]
 
@@ -99,7 +99,7 @@ class Summary(Document):
     there is a `plan` where the shape was not given; `host` and `versions` are those of what was measured on.
     """
 
-    VERSION: ClassVar[str] = "2.2"
+    VERSION: ClassVar[str] = "2.3"
 
     name: str
     teacher: ModelFigures

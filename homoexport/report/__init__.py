@@ -6,6 +6,7 @@ from homoexport.report.judged import evaluation_notes, evaluation_table, finetun
 from homoexport.report.measured import (
     change_table,
     device_table,
+    gate_lines,
     grid_table,
     measurement_remarks,
     measurement_table,
@@ -14,6 +15,7 @@ from homoexport.report.measured import (
 from homoexport.report.outlook import outlook_table, row_lines, time_in_words
 from homoexport.report.planned import plan_lines, plan_table, write_plan_report
 from homoexport.report.run import summary_table, write_report
+from homoexport.report.verdicts import next_steps
 from homoexport.report.wording import verdict_lines
 
 __all__ = [
@@ -24,10 +26,12 @@ __all__ = [
     "evaluation_table",
     "export_lines",
     "finetuned_table",
+    "gate_lines",
     "grid_table",
     "measurement_remarks",
     "measurement_table",
     "need_lines",
+    "next_steps",
     "outlook_table",
     "plan_lines",
     "plan_table",

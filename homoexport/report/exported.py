@@ -68,17 +68,18 @@ def candidate_table(details: PackageDetails) -> Table:
     """
     rows = [
         (
-            candidate.full_name if candidate.provider is None else f"{candidate.provider} {candidate.full_name}",
+            name,
             f"{candidate.file_bytes / 1e6:.2f}",
             str(candidate.round or "-"),
             _cost(candidate, counted=details.counted),
             "-" if candidate.parity is None else f"{candidate.parity.mean_cosine:.5f}",
         )
-        for candidate in details.candidates
+        for name, candidate in zip(details.candidate_names, details.candidates, strict=True)
     ]
     head = ("candidate", "MB", "round", "M instructions" if details.counted else "p50 ms", "cosine, mean")
     provider = "" if details.browser is None else f"{details.browser.provider} "
-    return Table(head, rows, f"Candidates, chosen: {provider}{details.candidate}")
+    bold = () if details.shipped is None else (details.shipped,)
+    return Table(head, rows, f"Candidates, chosen: {provider}{details.candidate}", bold=bold)
 
 
 def _cost(candidate: CandidateFigures, *, counted: bool) -> str:

@@ -62,12 +62,17 @@ def figure_rows(measurement: Measurement) -> list[tuple[str, list[str]]]:
         *_rate_rows(results),
         ("Answers as on this CPU", [_agreement(result.agreement) for result in results]),
         ("Runs", [f"{result.runs:,}" for result in results]),
-        ("Verdict", [result.verdict for result in results]),
+        ("Verdict", [_steadiness(measurement, result) for result in results]),
     ]
     if measurement.comparisons:
         against = {line.package: line for line in measurement.comparisons}
         rows.append(("Against the first", [_speedup(against.get(result.package)) for result in results]))
     return [(label, cells) for label, cells in rows if any(cells)]
+
+
+def _steadiness(measurement: Measurement, result: PackageFigures) -> str:
+    """Of an emulator's times nothing is called."""
+    return "emulated" if measurement.emulated else result.verdict
 
 
 def _download_rows(measurement: Measurement) -> list[tuple[str, list[str]]]:
@@ -223,9 +228,19 @@ def _of_cell(cell: Measurement) -> list[str]:
                 f"{result.package} runs {sum(elsewhere.values())} operators on the CPU's own provider, "
                 f"for {cell.device} has none of them: {operators}"
             )
+        if waited := len(result.disturbed_rounds):
+            rounds = result.runs // result.runs_per_round
+            remarks.append(f"{result.package} waited for a core, which others had, in {waited} of {rounds} rounds")
+        given = cell.limits.get("memory_mb")
+        if given is not None and result.peak_rss_mb > given.limit:
+            remarks.append(
+                f"{result.package} has more resident than the {given.limit:g} MB that it was given: {given.by} does "
+                "not count pages of files that other processes have in memory, too"
+            )
     return [*remarks, *(cell.noise.remarks if cell.noise else ())]
 
 
+_SHORT = {"steady": "yes", "emulated": "emulated"}
 _GRID_HEAD = (
     "Threads",
     "Batch",
@@ -259,7 +274,7 @@ def grid_table(grid: Grid) -> Table:
                     number(result.latency_p95_ms),
                     number(result.throughput_per_s),
                     number(result.peak_rss_mb),
-                    "yes" if result.verdict == "steady" else "too noisy",
+                    _SHORT.get(_steadiness(cell, result), "too noisy"),
                     _speedup(against.get(result.package)).replace("\n", ", "),
                     judgement(is_kept(cell.budget)) if cell.budget and result.package == last else "",
                 )
@@ -282,6 +297,16 @@ def change_table(changes: Sequence[Change]) -> Table:
     ]
     head = ("Package", "Conditions", "Before p50", "After p50", "After is", "Verdict")
     return Table(head, rows, "After against before", left=range(len(head)))
+
+
+def gate_lines(gate: Sequence[tuple[str, bool | None]], allowed: float) -> list[Text]:
+    """What a gate for that slowdown says of packages that it does not let pass; None where it could not decide."""
+    share = f"slower by more than {100 * allowed:g} %"
+    told = {
+        False: (f"is {share}", "bold red"),
+        None: (f"may be {share}, or not: too noisy to call; measure again when nothing else runs", "yellow"),
+    }
+    return [Text(f"{package} {told[kept][0]}", style=told[kept][1]) for package, kept in gate if kept is not True]
 
 
 def device_table(devices: Sequence[Device]) -> Table:

@@ -16,13 +16,15 @@ from homoexport.documents.document import write_document
 from homoexport.documents.layout import PLOTS, REPORT
 from homoexport.documents.output import staged
 from homoexport.documents.plan import PLAN_FILE, Plan, Row
-from homoexport.report.plots import BLUE, ORANGE, STYLE, save_figures
+from homoexport.report.plots import BLUE, COLOURS, INK, ORANGE, STYLE, save_figures
 from homoexport.report.table import Table
 from homoexport.report.wording import budget_line, conditions, in_runtime, number, parameters, quantity
 
 _NOTED_DRIFT = 0.1  # of the machine's pace, from which on it is reported
+_NOTED_DISTURBED = 0.1  # of the rounds
 _SHOWN = 12  # shapes of the front, around the choice
 _GREY = "#BBBBBB"
+_REASONS = (_GREY, *COLOURS[2:], INK)  # of shapes by why they are not on the front
 _FIGURES = {
     "latency_p50_ms": "p50",
     "latency_p95_ms": "p95",
@@ -46,11 +48,12 @@ def plan_table(plan: Plan) -> Table:
     start = max(0, min(place - _SHOWN // 2, len(front) - _SHOWN))
     lines = [line for line in _FIGURES if line not in _WHERE_ASKED or line in plan.limits]
     return Table(
-        ("Shape", "Param.", *(_FIGURES[line] for line in lines), "Kept"),
+        ("Shape", "Param.", *(_FIGURES[line] for line in lines), "Kept", "Why not"),
         [_cells(plan, row, lines) for row in front[start : start + _SHOWN]],
         f"Students of {plan.teacher} on {_conditions(plan)}; {_UNITS}",
+        left=(0, 3 + len(lines)),
         bold=(place - start,),
-    )
+    ).filled()
 
 
 def _cells(plan: Plan, row: Row, lines: Sequence[str]) -> tuple[str, ...]:
@@ -63,7 +66,15 @@ def _cells(plan: Plan, row: Row, lines: Sequence[str]) -> tuple[str, ...]:
         number(row.parameters / 1e6),
         *(number(figures[line]) for line in lines),
         f"{100 * row.retained:.1f}",
+        _why_not(plan, row),
     )
+
+
+def _why_not(plan: Plan, row: Row) -> str:
+    """Which lines a row of the front misses, be it by their room alone, and whether its figures are in doubt."""
+    missed, at_all = plan.missed_by(row), plan.missed_by(row, with_room=False)
+    told = [f"{_FIGURES.get(line, line)}{'' if line in at_all else ' (room)'}" for line in missed]
+    return ", ".join([*told, *["suspect"] * row.suspect])
 
 
 def plan_lines(plan: Plan) -> list[str]:
@@ -104,7 +115,7 @@ def _shape_lines(plan: Plan) -> list[str]:
 
 def _measuring_lines(plan: Plan) -> list[str]:
     """Of what was measured, and of how far predictions were off."""
-    source = "remembered" if plan.remembered else "measured just now"
+    source = f"remembered, measured {_ago(plan.table_age_s)}" if plan.remembered else "measured just now"
     other = next((runtime for runtime in OTHER_RUNTIMES if runtime == plan.form), None)
     stored = in_runtime(plan.scheme, other) if other else f"{plan.scheme}, {plan.form} graph"
     lines = [
@@ -112,12 +123,8 @@ def _measuring_lines(plan: Plan) -> list[str]:
         f"whole models held against their prediction: {len(plan.checks)}{_errors(plan)}. "
         "The others are corrected by it."
     ]
+    lines += _state_lines(plan)
     lines += [f"{OTHER_RUNTIMES[runtime]} was not tried: {why}." for runtime, why in plan.not_tried.items()]
-    if plan.drift > _NOTED_DRIFT:
-        lines.append(
-            f"The machine's pace drifted by {100 * plan.drift:.0f} % while it was measured, so times are planned with "
-            "more room below their limits; --fresh measures again, on a quieter machine."
-        )
     if plan.measure.text:
         lines.append(
             f"Planned for sequences of {plan.measure.length} tokens; a run measures the texts of measure.text, "
@@ -126,6 +133,47 @@ def _measuring_lines(plan: Plan) -> list[str]:
     if not plan.choice.measured:
         lines.append("The choice was not measured whole: those that were did not keep the budget.")
     return lines
+
+
+def _state_lines(plan: Plan) -> list[str]:
+    """Of the machine's state when the small models were measured."""
+    again = "--fresh measures again, on a quieter machine"
+    lines = []
+    if plan.disturbed_share > _NOTED_DISTURBED:
+        lines.append(
+            f"The machine was busy then: models waited for a core in {100 * plan.disturbed_share:.0f} % of the rounds; "
+            f"{again}."
+        )
+    if plan.drift > _NOTED_DRIFT:
+        lines.append(
+            f"The machine's pace drifted by {100 * plan.drift:.0f} % while it was measured, so times are planned with "
+            f"more room below their limits; {again}."
+        )
+    if plan.suspect:
+        lines.append(
+            f"{_count(len(plan.suspect))} suspect: disturbed, or another figure at each measurement. So is what is "
+            "predicted from there; the next plan measures it again."
+        )
+    if plan.slower_then > 1 + _NOTED_DRIFT:
+        lines.append(
+            f"The machine took {plan.slower_then:.2f} times as long then as it does now, so that times are planned too "
+            "high; the next plan has them at the pace of now."
+        )
+    if not lines and plan.remembered:
+        lines.append("The machine was quiet then.")
+    return lines
+
+
+def _count(models: int) -> str:
+    return "1 small model is" if models == 1 else f"{models} small models are"
+
+
+def _ago(seconds: float) -> str:
+    """How long ago something was, in the largest unit of which there are two or more."""
+    for unit, size in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{seconds:.0f} seconds ago"
 
 
 def _errors(plan: Plan) -> str:
@@ -186,17 +234,31 @@ def front_figure(plan: Plan) -> Figure:
     with rc_context(STYLE):
         figure = Figure(figsize=(8, 5), layout="constrained")
         axes = figure.subplots()
-        axes.scatter(*points(plan.rows), s=6, color=_GREY, label="shapes")
+        for (what, rows), colour in zip(_by_reason(plan).items(), _REASONS, strict=False):
+            axes.scatter(*points(rows), s=6, color=colour, label=what)
         axes.step(*points(plan.front), where="post", color=BLUE, label="front")
         axes.scatter(*points([plan.choice]), s=60, color=ORANGE, zorder=3, label=f"choice: {plan.choice.shape.name}")
         if first == drawn:
             axes.axvline(plan.limits[first], color=ORANGE, linestyle="--", linewidth=1, label="budget")
+            with_room = plan.limits[first] * (1 - plan.margins[first])
+            axes.axvline(with_room, color=ORANGE, linestyle=":", linewidth=1, label="with room for what measuring adds")
         axes.set_xscale("log")
         axes.set_xlabel(f"{label}{f', {unit}' if unit else ''}, predicted")
         axes.set_ylabel("kept of the teacher's squared sensitivity, %")
         axes.set_title("What the budget can afford")
         axes.legend(frameon=False, loc="lower right")
     return figure
+
+
+def _by_reason(plan: Plan) -> dict[str, list[Row]]:
+    """Every row, by why it is not on the front although it may keep more: another line than the one drawn."""
+    reasons: dict[str, list[Row]] = {"shapes": []}
+    first = next(iter(plan.limits))
+    for row in plan.rows:
+        others = [line for line in plan.missed_by(row) if line != first]
+        what = f"misses {budget_line(others[0])[0].lower()}" if others else "suspect" if row.suspect else "shapes"
+        reasons.setdefault(what, []).append(row)
+    return reasons
 
 
 def _conditions(plan: Plan) -> str:

@@ -16,12 +16,13 @@ from homoexport.documents.summary import PlannedTurns, Summary
 from homoexport.report.measured import latency_rows, measurement_remarks
 from homoexport.report.plots import WIDTHS, homotopy_figure, latency_figure, save_figures, terms_figure, width_of
 from homoexport.report.table import Table
+from homoexport.report.verdicts import headline, judged_on_task, next_steps, quality_rows
 from homoexport.report.wording import (
     budget_line,
     conditions,
     host_line,
     in_runtime,
-    judgement,
+    label,
     limit,
     measured,
     megabytes,
@@ -30,6 +31,7 @@ from homoexport.report.wording import (
     parameters,
     quantity,
     ratio,
+    verdict_word,
     versions_line,
 )
 from homoexport.runtime.inference import read_package
@@ -71,6 +73,9 @@ def write_report(run_dir: Path, summary: Summary, *, measurement: Measurement) -
         figures=_figures_table(measurement),
         stages=_stages_table(summary),
         # What the template says in words.
+        headline=headline(summary.budget),
+        next_steps=next_steps(summary),
+        on_task=judged_on_task(summary),
         began_as_teacher=abs(log[0].gap) < _NO_GAP,
         is_trained=is_trained,
         pruned_at_once=log[0].widths != started,
@@ -107,9 +112,7 @@ def summary_rows(summary: Summary) -> list[tuple[str, str, str, str]]:
     fewer = ratio(ratios.parameters, "fewer", "more")
     smaller = ratio(ratios.file_bytes, "smaller", "bigger")
     less = "" if ratios.peak_rss_mb is None else ratio(ratios.peak_rss_mb, "less", "more")
-    detail = summary.quality_detail
     stored = [in_runtime(one.precision, one.runtime) for one in (teacher, student)]
-    theirs, ours = (quantity(each.value, "", each.interval) for each in (detail.teacher, detail.student))
     return [
         ("Precision", stored[0], stored[1], ""),
         ("Parameters", parameters(teacher.parameters), parameters(student.parameters), fewer),
@@ -117,7 +120,7 @@ def summary_rows(summary: Summary) -> list[tuple[str, str, str, str]]:
         ("Latency p50", _fitting(teacher.latency_p50_ms, "ms"), _fitting(student.latency_p50_ms, "ms"), faster),
         ("Latency p95", _fitting(teacher.latency_p95_ms, "ms"), _fitting(student.latency_p95_ms, "ms"), tail),
         ("Peak memory", _fitting(teacher.peak_rss_mb, "MB"), _fitting(student.peak_rss_mb, "MB"), less),
-        (f"Quality: {metric(summary.quality_metric, summary.quality_documents)[0]}", theirs, ours, ""),
+        *quality_rows(summary),
     ]
 
 
@@ -134,8 +137,7 @@ def summary_table(summary: Summary) -> Table:
 def _budget_table(summary: Summary) -> Table:
     rows = []
     for verdict in summary.budget:
-        label, _ = budget_line(verdict.line)
-        rows.append((label, limit(verdict), measured(verdict), judgement(verdict.kept)))
+        rows.append((label(verdict), limit(verdict), measured(verdict), verdict_word(verdict)))
     return Table(("Budget", "Asked for", "Measured (95 % interval)", "Verdict"), rows)
 
 
@@ -148,10 +150,9 @@ def _turns_table(plan: PlannedTurns) -> Table:
             planned = quantity(turn.planned.peak_rss_mb, "MB")
             rows.append((name, "Peak memory", "", planned, "", "it does not fit into the target's memory"))
         for verdict in turn.budget:
-            label, unit = budget_line(verdict.line)
             figure = turn.planned_lines.get(verdict.line)
-            planned = "" if figure is None else quantity(figure, unit)
-            rows.append((name, label, limit(verdict), planned, measured(verdict), judgement(verdict.kept)))
+            planned = "" if figure is None else quantity(figure, budget_line(verdict.line)[1])
+            rows.append((name, label(verdict), limit(verdict), planned, measured(verdict), verdict_word(verdict)))
     return Table(("Turn", "Budget", "Asked for", "Planned", "Measured", "Verdict"), rows)
 
 

@@ -37,6 +37,7 @@ class Table:
             [[row[column] for column in kept] for row in self.rows],
             self.title,
             [place for place, column in enumerate(kept) if column in self.left],
+            self.bold,
         )
 
     def __rich_console__(self, _console: Console, options: ConsoleOptions) -> RenderResult:

@@ -49,6 +49,7 @@ _METRICS = {
         "the cross-entropy at masked tokens of held-out text, in nats: lower is better, and the teacher's is the mark",
     ),
 }
+FIDELITY = frozenset((*_METRICS, "mean_cosine"))
 
 
 def in_runtime(precision: str, runtime: Runtime) -> str:
@@ -108,6 +109,11 @@ def ratio(value: float, better: str, worse: str, interval: Sequence[float] | Non
     return quantity(value, f"x {better}", interval).replace(" x", "x", 1)
 
 
+def is_fidelity(verdict: BudgetVerdict) -> bool:
+    """Whether a quality is likeness to the teacher on unlabelled text, which is not quality on a task."""
+    return verdict.line.removeprefix(QUALITY_LINE).partition(",")[0] in FIDELITY
+
+
 def metric(name: str, documents: Side = "student") -> tuple[str, str]:
     """What a quality metric is called, and what it says; of a search, whose `documents` the student searches."""
     called, says = _METRICS.get(name, (name, f"'{name}' on held-out text"))
@@ -123,21 +129,48 @@ def budget_line(line: str) -> tuple[str, str]:
     return _LINES[line]
 
 
+def label(verdict: BudgetVerdict) -> str:
+    """What a line of the budget is called; of a quality with what it was judged on."""
+    if not verdict.is_quality:
+        return budget_line(verdict.line)[0]
+    return f"Quality ({quality_name(verdict)})"
+
+
+def quality_name(verdict: BudgetVerdict) -> str:
+    """The metric of a floor, and what it was judged on: `accuracy, sst2 dev`."""
+    return ", ".join(filter(None, [verdict.line.removeprefix(QUALITY_LINE), verdict.data]))
+
+
 def limit(verdict: BudgetVerdict) -> str:
-    """The limit of a line of the budget, from above or below."""
-    figure = quantity(verdict.limit, budget_line(verdict.line)[1])
-    if verdict.share_interval is not None and verdict.teacher is not None:
-        figure = f"{number(100 * verdict.limit / verdict.teacher)} % ({figure})"
+    """The limit of a line of the budget, from above or below, and where it comes from: `at most 3x = 15.4 ms`."""
+    unit = budget_line(verdict.line)[1]
+    figure = quantity(verdict.limit, unit)
+    if verdict.asked is not None and verdict.teacher is not None:
+        asked = verdict.asked.replace(" ", "")
+        of = f"{asked.removesuffix('%')} % of {quantity(verdict.teacher, unit)}" if asked.endswith("%") else asked
+        figure = f"{of} = {figure}"
     return f"at {'least' if verdict.at_least else 'most'} {figure}"
 
 
 def measured(verdict: BudgetVerdict) -> str:
-    """What was measured for a line of the budget, with the interval that the verdict was made by."""
-    unit = budget_line(verdict.line)[1]
-    if verdict.share_interval is None or verdict.teacher is None:
-        return quantity(verdict.measured, unit, verdict.interval)
-    share, *ends = (f"{100 * each:.1f}" for each in (verdict.measured / verdict.teacher, *verdict.share_interval))
-    return f"{number(verdict.measured)}, {share} % ({' to '.join(ends)}) of the teacher's {number(verdict.teacher)}"
+    """What was measured for a line of the budget, with the interval that the verdict was made by, and on how much."""
+    figure = quantity(verdict.measured, budget_line(verdict.line)[1], verdict.interval)
+    if verdict.share_interval is not None and verdict.teacher is not None:
+        return f"{number(verdict.measured)}, {share_kept(verdict)} of the teacher's {number(verdict.teacher)}"
+    if verdict.quiet_share == 1:
+        return figure
+    if verdict.quiet_share == 0:
+        return f"{figure} beside other work"
+    return f"{figure} in the {100 * verdict.quiet_share:.0f} % of rounds that were quiet"
+
+
+def share_kept(verdict: BudgetVerdict) -> str:
+    """The share of the teacher's quality that is kept, with its interval where the verdict was made by that one."""
+    assert verdict.teacher is not None
+    share, *ends = (
+        f"{100 * each:.1f}" for each in (verdict.measured / verdict.teacher, *(verdict.share_interval or ()))
+    )
+    return f"{share} % ({' to '.join(ends)})" if ends else f"{share} %"
 
 
 def judgement(kept: bool | None) -> str:
@@ -145,13 +178,17 @@ def judgement(kept: bool | None) -> str:
     return {True: "kept", False: "missed", None: TOO_NOISY}[kept]
 
 
+def verdict_word(verdict: BudgetVerdict) -> str:
+    """The same of one line: a quality does not depend on the machine's noise, and may be too close to its floor."""
+    return "too close to call" if verdict.is_quality and verdict.kept is None else judgement(verdict.kept)
+
+
 def verdict_lines(verdicts: Sequence[BudgetVerdict]) -> list[Text]:
     """One line for each line of the budget; `str(line)` is the plain text of it."""
     lines = []
     for verdict in verdicts:
-        label, _ = budget_line(verdict.line)
-        text = Text(f"{label}: {measured(verdict)} of {limit(verdict).removeprefix('at most ')}: ")
-        lines.append(text.append(judgement(verdict.kept), style=_STYLES[verdict.kept]))
+        text = Text(f"{label(verdict)}: {measured(verdict)} of {limit(verdict).removeprefix('at most ')}: ")
+        lines.append(text.append(verdict_word(verdict), style=_STYLES[verdict.kept]))
     return lines
 
 

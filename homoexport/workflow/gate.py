@@ -11,10 +11,11 @@ T resamples.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
-from homoexport.choices import UNLABELLED_TASKS, Side
+from homoexport.choices import GLUE_TASKS, UNLABELLED_TASKS, Side
 from homoexport.data import sample_text
 from homoexport.documents.budget import QUALITY_LINE, BudgetVerdict
 from homoexport.documents.evaluation import FEWEST_JUDGED, Columns
@@ -33,6 +34,7 @@ from homoexport.stages.evaluate import (
 )
 
 _FEW = 30  # examples that show whether a gate can be judged at all
+_FAITHFUL = 1.0  # what a teacher's fidelity to itself is
 _KEYS = {
     f"--{name.replace('_', '-')}": f"quality.{name}"
     for name in ("data", "data_dir", "text_column", "pair_column", "label_column")
@@ -57,16 +59,16 @@ class Gate:
         judged = gate_data(settings, texts)
         faithful = TASKS[judged.task].teacher == "needed"
         self._documents = f", documents by the {output}" if TASKS[judged.task].is_search else ""
+        self._data = _called(settings, judged.examples)
         self._judge = _judge_of(judged, judged.examples, teacher=teacher, seed=seed, output=output)
         # A teacher is faithful to itself: a share of its fidelity is a figure.
-        relative = settings.relative and not faithful
-        self._teacher = self._figure(teacher) if relative else None
+        self._teacher = None if faithful else self._figure(teacher)
 
     def judge(self, model: Package) -> BudgetVerdict:
         """Hold a model against the floor."""
         found, level, theirs = self._figure(model), self._settings.level, self._teacher
-        shares = None
-        if theirs is None:
+        shares, relative = None, self._settings.relative
+        if theirs is None or not relative:
             limit, (low, high) = level, (end - level for end in found.interval)
         else:
             limit = level * theirs.value
@@ -81,12 +83,21 @@ class Gate:
             measured=found.value,
             interval=found.interval,
             kept=kept,
-            teacher=None if theirs is None else theirs.value,
+            teacher=_FAITHFUL if theirs is None else theirs.value,
             share_interval=shares,
+            asked=self._settings.floor if relative else None,
+            data=self._data,
         )
 
     def _figure(self, model: Package) -> Quality:
         return _chosen(self._judge.qualities(model), self._settings)
+
+
+def _called(settings: QualitySettings, examples: Examples) -> str:
+    """What the floor is judged on, in a word or two: a task of GLUE's, or the files."""
+    if settings.task in GLUE_TASKS:
+        return f"{settings.task} dev"
+    return examples.source if settings.data is None else Path(settings.data).name
 
 
 def check_gate(

@@ -7,10 +7,22 @@ from itertools import product
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from homoexport.choices import RuntimeChoice
 from homoexport.documents.artifact import PackageManifest, verify
-from homoexport.documents.budget import DOWNLOAD, THROUGHPUT, TIMED_LINES, Budget, BudgetVerdict, is_kept, judge
-from homoexport.documents.measurement import Grid, Interval, Measurement, PackageFigures
+from homoexport.documents.budget import (
+    DOWNLOAD,
+    LATENCY_LINES,
+    THROUGHPUT,
+    TIMED_LINES,
+    Budget,
+    BudgetVerdict,
+    is_kept,
+    judge,
+)
+from homoexport.documents.measurement import Grid, Interval, Measurement, Noise, PackageFigures
 from homoexport.documents.recipe import MeasureSettings
 from homoexport.errors import DeviceError, TextError, UserError, refusing
 from homoexport.globs import at_home
@@ -22,10 +34,11 @@ from homoexport.stages.measure import (
     check_packages,
     find_target,
     is_browser,
+    keeps_pace,
     mean_interval,
     measure_packages,
-    rounds_of,
-    slower_than,
+    percentile_intervals,
+    quiet_rounds,
 )
 from homoexport.text.lines import longest_text, too_long
 from homoexport.workflow.progress import QUIET, Progress
@@ -153,18 +166,18 @@ def _judged(measured: Measurement, budget: Budget, packages: Sequence[Path]) -> 
     first, last = (found.get(str(folder)) for folder in (packages[0], packages[-1]))
     if last is None or (first is None and budget.relative):
         return measured
-    return measured.model_copy(update={"budget": judge_package(budget, last, teacher=first)})
+    return measured.model_copy(update={"budget": judge_package(budget, last, teacher=first, noise=measured.noise)})
 
 
 def is_proven(measured: Measurement | Grid, *, allowed_slowdown: float | None = None) -> bool:
     """Whether every package fitted and answers on the target as it does here, and the budget is kept; and, where a
-    slowdown is allowed (a share), no package is proven slower than the first by more."""
+    slowdown is allowed (a share), every package is proven not to be slower than the first by more."""
     for cell in measured.cells:
         if cell.failures or is_kept(cell.budget) is not True:
             return False
         if any(result.agreement is not None and not result.agreement.within for result in cell.results):
             return False
-        if allowed_slowdown is not None and any(slower_than(line, allowed_slowdown) for line in cell.comparisons):
+        if allowed_slowdown is not None and not all(keeps_pace(line, allowed_slowdown) for line in cell.comparisons):
             return False
     return True
 
@@ -206,7 +219,7 @@ def refuse_emulated_latency(budget: Budget, device: str) -> None:
 
 
 def _budget_figures(result: PackageFigures) -> dict[str, float]:
-    """One package's measured figures by the names of the budget's lines."""
+    """One package's measured figures by the names of the budget's lines, times of all of its rounds."""
     download = result.package_download_bytes  # None in older results, which knew no such line
     return {
         "latency_p50_ms": result.latency_p50_ms,
@@ -226,28 +239,59 @@ def _budget_intervals(result: PackageFigures) -> dict[str, Interval]:
         "latency_p50_ms": result.latency_p50_interval_ms,
         "latency_p95_ms": result.latency_p95_interval_ms,
         "latency_p99_ms": result.latency_p99_interval_ms,
-        THROUGHPUT: _throughput_interval(result),
+        THROUGHPUT: _throughput(result, quiet_rounds(result)[0])[1],
     }
     return {name: interval for name, interval in found.items() if interval is not None}
 
 
-def _throughput_interval(result: PackageFigures) -> Interval:
-    """Of sequences a second: those of one call over the mean's interval."""
-    rounds_ms = rounds_of(result.samples_ms, result.runs_per_round)
-    sequences = result.throughput_per_s * float(rounds_ms.mean())
+def _throughput(result: PackageFigures, rounds_ms: NDArray[np.float64]) -> tuple[float, Interval]:
+    """Sequences a second in rounds [R, K], and the 95 % interval: those of one call over the mean's."""
+    sequences = result.throughput_per_s * float(np.mean(result.samples_ms))
     low, high = mean_interval(rounds_ms)
-    return sequences / high, sequences / low
+    return sequences / float(rounds_ms.mean()), (sequences / high, sequences / low)
+
+
+def _in_quiet_rounds(
+    result: PackageFigures, rounds_ms: NDArray[np.float64]
+) -> tuple[dict[str, float], dict[str, Interval]]:
+    """Figures of time and their intervals, of some of a package's rounds [R, K]."""
+    percents = dict(zip(LATENCY_LINES, (50, 95, 99), strict=True))
+    intervals = dict(zip(percents, percentile_intervals(rounds_ms, tuple(percents.values())), strict=True))
+    figures = {line: float(np.percentile(rounds_ms, percent)) for line, percent in percents.items()}
+    figures[THROUGHPUT], intervals[THROUGHPUT] = _throughput(result, rounds_ms)
+    return figures, intervals
 
 
 def judge_package(
-    budget: Budget, result: PackageFigures, *, teacher: PackageFigures | None = None
+    budget: Budget, result: PackageFigures, *, teacher: PackageFigures | None = None, noise: Noise | None = None
 ) -> tuple[BudgetVerdict, ...]:
-    """Hold one package's measured figures against a budget; relative lines against the teacher's of the same run."""
+    """Hold one package's measured figures against a budget; relative lines against the teacher's of the same run.
+
+    Times are those of the rounds in which the package had its cores to itself, see `BudgetVerdict`. `noise` says
+    whether the machine was as fast as it can be.
+    """
     if budget.relative and teacher is None:
         raise DeviceError(
             f"{budget.relative[0]} is relative to the teacher, which could not be measured there",
             where="budget",
             hint="give the line as a figure with its unit",
         )
-    reference = None if teacher is None else _budget_figures(teacher)
-    return tuple(judge(budget, _budget_figures(result), _budget_intervals(result), reference=reference))
+    figures, intervals, share = _judged_figures(result)
+    reference = None
+    if teacher is not None:
+        reference, _, theirs = _judged_figures(teacher)
+        share = min(share, theirs) if TIMED_LINES & {*budget.relative} else share
+    if noise is not None and noise.slowed:
+        share = 0.0
+    return tuple(judge(budget, figures, intervals, reference=reference, quiet_share=share))
+
+
+def _judged_figures(result: PackageFigures) -> tuple[dict[str, float], dict[str, Interval], float]:
+    """Figures and intervals by the budget's lines, and the share of the rounds that the times are of; 0 where it is of
+    all of them, for too few were quiet."""
+    rounds_ms, share = quiet_rounds(result)
+    figures, intervals = _budget_figures(result), _budget_intervals(result)
+    if 0 < share < 1:
+        times, around = _in_quiet_rounds(result, rounds_ms)
+        figures, intervals = figures | times, intervals | around
+    return figures, intervals, share

@@ -20,14 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from homoexport.choices import RuntimeChoice
-from homoexport.documents.artifact import (
-    MANIFEST,
-    RUN_MARK,
-    Manifest,
-    verify,
-    write_manifest,
-)
-from homoexport.documents.budget import TIMED_LINES, is_kept
+from homoexport.documents.artifact import MANIFEST, RUN_MARK, Manifest, verify, write_manifest
+from homoexport.documents.budget import TIMED_LINES, BudgetVerdict, is_kept
 from homoexport.documents.document import read_document, write_document
 from homoexport.documents.evaluation import QUALITY_FILE
 from homoexport.documents.layout import (
@@ -141,6 +135,8 @@ class _Journey:
                 self._refuse_unheld_teacher()
             self._distill(student_of(recipe), turns)
             self._export_and_measure()
+            if not (folder / SUMMARY).exists():
+                self._settled_verdicts()
         else:
             while following := self._take_turn(planned, turns):
                 self.progress.on_stage(f"Pruning on to {following.shape.name}")
@@ -202,9 +198,18 @@ class _Journey:
     def _following(self, planned: Plan, row: Row) -> Row | None:
         """What to prune to where the measured package does not keep the budget; None where it ends with what there is.
 
-        What is too noisy to call, or was missed on a noisy machine, is measured again first, once and for longer. A
-        package that misses its quality's floor is not pruned further, which would make it worse.
+        A package that misses its quality's floor is not pruned further, which would make it worse.
         """
+        used = used_of(self._settled_verdicts())
+        is_poor = is_kept(read_document(self.folder / MEASURED / FLOORS, Floors).verdicts) is False
+        if max(used.values()) <= 1 or is_poor:
+            return None
+        self.progress.on_stage(f"The budget is not kept by {row.shape.name}")
+        return narrower(planned, row, used)
+
+    def _settled_verdicts(self) -> list[BudgetVerdict]:
+        """The budget's verdicts. What is too noisy to call, or was missed on a noisy machine, is measured again first,
+        once and for longer."""
         measured, budget = self.folder / MEASURED, self.recipe.budget
         verdicts = budget_verdicts(budget, measured)
         missed_time = any(verdict.kept is False and verdict.line in TIMED_LINES for verdict in verdicts)
@@ -212,12 +217,7 @@ class _Journey:
             self.progress.on_stage("Too noisy to call: measuring again, for longer")
             self._export_and_measure(patience=_PATIENCE)
             verdicts = budget_verdicts(budget, measured)
-        used = used_of(verdicts)
-        is_poor = is_kept(read_document(measured / FLOORS, Floors).verdicts) is False
-        if max(used.values()) <= 1 or is_poor:
-            return None
-        self.progress.on_stage(f"The budget is not kept by {row.shape.name}")
-        return narrower(planned, row, used)
+        return verdicts
 
     def _distill(self, shape: PartialShape, turns: Turns) -> None:
         recipe, student = self.recipe, self.folder / STUDENT

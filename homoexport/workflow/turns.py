@@ -98,8 +98,9 @@ def _was_held(turn: Path) -> bool:
 
 def budget_verdicts(budget: Budget, measured: Path) -> list[BudgetVerdict]:
     """A budget against what a turn measured; relative lines against the teacher in the same measurement."""
-    results = read_measured(measured).results
-    return list(judge_package(budget, results[-1], teacher=results[0] if len(results) > 1 else None))
+    found = read_measured(measured)
+    teacher = found.results[0] if len(found.results) > 1 else None
+    return list(judge_package(budget, found.results[-1], teacher=teacher, noise=found.noise))
 
 
 def unclear(verdicts: Sequence[BudgetVerdict]) -> bool:
@@ -109,9 +110,16 @@ def unclear(verdicts: Sequence[BudgetVerdict]) -> bool:
 
 
 def used_of(verdicts: Sequence[BudgetVerdict]) -> dict[str, float]:
-    """How much of each limit is used: 1 is all; of a line that is not kept, what its interval says at the worst."""
+    """How much of each limit is used: 1 is all; of a line that is not kept, what its interval says at the worst.
+
+    Of a time that cannot be called because the machine was disturbed, all: nothing follows from it, be it to a narrower
+    or a wider shape.
+    """
     used = {}
     for verdict in verdicts:
+        if verdict.kept is None and verdict.quiet_share == 0:
+            used[verdict.line] = 1.0
+            continue
         low, high = verdict.interval if verdict.interval and not verdict.kept else (verdict.measured, verdict.measured)
         used[verdict.line] = verdict.limit / low if verdict.line == THROUGHPUT else high / verdict.limit
     return used

@@ -106,7 +106,8 @@ def test_kept_results_are_compared_without_measuring(run, packages, tmp_path):
         code, out, _ = run("bench", package, *QUICK, "--json")
         assert code == 0
         document = json.loads(out)
-        document["noise"]["spin_p50_us"] = 500.0  # this test is not about the machine
+        document["noise"] |= {"spin_p50_us": 500.0, "spin_mean_us": 500.0}  # this test is not about the machine
+        document["results"][0]["disturbed_rounds"] = []
         path.write_text(json.dumps(document))
     code, shown, _ = run("bench", "--compare", before, after)
     assert code == 0
@@ -115,6 +116,13 @@ def test_kept_results_are_compared_without_measuring(run, packages, tmp_path):
     assert run("bench", "--compare", after, before, "--fail-if-slower", "5%")[0] == 0
     code, out, _ = run("bench", "--compare", before, after, "--json")
     assert json.loads(out)[0]["verdict"] == "slower"
+    disturbed = json.loads(before.read_text())
+    disturbed["results"][0]["disturbed_rounds"] = list(range(20))
+    before.write_text(json.dumps(disturbed))
+    code, shown, _ = run("bench", "--compare", before, after, "--fail-if-slower", "5%")
+    assert code == 3
+    assert "slow may be slower by more than 5 %, or not: too noisy to call" in shown
+    assert run("bench", "--compare", before, after)[0] == 0
 
 
 def test_a_missed_budget_and_missing_memory_exit_with_3(run, packages, tmp_path):
@@ -162,7 +170,7 @@ def test_a_package_that_is_another_model_there_exits_with_3(run, packages, monke
         bound="cosine at least 0.99",
         within=False,
     )
-    monkeypatch.setattr("homoexport.stages.measure.measurement.agreement", lambda *_, **__: beyond)
+    monkeypatch.setattr("homoexport.stages.measure.figures.agreement", lambda *_, **__: beyond)
     code, shown, _ = run("bench", packages[0], *QUICK)
     assert code == 3
     assert "is another model there: its answers are beyond the bound" in " ".join(shown.split())

@@ -68,3 +68,30 @@ def test_throughput_is_a_line_from_below():
     assert (kept.kept, kept.at_least, missed.kept, missed.limit) == (True, True, False, 200.0)
     assert is_kept([kept]) is True
     assert is_kept([kept, missed]) is False
+
+
+def test_a_relative_limit_keeps_what_it_was_asked_as():
+    (line,) = judge(Budget(latency_p95_ms="3x"), {"latency_p95_ms": 17.3}, reference={"latency_p95_ms": 46.2})
+    assert (line.limit, line.teacher, line.asked, line.kept) == (pytest.approx(15.4), 46.2, "3x", False)
+    (plain,) = judge(Budget(latency_p95_ms=8), {"latency_p95_ms": 7.0}, reference={"latency_p95_ms": 46.2})
+    assert (plain.teacher, plain.asked) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("measured", "quiet_share", "kept"),
+    [(7.2, 1.0, True), (7.2, 0.0, True), (10.2, 1.0, False), (10.2, 0.6, False), (10.2, 0.0, None)],
+)
+def test_a_time_beside_other_work_is_never_missed(measured, quiet_share, kept):
+    """Other work only adds to it, so that what is kept all the same is kept."""
+    figures = {"latency_p95_ms": measured, "file_mb": 11.0}
+    time, file = judge(Budget(latency_p95_ms=8, file_mb=10), figures, quiet_share=quiet_share)
+    assert (time.kept, time.quiet_share) == (kept, quiet_share)
+    assert (file.kept, file.quiet_share) == (False, 1.0)
+
+
+def test_a_time_relative_to_the_teachers_is_not_called_beside_other_work():
+    """It slows the teacher as well, by what nobody knows."""
+    figures, reference = {"latency_p95_ms": 7.2}, {"latency_p95_ms": 46.2}
+    assert judge(Budget(latency_p95_ms="3x"), figures, reference=reference, quiet_share=0.0)[0].kept is None
+    rates = {"throughput_per_s": 90.0}
+    assert judge(Budget(throughput_per_s=100), rates, quiet_share=0.0)[0].kept is None

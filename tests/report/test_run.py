@@ -73,7 +73,7 @@ def test_a_student_that_was_only_mended_has_no_steps_to_draw(
 
 @pytest.mark.parametrize(
     ("kept", "told"),
-    [(False, "**The budget is missed.**"), (None, "**Too noisy to call:**")],
+    [(False, "**The budget is missed: Latency p95 is "), (None, "**Too noisy to call: Latency p95 is ")],
 )
 def test_report_opens_with_the_verdict(
     run_dir: Path, summary: Summary, measurement: dict[str, Any], kept: bool | None, told: str

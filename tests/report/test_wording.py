@@ -21,8 +21,10 @@ def verdict(
 
 def test_a_share_of_the_teachers_quality_is_told_as_one() -> None:
     kept = verdict("quality.ndcg@10", 0.9 * 0.766, 0.753, True, (0.678, 0.822))
-    (line,) = verdict_lines([kept.model_copy(update={"teacher": 0.766, "share_interval": (0.946, 1.021)})])
-    told = "0.753, 98.3 % (94.6 to 102.1) of the teacher's 0.766 of at least 90.0 % (0.689)"
+    (line,) = verdict_lines(
+        [kept.model_copy(update={"teacher": 0.766, "share_interval": (0.946, 1.021), "asked": "90%"})]
+    )
+    told = "0.753, 98.3 % (94.6 to 102.1) of the teacher's 0.766 of at least 90 % of 0.766 = 0.689"
     assert str(line) == f"Quality (ndcg@10): {told}: kept"
 
 

@@ -61,6 +61,7 @@ def test_a_floor_is_held_with_its_interval(gate) -> None:
     made, teacher = gate("0.1")
     figure = made.judge(teacher)
     assert (figure.line, figure.limit, figure.kept, figure.at_least) == ("quality.sts_spearman", 0.1, True, True)
+    assert (figure.data, figure.asked, figure.teacher) == ("sts.csv", None, figure.measured)
     low, high = figure.interval
     assert low < figure.measured < high
     for floor, kept in ((low - 0.001, True), (figure.measured - 0.001, None), (high + 0.001, False)):
@@ -89,6 +90,7 @@ def test_a_share_is_told_with_the_interval_that_decides(gate) -> None:
         judged = gate(f"{100 * share:.2f}%")[0].judge(other)
         assert (judged.kept, judged.share_interval) == (kept, (low, high))
         assert judged.limit == pytest.approx(judged.teacher * share, rel=1e-3)
+        assert judged.asked == f"{100 * share:.2f}%"
     assert gate("0.1")[0].judge(other).share_interval is None
 
 
@@ -98,6 +100,7 @@ def test_fidelity_needs_no_files_but_the_held_out_text(tmp_path: Path) -> None:
     made = Gate(QualitySettings(floor="90%"), teacher=open_package(folder), texts=texts, seed=0)
     verdict = made.judge(open_package(folder, threads=1))
     assert (verdict.line, verdict.limit, verdict.measured, verdict.kept) == ("quality.overlap@10", 0.9, 1.0, True)
+    assert (verdict.data, verdict.asked, verdict.teacher) == ("held-out text", "90%", 1.0)
     settings = QualitySettings(floor="0.5", metric="similarity_spearman")
     other = Gate(settings, teacher=open_package(folder), texts=texts, seed=0)
     assert other.judge(open_package(folder, threads=1)).measured == pytest.approx(1)

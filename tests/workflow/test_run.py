@@ -120,7 +120,7 @@ def test_missed_budget_exits_with_3_and_resume_does_not_work_twice(homoexport, m
     package = verify(run / "2-onnx", Manifest).created
     again = homoexport("run", path, "-o", run, "--resume")
     assert again.code == 3
-    assert re.search(r"Quality \(overlap@10\): .* of at least 1.00: missed", again.out)
+    assert re.search(r"Quality \(overlap@10, held-out text\): .* of at least (100 % of 1.00 = )?1.00: missed", again.out)
     assert verify(run / "2-onnx", Manifest).created == package
     other = homoexport("run", path, "-o", run, "--resume", "--set", "seed=3")
     assert (other.code, "other settings" in other.err) == (2, True)
@@ -197,7 +197,7 @@ def test_search_is_judged_in_the_index_that_the_student_answers_for(homoexport, 
     among = ("--documents", tmp_path / "run/0-teacher") if output == "teacher" else ()
     told = homoexport("eval", tmp_path / "run/2-onnx", *flags, *among)
     assert json.loads(told.out)["results"][0]["metrics"][0]["value"] == pytest.approx(line["measured"])
-    assert f"Quality (ndcg@10, documents by the {output})" in (tmp_path / "run/report.md").read_text()
+    assert f"Quality (ndcg@10, documents by the {output}, " in (tmp_path / "run/report.md").read_text()
 
 
 @pytest.mark.slow

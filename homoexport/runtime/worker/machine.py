@@ -15,11 +15,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from homoexport.cgroup import cpu_quota
 from homoexport.runtime.worker.protocol import CountersReply
 
 _PROC = Path("/proc")
 _SYS = Path("/sys")
 _STATUS = Path("/proc/self/status")
+_TASKS = Path("/proc/self/task")
 _SPIN_ADDITIONS = 10_000
 _REST_SECONDS, _MOST_REST_SECONDS = 0.001, 1.0  # between two looks at a runtime's threads, and of all looks
 _LIKE = 0.9  # cores whose highest clock rate is at least this share of the fastest one's
@@ -77,6 +79,20 @@ def _frequency_mhz(root: Path = _SYS) -> float | None:
     return max((rate / 1000 for rate in readings if rate is not None), default=None)
 
 
+def waited_ns(tasks: Path = _TASKS) -> int | None:
+    """Nanoseconds that the threads of this process, all together, were ready to run and had no core to run on.
+
+    Linux counts them in each thread's schedstat (Documentation/scheduler/sched-stats). Where a control group has a
+    quota, it has threads wait, too, so that nothing is told there.
+    """
+    if cpu_quota() is not None:
+        return None
+    try:
+        return sum(int((task / "schedstat").read_text().split()[1]) for task in tasks.iterdir())
+    except (OSError, ValueError, IndexError):  # a kernel without it, or a thread that has just ended
+        return None
+
+
 def allowed_cores() -> list[int]:
     """The cores that this process may run on. Empty where unknown."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
@@ -104,7 +120,7 @@ def like_cores(root: Path = _SYS) -> list[int]:
 
 def pin(cores: Sequence[int]) -> None:
     """Have all threads of this process run on these cores alone."""
-    for task in Path("/proc/self/task").iterdir():
+    for task in _TASKS.iterdir():
         with contextlib.suppress(ProcessLookupError):  # a thread that has just ended
             os.sched_setaffinity(int(task.name), cores)
 

@@ -120,11 +120,16 @@ class WarmReply:
 
 @dataclass(frozen=True)
 class TimeReply:
-    """One sample for each timed run, in order; the energy of `energy_runs` runs, None where nothing counts it."""
+    """One sample for each timed run, in order; the energy of `energy_runs` runs, None where nothing counts it.
+
+    `waited_ns` is how long its threads, all together, were ready to run meanwhile while others had the cores; None
+    where nothing tells.
+    """
 
     samples_ns: list[int]
     energy_uj: int | None
     energy_runs: int
+    waited_ns: int | None = None
 
 
 @dataclass(frozen=True)

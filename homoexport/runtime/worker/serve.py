@@ -83,10 +83,12 @@ class ModelServer:
     def do_time(self, runs: int, cores: Sequence[int] = ()) -> protocol.TimeReply:
         if cores:
             machine.pin(cores)
-        before = self._meter.read()
+        before, waited_ns = self._meter.read(), machine.waited_ns()
         samples_ns = self.model.time(runs)
-        # The untimed run before them is in the energy, too.
-        return protocol.TimeReply(samples_ns, energy_uj=self._meter.since(before), energy_runs=runs + 1)
+        waited_ns = _since(waited_ns, machine.waited_ns())
+        # The untimed run before them is in the energy and the waiting, too.
+        energy_uj = self._meter.since(before)
+        return protocol.TimeReply(samples_ns, energy_uj=energy_uj, energy_runs=runs + 1, waited_ns=waited_ns)
 
     def do_unpin(self) -> protocol.UnpinReply:
         if self._allowed:
@@ -123,6 +125,11 @@ class ModelServer:
 
     def do_counters(self) -> protocol.CountersReply:
         return machine.counters(energy_source=self._meter.source)
+
+
+def _since(before: int | None, after: int | None) -> int | None:
+    """How much more it is than before; threads that ended meanwhile have taken their part with them."""
+    return None if before is None or after is None else max(0, after - before)
 
 
 def main(kind: type[ModelServer] = ModelServer) -> None:

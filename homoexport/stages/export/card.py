@@ -47,7 +47,6 @@ def model_card(name: str, details: PackageDetails, *, parent: str, source: str) 
         artifact=artifact,
         is_scorer=details.task == "text-classification" and len(details.labels or ()) == 1,
         optimum_class=_OPTIMUM.get(details.task),
-        candidate=f"{details.browser.provider} {details.candidate}" if details.browser else details.candidate,
         dtype=PRECISIONS[details.precision].transformers_js_dtype,
         js_task="feature-extraction" if details.task == "sentence-similarity" else details.task,
         js_call=_js_call(details),

@@ -1,11 +1,11 @@
 """Measuring: the shipped file, in a clean process, in turns with what it is compared to."""
 
 from homoexport.stages.measure.browsers import as_chosen, is_browser, left_open
-from homoexport.stages.measure.compare import compare_results, slower_than
+from homoexport.stages.measure.compare import compare_results, keeps_pace
 from homoexport.stages.measure.counting import count_files, refuse_uncounted
 from homoexport.stages.measure.devices import diagnose, list_devices, set_up
 from homoexport.stages.measure.extras import Extras
-from homoexport.stages.measure.intervals import mean_interval, rounds_of
+from homoexport.stages.measure.intervals import mean_interval, percentile_intervals
 from homoexport.stages.measure.measurement import (
     FileFigures,
     check_measurement,
@@ -15,6 +15,7 @@ from homoexport.stages.measure.measurement import (
     rank_runs,
     time_files,
 )
+from homoexport.stages.measure.noise import quiet_rounds
 from homoexport.stages.measure.targets import cache_folder, find_target, refuse_runtime
 from homoexport.stages.measure.there import answers_of_file, host_of
 
@@ -32,16 +33,17 @@ __all__ = [
     "find_target",
     "host_of",
     "is_browser",
+    "keeps_pace",
     "left_open",
     "list_devices",
     "mean_interval",
     "measure_packages",
+    "percentile_intervals",
+    "quiet_rounds",
     "rank_files",
     "rank_runs",
     "refuse_runtime",
     "refuse_uncounted",
-    "rounds_of",
     "set_up",
-    "slower_than",
     "time_files",
 ]

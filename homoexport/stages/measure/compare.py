@@ -1,19 +1,23 @@
 """Results of two runs against each other, for a user's CI.
 
-Runs at different times have not seen the same noise, so their ratio is worth less than that of two
-packages in one interleaved run. The idle spins of both runs say whether the machine was equally fast.
+Runs at different times have not seen the same noise, so their ratio is worth less than that of two packages in one
+interleaved run. It is one of the rounds in which each had its cores to itself, and the idle spins of both runs say
+whether the machine was equally fast: by their median, and by their mean, in which is what other processes took.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from homoexport.choices import TOO_NOISY
 from homoexport.documents.measurement import Change, Comparison, Grid, Measurement, PackageFigures
 from homoexport.errors import UserError
-from homoexport.stages.measure.intervals import MARGIN, independent_speedup, rounds_of, verdict_of
+from homoexport.stages.measure.intervals import MARGIN, independent_speedup, verdict_of
+from homoexport.stages.measure.noise import quiet_rounds
 
 _SAME_HOST = ("cpu", "architecture", "cores", "available_cores", "instruction_sets")
+_MEAN_MARGIN = 0.1  # of a mean, which one long interruption moves
 _CONDITIONS = ("device", "threads", "batch_size", "length", "texts")
 
 
@@ -29,8 +33,8 @@ def compare_results(before: Measurement | Grid, after: Measurement | Grid) -> li
     changes = []
     for one, other in zip(ones, others, strict=True):
         _refuse_unlike(one, other)
-        remarks, alike = _remarks(one, other), _pace(one, other) == 1
-        changes += [_change(*pair, one, remarks, alike=alike) for pair in _pairs(one.results, other.results)]
+        remarks, pace = _remarks(one, other), _pace(one, other)
+        changes += [_change(*pair, one, remarks, alike=pace == 1) for pair in _pairs(one.results, other.results)]
     return changes
 
 
@@ -76,18 +80,23 @@ def _remarks(one: Measurement, other: Measurement) -> tuple[str, ...]:
 
 
 def _pace(one: Measurement, other: Measurement) -> float:
-    """How many times as long the second run's idle machine took for the same arithmetic; 1 within the margin."""
+    """How many times as long the second run's idle machine took for the same arithmetic, at the median or in the mean,
+    whichever differs more; 1 where both are within their margins."""
     if one.noise is None or other.noise is None:
         return 1
-    ratio = other.noise.spin_p50_us / one.noise.spin_p50_us
-    return 1 if 1 / (1 + MARGIN) <= ratio <= 1 + MARGIN else ratio
+    ratios = [(other.noise.spin_p50_us / one.noise.spin_p50_us, MARGIN)]
+    if one.noise.spin_mean_us and other.noise.spin_mean_us:
+        ratios.append((other.noise.spin_mean_us / one.noise.spin_mean_us, _MEAN_MARGIN))
+    beyond = [ratio for ratio, margin in ratios if not 1 / (1 + margin) <= ratio <= 1 + margin]
+    return max(beyond, key=lambda ratio: abs(math.log(ratio)), default=1)
 
 
 def _change(
     before: PackageFigures, after: PackageFigures, at: Measurement, remarks: tuple[str, ...], *, alike: bool
 ) -> Change:
-    rounds = [rounds_of(each.samples_ms, each.runs_per_round) for each in (before, after)]
-    ratio, interval = independent_speedup(*rounds)
+    (ones, share), (others, other_share) = quiet_rounds(before), quiet_rounds(after)
+    comparable = alike and min(share, other_share) > 0
+    ratio, interval = independent_speedup(ones, others)
     return Change(
         package=after.name,
         device=at.device,
@@ -98,14 +107,30 @@ def _change(
         after_p50_ms=after.latency_p50_ms,
         speedup_p50=ratio,
         interval=interval,
-        verdict=verdict_of(ratio, interval) if alike else TOO_NOISY,
-        remarks=remarks,
+        verdict=verdict_of(ratio, interval) if comparable else TOO_NOISY,
+        remarks=remarks + _waiting(before, "before") + _waiting(after, "after"),
+        comparable=comparable,
     )
 
 
-def slower_than(change: Change | Comparison, allowed: float) -> bool:
-    """Whether it is proven slower by more than the allowed share: the whole interval lies beyond it."""
-    return change.verdict != TOO_NOISY and change.interval[1] < 1 / (1 + allowed)
+def _waiting(result: PackageFigures, when: str) -> tuple[str, ...]:
+    rounds, waited = result.runs // result.runs_per_round, len(result.disturbed_rounds)
+    return (f"{when}: {result.name} waited for a core in {waited} of {rounds} rounds",) if waited else ()
+
+
+def keeps_pace(change: Change | Comparison, allowed: float) -> bool | None:
+    """Whether it is proven not to be slower by more than the allowed share, for the whole interval lies within it.
+
+    False where it is proven to be slower by more, None where neither is: the interval lies on both sides, or two runs
+    cannot be compared.
+    """
+    low, high = change.interval
+    least = 1 / (1 + allowed)
+    if isinstance(change, Change) and not change.comparable:
+        return None
+    if low >= least:
+        return True
+    return False if high < least and change.verdict != TOO_NOISY else None
 
 
 _HINT = "compare results of the same command on the same machine"

@@ -11,19 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from homoexport.choices import TOO_NOISY, RuntimeChoice, Steadiness
+from homoexport.choices import RuntimeChoice
 from homoexport.documents.graph import count_weights
-from homoexport.documents.measurement import Comparison, Measurement, PackageFigures, TextLengths
+from homoexport.documents.measurement import Comparison, Measurement, TextLengths
 from homoexport.errors import PackageError, UserError, refusing
 from homoexport.host import library_versions
 from homoexport.runtime.inference import PackageInfo, load_tokenizer, read_package
 from homoexport.runtime.installed import install_hint
-from homoexport.stages.measure import extras as besides
-from homoexport.stages.measure.counting import instructions_of
 from homoexport.stages.measure.extras import Extras
-from homoexport.stages.measure.intervals import MARGIN, drift, percentile_intervals, speedup, verdict_of
+from homoexport.stages.measure.figures import MB, PERCENTS, package_figures
+from homoexport.stages.measure.intervals import MARGIN, speedup, verdict_of
 from homoexport.stages.measure.targets import Target, find_target, open_target, refuse_runtime
-from homoexport.stages.measure.there import agreement
 from homoexport.stages.measure.timing import (
     WARM_RACE_SECONDS,
     WARM_SECONDS,
@@ -37,8 +35,6 @@ from homoexport.stages.measure.timing import (
     take_rounds,
 )
 
-_PERCENTS = (50, 90, 95, 99)
-_MB = 10**6
 _MAX_TEXTS = 64
 _FEW_WEIGHTS = 10**6  # that a graph may hold beside the model's: tables of positions, scales
 
@@ -140,7 +136,8 @@ def measure_packages(
         noise = take_rounds(session, min_seconds=min_seconds, report=report)
         energy_source = session.running[0].worker.counters().energy_source if session.running else None
         results = [
-            _figures(details_of[one.subject], one, session, extras or Extras(), report) for one in session.running
+            package_figures(details_of[one.subject], one, session, extras or Extras(), report, noise=noise)
+            for one in session.running
         ]
         greeting, first = session.greeting, subjects[0]
         return Measurement(
@@ -164,11 +161,15 @@ def measure_packages(
 
 @dataclass(frozen=True)
 class FileFigures:
-    """What was measured of a plain ONNX file: latency percentiles by their number, mean, the worker's peak memory."""
+    """What was measured of a plain ONNX file: latency percentiles by their number, mean, the worker's peak memory.
+
+    `disturbed_share` is the share of its rounds in which it waited for a core that others had.
+    """
 
     latency_ms: dict[int, float]
     latency_mean_ms: float
     peak_rss_mb: float
+    disturbed_share: float = 0.0
 
 
 def rank_files(files: Sequence[Path], **conditions: Any) -> list[float]:
@@ -266,11 +267,12 @@ def time_files(
 
 
 def _file_figures(one: Running) -> FileFigures:
-    latencies = np.percentile(one.rounds_ms, _PERCENTS)
+    latencies = np.percentile(one.rounds_ms, PERCENTS)
     return FileFigures(
-        latency_ms=dict(zip(_PERCENTS, map(float, latencies), strict=True)),
+        latency_ms=dict(zip(PERCENTS, map(float, latencies), strict=True)),
         latency_mean_ms=float(one.rounds_ms.mean()),
-        peak_rss_mb=one.peak_bytes / _MB,
+        peak_rss_mb=one.peak_bytes / MB,
+        disturbed_share=len(one.disturbed_rounds) / len(one.rounds_ns),
     )
 
 
@@ -330,73 +332,6 @@ def _text_lengths(subject: Subject, source: str) -> TextLengths | None:
     return TextLengths(
         source=source, texts=len(tokens), tokens_p50=float(p50), tokens_p95=float(p95), tokens_max=max(tokens)
     )
-
-
-def _figures(details: PackageInfo, one: Running, session: Session, extras: Extras, report: Progress) -> PackageFigures:
-    subject, workload, rounds_ms = one.subject, session.workload, one.rounds_ms
-    peak_bytes = one.peak_bytes  # before anything but the timed runs takes some
-    samples_ms = rounds_ms.ravel()
-    p50, p90, p95, p99 = map(float, np.percentile(samples_ms, _PERCENTS))
-    p50_interval, p95_interval, p99_interval = percentile_intervals(rounds_ms, (50, 95, 99))
-    drifted = drift(rounds_ms)
-    post_ms = session.fitting(subject, "post-processing", lambda: besides.post_processing_ms(one, details))
-    streams = session.fitting(subject, "streams", lambda: besides.stream_figures(one, workload, extras.streams, report))
-    arrivals = session.fitting(
-        subject,
-        "arrivals",
-        lambda: besides.open_loop(one, extras, report, closed_p50_ms=p50, closed_p95_ms=p95),
-    )
-    counted = session.fitting(subject, "instructions", lambda: instructions_of(one.worker, batches=one.batches))
-    # It leaves a batch of its own in the worker, so it comes after all that is of the workload.
-    agreed = session.fitting(subject, "agreement", lambda: agreement(one, precision=details.precision))
-    return PackageFigures(
-        package=str(details.folder),
-        name=details.folder.resolve().name,
-        task=details.task,
-        precision=details.precision,
-        runtime=details.runtime,
-        parameters=details.parameters,
-        file_bytes=details.file_bytes,
-        load_ms=one.load.load_ns / 1e6,
-        first_inference_ms=one.warm_up.first_inference_ns / 1e6,
-        latency_p50_ms=p50,
-        latency_p90_ms=p90,
-        latency_p95_ms=p95,
-        latency_p99_ms=p99,
-        latency_mean_ms=float(samples_ms.mean()),
-        latency_std_ms=float(samples_ms.std()),
-        latency_p50_interval_ms=p50_interval,
-        latency_p95_interval_ms=p95_interval,
-        latency_p99_interval_ms=p99_interval,
-        throughput_per_s=float(workload.batch_size * 1000 / samples_ms.mean()),
-        drift=drifted,
-        verdict=_steadiness(p50, p50_interval, drifted),
-        tokenize_p50_ms=session.fitting(subject, "tokenizing", lambda: besides.tokenizing_ms(one, details, workload)),
-        post_p50_ms=post_ms,
-        energy_mj=one.energy_mj,
-        peak_rss_mb=peak_bytes / _MB,
-        runtime_rss_mb=one.runtime_rss_bytes / _MB,
-        arena=besides.arena_steps(one, workload, extras.arena_batches, report),
-        streams=streams or (),
-        open_loop=arrivals,
-        agreement=agreed,
-        download_bytes=one.load.download_bytes,
-        time_to_first_result_ms=one.warm_up.time_to_first_result_ms,
-        instructions=counted,
-        warmup_runs=one.warm_up.runs,
-        warmup_steady=one.warm_up.steady,
-        runs=samples_ms.size,
-        runs_per_round=rounds_ms.shape[1],
-        samples_ms=tuple(samples_ms.tolist()),
-        elsewhere=one.load.elsewhere,
-        package_download_bytes=details.download_bytes,
-        runtime_download_bytes=one.load.runtime_bytes,
-    )
-
-
-def _steadiness(p50_ms: float, interval_ms: tuple[float, float], drifted: float) -> Steadiness:
-    wide = max(interval_ms[1] / p50_ms, p50_ms / interval_ms[0]) > 1 + MARGIN
-    return TOO_NOISY if wide or abs(drifted) > MARGIN else "steady"
 
 
 def _comparisons(running: Sequence[Running], subject: Subject) -> tuple[Comparison, ...]:

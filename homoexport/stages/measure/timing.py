@@ -23,9 +23,10 @@ from homoexport.documents.package import parts_of, runtime_of
 from homoexport.errors import DeviceError, UserError
 from homoexport.runtime.worker.protocol import Greeting, InputsRequest, LoadReply, LoadRequest, WarmReply
 from homoexport.stages.measure.intervals import FloatArray, speedup, verdict_of
-from homoexport.stages.measure.noise import calibrate, judge_noise
+from homoexport.stages.measure.noise import best_pace_us, calibrate, disturbed_rounds, has_quiet, judge_noise
 from homoexport.stages.measure.process import Worker
 from homoexport.stages.measure.targets import OutOfMemory, Target
+from homoexport.stages.measure.targets.local import DATA_LIMIT
 
 Figure = TypeVar("Figure")
 Progress = Callable[[str, float], None]  # what is being done, and the share of it that is done (0 to 1)
@@ -36,6 +37,7 @@ _TURN_SECONDS = 0.1
 WARM_SECONDS, WARM_RACE_SECONDS = 10.0, 0.1  # at most; in a race the first rounds, a few of many, warm the rest
 _LOOK_EVERY = 5  # rounds: each look at the interval is a chance to be misled by it
 _RACE_ROUNDS = 10  # after which a race may end
+_MB = 10**6
 _PATIENCE = 5  # rounds go on for up to this many times `min_seconds` while a comparison cannot be called
 
 
@@ -88,6 +90,7 @@ class Running:
     load_peak_bytes: int
     runs_per_round: int = 1
     rounds_ns: list[list[int]] = field(default_factory=list)
+    waited_ns: list[int | None] = field(default_factory=list)
     energy_uj: list[int] = field(default_factory=list)
     energy_runs: int = 0
 
@@ -95,6 +98,11 @@ class Running:
     def rounds_ms(self) -> FloatArray:
         """[R, K]: R rounds of K runs each, in the order in which they ran."""
         return np.array(self.rounds_ns, dtype=np.float64) / 1e6
+
+    @property
+    def disturbed_rounds(self) -> tuple[int, ...]:
+        """The places of rounds in which it waited for a core."""
+        return disturbed_rounds(self.rounds_ns, self.waited_ns)
 
     @property
     def energy_mj(self) -> float | None:
@@ -114,6 +122,7 @@ class Running:
         """One round's runs, on those cores; on any where none are named."""
         reply = self.worker.time(runs=self.runs_per_round, cores=cores)
         self.rounds_ns.append(reply.samples_ns)
+        self.waited_ns.append(reply.waited_ns)
         if reply.energy_uj is not None:
             self.energy_uj.append(reply.energy_uj)
             self.energy_runs += reply.energy_runs
@@ -137,6 +146,17 @@ class Session:
 
     def fail(self, subject: Subject, stage: str, error: OutOfMemory) -> None:
         self.failures.append(Failure(package=subject.name, stage=stage, reason=error.what))
+
+    def drop_too_big(self) -> None:
+        """Hold packages to a limit of memory that is no limit of what they have resident, as RLIMIT_DATA is none."""
+        limit = self.target.limits().get("memory_mb")
+        if limit is None or limit.by != DATA_LIMIT:
+            return
+        for one in list(self.running):
+            if (peak_mb := one.peak_bytes / _MB) > limit.limit:
+                what = f"has {peak_mb:.1f} MB resident where {limit.limit:g} MB are given"
+                self.fail(one.subject, "timing", OutOfMemory(what))
+                self.running.remove(one)
 
     def fitting(self, subject: Subject, stage: str, measure: Callable[[], Figure]) -> Figure | None:
         """What is measured after the timing; where that takes too much memory, it is a failure."""
@@ -240,13 +260,13 @@ def take_rounds(
 ) -> Noise | None:
     """Time all models in turns until each has its share, and until every comparison can be called.
 
-    Each has at least 20 rounds and `min_seconds`; where a comparison with the first is too noisy to
-    call, rounds go on for up to five times that. Under an emulator it is three rounds of one run. A model
-    that needs more memory than there is leaves, and is among the failures.
+    Each has at least 20 rounds and `min_seconds`; where a comparison with the first is too noisy to call, or a model
+    had its cores to itself in too few rounds, they go on for up to five times that. Under an emulator it is three
+    rounds of one run. A model that needs more memory than there is leaves, and is among the failures.
 
     Args:
         session: the workers; what they say is added to them.
-        patient: whether rounds go on for the comparisons' sake.
+        patient: whether rounds go on for the sake of the comparisons and of quiet rounds.
         race: whether the fastest alone is looked for: what can be called slower than it has no more turns, and it ends
             where all that are left can be called as fast.
 
@@ -260,7 +280,7 @@ def take_rounds(
     for one in session.running:
         turns = max(1, round(turn_ns / one.warm_up.median_ns / one.batches))
         one.runs_per_round = turns * one.batches  # so that every round is of the same texts
-    before = {one.subject.name: one.worker.counters() for one in session.running}
+    before = [(one, one.worker.counters()) for one in session.running]
     order = list(session.running)
     while order:
         least_ns, rounds = min(one.timed_ns for one in order), len(order[0].rounds_ns)
@@ -286,11 +306,13 @@ def take_rounds(
     report("timing", 1.0)
     for one in session.running if session.cores else ():
         one.worker.unpin()
-    if not session.spin_us:
+    session.drop_too_big()
+    if not session.spin_us or not session.running or session.greeting is None:
         return None
-    after = {one.subject.name: one.worker.counters() for one in session.running}
-    pairs = [(before[name], late) for name, late in after.items()]
-    return judge_noise(session.spin_us, pairs) if pairs else None
+    pairs = [(early, one.worker.counters()) for one, early in before if one in session.running]
+    after_us = calibrate(session.running[0].worker, session.cores)
+    best_us = best_pace_us(session.target, session.greeting, min(session.spin_us, after_us, key=np.median))
+    return judge_noise(session.spin_us, pairs, after_us=after_us, best_us=best_us)
 
 
 def _cores_of_round(cores: Sequence[int], threads: int, rounds: int) -> list[int]:
@@ -314,4 +336,6 @@ def _are_alike(running: Sequence[Running]) -> bool:
 
 def _undecided(running: Sequence[Running]) -> bool:
     first, *others = running
+    if not all(has_quiet(len(one.rounds_ns), one.disturbed_rounds) for one in running):
+        return True
     return any(verdict_of(*speedup(first.rounds_ms, other.rounds_ms)) == TOO_NOISY for other in others)

@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 from homoexport.documents.budget import DOWNLOAD, LATENCY_LINES, THROUGHPUT, TIMED_LINES, Budget
-from homoexport.documents.plan import COST_FIGURES, Check, Cost, More, Plan, Row, Slower
+from homoexport.documents.plan import COST_FIGURES, Check, Cost, More, Plan, Row, Slower, figure_of, used_of
 from homoexport.shape import Shape
 
 # Room below a limit, so that a package that comes out as planned keeps it with its interval.
@@ -64,14 +64,11 @@ class Limits:
         return cls(plan.limits, plan.measure.batch_size, plan.drift, plan.beside_mb)
 
     def figure(self, row: Row, line: str) -> float:
-        if line == DOWNLOAD:
-            return row.file_mb + self.beside_mb
-        return row.throughput_per_s(self.batch_size) if line == THROUGHPUT else float(getattr(row, line))
+        return figure_of(row, line, batch_size=self.batch_size, beside_mb=self.beside_mb)
 
     def used(self, row: Row, line: str) -> float:
         """How much of a line's limit a row uses: 1 is all of it."""
-        figure, limit = self.figure(row, line), self.values[line]
-        return limit / figure if line == THROUGHPUT else figure / limit
+        return used_of(row, line, self.values[line], batch_size=self.batch_size, beside_mb=self.beside_mb)
 
     def missed_by(self, row: Row, *, margin: bool = True) -> list[str]:
         """The lines that a row does not keep, with room for what measuring adds."""

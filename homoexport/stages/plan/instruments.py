@@ -24,7 +24,8 @@ WriteModel = Callable[[Encoder, Path, Scheme, EmbeddingPrecision], Path | str]
 
 
 class TimedFile(Protocol):
-    """What was measured of a file; percentiles of latency by their numbers."""
+    """What was measured of a file; percentiles of latency by their numbers, and the share of its rounds in which it
+    waited for a core."""
 
     @property
     def latency_ms(self) -> Mapping[int, float]: ...
@@ -32,6 +33,8 @@ class TimedFile(Protocol):
     def latency_mean_ms(self) -> float: ...
     @property
     def peak_rss_mb(self) -> float: ...
+    @property
+    def disturbed_share(self) -> float: ...
 
 
 @dataclass(frozen=True)

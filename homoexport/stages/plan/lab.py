@@ -6,21 +6,25 @@ the user's cache (`PlanMemory`) and not measured again.
 
 Models are measured in groups, for the target may not hold all of them at once; one model, the anchor, is part of every
 group, so that what slows the machine down for a group is taken out again. How much that was is the table's drift.
+
+A group whose models waited for a core that others had is measured again at once, and so is a model that is out of line
+with its neighbours'. What stays disturbed, or is another figure each time, is suspect: it is not remembered, or, in the
+table, with a mark that has the next plan measure it again. Where the anchor is faster now than it was in the table, the
+machine was slower then: all that is remembered is taken to the faster pace for the next plan.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from homoexport.choices import OUTPUT_NAMES
-from homoexport.documents.document import Document, digest_of, read_document, write_document
-from homoexport.documents.package import parts_of
-from homoexport.documents.plan import Cost, MeasuredTable, PlanMemory, ShapeCost
+from homoexport.documents.document import digest_of, read_document
+from homoexport.documents.plan import Cost, MeasuredTable, PlanMemory
 from homoexport.documents.recipe import MeasureSettings
 from homoexport.encoder import Encoder, count_parameters, family_of, parameters_at
 from homoexport.errors import DoesNotFit, PackageError, UserError
@@ -28,7 +32,19 @@ from homoexport.host import library_versions
 from homoexport.lock import scratch_folder
 from homoexport.shape import Shape
 from homoexport.stages.plan.instruments import Instruments, Progress, TimedFile
-from homoexport.stages.plan.table import DEEP, Table, shapes_to_measure
+from homoexport.stages.plan.remembered import (
+    ALIKE,
+    are_settled,
+    at_a_faster_pace,
+    at_pace,
+    by_shape,
+    cost_of,
+    keep,
+    middle,
+    now,
+    with_shapes,
+)
+from homoexport.stages.plan.table import DEEP, Table, outliers, shapes_to_measure
 from homoexport.stages.plan.template import Stored, Templates, refuse_blocks, remove
 
 _GROUP = 6  # models that are measured at a time, besides the one that all groups have
@@ -36,9 +52,10 @@ _SECONDS = 0.5  # of each small model
 _WARM_SECONDS = 0.1  # at most, of every model; what the first of 20 rounds still lack does not move a median
 _WHOLE_SECONDS = 1.0  # of each whole one
 _ALONE_SECONDS = 3.0  # of one that has tails of its own
-_DOUBT, _MORE_ROUNDS = 0.1, 2  # how far off its prediction a whole model is measured again, and how often
+_MORE_ROUNDS = 2  # in which a model is measured again that is off its prediction, out of line or disturbed
+_RESTLESS = 0.25  # of its rounds, in which a model waited for a core, from which on its figures are disturbed
+_MOST_AGAIN = 6  # groups that are measured again for that: a machine that is always busy is not waited for
 _NAMES = frozenset(("_name_or_path", "architectures", "id2label", "label2id"))  # of a config: no figure depends on them
-_LATENCIES = {50: "latency_p50_ms", 95: "latency_p95_ms", 99: "latency_p99_ms"}
 
 
 class Lab:
@@ -66,6 +83,9 @@ class Lab:
         self._known = PlanMemory() if fresh else self._remembered()
         self._templates: Templates | None = None
         self._folder: Path | None = None
+        self._disturbed: dict[Shape, float] = {}  # the share of rounds in which each waited when it was last measured
+        self._anchor_ms: list[float] = []  # its medians beside whole models
+        self._again = 0
 
     def in_fp32(self, shapes: Sequence[Shape]) -> Lab:
         """A lab for shapes of the teacher's own kind of package, an ONNX file, which shares this one's exports."""
@@ -130,6 +150,14 @@ class Lab:
             self._folder = folder
             yield self
             self._folder = self._templates = None
+        if self.slower_then > 1 + ALIKE:
+            self._remember(**at_a_faster_pace(self._known, self.slower_then))
+
+    @property
+    def slower_then(self) -> float:
+        """How many times as long the anchor took when the table was measured as at the best time since then."""
+        pace_ms = 0.0 if self._known.table is None else self._known.table.pace_ms
+        return max([1.0, *(pace_ms / anchor_ms for anchor_ms in self._anchor_ms)])
 
     def table(self) -> tuple[Table, bool]:
         """What shapes can be predicted from, and whether all of it was remembered.
@@ -137,7 +165,7 @@ class Lab:
         It lacks hidden sizes whose models do not all fit into the target's memory; the smallest must fit (DoesNotFit).
         """
         if self._known.table is not None:
-            return Table(self._known.table), True
+            return self._mended(self._known.table), True
         anchor = self._anchor
         others = [shape for shape in self._wanted if shape != anchor]
         timed: list[dict[Shape, Cost]] = []
@@ -148,21 +176,66 @@ class Lab:
                 raise self._no_room(anchor)
         anchor_ms = [costs[anchor].latency_p50_ms for costs in timed]
         pace = median(anchor_ms)
-        found = {shape: cost for costs in timed for shape, cost in _at_pace(costs, anchor, pace).items()}
+        found = {shape: cost for costs in timed for shape, cost in at_pace(costs, anchor, pace).items()}
         gone = {shape.hidden_size for shape in self._wanted if shape not in found}
         least = min(self._wanted, key=lambda shape: shape.hidden_size)
         if least.hidden_size in gone:
             raise self._no_room(least)
         measured = {shape: found[shape] for shape in self._wanted if shape.hidden_size not in gone}
+        disturbed = {shape for shape in measured if self.is_disturbed(shape)}
+        share = sum(self._disturbed[shape] for shape in measured) / len(measured)
+        odd = [shape for shape in outliers(measured) if shape not in {anchor, *disturbed}]
+        settled, unsettled = self._settled({shape: [measured[shape]] for shape in odd}, pace)
         table = MeasuredTable(
             batch_size=self.measure.batch_size,
             length=self.measure.length,
-            measured=_with_shapes(measured),
+            measured=with_shapes(measured | settled),
             pace_ms=found[anchor].latency_p50_ms,
             drift=(max(anchor_ms) - min(anchor_ms)) / pace,
+            measured_at=now(),
+            disturbed_share=share,
+            suspect=tuple(shape for shape in measured if shape in {*disturbed, *unsettled}),
         )
         self._remember(table=table)
         return Table(table), False
+
+    def _mended(self, table: MeasuredTable) -> Table:
+        """A remembered table, whose suspect models are measured again."""
+        if table.suspect:
+            known = by_shape(table.measured)
+            settled, unsettled = self._settled({shape: [] for shape in table.suspect}, table.pace_ms)
+            changed = {"measured": with_shapes(known | settled), "suspect": tuple(unsettled)}
+            table = table.model_copy(update=changed)
+            self._remember(table=table)
+        return Table(table)
+
+    def _settled(self, attempts: dict[Shape, list[Cost]], pace_ms: float) -> tuple[dict[Shape, Cost], list[Shape]]:
+        """What models cost at a pace once two of their measurements are alike, and those of which no two are.
+
+        `attempts` are the measurements that there are; more are added.
+        """
+        for _ in range(_MORE_ROUNDS + 1):
+            asked = [
+                shape for shape, costs in attempts.items() if len(costs) <= _MORE_ROUNDS and not are_settled(costs)
+            ]
+            for group in self._groups(asked):
+                self.progress("measuring again what is out of line", 0.0)
+                timed = self._timed([self._anchor, *(shape for shape in group if shape != self._anchor)])
+                if self._anchor in timed:
+                    costs = at_pace(timed, self._anchor, pace_ms)
+                    for shape in group:
+                        if shape in costs and not self.is_disturbed(shape):
+                            attempts[shape].append(costs[shape])
+        known = {shape: middle(costs) for shape, costs in attempts.items() if costs}
+        return known, [shape for shape, costs in attempts.items() if not are_settled(costs)]
+
+    def is_disturbed(self, shape: Shape) -> bool:
+        """Whether others had the cores of the target when a model of this shape was last measured."""
+        return self._disturbed.get(shape, 0.0) > _RESTLESS
+
+    def _calm(self, costs: Mapping[Shape, Cost]) -> dict[Shape, Cost]:
+        """What is worth remembering of these."""
+        return {shape: cost for shape, cost in costs.items() if not self.is_disturbed(shape)}
 
     def whole(self, shapes: Sequence[Shape], table: Table) -> dict[Shape, Cost]:
         """Figures of whole models with random weights, remembered or measured; without those that do not fit.
@@ -171,11 +244,11 @@ class Lab:
         count. Models that are not as predicted are measured in two more rounds, by new processes, and the round of
         the middle median counts.
         """
-        known = _by_shape(self._known.whole)
+        known = by_shape(self._known.whole)
         for group in self._groups([shape for shape in dict.fromkeys(shapes) if shape not in known]):
             rounds = [self._beside_anchor(group, table)]
             if any(
-                abs(each.latency_p50_ms - expected) > _DOUBT * expected
+                abs(each.latency_p50_ms - expected) > ALIKE * expected
                 for shape, each in rounds[0].items()
                 for expected in [table.predict(shape).latency_p50_ms]
             ):
@@ -183,7 +256,7 @@ class Lab:
             for shape in group:
                 if found := [each[shape] for each in rounds if shape in each]:
                     known[shape] = sorted(found, key=lambda each: each.latency_p50_ms)[len(found) // 2]
-            self._remember(whole=_with_shapes(known))
+            self._remember(whole=with_shapes(self._calm(known)))
         return {shape: known[shape] for shape in shapes if shape in known}
 
     def reference(self, teacher: Lab, whole: Shape, table: Table) -> Cost:
@@ -196,7 +269,8 @@ class Lab:
         found = self._beside_anchor([whole], table, maker=teacher, seconds=_ALONE_SECONDS)
         if whole not in found:
             raise self._no_room(whole)
-        self._remember(reference=found[whole])
+        if not self.is_disturbed(whole):
+            self._remember(reference=found[whole])
         return found[whole]
 
     def _beside_anchor(
@@ -208,7 +282,8 @@ class Lab:
         timed = self._timed([self._anchor, *shapes], seconds=seconds, makers=makers)
         if self._anchor not in timed:
             raise self._no_room(self._anchor)
-        return _at_pace(timed, self._anchor, table.figures.pace_ms)
+        self._anchor_ms.append(timed[self._anchor].latency_p50_ms)
+        return at_pace(timed, self._anchor, table.figures.pace_ms)
 
     def alone(
         self, shapes: Sequence[Shape], *, again: bool = False, glance: bool = False
@@ -216,12 +291,12 @@ class Lab:
         """Figures of models, all of which must fit (DoesNotFit), as they are measured before there is a table, at a
         glance where no more is needed, and whether all of them were remembered.
         """
-        known = {} if again else _by_shape(self._known.alone)
+        known = {} if again else by_shape(self._known.alone)
         missing = [shape for shape in shapes if shape not in known]
         if missing:
             self.progress("measuring whole models", 0.0)
             known |= self._timed(missing, seconds=_SECONDS if glance else _ALONE_SECONDS)
-            self._remember(alone=_with_shapes(known))
+            self._remember(alone=with_shapes(self._calm(known)))
         for shape in shapes:
             if shape not in known:
                 raise self._no_room(shape)
@@ -260,11 +335,12 @@ class Lab:
             for number, (shape, maker) in enumerate(zip(shapes, makers or [self] * len(shapes), strict=True))
         ]
         costs = {}
-        for file, shape, found in zip(files, shapes, self._time(files, seconds=seconds), strict=True):
+        for file, shape, found in zip(files, shapes, self._time_calmly(files, seconds=seconds), strict=True):
             if found is None and len(files) > 1:
-                (found,) = self._time([file], seconds=seconds)
+                (found,) = self._time_calmly([file], seconds=seconds)
             if found is not None:
-                costs[shape] = _cost_of(found, file)
+                costs[shape] = cost_of(found, file)
+                self._disturbed[shape] = found.disturbed_share
             remove(file)
         return costs
 
@@ -295,6 +371,14 @@ class Lab:
         found = self._time(files, seconds=_SECONDS, race=True)
         return [float("inf") if timed is None else timed.latency_ms[50] for timed in found]
 
+    def _time_calmly(self, files: Sequence[Path], *, seconds: float) -> Sequence[TimedFile | None]:
+        """Times of files; of a few attempts, where others had the cores, those of the calmest."""
+        attempts = [self._time(files, seconds=seconds)]
+        while _unrest(attempts[-1]) > _RESTLESS and len(attempts) <= _MORE_ROUNDS and self._again < _MOST_AGAIN:
+            self._again += 1
+            attempts.append(self._time(files, seconds=seconds))
+        return min(attempts, key=_unrest)
+
     def _time(self, files: Sequence[Path], *, seconds: float, race: bool = False) -> Sequence[TimedFile | None]:
         return self.instruments.time_files(
             files, min_seconds=seconds, warm_seconds=_WARM_SECONDS, race=race, **self._conditions()
@@ -309,31 +393,6 @@ class Lab:
         }
 
 
-def keep(file: Path, document: Document) -> None:
-    """Put a document into the cache; where that cannot be written, nothing is kept."""
-    with suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_document(file, document)
-
-
-def _cost_of(timed: TimedFile, file: Path) -> Cost:
-    return Cost(
-        **{name: timed.latency_ms[percent] for percent, name in _LATENCIES.items()},
-        latency_mean_ms=timed.latency_mean_ms,
-        peak_rss_mb=timed.peak_rss_mb,
-        file_mb=sum(part.stat().st_size for part in parts_of(file)) / 10**6,
-    )
-
-
-def _by_shape(costs: Sequence[ShapeCost]) -> dict[Shape, Cost]:
-    return {cost.shape: Cost(**cost.figures) for cost in costs}
-
-
-def _with_shapes(costs: Mapping[Shape, Cost]) -> tuple[ShapeCost, ...]:
-    return tuple(ShapeCost.of(shape, cost) for shape, cost in costs.items())
-
-
-def _at_pace(costs: Mapping[Shape, Cost], anchor: Shape, pace_ms: float) -> dict[Shape, Cost]:
-    """What the models of a group cost if its anchor takes `pace_ms`."""
-    factors = dict.fromkeys((*_LATENCIES.values(), "latency_mean_ms"), pace_ms / costs[anchor].latency_p50_ms)
-    return {shape: cost.times(factors) for shape, cost in costs.items()}
+def _unrest(timed: Sequence[TimedFile | None]) -> float:
+    """The largest share of rounds in which a model waited for a core."""
+    return max((each.disturbed_share for each in timed if each is not None), default=0.0)

@@ -28,7 +28,8 @@ from homoexport.lock import scratch_folder
 from homoexport.shape import Shape
 from homoexport.stages.plan.choice import LIGHTER, Limits, best_of, make_plan
 from homoexport.stages.plan.instruments import Instruments, Progress
-from homoexport.stages.plan.lab import Lab, keep
+from homoexport.stages.plan.lab import Lab
+from homoexport.stages.plan.remembered import keep, seconds_since
 from homoexport.stages.plan.retention import Retention, teacher_retention
 from homoexport.stages.plan.shapes import candidates
 from homoexport.stages.plan.table import DEEP, ONE, Table, byte_features, fit_bytes, tails_of, with_tails
@@ -97,6 +98,10 @@ def plan_encoder(
             models_measured=len(table.measured),
             remembered=remembered,
             not_tried=instruments.not_tried,
+            table_age_s=seconds_since(table.figures.measured_at) if remembered else 0.0,
+            disturbed_share=table.figures.disturbed_share,
+            suspect=table.figures.suspect,
+            slower_then=lab.slower_then,
         )
 
 
@@ -141,6 +146,7 @@ def _rows(shapes: Sequence[Shape], table: Table, count: Callable[[Shape], int], 
             parameters=count(shape),
             retained=retention.share(**shape.as_json()),
             measured=False,
+            suspect=table.doubts(shape),
         )
         for shape in shapes
         if table.covers(shape)
@@ -158,7 +164,7 @@ def _refuse_hopeless(lab: Lab, limits: Limits, shapes: Sequence[Shape], count: C
         measured, _ = lab.alone([one, deep], again=again, glance=not again)
         high = measured[deep].figures
         cost = {name: low + steps * (high[name] - low) for name, low in measured[one].figures.items()}
-        row = Row(**cost, shape=least, parameters=count(least), retained=0.0, measured=False)
+        row = Row(**cost, shape=least, parameters=count(least), retained=0.0, measured=False, suspect=False)
         if not limits.missed_by(row, margin=False):
             return
     raise _hopeless(limits, row, "smallest", other=_static_way(limits, lab.encoder))
@@ -212,6 +218,8 @@ def _checked(lab: Lab, table: Table, rows: list[Row], limits: Limits) -> tuple[l
         checks += [Check.of(shape, predicted[shape], cost) for shape, cost in found.items()]
         if checks:
             rows = _corrected(rows, predicted, checks, table)
+            doubtful = {check.shape for check in checks if lab.is_disturbed(check.shape)}
+            rows = [row.model_copy(update={"suspect": True}) if row.shape in doubtful else row for row in rows]
     # Predictions are of little use here: what was measured is worth more than what may be better.
     sure = best_of([row for row in rows if row.measured and limits.kept_by(row)])
     return rows, sure or _best_that_keeps(rows, limits), checks

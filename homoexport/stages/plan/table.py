@@ -28,6 +28,7 @@ from homoexport.shape import Shape
 
 ONE, DEEP = 1, 3  # layers of the models of the table
 _SHALLOW = (0.0, 0.25, 0.5, 0.75, 1.0)  # where among the D models of one layer are, some of which may not fit
+_FAR = 0.25  # off its neighbours' line, from which on a model is measured again
 _MB = 10**6
 
 
@@ -56,6 +57,14 @@ class Table:
 
     def covers(self, shape: Shape) -> bool:
         return self._nodes[0] <= shape.hidden_size <= self._nodes[-1]
+
+    def doubts(self, shape: Shape) -> bool:
+        """Whether its median is predicted from a model that is suspect."""
+        nodes = self._nodes
+        place = bisect.bisect_left(nodes, shape.hidden_size)
+        is_node = place < len(nodes) and nodes[place] == shape.hidden_size
+        beside = nodes[place : place + 1] if is_node else nodes[max(0, place - 1) : place + 1]
+        return any(one.hidden_size in beside for one in self.figures.suspect)
 
     @cached_property
     def _nodes(self) -> list[int]:
@@ -162,6 +171,36 @@ def shapes_to_measure(candidates: Sequence[Shape]) -> list[Shape]:
         for shape in (base, replace(base, num_attention_heads=heads[0]), replace(base, intermediate_size=ffn[0])):
             chosen[shape] = None
     return list(chosen)
+
+
+def outliers(measured: Mapping[Shape, Cost]) -> list[Shape]:
+    """Models whose median is far from the line between those of the next smaller and the next wider one of their kind;
+    of the smallest, far above the next one, and of the widest, far from the line through the two before it.
+
+    Targets have widths that are slow, so that an outlier may be true: it is to be measured again, and no more.
+    """
+    curves: dict[tuple[int, bool, bool], list[Shape]] = {}
+    for hidden in sorted({shape.hidden_size for shape in measured}):
+        mine = [shape for shape in measured if shape.hidden_size == hidden]
+        ffn, heads = max(one.intermediate_size for one in mine), max(one.num_attention_heads for one in mine)
+        for one in mine:
+            kind = one.num_hidden_layers, one.intermediate_size == ffn, one.num_attention_heads == heads
+            curves.setdefault(kind, []).append(one)
+    return [shape for curve in curves.values() for shape in _out_of_line(curve, measured)]
+
+
+def _out_of_line(curve: Sequence[Shape], measured: Mapping[Shape, Cost]) -> list[Shape]:
+    """Of models of one kind, the narrowest first."""
+    times = [measured[one].latency_p50_ms for one in curve]
+    last = len(curve) - 1
+    found = []
+    for place, (shape, time) in enumerate(zip(curve, times, strict=True)) if last > 1 else ():
+        low, high = (place - 1, place + 1) if 0 < place < last else (-3, -2) if place else (1, 2)
+        slope = (times[high] - times[low]) / (curve[high].hidden_size - curve[low].hidden_size)
+        expected = times[low] + (slope * (shape.hidden_size - curve[low].hidden_size) if place else 0.0)
+        if time > (1 + _FAR) * expected or (place and time < expected / (1 + _FAR)):
+            found.append(shape)
+    return found
 
 
 def fit_bytes(known: Mapping[Shape, float]) -> NDArray[np.float64]:

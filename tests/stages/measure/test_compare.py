@@ -11,7 +11,7 @@ from homoexport.documents.measurement import Grid, Measurement, Noise, PackageFi
 from homoexport.errors import UserError
 from homoexport.host import MeasuredHost
 from homoexport.runtime.worker.protocol import CountersReply
-from homoexport.stages.measure import compare_results, slower_than
+from homoexport.stages.measure import compare_results, keeps_pace
 from homoexport.stages.measure.noise import judge_noise
 
 HOST = MeasuredHost(
@@ -83,15 +83,14 @@ def test_a_slower_package_is_found_by_name_whatever_the_order() -> None:
     assert changes["a"].verdict == "slower"
     assert changes["a"].speedup_p50 == pytest.approx(10 / 12, rel=0.01)
     assert changes["b"].verdict == "same"
-    assert slower_than(changes["a"], 0.05)
-    assert not slower_than(changes["a"], 0.25)
-    assert not slower_than(changes["b"], 0.05)
+    assert [keeps_pace(changes["a"], allowed) for allowed in (0.05, 0.2, 0.25)] == [False, None, True]
+    assert keeps_pace(changes["b"], 0.05) is True
 
 
 def test_noise_makes_no_verdict() -> None:
     (change,) = compare_results(measurement(figures("a", 10, spread=0.8)), measurement(figures("a", 11, spread=0.8)))
     assert change.verdict == "too noisy to call"
-    assert not slower_than(change, 0.01)
+    assert keeps_pace(change, 0.01) is None
 
 
 def test_a_machine_that_was_slower_itself_is_no_proof() -> None:
@@ -106,7 +105,32 @@ def test_the_same_times_on_a_faster_machine_are_not_the_same_speed() -> None:
     fast = QUIET.model_copy(update={"spin_p50_us": 400.0})
     (change,) = compare_results(measurement(figures("a", 10)), measurement(figures("a", 10), noise=fast))
     assert change.verdict == "too noisy to call"
-    assert not slower_than(change, 0.05)
+    assert keeps_pace(change, 0.05) is None
+
+
+def test_what_others_took_of_the_cores_is_in_the_machines_pace() -> None:
+    """The median of the idle spins is as ever, or better, where a neighbour has the core in slices."""
+    before, after = (
+        QUIET.model_copy(update={"spin_p50_us": p50, "spin_mean_us": mean})
+        for p50, mean in ((500.0, 505.0), (480.0, 1160.0))
+    )
+    (change,) = compare_results(measurement(figures("a", 10), noise=before), measurement(figures("a", 23), noise=after))
+    assert change.verdict == "too noisy to call"
+    assert change.remarks == ("the machine itself took 2.30 times as long for the same arithmetic",)
+    assert keeps_pace(change, 0.05) is None
+
+
+def test_only_quiet_rounds_are_compared() -> None:
+    calm = figures("a", 10)
+    samples = (*[23.0] * 80, *calm.samples_ms[80:])
+    busy = calm.model_copy(update={"samples_ms": samples, "disturbed_rounds": tuple(range(8))})
+    (change,) = compare_results(measurement(calm), measurement(busy))
+    assert change.verdict == "same"
+    assert change.remarks == ("after: a waited for a core in 8 of 20 rounds",)
+    assert keeps_pace(change, 0.05) is True
+    never = busy.model_copy(update={"disturbed_rounds": tuple(range(15))})
+    (change,) = compare_results(measurement(calm), measurement(never))
+    assert (change.verdict, change.comparable, keeps_pace(change, 0.05)) == ("too noisy to call", False, None)
 
 
 def test_packages_are_paired_by_name_or_by_order_and_never_by_guess() -> None:

@@ -127,3 +127,21 @@ def test_more_cores_than_there_are_is_refused() -> None:
         with pytest.raises(DeviceError, match="4096 where"):
             target.open()
         target.close()
+
+
+def test_a_resource_limit_is_held_by_what_is_resident(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RLIMIT_DATA counts no pages of libraries, so that a process may have more than it was given."""
+
+    def refuse(**_: object) -> None:
+        raise OSError("read-only file system")
+
+    monkeypatch.setattr("homoexport.stages.measure.targets.local.ChildGroups", refuse)
+    package = write_package(tmp_path / "package")
+    monkeypatch.setattr(Worker, "own_peak_bytes", lambda _: 180_000_000)
+    found = measure_packages([package], device="cpu:memory=170MB", length=8, min_seconds=0.05)
+    assert found.results == ()
+    (failure,) = found.failures
+    assert failure.stage == "timing"
+    assert "180.0 MB resident where 170 MB are given" in failure.reason
+    enough = measure_packages([package], device="cpu:memory=190MB", length=8, min_seconds=0.05)
+    assert len(enough.results) == 1

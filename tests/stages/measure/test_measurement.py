@@ -82,7 +82,7 @@ def test_package_is_not_faster_than_itself(tmp_path: Path) -> None:
 def test_json_holds_what_readers_of_it_count_on(tmp_path: Path) -> None:
     package = write_package(tmp_path / "package", "fill-mask", precision="int8")
     measured = json.loads(json.dumps(measure_packages([package], length=8, min_seconds=0.05).model_dump(mode="json")))
-    assert (measured["schema_version"], measured["kind"]) == ("2.6", "measurement")
+    assert (measured["schema_version"], measured["kind"]) == ("2.7", "measurement")
     conditions = (measured["device"], measured["threads"], measured["batch_size"], measured["length"])
     assert conditions == ("cpu", available_cores(), 1, 8)
     assert measured["host"]["available_cores"] == available_cores()

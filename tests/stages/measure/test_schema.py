@@ -59,7 +59,7 @@ def test_a_budgets_verdicts_are_part_of_it(measured: dict, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": "3.0"}, "is of schema version 3.0, and this homoexport reads 2.6"),
+        ({"schema_version": "3.0"}, "is of schema version 3.0, and this homoexport reads 2.7"),
         ({"schema_version": 1}, "has no schema_version"),
         ({"schema_version": None}, "has no schema_version"),
         ({"threads": "many"}, "does not follow the schema: .*threads"),

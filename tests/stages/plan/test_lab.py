@@ -19,6 +19,7 @@ from homoexport.shape import Shape
 from homoexport.stages.measure import FileFigures
 from homoexport.stages.plan import lab
 from homoexport.stages.plan.shapes import candidates
+from homoexport.stages.plan.table import DEEP, Table
 from homoexport.workflow.plan import instruments_for
 from tests.conftest import tiny_bert, tiny_tokenizer
 
@@ -35,6 +36,7 @@ class Target:
         self.too_big: int | None = None
         self.crowded = False
         self.slow: dict[Shape, list[float]] = {}
+        self.restless: list[float] = []  # the share of disturbed rounds, group by group; 0 from then on
         self.asked = (128, 1)
 
     def lab(
@@ -59,16 +61,17 @@ class Target:
         assert (length, batch_size) == self.asked
         pace = self.paces[len(self.groups) % len(self.paces)]
         self.groups.append(len(files))
+        share = self.restless.pop(0) if self.restless else 0.0
         if self.crowded and len(files) > 2:
             return [None] * len(files)
-        return [self._figures(self.shapes[file], pace) for file in files]
+        return [self._figures(self.shapes[file], pace * (1 + share), share) for file in files]
 
-    def _figures(self, shape: Shape, pace: float) -> FileFigures | None:
+    def _figures(self, shape: Shape, pace: float, share: float) -> FileFigures | None:
         if self.too_big is not None and shape.hidden_size >= self.too_big:
             return None
         pace *= self.slow[shape].pop(0) if self.slow.get(shape) else 1.0
         ms = pace * (0.1 + 0.01 * shape.num_hidden_layers * (shape.hidden_size + shape.intermediate_size / 2))
-        return FileFigures({50: ms, 90: ms, 95: 1.1 * ms, 99: 1.2 * ms}, ms, 60.0 + shape.hidden_size)
+        return FileFigures({50: ms, 90: ms, 95: 1.1 * ms, 99: 1.2 * ms}, ms, 60.0 + shape.hidden_size, share)
 
 
 @pytest.fixture
@@ -230,3 +233,119 @@ def test_damaged_memory_is_measured_again(target, encoder, damage):
     with target.lab(encoder).open() as again:
         assert again.table()[1] is False
         assert again.form == "standard"
+
+
+def narrow_of(table: Table) -> Shape:
+    """A model of the table that is not the smallest, nor the widest, nor the anchor."""
+    deep = [shape for shape in table.measured if shape.num_hidden_layers == DEEP]
+    return deep[len(deep) // 4]
+
+
+def test_a_group_that_others_disturbed_is_measured_again_at_once(target, encoder):
+    with target.lab(encoder).open() as one:
+        calm, _ = one.table()
+    groups = len(target.groups)
+    target.groups.clear()
+    target.restless = [0.0, 0.8, 0.5, 0.0]  # the second group, and it again
+    with target.lab(encoder, fresh=True).open() as again:
+        table, _ = again.table()
+    assert len(target.groups) == groups + 2
+    assert table.measured == calm.measured
+    assert (table.figures.suspect, table.figures.disturbed_share) == ((), 0.0)
+    assert table.figures.measured_at
+
+
+def test_what_stays_disturbed_is_suspect_and_the_next_plan_measures_it_again(target, encoder):
+    with target.lab(encoder).open() as one:
+        calm, _ = one.table()
+    target.restless = [0.0, 0.8, 0.9, 0.8]
+    with target.lab(encoder, fresh=True).open() as busy:
+        table, _ = busy.table()
+    suspect = set(table.figures.suspect)
+    assert suspect
+    assert suspect < set(table.measured)
+    assert 0 < table.figures.disturbed_share < 0.8
+    assert table.doubts(next(iter(suspect)))
+    target.groups.clear()
+    with target.lab(encoder).open() as later:
+        mended, remembered = later.table()
+        assert remembered
+        assert target.groups
+        assert mended.figures.suspect == ()
+        for shape, cost in mended.measured.items():
+            assert cost.latency_p50_ms == pytest.approx(calm.measured[shape].latency_p50_ms)
+        measured = len(target.groups)
+        assert later.table() == (mended, True)
+        assert len(target.groups) == measured
+
+
+def test_a_machine_that_is_always_busy_is_not_waited_for(target, encoder):
+    with target.lab(encoder).open() as one:
+        one.table()
+    groups = len(target.groups)
+    target.groups.clear()
+    target.restless = [0.8] * 100
+    with target.lab(encoder, fresh=True).open() as busy:
+        table, _ = busy.table()
+        assert set(table.figures.suspect) == set(table.measured)
+        assert len(target.groups) == groups + 6
+        whole = candidates(encoder, SETTINGS)[-1:]
+        busy.whole(whole, table)
+        busy.alone(whole)
+        assert busy._known.whole == busy._known.alone == ()
+
+
+def test_a_model_out_of_line_is_measured_again_and_the_table_keeps_what_is_true(target, encoder):
+    with target.lab(encoder).open() as one:
+        true, _ = one.table()
+    odd = narrow_of(true)
+    target.slow = {odd: [1.7, 1.0]}
+    with target.lab(encoder, fresh=True).open() as again:
+        table, _ = again.table()
+    assert table.measured[odd].latency_p50_ms == pytest.approx(true.measured[odd].latency_p50_ms)
+    assert table.figures.suspect == ()
+
+
+def test_a_width_that_is_slow_here_stays_so(target, encoder):
+    with target.lab(encoder).open() as one:
+        true, _ = one.table()
+    odd = narrow_of(true)
+    target.slow = {odd: [1.7] * 9}
+    with target.lab(encoder, fresh=True).open() as again:
+        table, _ = again.table()
+    assert table.measured[odd].latency_p50_ms == pytest.approx(1.7 * true.measured[odd].latency_p50_ms)
+    assert table.figures.suspect == ()
+
+
+def test_a_model_that_is_another_each_time_is_suspect(target, encoder):
+    with target.lab(encoder).open() as one:
+        true, _ = one.table()
+    odd = narrow_of(true)
+    target.slow = {odd: [2.6, 1.7, 1.2]}
+    with target.lab(encoder, fresh=True).open() as again:
+        table, _ = again.table()
+    assert table.figures.suspect == (odd,)
+
+
+def test_what_was_measured_on_a_slower_machine_is_taken_to_the_pace_of_now(target, encoder):
+    shapes = candidates(encoder, SETTINGS)
+    with target.lab(encoder).open() as quiet:
+        true, _ = quiet.table()
+        whole = quiet.whole(shapes[-1:], true)[shapes[-1]]
+    target.paces = [1.7]
+    with target.lab(encoder, fresh=True).open() as slow:
+        slow_table, _ = slow.table()
+    target.paces = [1.0]
+    with target.lab(encoder).open() as now:
+        table, remembered = now.table()
+        assert remembered
+        assert table == slow_table
+        slow_whole = now.whole(shapes[-1:], table)[shapes[-1]]
+        assert slow_whole.latency_p50_ms == pytest.approx(1.7 * whole.latency_p50_ms)  # at the table's pace
+        assert now.slower_then == pytest.approx(1.7)
+    with target.lab(encoder).open() as next_one:
+        kept, _ = next_one.table()
+        assert next_one.whole(shapes[-1:], kept)[shapes[-1]].latency_p50_ms == pytest.approx(whole.latency_p50_ms)
+        assert next_one.slower_then == 1
+    for shape, cost in kept.measured.items():
+        assert cost.latency_p50_ms == pytest.approx(true.measured[shape].latency_p50_ms)

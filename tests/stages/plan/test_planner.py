@@ -32,6 +32,10 @@ class FakeLab:
         measured = {shape: self.true(shape, table.predict(shape)) for shape in shapes}
         return {shape: figures for shape, figures in measured.items() if figures is not None}
 
+    def is_disturbed(self, shape: Shape) -> bool:
+        """The first one that was asked for."""
+        return shape == self.asked[0][0]
+
 
 def slower(figures: Cost, factor: float) -> Cost:
     names = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms", "latency_mean_ms")
@@ -79,6 +83,7 @@ def test_right_predictions_end_at_once(table):
     assert choice.shape == best_by(lambda shape: cost(shape).latency_p50_ms, 4.0)
     assert len(lab.asked) == 1
     assert len(checks) == len(lab.asked[0]) == 3
+    assert [row.shape for row in rows if row.suspect] == [choice.shape]
     assert max(abs(check.error) for check in checks) < 1e-9
     assert len(rows) == len(candidates())
 

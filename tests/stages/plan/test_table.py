@@ -12,7 +12,7 @@ from homoexport.documents.document import parse_document, to_json
 from homoexport.documents.plan import Cost, MeasuredTable, PlanMemory, ShapeCost
 from homoexport.shape import Shape
 from homoexport.stages.plan.shapes import hidden_sizes
-from homoexport.stages.plan.table import DEEP, ONE, Table, shapes_to_measure
+from homoexport.stages.plan.table import DEEP, ONE, Table, outliers, shapes_to_measure
 
 
 def cost(shape: Shape) -> Cost:
@@ -104,3 +104,38 @@ def test_nothing_is_predicted_to_take_no_time_however_restless_the_machine():
     )
     table = Table(MeasuredTable(batch_size=1, length=128, measured=measured, pace_ms=1.0, drift=0.9))
     assert all(table.predict(shape).latency_p50_ms > 0 for shape in candidates() if table.covers(shape))
+
+
+def test_models_far_from_their_neighbours_line_are_outliers(table):
+    assert outliers(table.measured) == []
+    deep = sorted(
+        (shape for shape in table.measured if shape.num_hidden_layers == DEEP and shape.hidden_size == 192),
+        key=lambda shape: (shape.intermediate_size, shape.num_attention_heads),
+    )
+    odd = deep[-1]
+    measured = {**table.measured, odd: table.measured[odd].times({"latency_p50_ms": 1.72})}
+    found = outliers(measured)
+    assert odd in found
+    assert {shape.num_hidden_layers for shape in found} == {DEEP}
+    assert all(abs(shape.hidden_size - 192) <= 64 for shape in found)  # its neighbours may look odd beside it
+    for end in (min, max):
+        last = end(table.measured, key=lambda shape: (shape.num_hidden_layers, shape.hidden_size))
+        slow = {**table.measured, last: table.measured[last].times({"latency_p50_ms": 4.0})}
+        assert last in outliers(slow)
+
+
+def test_doubt_is_of_what_is_predicted_from_a_suspect_model(table):
+    (suspect,) = [shape for shape in table.measured if shape.num_hidden_layers == ONE and shape.hidden_size == 192] or [
+        next(shape for shape in table.measured if shape.hidden_size == 192)
+    ]
+    doubted = Table(table.figures.model_copy(update={"suspect": (suspect,)}))
+    sizes = sorted({shape.hidden_size for shape in table.measured})
+    place = sizes.index(192)
+    for hidden, is_doubted in (
+        (192, True),
+        (sizes[place + 1], False),
+        (sizes[place] + 1, True),
+        (sizes[place - 2], False),
+    ):
+        assert doubted.doubts(Shape(6, hidden, hidden, 4)) is is_doubted
+    assert not table.doubts(Shape(6, 192, 192, 4))

@@ -34,6 +34,7 @@ from homoexport.units import parse_bytes
 
 _JOIN_AND_RUN = 'for group in $1; do echo 0 > "$group/cgroup.procs" || exit 125; done; shift; exec "$@"'
 _LIMIT_AND_RUN = 'ulimit -d "$1" || exit 125; shift; exec "$@"'  # RLIMIT_DATA, in kibibytes
+DATA_LIMIT = "RLIMIT_DATA"  # what enforces a limit of memory where no control group may be made
 _MEMORY_SIGNS = (
     "MemoryError",
     "bad_alloc",
@@ -159,7 +160,7 @@ class LimitedCpu(LocalCpu):
         if self._quota is not None:
             limits["quota"] = Limit(limit=self._quota, by=by_group or "sched_setaffinity")
         if self._memory_bytes is not None:
-            limits["memory_mb"] = Limit(limit=self._memory_bytes / _MB, by=by_group or "RLIMIT_DATA")
+            limits["memory_mb"] = Limit(limit=self._memory_bytes / _MB, by=by_group or DATA_LIMIT)
         return limits
 
     def start(self, stderr: IO[bytes], runtime: Runtime = "onnxruntime") -> subprocess.Popen[bytes]:

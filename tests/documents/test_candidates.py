@@ -1,0 +1,77 @@
+"""Candidates of an export: each has a name that no other has, and one ships."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from homoexport.documents.artifact import PackageManifest, read_manifest
+from homoexport.documents.package import CandidateFigures, PackageDetails
+from homoexport.report import candidate_table
+from homoexport.stages.export.card import model_card
+from tests.stages.measure.tiny_onnx import write_package
+
+
+@pytest.fixture
+def details(tmp_path: Path) -> PackageDetails:
+    """Of a package that was chosen in three rounds, among them the same graph with some products in fp32."""
+    package = read_manifest(write_package(tmp_path / "package"), PackageManifest).details
+    poor = package.parity.model_copy(update={"mean_cosine": 0.14, "passed": False})
+
+    def candidate(**changes: Any) -> CandidateFigures:
+        plain: dict[str, Any] = {
+            "name": "standard-int8",
+            "full_name": "standard-int8",
+            "precision": "int8",
+            "embeddings": "int8",
+            "calibration": None,
+            "kept_in_fp32": (),
+            "file_bytes": 10,
+            "latency_p50_ms": 1.0,
+            "round": 1,
+            "parity": None,
+            "parity_on_target": None,
+        }
+        return CandidateFigures(**{**plain, **changes})
+
+    mended = {"kept_in_fp32": ("a", "b"), "parity": package.parity, "round": 3}
+    fp32 = {
+        "name": "standard-fp32",
+        "full_name": "standard-fp32",
+        "precision": "fp32",
+        "embeddings": "fp32",
+        "round": 3,
+    }
+    candidates = (
+        candidate(),
+        candidate(round=2),
+        candidate(round=None, latency_p50_ms=None, parity=poor),
+        candidate(**mended),
+        candidate(**fp32),
+    )
+    return package.model_copy(
+        update={"candidates": candidates, "candidate": "standard-int8", "kept_in_fp32": ("a", "b")}
+    )
+
+
+def test_no_two_candidates_have_one_name(details: PackageDetails) -> None:
+    assert details.candidate_names == (
+        "standard-int8, 0 products in fp32, round 1",
+        "standard-int8, 0 products in fp32, round 2",
+        "standard-int8, 0 products in fp32, not timed",
+        "standard-int8, 2 products in fp32",
+        "standard-fp32",
+    )
+    twice = details.model_copy(update={"candidates": details.candidates[:1] * 2})
+    assert twice.candidate_names == ("standard-int8", "standard-int8 (2)")
+
+
+def test_only_what_ships_is_bold(details: PackageDetails) -> None:
+    assert details.shipped == 3
+    assert candidate_table(details).bold == (3,)
+    card = model_card("package", details, parent="0" * 64, source="me/it")
+    rows = [line for line in card.splitlines() if line.startswith(("| standard", "| **standard"))]
+    assert [row.startswith("| **") for row in rows] == [False, False, False, True, False]
+    assert details.model_copy(update={"candidates": ()}).shipped is None
