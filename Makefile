@@ -6,6 +6,7 @@
 # make soak   whole runs in one process, whose memory must not grow (MINUTES=60)
 # make check  ruff and mypy
 # make tables the tables of the README and the docs, written anew from the kept results
+# make screenshots  the docs' pictures of the report and of the terminal, of the run that `make demo` left
 # make house  counts of what keeps the code easy to read, each beside its limit
 # make targets  the tests of the targets that need more than Python: SSH, emulated CPUs, the browser
 # make loaders  the tests of other programs that load packages: Node.js, C, older releases of onnxruntime
@@ -33,7 +34,7 @@ PYTEST = $(BIN)/python -m pytest --durations=25 $(PYTEST_FLAGS)
 ALONE = $(shell grep --recursive --files-with-matches --include='*.py' 'mark\.alone' tests)
 IN_PARALLEL := --numprocesses $(JOBS) --dist worksteal
 
-.PHONY: demo test coverage test-slow crash-test soak check house tables targets loaders fuzz interop audit sbom setup lock clean
+.PHONY: demo test coverage test-slow crash-test soak check house tables screenshots targets loaders fuzz interop audit sbom setup lock clean
 
 demo: $(SETUP)
 	$(BIN)/homoexport run recipes/quickstart.yaml --output runs/quickstart --force
@@ -70,13 +71,17 @@ house:
 tables: $(SETUP)
 	$(BIN)/python tools/tables.py
 
+screenshots: $(SETUP)
+	which chromium >/dev/null || (apt-get update --quiet && apt-get install --yes --quiet --no-install-recommends chromium)
+	$(BIN)/python -m tools.screenshots runs/quickstart
+
 # As root, so that the packages can be installed where they are missing.
 targets: $(SETUP)
 	which sshd qemu-aarch64 chromium npm >/dev/null || (apt-get update --quiet && apt-get install --yes --quiet \
 		--no-install-recommends openssh-server qemu-user chromium $$(which npm >/dev/null || echo npm))
 	$(BIN)/homoexport doctor --set-up arm64
 	$(BIN)/homoexport doctor --set-up web
-	$(BIN)/python -m pytest -m "ssh or emulated or web" tests/stages/measure tests/cli
+	$(BIN)/python -m pytest -m "ssh or emulated or web" tests/stages/measure tests/cli tests/report
 
 fuzz: $(SETUP)
 	$(BIN)/python -m tests.fuzz $(FUZZ_FLAGS)

@@ -78,5 +78,6 @@ Split = Literal["train", "dev"]
 
 # Measuring.
 TOO_NOISY: Final = "too noisy to call"
+TOO_CLOSE: Final = "too close to call"  # of a quality, which the machine's noise does not change
 SpeedVerdict = Literal["faster", "slower", "same", "too noisy to call"]
 Steadiness = Literal["steady", "too noisy to call"]

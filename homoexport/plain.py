@@ -20,6 +20,7 @@ _UNSEEN = re.compile(
 )
 _MARKS = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")  # an underscore inside a word is none
 _FIRST = re.compile(r"^(\s*\d{0,9})([-+#=.)])(?=[-+#=]*(?:\s|$))")  # of a line: a heading, a rule, an item of a list
+_NEWLINE = "\n"
 _HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
@@ -46,6 +47,12 @@ def code(text: str) -> Markdown:
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
     space = " " * (line[:1] == "`" or line[-1:] == "`")
     return Markdown(f"{fence}{space}{line}{space}{fence}")
+
+
+def block(text: str, language: str) -> Markdown:
+    """Lines of code as a block of Markdown's; its fence is longer than any that is in it."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return Markdown(f"{fence}{language}\n{visible(text, keep=_NEWLINE).strip(_NEWLINE)}\n{fence}")
 
 
 def literal(text: str) -> Markdown:

@@ -54,7 +54,10 @@ _COMMANDS = {
         "package.score", "Write what a reranker or classifier says of pairs or texts, [texts, labels] float32."
     ),
     "verify": _Place("package.verify", "Check every file of an artifact against its manifest."),
-    "report": _Place("run.report", "Write a run's report.md and plots again, and show its table."),
+    "report": _Place(
+        "run.report",
+        "Write a run's report again, report.md with its plots and report.html, or lay several runs side by side.",
+    ),
 }
 _LOOK: dict[str, Any] = {"add_completion": False, "rich_markup_mode": "markdown"}
 

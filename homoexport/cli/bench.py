@@ -11,7 +11,7 @@ from rich.text import Text
 from homoexport.cli import screen
 from homoexport.cli.options import BUDGET, AsJson, Force, Provider, RunsIn, TargetFile, flags, on_provider, parsed
 from homoexport.documents.budget import Limit
-from homoexport.documents.layout import REPORT
+from homoexport.documents.layout import HTML_REPORT
 from homoexport.documents.output import refuse_existing, staged
 from homoexport.documents.recipe import BenchRecipe, Tree
 from homoexport.errors import UserError
@@ -175,7 +175,7 @@ def _keep_and_show(
             told += [Text(where).append(line) for line in gate_lines(gate, allowed)]
     told += measurement_remarks(document)
     if output is not None:
-        told.append(f"Report: {output / REPORT}")
+        told.append(f"Report: {output / HTML_REPORT}")
     screen.show(document, *told, as_json=as_json)
 
 

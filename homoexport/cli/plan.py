@@ -20,6 +20,7 @@ from homoexport.cli.options import (
     flags,
     parsed,
 )
+from homoexport.documents.layout import HTML_REPORT
 from homoexport.documents.recipe import PlanRecipe, Tree, looked_for
 
 _FIELDS = (
@@ -82,5 +83,5 @@ def plan(
 
     if output is not None:
         write_plan_report(output, found, force=force)
-    kept_in = [f"Report: {output / 'report.md'}"] if output else []
+    kept_in = [f"Report: {output / HTML_REPORT}"] if output else []
     screen.show(found, plan_table(found), *plan_lines(found), *kept_in, as_json=as_json)

@@ -24,7 +24,7 @@ from homoexport.cli.options import (
     resumable,
     run_folder,
 )
-from homoexport.documents.layout import PACKAGE, REPORT
+from homoexport.documents.layout import HTML_REPORT, PACKAGE
 from homoexport.documents.recipe import Recipe, Tree, looked_for, parse_as
 from homoexport.errors import UserError
 
@@ -57,7 +57,7 @@ def run(
 
     Where the recipe names no student, or with --plan, the student is the shape that the budget allows and that keeps
     most of the teacher; if its measured package misses a line all the same, it is pruned further. The run's folder
-    holds the student, its ONNX package, the measurement, report.md and summary.json. Exits with 3 where a line of the
+    holds the student, its ONNX package, the measurement, report.html and summary.json. Exits with 3 where a line of the
     budget is missed or the student does not fit the device.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -80,9 +80,9 @@ def run(
             on_stage=bars.on_stage, on_share=bars.on_measure, on_note=bars.on_note, on_distill=bars.on_distill
         )
         summary = run_recipe(settings, output=run_dir, force=force, resume=resume, progress=progress)
-    told: list[str | Text] = [*verdict_lines(summary.budget), *(f"Next: {step}" for step in next_steps(summary))]
-    where = [f"Package: {run_dir / PACKAGE}", f"Report:  {run_dir / REPORT}"]
-    screen.show(summary, summary_table(summary), *told, *where, as_json=as_json)
+        told: list[str | Text] = [*verdict_lines(summary.budget), *(f"Next: {step}" for step in next_steps(summary))]
+        where = [f"Package: {run_dir / PACKAGE}", f"Report:  {run_dir / HTML_REPORT}"]
+        screen.show(summary, summary_table(summary), *told, *where, as_json=as_json)
     if summary.budget_kept is not True:
         raise typer.Exit(3)
 
@@ -100,14 +100,33 @@ def _check(settings: Recipe, recipe: Path, output: Path | None, *, as_json: bool
 
 
 def report(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder of a finished run.")],
+    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Folders of finished runs.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Of several runs: their page (default: comparison.html)."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a run's report.md and plots again, and show its table."""
-    from homoexport.report import next_steps, summary_table, verdict_lines
-    from homoexport.workflow.summary import report as report_again
+    """Write a run's report again, report.md with its plots and report.html, or lay several runs side by side.
 
+    homoexport report runs/a runs/b runs/c -o comparison.html
+
+    The page of several runs is one file of HTML; the runs are read and left as they are.
+    """
+    from homoexport.report import next_steps, side_by_side_notes, side_by_side_table, summary_table, verdict_lines
+    from homoexport.workflow.summary import report as report_again
+    from homoexport.workflow.summary import report_side_by_side
+
+    if len(run_dirs) > 1:
+        page = output or Path("comparison.html")
+        runs = report_side_by_side(run_dirs, output=page)
+        told = [*side_by_side_notes(runs), f"Report: {page}"]
+        screen.show(list(runs.values()), side_by_side_table(runs), *told, as_json=as_json)
+        return
+    if output is not None:
+        raise UserError("is for several runs", where="--output", hint="the report of one run lies in its own folder")
+    (run_dir,) = run_dirs
     summary = report_again(run_dir)
     told: list[str | Text] = [*verdict_lines(summary.budget), *(f"Next: {step}" for step in next_steps(summary))]
-    where = f"Report: {run_dir / REPORT}"
+    where = f"Report: {run_dir / HTML_REPORT}"
     screen.show(summary, summary_table(summary), *told, where, as_json=as_json)

@@ -32,5 +32,18 @@ def rendered(template: str, **values: object) -> str:
         keep_trailing_newline=True,
         finalize=lambda value: value if isinstance(value, plain.Markdown) else plain.markdown(str(value)),
     )
-    templates.filters.update(code=plain.code, literal=plain.literal, line=plain.line)
+    templates.filters.update(code=plain.code, literal=plain.literal, line=plain.line, block=plain.block)
+    return templates.get_template(template).render(**values)
+
+
+def rendered_html(template: str, **values: object) -> str:
+    """A page of HTML out of a template of this folder; every value is escaped but where the template calls it safe."""
+    templates = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+    )
     return templates.get_template(template).render(**values)

@@ -8,7 +8,7 @@ A run's folder:
     2-onnx        the student's package, which is what ships
     3-measured    both packages measured in one interleaved run, and their quality
     turns/N       1-student to 3-measured of a turn that missed the budget, and was pruned on from
-    report.md, summary.json, plots/
+    report.md, report.html, summary.json, plots/
 
 Several students of one distillation lie in one folder each, by their names; fine-tuned ones in TASK/seed-N.
 """
@@ -37,7 +37,7 @@ from homoexport.errors import PackageError
 from homoexport.lock import is_ours
 
 PLAN, TEACHER, STUDENT, PACKAGE, MEASURED, TURNS = "plan", "0-teacher", "1-student", "2-onnx", "3-measured", "turns"
-REPORT, PLOTS = "report.md", "plots"
+REPORT, HTML_REPORT, PLOTS = "report.md", "report.html", "plots"
 SUMMARY = "summary.json"  # written last: a run that has it is over
 MEASUREMENT, FLOORS = "measurement.json", "floors.json"  # in 3-measured
 LOG, HELD_OUT = "log.jsonl", "held_out.txt"  # in a student's folder
@@ -49,11 +49,11 @@ TRACKERS = "trackers"  # what experiment trackers write, in a student's folder o
 # What homoexport may put into a folder that no manifest describes, by the kind of work there, as patterns; those of
 # folders end with a slash.
 _OF_RUNS = {
-    "run": {RUN_MARK, REPORT, SUMMARY, f"{PLOTS}/", f"{PLOTS}/*.png"},
-    "finetuning": {RUN_MARK, SUMMARY},
+    "run": {RUN_MARK, REPORT, HTML_REPORT, SUMMARY, f"{PLOTS}/", f"{PLOTS}/*.png"},
+    "finetuning": {RUN_MARK, REPORT, HTML_REPORT, SUMMARY, f"{PLOTS}/", f"{PLOTS}/*.png"},
 }
 _OF_ARTIFACTS = {  # that are not finished, or whose manifest is damaged
-    *(MANIFEST, RUN_MARK, LOG, HELD_OUT, *STATES, "README.md", REPORT, "*.json", "*.npz", "*.csv"),
+    *(MANIFEST, RUN_MARK, LOG, HELD_OUT, *STATES, "README.md", REPORT, HTML_REPORT, "*.json", "*.npz", "*.csv"),
     *("*.safetensors", "vocab.txt", "merges.txt", "*.model", "*.codes", "*.jinja"),
     *(f"{TRACKERS}/", f"{TRACKERS}/*", f"{PLOTS}/", f"{PLOTS}/*.png", ".student.part/", ".student.part/*"),
     *("onnx/", "onnx/*", "ort/", "ort/*", "strings/", "strings/*"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
@@ -94,8 +95,51 @@ class _Details(Figures):
     seconds: float
 
 
+Bits = Annotated[str, Field(pattern="^(?:[0-9a-f]{2})*$")]
+
+
+def bits_of(places: Iterable[int], count: int) -> Bits:
+    """Places among so many as bits in hex, the first place the highest bit.
+
+    >>> bits_of([0, 3, 8], 10)
+    '9080'
+    """
+    found = bytearray(-(-count // 8))
+    for place in places:
+        found[place // 8] |= 128 >> place % 8
+    return found.hex()
+
+
+def places_in(bits: Bits, count: int) -> list[bool]:
+    """For each of so many places, whether its bit is set; see `bits_of`."""
+    found = bytes.fromhex(bits).ljust(-(-count // 8), b"\0")
+    return [bool(found[place // 8] & 128 >> place % 8) for place in range(count)]
+
+
+class KeptLayer(Figures):
+    """What a student has of one of the teacher's layers, counted from 0; see `KeptNeurons`."""
+
+    layer: int
+    query_key: Bits
+    value_out: Bits
+    ffn: Bits
+
+
+class KeptNeurons(Figures):
+    """Which of the teacher's neurons a student has, by their places in the teacher, as `bits_of` writes them.
+
+    `hidden` are dimensions of the residual stream; those of attention are of all heads, one head after the other.
+    """
+
+    hidden: Bits
+    layers: tuple[KeptLayer, ...]
+
+
 class DistilledDetails(_Details):
-    """A student that was distilled: its teacher, its size, its text and its loss."""
+    """A student that was distilled: its teacher, its size, its text and its loss.
+
+    `kept` is told from version 2.5 of the manifest on, where the student is what is left of its teacher.
+    """
 
     made_by: Literal["distilling"] = "distilling"
     teacher_weights_sha256: str
@@ -111,6 +155,7 @@ class DistilledDetails(_Details):
     text: CorpusDescription
     vocabulary: VocabularyDescription | None = None
     held_out_loss: float
+    kept: KeptNeurons | None = None
 
 
 class StepRecord(Figures):

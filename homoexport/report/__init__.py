@@ -2,7 +2,13 @@
 
 from homoexport.report.bench import write_bench_report
 from homoexport.report.exported import candidate_table, export_lines
-from homoexport.report.judged import evaluation_notes, evaluation_table, finetuned_table
+from homoexport.report.judged import (
+    evaluation_notes,
+    evaluation_table,
+    finetuned_table,
+    write_evaluation_report,
+    write_finetuned_report,
+)
 from homoexport.report.measured import (
     change_table,
     device_table,
@@ -15,6 +21,7 @@ from homoexport.report.measured import (
 from homoexport.report.outlook import outlook_table, row_lines, time_in_words
 from homoexport.report.planned import plan_lines, plan_table, write_plan_report
 from homoexport.report.run import summary_table, write_report
+from homoexport.report.side_by_side import names_of, side_by_side_notes, side_by_side_table, write_side_by_side
 from homoexport.report.verdicts import next_steps
 from homoexport.report.wording import verdict_lines
 
@@ -30,16 +37,22 @@ __all__ = [
     "grid_table",
     "measurement_remarks",
     "measurement_table",
+    "names_of",
     "need_lines",
     "next_steps",
     "outlook_table",
     "plan_lines",
     "plan_table",
     "row_lines",
+    "side_by_side_notes",
+    "side_by_side_table",
     "summary_table",
     "time_in_words",
     "verdict_lines",
     "write_bench_report",
+    "write_evaluation_report",
+    "write_finetuned_report",
     "write_plan_report",
     "write_report",
+    "write_side_by_side",
 ]

@@ -12,24 +12,28 @@ from matplotlib.figure import Figure
 
 from homoexport.data import rendered
 from homoexport.documents.artifact import write_manifest
+from homoexport.documents.budget import is_kept
 from homoexport.documents.document import write_document
-from homoexport.documents.layout import MEASUREMENT, PLOTS, REPORT
+from homoexport.documents.layout import MEASUREMENT, PLOTS
 from homoexport.documents.measurement import Grid, Measurement
 from homoexport.report.measured import grid_table, labels_of, measurement_remarks, measurement_table
-from homoexport.report.plots import BLUE, COLOURS, INK, ORANGE, STYLE, save_figures
+from homoexport.report.page import verdict_of, write_page
+from homoexport.report.plots import BLUE, COLOURS, INK, ORANGE, STYLE, distribution_figure
 from homoexport.report.wording import conditions, host_line, number, verdict_lines, versions_line
+
+_ON_LIGHT = "#111111"  # on a map's light cells, whose colours are the same in the dark
+_DOTS = 1500  # of a figure: beyond, some calls are left out, but none of the slowest
 
 
 def write_bench_report(folder: Path, document: Measurement | Grid) -> None:
-    """Fill an empty folder with a measurement or a grid, as JSON, as a page and as plots: a `measurement` artifact."""
+    """Fill an empty folder with a measurement or a grid, as JSON, as pages and as plots: a `measurement` artifact."""
     figures = _figures(document)
-    save_figures(folder, figures)
     page = rendered(
         "bench_report.md.jinja",
         is_grid=isinstance(document, Grid),
         table=grid_table(document) if isinstance(document, Grid) else measurement_table(document),
         cells=document.cells,
-        plots=list(figures),
+        plots={name: _caption(name) for name in figures},
         folder=PLOTS,
         remarks=measurement_remarks(document),
         conditions=conditions,
@@ -38,7 +42,8 @@ def write_bench_report(folder: Path, document: Measurement | Grid) -> None:
         versions_line=versions_line,
     )
     write_document(folder / MEASUREMENT, document)
-    (folder / REPORT).write_text(page, encoding="utf-8")
+    verdicts = [verdict for cell in document.cells for verdict in cell.budget]
+    write_page(folder, page, figures, verdict=verdict_of(is_kept(verdicts), asked=bool(verdicts)))
     write_manifest(folder, "measurement")
 
 
@@ -53,10 +58,22 @@ def _figures(document: Measurement | Grid) -> dict[str, Figure]:
         }
     figures: dict[str, Figure] = {}
     if document.results:
+        figures["distribution"] = distribution_figure(document.results, labels_of(document.results))
         figures["samples"] = samples_figure(document)
     if any(result.open_loop for result in document.results):
         figures["arrivals"] = arrivals_figure(document)
     return figures
+
+
+def _caption(name: str) -> str:
+    """What a plot shows."""
+    if name.startswith("heat"):
+        return "Median latency over batch size and length; the darker, the faster"
+    return {
+        "distribution": "How many of the calls were answered within a time",
+        "samples": "Every timed call in the order of the rounds, with p50 and p95",
+        "arrivals": "p95 from arrival to answer over the rate of arrivals",
+    }[name]
 
 
 def heat_figure(cells: Sequence[Measurement], package: str, label: str) -> Figure:
@@ -83,7 +100,7 @@ def heat_figure(cells: Sequence[Measurement], package: str, label: str) -> Figur
             for (i, j), value in np.ndenumerate(values):
                 if not np.isnan(value):
                     dark = np.log(value) < (np.log(low) + np.log(high)) / 2
-                    axes.text(j, i, number(value), ha="center", va="center", color="white" if dark else "black")
+                    axes.text(j, i, number(value), ha="center", va="center", color="white" if dark else _ON_LIGHT)
             axes.set_xticks(range(len(lengths)), [str(length) for length in lengths])
             axes.set_yticks(range(len(batches)), [str(batch) for batch in batches])
             axes.set_xlabel("tokens")
@@ -100,12 +117,16 @@ def samples_figure(measurement: Measurement) -> Figure:
         rows = figure.subplots(len(measurement.results), 1, squeeze=False)[:, 0]
         for axes, result, label in zip(rows, measurement.results, labels_of(measurement.results), strict=True):
             samples = np.array(result.samples_ms)
-            axes.plot(np.arange(samples.size) / result.runs_per_round, samples, ".", color=BLUE, markersize=2)
+            every = -(-samples.size // _DOTS)
+            slowest = np.flatnonzero(samples > np.percentile(samples, 99))
+            drawn = np.union1d(np.arange(0, samples.size, every), slowest)
+            axes.plot(drawn / result.runs_per_round, samples[drawn], ".", color=BLUE, markersize=2)
             axes.axhline(result.latency_p50_ms, color=INK, linewidth=1)
             axes.axhline(result.latency_p95_ms, color=ORANGE, linewidth=1)
             axes.set_ylim(0, float(np.percentile(samples, 99.5)) * 1.15)
             axes.set_ylabel("ms")
-            axes.set_title(f"{label}: p50 and p95 of {result.runs} calls")
+            some = f", of which every {every}th and the slowest are drawn" if every > 1 else ""
+            axes.set_title(f"{label}: p50 and p95 of {result.runs} calls{some}")
         rows[-1].set_xlabel("round")
     return figure
 

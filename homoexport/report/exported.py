@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from matplotlib.figure import Figure
+
 from homoexport.choices import OTHER_RUNTIMES
 from homoexport.documents.artifact import PackageManifest
-from homoexport.documents.package import BrowserChoice, CandidateFigures, PackageDetails
+from homoexport.documents.package import BrowserChoice, CandidateFigures, PackageDetails, Parity
+from homoexport.report.plots import bars_figure
 from homoexport.report.table import Table
 from homoexport.schemes import SCHEMES
 
@@ -83,6 +86,54 @@ def candidate_table(details: PackageDetails) -> Table:
 
 
 def _cost(candidate: CandidateFigures, *, counted: bool) -> str:
+    cost = _figure(candidate, counted=counted)
+    return "-" if cost is None else f"{cost:.{2 if counted else 3}f}"
+
+
+def _figure(candidate: CandidateFigures, *, counted: bool) -> float | None:
+    """Milliseconds, or millions of instructions."""
     if counted:
-        return "-" if candidate.instructions is None else f"{candidate.instructions / 1e6:.2f}"
-    return "-" if candidate.latency_p50_ms is None else f"{candidate.latency_p50_ms:.3f}"
+        return None if candidate.instructions is None else candidate.instructions / 1e6
+    return candidate.latency_p50_ms
+
+
+def candidates_figure(details: PackageDetails) -> Figure | None:
+    """A bar for each candidate that was timed, or whose instructions were counted; None of fewer than two.
+
+    What ships is marked, in the last round that it was in.
+    """
+    costs: dict[str, float] = {}
+    marked = None
+    for place, (name, candidate) in enumerate(zip(details.candidate_names, details.candidates, strict=True)):
+        cost = _figure(candidate, counted=details.counted)
+        if cost is None:
+            continue
+        costs[name] = cost
+        if place == details.shipped:
+            marked = name
+    if len(costs) < 2:
+        return None
+    unit = "M instructions" if details.counted else "ms"
+    return bars_figure(costs, unit=unit, title="Candidates, in the order of the rounds", marked=marked)
+
+
+def parity_table(details: PackageDetails) -> Table:
+    """The parity ladder: how far each graph's answers are from torch's, on text; on the target, too, where asked."""
+    rungs: list[tuple[str, Parity]] = []
+    for name, candidate in zip(details.candidate_names, details.candidates, strict=True):
+        asked = {"": candidate.parity, f", on {details.held_on}": candidate.parity_on_target}
+        rungs += [(f"{name}{where}", parity) for where, parity in asked.items() if parity is not None]
+    chosen = (f"{details.candidate}, as shipped", details.parity)
+    rows = [
+        (
+            name,
+            "not finite" if parity.max_difference is None else f"{parity.max_difference:.2g}",
+            f"{parity.min_cosine:.4f}",
+            f"{parity.mean_cosine:.4f}",
+            "" if parity.top1_agreement is None else f"{parity.top1_agreement:.1%}",
+            "passed" if parity.passed else "broken",
+        )
+        for name, parity in [*rungs, chosen]
+    ]
+    head = ("Graph", "Largest difference", "Cosine, least", "Cosine, mean", "Same answer", "Gate")
+    return Table(head, rows).filled()

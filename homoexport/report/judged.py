@@ -1,7 +1,10 @@
-"""What models and fine-tuned students were judged to be, in tables."""
+"""What models and fine-tuned students were judged to be, in tables and pages."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from homoexport.data import rendered
 from homoexport.documents.evaluation import (
     FEWEST_JUDGED,
     BenchmarkData,
@@ -11,6 +14,9 @@ from homoexport.documents.evaluation import (
     MetricOverSeeds,
     QualityFigure,
 )
+from homoexport.documents.layout import PLOTS
+from homoexport.report.page import write_page
+from homoexport.report.plots import Dot, dots_figure
 from homoexport.report.table import Table
 
 
@@ -22,9 +28,12 @@ def evaluation_table(evaluation: Evaluation) -> Table:
         runs_in = f"{one.runtime}, {one.precision}"
         for size in dict.fromkeys(each.dimensions for each in one.metrics):
             found = {each.metric: _cell(each) for each in one.metrics if each.dimensions == size}
-            name = one.model if size is None else f"{one.model}, cut to {size}"
-            rows.append((name, runs_in, *(found.get(metric, "-") for metric in metrics)))
+            rows.append((_name(one.model, size), runs_in, *(found.get(metric, "-") for metric in metrics)))
     return Table(("model", "runs in", *metrics), rows, _title(evaluation), left=(0, 1))
+
+
+def _name(model: str, dimensions: int | None) -> str:
+    return model if dimensions is None else f"{model}, cut to {dimensions}"
 
 
 def _title(evaluation: Evaluation) -> str:
@@ -66,7 +75,7 @@ def finetuned_table(tuning: FineTuning) -> Table:
     several = max(each.seeds for each in tuning.summary) > 1
     rows = []
     for each in tuning.summary:
-        run = next(run for run in tuning.runs if each.task in (run.task, *run.judged))
+        run = _run_of(tuning, each)
         ends = (each.low, each.high) if several else _interval(run, each)
         spread = "-" if ends is None else f"{ends[0]:.4f} to {ends[1]:.4f}"
         trained_on = f"{run.examples} of {run.of_examples}"
@@ -75,6 +84,62 @@ def finetuned_table(tuning: FineTuning) -> Table:
     return Table(("task", "trained on", "metric", *figures), rows, f"{tuning.model}, fine-tuned", left=(0, 1, 2))
 
 
+def _run_of(tuning: FineTuning, each: MetricOverSeeds) -> FineTunedRun:
+    return next(run for run in tuning.runs if each.task in (run.task, *run.judged))
+
+
 def _interval(run: FineTunedRun, each: MetricOverSeeds) -> tuple[float, float] | None:
     split = run.judged.get(each.task) or next(iter(run.judged.values()))
     return next(found.interval for found in split if found.metric == each.metric)
+
+
+def write_evaluation_report(folder: Path, evaluation: Evaluation) -> None:
+    """Write an evaluation's report into its folder."""
+    dots: dict[str, list[Dot]] = {}
+    for one in evaluation.results:
+        for each in one.metrics:
+            name = _name(one.model, each.dimensions)
+            dots.setdefault(each.metric, []).append(Dot(f"{name} ({one.precision})", each.value, each.interval))
+    page = rendered(
+        "evaluation_report.md.jinja",
+        evaluation=evaluation,
+        table=evaluation_table(evaluation),
+        notes=evaluation_notes(evaluation),
+        models=Table(
+            ("model", "runs in", "digest"),
+            [(one.model, f"{one.runtime}, {one.precision}", one.digest[:12]) for one in evaluation.results],
+            left=range(3),
+        ),
+        folder=PLOTS,
+    )
+    write_page(folder, page, {"metrics": dots_figure(dots)})
+
+
+def write_finetuned_report(folder: Path, tuning: FineTuning) -> None:
+    """Write the report of fine-tuned students into the folder of one, or of all."""
+    dots: dict[str, list[Dot]] = {}
+    for each in tuning.summary:
+        run = _run_of(tuning, each)
+        interval = (each.low, each.high) if each.seeds > 1 else _interval(run, each)
+        dots.setdefault(each.metric, []).append(Dot(each.task, each.median, interval))
+    rows = [
+        (
+            run.task,
+            str(run.seed),
+            f"{run.examples} of {run.of_examples}",
+            f"{run.trained_on.source} ({run.trained_on.digest[:12]})",
+            "\n".join(f"{split}: {data.source} ({data.digest[:12]})" for split, data in run.judged_on.items()),
+            run.teacher or "",
+        )
+        for run in tuning.runs
+    ]
+    head = ("task", "seed", "examples", "trained on", "judged on", "taught by")
+    page = rendered(
+        "finetuned_report.md.jinja",
+        tuning=tuning,
+        table=finetuned_table(tuning),
+        runs=Table(head, rows, left=range(len(head))).filled(),
+        several=max(each.seeds for each in tuning.summary) > 1,
+        folder=PLOTS,
+    )
+    write_page(folder, page, {"metrics": dots_figure(dots)})

@@ -13,18 +13,18 @@ from homoexport.data import rendered
 from homoexport.documents.artifact import write_manifest
 from homoexport.documents.budget import DOWNLOAD, THROUGHPUT
 from homoexport.documents.document import write_document
-from homoexport.documents.layout import PLOTS, REPORT
+from homoexport.documents.layout import PLOTS
 from homoexport.documents.output import staged
 from homoexport.documents.plan import PLAN_FILE, Plan, Row
-from homoexport.report.plots import BLUE, COLOURS, INK, ORANGE, STYLE, save_figures
+from homoexport.report.page import write_page
+from homoexport.report.plots import BLUE, COLOURS, GREY, INK, ORANGE, STYLE, spread_by_decades
 from homoexport.report.table import Table
 from homoexport.report.wording import budget_line, conditions, in_runtime, number, parameters, quantity
 
 _NOTED_DRIFT = 0.1  # of the machine's pace, from which on it is reported
 _NOTED_DISTURBED = 0.1  # of the rounds
 _SHOWN = 12  # shapes of the front, around the choice
-_GREY = "#BBBBBB"
-_REASONS = (_GREY, *COLOURS[2:], INK)  # of shapes by why they are not on the front
+_REASONS = (GREY, *COLOURS[2:], INK)  # of shapes by why they are not on the front
 _FIGURES = {
     "latency_p50_ms": "p50",
     "latency_p95_ms": "p95",
@@ -188,7 +188,7 @@ def _errors(plan: Plan) -> str:
 
 
 def write_plan_report(out_dir: Path, plan: Plan, *, recipe: str | None = None, force: bool = False) -> None:
-    """Keep a plan as an artifact: `plan.json`, `report.md`, a plot; `recipe` is the digest of a run's.
+    """Keep a plan as an artifact: `plan.json` and its report; `recipe` is the digest of a run's.
 
     Raises:
         OutputError: `out_dir` exists, or cannot be written.
@@ -204,8 +204,7 @@ def write_plan_report(out_dir: Path, plan: Plan, *, recipe: str | None = None, f
         checks=_checks_table(plan),
     )
     with staged(out_dir, force=force) as folder:
-        save_figures(folder, {"front": front_figure(plan)})
-        (folder / REPORT).write_text(page, encoding="utf-8")
+        write_page(folder, page, {"front": front_figure(plan)})
         write_document(folder / PLAN_FILE, plan)
         write_manifest(folder, "plan", parent=plan.teacher, recipe=recipe)
 
@@ -242,7 +241,7 @@ def front_figure(plan: Plan) -> Figure:
             axes.axvline(plan.limits[first], color=ORANGE, linestyle="--", linewidth=1, label="budget")
             with_room = plan.limits[first] * (1 - plan.margins[first])
             axes.axvline(with_room, color=ORANGE, linestyle=":", linewidth=1, label="with room for what measuring adds")
-        axes.set_xscale("log")
+        spread_by_decades(axes)
         axes.set_xlabel(f"{label}{f', {unit}' if unit else ''}, predicted")
         axes.set_ylabel("kept of the teacher's squared sensitivity, %")
         axes.set_title("What the budget can afford")

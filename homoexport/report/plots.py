@@ -5,25 +5,32 @@ Colours are those of Okabe and Ito, which colour-blind readers can tell apart.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from homoexport.documents.document import new_file
 from homoexport.documents.layout import PLOTS
-from homoexport.documents.measurement import Measurement
+from homoexport.documents.measurement import Measurement, PackageFigures
 from homoexport.documents.recipe import LossWeights
 from homoexport.documents.student import StepRecord, WidthFigures
 from homoexport.report.wording import number, ratio
 
-BLUE, ORANGE, RED, PURPLE, INK = "#0072B2", "#E69F00", "#D55E00", "#CC79A7", "#333333"
-COLOURS = (BLUE, ORANGE, RED, PURPLE, "#009E73", "#56B4E9")
+BLUE, ORANGE, RED, PURPLE, GREEN, SKY = "#0072B2", "#E69F00", "#D55E00", "#CC79A7", "#009E73", "#56B4E9"
+INK, GREY, GRID, SHADE = "#333333", "#BBBBBB", "#E6E6E6", "#F2F2F2"
+COLOURS = (BLUE, ORANGE, RED, PURPLE, GREEN, SKY)
 _DPI = 150
+_DRAWN = 2000  # points of a line at most: more are no finer to the eye
 STYLE = {
     "font.size": 10,
     "axes.titlesize": 11,
@@ -34,7 +41,7 @@ STYLE = {
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
     "axes.grid": True,
-    "grid.color": "#E6E6E6",
+    "grid.color": GRID,
     "axes.axisbelow": True,
     "text.parse_math": False,  # labels hold names, in which a dollar is one
 }
@@ -48,11 +55,19 @@ WIDTHS = {
 }
 
 
+@contextmanager
+def any_labels() -> Iterator[None]:
+    """Letters that our font lacks, and names that leave no room for the figure: drawn as well as can be, unwarned."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph|constrained_layout")
+        yield
+
+
 def save_figures(folder: Path, figures: Mapping[str, Figure]) -> None:
     """Write figures into the folder's `plots`, under their names."""
     (folder / PLOTS).mkdir(exist_ok=True)
     for name, figure in figures.items():
-        with new_file(folder / PLOTS / f"{name}.png") as file:
+        with new_file(folder / PLOTS / f"{name}.png") as file, any_labels():
             figure.savefig(file, format="png", dpi=_DPI)
 
 
@@ -66,18 +81,24 @@ def _smooth(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
 
 def _draw_series(axes: Axes, steps: Sequence[int], values: NDArray[np.float64], colour: str) -> int:
     mean, window = _smooth(values)
+    some = _some(len(steps))
     if window > 1:
-        axes.plot(steps, values, color=colour, alpha=0.3, linewidth=0.8)
-    axes.plot(steps, mean, color=colour, linewidth=1.8)
+        axes.plot(steps[some], values[some], color=colour, alpha=0.3, linewidth=0.8)
+    axes.plot(steps[some], mean[some], color=colour, linewidth=1.8)
     axes.set_ylim(bottom=0)
     return window
+
+
+def _some(count: int) -> slice:
+    """Every so many of as many points, so that a line has no more than it needs."""
+    return slice(None, None, -(-count // _DRAWN))
 
 
 def _mark_pruning(axes: Axes, log: Sequence[StepRecord]) -> None:
     pruned = [each.step for each in log if each.pruned]
     if pruned:
         # A single event is a line.
-        axes.axvspan(pruned[0], pruned[-1], color="#F2F2F2", zorder=0, linewidth=0 if len(pruned) > 1 else 2)
+        axes.axvspan(pruned[0], pruned[-1], color=SHADE, zorder=0, linewidth=0 if len(pruned) > 1 else 2)
 
 
 def _step_label(log: Sequence[StepRecord], window: int) -> str:
@@ -99,7 +120,8 @@ def homotopy_figure(log: Sequence[StepRecord], teacher: WidthFigures) -> Figure:
             if name == "num_hidden_layers" and whole == widths[-1]:
                 continue  # depth is the exception
             told = f"{label}: {width_of(whole)} to {width_of(widths[-1])}"
-            above.plot(steps, 100 * widths / whole, dashes, color=colour, linewidth=thickness, label=told)
+            some = _some(len(log))
+            above.plot(steps[some], 100 * widths[some] / whole, dashes, color=colour, linewidth=thickness, label=told)
         above.set_ylim(0, 105)
         above.set_ylabel("% of the teacher's")
         above.set_title("Widths")
@@ -182,3 +204,77 @@ def _latency_title(measurement: Measurement) -> str:
         return "Latency of the student; the teacher does not fit"
     comparison = measurement.comparisons[0]
     return f"The student is {ratio(comparison.speedup_p50, 'faster', 'slower', comparison.interval)} at p50"
+
+
+def spread_by_decades(axes: Axes) -> None:
+    """Costs along a logarithmic axis, in plain figures."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(lambda value, _place: f"{value:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def distribution_figure(results: Sequence[PackageFigures], labels: Sequence[str]) -> Figure:
+    """For each package, the share of its calls that were answered within a time; dots are at p50 and p95."""
+    shares = np.linspace(0, 100, 201)
+    with rc_context(STYLE):
+        figure = Figure(figsize=(8, 3.4), layout="constrained")
+        axes = figure.subplots()
+        for result, label, colour in zip(results, labels, cycle(COLOURS), strict=False):
+            axes.plot(np.percentile(result.samples_ms, shares), shares, color=colour, linewidth=1.8, label=label)
+            dots = [result.latencies_ms[percent][0] for percent in (50, 95)]
+            axes.plot(dots, (50, 95), "o", color=colour, markersize=5)
+        spread_by_decades(axes)
+        axes.set_ylim(0, 100)
+        axes.set_ylabel("% of the calls")
+        axes.set_xlabel("answered within, ms (dots: p50 and p95)")
+        axes.set_title("Latency of every timed call")
+        axes.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def bars_figure(figures: Mapping[str, float], *, unit: str, title: str, marked: str | None = None) -> Figure:
+    """A bar for each figure, the first on top; the marked one in another colour."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(8, 1.1 + 0.34 * len(figures)), layout="constrained")
+        axes = figure.subplots()
+        colours = [ORANGE if name == marked else BLUE for name in figures]
+        bars = axes.barh(range(len(figures)), list(figures.values()), 0.7, color=colours)
+        axes.bar_label(bars, [f"{number(value)} {unit}" for value in figures.values()], padding=5, color=INK)
+        axes.set_yticks(range(len(figures)), list(figures))
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        axes.set_xlim(0, 1.15 * max(figures.values()))
+        axes.set_xlabel(unit)
+        axes.set_title(title)
+    return figure
+
+
+class Dot(NamedTuple):
+    """A figure with its interval, or its spread, and whose it is."""
+
+    label: str
+    value: float
+    interval: tuple[float, float] | None
+
+
+def dots_figure(dots: Mapping[str, Sequence[Dot]]) -> Figure:
+    """Side by side for each metric: a dot and whiskers for each model or task, the first on top."""
+    most = max(map(len, dots.values()))
+    with rc_context(STYLE):
+        figure = Figure(figsize=(max(8, 2.6 * len(dots)), 1.2 + 0.4 * most), layout="constrained")
+        for axes, (metric, found) in zip(figure.subplots(1, len(dots), squeeze=False)[0], dots.items(), strict=True):
+            for place, dot in enumerate(found):
+                reach = whiskers(dot.value, dot.interval)
+                axes.errorbar([dot.value], [place], xerr=reach, fmt="o", color=BLUE, capsize=3)
+            axes.set_yticks(range(len(found)), [dot.label for dot in found])
+            axes.set_ylim(most - 0.5, -0.5)
+            axes.grid(visible=False, axis="y")
+            axes.margins(x=0.2)
+            axes.set_title(metric)
+    return figure
+
+
+def whiskers(value: float, interval: tuple[float, float] | None) -> list[list[float]] | None:
+    """How far an interval reaches below and above its figure."""
+    return None if interval is None else [[max(0.0, value - interval[0])], [max(0.0, interval[1] - value)]]

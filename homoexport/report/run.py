@@ -1,21 +1,41 @@
-"""A run's `report.md`, told to the person who decides on the release, and its table for the terminal."""
+"""A run's report, told to the person who decides on the release, and its table for the terminal."""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+from matplotlib.figure import Figure
+
 from homoexport.data import rendered
-from homoexport.documents.artifact import DistilledManifest, read_manifest
-from homoexport.documents.document import write_text
-from homoexport.documents.layout import LOG, PACKAGE, PLOTS, REPORT, STUDENT
+from homoexport.documents.artifact import RUN_MARK, DistilledManifest, PackageManifest, read_manifest
+from homoexport.documents.document import read_document
+from homoexport.documents.layout import LOG, PACKAGE, PLAN, PLOTS, REPORT, STUDENT
 from homoexport.documents.measurement import Measurement
 from homoexport.documents.output import output_errors
-from homoexport.documents.student import StepRecord, WidthFigures, read_log
+from homoexport.documents.package import PackageDetails
+from homoexport.documents.plan import PLAN_FILE, Plan
+from homoexport.documents.run_folder import read_mark
+from homoexport.documents.student import DistilledDetails, StepRecord, WidthFigures, read_log
 from homoexport.documents.summary import PlannedTurns, Summary
+from homoexport.report.exported import candidate_table, candidates_figure, export_lines, parity_table
+from homoexport.report.kept import kept_figure, kept_table
 from homoexport.report.measured import latency_rows, measurement_remarks
-from homoexport.report.plots import WIDTHS, homotopy_figure, latency_figure, save_figures, terms_figure, width_of
+from homoexport.report.page import Tile, verdict_of, write_page
+from homoexport.report.planned import front_figure
+from homoexport.report.plots import (
+    WIDTHS,
+    bars_figure,
+    distribution_figure,
+    homotopy_figure,
+    latency_figure,
+    terms_figure,
+    width_of,
+)
 from homoexport.report.table import Table
+from homoexport.report.tradeoff import Point, tradeoff_figure
 from homoexport.report.verdicts import headline, judged_on_task, next_steps, quality_rows
 from homoexport.report.wording import (
     budget_line,
@@ -41,10 +61,10 @@ _OF_RANDOM_WEIGHTS = ("from-scratch", "minilm", "tinybert")
 
 
 def write_report(run_dir: Path, summary: Summary, *, measurement: Measurement) -> Path:
-    """Write `report.md` and its plots into a run's folder; the path of `report.md`.
+    """Write `report.md` with its plots, and `report.html`, into a run's folder; the path of `report.md`.
 
     Args:
-        run_dir: holds the student's log in `1-student` and its package in `2-onnx`.
+        run_dir: holds the student's log in `1-student`, its package in `2-onnx`, and the plan, where there was one.
         measurement: of the teacher's package, where it fits, and the student's.
 
     Raises:
@@ -52,25 +72,30 @@ def write_report(run_dir: Path, summary: Summary, *, measurement: Measurement) -
         OutputError: the folder cannot be written.
     """
     log = read_log(run_dir / STUDENT / LOG)
-    details = read_manifest(run_dir / STUDENT, DistilledManifest).details
+    made = read_manifest(run_dir / STUDENT, DistilledManifest)
+    shipped = read_manifest(run_dir / PACKAGE, PackageManifest)
+    details = made.details
     started, is_trained = details.teacher_widths or log[0].widths, details.method != "repair"
-    package = read_package(run_dir / PACKAGE)
-    models = {"teacher": summary.teacher, "student": summary.student}
-    labels = [f"{who}\n({model.precision})" for who, model in models.items() if model.latency_p50_ms is not None]
+    figures = _figures(run_dir, summary, measurement, details, shipped.details, log)
     page = rendered(
         "run_report.md.jinja",
         summary=summary,
         measurement=measurement,
-        package=package,
+        package=read_package(run_dir / PACKAGE),
         plan=summary.plan,
         log=log,
         plots=PLOTS,
+        drawn=figures,
         folder=PACKAGE,
         # Tables.
         budget=_budget_table(summary),
         comparison=Table(("", "Teacher", "Student", "Student is"), summary_rows(summary)),
+        lineage=_lineage_table(summary, made, shipped),
         turns=_turns_table(summary.plan) if summary.plan else None,
+        kept=kept_table(details.kept, started) if "kept" in figures and details.kept else None,
         figures=_figures_table(measurement),
+        candidates=candidate_table(shipped.details),
+        parity=parity_table(shipped.details),
         stages=_stages_table(summary),
         # What the template says in words.
         headline=headline(summary.budget),
@@ -83,21 +108,110 @@ def write_report(run_dir: Path, summary: Summary, *, measurement: Measurement) -
         widest=max(log, key=lambda step: step.gap),
         gap=_gap,
         remarks=measurement_remarks(measurement),
+        exported=export_lines(PACKAGE, shipped),
         quality=metric(summary.quality_metric, summary.quality_documents)[1],
         measure_again=shlex.join(["homoexport", "bench", "--device", summary.measured.device, PACKAGE]),
+        recipe=_recipe(run_dir),
         conditions=conditions,
         host_line=host_line,
         parameters=parameters,
         quantity=quantity,
         versions_line=versions_line,
     )
+    verdict = verdict_of(summary.budget_kept, asked=bool(summary.budget))
     with output_errors(run_dir):
-        figures = {"latency": latency_figure(measurement, labels=labels)}
-        if is_trained:
-            figures |= {"homotopy": homotopy_figure(log, started), "terms": terms_figure(log)}
-        save_figures(run_dir, figures)
-        write_text(run_dir / REPORT, page)
+        write_page(run_dir, page, figures, verdict=verdict, tiles=_tiles(summary))
     return run_dir / REPORT
+
+
+def _figures(
+    run_dir: Path,
+    summary: Summary,
+    measurement: Measurement,
+    student: DistilledDetails,
+    package: PackageDetails,
+    log: Sequence[StepRecord],
+) -> dict[str, Figure]:
+    """The plots, by the names of their files."""
+    models = {"teacher": summary.teacher, "student": summary.student}
+    labels = [f"{who} ({model.precision})" for who, model in models.items() if model.latency_p50_ms is not None]
+    quality = metric(summary.quality_metric, summary.quality_documents)[0]
+    figures = {
+        "latency": latency_figure(measurement, labels=[label.replace(" ", "\n", 1) for label in labels]),
+        "tradeoff": tradeoff_figure(points_of(summary, measurement), quality=quality),
+    }
+    if summary.plan is not None:
+        figures["front"] = front_figure(read_document(run_dir / PLAN / PLAN_FILE, Plan, hint="plan again"))
+    started = student.teacher_widths or log[0].widths
+    if student.method != "repair":
+        figures |= {"homotopy": homotopy_figure(log, started), "terms": terms_figure(log)}
+    if student.kept is not None and student.teacher_widths is not None:
+        figures["kept"] = kept_figure(student.kept, student.teacher_widths)
+    figures["distribution"] = distribution_figure(measurement.results, labels)
+    if (candidates := candidates_figure(package)) is not None:
+        figures["candidates"] = candidates
+    if summary.seconds:
+        figures["stages"] = bars_figure(summary.seconds, unit="s", title="Wall time of the stages")
+    return figures
+
+
+def points_of(summary: Summary, measurement: Measurement) -> list[Point]:
+    """The teacher and the student by quality and cost."""
+    detail = summary.quality_detail
+    *others, student = measurement.results
+    pairs = [
+        ("teacher", summary.teacher, others[0] if others else None, detail.teacher),
+        ("student", summary.student, student, detail.student),
+    ]
+    return [
+        Point(
+            f"{who} ({model.precision})",
+            model.latency_p95_ms,
+            figures.latency_p95_interval_ms if figures else None,
+            model.file_bytes / 1e6,
+            quality.value,
+            quality.interval,
+        )
+        for who, model, figures, quality in pairs
+    ]
+
+
+def _tiles(summary: Summary) -> list[Tile]:
+    """What the student is to its teacher, in large letters; its quality last."""
+    *rows, (label, theirs, ours, _) = summary_rows(summary)
+    tiles = [Tile(name, better, f"{teacher} to {student}") for name, teacher, student, better in rows if better]
+    return [*tiles, Tile(label, ours, f"teacher: {theirs}")]
+
+
+def _lineage_table(summary: Summary, student: DistilledManifest, package: PackageManifest) -> Table:
+    """From the teacher to what ships: what each is, when it was made, and its digest."""
+    made, shipped = student.details, package.details
+    rows = [
+        ("Teacher", summary.teacher.name, parameters(summary.teacher.parameters), "", made.teacher_weights_sha256[:12]),
+        (
+            f"Student\n{STUDENT}",
+            f"{made.widths.name}\n{made.method}, {made.steps} steps",
+            parameters(made.parameters),
+            student.created,
+            student.digest[:12],
+        ),
+        (
+            f"Package\n{PACKAGE}",
+            f"{shipped.candidate}\n{shipped.precision}, {shipped.task}",
+            parameters(shipped.parameters),
+            package.created,
+            package.digest[:12],
+        ),
+    ]
+    return Table(("", "What it is", "Parameters", "Made", "Digest"), rows, left=(0, 1, 3, 4))
+
+
+def _recipe(run_dir: Path) -> str:
+    """The recipe as it was asked for, in YAML; nothing where the run's mark is gone."""
+    if not (run_dir / RUN_MARK).is_file():
+        return ""
+    asked = read_mark(run_dir).model_dump(mode="json")["recipe"]
+    return "" if asked is None else yaml.safe_dump(asked, sort_keys=False, allow_unicode=True)
 
 
 def summary_rows(summary: Summary) -> list[tuple[str, str, str, str]]:

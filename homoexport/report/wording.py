@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.text import Text
 
-from homoexport.choices import OTHER_RUNTIMES, TOO_NOISY, Runtime, Side
+from homoexport.choices import OTHER_RUNTIMES, TOO_CLOSE, TOO_NOISY, Runtime, Side
 from homoexport.documents.budget import DOWNLOAD, QUALITY_LINE, BudgetVerdict
 from homoexport.documents.measurement import Change, Measurement
 from homoexport.documents.recipe import MeasureSettings
@@ -180,7 +180,7 @@ def judgement(kept: bool | None) -> str:
 
 def verdict_word(verdict: BudgetVerdict) -> str:
     """The same of one line: a quality does not depend on the machine's noise, and may be too close to its floor."""
-    return "too close to call" if verdict.is_quality and verdict.kept is None else judgement(verdict.kept)
+    return TOO_CLOSE if verdict.is_quality and verdict.kept is None else judgement(verdict.kept)
 
 
 def verdict_lines(verdicts: Sequence[BudgetVerdict]) -> list[Text]:

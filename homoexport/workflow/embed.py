@@ -65,7 +65,8 @@ def embed(
     Raises:
         PackageError: not a package, or one that gives no vectors.
         TextError: files or columns that are not there, or what is no text.
-        UserError, OutputError: numbers below 1, no such prompt, or an output that cannot be written. It is whole, or as it was before.
+        UserError, OutputError: numbers below 1, no such prompt, or an output that cannot be written. It is whole, or as
+            it was before.
 
     Example:
         >>> embed("student-onnx", data=["docs/*.jsonl"], column="body", output=Path("vectors.npy"))

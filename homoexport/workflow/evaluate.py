@@ -13,6 +13,7 @@ from homoexport.documents.document import write_document
 from homoexport.documents.evaluation import EVALUATION_FILE, BenchmarkData, Columns, Evaluation, JudgedData
 from homoexport.documents.output import refuse_existing, staged
 from homoexport.errors import UserError
+from homoexport.report import write_evaluation_report
 from homoexport.stages.evaluate import (
     MAX_TRAIN,
     TASKS,
@@ -94,6 +95,7 @@ def evaluate(
         evaluation = asked.on_benchmark(models, progress) if task == "mteb" else asked.on_examples(models, progress)
         if folder is not None:
             write_document(folder / EVALUATION_FILE, evaluation)
+            write_evaluation_report(folder, evaluation)
             write_manifest(folder, "evaluation")
     return evaluation
 

@@ -32,6 +32,7 @@ from homoexport.documents.recipe import FinetuneRecipe, FinetuneSettings
 from homoexport.documents.run_folder import begin, check_output, holds, is_finished, refuse_other_work
 from homoexport.documents.student import FinetunedDetails
 from homoexport.errors import PackageError, UserError
+from homoexport.report import write_finetuned_report
 from homoexport.stages.evaluate import (
     Examples,
     LabelledTask,
@@ -172,6 +173,7 @@ def finetune_student(
             seconds=made.seconds,
             finetuned=run,
         )
+        write_finetuned_report(folder, FineTuning(model=source, runs=(run,), summary=over_seeds([run])))
         write_manifest(folder, "student", parent=made.parent, details=details)
     return run
 
@@ -247,6 +249,7 @@ def finetune_many(
                 finetune_student(source, task, folder, settings=settings, seed=seed, teacher=teacher, progress=progress)
             runs.append(verify(folder, FinetunedManifest, strict=False).details.finetuned)
         tuning = FineTuning(model=source, runs=tuple(runs), summary=over_seeds(runs), skipped=dict(skipped or {}))
+        write_finetuned_report(out_dir, tuning)
         write_document(out_dir / FINE_TUNING_FILE, tuning)
     return tuning
 

@@ -349,6 +349,7 @@ class StudentWriter:
             text=job.corpus.description,
             vocabulary=job.vocabulary,
             held_out_loss=loss,
+            kept=run.kept(),
             seconds=round(self.seconds, 3),
         )
 

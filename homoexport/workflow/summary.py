@@ -11,6 +11,7 @@ from homoexport.documents.document import read_document
 from homoexport.documents.evaluation import QUALITY_FILE, PackageQuality, RunQuality
 from homoexport.documents.layout import FLOORS, MEASURED, PACKAGE, PLAN, STUDENT, SUMMARY, TEACHER
 from homoexport.documents.measurement import Measurement, PackageFigures
+from homoexport.documents.output import make_folder, output_errors
 from homoexport.documents.plan import PLAN_FILE, Plan
 from homoexport.documents.recipe import Recipe
 from homoexport.documents.run_folder import read_mark
@@ -23,8 +24,8 @@ from homoexport.documents.summary import (
     Ratios,
     Summary,
 )
-from homoexport.errors import PackageError
-from homoexport.report import write_report
+from homoexport.errors import PackageError, UserError
+from homoexport.report import names_of, write_report, write_side_by_side
 from homoexport.runtime.inference import PackageInfo, read_package
 from homoexport.workflow.turns import Turns, budget_verdicts, read_measured
 
@@ -56,11 +57,39 @@ def summary_of(run_dir: Path, recipe: Recipe) -> Summary:
 
 
 def report(run_dir: Path) -> Summary:
-    """Write a finished run's `report.md` and plots again, once its summary is that of what its stages left.
+    """Write a finished run's report again, once its summary is that of what its stages left.
+
+    Raises:
+        PackageError: see `checked_summary`.
+        OutputError: the folder cannot be written.
+    """
+    summary = checked_summary(run_dir)
+    write_report(run_dir, summary, measurement=read_measured(run_dir / MEASURED))
+    return summary
+
+
+def report_side_by_side(run_dirs: Sequence[Path], *, output: Path) -> dict[str, Summary]:
+    """Write one page of HTML of several finished runs, which are left as they are; their summaries by their names.
+
+    Raises:
+        UserError: a run is named twice.
+        PackageError: see `checked_summary`.
+        OutputError: the file cannot be written.
+    """
+    if len({folder.resolve() for folder in run_dirs}) < len(run_dirs):
+        raise UserError("the same run is named twice", where="report", hint="name each run once")
+    runs = dict(zip(names_of(run_dirs), map(checked_summary, run_dirs), strict=True))
+    make_folder(output.parent)
+    with output_errors(output):
+        write_side_by_side(output, runs, [read_measured(folder / MEASURED) for folder in run_dirs])
+    return runs
+
+
+def checked_summary(run_dir: Path) -> Summary:
+    """A finished run's summary, once it is that of what its stages left.
 
     Raises:
         PackageError: the run is not finished, or a part of it is missing, altered or another run's; or it holds links.
-        OutputError: the folder cannot be written.
     """
     refuse_links(run_dir)
     summary = read_document(run_dir / SUMMARY, Summary, hint="run the recipe again")
@@ -76,7 +105,6 @@ def report(run_dir: Path) -> Summary:
     if not is_of_one_run or recipe is None or _figures(summary) != _figures(summary_of(run_dir, recipe)):
         hint = "run its recipe again with --resume, or in another folder"
         raise PackageError("is not the summary of what lies beside it", where=str(run_dir / SUMMARY), hint=hint)
-    write_report(run_dir, summary, measurement=read_measured(run_dir / MEASURED))
     return summary
 
 

@@ -76,7 +76,7 @@ def test_people_read_a_table_what_to_write_and_what_more_would_buy(homoexport, a
     assert "224 wide is slower than 256 wide here: 6.50 ms against 6.00 ms" in said
     assert "Nothing was trained" in said
     manifest = verify(tmp_path / "plan", Manifest)
-    assert set(manifest.files) == {"plan.json", "report.md", "plots/front.png"}
+    assert set(manifest.files) == {"plan.json", "report.md", "report.html", "plots/front.png"}
     again = homoexport("plan", "--teacher", "some/model", "--latency-p50", "5.5ms", "-o", tmp_path / "plan")
     assert (again.code, "already exists" in again.err) == (2, True)
     assert len(asked) == 1

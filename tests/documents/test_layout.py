@@ -85,7 +85,7 @@ def test_what_stopped_work_leaves_is_its_own(tmp_path):
         (run / "turns/1/1-student" / name).touch()
     write_manifest(run / "turns/1/1-student", "student", details=student_details())
     (run / "plots").mkdir()
-    for name in ("report.md", "summary.json", "plots/latency.png", f".report.md.{'0' * 16}.homoexport"):
+    for name in ("report.md", "report.html", "summary.json", "plots/latency.png", f".report.md.{'0' * 16}.homoexport"):
         (run / name).touch()
     refuse_existing(run, force=True)
     (run / "plots" / "mine.txt").touch()

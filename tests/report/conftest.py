@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,12 +17,22 @@ from homoexport.documents.budget import Budget, BudgetVerdict, judge
 from homoexport.documents.document import parse_document, to_json, write_document, write_text
 from homoexport.documents.evaluation import PackageQuality, RunQuality
 from homoexport.documents.measurement import Grid, Measurement
-from homoexport.documents.student import StepRecord, WidthFigures
+from homoexport.documents.student import KeptLayer, KeptNeurons, StepRecord, WidthFigures, bits_of
 from homoexport.documents.summary import Summary
+from homoexport.report import (
+    write_bench_report,
+    write_evaluation_report,
+    write_finetuned_report,
+    write_plan_report,
+    write_report,
+    write_side_by_side,
+)
 from homoexport.workflow.summary import summarize
 from tests.conftest import tiny_tokenizer
+from tests.hostile import HOSTILE
 from tests.samples import student_details
 from tests.stages.measure.tiny_onnx import weights, write_package
+from tests.stages.plan.test_choice import plan
 
 STEPS, PRUNED_UNTIL = 180, 108
 
@@ -200,3 +212,72 @@ def run_dir(tmp_path: Path, log: list[StepRecord], measurement: dict[str, Any], 
     write_manifest(folder / "3-measured", "measurement")
     write_document(folder / "summary.json", summary)
     return folder
+
+
+KINDS = ("run", "bench", "grid", "plan", "eval", "finetune", "side by side")
+
+
+def kept_neurons() -> KeptNeurons:
+    """Of a teacher of 6 layers of 384/1536 with 12 heads of 32: every other one, and the last layer is gone."""
+    every_other = [bits_of(range(0, count, 2), count) for count in (384, 384, 1536)]
+    layers = [
+        KeptLayer(layer=layer, query_key=bits_of(range(192), 384), value_out=every_other[1], ffn=every_other[2])
+        for layer in range(5)
+    ]
+    return KeptNeurons(hidden=every_other[0], layers=tuple(layers))
+
+
+def grid_of(measurement: dict[str, Any]) -> dict[str, Any]:
+    """The JSON of a grid: three lengths by two batch sizes, with a budget that one of them misses."""
+    cells = []
+    for batch_size, length in [(1, 32), (1, 128), (1, 256), (8, 32), (8, 128), (8, 256)]:
+        cell = json.loads(json.dumps(measurement)) | {"batch_size": batch_size, "length": length}
+        for result in cell["results"]:
+            result["latency_p50_ms"] *= batch_size * length / 128
+        cells.append(cell)
+    missed = {"line": "latency_p50_ms", "limit": 10.0, "measured": 12.0, "interval": [11.8, 12.4], "kept": False}
+    cells[1]["budget"] = [missed]
+    return {"schema_version": "2.0", "kind": "grid", "cells": cells}
+
+
+@pytest.fixture
+def pages(
+    tmp_path_factory: pytest.TempPathFactory, run_dir: Path, summary: Summary, measurement: dict[str, Any]
+) -> dict[str, Path]:
+    """A report of each kind, as its page of HTML; written once for all tests, which leave them as they are."""
+    place = tmp_path_factory.getbasetemp() / "pages"
+    if not place.exists():
+        _write_pages(place, run_dir, summary, measurement)
+    return {kind: place / kind / "report.html" for kind in KINDS}
+
+
+def _write_pages(place: Path, run_dir: Path, summary: Summary, measurement: dict[str, Any]) -> None:
+    from tests.fuzz.good import good_documents  # which needs this module
+
+    for kind in KINDS:
+        if kind != "plan":
+            (place / kind).mkdir(parents=True)
+    details = student_details().model_copy(update={"kept": kept_neurons(), "teacher_widths": log_line(0).widths})
+    write_manifest(run_dir / "1-student", "student", details=details)
+    shutil.copytree(run_dir, place / "run", dirs_exist_ok=True)
+    write_report(place / "run", summary, measurement=typed(measurement))
+    write_bench_report(place / "bench", typed(measurement))
+    write_bench_report(place / "grid", typed(grid_of(measurement)))
+    write_plan_report(place / "plan", plan(latency_p50_ms=6.5, file_mb=10))
+    good = good_documents(place)
+    evaluation, tuning = (read(path) for path, read in (good["evaluation.json"], good["fine-tuning.json"]))
+    write_evaluation_report(place / "eval", evaluation)
+    write_finetuned_report(place / "finetune", tuning)
+    runs = {"one": summary, "two": summary.model_copy(update={"name": "another"})}
+    write_side_by_side(place / "side by side" / "report.html", runs, [typed(measurement)] * 2)
+
+
+@pytest.fixture
+def hostile_page(run_dir: Path, summary: Summary, measurement: dict[str, Any]) -> Path:
+    """A run's page in which a stranger's words are everywhere."""
+    word = " ".join(text for name, text in HOSTILE.items() if name != "half a character")
+    teacher = summary.teacher.model_copy(update={"name": word, "precision": word})
+    told = summary.model_copy(update={"name": word, "teacher": teacher, "versions": {word: word}})
+    found = measurement | {"device": word, "host": measurement["host"] | {"cpu": word}}
+    write_report(run_dir, told, measurement=typed(found))
+    return run_dir / "report.html"

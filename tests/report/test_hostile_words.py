@@ -79,7 +79,7 @@ def test_a_card_says_them_and_is_a_card(run_dir: Path, text: str) -> None:
 def test_a_report_says_them_and_is_a_report(
     run_dir: Path, summary: Summary, measurement: dict[str, Any], text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("homoexport.report.run.save_figures", lambda *_: None)
+    monkeypatch.setattr("homoexport.report.page.save_figures", lambda *_: None)
 
     def page(word: str) -> str:
         update = {"name": word, "recipe_digest": word, "versions": {word: word}, "quality_metric": word}
@@ -96,7 +96,7 @@ def test_a_report_says_them_and_is_a_report(
 
 @PAGES
 def test_a_measurement_says_them(tmp_path: Path, measurement: dict[str, Any], text: str, monkeypatch: Any) -> None:
-    monkeypatch.setattr("homoexport.report.bench.save_figures", lambda *_: None)
+    monkeypatch.setattr("homoexport.report.page.save_figures", lambda *_: None)
 
     def page(word: str) -> str:
         found = measurement | {"device": word}

@@ -164,6 +164,7 @@ def test_a_kept_grid_is_an_artifact_with_a_page(grid: dict[str, Any], tmp_path: 
     assert set(verify(tmp_path, Manifest).files) == {
         "measurement.json",
         "report.md",
+        "report.html",
         "plots/heat-1.png",
         "plots/heat-2.png",
     }

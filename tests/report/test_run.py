@@ -35,7 +35,8 @@ def test_report_tells_the_run(run_dir: Path, summary: Summary, measurement: dict
     assert "| Quality: Spearman with teacher | 1.00 | 0.874 (0.861 to 0.886) |" in text
     assert "fidelity to the teacher" in text
     links = re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
-    assert len(links) == 3
+    names = ["latency", "tradeoff", "homotopy", "terms", "distribution", "stages"]
+    assert links == [f"plots/{name}.png" for name in names]
     for link in links:
         assert (run_dir / link).read_bytes().startswith(b"\x89PNG")
     assert [entry.name for entry in run_dir.iterdir() if entry.name.startswith(".")] == []
@@ -68,7 +69,7 @@ def test_a_student_that_was_only_mended_has_no_steps_to_draw(
     text = write_report(run_dir, summary, measurement=typed(measurement)).read_text()
     assert "Nothing was trained." in text
     assert "steps" not in text.partition("## How the student came about")[2].partition("## How it was measured")[0]
-    assert {plot.name for plot in (run_dir / "plots").iterdir()} == {"latency.png"}
+    assert not {"homotopy.png", "terms.png"} & {plot.name for plot in (run_dir / "plots").iterdir()}
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,8 @@ def test_missed_budget_exits_with_3_and_resume_does_not_work_twice(homoexport, m
     package = verify(run / "2-onnx", Manifest).created
     again = homoexport("run", path, "-o", run, "--resume")
     assert again.code == 3
-    assert re.search(r"Quality \(overlap@10, held-out text\): .* of at least (100 % of 1.00 = )?1.00: missed", again.out)
+    line = r"Quality \(overlap@10, held-out text\): .* of at least (100 % of 1.00 = )?1.00: missed"
+    assert re.search(line, again.out)
     assert verify(run / "2-onnx", Manifest).created == package
     other = homoexport("run", path, "-o", run, "--resume", "--set", "seed=3")
     assert (other.code, "other settings" in other.err) == (2, True)

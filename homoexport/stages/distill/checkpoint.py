@@ -16,7 +16,7 @@ from homoexport.stages.distill.depth import DepthState
 from homoexport.stages.distill.job import Sources
 from homoexport.text.corpus import StreamState
 
-_FORMAT = 7  # raised whenever a checkpoint's content changes
+_FORMAT = 8  # raised whenever a checkpoint's content changes
 
 
 Values = dict[str, Any]  # as `state_dict` of torch's classes and `asdict` give them

@@ -13,12 +13,13 @@ Letters: L layers, H heads, d head width, D hidden size, F ffn width, V vocabula
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from homoexport.documents.recipe import DistillSettings
+from homoexport.documents.student import KeptLayer, KeptNeurons, bits_of
 from homoexport.encoder import Family, Group, Keep, Layout, Slot
 from homoexport.shape import Widths
 
@@ -34,13 +35,17 @@ def zero_scores(model: nn.Module, layout: Layout) -> Scores:
 
 
 class Ranking:
-    """The importance of a live model's neurons, kept up to date over the steps; `beta` is β1, `uncertainty_beta` β2."""
+    """The importance of a live model's neurons, kept up to date over the steps; `beta` is β1, `uncertainty_beta` β2.
+
+    `places` are those of the neurons that are left, in the model that it began with.
+    """
 
     def __init__(self, model: nn.Module, family: Family, settings: DistillSettings) -> None:
         self.kind, self.model, self.family = settings.importance, model, family
         self.beta, self.uncertainty_beta = settings.importance_smoothing, settings.uncertainty_smoothing
         self._smoothed = self._zeros()
         self._uncertainty = self._zeros()
+        self.places = {group: torch.arange(len(v), device=v.device) for group, v in self._smoothed.items()}
 
     def _zeros(self) -> Scores:
         return zero_scores(self.model, self.family.layout(self.model))
@@ -77,7 +82,7 @@ class Ranking:
         self._smoothed, self._uncertainty = self._zeros(), self._zeros()
 
     def keep(self, keep: Keep) -> None:
-        self._smoothed, self._uncertainty = (keep_scores(s, keep) for s in (self._smoothed, self._uncertainty))
+        self._smoothed, self._uncertainty, self.places = (keep_scores(each, keep) for each in self._followers)
 
     def keep_layers(self, kept: list[int]) -> None:
         def left(scores: Scores) -> Scores:
@@ -89,13 +94,18 @@ class Ranking:
             }
             return shared | inside
 
-        self._smoothed, self._uncertainty = left(self._smoothed), left(self._uncertainty)
+        self._smoothed, self._uncertainty, self.places = map(left, self._followers)
+
+    @property
+    def _followers(self) -> tuple[Scores, Scores, Scores]:
+        """What has an entry for each neuron that is left."""
+        return self._smoothed, self._uncertainty, self.places
 
     def state(self) -> list[list[Tensor]]:
-        return [list(self._smoothed.values()), list(self._uncertainty.values())]
+        return [list(each.values()) for each in self._followers]
 
     def load(self, state: list[list[Tensor]]) -> None:
-        for scores, saved in zip((self._smoothed, self._uncertainty), state, strict=True):
+        for scores, saved in zip(self._followers, state, strict=True):
             for group, vector in zip(scores, saved, strict=True):
                 scores[group] = vector.to(scores[group].device)
 
@@ -212,3 +222,23 @@ def _choose_dims(vector: Tensor, heads: Tensor, old_dim: int, new_dim: int) -> T
     rows = vector.view(-1, old_dim)[heads]
     best = torch.sort(rows, dim=1, descending=True, stable=True).indices[:, :new_dim].sort(dim=1).values
     return (heads[:, None] * old_dim + best).flatten()
+
+
+def kept_of(places: Scores, whole: Widths, came_from: Sequence[int]) -> KeptNeurons:
+    """Places of the neurons that are left in a teacher of these widths, of whose layers those are that the student's
+    came from."""
+
+    def bits(group: Group, count: int) -> str:
+        return bits_of(places[group].tolist(), count)
+
+    def layer_of(index: int, layer: int) -> KeptLayer:
+        dims = whole.heads_per_layer[layer] * whole.head_dim
+        return KeptLayer(
+            layer=layer,
+            query_key=bits(Group("query_key", index), dims),
+            value_out=bits(Group("value_out", index), dims),
+            ffn=bits(Group("ffn", index), whole.intermediate_size),
+        )
+
+    layers = tuple(layer_of(index, layer) for index, layer in enumerate(came_from))
+    return KeptNeurons(hidden=bits(Group("hidden"), whole.hidden_size), layers=layers)

@@ -17,20 +17,20 @@ import torch
 from torch import nn
 from transformers import get_linear_schedule_with_warmup
 
-from homoexport.documents.student import StepRecord, WidthFigures
+from homoexport.documents.student import KeptNeurons, StepRecord, WidthFigures
 from homoexport.encoder import Keep, count_parameters, slice_model
 from homoexport.encoder.fake_quant import rounded_to_int8
 from homoexport.shape import Shape, Widths
 from homoexport.stages.distill.batches import BatchMaker, MicroBatch, up_to
 from homoexport.stages.distill.checkpoint import RunState
 from homoexport.stages.distill.depth import Depth
-from homoexport.stages.distill.importance import Ranking, choose
+from homoexport.stages.distill.importance import Ranking, choose, kept_of
 from homoexport.stages.distill.job import Job
 from homoexport.stages.distill.layerwise import LayerMap
 from homoexport.stages.distill.optimizer import forget_parameters, make_optimizer
 from homoexport.stages.distill.repair import MOST_TOKENS, Repair
 from homoexport.stages.distill.schedule import PruneSchedule, widths_due
-from homoexport.stages.distill.start import recompute_activations, start_student
+from homoexport.stages.distill.start import AT_RANDOM, recompute_activations, start_student
 from homoexport.stages.distill.step import StepLoss
 from homoexport.stages.distill.terms import InnerTerms, weights_at, with_vectors
 
@@ -124,6 +124,12 @@ class Run:
     @property
     def widths(self) -> Widths:
         return self.family.widths(self.student)
+
+    def kept(self) -> KeptNeurons | None:
+        """Which of the teacher's neurons are left; None where the student began at random."""
+        if self.settings.method in AT_RANDOM:
+            return None
+        return kept_of(self.ranking.places, self.family.widths(self.teacher), self.inner_terms.map.attention)
 
     @property
     def is_sound(self) -> bool:

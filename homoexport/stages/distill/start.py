@@ -31,6 +31,8 @@ from homoexport.encoder import Family, start_from_scratch
 from homoexport.shape import Shape
 from homoexport.stages.distill.layerwise import LayerMap, Projections
 
+AT_RANDOM: tuple[Method, ...] = ("from-scratch", "minilm", "tinybert")  # whose students have nothing of the teacher's
+
 
 @dataclass(frozen=True)
 class Start:
@@ -49,7 +51,7 @@ def start_student(
     widths = family.widths(teacher)
     layers, wanted = widths.num_hidden_layers, target.num_hidden_layers
     projections = Projections(widths.hidden_size, layers, compare_in)
-    if method in ("from-scratch", "minilm", "tinybert"):
+    if method in AT_RANDOM:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             student = start_from_scratch(teacher, family, target)

@@ -1,0 +1,117 @@
+"""Several runs side by side, in a table and on one page of HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from homoexport.data import rendered
+from homoexport.documents.document import write_text
+from homoexport.documents.layout import PLOTS
+from homoexport.documents.measurement import Measurement
+from homoexport.documents.summary import Summary
+from homoexport.report.page import html_page
+from homoexport.report.plots import distribution_figure
+from homoexport.report.run import points_of, summary_rows
+from homoexport.report.table import Table
+from homoexport.report.tradeoff import Point, tradeoff_figure
+from homoexport.report.wording import (
+    budget_line,
+    conditions,
+    host_line,
+    judgement,
+    limit,
+    measured,
+    metric,
+    versions_line,
+)
+
+
+def names_of(run_dirs: Sequence[Path]) -> list[str]:
+    """What to call each run: its folder's name, or its whole path where several folders have that name."""
+    names = [folder.resolve().name for folder in run_dirs]
+    return [name if names.count(name) == 1 else str(path) for name, path in zip(names, run_dirs, strict=True)]
+
+
+def side_by_side_table(runs: Mapping[str, Summary]) -> Table:
+    """A row for each figure, a column for each run: its student, and what that is to its teacher."""
+    verdicts = [judgement(run.budget_kept) if run.budget else "none set" for run in runs.values()]
+    rows: list[tuple[str, ...]] = [("Budget", *verdicts)]
+    cells = [{label: (ours, better) for label, _, ours, better in summary_rows(run)} for run in runs.values()]
+    for label in dict.fromkeys(label for found in cells for label in found):
+        rows.append((label, *("\n".join(filter(None, found.get(label, ()))) for found in cells)))
+    return Table(("Student", *runs), rows, "Runs side by side; ratios are to each run's own teacher")
+
+
+def side_by_side_notes(runs: Mapping[str, Summary]) -> list[str]:
+    """Why figures of these runs may not compare."""
+    ways: dict[str, Callable[[Summary], object]] = {
+        "teachers": lambda run: run.teacher.name,
+        "conditions of measuring": lambda run: run.measured,
+        "machines": lambda run: run.host,
+        "metrics of quality": lambda run: (run.quality_metric, run.quality_documents, run.vectors_from),
+    }
+    first, *others = runs.values()
+    differing = [what for what, of in ways.items() if any(of(run) != of(first) for run in others)]
+    notes = [f"The runs have different {what}, so that figures do not compare as they stand" for what in differing]
+    return [*notes, "Each run was measured at its own time; homoexport bench times their packages in turns"]
+
+
+def write_side_by_side(path: Path, runs: Mapping[str, Summary], measurements: Sequence[Measurement]) -> None:
+    """Write the page of several runs, by their names; measurements are in the same order."""
+    first = next(iter(runs.values()))
+    results = [measurement.results[-1] for measurement in measurements]
+    figures = {
+        "tradeoff": tradeoff_figure(
+            _points(runs, measurements), quality=metric(first.quality_metric, first.quality_documents)[0]
+        ),
+        "distribution": distribution_figure(results, list(runs)),
+    }
+    page = rendered(
+        "side_by_side.md.jinja",
+        runs=runs,
+        table=side_by_side_table(runs),
+        notes=side_by_side_notes(runs),
+        budget=_budget_table(runs),
+        stages=_stages_table(runs),
+        plots=PLOTS,
+        conditions=conditions,
+        host_line=host_line,
+        versions_line=versions_line,
+    )
+    write_text(path, html_page(page, figures))
+
+
+def _points(runs: Mapping[str, Summary], measurements: Sequence[Measurement]) -> list[Point]:
+    """Each run's student, and each teacher once."""
+    points: dict[str, Point] = {}
+    for (name, run), measurement in zip(runs.items(), measurements, strict=True):
+        teacher, student = points_of(run, measurement)
+        told = f"teacher {run.teacher.name}"
+        points.setdefault(told, teacher._replace(label=told))
+        points[name] = student._replace(label=f"{name} ({run.student.precision})")
+    return list(points.values())
+
+
+def _budget_table(runs: Mapping[str, Summary]) -> Table:
+    """A row for each line of any run's budget."""
+
+    def told(run: Summary, line: str) -> str:
+        found = next((verdict for verdict in run.budget if verdict.line == line), None)
+        return "" if found is None else f"{measured(found)}\n{limit(found)}\n{judgement(found.kept)}"
+
+    lines = dict.fromkeys(verdict.line for run in runs.values() for verdict in run.budget)
+    rows = [(budget_line(line)[0], *(told(run, line) for run in runs.values())) for line in lines]
+    return Table(("Budget", *runs), rows)
+
+
+def _stages_table(runs: Mapping[str, Summary]) -> Table:
+    """Each stage's wall time."""
+
+    def spent(run: Summary, stage: str) -> str:
+        return f"{run.seconds[stage]:,.1f} s" if stage in run.seconds else ""
+
+    stages = dict.fromkeys(stage for run in runs.values() for stage in run.seconds)
+    rows = [(stage, *(spent(run, stage) for run in runs.values())) for stage in stages]
+    together = [f"{sum(run.seconds.values()):,.1f} s" for run in runs.values()]
+    return Table(("Stage", *runs), [*rows, ("together", *together)])
