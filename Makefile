@@ -5,6 +5,7 @@
 # make crash-test  whole runs killed and stopped at random moments, and resumed to the same bits (an hour)
 # make soak   whole runs in one process, whose memory must not grow (MINUTES=60)
 # make check  ruff and mypy
+# make docs   the site of docs/, in build/site, without a warning
 # make tables the tables of the README and the docs, written anew from the kept results
 # make screenshots  the docs' pictures of the report and of the terminal, of the run that `make demo` left
 # make house  counts of what keeps the code easy to read, each beside its limit
@@ -25,6 +26,7 @@ INTEROP := .venv-interop
 LOADERS := .loaders
 WEIGHTS := .weights
 TOOLS := .tools
+DOCS := .docs
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -34,7 +36,7 @@ PYTEST = $(BIN)/python -m pytest --durations=25 $(PYTEST_FLAGS)
 ALONE = $(shell grep --recursive --files-with-matches --include='*.py' 'mark\.alone' tests)
 IN_PARALLEL := --numprocesses $(JOBS) --dist worksteal
 
-.PHONY: demo test coverage test-slow crash-test soak check house tables screenshots targets loaders fuzz interop audit sbom setup lock clean
+.PHONY: demo test coverage test-slow crash-test soak check docs house tables screenshots targets loaders fuzz interop audit sbom setup lock clean
 
 demo: $(SETUP)
 	$(BIN)/homoexport run recipes/quickstart.yaml --output runs/quickstart --force
@@ -64,6 +66,9 @@ check: $(SETUP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(DOCS)/.complete
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
 
 house:
 	$(PYTHON) tools/house.py
@@ -120,9 +125,12 @@ interop: $(INTEROP)/$(WEIGHTS)
 $(INTEROP)/.complete: pyproject.toml constraints-interop.txt requirements-interop-lock.txt requirements-demo.txt
 	$(call set_up,$(INTEROP),requirements-interop-lock.txt,constraints-interop.txt,$(INTEROP_EXTRAS))
 
+# Environments of tools, each with a lock of its own.
 $(TOOLS)/.complete: requirements-tools-lock.txt
-	$(PYTHON) -m venv $(TOOLS)
-	$(TOOLS)/bin/python -m pip install --quiet --no-deps --require-hashes --requirement $<
+$(DOCS)/.complete: requirements-docs-lock.txt
+$(TOOLS)/.complete $(DOCS)/.complete:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --no-deps --require-hashes --requirement $<
 	touch $@
 
 # Of the environment, so that torch, which no lock file holds, is in it.
@@ -134,7 +142,7 @@ sbom: $(SETUP) $(TOOLS)/.complete
 		--output-file sbom.cdx.json
 
 lock:
-	for each in "" -interop -tools; do uv pip compile --quiet --no-config --no-deps --generate-hashes --no-annotate --no-header \
+	for each in "" -interop -tools -runtime -measure -docs; do uv pip compile --quiet --no-config --no-deps --generate-hashes --no-annotate --no-header \
 		--python-version 3.11 --no-emit-package torch constraints$$each.txt -o requirements$$each-lock.txt; done
 
 # Apart from the rest, so that the demo does without these 404 MB.
@@ -143,4 +151,4 @@ lock:
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(INTEROP) $(LOADERS) $(TOOLS) runs
+	rm -rf $(VENV) $(INTEROP) $(LOADERS) $(TOOLS) $(DOCS) build/site runs

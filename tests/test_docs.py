@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 from typing import Any
@@ -38,3 +39,12 @@ def test_links_lead_somewhere(path):
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
         if not target.startswith("http"):
             assert (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_names_of_the_code_are_there(path):
+    """Of links such as `[schedule.py](…/schedule.py): `widths_due``."""
+    for target, names in re.findall(r"\]\((\.\./homoexport/[^)]+\.py)\): ((?:`\w+`(?:, )?)+)", path.read_text()):
+        tree = ast.parse((path.parent / target).read_text(encoding="utf-8"))
+        known = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        assert set(re.findall(r"`(\w+)`", names)) <= known, target

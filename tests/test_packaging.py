@@ -67,7 +67,7 @@ def pins_of(file: str) -> set[str]:
     return {f"{name_of(name)}=={version}" for name, version in found}
 
 
-@pytest.mark.parametrize("kind", ["", "-interop", "-tools"])
+@pytest.mark.parametrize("kind", ["", "-interop", "-tools", "-runtime", "-measure", "-docs"])
 def test_locks_have_the_hashes_of_every_pin_but_torchs(kind):
     locked = (ROOT / f"requirements{kind}-lock.txt").read_text()
     pins = {pin for pin in pins_of(f"constraints{kind}.txt") if not pin.startswith("torch==")}

@@ -38,6 +38,9 @@ _COMMANDS = {
     "bench": _Place(
         "bench.bench", "Measure packages in fresh processes, in turns: latency, load time, memory, ratios."
     ),
+    "gate": _Place(
+        "gate.gate", "Hold a package against the one in use: is it slower, bigger or worse by more than is allowed?"
+    ),
     "devices": _Place(
         "devices.devices",
         "List where packages can be measured, and what is there: cores, instruction sets, memory, providers.",

@@ -20,6 +20,7 @@ from homoexport.report.measured import (
 )
 from homoexport.report.outlook import outlook_table, row_lines, time_in_words
 from homoexport.report.planned import plan_lines, plan_table, write_plan_report
+from homoexport.report.released import release_lines, release_page, release_table
 from homoexport.report.run import summary_table, write_report
 from homoexport.report.side_by_side import names_of, side_by_side_notes, side_by_side_table, write_side_by_side
 from homoexport.report.verdicts import next_steps
@@ -43,6 +44,9 @@ __all__ = [
     "outlook_table",
     "plan_lines",
     "plan_table",
+    "release_lines",
+    "release_page",
+    "release_table",
     "row_lines",
     "side_by_side_notes",
     "side_by_side_table",

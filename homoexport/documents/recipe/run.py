@@ -162,6 +162,13 @@ class BenchRecipe(RecipePart):
     budget: Budget = Budget()
 
 
+class GateRecipe(RecipePart):
+    """What a package and the one in use are measured and judged by."""
+
+    measure: MeasureSettings = MeasureSettings()
+    quality: QualitySettings | None = None
+
+
 class FinetuneRecipe(Section):
     """Fine-tuning on one task or several."""
 

@@ -47,9 +47,11 @@ def digest_of_source(source: str) -> str:
         TeacherError: no such model.
         PackageError: an artifact with a file that is missing or altered.
     """
-    from homoexport.encoder import resolve_folder, transformer_folder
+    if is_package(source) and (digest := digest_in(Path(source))):
+        return digest
+    from homoexport.encoder import resolve_folder, transformer_folder  # here, for packages are judged without torch
 
-    folder = Path(source) if is_package(source) else resolve_folder(source)
+    folder = resolve_folder(source)
     if digest := digest_in(folder):
         return digest
     names = ["*.safetensors", "*_Dense/*", "pytorch_model*.bin", "config.json", "tokenizer.json"]
