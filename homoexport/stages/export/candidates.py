@@ -134,7 +134,7 @@ class Maker:
         return Candidate(form, scheme, embeddings, file, size, provider=self.provider, threads=self.threads)
 
     def write(self, form: Form) -> Candidate | None:
-        """The graph in a form, in fp32, held against torch on a few batches; None, with the reason, if it is wrong."""
+        """The graph in a form, in fp32, held against torch on one text; None, with the reason, if it cannot be run."""
         if form in self._written:
             return self._written[form]
         self.progress(f"checking the {form.name} graph against torch")
@@ -145,10 +145,18 @@ class Maker:
             return self._candidate(form, "fp32", "fp32", file)
 
         written = self.attempt(form.name, write)
-        checked = None if written is None else self.check(written, few=True)
-        if checked is not None:
-            self._written[form] = checked
-        return checked
+        return None if written is None else self._hold(written, self.batches.singles[:1])
+
+    def hold(self, form: Form) -> Candidate | None:
+        """The same of a form that is written, held against torch on a few batches of every kind."""
+        return self._hold(self._written[form], self.batches.few)
+
+    def _hold(self, written: Candidate, batches: Sequence[Batch]) -> Candidate | None:
+        parity = self.attempt(written.name, lambda: self._parity(written, batches))
+        if parity is None:
+            return None
+        self._written[written.form] = replace(written, parity=parity)
+        return self._written[written.form]
 
     def attempt(self, name: str, work: Callable[[], T]) -> T | None:
         """What some work gives; None, and the reason is kept, where a library fails at it."""

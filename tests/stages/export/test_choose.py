@@ -295,3 +295,39 @@ def test_counted_instructions_are_told_as_such(tiny_encoder, export_once, tmp_pa
     assert "| instructions, M |" in card
     assert "| 40.000 |" in card
     assert " ms" not in card
+
+
+def test_a_form_that_wins_is_held_against_more_and_one_that_is_wrong_is_not_taken():
+    """The fastest answers one text rightly and others wrongly, the next one all."""
+    costs = {"flash": 1.0, "standard": 2.0, "unfused": 3.0}
+    forms = {name: Form(name) for name in costs}
+    parity = Parity(
+        output="x",
+        max_difference=0,
+        max_relative_difference=0,
+        min_cosine=1,
+        mean_cosine=1,
+        top1_agreement=None,
+        passed=True,
+    )
+    written = {form: replace(candidate(form.name, 0, 1), form=form, parity=parity) for form in forms.values()}
+    asked = []
+
+    def hold(form: Form) -> Candidate:
+        asked.append(form.name)
+        return replace(written[form], parity=replace(parity, passed=form.name != "flash"))
+
+    maker = SimpleNamespace(
+        write=lambda form: written[form],
+        hold=hold,
+        quantize=lambda form, scheme, embeddings: replace(written[form], scheme=scheme),
+        runs_there=lambda one: True,
+        progress=lambda step: None,
+        left_out={},
+    )
+    wrong, timed = choose._timed_forms(
+        maker, list(forms.values()), "int8", "int8", lambda files: [costs[file.stem] for file in files], 1
+    )
+    assert asked == ["flash", "standard"]
+    assert [item.form.name for item in wrong] == ["flash"]
+    assert [item.form.name for item in timed] == ["standard", "unfused"]
