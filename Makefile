@@ -10,7 +10,7 @@
 # make screenshots  the docs' pictures of the report and of the terminal, of the run that `make demo` left
 # make house  counts of what keeps the code easy to read, each beside its limit
 # make targets  the tests of the targets that need more than Python: SSH, emulated CPUs, the browser
-# make loaders  the tests of other programs that load packages: Node.js, C, older releases of onnxruntime
+# make loaders  the tests of other programs that load packages: Node.js, C, older releases of onnxruntime, the newest libraries
 # make interop  the tests that need optimum-onnx or sentence-transformers, and of the core what meets transformers, on 4.57
 # make fuzz   mutated inputs at every door through which someone else's files come in, ten minutes each (FUZZ_FLAGS=…)
 # make audit  known vulnerabilities of the locked libraries, by pip-audit; asks the package index

@@ -62,18 +62,19 @@ def test_peers_of_the_method():
         statistics.mean(run["largest_jump"] for run in runs if run["cell"] == name)
         for name in ("homodistil", "one-shot")
     ]
-    assert says("README.md", "What comes out", *(f"{jump:.2f}" for jump in jumps))
+    assert says("docs/study.md", "Other methods", *(f"{jump:.2f}" for jump in jumps))
 
 
 def test_students_quality_and_costs_of_pruning():
     teacher, student = kept("sts")["results"]
-    assert says("README.md", "What comes out", f"{student['value']:.3f}", f"{teacher['value']:.3f}")
+    page = "docs/quickstart.md"
+    assert says(page, "What comes out", f"{student['value']:.3f}", f"{teacher['value']:.3f}")
     overlap = kept("passages")["results"][0]["metrics"][0]["value"]
-    assert says("README.md", "The figures, honestly", f"{overlap:.3f}")
+    assert says(page, "The figures, honestly", f"{overlap:.3f}")
     step = kept("distill_step")
     ratios = [figures["ratio"] for figures in step["floor"].values()]
     share = f"{100 * step['share']['share_while_pruning']:.1f}"
-    assert says("README.md", "The figures, honestly", share, f"{min(ratios):.2f}", f"{max(ratios):.2f}")
+    assert says(page, "The figures, honestly", share, f"{min(ratios):.2f}", f"{max(ratios):.2f}")
 
 
 def test_classifier():
@@ -138,7 +139,7 @@ def test_where_step_by_step_pays():
     for figures in ((f"{min(gains):.2f}", f"{max(gains):.2f}"), shallow, (*plain, *mended), more):
         assert says("docs/distilling.md", "Where step by step pays", *figures)
     quarter = [f"{held_out(sentences, 4, 6, 'one-shot', repaired):.3f}" for repaired in (True, False)]
-    assert says("README.md", "What comes out", *quarter)
+    assert says("docs/study.md", "Other methods", *quarter)
 
 
 def test_what_keeps_the_teachers_search():
@@ -235,10 +236,10 @@ def test_speeds_beside_other_tools():
     models = kept("export_peers_vnni")["models"]
     ours = [models[name]["verdict"] for name in ("minilm-6x384", "student-6x192")]
     for runtime in ("onnxruntime", "openvino"):
-        assert says("README.md", "On your own model", *(f"{one[runtime]['geometric_mean']:.2f}" for one in ours))
+        assert says("docs/speed.md", "Speed", *(f"{one[runtime]['geometric_mean']:.2f}" for one in ours))
     with_amx = [model["verdict"] for model in kept("export_peers")["models"].values()]
     for group in ("onnxruntime", "any runtime"):
-        assert says("README.md", "On your own model", *(f"{one[group]['geometric_mean']:.2f}" for one in with_amx))
+        assert says("docs/speed.md", "Speed", *(f"{one[group]['geometric_mean']:.2f}" for one in with_amx))
 
 
 def test_finetuned_models():
@@ -346,7 +347,6 @@ def test_budgets():
     again = sum(all(line["kept"] for line in each["again"]) for each in shipped)
     assert again >= 12
     assert says("docs/planning.md", "The loop", str(again), str(len(shipped)))
-    assert says("README.md", "On your own model", str(len(shipped)), str(again))
     assert len(refused) == len(bench.HOPELESS)
     assert all(each["seconds"] < 60 for each in refused)
     lied = result["lied_to"]

@@ -103,7 +103,7 @@ def test_commands_are_understood():
             name, *arguments = shlex.split(line.split("<")[0])[1:]
             load_command(name).make_context(name, arguments)
             understood.append(name)
-    assert {"run", "plan", "distill", "export", "bench", "embed", "verify", "report"} == set(understood)
+    assert {"init", "run", "plan", "distill", "export", "bench", "embed", "verify", "report"} == set(understood)
 
 
 @pytest.mark.processes

@@ -16,12 +16,12 @@ class ReleaseLine(Figures):
     """One figure of both packages.
 
     `ratio` is the package's over the baseline's, with its interval (99 % of a latency, 95 % of a quality, none of what
-    is counted); of faithfulness to the baseline, which itself has no figure, it is the share that is kept. `kept` is
-    None where the interval lies on both sides of what is `allowed`.
+    is counted); the baseline's faithfulness to itself is 1. `kept` is None where the interval lies on both sides of
+    what is `allowed`.
     """
 
     line: str
-    baseline: float | None
+    baseline: float
     package: float
     ratio: float
     interval: Interval | None

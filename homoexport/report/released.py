@@ -26,7 +26,7 @@ def release_table(release: Release) -> Table:
         rows.append(
             (
                 label,
-                "" if line.baseline is None else quantity(line.baseline, unit),
+                quantity(line.baseline, unit),
                 quantity(line.package, unit),
                 _share(line),
                 f"at {'least' if line.at_least else 'most'} {number(100 * line.allowed)} %",

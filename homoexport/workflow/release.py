@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from homoexport.choices import TOO_NOISY, RuntimeChoice
+from homoexport.choices import RuntimeChoice
 from homoexport.data import sample_text
 from homoexport.documents.measurement import Change, Comparison, Measurement, PackageFigures, read_measurement
 from homoexport.documents.recipe import MeasureSettings, QualitySettings
 from homoexport.documents.release import INSTRUCTIONS, Release, ReleaseLine, verdict_on
 from homoexport.errors import DeviceError, UserError
 from homoexport.runtime.inference import open_package
-from homoexport.stages.measure import compare_results
+from homoexport.stages.measure import compare_results, keeps_pace
 from homoexport.workflow.gate import Gate
 from homoexport.workflow.measure import measure_once
 from homoexport.workflow.progress import QUIET, Progress
@@ -114,18 +114,15 @@ def _speed(found: _Pair, slower: float) -> ReleaseLine:
             hint = "`homoexport doctor` says what counts instructions, or measure on a real one"
             raise DeviceError("its times are an emulator's and say nothing of the device", where="--device", hint=hint)
         return _counted(INSTRUCTIONS, before.instructions, after.instructions, 1 + slower)
-    low, high = (1 / end for end in reversed(speedup.interval))
-    kept = None if low <= 1 + slower < high else high <= 1 + slower
-    # Two runs have not seen the same noise: what is not called there, is not called here.
-    unlike = isinstance(speedup, Change) and speedup.verdict == TOO_NOISY
+    low, high = speedup.interval
     return ReleaseLine(
         line="latency_p50_ms",
         baseline=before.latency_p50_ms,
         package=after.latency_p50_ms,
         ratio=1 / speedup.speedup_p50,
-        interval=(low, high),
+        interval=(1 / high, 1 / low),
         allowed=1 + slower,
-        kept=None if unlike else kept,
+        kept=keeps_pace(speedup, slower),
     )
 
 
@@ -150,13 +147,16 @@ def _counted(line: str, before: float, after: float, allowed: float) -> ReleaseL
 def _quality(baseline: Path, package: Path, quality: QualitySettings, runtime: RuntimeChoice) -> ReleaseLine:
     before, after = (open_package(folder, threads=1, runtime=runtime) for folder in (baseline, package))
     verdict = Gate(quality, teacher=before, texts=sample_text(), seed=0).judge(after)
-    theirs = verdict.teacher
+    theirs, interval = verdict.teacher, verdict.interval
+    assert theirs is not None
+    assert interval is not None
+    unit = theirs if theirs > 0 else 1.0  # of a figure that is 0 or less there is no share
     return ReleaseLine(
         line=verdict.line,
         baseline=theirs,
         package=verdict.measured,
-        ratio=verdict.measured / theirs if theirs else verdict.measured,
-        interval=verdict.share_interval if theirs else verdict.interval,
+        ratio=verdict.measured / unit,
+        interval=verdict.share_interval or (interval[0] / unit, interval[1] / unit),
         allowed=quality.level,
         kept=verdict.kept,
     )

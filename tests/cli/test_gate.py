@@ -81,6 +81,18 @@ def test_worse_answers_are_worse(gate, packages):
     assert gate("worse", *judged, "--fail-if-worse", "99%")[0] == 0
 
 
+def test_faithfulness_to_the_one_in_use(gate, packages):
+    texts = ("--data", packages / "dev.csv", "--text-column", "sentence1")
+    judged = ("--task", "fidelity", *texts, "--fail-if-slower", "2000%")
+    code, release = gate("same", *judged)
+    line = release.lines[-1]
+    assert (code, line.baseline, line.ratio, line.interval) == (0, 1, 1, (1, 1))
+    code, release = gate("worse", *judged)
+    line = release.lines[-1]
+    assert (code, line.kept) == (3, False)
+    assert 0 < line.interval[0] < line.ratio < line.interval[1] < 0.99
+
+
 def test_too_few_examples_are_undecided(gate, packages, tmp_path):
     few = tmp_path / "few.csv"
     few.write_text("\n".join((packages / "dev.csv").read_text().splitlines()[:20]))

@@ -34,13 +34,17 @@ def encoder() -> Encoder:
 @pytest.fixture(scope="session")
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
     """The packaged tiny BERT with a random head for three labels."""
+    return with_head(tmp_path_factory.mktemp("classifier"), id2label=dict(enumerate(LABELS)))
+
+
+def with_head(folder: Path, **settings: Any) -> Encoder:
+    """The packaged tiny BERT as a classifier with a random head, saved in a folder."""
     body = load_encoder(BERT_TINY, task="feature-extraction")
     torch.manual_seed(0)
-    config = AutoConfig.from_pretrained(body.folder, id2label=dict(enumerate(LABELS)))
+    config = AutoConfig.from_pretrained(body.folder, **settings)
     model = AutoModelForSequenceClassification.from_config(config)
     model.base_model.load_state_dict(body.model.state_dict(), strict=False)
     torch.nn.init.normal_(model.classifier.weight, std=0.5)
-    folder = tmp_path_factory.mktemp("classifier")
     model.save_pretrained(folder)
     body.tokenizer.save_pretrained(folder)
     return load_encoder(str(folder))

@@ -25,6 +25,16 @@ if ! test -e "$folder/openvino/.complete"; then
   touch "$folder/openvino/.complete"
 fi
 
+# The newest of what loads packages where transformers is 5, and a server.
+if ! test -e "$folder/newest/.complete"; then
+  "$python" -m venv "$folder/newest"
+  "$folder/newest/bin/python" -m pip install --quiet sentence-transformers==6.2.0 optimum-intel==2.2.0 fastembed==0.9.1 \
+    transformers==5.5.4 openvino==2026.4.1 onnxruntime==1.32.0 torch==2.13.0 fastapi==0.165.0 uvicorn==0.54.0
+  # optimum-intel asks for it, and what the index has of it is for a torch with CUDA; texts do without.
+  "$folder/newest/bin/python" -m pip uninstall --quiet --yes torchvision
+  touch "$folder/newest/.complete"
+fi
+
 # onnxruntime's header: its wheel has none, and Debian's package of it is newer than this Debian may be.
 if ! test -e "$folder/header/usr/include/onnxruntime/onnxruntime_c_api.h"; then
   apt=$folder/apt

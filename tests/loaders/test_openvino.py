@@ -27,7 +27,7 @@ def test_others_answer_as_the_package_does(encoder, classifier, tmp_path, quanti
     # A random head of three labels does not keep the gate in int8.
     for model, output, scheme in ((encoder, "sentence_embedding", quantize), (classifier, "logits", "none")):
         run = partial(answers_of_file, device="cpu", pad_token_id=0, output=output)
-        settings = {"texts": sample_text(), "openvino": run, "runtime": "openvino", "quantize": scheme}
+        settings = {"texts": sample_text(), "beside": {"openvino": run}, "runtime": "openvino", "quantize": scheme}
         packages.append(export_package(model, out_dir=tmp_path / output, rank=in_order, **settings))
     command = [SET_UP / "openvino" / "bin" / "python", Path(__file__).with_name("by_openvino.py"), *packages]
     # Told to be offline, optimum-intel looks for a local folder in the hub's cache.
