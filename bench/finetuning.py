@@ -31,7 +31,7 @@ from homoexport.host import describe_host, library_versions
 from homoexport.runtime.inference import open_package
 from homoexport.stages.evaluate import evaluate_models, glue_task, label_indices, read_glue
 from homoexport.workflow.export import export_model, held_out_texts
-from homoexport.workflow.finetune import finetune_student
+from homoexport.workflow.finetune import finetune_model
 
 RESULT = Path(__file__).parent / "results/finetuning.json"
 RECIPE = Path(__file__).parents[1] / "recipes/quickstart.yaml"
@@ -80,7 +80,7 @@ def measure(cell: Cell, source: str, glue: Path, work: Path) -> dict[str, Any]:
     """Fine-tune, export in both precisions, judge."""
     began, folder, task = time.perf_counter(), work / cell.name, glue_task(cell.task, glue)
     if not (folder / MANIFEST).is_file():
-        finetune_student(source, task, folder, settings=cell.settings, seed=cell.seed)
+        finetune_model(source, task, folder, settings=cell.settings, seed=cell.seed)
     details = read_manifest(folder, FinetunedManifest).details.model_dump(mode="json")
     cell.check(details["finetune"], folder)
     tuned = details["finetuned"]

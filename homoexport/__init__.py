@@ -2,13 +2,15 @@
 
 The verbs, each with its subject first and the rest by keyword. They print nothing, and return a document:
 
+    init        a recipe to begin with, from a teacher, text and a budget
+    check       what would stop a recipe's run, and how long it will take
     plan        which student shapes keep a budget on a target, before any training
     trim        a model to the words that a text needs
     distill     a student out of a teacher
     export      a model to an ONNX package, its graph chosen by measuring
     measure     packages side by side, in clean processes, against a budget
     evaluate    packages and models on a task, side by side, with intervals
-    finetune    a student on labels, and from a teacher
+    finetune    a model on labels, and from a teacher
     run         a recipe's whole journey, from plan to report
     embed       many texts by a package, into a file of vectors
     score       many pairs or texts by a reranker or classifier, into a file of its scores
@@ -44,11 +46,13 @@ from homoexport.errors import (
 if TYPE_CHECKING:
     from homoexport.documents.artifact import verify
     from homoexport.runtime.inference import open_package
+    from homoexport.workflow.check import check
     from homoexport.workflow.distill import distill
     from homoexport.workflow.embed import embed, score
     from homoexport.workflow.evaluate import evaluate
     from homoexport.workflow.export import export
     from homoexport.workflow.finetune import finetune
+    from homoexport.workflow.init import init
     from homoexport.workflow.measure import measure
     from homoexport.workflow.plan import plan
     from homoexport.workflow.run import run
@@ -56,7 +60,7 @@ if TYPE_CHECKING:
 
     __version__: str
 
-_VERBS = ("plan", "trim", "distill", "export", "measure", "evaluate", "finetune", "run", "embed")
+_VERBS = ("init", "check", "plan", "trim", "distill", "export", "measure", "evaluate", "finetune", "run", "embed")
 _HOMES = {
     **{verb: f"workflow.{verb}" for verb in _VERBS},
     "score": "workflow.embed",
@@ -79,11 +83,13 @@ __all__ = [
     "TrainingError",
     "UserError",
     "__version__",
+    "check",
     "distill",
     "embed",
     "evaluate",
     "export",
     "finetune",
+    "init",
     "measure",
     "open_package",
     "plan",

@@ -34,7 +34,9 @@ _COMMANDS = {
         "export.export",
         "Export a model to an ONNX package: the fastest candidate graph that answers as the model does.",
     ),
-    "finetune": _Place("finetune.finetune", "Fine-tune a student on a task, and judge it."),
+    "finetune": _Place(
+        "finetune.finetune", "Fine-tune a model on a task, and judge it: a student, or a teacher for one."
+    ),
     "bench": _Place(
         "bench.bench", "Measure packages in fresh processes, in turns: latency, load time, memory, ratios."
     ),

@@ -13,7 +13,7 @@ from homoexport.cli.options import BUDGET, AsJson, Force, Provider, RunsIn, Targ
 from homoexport.documents.budget import Limit
 from homoexport.documents.layout import HTML_REPORT
 from homoexport.documents.output import refuse_existing, staged
-from homoexport.documents.recipe import BenchRecipe, Tree
+from homoexport.documents.recipe import BenchRecipe, Tree, looked_for
 from homoexport.errors import UserError
 from homoexport.units import parse_percent
 
@@ -96,7 +96,7 @@ def bench(
     from homoexport.workflow.measure import is_proven, measure
     from homoexport.workflow.progress import Progress
 
-    with screen.Bars() as bars:
+    with looked_for(*packages or (), asked, recipe=recipe), screen.Bars() as bars:
         document = measure(
             packages or [],
             device=asked.measure.device,

@@ -89,7 +89,7 @@ def distill(
             hint="`homoexport run` plans one; or give --hidden-size",
         )
     output = run_folder(settings.name, output, resume=resume)
-    with looked_for(settings, recipe), as_flags(given), resumable(output), screen.Bars() as bars:
+    with looked_for(settings, recipe=recipe), as_flags(given), resumable(output), screen.Bars() as bars:
         screen.stage_line(f"Distilling {settings.teacher}")
         from homoexport.documents.artifact import DistilledManifest, verify
         from homoexport.workflow.progress import Progress

@@ -11,6 +11,7 @@ from homoexport.choices import EVALUATION_TASKS, AskedTask
 from homoexport.cli import screen
 from homoexport.cli.options import AsJson, DataDir, Force, LabelColumn, PairColumn, RunsIn, TextColumn, Threads
 from homoexport.documents.evaluation import Columns
+from homoexport.documents.recipe import looked_for
 from homoexport.errors import UserError
 
 _TASKS = "; ".join(f"{name}: {what}" for name, what in EVALUATION_TASKS.items())
@@ -85,25 +86,26 @@ def evaluate(
     from homoexport.workflow import evaluate as verb
     from homoexport.workflow.progress import Progress
 
-    evaluation = verb.evaluate(
-        models,
-        task=task,
-        data=data,
-        columns=Columns(text=text_column, pair=pair_column, label=label_column),
-        data_dir=data_dir,
-        teacher=teacher,
-        documents=documents,
-        dimensions=_sizes(dimensions),
-        probe=probe,
-        train=train,
-        names=name or (),
-        seed=seed,
-        threads=threads,
-        runtime=runtime,
-        output=output,
-        force=force,
-        progress=Progress(on_stage=screen.stage_line),
-    )
+    with looked_for(*models, data, train, data_dir, teacher, documents):
+        evaluation = verb.evaluate(
+            models,
+            task=task,
+            data=data,
+            columns=Columns(text=text_column, pair=pair_column, label=label_column),
+            data_dir=data_dir,
+            teacher=teacher,
+            documents=documents,
+            dimensions=_sizes(dimensions),
+            probe=probe,
+            train=train,
+            names=name or (),
+            seed=seed,
+            threads=threads,
+            runtime=runtime,
+            output=output,
+            force=force,
+            progress=Progress(on_stage=screen.stage_line),
+        )
     screen.show(evaluation, evaluation_table(evaluation), *evaluation_notes(evaluation), as_json=as_json)
 
 

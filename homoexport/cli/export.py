@@ -9,8 +9,8 @@ import typer
 
 from homoexport.choices import ModelTask
 from homoexport.cli import screen
-from homoexport.cli.options import AsJson, Force, Provider, flags, name_of, on_provider, parsed
-from homoexport.documents.recipe import ExportRecipe, Tree
+from homoexport.cli.options import AsJson, Flag, Force, Provider, flags, name_of, on_provider, parsed
+from homoexport.documents.recipe import ExportRecipe, Tree, looked_for
 from homoexport.errors import UserError
 
 _FIELDS = (
@@ -21,7 +21,7 @@ _FIELDS = (
     "export.with_tokenizer",
     "export.with_ort_format",
     "export.runtime",
-    "export.seconds",
+    Flag("export.seconds", "--min-seconds"),
     "measure.device",
     "measure.threads",
     "measure.batch_size",
@@ -41,7 +41,8 @@ TextFile = Annotated[
     Path | None,
     typer.Option(
         help="A txt file of real text, a line each, for the parity checks and for calibration (default: a student's "
-        "held-out text; else a few English sentences, for the checks alone)."
+        "held-out text, or what a fine-tuned model was judged on, where that is still the same; else a few English "
+        "sentences, for the checks alone)."
     ),
 ]
 PushToHub = Annotated[
@@ -86,16 +87,17 @@ def export(
 
     if push_to_hub is not None:
         hub.check_repository(push_to_hub)
-    manifest = export_model(
-        student,
-        output=output,
-        task=task,
-        text=text,
-        force=force,
-        progress=Progress(on_stage=screen.stage_line),
-        **asked.export.model_dump(),
-        **asked.measure.model_dump(include={"device", "threads", "batch_size", "length"}),
-    )
+    with looked_for(student, text):
+        manifest = export_model(
+            student,
+            output=output,
+            task=task,
+            text=text,
+            force=force,
+            progress=Progress(on_stage=screen.stage_line),
+            **asked.export.model_dump(),
+            **asked.measure.model_dump(include={"device", "threads", "batch_size", "length"}),
+        )
     told = export_lines(str(output), manifest)
     if push_to_hub is not None:
         screen.stage_line(f"uploading to {push_to_hub}")

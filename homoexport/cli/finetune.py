@@ -1,4 +1,4 @@
-"""`homoexport finetune`: a student learns a task."""
+"""`homoexport finetune`: a model learns a task."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from homoexport.cli.options import (
     resumable,
 )
 from homoexport.documents.evaluation import Columns
-from homoexport.documents.recipe import FinetuneRecipe, Tree, parse_as
+from homoexport.documents.recipe import FinetuneRecipe, Tree, looked_for, parse_as
 
 _FIELDS = ("epochs", "batch_size", "learning_rate", "max_examples", "int8_share", "threads", "max_length")
-Student = Annotated[
+Model = Annotated[
     str,
     typer.Argument(
-        metavar="STUDENT", help="A student's folder, or any encoder's that transformers has a classifier for."
+        metavar="MODEL", help="A student, or any encoder that transformers has a classifier for: hub name or folder."
     ),
 ]
 Task = Annotated[
@@ -55,14 +55,14 @@ RecipeFile = Annotated[
 Seeds = Annotated[list[int] | None, typer.Option(help="Repeatable: a training each, and their median.")]
 Output = Annotated[
     Path | None,
-    typer.Option("--output", "-o", metavar="DIR", help="Output folder; by default STUDENT-TASK, its name alone."),
+    typer.Option("--output", "-o", metavar="DIR", help="Output folder; by default MODEL-TASK, its name alone."),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Of several trainings: make those that are missing.")]
 
 
 @flags(FinetuneRecipe, *(f"finetune.{name}" for name in _FIELDS))
 def finetune(
-    student: Student,
+    model: Model,
     task: Task,
     train: Train = None,
     dev: Dev = None,
@@ -81,23 +81,24 @@ def finetune(
     resume: Resume = False,
     as_json: AsJson = False,
 ) -> None:
-    """Fine-tune a student on a task, and judge it.
+    """Fine-tune a model on a task, and judge it: a student, or a teacher for one.
 
-    homoexport finetune STUDENT --task sst2 -o sst2-student
+    homoexport finetune MODEL --task sst2 -o sst2-classifier
 
-    Writes a stock classifier's folder, to be exported like any student's. Several tasks or seeds become folders
+    Writes a stock classifier's folder, to be exported or to be a teacher. Several tasks or seeds become folders
     TASK/seed-N and a summary. What a flag says goes before the recipe, also before what that says of the task.
     """
     settings = _settings(given, recipe, overrides, seed)
-    out_dir = output or Path(f"{name_of(student)}-{task}")
-    with resumable(out_dir), screen.Bars() as bars:
-        screen.stage_line(f"Fine-tuning {student} on {task}")
+    out_dir = output or Path(f"{name_of(model)}-{task}")
+    named = looked_for(model, train, dev, data_dir, teacher)
+    with named, resumable(out_dir), screen.Bars() as bars:
+        screen.stage_line(f"Fine-tuning {model} on {task}")
         from homoexport.report import finetuned_table
         from homoexport.workflow import finetune as verb
         from homoexport.workflow.progress import Progress
 
         tuning = verb.finetune(
-            student,
+            model,
             task=task,
             output=out_dir,
             train=train,
@@ -110,7 +111,7 @@ def finetune(
             resume=resume,
             progress=Progress(on_stage=bars.on_stage, on_finetune=bars.on_finetune),
         )
-    where = f"{'Student' if verb.is_single(task, settings) else 'Students'}: {out_dir}"
+    where = f"{'Model' if verb.is_single(task, settings) else 'Models'}: {out_dir}"
     screen.show(tuning, finetuned_table(tuning), where, as_json=as_json)
 
 

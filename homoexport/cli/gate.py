@@ -11,7 +11,7 @@ from homoexport.choices import EVALUATION_TASKS
 from homoexport.cli import screen
 from homoexport.cli.options import AsJson, Flag, Provider, RunsIn, flags, on_provider, parsed
 from homoexport.documents.output import output_errors
-from homoexport.documents.recipe import GateRecipe, Tree
+from homoexport.documents.recipe import GateRecipe, Tree, looked_for
 from homoexport.errors import UserError
 from homoexport.units import parse_percent
 
@@ -78,7 +78,7 @@ def gate(
     from homoexport.workflow.progress import Progress
     from homoexport.workflow.release import hold_against
 
-    with screen.Bars() as bars:
+    with looked_for(baseline, package, asked), screen.Bars() as bars:
         release = hold_against(
             baseline,
             package,

@@ -75,6 +75,10 @@ def init(
     rows = ["  " + "  ".join(f"{role}: {cell}" for role, cell in row.items()) for row in draft.rows]
     recipe = shlex.quote(str(draft.path))
     first = [] if draft.learn is None else [f"First:  {draft.learn}"]
+    if draft.left_out is not None:
+        is_classifier = "classification" in draft.recipe.distill.objective
+        mend = "" if is_classifier else f"; --label-column {shlex.quote(draft.left_out)} has it learn them first"
+        first.append(f"Not read: '{draft.left_out}', whose labels {teacher} does not know{mend}")
     told = [f"Recipe: {draft.path} ({draft.recipe.distill.objective})", "Text as it will be read:", *rows]
     for line in [*told, *first, f"Then:   homoexport run {recipe} --check"]:
         screen.output.print(line, soft_wrap=True)
@@ -84,7 +88,10 @@ def _asked(what: str, flag: str, default: str | None = None) -> str:
     """What a person types; nobody is asked without a terminal (UserError)."""
     if not sys.stdin.isatty():
         raise UserError("is missing, and there is no terminal to ask", where=flag, hint=f"give {flag}")
-    answer: str = typer.prompt(what, default=default, show_default=bool(default), err=True)
+    try:
+        answer: str = typer.prompt(what, default=default, show_default=bool(default), err=True)
+    except typer.Abort:  # what it makes of Ctrl-C, and of the end of the input
+        raise KeyboardInterrupt from None
     return answer
 
 

@@ -122,12 +122,13 @@ COLUMNS = (
     Flag("text.sources.label_column"),
 )
 _OF_COLUMNS = {"column": "--text-column", "pair_column": "--pair-column", "label_column": "--label-column"}
-_AS_FLAGS = {f"'{key}'": flag for key, flag in _OF_COLUMNS.items()}
+_AS_FLAGS = {f"'{key}'": flag for key, flag in (_OF_COLUMNS | {"id_column": "--id-column"}).items()}
 # Other words for flags, which no help names: keys of recipes, and what flags were called before.
 ALIASES = {
     "--column": "--text-column",
     "--num-attention-heads": "--heads",
     "--num-hidden-layers": "--layers",
+    "--seconds": "--min-seconds",
     **{f"--{flag.field.removeprefix('budget.').replace('_', '-')}": flag.option for flag in BUDGET},
 }
 
@@ -287,12 +288,12 @@ def gathered(given: Tree) -> Tree:
 
 
 @contextmanager
-def as_flags(given: Tree) -> Iterator[None]:
-    """Call columns in errors what the command line calls them, where that named the text."""
+def as_flags(given: Tree | None = None) -> Iterator[None]:
+    """Call columns in errors what the command line calls them, where that named the text (None: always)."""
     try:
         yield
     except UserError as error:
-        is_ours = "sources" in given.get("text", {})
+        is_ours = given is None or "sources" in given.get("text", {})
         raise (error.renamed(_AS_FLAGS) if is_ours else error) from None
 
 

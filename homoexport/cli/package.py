@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from homoexport.cli import screen
-from homoexport.cli.options import AsJson, RunsIn, Threads
+from homoexport.cli.options import AsJson, RunsIn, Threads, as_flags
+from homoexport.documents.recipe import looked_for
 from homoexport.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ Data = Annotated[
         "lines of stdin. Repeatable.",
     ),
 ]
-Column = Annotated[str, typer.Option("--column", "--text-column", help="Column of the texts.")]
+Column = Annotated[str, typer.Option("--text-column", help="Column of the texts.")]
 IdColumn = Annotated[
     str | None, typer.Option(help="Column of what the texts are called, which a parquet output keeps.")
 ]
@@ -57,7 +57,7 @@ def embed(
 ) -> None:
     """Turn texts into vectors, [texts, width] float32: lines on stdin, or a column of files.
 
-    homoexport embed PACKAGE --data 'docs/*.jsonl' --column body --id-column url -o vectors.parquet
+    homoexport embed PACKAGE --data 'docs/*.jsonl' --text-column body --id-column url -o vectors.parquet
 
     homoexport embed PACKAGE < lines.txt > vectors.npy
     """
@@ -92,7 +92,7 @@ def score(
 ) -> None:
     """Write what a reranker or classifier says of pairs or texts, [texts, labels] float32.
 
-    homoexport score PACKAGE --data pairs.csv --column query --pair-column passage -o scores.npy
+    homoexport score PACKAGE --data pairs.csv --text-column query --pair-column passage -o scores.npy
 
     They are the model's logits as they are: of a reranker, one score a pair, higher is better.
     """
@@ -118,11 +118,11 @@ def _refuse_terminal(output: Path | None, what: str) -> None:
         raise UserError(f"{what} are not for a terminal", where="stdout", hint=f"write > {what}.npy, or -o {what}.npy")
 
 
-def _write(asked: Callable[..., Answered], what: str, data: list[str] | None, output: Path | None) -> None:
+def _write(asked: partial[Answered], what: str, data: list[str] | None, output: Path | None) -> None:
     """Have a verb write its answers, under a bar, and say what was done."""
     from homoexport.workflow.progress import Progress
 
-    with screen.Bars() as bars:
+    with looked_for(*asked.args, *data or ()), as_flags(), screen.Bars() as bars:
         done = asked(
             data=data or sys.stdin.buffer,
             output=output or sys.stdout.buffer,
@@ -133,15 +133,22 @@ def _write(asked: Callable[..., Answered], what: str, data: list[str] | None, ou
     screen.say(f"{done.texts:,} {what} of {done.width} in {done.seconds:.1f} s{rate}{empty}")
 
 
+_OF_STUDENTS = {"distilling": "a student", "fine-tuning": "a fine-tuned model", "trimming": "a trimmed model"}
+
+
 def verify(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A student, package or measurement.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="A model, package or measurement that homoexport wrote.")
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Check every file of an artifact against its manifest."""
-    from homoexport.documents.artifact import Manifest
+    from homoexport.documents.artifact import Manifest, StudentManifest, with_article
     from homoexport.documents.artifact import verify as verify_folder
 
     manifest = verify_folder(folder, Manifest)
-    count, digest = len(manifest.files), manifest.digest[:12]
-    told = f"{folder}: a {manifest.kind}, {count} files, all as the manifest has them ({digest})"
+    count, digest, what = len(manifest.files), manifest.digest[:12], with_article(manifest.kind)
+    if isinstance(manifest, StudentManifest):
+        what = _OF_STUDENTS[manifest.details.made_by]
+    told = f"{folder}: {what}, {count} files, all as the manifest has them ({digest})"
     screen.show(manifest, told, as_json=as_json)

@@ -68,7 +68,7 @@ def plan(
     if output is not None:
         refuse_existing(output, force=force, kind="plan", inputs=[asked.teacher])
     screen.stage_line(f"Planning a student of {asked.teacher}")
-    with looked_for(asked, recipe), screen.Bars() as bars:
+    with looked_for(asked, recipe=recipe), screen.Bars() as bars:
         found = make(
             asked.teacher,
             budget=asked.budget,

@@ -70,7 +70,7 @@ def run(
         _check(settings, recipe, output, force=force, resume=resume, as_json=as_json)
         return
     run_dir = run_folder(settings.name, output, resume=resume)
-    with looked_for(settings, recipe), resumable(run_dir), screen.Bars() as bars:
+    with looked_for(settings, recipe=recipe), resumable(run_dir), screen.Bars() as bars:
         screen.stage_line(f"Running {settings.name}")
         from homoexport.report import next_steps, summary_table, verdict_lines
         from homoexport.workflow.progress import Progress
@@ -93,7 +93,7 @@ def _check(settings: Recipe, recipe: Path, output: Path | None, *, as_json: bool
     from homoexport.workflow.check import check
     from homoexport.workflow.progress import Progress
 
-    with looked_for(settings, recipe), screen.Bars() as bars:
+    with looked_for(settings, recipe=recipe), screen.Bars() as bars:
         screen.stage_line(f"Checking {settings.name}")
         outlook = check(settings, output=output, **how, progress=Progress(on_share=bars.on_measure))
     screen.show(outlook, outlook_table(outlook), *row_lines(outlook), as_json=as_json)
@@ -120,8 +120,8 @@ def report(
     if len(run_dirs) > 1:
         page = output or Path("comparison.html")
         runs = report_side_by_side(run_dirs, output=page)
-        told = [*side_by_side_notes(runs), f"Report: {page}"]
-        screen.show(list(runs.values()), side_by_side_table(runs), *told, as_json=as_json)
+        notes = [*side_by_side_notes(runs), f"Report: {page}"]
+        screen.show(list(runs.values()), side_by_side_table(runs), *notes, as_json=as_json)
         return
     if output is not None:
         raise UserError("is for several runs", where="--output", hint="the report of one run lies in its own folder")

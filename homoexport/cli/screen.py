@@ -133,6 +133,7 @@ class Bars:
     def on_stage(self, title: str) -> None:
         """A stage begins."""
         self._end()
+        self._begun.clear()
         stage_line(title)
 
     def on_note(self, line: str) -> None:

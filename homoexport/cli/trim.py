@@ -47,7 +47,7 @@ def trim(model: Model, *, given: Tree, output: Output = None, force: Force = Fal
     from homoexport.workflow.trim import told
     from homoexport.workflow.trim import trim as trim_model
 
-    with looked_for(asked), as_flags(given):
+    with looked_for(model, asked), as_flags(given):
         manifest = trim_model(
             model,
             text=asked.text,

@@ -74,7 +74,7 @@ class Manifest(Document):
     `digest` is that of its files' digests, `recipe` that of the recipe.
     """
 
-    VERSION: ClassVar[str] = "2.5"
+    VERSION: ClassVar[str] = "2.6"
 
     kind: ArtifactKind
     digest: str

@@ -1,4 +1,4 @@
-"""What models were judged to be: `eval`'s figures, a run's quality, and fine-tuned students."""
+"""What models were judged to be: `eval`'s figures, a run's quality, and fine-tuned models."""
 
 from __future__ import annotations
 
@@ -123,7 +123,10 @@ class DataDigest(Figures):
 
 
 class FineTunedRun(Figures):
-    """One training on one task: what it learned from, and its figures by the name of the judged split."""
+    """One training on one task: what it learned from, and its figures by the name of the judged split.
+
+    `columns` are those of the user's own files; GLUE's have theirs.
+    """
 
     task: str
     seed: int
@@ -131,6 +134,7 @@ class FineTunedRun(Figures):
     of_examples: int
     trained_on: DataDigest
     judged_on: dict[str, DataDigest]
+    columns: Columns = Columns()
     teacher: str | None
     teacher_digest: str | None
     judged: dict[str, tuple[QualityFigure, ...]]
@@ -150,7 +154,7 @@ class MetricOverSeeds(Figures):
 class FineTuning(Document):
     """A model fine-tuned on tasks, as `summary.json` keeps it; `skipped` says why tasks were left out."""
 
-    VERSION: ClassVar[str] = "1.0"
+    VERSION: ClassVar[str] = "1.1"
 
     model: str
     runs: tuple[FineTunedRun, ...]

@@ -21,9 +21,13 @@ class SourceFound(Figures):
 
 
 class RunTime(Figures):
-    """About how long a run takes, by its stages; `basis` says what was measured, and where the rest is from."""
+    """About how long a run takes, by its stages; `basis` says what was measured, and where the rest is from.
+
+    `turn` is what each further turn of a planned student takes, which there is where its package misses the budget.
+    """
 
     seconds: dict[str, float]
+    turn: float | None
     basis: str
 
     @property

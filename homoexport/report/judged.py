@@ -1,4 +1,4 @@
-"""What models and fine-tuned students were judged to be, in tables and pages."""
+"""What models and fine-tuned ones were judged to be, in tables and pages."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def write_evaluation_report(folder: Path, evaluation: Evaluation) -> None:
 
 
 def write_finetuned_report(folder: Path, tuning: FineTuning) -> None:
-    """Write the report of fine-tuned students into the folder of one, or of all."""
+    """Write the report of fine-tuned models into the folder of one, or of all."""
     dots: dict[str, list[Dot]] = {}
     for each in tuning.summary:
         run = _run_of(tuning, each)

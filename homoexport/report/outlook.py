@@ -10,10 +10,12 @@ from homoexport.units import duration
 _STAGES = {
     "plan": "planning",
     "text": "reading the text",
+    "vectors": "asking for vectors",
     "distill": "distilling",
     "teacher": "exporting the teacher",
     "export": "exporting the student",
     "measure": "measuring",
+    "quality": "judging",
 }
 
 
@@ -58,7 +60,8 @@ def row_lines(outlook: Outlook) -> list[str]:
 def time_in_words(found: RunTime) -> str:
     """How long a run takes, which of its stages how long, and what that is taken from."""
     stages = ", ".join(f"{_STAGES[stage]} {duration(seconds)}" for stage, seconds in found.seconds.items())
-    return f"about {duration(found.total)}: {stages} (by {found.basis})"
+    turn = "" if found.turn is None else f"; {duration(found.turn)} more for each turn after a missed budget"
+    return f"about {duration(found.total)}: {stages}{turn} (by {found.basis})"
 
 
 def _source(source: SourceFound) -> str:

@@ -10,20 +10,22 @@ from itertools import islice
 import datasets
 import numpy as np
 
-from homoexport.documents.recipe import TextSettings
+from homoexport.documents.recipe import TextSettings, TextSource
 from homoexport.documents.student import CorpusDescription
 from homoexport.errors import TextError
 from homoexport.text.corpus import MapCorpus, lengths_of, refuse_few, refuse_held_out
 from homoexport.text.example import examples_from
+from homoexport.text.parquet import rows_in
 from homoexport.text.peek import rows_of
 from homoexport.text.sequences import Columns, Sequencer, features_of
-from homoexport.text.sources import Row, columns_of, find_files, name_of
+from homoexport.text.sources import Row, columns_of, find_files, first_rows, name_of
 
 _ROWS_AT_ONCE = 100
 _ROWS_OF_A_BLOCK = 1000  # whose last block of masked-lm is a short one, as `prepare_text` cuts them
 _SHOWN_ROWS = 3
 _PACKED = 3.0  # times as large as its compressed file is a text, about
 _PACKED_ENDS = (".gz", ".bz2", ".xz", ".zip", ".parquet")
+_AROUND_NAME = 5  # characters of quotes, colon and spaces
 
 
 @dataclass
@@ -52,15 +54,18 @@ class SourceSample:
         return None if source.files is None else len(find_files(source.files))
 
     def whole(self) -> float | None:
-        """Times as much as was read that the source has, by its files' sizes; None of a dataset on the hub."""
+        """Times as much as was read that the source has, by its files' sizes, of parquet by their rows; None of a
+        dataset on the hub."""
         source = self.sequencer.source
         if self.is_whole:
             return 1.0
         if source.files is None or not self.characters:
             return None
         sizes = {path: size for path, _, size, _ in find_files(source.files)}
+        if all(path.lower().endswith(".parquet") for path in sizes):
+            return max(1.0, sum(map(rows_in, sizes)) / self.looked_at)
         unpacked = sum(size * (_PACKED if path.lower().endswith(_PACKED_ENDS) else 1) for path, size in sizes.items())
-        return max(1.0, unpacked / self.characters)
+        return max(1.0, unpacked * _share_of_text(source, source.files) / self.characters)
 
     def read(self, rows: Iterator[Row], columns: Columns) -> None:
         """Read some rows on, and put their sequences into columns that have those of other rows."""
@@ -85,6 +90,18 @@ class SourceSample:
             len("".join(row[role] or "")) for row in chunk for role in ("text", "pair") if role in row
         )
         self.seconds += time.perf_counter() - began
+
+
+def _share_of_text(source: TextSource, files: str) -> float:
+    """How much of a file is its texts, by the first rows: the rest is other columns, and in jsonl their names."""
+    path, member, *_ = find_files(files)[0]
+    is_jsonl, texts, whole = ".jsonl" in (member or path).lower(), 0, 0
+    for row in first_rows(files, _ROWS_AT_ONCE):
+        written = {name: len(str("" if cell is None else cell)) for name, cell in row.items()}
+        names = sum(len(name) + _AROUND_NAME for name in row) if is_jsonl else 0
+        texts += sum(written.get(name, 0) for name in (source.column, source.pair_column or ""))
+        whole += sum(written.values()) + len(row) + names  # and what divides them
+    return texts / whole if texts else 1.0
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
-import pyarrow.compute  # type: ignore[import-untyped]
-import pyarrow.parquet  # type: ignore[import-untyped]
+import pyarrow  # type: ignore[import-untyped]
 from pydantic_core import from_json
 
 from homoexport import packaged
@@ -32,6 +31,7 @@ from homoexport.errors import HomoexportError, TextError, first_line, refusing
 from homoexport.globs import at_home, matching
 from homoexport.text.delimited import delimited_rows
 from homoexport.text.lines import Lines, Unpacked, longest_text, too_long
+from homoexport.text.parquet import columns_in, parquet_rows
 from homoexport.text.vectors import VectorReader
 
 FORMATS = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
@@ -40,7 +40,7 @@ _COMPRESSIONS: Mapping[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2
 Row = dict[str, Any]  # cells by the names of columns, of whatever kind a file has
 
 _FILES_LOOKED_AT = 20  # of a source, before anything is loaded
-_ROWS_AT_ONCE = 200  # read or written together: each may be as long as the limit allows
+_ROWS_AT_ONCE = 200  # written together: each may be as long as the limit allows
 
 # (path, member of the archive or "", size in bytes, modification time in ns): the last two are
 # there so that `datasets`' fingerprint of a changed file differs.
@@ -146,68 +146,13 @@ def _jsonl_rows(lines: Lines, where: str) -> Iterator[Row]:
         yield row
 
 
-def _refuse_type(field: pyarrow.Field, where: str) -> None:
-    """Refuse a column that holds neither text, nor figures, nor lists of one of them."""
-    kinds = pyarrow.types
-    is_list = kinds.is_list(field.type) or kinds.is_large_list(field.type)
-    if not is_list and kinds.is_fixed_size_list(field.type):  # as vectors may be
-        is_list = kinds.is_primitive(field.type.value_type)
-    kind = field.type.value_type if is_list else field.type
-    kind = kind.value_type if kinds.is_dictionary(kind) else kind
-    if not (_is_text(kind) or kinds.is_primitive(kind) or kinds.is_null(kind)):
-        what = f"its column '{field.name}' holds {kind}, which is no text"
-        raise TextError(what, where=where, hint="write it as strings, or name another column")
-
-
-def _is_text(kind: pyarrow.DataType) -> bool:
-    kinds = pyarrow.types
-    return bool(kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind))
-
-
-def _longest(column: pyarrow.Array) -> int:
-    """Bytes of a column's longest text; of lists of texts, those of the longest list."""
-    kinds, compute = pyarrow.types, pyarrow.compute
-    is_list = kinds.is_list(column.type) or kinds.is_large_list(column.type)
-    texts = column.flatten() if is_list else column
-    if kinds.is_dictionary(texts.type):
-        lengths = compute.binary_length(texts.dictionary)
-        lengths = lengths.take(texts.indices) if is_list else lengths
-    elif _is_text(texts.type):
-        lengths = compute.binary_length(texts)
-    else:
-        return 0
-    if is_list:
-        rows = pyarrow.table({"row": compute.list_parent_indices(column), "length": lengths}).group_by("row")
-        lengths = rows.aggregate([("length", "sum")])["length_sum"]
-    return compute.max(lengths).as_py() or 0
-
-
-def _parquet_rows(stream: BinaryIO, columns: dict[str, str], where: str, size: int) -> Iterator[Row]:
-    wanted, footer = list(columns.values()), pyarrow.parquet.ParquetFile(stream, pre_buffer=False)
-    _check_columns(columns, footer.schema_arrow.names, where)
-    for name in wanted:
-        _refuse_type(footer.schema_arrow.field(name), where)
-    # Texts that repeat stay in the dictionary that the file has of them until it is known how long they are.
-    leaves = [leaf for leaf in footer.schema if leaf.path.split(".")[0] in wanted]
-    texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
-    stream.seek(0)
-    table = pyarrow.parquet.ParquetFile(stream, read_dictionary=texts, pre_buffer=False)
-    # The columns' own metadata is not looked at: pyarrow ends the process where it is damaged.
-    groups = [table.metadata.row_group(number) for number in range(table.metadata.num_row_groups)]
-    packaged.check_expansion(sum(group.total_byte_size for group in groups), size, where)
-    for batch in table.iter_batches(batch_size=_ROWS_AT_ONCE, columns=wanted):
-        for column in batch.columns:
-            if _longest(column) > longest_text():
-                raise too_long(where)
-        yield from batch.to_pylist()
-
-
 def _rows(
     entry: FileEntry, columns: dict[str, str], where: str, archive: zipfile.ZipFile | None, stack: ExitStack
 ) -> Iterator[Row]:
     stream, suffix = _open(entry, where, archive, stack), _format_of(entry[1] or entry[0])
     if suffix == ".parquet":
-        yield from _parquet_rows(stream, columns, where, entry[2])
+        _check_columns(columns, list(columns_in(stream)), where)
+        yield from parquet_rows(stream, list(columns.values()), size=entry[2], where=where)
         return
     lines = Lines(stack.enter_context(io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")), where)
     if suffix == ".txt" and len(columns) > 1:
@@ -314,8 +259,7 @@ def first_rows(files: str, count: int) -> list[Row]:
         archive = stack.enter_context(_archive(entry[0])) if entry[1] else None
         if _format_of(entry[1] or entry[0]) == ".parquet":
             stream = _open(entry, entry[0], archive, stack)
-            names = pyarrow.parquet.ParquetFile(stream, pre_buffer=False).schema_arrow.names
-            text = {name: name for name in names}
+            text = {name: name for name, is_readable in columns_in(stream).items() if is_readable}
         return list(islice(_rows(entry, text, entry[0], archive, stack), count))
 
 

@@ -87,10 +87,9 @@ class TextFiles:
 
 def _rows_about(path: Path) -> int | None:
     if path.suffix.lower() == ".parquet":
-        import pyarrow.parquet  # type: ignore[import-untyped]
+        from homoexport.text.parquet import rows_in
 
-        with refusing(TextError, "cannot be read", where=str(path), hint="copy or write it again"):
-            return int(pyarrow.parquet.read_metadata(path).num_rows)
+        return rows_in(str(path))
     if path.suffix.lower() not in _PLAIN:
         return None
     with refusing(TextError, "cannot be read", where=str(path), hint="copy or write it again"):

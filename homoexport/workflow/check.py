@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from homoexport.choices import UNLABELLED_TASKS
 from homoexport.documents.outlook import Outlook, RunTime, SourceFound
-from homoexport.documents.recipe import Recipe, StudentShape
+from homoexport.documents.recipe import Recipe, StudentShape, load_recipe
 from homoexport.documents.run_folder import check_output
 from homoexport.errors import OutputError, RecipeError
 from homoexport.shape import Shape
-from homoexport.stages.evaluate import JudgedExamples, torch_package
+from homoexport.stages.evaluate import TASKS, JudgedExamples, torch_package
 from homoexport.stages.measure import check_measurement, refuse_uncounted
 from homoexport.text.columns import shown
 from homoexport.text.sources import columns_of
@@ -38,18 +39,24 @@ _FLOAT32 = 4  # bytes
 @dataclass(frozen=True)
 class Checked:
     """A run that can be done: its teacher, the beginning of its text, and its student's shape, None where it is still
-    to be planned."""
+    to be planned.
+
+    `asked` are the parameters of the model whose vectors teach, 0 without one; `judged` is how many texts each model is
+    asked for a floor of quality.
+    """
 
     recipe: Recipe
     teacher: Encoder
     text: TextSample
     student: Shape | None
+    asked: int
+    judged: int
 
 
 def check(
-    recipe: Recipe,
+    recipe: Recipe | Path | str,
     *,
-    output: Path | None = None,
+    output: Path | str | None = None,
     force: bool = False,
     resume: bool = False,
     progress: Progress = QUIET,
@@ -57,18 +64,24 @@ def check(
     """Find all that can be known to stop a run, and say what it would do, and about how long it would take.
 
     Args:
+        recipe: what to do, or the YAML file that says it.
         output: where its folder would lie; by default below `runs`.
         force, resume: as of `run`.
 
     Raises:
         UserError: what would stop it: files, columns, labels, widths, a device, a number of threads, too little text or
             room on the disk, a floor of quality that cannot be judged, an output that may not be replaced.
+
+    Example:
+        >>> outlook = check("recipes/quickstart.yaml")  # doctest: +SKIP
+        >>> outlook.time.total  # seconds  # doctest: +SKIP
+        214.0
     """
     from homoexport.workflow.estimate import time_of_run
 
-    place = output or Path("runs")
+    recipe, place = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe)), Path(output or "runs")
     if output is not None:
-        check_output(output, "run", recipe.digest(), inputs=inputs_of(recipe), force=force, resume=resume)
+        check_output(place, "run", recipe.digest(), inputs=inputs_of(recipe), force=force, resume=resume)
     checked = check_recipe(recipe, output=None if resume else place)
     progress.on_share("making a few steps, to say how long all of them take", 0.0)
     return outlook_of(checked, place, time=time_of_run(checked))
@@ -84,10 +97,11 @@ def check_recipe(recipe: Recipe, *, output: Path | None = None) -> Checked:
     student, judged = _checked_without_models(recipe)
     settings = recipe.measure
     from homoexport.encoder import load_encoder, max_length_of
-    from homoexport.stages.distill import TASKS, targets_of
+    from homoexport.stages.distill import TASKS as OBJECTIVES
+    from homoexport.stages.distill import targets_of
     from homoexport.stages.export.package import refuse_unknown
 
-    teacher = load_encoder(recipe.teacher, task=TASKS[recipe.distill.objective])
+    teacher = load_encoder(recipe.teacher, task=OBJECTIVES[recipe.distill.objective])
     refuse_unknown(teacher, recipe.export.runtime)
     targets = targets_of(
         teacher, [] if student is None else [student], recipe.distill, max_length=recipe.text.max_length
@@ -104,9 +118,10 @@ def check_recipe(recipe: Recipe, *, output: Path | None = None) -> Checked:
         width = None
         if student is not None and recipe.output == "student":
             width = student.hidden_size or teacher.model.config.hidden_size
-        asked = torch_package(second or teacher)
-        check_gate(recipe.quality, judged, teacher=asked, hidden_size=width, output=recipe.output)
-    checked = Checked(recipe, teacher, text, targets[0] if targets else None)
+        judge = torch_package(second or teacher)
+        check_gate(recipe.quality, judged, teacher=judge, hidden_size=width, output=recipe.output)
+    shape, asked = targets[0] if targets else None, 0 if second is None else second.parameters
+    checked = Checked(recipe, teacher, text, shape, asked, _judged_texts(recipe, judged))
     if output is not None:
         _refuse_full_disk(checked, output)
     return checked
@@ -122,6 +137,15 @@ def _checked_without_models(recipe: Recipe) -> tuple[StudentShape | None, Judged
     check_measurement(settings.device, [workload], texts=texts_of(settings), min_seconds=settings.min_seconds)
     check_before_loading(recipe.text, recipe.distill, recipe.vocabulary)
     return student, None if recipe.quality is None else gate_data(recipe.quality)
+
+
+def _judged_texts(recipe: Recipe, judged: JudgedExamples | None) -> int:
+    """How many texts each model is asked that is held against the floor of quality."""
+    if recipe.quality is None or judged is None:
+        return 0
+    task, is_held_out = TASKS[judged.task], recipe.quality.data is None and judged.task in UNLABELLED_TASKS
+    count = recipe.text.held_out if is_held_out else len(judged.examples.texts)
+    return min(count, task.max_texts or count) * (2 if task.pairs == "needed" else 1)
 
 
 def student_of(recipe: Recipe) -> StudentShape:

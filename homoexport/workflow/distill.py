@@ -52,7 +52,7 @@ _FREE_TO_CHANGE = {
     "compile",
     "teacher_cache_gb",
 }
-_PRUNE_ON_STEPS, _PRUNE_ON_UNTIL = 0.4, 0.5  # share of the steps, and of these until the narrower width is reached
+PRUNE_ON_STEPS, _PRUNE_ON_UNTIL = 0.4, 0.5  # share of the steps, and of these until the narrower width is reached
 _BRANCH_PRUNES_UNTIL = 0.3  # where the trunk's heads are not the branch's: share of the branch's steps
 
 
@@ -137,7 +137,7 @@ def prune_on(
 ) -> DistilledManifest:
     """Prune a finished student further, from where its distillation ended, to a narrower one.
 
-    It takes `_PRUNE_ON_STEPS` of the steps, half of them pruning, and leaves its own state to go on from, too. The
+    It takes `PRUNE_ON_STEPS` of the steps, half of them pruning, and leaves its own state to go on from, too. The
     student's folder is one that `distill` or this function left with its state (`keep_state`); teacher, text and
     settings are those that it was distilled with. No width of the shape is more than the student's.
     """
@@ -150,7 +150,7 @@ def prune_on(
         return verify(output, DistilledManifest, strict=False)
     further = settings.model_copy(
         update={
-            "steps": max(2, round(_PRUNE_ON_STEPS * settings.steps)),
+            "steps": max(2, round(PRUNE_ON_STEPS * settings.steps)),
             "prune_from": 0.0,
             "prune_until": _PRUNE_ON_UNTIL,
             "method": "homodistil",

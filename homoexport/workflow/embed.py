@@ -142,7 +142,7 @@ class _Texts:
                 raise OutputError("is one of the files that are read", where=str(output), hint="name another file")
             self._rows, self.about = files.rows(), files.about()
         else:
-            for flag, name in (("pair_column", pair_column), ("id_column", id_column)):
+            for flag, name in (("--pair-column", pair_column), ("--id-column", id_column)):
                 if name is not None:
                     raise UserError("the lines of stdin have no columns", where=flag, hint="name files with --data")
             self._rows = lines_of(data, "stdin")

@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING
 from homoexport.documents.outlook import RunTime
 from homoexport.documents.recipe import DistillSettings
 from homoexport.shape import PartialShape
+from homoexport.stages.measure import find_target, is_plain_cpu
+from homoexport.workflow.distill import PRUNE_ON_STEPS
 
 if TYPE_CHECKING:
-    from homoexport.encoder import Encoder
-    from homoexport.text.corpus import MapCorpus
     from homoexport.workflow.check import Checked
 
 # In seconds, on two cores of a Xeon with AMX: bench/results/making.json and docs/quickstart-summary.json are of it.
 _LOOP_SECONDS = 0.0123  # of `_pace`
-_PLAN, _EXPORT, _MEASURE = 80.0, 20.0, 10.0
+_PLAN, _EXPORT, _MEASURE = 80.0, 20.0, 6.0
 _EXPORT_OF_A_MILLION = 0.5  # parameters: so much more
+_PACKAGES = 2  # that are measured, each for `measure.min_seconds`
 
 # In training steps for as much text.
 _MENDING = 1.1
@@ -32,7 +33,7 @@ _PLANNED = 0.6  # a student's, of one at the teacher's width, where the student 
 
 _MENDED_TOKENS = 2**15
 _CHECKPOINTS = 1.02
-_STEPS = 3  # of a probe; the first is left out
+_STEPS, _HELD_OUT = 3, 3  # of a probe, steps and sequences; the first step is left out
 _MOST_SEQUENCES, _MOST_WORK = 16, 3e9  # of its steps on CPUs: sequences, and tokens times parameters of the layers
 
 
@@ -59,20 +60,39 @@ def time_of_run(checked: Checked) -> RunTime:
     """Seconds of the stages of a run, and their basis."""
     recipe, text, pace, probed = checked.recipe, checked.text, _pace(), _probe(checked)
     exporting = pace * (_EXPORT + _EXPORT_OF_A_MILLION * checked.teacher.parameters / 1e6)
-    asking = _ASKING_BOTH * probed.narrow * recipe.text.held_out / recipe.distill.batch_size
+    asking = _ASKING_BOTH * probed.narrow / recipe.distill.batch_size  # teacher and student, a text
+    comparing = asking * recipe.text.held_out
     seconds = {
         "plan": pace * _PLAN if recipe.is_planned else 0.0,
         "text": text.seconds() or 0.0,
-        "distill": _CHECKPOINTS * (_distilling(checked, probed) + asking),
+        "vectors": _asking_second(checked, probed),
+        "distill": _CHECKPOINTS * (_distilling(checked, probed) + comparing),
         "teacher": exporting,
         "export": exporting,
-        "measure": pace * _MEASURE + asking,
+        "measure": pace * _MEASURE + _PACKAGES * recipe.measure.min_seconds + comparing,
+        "quality": asking * checked.judged,
     }
+    turn = None
+    if recipe.is_planned:
+        pruning_on = PRUNE_ON_STEPS * recipe.distill.steps * probed.narrow
+        turn = pruning_on + sum(seconds[stage] for stage in ("export", "measure", "quality"))
     basis = (
         f"{_STEPS - 1} training steps of {probed.sequences} texts, timed here, and what exporting and measuring took "
         f"on a Xeon of {pace:.1f} times this machine's pace"
     )
-    return RunTime(seconds={stage: round(each, 1) for stage, each in seconds.items() if each}, basis=basis)
+    if not is_plain_cpu(find_target(recipe.measure.device)):
+        basis += f"; on {recipe.measure.device} these may take longer"
+    return RunTime(
+        seconds={stage: round(each, 1) for stage, each in seconds.items() if each},
+        turn=None if turn is None else round(turn, 1),
+        basis=basis,
+    )
+
+
+def _asking_second(checked: Checked, probed: _Probed) -> float:
+    """Seconds of asking the model of `vectors_from` once for each text; 0 without one, or where nobody knows."""
+    larger, sequences = checked.asked / checked.teacher.parameters, checked.text.sequences() or 0.0
+    return _TEACHERS_PART * larger * probed.narrow * sequences / checked.recipe.distill.batch_size
 
 
 def _distilling(checked: Checked, probed: _Probed) -> float:
@@ -95,31 +115,38 @@ def _distilling(checked: Checked, probed: _Probed) -> float:
 
 def _probe(checked: Checked) -> _Probed:
     """Make a few steps as the recipe's will be."""
-    recipe, teacher = checked.recipe, checked.teacher
-    count = _sequences_of_step(checked)
-    corpus = checked.text.corpus(recipe.text, sequences=_STEPS * count, held_out=3)
+    recipe, count = checked.recipe, _sequences_of_step(checked)
+    corpus = checked.text.corpus(recipe.text, sequences=_STEPS * count, held_out=_HELD_OUT)
+    weights = recipe.distill.weights.model_copy(update={"vectors": None})
+    if recipe.distill.objective == "sentence-embedding":  # where vectors may have been all that teaches
+        weights = weights.model_copy(update={"task": weights.task or 1.0})
     settings = recipe.distill.model_copy(
         update={
             "batch_size": count,
-            "steps": _STEPS,
+            "steps": max(_STEPS, recipe.distill.steps),
             "repair": False,
             "vectors_from": None,
-            "weights": recipe.distill.weights.model_copy(update={"vectors": None}),
+            "weights": weights,
             "int8_share": 0.0,
             "trackers": (),
             "compile": False,
         }
     )
-    shape, times, wide = PartialShape(), recipe.distill.batch_size / count, None
-    if checked.student is not None:
-        shape = PartialShape.of(checked.student)
-    at_once = settings.model_copy(update={"method": "one-shot"} if _prunes(settings) else {})
-    _, *narrow = _timed_steps(teacher, corpus, shape, at_once, recipe.text.max_length)
-    if settings.method == "homodistil":  # which prunes after the step that is left out here
-        late = settings.model_copy(update={"steps": _STEPS + 1, "prune_from": 1.0, "prune_until": 1.0})
-        wide = times * _timed_steps(teacher, corpus, shape, late, recipe.text.max_length)[1]
-    factor = 1.0 if checked.student is not None else _PLANNED
-    return _Probed(wide, times * factor * sum(narrow) / len(narrow), count)
+    shape = PartialShape() if checked.student is None else PartialShape.of(checked.student)
+    times = recipe.distill.batch_size / count
+
+    def seconds(settings: DistillSettings, steps: int) -> float:
+        """Of a whole step, on average; the first is left out."""
+        from homoexport.stages.distill import first_steps
+
+        longest = recipe.text.max_length
+        made = first_steps(checked.teacher, corpus, shape, settings=settings, steps=steps, max_length=longest)
+        return times * sum(step.seconds for step in made[1:]) / (steps - 1)
+
+    at_once = settings.model_copy(update={"method": "from-scratch", "layers": None} if _prunes(settings) else {})
+    narrow = seconds(at_once, _STEPS) * (1.0 if checked.student is not None else _PLANNED)
+    wide = seconds(settings, 2) if settings.method == "homodistil" else None
+    return _Probed(wide, narrow, count)
 
 
 def _prunes(settings: DistillSettings) -> bool:
@@ -132,32 +159,12 @@ def _sequences_of_step(checked: Checked) -> int:
 
     from homoexport.encoder import family_of, parameter_counts
 
-    batch_size, model = checked.recipe.distill.batch_size, checked.teacher.model
+    distill, model = checked.recipe.distill, checked.teacher.model
     if torch.cuda.is_available():
-        return min(batch_size, checked.recipe.distill.micro_batch_size or batch_size)
+        return min(distill.batch_size, distill.micro_batch_size or distill.batch_size)
     work = parameter_counts(model, family_of(model.config)).backbone * checked.text.tokens()
-    return min(batch_size, max(2, min(_MOST_SEQUENCES, int(_MOST_WORK / work))))
-
-
-def _timed_steps(
-    teacher: Encoder, corpus: MapCorpus, shape: PartialShape, settings: DistillSettings, max_length: int
-) -> list[float]:
-    """Seconds of each step of a distillation that nobody keeps."""
-    from homoexport.stages.distill import distill_encoder
-
-    seconds: list[float] = []
-    try:
-        distill_encoder(
-            teacher,
-            corpus,
-            shape=shape,
-            settings=settings,
-            max_length=max_length,
-            on_step=lambda step: seconds.append(step.seconds),
-        )
-    finally:
-        teacher.model.to("cpu")
-    return seconds
+    least = 2 if distill.objective == "sentence-embedding" else 1
+    return min(distill.batch_size, max(least, min(_MOST_SEQUENCES, int(_MOST_WORK / work))))
 
 
 def _pace() -> float:

@@ -22,16 +22,18 @@ from homoexport.choices import (
     Runtime,
     RuntimeChoice,
 )
-from homoexport.documents.artifact import PackageManifest, refuse_links, verify
+from homoexport.documents.artifact import PackageManifest, StudentManifest, kind_of, read_manifest, refuse_links, verify
 from homoexport.documents.budget import BudgetVerdict
 from homoexport.documents.document import first_fault
 from homoexport.documents.layout import HELD_OUT
 from homoexport.documents.output import refuse_existing
 from homoexport.documents.package import TimedAt
 from homoexport.documents.recipe import ExportSettings, MeasureSettings
+from homoexport.documents.student import FinetunedDetails
 from homoexport.errors import DeviceError, TextError, UserError, refusing
 from homoexport.host import available_cores
 from homoexport.schemes import SCHEMES, embeddings_of, refuse_scales_without_text
+from homoexport.stages.evaluate import read_again
 from homoexport.stages.measure import (
     answers_of_file,
     check_measurement,
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from homoexport.workflow.gate import Gate
 
 OLDEST_OPSET = 18
+_MOST_TEXTS = 1000  # of those that a fine-tuned model was judged on
 
 
 def export(
@@ -81,7 +84,8 @@ def export(
     Candidates are the graph in several forms (which operators) and schemes (how many bits), held against torch on real
     text and timed in turns on the device; on an emulated one their instructions are counted. Other arguments are the
     fields of a recipe's `export` and `measure` sections. `text` is a file of real text, one a line; by default a
-    student's held-out text, else sentences of our own.
+    student's held-out text, or what a fine-tuned model was judged on, where that is still the same; else sentences of
+    our own.
 
     Raises:
         UserError: what cannot be, told before the model is loaded where it can be told without it.
@@ -108,6 +112,8 @@ def export(
     except ValidationError as error:
         raise UserError(first_fault(error), where="export") from None
     texts = read_lines(Path(text)) if text else held_out_texts(Path(model))
+    if not texts and _finetuned(Path(model)) is not None:
+        progress.on_stage("what it was judged on is not there any more: answers are held on sentences of our own")
     return export_model(
         str(model),
         Path(output),
@@ -245,10 +251,22 @@ def threads_here(settings: MeasureSettings) -> int:
 
 
 def held_out_texts(student: Path) -> list[str]:
-    """Held-out text that a distilled student's folder carries; none where it carries none."""
+    """Text that a model has not learned from: what a distilled student's folder carries, or what a fine-tuned model was
+    judged on, of pairs the first texts, where that is still the same; else none."""
     path = student / HELD_OUT
     if not path.is_file():
-        return []
+        details = _finetuned(student)
+        judged = None if details is None else read_again(details.finetuned)
+        texts = () if judged is None else judged.texts[:_MOST_TEXTS]
+        return [text if isinstance(text, str) else text[0] for text in texts]
     refuse_links(student, hidden=False)
     with refusing(TextError, "cannot be read", where=str(path)):
         return path.read_text(encoding="utf-8").splitlines()
+
+
+def _finetuned(folder: Path) -> FinetunedDetails | None:
+    """What is kept of a model that was fine-tuned; None of others."""
+    if kind_of(folder) != "student":
+        return None
+    details = read_manifest(folder, StudentManifest).details
+    return details if isinstance(details, FinetunedDetails) else None

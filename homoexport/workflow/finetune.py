@@ -1,4 +1,7 @@
-"""Fine-tuning on tasks, and what comes out of it judged: one student, or many tasks and seeds that can be resumed."""
+"""Fine-tuning on tasks, and what comes out of it judged: one model, or many tasks and seeds that can be resumed.
+
+The folders have no copy of what was judged on: it may not be the user's to publish. Its place and digest are kept.
+"""
 
 from __future__ import annotations
 
@@ -46,13 +49,10 @@ from homoexport.stages.evaluate import (
 )
 from homoexport.workflow.job import check_threads
 from homoexport.workflow.progress import QUIET, Progress
-from homoexport.workflow.text import write_held_out
-
-_HELD_OUT_TEXTS = 1000  # that a student carries for the checks of its export
 
 
 def finetune(
-    student: str,
+    model: str,
     *,
     task: LearnedTask,
     output: Path,
@@ -66,12 +66,13 @@ def finetune(
     resume: bool = False,
     progress: Progress = QUIET,
 ) -> FineTuning:
-    """Fine-tune a student's folder, or any encoder's that transformers has a classifier for, on a task, and judge it;
-    with several tasks or seeds each.
+    """Fine-tune a student, or any encoder that transformers has a classifier for, on a task, and judge it; with several
+    tasks or seeds each.
 
     Args:
         task: `classification` or `scores` on one's own files; one of GLUE's; or `glue`, all of these that have files.
-        output: becomes the student's folder; of several trainings the folder of all, `TASK/seed-N`.
+        model: hub name, or folder.
+        output: becomes the fine-tuned model's folder; of several trainings the folder of all, `TASK/seed-N`.
         columns: of the files to train and to judge on (globs); by default `text` and `label`, of scores `score`.
         data_dir: GLUE's files, a folder a task; without it the hub is asked.
         teacher: a classifier of the same labels, whose logits teach, too; of several tasks the folder of its own
@@ -90,19 +91,19 @@ def finetune(
     if single and resume:
         raise UserError("is for several tasks or seeds", where="--resume", hint="leave it out")
     if not resume:
-        refuse_existing(output, force=force, kind="student" if single else "finetuning", inputs=[student])
+        refuse_existing(output, force=force, kind="student" if single else "finetuning", inputs=[model])
     tasks, skipped = read_learned(
         task, train=train, dev=dev, columns=columns, data_dir=data_dir, on_stage=progress.on_stage
     )
     if single:
         (learned,) = tasks
         settings, seed = recipe.settings_of(learned.name), recipe.seeds[0]
-        run = finetune_student(
-            student, learned, output, settings=settings, seed=seed, teacher=teacher, force=force, progress=progress
+        run = finetune_model(
+            model, learned, output, settings=settings, seed=seed, teacher=teacher, force=force, progress=progress
         )
-        return FineTuning(model=student, runs=(run,), summary=over_seeds([run]))
+        return FineTuning(model=model, runs=(run,), summary=over_seeds([run]))
     return finetune_many(
-        student,
+        model,
         tasks,
         output,
         recipe=recipe,
@@ -115,11 +116,11 @@ def finetune(
 
 
 def is_single(task: LearnedTask, recipe: FinetuneRecipe) -> bool:
-    """Whether there is one training alone, whose folder is the student's."""
+    """Whether there is one training alone, whose folder is the model's."""
     return task != "glue" and len(recipe.seeds) == 1
 
 
-def finetune_student(
+def finetune_model(
     source: str,
     task: LabelledTask,
     out_dir: Path,
@@ -130,7 +131,7 @@ def finetune_student(
     force: bool = False,
     progress: Progress = QUIET,
 ) -> FineTunedRun:
-    """Fine-tune a model on a task, judge it, and write it as a student's folder; what its manifest keeps of it.
+    """Fine-tune a model on a task, judge it, and write its folder; what its manifest keeps of it.
 
     The seed is that of the new head, of dropout, of the order of examples, and of those that are drawn.
     """
@@ -159,8 +160,6 @@ def finetune_student(
         )
         progress.on_stage("judging")
         run = _judged_run(folder, task, train, seed=seed, teacher=teacher)
-        judged = next(iter(task.judged.values())).texts[:_HELD_OUT_TEXTS]
-        write_held_out(folder, (text if isinstance(text, str) else text[0] for text in judged))
         details = FinetunedDetails(
             task="text-classification",
             teacher=source,
@@ -178,11 +177,11 @@ def finetune_student(
     return run
 
 
-def _judged_run(student: Path, task: LabelledTask, train: Examples, *, seed: int, teacher: str | None) -> FineTunedRun:
-    """What a student has learned from, and its figures."""
+def _judged_run(tuned: Path, task: LabelledTask, train: Examples, *, seed: int, teacher: str | None) -> FineTunedRun:
+    """What a fine-tuned model has learned from, and its figures."""
     judged = {}
     for name, examples in task.judged.items():
-        (found,) = evaluate_models([str(student)], examples, task="classification", metrics=task.metrics, seed=seed)
+        (found,) = evaluate_models([str(tuned)], examples, task="classification", metrics=task.metrics, seed=seed)
         judged[name] = found.metrics
     return FineTunedRun(
         task=task.name,
@@ -191,6 +190,7 @@ def _judged_run(student: Path, task: LabelledTask, train: Examples, *, seed: int
         of_examples=len(task.train.texts),
         trained_on=_digest(train),
         judged_on={name: _digest(dev) for name, dev in task.judged.items()},
+        columns=task.columns,
         teacher=teacher,
         teacher_digest=None if teacher is None else digest_of_source(teacher),
         judged=judged,
@@ -221,7 +221,7 @@ def finetune_many(
     resume: bool = False,
     progress: Progress = QUIET,
 ) -> FineTuning:
-    """Fine-tune a model on every task with every seed, each a student's folder `TASK/seed-N`, and sum up.
+    """Fine-tune a model on every task with every seed, each in a folder `TASK/seed-N`, and sum up.
 
     Teachers and the reasons why tasks are skipped go by the task's name.
     """
@@ -246,7 +246,7 @@ def finetune_many(
             folder = out_dir / task.name / f"seed-{seed}"
             if not is_finished(folder):
                 settings, teacher = recipe.settings_of(task.name), teachers.get(task.name)
-                finetune_student(source, task, folder, settings=settings, seed=seed, teacher=teacher, progress=progress)
+                finetune_model(source, task, folder, settings=settings, seed=seed, teacher=teacher, progress=progress)
             runs.append(verify(folder, FinetunedManifest, strict=False).details.finetuned)
         tuning = FineTuning(model=source, runs=tuple(runs), summary=over_seeds(runs), skipped=dict(skipped or {}))
         write_finetuned_report(out_dir, tuning)
@@ -271,7 +271,7 @@ def teachers_of(folder: str, tasks: Sequence[LabelledTask]) -> dict[str, str]:
 
 
 def over_seeds(runs: Sequence[FineTunedRun]) -> tuple[MetricOverSeeds, ...]:
-    """For each judged split and metric of fine-tuned students: median, lowest and highest over the seeds."""
+    """For each judged split and metric of fine-tuned models: median, lowest and highest over the seeds."""
     values: dict[tuple[str, str], list[float]] = {}
     for run in runs:
         for split, metrics in run.judged.items():

@@ -22,6 +22,7 @@ from homoexport.packaged import PREFIX
 from homoexport.text.columns import are_scores, guess_columns, shown
 from homoexport.text.peek import check_sources
 from homoexport.text.sources import first_rows
+from homoexport.workflow.text import labels_of
 
 if TYPE_CHECKING:
     from homoexport.encoder import Encoder
@@ -42,20 +43,22 @@ _OBJECTIVES: dict[ModelTask, Objective] = {
 class Draft:
     """A recipe that was written: where, what it says, and the first rows of its text by what they are for.
 
-    `learn` is the command that makes its teacher, where none knows the labels yet.
+    `learn` is the command that makes its teacher, where none knows the labels yet; `left_out` is a column that seems to
+    hold labels, of which the teacher knows nothing.
     """
 
     path: Path
     recipe: Recipe
     rows: tuple[dict[str, str], ...]
     learn: str | None
+    left_out: str | None
 
 
 def init(
     output: str | Path,
     *,
     teacher: str,
-    data: Sequence[str],
+    data: str | Sequence[str],
     columns: dict[str, str] | None = None,
     objective: Objective | None = None,
     measure: MeasureSettings | None = None,
@@ -67,7 +70,7 @@ def init(
     Args:
         output: the YAML file.
         teacher: hub name, folder, or `package:DISTRIBUTION/PATH`.
-        data: globs of files, as `text.sources.*.files`.
+        data: globs of files, or one, as `text.sources.*.files`.
         columns: of texts (`text`), of second texts (`pair`) and of labels (`label`); by default by their names.
         objective: by default what the teacher is for; classification where labels are named and it knows none.
         measure: the device, the threads and the length.
@@ -76,8 +79,14 @@ def init(
 
     Raises:
         UserError: a file that exists, a teacher or text that cannot be had, columns that cannot be guessed.
+
+    Example:
+        >>> draft = init("mine.yaml", teacher="minilm", data="texts/*.csv")  # doctest: +SKIP
+        >>> draft.recipe.distill.objective  # doctest: +SKIP
+        'sentence-embedding'
     """
     path, measure, budget = Path(output), measure or MeasureSettings(), budget or Budget()
+    data = [data] if isinstance(data, str) else data
     if path.is_dir() or (path.exists() and not force):
         raise OutputError("already exists", where=str(path), hint="name another file, or give --force to replace it")
     rows = first_rows(data[0], _LOOKED_AT)
@@ -91,6 +100,10 @@ def init(
     is_to_learn = wanted == "classification" and encoder.task not in CLASSIFYING
     objective = wanted or _OBJECTIVES.get(encoder.task, "sentence-embedding")
     taken = _taken(guessed, objective)
+    is_guessed = "label" not in (columns or {})
+    if "label" in taken and is_guessed and not _are_known(encoder, objective, [row[taken["label"]] for row in rows]):
+        del taken["label"]
+    left_out = guessed.get("label") if is_guessed and "label" not in taken else None
     tree = _tree(path, encoder, objective, data, taken, measure, budget)
     learn = None
     if is_to_learn:
@@ -100,7 +113,7 @@ def init(
     first = tuple({role: shown(row.get(column)) for role, column in taken.items()} for row in rows[:3])
     make_folder(path.parent)
     write_text(path, _page(path, recipe, learn=learn))
-    return Draft(path, recipe, first, learn)
+    return Draft(path, recipe, first, learn, left_out)
 
 
 def _columns(rows: Sequence[Any], files: str, named: dict[str, str]) -> dict[str, str]:
@@ -124,6 +137,21 @@ def _taken(columns: dict[str, str], objective: Objective) -> dict[str, str]:
     useful |= {"pair"} if objective in ("sentence-embedding", "classification") else set()
     useful |= {"label"} if "classification" in objective else set()
     return {role: column for role, column in columns.items() if role in useful}
+
+
+def _are_known(encoder: Encoder, objective: Objective, cells: Sequence[Any]) -> bool:
+    """Whether cells hold labels that a classifier has, or numbers, where its answer is one."""
+    from homoexport.text.sequences import class_id, score
+
+    label2id, of_scores = labels_of(encoder, objective)
+    if any(isinstance(cell, list) != (objective == "token-classification") for cell in cells if cell is not None):
+        return False
+    try:
+        for label in (label for cell in cells for label in (cell if isinstance(cell, list) else [cell])):
+            score(label, where="") if of_scores else class_id(label, label2id, where="")
+    except TextError:
+        return False
+    return True
 
 
 def _tree(

@@ -98,9 +98,7 @@ def run(
     """
     recipe, run_dir = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe)), Path(output)
     check_output(run_dir, "run", recipe.digest(), inputs=inputs_of(recipe), force=force, resume=resume)
-    checked = check_recipe(recipe, output=None if resume else run_dir)
-    if not resume:
-        progress.on_note(f"this will take {time_in_words(time_of_run(checked))}")
+    teacher = _checked_teacher(recipe, run_dir, resume=resume, progress=progress)
 
     def is_worth_keeping() -> bool:
         is_planned = is_finished(run_dir / PLAN) or (run_dir / TURNS).is_dir()
@@ -113,7 +111,15 @@ def run(
             refuse_other_work(run_dir, recipe.digest())
         else:
             begin(run_dir, "run", recipe.digest(), recipe=recipe)
-        return _Journey(recipe, run_dir, checked.teacher, progress).run()
+        return _Journey(recipe, run_dir, teacher, progress).run()
+
+
+def _checked_teacher(recipe: Recipe, run_dir: Path, *, resume: bool, progress: Progress) -> Encoder:
+    """The teacher, once all is checked that would stop the run, and it is said how long it will take."""
+    checked = check_recipe(recipe, output=None if resume else run_dir)
+    if not resume:
+        progress.on_note(f"this will take {time_in_words(time_of_run(checked))}")
+    return checked.teacher
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def read_text(
     """What `prepare_text` makes of it."""
     from homoexport.text.prepare import prepare_text
 
-    label2id, of_scores = _labels_of(encoder, objective)
+    label2id, of_scores = labels_of(encoder, objective)
     return prepare_text(
         text,
         encoder.tokenizer,
@@ -49,12 +49,12 @@ def sample_of(encoder: Encoder, text: TextSettings, objective: Objective, *, bat
     from homoexport.text.sample import sample_text
     from homoexport.text.sequences import Sequencer
 
-    label2id, of_scores = _labels_of(encoder, objective)
+    label2id, of_scores = labels_of(encoder, objective)
     sequencers = [Sequencer(objective, encoder.tokenizer, text, each, label2id, of_scores) for each in text.sources]
     return sample_text(sequencers, text, batch_size=batch_size)
 
 
-def _labels_of(encoder: Encoder, objective: Objective) -> tuple[dict[str, int] | None, bool]:
+def labels_of(encoder: Encoder, objective: Objective) -> tuple[dict[str, int] | None, bool]:
     """Class ids of the names that a classifier's labels have, and whether its labels are scores."""
     config = encoder.model.config
     label2id = config.label2id if "classification" in objective else None

@@ -51,7 +51,7 @@ def write_files(folder: Path, kind: str) -> str:
 @pytest.mark.parametrize("kind", ["txt", "jsonl", "csv", "parquet"])
 def test_files_become_a_matrix_and_a_table(homoexport, tmp_path, package, vectors, kind):
     glob, own = write_files(tmp_path, kind), tmp_path / "out"
-    columns = [] if kind == "txt" else ["--column", "body"]
+    columns = [] if kind == "txt" else ["--text-column", "body"]
     outcome = homoexport("embed", package, "--data", glob, *columns, "-o", own / "vectors.npy", "--batch-size", "3")
     assert (outcome.code, outcome.out) == (0, ""), outcome.err
     assert outcome.err.startswith("50 vectors of 16 in ")
@@ -90,18 +90,21 @@ def test_no_line_is_a_matrix_of_no_rows(homoexport, tmp_path, monkeypatch, packa
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (["--data", "nothing*.txt"], "nothing*.txt: no file matches"),
-        (["--data", "some.csv"], "some.csv: has no column 'text'; set 'column' to one of: body, url"),
+        (["--data", "nothing*.txt"], "in quotes on a command line; looked in /"),
+        (["--data", "some.csv"], "some.csv: has no column 'text'; set --text-column to one of: body, url"),
         (
-            ["--data", "some.csv", "--column", "body", "--id-column", "uri", "-o", "vectors.parquet"],
-            "has no column 'uri'; set 'id_column' to",
+            ["--data", "some.csv", "--text-column", "body", "--id-column", "uri", "-o", "vectors.parquet"],
+            "has no column 'uri'; set --id-column to",
         ),
-        (["--data", "some.csv", "--column", "body", "--id-column", "url"], "vectors.npy: takes no ids"),
+        (["--data", "some.csv", "--text-column", "body", "--id-column", "url"], "vectors.npy: takes no ids"),
         (["--data", "bad.jsonl"], "bad.jsonl, line 2: is not a JSON object"),
-        (["--id-column", "url", "-o", "vectors.parquet"], "id_column: the lines of stdin have no columns"),
+        (["--id-column", "url", "-o", "vectors.parquet"], "--id-column: the lines of stdin have no columns"),
         (["-o", "vectors.csv"], "'.csv' is no kind of file for vectors"),
         (["-o", "folder"], "folder: is a folder"),
-        (["--data", "vectors.npy.parquet", "--column", "body", "-o", "vectors.npy.parquet"], "one of the files that"),
+        (
+            ["--data", "vectors.npy.parquet", "--text-column", "body", "-o", "vectors.npy.parquet"],
+            "one of the files that",
+        ),
         (["--streams", "0"], "--streams"),
     ],
 )

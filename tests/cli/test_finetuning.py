@@ -86,14 +86,14 @@ def test_scores_of_single_texts_are_learned_and_judged(homoexport, tiny_folder, 
 
 def test_what_is_interrupted_says_how_it_goes_on_where_it_does(homoexport, glue, tiny_folder, tmp_path, monkeypatch):
     """One training leaves nothing to go on from; of several, the first that is whole does."""
-    whole = finetune.finetune_student
+    whole = finetune.finetune_model
 
     def interrupt(*arguments: object, **how: object) -> object:
         if len(seeds) and how["seed"] == 0:
             return whole(*arguments, **how)  # type: ignore[arg-type]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(finetune, "finetune_student", interrupt)
+    monkeypatch.setattr(finetune, "finetune_model", interrupt)
     call = ("finetune", tiny_folder(), "--task", "sst2", "--data-dir", glue, "-o", tmp_path / "out", *QUICK)
     for seeds, resumable in (((), False), (("--seed", 0, "--seed", 1), True)):
         told = homoexport(*call, *seeds)
@@ -103,7 +103,7 @@ def test_what_is_interrupted_says_how_it_goes_on_where_it_does(homoexport, glue,
 
 def test_help_says_what_is_so(homoexport):
     told = " ".join(homoexport("finetune", "--help").out.replace("│", " ").split())
-    assert "by default STUDENT-TASK, its name alone" in told
+    assert "by default MODEL-TASK, its name alone" in told
     assert "so that the int8 file may lose less" in told
 
 

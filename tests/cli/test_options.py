@@ -164,6 +164,23 @@ def test_keys_of_recipes_and_old_names_are_flags_too(homoexport, words, said):
     assert "--column" not in [name for parameter in load_command(words[0]).params for name in parameter.opts]
 
 
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("homoexport p", ["plan"]),
+        ("homoexport plan --lat", ["--latency-p50", "--latency-p95", "--latency-p99"]),
+        ("homoexport export student --embeddings in", ["int8", "int4"]),
+        ("homoexport distill --col", []),  # an old name
+    ],
+)
+def test_a_shell_completes_commands_flags_and_choices(homoexport, monkeypatch, line, found):
+    monkeypatch.setenv("_HOMOEXPORT_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", str(len(line.split()) - 1))
+    outcome = homoexport()
+    assert (outcome.code, outcome.out.split()) == (0, found)
+
+
 def test_columns_are_called_what_the_command_calls_them(homoexport, tmp_path):
     (tmp_path / "rows.csv").write_text("review,y\ngood,1\n")
     words = ("distill", "--teacher", "nowhere", "--hidden-size", "8", "--objective", "sentence-embedding")

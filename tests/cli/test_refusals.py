@@ -75,4 +75,5 @@ def test_refusals_come_before_what_is_heavy(tmp_path, command, flags, words):
     progress, *_, refusal = done.stderr.splitlines()
     assert not progress.startswith("error:")
     assert words in refusal
+    assert (f"; looked in {tmp_path}" in refusal) == (words == "no file matches")
     assert done.stdout.splitlines()[-1] == "loaded: []"

@@ -53,6 +53,22 @@ def test_without_a_terminal_about_ten_lines_and_each_stage_once(errors):
     ]
 
 
+def test_the_time_left_is_of_this_stage(errors, monkeypatch):
+    """Of a student that is pruned on, not of all that was done since its first turn began."""
+    console, now = errors(terminal=False), [0.0]
+    monkeypatch.setattr(screen, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    with screen.Bars() as bars:
+        for turn in range(2):
+            bars.on_stage(f"Turn {turn}")
+            now[0] += 10_000
+            for step in range(10 * turn, 10 * turn + 4):
+                record = SimpleNamespace(step=step, loss=0.5, gap=0.25, terms={}, widths=WIDTHS, seconds=2.0)
+                bars.on_distill(DistillProgress(record, 10 * turn + 10, 32))
+                now[0] += 2
+    assert "step 14/20" in console.export_text(clear=False)
+    assert console.export_text().splitlines()[-1].endswith("12 s left")
+
+
 def test_in_a_terminal_one_bar_at_a_time(errors):
     console = errors(terminal=True)
     with screen.Bars() as bars:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import yaml
 
 from homoexport.documents.recipe import Recipe, load_recipe, looked_for, parse_as
-from homoexport.errors import TextError
+from homoexport.errors import RecipeError, TextError
 
 TREE = {
     "teacher": "model",
@@ -56,14 +58,30 @@ def test_in_its_own_folder_nothing_changes(recipe, tmp_path, monkeypatch):
 
 def test_both_folders_are_named_where_nothing_is_found(recipe, tmp_path):
     found = load_recipe(recipe.relative_to(tmp_path))
-    with pytest.raises(TextError) as told, looked_for(found, recipe.relative_to(tmp_path)):
+    with pytest.raises(TextError) as told, looked_for(found, recipe=recipe.relative_to(tmp_path)):
         raise TextError("no file matches", where="texts/*.txt", hint="give a glob")
     assert str(told.value) == f"texts/*.txt: no file matches; give a glob; looked in {tmp_path} and {tmp_path}/here"
+
+
+def test_a_recipe_that_is_not_there_is_told_with_the_folder_and_those_that_come_along(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RecipeError) as told:
+        load_recipe(Path("mine.yaml"))
+    assert "no such recipe; name a YAML file, or one of: budget, classifier" in str(told.value)
+    assert str(told.value).endswith(f"; looked in {tmp_path}")
+
+
+def test_what_a_flag_names_is_told_with_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for where in ("dev.tsv", "--dev dev.tsv"):
+        with pytest.raises(TextError) as told, looked_for("model", None, Path("dev.tsv")):
+            raise TextError("no file matches", where=where)
+        assert str(told.value) == f"{where}: no file matches; looked in {tmp_path}"
 
 
 @pytest.mark.parametrize("where", ["text.sources.0", "/there/texts.txt", "dev.tsv"])
 def test_other_mistakes_stay_as_they_are(recipe, tmp_path, where):
     (tmp_path / "dev.tsv").touch()
-    with pytest.raises(TextError) as told, looked_for(load_recipe(recipe), recipe):
+    with pytest.raises(TextError) as told, looked_for(load_recipe(recipe), recipe=recipe):
         raise TextError("is wrong", where=where, hint="change it")
     assert str(told.value) == f"{where}: is wrong; change it"

@@ -21,6 +21,8 @@ LONG = "words of a text that somebody wrote"
         ({"query": LONG, "passage": LONG}, {"text": "query", "pair": "passage"}),
         ({"id": "a7", "what_they_said": LONG, "when": "today"}, {"text": "what_they_said"}),
         ({"id": "a7", "n": 3}, {}),
+        ({"words": 7, "tokens": LONG.split(), "ner_tags": [0] * 7}, {"text": "tokens", "label": "ner_tags"}),
+        ({"query": 17, "passage": LONG}, {"text": "passage"}),
     ],
 )
 def test_guesses(row, found):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from homoexport.documents.recipe import TextSettings, TextSource
@@ -58,6 +60,23 @@ def test_of_long_ones_it_is_enough_and_says_how_much_there_is(tokenizer, text):
     assert len(sample.columns["key"]) == len(set(sample.columns["key"])) >= 82
     assert sample.sequences() == pytest.approx(3500, rel=0.1)
     assert sample.seconds() > sum(source.seconds for source in sample.sources)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_other_columns_are_no_text(tmp_path, tokenizer, sentence, kind):
+    """How much there is, of a file whose texts are a small part of it, is told all the same."""
+    rows = [{"text": sentence(), "page": f"{number} " + "x" * 300} for number in range(2000)]
+    path = tmp_path / f"rows.{kind}"
+    if kind == "csv":
+        path.write_text("\n".join(["text,page", *(f"{row['text']},{row['page']}" for row in rows)]))
+    elif kind == "jsonl":
+        path.write_text("\n".join(map(json.dumps, rows)))
+    else:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    settings = TextSettings(sources=(TextSource(files=str(path)),), max_length=16, held_out=50)
+    sample = sample_text(sequencers(settings, tokenizer), settings, batch_size=32)
+    assert not sample.is_whole
+    assert sample.sequences() == pytest.approx(2000, rel=0.1)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from homoexport.errors import UserError
 from homoexport.report import outlook_table, row_lines, time_in_words
 from homoexport.workflow.check import check
 from homoexport.workflow.estimate import _Probed
+from tests.conftest import MINILM, write_sentences
 from tests.workflow.conftest import write_recipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
@@ -67,7 +68,25 @@ def test_a_student_that_is_to_be_planned_takes_time_for_it(recipe):
     found = check(load_recipe(path))
     assert (found.student_shape, found.student_parameters) == (None, None)
     assert found.time.seconds["plan"] > 0
+    assert found.time.seconds["export"] < found.time.turn < found.time.total
+    assert "more for each turn after a missed budget" in time_in_words(found.time)
     assert ("Student", "planned for the budget") in outlook_table(found).rows
+
+
+def test_judging_takes_time_by_what_is_judged(recipe, tmp_path):
+    def judging(**quality):
+        found = check(load_recipe(recipe(quality=quality, text__held_out=40, distill__batch_size=8)))
+        return found.time.seconds["quality"] / found.time.seconds["distill"]
+
+    write_sentences(tmp_path / "more.txt", count=4000)
+    few, many = judging(floor="50%"), judging(floor="50%", data=str(tmp_path / "more.txt"))
+    assert 0 < 3 * few < many  # of 1,000 at most
+
+
+def test_vectors_that_teach_alone_are_no_fault(recipe):
+    """Nobody is asked for them here."""
+    weights = {"task": 0, "hidden": 0, "embedding": 0, "vectors": 1}
+    assert check(load_recipe(recipe(student__output="teacher", distill__weights=weights))).time.total > 0
 
 
 @pytest.mark.parametrize(
@@ -141,22 +160,60 @@ def test_steps_on_the_way_cost_what_the_schedule_says():
     assert _Probed(10.0, 2.0, 4).mean(settings) == pytest.approx(0.4 * 10 + 0.4 * 6 + 0.2 * 2)
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with what the shipped recipes name: teachers of their sizes, some of random weights, and text."""
+    import torch
+    from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer, BertConfig
+
+    from homoexport.packaged import locate
+
+    folder = tmp_path_factory.mktemp("place")
+    minilm = locate(MINILM)
+    tokenizer = AutoTokenizer.from_pretrained(minilm)
+    torch.manual_seed(0)
+    base = AutoModelForMaskedLM.from_config(BertConfig())
+    heads = [AutoModelForSequenceClassification.from_pretrained(minilm, num_labels=count) for count in (2, 1)]
+    for name, model in zip(
+        ("bert-base", "runs/classifier-teacher", "runs/reranker-teacher"), (base, *heads), strict=True
+    ):
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    line = (
+        "the committee met on day {} and voted for plan {} of {}, which nobody had expected to cost {} million".format
+    )
+    lines = [line(i, i % 89, i * i % 97, i % 83) for i in range(6000)]
+    for task, names in (("SST-2", ("sentence", "label")), ("STS-B", ("sentence1", "sentence2", "score"))):
+        (folder / task).mkdir()
+        rows = ["\t".join([*lines[i : i + len(names) - 1], str(i % 2)]) for i in range(5000)]
+        for split, count in (("train", 5000), ("dev", 800)):
+            (folder / f"{task}/{split}.tsv").write_text("\n".join(["\t".join(names), *rows[:count]]))
+    (folder / "documents").mkdir()
+    (folder / "documents/some.txt").write_text("\n".join(lines))
+    return folder
+
+
 @pytest.mark.weights
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_shipped_recipes_are_checked_in_five_seconds(homoexport, path):
-    """Where their files are not there, that is one line."""
+def test_shipped_recipes_are_checked_in_five_seconds(homoexport, place, monkeypatch, path):
+    """On one core; what lies on the hub is replaced by as large a model and by files."""
     import datasets  # noqa: F401 - imports are not counted
     import transformers  # noqa: F401
 
     from homoexport.stages.export import package  # noqa: F401
 
+    monkeypatch.chdir(place)
+    instead = {"teacher": "bert-base", "text.sources": "[{files: documents/some.txt}]", "text.held_out": 200}
+    flags = [f"--set={key}={value}" for key, value in instead.items()] if path.stem.startswith("homobert") else []
+    flags += ["--set=distill.batch_size=64"] if flags else []  # of the few files there are
     began = time.process_time()  # for other tests run beside it
-    outcome = homoexport("run", path, "--check")
+    outcome = homoexport("run", path, "--check", "--set=distill.threads=1", *flags)
     seconds = time.process_time() - began
-    if path.stem in ("quickstart", "budget"):
-        assert outcome.code == 0, outcome.err
-        assert f"{path.stem} can run" in outcome.out
-    else:
+    if path.stem in ("glue", "homobert-family"):  # of other commands
         assert outcome.code == 2
         assert len([line for line in outcome.err.splitlines() if line.startswith("error:")]) == 1
+    else:
+        assert outcome.code == 0, outcome.err
+        assert f"{path.stem} can run" in outcome.out
+        assert "distilling" in outcome.out
     assert seconds < 5

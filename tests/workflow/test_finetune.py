@@ -17,7 +17,8 @@ from homoexport.documents.recipe import FinetuneRecipe, FinetuneSettings
 from homoexport.errors import OutputError, PackageError, RecipeError, TeacherError, TextError
 from homoexport.stages.evaluate import Examples, LabelledTask, glue_task, open_model, own_task
 from homoexport.workflow import finetune
-from homoexport.workflow.finetune import finetune_many, finetune_student, teachers_of
+from homoexport.workflow.export import export, held_out_texts
+from homoexport.workflow.finetune import finetune_many, finetune_model, teachers_of
 from homoexport.workflow.progress import Progress
 from tests.samples import student_details
 
@@ -28,7 +29,7 @@ SETTINGS = FinetuneSettings(epochs=6, batch_size=16, learning_rate=3e-3, threads
 
 
 def test_a_student_is_finetuned_judged_and_kept(tiny_folder: Callable[..., Path], tmp_path: Path) -> None:
-    result = finetune_student(str(tiny_folder()), TASK, tmp_path / "out", settings=SETTINGS, seed=3)
+    result = finetune_model(str(tiny_folder()), TASK, tmp_path / "out", settings=SETTINGS, seed=3)
     manifest = verify(tmp_path / "out", FinetunedManifest)
     assert manifest.details.finetuned == result
     assert manifest.parent == str(tmp_path / "teacher")
@@ -38,9 +39,32 @@ def test_a_student_is_finetuned_judged_and_kept(tiny_folder: Callable[..., Path]
     assert metrics["accuracy"] == pytest.approx(accuracy_score(LABELS, guesses))
     assert metrics["accuracy"] > 0.9
     assert metrics["matthews"] == pytest.approx(matthews_corrcoef(LABELS, guesses))
-    assert (tmp_path / "out/held_out.txt").read_text().splitlines() == list(TEXTS)
+    assert not (tmp_path / "out/held_out.txt").exists()  # what it was judged on may not be the user's to publish
     with pytest.raises(OutputError, match="already exists"):
-        finetune_student(str(tmp_path / "teacher"), TASK, tmp_path / "out", settings=SETTINGS, seed=3)
+        finetune_model(str(tmp_path / "teacher"), TASK, tmp_path / "out", settings=SETTINGS, seed=3)
+
+
+@pytest.mark.parametrize("is_glue", [False, True])
+def test_an_export_reads_again_what_a_model_was_judged_on(tiny_folder, tmp_path, monkeypatch, is_glue) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{text}\t{label}" for text, label in zip(TEXTS, (i % 2 for i in range(64)), strict=True)]
+    (tmp_path / "glue/SST-2").mkdir(parents=True)
+    dev = Path("glue/SST-2/dev.tsv")
+    for path in (dev, dev.with_name("train.tsv")):
+        path.write_text("\n".join(["sentence\tlabel", *rows]))
+    task = glue_task("sst2", Path("glue"))
+    if not is_glue:
+        task = own_task("classification", str(dev), str(dev), Columns(text="sentence"))
+    finetune_model(str(tiny_folder()), task, tmp_path / "out", settings=SETTINGS, seed=0)
+    assert held_out_texts(tmp_path / "out") == list(TEXTS)
+    dev.write_text("\n".join(["sentence\tlabel", *rows[1:]]))
+    assert held_out_texts(tmp_path / "out") == []
+    dev.unlink()
+    assert held_out_texts(tmp_path / "out") == []
+    told: list[str] = []
+    quick = {"quantize": "none", "graph": "standard", "seconds": 0.02}
+    export(tmp_path / "out", output=tmp_path / "package", progress=Progress(on_stage=told.append), **quick)
+    assert any("is not there any more" in line for line in told)
 
 
 def test_limited_examples_are_drawn_by_the_seed() -> None:
@@ -53,11 +77,11 @@ def test_limited_examples_are_drawn_by_the_seed() -> None:
 
 def test_a_teacher_speaks_of_the_same_labels(tiny_folder: Callable[..., Path], tmp_path: Path) -> None:
     source, quick = str(tiny_folder()), SETTINGS.model_copy(update={"epochs": 0.25})
-    finetune_student(source, TASK, tmp_path / "teacher-of-two", settings=SETTINGS, seed=0)
+    finetune_model(source, TASK, tmp_path / "teacher-of-two", settings=SETTINGS, seed=0)
     turned = replace(TASK, names=("yes", "no"))  # the same labels in another order
     only_taught = SETTINGS.model_copy(update={"teacher_weight": 1.0, "epochs": 20})
     arguments = {"settings": only_taught, "seed": 1, "teacher": str(tmp_path / "teacher-of-two")}
-    result = finetune_student(source, turned, tmp_path / "taught", **arguments)
+    result = finetune_model(source, turned, tmp_path / "taught", **arguments)
     assert result.judged["dev"][0].value > 0.9
     assert result.teacher == str(tmp_path / "teacher-of-two")
     assert verify(tmp_path / "taught", FinetunedManifest).details.taught
@@ -67,14 +91,14 @@ def test_a_teacher_speaks_of_the_same_labels(tiny_folder: Callable[..., Path], t
         (replace(TASK, names=("good", "bad"), train=renamed), "has the labels no, yes"),
     ):
         with pytest.raises(PackageError, match=words):
-            finetune_student(source, other, tmp_path / "x", settings=quick, seed=0, teacher=arguments["teacher"])
+            finetune_model(source, other, tmp_path / "x", settings=quick, seed=0, teacher=arguments["teacher"])
     assert not (tmp_path / "x").exists()
 
 
 def test_several_seeds_are_resumed_and_summed_up(tiny_folder, tmp_path, monkeypatch) -> None:
     source, out = str(tiny_folder()), tmp_path / "out"
     recipe = FinetuneRecipe(finetune=SETTINGS.model_copy(update={"epochs": 1}), seeds=(0, 1, 2))
-    whole = finetune.finetune_student
+    whole = finetune.finetune_model
     made = []
 
     def breaks(*arguments, **named):
@@ -83,11 +107,11 @@ def test_several_seeds_are_resumed_and_summed_up(tiny_folder, tmp_path, monkeypa
         made.append(named["seed"])
         return whole(*arguments, **named)
 
-    monkeypatch.setattr(finetune, "finetune_student", breaks)
+    monkeypatch.setattr(finetune, "finetune_model", breaks)
     with pytest.raises(KeyboardInterrupt):
         finetune_many(source, [TASK], out, recipe=recipe)
     first = read_manifest(out / "toy/seed-0", Manifest).created
-    monkeypatch.setattr(finetune, "finetune_student", whole)
+    monkeypatch.setattr(finetune, "finetune_model", whole)
     with pytest.raises(RecipeError, match="other settings"):
         finetune_many(source, [TASK], out, recipe=recipe.model_copy(update={"seeds": (0, 1)}), resume=True)
     summary = finetune_many(source, [TASK], out, recipe=recipe, resume=True, skipped={"rte": "no such file"})
@@ -106,7 +130,7 @@ def test_several_seeds_are_resumed_and_summed_up(tiny_folder, tmp_path, monkeypa
 def test_other_models_or_data_of_the_same_name_are_not_resumed(tiny_folder, tmp_path: Path) -> None:
     source, out = tiny_folder(), tmp_path / "out"
     recipe = FinetuneRecipe(finetune=SETTINGS.model_copy(update={"epochs": 0.25}), seeds=(0, 1))
-    finetune_student(str(source), TASK, tmp_path / "asked", settings=recipe.finetune, seed=0)
+    finetune_model(str(source), TASK, tmp_path / "asked", settings=recipe.finetune, seed=0)
     given = {"recipe": recipe, "teachers": {"toy": str(tmp_path / "asked")}}
     run = finetune_many(str(source), [TASK], out, **given).runs[0]
     assert run.judged_on == {"dev": DataDigest(source="toy dev", digest=TASK.judged["dev"].digest)}
@@ -115,7 +139,7 @@ def test_other_models_or_data_of_the_same_name_are_not_resumed(tiny_folder, tmp_
     other = replace(TASK, judged={"dev": TASK.judged["dev"].taken(range(10))})
     with pytest.raises(RecipeError, match="other settings, data or models"):
         finetune_many(str(source), [other], out, resume=True, **given)
-    finetune_student(str(source), TASK, tmp_path / "asked", settings=recipe.finetune, seed=1, force=True)
+    finetune_model(str(source), TASK, tmp_path / "asked", settings=recipe.finetune, seed=1, force=True)
     with pytest.raises(RecipeError, match="other settings, data or models"):
         finetune_many(str(source), [TASK], out, resume=True, **given)
 
@@ -124,12 +148,12 @@ def test_a_source_is_looked_at_before_a_teacher_is_asked(tiny_folder, tmp_path: 
     told: list[str] = []
     given = {"settings": SETTINGS, "seed": 0, "teacher": str(tmp_path / "asked")}
     with pytest.raises(TeacherError, match="no such model folder"):
-        finetune_student(str(tmp_path / "none"), TASK, tmp_path / "x", progress=Progress(on_stage=told.append), **given)
+        finetune_model(str(tmp_path / "none"), TASK, tmp_path / "x", progress=Progress(on_stage=told.append), **given)
     source = tiny_folder()
     write_manifest(source, "student", details=student_details())
     (source / "config.json").write_text((source / "config.json").read_text() + "\n")
     with pytest.raises(PackageError, match="altered"):
-        finetune_student(str(source), TASK, tmp_path / "x", progress=Progress(on_stage=told.append), **given)
+        finetune_model(str(source), TASK, tmp_path / "x", progress=Progress(on_stage=told.append), **given)
     assert told == []
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
+import pyarrow
+import pyarrow.parquet
 import pytest
+import typer
 
 from homoexport.documents.budget import Budget
 from homoexport.documents.recipe import load_recipe
@@ -44,7 +48,7 @@ def words(number: int) -> str:
 
 def test_of_plain_text(tmp_path, teacher):
     write_sentences(tmp_path / "text.txt")
-    draft = init("mine.yaml", teacher=teacher(), data=["text.txt"])
+    draft = init("mine.yaml", teacher=teacher(), data="text.txt")
     recipe = load_recipe(draft.path)
     assert recipe == draft.recipe
     assert (recipe.name, recipe.teacher, recipe.distill.objective) == ("mine", "teacher", "sentence-embedding")
@@ -72,6 +76,74 @@ def test_of_a_classifier_labels_are_found(tmp_path, teacher):
     assert draft.recipe.distill.objective == "classification"
     assert draft.rows[1] == {"text": words(1), "label": "1"}
     check_recipe(draft.recipe)
+
+
+def write_table(path, made) -> None:
+    """Rows into a file of the kind that its name ends in."""
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(made), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("\n".join(map(json.dumps, made)))
+    else:
+        with path.open("w", newline="") as file:
+            table = csv.DictWriter(file, made[0], delimiter="\t" if path.suffix == ".tsv" else ",")
+            table.writeheader()
+            table.writerows(made)
+
+
+SHAPES = {
+    "texts": ("model", {"body": words}, ("body", None, None)),
+    "unnamed texts": ("model", {"what_they_said": words}, ("what_they_said", None, None)),
+    "pairs": ("model", {"query": words, "passage": words}, ("query", "passage", None)),
+    "pairs with scores": (
+        "model",
+        {"sentence1": words, "sentence2": words, "score": lambda n: n / 7},
+        ("sentence1", "sentence2", None),
+    ),
+    "labels": ("sequence", {"review": words, "sentiment": lambda n: n % 3}, ("review", None, "sentiment")),
+    "names of labels": ("sequence", {"text": words, "label": lambda n: f"LABEL_{n % 3}"}, ("text", None, "label")),
+    "other labels": ("sequence", {"text": words, "label": lambda n: "abc"[n % 3]}, ("text", None, None)),
+    "labelled pairs": (
+        "sequence",
+        {"premise": words, "hypothesis": words, "label": lambda n: n % 3},
+        ("premise", "hypothesis", "label"),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_the_columns_are_is_guessed(tmp_path, teacher, kind, shape):
+    head, columns, found = SHAPES[shape]
+    path = tmp_path / f"rows.{kind}"
+    write_table(path, [{"id": f"a{n}", **{name: make(n) for name, make in columns.items()}} for n in range(80)])
+    draft = init("mine.yaml", teacher=teacher(head), data=[path.name])
+    (source,) = draft.recipe.text.sources
+    assert (source.column, source.pair_column, source.label_column) == found
+    assert draft.recipe.distill.objective == ("sentence-embedding" if head == "model" else "classification")
+    assert draft.left_out == {"pairs with scores": "score", "other labels": "label"}.get(shape)
+    assert draft.rows[0]["text"] == words(0)
+    check_recipe(load_recipe(draft.path))
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_of_a_tagger_words_and_their_labels_are_found(tmp_path, teacher, kind):
+    made = [{"tokens": words(n).split(), "ner_tags": [n % 3] * len(words(n).split()), "words": n} for n in range(80)]
+    write_table(tmp_path / f"rows.{kind}", made)
+    draft = init("mine.yaml", teacher=teacher("token"), data=[f"rows.{kind}"])
+    (source,) = draft.recipe.text.sources
+    assert (draft.recipe.distill.objective, source.column, source.label_column) == (
+        "token-classification",
+        "tokens",
+        "ner_tags",
+    )
+    check_recipe(draft.recipe)
+
+
+def test_columns_of_parquet_that_cannot_be_read_are_passed_over(tmp_path, teacher):
+    write_table(tmp_path / "rows.parquet", [{"meta": {"lang": "en"}, "text": words(n)} for n in range(80)])
+    draft = init("mine.yaml", teacher=teacher(), data=["rows.parquet"])
+    assert draft.recipe.text.sources[0].column == "text"
 
 
 @pytest.mark.parametrize(("label", "task"), [(lambda n: n % 2, "classification"), (lambda n: n / 7, "scores")])
@@ -133,6 +205,24 @@ def test_the_command_without_a_terminal(homoexport, tmp_path, teacher):
     assert load_recipe(tmp_path / "recipe.yaml").measure.device == "cpu:threads=1"
     again = homoexport("init", "--teacher", "teacher", "--data", "text.txt")
     assert (again.code, "recipe.yaml: already exists" in again.err) == (2, True)
+
+
+def test_the_command_says_which_labels_are_not_read(homoexport, tmp_path, teacher):
+    data = rows(tmp_path / "rows.jsonl", text=words, label=lambda n: n % 2)
+    done = homoexport("init", "--teacher", teacher(), "--data", data)
+    told = "Not read: 'label', whose labels teacher does not know; --label-column label has it learn them first"
+    assert (done.code, told in done.out) == (0, True), done.out
+
+
+def test_who_does_not_answer_leaves(homoexport, tmp_path, monkeypatch):
+    def aborted(*_words, **_how):
+        raise typer.Abort
+
+    monkeypatch.setattr("sys.stdin", type("Terminal", (), {"isatty": lambda _self: True})())
+    monkeypatch.setattr("typer.prompt", aborted)
+    outcome = homoexport("init")
+    assert (outcome.code, outcome.err.splitlines()[-1]) == (130, "interrupted")
+    assert not (tmp_path / "recipe.yaml").exists()
 
 
 def test_the_command_asks_where_there_is_a_terminal(homoexport, tmp_path, teacher, monkeypatch):

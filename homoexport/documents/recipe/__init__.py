@@ -6,6 +6,7 @@ and leaves get plain values.
 
 from homoexport.documents.recipe.parsing import load_recipe, parse_as, read_recipe_tree, section_of, with_target
 from homoexport.documents.recipe.paths import looked_for
+from homoexport.documents.recipe.quality import QualitySettings
 from homoexport.documents.recipe.run import (
     BenchRecipe,
     ExportRecipe,
@@ -23,7 +24,6 @@ from homoexport.documents.recipe.sections import (
     FinetuneSettings,
     LossWeights,
     MeasureSettings,
-    QualitySettings,
     StudentShape,
     VocabularySettings,
 )

@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from homoexport.documents.document import first_fault
-from homoexport.documents.recipe.paths import resolved
+from homoexport.documents.recipe.paths import looked_for, resolved
 from homoexport.documents.recipe.run import Recipe, RecipePart, Tree
 from homoexport.errors import RecipeError, refusing
 from homoexport.limits import limit, raise_hint
@@ -169,8 +169,9 @@ def read_recipe_tree(path: Path, *, is_target: bool = False) -> Tree:
         if not path.exists() and path.name == str(path) and shipped.is_file():
             path = shipped
         if not path.is_file():
-            hint = "name a YAML file, for example recipes/quickstart.yaml"
-            raise RecipeError("no such recipe", where=where, hint=hint)
+            names = ", ".join(sorted(each.stem for each in SHIPPED.glob("*.yaml")))
+            with looked_for(path):
+                raise RecipeError("no such recipe", where=where, hint=f"name a YAML file, or one of: {names}")
         if path.stat().st_size > limit("recipe_kb") * 1000:
             raise RecipeError(f"is larger than {limit('recipe_kb')} kB", where=where, hint=raise_hint("recipe_kb"))
         text = path.read_text(encoding="utf-8")

@@ -42,22 +42,33 @@ def resolved(tree: Tree, folder: Path) -> Tree:
 
 
 @contextmanager
-def looked_for(settings: BaseModel, recipe: Path | None = None) -> Iterator[None]:
-    """Where something that a recipe names is not there, say in which folders it was looked for."""
+def looked_for(*named: BaseModel | Path | str | None, recipe: Path | None = None) -> Iterator[None]:
+    """Where something that was named, by itself or in a recipe, is not there, say in which folders it was looked for.
+
+    Of a recipe that is a file (`recipe`), its own folder is one of them.
+    """
     try:
         yield
     except UserError as error:
-        named: list[Any] = []
-        for place in _PLACES:
-            _changed(settings.model_dump(), place.split("."), named.append)
-        is_named = any(isinstance(each, str) and f"{error.where}/".startswith(f"{each}/") for each in named)
-        if not is_named or not _is_relative(error.where) or _is_there(Path(error.where)):
+        where = error.where.partition(" ")[2] if error.where.startswith("--") else error.where
+        is_named = any(f"{where}/".startswith(f"{each}/") for part in named for each in _names_in(part))
+        if not is_named or not _is_relative(where) or _is_there(Path(where)):
             raise
         folders = [Path.cwd(), *([] if recipe is None else [recipe.parent.absolute()])]
         looked = " and ".join(dict.fromkeys(map(str, folders)))
         raise type(error)(
             error.what, where=error.where, hint=f"{error.hint}; looked in {looked}".removeprefix("; ")
         ) from None
+
+
+def _names_in(part: BaseModel | Path | str | None) -> list[str]:
+    """Files and folders that a recipe names, or the one that this is."""
+    if not isinstance(part, BaseModel):
+        return [str(part)] if part else []
+    found: list[Any] = []
+    for place in _PLACES:
+        _changed(part.model_dump(), place.split("."), found.append)
+    return [each for each in found if isinstance(each, str)]
 
 
 def _is_relative(value: str) -> bool:

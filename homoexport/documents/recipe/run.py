@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from homoexport.choices import Side
 from homoexport.documents.budget import Budget
 from homoexport.documents.document import digest_of
+from homoexport.documents.recipe.quality import QualitySettings
 from homoexport.documents.recipe.sections import (
     NAME,
     SEED_STUDENTS,
@@ -16,7 +17,6 @@ from homoexport.documents.recipe.sections import (
     ExportSettings,
     FinetuneSettings,
     MeasureSettings,
-    QualitySettings,
     Section,
     StudentShape,
     VocabularySettings,

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from homoexport.choices import (
-    EVALUATION_TASKS,
-    GLUE_TASKS,
-    LABELLED_TASKS,
     AttentionKind,
     EmbeddingChoice,
     GraphChoice,
     Importance,
-    JudgedTask,
     Method,
     Objective,
     PruneGroup,
@@ -29,9 +24,6 @@ from homoexport.schemes import QUANTIZE_HELP
 from homoexport.shape import PartialShape
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # a folder of its own: no dot in front, no way up
-
-
-_FLOOR = re.compile(r"\d+(\.\d+)?%?")
 _Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -331,62 +323,6 @@ class MeasureSettings(Section):
     length: int = Field(128, ge=2, le=10**6, description="Tokens of one sequence; of real texts, the most.")
     text: str | None = Field(None, description="File of real texts, one a line, whose own lengths are measured with.")
     min_seconds: float = Field(2.0, gt=0, le=86_400, description="Seconds for which each package is timed, at least.")
-
-
-class QualitySettings(Section):
-    """How good the package must be, and on what: what `homoexport eval` takes, and a floor."""
-
-    task: JudgedTask = Field(
-        "fidelity",
-        description=f"As of `homoexport eval`: {', '.join(EVALUATION_TASKS)}, or one of GLUE's.",
-    )
-    data: str | None = Field(
-        None,
-        description="Glob of files, or package:DISTRIBUTION/GLOB; by default held-out text (fidelity, masked-lm).",
-    )
-    data_dir: str | None = Field(None, description="Folder of GLUE's files; without it the hub is asked.")
-    text_column: str | None = Field(None, description="Column of the texts.")
-    pair_column: str | None = Field(None, description="Column of the second texts.")
-    label_column: str | None = Field(None, description="Column of labels or scores.")
-    metric: str | None = Field(None, description="Which of the task's metrics is judged; by default the first.")
-    floor: str = Field(
-        examples=["95%"],
-        description="Floor under quality: a figure, such as 0.8, or a share of the teacher's figure, such as 95%.",
-    )
-
-    @field_validator("floor", mode="before")
-    @classmethod
-    def _as_text(cls, floor: Any) -> Any:
-        return str(floor) if isinstance(floor, int | float) and not isinstance(floor, bool) else floor
-
-    @model_validator(mode="after")
-    def _sense(self) -> QualitySettings:
-        if not _FLOOR.fullmatch(self.floor):
-            raise ValueError(f"'{self.floor}' is no floor: write a figure such as 0.8, or a share such as 95%")
-        if self.level > 1 and not self.relative:
-            percent = f"; write {self.level:g}%" if self.level <= 100 else ""
-            raise ValueError(f"no figure can reach a floor of {self.floor}, for {self.floor} is more than 1{percent}")
-        if self.level > 1 and self.task == "fidelity":
-            raise ValueError(f"nothing is as faithful as {self.floor}: a teacher is to itself as 100%")
-        if self.task in GLUE_TASKS:
-            given = {"data", "text_column", "pair_column", "label_column"} & self.model_fields_set
-            if given:
-                raise ValueError(f"'{min(given)}' is not for {self.task}; its files are in 'data_dir'")
-        elif self.data_dir is not None:
-            raise ValueError(f"'data_dir' is for GLUE's tasks, not for {self.task}")
-        elif self.data is None and self.task in LABELLED_TASKS:
-            raise ValueError(f"{self.task} is judged on files: name them with 'data'")
-        return self
-
-    @property
-    def relative(self) -> bool:
-        """Whether the floor is a share of the teacher's figure."""
-        return self.floor.endswith("%")
-
-    @property
-    def level(self) -> float:
-        """The floor's figure, or the teacher's share of 1."""
-        return float(self.floor.removesuffix("%")) / (100 if self.relative else 1)
 
 
 class FinetuneSettings(Section):

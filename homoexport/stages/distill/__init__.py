@@ -1,6 +1,6 @@
 """Distilling: HomoDistil by slicing, from a loaded teacher and its text to a student."""
 
-from homoexport.stages.distill.core import Divergence, Wish, distill_encoder, run_steps
+from homoexport.stages.distill.core import Divergence, Wish, distill_encoder, first_steps, run_steps
 from homoexport.stages.distill.evaluation import held_out_loss, refuse_silent_teacher
 from homoexport.stages.distill.job import (
     TASKS,
@@ -24,6 +24,7 @@ __all__ = [
     "ask_for_vectors",
     "distill_encoder",
     "failing_together",
+    "first_steps",
     "held_out_loss",
     "join_processes",
     "refuse_silent_teacher",

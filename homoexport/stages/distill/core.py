@@ -59,6 +59,34 @@ def distill_encoder(
     if settings.vectors_from is not None:
         hint = "homoexport.distill asks for them, or reads them"
         raise RecipeError("the corpus has its text alone", where="vectors_from", hint=hint)
+    job, run = _begun(teacher, corpus, shape, settings, max_length=max_length, seed=seed)
+    run_steps(run, BatchesAhead(job.batches), on_step=on_step or (lambda _step: None))
+    run.close()
+    run.family.write_config(run.student.config, run.target)
+    return run.student.to("cpu").eval()
+
+
+def first_steps(
+    teacher: Encoder, corpus: Corpus, shape: PartialShape, *, settings: DistillSettings, steps: int, max_length: int
+) -> list[StepRecord]:
+    """The first steps of a distillation whose student nobody keeps; see `distill_encoder`."""
+    job, run = _begun(teacher, corpus, shape, settings, max_length=max_length, seed=0)
+    made: list[StepRecord] = []
+    try:
+        while len(made) < steps:
+            began = time.perf_counter()
+            report = run.advance(job.batches.of_step(run.step))
+            made.append(report.model_copy(update={"seconds": time.perf_counter() - began}))
+    finally:
+        run.close()
+        teacher.model.to("cpu")
+    return made
+
+
+def _begun(
+    teacher: Encoder, corpus: Corpus, shape: PartialShape, settings: DistillSettings, *, max_length: int, seed: int
+) -> tuple[Job, Run]:
+    """A run before its first step."""
     accelerator = join_processes(settings, seed=seed)
     targets = targets_of(teacher, [shape], settings, max_length=max_length)
     require_batch(corpus, settings.batch_size)
@@ -66,10 +94,7 @@ def distill_encoder(
     refuse_silent_teacher(job)
     run = Run(job, targets[0])
     run.read_text(job.batches)
-    run_steps(run, BatchesAhead(job.batches), on_step=on_step or (lambda _step: None))
-    run.close()
-    run.family.write_config(run.student.config, run.target)
-    return run.student.to("cpu").eval()
+    return job, run
 
 
 def run_steps(

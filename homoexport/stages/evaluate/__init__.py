@@ -9,7 +9,14 @@ from homoexport.stages.evaluate.fidelity import quality_of_run
 from homoexport.stages.evaluate.glue import GLUE, read_glue
 from homoexport.stages.evaluate.judge import Judge, evaluate_models
 from homoexport.stages.evaluate.labels import label_indices, label_places
-from homoexport.stages.evaluate.learned import LabelledTask, check_learned, glue_task, own_task, read_learned
+from homoexport.stages.evaluate.learned import (
+    LabelledTask,
+    check_learned,
+    glue_task,
+    own_task,
+    read_again,
+    read_learned,
+)
 from homoexport.stages.evaluate.models import digest_of_source, open_model, package_of_file, torch_package
 from homoexport.stages.evaluate.probe import MAX_TRAIN
 from homoexport.stages.evaluate.similarity import sts_qualities
@@ -39,6 +46,7 @@ __all__ = [
     "own_task",
     "package_of_file",
     "quality_of_run",
+    "read_again",
     "read_examples",
     "read_for",
     "read_glue",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from homoexport.choices import LEARNED_GLUE_TASKS, LearnedGlueTask, LearnedTask, OwnTask
-from homoexport.documents.evaluation import Columns
+from homoexport.documents.evaluation import Columns, FineTunedRun
 from homoexport.errors import TextError, UserError
 from homoexport.stages.evaluate.examples import Examples, read_examples, read_for
-from homoexport.stages.evaluate.glue import GLUE, read_glue
+from homoexport.stages.evaluate.glue import GLUE, HUB, read_glue
 from homoexport.stages.evaluate.labels import label_indices, names_of
 
 
@@ -18,7 +18,8 @@ from homoexport.stages.evaluate.labels import label_indices, names_of
 class LabelledTask:
     """What to train on, and what to judge on by the name of the split.
 
-    `names` are the labels', none where texts have scores; `metrics` those to give, None for all.
+    `names` are the labels', none where texts have scores; `metrics` those to give, None for all; `columns` those of the
+    user's own files.
     """
 
     name: str
@@ -26,6 +27,7 @@ class LabelledTask:
     judged: Mapping[str, Examples]
     names: tuple[str, ...]
     metrics: tuple[str, ...] | None = None
+    columns: Columns = field(default_factory=Columns)
 
 
 def read_learned(
@@ -122,4 +124,18 @@ def own_task(kind: OwnTask, train: str, dev: str, columns: Columns) -> LabelledT
         elif len(judged.scores()) < 3:
             what = f"holds {len(judged.labels)} texts"
             raise TextError(what, where=dev, hint="give 3 or more, for scores to compare")
-    return LabelledTask(kind, learned, {"dev": judged}, names)
+    return LabelledTask(kind, learned, {"dev": judged}, names, columns=named)
+
+
+def read_again(run: FineTunedRun) -> Examples | None:
+    """The examples that a model was judged on; None where they are not there any more, or are others by now."""
+    split, found = next(iter(run.judged_on.items()))
+    try:
+        if split in GLUE:
+            data_dir = None if found.source.startswith(HUB) else Path(found.source).parent.parent
+            examples = read_glue(split, data_dir=data_dir)
+        else:
+            examples = read_examples(found.source, run.columns)
+    except UserError:
+        return None
+    return examples if examples.digest == found.digest else None

@@ -1,4 +1,4 @@
-"""Fine-tuning: a student learns a task of the user's, from labels, from a teacher, and with int8 in the loop."""
+"""Fine-tuning: a model learns a task of the user's, from labels, from a teacher, and with int8 in the loop."""
 
 from homoexport.stages.finetune.train import FinetuneProgress, Trained, train_classifier
 

@@ -16,7 +16,7 @@ from homoexport.stages.measure.measurement import (
     time_files,
 )
 from homoexport.stages.measure.noise import quiet_rounds
-from homoexport.stages.measure.targets import cache_folder, find_target, refuse_runtime
+from homoexport.stages.measure.targets import cache_folder, find_target, is_plain_cpu, refuse_runtime
 from homoexport.stages.measure.there import answers_of_file, host_of
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "find_target",
     "host_of",
     "is_browser",
+    "is_plain_cpu",
     "keeps_pace",
     "left_open",
     "list_devices",

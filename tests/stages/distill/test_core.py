@@ -12,7 +12,7 @@ from homoexport.documents.recipe import TextSettings, TextSource
 from homoexport.documents.student import StepRecord
 from homoexport.encoder import encoder_of
 from homoexport.errors import RecipeError, TeacherError, TextError
-from homoexport.stages.distill import distill_encoder
+from homoexport.stages.distill import distill_encoder, first_steps
 from homoexport.text.prepare import corpus_of
 from homoexport.workflow.distill import distill
 from tests.conftest import tiny_bert, tiny_tokenizer
@@ -33,6 +33,9 @@ def test_a_model_in_memory_becomes_the_student_that_its_folder_does(tiny_folder,
         if "pooler" not in name:
             torch.testing.assert_close(student.state_dict()[name], weight, rtol=0, atol=0)
     assert [step.step for step in steps] == list(range(12))
+    again = first_steps(teacher, corpus, SHAPE, settings=settings, steps=3, max_length=24)
+    assert [(step.step, step.loss) for step in again] == [(step.step, step.loss) for step in steps[:3]]
+    assert not any(module._forward_hooks for module in teacher.model.modules())
 
 
 def test_a_tokenizer_of_another_model_is_refused():
