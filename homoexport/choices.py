@@ -9,6 +9,7 @@ ModelTask = Literal[
     "fill-mask", "sentence-similarity", "feature-extraction", "text-classification", "token-classification"
 ]
 CLASSIFYING: tuple[ModelTask, ...] = ("text-classification", "token-classification")
+TruncationSide = Literal["left", "right"]
 PoolingMode = Literal["mean", "cls", "lasttoken", "max", "weightedmean", "mean_sqrt_len_tokens"]
 # What models answer, the output that a task is there for first: B batch, S sequence, D hidden, V vocabulary, C labels.
 OUTPUT_NAMES: dict[ModelTask, tuple[str, ...]] = {

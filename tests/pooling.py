@@ -33,6 +33,17 @@ def write_modules(folder: Path, pooling: dict[str, object], *, normalize: bool =
     return folder
 
 
+def move_inside(folder: Path, name: str) -> None:
+    """Have the model of a sentence-transformers folder lie in a folder of its own, as older versions left it."""
+    of_modules = ("modules.json", "config_sentence_transformers.json", "README.md")
+    (folder / name).mkdir()
+    for path in [path for path in folder.iterdir() if path.is_file() and path.name not in of_modules]:
+        path.rename(folder / name / path.name)
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[0]["path"] = name
+    (folder / "modules.json").write_text(json.dumps(modules))
+
+
 def pooled_by_hand(
     encoder: Encoder, texts: Sequence[str], modes: Sequence[str], *, normalize: bool = True, skipped: int = 0
 ) -> NDArray[np.float32]:

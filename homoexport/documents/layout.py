@@ -33,6 +33,7 @@ from homoexport.documents.artifact import (
     sha256_file,
 )
 from homoexport.documents.document import is_half
+from homoexport.documents.package import PROMPT_FOLDER
 from homoexport.errors import PackageError
 from homoexport.lock import is_ours
 
@@ -56,7 +57,7 @@ _OF_ARTIFACTS = {  # that are not finished, or whose manifest is damaged
     *(MANIFEST, RUN_MARK, LOG, HELD_OUT, *STATES, "README.md", REPORT, HTML_REPORT, "*.json", "*.npz", "*.csv"),
     *("*.safetensors", "vocab.txt", "merges.txt", "*.model", "*.codes", "*.jinja"),
     *(f"{TRACKERS}/", f"{TRACKERS}/*", f"{PLOTS}/", f"{PLOTS}/*.png", ".student.part/", ".student.part/*"),
-    *("onnx/", "onnx/*", "ort/", "ort/*", "strings/", "strings/*"),
+    *("onnx/", "onnx/*", "ort/", "ort/*", "strings/", "strings/*", f"{PROMPT_FOLDER}/", f"{PROMPT_FOLDER}/*"),
     *("[0-9]_[A-Z]*/", "[0-9]_[A-Z]*/config.json", "[0-9]_[A-Z]*/*.safetensors"),
 }
 _OF_OTHERS = {  # of hubs and desktops, of no worth to anybody

@@ -18,6 +18,7 @@ from homoexport.choices import (
     PoolingMode,
     Runtime,
     Scheme,
+    TruncationSide,
     WeightPrecision,
 )
 from homoexport.documents.budget import BudgetVerdict
@@ -167,6 +168,11 @@ class Prompts(Figures):
     texts: dict[str, str]
     default: str | None = None
 
+    @property
+    def own(self) -> str:
+        """What is put there where none is asked for."""
+        return "" if self.default is None else self.texts[self.default]
+
     @model_validator(mode="after")
     def _has_its_default(self) -> Prompts:
         if self.default is not None and self.default not in self.texts:
@@ -235,6 +241,7 @@ class PackageDetails(Figures):
     `candidate` is the full name of the one that ships; `refused` and `left_out` say why each other one does not, or
     could not be made; `quality` holds verdicts on a floor, by the candidate's name. `held_on` is the device that the
     accuracy gate was held on, beside this machine. `labels` are the names of a classifier's logits, in their order.
+    `truncation_side` is where texts beyond `max_length` are cut.
     """
 
     model_file: str
@@ -271,6 +278,7 @@ class PackageDetails(Figures):
     ctranslate2: RuntimeFile | None = None
     browser: BrowserChoice | None = None
     prompts: Prompts | None = None
+    truncation_side: TruncationSide = "right"
 
     @property
     def beside(self) -> dict[Runtime, RuntimeFile]:

@@ -16,7 +16,7 @@ from homoexport.documents.package import Pooling
 from homoexport.encoder.dense import Dense
 from homoexport.encoder.families import traits_of
 from homoexport.encoder.loading import Encoder
-from homoexport.encoder.sentence import is_transformer_alone, read_sentence_settings
+from homoexport.encoder.sentence import read_sentence_settings
 
 
 def input_names(encoder: Encoder) -> tuple[str, ...]:
@@ -35,7 +35,7 @@ def max_length_of(encoder: Encoder) -> int:
     lengths = [int(encoder.tokenizer.model_max_length)]
     longest = traits_of(encoder.model.config).longest_sequence(encoder.model)
     lengths += [longest] if longest is not None else []
-    if encoder.task == "sentence-similarity" or is_transformer_alone(encoder.root or encoder.folder):
+    if encoder.task == "sentence-similarity":
         stated = read_sentence_settings(encoder.folder).get("max_seq_length")
         lengths += [stated] if isinstance(stated, int) and stated else []
     return min(lengths)

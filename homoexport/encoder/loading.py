@@ -39,6 +39,7 @@ from homoexport.encoder.sentence import (
     read_pooling,
     read_prompts,
     read_sentence_settings,
+    refuse_prompt_of_pairs,
     transformer_folder,
     write_sentence_files,
 )
@@ -48,8 +49,8 @@ from homoexport.errors import TeacherError, first_line, readable, refusing
 from homoexport.panics import unprinted_panics
 from homoexport.plain import visible
 
-_SENTENCE_FILES = [MODULES, PROMPTS, "*_Pooling/*", "sentence_*_config.json"]
-_DENSE_FILES = ["*_Dense/config.json", "*_Dense/model.safetensors"]
+_SENTENCE_FILES = (MODULES, PROMPTS, "*_Pooling/*", "*_Dense/config.json", "*_Dense/model.safetensors")
+_MODEL_FILES = ("config.json", "sentence_*_config.json", *TOKENIZER_FILES)  # beside the weights
 _TASK_OF_ARCHITECTURE: dict[str, ModelTask] = {  # by the end of the class's name
     "ForMaskedLM": "fill-mask",
     "ForPreTraining": "fill-mask",
@@ -125,11 +126,16 @@ def _archives() -> Path:
 
 
 def _download(name: str) -> Path:
-    patterns = ["config.json", *TOKENIZER_FILES, *_SENTENCE_FILES, *_DENSE_FILES]
+    def pull(*patterns: str) -> Path:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(patterns)))
+
     try:
-        folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=[*patterns, "model*.safetensors*"]))
-        if not any(folder.glob("*.safetensors")):
-            folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=[*patterns, "pytorch_model*"]))
+        folder = pull("config.json", *_SENTENCE_FILES)  # first, for they say where the model lies
+        inner = transformer_folder(folder)
+        place = "" if inner == folder else f"{inner.relative_to(folder)}/"
+        pull(*(f"{place}{pattern}" for pattern in (*_MODEL_FILES, "model*.safetensors*")))
+        if not any(inner.glob("*.safetensors")):
+            pull(f"{place}pytorch_model*")
     except HFValidationError:  # no model of the hub can have that name
         hint = "give a hub name, a folder, or package:DIST/PATH"
         raise TeacherError("no such model folder", where=name, hint=hint) from None
@@ -236,8 +242,7 @@ def load_encoder(source: str, *, task: ModelTask | None = None) -> Encoder:
     task = task or _infer_task(root, config)
     model = load_weights(folder, config, task, source)
     tokenizer = _load_tokenizer(folder, source)
-    if read_sentence_settings(folder).get("do_lower_case"):
-        _lower_case(tokenizer)
+    _apply_settings(tokenizer, folder, root)
     _check_tokenizer(tokenizer, config, traits.longest_sequence(model), source)
     _name_padding(model, tokenizer)
     check_answers(model, task, source)
@@ -245,6 +250,7 @@ def load_encoder(source: str, *, task: ModelTask | None = None) -> Encoder:
         raise TeacherError("its tokenizer has no mask token", where=source, hint="set mask_token and save it again")
     if task == "text-classification":
         keep_activation(model.config, root)
+        refuse_prompt_of_pairs(root)
     inside = None if root == folder else root
     if task != "sentence-similarity":
         return Encoder(model, tokenizer, task, None, folder, source, artifact, root=inside)
@@ -276,6 +282,16 @@ def _load_tokenizer(folder: Path, source: str) -> PreTrainedTokenizerBase:
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     tokenizer.padding_side = "right"  # as all batches here are, by which a model is judged
     return tokenizer
+
+
+def _apply_settings(tokenizer: PreTrainedTokenizerBase, folder: Path, root: Path) -> None:
+    """Have a tokenizer do what sentence-transformers does by its own settings."""
+    settings = read_sentence_settings(folder)
+    if settings.get("do_lower_case"):
+        _lower_case(tokenizer)
+    longest = settings.get("max_seq_length")
+    if isinstance(longest, int) and is_transformer_alone(root):  # students of a classifier have no such settings
+        tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
 
 
 def _lower_case(tokenizer: PreTrainedTokenizerBase) -> None:

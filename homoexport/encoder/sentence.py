@@ -26,6 +26,7 @@ from homoexport.encoder.dense import Dense, read_dense, write_dense
 from homoexport.encoder.folder import read_settings
 from homoexport.errors import TeacherError, readable
 from homoexport.packaged import leaves_its_folder
+from homoexport.plain import visible
 
 if TYPE_CHECKING:
     from homoexport.encoder.loading import Encoder
@@ -183,6 +184,15 @@ def read_prompts(folder: Path) -> Prompts | None:
         return None
     prompts: Prompts = _parsed(lambda _: Prompts(texts=texts, default=settings.default_prompt_name), path)
     return prompts
+
+
+def refuse_prompt_of_pairs(folder: Path) -> None:
+    """Refuse (TeacherError) a CrossEncoder that puts a prompt of its own before every pair, which no package would."""
+    prompts = read_prompts(folder) if is_transformer_alone(folder) else None
+    if prompts is not None and prompts.own:
+        what = f"has the prompt '{visible(str(prompts.default))}' put before every pair (default_prompt_name)"
+        hint = "remove default_prompt_name, and put it into your own texts"
+        raise TeacherError(what, where=str(folder / PROMPTS), hint=hint)
 
 
 def read_dense_modules(folder: Path, width: int) -> tuple[Dense, ...]:

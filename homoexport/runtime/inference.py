@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
-from homoexport.choices import OTHER_RUNTIMES, OUTPUT_NAMES, ModelTask, Runtime, RuntimeChoice
+from homoexport.choices import OTHER_RUNTIMES, OUTPUT_NAMES, ModelTask, Runtime, RuntimeChoice, TruncationSide
 from homoexport.documents.artifact import PackageManifest, verify
 from homoexport.documents.package import PAGE_FILES, PROMPT_FOLDER, Prompts
 from homoexport.errors import PackageError, UserError, refusing
@@ -59,6 +59,7 @@ class PackageInfo:
     download_bytes: int = 0
     prompts: Prompts | None = None
     include_prompt: bool = True
+    truncation_side: TruncationSide = "right"
 
     @property
     def model(self) -> Path:
@@ -113,6 +114,7 @@ def read_package(
         download_bytes=onnx_bytes + sum(manifest.files[name].bytes for name in PAGE_FILES if name in manifest.files),
         prompts=details.prompts,
         include_prompt=details.pooling is None or details.pooling.include_prompt,
+        truncation_side=details.truncation_side,
     )
 
 
@@ -306,7 +308,8 @@ class Package:
             (states,) = self.run(tokens, [STATES])
             counted = tokens["attention_mask"].copy()
             counted[:, :skipped] = 0
-            return self._head.apply(states, counted)
+            with refusing(PackageError, "cannot be applied", where=str(self.details.folder / PROMPT_FOLDER)):
+                return self._head.apply(states, counted)
         (answer,) = self.run(tokens, [self.details.output])
         if self.details.task == "sentence-similarity":
             return answer
@@ -384,7 +387,7 @@ def load_tokenizer(details: PackageInfo, *, max_length: int | None = None) -> To
     with damaged, unprinted_panics():
         tokenizer = Tokenizer.from_file(str(path))
         tokenizer.no_padding()
-        tokenizer.enable_truncation(max_length or details.max_length)
+        tokenizer.enable_truncation(max_length or details.max_length, direction=details.truncation_side)
         tokenizer.encode_batch(["a", ("a", "b")])
     highest = max(tokenizer.get_vocab().values(), default=0)
     if highest >= details.vocab_size:

@@ -30,7 +30,7 @@ _HINT = "write them again, a vector of one width for each text"
 
 @dataclass(frozen=True)
 class AskedVectors:
-    """A model that gives vectors [N, D] of N texts; `digest` is that of its weights."""
+    """A model that gives vectors [N, D] of N texts; `digest` is that of its weights, and of its own prompt."""
 
     source: str
     digest: str

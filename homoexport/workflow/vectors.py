@@ -57,7 +57,8 @@ def _is_file(model: str) -> bool:
 
 
 def second_model(settings: DistillSettings) -> Encoder | None:
-    """The model of `vectors_from`, as one that embeds sentences; TeacherError of one that is for something else."""
+    """The model of `vectors_from`, as one that embeds sentences; TeacherError of one that is for something else, or
+    whose own prompt is not pooled."""
     from homoexport.documents.package import Pooling
     from homoexport.encoder import load_encoder
 
@@ -66,6 +67,9 @@ def second_model(settings: DistillSettings) -> Encoder | None:
     encoder = load_encoder(settings.vectors_model)
     if encoder.task not in ("sentence-similarity", "feature-extraction"):
         what, hint = f"is for {encoder.task}, and gives no vectors of texts", "name a sentence encoder"
+        raise TeacherError(what, where=encoder.source, hint=hint)
+    if encoder.prompts is not None and encoder.prompts.own and not (encoder.pooling or Pooling()).include_prompt:
+        what, hint = "its own prompt is read and not pooled", "write its vectors into a file, and name that"
         raise TeacherError(what, where=encoder.source, hint=hint)
     return replace(encoder, task="sentence-similarity", pooling=encoder.pooling or Pooling())
 

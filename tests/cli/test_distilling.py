@@ -10,7 +10,8 @@ import torch
 import yaml
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
-from homoexport.documents.artifact import StudentManifest, verify
+from homoexport.documents.artifact import DistilledManifest, StudentManifest, verify
+from homoexport.documents.layout import LOG
 from tests.conftest import tiny_bert, tiny_tokenizer, write_sentences
 
 SETTINGS = {"objective": "sentence-embedding", "steps": 10, "batch_size": 8, "prune_every": 1, "precision": "fp32"}
@@ -90,3 +91,31 @@ def test_a_classifier_from_a_table(homoexport, tmp_path):
     assert verify(tmp_path / "out", StudentManifest).details.task == "text-classification"
     student = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     assert student.config.id2label == {0: "no", 1: "yes"}
+
+
+def test_a_cross_encoder_from_sts_bs_own_file(homoexport, tmp_path):
+    """GLUE's columns, and its quotes, which are characters as all others."""
+    torch.manual_seed(0)
+    config = tiny_bert().config
+    config.update({"num_labels": 1, "problem_type": "regression"})
+    BertForSequenceClassification(config).save_pretrained(tmp_path / "teacher")
+    tiny_tokenizer().save_pretrained(tmp_path / "teacher")
+    module = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}
+    (tmp_path / "teacher/modules.json").write_text(json.dumps([module]))
+    lines = ["index genre filename year old_index source1 source2 sentence1 sentence2 score".replace(" ", "\t")]
+    for row in range(120):
+        texts = f'"w{row % 90} w{row % 7}\tw{row % 13} "w4" w{row % 5}'
+        lines.append(f"{row}\tmain-news\tMSRvid\t2012test\t{row:04}\tnone\tnone\t{texts}\t{row % 11 / 2:.3f}")
+    (tmp_path / "STS-B").mkdir()
+    (tmp_path / "STS-B/train.tsv").write_text("\n".join(lines) + "\n")
+    flags = ["--teacher", tmp_path / "teacher", "--data", tmp_path / "STS-B/train.tsv"]
+    flags += ["--column", "sentence1", "--pair-column", "sentence2", "--label-column", "score"]
+    flags += ["--objective", "classification", "--hidden-size", 16, "--heads", 2, "--steps", 5, "--batch-size", 8]
+    flags += ["--max-length", 16, "--set", "text.held_out=20", "-o", tmp_path / "out"]
+    outcome = homoexport("distill", *flags)
+    assert outcome.code == 0, outcome.err
+    details = verify(tmp_path / "out", DistilledManifest).details
+    assert details.task == "text-classification"
+    log = [json.loads(line) for line in (tmp_path / "out" / LOG).read_text().splitlines()]
+    assert log[0]["terms"]["task"] > 1  # squares of scores' errors
+    assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").config.num_labels == 1

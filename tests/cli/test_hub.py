@@ -9,10 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from homoexport.documents.artifact import PackageManifest, verify
 from tests.hub import NEVER, TOKEN, Hub, hub_double
+from tests.pooling import move_inside, write_modules
 from tests.snippets import snippets
 
 pytestmark = pytest.mark.processes
@@ -48,6 +51,9 @@ def run(hub: Hub, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[s
 
 
 EXPORT = (sys.executable, "-m", "homoexport", "export", "big/teacher", "--onnx", "-o", "package")
+LOAD = """from homoexport.encoder import load_encoder, max_length_of
+encoder = load_encoder("old/teacher")
+print(encoder.pooling.mode, max_length_of(encoder), *encoder.prompts.texts)"""
 QUICK = ("--task", "sentence-similarity", "--quantize", "none", "--graph", "unfused", "--seconds", "0.02")
 
 
@@ -77,6 +83,25 @@ def test_the_snippet_of_the_docs_pulls_what_a_package_is(hub, run, tmp_path):
     done = run(sys.executable, "-c", code.replace("OWNER/NAME", "me/small"))
     assert done.returncode == 0, done.stderr
     assert verify(tmp_path / "small", PackageManifest, strict=False) == verify(tmp_path / "there", PackageManifest)
+
+
+@pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
+def test_a_model_in_a_folder_of_its_own_comes_with_all_that_is_read_of_it(hub, run, tiny_folder, tmp_path, weights):
+    there = write_modules(tiny_folder("there"), {"pooling_mode": "max"})
+    (there / "config_sentence_transformers.json").write_text('{"prompts": {"query": "w3 "}}')
+    (there / "sentence_bert_config.json").write_text('{"max_seq_length": 40}')
+    move_inside(there, "0_Transformer")
+    (there / "0_Transformer/unread.txt").write_text("")
+    if weights == "pytorch_model.bin":
+        file = there / "0_Transformer/model.safetensors"
+        torch.save(load_file(file), file.with_name(weights))
+        file.unlink()
+    hub.add("old/teacher", there)
+    done = run(sys.executable, "-c", LOAD)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["max", "40", "query"]
+    come = [path.name for path in (tmp_path / "hf").rglob("0_Transformer/*")]
+    assert (weights in come, "unread.txt" in come) == (True, False)
 
 
 @pytest.mark.slow

@@ -14,7 +14,13 @@ from tokenizers import normalizers
 from transformers import AutoTokenizer, BertTokenizerFast, PreTrainedModel
 
 from homoexport.documents.package import Pooling, Prompts
-from homoexport.encoder import load_encoder, max_length_of, save_encoder, torch_answers
+from homoexport.encoder import (
+    load_encoder,
+    max_length_of,
+    save_encoder,
+    torch_answers,
+    write_cross_encoder_files,
+)
 from homoexport.errors import HomoexportError
 from homoexport.stages.evaluate import digest_of_source
 from tests.conftest import WORDS, tiny_bert, tiny_model, tiny_tokenizer
@@ -76,8 +82,13 @@ def _cross_encoder(folder: Path, *, inner: str = "") -> PreTrainedModel:
     (folder / "modules.json").write_text(json.dumps([module]))
     settings = {"transformer_task": "sequence-classification", "max_seq_length": 40}
     (folder / inner / "sentence_bert_config.json").write_text(json.dumps(settings))
-    (folder / "config_sentence_transformers.json").write_text(json.dumps({"model_type": "CrossEncoder"}))
+    _set_prompts(folder)
     return model
+
+
+def _set_prompts(folder: Path, **settings: object) -> None:
+    written = {"model_type": "CrossEncoder", "activation_fn": "torch.nn.modules.activation.Tanh", **settings}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(written))
 
 
 @pytest.mark.parametrize("inner", ["", "0_Transformer"])
@@ -89,6 +100,23 @@ def test_a_cross_encoder_is_a_classifier_of_pairs(tmp_path, inner):
     with torch.no_grad():
         expected = model(**tokens).logits
     torch.testing.assert_close(torch_answers(encoder, tokens)["logits"], expected, rtol=0, atol=1e-6)
+    (tmp_path / "saved").mkdir()
+    save_encoder(encoder, encoder.model, tmp_path / "saved")
+    again = load_encoder(str(tmp_path / "saved"))
+    assert (again.task, max_length_of(again)) == ("text-classification", 40)
+    (tmp_path / "written").mkdir()
+    write_cross_encoder_files(again.model.config, tmp_path / "written", file_name="model.onnx", max_length=40)
+    name = "config_sentence_transformers.json"
+    assert json.loads((tmp_path / "written" / name).read_text()) == json.loads((tmp_path / name).read_text())
+
+
+def test_a_prompt_that_stands_before_every_pair_is_not_lost_in_silence(tmp_path):
+    _cross_encoder(tmp_path)
+    _set_prompts(tmp_path, prompts={"query": "w3 ", "": ""}, default_prompt_name="")
+    assert load_encoder(str(tmp_path)).prompts is None
+    _set_prompts(tmp_path, prompts={"query": "w3 "}, default_prompt_name="query")
+    with pytest.raises(HomoexportError, match="has the prompt 'query' put before every pair"):
+        load_encoder(str(tmp_path))
 
 
 def test_of_a_sentence_encoder_the_pooling_decides_and_not_the_head(tmp_path):

@@ -202,6 +202,8 @@ def models(folder: Path) -> Callable[[random.Random], Reader]:
     model.save_pretrained(whole)
     tokenizer.save_pretrained(whole)
     write_sentence_files(encoder_of(model, tokenizer), whole, hidden_size=32, max_length=32)
+    prompts = {"prompts": {"query": "w1 ", "document": None}, "default_prompt_name": "query"}
+    (whole / "config_sentence_transformers.json").write_text(json.dumps(prompts))
     names = [path.relative_to(whole) for path in sorted(whole.rglob("*.json"))]
 
     def make(draw: random.Random) -> Reader:

@@ -12,12 +12,13 @@ from onnxruntime import InferenceSession
 from scipy.special import softmax
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
-from homoexport.encoder import Encoder, load_encoder, save_encoder
+from homoexport.encoder import Encoder, load_encoder, max_length_of, save_encoder
 from homoexport.runtime.inference import open_package
 from homoexport.stages.export.package import STRINGS_FILE
 from homoexport.stages.measure import host_of
 from tests.conftest import BERT_TINY
 from tests.dense import IDENTITY, TANH, write_layers
+from tests.pooling import move_inside
 from tests.snippets import snippets
 from tests.stages.export.conftest import export_package
 from tests.trimmed import each_family, ids_alone, package_once, rows_of, texts_for, told_alike, trimmed_once
@@ -195,8 +196,8 @@ def test_sentence_transformers_loads_what_is_trimmed(family, tmp_path_factory):
     assert (of_onnx.encode(told) * vectors).sum(1).min() > 0.97
 
 
-@pytest.mark.parametrize("quantize", ["none", "int8"])
-def test_cross_encoder_loads_the_package_as_torch_does(tmp_path, monkeypatch, quantize):
+@pytest.mark.parametrize(("quantize", "inner"), [("none", ""), ("int8", ""), ("none", "0_Transformer")])
+def test_cross_encoder_loads_the_package_as_torch_does(tmp_path, monkeypatch, quantize, inner):
     """Its own folder is the judge: the activation is in a file of CrossEncoder's."""
     from sentence_transformers import CrossEncoder
 
@@ -211,16 +212,16 @@ def test_cross_encoder_loads_the_package_as_torch_does(tmp_path, monkeypatch, qu
     judge = CrossEncoder(str(tmp_path / "plain"), device="cpu", max_length=64, activation_fn=torch.nn.Tanh())
     judge.save_pretrained(str(tmp_path / "teacher"))
     monkeypatch.chdir(tmp_path)
-    # The weights' folder alone: modules.json of a CrossEncoder is another matter.
-    (tmp_path / "teacher/modules.json").unlink()
-    encoder = load_encoder("teacher", task="text-classification")
+    if inner:
+        move_inside(tmp_path / "teacher", inner)
+    encoder = load_encoder("teacher")
     here = host_of("cpu")
     export_package(encoder, out_dir=Path("reranker"), rank=in_order, quantize=quantize, graph="standard", target=here)
     pairs = [(TEXTS[0], text) for text in TEXTS]
     names: dict[str, object] = {}
     exec(snippets("rerankers.md", "sentence-transformers", "python")[0], names)
     found, expected = names["model"].predict(pairs), judge.predict(pairs)
-    assert names["model"].max_seq_length == encoder.tokenizer.model_max_length
+    assert names["model"].max_seq_length == max_length_of(encoder) == 64
     np.testing.assert_allclose(found, np.tanh(open_package("reranker").score(pairs)), atol=1e-3)
     np.testing.assert_allclose(found, expected, atol=1e-4 if quantize == "none" else 0.1)
     assert [each["corpus_id"] for each in names["ranking"]] != []

@@ -15,8 +15,10 @@ from homoexport.encoder import load_encoder, save_encoder
 from homoexport.runtime.inference import open_package
 from homoexport.stages.evaluate import torch_package
 from homoexport.stages.measure import host_of
+from homoexport.workflow.embed import embed
 from tests.conftest import BERT_TINY
 from tests.interop.test_loaders import in_order, with_random_head
+from tests.pooling import move_inside
 from tests.stages.export.conftest import export_package
 
 pytestmark = [pytest.mark.interop, pytest.mark.weights]
@@ -79,19 +81,24 @@ def test_every_pooling_gives_its_vectors(bare, tmp_path, pooling, dense):
     np.testing.assert_allclose(again, expected, atol=1e-5)
 
 
-def test_a_package_has_its_prompts_and_does_not_pool_them(bare, tmp_path):
+@pytest.mark.parametrize("include_prompt", [True, False])
+def test_a_package_has_its_prompts_and_pools_them_or_not(bare, tmp_path, include_prompt):
     from sentence_transformers import SentenceTransformer
 
     prompts = {"query": "Represent the question: ", "passage": "passage: "}
-    more = {"prompts": prompts, "default_prompt_name": "passage", "include_prompt": False}
+    more = {"prompts": prompts, "default_prompt_name": "passage", "include_prompt": include_prompt}
     folder = saved(bare, tmp_path / "source", ("weightedmean", "cls"), dense=True, **more)
     judge = SentenceTransformer(str(folder), device="cpu")
     package = package_of(folder, tmp_path / "package")
     of_onnx = SentenceTransformer(str(package), backend="onnx")
+    (tmp_path / "texts.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in TEXTS))
     for name in (None, *prompts):
         expected = judge.encode(TEXTS, prompt_name=name)
         np.testing.assert_allclose(open_package(package).embed(TEXTS, prompt=name), expected, atol=1e-4)
         np.testing.assert_allclose(of_onnx.encode(TEXTS, prompt_name=name), expected, atol=1e-4)
+        out = tmp_path / "vectors.npy"
+        embed(package, data=str(tmp_path / "texts.jsonl"), output=out, batch_size=2, streams=2, prompt=name)
+        np.testing.assert_allclose(np.load(out), expected, atol=1e-4)
     assert np.abs(judge.encode(TEXTS) - judge.encode(TEXTS, prompt="")).max() > 0.01
 
 
@@ -117,6 +124,21 @@ def test_a_cased_tokenizer_is_lower_cased_as_it_does(bare, tmp_path, name):
     assert tokens == [judge.tokenizer(text, truncation=True)["input_ids"] for text in TEXTS]
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_long_texts_are_cut_on_the_same_side(bare, tmp_path, side):
+    from sentence_transformers import SentenceTransformer
+
+    folder = saved(bare, tmp_path / "source", "mean")
+    AutoTokenizer.from_pretrained(folder, truncation_side=side).save_pretrained(folder)
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 6}))
+    judge = SentenceTransformer(str(folder), device="cpu")
+    assert judge.tokenizer.truncation_side == side
+    package = package_of(folder, tmp_path / "package")
+    np.testing.assert_allclose(open_package(package).embed(TEXTS), judge.encode(TEXTS), atol=1e-4)
+    of_onnx = SentenceTransformer(str(package), backend="onnx")
+    np.testing.assert_allclose(of_onnx.encode(TEXTS), judge.encode(TEXTS), atol=1e-4)
+
+
 def test_a_cross_encoder_that_it_saves_gives_its_scores(tmp_path):
     from sentence_transformers import CrossEncoder
 
@@ -135,15 +157,6 @@ def test_an_older_folder_whose_model_lies_in_one_of_its_own(bare, tmp_path):
     from sentence_transformers import SentenceTransformer
 
     folder = saved(bare, tmp_path / "source", "mean")
-    inner = folder / "0_Transformer"
-    inner.mkdir()
-    for path in [path for path in folder.iterdir() if path.is_file() and path.name not in KEPT]:
-        path.rename(inner / path.name)
-    modules = json.loads((folder / "modules.json").read_text())
-    modules[0]["path"] = inner.name
-    (folder / "modules.json").write_text(json.dumps(modules))
+    move_inside(folder, "0_Transformer")
     expected = SentenceTransformer(str(folder), device="cpu").encode(TEXTS)
     np.testing.assert_allclose(torch_package(load_encoder(str(folder))).embed(TEXTS), expected, atol=1e-5)
-
-
-KEPT = ("modules.json", "config_sentence_transformers.json", "README.md")

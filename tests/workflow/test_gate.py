@@ -29,8 +29,8 @@ class Noisy(Package):
         self.__dict__ |= package.__dict__
         self._noise = noise
 
-    def embed(self, texts, batch_size=32):
-        vectors = super().embed(texts, batch_size)
+    def embed(self, texts, batch_size=32, prompt=None):
+        vectors = super().embed(texts, batch_size, prompt)
         return vectors + self._noise * np.random.default_rng(len(texts[0])).normal(size=vectors.shape)
 
 

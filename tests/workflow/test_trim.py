@@ -12,6 +12,7 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 
 from homoexport.data import sample_text
 from homoexport.documents.artifact import DistilledManifest, TrimmedManifest, verify
+from homoexport.documents.package import Prompts
 from homoexport.documents.recipe import DistillSettings, TextSettings, TextSource, VocabularySettings
 from homoexport.encoder import load_encoder
 from homoexport.errors import RecipeError
@@ -22,6 +23,7 @@ from homoexport.workflow.distill import distill
 from homoexport.workflow.job import open_job
 from homoexport.workflow.trim import trim
 from tests.conftest import SPECIAL, sentence_vectors, with_berts_tokens
+from tests.pooling import write_modules
 
 
 @pytest.fixture
@@ -91,6 +93,15 @@ def test_what_is_named_is_split_as_before(teacher, texts, tmp_path):
         trim(str(teacher), text=_text(texts), output=out, vocabulary=VocabularySettings(keep=keep))
         split.append(AutoTokenizer.from_pretrained(out).tokenize("zebras"))
     assert split[1] == AutoTokenizer.from_pretrained(teacher).tokenize("zebras") != split[0]
+
+
+def test_prompts_are_split_as_before(teacher, texts, tmp_path):
+    write_modules(teacher, {})
+    (teacher / "config_sentence_transformers.json").write_text('{"prompts": {"query": "zebras, "}}')
+    trim(str(teacher), text=_text(texts), output=tmp_path / "out")
+    trimmed = load_encoder(str(tmp_path / "out"))
+    assert trimmed.prompts == Prompts(texts={"query": "zebras, "})
+    assert trimmed.tokenizer.tokenize("zebras, ") == AutoTokenizer.from_pretrained(teacher).tokenize("zebras, ")
 
 
 def test_a_student_with_fewer_words(teacher, texts, tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from homoexport.documents.document import digest_of
 from homoexport.encoder import Encoder, input_names, max_length_of, torch_answers, weights_digest
 from homoexport.errors import TeacherError
 from homoexport.text.vectors import AskedVectors
@@ -21,7 +22,8 @@ _CHARACTERS = 2**16  # of a batch with its padding: some models take texts of 32
 
 
 def ask_for_vectors(encoder: Encoder, *, device: torch.device, on_begin: Callable[[], None]) -> AskedVectors:
-    """A sentence encoder as one that is asked for vectors; each text is cut to its own longest sequence.
+    """A sentence encoder as one that is asked for vectors; each text stands behind its own prompt, if it has one, and
+    is cut to its own longest sequence.
 
     `on_begin` is called before the first text, so never where all vectors are cached.
 
@@ -29,6 +31,7 @@ def ask_for_vectors(encoder: Encoder, *, device: torch.device, on_begin: Callabl
         TeacherError: (when it is asked) it answers with what is no number.
     """
     limit, names, notes = max_length_of(encoder), input_names(encoder), iter([on_begin])
+    before, digest = "" if encoder.prompts is None else encoder.prompts.own, weights_digest(encoder)
 
     def ask(texts: Sequence[str]) -> NDArray[np.float32]:
         """[N, D]"""
@@ -50,9 +53,10 @@ def ask_for_vectors(encoder: Encoder, *, device: torch.device, on_begin: Callabl
         return vectors
 
     def _answer(texts: Sequence[str]) -> NDArray[np.float32]:
-        tokens = encoder.tokenizer(list(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt")
+        prompted = [before + text for text in texts]
+        tokens = encoder.tokenizer(prompted, padding=True, truncation=True, max_length=limit, return_tensors="pt")
         inputs = {name: tokens[name].to(device) for name in names}
         answer: NDArray[np.float32] = torch_answers(encoder, inputs)["sentence_embedding"].float().cpu().numpy()
         return answer
 
-    return AskedVectors(encoder.source, weights_digest(encoder), ask)
+    return AskedVectors(encoder.source, digest_of([digest, before]) if before else digest, ask)

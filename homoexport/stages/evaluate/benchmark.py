@@ -14,6 +14,7 @@ from homoexport.errors import TextError, UserError
 from homoexport.runtime.inference import Package
 from homoexport.stages.evaluate.judge import described
 from homoexport.stages.evaluate.models import open_model
+from homoexport.stages.evaluate.search import embed_documents, embed_queries
 
 
 def evaluate_on_mteb(
@@ -75,6 +76,9 @@ class _Encoder:
         self.model = model
         self.mteb_model_meta = mteb.models.ModelMeta.create_empty(overwrites={"name": "homoexport/package"})
 
-    def encode(self, inputs: Any, **_: Any) -> NDArray[np.float32]:
-        """Vectors [N, D] of MTEB's batches of texts."""
-        return self.model.embed([text for batch in inputs for text in batch["text"]])
+    def encode(self, inputs: Any, *, prompt_type: str | None = None, **_: Any) -> NDArray[np.float32]:
+        """Vectors [N, D] of MTEB's batches of texts, which a search has of two types."""
+        texts = [text for batch in inputs for text in batch["text"]]
+        if prompt_type == "query":
+            return embed_queries(self.model, texts)
+        return embed_documents(self.model, texts) if prompt_type == "document" else self.model.embed(texts)

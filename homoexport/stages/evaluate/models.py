@@ -95,11 +95,12 @@ def _package(encoder: Encoder, session: Session) -> Package:
         labels=tuple(config.id2label[i] for i in range(config.num_labels)) if labelled else (),
         prompts=encoder.prompts,
         include_prompt=encoder.pooling is None or encoder.pooling.include_prompt,
+        truncation_side=encoder.tokenizer.truncation_side,
     )
     # A copy, for truncation is a part of a fast tokenizer's state.
     tokenizer = Tokenizer.from_str(encoder.tokenizer.backend_tokenizer.to_str())
     tokenizer.no_padding()
-    tokenizer.enable_truncation(max_length)
+    tokenizer.enable_truncation(max_length, direction=details.truncation_side)
     return Package(details, session, tokenizer, _head_of(encoder))
 
 

@@ -1,12 +1,14 @@
 """How well a sentence encoder finds the documents that people say answer a query.
 
-All documents of the data are searched by cosine, each text once.
+All documents of the data are searched by cosine, each text once. Before queries and documents stand the model's prompts
+of the names that sentence-transformers' `encode_query` and `encode_document` look for.
 
 Q queries, B of them at a time, N documents, D width of a vector, K ten.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from homoexport.stages.evaluate.estimate import FloatArray, Quality, estimate, m
 from homoexport.stages.evaluate.examples import Examples
 from homoexport.stages.evaluate.retrieval import K, check_widths, discounted_gain
 
+_OF_QUERIES, _OF_DOCUMENTS = ("query",), ("document", "passage", "corpus")  # names of prompts
 _TIE = 1e-6  # cosines this near are the same: the rest is how a batch was rounded
 _SCORES_AT_ONCE = 1 << 22  # 32 MB
 
@@ -37,8 +40,8 @@ class Search:
         self._queries, self._documents, self._worths = _rows_of(examples)
         self._index = self._own = None
         if documents is not None:
-            self._index = documents.embed(self._documents)
-            self._own = self._figures(documents.embed(self._queries), self._index)["ndcg@10"]
+            self._index = embed_documents(documents, self._documents)
+            self._own = self._figures(embed_queries(documents, self._queries), self._index)["ndcg@10"]
 
     def qualities(self, model: Package, *, seed: int) -> list[Quality]:
         """nDCG, MRR and recall of the first ten documents found, by the bootstrap over queries.
@@ -48,8 +51,8 @@ class Search:
         documents. `ndcg@10_kept`, where another model embedded the documents: the share of that model's own nDCG, in
         every resample of the same queries.
         """
-        queries = model.embed(self._queries)
-        documents = model.embed(self._documents) if self._index is None else self._index
+        queries = embed_queries(model, self._queries)
+        documents = embed_documents(model, self._documents) if self._index is None else self._index
         check_widths(model, queries, documents)
         found = self._figures(queries, documents)
         statistics = {name: mean(values) for name, values in found.items()}
@@ -88,6 +91,26 @@ class Search:
             order = np.argsort(-np.take_along_axis(scores, first, axis=1), axis=1)
             found.append(np.take_along_axis(worth, np.take_along_axis(first, order, axis=1), axis=1))
         return np.concatenate(found)
+
+
+def embed_queries(model: Package, texts: Sequence[str]) -> NDArray[np.float32]:
+    """[Q, D]"""
+    return model.embed(texts, prompt=_prompt_of(model, _OF_QUERIES))
+
+
+def embed_documents(model: Package, texts: Sequence[str]) -> NDArray[np.float32]:
+    """[N, D]"""
+    return model.embed(texts, prompt=_prompt_of(model, _OF_DOCUMENTS))
+
+
+def _prompt_of(model: Package, names: Sequence[str]) -> str | None:
+    """The first of the names that the model has a prompt under, an empty one where there is no other; None: its own.
+
+    sentence-transformers writes an empty "document" beside the "passage" that a model was trained with.
+    """
+    texts = {} if model.details.prompts is None else model.details.prompts.texts
+    known = [name for name in names if name in texts]
+    return next((name for name in known if texts[name]), known[0] if known else None)
 
 
 def check_searched(examples: Examples) -> None:

@@ -316,6 +316,7 @@ def _details_of(maker: Maker, choice: Choice, graph: ir.Model, *, timed_at: Time
         timed_at=timed_at,
         held_on=held_on,
         prompts=encoder.prompts,
+        truncation_side=encoder.tokenizer.truncation_side,
     )
 
 

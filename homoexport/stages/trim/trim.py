@@ -35,7 +35,7 @@ def trim(
 
     Args:
         size: pieces at most; by default all that the text has.
-        whole: texts that are to be split as now.
+        whole: texts that are to be split as now, beside the model's prompts.
 
     Raises:
         TeacherError: a tokenizer whose vocabulary cannot be trimmed.
@@ -54,7 +54,8 @@ def trim(
         what = f"{size} pieces are more than the {before} that its tokenizer has"
         raise RecipeError(what, where="vocab_size", hint=f"give fewer than {before}, or leave it out")
     counts = count_tokens(corpus, encoder.model.config.vocab_size)
-    lines = [f"{space}{line}" for line in whole for space in ("", " ")]  # at a text's start, and within
+    prompts = [] if encoder.prompts is None else encoder.prompts.texts.values()
+    lines = [f"{space}{line}" for line in (*whole, *prompts) for space in ("", " ")]  # at a text's start, and within
     named = chain.from_iterable(encoding.ids for encoding in backend.encode_batch(lines))
     always = needed_ids(encoder.model).union(named)
     kept = choose(pieces, counts, size=size, min_count=settings.min_count, always=always)

@@ -28,6 +28,7 @@ from homoexport.workflow.progress import Progress
 from tests.conftest import WORDS, sentence_vectors, tiny_model, word_tokenizer
 from tests.dense import write_layers
 from tests.encoder.test_any import QWEN, write
+from tests.pooling import write_modules
 from tests.stages.distill.test_loop import SHAPE, Stop, settings_of, text_of
 
 IN_THEIRS = SHAPE.model_copy(update={"output": "teacher"})
@@ -78,6 +79,21 @@ def test_a_second_model_s_vectors_are_those_of_the_texts(tiny_folder, corpus_fil
             np.testing.assert_array_equal(vector, by_ids[tuple(ids[mask.bool()].tolist())])
     described = corpus.description.vectors
     assert (described.source, described.width) == (second, 40)
+
+
+def test_a_second_model_s_own_prompt_stands_before_the_texts(tiny_folder, corpus_file, second):
+    folder = write_modules(Path(second), {})
+    settings = {"prompts": {"query": "w3 w4 "}, "default_prompt_name": "query"}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    teacher, encoder = tiny_folder(), load_encoder(second)
+    job = job_of(teacher, text_of(corpus_file), settings_of("sentence-embedding", vectors_from=second))
+    seen = job.corpus.sequences[:]
+    expected = sentence_vectors(encoder, [f"w3 w4 {text}" for text in seen["text"]])
+    np.testing.assert_allclose(seen["vector"], expected, atol=1e-5)
+    np.testing.assert_allclose(seen["vector"], torch_package(encoder).embed(seen["text"]), atol=1e-5)
+    (folder / "1_Pooling/config.json").write_text('{"include_prompt": false}')
+    with pytest.raises(TeacherError, match="its own prompt is read and not pooled"):
+        job_of(teacher, text_of(corpus_file), settings_of("sentence-embedding", vectors_from=second))
 
 
 def test_an_encoder_without_an_adapter_teaches_its_vectors(tiny_folder, corpus_file, tmp_path):

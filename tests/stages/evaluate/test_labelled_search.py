@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import ndcg_score
 
+from homoexport.documents.artifact import PackageManifest, verify, write_manifest
 from homoexport.documents.evaluation import Evaluation
+from homoexport.documents.package import Prompts
 from homoexport.report import evaluation_table
 from homoexport.runtime.inference import Package, Text, open_package
 from homoexport.stages.evaluate import Examples, evaluate_models, search
@@ -33,7 +35,7 @@ class Vectors(Package):
         vars(self).update(vars(package))
         self._known = known
 
-    def embed(self, texts, batch_size=32):
+    def embed(self, texts, batch_size=32, prompt=None):
         return np.stack([self._known[text] for text in texts])
 
 
@@ -100,6 +102,32 @@ def test_figures_are_those_of_plain_loops(
             "queries": len({row[0] for row in of_labels}),
             "documents": len({r[1] for r in ROWS}),
         }
+
+
+@pytest.mark.parametrize(
+    ("texts", "default", "of_queries", "of_documents"),
+    [
+        ({"query": "w1 ", "document": "w2 ", "passage": "w3 "}, None, "w1 ", "w2 "),
+        ({"query": "w1 ", "document": "", "passage": "w3 "}, None, "w1 ", "w3 "),
+        ({"query": "w1 ", "corpus": "w2 ", "other": "w3 "}, "other", "w1 ", "w2 "),
+        ({"query": "", "other": "w3 "}, "other", "", "w3 "),
+        ({"other": "w3 "}, None, "", ""),
+    ],
+)
+def test_queries_and_documents_stand_behind_prompts_of_their_own(
+    tmp_path: Path, texts: dict[str, str], default: str | None, of_queries: str, of_documents: str
+) -> None:
+    folder = write_package(tmp_path / "model")
+    plain = open_package(folder)
+    details = verify(folder, PackageManifest).details
+    prompts = Prompts(texts=texts, default=default)
+    write_manifest(folder, "package", details=details.model_copy(update={"prompts": prompts}))
+    examples = Examples("", tuple(WORDED), None)
+    before = Examples("", tuple((of_queries + query, of_documents + document) for query, document in WORDED), None)
+    for documents in (None, folder):
+        (found,) = evaluate_models([str(folder)], examples, task="search", documents=documents and str(documents))
+        judge = Search(before, documents=documents and plain)
+        assert list(found.metrics) == [each.figure for each in judge.qualities(plain, seed=0)]
 
 
 def test_what_is_kept_is_a_share_of_the_same_queries(package: Package) -> None:
@@ -289,9 +317,9 @@ def test_what_will_not_do_is_refused_before_the_texts_are_embedded(
     embedded: list[str] = []
     embed = Package.embed
 
-    def noted(self: Package, texts: Sequence[Text], batch_size: int = 32) -> np.ndarray:
+    def noted(self: Package, texts: Sequence[Text], batch_size: int = 32, prompt: str | None = None) -> np.ndarray:
         embedded.extend(str(text) for text in texts)
-        return embed(self, texts, batch_size)
+        return embed(self, texts, batch_size, prompt)
 
     monkeypatch.setattr(Package, "embed", noted)
     found = homoexport("eval", models[1], "--task", "search", "--data", "pairs.jsonl", *flags)

@@ -15,6 +15,7 @@ import onnx_ir as ir
 import openvino
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from homoexport.documents.artifact import PackageManifest, read_manifest, verify, write_manifest
 from homoexport.documents.package import PROMPT_FOLDER, BrowserChoice, Pooling
@@ -137,6 +138,44 @@ def test_a_package_whose_part_for_prompts_is_damaged_is_told_in_one_line(package
     write_manifest(copy, "package", details=read_manifest(copy, PackageManifest).details)
     with pytest.raises(PackageError, match=f"{PROMPT_FOLDER}: cannot be read"):
         open_package(copy)
+    facts = json.loads((package / PROMPT_FOLDER / "head.json").read_text())
+    (copy / PROMPT_FOLDER / "head.json").write_text(json.dumps({**facts, "activations": ["Cosh"]}))
+    write_manifest(copy, "package", details=read_manifest(copy, PackageManifest).details)
+    with pytest.raises(PackageError, match=f"{PROMPT_FOLDER}: cannot be applied"):
+        open_package(copy).embed(TEXTS, prompt="query")
+
+
+@pytest.mark.parametrize("name", [None, "query", "none"])
+def test_many_texts_are_embedded_behind_a_prompt(package, homoexport, tmp_path, name):
+    """In streams, in batches of like length: as one by one, whatever prompt is the package's own."""
+    copy = shutil.copytree(package, tmp_path / "copy")
+    details = read_manifest(copy, PackageManifest).details
+    prompts = details.prompts.model_copy(update={"default": "query"})
+    write_manifest(copy, "package", details=details.model_copy(update={"prompts": prompts}))
+    texts = [" ".join(f"w{(row * 7 + word) % 80}" for word in range(1 + row % 9)) for row in range(40)]
+    (tmp_path / "texts.txt").write_text("\n".join(texts))
+    flags = ["--data", tmp_path / "texts.txt", "--streams", 2, "--batch-size", 3, "-o", tmp_path / "vectors.npy"]
+    done = homoexport("embed", copy, *flags, *(["--prompt", name] if name else []))
+    assert done.code == 0, done.err
+    opened = open_package(copy)
+    again = opened.beside(OnnxSession(opened.details.file, threads=1))
+    for model in (opened, again):
+        alone = np.concatenate([model.embed([text], prompt=name or "query") for text in texts])
+        np.testing.assert_allclose(np.load(tmp_path / "vectors.npy"), alone, atol=1e-5)
+
+
+def test_a_long_text_is_cut_on_the_side_that_its_tokenizer_says(tiny_folder, tmp_path):
+    folder = write_modules(tiny_folder(), {})
+    AutoTokenizer.from_pretrained(folder, truncation_side="left").save_pretrained(folder)
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 8}')
+    encoder = load_encoder(str(folder))
+    out = export_package(encoder, out_dir=tmp_path / "package", rank=in_order, quantize="none", graph="unfused")
+    words = [f"w{number}" for number in range(20)]
+    expected = pooled_by_hand(encoder, [" ".join(words[-6:])], ["mean"])  # beside [CLS] and [SEP]
+    for opened in (open_package(out), torch_package(encoder)):
+        np.testing.assert_allclose(opened.embed([" ".join(words)]), expected, atol=1e-5)
+    saved = AutoTokenizer.from_pretrained(out)(" ".join(words), truncation=True)["input_ids"]
+    assert saved == encoder.tokenizer(" ".join(words[-6:]))["input_ids"]
 
 
 def test_embed_takes_the_name_of_a_prompt(package, homoexport, monkeypatch, tmp_path):
