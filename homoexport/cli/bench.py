@@ -89,6 +89,8 @@ def bench(
     asked = parsed(BenchRecipe, on_provider(given, provider), command="bench", recipe=recipe, target=target)
     if find_rate and not isinstance(asked.budget.latency_p95_ms, float):
         raise UserError("which p95 should be kept?", where="--find-rate", hint="give --latency-p95 in ms, too")
+    if allowed is not None:
+        _refuse_no_pace(packages or [], asked.measure.device)
     extras = _extras(streams, rate, memory_batches, p95_ms=asked.budget.latency_p95_ms if find_rate else None)
     if output is not None:
         refuse_existing(output, force=force, kind="measurement", inputs=list(map(str, packages or [])))
@@ -113,6 +115,18 @@ def bench(
     _keep_and_show(document, output, force=force, as_json=as_json, allowed=allowed)
     if not is_proven(document, allowed_slowdown=allowed):
         raise typer.Exit(3)
+
+
+def _refuse_no_pace(packages: list[Path], device: str) -> None:
+    """A gate for a slowdown needs a package to compare with, and times that are the device's own."""
+    from homoexport.stages.measure import find_target
+
+    flag = "--fail-if-slower"
+    if len(packages) == 1:
+        raise UserError("one package is measured", where=flag, hint="name the one that is in use first")
+    if find_target(device).emulated:
+        what = f"the times of {device} are an emulator's and say nothing of the device"
+        raise UserError(what, where=flag, hint="count instructions with `homoexport gate`, or measure on a real one")
 
 
 def _print_schema() -> None:

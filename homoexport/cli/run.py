@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
@@ -27,6 +27,9 @@ from homoexport.cli.options import (
 from homoexport.documents.layout import HTML_REPORT, PACKAGE
 from homoexport.documents.recipe import Recipe, Tree, looked_for, parse_as
 from homoexport.errors import UserError
+
+if TYPE_CHECKING:
+    from homoexport.documents.summary import Summary
 
 Check = Annotated[
     bool,
@@ -72,7 +75,7 @@ def run(
     run_dir = run_folder(settings.name, output, resume=resume)
     with looked_for(settings, recipe=recipe), resumable(run_dir), screen.Bars() as bars:
         screen.stage_line(f"Running {settings.name}")
-        from homoexport.report import next_steps, summary_table, verdict_lines
+        from homoexport.report import summary_table
         from homoexport.workflow.progress import Progress
         from homoexport.workflow.run import run as run_recipe
 
@@ -80,11 +83,17 @@ def run(
             on_stage=bars.on_stage, on_share=bars.on_measure, on_note=bars.on_note, on_distill=bars.on_distill
         )
         summary = run_recipe(settings, output=run_dir, force=force, resume=resume, progress=progress)
-        told: list[str | Text] = [*verdict_lines(summary.budget), *(f"Next: {step}" for step in next_steps(summary))]
         where = [f"Package: {run_dir / PACKAGE}", f"Report:  {run_dir / HTML_REPORT}"]
-        screen.show(summary, summary_table(summary), *told, *where, as_json=as_json)
+        screen.show(summary, summary_table(summary), *_verdicts(summary, run_dir), *where, as_json=as_json)
     if summary.budget_kept is not True:
         raise typer.Exit(3)
+
+
+def _verdicts(summary: Summary, run_dir: Path) -> list[str | Text]:
+    """What the run came to, a line for each line of the budget, and what may help where one is not kept."""
+    from homoexport.report import next_steps, verdict_lines
+
+    return [*verdict_lines(summary.budget), *(f"Next: {step}" for step in next_steps(summary, run_dir))]
 
 
 def _check(settings: Recipe, recipe: Path, output: Path | None, *, as_json: bool, **how: bool) -> None:
@@ -113,7 +122,7 @@ def report(
 
     The page of several runs is one file of HTML; the runs are read and left as they are.
     """
-    from homoexport.report import next_steps, side_by_side_notes, side_by_side_table, summary_table, verdict_lines
+    from homoexport.report import side_by_side_notes, side_by_side_table, summary_table
     from homoexport.workflow.summary import report as report_again
     from homoexport.workflow.summary import report_side_by_side
 
@@ -127,6 +136,5 @@ def report(
         raise UserError("is for several runs", where="--output", hint="the report of one run lies in its own folder")
     (run_dir,) = run_dirs
     summary = report_again(run_dir)
-    told: list[str | Text] = [*verdict_lines(summary.budget), *(f"Next: {step}" for step in next_steps(summary))]
     where = f"Report: {run_dir / HTML_REPORT}"
-    screen.show(summary, summary_table(summary), *told, where, as_json=as_json)
+    screen.show(summary, summary_table(summary), *_verdicts(summary, run_dir), where, as_json=as_json)

@@ -10,8 +10,12 @@ from homoexport.documents.document import Document
 
 
 class BestPace(Document):
-    """Microseconds that a fixed piece of arithmetic took at the median, at the quietest and fastest time so far."""
+    """Microseconds that a fixed piece of arithmetic took at the median, at the quietest and fastest time so far.
+
+    `reached_at` is when it was last about as fast, in seconds since the epoch.
+    """
 
     VERSION: ClassVar[str] = "1.0"
 
     spin_p50_us: Annotated[float, Field(gt=0)]
+    reached_at: float

@@ -208,8 +208,8 @@ class Plan(Document):
         table_age_s: seconds since that was measured.
         disturbed_share: of the rounds of its measurement, in which models waited for a core.
         suspect: models of the table that are.
-        slower_then: how many times as long the machine took for the table as for the whole models beside it; these
-            four are told from version 2.2 on.
+        slower_then: how many times as long the machine took for the table as for the whole models beside it, below 1
+            where these took longer; these four are told from version 2.2 on.
         not_tried: runtimes that students might have had files for, each with the reason.
     """
 

@@ -16,8 +16,8 @@ class ReleaseLine(Figures):
     """One figure of both packages.
 
     `ratio` is the package's over the baseline's, with its interval (99 % of a latency, 95 % of a quality, none of what
-    is counted); the baseline's faithfulness to itself is 1. `kept` is None where the interval lies on both sides of
-    what is `allowed`.
+    is counted); faithfulness to the baseline, of the baseline itself, is 1. `kept` is None where the interval lies on
+    both sides of what is `allowed`, or the two cannot be compared.
     """
 
     line: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 from matplotlib import rc_context
@@ -159,6 +160,11 @@ def _state_lines(plan: Plan) -> list[str]:
             f"The machine took {plan.slower_then:.2f} times as long then as it does now, so that times are planned too "
             "high; the next plan has them at the pace of now."
         )
+    if plan.slower_then < 1 / (1 + _NOTED_DRIFT):
+        lines.append(
+            f"The machine takes {1 / plan.slower_then:.2f} times as long now as it did then, which is what times are "
+            "planned for; if that is its pace from now on, --fresh measures again."
+        )
     if not lines and plan.remembered:
         lines.append("The machine was quiet then.")
     return lines
@@ -233,7 +239,7 @@ def front_figure(plan: Plan) -> Figure:
     with rc_context(STYLE):
         figure = Figure(figsize=(8, 5), layout="constrained")
         axes = figure.subplots()
-        for (what, rows), colour in zip(_by_reason(plan).items(), _REASONS, strict=False):
+        for (what, rows), colour in zip(_by_reason(plan).items(), cycle(_REASONS), strict=False):
             axes.scatter(*points(rows), s=6, color=colour, label=what)
         axes.step(*points(plan.front), where="post", color=BLUE, label="front")
         axes.scatter(*points([plan.choice]), s=60, color=ORANGE, zorder=3, label=f"choice: {plan.choice.shape.name}")

@@ -19,10 +19,10 @@ from homoexport.report.wording import (
     budget_line,
     conditions,
     host_line,
-    judgement,
     limit,
     measured,
     metric,
+    verdict_word,
     versions_line,
 )
 
@@ -35,7 +35,7 @@ def names_of(run_dirs: Sequence[Path]) -> list[str]:
 
 def side_by_side_table(runs: Mapping[str, Summary]) -> Table:
     """A row for each figure, a column for each run: its student, and what that is to its teacher."""
-    verdicts = [judgement(run.budget_kept) if run.budget else "none set" for run in runs.values()]
+    verdicts = [verdict_word(*run.budget) if run.budget else "none set" for run in runs.values()]
     rows: list[tuple[str, ...]] = [("Budget", *verdicts)]
     cells = [{label: (ours, better) for label, _, ours, better in summary_rows(run)} for run in runs.values()]
     for label in dict.fromkeys(label for found in cells for label in found):
@@ -98,7 +98,7 @@ def _budget_table(runs: Mapping[str, Summary]) -> Table:
 
     def told(run: Summary, line: str) -> str:
         found = next((verdict for verdict in run.budget if verdict.line == line), None)
-        return "" if found is None else f"{measured(found)}\n{limit(found)}\n{judgement(found.kept)}"
+        return "" if found is None else f"{measured(found)}\n{limit(found)}\n{verdict_word(found)}"
 
     lines = dict.fromkeys(verdict.line for run in runs.values() for verdict in run.budget)
     rows = [(budget_line(line)[0], *(told(run, line) for run in runs.values())) for line in lines]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from homoexport.documents.budget import DOWNLOAD, LATENCY_LINES, QUALITY_LINE, TIMED_LINES, BudgetVerdict
 from homoexport.documents.layout import PACKAGE, TEACHER
@@ -82,18 +83,22 @@ def judged_on_task(summary: Summary) -> list[str]:
     return [quality_name(verdict) for verdict in summary.budget if verdict.is_quality and not is_fidelity(verdict)]
 
 
-def next_steps(summary: Summary) -> list[str]:
-    """What may help, a line for each line of the budget that is missed or cannot be called."""
-    return [f"{label(verdict)}: {_next(verdict, summary)}" for verdict in summary.budget if verdict.kept is not True]
+def next_steps(summary: Summary, folder: Path | None = None) -> list[str]:
+    """What may help, a line for each line of the budget that is missed or cannot be called.
+
+    `folder` is the run's, as commands are to name it; by default they are for whoever is in it.
+    """
+    steps = [(verdict, _next(verdict, summary, folder)) for verdict in summary.budget if verdict.kept is not True]
+    return [f"{label(verdict)}: {step}" for verdict, step in steps]
 
 
-def _next(verdict: BudgetVerdict, summary: Summary) -> str:
+def _next(verdict: BudgetVerdict, summary: Summary, folder: Path | None) -> str:
     if verdict.is_quality:
         closer = "" if verdict.kept is False else "judge on more examples (quality.data), or "
         return f"{closer}{_better(summary)}"
     if verdict.kept is None:
-        again = ["homoexport", "bench", "--device", summary.measured.device, TEACHER, PACKAGE, *_flag(verdict)]
-        return f"measure again when nothing else runs there: {shlex.join(again)}"
+        here = "" if folder else ", from this folder"
+        return f"measure again when nothing else runs there{here}: {_measure_again(verdict, summary, folder or Path())}"
     if verdict.line in TIMED_LINES:
         return _faster(summary)
     return _SMALLER[verdict.line]
@@ -119,8 +124,16 @@ def _faster(summary: Summary) -> str:
     return ", or ".join(ways)
 
 
+def _measure_again(verdict: BudgetVerdict, summary: Summary, folder: Path) -> str:
+    """The command that holds the package against the same line of time, under the same conditions."""
+    at = summary.measured
+    conditions = ["--threads", str(at.threads), "--batch-size", str(at.batch_size), "--length", str(at.length)]
+    packages = [str(folder / name) for name in ([TEACHER] if verdict.asked else []) + [PACKAGE]]
+    return shlex.join(["homoexport", "bench", "--device", at.device, *conditions, *packages, *_flag(verdict)])
+
+
 def _flag(verdict: BudgetVerdict) -> list[str]:
-    """What holds a measurement against the same line of time."""
+    """A line of time as it is asked of a measurement."""
     unit = "ms" if verdict.line in LATENCY_LINES else "/s"
     name = verdict.line.removesuffix("_ms").removesuffix("_per_s").replace("_", "-")
     return [f"--{name}", verdict.asked or f"{verdict.limit:g}{unit}"]

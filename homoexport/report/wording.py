@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from rich.text import Text
 
 from homoexport.choices import OTHER_RUNTIMES, TOO_CLOSE, TOO_NOISY, Runtime, Side
-from homoexport.documents.budget import DOWNLOAD, QUALITY_LINE, BudgetVerdict
+from homoexport.documents.budget import DOWNLOAD, QUALITY_LINE, BudgetVerdict, is_kept
 from homoexport.documents.measurement import Change, Measurement
 from homoexport.documents.recipe import MeasureSettings
 from homoexport.documents.summary import MeasuredConditions
@@ -178,9 +178,10 @@ def judgement(kept: bool | None) -> str:
     return {True: "kept", False: "missed", None: TOO_NOISY}[kept]
 
 
-def verdict_word(verdict: BudgetVerdict) -> str:
-    """The same of one line: a quality does not depend on the machine's noise, and may be too close to its floor."""
-    return TOO_CLOSE if verdict.is_quality and verdict.kept is None else judgement(verdict.kept)
+def verdict_word(*verdicts: BudgetVerdict) -> str:
+    """The same of lines: a quality does not depend on the machine's noise, and may be too close to its floor."""
+    kept, unclear = is_kept(verdicts), [verdict for verdict in verdicts if verdict.kept is None]
+    return TOO_CLOSE if kept is None and all(verdict.is_quality for verdict in unclear) else judgement(kept)
 
 
 def verdict_lines(verdicts: Sequence[BudgetVerdict]) -> list[Text]:

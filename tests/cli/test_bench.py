@@ -141,6 +141,7 @@ def test_a_missed_budget_and_missing_memory_exit_with_3(run, packages, tmp_path)
         (("--length", "8,99"), "length: 99 tokens where"),
         (("--find-rate",), "--find-rate: which p95 should be kept?"),
         (("--fail-if-slower", "5"), "--fail-if-slower: '5' is no percentage"),
+        (("--fail-if-slower", "5%"), "--fail-if-slower: one package is measured"),
         (("--device", "toaster"), "device: unknown device 'toaster'"),
         (("--device", "cpu:memory=lots"), "device: 'lots' is no size"),
         (("--text", "none.txt"), "none.txt: cannot be read"),
@@ -159,6 +160,12 @@ def test_bad_requests_are_one_line_and_leave_nothing(run, packages, tmp_path, wo
     assert code == 2
     assert message in " ".join(told.split())
     assert not out.exists()
+
+
+def test_an_emulators_times_decide_nothing(run, packages):
+    code, _, told = run("bench", *packages, "--device", "arm64:cortex-a53", "--fail-if-slower", "5%")
+    assert code == 2
+    assert "--fail-if-slower: the times of arm64:cortex-a53 are an emulator's" in " ".join(told.split())
 
 
 def test_a_package_that_is_another_model_there_exits_with_3(run, packages, monkeypatch):

@@ -31,6 +31,7 @@ from homoexport.documents.evaluation import (
     RunQuality,
 )
 from homoexport.documents.measurement import Grid
+from homoexport.documents.pace import BestPace
 from homoexport.documents.package import CandidateFigures, OrtFormat, PackedTokenizer, TimedAt, TokenizerKind
 from homoexport.documents.plan import Cost, MeasuredTable, PlanMemory, ShapeCost, TeacherSensitivity
 from homoexport.documents.recipe import FinetuneSettings, Recipe, parse_as, read_recipe_tree
@@ -108,6 +109,7 @@ def _documents() -> dict[str, Document]:
         "memory.json": PlanMemory(
             form="standard", table=table, reference=Cost(**whole.figures), whole=(whole,), alone=(whole,)
         ),
+        "pace.json": BestPace(spin_p50_us=500.0, reached_at=1.7e9),
         "sensitivity.json": TeacherSensitivity(
             hidden_sizes=(2, 4),
             ffn_sizes=(8,),

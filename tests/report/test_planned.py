@@ -46,6 +46,17 @@ def test_a_remembered_plan_says_its_age_and_the_machines_state_then(age: float, 
     assert "The machine was quiet then." not in busy
 
 
+def test_a_machine_that_is_faster_or_slower_now_is_told() -> None:
+    made = plan(latency_p50_ms=4.5).model_copy(update={"remembered": True, "table_age_s": 9.0})
+    for pace, told in (
+        (1.7, "took 1.70 times as long then as it does now"),
+        (0.5, "takes 2.00 times as long now as it did then"),
+    ):
+        said = "\n".join(plan_lines(made.model_copy(update={"slower_then": pace})))
+        assert told in said
+        assert "The machine was quiet then." not in said
+
+
 def test_the_fronts_picture_says_why_a_point_above_it_was_not_taken() -> None:
     axes = front_figure(plan(latency_p50_ms=6.1, file_mb=11)).axes[0]
     groups = {

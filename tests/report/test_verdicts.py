@@ -9,9 +9,10 @@ import pytest
 
 from homoexport.documents.budget import BudgetVerdict, is_kept
 from homoexport.documents.summary import Summary
-from homoexport.report import next_steps, verdict_lines, write_report
+from homoexport.report import next_steps, side_by_side_table, verdict_lines, write_report
 from homoexport.report.run import summary_rows
 from homoexport.report.verdicts import headline
+from homoexport.report.wording import verdict_word
 from tests.report.conftest import typed
 
 ACCURACY = BudgetVerdict(
@@ -93,6 +94,18 @@ def test_noise_and_closeness_are_not_the_same() -> None:
     assert told.startswith("Too noisy to call: Latency p95")
     assert "Too close to call: Quality (accuracy, sst2 dev)" in told
     assert headline([close]).startswith("Too close to call")
+    assert verdict_word(close) == verdict_word(close, ACCURACY.model_copy(update={"kept": True})) == "too close to call"
+    assert verdict_word(close, noisy) == "too noisy to call"
+    assert verdict_word(close, LATENCY) == "missed"
+
+
+def test_runs_side_by_side_are_told_in_the_same_words(summary: Summary) -> None:
+    noisy, close = (told_of(summary, each.model_copy(update={"kept": None})) for each in (LATENCY, ACCURACY))
+    assert side_by_side_table({"one": close, "two": noisy}).rows[0] == (
+        "Budget",
+        "too close to call",
+        "too noisy to call",
+    )
 
 
 def test_a_quality_that_is_too_close_to_call_asks_for_examples_and_no_quiet_machine(summary: Summary) -> None:
@@ -118,7 +131,11 @@ def test_each_missed_line_has_a_next_step(summary: Summary) -> None:
     assert "export.quantize" in latency
     noisy = LATENCY.model_copy(update={"kept": None, "quiet_share": 0.0})
     (again,) = next_steps(told_of(summary, noisy))
-    assert again.endswith("homoexport bench --device cpu 0-teacher 2-onnx --latency-p95 3x")
+    at = "homoexport bench --device cpu --threads 1 --batch-size 1 --length 128"
+    assert again.endswith(f", from this folder: {at} 0-teacher 2-onnx --latency-p95 3x")
+    plain_line = noisy.model_copy(update={"asked": None, "teacher": None, "limit": 8.0})
+    (again,) = next_steps(told_of(summary, plain_line), Path("runs/a b"))
+    assert again.endswith(f"runs there: {at} 'runs/a b/2-onnx' --latency-p95 8ms")
     kept = LATENCY.model_copy(update={"kept": True})
     assert next_steps(told_of(summary, kept)) == []
 

@@ -82,8 +82,9 @@ def _frequency_mhz(root: Path = _SYS) -> float | None:
 def waited_ns(tasks: Path = _TASKS) -> int | None:
     """Nanoseconds that the threads of this process, all together, were ready to run and had no core to run on.
 
-    Linux counts them in each thread's schedstat (Documentation/scheduler/sched-stats). Where a control group has a
-    quota, it has threads wait, too, so that nothing is told there.
+    Linux counts them in each thread's schedstat (Documentation/scheduler/sched-stats). It adds a wait when the thread
+    gets its core, to the nanosecond, and not at its ticks, as it does with processor time; only what a thread waits for
+    still is not in it. Where a control group has a quota, it has threads wait, too, so that nothing is told there.
     """
     if cpu_quota() is not None:
         return None

@@ -10,6 +10,7 @@ R rounds, K runs of a round.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -34,6 +35,7 @@ _OTHER_LOAD = 0.25
 _STOLEN = 0.02
 _FREQUENCY = 0.05
 _SLOW = 1.25  # times as long as at the best: beyond what clock rates and placement do by themselves
+_FORGOTTEN_SECONDS = 14 * 86_400  # a pace that was not reached for so long is the machine's no more
 _FEW_DISTURBED = 0.1  # of the rounds: a steady median does not notice them
 _FEWEST_QUIET, _LEAST_QUIET = 10, 0.25  # rounds, and as a share of all, that a figure may be taken from
 
@@ -50,30 +52,33 @@ def calibrate(worker: Worker, cores: Sequence[int] = ()) -> list[float]:
 def best_pace_us(target: Target, greeting: Greeting, spin_us: Sequence[float]) -> float | None:
     """The least median of the arithmetic, now or at any time before; None where it says nothing of the machine.
 
-    It is remembered in the user's cache by all that it depends on: the machine, its kernel, the cores that may be used,
-    and the Python that runs it. An emulator's clock is not the machine's, and a browser's piece of arithmetic is cut to
-    the speed that it finds.
+    It is remembered in the user's cache by what it depends on: the machine, its kernel, the cores that may be used, and
+    the Python that runs it. One that was not reached again for two weeks is forgotten, for a clock may be changed for
+    good. An emulator's pace is not the machine's, and a browser's is its compiler's.
     """
     if target.emulated or isinstance(target, WebTarget):
         return None
-    now = float(np.median(spin_us))
+    now_us, host = float(np.median(spin_us)), greeting.host
     where = target.name if "://" in target.name else ""
-    machine = [where, vars(greeting.host), greeting.versions.get("python"), greeting.cores[:_SPIN_CORES]]
+    cores = greeting.cores[:_SPIN_CORES]
+    machine = [where, host.cpu, host.architecture, host.system, host.cores, cores, greeting.versions.get("python")]
     file = cache_folder() / "pace" / f"{digest_of(machine)[:24]}.json"
-    known = _remembered(file)
-    if known is not None and known <= now:
-        return known
+    known_us = _remembered(file)
+    if known_us is not None and now_us > (1 + MARGIN) * known_us:
+        return known_us
+    best_us = now_us if known_us is None else min(now_us, known_us)
     with suppress(OSError):  # a cache that cannot be written is none
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_document(file, BestPace(spin_p50_us=now))
-    return now
+        write_document(file, BestPace(spin_p50_us=best_us, reached_at=time.time()))
+    return best_us
 
 
 def _remembered(file: Path) -> float | None:
     try:
-        return read_document(file, BestPace).spin_p50_us
+        known = read_document(file, BestPace)
     except PackageError:  # missing, or damaged
         return None
+    return known.spin_p50_us if abs(time.time() - known.reached_at) < _FORGOTTEN_SECONDS else None
 
 
 def judge_noise(
@@ -106,7 +111,10 @@ def judge_noise(
     if rates[0] and rates[1] and abs(rates[1] / rates[0] - 1) > _FREQUENCY:
         remarks.append(f"the clock rate went from {rates[0]:.0f} to {rates[1]:.0f} MHz")
     if pace is not None and pace > _SLOW:
-        remarks.append(f"the machine took {pace:.2f} times as long for idle arithmetic as at its best")
+        remarks.append(
+            f"the machine took {pace:.2f} times as long for idle arithmetic as at its best; if that is its pace from "
+            "now on, remove the folder pace of homoexport's cache"
+        )
     return Noise(
         spin_p50_us=p50,
         spin_p95_us=p95,
@@ -118,8 +126,13 @@ def judge_noise(
         remarks=tuple(remarks),
         spin_mean_us=float(np.mean([*spin_us, *after_us])),
         pace=pace,
-        slowed=(pace or 0.0) > _SLOW or (stolen or 0.0) > _STOLEN,
+        slowed=(pace or 0.0) > _SLOW or _is_stolen(stolen, busy),
     )
+
+
+def _is_stolen(stolen: float | None, busy: float | None) -> bool:
+    """Whether a hypervisor took more of the time that cores were wanted for than a figure's margin."""
+    return stolen is not None and busy is not None and stolen > MARGIN * (busy + stolen)
 
 
 def _share(before: int | None, after: int | None, elapsed_ns: int) -> float | None:
@@ -127,11 +140,14 @@ def _share(before: int | None, after: int | None, elapsed_ns: int) -> float | No
 
 
 def disturbed_rounds(rounds_ns: Sequence[Sequence[int]], waited_ns: Sequence[int | None]) -> tuple[int, ...]:
-    """The places of rounds in which a worker waited for a core for more than a twentieth of the time that it took."""
+    """The places of rounds in which a worker waited for a core for more than a twentieth of the time that it took.
+
+    The untimed run that comes before a round's runs is in the waiting, so it is in the time, too.
+    """
     return tuple(
         place
         for place, (runs, waited) in enumerate(zip(rounds_ns, waited_ns, strict=True))
-        if waited is not None and waited > MARGIN * sum(runs)
+        if waited is not None and waited > MARGIN * sum(runs) * (1 + 1 / len(runs))
     )
 
 

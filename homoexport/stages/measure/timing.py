@@ -10,7 +10,7 @@ stay on one: so all models of a round run on the same cores, and the rounds go o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -310,8 +310,11 @@ def take_rounds(
     if not session.spin_us or not session.running or session.greeting is None:
         return None
     pairs = [(early, one.worker.counters()) for one, early in before if one in session.running]
-    after_us = calibrate(session.running[0].worker, session.cores)
-    best_us = best_pace_us(session.target, session.greeting, min(session.spin_us, after_us, key=np.median))
+    after_us: list[float] = []
+    with suppress(OutOfMemory):  # of a worker that has not a byte left
+        after_us = calibrate(session.running[0].worker, session.cores)
+    fastest_us = min(filter(None, (session.spin_us, after_us)), key=np.median)
+    best_us = best_pace_us(session.target, session.greeting, fastest_us)
     return judge_noise(session.spin_us, pairs, after_us=after_us, best_us=best_us)
 
 

@@ -42,6 +42,7 @@ from homoexport.stages.plan.remembered import (
     keep,
     middle,
     now,
+    unrest,
     with_shapes,
 )
 from homoexport.stages.plan.table import DEEP, Table, outliers, shapes_to_measure
@@ -83,7 +84,7 @@ class Lab:
         self._known = PlanMemory() if fresh else self._remembered()
         self._templates: Templates | None = None
         self._folder: Path | None = None
-        self._disturbed: dict[Shape, float] = {}  # the share of rounds in which each waited when it was last measured
+        self._disturbed: dict[Shape, float] = {}  # the share of rounds in which each waited, where its figures are from
         self._anchor_ms: list[float] = []  # its medians beside whole models
         self._again = 0
 
@@ -156,8 +157,9 @@ class Lab:
     @property
     def slower_then(self) -> float:
         """How many times as long the anchor took when the table was measured as at the best time since then."""
-        pace_ms = 0.0 if self._known.table is None else self._known.table.pace_ms
-        return max([1.0, *(pace_ms / anchor_ms for anchor_ms in self._anchor_ms)])
+        if self._known.table is None or not self._anchor_ms:
+            return 1.0
+        return self._known.table.pace_ms / min(self._anchor_ms)
 
     def table(self) -> tuple[Table, bool]:
         """What shapes can be predicted from, and whether all of it was remembered.
@@ -230,7 +232,7 @@ class Lab:
         return known, [shape for shape, costs in attempts.items() if not are_settled(costs)]
 
     def is_disturbed(self, shape: Shape) -> bool:
-        """Whether others had the cores of the target when a model of this shape was last measured."""
+        """Whether others had the cores of the target when what counts of a model of this shape was measured."""
         return self._disturbed.get(shape, 0.0) > _RESTLESS
 
     def _calm(self, costs: Mapping[Shape, Cost]) -> dict[Shape, Cost]:
@@ -242,20 +244,25 @@ class Lab:
 
         The table's anchor is measured beside them, so that a machine that is slower or faster now than it was does not
         count. Models that are not as predicted are measured in two more rounds, by new processes, and the round of
-        the middle median counts.
+        the middle median counts, of those that were not disturbed if there are any.
         """
         known = by_shape(self._known.whole)
         for group in self._groups([shape for shape in dict.fromkeys(shapes) if shape not in known]):
             rounds = [self._beside_anchor(group, table)]
+            calm = [self._calm(rounds[0])]
             if any(
                 abs(each.latency_p50_ms - expected) > ALIKE * expected
                 for shape, each in rounds[0].items()
                 for expected in [table.predict(shape).latency_p50_ms]
             ):
-                rounds += [self._beside_anchor(group, table) for _ in range(_MORE_ROUNDS)]
+                for _ in range(_MORE_ROUNDS):
+                    rounds.append(self._beside_anchor(group, table))
+                    calm.append(self._calm(rounds[-1]))
             for shape in group:
-                if found := [each[shape] for each in rounds if shape in each]:
-                    known[shape] = sorted(found, key=lambda each: each.latency_p50_ms)[len(found) // 2]
+                quiet = [each[shape] for each in calm if shape in each]
+                if found := quiet or [each[shape] for each in rounds if shape in each]:
+                    known[shape] = middle(found)
+                    self._disturbed[shape] = 0.0 if quiet else self._disturbed[shape]
             self._remember(whole=with_shapes(self._calm(known)))
         return {shape: known[shape] for shape in shapes if shape in known}
 
@@ -374,10 +381,10 @@ class Lab:
     def _time_calmly(self, files: Sequence[Path], *, seconds: float) -> Sequence[TimedFile | None]:
         """Times of files; of a few attempts, where others had the cores, those of the calmest."""
         attempts = [self._time(files, seconds=seconds)]
-        while _unrest(attempts[-1]) > _RESTLESS and len(attempts) <= _MORE_ROUNDS and self._again < _MOST_AGAIN:
+        while unrest(attempts[-1]) > _RESTLESS and len(attempts) <= _MORE_ROUNDS and self._again < _MOST_AGAIN:
             self._again += 1
             attempts.append(self._time(files, seconds=seconds))
-        return min(attempts, key=_unrest)
+        return min(attempts, key=unrest)
 
     def _time(self, files: Sequence[Path], *, seconds: float, race: bool = False) -> Sequence[TimedFile | None]:
         return self.instruments.time_files(
@@ -391,8 +398,3 @@ class Lab:
             "vocab_size": self.encoder.model.config.vocab_size,
             "outputs": (OUTPUT_NAMES[self.encoder.task][0],),
         }
-
-
-def _unrest(timed: Sequence[TimedFile | None]) -> float:
-    """The largest share of rounds in which a model waited for a core."""
-    return max((each.disturbed_share for each in timed if each is not None), default=0.0)

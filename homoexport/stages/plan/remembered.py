@@ -37,6 +37,11 @@ def cost_of(timed: TimedFile, file: Path) -> Cost:
     )
 
 
+def unrest(timed: Sequence[TimedFile | None]) -> float:
+    """The largest share of rounds in which a model waited for a core."""
+    return max((each.disturbed_share for each in timed if each is not None), default=0.0)
+
+
 def by_shape(costs: Sequence[ShapeCost]) -> dict[Shape, Cost]:
     """What shapes cost, out of a document."""
     return {cost.shape: Cost(**cost.figures) for cost in costs}

@@ -295,6 +295,21 @@ def test_a_machine_that_is_always_busy_is_not_waited_for(target, encoder):
         assert busy._known.whole == busy._known.alone == ()
 
 
+def test_of_a_whole_models_measurements_those_that_nobody_disturbed_count(target, encoder):
+    shapes = candidates(encoder, SETTINGS)
+    with target.lab(encoder).open() as one:
+        table, _ = one.table()
+        true = one.whole(shapes[-1:], table)
+    whole = family_of(encoder.model.config).widths(encoder.model).shape
+    with target.lab(encoder, fresh=True).open() as again:
+        table, _ = again.table()
+        again._again = 99  # so that no group is measured again for it
+        target.restless, target.slow = [0.8, 0.8, 0.0], {whole: [1.5, 1.6]}
+        assert again.whole(shapes[-1:], table) == true
+        assert not again.is_disturbed(whole)
+        assert [cost.shape for cost in again._known.whole] == [whole]
+
+
 def test_a_model_out_of_line_is_measured_again_and_the_table_keeps_what_is_true(target, encoder):
     with target.lab(encoder).open() as one:
         true, _ = one.table()
@@ -347,5 +362,10 @@ def test_what_was_measured_on_a_slower_machine_is_taken_to_the_pace_of_now(targe
         kept, _ = next_one.table()
         assert next_one.whole(shapes[-1:], kept)[shapes[-1]].latency_p50_ms == pytest.approx(whole.latency_p50_ms)
         assert next_one.slower_then == 1
+        target.paces = [2.0]
+        next_one.whole(shapes[:1], kept)
+        assert next_one.slower_then == pytest.approx(0.5)
+    with target.lab(encoder).open() as last:
+        assert last.table() == (kept, True)  # a slower time changes nothing
     for shape, cost in kept.measured.items():
         assert cost.latency_p50_ms == pytest.approx(true.measured[shape].latency_p50_ms)
