@@ -23,6 +23,7 @@ OUTPUT_NAMES: dict[ModelTask, tuple[str, ...]] = {
 # Distilling.
 Objective = Literal["masked-lm", "sentence-embedding", "classification", "token-classification"]
 Method = Literal["homodistil", "one-shot", "from-scratch", "layers", "minilm", "tinybert", "repair"]
+AT_RANDOM: tuple[Method, ...] = ("from-scratch", "minilm", "tinybert")  # whose students have nothing of the teacher's
 Importance = Literal["sensitivity", "magnitude", "platon"]
 ScheduleShape = Literal["cubic", "linear"]
 PruneGroup = Literal["hidden", "ffn", "heads", "head-width"]

@@ -11,6 +11,7 @@ from homoexport.choices import EVALUATION_TASKS, AskedTask
 from homoexport.cli import screen
 from homoexport.cli.options import AsJson, DataDir, Force, LabelColumn, PairColumn, RunsIn, TextColumn, Threads
 from homoexport.documents.evaluation import Columns
+from homoexport.documents.layout import HTML_REPORT
 from homoexport.documents.recipe import looked_for
 from homoexport.errors import UserError
 
@@ -50,7 +51,7 @@ Names = Annotated[
     typer.Option(help="Of a task of MTEB, such as STS12. Repeatable; needs `pip install 'homoexport[mteb]'`."),
 ]
 Output = Annotated[
-    Path | None, typer.Option("--output", "-o", metavar="DIR", help="Keep the figures there, as an artifact.")
+    Path | None, typer.Option("--output", "-o", metavar="DIR", help="Keep the figures there, with a report.")
 ]
 
 
@@ -106,7 +107,8 @@ def evaluate(
             force=force,
             progress=Progress(on_stage=screen.stage_line),
         )
-    screen.show(evaluation, evaluation_table(evaluation), *evaluation_notes(evaluation), as_json=as_json)
+    told = [*evaluation_notes(evaluation), *([] if output is None else [f"Report: {output / HTML_REPORT}"])]
+    screen.show(evaluation, evaluation_table(evaluation), *told, as_json=as_json)
 
 
 def _sizes(listed: str | None) -> tuple[int, ...]:

@@ -23,6 +23,7 @@ from homoexport.cli.options import (
     resumable,
 )
 from homoexport.documents.evaluation import Columns
+from homoexport.documents.layout import HTML_REPORT
 from homoexport.documents.recipe import FinetuneRecipe, Tree, looked_for, parse_as
 
 _FIELDS = ("epochs", "batch_size", "learning_rate", "max_examples", "int8_share", "threads", "max_length")
@@ -111,8 +112,9 @@ def finetune(
             resume=resume,
             progress=Progress(on_stage=bars.on_stage, on_finetune=bars.on_finetune),
         )
-    where = f"{'Model' if verb.is_single(task, settings) else 'Models'}: {out_dir}"
-    screen.show(tuning, finetuned_table(tuning), where, as_json=as_json)
+    kind = "Model" if verb.is_single(task, settings) else "Models"
+    told = [f"{kind}: {out_dir}", f"Report: {out_dir / HTML_REPORT}"]
+    screen.show(tuning, finetuned_table(tuning), *told, as_json=as_json)
 
 
 def _settings(given: Tree, recipe: Path | None, overrides: list[str] | None, seeds: list[int] | None) -> FinetuneRecipe:

@@ -24,6 +24,7 @@ from homoexport.cli.options import (
     resumable,
     run_folder,
 )
+from homoexport.documents.artifact import kind_of
 from homoexport.documents.layout import HTML_REPORT, PACKAGE
 from homoexport.documents.recipe import Recipe, Tree, looked_for, parse_as
 from homoexport.errors import UserError
@@ -109,10 +110,13 @@ def _check(settings: Recipe, recipe: Path, output: Path | None, *, as_json: bool
 
 
 def report(
-    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="Folders of finished runs.")],
+    run_dirs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN_DIR...", help="Folders of finished runs; or one of bench and one of eval."),
+    ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Of several runs: their page (default: comparison.html)."),
+        typer.Option("--output", "-o", metavar="FILE", help="Of several: their page (default: comparison.html)."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -120,21 +124,35 @@ def report(
 
     homoexport report runs/a runs/b runs/c -o comparison.html
 
-    The page of several runs is one file of HTML; the runs are read and left as they are.
-    """
-    from homoexport.report import side_by_side_notes, side_by_side_table, summary_table
-    from homoexport.workflow.summary import report as report_again
-    from homoexport.workflow.summary import report_side_by_side
+    homoexport report measured judged -o models.html
 
+    The page of several runs is one file of HTML; the runs are read and left as they are. The second line is for any
+    models, peers and off-the-shelf ones among them: their quality (eval -o judged) against cost (bench -o measured).
+    """
     if len(run_dirs) > 1:
-        page = output or Path("comparison.html")
-        runs = report_side_by_side(run_dirs, output=page)
-        notes = [*side_by_side_notes(runs), f"Report: {page}"]
-        screen.show(list(runs.values()), side_by_side_table(runs), *notes, as_json=as_json)
+        _side_by_side(run_dirs, output or Path("comparison.html"), as_json=as_json)
         return
     if output is not None:
         raise UserError("is for several runs", where="--output", hint="the report of one run lies in its own folder")
+    from homoexport.report import summary_table
+    from homoexport.workflow.summary import report as report_again
+
     (run_dir,) = run_dirs
     summary = report_again(run_dir)
     where = f"Report: {run_dir / HTML_REPORT}"
     screen.show(summary, summary_table(summary), *_verdicts(summary, run_dir), where, as_json=as_json)
+
+
+def _side_by_side(folders: list[Path], page: Path, *, as_json: bool) -> None:
+    """The page of several runs, or of the models that one folder measured and another judged."""
+    from homoexport.report import comparison_notes, comparison_table, side_by_side_notes, side_by_side_table
+    from homoexport.workflow.summary import report_comparison, report_side_by_side
+
+    if sorted(str(kind_of(folder)) for folder in folders) == ["evaluation", "measurement"]:
+        found = report_comparison(folders, output=page)
+        told = [*comparison_notes(*found), f"Report: {page}"]
+        screen.show(found, comparison_table(*found), *told, as_json=as_json)
+        return
+    runs = report_side_by_side(folders, output=page)
+    told = [*side_by_side_notes(runs), f"Report: {page}"]
+    screen.show(list(runs.values()), side_by_side_table(runs), *told, as_json=as_json)

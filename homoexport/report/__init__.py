@@ -1,6 +1,7 @@
 """Reports: a run's figures as a summary, tables, plots, and a page for whoever decides on the release."""
 
 from homoexport.report.bench import write_bench_report
+from homoexport.report.compared import compared, comparison_notes, comparison_table, write_comparison
 from homoexport.report.exported import candidate_table, export_lines
 from homoexport.report.judged import (
     evaluation_notes,
@@ -29,6 +30,9 @@ from homoexport.report.wording import verdict_lines
 __all__ = [
     "candidate_table",
     "change_table",
+    "compared",
+    "comparison_notes",
+    "comparison_table",
     "device_table",
     "evaluation_notes",
     "evaluation_table",
@@ -54,6 +58,7 @@ __all__ = [
     "time_in_words",
     "verdict_lines",
     "write_bench_report",
+    "write_comparison",
     "write_evaluation_report",
     "write_finetuned_report",
     "write_plan_report",

@@ -19,6 +19,7 @@ from homoexport.documents.measurement import Grid, Measurement
 from homoexport.report.measured import grid_table, labels_of, measurement_remarks, measurement_table
 from homoexport.report.page import verdict_of, write_page
 from homoexport.report.plots import BLUE, COLOURS, INK, ORANGE, STYLE, distribution_figure
+from homoexport.report.verdicts import headline
 from homoexport.report.wording import conditions, host_line, number, verdict_lines, versions_line
 
 _ON_LIGHT = "#111111"  # on a map's light cells, whose colours are the same in the dark
@@ -30,6 +31,7 @@ def write_bench_report(folder: Path, document: Measurement | Grid) -> None:
     figures = _figures(document)
     page = rendered(
         "bench_report.md.jinja",
+        headline=_headline(document.cells),
         is_grid=isinstance(document, Grid),
         table=grid_table(document) if isinstance(document, Grid) else measurement_table(document),
         cells=document.cells,
@@ -45,6 +47,15 @@ def write_bench_report(folder: Path, document: Measurement | Grid) -> None:
     verdicts = [verdict for cell in document.cells for verdict in cell.budget]
     write_page(folder, page, figures, verdict=verdict_of(is_kept(verdicts), asked=bool(verdicts)))
     write_manifest(folder, "measurement")
+
+
+def _headline(cells: Sequence[Measurement]) -> str:
+    """One sentence on the budget; nothing where none was asked for."""
+    judged = [cell.budget for cell in cells if cell.budget]
+    if len(cells) == 1:
+        return headline(judged[0]) if judged else ""
+    kept = sum(is_kept(budget) is True for budget in judged)
+    return f"The budget is kept in {kept} of {len(judged)} conditions." if judged else ""
 
 
 def _figures(document: Measurement | Grid) -> dict[str, Figure]:

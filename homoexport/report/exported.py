@@ -65,7 +65,7 @@ def _threads(count: int) -> str:
 
 
 def candidate_table(details: PackageDetails) -> Table:
-    """Every candidate of an export with its figures; a dash where one was not asked for.
+    """Every candidate of an export with its figures and what became of it; a dash where a figure was not asked for.
 
     Those of one round were timed in turns, or their instructions counted, so only they compare.
     """
@@ -76,13 +76,52 @@ def candidate_table(details: PackageDetails) -> Table:
             str(candidate.round or "-"),
             _cost(candidate, counted=details.counted),
             "-" if candidate.parity is None else f"{candidate.parity.mean_cosine:.5f}",
+            outcome,
         )
-        for name, candidate in zip(details.candidate_names, details.candidates, strict=True)
+        for name, candidate, outcome in zip(
+            details.candidate_names, details.candidates, _outcomes(details), strict=True
+        )
     ]
-    head = ("candidate", "MB", "round", "M instructions" if details.counted else "p50 ms", "cosine, mean")
+    head = ("candidate", "MB", "round", "M instructions" if details.counted else "p50 ms", "cosine, mean", "outcome")
     provider = "" if details.browser is None else f"{details.browser.provider} "
     bold = () if details.shipped is None else (details.shipped,)
-    return Table(head, rows, f"Candidates, chosen: {provider}{details.candidate}", bold=bold)
+    return Table(head, rows, f"Candidates, chosen: {provider}{details.candidate}", left=(0, 5), bold=bold)
+
+
+def _outcomes(details: PackageDetails) -> list[str]:
+    """What became of each candidate: it ships, or why it does not, or that its form went on into the next round."""
+    shipped = None if details.shipped is None else details.candidates[details.shipped]
+    costs = [_figure(one, counted=details.counted) for one in details.candidates]
+
+    def round_of(one: CandidateFigures) -> tuple[str | None, int | None]:
+        return one.provider, one.round
+
+    def told(one: CandidateFigures, cost: float | None) -> str:
+        if one is shipped:
+            return "ships"
+        if any(parity is not None and not parity.passed for parity in (one.parity, one.parity_on_target)):
+            return "breaks the gate"
+        names = one.name, f"{one.provider} {one.name}"
+        if any(name in details.quality and details.quality[name].kept is not True for name in names):
+            return "below the floor"
+        if cost is None:
+            return "not timed"
+        if shipped is not None and round_of(one) == round_of(shipped):
+            return _against(one, shipped, details)
+        others = zip(details.candidates, costs, strict=True)
+        least = min(other for each, other in others if other is not None and round_of(each) == round_of(one))
+        return "went on" if cost == least else "costs more"
+
+    return [told(one, cost) for one, cost in zip(details.candidates, costs, strict=True)]
+
+
+def _against(one: CandidateFigures, shipped: CandidateFigures, details: PackageDetails) -> str:
+    """Why one does not ship that is as right as what does, both of one round."""
+    if details.refused.get(one.name, "").startswith("was not asked for"):
+        return "not asked for"
+    ours, theirs = (_figure(each, counted=details.counted) for each in (one, shipped))
+    is_dearer = ours is not None and theirs is not None and ours > theirs
+    return "costs more" if is_dearer else "as fast, larger"
 
 
 def _cost(candidate: CandidateFigures, *, counted: bool) -> str:
@@ -108,9 +147,10 @@ def candidates_figure(details: PackageDetails) -> Figure | None:
         cost = _figure(candidate, counted=details.counted)
         if cost is None:
             continue
-        costs[name] = cost
+        label = name.replace(", ", "\n", 1)  # what tells it from others stands below
+        costs[label] = cost
         if place == details.shipped:
-            marked = name
+            marked = label
     if len(costs) < 2:
         return None
     unit = "M instructions" if details.counted else "ms"

@@ -29,14 +29,15 @@ def evaluation_table(evaluation: Evaluation) -> Table:
         for size in dict.fromkeys(each.dimensions for each in one.metrics):
             found = {each.metric: _cell(each) for each in one.metrics if each.dimensions == size}
             rows.append((_name(one.model, size), runs_in, *(found.get(metric, "-") for metric in metrics)))
-    return Table(("model", "runs in", *metrics), rows, _title(evaluation), left=(0, 1))
+    return Table(("model", "runs in", *metrics), rows, evaluation_title(evaluation), left=(0, 1))
 
 
 def _name(model: str, dimensions: int | None) -> str:
     return model if dimensions is None else f"{model}, cut to {dimensions}"
 
 
-def _title(evaluation: Evaluation) -> str:
+def evaluation_title(evaluation: Evaluation) -> str:
+    """What models were judged on, and on how much of it."""
     data = evaluation.data
     if isinstance(data, BenchmarkData):
         return "MTEB, each task's main score"

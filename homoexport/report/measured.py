@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from rich.text import Text
 
-from homoexport.documents.budget import DOWNLOAD, is_kept
+from homoexport.documents.budget import DOWNLOAD
 from homoexport.documents.measurement import (
     Agreement,
     ArenaStep,
@@ -25,7 +25,7 @@ from homoexport.documents.measurement import (
     StreamFigures,
 )
 from homoexport.report.table import Table
-from homoexport.report.wording import conditions, in_runtime, judgement, megabytes, number, parameters, quantity
+from homoexport.report.wording import conditions, in_runtime, megabytes, number, parameters, quantity, verdict_word
 
 _LIMITS = {"cores": "of its cores", "quota": "cores' worth of time", "memory_mb": "MB of memory"}
 
@@ -276,7 +276,7 @@ def grid_table(grid: Grid) -> Table:
                     number(result.peak_rss_mb),
                     _SHORT.get(_steadiness(cell, result), "too noisy"),
                     _speedup(against.get(result.package)).replace("\n", ", "),
-                    judgement(is_kept(cell.budget)) if cell.budget and result.package == last else "",
+                    verdict_word(*cell.budget) if cell.budget and result.package == last else "",
                 )
             )
     return Table(_GRID_HEAD, rows, grid.cells[0].device, _LEFT).filled()

@@ -105,12 +105,17 @@ def _rendered(tokens: Sequence[Token], figures: Mapping[str, Figure]) -> str:
         elif token.type == "table_close":
             told += [token, _html("</div>")]
         else:
-            if token.type == "td_open" and (state := _VERDICTS.get(tokens[place + 1].content)):
+            if token.type == "td_open" and (state := _state(tokens[place + 1].content)):
                 token.attrSet("class", state)
             for child in token.children or ():
                 _lead_to_html(child)
             told.append(token)
     return str(_READER.renderer.render(told, _READER.options, {}))
+
+
+def _state(cell: str) -> str | None:
+    """What a cell of a table is coloured by: the verdict that it is, or that it ends with."""
+    return _VERDICTS.get(cell.rpartition(", ")[2])
 
 
 def _html(text: str) -> Token:

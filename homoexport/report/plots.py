@@ -236,7 +236,8 @@ def distribution_figure(results: Sequence[PackageFigures], labels: Sequence[str]
 def bars_figure(figures: Mapping[str, float], *, unit: str, title: str, marked: str | None = None) -> Figure:
     """A bar for each figure, the first on top; the marked one in another colour."""
     with rc_context(STYLE):
-        figure = Figure(figsize=(8, 1.1 + 0.34 * len(figures)), layout="constrained")
+        lines = max(name.count("\n") for name in figures) + 1
+        figure = Figure(figsize=(8, 1.1 + (0.18 + 0.16 * lines) * len(figures)), layout="constrained")
         axes = figure.subplots()
         colours = [ORANGE if name == marked else BLUE for name in figures]
         bars = axes.barh(range(len(figures)), list(figures.values()), 0.7, color=colours)
@@ -261,13 +262,18 @@ class Dot(NamedTuple):
 def dots_figure(dots: Mapping[str, Sequence[Dot]]) -> Figure:
     """Side by side for each metric: a dot and whiskers for each model or task, the first on top."""
     most = max(map(len, dots.values()))
+    columns = [[dot.label for dot in found] for found in dots.values()]
+    longest = max(len(label) for labels in columns for label in labels)
     with rc_context(STYLE):
-        figure = Figure(figsize=(max(8, 2.6 * len(dots)), 1.2 + 0.4 * most), layout="constrained")
-        for axes, (metric, found) in zip(figure.subplots(1, len(dots), squeeze=False)[0], dots.items(), strict=True):
+        size = (max(8, 2.2 * len(dots) + 0.08 * longest), 1.2 + 0.4 * most)
+        figure = Figure(figsize=size, layout="constrained")
+        grid = figure.subplots(1, len(dots), squeeze=False)[0]
+        for column, (axes, (metric, found)) in enumerate(zip(grid, dots.items(), strict=True)):
             for place, dot in enumerate(found):
                 reach = whiskers(dot.value, dot.interval)
                 axes.errorbar([dot.value], [place], xerr=reach, fmt="o", color=BLUE, capsize=3)
-            axes.set_yticks(range(len(found)), [dot.label for dot in found])
+            is_told = column > 0 and columns[column] == columns[column - 1]  # by the labels to the left
+            axes.set_yticks(range(len(found)), [""] * len(found) if is_told else columns[column])
             axes.set_ylim(most - 0.5, -0.5)
             axes.grid(visible=False, axis="y")
             axes.margins(x=0.2)

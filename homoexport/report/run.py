@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 from matplotlib.figure import Figure
 
+from homoexport.choices import AT_RANDOM
 from homoexport.data import rendered
 from homoexport.documents.artifact import RUN_MARK, DistilledManifest, PackageManifest, read_manifest
 from homoexport.documents.document import read_document
@@ -57,7 +58,6 @@ from homoexport.report.wording import (
 from homoexport.runtime.inference import read_package
 
 _NO_GAP = 1e-5
-_OF_RANDOM_WEIGHTS = ("from-scratch", "minilm", "tinybert")
 
 
 def write_report(run_dir: Path, summary: Summary, *, measurement: Measurement) -> Path:
@@ -104,7 +104,7 @@ def write_report(run_dir: Path, summary: Summary, *, measurement: Measurement) -
         began_as_teacher=abs(log[0].gap) < _NO_GAP,
         is_trained=is_trained,
         pruned_at_once=log[0].widths != started,
-        widths=_widths(started, log[-1].widths) if details.method not in _OF_RANDOM_WEIGHTS else "",
+        widths=_widths(started, log[-1].widths) if details.method not in AT_RANDOM else "",
         widest=max(log, key=lambda step: step.gap),
         gap=_gap,
         remarks=measurement_remarks(measurement),
@@ -177,10 +177,10 @@ def points_of(summary: Summary, measurement: Measurement) -> list[Point]:
 
 
 def _tiles(summary: Summary) -> list[Tile]:
-    """What the student is to its teacher, in large letters; its quality last."""
-    *rows, (label, theirs, ours, _) = summary_rows(summary)
-    tiles = [Tile(name, better, f"{teacher} to {student}") for name, teacher, student, better in rows if better]
-    return [*tiles, Tile(label, ours, f"teacher: {theirs}")]
+    """What the student is to its teacher, in large letters; a quality without a share that is kept as it stands."""
+    rows, qualities = summary_rows(summary), quality_rows(summary)
+    tiles = [Tile(name, better, f"{theirs} to {ours}") for name, theirs, ours, better in rows if better]
+    return [*tiles, *(Tile(name, ours, f"teacher: {theirs}") for name, theirs, ours, kept in qualities if not kept)]
 
 
 def _lineage_table(summary: Summary, student: DistilledManifest, package: PackageManifest) -> Table:

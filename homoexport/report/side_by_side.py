@@ -16,9 +16,10 @@ from homoexport.report.run import points_of, summary_rows
 from homoexport.report.table import Table
 from homoexport.report.tradeoff import Point, tradeoff_figure
 from homoexport.report.wording import (
-    budget_line,
+    LESS_IS_BETTER,
     conditions,
     host_line,
+    label,
     limit,
     measured,
     metric,
@@ -28,19 +29,21 @@ from homoexport.report.wording import (
 
 
 def names_of(run_dirs: Sequence[Path]) -> list[str]:
-    """What to call each run: its folder's name, or its whole path where several folders have that name."""
-    names = [folder.resolve().name for folder in run_dirs]
-    return [name if names.count(name) == 1 else str(path) for name, path in zip(names, run_dirs, strict=True)]
+    """What to call each run: its folder's name, with those of as many folders above it as tell all apart."""
+    parts = [folder.resolve().parts for folder in run_dirs]
+    depths = range(1, max(map(len, parts)) + 1)
+    depth = next(depth for depth in depths if len({each[-depth:] for each in parts}) == len(parts))
+    return [Path(*each[-depth:]).as_posix() for each in parts]
 
 
 def side_by_side_table(runs: Mapping[str, Summary]) -> Table:
     """A row for each figure, a column for each run: its student, and what that is to its teacher."""
     verdicts = [verdict_word(*run.budget) if run.budget else "none set" for run in runs.values()]
     rows: list[tuple[str, ...]] = [("Budget", *verdicts)]
-    cells = [{label: (ours, better) for label, _, ours, better in summary_rows(run)} for run in runs.values()]
-    for label in dict.fromkeys(label for found in cells for label in found):
-        rows.append((label, *("\n".join(filter(None, found.get(label, ()))) for found in cells)))
-    return Table(("Student", *runs), rows, "Runs side by side; ratios are to each run's own teacher")
+    cells = [{name: (ours, better) for name, _, ours, better in summary_rows(run)} for run in runs.values()]
+    for name in dict.fromkeys(name for found in cells for name in found):
+        rows.append((name, *("\n".join(filter(None, found.get(name, ()))) for found in cells)))
+    return Table(("Student", *runs), rows, "Runs side by side; ratios are to each run's own teacher", by_column=True)
 
 
 def side_by_side_notes(runs: Mapping[str, Summary]) -> list[str]:
@@ -63,7 +66,9 @@ def write_side_by_side(path: Path, runs: Mapping[str, Summary], measurements: Se
     results = [measurement.results[-1] for measurement in measurements]
     figures = {
         "tradeoff": tradeoff_figure(
-            _points(runs, measurements), quality=metric(first.quality_metric, first.quality_documents)[0]
+            _points(runs, measurements),
+            quality=metric(first.quality_metric, first.quality_documents)[0],
+            less_is_better=first.quality_metric in LESS_IS_BETTER,
         ),
         "distribution": distribution_figure(results, list(runs)),
     }
@@ -97,11 +102,11 @@ def _budget_table(runs: Mapping[str, Summary]) -> Table:
     """A row for each line of any run's budget."""
 
     def told(run: Summary, line: str) -> str:
-        found = next((verdict for verdict in run.budget if verdict.line == line), None)
+        found = next((verdict for verdict in run.budget if label(verdict) == line), None)
         return "" if found is None else f"{measured(found)}\n{limit(found)}\n{verdict_word(found)}"
 
-    lines = dict.fromkeys(verdict.line for run in runs.values() for verdict in run.budget)
-    rows = [(budget_line(line)[0], *(told(run, line) for run in runs.values())) for line in lines]
+    lines = dict.fromkeys(label(verdict) for run in runs.values() for verdict in run.budget)
+    rows = [(line, *(told(run, line) for run in runs.values())) for line in lines]
     return Table(("Budget", *runs), rows)
 
 

@@ -50,6 +50,7 @@ _METRICS = {
     ),
 }
 FIDELITY = frozenset((*_METRICS, "mean_cosine"))
+LESS_IS_BETTER = frozenset(("loss", "perplexity"))  # of metrics
 
 
 def in_runtime(precision: str, runtime: Runtime) -> str:

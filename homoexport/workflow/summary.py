@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from homoexport.documents.artifact import Manifest, refuse_links, verify
+from homoexport.documents.artifact import RUN_MARK, Manifest, kind_of, refuse_links, verify
 from homoexport.documents.budget import BudgetVerdict, is_kept
 from homoexport.documents.document import read_document
-from homoexport.documents.evaluation import QUALITY_FILE, PackageQuality, RunQuality
-from homoexport.documents.layout import FLOORS, MEASURED, PACKAGE, PLAN, STUDENT, SUMMARY, TEACHER
-from homoexport.documents.measurement import Measurement, PackageFigures
+from homoexport.documents.evaluation import EVALUATION_FILE, QUALITY_FILE, Evaluation, PackageQuality, RunQuality
+from homoexport.documents.layout import FLOORS, MEASURED, MEASUREMENT, PACKAGE, PLAN, STUDENT, SUMMARY, TEACHER
+from homoexport.documents.measurement import Grid, Measurement, PackageFigures, read_measurement
 from homoexport.documents.output import make_folder, output_errors
 from homoexport.documents.plan import PLAN_FILE, Plan
 from homoexport.documents.recipe import Recipe
@@ -24,8 +24,8 @@ from homoexport.documents.summary import (
     Ratios,
     Summary,
 )
-from homoexport.errors import PackageError, UserError
-from homoexport.report import names_of, write_report, write_side_by_side
+from homoexport.errors import OutputError, PackageError, UserError
+from homoexport.report import compared, names_of, write_comparison, write_report, write_side_by_side
 from homoexport.runtime.inference import PackageInfo, read_package
 from homoexport.workflow.turns import Turns, budget_verdicts, read_measured
 
@@ -76,6 +76,7 @@ def report_side_by_side(run_dirs: Sequence[Path], *, output: Path) -> dict[str, 
         PackageError: see `checked_summary`.
         OutputError: the file cannot be written.
     """
+    _refuse_folder(output)
     if len({folder.resolve() for folder in run_dirs}) < len(run_dirs):
         raise UserError("the same run is named twice", where="report", hint="name each run once")
     runs = dict(zip(names_of(run_dirs), map(checked_summary, run_dirs), strict=True))
@@ -85,8 +86,42 @@ def report_side_by_side(run_dirs: Sequence[Path], *, output: Path) -> dict[str, 
     return runs
 
 
+def report_comparison(folders: Sequence[Path], *, output: Path) -> tuple[Measurement, Evaluation]:
+    """Write one page of HTML of the models that one folder of two measured and the other judged; what the two hold.
+
+    Raises:
+        PackageError: a folder is altered, or what it holds is not of its form.
+        UserError: no model is in both, or several conditions were measured.
+        OutputError: the file cannot be written.
+    """
+    _refuse_folder(output)
+    measured, judged = sorted(folders, key=lambda folder: kind_of(folder) != "measurement")
+    for folder in (measured, judged):
+        verify(folder, Manifest, strict=False)
+    measurement = read_measurement(measured / MEASUREMENT)
+    evaluation = read_document(judged / EVALUATION_FILE, Evaluation, hint="judge again")
+    if isinstance(measurement, Grid):
+        hint = "measure with one number of threads, one batch size and one length"
+        raise UserError("was measured under several conditions", where=str(measured), hint=hint)
+    if not compared(measurement, evaluation):
+        hint = "give the same packages' folders to bench and to eval"
+        raise UserError(f"has no model that {judged} has, too", where=str(measured), hint=hint)
+    make_folder(output.parent)
+    with output_errors(output):
+        write_comparison(output, measurement, evaluation)
+    return measurement, evaluation
+
+
+def _refuse_folder(output: Path) -> None:
+    """Refuse (OutputError) a folder where a page is to be, before anything is read."""
+    if output.is_dir():
+        raise OutputError("is a folder", where=str(output), hint="name a file")
+
+
 def checked_summary(run_dir: Path) -> Summary:
-    """A finished run's summary, once it is that of what its stages left.
+    """A finished run's summary, made anew of what its stages left, once all that the one there says is so.
+
+    One that an earlier version wrote says less.
 
     Raises:
         PackageError: the run is not finished, or a part of it is missing, altered or another run's; or it holds links.
@@ -95,22 +130,29 @@ def checked_summary(run_dir: Path) -> Summary:
     summary = read_document(run_dir / SUMMARY, Summary, hint="run the recipe again")
     stages = (STUDENT, PACKAGE, MEASURED, TEACHER, *([] if summary.plan is None else [PLAN]))
     student, package, measured, *others = (verify(run_dir / made, Manifest, strict=False) for made in stages)
+    recipes = {made.recipe for made in (student, package, measured, *others)}
     recipe = read_mark(run_dir).recipe
-    is_of_one_run = (
-        recipe is not None
-        and package.parent == student.digest
-        and measured.parent == package.digest
-        and {made.recipe for made in (student, package, measured, *others)} == {recipe.digest()}
-    )
-    if not is_of_one_run or recipe is None or _figures(summary) != _figures(summary_of(run_dir, recipe)):
+    if recipe is not None and recipes == {summary.recipe_digest} != {recipe.digest()}:
+        what = "its recipe is not the one that its stages were made by, or has other defaults in this homoexport"
+        hint = "report with the homoexport that made the run, or run the recipe again in another folder"
+        raise PackageError(what, where=str(run_dir / RUN_MARK), hint=hint)
+    found = None
+    if package.parent == student.digest and measured.parent == package.digest and recipe is not None:
+        found = summary_of(run_dir, recipe) if recipes == {recipe.digest()} else None
+    said = summary.model_dump(mode="json", exclude={"schema_version"}, exclude_unset=True)
+    if found is None or not _is_so(said, found.model_dump(mode="json")):
         hint = "run its recipe again with --resume, or in another folder"
         raise PackageError("is not the summary of what lies beside it", where=str(run_dir / SUMMARY), hint=hint)
-    return summary
+    return found
 
 
-def _figures(summary: Summary) -> Summary:
-    """All of a summary but its version."""
-    return summary.model_copy(update={"schema_version": ""})
+def _is_so(said: object, found: object) -> bool:
+    """Whether all that is said was found: plain values of JSON."""
+    if isinstance(said, dict) and isinstance(found, dict):
+        return all(key in found and _is_so(value, found[key]) for key, value in said.items())
+    if isinstance(said, list) and isinstance(found, list):
+        return len(said) == len(found) and all(map(_is_so, said, found))
+    return said == found
 
 
 def summarize(

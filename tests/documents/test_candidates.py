@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from homoexport.documents.artifact import PackageManifest, read_manifest
+from homoexport.documents.budget import BudgetVerdict
 from homoexport.documents.package import CandidateFigures, PackageDetails
 from homoexport.report import candidate_table
 from homoexport.stages.export.card import model_card
@@ -66,6 +67,22 @@ def test_no_two_candidates_have_one_name(details: PackageDetails) -> None:
     )
     twice = details.model_copy(update={"candidates": details.candidates[:1] * 2})
     assert twice.candidate_names == ("standard-int8", "standard-int8 (2)")
+
+
+def test_each_candidate_has_an_outcome(details: PackageDetails) -> None:
+    def outcomes(**changes: Any) -> list[str]:
+        return [row[-1] for row in candidate_table(details.model_copy(update=changes)).rows]
+
+    assert outcomes() == ["went on", "went on", "breaks the gate", "ships", "as fast, larger"]
+    asked = outcomes(refused={"standard-fp32": "was not asked for; it takes 0.90 times as long"})
+    assert asked[-1] == "not asked for"
+    *others, fp32 = details.candidates
+    dearer = fp32.model_copy(update={"latency_p50_ms": 1.5})
+    beaten = others[0].model_copy(update={"latency_p50_ms": 1.1})
+    assert outcomes(candidates=(*others, dearer, beaten))[-2:] == ["costs more", "costs more"]
+    floor = BudgetVerdict(line="quality.accuracy", limit=0.9, measured=0.8, interval=None, kept=False)
+    assert outcomes(quality={"standard-fp32": floor})[-1] == "below the floor"
+    assert outcomes(candidates=(*others, fp32.model_copy(update={"latency_p50_ms": None})))[-1] == "not timed"
 
 
 def test_only_what_ships_is_bold(details: PackageDetails) -> None:

@@ -15,12 +15,20 @@ import pytest
 from homoexport.documents.artifact import PackageManifest, read_manifest, write_manifest
 from homoexport.documents.budget import Budget, BudgetVerdict, judge
 from homoexport.documents.document import parse_document, to_json, write_document, write_text
-from homoexport.documents.evaluation import PackageQuality, RunQuality
+from homoexport.documents.evaluation import (
+    Evaluation,
+    JudgedData,
+    JudgedModel,
+    PackageQuality,
+    QualityFigure,
+    RunQuality,
+)
 from homoexport.documents.measurement import Grid, Measurement
 from homoexport.documents.student import KeptLayer, KeptNeurons, StepRecord, WidthFigures, bits_of
 from homoexport.documents.summary import Summary
 from homoexport.report import (
     write_bench_report,
+    write_comparison,
     write_evaluation_report,
     write_finetuned_report,
     write_plan_report,
@@ -214,7 +222,8 @@ def run_dir(tmp_path: Path, log: list[StepRecord], measurement: dict[str, Any], 
     return folder
 
 
-KINDS = ("run", "bench", "grid", "plan", "eval", "finetune", "side by side")
+OF_SEVERAL = ("side by side", "models")  # pages alone, without Markdown
+KINDS = ("run", "bench", "grid", "plan", "eval", "finetune", *OF_SEVERAL)
 
 
 def kept_neurons() -> KeptNeurons:
@@ -270,6 +279,24 @@ def _write_pages(place: Path, run_dir: Path, summary: Summary, measurement: dict
     write_finetuned_report(place / "finetune", tuning)
     runs = {"one": summary, "two": summary.model_copy(update={"name": "another"})}
     write_side_by_side(place / "side by side" / "report.html", runs, [typed(measurement)] * 2)
+    write_comparison(place / "models" / "report.html", typed(measurement), judged_packages())
+
+
+def judged_packages() -> Evaluation:
+    """The measurement's two packages, judged, and a model that was not measured."""
+    found = {"run/0-teacher": ("fp32", 0.87), "./run/2-onnx": ("int8", 0.84), "hub/a-model": ("fp32", 0.8)}
+    models = [
+        JudgedModel(
+            model=model,
+            runtime="torch" if model.startswith("hub") else "onnxruntime",
+            precision=precision,
+            digest="ab" * 32,
+            metrics=(QualityFigure(metric="spearman", value=value, interval=(value - 0.02, value + 0.02), pairs=40),),
+        )
+        for model, (precision, value) in found.items()
+    ]
+    data = JudgedData(source="dev.tsv", examples=40, digest="cd" * 32, drawn=40)
+    return Evaluation(task="sts", seed=0, data=data, results=tuple(models))
 
 
 @pytest.fixture

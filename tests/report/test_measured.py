@@ -111,6 +111,7 @@ def test_a_grid_says_what_became_of_ratio_and_budget(grid: dict[str, Any], tmp_p
     ]
     write_bench_report(tmp_path, typed(grid))
     page = (tmp_path / "report.md").read_text()
+    assert page.splitlines()[2] == "**The budget is kept in 0 of 1 conditions.**"
     assert "- Budget, cpu, 1 thread, 8 x 32 tokens: Latency p50: 12.0 ms (11.8 to 12.4) of 10.0 ms: missed" in page
 
 

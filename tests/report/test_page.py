@@ -12,16 +12,19 @@ import pytest
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from homoexport.documents.budget import BudgetVerdict
 from homoexport.documents.student import WidthFigures
 from homoexport.documents.summary import Summary
-from homoexport.report import side_by_side_notes, side_by_side_table, write_report
+from homoexport.report import side_by_side_notes, side_by_side_table, write_report, write_side_by_side
 from homoexport.report.kept import kept_figure, kept_table
-from homoexport.report.page import Tile, html_page
+from homoexport.report.page import Tile, html_page, verdict_of
 from homoexport.report.plots import BLUE, INK, STYLE, distribution_figure
 from homoexport.report.side_by_side import names_of
 from homoexport.report.svg import svg_of
+from homoexport.report.wording import verdict_word
 from tests.hostile import HOSTILE
-from tests.report.conftest import KINDS, kept_neurons, log_line, typed
+from tests.report.conftest import KINDS, OF_SEVERAL, kept_neurons, log_line, typed
+from tests.report.test_verdicts import ACCURACY, LATENCY, told_of
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 WORDS = " ".join(text for name, text in HOSTILE.items() if name != "half a character")
@@ -79,7 +82,7 @@ def test_a_page_asks_for_nothing_and_runs_nothing(pages: dict[str, Path], kind: 
     assert page.text.count("\x1b") == 0
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "side by side"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in OF_SEVERAL])
 def test_a_page_says_what_its_markdown_says(pages: dict[str, Path], kind: str) -> None:
     """Every figure of the Markdown is in the page, in its order."""
     told = re.sub(r"!\[[^]]*\]\([^)]*\)|\(plan/report.md\)", "", (pages[kind].parent / "report.md").read_text())
@@ -102,8 +105,35 @@ def test_sections_verdict_and_tiles_are_where_they_should_be() -> None:
 
 
 def test_verdicts_in_tables_are_marked() -> None:
-    page = html_page("# T\n\n| a | b |\n|---|---|\n| x | kept |\n| y | missed |\n| z | too noisy to call |\n", {})
-    assert re.findall(r'<td class="(\w+)">', page) == ["kept", "missed", "unclear"]
+    words = ("kept", "missed", "too noisy to call", "too close to call", "9 MB, at most 8 MB, missed", "not missed")
+    table = "| a | b |\n|---|---|\n" + "".join(f"| x | {word} |\n" for word in words)
+    page = html_page(f"# T\n\n{table}", {})
+    assert re.findall(r'<td class="(\w+)">', page) == ["kept", "missed", "unclear", "unclear", "missed"]
+
+
+@pytest.mark.parametrize("verdict", [ACCURACY, LATENCY])
+@pytest.mark.parametrize("kept", [True, False, None])
+def test_every_word_of_a_verdict_is_one_that_pages_mark(verdict: BudgetVerdict, kept: bool | None) -> None:
+    word = verdict_word(verdict.model_copy(update={"kept": kept}))
+    page = html_page(f"# T\n\n| a | b |\n|---|---|\n| x | {word} |\n", {})
+    assert f'<td class="{verdict_of(kept, asked=True)}">' in page
+
+
+def test_a_runs_page_has_floors_of_quality_in_large_letters(
+    run_dir: Path, summary: Summary, measurement: dict[str, Any]
+) -> None:
+    figure = ACCURACY.model_copy(update={"teacher": None, "share_interval": None, "asked": None})
+    for verdict, large, small in (
+        (ACCURACY, "92.9 % (90.8 to 94.9)", "0.831 to 0.772"),
+        (figure, "0.874 (0.861 to 0.886)", "teacher: 1.00"),
+    ):
+        write_report(run_dir, told_of(summary, verdict), measurement=typed(measurement))
+        page = (run_dir / "report.html").read_text()
+        head, tiles = page.partition('<dl class="tiles">')[::2]
+        assert "The budget is missed: Quality (accuracy, sst2 dev)" in head
+        assert "Next: Quality (accuracy, sst2 dev)" in head
+        assert f"<strong>{large}</strong><span>{small}</span>" in tiles.partition("</dl>")[0]
+        assert "teacher: 1.00" in tiles.partition("</dl>")[0]  # the likeness that every run is judged by
 
 
 def test_a_link_to_another_report_leads_to_its_page() -> None:
@@ -188,6 +218,21 @@ def test_runs_side_by_side_are_told_what_does_not_compare(summary: Summary) -> N
     assert len(side_by_side_notes({"one": summary, "two": summary})) == 1
 
 
+def test_runs_side_by_side_have_the_words_of_each_ones_verdict(
+    tmp_path: Path, summary: Summary, measurement: dict[str, Any]
+) -> None:
+    """A quality that is too close to call is none of the machine's noise; floors on several data are several rows."""
+    close = ACCURACY.model_copy(update={"kept": None})
+    other = close.model_copy(update={"data": "mrpc dev", "kept": True})
+    runs = {"one": told_of(summary, close, other), "two": summary}
+    assert side_by_side_table(runs).rows[0] == ("Budget", "too close to call", "kept")
+    write_side_by_side(tmp_path / "page.html", runs, [typed(measurement)] * 2)
+    text = Elements((tmp_path / "page.html").read_text()).text
+    assert "too noisy to call" not in text
+    for line in ("Quality (accuracy, sst2 dev)", "Quality (accuracy, mrpc dev)", "Latency p95"):
+        assert line in text
+
+
 def test_runs_are_called_by_their_folders(tmp_path: Path) -> None:
     assert names_of([tmp_path / "a/run", tmp_path / "b"]) == ["run", "b"]
-    assert names_of([tmp_path / "a/run", tmp_path / "b/run"]) == [str(tmp_path / "a/run"), str(tmp_path / "b/run")]
+    assert names_of([tmp_path / "a/run", tmp_path / "b/run"]) == ["a/run", "b/run"]

@@ -294,3 +294,63 @@ def test_budget_lines_are_judged_by_their_intervals():
         assert verdict.kept is expected
     with pytest.raises(DeviceError, match="latency_p50_ms is relative to the teacher, which could not be measured"):
         judge_package(shares, result)
+
+
+def test_several_runs_are_laid_side_by_side(homoexport, kept_run, missed_run, tmp_path):
+    page, folders = tmp_path / "pages" / "both.html", (kept_run.run, missed_run.run)
+    before = [sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*")) for folder in folders]
+    outcome = homoexport("report", *folders, "-o", page, "--json")
+    assert outcome.code == 0, outcome.err
+    assert [summary["budget_kept"] for summary in json.loads(outcome.out)] == [True, False]
+    assert [sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*")) for folder in folders] == before
+    text = page.read_text()
+    assert text.count("<svg") == 2
+    assert 'class="kept">' in text
+    assert 'class="missed">' in text
+    shown = homoexport("report", *folders, "-o", page)
+    assert f"Report: {page}" in shown.out
+    for arguments, word in (
+        ((kept_run.run, kept_run.run), "named twice"),
+        ((kept_run.run, "-o", page), "--output: is for several runs"),
+        ((kept_run.run, tmp_path / "none"), "none: cannot be read"),
+        ((*folders, "-o", tmp_path), str(tmp_path)),
+    ):
+        refused = homoexport("report", *arguments)
+        assert (refused.code, word in refused.err) == (2, True), refused.err
+
+
+def test_what_bench_measured_and_eval_judged_is_one_page(homoexport, kept_run, tmp_path):
+    packages, texts = (kept_run.run / "0-teacher", kept_run.run / "2-onnx"), kept_run.run / "1-student/held_out.txt"
+    measured, judged, page = tmp_path / "measured", tmp_path / "judged", tmp_path / "models.html"
+    conditions = ("--length", 16, "--threads", 1, "--min-seconds", 0.1)
+    assert homoexport("bench", *packages, *conditions, "-o", measured).code == 0
+    asked = ("--task", "fidelity", "--teacher", packages[0], "--data", texts)
+    assert homoexport("eval", packages[1], *asked, "-o", judged).code == 0
+    outcome = homoexport("report", judged, measured, "-o", page)
+    assert outcome.code == 0, outcome.err
+    assert f"{packages[0]} was measured and not judged" in outcome.out
+    assert page.read_text().count("<svg") == 2
+    for lengths, asked_of, word in (
+        ("16", packages[:1], "has no model that"),
+        ("16,24", packages, "several conditions"),
+    ):
+        conditions = ("--length", lengths, "--threads", 1, "--min-seconds", 0.1)
+        assert homoexport("bench", *asked_of, *conditions, "-o", measured, "--force").code == 0
+        refused = homoexport("report", measured, judged, "-o", page)
+        assert (refused.code, word in refused.err) == (2, True), refused.err
+
+
+def test_a_run_of_an_earlier_version_is_reported_or_told_why_not(homoexport, kept_run, tmp_path):
+    run = kept_run.copied_to(tmp_path)
+    whole = json.loads((run / "summary.json").read_text())
+    younger = {"asked", "data", "quiet_share"}
+    budget = [{name: line[name] for name in line.keys() - younger} for line in whole["budget"]]
+    (run / "summary.json").write_text(json.dumps(whole | {"schema_version": "2.2", "budget": budget}))
+    outcome = homoexport("report", run, "--json")
+    assert outcome.code == 0, outcome.err
+    assert json.loads(outcome.out) == whole
+    mark = json.loads((run / "run.json").read_text())
+    mark["recipe"]["seed"] = 7
+    (run / "run.json").write_text(json.dumps(mark))
+    refused = homoexport("report", run)
+    assert (refused.code, "other defaults in this homoexport" in refused.err) == (2, True), refused.err

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from transformers import get_linear_schedule_with_warmup
 
+from homoexport.choices import AT_RANDOM
 from homoexport.documents.student import KeptNeurons, StepRecord, WidthFigures
 from homoexport.encoder import Keep, count_parameters, slice_model
 from homoexport.encoder.fake_quant import rounded_to_int8
@@ -30,7 +31,7 @@ from homoexport.stages.distill.layerwise import LayerMap
 from homoexport.stages.distill.optimizer import forget_parameters, make_optimizer
 from homoexport.stages.distill.repair import MOST_TOKENS, Repair
 from homoexport.stages.distill.schedule import PruneSchedule, widths_due
-from homoexport.stages.distill.start import AT_RANDOM, recompute_activations, start_student
+from homoexport.stages.distill.start import recompute_activations, start_student
 from homoexport.stages.distill.step import StepLoss
 from homoexport.stages.distill.terms import InnerTerms, weights_at, with_vectors
 

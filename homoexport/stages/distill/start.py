@@ -26,12 +26,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from homoexport.choices import Method, Side
+from homoexport.choices import AT_RANDOM, Method, Side
 from homoexport.encoder import Family, start_from_scratch
 from homoexport.shape import Shape
 from homoexport.stages.distill.layerwise import LayerMap, Projections
-
-AT_RANDOM: tuple[Method, ...] = ("from-scratch", "minilm", "tinybert")  # whose students have nothing of the teacher's
 
 
 @dataclass(frozen=True)
