@@ -24,7 +24,7 @@ from transformers import (
 
 from homoexport import packaged
 from homoexport.choices import CLASSIFYING, ModelTask
-from homoexport.documents.artifact import digest_in, sha256_file
+from homoexport.documents.artifact import digest_in, refuse_links, sha256_file
 from homoexport.documents.document import digest_of
 from homoexport.documents.package import Pooling, Prompts
 from homoexport.encoder.cross_encoder import NO_ACTIVATION, keep_activation
@@ -100,7 +100,7 @@ class Encoder:
 
 
 def resolve_folder(source: str) -> Path:
-    """The local folder of a hub name, a folder, or a `package:` spec; hub files are downloaded."""
+    """The local folder of a hub name, a folder, or a `package:` spec; hub files are downloaded. PackageError: links."""
     if visible(source) != source or len(source) > _LONGEST_NAME:
         raise TeacherError("no model can have that name", where=source[:_LONGEST_NAME], hint=_NOT_A_MODEL)
     with readable(TeacherError, source):
@@ -113,6 +113,7 @@ def resolve_folder(source: str) -> Path:
                 raise TeacherError(str(error), where=source) from None
         else:
             folder = Path(source) if Path(source).is_dir() else _download(source)
+        refuse_links(folder, hidden=False)  # before any file is read
         inner = transformer_folder(folder)
         if not (inner / "config.json").is_file():
             place = "" if inner == folder else f" in {inner.relative_to(folder)}, where its {MODULES} has it"

@@ -64,9 +64,11 @@ class Table:
         spare = width - 1 - sum(3 + each for each in widths)
         if spare < 0:
             return None
-        for _ in range(min(spare, sum(natural) - sum(widths))):
-            widest = max(range(len(widths)), key=lambda column: (natural[column] - widths[column], -column))
-            widths[widest] += 1
+        lacking = [most - least for most, least in zip(natural, widths, strict=True)]
+        for column in sorted(range(len(widths)), key=lacking.__getitem__):  # one long column breaks, rather than many
+            given = min(spare, lacking[column])
+            widths[column] += given
+            spare -= given
         return widths
 
     def _grid(self, widths: Sequence[int]) -> RichTable:

@@ -34,7 +34,8 @@ _PLANNED = 0.6  # a student's, of one at the teacher's width, where the student 
 _MENDED_TOKENS = 2**15
 _CHECKPOINTS = 1.02
 _STEPS, _HELD_OUT = 3, 3  # of a probe, steps and sequences; the first step is left out
-_MOST_SEQUENCES, _MOST_WORK = 16, 3e9  # of its steps on CPUs: sequences, and tokens times parameters of the layers
+_LESS = 4  # times fewer sequences in the steps that tell what a sequence takes from what a step takes
+_MOST_SEQUENCES, _MOST_WORK = 16, 2e9  # of its steps on CPUs: sequences, and tokens times parameters of the layers
 
 
 @dataclass(frozen=True)
@@ -133,15 +134,26 @@ def _probe(checked: Checked) -> _Probed:
         }
     )
     shape = PartialShape() if checked.student is None else PartialShape.of(checked.student)
-    times = recipe.distill.batch_size / count
+    whole = recipe.distill.batch_size
 
-    def seconds(settings: DistillSettings, steps: int) -> float:
-        """Of a whole step, on average; the first is left out."""
+    def timed(settings: DistillSettings, steps: int) -> float:
+        """Of one step, on average; the first is left out."""
         from homoexport.stages.distill import first_steps
 
         longest = recipe.text.max_length
         made = first_steps(checked.teacher, corpus, shape, settings=settings, steps=steps, max_length=longest)
-        return times * sum(step.seconds for step in made[1:]) / (steps - 1)
+        return sum(step.seconds for step in made[1:]) / (steps - 1)
+
+    def seconds(settings: DistillSettings, steps: int) -> float:
+        """Of a whole step: what each sequence takes, and what a step takes besides, as the optimizer's part."""
+        found = timed(settings, steps)
+        if count == whole:
+            return found
+        less = max(2, count // _LESS)
+        each = found / count
+        if less < count:
+            each = (found - timed(settings.model_copy(update={"batch_size": less}), steps)) / (count - less)
+        return found + (whole - count) * max(each, 0.0)
 
     at_once = settings.model_copy(update={"method": "from-scratch", "layers": None} if _prunes(settings) else {})
     narrow = seconds(at_once, _STEPS) * (1.0 if checked.student is not None else _PLANNED)

@@ -85,6 +85,7 @@ def test_the_snippet_of_the_docs_pulls_what_a_package_is(hub, run, tmp_path):
     assert verify(tmp_path / "small", PackageManifest, strict=False) == verify(tmp_path / "there", PackageManifest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
 def test_a_model_in_a_folder_of_its_own_comes_with_all_that_is_read_of_it(hub, run, tiny_folder, tmp_path, weights):
     there = write_modules(tiny_folder("there"), {"pooling_mode": "max"})

@@ -35,6 +35,7 @@ from homoexport.documents.pace import BestPace
 from homoexport.documents.package import CandidateFigures, OrtFormat, PackedTokenizer, TimedAt, TokenizerKind
 from homoexport.documents.plan import Cost, MeasuredTable, PlanMemory, ShapeCost, TeacherSensitivity
 from homoexport.documents.recipe import FinetuneSettings, Recipe, parse_as, read_recipe_tree
+from homoexport.documents.release import Release, ReleaseLine
 from homoexport.documents.run_folder import RunMark
 from homoexport.documents.student import (
     FinetunedDetails,
@@ -124,6 +125,22 @@ def _documents() -> dict[str, Document]:
         "quality.json": RunQuality(teacher=quality, student=quality),
         "measurement.json": measurement,
         "grid.json": Grid(cells=(measurement,)),
+        "release.json": Release(
+            verdict="kept",
+            baseline="a",
+            package="b",
+            device="cpu",
+            threads=1,
+            batch_size=1,
+            length=16,
+            lines=(
+                ReleaseLine(
+                    line="file_mb", baseline=2, package=1, ratio=0.5, interval=(0.4, 0.6), allowed=1.1, kept=True
+                ),
+            ),
+            broken=(),
+            remarks=("quiet",),
+        ),
         "evaluation.json": Evaluation(
             task="classification",
             teacher="a teacher",

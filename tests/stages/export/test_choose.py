@@ -315,7 +315,7 @@ def test_a_form_that_wins_is_held_against_more_and_one_that_is_wrong_is_not_take
 
     def hold(form: Form) -> Candidate:
         asked.append(form.name)
-        return replace(written[form], parity=replace(parity, passed=form.name != "flash"))
+        return replace(written[form], parity=parity.model_copy(update={"passed": form.name != "flash"}))
 
     maker = SimpleNamespace(
         write=lambda form: written[form],
