@@ -113,7 +113,8 @@ def resolve_folder(source: str) -> Path:
                 raise TeacherError(str(error), where=source) from None
         else:
             folder = Path(source) if Path(source).is_dir() else _download(source)
-        refuse_links(folder, hidden=False)  # before any file is read
+        if (folder / MODULES).is_file():
+            refuse_links(folder, hidden=False)  # before it is read
         inner = transformer_folder(folder)
         if not (inner / "config.json").is_file():
             place = "" if inner == folder else f" in {inner.relative_to(folder)}, where its {MODULES} has it"
