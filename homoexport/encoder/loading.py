@@ -61,8 +61,7 @@ _TASK_OF_ARCHITECTURE: dict[str, ModelTask] = {  # by the end of the class's nam
 }
 _DECODERS = ("LMHeadModel", "DoubleHeadsModel")  # ends of names, too: their heads are for the next word
 _NOT_A_MODEL = "name a folder with config.json, model.safetensors and a tokenizer"
-_NO_FOLDER = Path(os.devnull)
-_LONGEST_NAME, _SHORTEST = 1000, 3
+_NO_FOLDER, _LONGEST_NAME, _SHORTEST = Path(os.devnull), 1000, 3
 _ENDLESS, _USUAL = 10**9, 512  # tokens: a tokenizer's limit that is none, and what is taken where nothing else says one
 
 

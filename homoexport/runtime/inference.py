@@ -95,8 +95,12 @@ def read_package(
         runtime = details.fastest(there)
     beside = None
     if runtime != "onnxruntime" and (beside := details.beside.get(runtime)) is None:
-        hint = f"export it with --runtime {runtime}, or auto"
-        raise PackageError(f"it has no file for {OTHER_RUNTIMES[runtime]}", where=str(folder), hint=hint)
+        if runtime not in OTHER_RUNTIMES:
+            known = ", ".join(("auto", "onnxruntime", *OTHER_RUNTIMES))
+            raise UserError(f"no runtime is called '{runtime}'", where="runtime", hint=f"name one of: {known}")
+        why = f" (left out: {reason})" if (reason := details.left_out.get(runtime)) else ""
+        what, hint = f"it has no file for {OTHER_RUNTIMES[runtime]}{why}", f"export it with --runtime {runtime}"
+        raise PackageError(what, where=str(folder), hint=hint)
     onnx_bytes = sum(manifest.files[name].bytes for name in manifest.graph_files(folder, details.model_file))
     return PackageInfo(
         folder=folder,

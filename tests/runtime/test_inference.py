@@ -40,6 +40,11 @@ def test_no_text_gives_no_vector_of_the_right_width(tmp_path: Path) -> None:
     assert vectors.dtype == np.float32
 
 
+def test_a_runtime_that_nobody_knows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no runtime is called 'toast'; name one of: auto, onnxruntime, openvino"):
+        open_package(write_package(tmp_path / "package"), runtime="toast")  # type: ignore[arg-type]
+
+
 def test_tokens_are_right_padded_and_truncated(tmp_path: Path) -> None:
     package = open_package(write_package(tmp_path / "package", max_length=6), threads=1)
     tokens = package.tokenize(["w0 w1", "w0 w1 w2 w3 w4 w5 w6"])

@@ -18,7 +18,11 @@ from homoexport.workflow.estimate import _Probed
 from tests.conftest import MINILM, write_sentences
 from tests.workflow.conftest import write_recipe
 
-RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+_ALIKE = ("homobert-small", "homobert-tiny", "homobert-xsmall")
+RECIPES = [  # of the four for BERT-base, which differ in widths alone, one is enough
+    pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in _ALIKE))
+    for path in sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+]
 
 
 @pytest.fixture
@@ -194,8 +198,7 @@ def place(tmp_path_factory):
 
 
 @pytest.mark.weights
-@pytest.mark.alone
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RECIPES)
 def test_shipped_recipes_are_checked_in_five_seconds(homoexport, place, monkeypatch, path):
     """On one core, but for those of BERT-base, whose few steps take longer; what lies on the hub is replaced by as
     large a model and by files."""

@@ -61,7 +61,7 @@ def traced_layers(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize(
     "kind",
     [
-        pytest.param(kind, marks=[] if kind in ("bert", "deberta-v2") else pytest.mark.slow)
+        pytest.param(kind, marks=[] if kind == "bert" else pytest.mark.slow)
         for kind in FAMILY_CONFIGS
         if kind not in UNLIKE
     ],
