@@ -35,7 +35,7 @@ _MENDED_TOKENS = 2**15
 _CHECKPOINTS = 1.02
 _STEPS, _HELD_OUT = 3, 3  # of a probe, steps and sequences; the first step is left out
 _LESS = 4  # times fewer sequences in the steps that tell what a sequence takes from what a step takes
-_MOST_SEQUENCES, _MOST_WORK = 16, 2e9  # of its steps on CPUs: sequences, and tokens times parameters of the layers
+_MOST_SEQUENCES, _MOST_WORK = 8, 2e9  # of its steps on CPUs: sequences, and tokens times parameters of the layers
 
 
 @dataclass(frozen=True)

