@@ -156,20 +156,19 @@ def test_the_longest_sequence_is_read_under_older_names(tiny_folder, kind):
     assert max_length_of(load_encoder(str(folder))) == 40
 
 
-def cased_tokenizer() -> BertTokenizerFast:
+def write_cased_tokenizer(folder: Path) -> None:
     """Words w0 to w94, and letters of either case that begin or go on a word."""
     letters = [f"{before}{letter}" for letter in "wWéE" for before in ("", "##")]
-    vocabulary = {
-        word: number for number, word in enumerate([*WORDS[:80], *letters, *(f"##{digit}" for digit in "01")])
-    }
-    return BertTokenizerFast(vocab=vocabulary, do_lower_case=False, model_max_length=64)
+    words = [*WORDS[:80], *letters, *(f"##{digit}" for digit in "01")]
+    (folder / "vocab.txt").write_text("\n".join(words))  # which transformers 4 and 5 both read
+    BertTokenizerFast.from_pretrained(folder, do_lower_case=False, model_max_length=64).save_pretrained(folder)
 
 
 def _lower_cased(tiny_folder: Callable[[], Path], said: bool) -> Path:
     folder = tiny_folder()
     for path in folder.glob("*token*"):
         path.unlink()
-    cased_tokenizer().save_pretrained(folder)
+    write_cased_tokenizer(folder)
     write_modules(folder, {})
     (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 40, "do_lower_case": said}))
     return folder
