@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -21,16 +22,11 @@ def sample_text() -> tuple[str, ...]:
 def rendered(template: str, **values: object) -> str:
     """A page of Markdown out of a template of this folder; a value that is missing is an error.
 
-    Every value is escaped but what is Markdown already; the filters `code`, `literal` and `line` are for
+    Every value is escaped but what is Markdown already; the filters `code`, `literal`, `line` and `block` are for
     places in code and in its comments.
     """
-    templates = Environment(
-        loader=FileSystemLoader(FOLDER),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-        finalize=lambda value: value if isinstance(value, plain.Markdown) else plain.markdown(str(value)),
+    templates = _templates(
+        finalize=lambda value: value if isinstance(value, plain.Markdown) else plain.markdown(str(value))
     )
     templates.filters.update(code=plain.code, literal=plain.literal, line=plain.line, block=plain.block)
     return templates.get_template(template).render(**values)
@@ -38,12 +34,15 @@ def rendered(template: str, **values: object) -> str:
 
 def rendered_html(template: str, **values: object) -> str:
     """A page of HTML out of a template of this folder; every value is escaped but where the template calls it safe."""
-    templates = Environment(
+    return _templates(autoescape=True).get_template(template).render(**values)
+
+
+def _templates(**how: Any) -> Environment:
+    return Environment(
         loader=FileSystemLoader(FOLDER),
-        autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
         keep_trailing_newline=True,
+        **how,
     )
-    return templates.get_template(template).render(**values)
