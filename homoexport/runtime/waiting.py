@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable
 from concurrent import futures
+from functools import partial
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from numpy.typing import NDArray
@@ -16,7 +19,7 @@ _SECONDS_TO_END = 1.0  # an interpreter that ends while C++ still runs is aborte
 
 
 class Answers:
-    """The answers of one session that are waited for, each in its thread, so that another thread can end them all."""
+    """The answers of one session that are waited for, so that another thread can end them all."""
 
     def __init__(self) -> None:
         self._stops: dict[int, Callable[[], None]] = {}  # by the thread
@@ -51,23 +54,46 @@ class Answers:
 
 
 def heard(work: Callable[[], T], stop: Callable[[], None] = lambda: None, seconds: float | None = None) -> T:
-    """Do what stays in C++ for long in a thread, so that this one hears signals; `stop` has it end, also by time.
+    """Do what stays in C++ for long in a kept thread, so that this one hears signals; `stop` has it end, also by time.
 
     Its end is waited for a second: what runs a graph ends by then, and what opens one cannot be stopped.
     """
     answer: futures.Future[T] = futures.Future()
-
-    def do() -> None:
-        try:
-            answer.set_result(work())
-        except BaseException as error:
-            answer.set_exception(error)
-
-    thread = threading.Thread(target=do, name="runtime", daemon=True)
-    thread.start()
+    try:
+        thread = _idle.pop()
+    except IndexError:
+        thread = _Kept()
+    thread.do(work, answer)
     try:
         return answer.result(seconds)
     except BaseException:
         stop()
-        thread.join(_SECONDS_TO_END)
+        futures.wait([answer], _SECONDS_TO_END)
         raise
+
+
+class _Kept:
+    """A thread for one piece of work after another; to start one for each costs as much as half of a short answer."""
+
+    def __init__(self) -> None:
+        self._given: SimpleQueue[tuple[Callable[[], Any], futures.Future[Any]]] = SimpleQueue()
+        threading.Thread(target=self._serve, name="runtime", daemon=True).start()
+
+    def do(self, work: Callable[[], T], answer: futures.Future[T]) -> None:
+        """Have the thread do this next."""
+        self._given.put((work, answer))
+
+    def _serve(self) -> None:
+        while True:
+            work, answer = self._given.get()
+            try:
+                tell = partial(answer.set_result, work())
+            except BaseException as error:
+                tell = partial(answer.set_exception, error)
+            _idle.append(self)  # before it is told, so that whoever asks on finds it
+            tell()
+            del work, answer, tell  # they hold what was opened and answered
+
+
+_idle: list[_Kept] = []  # the last of them was at work last
+os.register_at_fork(after_in_child=_idle.clear)

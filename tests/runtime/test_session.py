@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from onnx import TensorProto, helper
 from homoexport.documents.artifact import PackageManifest, read_manifest, write_manifest
 from homoexport.runtime.openvino_session import OpenVinoSession
 from homoexport.runtime.session import OnnxSession
+from homoexport.runtime.waiting import heard
 from tests.hostile import HOSTILE
 from tests.stages.measure.tiny_onnx import write_package
 
@@ -84,6 +86,23 @@ def test_a_signal_is_heard_while_a_graph_is_opened(monkeypatch):
     monkeypatch.setattr("onnxruntime.InferenceSession", lambda *_, **__: time.sleep(20))
     with ended_by(signal.SIGTERM):
         OnnxSession(b"")
+
+
+def test_answers_are_waited_for_in_one_kept_thread_that_keeps_nothing_of_them():
+    class Answer:
+        """Something that a runtime gives."""
+
+    def fail() -> None:
+        raise ValueError("of the work")
+
+    heard(Answer)
+    before = set(threading.enumerate())
+    answers = [weakref.ref(heard(Answer)) for _ in range(20)]
+    with pytest.raises(ValueError, match="of the work"):
+        heard(fail)
+    heard(lambda: None)  # behind it, nothing of what came before is at hand any more
+    assert set(threading.enumerate()) == before
+    assert not any(answer() for answer in answers)
 
 
 def long(products: int = 400, width: int = 1500) -> onnx.ModelProto:
