@@ -129,6 +129,8 @@ def measure(package: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """All figures of a package."""
     batch = ["--batch-size", str(arguments.batch_size)]
     details = verify(package, PackageManifest).details
+    if arguments.work is not None:
+        arguments.work.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=arguments.work) as work:
         folder = Path(work)
         text = folder / "lines.txt"
