@@ -233,7 +233,7 @@ def test_devices_and_doctor_name_every_kind(run):
     for device in told.values():
         assert device["ready"] == (not device["needs"])
         assert all(need["what"] and need["command"] for need in device["needs"])
-    assert run("devices")[0] == run("doctor")[0] == 0
+    assert run("doctor")[0] == 0
     code, _, told = run("doctor", "--set-up", "toaster")
     assert code == 2
     assert "nothing to set up for 'toaster'" in told

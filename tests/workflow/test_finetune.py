@@ -44,7 +44,7 @@ def test_a_student_is_finetuned_judged_and_kept(tiny_folder: Callable[..., Path]
         finetune_model(str(tmp_path / "teacher"), TASK, tmp_path / "out", settings=SETTINGS, seed=3)
 
 
-@pytest.mark.parametrize("is_glue", [False, True])
+@pytest.mark.parametrize("is_glue", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_an_export_reads_again_what_a_model_was_judged_on(tiny_folder, tmp_path, monkeypatch, is_glue) -> None:
     monkeypatch.chdir(tmp_path)
     rows = [f"{text}\t{label}" for text, label in zip(TEXTS, (i % 2 for i in range(64)), strict=True)]

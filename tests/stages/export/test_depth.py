@@ -77,7 +77,9 @@ def test_two_layers_are_traced_for_any_number_of_them(kind, traced_layers):
     assert deep.model.config.num_hidden_layers == 4
 
 
-@pytest.mark.parametrize("kind", ["albert", "modernbert", pytest.param("modernbert-biased", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind", ["albert", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("modernbert", "modernbert-biased"))]
+)
 def test_layers_that_are_not_alike_are_all_traced(kind, traced_layers):
     encoder = encoder_of(kind, 4)
     model = graph.torch_to_onnx(encoder, opset=18)

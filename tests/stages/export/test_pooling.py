@@ -38,7 +38,12 @@ from tests.stages.export.conftest import export_package
 
 TEXTS = ["w1", "w5 w6 w7 w8 w9 w10 w11 w12", "w20 w21 w22"]
 SENTENCE = ["sentence_embedding"]
-POOLINGS = [*((mode,) for mode in BY_HAND), SEVERAL]
+# Every pooling, its vectors made of length 1 or as they are; the other half is slow.
+POOLINGS = [
+    pytest.param(modes, normalize, marks=pytest.mark.slow if (row + normalize) % 2 else [])
+    for row, modes in enumerate([*((mode,) for mode in BY_HAND), SEVERAL])
+    for normalize in (False, True)
+]
 
 
 def pooled(encoder: Encoder, modes: tuple[str, ...], *, normalize: bool) -> Encoder:
@@ -48,8 +53,7 @@ def pooled(encoder: Encoder, modes: tuple[str, ...], *, normalize: bool) -> Enco
     return replace(encoder, pooling=Pooling(mode=modes[0], more=modes[1:], normalize=normalize), dense=dense)
 
 
-@pytest.mark.parametrize("normalize", [True, False])
-@pytest.mark.parametrize("modes", POOLINGS)
+@pytest.mark.parametrize(("modes", "normalize"), POOLINGS)
 def test_every_pooling_lies_in_the_graph_and_in_other_runtimes(tiny_encoder, tmp_path, modes, normalize):
     encoder = pooled(tiny_encoder("sentence-similarity"), modes, normalize=normalize)
     expected = pooled_by_hand(encoder, TEXTS, modes, normalize=normalize)

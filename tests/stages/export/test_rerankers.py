@@ -97,7 +97,13 @@ def test_the_card_has_an_example_with_pairs(reranker):
 
 
 @pytest.mark.parametrize(
-    ("quantize", "activation"), [("none", None), ("int8", IDENTITY), ("int8", "os.system"), ("none", "torch.nn.Tanh")]
+    ("quantize", "activation"),
+    [
+        pytest.param("none", None, marks=pytest.mark.slow),
+        ("int8", IDENTITY),
+        pytest.param("int8", "os.system", marks=pytest.mark.slow),
+        ("none", "torch.nn.Tanh"),
+    ],
 )
 def test_cross_encoder_is_told_the_file_and_the_activation(tmp_path, quantize, activation):
     source = write_model(tmp_path / "model", activation=activation)
