@@ -29,6 +29,8 @@ TOOLS := .tools
 DOCS := .docs
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# Whatever the shell says: without kept bytecode each of the tests' processes compiles torch and transformers again.
+unexport PYTHONDONTWRITEBYTECODE
 
 JOBS ?= 2
 ELSEWHERE := interop or loaders or ssh or emulated or web

@@ -104,7 +104,7 @@ def test_shards_take_turns_and_keep_to_their_process(batch_size: int) -> None:
     assert max(drawn.values()) - min(drawn.values()) <= 1
 
 
-@pytest.mark.parametrize("batch_size", [12, 6, 18])
+@pytest.mark.parametrize("batch_size", [12, *(pytest.param(size, marks=pytest.mark.slow) for size in (6, 18))])
 def test_batches_are_the_same_for_any_number_of_processes(
     tokenizer: PreTrainedTokenizerFast, mixed: TextSettings, batch_size: int
 ) -> None:
@@ -193,9 +193,9 @@ def _resumed(
     "legs",
     [
         [(1, 7), (3, 26), (2, 12)],
-        [(3, 1), (1, 33), (6, 11)],
+        pytest.param([(3, 1), (1, 33), (6, 11)], marks=pytest.mark.slow),
         [(2, 0), (1, 0), (2, 20), (2, 0), (3, 25)],
-        [(12, 9), (1, 20), (4, 16)],
+        pytest.param([(12, 9), (1, 20), (4, 16)], marks=pytest.mark.slow),
     ],
 )
 def test_a_run_goes_on_with_another_number_of_processes(

@@ -214,7 +214,7 @@ class Stop(Exception):
 @pytest.mark.parametrize(
     ("objective", "stop_after", "streaming"),
     [
-        pytest.param("masked-lm", 5, False, id="masked-lm, while pruning, map"),
+        pytest.param("masked-lm", 5, False, id="masked-lm, while pruning, map", marks=pytest.mark.slow),
         pytest.param("sentence-embedding", 5, True, id="sentence-embedding, while pruning, stream"),
         pytest.param("masked-lm", 9, True, id="masked-lm, after pruning, stream"),
         pytest.param("sentence-embedding", 9, False, id="sentence-embedding, after pruning, map"),

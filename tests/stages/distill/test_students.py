@@ -66,7 +66,15 @@ def test_a_branch_ends_with_its_own_share_of_steps(tiny_folder, corpus_file, tmp
     assert rates[-1] < trunk_rates[len(rates) - 1]
 
 
-@pytest.mark.parametrize("stop_after", [1, 9, 16, 23], ids=["before", "trunk", "trunk's end", "branch"])
+@pytest.mark.parametrize(
+    "stop_after",
+    [
+        pytest.param(1, id="before", marks=pytest.mark.slow),
+        pytest.param(9, id="trunk", marks=pytest.mark.slow),
+        pytest.param(16, id="trunk's end"),
+        pytest.param(23, id="branch"),
+    ],
+)
 def test_killed_and_resumed_ends_with_the_same_bits(tiny_folder, corpus_file, tmp_path, stop_after):
     torch.set_num_threads(1)
     teacher, arguments = str(tiny_folder()), arguments_of(corpus_file)
