@@ -57,7 +57,15 @@ class UserError(HomoexportError):
 
 
 class RecipeError(UserError):
-    """A recipe or an override that does not parse."""
+    """A recipe or an override that does not parse; `key` is the place in it of a value that is wrong."""
+
+    def __init__(self, what: str, *, where: str = "", hint: str = "", key: str = "") -> None:
+        super().__init__(f"'{key}': {what}" if key else what, where=where, hint=hint)
+        self.key, self._fault = key, what
+
+    def of_flag(self, flag: str) -> UserError:
+        """The same mistake, where a flag of the command line gave the value."""
+        return RecipeError(self._fault, where=flag, hint=self.hint)
 
 
 class TeacherError(UserError):

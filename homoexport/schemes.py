@@ -122,6 +122,7 @@ SCHEMES: dict[Scheme, SchemeFacts] = {
     ),
     "fp32": SchemeFacts(precision="fp32", asked_as="none", description="none", automatic=True, tables="fp32"),
 }
+NO_TEXT = "was not tried, for its scales are calibrated on text: give a file of it with --text"
 _IN_OPENVINO: dict[Scheme, tuple[Quantization, ...]] = {
     "int8-static": ("auto", "int8", "int8-static"),
     "fp32": ("auto", "none"),

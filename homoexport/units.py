@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import SupportsIndex
 
 from homoexport.errors import UserError
 
@@ -78,6 +79,12 @@ def parse_share(text: str) -> float | None:
     if found := _in_units(text, {"%": 1}):
         return found / 100
     return _in_units(text, {"x": 1}) or None
+
+
+def check_count(value: object, what: str, *, where: str) -> None:
+    """Refuse (UserError) what is no whole number of 1 or more; `what` says what it would be."""
+    if not isinstance(value, SupportsIndex) or value.__index__() < 1:
+        raise UserError(what, where=where, hint="give a whole number, 1 or more")
 
 
 def _in_units(text: str, units: Mapping[str, float]) -> float | None:

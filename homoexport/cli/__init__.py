@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shlex
 import signal
 import sys
@@ -15,6 +16,7 @@ import tempfile
 import traceback
 from collections.abc import Mapping
 from contextlib import redirect_stderr, suppress
+from difflib import get_close_matches
 from types import FrameType
 from typing import Any, TextIO, cast
 
@@ -31,6 +33,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 # What was named cannot be meant, or is not this user's.
 _NO_PATHS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.EPERM)
 _SHOWN = 200  # characters of it
+_NEAR = 0.65  # of 1, the likeness of a name that may have been meant
 _INTERRUPTED, _CUT_OFF = 128 + signal.SIGINT, 128 + signal.SIGPIPE
 
 
@@ -64,7 +67,8 @@ def _exit_code() -> int:
         _say(str(error), code=error.exit_code, kind=type(error).__name__, parts=parts)
         return error.exit_code
     except _UsageError as error:
-        _say(_in_one_line(error), kind="UsageError")
+        parts = _parts_of(error)
+        _say("; ".join(parts[name] for name in ("what", "hint") if name in parts), kind="UsageError", parts=parts)
         return 2
     except SystemExit as error:
         if isinstance(error.__context__, BrokenPipeError):  # typer and rich make a plain 1 of it
@@ -95,10 +99,20 @@ def _last_resort(error: BaseException) -> int:
     return 1
 
 
-def _in_one_line(error: Any) -> str:
-    """What is wrong with the words of a command, and where its help is."""
-    message = error.format_message().replace("Value error, ", "").removesuffix(".")
-    return f"{message}; see `{error.ctx.command_path} --help`" if error.ctx else message
+def _parts_of(error: Any) -> dict[str, str]:
+    """What is wrong with the words of a command, with which of them, and what to do: a near name, and its help.
+
+    Of near names typer's own are taken without their dashes, which are alike in all of them.
+    """
+    option = getattr(error, "option_name", "")
+    message = (error.message if option else error.format_message()).replace("Value error, ", "").removesuffix(".")
+    known = {name.strip("-"): name for name in getattr(error, "possibilities", None) or ()}
+    near = [known[name] for name in get_close_matches(option.strip("-"), known, n=1, cutoff=_NEAR)]
+    hints = [f"did you mean {name}?" for name in near]
+    hints += [f"see `{error.ctx.command_path} --help`"] if error.ctx else []
+    where = option or next(iter(re.findall("'([^']+)'", message)), "")
+    parts = {"what": message, "where": where, "hint": "; ".join(hints)}
+    return {name: part for name, part in parts.items() if part}
 
 
 def _kept(error: BaseException) -> str:

@@ -101,6 +101,11 @@ class Flag:
         """The Python parameter that holds its value."""
         return self.field.replace(".", "__")
 
+    @property
+    def called(self) -> str:
+        """What the command line calls it."""
+        return self.option or f"--{self.field.rsplit('.', 1)[-1].replace('_', '-')}"
+
 
 # The one grammar of budgets.
 BUDGET = (
@@ -152,11 +157,19 @@ def flags(kind: type[BaseModel], *offered: str | Flag) -> Callable[[Callable[...
 
         def command(**values: Any) -> None:
             given: Tree = {}
+            called: dict[str, str] = {}  # the flags that were given, by their fields
             for flag in chosen:
                 value = values.pop(flag.parameter)
                 if value is not None and value != []:
                     _write(given, flag.field, value)
-            function(given=given, **values)
+                    called[flag.field] = flag.called
+            for assignment in values.get("overrides") or ():
+                called.pop(assignment.partition("=")[0], None)
+            try:
+                function(given=given, **values)
+            except RecipeError as error:
+                field = ".".join(part for part in error.key.split(".") if not part.isdecimal())
+                raise (error.of_flag(called[field]) if field in called else error) from None
 
         update_wrapper(command, function)
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -179,11 +192,10 @@ def _field_at(kind: type[BaseModel], place: str) -> FieldInfo:
 def _parameter(flag: Flag, field: FieldInfo) -> inspect.Parameter:
     """A field as an optional parameter of a command."""
     assert field.description or flag.help, f"{flag.field} has no description"
-    option = flag.option or f"--{flag.field.rsplit('.', 1)[-1].replace('_', '-')}"
     plain = list[str] if flag.repeatable else str if flag.as_text else _plain(field.annotation)
     rules: list[Any] = field.metadata if plain in (int, float) else []
     settings = typer.Option(
-        option,
+        flag.called,
         help=flag.help or _with_default(str(field.description), field),
         metavar=field.examples[0] if field.examples else None,
         min=next((cast(float, rule.ge) for rule in rules if isinstance(rule, Ge)), None),

@@ -106,8 +106,8 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def read_json(path: Path, *, max_bytes: int = MAX_BYTES) -> Any:
-    """The JSON value in a file.
+def read_json(path: Path, *, max_bytes: int = MAX_BYTES, hint: str = "") -> Any:
+    """The JSON value in a file; the hint says what to do where there is none.
 
     Raises:
         PackageError: the file is missing, too large, or no JSON (also where it is nested too deeply, or repeats a key).
@@ -122,9 +122,9 @@ def read_json(path: Path, *, max_bytes: int = MAX_BYTES) -> Any:
         return value
     except OSError as error:
         reason = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
-        raise PackageError(reason, where=str(path)) from None
+        raise PackageError(reason, where=str(path), hint=hint) from None
     except ValueError as error:
-        raise PackageError(f"is not JSON ({error})", where=str(path)) from None
+        raise PackageError(f"is not JSON ({error})", where=str(path), hint=hint) from None
 
 
 def _refuse_repeated(pairs: Sequence[tuple[str, Any]]) -> None:
@@ -141,7 +141,7 @@ def read_document(path: Path, kind: type[D], *, hint: str = "") -> D:
     Raises:
         PackageError: the file is missing, too large, no JSON, of another major version, or not of this form.
     """
-    return parse_document(read_json(path, max_bytes=kind.MAX_BYTES), kind, where=str(path), hint=hint)
+    return parse_document(read_json(path, max_bytes=kind.MAX_BYTES, hint=hint), kind, where=str(path), hint=hint)
 
 
 def parse_document(value: Any, kind: type[D], *, where: str, hint: str = "") -> D:

@@ -336,7 +336,7 @@ def json_schema() -> dict[str, object]:
 
 def read_measurement(path: Path) -> Measurement | Grid:
     """What `homoexport bench --json` wrote to a file, or a folder's `measurement.json`; see `read_document`."""
-    value = read_json(path, max_bytes=Measurement.MAX_BYTES)
+    value = read_json(path, max_bytes=Measurement.MAX_BYTES, hint=_HINT)
     if isinstance(value, dict) and value.get("kind") == "grid":
         return parse_document(value, Grid, where=str(path), hint=_HINT)
     return parse_document(value, Measurement, where=str(path), hint=_HINT)

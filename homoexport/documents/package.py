@@ -72,6 +72,12 @@ class Parity(Figures):
     top1_agreement: float | None
     passed: bool
 
+    @property
+    def largest_value(self) -> float | None:
+        """The largest absolute value of torch's answers; None where no difference shows it."""
+        difference, relative = self.max_difference, self.max_relative_difference
+        return difference / relative if difference and relative else None
+
 
 class Invariance(Figures):
     """How far the same text's answers are from each other, alone and inside a padded batch.
@@ -290,6 +296,15 @@ class PackageDetails(Figures):
     def counted(self) -> bool:
         """Whether candidates were chosen by instructions, in place of times."""
         return self.timed_at is not None and self.timed_at.unit == "instructions"
+
+    @property
+    def difference_in_company(self) -> str:
+        """How far a text's answer in a batch is from that of the text alone, and how large the answers are."""
+        difference, largest = self.batch_invariance.max_difference, self.parity.largest_value
+        if difference is None:
+            return "not finite"
+        what = "logits" if self.parity.output == "logits" else "numbers"
+        return f"{difference:.2g}" + (f" in {what} of up to {largest:.2g}" if largest else "")
 
     @property
     def candidate_names(self) -> tuple[str, ...]:

@@ -21,8 +21,8 @@ from homoexport.encoder.loading import (
 )
 from homoexport.encoder.sentence import (
     SENTENCE_SETTINGS,
+    files_of,
     read_sentence_settings,
-    transformer_folder,
     write_sentence_files,
 )
 from homoexport.encoder.shape import count_parameters, parameter_counts, parameters_at, start_from_scratch
@@ -42,6 +42,7 @@ __all__ = [
     "count_parameters",
     "encoder_of",
     "family_of",
+    "files_of",
     "input_names",
     "load_classifier",
     "load_encoder",
@@ -61,7 +62,6 @@ __all__ = [
     "supported_model_types",
     "torch_answers",
     "traits_of",
-    "transformer_folder",
     "unused_head",
     "weights_digest",
     "write_cross_encoder_files",

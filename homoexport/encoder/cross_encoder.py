@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from homoexport.documents.package import Prompts
 from homoexport.encoder.folder import read_settings
 
 SETTINGS, PROMPTS = "sentence_bert_config.json", "config_sentence_transformers.json"
@@ -30,11 +31,15 @@ def keep_activation(config: Any, folder: Path) -> None:
         config.sentence_transformers = {"activation_fn": activation}
 
 
-def write_cross_encoder_files(config: Any, folder: Path, *, file_name: str, max_length: int) -> None:
+def write_cross_encoder_files(
+    config: Any, folder: Path, *, file_name: str, max_length: int, prompts: Prompts | None = None
+) -> None:
     """Have CrossEncoder (backend "onnx") load a text classifier's package as it stands, and cut at its longest text.
 
-    `file_name` is the ONNX file's; by itself it would take model.onnx alone. `config` is the model's.
+    `file_name` is the ONNX file's; by itself it would take model.onnx alone. `config` is the model's, `prompts` what
+    CrossEncoder may be asked to put before a pair.
     """
+    asked_for = {} if prompts is None else {"prompts": prompts.texts, "default_prompt_name": prompts.default}
     known = getattr(config, "sentence_transformers", None)
     activation = {key: known[key] for key in _KEPT if key in known} if isinstance(known, dict) else {}
     module = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}
@@ -46,6 +51,6 @@ def write_cross_encoder_files(config: Any, folder: Path, *, file_name: str, max_
     for name, content in (
         ("modules.json", [module]),
         (SETTINGS, transformer),
-        (PROMPTS, {"model_type": "CrossEncoder", **activation}),
+        (PROMPTS, {"model_type": "CrossEncoder", **activation, **asked_for}),
     ):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

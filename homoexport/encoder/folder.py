@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import transformers
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from pydantic_core import from_json
+from safetensors import safe_open
 from transformers import CONFIG_MAPPING
 
 from homoexport.documents.document import first_fault
@@ -24,7 +25,7 @@ from homoexport.packaged import leaves_its_folder
 
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "special_tokens_map.json", "added_tokens.json", "*.model", "merges.txt")
 _SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")  # of these
-_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
+WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 _PLAIN_ATTENTION = (None, "eager", "sdpa")
 _OWN_CONFIG = "put the config.json there that the weights were saved with"
 _OF_LAYERS = re.compile(r"layer(?!_?norm)|hidden_groups|group_num|block_sizes")  # in a key: how many there are
@@ -97,9 +98,11 @@ def check_folder(folder: Path, source: str) -> None:
         if _OF_LAYERS.search(key) and type(count) is int and count > limit("layers"):
             said = f"has {count} entries" if isinstance(value, list) else f"is {count}"
             raise TeacherError(f"'{key}' {said}", where=where, hint=raise_hint("layers"))
-    for path in (path for pattern in _WEIGHTS for path in folder.glob(pattern) if path.is_file()):
+    for path in (path for pattern in WEIGHTS for path in folder.glob(pattern) if path.is_file()):
         with readable(TeacherError, path):
             path.open("rb").close()  # which transformers would say is not there
+        if path.suffix == ".safetensors":
+            _check_whole(path)
     bytes_there = max(_LEAST_BYTES, weights_bytes(folder))
     if number := next((number for number in _numbers(config) if number > bytes_there), None):
         what = f"holds the number {number}, and all of its weights are {weights_bytes(folder)} bytes"
@@ -118,9 +121,16 @@ def check_folder(folder: Path, source: str) -> None:
             )
 
 
+def _check_whole(path: Path) -> None:
+    """Refuse (TeacherError) a file of weights that ends before its header says: else config.json would be blamed."""
+    what = "its weights do not load, for the file is damaged or was cut short"
+    with refusing(TeacherError, what, where=str(path), hint="copy or download it again"), safe_open(path, "numpy"):
+        pass
+
+
 def weights_bytes(folder: Path) -> int:
     """Bytes of all files of weights."""
-    return sum(path.stat().st_size for pattern in _WEIGHTS for path in folder.glob(pattern) if path.is_file())
+    return sum(path.stat().st_size for pattern in WEIGHTS for path in folder.glob(pattern) if path.is_file())
 
 
 def check_size(path: Path, name: LimitName) -> None:

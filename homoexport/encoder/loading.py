@@ -30,16 +30,17 @@ from homoexport.documents.package import Pooling, Prompts
 from homoexport.encoder.cross_encoder import NO_ACTIVATION, keep_activation
 from homoexport.encoder.dense import Dense
 from homoexport.encoder.families import traits_of
-from homoexport.encoder.folder import TOKENIZER_FILES, check_folder
+from homoexport.encoder.folder import check_folder
 from homoexport.encoder.sentence import (
+    MODEL_FILES,
     MODULES,
-    PROMPTS,
+    SENTENCE_FILES,
     is_transformer_alone,
     read_dense_modules,
     read_pooling,
     read_prompts,
+    read_prompts_of_pairs,
     read_sentence_settings,
-    refuse_prompt_of_pairs,
     transformer_folder,
     write_sentence_files,
 )
@@ -49,8 +50,6 @@ from homoexport.errors import TeacherError, first_line, readable, refusing
 from homoexport.panics import unprinted_panics
 from homoexport.plain import visible
 
-_SENTENCE_FILES = (MODULES, PROMPTS, "*_Pooling/*", "*_Dense/config.json", "*_Dense/model.safetensors")
-_MODEL_FILES = ("config.json", "sentence_*_config.json", *TOKENIZER_FILES)  # beside the weights
 _TASK_OF_ARCHITECTURE: dict[str, ModelTask] = {  # by the end of the class's name
     "ForMaskedLM": "fill-mask",
     "ForPreTraining": "fill-mask",
@@ -112,12 +111,14 @@ def resolve_folder(source: str) -> Path:
                 raise TeacherError(str(error), where=source) from None
         else:
             folder = Path(source) if Path(source).is_dir() else _download(source)
-        if (folder / MODULES).is_file():
+        if has_modules := (folder / MODULES).is_file():
             refuse_links(folder, hidden=False)  # before it is read
         inner = transformer_folder(folder)
         if not (inner / "config.json").is_file():
             place = "" if inner == folder else f" in {inner.relative_to(folder)}, where its {MODULES} has it"
             raise TeacherError(f"is not a model: it has no config.json{place}", where=source, hint=_NOT_A_MODEL)
+        if not has_modules:
+            refuse_links(folder, hidden=False)
     return folder
 
 
@@ -131,10 +132,10 @@ def _download(name: str) -> Path:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(patterns)))
 
     try:
-        folder = pull("config.json", *_SENTENCE_FILES)  # first, for they say where the model lies
+        folder = pull("config.json", *SENTENCE_FILES)  # first, for they say where the model lies
         inner = transformer_folder(folder)
         place = "" if inner == folder else f"{inner.relative_to(folder)}/"
-        pull(*(f"{place}{pattern}" for pattern in (*_MODEL_FILES, "model*.safetensors*")))
+        pull(*(f"{place}{pattern}" for pattern in (*MODEL_FILES, "model*.safetensors*")))
         if not any(inner.glob("*.safetensors")):
             pull(f"{place}pytorch_model*")
     except HFValidationError:  # no model of the hub can have that name
@@ -249,12 +250,12 @@ def load_encoder(source: str, *, task: ModelTask | None = None) -> Encoder:
     check_answers(model, task, source)
     if task == "fill-mask" and tokenizer.mask_token_id is None:
         raise TeacherError("its tokenizer has no mask token", where=source, hint="set mask_token and save it again")
+    inside, prompts = None if root == folder else root, None
     if task == "text-classification":
         keep_activation(model.config, root)
-        refuse_prompt_of_pairs(root)
-    inside = None if root == folder else root
+        prompts = read_prompts_of_pairs(root)
     if task != "sentence-similarity":
-        return Encoder(model, tokenizer, task, None, folder, source, artifact, root=inside)
+        return Encoder(model, tokenizer, task, None, folder, source, artifact, prompts=prompts, root=inside)
     pooling = read_pooling(root)
     dense = read_dense_modules(root, len(pooling.modes) * model.config.hidden_size)
     return Encoder(model, tokenizer, task, pooling, folder, source, artifact, dense, read_prompts(root), inside)
@@ -333,10 +334,8 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: Any, longest: i
 def load_classifier(source: str, names: Sequence[str]) -> Encoder:
     """A model as a text classifier with these labels, or with one output for scores where there are none.
 
-    Its head is new, drawn by torch's seed, unless the model has one of as many outputs already.
-
-    Raises:
-        TeacherError: see `load_encoder`.
+    Its head is new, drawn by torch's seed, unless the model has one of as many outputs already. What `load_encoder`
+    refuses (TeacherError) is refused.
     """
     found = load_encoder(source)
     labels = {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}

@@ -23,7 +23,7 @@ from homoexport.choices import PoolingMode
 from homoexport.documents.document import first_fault
 from homoexport.documents.package import Pooling, Prompts
 from homoexport.encoder.dense import Dense, read_dense, write_dense
-from homoexport.encoder.folder import read_settings
+from homoexport.encoder.folder import TOKENIZER_FILES, WEIGHTS, read_settings
 from homoexport.errors import TeacherError, readable
 from homoexport.packaged import leaves_its_folder
 from homoexport.plain import visible
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 MODULES, SENTENCE_SETTINGS = "modules.json", "sentence_bert_config.json"
 PROMPTS = "config_sentence_transformers.json"
+SENTENCE_FILES = (MODULES, PROMPTS, "*_Pooling/*", "*_Dense/config.json", "*_Dense/model.safetensors")
+MODEL_FILES = ("config.json", "sentence_*_config.json", *TOKENIZER_FILES)  # beside the weights
 _KINDS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")  # of settings' older names
 _MOST_DENSE = 8
 _FLAGS: dict[str, PoolingMode] = {  # in the order of their vectors, where several are on
@@ -138,6 +140,14 @@ def transformer_folder(folder: Path) -> Path:
     return folder / entries[0].path if entries else folder
 
 
+def files_of(folder: Path) -> set[Path]:
+    """All files that are read of a model's folder: weights, config, tokenizer, and sentence-transformers' settings."""
+    patterns = {folder: SENTENCE_FILES}
+    inner = transformer_folder(folder)
+    patterns[inner] = (*patterns.get(inner, ()), *MODEL_FILES, *WEIGHTS)
+    return {path for place, names in patterns.items() for name in names for path in place.glob(name) if path.is_file()}
+
+
 def read_pooling(folder: Path) -> Pooling:
     """Pooling of a sentence-transformers folder; mean and normalised where it says nothing.
 
@@ -186,13 +196,15 @@ def read_prompts(folder: Path) -> Prompts | None:
     return prompts
 
 
-def refuse_prompt_of_pairs(folder: Path) -> None:
-    """Refuse (TeacherError) a CrossEncoder that puts a prompt of its own before every pair, which no package would."""
+def read_prompts_of_pairs(folder: Path) -> Prompts | None:
+    """The prompts of a CrossEncoder's folder; refuses (TeacherError) one that stands before every pair, where packages
+    would not put it."""
     prompts = read_prompts(folder) if is_transformer_alone(folder) else None
     if prompts is not None and prompts.own:
         what = f"has the prompt '{visible(str(prompts.default))}' put before every pair (default_prompt_name)"
         hint = "remove default_prompt_name, and put it into your own texts"
         raise TeacherError(what, where=str(folder / PROMPTS), hint=hint)
+    return prompts
 
 
 def read_dense_modules(folder: Path, width: int) -> tuple[Dense, ...]:

@@ -52,7 +52,8 @@ def load_weights(folder: Path, config: Any, task: ModelTask, source: str) -> Pre
     asked = sum(tensor.numel() for tensor in (*blank.parameters(), *blank.buffers()))
     if asked > weights_bytes(folder) + _SPARE_PARAMETERS:
         what = f"its config.json asks for {asked} parameters, and all of its weights are {weights_bytes(folder)} bytes"
-        raise TeacherError(what, where=source, hint="put the config.json there that the weights were saved with")
+        hint = "put the config.json there that the weights were saved with, or all of the weights"
+        raise TeacherError(what, where=source, hint=hint)
     no_weights = refusing(TeacherError, "its weights do not load", where=source, hint="copy or download it again")
     with no_weights, without_bars():
         model, info = model_class.from_pretrained(

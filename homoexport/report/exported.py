@@ -4,29 +4,35 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from homoexport.choices import OTHER_RUNTIMES
+from homoexport.choices import OTHER_RUNTIMES, ModelTask
 from homoexport.documents.artifact import PackageManifest
 from homoexport.documents.package import BrowserChoice, CandidateFigures, PackageDetails, Parity
 from homoexport.report.plots import bars_figure
 from homoexport.report.table import Table
 from homoexport.schemes import SCHEMES
 
+# Of a model for a task, what its likeliest answer is.
+_LIKELIEST: dict[ModelTask, str] = {
+    "fill-mask": "token",
+    "text-classification": "label",
+    "token-classification": "label of a token",
+}
+
 
 def export_lines(folder: str, manifest: PackageManifest) -> list[str]:
     """The package in a folder, why it is what it is, and what its user should know."""
     details = manifest.details
     size = manifest.files[details.model_file].bytes
-    parity, alone = details.parity, details.batch_invariance
+    parity = details.parity
     mean, least = f"{parity.mean_cosine:.4f}", f"{parity.min_cosine:.4f}"
     cosine = mean if mean == least else f"{mean} mean, {least} least"
     agreement = parity.top1_agreement
-    labels = "" if agreement is None else f", likeliest label or token the same in {agreement:.1%}"
-    difference = "not finite" if alone.max_difference is None else f"{alone.max_difference:.2g}"
+    labels = "" if agreement is None else f", likeliest {_LIKELIEST[details.task]} the same in {agreement:.1%}"
     follows_batch = SCHEMES[details.scheme].follows_batch
     lines = [
         f"Package: {folder}  {details.precision}, {size / 1e6:.2f} MB ({details.graph} graph, {details.scheme})",
         f"Against torch, on {parity.output}: cosine {cosine}{labels}",
-        f"The same text alone and in a batch: largest difference {difference}"
+        f"The same text alone and in a batch: largest difference {details.difference_in_company}"
         + ("; --quantize int8-static does not depend on the batch" if follows_batch else ""),
     ]
     if timed := details.timed_at:
@@ -34,8 +40,10 @@ def export_lines(folder: str, manifest: PackageManifest) -> list[str]:
         lines.append(f"{how} on {timed.device} with {timed.batch_size} x {timed.length} tokens")
     lines += [] if details.browser is None else _browser_lines(details.browser)
     for runtime, beside in details.beside.items():
-        latencies = beside.latency_p50_ms, beside.onnx_latency_p50_ms
-        times = " against ".join("too large to be timed" if one is None else f"{one:.3f} ms" for one in latencies)
+        latencies = (beside.precision, beside.latency_p50_ms), (details.precision, beside.onnx_latency_p50_ms)
+        times = " against ".join(
+            f"{precision} {'too large to be timed' if one is None else f'{one:.3f} ms'}" for precision, one in latencies
+        )
         lines += [
             f"For {OTHER_RUNTIMES[runtime]}: {beside.file}  {beside.precision}, {beside.file_bytes / 1e6:.2f} MB, "
             f"cosine {beside.parity.mean_cosine:.4f} mean, {beside.parity.min_cosine:.4f} least",
@@ -167,7 +175,7 @@ def parity_table(details: PackageDetails) -> Table:
     rows = [
         (
             name,
-            "not finite" if parity.max_difference is None else f"{parity.max_difference:.2g}",
+            _difference(parity),
             f"{parity.min_cosine:.4f}",
             f"{parity.mean_cosine:.4f}",
             "" if parity.top1_agreement is None else f"{parity.top1_agreement:.1%}",
@@ -177,3 +185,10 @@ def parity_table(details: PackageDetails) -> Table:
     ]
     head = ("Graph", "Largest difference", "Cosine, least", "Cosine, mean", "Same answer", "Gate")
     return Table(head, rows).filled()
+
+
+def _difference(parity: Parity) -> str:
+    """The largest one, and what share it is of the largest value."""
+    if parity.max_difference is None or parity.max_relative_difference is None:
+        return "not finite"
+    return f"{parity.max_difference:.2g} ({parity.max_relative_difference:.2g})"

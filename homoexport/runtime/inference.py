@@ -29,6 +29,7 @@ from homoexport.runtime.installed import install_hint
 from homoexport.runtime.session import OnnxSession
 from homoexport.runtime.worker.head import STATES, Head, read_head
 from homoexport.runtime.worker.inputs import IntArray, padded_tokens
+from homoexport.units import check_count
 
 FloatArray = NDArray[np.float32]
 Text: TypeAlias = "str | tuple[str, str]"  # one, or two that are judged together
@@ -266,8 +267,7 @@ class Package:
         kind: str,
     ) -> list[FloatArray]:
         """One finite array for each text, in the order of the texts."""
-        if batch_size < 1:
-            raise UserError(f"a batch of {batch_size} texts", where="batch_size", hint="give 1 or more")
+        check_count(batch_size, f"a batch of {batch_size!r} texts", where="batch_size")
         order = sorted(range(len(texts)), key=lambda row: len("".join(texts[row])))
         found: dict[int, FloatArray] = {}
         for start in range(0, len(order), batch_size):
@@ -331,10 +331,9 @@ def open_package(folder: Path | str, *, threads: int = 1, runtime: RuntimeChoice
     Raises:
         PackageError: not a package, an altered file, or one that the runtime or tokenizers cannot load; or it has no
             file for that runtime.
-        UserError: less than one thread, or the runtime is not installed.
+        UserError: threads that are no whole number of one or more, or the runtime is not installed.
     """
-    if threads < 1:
-        raise UserError(f"{threads} threads", where="threads", hint="give 1 or more")
+    check_count(threads, f"{threads!r} threads", where="threads")
     details = read_package(Path(folder), runtime)
     head = None
     if not details.include_prompt:

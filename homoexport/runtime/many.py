@@ -24,6 +24,7 @@ from homoexport.choices import RuntimeChoice
 from homoexport.errors import PackageError, UserError
 from homoexport.runtime.inference import FloatArray, Package, Text, open_file, open_package
 from homoexport.runtime.worker.inputs import IntArray
+from homoexport.units import check_count
 
 _BATCHES = 128  # of a window
 _CHARACTERS = 1 << 23  # of a window, however few texts that are
@@ -69,8 +70,7 @@ def answers_of(
         PackageError: the package cannot answer, or answers what is not finite or of another width.
         UserError: a batch size below 1.
     """
-    if batch_size < 1:
-        raise UserError(f"a batch of {batch_size} texts", where="batch_size", hint="give 1 or more")
+    check_count(batch_size, f"a batch of {batch_size!r} texts", where="batch_size")
     package = streams[0]
     ready: deque[list[_Part]] = deque()
     with _Pool(streams, ask) as pool:

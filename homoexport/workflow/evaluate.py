@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from homoexport.choices import AskedTask, RuntimeChoice
-from homoexport.documents.artifact import write_manifest
+from homoexport.documents.artifact import PackageManifest, read_manifest, write_manifest
 from homoexport.documents.document import write_document
 from homoexport.documents.evaluation import EVALUATION_FILE, BenchmarkData, Columns, Evaluation, JudgedData
 from homoexport.documents.output import refuse_existing, staged
@@ -23,8 +23,11 @@ from homoexport.stages.evaluate import (
     evaluate_models,
     evaluate_on_mteb,
     flags_of_task,
+    is_package,
+    judged_task,
     read_for,
     read_judged,
+    refuse_unfit,
 )
 from homoexport.workflow.progress import QUIET, Progress
 
@@ -89,6 +92,8 @@ def evaluate(
         runtime=runtime,
     )
     asked.check()
+    for source in filter(is_package, models):
+        asked.check_package(source)
     if output is not None:
         refuse_existing(output, force=force, kind="evaluation", inputs=[*models, *filter(None, (data, train))])
     with nullcontext() if output is None else staged(output, force=force) as folder:
@@ -141,6 +146,12 @@ class _Asked:
         if wrong := sorted(given - taken):
             where = f"{wrong[0]} with --task {self.task}"
             raise UserError("makes no difference here", where=where, hint="leave it out")
+
+    def check_package(self, folder: str) -> None:
+        """Refuse a package that is not for the task before data are looked for that are not for it either."""
+        if self.task != "mteb" and not self.probe and self.train is None:
+            details = read_manifest(Path(folder), PackageManifest).details
+            refuse_unfit(folder, details.task, labels=len(details.labels or ()), task=judged_task(self.task))
 
     def on_benchmark(self, models: Sequence[str], progress: Progress) -> Evaluation:
         """The models on tasks of MTEB."""

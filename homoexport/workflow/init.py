@@ -19,6 +19,7 @@ from homoexport.documents.output import make_folder
 from homoexport.documents.recipe import MeasureSettings, Recipe, TextSettings, TextSource, Tree, parse_as
 from homoexport.errors import OutputError, TextError, UserError
 from homoexport.packaged import PREFIX
+from homoexport.stages.measure import find_target
 from homoexport.text.columns import are_scores, guess_columns, shown
 from homoexport.text.peek import check_sources
 from homoexport.text.sources import first_rows
@@ -78,7 +79,8 @@ def init(
         force: replace a file.
 
     Raises:
-        UserError: a file that exists, a teacher or text that cannot be had, columns that cannot be guessed.
+        UserError: a file that exists, a device that there is not, a teacher or text that cannot be had, columns that
+            cannot be guessed.
 
     Example:
         >>> draft = init("mine.yaml", teacher="minilm", data="texts/*.csv")  # doctest: +SKIP
@@ -89,6 +91,7 @@ def init(
     data = [data] if isinstance(data, str) else data
     if path.is_dir() or (path.exists() and not force):
         raise OutputError("already exists", where=str(path), hint="name another file, or give --force to replace it")
+    find_target(measure.device)
     rows = first_rows(data[0], _LOOKED_AT)
     guessed = _columns(rows, data[0], columns or {})
     from homoexport.encoder import load_encoder

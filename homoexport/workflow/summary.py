@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from homoexport.documents.artifact import RUN_MARK, Manifest, kind_of, refuse_links, verify
+from homoexport.documents.artifact import RUN_MARK, Manifest, kind_of, refuse_links, verify, with_article
 from homoexport.documents.budget import BudgetVerdict, is_kept
 from homoexport.documents.document import read_document
 from homoexport.documents.evaluation import EVALUATION_FILE, QUALITY_FILE, Evaluation, PackageQuality, RunQuality
-from homoexport.documents.layout import FLOORS, MEASURED, MEASUREMENT, PACKAGE, PLAN, STUDENT, SUMMARY, TEACHER
+from homoexport.documents.layout import (
+    FLOORS,
+    HTML_REPORT,
+    MEASURED,
+    MEASUREMENT,
+    PACKAGE,
+    PLAN,
+    STUDENT,
+    SUMMARY,
+    TEACHER,
+)
 from homoexport.documents.measurement import Grid, Measurement, PackageFigures, read_measurement
 from homoexport.documents.output import make_folder, output_errors
 from homoexport.documents.plan import PLAN_FILE, Plan
@@ -24,10 +34,12 @@ from homoexport.documents.summary import (
     Ratios,
     Summary,
 )
-from homoexport.errors import OutputError, PackageError, UserError
+from homoexport.errors import OutputError, PackageError, UserError, readable
 from homoexport.report import compared, names_of, write_comparison, write_report, write_side_by_side
 from homoexport.runtime.inference import PackageInfo, read_package
 from homoexport.workflow.turns import Turns, budget_verdicts, read_measured
+
+_RUNS = "name folders that `homoexport run` wrote, or one of bench -o and one of eval -o together"
 
 
 def summary_of(run_dir: Path, recipe: Recipe) -> Summary:
@@ -126,6 +138,7 @@ def checked_summary(run_dir: Path) -> Summary:
     Raises:
         PackageError: the run is not finished, or a part of it is missing, altered or another run's; or it holds links.
     """
+    _refuse_no_run(run_dir)
     refuse_links(run_dir)
     summary = read_document(run_dir / SUMMARY, Summary, hint="run the recipe again")
     stages = (STUDENT, PACKAGE, MEASURED, TEACHER, *([] if summary.plan is None else [PLAN]))
@@ -144,6 +157,24 @@ def checked_summary(run_dir: Path) -> Summary:
         hint = "run its recipe again with --resume, or in another folder"
         raise PackageError("is not the summary of what lies beside it", where=str(run_dir / SUMMARY), hint=hint)
     return found
+
+
+def _refuse_no_run(folder: Path) -> None:
+    """Refuse (PackageError) what is not a finished run's folder, with what to give in its place."""
+    with readable(PackageError, folder):
+        is_folder, is_finished = folder.is_dir(), (folder / SUMMARY).is_file()
+    kind = kind_of(folder) if is_folder else None
+    if is_finished and kind in (None, "run"):
+        return
+    what, hint = "does not exist or is not a folder", _RUNS
+    if kind == "run":
+        what, hint = "is a run that is not finished", "finish it: homoexport run RECIPE -o FOLDER --resume"
+    elif kind is not None:
+        what = f"is {with_article(kind)}, not a run"
+        hint = _RUNS if kind in ("student", "package") else f"its report is {folder / HTML_REPORT}; {_RUNS}"
+    elif is_folder:
+        what = f"is no run: it has no {SUMMARY}"
+    raise PackageError(what, where=str(folder), hint=hint)
 
 
 def _is_so(said: object, found: object) -> bool:

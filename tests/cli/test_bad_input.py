@@ -13,6 +13,8 @@ import yaml
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2Model
 
+from homoexport.documents.artifact import write_manifest
+from homoexport.documents.run_folder import begin
 from tests.conftest import QUICK, tiny_tokenizer, write_sentences
 from tests.stages.measure.tiny_onnx import write_package
 
@@ -157,6 +159,25 @@ def test_damaged_packages(homoexport, tmp_path, command):
     assert_refused(homoexport(*command, package), "truncated", "model.onnx")
     model.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert_refused(homoexport(*command, package), "altered", "model.onnx")
+
+
+def test_what_is_no_run_is_not_reported_and_what_to_give_is_told(homoexport, tmp_path):
+    package, empty = write_package(tmp_path / "package"), tmp_path / "empty"
+    empty.mkdir()
+    runs = "name folders that `homoexport run` wrote, or one of bench -o and one of eval -o together"
+    for folder, told in (
+        (package, "is a package, not a run"),
+        (empty, "is no run: it has no summary.json"),
+        (tmp_path / "nowhere", "does not exist or is not a folder"),
+    ):
+        assert_refused(homoexport("report", folder), f"{folder}: {told}; {runs}")
+        another = empty if folder is package else package
+        assert_refused(homoexport("report", folder, another), f"{folder}: {told}; {runs}")
+    write_manifest(empty, "measurement")
+    assert_refused(homoexport("report", empty), f"is a measurement, not a run; its report is {empty / 'report.html'}")
+    (tmp_path / "begun").mkdir()
+    begin(tmp_path / "begun", "run", "work")
+    assert_refused(homoexport("report", tmp_path / "begun"), "is a run that is not finished; finish it: ", "--resume")
 
 
 class _Folder(io.RawIOBase):

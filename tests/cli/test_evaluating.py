@@ -111,7 +111,7 @@ def test_what_the_docs_say_can_be_said(homoexport, tmp_path, monkeypatch):
             ["--task", "sts", "--label-column", "points"],
             ["no column 'points'", "set --label-column to one of", "score"],
         ),
-        (["--task", "masked-lm"], ["no column 'text'", "set --text-column to one of: sentence1"]),
+        (["--task", "search"], ["no column 'query'", "set --text-column to one of: sentence1"]),
         (["--task", "sts", "--label-column", "sentence1"], ["is no number", "--label-column"]),
         (["--task", "fidelity", "--text-column", "sentence1"], ["--teacher"]),
         (["--task", "fidelity", "--label-column", "score"], ["--label-column", "no difference"]),
@@ -183,7 +183,7 @@ def test_glue_is_judged_by_its_official_metrics(homoexport, package, glue, tmp_p
 
 def test_glue_that_cannot_be_judged_is_refused_in_one_line(homoexport, package, glue, tmp_path):
     for flags, words in (
-        (["--task", "sst2"], ["is for sentence-similarity", "--probe"]),
+        (["--task", "sst2"], ["is a sentence-similarity model", "--probe"]),
         (["--task", "rte", "--probe"], ["RTE/dev.tsv", "no such file", "--data-dir"]),
     ):
         told = homoexport("eval", package, "--data-dir", glue, *flags)
@@ -218,3 +218,16 @@ def test_a_probe_on_data_of_ones_own(homoexport, package, glue):
 def test_the_command_knows_every_task():
     assert set(get_args(AskedTask)) == {*TASKS, *GLUE, "mteb"}
     assert EVALUATION_TASKS.keys() == TASKS.keys()
+
+
+@pytest.mark.parametrize("data", ["none.tsv", "reviews.csv"])
+def test_a_classifier_is_told_which_tasks_it_has_before_its_data_are_blamed(homoexport, tmp_path, monkeypatch, data):
+    monkeypatch.chdir(tmp_path)
+    write_package(tmp_path / "classifier", "text-classification", labels=["no", "yes", "perhaps"])
+    (tmp_path / "reviews.csv").write_text("text,label\na,yes\n")
+    told = homoexport("eval", "classifier", "--task", "sts", "--data", data)
+    assert (told.code, told.err.splitlines()[-1]) == (
+        2,
+        "error: classifier: is a text-classification model of 3 labels, which --task sts cannot judge; judge it with "
+        "--task fidelity or classification, or name a sentence-similarity model",
+    )

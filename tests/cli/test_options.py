@@ -140,6 +140,12 @@ def test_the_list_of_commands_says_what_each_says_of_itself(name):
         (("distill", "--steps", "0"), "'--steps'"),
         (("plna",), "Did you mean 'plan'?"),
         (("verify",), "Missing argument 'FOLDER'; see `homoexport verify --help`"),
+        (
+            ("distill", "--stepz", "5"),
+            "No such option: --stepz; did you mean --steps?; see `homoexport",
+        ),
+        (("plan", "--batch", "5"), "No such option: --batch; did you mean --batch-size?; see `homoexport plan --help`"),
+        (("plan", "--bogus"), "No such option: --bogus; see `homoexport plan --help`"),
     ],
 )
 def test_wrong_usage_is_one_line(homoexport, words, said):
@@ -192,7 +198,9 @@ def test_columns_are_called_what_the_command_calls_them(homoexport, tmp_path):
     ("words", "kind", "parts"),
     [
         (("verify", "nowhere"), "PackageError", {"where"}),
-        (("distill", "--steps", "0"), "UsageError", set()),
+        (("distill", "--steps", "0"), "UsageError", {"what", "where", "hint"}),
+        (("distill", "--stepz", "5"), "UsageError", {"what", "where", "hint"}),
+        (("verify",), "UsageError", {"what", "where", "hint"}),
         (("run", "nowhere.yaml"), "RecipeError", {"what", "where", "hint"}),
     ],
 )
@@ -202,3 +210,6 @@ def test_with_json_an_error_is_json(homoexport, words, kind, parts):
     assert (outcome.code, plain.out, told["kind"], told["exit_code"]) == (2, "", kind, 2)
     assert outcome.err == plain.err == f"error: {told['message']}\n"
     assert parts <= told.keys()
+    if kind == "UsageError":
+        assert told["where"] in (words[1:2] or ["FOLDER"])
+        assert told["message"] == f"{told['what']}; {told['hint']}"

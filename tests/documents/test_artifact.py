@@ -58,7 +58,10 @@ def test_manifest_describes_every_file(artifact):
         (lambda folder: (folder / "weights.bin").write_bytes(b"0123456780"), "its sha256 is not the manifest's"),
         (lambda folder: (folder / "weights.bin").unlink(), "weights.bin: is missing"),
         (lambda folder: (folder / "more.txt").write_text("x"), "more.txt: is not in the manifest"),
-        (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json: is not JSON"),
+        (
+            lambda folder: (folder / "manifest.json").write_text("{\n  bad}"),
+            r"manifest.json: is not JSON \(.* at line 2 column 3\); copy or download the folder again",
+        ),
         (lambda folder: (folder / "manifest.json").unlink(), "has no manifest.json"),
     ],
 )

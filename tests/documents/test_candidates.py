@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from homoexport.choices import ModelTask
 from homoexport.documents.artifact import PackageManifest, read_manifest
 from homoexport.documents.budget import BudgetVerdict
 from homoexport.documents.package import CandidateFigures, PackageDetails
-from homoexport.report import candidate_table
+from homoexport.report import candidate_table, export_lines
 from homoexport.stages.export.card import model_card
 from tests.stages.measure.tiny_onnx import write_package
 
@@ -92,3 +93,31 @@ def test_only_what_ships_is_bold(details: PackageDetails) -> None:
     rows = [line for line in card.splitlines() if line.startswith(("| standard", "| **standard"))]
     assert [row.startswith("| **") for row in rows] == [False, False, False, True, False]
     assert details.model_copy(update={"candidates": ()}).shipped is None
+
+
+@pytest.mark.parametrize(
+    ("task", "output", "likeliest", "what"),
+    [
+        ("fill-mask", "logits", "token", "logits"),
+        ("text-classification", "logits", "label", "logits"),
+        ("token-classification", "logits", "label of a token", "logits"),
+        ("sentence-similarity", "sentence_embedding", None, "numbers"),
+    ],
+)
+def test_differences_are_told_with_the_size_of_what_differs(
+    tmp_path: Path, task: ModelTask, output: str, likeliest: str | None, what: str
+) -> None:
+    manifest = read_manifest(write_package(tmp_path / "package", task, labels=["a"]), PackageManifest)
+    agreement = 0.984 if likeliest else None
+    figures = {"output": output, "max_difference": 0.5, "max_relative_difference": 0.02, "top1_agreement": agreement}
+    details = manifest.details.model_copy(
+        update={
+            "parity": manifest.details.parity.model_copy(update=figures),
+            "batch_invariance": manifest.details.batch_invariance.model_copy(update={"max_difference": 0.64}),
+        }
+    )
+    _, against, company, *_ = export_lines("package", manifest.model_copy(update={"details": details}))
+    assert against.endswith(f", likeliest {likeliest} the same in 98.4%" if likeliest else "cosine 1.0000")
+    told = f"largest difference 0.64 in {what} of up to 25"
+    assert told in company
+    assert told in model_card("package", details, parent="0" * 64, source="me/it")

@@ -121,6 +121,44 @@ def test_mistakes_are_named(override, words):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            {"teacher": None, "teachr": "some/model"},
+            "test: unknown key 'teachr', and 'teacher' is missing; did you mean 'teacher'?",
+        ),
+        (
+            {"teacher": None, "distill": {"stepz": 10}},
+            "test: unknown key 'distill.stepz', and 'teacher', 'distill.objective', 'distill.steps', "
+            "'distill.batch_size' are missing; did you mean 'steps'?; add what is missing, or give it with --set",
+        ),
+        ({"teacher": None}, "test: 'teacher' is missing; add what is missing, or give it with --set"),
+    ],
+)
+def test_unknown_and_missing_keys_are_told_together(change, told):
+    tree = {key: value for key, value in (MINIMAL | change).items() if value is not None}
+    with pytest.raises(RecipeError) as caught:
+        parse_as(Recipe, tree, where="test")
+    assert str(caught.value) == told
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "told"),
+    [
+        ("name: a\ntext: {sources: [1\n", "line 3, column 1", "expected ',' or ']', but got '<stream end>'"),
+        ("name: a\n\tteacher: b\n", "line 2, column 1", "found character '\\t' that cannot start any token"),
+        ("name: a\nteacher: b: c\n", "line 2, column 11", "mapping values are not allowed here"),
+    ],
+)
+def test_where_a_recipe_is_no_yaml_is_told(tmp_path, text, place, told):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    assert str(caught.value).startswith(f"{path}, {place}: is not YAML ({told}); look for ")
+
+
 def test_every_field_has_its_help():
     sections = [Recipe]
     while sections:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BertConfig, BertModel, ElectraForPreTraining, GPT2Config
 from transformers.utils import logging
 
+from homoexport.documents import artifact
 from homoexport.encoder import (
     Pooling,
     family_of,
@@ -23,9 +24,10 @@ from homoexport.encoder import (
     save_tokenizer,
     slice_model,
 )
-from homoexport.errors import TeacherError
+from homoexport.errors import PackageError, TeacherError
 from tests.conftest import BERT_TINY, FAMILY_CONFIGS, MINILM, tiny_model, tiny_tokenizer
 from tests.encoder.oracle import outputs, random_keep
+from tests.pooling import write_modules
 
 
 @pytest.mark.weights
@@ -160,7 +162,7 @@ def _no_tokenizer(folder: Path) -> None:
         (_no_config, "is not a model: it has no config.json"),
         (_config_garbled, "config"),
         (_config_of_gpt2, "weights are missing"),
-        (_truncate_weights, "its weights do not load"),
+        (_truncate_weights, r"model\.safetensors: its weights do not load, .*; copy or download it again"),
         (_only_onnx, "is an ONNX package, without weights for torch; name the model that it was exported from"),
         (_lose_a_weight, "weights are missing .encoder.layer.0.output.dense.weight."),
         (_other_width, r"layer.0.intermediate.dense.bias is not 48 in its weights, as its config.json says"),
@@ -341,3 +343,17 @@ def test_what_a_tokenizer_gives_a_model_is_named(tmp_path):
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
     assert config["model_input_names"] == list(tokenizer("w1"))
+
+
+@pytest.mark.parametrize("has_modules", [True, False])
+def test_a_folder_is_searched_for_links_once(tiny_folder, monkeypatch, has_modules):
+    folder, searched = tiny_folder(), []
+    if has_modules:
+        write_modules(folder, {})
+    contents = artifact.contents
+    monkeypatch.setattr(artifact, "contents", lambda *a, **k: searched.append(a) or contents(*a, **k))
+    load_encoder(str(folder))
+    assert len(searched) == 1
+    (folder / "vocab.txt").symlink_to("/etc/passwd")
+    with pytest.raises(PackageError, match=r"vocab\.txt: is a link"):
+        load_encoder(str(folder))

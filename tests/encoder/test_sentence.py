@@ -113,7 +113,14 @@ def test_a_cross_encoder_is_a_classifier_of_pairs(tmp_path, inner):
 def test_a_prompt_that_stands_before_every_pair_is_not_lost_in_silence(tmp_path):
     _cross_encoder(tmp_path)
     _set_prompts(tmp_path, prompts={"query": "w3 ", "": ""}, default_prompt_name="")
-    assert load_encoder(str(tmp_path)).prompts is None
+    encoder = load_encoder(str(tmp_path))
+    assert encoder.prompts == Prompts(texts={"query": "w3 ", "": ""}, default="")
+    (tmp_path / "written").mkdir()
+    write_cross_encoder_files(
+        encoder.model.config, tmp_path / "written", file_name="model.onnx", max_length=40, prompts=encoder.prompts
+    )
+    name = "config_sentence_transformers.json"
+    assert json.loads((tmp_path / "written" / name).read_text()) == json.loads((tmp_path / name).read_text())
     _set_prompts(tmp_path, prompts={"query": "w3 "}, default_prompt_name="query")
     with pytest.raises(HomoexportError, match="has the prompt 'query' put before every pair"):
         load_encoder(str(tmp_path))

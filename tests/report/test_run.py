@@ -4,13 +4,15 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
-from homoexport.documents.artifact import write_manifest
+from homoexport.choices import AttentionForm
+from homoexport.documents.artifact import PackageManifest, read_manifest, write_manifest
 from homoexport.documents.document import to_json, write_text
+from homoexport.documents.package import CandidateFigures
 from homoexport.documents.student import StepRecord
 from homoexport.documents.summary import Summary
 from homoexport.errors import PackageError
@@ -40,6 +42,32 @@ def test_report_tells_the_run(run_dir: Path, summary: Summary, measurement: dict
     for link in links:
         assert (run_dir / link).read_bytes().startswith(b"\x89PNG")
     assert [entry.name for entry in run_dir.iterdir() if entry.name.startswith(".")] == []
+
+
+def test_words_of_the_candidates_table_are_explained(
+    run_dir: Path, summary: Summary, measurement: dict[str, Any]
+) -> None:
+    package = run_dir / "2-onnx"
+    details = read_manifest(package, PackageManifest).details
+    one = CandidateFigures(
+        name="standard-int8",
+        full_name="standard-int8",
+        precision="int8",
+        embeddings="int8",
+        calibration=None,
+        kept_in_fp32=(),
+        file_bytes=10,
+        latency_p50_ms=1.0,
+        round=1,
+        parity=details.parity,
+        parity_on_target=None,
+    )
+    write_manifest(package, "package", details=details.model_copy(update={"candidates": (one,)}))
+    text = write_report(run_dir, summary, measurement=typed(measurement)).read_text()
+    (line,) = [line for line in text.splitlines() if line.startswith("A candidate's name says")]
+    for word in (*get_args(AttentionForm), "int8-static", "cosine", "Went on"):
+        assert word in line
+    assert text.index("| candidate |") < text.index(line)
 
 
 def make_student(run_dir: Path, method: str, log: list[StepRecord]) -> None:
@@ -110,7 +138,8 @@ def test_missing_or_broken_parts_are_told(run_dir: Path, name: str, content: str
     (run_dir / name).unlink()
     if content is not None:
         (run_dir / name).write_text(content)
-    with pytest.raises(PackageError, match=re.escape(str(run_dir / name))):
+    is_unfinished = name == "summary.json" and content is None
+    with pytest.raises(PackageError, match="it has no summary" if is_unfinished else re.escape(str(run_dir / name))):
         report(run_dir)
     assert not (run_dir / "report.md").exists()
 

@@ -156,8 +156,12 @@ def test_missing_tokenizer_and_wrong_settings_are_named(tmp_path: Path) -> None:
     folder = write_package(tmp_path / "package")
     with pytest.raises(UserError, match="0 threads"):
         open_package(folder, threads=0)
-    with pytest.raises(UserError, match="a batch of 0"):
-        open_package(folder, threads=1).embed(["w0"], batch_size=0)
+    for wrong, told in (("two", "threads: 'two' threads"), (None, "threads: None threads"), (1.5, "1.5 threads")):
+        with pytest.raises(UserError, match=f"{told}; give a whole number, 1 or more"):
+            open_package(folder, threads=wrong)
+    for wrong in (0, "all", None):
+        with pytest.raises(UserError, match=f"a batch of {wrong!r} texts; give a whole number"):
+            open_package(folder, threads=np.int64(1)).embed(["w0"], batch_size=wrong)
     (folder / "tokenizer.json").unlink()
     write_manifest(folder, "package", details=read_manifest(folder, PackageManifest).details)
     with pytest.raises(PackageError, match=r"tokenizer\.json: is missing"):

@@ -13,6 +13,7 @@ import typer
 from homoexport.documents.budget import Budget
 from homoexport.documents.recipe import load_recipe
 from homoexport.errors import UserError
+from homoexport.stages.measure.targets import KINDS
 from homoexport.workflow.check import check_recipe
 from homoexport.workflow.init import init
 from tests.conftest import tiny_bert, tiny_model, tiny_tokenizer, write_sentences
@@ -232,3 +233,19 @@ def test_the_command_asks_where_there_is_a_terminal(homoexport, tmp_path, teache
     monkeypatch.setattr("typer.prompt", lambda *_words, **_how: next(answers))
     assert homoexport("init").code == 0
     assert load_recipe(tmp_path / "recipe.yaml").budget.lines() == {"file_mb": 5.0}
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ["--device", "toaster"],
+            f"device: unknown device 'toaster'; name one of: {', '.join(KINDS)}",
+        ),
+        (["--size", "12 parsecs"], "--size: '12 parsecs' is no size; write 12MB, or relative to the teacher: 4x, 25%"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_the_teacher_is_looked_for(homoexport, tmp_path, words, told):
+    done = homoexport("init", "--teacher", "nowhere", "--data", "none.txt", *words)
+    assert (done.code, done.err.splitlines()[-1]) == (2, f"error: {told}")
+    assert list(tmp_path.iterdir()) == []

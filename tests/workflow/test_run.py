@@ -312,7 +312,7 @@ def test_several_runs_are_laid_side_by_side(homoexport, kept_run, missed_run, tm
     for arguments, word in (
         ((kept_run.run, kept_run.run), "named twice"),
         ((kept_run.run, "-o", page), "--output: is for several runs"),
-        ((kept_run.run, tmp_path / "none"), "none: cannot be read"),
+        ((kept_run.run, tmp_path / "none"), "none: does not exist or is not a folder"),
         ((*folders, "-o", tmp_path), str(tmp_path)),
     ):
         refused = homoexport("report", *arguments)

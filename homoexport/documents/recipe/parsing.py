@@ -7,7 +7,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeAlias, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from homoexport.documents.document import first_fault
 from homoexport.documents.recipe.paths import looked_for, resolved
 from homoexport.documents.recipe.run import Recipe, RecipePart, Tree
-from homoexport.errors import RecipeError, refusing
+from homoexport.errors import RecipeError, first_line, refusing
 from homoexport.limits import limit, raise_hint
 
 SHIPPED = Path(__file__).parents[2] / "recipes"
@@ -26,6 +26,9 @@ _DEEPEST, _MOST_NODES, _BEYOND = 50, 100_000, 10**100  # of a recipe's tree, and
 _OPTION = r"[\w-]+|(threads|memory|quota|backend|isolation)=[\w.]+"
 _PLAIN_DEVICE = re.compile(rf"(?!ssh:)\w+(:({_OPTION})(,({_OPTION}))*)?", re.ASCII)
 _LOGIN = re.compile(r"ssh://[\w.@:-]+", re.ASCII)
+
+_Place: TypeAlias = "tuple[int | str, ...]"
+_UNKNOWN, _MISSING = "extra_forbidden", "missing"  # pydantic's words for faults of keys
 
 _Kind = TypeVar("_Kind", bound=BaseModel)
 
@@ -47,18 +50,36 @@ def _fields_at(kind: type[BaseModel], location: Sequence[int | str]) -> list[str
 
 
 def _explain(error: ValidationError, kind: type[BaseModel], where: str) -> RecipeError:
-    """The first mistake of a recipe, in one line."""
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        known = _fields_at(kind, first["loc"][:-1])
-        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.5)
-        hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(known)}"
-        return RecipeError(f"unknown key '{key}'", where=where, hint=hint)
-    if first["type"] == "missing":
-        return RecipeError(f"'{key}' is missing", where=where, hint="add it, or give it with --set")
-    given = "" if isinstance(first["input"], dict | list | tuple | BaseModel) else f" (given: {first['input']!r})"
-    return RecipeError(first_fault(error) + (given if key else ""), where=where)
+    """The first mistake of a recipe, in one line; of its keys, the first that is unknown and all that are missing."""
+    faults = error.errors()
+    key, given = _dotted(faults[0]["loc"]), faults[0]["input"]
+    if faults[0]["type"] in (_UNKNOWN, _MISSING):
+        unknown = next((fault["loc"] for fault in faults if fault["type"] == _UNKNOWN), None)
+        return _of_keys(unknown, [fault["loc"] for fault in faults if fault["type"] == _MISSING], kind, where)
+    message = first_fault(error).removeprefix(f"'{key}': ")
+    is_told = not key or isinstance(given, dict | list | tuple | BaseModel) or message.startswith(repr(given))
+    return RecipeError(message if is_told else f"{message} (given: {given!r})", where=where, key=key)
+
+
+def _of_keys(unknown: _Place | None, missing: Sequence[_Place], kind: type[BaseModel], where: str) -> RecipeError:
+    """That a key is unknown, with the nearest known one, and that others are missing."""
+    told, mends, meant = [], [], None
+    if unknown is not None:
+        known = _fields_at(kind, unknown[:-1])
+        near = difflib.get_close_matches(str(unknown[-1]), known, n=1, cutoff=0.5)
+        meant = (*unknown[:-1], *near)
+        told.append(f"unknown key '{_dotted(unknown)}'")
+        mends.append(f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(known)}")
+    if missing:
+        names = ", ".join(f"'{_dotted(place)}'" for place in missing)
+        told.append(f"{names} {'is' if len(missing) == 1 else 'are'} missing")
+    if any(place != meant for place in missing):
+        mends.append("add what is missing, or give it with --set")
+    return RecipeError(", and ".join(told), where=where, hint="; ".join(mends))
+
+
+def _dotted(place: _Place) -> str:
+    return ".".join(map(str, place))
 
 
 def _apply(tree: Tree, assignment: str) -> None:
@@ -128,7 +149,10 @@ def _parsed_yaml(text: str, *, where: str, what: str) -> Any:
         try:
             tree = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise RecipeError(f"{what} ({error})", where=where) from None
+            mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or first_line(error)
+            place = "" if mark is None else f", line {mark.line + 1}, column {mark.column + 1}"
+            hint = "look for an odd indent, a tab, or a quote or bracket without its other half, there or just before"
+            raise RecipeError(f"{what} ({problem})", where=f"{where}{place}", hint=hint) from None
     waiting, seen = [(tree, 0)], 0
     while waiting:
         node, depth = waiting.pop()

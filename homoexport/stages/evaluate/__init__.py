@@ -17,10 +17,10 @@ from homoexport.stages.evaluate.learned import (
     read_again,
     read_learned,
 )
-from homoexport.stages.evaluate.models import digest_of_source, open_model, package_of_file, torch_package
+from homoexport.stages.evaluate.models import digest_of_source, is_package, open_model, package_of_file, torch_package
 from homoexport.stages.evaluate.probe import MAX_TRAIN
 from homoexport.stages.evaluate.similarity import sts_qualities
-from homoexport.stages.evaluate.tasks import TASKS
+from homoexport.stages.evaluate.tasks import TASKS, refuse_unfit
 
 __all__ = [
     "GLUE",
@@ -38,6 +38,7 @@ __all__ = [
     "evaluate_on_mteb",
     "flags_of_task",
     "glue_task",
+    "is_package",
     "judged_task",
     "label_agreement",
     "label_indices",
@@ -52,6 +53,7 @@ __all__ = [
     "read_glue",
     "read_judged",
     "read_learned",
+    "refuse_unfit",
     "sts_qualities",
     "torch_package",
 ]

@@ -13,7 +13,7 @@ from homoexport.stages.evaluate.fidelity import Reference
 from homoexport.stages.evaluate.models import CutVectors, EmbeddedOnce, digest_of_source, is_package, open_model
 from homoexport.stages.evaluate.retrieval import check_enough, check_widths
 from homoexport.stages.evaluate.search import Search
-from homoexport.stages.evaluate.tasks import TASKS, check_asked
+from homoexport.stages.evaluate.tasks import TASKS, check_asked, refuse_unfit
 
 
 class Judge:
@@ -107,6 +107,9 @@ def evaluate_models(
     # All are opened first, so that a bad one does not cost the others their figures.
     asked = None if train else model_task
     opened = [open_model(source, threads=threads, task=asked, runtime=runtime) for source in models]
+    for source, model in zip(models, opened, strict=True):
+        if train is None:
+            refuse_unfit(source, model.details.task, labels=len(model.details.labels), task=task)
     of_models: list[list[QualityFigure]] = [[] for _ in models]
     if searched is not None:
         for model in opened:

@@ -41,7 +41,7 @@ def open_model(source: str, *, threads: int, task: str | None = None, runtime: R
 
 def digest_of_source(source: str) -> str:
     """Of what `open_model` takes: of an artifact, which is verified, as its manifest has it; of another model's folder,
-    of weights, config.json and tokenizer.json.
+    of all files that are read of it.
 
     Raises:
         TeacherError: no such model.
@@ -49,15 +49,12 @@ def digest_of_source(source: str) -> str:
     """
     if is_package(source) and (digest := digest_in(Path(source))):
         return digest
-    from homoexport.encoder import resolve_folder, transformer_folder  # here, for packages are judged without torch
+    from homoexport.encoder import files_of, resolve_folder  # here, for packages are judged without torch
 
     folder = resolve_folder(source)
     if digest := digest_in(folder):
         return digest
-    names = ["*.safetensors", "*_Dense/*", "pytorch_model*.bin", "config.json", "tokenizer.json"]
-    inner = transformer_folder(folder)
-    found = {path for place in {folder, inner} for name in names for path in place.glob(name)}
-    return digest_of({str(path.relative_to(folder)): sha256_file(path) for path in found})
+    return digest_of({str(path.relative_to(folder)): sha256_file(path) for path in files_of(folder)})
 
 
 def is_package(source: str) -> bool:

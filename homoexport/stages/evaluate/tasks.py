@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from homoexport.choices import EvaluationTask, ModelTask
+from homoexport.choices import CLASSIFYING, OUTPUT_NAMES, EvaluationTask, ModelTask
 from homoexport.documents.evaluation import Columns
-from homoexport.errors import TextError, UserError
+from homoexport.errors import PackageError, TextError, UserError
 from homoexport.runtime.inference import Package
 from homoexport.stages.evaluate.classification import check_labels, labelled_qualities
 from homoexport.stages.evaluate.estimate import Quality
@@ -81,6 +81,29 @@ TASKS: Mapping[EvaluationTask, Task] = {
         check=check_word_labels,
     ),
 }
+
+
+def refuse_unfit(model: str, kind: ModelTask, *, labels: int, task: EvaluationTask) -> None:
+    """Refuse (PackageError) a model that is for something else than a task, and say which tasks can judge it."""
+    fitting = [name for name in TASKS if _fits(name, kind, labels)]
+    if task in fitting:
+        return
+    asked = TASKS[task]
+    of_labels = f" of {labels} label{'s' * (labels != 1)}" if kind in CLASSIFYING else ""
+    hint = f"judge it with --task {' or '.join(fitting)}, or name a {asked.model_task or 'sentence-similarity'} model"
+    if asked.probe is not None:
+        hint += ", or train a probe on its vectors (--train, of GLUE --probe)"
+    raise PackageError(f"is a {kind} model{of_labels}, which --task {task} cannot judge", where=model, hint=hint)
+
+
+def _fits(task: EvaluationTask, kind: ModelTask, labels: int) -> bool:
+    """Whether a task can judge a model of a kind; a reranker has one label, its score."""
+    gives_vectors = OUTPUT_NAMES[kind][0] != "logits"
+    if task == "fidelity":
+        return gives_vectors or kind in CLASSIFYING
+    if (wanted := TASKS[task].model_task) is not None:
+        return kind == wanted
+    return gives_vectors or (task == "sts" and kind == "text-classification" and labels == 1)
 
 
 def check_asked(task: EvaluationTask, examples: Examples, *, has_teacher: bool) -> None:

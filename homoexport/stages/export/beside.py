@@ -131,7 +131,8 @@ def write_beside(
     if not asked and not math.isfinite(latency):
         return "could not be timed, for it does not fit into the target's memory"
     if not asked and not latency * TIE < ours:
-        return f"takes {latency / ours:.2f} times as long as {chosen.name} ({latency:.3f} ms against {ours:.3f} ms)"
+        times = f"its {best.name} {latency:.3f} ms against {ours:.3f} ms"
+        return f"takes {latency / ours:.2f} times as long as {chosen.name} ({times})"
     file = RUNTIME_FILES[runtime][0]
     shutil.copytree(best.file.parent, (folder / file).parent, copy_function=shutil.copyfile)
     return RuntimeFile(

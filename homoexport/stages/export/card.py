@@ -34,7 +34,6 @@ def model_card(name: str, details: PackageDetails, *, parent: str, source: str) 
         source = Path(source).resolve().name  # the rest of the path is nobody else's business
     elif "/" in source and not source.startswith("package:"):
         front["base_model"] = source
-    difference = details.batch_invariance.max_difference
     return rendered(
         "card.md.jinja",
         name=name,
@@ -50,7 +49,6 @@ def model_card(name: str, details: PackageDetails, *, parent: str, source: str) 
         dtype=PRECISIONS[details.precision].transformers_js_dtype,
         js_task="feature-extraction" if details.task == "sentence-similarity" else details.task,
         js_call=_js_call(details),
-        difference="not finite" if difference is None else f"{difference:.2g}",
     )
 
 

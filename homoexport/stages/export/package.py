@@ -6,6 +6,7 @@ import copy
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import onnx_ir as ir
@@ -42,6 +43,7 @@ from homoexport.lock import scratch_folder
 from homoexport.runtime.worker.head import write_head
 from homoexport.schemes import (
     EMBEDDINGS,
+    NO_TEXT,
     PRECISIONS,
     SCHEMES,
     embeddings_of,
@@ -106,9 +108,9 @@ def export_encoder(
     calibrated, max_length = bool(texts), max_length_of(encoder)
     refuse_scales_without_text(settings.quantize, calibrated=calibrated)
     refuse_unknown(encoder, settings.runtime)
-    tried = schemes_for(
-        settings.quantize, target.instruction_sets, x86=target.x86, calibrated=calibrated, provider=target.provider
-    )
+    known = partial(schemes_for, settings.quantize, target.instruction_sets, x86=target.x86, provider=target.provider)
+    tried = known(calibrated=calibrated)
+    untried = {str(scheme): NO_TEXT for scheme in known(calibrated=True) if scheme not in tried}
     schemes = {scheme: embeddings_of(settings.embeddings, scheme) for scheme in tried}
     if settings.with_tokenizer:
         refuse_inexpressible(encoder.tokenizer, max_length=max_length)
@@ -135,7 +137,7 @@ def export_encoder(
         graph = ir.load(choice.chosen.file)
         model_file = _write_files(encoder, graph, choice.chosen, folder, max_length=max_length)
         details = _details_of(maker, choice, graph, timed_at=timed_at, held_on=held_on)
-        details = details.model_copy(update={"browser": in_browser})
+        details = details.model_copy(update={"browser": in_browser, "left_out": details.left_out | untried})
         if settings.with_tokenizer:
             details = details.model_copy(update={"with_tokenizer": _pack_tokenizer(model_file, folder, maker)})
         if settings.with_ort_format:
@@ -189,7 +191,8 @@ def _write_files(encoder: Encoder, graph: ir.Model, chosen: Candidate, folder: P
             (folder / PROMPT_FOLDER).mkdir()
             write_head(folder / PROMPT_FOLDER, head_of(encoder))
     if encoder.task == "text-classification":
-        write_cross_encoder_files(encoder.model.config, folder, file_name=model_file.name, max_length=max_length)
+        named, prompts = model_file.name, encoder.prompts
+        write_cross_encoder_files(encoder.model.config, folder, file_name=named, max_length=max_length, prompts=prompts)
     return model_file
 
 
@@ -233,6 +236,8 @@ def _beside(
     for runtime, answer in answers.items():
         before = set(maker.left_out)
         schemes = schemes_in(runtime, settings.quantize, calibrated=calibrated)
+        could_be = () if isinstance(answer, str) else schemes_in(runtime, settings.quantize, calibrated=True)
+        maker.left_out |= {f"{runtime} {scheme}": NO_TEXT for scheme in could_be if scheme not in schemes}
         written = (
             answer
             if isinstance(answer, str)

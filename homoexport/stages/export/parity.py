@@ -79,6 +79,7 @@ def in_words(parity: Parity) -> str:
     """The figures of an output, for a reason."""
     agreement = "" if parity.top1_agreement is None else f", top-1 agreement {parity.top1_agreement:.3f}"
     difference = "not finite" if parity.max_difference is None else f"{parity.max_difference:.2g}"
+    difference += f" in values of up to {parity.largest_value:.2g}" if parity.largest_value else ""
     return (
         f"({parity.output}) largest difference {difference}, "
         f"cosine {parity.mean_cosine:.4f} mean and {parity.min_cosine:.4f} least{agreement}"

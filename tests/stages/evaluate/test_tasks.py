@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +11,21 @@ import pytest
 import torch
 from scipy import stats
 
+from homoexport.choices import ModelTask
 from homoexport.documents.artifact import write_manifest
 from homoexport.documents.evaluation import Columns
 from homoexport.encoder import load_encoder
 from homoexport.errors import PackageError, TeacherError, TextError, UserError
 from homoexport.runtime.inference import open_package
-from homoexport.stages.evaluate import Examples, digest_of_source, evaluate_models, open_model, read_examples
+from homoexport.stages.evaluate import (
+    TASKS,
+    Examples,
+    digest_of_source,
+    evaluate_models,
+    open_model,
+    read_examples,
+    refuse_unfit,
+)
 from homoexport.stages.evaluate.models import torch_package
 from homoexport.stages.evaluate.retrieval import retrieval_qualities
 from tests.conftest import MINILM, sentence_vectors, tiny_model, tiny_tokenizer
@@ -76,6 +87,14 @@ def test_an_altered_student_is_not_judged_and_others_are_known_by_all_their_file
         (folder / name).write_text((folder / name).read_text() + "\n")
         digests.add(digest_of_source(str(folder)))
     assert len(digests) == 3
+    other = shutil.copytree(folder, tmp_path / "other")
+    for name in ("modules.json", "1_Pooling/config.json", "config_sentence_transformers.json", "tokenizer_config.json"):
+        (other / name).parent.mkdir(exist_ok=True)
+        (other / name).write_text("[]" if name == "modules.json" else "{}")
+        digests.add(digest_of_source(str(other)))
+    (other / "thesis.txt").write_text("is not read")
+    digests.add(digest_of_source(str(other)))
+    assert len(digests) == 7
     write_manifest(folder, "student", details=student_details())
     open_model(str(folder), threads=1)
     weights = bytearray((folder / "model.safetensors").read_bytes())
@@ -159,12 +178,32 @@ def test_what_does_not_fit_together_is_refused(tmp_path: Path) -> None:
         evaluate_models([str(package)], pairs(["1", "high", "3"]), task="sts")
     with pytest.raises(TextError, match="has the score 2 alone"):
         evaluate_models([str(package)], pairs(["2", "2.0", "2"]), task="sts")
-    with pytest.raises(PackageError, match="gives no vectors"):
+    with pytest.raises(PackageError, match="is a fill-mask model, which --task sts cannot judge"):
         evaluate_models([str(masked)], pairs(["1", "2", "3"]), task="sts")
     with pytest.raises(PackageError, match="is a sentence-similarity model"):
         evaluate_models([str(package)], texts, task="masked-lm")
     with pytest.raises(TeacherError, match="no such model folder"):
         evaluate_models([str(tmp_path / "nowhere")], texts, task="masked-lm")
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels", "fitting"),
+    [
+        ("sentence-similarity", 0, {"sts", "search", "fidelity"}),
+        ("feature-extraction", 0, {"sts", "search", "fidelity"}),
+        ("fill-mask", 0, {"masked-lm"}),
+        ("text-classification", 3, {"fidelity", "classification"}),
+        ("text-classification", 1, {"sts", "fidelity", "classification"}),  # a reranker
+        ("token-classification", 3, {"fidelity", "tagging"}),
+    ],
+)
+def test_which_tasks_can_judge_a_model(kind: ModelTask, labels: int, fitting: set[str]) -> None:
+    for task in TASKS:
+        with nullcontext() if task in fitting else pytest.raises(PackageError) as caught:
+            refuse_unfit("it", kind, labels=labels, task=task)
+        if caught is not None:
+            said = str(caught.value).partition("--task ")[2].partition("; judge it with --task ")[2].partition(",")[0]
+            assert set(said.split(" or ")) == fitting
 
 
 def test_a_whole_number_is_one_label_however_it_is_written(tmp_path: Path) -> None:

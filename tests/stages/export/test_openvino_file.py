@@ -16,7 +16,7 @@ from homoexport.errors import DeviceError, PackageError, ParityError, UserError
 from homoexport.runtime.inference import open_package
 from homoexport.runtime.installed import install_hint
 from homoexport.runtime.vectors import cosines
-from homoexport.schemes import schemes_in
+from homoexport.schemes import NO_TEXT, schemes_in
 from homoexport.stages.export.openvino_file import OPENVINO_FILE
 from homoexport.stages.measure import Extras, answers_of_file
 from homoexport.workflow.evaluate import evaluate
@@ -154,6 +154,7 @@ def test_where_it_is_slower_the_package_says_so(tiny_encoder, export_once, tmp_p
     assert details.openvino is None
     assert not (folder / "openvino").exists()
     assert details.left_out["openvino"].startswith("takes 1.50 times as long as ")
+    assert details.left_out["openvino"].endswith(" (its unfused-fp32 1.500 ms against 1.000 ms)")
     with pytest.raises(PackageError, match=r"no file for OpenVINO \(left out: takes 1.50 times as long as .*export it"):
         open_package(folder, runtime="openvino")
 
@@ -220,3 +221,12 @@ def test_without_the_library_a_package_is_refused_in_one_line(tiny_encoder, expo
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     with pytest.raises(UserError, match=r"OpenVINO is not installed; pip install 'homoexport\[openvino\]'"):
         open_package(folder, runtime="openvino")
+
+
+def test_what_was_not_tried_for_want_of_text_is_told(tiny_encoder, export_once, tmp_path):
+    settings = {"ratio": 0.5, "runtime": "auto", "quantize": "auto"}
+    _, details = exported(tiny_encoder("sentence-similarity"), tmp_path / "package", texts=(), **settings)
+    untried = {name: why for name, why in details.left_out.items() if "--text" in why}
+    assert untried == dict.fromkeys(["int8-static", "openvino int8-static"], NO_TEXT)
+    _, details = exported(tiny_encoder("sentence-similarity"), tmp_path / "other", **settings)
+    assert not any("--text" in why for why in details.left_out.values())

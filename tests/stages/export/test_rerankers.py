@@ -120,6 +120,17 @@ def test_cross_encoder_is_told_the_file_and_the_activation(tmp_path, quantize, a
     assert kept == known
 
 
+def test_prompts_that_pairs_may_stand_behind_stay_with_the_package(tmp_path):
+    source = Path(write_model(tmp_path / "model"))
+    module = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}
+    (source / "modules.json").write_text(json.dumps([module]))
+    (source / "config_sentence_transformers.json").write_text(json.dumps({"prompts": {"query": "w3 "}}))
+    encoder, package = package_of(str(source), tmp_path / "package")
+    said = json.loads((package / "config_sentence_transformers.json").read_text())
+    assert said == {"model_type": "CrossEncoder", "prompts": {"query": "w3 "}, "default_prompt_name": None}
+    np.testing.assert_allclose(open_package(package).score(PAIRS), torch_scores(encoder), atol=1e-4)
+
+
 def test_what_learns_scores_has_no_activation(tmp_path):
     source = write_model(tmp_path / "model", outputs=3)
     assert load_classifier(source, []).model.config.sentence_transformers == {"activation_fn": IDENTITY}
