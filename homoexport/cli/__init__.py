@@ -6,6 +6,7 @@ accuracy gate is missed.
 
 from __future__ import annotations
 
+import atexit
 import errno
 import os
 import re
@@ -35,6 +36,7 @@ _NO_PATHS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno
 _SHOWN = 200  # characters of it
 _NEAR = 0.65  # of 1, the likeness of a name that may have been meant
 _INTERRUPTED, _CUT_OFF = 128 + signal.SIGINT, 128 + signal.SIGPIPE
+_ENDED = (_INTERRUPTED, *(128 + getattr(signal, name, signal.SIGTERM) for name in ("SIGTERM", "SIGHUP")))  # by others
 
 
 def _end(number: int, _frame: FrameType | None) -> None:
@@ -42,8 +44,23 @@ def _end(number: int, _frame: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
+def command() -> None:
+    """Entry point of the `homoexport` command: `main`. A process that a signal ends is gone when all is cleaned up: to
+    take its interpreter apart, with torch in it, can take seconds more."""
+    try:
+        main()
+    except SystemExit as end:
+        if not isinstance(end.code, int) or end.code not in _ENDED:
+            raise
+        with suppress(OSError, ValueError):  # that cannot be written to, or are closed
+            atexit._run_exitfuncs()
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(end.code)
+
+
 def main() -> None:
-    """Entry point of the `homoexport` command."""
+    """Run the command that the arguments name, and exit with its code."""
     # Libraries' own bars and advice would be mixed with ours.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import json
 import re
+import signal
 import stat
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -113,3 +116,35 @@ def test_paths_that_no_file_can_have_are_one_line(homoexport, monkeypatch, tmp_p
     verb, *rest = command
     outcome = homoexport(verb, tmp_path / ("n" * 300), *rest)
     assert (outcome.code, outcome.err.count("error: ")) == (2, 1)
+
+
+ENDED = """
+import atexit, os, signal, sys, time
+from homoexport import cli
+
+class TakenApart:
+    def __del__(self):
+        time.sleep(100)  # as an interpreter with torch in it, on a busy machine
+
+kept = TakenApart()
+atexit.register(print, "cleaned up")
+
+def work(*_arguments, **_named):
+    try:
+        os.kill(os.getpid(), signal.{name})
+        time.sleep(100)
+    finally:
+        print("put away")
+
+cli.app = work
+cli.command()
+"""
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_process_that_a_signal_ends_does_not_stay_to_be_taken_apart(name):
+    done = subprocess.run(
+        [sys.executable, "-c", ENDED.format(name=name)], capture_output=True, text=True, check=False, timeout=90
+    )
+    assert (done.returncode, done.stdout.split("\n")) == (128 + getattr(signal, name), ["put away", "cleaned up", ""])
