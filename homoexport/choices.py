@@ -51,7 +51,8 @@ BrowserProvider = Literal["wasm", "webgpu"]  # onnxruntime-web's execution provi
 BROWSER_PROVIDERS: tuple[BrowserProvider, ...] = get_args(BrowserProvider)
 
 # What a folder with a manifest holds.
-ArtifactKind = Literal["student", "package", "measurement", "plan", "evaluation"]
+# A model is one that was fine-tuned, be it a teacher or a student.
+ArtifactKind = Literal["student", "model", "package", "measurement", "plan", "evaluation"]
 WorkKind = Literal["student", "run", "finetuning"]  # what a folder is of that can be resumed
 
 # Evaluating and fine-tuning.

@@ -64,6 +64,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 STUDENT = {"student.hidden_size": "32", "student.intermediate_size": "48", "student.num_attention_heads": "2"}
+LEARNING = ("--set", "teacher=teacher", "--set", "finetune.epochs=0.2")
 MINE = {name: value for name, value in SHORT.items() if name != "text.sources"} | STUDENT
 
 
@@ -86,7 +87,7 @@ def walk(page: str, call: Callable[..., Outcome], *more: str, **hurried: Sequenc
         more: flags of `run`, besides those of few steps.
         hurried: flags that are added to other commands, for the sake of time.
     """
-    added = {"run": [*flags(MINE), *more], "finetune": ["--epochs", "0.2"], **hurried}
+    added = {"run": [*flags(MINE), *more], **hurried}
     for line in commands(page):
         if not any(word in line for word in ELSEWHERE):
             follow(line, call, added.get(line.split()[1], ()))
@@ -122,7 +123,7 @@ def test_search(homoexport, place):
 @pytest.mark.slow
 def test_classifier(homoexport, place, capsys, monkeypatch):
     monkeypatch.setattr("homoexport.open_package", opened_in_place_of("classifier-arm", "runs/classifier/2-onnx"))
-    walk("tutorial-classifier.md", homoexport)
+    walk("tutorial-classifier.md", homoexport, *LEARNING)
     left_by("tutorial-classifier.md")
     assert set(capsys.readouterr().out.split()[-2:]) <= {"bad", "good"}
 
@@ -140,7 +141,7 @@ def test_reranker(homoexport, place):
     for file in ("train.csv", "dev.csv"):
         path = place / file
         path.write_text(path.read_text().replace("text,passage", "query,passage"))
-    walk("tutorial-reranker.md", homoexport)
+    walk("tutorial-reranker.md", homoexport, *LEARNING)
     left = left_by("tutorial-reranker.md")
     assert len(left["best_first"]) == 2
     assert left["best_first"] == sorted(left["best_first"], reverse=True)
@@ -229,7 +230,7 @@ def test_rerankers(homoexport, place):
         (place / f"STS-B/{name}.tsv").write_text("\n".join(["sentence1\tsentence2\tscore", *rows]))
     (place / "pairs.csv").write_text("query,passage\nw1 w2,w3\n")
     (place / "reranker").symlink_to("runs/reranker/2-onnx")
-    walk("rerankers.md", homoexport)
+    walk("rerankers.md", homoexport, *LEARNING)
     assert np.load("scores.npy").shape == (1, 1)
 
 

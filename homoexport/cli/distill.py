@@ -88,6 +88,9 @@ def distill(
             where=str(recipe or "distill"),
             hint="`homoexport run` plans one; or give --hidden-size",
         )
+    if settings.finetune is not None:
+        hint = "`homoexport run` does all of it; or give --teacher one that knows the labels, and --set finetune=null"
+        raise UserError("the teacher is to be fine-tuned first, by a run", where="finetune", hint=hint)
     output = run_folder(settings.name, output, resume=resume)
     with looked_for(settings, recipe=recipe), as_flags(given), resumable(output), screen.Bars() as bars:
         screen.stage_line(f"Distilling {settings.teacher}")

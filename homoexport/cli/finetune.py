@@ -86,8 +86,9 @@ def finetune(
 
     homoexport finetune MODEL --task sst2 -o sst2-classifier
 
-    Writes a stock classifier's folder, to be exported or to be a teacher. Several tasks or seeds become folders
-    TASK/seed-N and a summary. What a flag says goes before the recipe, also before what that says of the task.
+    Writes a stock classifier's folder, to be exported or to be a teacher (a run's recipe with `finetune` makes its
+    teacher so). Several tasks or seeds become folders TASK/seed-N and a summary. What a flag says goes before the
+    recipe, also before what that says of the task.
     """
     settings = _settings(given, recipe, overrides, seed)
     out_dir = output or Path(f"{name_of(model)}-{task}")

@@ -26,7 +26,7 @@ TextColumn = Annotated[str | None, typer.Option(help="Column of the texts; by de
 PairColumn = Annotated[str | None, typer.Option(help="Column of the second texts; by default guessed.")]
 LabelColumn = Annotated[
     str | None,
-    typer.Option(help="Column of labels or scores. A teacher that knows no labels is to learn them first, then."),
+    typer.Option(help="Column of labels or scores. A teacher that knows no labels learns them first, then."),
 ]
 _BUDGET = ("latency_p95_ms", "file_mb", "peak_rss_mb")
 
@@ -74,7 +74,7 @@ def init(
     )
     rows = ["  " + "  ".join(f"{role}: {cell}" for role, cell in row.items()) for row in draft.rows]
     recipe = shlex.quote(str(draft.path))
-    first = [] if draft.learn is None else [f"First:  {draft.learn}"]
+    first = ["First:  name labelled texts to judge the teacher on (finetune.dev)"] if draft.recipe.finetune else []
     if draft.left_out is not None:
         is_classifier = "classification" in draft.recipe.distill.objective
         mend = "" if is_classifier else f"; --label-column {shlex.quote(draft.left_out)} has it learn them first"

@@ -31,6 +31,7 @@ from homoexport.errors import UserError
 
 if TYPE_CHECKING:
     from homoexport.documents.summary import Summary
+    from homoexport.workflow.progress import Progress
 
 Check = Annotated[
     bool,
@@ -59,10 +60,12 @@ def run(
 ) -> None:
     """Do the whole journey: plan, distil, export, quantize, measure, report.
 
-    Where the recipe names no student, or with --plan, the student is the shape that the budget allows and that keeps
-    most of the teacher; if its measured package misses a line all the same, it is pruned further. The run's folder
-    holds the student, its ONNX package, the measurement, report.html and summary.json. Exits with 3 where a line of the
-    budget is missed or the student does not fit the device.
+    A recipe with `finetune` has the teacher learn its labels first. Where the recipe names no student, or with --plan,
+    the student is the shape that the budget allows and that keeps most of the teacher; if its measured package misses a
+    line all the same, it is pruned further. The run's folder holds the student, its ONNX package, the measurement,
+    report.html and summary.json. Of several students each has such a folder below the run's, whose report.html compares
+    them. Exits with 3 where a line of the budget is missed (of several students by all) or the student does not fit the
+    device.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("run is one process's", where="run", hint="launch `distill` with many, then `export`")
@@ -77,12 +80,16 @@ def run(
     with looked_for(settings, recipe=recipe), resumable(run_dir), screen.Bars() as bars:
         screen.stage_line(f"Running {settings.name}")
         from homoexport.report import summary_table
-        from homoexport.workflow.progress import Progress
         from homoexport.workflow.run import run as run_recipe
+        from homoexport.workflow.several import run_students
 
-        progress = Progress(
-            on_stage=bars.on_stage, on_share=bars.on_measure, on_note=bars.on_note, on_distill=bars.on_distill
-        )
+        progress = _told_to(bars)
+        if settings.students:
+            runs = run_students(settings, output=run_dir, force=force, resume=resume, progress=progress)
+            _show_several(runs, run_dir / HTML_REPORT, as_json=as_json)
+            if not any(run.budget_kept for run in runs.values()):
+                raise typer.Exit(3)
+            return
         summary = run_recipe(settings, output=run_dir, force=force, resume=resume, progress=progress)
         where = [f"Package: {run_dir / PACKAGE}", f"Report:  {run_dir / HTML_REPORT}"]
         screen.show(summary, summary_table(summary), *_verdicts(summary, run_dir), *where, as_json=as_json)
@@ -95,6 +102,26 @@ def _verdicts(summary: Summary, run_dir: Path) -> list[str | Text]:
     from homoexport.report import next_steps, verdict_lines
 
     return [*verdict_lines(summary.budget), *(f"Next: {step}" for step in next_steps(summary, run_dir))]
+
+
+def _told_to(bars: screen.Bars) -> Progress:
+    from homoexport.workflow.progress import Progress
+
+    return Progress(
+        on_stage=bars.on_stage,
+        on_share=bars.on_measure,
+        on_note=bars.on_note,
+        on_distill=bars.on_distill,
+        on_finetune=bars.on_finetune,
+    )
+
+
+def _show_several(runs: dict[str, Summary], page: Path, *, as_json: bool) -> None:
+    """Students side by side, in the terminal."""
+    from homoexport.report import side_by_side_notes, side_by_side_table
+
+    told = [*side_by_side_notes(runs), f"Report: {page}"]
+    screen.show(list(runs.values()), side_by_side_table(runs), *told, as_json=as_json)
 
 
 def _check(settings: Recipe, recipe: Path, output: Path | None, *, as_json: bool, **how: bool) -> None:
@@ -145,7 +172,7 @@ def report(
 
 def _side_by_side(folders: list[Path], page: Path, *, as_json: bool) -> None:
     """The page of several runs, or of the models that one folder measured and another judged."""
-    from homoexport.report import comparison_notes, comparison_table, side_by_side_notes, side_by_side_table
+    from homoexport.report import comparison_notes, comparison_table
     from homoexport.workflow.summary import report_comparison, report_side_by_side
 
     if sorted(str(kind_of(folder)) for folder in folders) == ["evaluation", "measurement"]:
@@ -153,6 +180,4 @@ def _side_by_side(folders: list[Path], page: Path, *, as_json: bool) -> None:
         told = [*comparison_notes(*found), f"Report: {page}"]
         screen.show(found, comparison_table(*found), *told, as_json=as_json)
         return
-    runs = report_side_by_side(folders, output=page)
-    told = [*side_by_side_notes(runs), f"Report: {page}"]
-    screen.show(list(runs.values()), side_by_side_table(runs), *told, as_json=as_json)
+    _show_several(report_side_by_side(folders, output=page), page, as_json=as_json)

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -38,6 +38,7 @@ from homoexport.host import HostDescription, describe_host, library_versions
 MANIFEST = "manifest.json"
 RUN_MARK = "run.json"  # stands in the folder of a run from its first second on: see `run_folder`
 STATES = (".checkpoint.pt", ".checkpoint.good.pt", ".end.pt")  # that work goes on from: no part of an artifact
+HELD_OUT = "held_out.txt"  # people's texts, by which an export checks itself: see `write_held_out`
 _HIDDEN = {*STATES, ".git", ".gitattributes", ".gitignore", ".cache", ".DS_Store"}  # others' that do no harm
 _NOTES = ("*.md", "readme*", "licen[cs]e*", "notice*", "citation*", "thumbs.db", "desktop.ini")  # in any case
 
@@ -93,10 +94,16 @@ class Manifest(Document):
 
 
 class StudentManifest(Manifest):
-    """The manifest of a student."""
+    """The manifest of a student, or of a fine-tuned model, which was called a student, too, before version 2.6."""
 
-    kind: Literal["student"]
+    kind: Literal["student", "model"]
     details: StudentDetails
+
+    @model_validator(mode="after")
+    def _is_called_what_it_is(self) -> StudentManifest:
+        if self.kind == "model" and not isinstance(self.details, FinetunedDetails):
+            raise ValueError("only what was fine-tuned is of kind 'model'")
+        return self
 
 
 class DistilledManifest(StudentManifest):
@@ -106,8 +113,9 @@ class DistilledManifest(StudentManifest):
 
 
 class FinetunedManifest(StudentManifest):
-    """The manifest of a student that was fine-tuned."""
+    """The manifest of a model that was fine-tuned."""
 
+    kind: Literal["model", "student"]
     details: FinetunedDetails
 
 
@@ -157,7 +165,11 @@ class PackageManifest(Manifest):
         return {graph, *beside}
 
 
-_FORMS: dict[str, type[Manifest]] = {"student": StudentManifest, "package": PackageManifest}
+_FORMS: dict[str, type[Manifest]] = {
+    "student": StudentManifest,
+    "model": FinetunedManifest,
+    "package": PackageManifest,
+}
 M = TypeVar("M", bound=Manifest)
 
 
@@ -254,10 +266,10 @@ def read_manifest(folder: Path, form: type[M]) -> M:
         raise PackageError(what, where=str(folder), hint="name a folder that homoexport wrote")
     content = read_json(path, hint="copy or download the folder again, or have it written again")
     found = content.get("kind") if isinstance(content, dict) else None
-    asked = next((kind for kind, its_form in _FORMS.items() if issubclass(form, its_form)), None)
-    if isinstance(found, str) and asked not in (None, found):
-        what = f"is {with_article(found)}, not {with_article(asked)}"
-        raise PackageError(what, where=str(folder), hint=f"name {with_article(asked)} folder")
+    asked = () if form is Manifest else get_args(form.model_fields["kind"].annotation)
+    if isinstance(found, str) and asked and found not in asked:
+        what = f"is {with_article(found)}, not {with_article(asked[0])}"
+        raise PackageError(what, where=str(folder), hint=f"name {with_article(asked[0])} folder")
     whole = form if asked else _FORMS.get(str(found), form)
     manifest = parse_document(content, whole, where=str(path), hint="write the artifact again")
     assert isinstance(manifest, form)
@@ -298,7 +310,8 @@ def verify(
     """Check every file of an artifact against its manifest, and return the manifest.
 
     Besides that the manifest names all files there are; the artifact's digest is that of its files; there are no links;
-    and a package's graphs take their weights from its own files.
+    and a package's graphs take their weights from its own files. Held-out text alone may be missing, for it is not
+    published with a model.
 
     Args:
         form: the manifest's class, of the kind that it must be; by default any kind will do.
@@ -315,7 +328,8 @@ def verify(
     with readable(PackageError, folder):
         _refuse_others(folder, manifest, strict=strict)
         for name, entry in manifest.files.items():
-            if strict or not _is_note(name):
+            is_left_out = name == HELD_OUT and not (folder / name).exists()
+            if not is_left_out and (strict or not _is_note(name)):
                 _check_file(folder / name, entry)
     if isinstance(manifest, PackageManifest):
         for name in (name for graph in manifest.graphs for name in manifest.graph_files(folder, graph)):

@@ -3,6 +3,7 @@
 A run's folder:
 
     plan          what the budget can afford, where the recipe names no student
+    0-finetuned   the teacher once it has learned its task, where the recipe has it fine-tuned first
     0-teacher     the teacher's fp32 ONNX package, to compare with
     1-student     the distilled student
     2-onnx        the student's package, which is what ships
@@ -10,7 +11,10 @@ A run's folder:
     turns/N       1-student to 3-measured of a turn that missed the budget, and was pruned on from
     report.md, report.html, summary.json, plots/
 
-Several students of one distillation lie in one folder each, by their names; fine-tuned ones in TASK/seed-N.
+A run of several students has `1-students`, their one distillation, and for each of them a run's folder of its name,
+with the same files (hard links) in `1-student`; its report.html compares them.
+
+Several students of one distillation lie in one folder each, by their names; several fine-tuned models in TASK/seed-N.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from glob import escape
 from pathlib import Path, PurePosixPath
 
 from homoexport.documents.artifact import (
+    HELD_OUT,
     MANIFEST,
     RUN_MARK,
     STATES,
@@ -37,11 +42,12 @@ from homoexport.documents.package import PROMPT_FOLDER
 from homoexport.errors import PackageError
 from homoexport.lock import is_ours
 
-PLAN, TEACHER, STUDENT, PACKAGE, MEASURED, TURNS = "plan", "0-teacher", "1-student", "2-onnx", "3-measured", "turns"
+PLAN, FINETUNED, TEACHER, STUDENT, PACKAGE = "plan", "0-finetuned", "0-teacher", "1-student", "2-onnx"
+MEASURED, TURNS, STUDENTS = "3-measured", "turns", "1-students"
 REPORT, HTML_REPORT, PLOTS = "report.md", "report.html", "plots"
 SUMMARY = "summary.json"  # written last: a run that has it is over
 MEASUREMENT, FLOORS = "measurement.json", "floors.json"  # in 3-measured
-LOG, HELD_OUT = "log.jsonl", "held_out.txt"  # in a student's folder
+LOG = "log.jsonl"  # in a student's folder
 # A run goes on from the first, goes back to the second when its loss is no number any more, and may go on to a narrower
 # student from the third.
 CHECKPOINT, GOOD_CHECKPOINT, END_STATE = STATES
@@ -61,10 +67,10 @@ _OF_ARTIFACTS = {  # that are not finished, or whose manifest is damaged
     *("[0-9]_[A-Z]*/", "[0-9]_[A-Z]*/config.json", "[0-9]_[A-Z]*/*.safetensors"),
 }
 _OF_OTHERS = {  # of hubs and desktops, of no worth to anybody
-    *(".cache/", ".cache/huggingface/", ".cache/huggingface/*", ".gitattributes"),
+    *(".cache/", ".cache/huggingface/", ".cache/huggingface/*", ".gitattributes", ".gitignore"),
     *(".DS_Store", "._*", ".directory", "Thumbs.db", "desktop.ini"),
 }
-_STAGES = {PLAN, TEACHER, STUDENT, PACKAGE, MEASURED, TURNS}
+_STAGES = {PLAN, FINETUNED, TEACHER, STUDENT, PACKAGE, MEASURED, TURNS}
 
 
 def foreign_in(folder: Path) -> Path | None:
@@ -118,7 +124,7 @@ def _nothing(_path: Path) -> bool:
 def _may_lie(kind: str | None, path: Path) -> bool:
     """Whether a folder may be an artifact or hold some, that lies where work of a kind goes on."""
     if kind == "run":
-        return path.name in _STAGES
+        return path.name in _STAGES or path.name == STUDENTS or kind_of(path) == "run"
     if kind is None:  # turns, or one task's
         return path.name in _STAGES or path.name.isdecimal() or path.name.startswith("seed-")
-    return kind_of(path) in ("student", None)
+    return kind_of(path) in ("student", "model", None)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from homoexport.choices import Method, ModelTask, Objective
+from pydantic import Field
+
+from homoexport.choices import Method, ModelTask, Objective, OwnTask
 from homoexport.documents.document import Figures
 from homoexport.shape import WrittenShape
 
@@ -18,6 +20,22 @@ class SourceFound(Figures):
     columns: dict[str, str]
     sequences: int | None
     rows: tuple[dict[str, str], ...]
+
+
+class Learning(Figures):
+    """What the teacher is to learn first: from which files, how many of their examples, and in how many steps.
+
+    Scores have no `labels`.
+    """
+
+    task: OwnTask
+    train: str
+    dev: str
+    labels: tuple[str, ...]
+    examples: int
+    of_examples: int
+    steps: int
+    batch_size: int
 
 
 class RunTime(Figures):
@@ -38,8 +56,9 @@ class RunTime(Figures):
 class Outlook(Figures):
     """A run that can be done, as far as can be known before it begins.
 
-    The student's shape is None where it is still to be planned; `budget` and `quality` are as the recipe has them.
-    Figures of the disk are those of where the run's folder will lie; what is needed there is needed at least.
+    The student's shape is None where it is still to be planned, and that of the widest of several `students`; `budget`
+    and `quality` are as the recipe has them. Figures of the disk are those of where the run's folder will lie; what is
+    needed there is needed at least.
     """
 
     recipe: str
@@ -48,6 +67,7 @@ class Outlook(Figures):
     family: str
     teacher_shape: WrittenShape
     teacher_parameters: int
+    finetuning: Learning | None = None
     text: tuple[SourceFound, ...]
     max_length: int
     tokens: float
@@ -58,6 +78,7 @@ class Outlook(Figures):
     batch_size: int
     student_shape: WrittenShape | None
     student_parameters: int | None
+    students: dict[str, WrittenShape] = Field(default_factory=dict)
     device: str
     threads: int | None
     workload: tuple[int, int]

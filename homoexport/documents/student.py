@@ -85,7 +85,7 @@ class VocabularyDescription(Figures):
 
 
 class _Details(Figures):
-    """What is said of every student, with the model that it was made of and the seconds that this took."""
+    """What is said of every student and fine-tuned model, with what it was made of and the seconds that this took."""
 
     task: ModelTask
     teacher: str
@@ -200,7 +200,7 @@ def read_log(path: Path) -> tuple[StepRecord, ...]:
 
 
 class FinetunedDetails(_Details):
-    """A student that was fine-tuned: its labels, and how it does on its task."""
+    """A model that was fine-tuned, be it a student or a teacher: its labels, and how it does on its task."""
 
     made_by: Literal["fine-tuning"] = "fine-tuning"
     labels: tuple[str, ...]

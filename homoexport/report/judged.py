@@ -1,4 +1,4 @@
-"""What models and fine-tuned ones were judged to be, in tables and pages."""
+"""What models were judged to be, fine-tuned ones among them, in tables and pages."""
 
 from __future__ import annotations
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from homoexport.documents.outlook import Outlook, RunTime, SourceFound
+from homoexport.documents.outlook import Learning, Outlook, RunTime, SourceFound
 from homoexport.report.table import Table
 from homoexport.report.wording import budget_line, parameters, quantity
 from homoexport.units import duration
 
 _STAGES = {
+    "finetune": "fine-tuning the teacher",
     "plan": "planning",
     "text": "reading the text",
     "vectors": "asking for vectors",
@@ -26,19 +27,21 @@ def outlook_table(outlook: Outlook) -> Table:
     student = "planned for the budget"
     if outlook.student_shape is not None and outlook.student_parameters is not None:
         student = f"{outlook.student_shape.name}, {parameters(outlook.student_parameters)}"
+    students = [f"{name}: {shape.name}" for name, shape in outlook.students.items()] or [student]
     rows = [
         ("Teacher", outlook.teacher),
         (
             "",
             f"{outlook.family}, {outlook.task}: {outlook.teacher_shape.name}, {parameters(outlook.teacher_parameters)}",
         ),
+        ("Learns first", "" if outlook.finetuning is None else _learning(outlook.finetuning)),
         *(("Text" if place == 0 else "", _source(source)) for place, source in enumerate(outlook.text)),
         (
             "Sequences",
             f"{outlook.tokens:.0f} tokens on average, {outlook.max_length} at most; {outlook.held_out:,} held out",
         ),
         ("Objective", f"{outlook.objective}, {outlook.method}: {outlook.steps:,} steps of {outlook.batch_size:,}"),
-        ("Student", student),
+        *(("Student" if place == 0 else "", told) for place, told in enumerate(students)),
         ("Device", f"{outlook.device}, {threads}, {batch_size} x {length} tokens"),
         ("Budget", "; ".join(_line(*line) for line in outlook.budget.items())),
         ("Quality", outlook.quality or ""),
@@ -62,6 +65,12 @@ def time_in_words(found: RunTime) -> str:
     stages = ", ".join(f"{_STAGES[stage]} {duration(seconds)}" for stage, seconds in found.seconds.items())
     turn = "" if found.turn is None else f"; {duration(found.turn)} more for each turn after a missed budget"
     return f"about {duration(found.total)}: {stages}{turn} (by {found.basis})"
+
+
+def _learning(found: Learning) -> str:
+    labels = f"{len(found.labels)} labels" if found.labels else "scores"
+    count = f"{found.examples:,} of {found.of_examples:,} examples, {found.steps:,} steps of {found.batch_size:,}"
+    return f"{labels} by {found.train}: {count}; judged on {found.dev}"
 
 
 def _source(source: SourceFound) -> str:

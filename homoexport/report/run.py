@@ -11,14 +11,14 @@ from matplotlib.figure import Figure
 
 from homoexport.choices import AT_RANDOM
 from homoexport.data import rendered
-from homoexport.documents.artifact import RUN_MARK, DistilledManifest, PackageManifest, read_manifest
+from homoexport.documents.artifact import RUN_MARK, DistilledManifest, FinetunedManifest, PackageManifest, read_manifest
 from homoexport.documents.document import read_document
-from homoexport.documents.layout import LOG, PACKAGE, PLAN, PLOTS, REPORT, STUDENT
+from homoexport.documents.layout import FINETUNED, LOG, PACKAGE, PLAN, PLOTS, REPORT, STUDENT
 from homoexport.documents.measurement import Measurement
 from homoexport.documents.output import output_errors
 from homoexport.documents.package import PackageDetails
 from homoexport.documents.plan import PLAN_FILE, Plan
-from homoexport.documents.run_folder import read_mark
+from homoexport.documents.run_folder import is_finished, read_mark
 from homoexport.documents.student import DistilledDetails, StepRecord, WidthFigures, read_log
 from homoexport.documents.summary import PlannedTurns, Summary
 from homoexport.report.exported import candidate_table, candidates_figure, export_lines, parity_table
@@ -74,6 +74,7 @@ def write_report(run_dir: Path, summary: Summary, *, measurement: Measurement) -
     log = read_log(run_dir / STUDENT / LOG)
     made = read_manifest(run_dir / STUDENT, DistilledManifest)
     shipped = read_manifest(run_dir / PACKAGE, PackageManifest)
+    taught = read_manifest(run_dir / FINETUNED, FinetunedManifest) if is_finished(run_dir / FINETUNED) else None
     details = made.details
     started, is_trained = details.teacher_widths or log[0].widths, details.method != "repair"
     figures = _figures(run_dir, summary, measurement, details, shipped.details, log)
@@ -87,10 +88,11 @@ def write_report(run_dir: Path, summary: Summary, *, measurement: Measurement) -
         plots=PLOTS,
         drawn=figures,
         folder=PACKAGE,
+        finetuned=taught is not None,
         # Tables.
         budget=_budget_table(summary),
         comparison=Table(("", "Teacher", "Student", "Student is"), summary_rows(summary)),
-        lineage=_lineage_table(summary, made, shipped),
+        lineage=_lineage_table(summary, taught, made, shipped),
         turns=_turns_table(summary.plan) if summary.plan else None,
         kept=kept_table(details.kept, started) if "kept" in figures and details.kept else None,
         figures=_figures_table(measurement),
@@ -183,11 +185,16 @@ def _tiles(summary: Summary) -> list[Tile]:
     return [*tiles, *(Tile(name, ours, f"teacher: {theirs}") for name, theirs, ours, kept in qualities if not kept)]
 
 
-def _lineage_table(summary: Summary, student: DistilledManifest, package: PackageManifest) -> Table:
+def _lineage_table(
+    summary: Summary, finetuned: FinetunedManifest | None, student: DistilledManifest, package: PackageManifest
+) -> Table:
     """From the teacher to what ships: what each is, when it was made, and its digest."""
     made, shipped = student.details, package.details
-    rows = [
-        ("Teacher", summary.teacher.name, parameters(summary.teacher.parameters), "", made.teacher_weights_sha256[:12]),
+    teacher, count, weights = summary.teacher.name, parameters(summary.teacher.parameters), made.teacher_weights_sha256
+    rows: list[tuple[str, ...]] = [("Teacher", teacher, count, "", weights[:12])]
+    if finetuned is not None:
+        rows = [("Teacher", teacher, "", "", ""), _learned_row(finetuned, count)]
+    rows += [
         (
             f"Student\n{STUDENT}",
             f"{made.widths.name}\n{made.method}, {made.steps} steps",
@@ -204,6 +211,15 @@ def _lineage_table(summary: Summary, student: DistilledManifest, package: Packag
         ),
     ]
     return Table(("", "What it is", "Parameters", "Made", "Digest"), rows, left=(0, 1, 3, 4))
+
+
+def _learned_row(finetuned: FinetunedManifest, count: str) -> tuple[str, ...]:
+    """What the teacher learned before it taught."""
+    made = finetuned.details
+    judged = [figure for split in made.finetuned.judged.values() for figure in split]
+    figures = [f"{figure.metric} {number(figure.value)}" for figure in judged[:1]]
+    what = "\n".join([f"fine-tuned: {made.finetuned.task}, {made.steps} steps", *figures])
+    return f"Fine-tuned teacher\n{FINETUNED}", what, count, finetuned.created, finetuned.digest[:12]
 
 
 def _recipe(run_dir: Path) -> str:

@@ -39,11 +39,31 @@ def names_of(run_dirs: Sequence[Path]) -> list[str]:
 def side_by_side_table(runs: Mapping[str, Summary]) -> Table:
     """A row for each figure, a column for each run: its student, and what that is to its teacher."""
     verdicts = [verdict_word(*run.budget) if run.budget else "none set" for run in runs.values()]
-    rows: list[tuple[str, ...]] = [("Budget", *verdicts)]
+    rows: list[tuple[str, ...]] = [("Budget", *verdicts), ("Pareto", *(_standing(name, runs) for name in runs))]
     cells = [{name: (ours, better) for name, _, ours, better in summary_rows(run)} for run in runs.values()]
     for name in dict.fromkeys(name for found in cells for name in found):
         rows.append((name, *("\n".join(filter(None, found.get(name, ()))) for found in cells)))
     return Table(("Student", *runs), rows, "Runs side by side; ratios are to each run's own teacher", by_column=True)
+
+
+def _standing(name: str, runs: Mapping[str, Summary]) -> str:
+    """Whether no other run's student is as good in quality, p95 and size, and better in one of them; else which is.
+
+    Quality is the figure that a floor is under, else the likeness to the teacher.
+    """
+
+    def goods(run: Summary) -> tuple[float, ...]:
+        """Of each the more the better; a time that was not measured is left out of it."""
+        likeness = run.student.quality * (-1 if run.quality_metric in LESS_IS_BETTER else 1)
+        quality = next((verdict.measured for verdict in run.budget if verdict.is_quality), likeness)
+        return quality, -(run.student.latency_p95_ms or 0.0), -run.student.file_bytes
+
+    ours = goods(runs[name])
+    for other, run in runs.items():
+        theirs = goods(run)
+        if theirs != ours and all(good >= mine for good, mine in zip(theirs, ours, strict=True)):
+            return f"worse than {other}"
+    return "on the front"
 
 
 def side_by_side_notes(runs: Mapping[str, Summary]) -> list[str]:

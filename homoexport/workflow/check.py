@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from homoexport.choices import UNLABELLED_TASKS
-from homoexport.documents.outlook import Outlook, RunTime, SourceFound
-from homoexport.documents.recipe import Recipe, StudentShape, load_recipe
+from homoexport.documents.outlook import Learning, Outlook, RunTime, SourceFound
+from homoexport.documents.recipe import Recipe, load_recipe
 from homoexport.documents.run_folder import check_output
-from homoexport.errors import OutputError, RecipeError
+from homoexport.errors import OutputError, RecipeError, TextError
 from homoexport.shape import Shape
-from homoexport.stages.evaluate import TASKS, JudgedExamples, torch_package
+from homoexport.stages.evaluate import TASKS, JudgedExamples, LabelledTask, own_task, torch_package
 from homoexport.stages.measure import check_measurement, refuse_uncounted
 from homoexport.text.columns import shown
 from homoexport.text.sources import columns_of
 from homoexport.workflow.gate import check_gate, gate_data
-from homoexport.workflow.job import check_before_loading
+from homoexport.workflow.job import check_before_loading, check_threads
 from homoexport.workflow.measure import refuse_emulated_latency, texts_of
 from homoexport.workflow.progress import QUIET, Progress
 from homoexport.workflow.runtimes import refuse_without
@@ -34,23 +34,31 @@ if TYPE_CHECKING:
 
 _STATES = 3  # tensors as large as the student that a checkpoint holds: weights, and AdamW's two moments
 _FLOAT32 = 4  # bytes
+_COLUMNS = {f"--{role}-column": f"{role}_column" for role in ("text", "pair", "label")}
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A run that can be done: its teacher, the beginning of its text, and its student's shape, None where it is still
-    to be planned.
+    """A run that can be done: its teacher, the beginning of its text, and its students' shapes, the widest first; none
+    where one is still to be planned.
 
     `asked` are the parameters of the model whose vectors teach, 0 without one; `judged` is how many texts each model is
-    asked for a floor of quality.
+    asked for a floor of quality. `task` is what the teacher is to learn first; its head is new, then, and answers
+    nothing of worth.
     """
 
     recipe: Recipe
     teacher: Encoder
     text: TextSample
-    student: Shape | None
+    students: tuple[Shape, ...]
     asked: int
     judged: int
+    task: LabelledTask | None = None
+
+    @property
+    def student(self) -> Shape | None:
+        """The widest."""
+        return next(iter(self.students), None)
 
 
 def check(
@@ -89,23 +97,26 @@ def check(
 
 def inputs_of(recipe: Recipe) -> list[str]:
     """What a run reads, and may not replace."""
-    return [recipe.teacher, *recipe.text.paths, *filter(None, [recipe.distill.vectors_from])]
+    learned = () if recipe.finetune is None else recipe.finetune.data(recipe.text, recipe.quality)
+    labelled = [each.files for each in learned]
+    return [recipe.teacher, *recipe.text.paths, *labelled, *filter(None, [recipe.distill.vectors_from])]
 
 
 def check_recipe(recipe: Recipe, *, output: Path | None = None) -> Checked:
     """`check`, for the run that follows; there is room for it, where an output is named."""
-    student, judged = _checked_without_models(recipe)
-    settings = recipe.measure
-    from homoexport.encoder import load_encoder, max_length_of
+    judged, task = _checked_without_models(recipe)
+    settings, shapes = recipe.measure, recipe.shapes
+    from homoexport.encoder import load_classifier, load_encoder, max_length_of
     from homoexport.stages.distill import TASKS as OBJECTIVES
     from homoexport.stages.distill import targets_of
     from homoexport.stages.export.package import refuse_unknown
 
-    teacher = load_encoder(recipe.teacher, task=OBJECTIVES[recipe.distill.objective])
+    if task is None:
+        teacher = load_encoder(recipe.teacher, task=OBJECTIVES[recipe.distill.objective])
+    else:
+        teacher = load_classifier(recipe.teacher, task.names)
     refuse_unknown(teacher, recipe.export.runtime)
-    targets = targets_of(
-        teacher, [] if student is None else [student], recipe.distill, max_length=recipe.text.max_length
-    )
+    targets = targets_of(teacher, shapes, recipe.distill, max_length=recipe.text.max_length)
     if settings.length > (longest := max_length_of(teacher)):
         raise RecipeError(
             f"length {settings.length} is more than the teacher's {longest} tokens",
@@ -116,27 +127,27 @@ def check_recipe(recipe: Recipe, *, output: Path | None = None) -> Checked:
     second = second_model(recipe.distill)
     if recipe.quality is not None and judged is not None:
         width = None
-        if student is not None and recipe.output == "student":
-            width = student.hidden_size or teacher.model.config.hidden_size
+        if shapes and recipe.output == "student":
+            width = shapes[-1].hidden_size or teacher.model.config.hidden_size
         judge = torch_package(second or teacher)
         check_gate(recipe.quality, judged, teacher=judge, hidden_size=width, output=recipe.output)
-    shape, asked = targets[0] if targets else None, 0 if second is None else second.parameters
-    checked = Checked(recipe, teacher, text, shape, asked, _judged_texts(recipe, judged))
+    asked = 0 if second is None else second.parameters
+    checked = Checked(recipe, teacher, text, targets, asked, _judged_texts(recipe, judged), task)
     if output is not None:
         _refuse_full_disk(checked, output)
     return checked
 
 
-def _checked_without_models(recipe: Recipe) -> tuple[StudentShape | None, JudgedExamples | None]:
-    """What is asked for of the student, and what it will be judged on, once what needs no model is checked."""
-    student, settings = None if recipe.is_planned else student_of(recipe), recipe.measure
+def _checked_without_models(recipe: Recipe) -> tuple[JudgedExamples | None, LabelledTask | None]:
+    """What a student will be judged on, and what its teacher is to learn, once what needs no model is checked."""
+    settings = recipe.measure
     refuse_emulated_latency(recipe.budget, settings.device)
     refuse_uncounted(settings.device)
     refuse_without(recipe.export, settings.device, calibrated=True)  # on held-out text
     workload = settings.threads, settings.batch_size, settings.length
     check_measurement(settings.device, [workload], texts=texts_of(settings), min_seconds=settings.min_seconds)
     check_before_loading(recipe.text, recipe.distill, recipe.vocabulary)
-    return student, None if recipe.quality is None else gate_data(recipe.quality)
+    return None if recipe.quality is None else gate_data(recipe.quality), _task_to_learn(recipe)
 
 
 def _judged_texts(recipe: Recipe, judged: JudgedExamples | None) -> int:
@@ -148,13 +159,18 @@ def _judged_texts(recipe: Recipe, judged: JudgedExamples | None) -> int:
     return min(count, task.max_texts or count) * (2 if task.pairs == "needed" else 1)
 
 
-def student_of(recipe: Recipe) -> StudentShape:
-    """The one student of a recipe that can go the whole way."""
-    if recipe.student is None:
-        raise RecipeError(
-            "a run exports and measures one student", where="students", hint="distil them with `homoexport distill`"
-        )
-    return recipe.student
+def _task_to_learn(recipe: Recipe) -> LabelledTask | None:
+    """What the teacher is to be fine-tuned on first."""
+    asked = recipe.finetune
+    if asked is None:
+        return None
+    check_threads(asked.threads, where="finetune.threads")
+    train, dev = asked.data(recipe.text, recipe.quality)
+    called = "finetune.train", "finetune.dev" if asked.dev else "quality.data"
+    try:
+        return own_task(asked.task, train.files, dev.files, train.columns, dev_columns=dev.columns, called=called)
+    except TextError as error:
+        raise error.renamed(_COLUMNS) from None
 
 
 def _refuse_full_disk(checked: Checked, output: Path) -> None:
@@ -168,18 +184,17 @@ def _disk(checked: Checked, output: Path) -> tuple[Path, int, int]:
     """The folder that the run's will lie in or below, the bytes that it needs at least, and those that are free."""
     place = output.absolute()
     folder = next(each for each in (place, *place.parents) if each.is_dir())
-    teacher, student = checked.teacher.parameters, _student_parameters(checked) or 0
-    needed = _FLOAT32 * (teacher + (_STATES + 1) * student)  # its package; a checkpoint, and then the student
+    teacher, students = checked.teacher.parameters, sum(_parameters(checked, shape) for shape in checked.students)
+    teachers = teacher * (1 if checked.task is None else 2)  # its package, and where it is fine-tuned itself
+    needed = _FLOAT32 * (teachers + (_STATES + 1) * students)  # a checkpoint, and then the student
     return folder, needed, shutil.disk_usage(folder).free
 
 
-def _student_parameters(checked: Checked) -> int | None:
+def _parameters(checked: Checked, student: Shape) -> int:
     from homoexport.encoder import family_of, parameters_at
 
-    if checked.student is None:
-        return None
     model = checked.teacher.model
-    return parameters_at(model, family_of(model.config), checked.student)
+    return parameters_at(model, family_of(model.config), student)
 
 
 def outlook_of(checked: Checked, output: Path, *, time: RunTime | None) -> Outlook:
@@ -196,6 +211,7 @@ def outlook_of(checked: Checked, output: Path, *, time: RunTime | None) -> Outlo
         family=teacher.model.config.model_type,
         teacher_shape=family_of(teacher.model.config).widths(teacher.model).shape,
         teacher_parameters=teacher.parameters,
+        finetuning=_learning(checked),
         text=tuple(map(_found, text.sources)),
         max_length=recipe.text.max_length,
         tokens=round(text.tokens(), 1),
@@ -205,7 +221,8 @@ def outlook_of(checked: Checked, output: Path, *, time: RunTime | None) -> Outlo
         steps=distill.steps,
         batch_size=distill.batch_size,
         student_shape=checked.student,
-        student_parameters=_student_parameters(checked),
+        student_parameters=None if checked.student is None else _parameters(checked, checked.student),
+        students={str(asked.name): shape for asked, shape in zip(recipe.students, checked.students, strict=False)},
         device=measure.device,
         threads=measure.threads,
         workload=(measure.batch_size, measure.length),
@@ -214,6 +231,25 @@ def outlook_of(checked: Checked, output: Path, *, time: RunTime | None) -> Outlo
         disk_needed_bytes=needed,
         disk_free_bytes=free,
         time=time,
+    )
+
+
+def _learning(checked: Checked) -> Learning | None:
+    """What the teacher is to learn first."""
+    asked, task = checked.recipe.finetune, checked.task
+    if asked is None or task is None:
+        return None
+    of_examples = len(task.train.texts)
+    examples = min(of_examples, asked.max_examples or of_examples)
+    return Learning(
+        task=asked.task,
+        train=task.train.source,
+        dev=task.judged["dev"].source,
+        labels=task.names,
+        examples=examples,
+        of_examples=of_examples,
+        steps=asked.steps(examples),
+        batch_size=asked.batch_size,
     )
 
 

@@ -284,7 +284,8 @@ def _work_digest(
     fixed = settings.model_dump(mode="json", exclude=_FREE_TO_CHANGE)
     asked = [shape.model_dump(mode="json") for shape in shapes]
     words = [] if vocabulary is None else [vocabulary.model_dump(mode="json")]
-    return digest_of([_name_of(teacher), text.model_dump(mode="json"), asked, fixed, seed, *words])
+    of = teacher if isinstance(teacher, str) else teacher.artifact or teacher.source
+    return digest_of([of, text.model_dump(mode="json"), asked, fixed, seed, *words])
 
 
 def _name_of(teacher: str | Encoder) -> str:

@@ -29,6 +29,7 @@ _PACKAGES = 2  # that are measured, each for `measure.min_seconds`
 _MENDING = 1.1
 _TEACHERS_PART = 0.25  # which is read from disk where texts come again
 _ASKING_BOTH = 0.5
+_LEARNING = 0.6  # of the teacher, of one at its width with a teacher beside it
 _PLANNED = 0.6  # a student's, of one at the teacher's width, where the student is still to be planned
 
 _MENDED_TOKENS = 2**15
@@ -40,12 +41,13 @@ _MOST_SEQUENCES, _MOST_WORK = 8, 2e9  # of its steps on CPUs: sequences, and tok
 
 @dataclass(frozen=True)
 class _Probed:
-    """Seconds of one step of the recipe's batch at the teacher's width, where it is needed, and at the student's; and
-    the sequences of the steps that were timed."""
+    """Seconds of one step of the recipe's batch at the teacher's width, where it is needed, and at the student's; the
+    sequences of the steps that were timed; and the seconds of a step of the teacher's own fine-tuning."""
 
     wide: float | None
     narrow: float
     sequences: int
+    learning: float = 0.0
 
     def mean(self, settings: DistillSettings) -> float:
         """Of all steps, on the way from one width to the other."""
@@ -63,15 +65,18 @@ def time_of_run(checked: Checked) -> RunTime:
     exporting = pace * (_EXPORT + _EXPORT_OF_A_MILLION * checked.teacher.parameters / 1e6)
     asking = _ASKING_BOTH * probed.narrow / recipe.distill.batch_size  # teacher and student, a text
     comparing = asking * recipe.text.held_out
+    students = max(1, len(recipe.students))
+    steps = recipe.distill.prune_until + sum(each.finish for each in recipe.students) if recipe.students else 1.0
     seconds = {
+        "finetune": _finetuning(checked, probed),
         "plan": pace * _PLAN if recipe.is_planned else 0.0,
         "text": text.seconds() or 0.0,
         "vectors": _asking_second(checked, probed),
-        "distill": _CHECKPOINTS * (_distilling(checked, probed) + comparing),
+        "distill": _CHECKPOINTS * (steps * _distilling(checked, probed) + students * comparing),
         "teacher": exporting,
-        "export": exporting,
-        "measure": pace * _MEASURE + _PACKAGES * recipe.measure.min_seconds + comparing,
-        "quality": asking * checked.judged,
+        "export": students * exporting,
+        "measure": students * (pace * _MEASURE + _PACKAGES * recipe.measure.min_seconds + comparing),
+        "quality": students * asking * checked.judged,
     }
     turn = None
     if recipe.is_planned:
@@ -94,6 +99,15 @@ def _asking_second(checked: Checked, probed: _Probed) -> float:
     """Seconds of asking the model of `vectors_from` once for each text; 0 without one, or where nobody knows."""
     larger, sequences = checked.asked / checked.teacher.parameters, checked.text.sequences() or 0.0
     return _TEACHERS_PART * larger * probed.narrow * sequences / checked.recipe.distill.batch_size
+
+
+def _finetuning(checked: Checked, probed: _Probed) -> float:
+    """Seconds of all steps in which the teacher learns first."""
+    asked, task = checked.recipe.finetune, checked.task
+    if asked is None or task is None:
+        return 0.0
+    examples = len(task.train.texts)
+    return probed.learning * asked.steps(min(examples, asked.max_examples or examples))
 
 
 def _distilling(checked: Checked, probed: _Probed) -> float:
@@ -136,7 +150,7 @@ def _probe(checked: Checked) -> _Probed:
     shape = PartialShape() if checked.student is None else PartialShape.of(checked.student)
     whole = recipe.distill.batch_size
 
-    def timed(settings: DistillSettings, steps: int) -> float:
+    def timed(settings: DistillSettings, steps: int, shape: PartialShape) -> float:
         """Of one step, on average; the first is left out."""
         from homoexport.stages.distill import first_steps
 
@@ -144,21 +158,25 @@ def _probe(checked: Checked) -> _Probed:
         made = first_steps(checked.teacher, corpus, shape, settings=settings, steps=steps, max_length=longest)
         return sum(step.seconds for step in made[1:]) / (steps - 1)
 
-    def seconds(settings: DistillSettings, steps: int) -> float:
+    def seconds(settings: DistillSettings, steps: int, shape: PartialShape = shape, whole: int = whole) -> float:
         """Of a whole step: what each sequence takes, and what a step takes besides, as the optimizer's part."""
-        found = timed(settings, steps)
-        if count == whole:
-            return found
+        found = timed(settings, steps, shape)
+        if count >= whole:
+            return found * whole / count
         less = max(2, count // _LESS)
         each = found / count
         if less < count:
-            each = (found - timed(settings.model_copy(update={"batch_size": less}), steps)) / (count - less)
+            each = (found - timed(settings.model_copy(update={"batch_size": less}), steps, shape)) / (count - less)
         return found + (whole - count) * max(each, 0.0)
 
-    at_once = settings.model_copy(update={"method": "from-scratch", "layers": None} if _prunes(settings) else {})
+    unpruned = settings.model_copy(update={"method": "from-scratch", "layers": None})
+    at_once = unpruned if _prunes(settings) else settings
     narrow = seconds(at_once, _STEPS) * (1.0 if checked.student is not None else _PLANNED)
     wide = seconds(settings, 2) if settings.method == "homodistil" else None
-    return _Probed(wide, narrow, count)
+    learning = 0.0
+    if recipe.finetune is not None:
+        learning = _LEARNING * seconds(unpruned, 2, PartialShape(), recipe.finetune.batch_size)
+    return _Probed(wide, narrow, count, learning)
 
 
 def _prunes(settings: DistillSettings) -> bool:

@@ -22,10 +22,17 @@ from homoexport.choices import (
     Runtime,
     RuntimeChoice,
 )
-from homoexport.documents.artifact import PackageManifest, StudentManifest, kind_of, read_manifest, refuse_links, verify
+from homoexport.documents.artifact import (
+    HELD_OUT,
+    PackageManifest,
+    StudentManifest,
+    kind_of,
+    read_manifest,
+    refuse_links,
+    verify,
+)
 from homoexport.documents.budget import BudgetVerdict
 from homoexport.documents.document import first_fault
-from homoexport.documents.layout import HELD_OUT
 from homoexport.documents.output import refuse_existing
 from homoexport.documents.package import TimedAt
 from homoexport.documents.recipe import ExportSettings, MeasureSettings
@@ -266,7 +273,7 @@ def held_out_texts(student: Path) -> list[str]:
 
 def _finetuned(folder: Path) -> FinetunedDetails | None:
     """What is kept of a model that was fine-tuned; None of others."""
-    if kind_of(folder) != "student":
+    if kind_of(folder) not in ("model", "student"):
         return None
     details = read_manifest(folder, StudentManifest).details
     return details if isinstance(details, FinetunedDetails) else None

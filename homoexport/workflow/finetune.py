@@ -66,13 +66,13 @@ def finetune(
     resume: bool = False,
     progress: Progress = QUIET,
 ) -> FineTuning:
-    """Fine-tune a student, or any encoder that transformers has a classifier for, on a task, and judge it; with several
-    tasks or seeds each.
+    """Fine-tune a model on a task, and judge it: a student, or any encoder that transformers has a classifier for; with
+    several tasks or seeds each.
 
     Args:
         task: `classification` or `scores` on one's own files; one of GLUE's; or `glue`, all of these that have files.
         model: hub name, or folder.
-        output: becomes the fine-tuned model's folder; of several trainings the folder of all, `TASK/seed-N`.
+        output: becomes the model's folder; of several trainings the folder of all, `TASK/seed-N`.
         columns: of the files to train and to judge on (globs); by default `text` and `label`, of scores `score`.
         data_dir: GLUE's files, a folder a task; without it the hub is asked.
         teacher: a classifier of the same labels, whose logits teach, too; of several tasks the folder of its own
@@ -91,7 +91,7 @@ def finetune(
     if single and resume:
         raise UserError("is for several tasks or seeds", where="--resume", hint="leave it out")
     if not resume:
-        refuse_existing(output, force=force, kind="student" if single else "finetuning", inputs=[model])
+        refuse_existing(output, force=force, kind="model" if single else "finetuning", inputs=[model])
     tasks, skipped = read_learned(
         task, train=train, dev=dev, columns=columns, data_dir=data_dir, on_stage=progress.on_stage
     )
@@ -128,17 +128,20 @@ def finetune_model(
     settings: FinetuneSettings,
     seed: int,
     teacher: str | None = None,
+    recipe_digest: str | None = None,
     force: bool = False,
     progress: Progress = QUIET,
 ) -> FineTunedRun:
     """Fine-tune a model on a task, judge it, and write its folder; what its manifest keeps of it.
 
-    The seed is that of the new head, of dropout, of the order of examples, and of those that are drawn.
+    Args:
+        seed: of the new head, of dropout, of the order of examples, and of those that are drawn.
+        recipe_digest: of the run that it is a stage of.
     """
     from homoexport.encoder import load_encoder
     from homoexport.stages.finetune import train_classifier
 
-    refuse_existing(out_dir, force=force, kind="student", inputs=[source, *([teacher] if teacher else [])])
+    refuse_existing(out_dir, force=force, kind="model", inputs=[source, *([teacher] if teacher else [])])
     load_encoder(source)  # what cannot be fine-tuned is refused before a teacher is asked
     train = task.train.drawn(settings.max_examples, seed)
     logits = None
@@ -173,7 +176,7 @@ def finetune_model(
             finetuned=run,
         )
         write_finetuned_report(folder, FineTuning(model=source, runs=(run,), summary=over_seeds([run])))
-        write_manifest(folder, "student", parent=made.parent, details=details)
+        write_manifest(folder, "model", parent=made.parent, recipe=recipe_digest, details=details)
     return run
 
 

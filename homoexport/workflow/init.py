@@ -44,14 +44,12 @@ _OBJECTIVES: dict[ModelTask, Objective] = {
 class Draft:
     """A recipe that was written: where, what it says, and the first rows of its text by what they are for.
 
-    `learn` is the command that makes its teacher, where none knows the labels yet; `left_out` is a column that seems to
-    hold labels, of which the teacher knows nothing.
+    `left_out` is a column that seems to hold labels, of which the teacher knows nothing.
     """
 
     path: Path
     recipe: Recipe
     rows: tuple[dict[str, str], ...]
-    learn: str | None
     left_out: str | None
 
 
@@ -108,15 +106,13 @@ def init(
         del taken["label"]
     left_out = guessed.get("label") if is_guessed and "label" not in taken else None
     tree = _tree(path, encoder, objective, data, taken, measure, budget)
-    learn = None
     if is_to_learn:
-        tree["teacher"] = f"runs/{tree['name']}-teacher"
-        learn = _learning(teacher, data, taken, tree["teacher"], of_scores=are_scores(rows, taken.get("label", "")))
+        tree["finetune"] = _learning(path, data, taken, rows)
     recipe = parse_as(Recipe, tree, where=str(path))
     first = tuple({role: shown(row.get(column)) for role, column in taken.items()} for row in rows[:3])
     make_folder(path.parent)
-    write_text(path, _page(path, recipe, learn=learn))
-    return Draft(path, recipe, first, learn, left_out)
+    write_text(path, _page(path, recipe))
+    return Draft(path, recipe, first, left_out)
 
 
 def _columns(rows: Sequence[Any], files: str, named: dict[str, str]) -> dict[str, str]:
@@ -254,18 +250,16 @@ def _from(recipe: Path, name: str) -> str:
     return os.path.relpath(name, recipe.parent)
 
 
-def _learning(teacher: str, data: Sequence[str], columns: dict[str, str], output: str, *, of_scores: bool) -> str:
-    """The command that has a teacher learn the labels."""
+def _learning(path: Path, data: Sequence[str], columns: dict[str, str], rows: Sequence[Any]) -> Tree:
+    """How the teacher learns the labels first; what it is judged on is still to be named."""
     if "label" not in columns:
         raise UserError("which column has the labels?", where=data[0], hint="name it with --label-column")
-    words = ["homoexport", "finetune", teacher, "--task", "scores" if of_scores else "classification"]
-    words += ["--train", data[0], "--dev", "dev.csv"]
-    for role, column in columns.items():
-        words += [f"--{role}-column", column]
-    return shlex.join([*words, "-o", output])
+    task = {"task": "scores"} if are_scores(rows, columns["label"]) else {}
+    train = {"train": _from(path, data[0])} if len(data) > 1 else {}
+    return {**task, **train, "dev": "dev.csv"}
 
 
-def _page(path: Path, recipe: Recipe, *, learn: str | None) -> str:
+def _page(path: Path, recipe: Recipe) -> str:
     shape = recipe.student.model_dump(exclude_unset=True) if recipe.student is not None else {}
     return rendered(
         "recipe.yaml.jinja",
@@ -273,6 +267,4 @@ def _page(path: Path, recipe: Recipe, *, learn: str | None) -> str:
         recipe=recipe,
         shape=shape,
         budget=recipe.budget.lines(),
-        learn=learn,
-        of_scores=learn is not None and "--task scores" in learn,
     )

@@ -1,4 +1,4 @@
-"""The whole journey on one screen: plan, distil, export, measure, judge, report.
+"""The whole journey on one screen: fine-tune the teacher, plan, distil, export, measure, judge, report.
 
 A run's folder (see `homoexport.documents.layout`) holds one artifact a stage, so that a stopped run goes on where
 it was.
@@ -14,7 +14,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +26,7 @@ from homoexport.documents.document import read_document, write_document
 from homoexport.documents.evaluation import QUALITY_FILE
 from homoexport.documents.layout import (
     CHECKPOINT,
+    FINETUNED,
     FLOORS,
     MEASURED,
     MEASUREMENT,
@@ -41,16 +42,17 @@ from homoexport.documents.plan import PLAN_FILE, Plan, Row
 from homoexport.documents.recipe import Recipe, load_recipe
 from homoexport.documents.run_folder import begin, check_output, holds, is_finished, read_mark, refuse_other_work
 from homoexport.documents.summary import Floors, Summary
-from homoexport.errors import DeviceError, DoesNotFit, PackageError
+from homoexport.errors import DeviceError, DoesNotFit, PackageError, RecipeError
 from homoexport.report import time_in_words, write_plan_report, write_report
 from homoexport.runtime.inference import Package, open_package
 from homoexport.shape import PartialShape
-from homoexport.stages.evaluate import quality_of_run, torch_package
+from homoexport.stages.evaluate import LabelledTask, quality_of_run, torch_package
 from homoexport.stages.plan.choice import lighter, narrower
-from homoexport.workflow.check import check_recipe, inputs_of, student_of
+from homoexport.workflow.check import check_recipe, inputs_of
 from homoexport.workflow.distill import distill, forget_state, prune_on
 from homoexport.workflow.estimate import time_of_run
 from homoexport.workflow.export import export_model, held_out_texts, threads_here
+from homoexport.workflow.finetune import finetune_model
 from homoexport.workflow.gate import Gate
 from homoexport.workflow.measure import measure_once
 from homoexport.workflow.plan import plan
@@ -74,7 +76,7 @@ def run(
     resume: bool = False,
     progress: Progress = QUIET,
 ) -> Summary:
-    """A recipe's whole journey: plan, distil, export, measure, judge, report.
+    """A recipe's whole journey: fine-tune the teacher, plan, distil, export, measure, judge, report.
 
     The summary has teacher against student and the budget's verdicts: latency in milliseconds, memory in MB. A missed
     budget is a result, not an exception.
@@ -97,12 +99,14 @@ def run(
         True
     """
     recipe, run_dir = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe)), Path(output)
+    if recipe.students:
+        raise RecipeError("there are several", where="students", hint="`run_students` makes a run for each of them")
     check_output(run_dir, "run", recipe.digest(), inputs=inputs_of(recipe), force=force, resume=resume)
-    teacher = _checked_teacher(recipe, run_dir, resume=resume, progress=progress)
+    teacher, task = checked_teacher(recipe, run_dir, resume=resume, progress=progress)
 
     def is_worth_keeping() -> bool:
-        is_planned = is_finished(run_dir / PLAN) or (run_dir / TURNS).is_dir()
-        return is_planned or holds(run_dir / STUDENT, CHECKPOINT, MANIFEST)
+        is_begun = any(map(is_finished, (run_dir / FINETUNED, run_dir / PLAN))) or (run_dir / TURNS).is_dir()
+        return is_begun or holds(run_dir / STUDENT, CHECKPOINT, MANIFEST)
 
     with replacing(
         run_dir, force=force, resume=resume, is_worth_keeping=is_worth_keeping, is_done=(run_dir / SUMMARY).is_file
@@ -111,19 +115,26 @@ def run(
             refuse_other_work(run_dir, recipe.digest())
         else:
             begin(run_dir, "run", recipe.digest(), recipe=recipe)
-        return _Journey(recipe, run_dir, teacher, progress).run()
+        journey = Journey(recipe, run_dir, teacher, progress)
+        if task is not None:
+            journey = replace(journey, teacher=journey.finetuned(task))
+        return journey.run()
 
 
-def _checked_teacher(recipe: Recipe, run_dir: Path, *, resume: bool, progress: Progress) -> Encoder:
-    """The teacher, once all is checked that would stop the run, and it is said how long it will take."""
-    checked = check_recipe(recipe, output=None if resume else run_dir)
+def checked_teacher(
+    recipe: Recipe, folder: Path, *, resume: bool, progress: Progress
+) -> tuple[Encoder, LabelledTask | None]:
+    """The teacher, and what it is to learn first, once all is checked that would stop the run, and it is said how long
+    it will take.
+    """
+    checked = check_recipe(recipe, output=None if resume else folder)
     if not resume:
         progress.on_note(f"this will take {time_in_words(time_of_run(checked))}")
-    return checked.teacher
+    return checked.teacher, checked.task
 
 
 @dataclass(frozen=True)
-class _Journey:
+class Journey:
     """A run on its way: what each stage takes, and where it leaves what it makes."""
 
     recipe: Recipe
@@ -139,7 +150,7 @@ class _Journey:
         if planned is None:
             if recipe.budget.relative:
                 self._refuse_unheld_teacher()
-            self._distill(student_of(recipe), turns)
+            self._distill(recipe.shapes[0], turns)
             self._export_and_measure()
             if not (folder / SUMMARY).exists():
                 self._settled_verdicts()
@@ -154,8 +165,31 @@ class _Journey:
         turns.forget_states()
         return summary
 
+    def finetuned(self, task: LabelledTask) -> Encoder:
+        """The teacher once it has learned a task, kept or made."""
+        recipe, folder = self.recipe, self.folder / FINETUNED
+        if not self._is_done(folder):
+            assert recipe.finetune is not None
+            import torch
+
+            threads = torch.get_num_threads()
+            with self.stage("finetune", f"Fine-tuning {recipe.teacher}"):
+                finetune_model(
+                    recipe.teacher,
+                    task,
+                    folder,
+                    settings=recipe.finetune.settings(recipe.text.max_length),
+                    seed=recipe.seed % 2**32,
+                    recipe_digest=recipe.digest(),
+                    progress=self.progress,
+                )
+            torch.set_num_threads(threads)  # for what follows; learning and judging took as many as they were given
+        from homoexport.encoder import load_encoder
+
+        return load_encoder(str(folder), task=self.teacher.task)
+
     @contextmanager
-    def _stage(self, name: str, title: str) -> Iterator[None]:
+    def stage(self, name: str, title: str) -> Iterator[None]:
         """A stage, whose seconds are added up over resumptions in the run's mark."""
         self.progress.on_stage(title)
         began = time.perf_counter()
@@ -171,7 +205,7 @@ class _Journey:
         """The plan, kept or made."""
         recipe, folder = self.recipe, self.folder / PLAN
         if not self._is_done(folder):
-            with self._stage("plan", f"Planning for {recipe.measure.device}"):
+            with self.stage("plan", f"Planning for {recipe.measure.device}"):
                 found = plan(
                     self.teacher,
                     budget=recipe.budget,
@@ -233,7 +267,7 @@ class _Journey:
             work = partial(distill, self.teacher, vocabulary=recipe.vocabulary, keep_state=recipe.is_planned)
         else:
             work = partial(prune_on, turns.last / STUDENT, teacher=self.teacher)
-        with self._stage("distill", f"Distilling {recipe.teacher}"):
+        with self.stage("distill", f"Distilling {recipe.teacher}"):
             work(
                 text=recipe.text,
                 shape=shape,
@@ -261,7 +295,7 @@ class _Journey:
             raise PackageError("was not made in this run", where=str(folder), hint=hint)
         return True
 
-    def _export_teacher(self) -> None:
+    def export_teacher(self) -> None:
         recipe, folder = self.recipe, self.folder / TEACHER
         if self._is_done(folder):
             return
@@ -269,8 +303,10 @@ class _Journey:
         from homoexport.encoder import load_encoder
 
         # A compiled one cannot be traced.
-        teacher = load_encoder(recipe.teacher, task=self.teacher.task) if recipe.distill.compile else self.teacher
-        with self._stage("teacher", "Exporting the teacher to fp32 ONNX, to compare with"):
+        teacher = self.teacher
+        if recipe.distill.compile:
+            teacher = load_encoder(teacher.source, task=teacher.task)
+        with self.stage("teacher", "Exporting the teacher to fp32 ONNX, to compare with"):
             export_model(
                 teacher,
                 folder,
@@ -283,7 +319,7 @@ class _Journey:
         """Find out before distilling whether the device can measure what relative lines are held against."""
         if self._is_done(self.folder / STUDENT):
             return
-        self._export_teacher()
+        self.export_teacher()
         recipe = self.recipe
         short = recipe.measure.model_copy(update={"min_seconds": _GLANCE_SECONDS})
         found = measure_once([self.folder / TEACHER], short, progress=self.progress)
@@ -300,7 +336,7 @@ class _Journey:
         recipe, student = self.recipe, self.folder / STUDENT
         teacher, package, measured = (self.folder / name for name in (TEACHER, PACKAGE, MEASURED))
         texts, is_again = held_out_texts(student), patience > 1
-        self._export_teacher()
+        self.export_teacher()
         is_exported = self._is_done(package, parent=student)
         if is_exported and not is_again and self._is_done(measured, parent=package):
             return
@@ -310,7 +346,7 @@ class _Journey:
             judge = second or open_package(teacher, threads=threads_here(recipe.measure))
             gate = Gate(recipe.quality, teacher=judge, texts=texts, seed=recipe.seed, output=recipe.output)
         if not is_exported:
-            with self._stage("export", f"Exporting the student ({recipe.export.quantize})"):
+            with self.stage("export", f"Exporting the student ({recipe.export.quantize})"):
                 export_model(
                     str(student),
                     package,
@@ -321,7 +357,7 @@ class _Journey:
                     gate=gate,
                 )
         with (
-            self._stage("measure", f"Measuring on {recipe.measure.device}"),
+            self.stage("measure", f"Measuring on {recipe.measure.device}"),
             staged(measured, force=is_again or is_finished(measured)) as folder,
         ):
             self._measure([teacher, package], folder, texts, gate, second, patience=patience)

@@ -10,6 +10,7 @@ from homoexport.documents.budget import BudgetVerdict, is_kept
 from homoexport.documents.document import read_document
 from homoexport.documents.evaluation import EVALUATION_FILE, QUALITY_FILE, Evaluation, PackageQuality, RunQuality
 from homoexport.documents.layout import (
+    FINETUNED,
     FLOORS,
     HTML_REPORT,
     MEASURED,
@@ -143,8 +144,10 @@ def checked_summary(run_dir: Path) -> Summary:
     summary = read_document(run_dir / SUMMARY, Summary, hint="run the recipe again")
     stages = (STUDENT, PACKAGE, MEASURED, TEACHER, *([] if summary.plan is None else [PLAN]))
     student, package, measured, *others = (verify(run_dir / made, Manifest, strict=False) for made in stages)
-    recipes = {made.recipe for made in (student, package, measured, *others)}
     recipe = read_mark(run_dir).recipe
+    if recipe is not None and recipe.finetune is not None:
+        others.append(verify(run_dir / FINETUNED, Manifest, strict=False))
+    recipes = {made.recipe for made in (student, package, measured, *others)}
     if recipe is not None and recipes == {summary.recipe_digest} != {recipe.digest()}:
         what = "its recipe is not the one that its stages were made by, or has other defaults in this homoexport"
         hint = "report with the homoexport that made the run, or run the recipe again in another folder"

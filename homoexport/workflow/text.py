@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from homoexport.choices import Objective
-from homoexport.documents.layout import HELD_OUT
+from homoexport.documents.artifact import HELD_OUT
 from homoexport.documents.recipe import TextSettings
 
 if TYPE_CHECKING:
@@ -62,6 +62,10 @@ def labels_of(encoder: Encoder, objective: Objective) -> tuple[dict[str, int] | 
 
 
 def write_held_out(folder: Path, texts: Iterable[str]) -> None:
-    """Keep held-out texts in a student's folder, a line each."""
+    """Keep held-out texts in a model's folder, a line each, for the checks of its export.
+
+    They are people's own: git and the hub's client leave them out where the folder is published, as .gitignore says.
+    """
     lines = (" ".join(text.split()) for text in texts)
+    (folder / ".gitignore").write_text(f"{HELD_OUT}\n", encoding="utf-8")
     (folder / HELD_OUT).write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -65,12 +65,6 @@ def test_students_that_cannot_be_are_refused(homoexport, family_recipe, tmp_path
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_of_several_students_says_what_to_do(homoexport, family_recipe, tmp_path):
-    outcome = homoexport("run", family_recipe, "-o", tmp_path / "out")
-    assert outcome.code == 2
-    assert "homoexport distill" in outcome.err
-
-
 def test_a_classifier_from_a_table(homoexport, tmp_path):
     torch.manual_seed(0)
     config = tiny_bert().config

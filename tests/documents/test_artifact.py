@@ -24,9 +24,11 @@ from homoexport.documents.artifact import (
     write_manifest,
 )
 from homoexport.documents.document import digest_of
+from homoexport.documents.layout import foreign_in
 from homoexport.documents.output import refuse_existing
 from homoexport.errors import OutputError, PackageError
 from homoexport.runtime.inference import read_package
+from homoexport.workflow.text import write_held_out
 from tests.samples import student_details
 from tests.stages.measure.tiny_onnx import weights, write_package
 
@@ -94,6 +96,29 @@ def test_kind_and_format_are_checked(artifact):
     (artifact / "manifest.json").write_text(json.dumps({**manifest, "schema_version": "99.0"}))
     with pytest.raises(PackageError, match=r"is of schema version 99.0, and this homoexport reads 2\.6"):
         read_manifest(artifact, Manifest)
+
+
+def test_held_out_text_may_be_left_out_but_not_altered(artifact):
+    write_held_out(artifact, ["one text", "another"])
+    made = write_manifest(artifact, "student", details=student_details())
+    assert (artifact / ".gitignore").read_text().splitlines() == ["held_out.txt"]
+    assert verify(artifact, StudentManifest) == made
+    assert foreign_in(artifact) is None
+    (artifact / "held_out.txt").write_text("a third\n")
+    with pytest.raises(PackageError, match=r"held_out\.txt: "):
+        verify(artifact, StudentManifest)
+    (artifact / "held_out.txt").unlink()
+    assert verify(artifact, StudentManifest) == made
+
+
+def test_only_what_was_fine_tuned_is_a_model(artifact):
+    with pytest.raises(ValueError, match="details"):
+        write_manifest(artifact, "model", details=student_details())
+    forge(artifact, lambda manifest: manifest.update(kind="model"))
+    with pytest.raises(PackageError, match="only what was fine-tuned is of kind 'model'"):
+        verify(artifact, StudentManifest)
+    with pytest.raises(PackageError, match="is a model, not a package"):
+        verify(artifact, PackageManifest)
 
 
 def test_kinds_have_their_article(tmp_path):

@@ -9,8 +9,10 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from homoexport.documents.evaluation import Columns
 from homoexport.documents.recipe import (
     FinetuneRecipe,
+    FinetuneSettings,
     Recipe,
     load_recipe,
     parse_as,
@@ -258,3 +260,45 @@ def test_the_search_recipe_shows_a_floor_in_its_comments():
     recipe = parse_as(Recipe, yaml.safe_load("\n".join([whole, *lines])), where="search.yaml")
     assert (recipe.quality.task, recipe.quality.metric, recipe.quality.level) == ("search", "ndcg@10", 0.95)
     assert recipe.output == "teacher"
+
+
+LABELLED = {
+    "teacher": "t",
+    "text": {"sources": [{"files": "train.csv", "column": "review", "label_column": "stars"}], "max_length": 32},
+    "student": {"hidden_size": 8},
+    "distill": {"objective": "classification", "steps": 1, "batch_size": 2},
+    "quality": {"task": "classification", "data": "dev.csv", "floor": "90%"},
+    "finetune": {},
+}
+
+
+def test_a_teacher_learns_from_the_labelled_text_by_default():
+    recipe = Recipe.model_validate(LABELLED)
+    train, dev = recipe.finetune.data(recipe.text, recipe.quality)
+    assert train == ("train.csv", Columns(text="review", label="stars"))
+    assert dev == ("dev.csv", Columns(text="text", label="label"))  # quality's own
+    settings = recipe.finetune.settings(recipe.text.max_length)
+    assert settings == FinetuneSettings(max_length=32)
+    named = {"train": "a.csv", "dev": "b.csv", "label_column": "grade", "max_length": 16, "epochs": 2}
+    recipe = Recipe.model_validate(LABELLED | {"finetune": named, "quality": None})
+    columns = Columns(text="review", label="grade")
+    assert recipe.finetune.data(recipe.text, None) == (("a.csv", columns), ("b.csv", columns))
+    assert recipe.finetune.settings(32) == FinetuneSettings(max_length=16, epochs=2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"quality": None}, "with 'finetune.dev' or 'quality.data'"),
+        ({"quality": {"task": "sst2", "floor": "90%"}}, "with 'finetune.dev' or 'quality.data'"),
+        ({"text": {"sources": [{"files": "a.csv"}]}}, "no files of text have labels: name the files to fine-tune on"),
+        ({"text": {"sources": [*LABELLED["text"]["sources"]] * 2}}, "2 sources of text have labels"),
+        ({"distill": {**LABELLED["distill"], "objective": "sentence-embedding"}}, "distill.objective is sentence-emb"),
+        ({"finetune": {"epoch": 2}}, "did you mean 'epochs'?"),
+        ({"finetune": {"teacher_weight": 1.0}}, "unknown key 'finetune.teacher_weight'"),
+    ],
+)
+def test_a_teacher_has_something_to_learn_from(changes, said):
+    with pytest.raises(RecipeError) as caught:
+        parse_as(Recipe, LABELLED | changes, where="recipe")
+    assert said in str(caught.value)

@@ -73,7 +73,7 @@ def good_documents(folder: Path) -> dict[str, Good]:
     read_parts: dict[str, type[Manifest]] = {
         "package": PackageManifest,
         "student": DistilledManifest,
-        "fine-tuned student": FinetunedManifest,
+        "fine-tuned model": FinetunedManifest,
         "trimmed model": TrimmedManifest,
         "measured": Manifest,
     }
@@ -218,7 +218,7 @@ def _write_artifacts(folder: Path) -> None:
     )
     for name, kind, told in (
         ("student", "student", student_details()),
-        ("fine-tuned student", "student", tuned),
+        ("fine-tuned model", "model", tuned),
         ("trimmed model", "student", trimmed),
         ("measured", "measurement", None),
     ):

@@ -233,6 +233,22 @@ def test_runs_side_by_side_have_the_words_of_each_ones_verdict(
         assert line in text
 
 
+def test_a_run_that_another_beats_in_all_is_not_on_the_front(summary: Summary) -> None:
+    smaller, better, same = (
+        summary.model_copy(update={"student": summary.student.model_copy(update=changes)})
+        for changes in ({"file_bytes": 1000}, {"quality": summary.student.quality + 0.1}, {})
+    )
+    runs = {"one": summary, "smaller": smaller, "better": better, "same": same}
+    bare = {name: run.model_copy(update={"budget": ()}) for name, run in runs.items()}
+    (row,) = [row for row in side_by_side_table(bare).rows if row[0] == "Pareto"]
+    assert row[1:] == ("worse than smaller", "on the front", "on the front", "worse than smaller")
+    lossy = {name: run.model_copy(update={"quality_metric": "loss"}) for name, run in bare.items()}
+    (row,) = [row for row in side_by_side_table(lossy).rows if row[0] == "Pareto"]
+    assert row[3] == "worse than one"
+    (row,) = [row for row in side_by_side_table({"one": summary, "same": summary}).rows if row[0] == "Pareto"]
+    assert row[1:] == ("on the front", "on the front")
+
+
 def test_runs_are_called_by_their_folders(tmp_path: Path) -> None:
     assert names_of([tmp_path / "a/run", tmp_path / "b"]) == ["run", "b"]
     assert names_of([tmp_path / "a/run", tmp_path / "b/run"]) == ["a/run", "b/run"]

@@ -205,7 +205,7 @@ def test_shipped_recipes_are_checked(homoexport, place, monkeypatch, path):
     flags = [f"--set={key}={value}" for key, value in instead.items()] if path.stem.startswith("homobert") else []
     flags += ["--set=distill.batch_size=64"] if flags else []  # of the few files there are
     outcome = homoexport("run", path, "--check", "--set=distill.threads=1", *flags)
-    if path.stem in ("glue", "homobert-family"):  # of other commands
+    if path.stem == "glue":  # of another command
         assert outcome.code == 2
         assert len([line for line in outcome.err.splitlines() if line.startswith("error:")]) == 1
     else:

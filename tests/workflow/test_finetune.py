@@ -32,6 +32,7 @@ def test_a_student_is_finetuned_judged_and_kept(tiny_folder: Callable[..., Path]
     result = finetune_model(str(tiny_folder()), TASK, tmp_path / "out", settings=SETTINGS, seed=3)
     manifest = verify(tmp_path / "out", FinetunedManifest)
     assert manifest.details.finetuned == result
+    assert manifest.kind == "model"
     assert manifest.parent == str(tmp_path / "teacher")
     model = open_model(str(tmp_path / "out"), threads=1)
     guesses = [model.details.labels[row] for row in np.stack(model.logits(TEXTS)).argmax(axis=1)]

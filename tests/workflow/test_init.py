@@ -73,7 +73,7 @@ def test_of_a_classifier_labels_are_found(tmp_path, teacher):
     data = rows(tmp_path / "rows.jsonl", id=lambda n: n, review=words, label=lambda n: n % 3)
     draft = init("mine.yaml", teacher=teacher("sequence"), data=[data])
     (source,) = draft.recipe.text.sources
-    assert (source.column, source.label_column, draft.learn) == ("review", "label", None)
+    assert (source.column, source.label_column, draft.recipe.finetune) == ("review", "label", None)
     assert draft.recipe.distill.objective == "classification"
     assert draft.rows[1] == {"text": words(1), "label": "1"}
     check_recipe(draft.recipe)
@@ -148,15 +148,15 @@ def test_columns_of_parquet_that_cannot_be_read_are_passed_over(tmp_path, teache
 
 
 @pytest.mark.parametrize(("label", "task"), [(lambda n: n % 2, "classification"), (lambda n: n / 7, "scores")])
-def test_labels_that_no_teacher_knows_are_to_be_learned(tmp_path, teacher, label, task):
+def test_labels_that_no_teacher_knows_are_learned_by_it_first(tmp_path, teacher, label, task):
     data = rows(tmp_path / "rows.jsonl", query=words, passage=words, grade=label)
     draft = init("mine.yaml", teacher=teacher(), data=[data], columns={"label": "grade"})
-    assert draft.recipe.teacher == "runs/mine-teacher"
-    assert draft.learn == (
-        f"homoexport finetune teacher --task {task} --train rows.jsonl --dev dev.csv --text-column query "
-        "--pair-column passage --label-column grade -o runs/mine-teacher"
-    )
-    assert draft.learn in draft.path.read_text()
+    recipe = load_recipe(draft.path)
+    assert (recipe.teacher, recipe.finetune.task, recipe.finetune.dev) == ("teacher", task, "dev.csv")
+    with pytest.raises(UserError, match=r"finetune\.dev dev\.csv: no file matches"):
+        check_recipe(recipe)
+    (tmp_path / "dev.csv").write_text("query,passage,grade\n" + "".join(f"w{n} w2,w3,{label(n)}\n" for n in range(30)))
+    assert check_recipe(recipe).teacher.model.config.num_labels == (1 if task == "scores" else 2)
     (source,) = draft.recipe.text.sources
     assert (source.column, source.pair_column, source.label_column) == ("query", "passage", "grade")
 

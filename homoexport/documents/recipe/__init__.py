@@ -4,6 +4,7 @@ An unknown key is refused with the nearest known one. Algorithms never see a rec
 and leaves get plain values.
 """
 
+from homoexport.documents.recipe.finetuning import FinetuneSettings, LabelledFiles, TeacherSettings
 from homoexport.documents.recipe.parsing import load_recipe, parse_as, read_recipe_tree, section_of, with_target
 from homoexport.documents.recipe.paths import looked_for
 from homoexport.documents.recipe.quality import QualitySettings
@@ -21,7 +22,6 @@ from homoexport.documents.recipe.sections import (
     SEED_STUDENTS,
     DistillSettings,
     ExportSettings,
-    FinetuneSettings,
     LossWeights,
     MeasureSettings,
     StudentShape,
@@ -38,12 +38,14 @@ __all__ = [
     "FinetuneRecipe",
     "FinetuneSettings",
     "GateRecipe",
+    "LabelledFiles",
     "LossWeights",
     "MeasureSettings",
     "PlanRecipe",
     "QualitySettings",
     "Recipe",
     "StudentShape",
+    "TeacherSettings",
     "TextSettings",
     "TextSource",
     "Tree",

@@ -17,6 +17,8 @@ from homoexport.packaged import PREFIX
 # Where a recipe names files and folders; a star is each item of a list. Some may be names of the hub.
 _PLACES = (
     "teacher",
+    "finetune.train",
+    "finetune.dev",
     "text.sources.*.files",
     "text.sources.*.dataset",
     "vocabulary.keep",
@@ -50,7 +52,7 @@ def looked_for(*named: BaseModel | Path | str | None, recipe: Path | None = None
     try:
         yield
     except UserError as error:
-        where = error.where.partition(" ")[2] if error.where.startswith("--") else error.where
+        where = _file_in(error.where)
         is_named = any(f"{where}/".startswith(f"{each}/") for part in named for each in _names_in(part))
         if not is_named or not _is_relative(where) or _is_there(Path(where)):
             raise
@@ -59,6 +61,12 @@ def looked_for(*named: BaseModel | Path | str | None, recipe: Path | None = None
         raise type(error)(
             error.what, where=error.where, hint=f"{error.hint}; looked in {looked}".removeprefix("; ")
         ) from None
+
+
+def _file_in(where: str) -> str:
+    """What is named after the flag, or the place in a recipe, that names it, where one stands before it."""
+    first, _, rest = where.partition(" ")
+    return rest if first.startswith("--") or first in _PLACES else where
 
 
 def _names_in(part: BaseModel | Path | str | None) -> list[str]:

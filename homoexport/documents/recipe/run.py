@@ -9,13 +9,13 @@ from pydantic import Field, field_validator, model_validator
 from homoexport.choices import Side
 from homoexport.documents.budget import Budget
 from homoexport.documents.document import digest_of
+from homoexport.documents.recipe.finetuning import FinetuneSettings, TeacherSettings
 from homoexport.documents.recipe.quality import QualitySettings
 from homoexport.documents.recipe.sections import (
     NAME,
     SEED_STUDENTS,
     DistillSettings,
     ExportSettings,
-    FinetuneSettings,
     MeasureSettings,
     Section,
     StudentShape,
@@ -23,6 +23,8 @@ from homoexport.documents.recipe.sections import (
 )
 from homoexport.documents.recipe.text import TextSettings
 from homoexport.shape import PartialShape
+
+_OF_THE_RUN = {"trackers", "run.json", "report.html", "0-finetuned", "0-teacher", "1-students"}  # see `layout`
 
 Tree: TypeAlias = dict[str, Any]  # a recipe, or a part of one, before it is parsed
 
@@ -32,6 +34,9 @@ class Recipe(Section):
 
     name: str = Field("run", pattern=NAME, description="Name of the run's folder.")
     teacher: str = Field(description="Hub name, folder, or package:DISTRIBUTION/PATH.")
+    finetune: TeacherSettings | None = Field(
+        None, description="What the teacher learns first, where it does not know the labels yet (classification)."
+    )
     text: TextSettings = Field(description="The text to distil on.")
     student: StudentShape | None = Field(
         None, description="The student's shape; without one, it is planned for the budget."
@@ -94,8 +99,19 @@ class Recipe(Section):
         names = [student.name for student in self.students]
         if None in names or len({str(name).lower() for name in names}) < len(names):
             raise ValueError("each of 'students' needs a name of its own")
-        if taken := {str(name).lower() for name in names} & {"trackers", "run.json"}:
+        if taken := {str(name).lower() for name in names} & _OF_THE_RUN:
             raise ValueError(f"'{taken.pop()}' is a name of the run's own; call the student something else")
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_finetune_on(self) -> Recipe:
+        if self.finetune is None:
+            return self
+        if self.distill.objective != "classification":
+            raise ValueError(
+                f"'finetune' makes a text classifier of the teacher, and distill.objective is {self.distill.objective}"
+            )
+        self.finetune.data(self.text, self.quality)
         return self
 
     @property
@@ -105,11 +121,21 @@ class Recipe(Section):
 
     @property
     def output(self) -> Side:
-        """Whose space the one student is judged in: a planned one answers in its own, and where vectors beside the text
+        """Whose space a student is judged in: a planned one answers in its own, and where vectors beside the text
         taught it, there is no model of theirs.
         """
         beside = self.distill.vectors_file or any(source.vector_column for source in self.text.sources)
-        return "student" if self.student is None or beside else self.student.output
+        return "student" if self.is_planned or beside else self.shapes[0].output
+
+    @property
+    def shapes(self) -> tuple[StudentShape, ...]:
+        """The students that are asked for, the widest first; none where one is to be planned."""
+        return self.students if self.student is None else (self.student,)
+
+    def of_student(self, student: StudentShape) -> Recipe:
+        """The recipe of one of several students alone, under its name."""
+        shape = StudentShape(**student.model_dump(exclude_unset=True, exclude={"name", "finish"}))
+        return self.model_copy(update={"name": student.name, "student": shape, "students": ()})
 
     def digest(self) -> str:
         """Hex sha256 of the recipe's content."""

@@ -323,26 +323,3 @@ class MeasureSettings(Section):
     length: int = Field(128, ge=2, le=10**6, description="Tokens of one sequence; of real texts, the most.")
     text: str | None = Field(None, description="File of real texts, one a line, whose own lengths are measured with.")
     min_seconds: float = Field(2.0, gt=0, le=86_400, description="Seconds for which each package is timed, at least.")
-
-
-class FinetuneSettings(Section):
-    """How to fine-tune on a labelled task."""
-
-    epochs: float = Field(3.0, gt=0, le=10**6, description="Passes over the examples.")
-    batch_size: int = Field(32, ge=1, le=2**20, description="Examples of one step.")
-    learning_rate: float = Field(1e-4, gt=0, description="Peak learning rate of AdamW; it falls to 0 by the end.")
-    warmup: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the rate rises.")
-    weight_decay: float = Field(0.01, ge=0, description="AdamW's weight decay (not on biases and LayerNorms).")
-    max_length: int = Field(128, ge=8, le=10**6, description="Tokens of one example, special tokens included.")
-    max_examples: int | None = Field(None, ge=1, description="At most so many examples, drawn by the seed.")
-    teacher_weight: float = Field(
-        0.5, ge=0, le=1, description="Weight of the teacher's logits in the loss; the labels have the rest."
-    )
-    temperature: float = Field(2.0, gt=0, description="Temperature at which a teacher's logits are matched.")
-    int8_share: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="Last share of the steps in which int8 is simulated, so that the int8 file may lose less; try 0.3.",
-    )
-    threads: int | None = Field(None, ge=1, le=4096, description="CPU threads; by default what the cgroup allows.")

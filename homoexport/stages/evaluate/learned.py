@@ -19,7 +19,7 @@ class LabelledTask:
     """What to train on, and what to judge on by the name of the split.
 
     `names` are the labels', none where texts have scores; `metrics` those to give, None for all; `columns` those of the
-    user's own files.
+    user's own files that are judged on.
     """
 
     name: str
@@ -94,8 +94,20 @@ def glue_task(name: LearnedGlueTask, data_dir: Path | None) -> LabelledTask:
     return LabelledTask(name, train, judged, task.names or (), task.metrics)
 
 
-def own_task(kind: OwnTask, train: str, dev: str, columns: Columns) -> LabelledTask:
+def own_task(
+    kind: OwnTask,
+    train: str,
+    dev: str,
+    columns: Columns,
+    *,
+    dev_columns: Columns | None = None,
+    called: tuple[str, str] = ("--train", "--dev"),
+) -> LabelledTask:
     """A task of the user's own, out of files as `homoexport eval` reads them.
+
+    Args:
+        columns: of the files to train on, and of those to judge on unless `dev_columns` names theirs.
+        called: what the user calls both, for errors.
 
     Raises:
         TextError: no text, no such column, labels that are no numbers where there should be scores, one label alone,
@@ -104,7 +116,7 @@ def own_task(kind: OwnTask, train: str, dev: str, columns: Columns) -> LabelledT
     label = columns.label or ("score" if kind == "scores" else "label")
     named = Columns(text=columns.text or "text", pair=columns.pair, label=label)
     names: tuple[str, ...] = ()
-    with read_for("--train"):
+    with read_for(called[0]):
         learned = read_examples(train, named)
         if len(set(learned.texts)) < 2:
             raise TextError("every text is the same", where=learned.source, hint="name other files or another column")
@@ -116,15 +128,16 @@ def own_task(kind: OwnTask, train: str, dev: str, columns: Columns) -> LabelledT
             if len(names) < 2:
                 hint = "name files with two labels or more, or another --label-column"
                 raise TextError(f"has the label '{names[0]}' alone", where=learned.source, hint=hint)
-    with read_for("--dev"):
-        judged = read_examples(dev, named)
+    of_dev = dev_columns or named
+    with read_for(called[1]):
+        judged = read_examples(dev, of_dev)
         assert judged.labels is not None
         if kind == "classification":
             label_indices(judged.labels, names, where=dev)
         elif len(judged.scores()) < 3:
             what = f"holds {len(judged.labels)} texts"
             raise TextError(what, where=dev, hint="give 3 or more, for scores to compare")
-    return LabelledTask(kind, learned, {"dev": judged}, names, columns=named)
+    return LabelledTask(kind, learned, {"dev": judged}, names, columns=of_dev)
 
 
 def read_again(run: FineTunedRun) -> Examples | None:

@@ -92,7 +92,7 @@ def train_classifier(
     set_seed(seed)
     encoder = load_classifier(source, names)
     rows = _rows(encoder.tokenizer, texts, labels, settings.max_length, teacher_logits)
-    steps = math.ceil(settings.epochs * math.ceil(len(rows) / settings.batch_size))
+    steps = settings.steps(len(rows))
     simulation = simulated_int8(encoder.model) if settings.int8_share else nullcontext()
     began = time.perf_counter()
     with scratch_folder() as work, simulation as switch:

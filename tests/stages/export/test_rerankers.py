@@ -149,7 +149,7 @@ def test_the_pages_python(reranker, tmp_path, monkeypatch):
 def test_the_pages_recipe_is_the_recipe(tmp_path):
     (fragment,) = snippets("rerankers.md", "A recipe", "yaml")
     tree, shown = read_recipe_tree(ROOT / "recipes/reranker.yaml"), yaml.safe_load(fragment)
-    for section in ("text", "distill", "quality"):
+    for section in ("finetune", "text", "distill", "quality"):
         tree[section] = tree[section] | shown[section]
     again = parse_as(Recipe, tree, where="docs/rerankers.md")
     assert again == parse_as(Recipe, read_recipe_tree(ROOT / "recipes/reranker.yaml"), where="recipe")
