@@ -165,23 +165,16 @@ def test_steps_on_the_way_cost_what_the_schedule_says():
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with what the shipped recipes name: teachers of their sizes, some of random weights, and text."""
+    """A folder with what stands in for the hub's model, of its size, and the text that the shipped recipes name."""
     import torch
-    from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer, BertConfig
+    from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig
 
     from homoexport.packaged import locate
 
     folder = tmp_path_factory.mktemp("place")
-    minilm = locate(MINILM)
-    tokenizer = AutoTokenizer.from_pretrained(minilm)
     torch.manual_seed(0)
-    base = AutoModelForMaskedLM.from_config(BertConfig())
-    heads = [AutoModelForSequenceClassification.from_pretrained(minilm, num_labels=count) for count in (2, 1)]
-    for name, model in zip(
-        ("bert-base", "runs/classifier-teacher", "runs/reranker-teacher"), (base, *heads), strict=True
-    ):
-        model.save_pretrained(folder / name)
-        tokenizer.save_pretrained(folder / name)
+    AutoModelForMaskedLM.from_config(BertConfig()).save_pretrained(folder / "bert-base")
+    AutoTokenizer.from_pretrained(locate(MINILM)).save_pretrained(folder / "bert-base")
     line = (
         "the committee met on day {} and voted for plan {} of {}, which nobody had expected to cost {} million".format
     )
