@@ -12,6 +12,7 @@ The verbs, each with its subject first and the rest by keyword. They print nothi
     evaluate    packages and models on a task, side by side, with intervals
     finetune    a model on labels, and from a teacher
     run         a recipe's whole journey, from plan to report
+    run_several the same for each of a recipe's students or budgets, side by side
     embed       many texts by a package, into a file of vectors
     score       many pairs or texts by a reranker or classifier, into a file of its scores
     open_package, verify
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from homoexport.workflow.measure import measure
     from homoexport.workflow.plan import plan
     from homoexport.workflow.run import run
+    from homoexport.workflow.several import run_several
     from homoexport.workflow.trim import trim
 
     __version__: str
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
 _VERBS = ("init", "check", "plan", "trim", "distill", "export", "measure", "evaluate", "finetune", "run", "embed")
 _HOMES = {
     **{verb: f"workflow.{verb}" for verb in _VERBS},
+    "run_several": "workflow.several",
     "score": "workflow.embed",
     "open_package": "runtime.inference",
     "verify": "documents.artifact",
@@ -94,6 +97,7 @@ __all__ = [
     "open_package",
     "plan",
     "run",
+    "run_several",
     "score",
     "trim",
     "verify",

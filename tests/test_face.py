@@ -12,7 +12,7 @@ import homoexport
 from homoexport import errors
 
 VERBS = ("plan", "trim", "distill", "export", "measure", "evaluate", "finetune", "run", "embed", "score")
-VERBS += ("init", "check", "open_package", "verify")
+VERBS += ("init", "check", "run_several", "open_package", "verify")
 
 
 def test_nothing_heavy_is_imported_before_a_name_is_used():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -63,9 +64,9 @@ def run(
     A recipe with `finetune` has the teacher learn its labels first. Where the recipe names no student, or with --plan,
     the student is the shape that the budget allows and that keeps most of the teacher; if its measured package misses a
     line all the same, it is pruned further. The run's folder holds the student, its ONNX package, the measurement,
-    report.html and summary.json. Of several students each has such a folder below the run's, whose report.html compares
-    them. Exits with 3 where a line of the budget is missed (of several students by all) or the student does not fit the
-    device.
+    report.html and summary.json. Of several students or budgets each has such a folder below the run's, whose
+    report.html compares them. Exits with 3 where a line of a budget is missed (of one budget and several students by
+    all) or no student fits the device.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("run is one process's", where="run", hint="launch `distill` with many, then `export`")
@@ -81,13 +82,13 @@ def run(
         screen.stage_line(f"Running {settings.name}")
         from homoexport.report import summary_table
         from homoexport.workflow.run import run as run_recipe
-        from homoexport.workflow.several import run_students
+        from homoexport.workflow.several import is_kept, run_several
 
         progress = _told_to(bars)
-        if settings.students:
-            runs = run_students(settings, output=run_dir, force=force, resume=resume, progress=progress)
-            _show_several(runs, run_dir / HTML_REPORT, as_json=as_json)
-            if not any(run.budget_kept for run in runs.values()):
+        if settings.parts:
+            runs = run_several(settings, output=run_dir, force=force, resume=resume, progress=progress)
+            _show_several(runs, run_dir / HTML_REPORT, of=settings.parts, as_json=as_json)
+            if not is_kept(settings, runs):
                 raise typer.Exit(3)
             return
         summary = run_recipe(settings, output=run_dir, force=force, resume=resume, progress=progress)
@@ -116,11 +117,11 @@ def _told_to(bars: screen.Bars) -> Progress:
     )
 
 
-def _show_several(runs: dict[str, Summary], page: Path, *, as_json: bool) -> None:
-    """Students side by side, in the terminal."""
+def _show_several(runs: dict[str, Summary], page: Path, *, of: Sequence[Recipe] = (), as_json: bool) -> None:
+    """Runs side by side, in the terminal; of one recipe, those of its parts."""
     from homoexport.report import side_by_side_notes, side_by_side_table
 
-    told = [*side_by_side_notes(runs), f"Report: {page}"]
+    told = [*side_by_side_notes(runs, of=[part.name for part in of]), f"Report: {page}"]
     screen.show(list(runs.values()), side_by_side_table(runs), *told, as_json=as_json)
 
 
@@ -162,9 +163,13 @@ def report(
     if output is not None:
         raise UserError("is for several runs", where="--output", hint="the report of one run lies in its own folder")
     from homoexport.report import summary_table
+    from homoexport.workflow.summary import parts_of, report_several
     from homoexport.workflow.summary import report as report_again
 
     (run_dir,) = run_dirs
+    if parts := parts_of(run_dir):
+        _show_several(report_several(run_dir), run_dir / HTML_REPORT, of=parts, as_json=as_json)
+        return
     summary = report_again(run_dir)
     where = f"Report: {run_dir / HTML_REPORT}"
     screen.show(summary, summary_table(summary), *_verdicts(summary, run_dir), where, as_json=as_json)

@@ -11,8 +11,9 @@ A run's folder:
     turns/N       1-student to 3-measured of a turn that missed the budget, and was pruned on from
     report.md, report.html, summary.json, plots/
 
-A run of several students has `1-students`, their one distillation, and for each of them a run's folder of its name,
-with the same files (hard links) in `1-student`; its report.html compares them.
+A run of several students or budgets has for each a run's folder of its name, with what all share as hard links:
+0-finetuned, 0-teacher, and its 1-student of `1-students`, the one distillation of several. Its own 3-measured is of all
+packages in turns, and its report.html compares them.
 
 Several students of one distillation lie in one folder each, by their names; several fine-tuned models in TASK/seed-N.
 """

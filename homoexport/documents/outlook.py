@@ -56,9 +56,9 @@ class RunTime(Figures):
 class Outlook(Figures):
     """A run that can be done, as far as can be known before it begins.
 
-    The student's shape is None where it is still to be planned, and that of the widest of several `students`; `budget`
-    and `quality` are as the recipe has them. Figures of the disk are those of where the run's folder will lie; what is
-    needed there is needed at least.
+    The student's shape is None where it is still to be planned, and that of the widest of several `students`; `budget`,
+    `budgets` and `quality` are as the recipe has them. Figures of the disk are those of where the run's folder will
+    lie; what is needed there is needed at least.
     """
 
     recipe: str
@@ -83,6 +83,7 @@ class Outlook(Figures):
     threads: int | None
     workload: tuple[int, int]
     budget: dict[str, float | str]
+    budgets: dict[str, dict[str, float | str]] = Field(default_factory=dict)
     quality: str | None
     disk_needed_bytes: int
     disk_free_bytes: int

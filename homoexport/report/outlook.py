@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from homoexport.documents.outlook import Learning, Outlook, RunTime, SourceFound
 from homoexport.report.table import Table
 from homoexport.report.wording import budget_line, parameters, quantity
@@ -24,10 +26,11 @@ def outlook_table(outlook: Outlook) -> Table:
     """A row for each thing that was found."""
     threads = "all cores" if outlook.threads is None else f"{outlook.threads} thread{'s' * (outlook.threads > 1)}"
     batch_size, length = outlook.workload
-    student = "planned for the budget"
+    student = "planned for each budget" if outlook.budgets else "planned for the budget"
     if outlook.student_shape is not None and outlook.student_parameters is not None:
         student = f"{outlook.student_shape.name}, {parameters(outlook.student_parameters)}"
     students = [f"{name}: {shape.name}" for name, shape in outlook.students.items()] or [student]
+    budgets = [f"{name}: {_lines(lines)}" for name, lines in outlook.budgets.items()] or [_lines(outlook.budget)]
     rows = [
         ("Teacher", outlook.teacher),
         (
@@ -35,15 +38,15 @@ def outlook_table(outlook: Outlook) -> Table:
             f"{outlook.family}, {outlook.task}: {outlook.teacher_shape.name}, {parameters(outlook.teacher_parameters)}",
         ),
         ("Learns first", "" if outlook.finetuning is None else _learning(outlook.finetuning)),
-        *(("Text" if place == 0 else "", _source(source)) for place, source in enumerate(outlook.text)),
+        *_rows("Text", list(map(_source, outlook.text))),
         (
             "Sequences",
             f"{outlook.tokens:.0f} tokens on average, {outlook.max_length} at most; {outlook.held_out:,} held out",
         ),
         ("Objective", f"{outlook.objective}, {outlook.method}: {outlook.steps:,} steps of {outlook.batch_size:,}"),
-        *(("Student" if place == 0 else "", told) for place, told in enumerate(students)),
+        *_rows("Student", students),
         ("Device", f"{outlook.device}, {threads}, {batch_size} x {length} tokens"),
-        ("Budget", "; ".join(_line(*line) for line in outlook.budget.items())),
+        *_rows("Budget", budgets),
         ("Quality", outlook.quality or ""),
         ("Disk", f"{_gigabytes(outlook.disk_needed_bytes)} at least, {_gigabytes(outlook.disk_free_bytes)} free"),
         ("Time", "" if outlook.time is None else time_in_words(outlook.time)),
@@ -67,6 +70,11 @@ def time_in_words(found: RunTime) -> str:
     return f"about {duration(found.total)}: {stages}{turn} (by {found.basis})"
 
 
+def _rows(name: str, cells: Sequence[str]) -> list[tuple[str, str]]:
+    """A row for each of several things of a kind, the first of which says what they are."""
+    return [("" if place else name, cell) for place, cell in enumerate(cells)]
+
+
 def _learning(found: Learning) -> str:
     labels = f"{len(found.labels)} labels" if found.labels else "scores"
     count = f"{found.examples:,} of {found.of_examples:,} examples, {found.steps:,} steps of {found.batch_size:,}"
@@ -78,6 +86,10 @@ def _source(source: SourceFound) -> str:
     columns = ", ".join(f"{role} in '{column}'" if role != column else role for role, column in source.columns.items())
     count = "" if source.sequences is None else f"; about {float(f'{source.sequences:.2g}'):,.0f} sequences"
     return f"{source.source}{files}: {columns}{count}"
+
+
+def _lines(budget: Mapping[str, float | str]) -> str:
+    return "; ".join(_line(*line) for line in budget.items())
 
 
 def _line(name: str, limit: float | str) -> str:

@@ -66,8 +66,8 @@ def _standing(name: str, runs: Mapping[str, Summary]) -> str:
     return "on the front"
 
 
-def side_by_side_notes(runs: Mapping[str, Summary]) -> list[str]:
-    """Why figures of these runs may not compare."""
+def side_by_side_notes(runs: Mapping[str, Summary], *, of: Sequence[str] = ()) -> list[str]:
+    """Why figures of these runs may not compare; `of` names those that one recipe asks for, measured in turns."""
     ways: dict[str, Callable[[Summary], object]] = {
         "teachers": lambda run: run.teacher.name,
         "conditions of measuring": lambda run: run.measured,
@@ -77,12 +77,30 @@ def side_by_side_notes(runs: Mapping[str, Summary]) -> list[str]:
     first, *others = runs.values()
     differing = [what for what, of in ways.items() if any(of(run) != of(first) for run in others)]
     notes = [f"The runs have different {what}, so that figures do not compare as they stand" for what in differing]
-    return [*notes, "Each run was measured at its own time; homoexport bench times their packages in turns"]
+    if not of:
+        return [*notes, "Each run was measured at its own time; homoexport bench times their packages in turns"]
+    notes += [f"{name} is left out: its student does not fit the device" for name in of if name not in runs]
+    return [*notes, "Times and memory are of one measurement in turns; verdicts are those of each run's own"]
 
 
-def write_side_by_side(path: Path, runs: Mapping[str, Summary], measurements: Sequence[Measurement]) -> None:
-    """Write the page of several runs, by their names; measurements are in the same order."""
+def write_side_by_side(
+    path: Path,
+    runs: Mapping[str, Summary],
+    measurements: Sequence[Measurement],
+    *,
+    of: Sequence[str] = (),
+    shared: Mapping[str, float] | None = None,
+) -> None:
+    """Write the page of several runs, by their names; measurements are in the same order.
+
+    Args:
+        of: the names of all that one recipe asks for, which were measured in turns.
+        shared: seconds of the stages that were done once for all.
+    """
     first = next(iter(runs.values()))
+    spent: dict[str, Mapping[str, float]] = {name: run.seconds for name, run in runs.items()}
+    if shared:
+        spent["for all"] = shared
     results = [measurement.results[-1] for measurement in measurements]
     figures = {
         "tradeoff": tradeoff_figure(
@@ -96,9 +114,9 @@ def write_side_by_side(path: Path, runs: Mapping[str, Summary], measurements: Se
         "side_by_side.md.jinja",
         runs=runs,
         table=side_by_side_table(runs),
-        notes=side_by_side_notes(runs),
+        notes=side_by_side_notes(runs, of=of),
         budget=_budget_table(runs),
-        stages=_stages_table(runs),
+        stages=_stages_table(spent),
         plots=PLOTS,
         conditions=conditions,
         host_line=host_line,
@@ -130,13 +148,13 @@ def _budget_table(runs: Mapping[str, Summary]) -> Table:
     return Table(("Budget", *runs), rows)
 
 
-def _stages_table(runs: Mapping[str, Summary]) -> Table:
-    """Each stage's wall time."""
+def _stages_table(spent: Mapping[str, Mapping[str, float]]) -> Table:
+    """Each stage's wall time, a column for each run."""
 
-    def spent(run: Summary, stage: str) -> str:
-        return f"{run.seconds[stage]:,.1f} s" if stage in run.seconds else ""
+    def told(seconds: float | None) -> str:
+        return "" if seconds is None else f"{seconds:,.1f} s"
 
-    stages = dict.fromkeys(stage for run in runs.values() for stage in run.seconds)
-    rows = [(stage, *(spent(run, stage) for run in runs.values())) for stage in stages]
-    together = [f"{sum(run.seconds.values()):,.1f} s" for run in runs.values()]
-    return Table(("Stage", *runs), [*rows, ("together", *together)])
+    stages = dict.fromkeys(stage for seconds in spent.values() for stage in seconds)
+    rows = [(stage, *(told(seconds.get(stage)) for seconds in spent.values())) for stage in stages]
+    together = [told(sum(seconds.values())) for seconds in spent.values()]
+    return Table(("Stage", *spent), [*rows, ("together", *together)])

@@ -141,7 +141,8 @@ def check_recipe(recipe: Recipe, *, output: Path | None = None) -> Checked:
 def _checked_without_models(recipe: Recipe) -> tuple[JudgedExamples | None, LabelledTask | None]:
     """What a student will be judged on, and what its teacher is to learn, once what needs no model is checked."""
     settings = recipe.measure
-    refuse_emulated_latency(recipe.budget, settings.device)
+    for budget in (recipe.budget, *recipe.budgets.values()):
+        refuse_emulated_latency(budget, settings.device)
     refuse_uncounted(settings.device)
     refuse_without(recipe.export, settings.device, calibrated=True)  # on held-out text
     workload = settings.threads, settings.batch_size, settings.length
@@ -227,6 +228,7 @@ def outlook_of(checked: Checked, output: Path, *, time: RunTime | None) -> Outlo
         threads=measure.threads,
         workload=(measure.batch_size, measure.length),
         budget=recipe.budget.lines(),
+        budgets={name: budget.lines() for name, budget in recipe.budgets.items()},
         quality=None if quality is None else f"{quality.metric or quality.task} of at least {quality.floor}",
         disk_needed_bytes=needed,
         disk_free_bytes=free,

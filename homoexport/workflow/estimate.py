@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # In seconds, on two cores of a Xeon with AMX: bench/results/making.json and docs/quickstart-summary.json are of it.
 _LOOP_SECONDS = 0.0123  # of `_pace`
-_PLAN, _EXPORT, _MEASURE = 80.0, 20.0, 6.0
+_PLAN, _PLAN_AGAIN, _EXPORT, _MEASURE = 80.0, 30.0, 20.0, 6.0  # again: for another budget, see docs/planning.md
 _EXPORT_OF_A_MILLION = 0.5  # parameters: so much more
 _PACKAGES = 2  # that are measured, each for `measure.min_seconds`
 
@@ -65,23 +65,27 @@ def time_of_run(checked: Checked) -> RunTime:
     exporting = pace * (_EXPORT + _EXPORT_OF_A_MILLION * checked.teacher.parameters / 1e6)
     asking = _ASKING_BOTH * probed.narrow / recipe.distill.batch_size  # teacher and student, a text
     comparing = asking * recipe.text.held_out
-    students = max(1, len(recipe.students))
-    steps = recipe.distill.prune_until + sum(each.finish for each in recipe.students) if recipe.students else 1.0
+    students = max(1, len(recipe.parts))
+    distillations = float(students)
+    if recipe.students:
+        distillations = recipe.distill.prune_until + sum(each.finish for each in recipe.students)
+    measuring = pace * _MEASURE + _PACKAGES * recipe.measure.min_seconds
+    in_turns = pace * _MEASURE + (students + 1) * recipe.measure.min_seconds if recipe.parts else 0.0
     seconds = {
         "finetune": _finetuning(checked, probed),
-        "plan": pace * _PLAN if recipe.is_planned else 0.0,
+        "plan": pace * (_PLAN + (students - 1) * _PLAN_AGAIN) if recipe.is_planned else 0.0,
         "text": text.seconds() or 0.0,
         "vectors": _asking_second(checked, probed),
-        "distill": _CHECKPOINTS * (steps * _distilling(checked, probed) + students * comparing),
+        "distill": _CHECKPOINTS * (distillations * _distilling(checked, probed) + students * comparing),
         "teacher": exporting,
         "export": students * exporting,
-        "measure": students * (pace * _MEASURE + _PACKAGES * recipe.measure.min_seconds + comparing),
+        "measure": students * (measuring + comparing) + in_turns,
         "quality": students * asking * checked.judged,
     }
     turn = None
     if recipe.is_planned:
         pruning_on = PRUNE_ON_STEPS * recipe.distill.steps * probed.narrow
-        turn = pruning_on + sum(seconds[stage] for stage in ("export", "measure", "quality"))
+        turn = pruning_on + sum(seconds[stage] for stage in ("export", "measure", "quality")) / students
     basis = (
         f"{_STEPS - 1} training steps of {probed.sequences} texts, timed here, and what exporting and measuring took "
         f"on a Xeon of {pace:.1f} times this machine's pace"

@@ -33,6 +33,7 @@ from homoexport.documents.layout import (
     PACKAGE,
     PLAN,
     STUDENT,
+    STUDENTS,
     SUMMARY,
     TEACHER,
     TURNS,
@@ -98,39 +99,39 @@ def run(
         >>> summary.budget_kept  # doctest: +SKIP
         True
     """
-    recipe, run_dir = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe)), Path(output)
-    if recipe.students:
-        raise RecipeError("there are several", where="students", hint="`run_students` makes a run for each of them")
-    check_output(run_dir, "run", recipe.digest(), inputs=inputs_of(recipe), force=force, resume=resume)
-    teacher, task = checked_teacher(recipe, run_dir, resume=resume, progress=progress)
-
-    def is_worth_keeping() -> bool:
-        is_begun = any(map(is_finished, (run_dir / FINETUNED, run_dir / PLAN))) or (run_dir / TURNS).is_dir()
-        return is_begun or holds(run_dir / STUDENT, CHECKPOINT, MANIFEST)
-
-    with replacing(
-        run_dir, force=force, resume=resume, is_worth_keeping=is_worth_keeping, is_done=(run_dir / SUMMARY).is_file
-    ):
-        if resume:
-            refuse_other_work(run_dir, recipe.digest())
-        else:
-            begin(run_dir, "run", recipe.digest(), recipe=recipe)
-        journey = Journey(recipe, run_dir, teacher, progress)
-        if task is not None:
-            journey = replace(journey, teacher=journey.finetuned(task))
+    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe))
+    if recipe.parts:
+        where = "students" if recipe.students else "budgets"
+        raise RecipeError("there are several", where=where, hint="`run_several` makes a run of each")
+    with begun(recipe, Path(output), over=SUMMARY, force=force, resume=resume, progress=progress) as journey:
         return journey.run()
 
 
-def checked_teacher(
-    recipe: Recipe, folder: Path, *, resume: bool, progress: Progress
-) -> tuple[Encoder, LabelledTask | None]:
-    """The teacher, and what it is to learn first, once all is checked that would stop the run, and it is said how long
-    it will take.
+@contextmanager
+def begun(
+    recipe: Recipe, folder: Path, *, over: str, force: bool, resume: bool, progress: Progress
+) -> Iterator[Journey]:
+    """A journey in a run's folder, once all is checked that would stop it, and the teacher has learned what it is to.
+
+    Where the block fails before anything is worth keeping, all is as it was. `over` is the file that the end leaves.
     """
+    check_output(folder, "run", recipe.digest(), inputs=inputs_of(recipe), force=force, resume=resume)
     checked = check_recipe(recipe, output=None if resume else folder)
     if not resume:
         progress.on_note(f"this will take {time_in_words(time_of_run(checked))}")
-    return checked.teacher, checked.task
+    stages = (FINETUNED, PLAN, STUDENT, STUDENTS, TURNS, *(part.name for part in recipe.parts))
+
+    def is_worth_keeping() -> bool:
+        return any(holds(folder / made, CHECKPOINT, MANIFEST) for made in stages)
+
+    is_done = (folder / over).is_file
+    with replacing(folder, force=force, resume=resume, is_worth_keeping=is_worth_keeping, is_done=is_done):
+        if resume:
+            refuse_other_work(folder, recipe.digest())
+        else:
+            begin(folder, "run", recipe.digest(), recipe=recipe)
+        journey = Journey(recipe, folder, checked.teacher, progress)
+        yield journey if checked.task is None else replace(journey, teacher=journey.finetuned(checked.task))
 
 
 @dataclass(frozen=True)
@@ -146,10 +147,10 @@ class Journey:
         """All stages that are still to do."""
         recipe, folder, turns = self.recipe, self.folder, Turns(self.folder)
         turns.put_right()
-        planned = self._plan() if recipe.is_planned else None
+        planned = self.planned() if recipe.is_planned else None
         if planned is None:
             if recipe.budget.relative:
-                self._refuse_unheld_teacher()
+                self.refuse_unheld_teacher()
             self._distill(recipe.shapes[0], turns)
             self._export_and_measure()
             if not (folder / SUMMARY).exists():
@@ -201,7 +202,7 @@ class Journey:
             mark = mark.model_copy(update={"seconds": {**mark.seconds, name: seconds}})
             write_document(self.folder / RUN_MARK, mark)
 
-    def _plan(self) -> Plan:
+    def planned(self) -> Plan:
         """The plan, kept or made."""
         recipe, folder = self.recipe, self.folder / PLAN
         if not self._is_done(folder):
@@ -315,7 +316,7 @@ class Journey:
                 recipe_digest=recipe.digest(),
             )
 
-    def _refuse_unheld_teacher(self) -> None:
+    def refuse_unheld_teacher(self) -> None:
         """Find out before distilling whether the device can measure what relative lines are held against."""
         if self._is_done(self.folder / STUDENT):
             return

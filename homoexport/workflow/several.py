@@ -1,86 +1,98 @@
-"""Several students of one recipe: one distillation, a run's folder for each, and one page that compares them.
+"""Several runs of one recipe, for its students or its budgets: a folder of each, and one page that compares them.
 
-Each student's folder is that of a run of its own recipe, the same with this one student; what all share is there as
-hard links, so that `report`, `verify` and `bench` take it as any other.
+Each folder is that of a run of its own recipe, the same with this one student or budget; what all share (the teacher's
+own, and students out of one distillation) is there as hard links, so that `report`, `verify` and `bench` take it as
+any other. In the end all packages are measured in turns.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from homoexport.documents.artifact import MANIFEST, RUN_MARK, Manifest, verify
-from homoexport.documents.document import write_document
+from homoexport.choices import RuntimeChoice
+from homoexport.documents.artifact import MANIFEST, RUN_MARK, Manifest, verify, write_manifest
+from homoexport.documents.document import digest_of, write_document
 from homoexport.documents.layout import (
-    CHECKPOINT,
     FINETUNED,
     HTML_REPORT,
     MEASURED,
+    MEASUREMENT,
+    PACKAGE,
     STUDENT,
     STUDENTS,
     SUMMARY,
     TEACHER,
 )
-from homoexport.documents.output import output_errors, replacing, staged
-from homoexport.documents.recipe import Recipe
-from homoexport.documents.run_folder import begin, check_output, holds, is_finished, refuse_other_work
+from homoexport.documents.output import staged
+from homoexport.documents.recipe import Recipe, load_recipe
+from homoexport.documents.run_folder import begin, is_finished
 from homoexport.documents.summary import Summary
-from homoexport.report import write_side_by_side
-from homoexport.workflow.check import inputs_of
+from homoexport.errors import BudgetError, DoesNotFit, RecipeError
 from homoexport.workflow.distill import distill_students
+from homoexport.workflow.measure import measure_once
 from homoexport.workflow.progress import QUIET, Progress
-from homoexport.workflow.run import Journey, checked_teacher
-from homoexport.workflow.summary import checked_summary
-from homoexport.workflow.turns import read_measured
+from homoexport.workflow.run import Journey, begun
+from homoexport.workflow.summary import report_several
 
 
-def run_students(
-    recipe: Recipe, *, output: Path, force: bool = False, resume: bool = False, progress: Progress = QUIET
+def run_several(
+    recipe: Recipe | Path | str,
+    *,
+    output: Path | str,
+    force: bool = False,
+    resume: bool = False,
+    progress: Progress = QUIET,
 ) -> dict[str, Summary]:
-    """Distil a recipe's students out of one run, export and measure each, and compare them; summaries by their names.
+    """`run` for each student or budget of a recipe, and compare them: their summaries by name.
+
+    Times and memory are those of one measurement of all packages in turns; verdicts are each run's own. A student that
+    the device cannot hold has no summary.
 
     Args:
-        output: becomes the folder of all: a run's folder for each student, and `report.html`, which lays them side by
-            side.
+        recipe: what to do, or the YAML file that says it.
+        output: becomes the folder of all: a run's folder of each, and `report.html`, which lays them side by side.
         force, resume: as of `run`.
 
     Raises:
-        UserError, ParityError, DoesNotFit: see `run`.
+        UserError, ParityError: see `run`; or the recipe is of one run. A budget that nothing keeps is told before a
+            student is made.
+        DoesNotFit: the device can hold none of the students.
+
+    Example:
+        >>> runs = run_several("recipes/family.yaml", output="runs/family")  # doctest: +SKIP
+        >>> {name: run.student.latency_p95_ms for name, run in runs.items()}  # doctest: +SKIP
+        {'wide': 8.1, 'narrow': 3.9}
     """
-    check_output(output, "run", recipe.digest(), inputs=inputs_of(recipe), force=force, resume=resume)
-    teacher, task = checked_teacher(recipe, output, resume=resume, progress=progress)
-
-    def is_worth_keeping() -> bool:
-        return is_finished(output / FINETUNED) or holds(output / STUDENTS, CHECKPOINT, MANIFEST)
-
-    is_done = (output / HTML_REPORT).is_file
-    with replacing(output, force=force, resume=resume, is_worth_keeping=is_worth_keeping, is_done=is_done):
-        if resume:
-            refuse_other_work(output, recipe.digest())
-        else:
-            begin(output, "run", recipe.digest(), recipe=recipe)
-        journey = Journey(recipe, output, teacher, progress)
-        if task is not None:
-            journey = replace(journey, teacher=journey.finetuned(task))
-        students = _distilled(journey)
+    recipe, folder = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe)), Path(output)
+    if not recipe.parts:
+        raise RecipeError("has neither 'students' nor 'budgets'", where=recipe.name, hint="`run` is for one student")
+    with begun(recipe, folder, over=HTML_REPORT, force=force, resume=resume, progress=progress) as journey:
+        students = _distilled(journey) if recipe.students else [None] * len(recipe.parts)
         journey.export_teacher()
-        runs = {str(shape.name): output / str(shape.name) for shape in recipe.students}
-        for shape, student in zip(recipe.students, students, strict=True):
-            progress.on_stage(f"The student {shape.name}")
-            _run_of_one(journey, recipe.of_student(shape), runs[str(shape.name)], student)
-        summaries = {name: checked_summary(folder) for name, folder in runs.items()}
-        with output_errors(output):
-            measured = [read_measured(folder / MEASURED) for folder in runs.values()]
-            write_side_by_side(output / HTML_REPORT, summaries, measured)
-    return summaries
+        journeys = [_begun(journey, part, student) for part, student in zip(recipe.parts, students, strict=True)]
+        for each in journeys:
+            _plan(each)
+        _run(journeys)
+        _measure_in_turns(journey, [each.folder / PACKAGE for each in journeys if (each.folder / SUMMARY).is_file()])
+        return report_several(folder)
+
+
+def is_kept(recipe: Recipe, runs: Mapping[str, Summary]) -> bool:
+    """Whether all of a recipe's budgets are kept, or its one budget by one of the students at least."""
+    kept = [part.name in runs and runs[part.name].budget_kept is True for part in recipe.parts]
+    return all(kept) if recipe.budgets else any(kept)
 
 
 def _distilled(journey: Journey) -> list[Path]:
     """The students' folders, kept or made."""
     recipe, folder = journey.recipe, journey.folder / STUDENTS
+    if recipe.budget.relative and not folder.is_dir():
+        journey.refuse_unheld_teacher()
     with journey.stage("distill", f"Distilling {recipe.teacher}"):
         made = distill_students(
             journey.teacher,
@@ -98,17 +110,16 @@ def _distilled(journey: Journey) -> list[Path]:
     return made
 
 
-def _run_of_one(journey: Journey, recipe: Recipe, folder: Path, student: Path) -> None:
-    """Export and measure one student in a run's folder of its own."""
-    if (folder / SUMMARY).is_file():
-        return
+def _begun(journey: Journey, recipe: Recipe, student: Path | None) -> Journey:
+    """The journey of one student or budget, in a folder of its own that has what all share."""
+    folder = journey.folder / recipe.name
     if not (folder / RUN_MARK).is_file():
         begin(folder, "run", recipe.digest(), recipe=recipe)
     shared = {FINETUNED: journey.folder / FINETUNED, TEACHER: journey.folder / TEACHER, STUDENT: student}
     for name, made in shared.items():
-        if made.is_dir() and not is_finished(folder / name):
+        if made is not None and made.is_dir() and not is_finished(folder / name):
             _take_over(made, folder / name, recipe)
-    Journey(recipe, folder, journey.teacher, journey.progress).run()
+    return replace(journey, recipe=recipe, folder=folder)
 
 
 def _take_over(made: Path, folder: Path, recipe: Recipe) -> None:
@@ -124,3 +135,44 @@ def _take_over(made: Path, folder: Path, recipe: Recipe) -> None:
     with staged(folder) as new:
         shutil.copytree(made, new, dirs_exist_ok=True, copy_function=linked)
         write_document(new / MANIFEST, manifest.model_copy(update={"recipe": recipe.digest()}))
+
+
+def _plan(journey: Journey) -> None:
+    """Plan before anything is distilled, where a student is to be planned."""
+    if not journey.recipe.is_planned:
+        return
+    try:
+        journey.planned()
+    except BudgetError as error:
+        raise BudgetError(error.what, where=f"budgets.{journey.recipe.name}", hint=error.hint) from None
+
+
+def _run(journeys: Sequence[Journey]) -> None:
+    """Each run that is not over; where the device holds no student, the last one's refusal."""
+    refused = None
+    for journey in journeys:
+        if (journey.folder / SUMMARY).is_file():
+            continue
+        journey.progress.on_stage(f"The run {journey.recipe.name}")
+        try:
+            journey.run()
+        except DoesNotFit as error:
+            refused = error
+            journey.progress.on_note(f"{journey.recipe.name} is left out: {error.what}")
+    if refused is not None and not any((journey.folder / SUMMARY).is_file() for journey in journeys):
+        raise refused
+
+
+def _measure_in_turns(journey: Journey, packages: Sequence[Path]) -> None:
+    """The teacher's package and those of all runs in one measurement, unless it is there."""
+    recipe, folder = journey.recipe, journey.folder / MEASURED
+    measured = [journey.folder / TEACHER, *packages]
+    parent = digest_of([verify(package, Manifest, strict=False).digest for package in measured])
+    if is_finished(folder) and verify(folder, Manifest, strict=False).parent == parent:
+        return
+    runtimes: list[RuntimeChoice] = ["onnxruntime", *[recipe.export.runtime] * len(packages)]
+    title = f"Measuring all on {recipe.measure.device}, in turns"
+    with journey.stage("measure", title), staged(folder, force=is_finished(folder)) as new:
+        found = measure_once(measured, recipe.measure, runtime=runtimes, progress=journey.progress)
+        write_document(new / MEASUREMENT, found)
+        write_manifest(new, "measurement", parent=parent, recipe=recipe.digest())

@@ -99,6 +99,50 @@ def report_side_by_side(run_dirs: Sequence[Path], *, output: Path) -> dict[str, 
     return runs
 
 
+def parts_of(run_dir: Path) -> tuple[Recipe, ...]:
+    """The recipes of the runs that lie in a folder of several, in their order; of any other folder none."""
+    recipe = read_mark(run_dir).recipe if (run_dir / RUN_MARK).is_file() else None
+    return () if recipe is None else recipe.parts
+
+
+def report_several(run_dir: Path) -> dict[str, Summary]:
+    """Write the page of the runs of one recipe (`run_several`); their summaries, with the times that were measured in
+    turns.
+
+    Raises:
+        PackageError: see `checked_summary`.
+        OutputError: the file cannot be written.
+    """
+    names = [part.name for part in parts_of(run_dir)]
+    found, runs, measured = read_measured(run_dir / MEASURED), dict[str, Summary](), []
+    for name in (name for name in names if (run_dir / name / SUMMARY).is_file()):
+        run = checked_summary(run_dir / name)
+        its_own = _of_one(found, name)
+        runs[name] = run if its_own is None else _timed_in(run, its_own)
+        measured.append(its_own or read_measured(run_dir / name / MEASURED))
+    with output_errors(run_dir):
+        write_side_by_side(run_dir / HTML_REPORT, runs, measured, of=names, shared=read_mark(run_dir).seconds)
+    return runs
+
+
+def _of_one(measurement: Measurement, run: str) -> Measurement | None:
+    """What was measured in turns of the teacher and of a run's package; None where that did not fit."""
+    teachers = [result for result in measurement.results if Path(result.package).name == TEACHER]
+    packages = [result for result in measurement.results if Path(result.package).parent.name == run]
+    if not packages:
+        return None
+    comparisons = [line for line in measurement.comparisons if Path(line.package).parent.name == run]
+    return measurement.model_copy(update={"results": (*teachers, *packages), "comparisons": tuple(comparisons)})
+
+
+def _timed_in(summary: Summary, measurement: Measurement) -> Summary:
+    """A summary with the times and the memory of another measurement of its packages."""
+    *others, measured = measurement.results
+    theirs, ours = _with_costs(summary.teacher, others[0] if others else None), _with_costs(summary.student, measured)
+    ratios = _ratios(theirs, ours, measurement)
+    return summary.model_copy(update={"teacher": theirs, "student": ours, "ratios": ratios})
+
+
 def report_comparison(folders: Sequence[Path], *, output: Path) -> tuple[Measurement, Evaluation]:
     """Write one page of HTML of the models that one folder of two measured and the other judged; what the two hold.
 
@@ -207,20 +251,11 @@ def summarize(
     *others, measured = measurement.results
     ours = _model(name, packages[1], measured, quality.student)
     theirs = _model(teacher, packages[0], others[0] if others else None, quality.teacher)
-    comparison = measurement.comparisons[0] if measurement.comparisons else None
-    assert comparison is None or comparison.package == measured.package
-    assert ours.peak_rss_mb is not None
     return Summary(
         name=name,
         teacher=theirs,
         student=ours,
-        ratios=Ratios(
-            parameters=theirs.parameters / ours.parameters,
-            file_bytes=theirs.file_bytes / ours.file_bytes,
-            peak_rss_mb=None if theirs.peak_rss_mb is None else theirs.peak_rss_mb / ours.peak_rss_mb,
-            latency_p50_ms=comparison.speedup_p50 if comparison else None,
-            latency_p50_interval=comparison.interval if comparison else None,
-        ),
+        ratios=_ratios(theirs, ours, measurement),
         quality_metric=quality.student.metric,
         quality_detail=QualityOfBoth(teacher=quality.teacher, student=quality.student),
         quality_documents=quality.documents,
@@ -242,15 +277,35 @@ def summarize(
     )
 
 
+def _ratios(theirs: ModelFigures, ours: ModelFigures, measurement: Measurement) -> Ratios:
+    comparison = measurement.comparisons[0] if measurement.comparisons else None
+    assert comparison is None or comparison.package == measurement.results[-1].package
+    assert ours.peak_rss_mb is not None
+    return Ratios(
+        parameters=theirs.parameters / ours.parameters,
+        file_bytes=theirs.file_bytes / ours.file_bytes,
+        peak_rss_mb=None if theirs.peak_rss_mb is None else theirs.peak_rss_mb / ours.peak_rss_mb,
+        latency_p50_ms=comparison.speedup_p50 if comparison else None,
+        latency_p50_interval=comparison.interval if comparison else None,
+    )
+
+
 def _model(name: str, package: PackageInfo, figures: PackageFigures | None, quality: PackageQuality) -> ModelFigures:
-    return ModelFigures(
+    model = ModelFigures(
         name=name,
         precision=package.precision,
         runtime=package.runtime,
         parameters=package.parameters,
         file_bytes=package.file_bytes,
-        latency_p50_ms=figures.latency_p50_ms if figures else None,
-        latency_p95_ms=figures.latency_p95_ms if figures else None,
-        peak_rss_mb=figures.peak_rss_mb if figures else None,
+        latency_p50_ms=None,
+        latency_p95_ms=None,
+        peak_rss_mb=None,
         quality=quality.value,
     )
+    return _with_costs(model, figures)
+
+
+def _with_costs(model: ModelFigures, figures: PackageFigures | None) -> ModelFigures:
+    """A model with the times and the memory that were measured, or with none."""
+    costs = ("latency_p50_ms", "latency_p95_ms", "peak_rss_mb")
+    return model.model_copy(update={cost: getattr(figures, cost) if figures else None for cost in costs})

@@ -233,6 +233,20 @@ def test_runs_side_by_side_have_the_words_of_each_ones_verdict(
         assert line in text
 
 
+def test_runs_of_one_recipe_were_measured_in_turns_and_share_stages(
+    tmp_path: Path, summary: Summary, measurement: dict[str, Any]
+) -> None:
+    notes = side_by_side_notes({"one": summary}, of=["one", "two"])
+    assert notes[0] == "two is left out: its student does not fit the device"
+    assert "in turns" in notes[1]
+    shared = {"distill": 1234.5}
+    write_side_by_side(tmp_path / "page.html", {"one": summary}, [typed(measurement)], of=["one", "two"], shared=shared)
+    text = Elements((tmp_path / "page.html").read_text()).text
+    assert notes[0] in text
+    assert "for all" in text
+    assert text.count("1,234.5 s") == 2  # of the stage, and together
+
+
 def test_a_run_that_another_beats_in_all_is_not_on_the_front(summary: Summary) -> None:
     smaller, better, same = (
         summary.model_copy(update={"student": summary.student.model_copy(update=changes)})

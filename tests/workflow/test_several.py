@@ -1,4 +1,4 @@
-"""Runs of several students: one distillation, a run's folder for each, one comparison."""
+"""Runs of several students or budgets: a run's folder for each, measured in turns, and one comparison."""
 
 from __future__ import annotations
 
@@ -9,11 +9,18 @@ import pytest
 import yaml
 
 from homoexport.documents.artifact import DistilledManifest, Manifest, PackageManifest, verify
+from homoexport.documents.budget import Budget
+from homoexport.documents.document import read_document
 from homoexport.documents.output import refuse_existing
-from homoexport.documents.recipe import load_recipe
+from homoexport.documents.recipe import Recipe, load_recipe, parse_as
+from homoexport.documents.summary import Summary
+from homoexport.errors import DoesNotFit, RecipeError
 from homoexport.report import outlook_table
+from homoexport.stages.plan import lab
+from homoexport.workflow import run as running
 from homoexport.workflow import several
 from homoexport.workflow.check import check
+from homoexport.workflow.run import Journey
 from tests.workflow.conftest import Finished, finished, write_recipe
 
 pytestmark = pytest.mark.processes
@@ -44,8 +51,16 @@ def test_each_student_has_a_runs_folder_and_one_page_compares_them(homoexport, f
     summaries = json.loads(outcome.out)
     assert [each["name"] for each in summaries] == list(NAMES)
     page = (run / "report.html").read_text()
-    for name, summary in zip(NAMES, summaries, strict=True):
-        assert summary == json.loads((run / name / "summary.json").read_text())
+    measured = json.loads((run / "3-measured/measurement.json").read_text())
+    teacher, *results = measured["results"]
+    for name, summary, result, faster in zip(NAMES, summaries, results, measured["comparisons"], strict=True):
+        own = json.loads((run / name / "summary.json").read_text())
+        assert {key for key in own if own[key] != summary[key]} <= {"teacher", "student", "ratios"}
+        for model, figures in (("teacher", teacher), ("student", result)):
+            timed = {key: figures[key] for key in ("latency_p50_ms", "latency_p95_ms", "peak_rss_mb")}
+            assert summary[model] == own[model] | timed
+        assert Path(result["package"]).parent.name == name
+        assert summary["ratios"]["latency_p50_ms"] == faster["speedup_p50"]
         student = verify(run / name / "1-student", DistilledManifest)
         assert student.digest == verify(run / "1-students" / name, Manifest).digest
         assert verify(run / name / "2-onnx", PackageManifest).parent == student.digest
@@ -54,23 +69,69 @@ def test_each_student_has_a_runs_folder_and_one_page_compares_them(homoexport, f
         assert (run / name / "1-student/model.safetensors").samefile(run / "1-students" / name / "model.safetensors")
         assert (run / name / "0-teacher/onnx/model.onnx").samefile(run / "0-teacher/onnx/model.onnx")
     assert "Pareto" in page
+    assert "one measurement in turns" in page
+    assert set(json.loads((run / "run.json").read_text())["seconds"]) == {"distill", "teacher", "measure"}
+    assert "for all" in page
     widths = [verify(run / name / "1-student", DistilledManifest).details.widths.hidden_size for name in NAMES]
     assert widths == [24, 16]
     copy = family.copied_to(tmp_path)
     assert homoexport("report", copy / "wide").code == 0
     refuse_existing(copy, force=True, kind="run")  # nothing there is anybody else's
+    (copy / "report.html").unlink()
+    again = homoexport("report", copy, "--json")
+    assert json.loads(again.out) == summaries
+    assert "for all" in (copy / "report.html").read_text()
+
+
+def test_a_student_that_does_not_fit_is_left_out(homoexport, family, tmp_path, monkeypatch):
+    run, whole = family.copied_to(tmp_path), Journey.run
+
+    def refuse(self: Journey) -> Summary:
+        if self.recipe.name in refused:
+            raise DoesNotFit("its package does not fit", where="cpu")
+        return whole(self)
+
+    monkeypatch.setattr(Journey, "run", refuse)
+    refused: tuple[str, ...] = NAMES
+    for name in NAMES:
+        (run / name / "summary.json").unlink()
+    nothing = homoexport("run", family.recipe, "-o", run, "--resume")
+    assert (nothing.code, "its package does not fit" in nothing.err) == (3, True), nothing.err
+    refused = ("wide",)
+    outcome = homoexport("run", family.recipe, "-o", run, "--resume")
+    assert outcome.code == 0, outcome.err
+    for told in (outcome.out, (run / "report.html").read_text()):
+        assert "wide is left out" in " ".join(told.split())
+    (_, narrow) = json.loads((run / "3-measured/measurement.json").read_text())["results"]
+    assert Path(narrow["package"]).parent.name == "narrow"
+
+
+def test_one_student_that_keeps_the_budget_is_enough_and_each_budget_counts(family):
+    keeps, misses = (
+        read_document(family.run / name / "summary.json", Summary).model_copy(update={"budget_kept": kept})
+        for name, kept in zip(NAMES, (True, False), strict=True)
+    )
+    students = load_recipe(family.recipe)
+    budgets = students.model_copy(update={"students": (), "budgets": dict.fromkeys(NAMES, Budget(file_mb=1))})
+    for runs, of_students, of_budgets in (
+        ({"wide": keeps, "narrow": keeps}, True, True),
+        ({"wide": keeps, "narrow": misses}, True, False),
+        ({"wide": keeps}, True, False),
+        ({"wide": misses, "narrow": misses}, False, False),
+    ):
+        assert (several.is_kept(students, runs), several.is_kept(budgets, runs)) == (of_students, of_budgets)
 
 
 def test_a_stopped_one_goes_on(homoexport, family, tmp_path, monkeypatch):
-    run, one = tmp_path / "run", several._run_of_one
+    run, whole = tmp_path / "run", Journey.run
 
-    def stop_at_the_second(journey, recipe, folder, student):
-        if recipe.name == "narrow":
+    def stop_at_the_second(self: Journey) -> Summary:
+        if self.recipe.name == "narrow":
             raise KeyboardInterrupt
-        one(journey, recipe, folder, student)
+        return whole(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(several, "_run_of_one", stop_at_the_second)
+        patch.setattr(Journey, "run", stop_at_the_second)
         stopped = homoexport("run", family.recipe, "-o", run)
     assert (stopped.code, "this goes on: homoexport run" in stopped.err) == (130, True)
     before = {path: path.stat().st_mtime_ns for path in sorted(run.rglob("manifest.json"))}
@@ -96,12 +157,86 @@ def test_both_are_told_before(tmp_path):
     rows = outlook_table(found).rows
     assert ("Student", "wide: 1 x 24/48, 4 heads") in rows
     assert ("", "narrow: 1 x 16/24, 2 heads") in rows
-    alone = check(recipe.of_student(recipe.students[0]))
+    alone = check(recipe.parts[0])
     assert alone.students == {}
     assert found.time is not None
     assert alone.time is not None
     for time, students in ((found.time, 2), (alone.time, 1)):
         assert time.seconds["export"] == pytest.approx(students * time.seconds["teacher"], abs=0.2)
+
+
+def write_budgets(folder: Path, **budgets: object) -> Path:
+    path = write_recipe(folder)
+    tree = yaml.safe_load(path.read_text())
+    del tree["student"], tree["budget"]
+    path.write_text(yaml.safe_dump(tree | {"budgets": budgets}, sort_keys=False))
+    return path
+
+
+def test_each_budget_has_a_run_of_the_student_that_is_planned_for_it(homoexport, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOMOEXPORT_CACHE", str(tmp_path / "cache"))
+    for name in ("_SECONDS", "_WHOLE_SECONDS", "_ALONE_SECONDS"):
+        monkeypatch.setattr(lab, name, 0.02)
+    path, run = write_budgets(tmp_path, roomy={"file_mb": 5}, tight={"file_mb": 0.07}), tmp_path / "run"
+    hopeless = homoexport("run", path, "-o", run, "--set", "budgets.tight.file_mb=0.0001")
+    assert (hopeless.code, "budgets.tight: " in hopeless.err) == (2, True), hopeless.err
+    assert "Distilling" not in hopeless.err
+    run = tmp_path / "again"
+    outcome = homoexport("run", path, "-o", run, "--json")
+    assert outcome.code == 0, outcome.err
+    roomy, tight = json.loads(outcome.out)
+    assert (roomy["name"], tight["name"]) == ("roomy", "tight")
+    assert roomy["student"]["file_bytes"] > tight["student"]["file_bytes"]
+    assert tight["student"]["file_bytes"] <= 70_000
+    for summary, limit in ((roomy, 5), (tight, 0.07)):
+        assert [(line["line"], line["limit"]) for line in summary["budget"]] == [("file_mb", limit)]
+        assert (run / summary["name"] / "plan/plan.json").is_file()
+        assert homoexport("report", run / summary["name"]).code == 0
+    assert len(json.loads((run / "3-measured/measurement.json").read_text())["results"]) == 3
+
+
+def test_budgets_are_told_before(tmp_path):
+    recipe = load_recipe(write_budgets(tmp_path, fast={"latency_p95_ms": "4ms"}, small={"file_mb": 5}))
+    found = check(recipe)
+    rows = outlook_table(found).rows
+    assert ("Student", "planned for each budget") in rows
+    assert ("Budget", "fast: Latency p95 4.00 ms") in rows
+    assert ("", "small: File 5.00 MB") in rows
+    alone = check(recipe.parts[0])
+    assert found.time is not None
+    assert alone.time is not None
+    assert found.time.seconds["export"] == pytest.approx(2 * alone.time.seconds["export"], abs=0.2)
+    assert alone.time.seconds["plan"] < found.time.seconds["plan"] < 2 * alone.time.seconds["plan"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"budget": {"file_mb": 3}}, "give either 'budget' (flags like --latency-p95 are of it) or 'budgets'"),
+        ({"student": {"hidden_size": 16}}, "a student is planned for each of 'budgets'"),
+        ({"budgets": {"one": {}}}, "budgets.one has no line to plan for"),
+        ({"budgets": {"a": {"file_mb": 1}, "A": {"file_mb": 2}}}, "each of 'budgets' needs a name of its own"),
+        ({"budgets": {"3-measured": {"file_mb": 1}}}, "'3-measured' is a name of the run's own"),
+        ({"budgets": {"../up": {"file_mb": 1}}}, "budgets"),
+    ],
+)
+def test_budgets_that_cannot_be_are_refused(tmp_path, changes, said):
+    tree = yaml.safe_load(write_budgets(tmp_path, one={"file_mb": 5}).read_text())
+    with pytest.raises(RecipeError) as caught:
+        parse_as(Recipe, tree | changes, where="recipe")
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("verb", "write", "said"),
+    [
+        (running.run, write_family, "students: there are several; `run_several` makes a run of each"),
+        (several.run_several, write_recipe, "small: has neither 'students' nor 'budgets'; `run` is for one student"),
+    ],
+)
+def test_each_verb_names_the_other(tmp_path, verb, write, said):
+    with pytest.raises(RecipeError, match=said):
+        verb(write(tmp_path), output=tmp_path / "run")
 
 
 def test_a_name_of_the_runs_own_is_refused(homoexport, tmp_path):

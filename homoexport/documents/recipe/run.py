@@ -24,7 +24,9 @@ from homoexport.documents.recipe.sections import (
 from homoexport.documents.recipe.text import TextSettings
 from homoexport.shape import PartialShape
 
-_OF_THE_RUN = {"trackers", "run.json", "report.html", "0-finetuned", "0-teacher", "1-students"}  # see `layout`
+_OF_THE_RUN = {  # see `layout`
+    *("trackers", "run.json", "report.html", "0-finetuned", "0-teacher", "1-students", "3-measured"),
+}
 
 Tree: TypeAlias = dict[str, Any]  # a recipe, or a part of one, before it is parsed
 
@@ -53,6 +55,9 @@ class Recipe(Section):
     export: ExportSettings = Field(ExportSettings(), description="How to export and quantize.")
     measure: MeasureSettings = Field(MeasureSettings(), description="Where and how to measure.")
     budget: Budget = Field(Budget(), description="What the deployment allows.")
+    budgets: dict[Annotated[str, Field(pattern=NAME)], Budget] = Field(
+        {}, description="Several budgets by their names, in place of one: a student is planned for each."
+    )
     quality: QualitySettings | None = Field(None, description="How good the package must be.")
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of everything that is random.")
 
@@ -77,7 +82,7 @@ class Recipe(Section):
     def _student_or_students(self) -> Recipe:
         if self.student is not None and self.students:
             raise ValueError("give either 'student' or 'students'")
-        if self.student is None and not self.students and not self.budget.lines():
+        if self.is_planned and not self.budget.lines() and not self.budgets:
             raise ValueError(
                 "give either 'student' or 'students' (flags like --hidden-size shape the student), or a 'budget' to "
                 "plan for"
@@ -96,11 +101,26 @@ class Recipe(Section):
             )
         if len({student.vocab_size for student in self.students}) > 1:
             raise ValueError("'students' of one run have the same words: give all one vocab_size")
-        names = [student.name for student in self.students]
+        return self
+
+    @model_validator(mode="after")
+    def _one_budget_or_several(self) -> Recipe:
+        if self.budgets and self.budget.lines():
+            raise ValueError("give either 'budget' (flags like --latency-p95 are of it) or 'budgets'")
+        if self.budgets and not self.is_planned:
+            raise ValueError("a student is planned for each of 'budgets': leave 'student' and 'students' out")
+        if empty := [name for name, budget in self.budgets.items() if not budget.lines()]:
+            raise ValueError(f"budgets.{empty[0]} has no line to plan for, such as latency_p95_ms")
+        return self
+
+    @model_validator(mode="after")
+    def _names_of_folders(self) -> Recipe:
+        """Of several students or budgets."""
+        names = [*(student.name for student in self.students), *self.budgets]
         if None in names or len({str(name).lower() for name in names}) < len(names):
-            raise ValueError("each of 'students' needs a name of its own")
+            raise ValueError(f"each of '{'students' if self.students else 'budgets'}' needs a name of its own")
         if taken := {str(name).lower() for name in names} & _OF_THE_RUN:
-            raise ValueError(f"'{taken.pop()}' is a name of the run's own; call the student something else")
+            raise ValueError(f"'{taken.pop()}' is a name of the run's own; take another")
         return self
 
     @model_validator(mode="after")
@@ -132,10 +152,12 @@ class Recipe(Section):
         """The students that are asked for, the widest first; none where one is to be planned."""
         return self.students if self.student is None else (self.student,)
 
-    def of_student(self, student: StudentShape) -> Recipe:
-        """The recipe of one of several students alone, under its name."""
-        shape = StudentShape(**student.model_dump(exclude_unset=True, exclude={"name", "finish"}))
-        return self.model_copy(update={"name": student.name, "student": shape, "students": ()})
+    @property
+    def parts(self) -> tuple[Recipe, ...]:
+        """Of several students or budgets the recipe of each alone, under its name, in their order; else none."""
+        parts: list[Tree] = [{"name": name, "budget": budget, "budgets": {}} for name, budget in self.budgets.items()]
+        parts += [{"name": student.name, "student": student.alone, "students": ()} for student in self.students]
+        return tuple(self.model_copy(update=part) for part in parts)
 
     def digest(self) -> str:
         """Hex sha256 of the recipe's content."""

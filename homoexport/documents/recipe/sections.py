@@ -44,6 +44,11 @@ class StudentShape(PartialShape):
         description="Among several: steps after its width is reached, as a share of distill.steps.",
     )
 
+    @property
+    def alone(self) -> StudentShape:
+        """The same shape as a recipe's one student."""
+        return StudentShape(**self.model_dump(exclude_unset=True, exclude={"name", "finish"}))
+
 
 SEED_STUDENTS = {
     name: StudentShape(name=name, hidden_size=hidden, intermediate_size=4 * hidden, num_attention_heads=heads)
