@@ -119,9 +119,16 @@ def _told_to(bars: screen.Bars) -> Progress:
 
 def _show_several(runs: dict[str, Summary], page: Path, *, of: Sequence[Recipe] = (), as_json: bool) -> None:
     """Runs side by side, in the terminal; of one recipe, those of its parts."""
-    from homoexport.report import side_by_side_notes, side_by_side_table
+    from homoexport.report import next_steps, side_by_side_notes, side_by_side_table
 
-    told = [*side_by_side_notes(runs, of=[part.name for part in of]), f"Report: {page}"]
+    missed = [part for part in of if part.name in runs and runs[part.name].budget_kept is not True]
+    if len(missed) < len(runs) and not all(part.is_planned for part in of):
+        missed = []  # one student that keeps the budget is enough
+    told = side_by_side_notes(runs, of=[part.name for part in of])
+    for part in missed:
+        steps = next_steps(runs[part.name], page.parent / part.name)
+        told += [f"Next for {part.name}: {step}" for step in steps]
+    told.append(f"Report: {page}")
     screen.show(list(runs.values()), side_by_side_table(runs), *told, as_json=as_json)
 
 

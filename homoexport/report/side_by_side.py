@@ -113,6 +113,7 @@ def write_side_by_side(
     page = rendered(
         "side_by_side.md.jinja",
         runs=runs,
+        of=of,
         table=side_by_side_table(runs),
         notes=side_by_side_notes(runs, of=of),
         budget=_budget_table(runs),

@@ -119,7 +119,8 @@ def begun(
     checked = check_recipe(recipe, output=None if resume else folder)
     if not resume:
         progress.on_note(f"this will take {time_in_words(time_of_run(checked))}")
-    stages = (FINETUNED, PLAN, STUDENT, STUDENTS, TURNS, *(part.name for part in recipe.parts))
+    stages = [FINETUNED, PLAN, STUDENT, STUDENTS, TURNS]
+    stages += [f"{part.name}/{made}" for part in recipe.parts for made in (STUDENT, TURNS)]
 
     def is_worth_keeping() -> bool:
         return any(holds(folder / made, CHECKPOINT, MANIFEST) for made in stages)

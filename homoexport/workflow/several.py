@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 
 from homoexport.choices import RuntimeChoice
@@ -72,11 +73,11 @@ def run_several(
     if not recipe.parts:
         raise RecipeError("has neither 'students' nor 'budgets'", where=recipe.name, hint="`run` is for one student")
     with begun(recipe, folder, over=HTML_REPORT, force=force, resume=resume, progress=progress) as journey:
-        students = _distilled(journey) if recipe.students else [None] * len(recipe.parts)
+        journeys = [_begun(journey, part) for part in recipe.parts]
+        students = _distilled(journey) if recipe.students else []
         journey.export_teacher()
-        journeys = [_begun(journey, part, student) for part, student in zip(recipe.parts, students, strict=True)]
-        for each in journeys:
-            _plan(each)
+        for each, student in zip_longest(journeys, students):
+            _share(journey.folder, student, each)
         _run(journeys)
         _measure_in_turns(journey, [each.folder / PACKAGE for each in journeys if (each.folder / SUMMARY).is_file()])
         return report_several(folder)
@@ -110,16 +111,26 @@ def _distilled(journey: Journey) -> list[Path]:
     return made
 
 
-def _begun(journey: Journey, recipe: Recipe, student: Path | None) -> Journey:
-    """The journey of one student or budget, in a folder of its own that has what all share."""
+def _begun(journey: Journey, recipe: Recipe) -> Journey:
+    """The journey of one student or budget, in a folder of its own; planned where its student is not given."""
     folder = journey.folder / recipe.name
     if not (folder / RUN_MARK).is_file():
         begin(folder, "run", recipe.digest(), recipe=recipe)
-    shared = {FINETUNED: journey.folder / FINETUNED, TEACHER: journey.folder / TEACHER, STUDENT: student}
+    one = replace(journey, recipe=recipe, folder=folder)
+    if recipe.is_planned:
+        try:
+            one.planned()
+        except BudgetError as error:
+            raise BudgetError(error.what, where=f"budgets.{recipe.name}", hint=error.hint) from None
+    return one
+
+
+def _share(common: Path, student: Path | None, journey: Journey) -> None:
+    """Have in a run's folder what was made once for all, and its student where it has one already."""
+    shared = {FINETUNED: common / FINETUNED, TEACHER: common / TEACHER, STUDENT: student}
     for name, made in shared.items():
-        if made is not None and made.is_dir() and not is_finished(folder / name):
-            _take_over(made, folder / name, recipe)
-    return replace(journey, recipe=recipe, folder=folder)
+        if made is not None and made.is_dir() and not is_finished(journey.folder / name):
+            _take_over(made, journey.folder / name, journey.recipe)
 
 
 def _take_over(made: Path, folder: Path, recipe: Recipe) -> None:
@@ -135,16 +146,6 @@ def _take_over(made: Path, folder: Path, recipe: Recipe) -> None:
     with staged(folder) as new:
         shutil.copytree(made, new, dirs_exist_ok=True, copy_function=linked)
         write_document(new / MANIFEST, manifest.model_copy(update={"recipe": recipe.digest()}))
-
-
-def _plan(journey: Journey) -> None:
-    """Plan before anything is distilled, where a student is to be planned."""
-    if not journey.recipe.is_planned:
-        return
-    try:
-        journey.planned()
-    except BudgetError as error:
-        raise BudgetError(error.what, where=f"budgets.{journey.recipe.name}", hint=error.hint) from None
 
 
 def _run(journeys: Sequence[Journey]) -> None:

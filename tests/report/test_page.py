@@ -241,7 +241,9 @@ def test_runs_of_one_recipe_were_measured_in_turns_and_share_stages(
     assert "in turns" in notes[1]
     shared = {"distill": 1234.5}
     write_side_by_side(tmp_path / "page.html", {"one": summary}, [typed(measurement)], of=["one", "two"], shared=shared)
-    text = Elements((tmp_path / "page.html").read_text()).text
+    page = (tmp_path / "page.html").read_text()
+    assert '<a href="one/report.html">one</a>' in page
+    text = Elements(page).text
     assert notes[0] in text
     assert "for all" in text
     assert text.count("1,234.5 s") == 2  # of the stage, and together

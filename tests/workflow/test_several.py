@@ -181,7 +181,7 @@ def test_each_budget_has_a_run_of_the_student_that_is_planned_for_it(homoexport,
     hopeless = homoexport("run", path, "-o", run, "--set", "budgets.tight.file_mb=0.0001")
     assert (hopeless.code, "budgets.tight: " in hopeless.err) == (2, True), hopeless.err
     assert "Distilling" not in hopeless.err
-    run = tmp_path / "again"
+    assert not run.exists()
     outcome = homoexport("run", path, "-o", run, "--json")
     assert outcome.code == 0, outcome.err
     roomy, tight = json.loads(outcome.out)
