@@ -12,8 +12,8 @@ import yaml
 from homoexport.documents.recipe import load_recipe
 from homoexport.errors import UserError
 from homoexport.report import outlook_table, row_lines, time_in_words
-from homoexport.workflow.check import check
-from homoexport.workflow.estimate import _Probed
+from homoexport.workflow.check import check, check_recipe
+from homoexport.workflow.estimate import _Probed, time_of_run
 from tests.conftest import MINILM, write_sentences
 from tests.workflow.conftest import write_recipe
 
@@ -153,6 +153,13 @@ def test_the_command(homoexport, recipe, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/thesis.txt").write_text("years of work")
     assert homoexport("run", path, "--check", "-o", tmp_path / "run").code == 2
+
+
+def test_the_steps_that_are_timed_leave_the_teacher_as_it_was(recipe):
+    """A plan takes its gradients."""
+    checked = check_recipe(load_recipe(recipe()))
+    time_of_run(checked)
+    assert all(parameter.requires_grad for parameter in checked.teacher.model.parameters())
 
 
 def test_steps_on_the_way_cost_what_the_schedule_says():

@@ -69,7 +69,9 @@ def distill_encoder(
 def first_steps(
     teacher: Encoder, corpus: Corpus, shape: PartialShape, *, settings: DistillSettings, steps: int, max_length: int
 ) -> list[StepRecord]:
-    """The first steps of a distillation whose student nobody keeps; see `distill_encoder`."""
+    """The first steps of a distillation whose student nobody keeps, with the teacher as it was; see
+    `distill_encoder`."""
+    trained = [parameter for parameter in teacher.model.parameters() if parameter.requires_grad]
     job, run = _begun(teacher, corpus, shape, settings, max_length=max_length, seed=0)
     made: list[StepRecord] = []
     try:
@@ -80,6 +82,8 @@ def first_steps(
     finally:
         run.close()
         teacher.model.to("cpu")
+        for parameter in trained:
+            parameter.requires_grad_()
     return made
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -54,12 +55,12 @@ def plan(**budget: object) -> Plan:
     return planned(limits, choice, Budget(**budget))  # type: ignore[arg-type]
 
 
-def planned(limits: Limits, choice: Row, budget: Budget) -> Plan:
+def planned(limits: Limits, choice: Row, budget: Budget, rows: Sequence[Row] = ROWS) -> Plan:
     return make_plan(
         limits,
-        ROWS,
+        rows,
         choice,
-        [Check.of(ROWS[1].shape, ROWS[1], ROWS[1])],
+        [Check.of(rows[1].shape, rows[1], rows[1])],
         teacher="teacher",
         teacher_digest="0" * 64,
         budget=budget,
