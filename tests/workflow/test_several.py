@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -126,16 +127,17 @@ def test_one_student_that_keeps_the_budget_is_enough_and_each_budget_counts(fami
 
 
 def test_a_stopped_one_goes_on(homoexport, family, tmp_path, monkeypatch):
-    run, whole = tmp_path / "run", Journey.run
+    run = family.copied_to(tmp_path)
+    for later in ("narrow", "3-measured"):
+        shutil.rmtree(run / later)
+    (run / "report.html").unlink()
 
-    def stop_at_the_second(self: Journey) -> Summary:
-        if self.recipe.name == "narrow":
-            raise KeyboardInterrupt
-        return whole(self)
+    def stop(_: Journey) -> Summary:
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Journey, "run", stop_at_the_second)
-        stopped = homoexport("run", family.recipe, "-o", run)
+        patch.setattr(Journey, "run", stop)
+        stopped = homoexport("run", family.recipe, "-o", run, "--resume")
     assert (stopped.code, "this goes on: homoexport run" in stopped.err) == (130, True)
     before = {path: path.stat().st_mtime_ns for path in sorted(run.rglob("manifest.json"))}
     resumed = homoexport("run", family.recipe, "-o", run, "--resume")
@@ -190,13 +192,19 @@ def planned_for(_teacher: object, *, budget: Budget, **_: object) -> Plan:
     return planned(limits, choice, budget, rows)
 
 
+def test_a_budget_that_nothing_keeps_is_told_before_a_student_is_made(homoexport, tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "plan", planned_for)
+    path, run = write_budgets(tmp_path, roomy={"file_mb": 5}, tight={"file_mb": 0.0001}), tmp_path / "run"
+    hopeless = homoexport("run", path, "-o", run)
+    assert (hopeless.code, "budgets.tight: no student keeps it" in hopeless.err) == (2, True), hopeless.err
+    assert "Distilling" not in hopeless.err
+    assert not run.exists()
+
+
+@pytest.mark.slow
 def test_each_budget_has_a_run_of_the_student_that_is_planned_for_it(homoexport, tmp_path, monkeypatch):
     monkeypatch.setattr(running, "plan", planned_for)
     path, run = write_budgets(tmp_path, roomy={"file_mb": 5}, tight={"file_mb": 0.2}), tmp_path / "run"
-    hopeless = homoexport("run", path, "-o", run, "--set", "budgets.tight.file_mb=0.0001")
-    assert (hopeless.code, "budgets.tight: " in hopeless.err) == (2, True), hopeless.err
-    assert "Distilling" not in hopeless.err
-    assert not run.exists()
     outcome = homoexport("run", path, "-o", run, "--json")
     assert outcome.code == 0, outcome.err
     roomy, tight = json.loads(outcome.out)
