@@ -22,6 +22,7 @@ from transformers import (
 from transformers.utils import logging
 
 from homoexport.choices import CLASSIFYING, ModelTask
+from homoexport.documents.artifact import kind_of
 from homoexport.encoder.folder import weights_bytes
 from homoexport.errors import TeacherError, refusing
 
@@ -40,8 +41,11 @@ def load_weights(folder: Path, config: Any, task: ModelTask, source: str) -> Pre
     """
     model_class = _class_of(config, task, source)
     if any(folder.glob("onnx/*.onnx")) and not weights_bytes(folder):
-        what = "is an ONNX package, without weights for torch"
-        raise TeacherError(what, where=source, hint="name the model that it was exported from")
+        what, hint = "is an ONNX package, without weights for torch", "name the model that it was exported from"
+        if kind_of(folder) != "package":
+            what = "has a graph for onnxruntime, no weights for torch, and no manifest.json that makes it a package"
+            hint = "copy or download the folder again, or name the model that it was exported from"
+        raise TeacherError(what, where=source, hint=hint)
     no_model = refusing(TeacherError, "no model can be made of its config.json", where=source, hint="set it right")
     with no_model, torch.device("meta"):
         blank = model_class.from_config(config, trust_remote_code=False)

@@ -237,6 +237,13 @@ def _of_cell(cell: Measurement) -> list[str]:
                 f"{result.package} has more resident than the {given.limit:g} MB that it was given: {given.by} does "
                 "not count pages of files that other processes have in memory, too"
             )
+    medians = {result.package: result.latency_p50_ms for result in cell.results}
+    for line in cell.comparisons:
+        if (medians[line.against] - medians[line.package]) * (line.speedup_p50 - 1) < 0:
+            remarks.append(
+                f"{line.package} is {_ratio(line)} {line.verdict} within turns, where both see the same noise, though "
+                "its p50 over all turns says the contrary"
+            )
     return [*remarks, *(cell.noise.remarks if cell.noise else ())]
 
 

@@ -163,7 +163,7 @@ def _no_tokenizer(folder: Path) -> None:
         (_config_garbled, "config"),
         (_config_of_gpt2, "weights are missing"),
         (_truncate_weights, r"model\.safetensors: its weights do not load, .*; copy or download it again"),
-        (_only_onnx, "is an ONNX package, without weights for torch; name the model that it was exported from"),
+        (_only_onnx, "has a graph for onnxruntime, no weights for torch, and no manifest.json that makes it a package"),
         (_lose_a_weight, "weights are missing .encoder.layer.0.output.dense.weight."),
         (_other_width, r"layer.0.intermediate.dense.bias is not 48 in its weights, as its config.json says"),
         (_other_heads, "no model can be made of its config.json"),

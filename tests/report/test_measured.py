@@ -134,6 +134,24 @@ def test_what_did_not_fit_after_the_timing_is_no_row_of_nothing(measurement: dic
     assert rows["Most arrivals/s with p95 within 25.0 ms"] == ["none", "does not fit"]
 
 
+def test_a_ratio_that_the_medians_contradict_is_a_remark(measurement: dict[str, Any]) -> None:
+    first, second = measurement["results"]
+    measurement["comparisons"] = [
+        {
+            "package": second["package"],
+            "against": first["package"],
+            "speedup_p50": 0.84,
+            "interval": [0.75, 0.97],
+            "verdict": "slower",
+        }
+    ]
+    second["latency_p50_ms"] = first["latency_p50_ms"] * 1.1
+    assert measurement_remarks(typed(measurement)) == []
+    second["latency_p50_ms"] = first["latency_p50_ms"] * 0.9
+    (remark,) = measurement_remarks(typed(measurement))
+    assert remark.startswith(f"{second['package']} is 0.840x (0.750 to 0.970) slower within turns")
+
+
 def test_an_answer_beyond_the_bound_is_a_remark(measurement: dict[str, Any]) -> None:
     nothing = {"output": "x", "max_difference": None, "max_relative_difference": None, "min_cosine": None}
     measurement["results"][1]["agreement"] = nothing | {"bound": "cosine at least 0.99", "within": False}

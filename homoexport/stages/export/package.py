@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from math import isfinite
 from pathlib import Path
 
 import onnx_ir as ir
@@ -259,10 +260,15 @@ def _beside(
             left_out[runtime] = written
         else:
             files[runtime] = written
-    fastest = min(files, key=lambda runtime: files[runtime].share_of_onnx, default=None)
-    for runtime in [runtime for runtime in files if runtime != fastest]:  # asked for auto
-        shutil.rmtree((folder / files.pop(runtime).file).parent)
-        left_out[runtime] = f"is slower than {fastest}"
+    by_time = sorted(files, key=lambda runtime: files[runtime].share_of_onnx)
+    for runtime in by_time[1:]:  # asked for auto
+        slower, fastest = files.pop(runtime), files[by_time[0]]
+        shutil.rmtree((folder / slower.file).parent)
+        left_out[runtime] = f"is slower than {by_time[0]}"
+        if fastest.share_of_onnx and isfinite(slower.share_of_onnx):  # all three were timed
+            times = slower.share_of_onnx / fastest.share_of_onnx
+            what = f"its {slower.candidate} takes {times:.2f} times as long as {by_time[0]}'s {fastest.candidate}"
+            left_out[runtime] = f"{what}, by their times in turns with the ONNX file"
     return details.model_copy(update={"left_out": left_out, **{str(runtime): file for runtime, file in files.items()}})
 
 
