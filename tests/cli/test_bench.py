@@ -145,7 +145,7 @@ def test_a_missed_budget_and_missing_memory_exit_with_3(run, packages, tmp_path)
         (("--device", "toaster"), "device: unknown device 'toaster'"),
         (("--device", "cpu:memory=lots"), "device: 'lots' is no size"),
         (("--text", "none.txt"), "none.txt: cannot be read"),
-        (("--min-seconds", "-1", "--length", "8"), "'measure.min_seconds': Input should be greater than 0"),
+        (("--min-seconds", "-1", "--length", "8"), "--min-seconds: Input should be greater than 0"),
         (
             ("--length", "8,16", "--memory-batches", "1"),
             "bench: streams, arrivals and memory over batches are measured under one",

@@ -125,7 +125,7 @@ def test_flags_go_before_the_defaults_and_seeds_are_different_ones(homoexport, g
         (["--task", "rte", "--data-dir", "glue"], ["no such file", "RTE/dev.tsv", "--data-dir"]),
         (["--task", "glue", "--data-dir", "nowhere"], ["no task has files", "nowhere"]),
         (["--task", "sst2", "--data-dir", "glue", "--resume"], ["several tasks or seeds"]),
-        (["--task", "sst2", "--data-dir", "glue", "--epochs", "0"], ["finetune.epochs", "greater than 0"]),
+        (["--task", "sst2", "--data-dir", "glue", "--epochs", "0"], ["--epochs", "greater than 0"]),
         (["--task", "sst2", "--data-dir", "glue", "--set", "finetune.epoch=1"], ["did you mean 'epochs'?"]),
         (["--task", "sst2", "--data-dir", "glue", "--set", "tasks.sst2.epoch=1"], ["did you mean 'epochs'?"]),
         (["--task", "sst2", "--data-dir", "glue", "--teacher", "nobody"], ["nobody: no such folder"]),

@@ -122,6 +122,8 @@ ENDED = """
 import atexit, os, signal, sys, time
 from homoexport import cli
 
+signal.signal(signal.{name}, signal.SIG_DFL)  # nohup's children ignore some
+
 class TakenApart:
     def __del__(self):
         time.sleep(100)  # as an interpreter with torch in it, on a busy machine

@@ -80,7 +80,7 @@ def answer_of(output) -> torch.Tensor:
     return output.logits if "logits" in output else output.last_hidden_state
 
 
-@pytest.mark.parametrize("quantize", ["none", "int8"])
+@pytest.mark.parametrize("quantize", ["none", pytest.param("int8", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("task", list(CLASSES))
 def test_every_class_loads_its_package_without_a_file_name(package_of, task, quantize):
     from optimum import onnxruntime

@@ -81,7 +81,7 @@ def test_every_pooling_gives_its_vectors(bare, tmp_path, pooling, dense):
     np.testing.assert_allclose(again, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("include_prompt", [True, False])
+@pytest.mark.parametrize("include_prompt", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_package_has_its_prompts_and_pools_them_or_not(bare, tmp_path, include_prompt):
     from sentence_transformers import SentenceTransformer
 

@@ -90,6 +90,7 @@ def test_no_text_of_people_lies_in_what_is_published(learned_run):
     assert (run / "1-student/.gitignore").read_text() == "held_out.txt\n"
 
 
+@pytest.mark.slow
 def test_a_stopped_run_does_not_learn_again(homoexport, learned_run, tmp_path, monkeypatch):
     run, path = tmp_path / "run", learned_run.recipe
 

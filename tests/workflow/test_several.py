@@ -126,6 +126,7 @@ def test_one_student_that_keeps_the_budget_is_enough_and_each_budget_counts(fami
         assert (several.is_kept(students, runs), several.is_kept(budgets, runs)) == (of_students, of_budgets)
 
 
+@pytest.mark.slow
 def test_a_stopped_one_goes_on(homoexport, family, tmp_path, monkeypatch):
     run = family.copied_to(tmp_path)
     for later in ("narrow", "3-measured"):

@@ -98,6 +98,7 @@ def test_resized_graph_is_the_exported_one(kind: str, scheme: Scheme, tmp_path: 
     assert compared >= 2
 
 
+@pytest.mark.slow
 def test_one_product_of_all_layers_positions_is_resized_too(tmp_path: Path) -> None:
     encoder = encoder_of("deberta-v2", "model", tmp_path)
     (tmp_path / "templates").mkdir()
