@@ -31,7 +31,8 @@ def ask_for_vectors(encoder: Encoder, *, device: torch.device, on_begin: Callabl
         TeacherError: (when it is asked) it answers with what is no number.
     """
     limit, names, notes = max_length_of(encoder), input_names(encoder), iter([on_begin])
-    before, digest = "" if encoder.prompts is None else encoder.prompts.own, weights_digest(encoder)
+    before, pooling = "" if encoder.prompts is None else encoder.prompts.own, encoder.pooling
+    settings = [before, limit, None if pooling is None else pooling.model_dump(mode="json")]
 
     def ask(texts: Sequence[str]) -> NDArray[np.float32]:
         """[N, D]"""
@@ -59,4 +60,4 @@ def ask_for_vectors(encoder: Encoder, *, device: torch.device, on_begin: Callabl
         answer: NDArray[np.float32] = torch_answers(encoder, inputs)["sentence_embedding"].float().cpu().numpy()
         return answer
 
-    return AskedVectors(encoder.source, digest_of([digest, before]) if before else digest, ask)
+    return AskedVectors(encoder.source, digest_of([weights_digest(encoder), settings]), ask)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,12 @@ from torch.nn.functional import cosine_similarity
 from transformers import Qwen3Config, Qwen3Model
 
 from homoexport.documents.artifact import DistilledManifest, verify
+from homoexport.documents.package import Pooling
 from homoexport.documents.recipe import DistillSettings, LossWeights, StudentShape, TextSettings, TextSource
-from homoexport.encoder import input_names, load_encoder, torch_answers
+from homoexport.encoder import Encoder, input_names, load_encoder, torch_answers
 from homoexport.errors import RecipeError, TeacherError, TextError, UserError
 from homoexport.stages.distill import Job, Run, distill_encoder, objective
+from homoexport.stages.distill.vectors import ask_for_vectors
 from homoexport.stages.evaluate import torch_package
 from homoexport.workflow.distill import distill, distill_students
 from homoexport.workflow.job import check_before_loading, open_job
@@ -47,6 +50,18 @@ def second(tmp_path: Path) -> str:
     tokenizer = word_tokenizer(WORDS[:4:-1], pre_tokenizers.Whitespace(), model_max_length=64)
     tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+def test_vectors_that_are_kept_are_of_one_pooling_and_one_length(second):
+    def kept_as(encoder: Encoder) -> str:
+        return ask_for_vectors(encoder, device=torch.device("cpu"), on_begin=lambda: None).digest
+
+    encoder = load_encoder(second, task="sentence-similarity")
+    others = [replace(encoder, pooling=Pooling(mode=mode, normalize=False)) for mode in ("mean", "cls")]
+    shorter = load_encoder(second, task="sentence-similarity")
+    shorter.tokenizer.model_max_length = 16
+    assert len({kept_as(each) for each in (encoder, *others, shorter)}) == 4
+    assert kept_as(load_encoder(second, task="sentence-similarity")) == kept_as(encoder)
 
 
 def rows_of(path: Path, **more: object) -> TextSettings:
