@@ -52,11 +52,13 @@ def command() -> None:
     except SystemExit as end:
         if not isinstance(end.code, int) or end.code not in _ENDED:
             raise
-        with suppress(OSError, ValueError):  # that cannot be written to, or are closed
+        try:
             atexit._run_exitfuncs()
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(end.code)
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(OSError, ValueError):  # that cannot be written to, or is closed
+                    stream.flush()
+        finally:
+            os._exit(end.code)
 
 
 def main() -> None:

@@ -66,7 +66,7 @@ def run(
     line all the same, it is pruned further. The run's folder holds the student, its ONNX package, the measurement,
     report.html and summary.json. Of several students or budgets each has such a folder below the run's, whose
     report.html compares them. Exits with 3 where a line of a budget is missed (of one budget and several students by
-    all) or no student fits the device.
+    all) or a student does not fit the device (of several students none).
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("run is one process's", where="run", hint="launch `distill` with many, then `export`")

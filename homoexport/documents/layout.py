@@ -38,7 +38,7 @@ from homoexport.documents.artifact import (
     read_manifest,
     sha256_file,
 )
-from homoexport.documents.document import is_half
+from homoexport.documents.document import is_half, read_json
 from homoexport.documents.package import PROMPT_FOLDER
 from homoexport.errors import PackageError
 from homoexport.lock import is_ours
@@ -46,7 +46,7 @@ from homoexport.lock import is_ours
 PLAN, FINETUNED, TEACHER, STUDENT, PACKAGE = "plan", "0-finetuned", "0-teacher", "1-student", "2-onnx"
 MEASURED, TURNS, STUDENTS = "3-measured", "turns", "1-students"
 REPORT, HTML_REPORT, PLOTS = "report.md", "report.html", "plots"
-SUMMARY = "summary.json"  # written last: a run that has it is over
+SUMMARY = "summary.json"  # a run that has it is over, but for its report
 MEASUREMENT, FLOORS = "measurement.json", "floors.json"  # in 3-measured
 LOG = "log.jsonl"  # in a student's folder
 # A run goes on from the first, goes back to the second when its loss is no number any more, and may go on to a narrower
@@ -122,10 +122,19 @@ def _nothing(_path: Path) -> bool:
     return False
 
 
+def _parts_in(folder: Path) -> set[str]:
+    """The names of the students or budgets of which a run's recipe makes several."""
+    try:
+        recipe = read_json(folder / RUN_MARK)["recipe"]
+        return {*(each["name"] for each in recipe.get("students") or ()), *(recipe.get("budgets") or ())}
+    except (PackageError, AttributeError, KeyError, TypeError):  # damaged, or of another version
+        return set()
+
+
 def _may_lie(kind: str | None, path: Path) -> bool:
     """Whether a folder may be an artifact or hold some, that lies where work of a kind goes on."""
     if kind == "run":
-        return path.name in _STAGES or path.name == STUDENTS or kind_of(path) == "run"
+        return path.name in {*_STAGES, STUDENTS, *_parts_in(path.parent)}
     if kind is None:  # turns, or one task's
         return path.name in _STAGES or path.name.isdecimal() or path.name.startswith("seed-")
     return kind_of(path) in ("student", "model", None)

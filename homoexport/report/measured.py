@@ -239,7 +239,8 @@ def _of_cell(cell: Measurement) -> list[str]:
             )
     medians = {result.package: result.latency_p50_ms for result in cell.results}
     for line in cell.comparisons:
-        if (medians[line.against] - medians[line.package]) * (line.speedup_p50 - 1) < 0:
+        differ = (medians[line.against] - medians[line.package]) * (line.speedup_p50 - 1) < 0
+        if differ and line.verdict in ("faster", "slower"):
             remarks.append(
                 f"{line.package} is {_ratio(line)} {line.verdict} within turns, where both see the same noise, though "
                 "its p50 over all turns says the contrary"

@@ -49,14 +49,17 @@ def side_by_side_table(runs: Mapping[str, Summary]) -> Table:
 def _standing(name: str, runs: Mapping[str, Summary]) -> str:
     """Whether no other run's student is as good in quality, p95 and size, and better in one of them; else which is.
 
-    Quality is the figure that a floor is under, else the likeness to the teacher.
+    Quality is the figure that a floor is under, else the likeness to the teacher. Times count where all were measured,
+    and not by an emulator's clock.
     """
+    timed = all(run.student.latency_p95_ms is not None and not run.measured.emulated for run in runs.values())
 
     def goods(run: Summary) -> tuple[float, ...]:
-        """Of each the more the better; a time that was not measured is left out of it."""
+        """Of each the more the better."""
         likeness = run.student.quality * (-1 if run.quality_metric in LESS_IS_BETTER else 1)
         quality = next((verdict.measured for verdict in run.budget if verdict.is_quality), likeness)
-        return quality, -(run.student.latency_p95_ms or 0.0), -run.student.file_bytes
+        times = [-(run.student.latency_p95_ms or 0.0)] if timed else []
+        return (quality, *times, -run.student.file_bytes)
 
     ours = goods(runs[name])
     for other, run in runs.items():
@@ -79,7 +82,11 @@ def side_by_side_notes(runs: Mapping[str, Summary], *, of: Sequence[str] = ()) -
     notes = [f"The runs have different {what}, so that figures do not compare as they stand" for what in differing]
     if not of:
         return [*notes, "Each run was measured at its own time; homoexport bench times their packages in turns"]
-    notes += [f"{name} is left out: its student does not fit the device" for name in of if name not in runs]
+    notes += [
+        f"{name} is left out: its student does not fit the device, or its run is not finished"
+        for name in of
+        if name not in runs
+    ]
     return [*notes, "Times and memory are of one measurement in turns; verdicts are those of each run's own"]
 
 

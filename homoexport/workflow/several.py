@@ -17,7 +17,7 @@ from pathlib import Path
 
 from homoexport.choices import RuntimeChoice
 from homoexport.documents.artifact import MANIFEST, RUN_MARK, Manifest, verify, write_manifest
-from homoexport.documents.document import digest_of, write_document
+from homoexport.documents.document import write_document
 from homoexport.documents.layout import (
     FINETUNED,
     HTML_REPORT,
@@ -38,7 +38,8 @@ from homoexport.workflow.distill import distill_students
 from homoexport.workflow.measure import measure_once
 from homoexport.workflow.progress import QUIET, Progress
 from homoexport.workflow.run import Journey, begun
-from homoexport.workflow.summary import report_several
+from homoexport.workflow.summary import measured_together, report_several
+from homoexport.workflow.turns import Turns
 
 
 def run_several(
@@ -152,7 +153,8 @@ def _run(journeys: Sequence[Journey]) -> None:
     """Each run that is not over; where the device holds no student, the last one's refusal."""
     refused = None
     for journey in journeys:
-        if (journey.folder / SUMMARY).is_file():
+        if (journey.folder / SUMMARY).is_file() and (journey.folder / HTML_REPORT).is_file():
+            Turns(journey.folder).forget_states()  # which a stop just before may have left
             continue
         journey.progress.on_stage(f"The run {journey.recipe.name}")
         try:
@@ -168,7 +170,7 @@ def _measure_in_turns(journey: Journey, packages: Sequence[Path]) -> None:
     """The teacher's package and those of all runs in one measurement, unless it is there."""
     recipe, folder = journey.recipe, journey.folder / MEASURED
     measured = [journey.folder / TEACHER, *packages]
-    parent = digest_of([verify(package, Manifest, strict=False).digest for package in measured])
+    parent = measured_together(journey.folder, [package.parent.name for package in packages])
     if is_finished(folder) and verify(folder, Manifest, strict=False).parent == parent:
         return
     runtimes: list[RuntimeChoice] = ["onnxruntime", *[recipe.export.runtime] * len(packages)]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from homoexport.documents.artifact import RUN_MARK, Manifest, kind_of, refuse_links, verify, with_article
 from homoexport.documents.budget import BudgetVerdict, is_kept
-from homoexport.documents.document import read_document
+from homoexport.documents.document import digest_of, read_document
 from homoexport.documents.evaluation import EVALUATION_FILE, QUALITY_FILE, Evaluation, PackageQuality, RunQuality
 from homoexport.documents.layout import (
     FINETUNED,
@@ -40,6 +40,7 @@ from homoexport.report import compared, names_of, write_comparison, write_report
 from homoexport.runtime.inference import PackageInfo, read_package
 from homoexport.workflow.turns import Turns, budget_verdicts, read_measured
 
+_UNFINISHED, _FINISH = "is a run that is not finished", "finish it: homoexport run RECIPE -o FOLDER --resume"
 _RUNS = "name folders that `homoexport run` wrote, or one of bench -o and one of eval -o together"
 
 
@@ -113,9 +114,15 @@ def report_several(run_dir: Path) -> dict[str, Summary]:
         PackageError: see `checked_summary`.
         OutputError: the file cannot be written.
     """
+    if not (run_dir / MEASURED).is_dir():
+        raise PackageError(_UNFINISHED, where=str(run_dir), hint=_FINISH)
     names = [part.name for part in parts_of(run_dir)]
+    finished = [name for name in names if (run_dir / name / SUMMARY).is_file()]
+    if verify(run_dir / MEASURED, Manifest, strict=False).parent != measured_together(run_dir, finished):
+        hint = "run its recipe again with --resume"
+        raise PackageError("was measured of other packages", where=str(run_dir / MEASURED), hint=hint)
     found, runs, measured = read_measured(run_dir / MEASURED), dict[str, Summary](), []
-    for name in (name for name in names if (run_dir / name / SUMMARY).is_file()):
+    for name in finished:
         run = checked_summary(run_dir / name)
         its_own = _of_one(found, name)
         runs[name] = run if its_own is None else _timed_in(run, its_own)
@@ -125,10 +132,16 @@ def report_several(run_dir: Path) -> dict[str, Summary]:
     return runs
 
 
+def measured_together(run_dir: Path, names: Sequence[str]) -> str:
+    """The digest of what the measurement of several runs is of: the teacher's package, and those of the runs."""
+    packages = [run_dir / TEACHER, *(run_dir / name / PACKAGE for name in names)]
+    return digest_of([verify(package, Manifest, strict=False).digest for package in packages])
+
+
 def _of_one(measurement: Measurement, run: str) -> Measurement | None:
     """What was measured in turns of the teacher and of a run's package; None where that did not fit."""
     teachers = [result for result in measurement.results if Path(result.package).name == TEACHER]
-    packages = [result for result in measurement.results if Path(result.package).parent.name == run]
+    packages = [result for result in measurement.results if Path(result.package).parts[-2:] == (run, PACKAGE)]
     if not packages:
         return None
     comparisons = [line for line in measurement.comparisons if Path(line.package).parent.name == run]
@@ -214,8 +227,10 @@ def _refuse_no_run(folder: Path) -> None:
     if is_finished and kind in (None, "run"):
         return
     what, hint = "does not exist or is not a folder", _RUNS
-    if kind == "run":
-        what, hint = "is a run that is not finished", "finish it: homoexport run RECIPE -o FOLDER --resume"
+    if is_folder and (parts := parts_of(folder)):
+        what, hint = "is the folder of several runs", f"name those in it: {', '.join(part.name for part in parts)}"
+    elif kind == "run":
+        what, hint = _UNFINISHED, _FINISH
     elif kind is not None:
         what = f"is {with_article(kind)}, not a run"
         hint = _RUNS if kind in ("student", "package") else f"its report is {folder / HTML_REPORT}; {_RUNS}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from homoexport.documents.artifact import PackageManifest, verify, write_manifest
@@ -33,6 +35,22 @@ def test_force_spares_a_folder_with_files_that_are_not_its_own(tmp_path, kind, n
         (artifact / name).touch()
     with pytest.raises(OutputError, match=f"holds {name.partition('/')[0]}.*, which homoexport did not"):
         refuse_existing(artifact, force=True)
+
+
+def test_force_takes_the_runs_of_a_recipe_with_several_and_spares_another_run_in_there(tmp_path):
+    run = tmp_path / "run"
+    begin(run, "run", work="ab")
+    mark = json.loads((run / "run.json").read_text())
+    for name in ("wide", "phone", "mine"):
+        begin(run / name, "run", work="ab")
+    with pytest.raises(OutputError, match="holds mine, which"):
+        refuse_existing(run, force=True)
+    mark["recipe"] = {"students": [{"name": "wide"}], "budgets": {"phone": {}}}
+    (run / "run.json").write_text(json.dumps(mark))
+    with pytest.raises(OutputError, match="holds mine, which"):
+        refuse_existing(run, force=True)
+    (run / "mine").rename(tmp_path / "mine")
+    refuse_existing(run, force=True)
 
 
 def test_force_spares_packages_among_students_and_an_edited_card(tmp_path):

@@ -289,8 +289,8 @@ def test_a_teacher_learns_from_the_labelled_text_by_default():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"quality": None}, "with 'finetune.dev' or 'quality.data'"),
-        ({"quality": {"task": "sst2", "floor": "90%"}}, "with 'finetune.dev' or 'quality.data'"),
+        ({"quality": None}, "with 'finetune.dev', or with 'quality.data'"),
+        ({"quality": {"task": "sst2", "floor": "90%"}}, "with 'finetune.dev', or with 'quality.data'"),
         ({"text": {"sources": [{"files": "a.csv"}]}}, "no files of text have labels: name the files to fine-tune on"),
         ({"text": {"sources": [*LABELLED["text"]["sources"]] * 2}}, "2 sources of text have labels"),
         ({"distill": {**LABELLED["distill"], "objective": "sentence-embedding"}}, "distill.objective is sentence-emb"),

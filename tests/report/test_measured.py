@@ -148,6 +148,9 @@ def test_a_ratio_that_the_medians_contradict_is_a_remark(measurement: dict[str, 
     second["latency_p50_ms"] = first["latency_p50_ms"] * 1.1
     assert measurement_remarks(typed(measurement)) == []
     second["latency_p50_ms"] = first["latency_p50_ms"] * 0.9
+    measurement["comparisons"][0]["verdict"] = "same"
+    assert measurement_remarks(typed(measurement)) == []
+    measurement["comparisons"][0]["verdict"] = "slower"
     (remark,) = measurement_remarks(typed(measurement))
     assert remark.startswith(f"{second['package']} is 0.840x (0.750 to 0.970) slower within turns")
 

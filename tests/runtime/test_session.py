@@ -105,6 +105,20 @@ def test_answers_are_waited_for_in_one_kept_thread_that_keeps_nothing_of_them():
     assert not any(answer() for answer in answers)
 
 
+@pytest.mark.processes
+def test_a_process_that_was_forked_has_threads_of_its_own():
+    words = """
+import os, sys
+from homoexport.runtime.waiting import heard
+heard(int)
+child = os.fork()
+if not child:
+    os._exit(heard(lambda: 7, seconds=20))
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert subprocess.run([sys.executable, "-c", words], timeout=60, check=False).returncode == 7
+
+
 def long(products: int = 400, width: int = 1500) -> onnx.ModelProto:
     """Products that take ten seconds at least, one after another; their values are ones."""
     shape = helper.make_tensor("shape", TensorProto.INT64, [2], [width, width])

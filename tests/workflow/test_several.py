@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from homoexport.documents.artifact import DistilledManifest, Manifest, PackageManifest, verify
+from homoexport.documents.artifact import (
+    DistilledManifest,
+    Manifest,
+    PackageManifest,
+    read_manifest,
+    verify,
+    write_manifest,
+)
 from homoexport.documents.budget import Budget
 from homoexport.documents.document import read_document
 from homoexport.documents.output import refuse_existing
@@ -85,6 +92,24 @@ def test_each_student_has_a_runs_folder_and_one_page_compares_them(homoexport, f
     again = homoexport("report", copy, "--json")
     assert json.loads(again.out) == summaries
     assert "for all" in (copy / "report.html").read_text()
+    (copy / "wide/report.html").unlink()
+    assert homoexport("run", family.recipe, "-o", copy, "--resume").code == 0
+    assert (copy / "wide/report.html").is_file()
+
+
+def test_what_is_no_page_of_several_runs_is_told(homoexport, family, tmp_path):
+    run = family.copied_to(tmp_path)
+    told = homoexport("report", run, run / "wide", "-o", tmp_path / "page.html")
+    assert (told.code, "is the folder of several runs; name those in it: wide, narrow" in told.err) == (2, True), (
+        told.err
+    )
+    measured = read_manifest(run / "3-measured", Manifest)
+    write_manifest(run / "3-measured", "measurement", parent="0" * 64, recipe=measured.recipe)
+    told = homoexport("report", run)
+    assert (told.code, "was measured of other packages" in told.err) == (2, True), told.err
+    shutil.rmtree(run / "3-measured")
+    told = homoexport("report", run)
+    assert (told.code, "is a run that is not finished" in told.err) == (2, True), told.err
 
 
 def test_a_student_that_does_not_fit_is_left_out(homoexport, family, tmp_path, monkeypatch):

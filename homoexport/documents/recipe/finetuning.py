@@ -54,7 +54,7 @@ class LabelledFiles(NamedTuple):
 
 
 class TeacherSettings(LearningSettings):
-    """What the teacher learns before it teaches, where it has no such head yet."""
+    """What the teacher learns before it teaches, where it does not know the labels yet."""
 
     task: OwnTask = Field("classification", description="What the labels are: names or numbers of classes, or scores.")
     train: str | None = Field(
@@ -89,7 +89,8 @@ class TeacherSettings(LearningSettings):
         if self.dev is not None:
             return LabelledFiles(files, columns), LabelledFiles(self.dev, columns)
         if quality is None or quality.data is None or quality.task != "classification":
-            raise ValueError("name the files to judge the fine-tuned teacher on with 'finetune.dev' or 'quality.data'")
+            where = "with 'finetune.dev', or with 'quality.data' where 'quality.task' is classification"
+            raise ValueError(f"name the files to judge the fine-tuned teacher on {where}")
         judged = Columns(
             text=quality.text_column or "text", pair=quality.pair_column, label=quality.label_column or "label"
         )

@@ -120,7 +120,7 @@ def parse_as(kind: type[_Kind], tree: Tree, *, where: str, overrides: Sequence[s
     Raises:
         RecipeError: unknown key (with the nearest known one), missing key, or a bad value.
     """
-    if issubclass(kind, Recipe | RecipePart) and "finetune" in tree and "text" not in tree:
+    if issubclass(kind, Recipe | RecipePart) and "finetune" in tree and "teacher" not in tree:
         hint = "give it to `homoexport finetune MODEL --task TASK --recipe FILE`"
         raise RecipeError("is a recipe for fine-tuning", where=where, hint=hint)
     tree = copy.deepcopy(kind.part_of(tree) if issubclass(kind, RecipePart) else tree)

@@ -22,6 +22,7 @@ from homoexport.documents.recipe.sections import (
     VocabularySettings,
 )
 from homoexport.documents.recipe.text import TextSettings
+from homoexport.errors import RecipeError
 from homoexport.shape import PartialShape
 
 _OF_THE_RUN = {  # see `layout`
@@ -185,6 +186,17 @@ class PlanRecipe(RecipePart):
     export: ExportSettings = ExportSettings()
     measure: MeasureSettings = MeasureSettings()
     budget: Budget = Budget()
+
+    @classmethod
+    def part_of(cls, tree: Tree) -> Tree:
+        """As of other parts; what a run has done for it first, or does for several, is refused (RecipeError)."""
+        if tree.get("finetune"):
+            hint = "`homoexport run --plan` does both; or plan by a recipe without it, whose teacher knows the labels"
+            raise RecipeError("the teacher is to be fine-tuned first, by a run", where="finetune", hint=hint)
+        if tree.get("budgets"):
+            hint = "`homoexport run` plans for each; or plan by a recipe that has one under 'budget'"
+            raise RecipeError("a plan is for one budget", where="budgets", hint=hint)
+        return super().part_of(tree)
 
 
 class TrimRecipe(RecipePart):
