@@ -239,8 +239,10 @@ def _of_cell(cell: Measurement) -> list[str]:
             )
     medians = {result.package: result.latency_p50_ms for result in cell.results}
     for line in cell.comparisons:
-        differ = (medians[line.against] - medians[line.package]) * (line.speedup_p50 - 1) < 0
-        if differ and line.verdict in ("faster", "slower"):
+        ours, theirs = medians.get(line.package), medians.get(line.against)
+        if ours is None or theirs is None or line.verdict not in ("faster", "slower"):
+            continue
+        if (theirs - ours) * (line.speedup_p50 - 1) < 0:
             remarks.append(
                 f"{line.package} is {_ratio(line)} {line.verdict} within turns, where both see the same noise, though "
                 "its p50 over all turns says the contrary"
