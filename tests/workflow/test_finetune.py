@@ -128,6 +128,7 @@ def test_several_seeds_are_resumed_and_summed_up(tiny_folder, tmp_path, monkeypa
         teachers_of(str(out), [TASK, replace(TASK, name="cola")])
 
 
+@pytest.mark.slow
 def test_other_models_or_data_of_the_same_name_are_not_resumed(tiny_folder, tmp_path: Path) -> None:
     source, out = tiny_folder(), tmp_path / "out"
     recipe = FinetuneRecipe(finetune=SETTINGS.model_copy(update={"epochs": 0.25}), seeds=(0, 1))

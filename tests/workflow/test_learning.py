@@ -116,6 +116,7 @@ def test_a_stopped_run_does_not_learn_again(homoexport, learned_run, tmp_path, m
         assert again == once
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_left_of_it_is_made_anew(homoexport, learned_run, tmp_path):
     run, path = learned_run.copied_to(tmp_path), learned_run.recipe
     (run / "0-finetuned").rename(tmp_path / "0-finetuned")

@@ -256,6 +256,7 @@ def test_a_runtime_that_cannot_hold_the_student_is_refused_before_distilling(hom
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_student_that_does_not_fit_the_device_exits_with_3(homoexport, recipe, tmp_path):
     run, path = tmp_path / "run", recipe()
     outcome = homoexport("run", path, "-o", run, "--set", "measure.device=cpu:memory=4MB")

@@ -236,14 +236,8 @@ def test_auto_tries_every_runtime_that_can_hold_the_students(tmp_path: Path) -> 
         tried("modernbert", runtime="ctranslate2")
 
 
-@pytest.mark.parametrize(
-    ("kind", "embeddings"),
-    [
-        ("bert", "int4"),
-        pytest.param("bert", "pq", marks=pytest.mark.slow),
-        pytest.param("electra-projected", "int4", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "embeddings"), [("bert", "int4"), ("bert", "pq"), ("electra-projected", "int4")])
 def test_words_in_fewer_bits_are_as_many_bytes_as_exported(
     kind: str, embeddings: EmbeddingPrecision, tmp_path: Path
 ) -> None:
