@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tokenizers import Encoding
 
 from homoexport.choices import RuntimeChoice
-from homoexport.errors import PackageError, UserError
+from homoexport.errors import PackageError
 from homoexport.runtime.inference import FloatArray, Package, Text, open_file, open_package
 from homoexport.runtime.worker.inputs import IntArray
 from homoexport.units import check_count
@@ -44,8 +44,7 @@ def open_streams(
     Raises:
         PackageError, UserError: as `open_package` does; or less than one stream.
     """
-    if streams < 1:
-        raise UserError(f"{streams} streams", where="streams", hint="give 1 or more")
+    check_count(streams, f"{streams!r} streams", where="streams")
     first = open_package(folder, threads=threads, runtime=runtime)
     details = first.details
     if details.runtime == "onnxruntime":

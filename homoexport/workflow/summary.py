@@ -140,11 +140,15 @@ def measured_together(run_dir: Path, names: Sequence[str]) -> str:
 
 def _of_one(measurement: Measurement, run: str) -> Measurement | None:
     """What was measured in turns of the teacher and of a run's package; None where that did not fit."""
+
+    def is_its(package: str) -> bool:
+        return Path(package).parts[-2:] == (run, PACKAGE)
+
     teachers = [result for result in measurement.results if Path(result.package).name == TEACHER]
-    packages = [result for result in measurement.results if Path(result.package).parts[-2:] == (run, PACKAGE)]
+    packages = [result for result in measurement.results if is_its(result.package)]
     if not packages:
         return None
-    comparisons = [line for line in measurement.comparisons if Path(line.package).parent.name == run]
+    comparisons = [line for line in measurement.comparisons if is_its(line.package)]
     return measurement.model_copy(update={"results": (*teachers, *packages), "comparisons": tuple(comparisons)})
 
 
