@@ -1,16 +1,18 @@
 """A million short lines through `homoexport embed`, beside the throughput that `homoexport bench` says for them.
 
-    python bench/embedding.py PACKAGE [PACKAGE ...] [--lines 1000000] [--length 16] [--batch-size 32] [--rounds 3]
+    python bench/embedding.py PACKAGE [PACKAGE ...] [--lines 1000000] [--length 16] [--batch-size 32] [--turns 8]
 
 Each package, in turns: `bench` says sequences a second of batches of so many sequences of so many tokens, without
 tokenizing, with one inference at a time on all cores and with one on each core (`--streams`), of which the better
-counts; then `embed` reads a text file, tokenizes, embeds and writes an npy file; then `bench` again. The lines are
-words of the package's own vocabulary, drawn at random, each one token, so that every line has exactly that many.
+counts; then `embed` reads a part of the text, tokenizes, embeds and writes an npy file; then `bench` again, and so on.
+A part's share is held against the mean of the benches before and behind it, and the median of the shares counts. The
+lines are words of the package's own vocabulary, drawn at random, each one token, so that every line has exactly that
+many. At last all lines go through `embed` at once.
 
-`embed` is timed as a whole process, start-up and opening included, and its peak memory is the kernel's high-water mark.
-The ways to use the cores take turns on the first tenth of the lines: an inference on each core, one on all cores, and a
-process of its own for each core with its share of the lines. Vectors of 200 lines are held against those of each line
-alone.
+`embed` is timed as a whole process, start-up and opening included, and its peak memory is the kernel's high-water mark,
+of all lines and of a part. The ways to use the cores take turns on a part: an inference on each core, one on all cores,
+and a process of its own for each core with its share of the lines. Vectors of 200 lines are held against those of each
+line alone.
 """
 
 from __future__ import annotations
@@ -87,23 +89,20 @@ def embed(package: Path, texts: list[Path], out: Path, *flags: str) -> tuple[flo
     return time.monotonic() - began, max(peaks)
 
 
-def parts_of(text: Path, folder: Path, parts: int) -> list[Path]:
+def parts_of(text: Path, folder: Path, parts: int, *, called: str) -> list[Path]:
     """A file's lines in so many files."""
     lines = text.read_text().splitlines(keepends=True)
     size = -(-len(lines) // parts)
-    paths = [folder / f"part-{number}.txt" for number in range(parts)]
+    paths = [folder / f"{called}-{number}.txt" for number in range(parts)]
     for number, path in enumerate(paths):
         path.write_text("".join(lines[number * size : (number + 1) * size]))
     return paths
 
 
-def ways(package: Path, text: Path, folder: Path, *, lines: int, rounds: int, batch: list[str]) -> dict[str, float]:
+def ways(package: Path, some: Path, folder: Path, *, lines: int, rounds: int, batch: list[str]) -> dict[str, float]:
     """Texts a second of each way to use the cores, the median of some turns; start-up included."""
     cores = str(available_cores())
-    some = folder / "some.txt"
-    with text.open() as whole:
-        some.write_text("".join(next(whole) for _ in range(lines)))
-    parts = parts_of(some, folder, available_cores())
+    parts = parts_of(some, folder, available_cores(), called="share")
     seconds: dict[str, list[float]] = {}
     for _ in range(rounds):
         for name, files, flags in (
@@ -135,25 +134,33 @@ def measure(package: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         folder = Path(work)
         text = folder / "lines.txt"
         write_lines(package, text, lines=arguments.lines, length=arguments.length)
-        said = [bench(package, batch_size=arguments.batch_size, length=arguments.length)]
+        parts = parts_of(text, folder, arguments.turns, called="part")
+        lines = arguments.lines // arguments.turns
+        said, rates, peaks = [bench(package, batch_size=arguments.batch_size, length=arguments.length)], [], []
+        for part in parts:
+            seconds, peak = embed(package, [part], folder / "part.npy", *batch)
+            rates.append(lines / seconds)
+            peaks.append(peak)
+            said.append(bench(package, batch_size=arguments.batch_size, length=arguments.length))
+        best = [max(each.values()) for each in said]
+        shares = [2 * rate / (before + after) for rate, before, after in zip(rates, best, best[1:], strict=True)]
         seconds, peak = embed(package, [text], folder / "vectors.npy", *batch)
-        said.append(bench(package, batch_size=arguments.batch_size, length=arguments.length))
-        best = statistics.mean(max(each.values()) for each in said)
-        few = max(SAMPLE, arguments.lines // 10)
         figures = {
             "package": package.name,
             "scheme": details.scheme,
             "parameters": details.parameters,
             "runtime": open_package(package).details.runtime,
             "bench_per_s": said,
-            "embed_seconds": round(seconds, 2),
-            "embed_per_s": round(arguments.lines / seconds, 1),
-            "share_of_bench": round(arguments.lines / seconds / best, 4),
+            "embed_per_s": [round(rate, 1) for rate in rates],
+            "shares_of_bench": [round(share, 4) for share in shares],
+            "share_of_bench": round(statistics.median(shares), 4),
+            "all_at_once_seconds": round(seconds, 2),
+            "all_at_once_per_s": round(arguments.lines / seconds, 1),
             "peak_rss_mb": round(peak, 1),
+            "peak_rss_mb_of_a_part": round(max(peaks), 1),
             "difference_to_alone": difference(package, text, folder / "0-vectors.npy"),
-            "ways_per_s": ways(package, text, folder, lines=few, rounds=arguments.rounds, batch=batch),
+            "ways_per_s": ways(package, parts[0], folder, lines=lines, rounds=arguments.rounds, batch=batch),
         }
-        figures["peak_rss_mb_of_a_tenth"] = round(embed(package, [folder / "some.txt"], folder / "v.npy", *batch)[1], 1)
     print(json.dumps(figures, indent=2), flush=True)
     return figures
 
@@ -165,12 +172,16 @@ def main() -> None:
     parser.add_argument("--lines", type=int, default=1_000_000)
     parser.add_argument("--length", type=int, default=16)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=8, help="parts of the text, with benches between them")
+    parser.add_argument("--rounds", type=int, default=3, help="of the ways to use the cores")
     parser.add_argument("--work", type=Path, help="where files of the vectors' size go for a while")
     parser.add_argument("--output", type=Path, default=RESULT)
     arguments = parser.parse_args()
+    if arguments.lines % arguments.turns:
+        parser.error("--lines must be a multiple of --turns")
     result = {
         "lines": arguments.lines,
+        "turns": arguments.turns,
         "length": arguments.length,
         "batch_size": arguments.batch_size,
         "packages": [measure(package, arguments) for package in arguments.packages],

@@ -22,6 +22,7 @@ from homoexport.errors import UserError
 CPU_PROVIDER = "CPUExecutionProvider"
 # Exactly, four products a sum; without, AVX2 adds pairs of them in 16 bits, which can overflow.
 _MULTIPLIES_BYTES = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
+_MULTIPLIES_BF16 = frozenset({"avx512_bf16", "amx_bf16"})
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,11 @@ def schemes_for(
         return automatic and has_scales and (facts.on_cpu_provider or provider != CPU_PROVIDER)
 
     return tuple(scheme for scheme, facts in SCHEMES.items() if is_tried(facts))
+
+
+def attends_in_int8(instruction_sets: Collection[str]) -> bool:
+    """Whether OpenVINO computes attention's products faster in int8 than in floats, as bench/export_peers.py found."""
+    return bool(_MULTIPLIES_BYTES & set(instruction_sets)) and not _MULTIPLIES_BF16 & set(instruction_sets)
 
 
 def schemes_in(runtime: Runtime, quantize: Quantization, *, calibrated: bool) -> tuple[Scheme, ...]:

@@ -32,22 +32,22 @@ def keep_activation(config: Any, folder: Path) -> None:
 
 
 def write_cross_encoder_files(
-    config: Any, folder: Path, *, file_name: str, max_length: int, prompts: Prompts | None = None
+    config: Any, folder: Path, *, file_name: str | None, max_length: int | None, prompts: Prompts | None = None
 ) -> None:
-    """Have CrossEncoder (backend "onnx") load a text classifier's package as it stands, and cut at its longest text.
+    """Have CrossEncoder load a text classifier's folder or package as it stands, and cut at its longest text.
 
-    `file_name` is the ONNX file's; by itself it would take model.onnx alone. `config` is the model's, `prompts` what
-    CrossEncoder may be asked to put before a pair.
+    `file_name` is a package's ONNX file, for backend "onnx": by itself it would take model.onnx alone. `config` is the
+    model's, `prompts` what CrossEncoder may be asked to put before a pair.
     """
     asked_for = {} if prompts is None else {"prompts": prompts.texts, "default_prompt_name": prompts.default}
     known = getattr(config, "sentence_transformers", None)
     activation = {key: known[key] for key in _KEPT if key in known} if isinstance(known, dict) else {}
     module = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}
-    transformer = {
-        "transformer_task": "sequence-classification",
-        "max_seq_length": max_length,
-        "model_args": {"file_name": file_name},
-    }
+    transformer: dict[str, Any] = {"transformer_task": "sequence-classification"}
+    if max_length is not None:
+        transformer["max_seq_length"] = max_length
+    if file_name is not None:
+        transformer["model_args"] = {"file_name": file_name}
     for name, content in (
         ("modules.json", [module]),
         (SETTINGS, transformer),

@@ -27,7 +27,7 @@ from homoexport.choices import CLASSIFYING, ModelTask
 from homoexport.documents.artifact import digest_in, refuse_links, sha256_file
 from homoexport.documents.document import digest_of
 from homoexport.documents.package import Pooling, Prompts
-from homoexport.encoder.cross_encoder import NO_ACTIVATION, keep_activation
+from homoexport.encoder.cross_encoder import NO_ACTIVATION, keep_activation, write_cross_encoder_files
 from homoexport.encoder.dense import Dense
 from homoexport.encoder.families import traits_of
 from homoexport.encoder.folder import check_folder
@@ -371,15 +371,15 @@ def _digest_of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def save_encoder(encoder: Encoder, model: PreTrainedModel, folder: Path, *, max_length: int | None = None) -> None:
-    """Write a model as a stock one into an existing folder, with an encoder's tokenizer and pooling.
-
-    `max_length`: tokens of the longest sequence that it was trained on, for sentence models.
-    """
+    """Write a model as a stock one into an existing folder, with an encoder's tokenizer, pooling and prompts, and of a
+    sentence model the tokens of the longest sequence that it was trained on."""
     model.save_pretrained(folder)
     for weights in folder.glob("*.safetensors"):
         weights.chmod((folder / "config.json").stat().st_mode)  # the umask's; safetensors makes them private
     save_tokenizer(encoder.tokenizer, folder)
     write_sentence_files(encoder, folder, hidden_size=model.config.hidden_size, max_length=max_length)
+    if encoder.task == "text-classification" and encoder.prompts is not None:
+        write_cross_encoder_files(model.config, folder, file_name=None, max_length=None, prompts=encoder.prompts)
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -80,14 +80,16 @@ def side_by_side_notes(runs: Mapping[str, Summary], *, of: Sequence[str] = ()) -
     first, *others = runs.values()
     differing = [what for what, of in ways.items() if any(of(run) != of(first) for run in others)]
     notes = [f"The runs have different {what}, so that figures do not compare as they stand" for what in differing]
+    told = "Pareto goes by the figures as they stand, not by their intervals"
     if not of:
-        return [*notes, "Each run was measured at its own time; homoexport bench times their packages in turns"]
+        own = "Each run was measured at its own time, and homoexport bench times their packages in turns"
+        return [*notes, f"{own}; {told}"]
     notes += [
         f"{name} is left out: its student does not fit the device, or its run is not finished"
         for name in of
         if name not in runs
     ]
-    return [*notes, "Times and memory are of one measurement in turns; verdicts are those of each run's own"]
+    return [*notes, f"Times and memory are of one measurement in turns, verdicts those of each run's own; {told}"]
 
 
 def write_side_by_side(

@@ -198,11 +198,13 @@ def _converted(file: Path, form: str, scheme: Scheme) -> Path:
     """A graph for OpenVINO as its own file, in the ONNX file's place; other graphs stay as they are."""
     if form != _OPENVINO:
         return file
+    from homoexport.host import describe_host
+    from homoexport.schemes import attends_in_int8
     from homoexport.stages.export.openvino_graph import as_openvino, quantize_products, save
 
     model, target = as_openvino(file), file.with_suffix(".xml")
     if scheme != "fp32":
-        quantize_products(model, None)
+        quantize_products(model, None, attention=attends_in_int8(describe_host().instruction_sets))
     save(model, target, halved=scheme == "fp32")
     del model  # it has the ONNX file's weights open
     file.unlink()

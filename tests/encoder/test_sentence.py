@@ -121,6 +121,10 @@ def test_a_prompt_that_stands_before_every_pair_is_not_lost_in_silence(tmp_path)
     )
     name = "config_sentence_transformers.json"
     assert json.loads((tmp_path / "written" / name).read_text()) == json.loads((tmp_path / name).read_text())
+    (tmp_path / "saved").mkdir()
+    save_encoder(encoder, encoder.model, tmp_path / "saved")
+    again = load_encoder(str(tmp_path / "saved"))
+    assert (again.task, again.prompts, max_length_of(again)) == ("text-classification", encoder.prompts, 40)
     _set_prompts(tmp_path, prompts={"query": "w3 "}, default_prompt_name="query")
     with pytest.raises(HomoexportError, match="has the prompt 'query' put before every pair"):
         load_encoder(str(tmp_path))

@@ -2,6 +2,7 @@
 
 OpenVINO fuses graphs by itself, so it is given the unfused ones: in floats, stored in fp16, which it computes in bf16
 where that is fast, and with products in int8, smoothed, with scales calibrated on the text; see `openvino_graph`.
+Attention is in int8, too, on processors where that is faster than in floats.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from pathlib import Path
 
 from homoexport.choices import EmbeddingPrecision, Scheme, WeightPrecision
 from homoexport.documents.package import RUNTIME_FILES
-from homoexport.schemes import SCHEMES
+from homoexport.host import describe_host
+from homoexport.schemes import SCHEMES, attends_in_int8
 from homoexport.stages.export.beside import Converted, Converter, hold, right
 from homoexport.stages.export.candidates import Maker
 from homoexport.stages.export.choose import breakers
@@ -43,6 +45,10 @@ def _sound_or_mended(
     calibrated = SCHEMES[scheme].calibrated
     if calibrated:
         form = maker.smooth(form, _STRENGTH) or form
+    if calibrated and attends_in_int8(describe_host().instruction_sets):
+        attending = _converted(maker, form, scheme, embeddings, answer, attention=True)
+        if (attending := right(maker, attending, runtime="openvino")) is not None:
+            return attending
     converted = _converted(maker, form, scheme, embeddings, answer)
     if calibrated and converted is not None and not converted.parity.passed:
         converted = _mended(maker, converted, form, scheme, embeddings, answer)
@@ -73,12 +79,13 @@ def _converted(
     answer: Answer,
     *,
     keep: Sequence[str] = (),
+    attention: bool = False,
 ) -> Converted | None:
     """A form in a scheme as OpenVINO's file; None, with the reason, if it cannot be made."""
     source = maker.quantize(form, "fp32", embeddings)
     if source is None:
         return None
-    name, stored = f"{form.name}-{scheme}", _STORED[scheme]
+    name, stored = f"{form.name}{'+attention' * attention}-{scheme}", _STORED[scheme]
 
     def write() -> Path:
         from homoexport.stages.export.openvino_graph import as_openvino, quantize_products, save
@@ -89,7 +96,7 @@ def _converted(
         with quiet():
             model = as_openvino(source.file)
             if SCHEMES[scheme].calibrated:
-                quantize_products(model, maker.ranges(form, "min-max"), keep=keep)
+                quantize_products(model, maker.ranges(form, "min-max"), keep=keep, attention=attention)
             save(model, file, halved=stored == "fp16")
         return file
 

@@ -19,7 +19,7 @@ from onnxruntime.quantization.calibrate import TensorsData
 
 _LEVELS = 256  # of an activation of 8 bits
 _LARGEST = 127  # of a weight, so that 0 is in the middle
-_EITHER_WAY = 2  # operands of an addition
+_EITHER_WAY = 2  # operands of an addition, or of a product
 _PARTS = 3  # of a product that is queries, keys and values
 _UNIT = (-1.0, 1.0)
 
@@ -40,26 +40,43 @@ def save(model: openvino.Model, file: Path, *, halved: bool) -> None:
     openvino.save_model(model, file, compress_to_fp16=halved)
 
 
-def quantize_products(model: openvino.Model, ranges: TensorsData | None, *, keep: Collection[str] = ()) -> None:
+def quantize_products(
+    model: openvino.Model, ranges: TensorsData | None, *, keep: Collection[str] = (), attention: bool = False
+) -> None:
     """Have products with a constant matrix [K, N] computed in int8, in place, but for those of the names in `keep`.
 
     A weight is signed, with a scale for each of its N columns; an activation unsigned, with one scale, from the range
     of its tensor in the ONNX file; without ranges from -1 to 1, which is good for timing alone. The activation is
     quantized for the products alone: what adds it to something, as a residual, has it in floats.
+
+    With `attention` so are its two products, of queries and keys [B, H, S, D], and of probabilities [B, H, S, S] and
+    values: that pays on processors without products in bf16, in which they are computed otherwise. Their operands are
+    signed where they can be negative, with 0 in the middle, without which OpenVINO computes them in floats.
     """
     inputs: dict[str, Any] = {}
-    for product in list(_of_type(model, "MatMul")):
-        weight = _constant(product.input_value(1).get_node())
-        if weight is None or weight.ndim != 2 or product.get_friendly_name() in keep:
-            continue
-        value = product.input_value(0)
+
+    def in_8_bits(value: openvino.Output, *, centred: bool = False) -> openvino.Output | None:
+        """A value in 8 bits; None where its range is not known."""
         known = value.get_names() if ranges is None else value.get_names() & ranges.keys()
         name = next(iter(known), None)
-        if name is None:
+        if name is not None and name not in inputs:
+            low, high = _UNIT if ranges is None else ranges[name].range_value
+            inputs[name] = _quantized(value, low, high, centred=centred)
+        return inputs.get(name)
+
+    for product in list(_of_type(model, "MatMul")):
+        weight = _constant(product.input_value(1).get_node())
+        if weight is None and attention and product.get_output_partial_shape(0).rank == len("BHSS"):
+            operands = [in_8_bits(product.input_value(index), centred=True) for index in range(_EITHER_WAY)]
+            if None not in operands:
+                for index, operand in enumerate(operands):
+                    product.input(index).replace_source_output(operand)
+        if weight is None or weight.ndim != 2 or product.get_friendly_name() in keep:
             continue
-        if name not in inputs:
-            inputs[name] = _quantized(value, *(_UNIT if ranges is None else ranges[name].range_value))
-        product.input(0).replace_source_output(inputs[name])
+        value = in_8_bits(product.input_value(0))
+        if value is None:
+            continue
+        product.input(0).replace_source_output(value)
         product.input(1).replace_source_output(_per_column(weight, turned=product.get_attributes()["transpose_b"]))
     model.validate_nodes_and_infer_types()
 
@@ -92,6 +109,7 @@ def _turn_keys(model: openvino.Model) -> None:
         kept = np.concatenate([order[:-2], order[:-3:-1]])
         attributes = product.get_attributes()
         straight = ops.transpose(turn.input_value(0), ops.constant(kept))
+        straight.output(0).set_names(turn.output(0).get_names())  # its values have the range that goes by that name
         turned = ops.matmul(product.input_value(0), straight, attributes["transpose_a"], not attributes["transpose_b"])
         turned.set_friendly_name(product.get_friendly_name())
         for user in product.output(0).get_target_inputs():
@@ -114,6 +132,7 @@ def _part_heads_once(model: openvino.Model) -> None:
         for part, output in zip(parts, turned.outputs(), strict=True):
             assert part is not None
             value = ops.squeeze(output, ops.constant(np.array([0])))
+            value.output(0).set_names(part[0].output(0).get_names())
             for user in part[0].output(0).get_target_inputs():
                 user.replace_source_output(value.output(0))
 
@@ -159,9 +178,12 @@ def _constant(node: openvino.Node) -> NDArray[Any] | None:
     return np.asarray(node.data) if node.get_type_name() == "Constant" else None
 
 
-def _quantized(value: openvino.Output, low: Any, high: Any) -> openvino.Output:
-    """A value in 256 steps that 0 is one of."""
+def _quantized(value: openvino.Output, low: Any, high: Any, *, centred: bool = False) -> openvino.Output:
+    """A value in 256 steps that 0 is one of: the middle one, if it is to be and some values are negative."""
     low, high = min(float(np.min(low)), 0.0), max(float(np.max(high)), 0.0)
+    if centred and low < 0:
+        low = -max(-low, high * (_LEVELS // 2) / _LARGEST)
+        high = -low * _LARGEST / (_LEVELS // 2)
     step = (high - low) / (_LEVELS - 1) or 1.0
     zero = round(-low / step)
     ends = [np.float32(-zero * step), np.float32((_LEVELS - 1 - zero) * step)]

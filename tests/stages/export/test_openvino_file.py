@@ -16,7 +16,8 @@ from homoexport.errors import DeviceError, PackageError, ParityError, UserError
 from homoexport.runtime.inference import open_package
 from homoexport.runtime.installed import install_hint
 from homoexport.runtime.vectors import cosines
-from homoexport.schemes import NO_TEXT, schemes_in
+from homoexport.schemes import NO_TEXT, attends_in_int8, schemes_in
+from homoexport.stages.export import openvino_file
 from homoexport.stages.export.openvino_file import OPENVINO_FILE
 from homoexport.stages.measure import Extras, answers_of_file
 from homoexport.workflow.evaluate import evaluate
@@ -67,6 +68,37 @@ def test_where_it_is_faster_it_lies_beside_and_answers_alike(tiny_encoder, expor
     (folder / "openvino" / "openvino_model.bin").write_bytes(b"")
     with pytest.raises(PackageError, match=r"openvino_model.bin: truncated"):
         open_package(folder, runtime="openvino")
+
+
+@pytest.mark.parametrize("sound", [True, False])
+def test_attention_is_in_int8_on_processors_where_that_is_faster_unless_it_breaks_the_gate(
+    tiny_encoder, export_once, tmp_path, monkeypatch, sound
+):
+    monkeypatch.setattr(openvino_file, "attends_in_int8", lambda _sets: True)
+
+    def answer(file, batches):
+        spoilt = not sound and "+attention" in file.parent.name
+        return [value + np.resize([0, 1.0], value.shape[-1]) * spoilt for value in run_here(file, batches)]
+
+    encoder = tiny_encoder("sentence-similarity")
+    _, details = exported(encoder, tmp_path / "package", ratio=0.5, openvino=answer, quantize="int8")
+    assert details.openvino.candidate.endswith("+attention-int8-static") == sound
+    left_out = [name for name in details.left_out if name.endswith("+attention-int8-static")]
+    assert (left_out == []) == sound
+
+
+@pytest.mark.parametrize(
+    ("sets", "expected"),
+    [
+        (("avx512_vnni",), True),
+        (("avx_vnni",), True),
+        (("avx2",), False),
+        (("avx512_vnni", "avx512_bf16"), False),
+        ((), False),
+    ],
+)
+def test_processors_on_which_attention_is_faster_in_int8(sets, expected):
+    assert attends_in_int8(sets) == expected
 
 
 def test_it_is_measured_and_judged_in_the_runtime_that_it_was_fastest_in(tiny_encoder, export_once, tmp_path):

@@ -82,3 +82,28 @@ def test_products_alone_are_in_int8(file, tmp_path):
     assert len(weights) == len(products) - 1
     assert np.abs(answer(model) - expected).max() < 0.05
     assert np.abs(answer(model) - expected).max() > 0
+
+
+def test_attention_is_in_int8_where_it_is_asked_for(file, tmp_path):
+    """Also where keys are turned, and queries, keys and values parted, by other nodes than the ONNX file's."""
+    merged = tmp_path / "merged.onnx"
+    ir.save(write_as(ir.load(file), Form("unfused", merged=True)), merged)
+    texts = [{name: values[row : row + 1] for name, values in TOKENS.items()} for row in (0, 1)]
+    expected = answer(as_openvino(file))
+    for source in (file, merged):
+        ranges, model = calibrate(source, texts, method="min-max", work=tmp_path), as_openvino(source)
+        quantize_products(model, ranges, attention=True)
+        products = [node for node in of_type(model, "MatMul") if node.get_output_partial_shape(0).rank == 4]
+        operands = [node.input_value(index).get_node() for node in products for index in range(2)]
+        assert len(operands) == 2 * 2 * 2  # layers, products of each, operands of each
+        assert {node.get_type_name() for node in operands} == {"FakeQuantize"}
+        lowest = [float(node.input_value(1).get_node().data) for node in operands]
+        highest = [float(node.input_value(2).get_node().data) for node in operands]
+        of_probabilities = [low == 0 for low in lowest]
+        assert sum(of_probabilities) == 2
+        np.testing.assert_allclose(
+            [low / -128 for low, positive in zip(lowest, of_probabilities, strict=True) if not positive],
+            [high / 127 for high, positive in zip(highest, of_probabilities, strict=True) if not positive],
+            rtol=1e-5,
+        )
+        assert 0 < np.abs(answer(model) - expected).max() < 0.05
