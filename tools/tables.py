@@ -61,6 +61,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "export peers in words": _of("export_peers", "words", "models"),
     "export peers with VNNI": _of("export_peers", "table", "models", result="export_peers_vnni"),
     "export peers with VNNI in words": _of("export_peers", "words", "models", result="export_peers_vnni"),
+    "export peers with VNNI, all runtimes": _of("export_peers", "table", "models", result="export_peers_vnni_runtimes"),
+    "export peers with VNNI, all runtimes, in words": _of(
+        "export_peers", "words", "models", result="export_peers_vnni_runtimes"
+    ),
+    "OpenVINO attention": _of("openvino_attention", "table", "models"),
     "own files": _of("export_peers", "own_files", "models"),
     "making": _of("making", "table", "made"),
     "onnxruntime variants": _of("onnxruntime_variants", "table"),

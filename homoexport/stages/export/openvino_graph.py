@@ -19,7 +19,7 @@ from onnxruntime.quantization.calibrate import TensorsData
 
 _LEVELS = 256  # of an activation of 8 bits
 _LARGEST = 127  # of a weight, so that 0 is in the middle
-_EITHER_WAY = 2  # operands of an addition, or of a product
+_EITHER_WAY = 2  # operands of an addition or a product
 _PARTS = 3  # of a product that is queries, keys and values
 _UNIT = (-1.0, 1.0)
 
@@ -53,31 +53,31 @@ def quantize_products(
     values: that pays on processors without products in bf16, in which they are computed otherwise. Their operands are
     signed where they can be negative, with 0 in the middle, without which OpenVINO computes them in floats.
     """
-    inputs: dict[str, Any] = {}
+    inputs: dict[str, openvino.Output] = {}
 
     def in_8_bits(value: openvino.Output, *, centred: bool = False) -> openvino.Output | None:
         """A value in 8 bits; None where its range is not known."""
         known = value.get_names() if ranges is None else value.get_names() & ranges.keys()
         name = next(iter(known), None)
-        if name is not None and name not in inputs:
+        if name is None:
+            return None
+        if name not in inputs:
             low, high = _UNIT if ranges is None else ranges[name].range_value
             inputs[name] = _quantized(value, low, high, centred=centred)
-        return inputs.get(name)
+        return inputs[name]
 
     for product in list(_of_type(model, "MatMul")):
         weight = _constant(product.input_value(1).get_node())
         if weight is None and attention and product.get_output_partial_shape(0).rank == len("BHSS"):
             operands = [in_8_bits(product.input_value(index), centred=True) for index in range(_EITHER_WAY)]
-            if None not in operands:
-                for index, operand in enumerate(operands):
-                    product.input(index).replace_source_output(operand)
-        if weight is None or weight.ndim != 2 or product.get_friendly_name() in keep:
+        elif weight is not None and weight.ndim == 2 and product.get_friendly_name() not in keep:
+            turned = product.get_attributes()["transpose_b"]
+            operands = [in_8_bits(product.input_value(0)), _per_column(weight, turned=turned)]
+        else:
             continue
-        value = in_8_bits(product.input_value(0))
-        if value is None:
-            continue
-        product.input(0).replace_source_output(value)
-        product.input(1).replace_source_output(_per_column(weight, turned=product.get_attributes()["transpose_b"]))
+        if all(operand is not None for operand in operands):
+            for index, operand in enumerate(operands):
+                product.input(index).replace_source_output(operand)
     model.validate_nodes_and_infer_types()
 
 
