@@ -15,6 +15,8 @@ given --device "$DEVICE"
 given --threads "$THREADS"
 given --batch-size "$BATCH_SIZE"
 given --length "$LENGTH"
+given --text "$TEXT"
+given --min-seconds "$MIN_SECONDS"
 given --fail-if-slower "$SLOWER"
 given --fail-if-bigger "$BIGGER"
 given --fail-if-worse "$WORSE"
@@ -23,6 +25,7 @@ given --data "$DATA"
 given --text-column "$TEXT_COLUMN"
 given --pair-column "$PAIR_COLUMN"
 given --label-column "$LABEL_COLUMN"
+given --metric "$METRIC"
 
 code=0
 "$homoexport" gate "${flags[@]}" --summary "$summary" --json -- "$BASELINE" "$PACKAGE" >"$result" || code=$?

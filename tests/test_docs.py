@@ -73,6 +73,15 @@ def test_ci_s_pages_call_what_is_there():
     *_, step = yaml.safe_load(page)["jobs"]["package"]["steps"]
     required = {name for name, each in action["inputs"].items() if each.get("required")}
     assert required <= step["with"].keys() <= action["inputs"].keys()
+    (called,) = (each["env"] for each in action["runs"]["steps"] if each.get("id") == "gate")
+    script = (ROOT / ".github/gate.sh").read_text(encoding="utf-8")
+    for flag, variable in re.findall(r'^given (--[a-z-]+) "\$(\w+)"$', script, re.M):
+        assert called[variable] == f"${{{{ inputs.{flag[2:]} }}}}"
+    assert called.keys() == set(re.findall(r"\$(?:\{)?([A-Z_]+)\b", script)) - {
+        "RUNNER_TEMP",
+        "GITHUB_STEP_SUMMARY",
+        "GITHUB_OUTPUT",
+    }
     (page,) = snippets("ci.md", "GitLab", "yaml")
     (line,) = (line for line in yaml.safe_load(page)["package"]["script"] if line.startswith("homoexport "))
     _, name, *words = shlex.split(line)

@@ -25,13 +25,13 @@ class SourceFound(Figures):
 class Learning(Figures):
     """What the teacher is to learn first: from which files, how many of their examples, and in how many steps.
 
-    Scores have no `labels`.
+    `labels` say how many of the examples each has; scores have none.
     """
 
     task: OwnTask
     train: str
     dev: str
-    labels: tuple[str, ...]
+    labels: dict[str, int]
     examples: int
     of_examples: int
     steps: int

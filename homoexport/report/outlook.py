@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from homoexport.documents.outlook import Learning, Outlook, RunTime, SourceFound
+from homoexport.plain import visible
 from homoexport.report.table import Table
 from homoexport.report.wording import budget_line, parameters, quantity
 from homoexport.units import duration
@@ -20,6 +21,7 @@ _STAGES = {
     "measure": "measuring",
     "quality": "judging",
 }
+_FEW_LABELS = 5
 
 
 def outlook_table(outlook: Outlook) -> Table:
@@ -76,9 +78,18 @@ def _rows(name: str, cells: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _learning(found: Learning) -> str:
-    labels = f"{len(found.labels)} labels" if found.labels else "scores"
+    labels = _labels(found.labels) if found.labels else "scores"
     count = f"{found.examples:,} of {found.of_examples:,} examples, {found.steps:,} steps of {found.batch_size:,}"
     return f"{labels} by {found.train}: {count}; judged on {found.dev}"
+
+
+def _labels(counts: Mapping[str, int]) -> str:
+    """A few with how many examples each has; of many the rarest."""
+    told = f"{len(counts)} labels"
+    if len(counts) > _FEW_LABELS:
+        rarest = min(counts, key=lambda label: counts[label])
+        return f"{told} (the rarest, {visible(rarest)}, has {counts[rarest]:,})"
+    return f"{told} ({', '.join(f'{visible(label)} {count:,}' for label, count in counts.items())})"
 
 
 def _source(source: SourceFound) -> str:

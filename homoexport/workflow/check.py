@@ -6,6 +6,7 @@ Rooms that need torch are imported where they are used.
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,14 @@ from homoexport.documents.recipe import Recipe, load_recipe
 from homoexport.documents.run_folder import check_output
 from homoexport.errors import OutputError, RecipeError, TextError
 from homoexport.shape import Shape
-from homoexport.stages.evaluate import TASKS, JudgedExamples, LabelledTask, own_task, torch_package
+from homoexport.stages.evaluate import (
+    TASKS,
+    JudgedExamples,
+    LabelledTask,
+    label_indices,
+    own_task,
+    torch_package,
+)
 from homoexport.stages.measure import check_measurement, refuse_uncounted
 from homoexport.text.columns import shown
 from homoexport.text.sources import columns_of
@@ -247,12 +255,21 @@ def _learning(checked: Checked) -> Learning | None:
         task=asked.task,
         train=task.train.source,
         dev=task.judged["dev"].source,
-        labels=task.names,
+        labels=_counted(task),
         examples=examples,
         of_examples=of_examples,
         steps=asked.steps(examples),
         batch_size=asked.batch_size,
     )
+
+
+def _counted(task: LabelledTask) -> dict[str, int]:
+    """How many examples each label has; none where there are scores."""
+    if not task.names:
+        return {}
+    assert task.train.labels is not None
+    counts = Counter(label_indices(task.train.labels, task.names, where=task.train.source).tolist())
+    return {name: counts[place] for place, name in enumerate(task.names)}
 
 
 def _found(source: SourceSample) -> SourceFound:

@@ -143,11 +143,11 @@ def test_what_is_to_be_learned_is_told_before(tmp_path):
     assert found.finetuning is not None
     assert found.time is not None
     told = found.finetuning
-    assert (told.labels, told.examples, told.of_examples, told.steps) == (("no", "yes"), 100, 120, 6 * 7)
+    assert (told.labels, told.examples, told.of_examples, told.steps) == ({"no": 60, "yes": 60}, 100, 120, 6 * 7)
     assert found.time.seconds["finetune"] > 0
     (row,) = [row for row in outlook_table(found).rows if row[0] == "Learns first"]
     learned = "100 of 120 examples, 42 steps of 16"
-    assert row[1] == f"2 labels by {tmp_path}/train.csv: {learned}; judged on {tmp_path}/dev.csv"
+    assert row[1] == f"2 labels (no 60, yes 60) by {tmp_path}/train.csv: {learned}; judged on {tmp_path}/dev.csv"
     assert {str(tmp_path / "train.csv"), str(tmp_path / "dev.csv")} <= set(inputs_of(recipe))
 
 
