@@ -169,6 +169,10 @@ def _tree(
     settings = TextSettings(sources=tuple(sources), held_out=3)
     check_sources(settings, objective)
     sample, longest = _read(encoder, settings, objective), _longest(encoder)
+    is_of_rows = objective == "sentence-embedding" and "pair" not in columns and _are_short(sample)
+    if is_of_rows:
+        rows = tuple(source.model_copy(update={"unit": "row"}) for source in sources)
+        sample = _read(encoder, settings.model_copy(update={"sources": rows}), objective)
     lengths = sorted(map(len, sample.columns["input_ids"]))
     if not lengths:
         raise TextError("holds no text", where=data[0], hint="name other files or another column")
@@ -179,7 +183,6 @@ def _tree(
     held_out = _between(count / 10, *_HELD_OUT)
     batch_size = max(2, min(_BATCH_SIZE, int(count - held_out)))
     steps = _between(_EPOCHS * count / batch_size, *_STEPS)
-    is_of_rows = objective == "sentence-embedding" and "pair" not in columns and _are_short(sample)
     length = measure.length if "length" in measure.model_fields_set else max_length
     tree: Tree = {
         "name": re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9._-]+", "-", path.stem).strip("-._") or "run",

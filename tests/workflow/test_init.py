@@ -62,6 +62,14 @@ def test_of_plain_text(tmp_path, teacher):
     assert page.count("  #") >= 5
 
 
+def test_lengths_are_of_texts_as_the_recipe_reads_them(tmp_path, teacher):
+    """Rows of two sentences stay whole, and are twice as long as one."""
+    sentence = " ".join(f"w{number}" for number in range(14))
+    (tmp_path / "text.txt").write_text(f"{sentence.capitalize()}. {sentence.capitalize()}.\n" * 80)
+    recipe = init("mine.yaml", teacher=teacher(), data="text.txt").recipe
+    assert (recipe.text.sources[0].unit, recipe.text.max_length, recipe.measure.length) == ("row", 32, 32)
+
+
 def test_of_a_budget_the_shape_is_planned(tmp_path, teacher):
     write_sentences(tmp_path / "text.txt")
     draft = init("mine.yaml", teacher=teacher(), data=["text.txt"], budget=Budget(latency_p95_ms="8ms", file_mb="4x"))
