@@ -114,7 +114,7 @@ def cli_page() -> str:
         "# Command reference",
         _MADE,
         "`homoexport COMMAND --help` says the same. Exit codes: 0 done; 1 a failure of ours; 2 wrong usage or bad "
-        "input; 3 done, but a budget or an accuracy gate is missed or not proven.",
+        "input; 3 done, but a budget or an accuracy gate is missed or not proven; 130 stopped by Ctrl-C.",
     ]
     for name in command_names():
         command = load_command(name)
