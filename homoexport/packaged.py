@@ -48,7 +48,8 @@ def locate(spec: str) -> Path:
 def _parse(spec: str) -> tuple[str, Path, str]:
     name, _, inner = spec.removeprefix(PREFIX).partition("/")
     if not spec.startswith(PREFIX) or not name or not inner or not spec.isprintable():
-        raise ValueError(f"'{spec}' is not of the form package:DISTRIBUTION/PATH")
+        what = f"'{spec}' is not of the form package:DISTRIBUTION/PATH"
+        raise ValueError(f"{what}, PATH being what pip installed as DISTRIBUTION has in site-packages")
     if not re.fullmatch(r"[\w.-]+", name) or leaves_its_folder(inner):
         raise ValueError(f"'{spec}' leads out of the package")
     try:

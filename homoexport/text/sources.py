@@ -65,6 +65,9 @@ def find_files(spec: str) -> list[FileEntry]:
     except (FileNotFoundError, ValueError) as error:
         raise TextError(str(error), where="text.sources") from None
     paths = [path for path in matching(str(pattern)) if path.is_file()]
+    if not paths and Path(pattern).is_dir():
+        hint = f"name its files by a glob, in quotes on a command line: '{spec.rstrip('/')}/*.txt'"
+        raise TextError("is a folder", where=spec, hint=hint)
     if not paths:
         raise TextError("no file matches", where=spec, hint="give a glob of text files, in quotes on a command line")
     entries: list[FileEntry] = []

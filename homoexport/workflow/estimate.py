@@ -36,6 +36,7 @@ _MENDED_TOKENS = 2**15
 _CHECKPOINTS = 1.02
 _STEPS, _HELD_OUT = 3, 3  # of a probe, steps and sequences; the first step is left out
 _LESS = 4  # times fewer sequences in the steps that tell what a sequence takes from what a step takes
+_BUSY = 1.3  # times as long for plain Python before or after the steps
 _MOST_SEQUENCES, _MOST_WORK = 16, 5e9  # of its steps on CPUs: sequences, and tokens times parameters of the layers
 
 
@@ -63,7 +64,7 @@ def time_of_run(checked: Checked) -> RunTime:
     """Seconds of the stages of a run, and their basis."""
     recipe, text, before = checked.recipe, checked.text, _pace()
     probed = _probe(checked)
-    pace = min(before, _pace())  # a neighbour slows one of them
+    pace, slower = sorted((before, _pace()))
     exporting = pace * (_EXPORT + _EXPORT_OF_A_MILLION * checked.teacher.parameters / 1e6)
     asking = _ASKING_BOTH * probed.narrow / recipe.distill.batch_size  # teacher and student, a text
     comparing = asking * recipe.text.held_out
@@ -92,6 +93,8 @@ def time_of_run(checked: Checked) -> RunTime:
         f"{_STEPS - 1} training steps of {probed.sequences} texts, timed here, and what exporting and measuring took "
         f"on a Xeon of {pace:.1f} times this machine's pace"
     )
+    if slower > _BUSY * pace:
+        basis += "; other work slowed this machine meanwhile, without which it takes less"
     if not is_plain_cpu(find_target(recipe.measure.device)):
         basis += f"; on {recipe.measure.device} these may take longer"
     return RunTime(

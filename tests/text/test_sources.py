@@ -145,6 +145,11 @@ def test_bad_files_are_told_in_one_line(tmp_path: Path, name: str, content: byte
     assert "\n" not in str(caught.value)
 
 
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(TextError, match=r"is a folder; name its files by a glob.*: '.*/\*\.txt'"):
+        find_files(f"{tmp_path}/")
+
+
 def test_missing_package_names_the_command() -> None:
     with pytest.raises(TextError, match="'no-such-package' is not installed"):
         find_files("package:no-such-package/*.txt")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ import yaml
 from homoexport.documents.recipe import load_recipe
 from homoexport.errors import UserError
 from homoexport.report import outlook_table, row_lines, time_in_words
+from homoexport.workflow import estimate
 from homoexport.workflow.check import check, check_recipe
 from homoexport.workflow.estimate import _Probed, time_of_run
 from tests.conftest import MINILM, write_sentences
@@ -160,6 +162,15 @@ def test_the_steps_that_are_timed_leave_the_teacher_as_it_was(recipe):
     checked = check_recipe(load_recipe(recipe()))
     time_of_run(checked)
     assert all(parameter.requires_grad for parameter in checked.teacher.model.parameters())
+
+
+@pytest.mark.parametrize(("paces", "busy"), [((1.0, 1.1), False), ((1.0, 1.5), True), ((1.5, 1.0), True)])
+def test_an_estimate_says_where_other_work_slowed_it(recipe, monkeypatch, paces, busy):
+    """And goes by the quieter moment."""
+    monkeypatch.setattr(estimate, "_pace", partial(next, iter(paces)))
+    found = time_of_run(check_recipe(load_recipe(recipe())))
+    assert "a Xeon of 1.0 times this machine's pace" in found.basis
+    assert ("other work slowed this machine" in found.basis) == busy
 
 
 def test_steps_on_the_way_cost_what_the_schedule_says():
