@@ -161,7 +161,7 @@ def measured(verdict: BudgetVerdict) -> str:
     if verdict.quiet_share == 1:
         return figure
     if verdict.quiet_share == 0:
-        return f"{figure} beside other work"
+        return f"{figure}, while other work ran"
     return f"{figure} in the {100 * verdict.quiet_share:.0f} % of rounds that were quiet"
 
 
@@ -189,7 +189,8 @@ def verdict_lines(verdicts: Sequence[BudgetVerdict]) -> list[Text]:
     """One line for each line of the budget; `str(line)` is the plain text of it."""
     lines = []
     for verdict in verdicts:
-        text = Text(f"{label(verdict)}: {measured(verdict)} of {limit(verdict).removeprefix('at most ')}: ")
+        comma = "," if verdict.quiet_share == 0 else ""
+        text = Text(f"{label(verdict)}: {measured(verdict)}{comma} of {limit(verdict).removeprefix('at most ')}: ")
         lines.append(text.append(verdict_word(verdict), style=_STYLES[verdict.kept]))
     return lines
 

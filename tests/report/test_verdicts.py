@@ -76,7 +76,7 @@ def test_times_beside_other_work_are_told_as_such() -> None:
     never = LATENCY.model_copy(update={"quiet_share": 0.0, "kept": None})
     some, none = (str(line) for line in verdict_lines([quiet, never]))
     assert some == "Latency p95: 17.3 ms (17.0 to 17.6) in the 60 % of rounds that were quiet of 3x = 15.4 ms: missed"
-    assert none == "Latency p95: 17.3 ms (17.0 to 17.6) beside other work of 3x = 15.4 ms: too noisy to call"
+    assert none == "Latency p95: 17.3 ms (17.0 to 17.6), while other work ran, of 3x = 15.4 ms: too noisy to call"
 
 
 def test_the_headline_names_the_lines_that_are_missed() -> None:
