@@ -96,8 +96,8 @@ def _check_asked(budget: Budget, measure: MeasureSettings, export: ExportSetting
     if not budget.lines():
         raise RecipeError("there is no line to plan for", where="budget", hint="give --latency-p95 8ms, for example")
     refuse_emulated_latency(budget, measure.device)
-    refuse_uncounted(measure.device)
     refuse_without(export, measure.device, calibrated=True)
+    refuse_uncounted(measure.device)
     if DOWNLOAD in budget.lines() and export.runtime in OTHER_RUNTIMES:
         what = f"a download is of the ONNX file, which {OTHER_RUNTIMES[export.runtime]} does not run"
         raise RecipeError(what, where=f"budget.{DOWNLOAD}", hint="plan with --runtime onnxruntime, or for --size")

@@ -63,6 +63,8 @@ def test_every_input_reaches_the_command_as_it_is(step, tmp_path):
         "threads": "2",
         "batch-size": "4",
         "length": "64",
+        "text": "some texts.txt",
+        "min-seconds": "5",
         "fail-if-slower": "7%",
         "fail-if-bigger": "3%",
         "fail-if-worse": "2%",
@@ -71,6 +73,7 @@ def test_every_input_reaches_the_command_as_it_is(step, tmp_path):
         "text-column": "a",
         "pair-column": "b",
         "label-column": "c",
+        "metric": "pearson",
     }
     step(0, "kept", **given)
     words = (tmp_path / "asked").read_text().splitlines()

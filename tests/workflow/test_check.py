@@ -78,7 +78,9 @@ def test_a_student_that_is_to_be_planned_takes_time_for_it(recipe):
     assert ("Student", "planned for the budget") in outlook_table(found).rows
 
 
-def test_judging_takes_time_by_what_is_judged(recipe, tmp_path):
+def test_judging_takes_time_by_what_is_judged(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(estimate, "_probe", lambda _checked: _Probed(None, 1.0, 8))
+
     def judging(**quality):
         found = check(load_recipe(recipe(quality=quality, text__held_out=40, distill__batch_size=8)))
         return found.time.seconds["quality"] / found.time.seconds["distill"]
