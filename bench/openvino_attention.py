@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from export_peers import COSINE_TEXTS, THREADS, cell_name
 
 from homoexport.documents.document import to_json, write_text
 from homoexport.encoder import Encoder, load_encoder, max_length_of, torch_answers
 from homoexport.host import describe_host, library_versions
+from homoexport.runtime.vectors import cosines
 from homoexport.stages.export.candidates import Maker
 from homoexport.stages.export.forms import Form
 from homoexport.stages.export.openvino_graph import as_openvino, quantize_products, save
@@ -29,8 +31,7 @@ from homoexport.stages.measure.measurement import time_files
 OUTPUT = Path(__file__).parent / "results" / "openvino_attention.json"
 WAYS = {"in floats": False, "in int8": True}
 CELLS = ((1, 16), (1, 128), (1, 384), (8, 16), (8, 128), (8, 384))  # batch, length
-THREADS = (1, 2)
-TEXTS, BATCH = 64, 8
+BATCH = 8
 VECTORS = "sentence_embedding"
 
 
@@ -52,8 +53,8 @@ def made(encoder: Encoder, texts: Sequence[str], folder: Path) -> dict[str, Path
     return files
 
 
-def cosines(encoder: Encoder, files: Mapping[str, Path], texts: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Of each way's vectors to torch's: mean and least."""
+def to_torch(encoder: Encoder, files: Mapping[str, Path], texts: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Cosines of each way's vectors to torch's: mean and least."""
     starts = range(0, len(texts), BATCH)
     groups = [list(texts[start : start + BATCH]) for start in starts]
     options = {"padding": True, "truncation": True, "max_length": max_length_of(encoder)}
@@ -64,8 +65,7 @@ def cosines(encoder: Encoder, files: Mapping[str, Path], texts: Sequence[str]) -
     found = {}
     for way, file in files.items():
         answers = np.concatenate(answers_of_file(file, inputs, device="cpu", pad_token_id=pad, output=VECTORS))
-        lengths = np.linalg.norm(answers, axis=1) * np.linalg.norm(expected, axis=1)
-        each = (answers * expected).sum(axis=1) / lengths
+        each = cosines(answers, expected)
         found[way] = {"mean": float(each.mean()), "least": float(each.min())}
     return found
 
@@ -83,7 +83,7 @@ def times(files: Mapping[str, Path], seconds: float) -> dict[str, dict[str, floa
                 length=length,
                 min_seconds=seconds,
             )
-            cell = f"{threads} thread{'s' * (threads > 1)}, {batch_size} x {length}"
+            cell = cell_name(threads, batch_size, length)
             cells[cell] = {way: one.latency_ms[50] for way, one in zip(files, figures, strict=True) if one is not None}
             print(cell, cells[cell], flush=True)
     return cells
@@ -116,9 +116,9 @@ def main() -> None:
         name, _, model = spec.partition("=")
         encoder = load_encoder(model)
         with tempfile.TemporaryDirectory() as scratch:
-            files = made(encoder, texts[:-TEXTS], Path(scratch))
+            files = made(encoder, texts[:-COSINE_TEXTS], Path(scratch))
             models[name] = {
-                "cosines": cosines(encoder, files, texts[-TEXTS:]),
+                "cosines": to_torch(encoder, files, texts[-COSINE_TEXTS:]),
                 "cells": times(files, given.seconds),
             }
     result = {"host": vars(describe_host()), "versions": library_versions(), "models": models}

@@ -69,15 +69,17 @@ def quantize_products(
     for product in list(_of_type(model, "MatMul")):
         weight = _constant(product.input_value(1).get_node())
         if weight is None and attention and product.get_output_partial_shape(0).rank == len("BHSS"):
-            operands = [in_8_bits(product.input_value(index), centred=True) for index in range(_EITHER_WAY)]
+            values = [in_8_bits(product.input_value(index), centred=True) for index in range(_EITHER_WAY)]
         elif weight is not None and weight.ndim == 2 and product.get_friendly_name() not in keep:
-            turned = product.get_attributes()["transpose_b"]
-            operands = [in_8_bits(product.input_value(0)), _per_column(weight, turned=turned)]
+            values = [in_8_bits(product.input_value(0))]
         else:
             continue
-        if all(operand is not None for operand in operands):
-            for index, operand in enumerate(operands):
-                product.input(index).replace_source_output(operand)
+        if None in values:
+            continue
+        for index, value in enumerate(values):
+            product.input(index).replace_source_output(value)
+        if weight is not None:
+            product.input(1).replace_source_output(_per_column(weight, turned=product.get_attributes()["transpose_b"]))
     model.validate_nodes_and_infer_types()
 
 
