@@ -46,15 +46,15 @@ def recipe_page() -> str:
         "## A run's recipe",
         *_tables(Recipe, ""),
         "## A recipe for fine-tuning",
-        *_tables(FinetuneRecipe, ""),
+        *_tables(FinetuneRecipe, "", of=" (of a recipe for fine-tuning)"),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _tables(kind: type[BaseModel], place: str) -> Iterator[str]:
-    """The table of a section, and those of the sections in it."""
+def _tables(kind: type[BaseModel], place: str, of: str = "") -> Iterator[str]:
+    """The table of a section, and those of the sections in it; `of` tells their headings from another recipe's."""
     if place:
-        yield f"### `{place}`"
+        yield f"### `{place}`{of}"
         yield inspect.cleandoc(kind.__doc__ or "").replace("\n", " ")
     rows = ["| key | value | default | |", "|---|---|---|---|"]
     sections = []
@@ -67,9 +67,9 @@ def _tables(kind: type[BaseModel], place: str) -> Iterator[str]:
     seen = dict(reversed(sections))  # by the first place where a section stands
     for section, inner in sections:
         if seen[section] == inner:
-            yield from _tables(section, inner)
+            yield from _tables(section, inner, of)
         else:
-            yield f"### `{inner}`"
+            yield f"### `{inner}`{of}"
             yield f"Each takes the keys of `{seen[section]}`."
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from homoexport.cli import screen
-from homoexport.cli.options import BUDGET, Force, flags
+from homoexport.cli.options import BUDGET, AsJson, Force, flags
 from homoexport.documents.recipe import BenchRecipe, Recipe, Tree, parse_as
 from homoexport.errors import UserError
 
@@ -42,6 +42,7 @@ def init(
     *,
     given: Tree,
     force: Force = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write a recipe with comments, from a teacher, text or labels, a device and a budget.
 
@@ -72,6 +73,11 @@ def init(
         budget=asked.budget,
         force=force,
     )
+    if as_json:
+        objective = draft.recipe.distill.objective
+        found = {"recipe": str(draft.path), "objective": objective, "rows": draft.rows, "not_read": draft.left_out}
+        screen.print_json(found)
+        return
     rows = ["  " + "  ".join(f"{role}: {cell}" for role, cell in row.items()) for row in draft.rows]
     recipe = shlex.quote(str(draft.path))
     first = ["First:  name labelled texts to judge the teacher on (finetune.dev)"] if draft.recipe.finetune else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -54,6 +55,7 @@ def embed(
         str | None,
         typer.Option(metavar="NAME", help="Which of the model's prompts to put before each text; by default its own."),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Turn texts into vectors, [texts, width] float32: lines on stdin, or a column of files.
 
@@ -61,7 +63,7 @@ def embed(
 
     homoexport embed PACKAGE < lines.txt > vectors.npy
     """
-    _refuse_terminal(output, "vectors")
+    _refuse_stdout(output, "vectors", as_json=as_json)
     from homoexport.workflow.embed import embed as verb
 
     asked = partial(
@@ -75,7 +77,7 @@ def embed(
         runtime=runtime,
         prompt=prompt,
     )
-    _write(asked, "vectors", data, output)
+    _write(asked, "vectors", data, output, as_json=as_json)
 
 
 def score(
@@ -89,6 +91,7 @@ def score(
     threads: Threads = 1,
     streams: Streams = None,
     runtime: RunsIn = "auto",
+    as_json: AsJson = False,
 ) -> None:
     """Write what a reranker or classifier says of pairs or texts, [texts, labels] float32.
 
@@ -96,7 +99,7 @@ def score(
 
     They are the model's logits as they are: of a reranker, one score a pair, higher is better.
     """
-    _refuse_terminal(output, "scores")
+    _refuse_stdout(output, "scores", as_json=as_json)
     from homoexport.workflow.embed import score as verb
 
     asked = partial(
@@ -110,15 +113,17 @@ def score(
         streams=streams,
         runtime=runtime,
     )
-    _write(asked, "scores", data, output)
+    _write(asked, "scores", data, output, as_json=as_json)
 
 
-def _refuse_terminal(output: Path | None, what: str) -> None:
+def _refuse_stdout(output: Path | None, what: str, *, as_json: bool) -> None:
+    if output is None and as_json:
+        raise UserError("has stdout for itself", where="--json", hint=f"name a file for the {what} with -o")
     if output is None and sys.stdout.isatty():
         raise UserError(f"{what} are not for a terminal", where="stdout", hint=f"write > {what}.npy, or -o {what}.npy")
 
 
-def _write(asked: partial[Answered], what: str, data: list[str] | None, output: Path | None) -> None:
+def _write(asked: partial[Answered], what: str, data: list[str] | None, output: Path | None, *, as_json: bool) -> None:
     """Have a verb write its answers, under a bar, and say what was done."""
     from homoexport.workflow.progress import Progress
 
@@ -130,9 +135,13 @@ def _write(asked: partial[Answered], what: str, data: list[str] | None, output: 
         )
     empty = f"; {done.empty:,} of the texts are empty" if done.empty else ""
     rate = f", {done.texts / done.seconds:,.0f} a second" if done.texts else ""
-    screen.say(f"{done.texts:,} {what} of {done.width} in {done.seconds:.1f} s{rate}{empty}")
+    named = f" ({', '.join(done.labels)})" if 1 < len(done.labels) <= _NAMED else ""
+    screen.say(f"{done.texts:,} {what} of {done.width}{named} in {done.seconds:.1f} s{rate}{empty}")
+    if as_json:
+        screen.print_json(asdict(done))
 
 
+_NAMED = 10  # labels, at most, in a line
 _OF_STUDENTS = {"distilling": "a student", "fine-tuning": "a fine-tuned model", "trimming": "a trimmed model"}
 
 

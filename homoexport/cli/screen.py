@@ -172,9 +172,14 @@ class Bars:
         if errors.loudness is Loudness.QUIET:
             return
         if not errors.is_terminal:
+            now = time.monotonic()
             if stage not in self._stages:
                 self._stages.add(stage)
+                self._spoke = now
                 stage_line(stage[:1].upper() + stage[1:])
+            elif share < 1 and now - self._spoke > _QUIET_SECONDS:
+                self._spoke = now
+                say(f"{stage}: {100 * share:.0f} %")
             return
         bar, task = self._task("", total=1.0)
         bar.update(task, description=stage, completed=share)

@@ -301,11 +301,12 @@ class Device(Figures):
 class Change(Figures):
     """How many times faster the second run's package is at the median than the first run's; a 99 % interval.
 
-    Both are of the rounds in which they had their cores. `comparable` is whether there are enough of these, and the
-    machine was as fast both times.
+    Both are of the rounds in which they had their cores. `package` is the second run's, `before_package` the first's.
+    `comparable` is whether there are enough of these rounds, and the machine was as fast both times.
     """
 
     package: str
+    before_package: str
     device: str
     threads: int
     batch_size: int

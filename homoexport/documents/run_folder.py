@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field, field_serializer
 
@@ -17,6 +17,8 @@ from homoexport.documents.output import make_folder, refuse_existing, settle
 from homoexport.documents.recipe import Recipe, Tree
 from homoexport.errors import OutputError, RecipeError
 from homoexport.host import library_versions
+
+_NAMED = 3  # values that changed between a run and its resumption
 
 
 class RunMark(Document):
@@ -57,13 +59,21 @@ def read_mark(folder: Path) -> RunMark:
 
 
 def check_output(
-    folder: Path, kind: WorkKind, work: str, *, inputs: Sequence[str], force: bool = False, resume: bool = False
+    folder: Path,
+    kind: WorkKind,
+    work: str,
+    *,
+    inputs: Sequence[str],
+    recipe: Recipe | None = None,
+    force: bool = False,
+    resume: bool = False,
 ) -> None:
     """Stop before any work is done where it can neither begin in a folder nor go on in it.
 
     Args:
         work: digest of all that must not change between the work and its resumption.
         inputs: paths and globs that the work reads.
+        recipe: of the work, where it has one: another recipe's first different values are named.
         force: a folder of the same kind may be replaced.
 
     Raises:
@@ -80,17 +90,42 @@ def check_output(
     if not (folder / RUN_MARK).is_file():
         raise OutputError("holds no run to resume", where=str(folder), hint="leave --resume out to start one")
     refuse_links(folder)
-    refuse_other_work(folder, work)
+    refuse_other_work(folder, work, recipe=recipe)
 
 
-def refuse_other_work(folder: Path, work: str) -> None:
+def refuse_other_work(folder: Path, work: str, *, recipe: Recipe | None = None) -> None:
     """Refuse (RecipeError) to go on in a folder whose mark is of other work; to be asked again once it is held."""
-    if read_mark(folder).work != work:
-        raise RecipeError(
-            "the run to resume was started with other settings, data or models",
-            where=str(folder),
-            hint="give the same recipe and flags, or start another run elsewhere",
-        )
+    mark = read_mark(folder)
+    if mark.work == work:
+        return
+    told = "other settings, data or models"
+    if mark.recipe is not None and recipe is not None and (changed := _changed(mark.recipe, recipe)):
+        more = f", and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
+        told = f"{', '.join(changed[:_NAMED])}{more}"
+    raise RecipeError(
+        f"the run to resume was started with {told}",
+        where=str(folder),
+        hint="give the same recipe and flags, or start another run elsewhere",
+    )
+
+
+def _changed(before: Recipe, now: Recipe) -> list[str]:
+    """What differs between two recipes: `distill.steps 300 (now 400)`."""
+    ones, others = (_values(recipe.model_dump(mode="json")) for recipe in (before, now))
+    both = [key for key in ones if key in others and ones[key] != others[key]]
+    alone = [key for key in {**ones, **others} if (key in ones) != (key in others)]
+    told = [f"{key} {ones[key]} (now {others[key]})" for key in both]
+    return told + [f"{key} {ones[key]} (now none)" if key in ones else f"no {key} (now {others[key]})" for key in alone]
+
+
+def _values(tree: Any, place: str = "") -> dict[str, Any]:
+    """A tree's values, each by its dotted key."""
+    if not isinstance(tree, dict):
+        return {place: tree}
+    found: dict[str, Any] = {}
+    for name, branch in tree.items():
+        found |= _values(branch, f"{place}.{name}" if place else str(name))
+    return found
 
 
 def holds(folder: Path, *names: str) -> bool:

@@ -25,7 +25,16 @@ from homoexport.documents.measurement import (
     StreamFigures,
 )
 from homoexport.report.table import Table
-from homoexport.report.wording import conditions, in_runtime, megabytes, number, parameters, quantity, verdict_word
+from homoexport.report.wording import (
+    conditions,
+    in_runtime,
+    megabytes,
+    number,
+    parameters,
+    quantity,
+    ratio,
+    verdict_word,
+)
 
 _LIMITS = {"cores": "of its cores", "quota": "cores' worth of time", "memory_mb": "MB of memory"}
 
@@ -178,7 +187,7 @@ def _speedup(comparison: Comparison | None) -> str:
     return f"{_ratio(comparison)}\n{comparison.verdict}"
 
 
-def _ratio(comparison: Comparison | Change) -> str:
+def _ratio(comparison: Comparison) -> str:
     low, high = comparison.interval
     return f"{number(comparison.speedup_p50)}x ({number(low)} to {number(high)})"
 
@@ -296,16 +305,16 @@ def change_table(changes: Sequence[Change]) -> Table:
     """Two runs against each other, a row for each package."""
     rows = [
         (
-            change.package,
+            " -> ".join(dict.fromkeys((change.before_package, change.package))),
             conditions(change),
             quantity(change.before_p50_ms, "ms"),
             quantity(change.after_p50_ms, "ms"),
-            _ratio(change),
+            ratio(change.speedup_p50, "faster", "slower", change.interval),
             change.verdict,
         )
         for change in changes
     ]
-    head = ("Package", "Conditions", "Before p50", "After p50", "After is", "Verdict")
+    head = ("Package", "Conditions", "Before p50", "After p50", "Change", "Verdict")
     return Table(head, rows, "After against before", left=range(len(head)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,6 +13,8 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from homoexport.plain import Markdown, markdown
+
+_PARTS = re.compile(r"[^\s+]*\+|[^\s+]+")  # of words: they may break behind a plus
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,8 @@ class Table:
         )
 
     def __rich_console__(self, _console: Console, options: ConsoleOptions) -> RenderResult:
-        """For the terminal: lines break between words, and no word is cut. Where names at the head are too wide for
-        that, they are told above it; where other words are, each row is a block of lines."""
+        """For the terminal: lines break between words and behind a plus in a name, and nothing is cut. Where names at
+        the head are too wide for that, they are told above it; where others are, each row is a block of lines."""
         title = [Text(self.title, style="italic")] if self.title else []
         numbers = [self.head[0], *map(str, range(1, len(self.head)))]
         numbered = replace(self, head=numbers, title="")
@@ -57,10 +60,10 @@ class Table:
             yield from self._blocks()
 
     def _widths(self, width: int) -> list[int] | None:
-        """Of the columns, so that all fit; None where their longest words alone do not."""
+        """Of the columns, so that all fit; None where the longest parts of their words alone do not."""
         columns = list(zip(self.head, *self.rows, strict=True))
         natural = [max(cell_len(line) for cell in column for line in [*cell.split("\n"), ""]) for column in columns]
-        widths = [max(cell_len(word) for cell in column for word in [*cell.split(), ""]) for column in columns]
+        widths = [max(cell_len(part) for cell in column for part in [*_PARTS.findall(cell), ""]) for column in columns]
         spare = width - 1 - sum(3 + each for each in widths)
         if spare < 0:
             return None
@@ -74,9 +77,12 @@ class Table:
     def _grid(self, widths: Sequence[int]) -> RichTable:
         table = RichTable(title=Text(self.title) if self.title else None, title_justify="left")
         for column, (label, width) in enumerate(zip(self.head, widths, strict=True)):
-            table.add_column(Text(label), justify="left" if column in self.left else "right", width=width)
+            table.add_column(
+                Text(_broken(label, width)), justify="left" if column in self.left else "right", width=width
+            )
         for place, row in enumerate(self.rows):
-            table.add_row(*map(Text, row), style="bold" if place in self.bold else None)
+            cells = [Text(_broken(cell, width)) for cell, width in zip(row, widths, strict=True)]
+            table.add_row(*cells, style="bold" if place in self.bold else None)
         return table
 
     def _blocks(self) -> Iterator[RenderableType]:
@@ -94,3 +100,17 @@ class Table:
         head, *rows = [[markdown(cell.replace("\n", ", ")) for cell in line] for line in (self.head, *self.rows)]
         lines: list[Sequence[str]] = [head, alignment, *rows]
         return Markdown("\n".join(f"| {' | '.join(line)} |" for line in lines))
+
+
+def _broken(cell: str, width: int) -> str:
+    """A cell whose words that are wider than its column are lines of as many parts as fit."""
+
+    def lines_of(word: re.Match[str]) -> str:
+        lines = [""]
+        for part in _PARTS.findall(word[0]):
+            if lines[-1] and cell_len(lines[-1] + part) > width:
+                lines.append("")
+            lines[-1] += part
+        return "\n".join(lines)
+
+    return re.sub(r"\S+", lambda word: word[0] if cell_len(word[0]) <= width else lines_of(word), cell)

@@ -266,18 +266,32 @@ def first_rows(files: str, count: int) -> list[Row]:
         return list(islice(_rows(entry, text, entry[0], archive, stack), count))
 
 
+def refuse_column_of_lines(files: Sequence[FileEntry], column: str, where: str) -> None:
+    """Refuse (TextError) a column that is named where all files are txt, whose lines are in none."""
+    is_named = column != TextSource.model_fields["column"].default
+    if is_named and files and all(_format_of(member or path) == ".txt" for path, member, *_ in files):
+        hint = "leave the column out, or give jsonl, csv, tsv or parquet files"
+        raise TextError(f"has lines of text, and no column '{column}'", where=where, hint=hint)
+
+
+def _found(source: TextSource) -> tuple[list[FileEntry], dict[str, str]]:
+    """A source's files and columns."""
+    assert source.files is not None
+    files = find_files(source.files)
+    refuse_column_of_lines(files, source.column, source.files)
+    return files, columns_of(source)
+
+
 def check_files(source: TextSource) -> None:
     """Look at the first row of a source's first files: they must be there, be read and have the columns (TextError)."""
-    assert source.files is not None
-    columns = columns_of(source)
-    files = find_files(source.files)
+    files, columns = _found(source)
     rows = [next(_cells([entry], columns), None) for entry in files[:_FILES_LOOKED_AT]]
     if len(rows) == len(files) and not any(rows):
-        raise _empty(source.files)
+        raise _empty(source)
 
 
-def _empty(files: str) -> TextError:
-    return TextError("holds no text", where=files, hint="name other files or another column")
+def _empty(source: TextSource) -> TextError:
+    return TextError("holds no text", where=name_of(source), hint="name other files or another column")
 
 
 def load_files(
@@ -293,11 +307,10 @@ def load_files(
     """
     import datasets
 
-    assert source.files is not None
-    files, columns = find_files(source.files), columns_of(source)
+    files, columns = _found(source)
     words = words and isinstance(next((c["text"] for _, c in _cells(files, columns) if c["text"]), None), list)
     if next(read_rows(files, columns, words, vectors), None) is None:
-        raise _empty(source.files)
+        raise _empty(source)
     given = {"files": files, "columns": columns, "words": words, "vectors": vectors}
     if not streaming:  # `datasets` reads each file of a list on its own, as a stream's shards; rows are counted here
         given["files"] = tuple(files)

@@ -56,11 +56,12 @@ class TextFiles:
         self, globs: Sequence[str], *, column: str, pair_column: str | None = None, id_column: str | None = None
     ) -> None:
         # Imported where there are files: pyarrow takes more memory than a small model.
-        from homoexport.text.sources import find_files, placed_rows
+        from homoexport.text.sources import find_files, placed_rows, refuse_column_of_lines
 
         named = {"text": column, "pair": pair_column, "id": id_column}
         self._columns = {role: name for role, name in named.items() if name is not None}
         self._files = [entry for each in globs for entry in find_files(each)]
+        refuse_column_of_lines(self._files, column, ", ".join(globs))
         for entry in self._files[:_CHECKED]:
             next(placed_rows([entry], self._columns, empty=True), None)
 

@@ -97,7 +97,8 @@ def check(
 
     recipe, place = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe)), Path(output or "runs")
     if output is not None:
-        check_output(place, "run", recipe.digest(), inputs=inputs_of(recipe), force=force, resume=resume)
+        how = {"force": force, "resume": resume}
+        check_output(place, "run", recipe.digest(), inputs=inputs_of(recipe), recipe=recipe, **how)
     checked = check_recipe(recipe, output=None if resume else place)
     progress.on_share("making a few steps, to say how long all of them take", 0.0)
     return outlook_of(checked, place, time=time_of_run(checked))

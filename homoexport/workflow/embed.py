@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,7 +24,8 @@ from homoexport.workflow.progress import QUIET, EmbedProgress, Progress
 class Answered:
     """What was done: answers [texts, width], in so many seconds after the package was opened.
 
-    `empty` texts have no words, and the answer that the model has for that.
+    `empty` texts have no words, and the answer that the model has for that. `labels` name the columns of scores, where
+    they have names.
     """
 
     texts: int
@@ -33,6 +34,7 @@ class Answered:
     seconds: float
     runtime: Runtime
     streams: int
+    labels: tuple[str, ...] = ()
 
 
 def embed(
@@ -116,7 +118,8 @@ def score(
         what, hint = f"is a {details.task} model, which gives no scores", "name a reranker or a text classifier"
         raise PackageError(what, where=str(details.folder), hint=hint)
     width = len(details.labels)
-    return _write(opened, Package.logits_of, "scores", width, texts, batch_size=batch_size, progress=progress)
+    done = _write(opened, Package.logits_of, "scores", width, texts, batch_size=batch_size, progress=progress)
+    return replace(done, labels=tuple(details.labels))
 
 
 class _Texts:

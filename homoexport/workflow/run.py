@@ -115,7 +115,7 @@ def begun(
 
     Where the block fails before anything is worth keeping, all is as it was. `over` is the file that the end leaves.
     """
-    check_output(folder, "run", recipe.digest(), inputs=inputs_of(recipe), force=force, resume=resume)
+    check_output(folder, "run", recipe.digest(), inputs=inputs_of(recipe), recipe=recipe, force=force, resume=resume)
     checked = check_recipe(recipe, output=None if resume else folder)
     if not resume:
         progress.on_note(f"this will take {time_in_words(time_of_run(checked))}")
@@ -128,7 +128,7 @@ def begun(
     is_done = (folder / over).is_file
     with replacing(folder, force=force, resume=resume, is_worth_keeping=is_worth_keeping, is_done=is_done):
         if resume:
-            refuse_other_work(folder, recipe.digest())
+            refuse_other_work(folder, recipe.digest(), recipe=recipe)
         else:
             begin(folder, "run", recipe.digest(), recipe=recipe)
         journey = Journey(recipe, folder, checked.teacher, progress)

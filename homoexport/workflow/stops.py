@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -28,9 +28,10 @@ class Stop:
 
 
 @contextmanager
-def stopping_between_steps() -> Iterator[Stop]:
+def stopping_between_steps(on_signal: Callable[[], None] = lambda: None) -> Iterator[Stop]:
     """A block in which the first signal that would end the process only leaves word; a second one ends it at once.
 
+    `on_signal` is told of the first, in a thread of its own: what it prints may not interrupt what is being printed.
     Where one has come, the block ends as `Stop.obey` has it. Signals that are ignored, as under nohup, stay ignored.
     Python hears signals in the main thread alone.
     """
@@ -44,6 +45,7 @@ def stopping_between_steps() -> Iterator[Stop]:
     def hear(number: int, _frame: object) -> None:
         restore()
         stop.number = number
+        threading.Thread(target=on_signal, daemon=True).start()
 
     is_main = threading.current_thread() is threading.main_thread()
     heard = [number for number in ENDING if is_main and before[number] not in (signal.SIG_IGN, None)]

@@ -365,7 +365,15 @@ def run_student(
         KeyboardInterrupt, SystemExit: a stop; see `stopping_between_steps`.
         TrainingError: see `StudentWriter.run_on`.
     """
-    with stopping_between_steps() as stop, StudentWriter(job, place, target, waypoints=waypoints, stop=stop) as writer:
+
+    def answer() -> None:
+        if job.accelerator.is_main_process:
+            place.progress.on_note("stopping after the step in hand; a second Ctrl-C or signal stops at once")
+
+    with (
+        stopping_between_steps(answer) as stop,
+        StudentWriter(job, place, target, waypoints=waypoints, stop=stop) as writer,
+    ):
         state = load_checkpoint(place.folder) if place.goes_on else None
         if state is not None and state["sources"] != job.sources:
             raise RecipeError(

@@ -81,6 +81,16 @@ def test_lines_of_stdin_become_a_matrix_on_stdout(package, vectors):
     assert b"1 of the texts are empty" in done.stderr
 
 
+def test_with_json_what_was_done_is_on_stdout(homoexport, tmp_path, package):
+    (tmp_path / "some.txt").write_text("w1\nw2 w3\n")
+    done = homoexport("embed", package, "--data", tmp_path / "some.txt", "-o", tmp_path / "vectors.npy", "--json")
+    found = json.loads(done.out)
+    assert (found["texts"], found["width"], found["labels"], found["runtime"]) == (2, 16, [], "onnxruntime")
+    refused = homoexport("embed", package, "--data", tmp_path / "some.txt", "--json")
+    told = "--json: has stdout for itself; name a file for the vectors with -o"
+    assert (refused.code, json.loads(refused.out)["error"]["message"]) == (2, told)
+
+
 def test_no_line_is_a_matrix_of_no_rows(homoexport, tmp_path, monkeypatch, package):
     stdin_of(monkeypatch, b"")
     assert homoexport("embed", package, "-o", tmp_path / "vectors.npy").code == 0
@@ -98,6 +108,7 @@ def test_no_line_is_a_matrix_of_no_rows(homoexport, tmp_path, monkeypatch, packa
         ),
         (["--data", "some.csv", "--text-column", "body", "--id-column", "url"], "vectors.npy: takes no ids"),
         (["--data", "bad.jsonl"], "bad.jsonl, line 2: is not a JSON object"),
+        (["--data", "some.txt", "--text-column", "body"], "some.txt: has lines of text, and no column 'body'; leave"),
         (["--id-column", "url", "-o", "vectors.parquet"], "--id-column: the lines of stdin have no columns"),
         (["-o", "vectors.csv"], "'.csv' is no kind of file for vectors"),
         (["-o", "folder"], "folder: is a folder"),
@@ -112,6 +123,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(homoexport, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     Path("folder").mkdir()
     Path("some.csv").write_text("body,url\nw1,u1\n")
+    Path("some.txt").write_text("w1\n")
     Path("bad.jsonl").write_text('{"text": "w1"}\n[]\n')
     pyarrow.parquet.write_table(pyarrow.table({"body": ["w1"]}), "vectors.npy.parquet")
     stdin_of(monkeypatch, b"w1\n")

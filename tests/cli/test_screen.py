@@ -69,6 +69,16 @@ def test_the_time_left_is_of_this_stage(errors, monkeypatch):
     assert console.export_text().splitlines()[-1].endswith("12 s left")
 
 
+def test_without_a_terminal_a_long_stage_says_how_far_it_is_every_half_minute(errors, monkeypatch):
+    console, now = errors(terminal=False), [0.0]
+    monkeypatch.setattr(screen, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    with screen.Bars() as bars:
+        for quarter in range(5):
+            bars.on_measure("mending", quarter / 4)
+            now[0] += 20
+    assert console.export_text().splitlines() == ["Mending", "mending: 50 %"]
+
+
 def test_in_a_terminal_one_bar_at_a_time(errors):
     console = errors(terminal=True)
     with screen.Bars() as bars:

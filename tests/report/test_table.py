@@ -32,6 +32,19 @@ def test_lines_break_between_words():
         assert word in words
 
 
+def test_long_names_break_behind_a_plus():
+    name = "unfused+merged+smoothed-0.8+attention-int8-static"
+    rows = [(name, "23.14", "2", "15.061", "0.99812", "ships"), ("flash", "90.39", "1", "18.500", "-", "went on")]
+    head = ("candidate", "MB", "round", "p50 ms", "cosine, mean", "outcome")
+    lines = shown(Table(head, rows, left=(0, 5)))
+    cells = [line.split("│")[1].strip() for line in lines if line.startswith("│")]
+    assert "".join(cells[:-1]) == name
+    assert all(cell.endswith("+") for cell in cells[:-2])
+    assert cells[-1] == "flash"
+    wide = shown(Table(head, rows, left=(0, 5)), width=120)
+    assert sum(name in line for line in wide) == 1
+
+
 def test_where_words_are_too_wide_each_row_is_a_block():
     metrics = [f"metric-{number}" for number in range(6)]
     rows = [

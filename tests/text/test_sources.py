@@ -124,6 +124,7 @@ def test_quotes_of_a_tsv_file_may_be_plain_characters(tmp_path: Path, ending: st
         ("a.parquet", _parquet(), "text", "a.parquet: has no column 'text'; set 'column' to one of: id, body"),
         ("a.jsonl", b'{"body": 3}', "body", "a.jsonl, row 1: column 'body' holds int, not text"),
         ("a.jsonl", b'{"body": "x"}\n{"body":', "body", "a.jsonl, line 2: is not a JSON object"),
+        ("a.txt", b"x", "body", "a.txt: has lines of text, and no column 'body'; leave the column out"),
         ("a.txt", "Öl".encode("latin-1"), "text", "a.txt: is not UTF-8"),
         (
             "a.docx",

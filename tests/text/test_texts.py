@@ -59,7 +59,8 @@ def write(folder: Path, kind: str) -> list[Given]:
 @pytest.mark.parametrize("kind", ["txt", "csv", "jsonl.gz", "parquet"])
 def test_every_row_of_a_file_is_given(tmp_path, kind):
     expected = write(tmp_path, kind)
-    files = TextFiles([str(tmp_path / "*")], column="body", id_column=None if kind == "txt" else "url")
+    column, id_column = ("text", None) if kind == "txt" else ("body", "url")
+    files = TextFiles([str(tmp_path / "*")], column=column, id_column=id_column)
     assert list(files.rows()) == expected
     assert [row.is_empty for row in files.rows()] == [not row.text for row in expected]
     assert files.paths == {tmp_path / f"some.{kind}"}

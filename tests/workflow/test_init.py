@@ -221,6 +221,8 @@ def test_the_command_says_which_labels_are_not_read(homoexport, tmp_path, teache
     done = homoexport("init", "--teacher", teacher(), "--data", data)
     told = "Not read: 'label', whose labels teacher does not know; --label-column label has it learn them first"
     assert (done.code, told in done.out) == (0, True), done.out
+    found = json.loads(homoexport("init", "again.yaml", "--teacher", "teacher", "--data", data, "--json").out)
+    assert (found["recipe"], found["not_read"], len(found["rows"])) == ("again.yaml", "label", 3)
 
 
 def test_who_does_not_answer_leaves(homoexport, tmp_path, monkeypatch):

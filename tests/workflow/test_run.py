@@ -124,7 +124,7 @@ def test_missed_budget_exits_with_3_and_resume_does_not_work_twice(homoexport, m
     assert re.search(line, again.out)
     assert verify(run / "2-onnx", Manifest).created == package
     other = homoexport("run", path, "-o", run, "--resume", "--set", "seed=3")
-    assert (other.code, "other settings" in other.err) == (2, True)
+    assert (other.code, "was started with seed 0 (now 3); give the same" in other.err) == (2, True), other.err
     assert homoexport("bench", run / "2-onnx", "--length", 16, "--min-seconds", 0.1, "--size", "1kB").code == 3
     kept = homoexport("bench", run / "0-teacher", run / "2-onnx", "--length", 16, "--min-seconds", 0.1, "--json")
     assert kept.code == 0

@@ -175,7 +175,7 @@ def test_a_stopped_one_goes_on(homoexport, family, tmp_path, monkeypatch):
         again, once = ((folder / name / "1-student/model.safetensors").read_bytes() for folder in (run, family.run))
         assert again == once
     other = homoexport("run", family.recipe, "-o", run, "--resume", "--set", "seed=3")
-    assert (other.code, "other settings" in other.err) == (2, True)
+    assert (other.code, "was started with seed 0 (now 3); give the same" in other.err) == (2, True), other.err
 
 
 def test_both_are_told_before(tmp_path):

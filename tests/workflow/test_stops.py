@@ -86,6 +86,7 @@ def test_a_signal_ends_a_run_after_the_step_in_hand_and_the_told_command_goes_on
     stopped = homoexport(*command, "-o", out)
     assert stopped.code == 128 + number
     assert [line["step"] for line in log_of(out)] == [0, 1, 2, 3, 4, 5]
+    assert "stopping after the step in hand" in stopped.err
     assert "stopped after step 6 of 12" in stopped.err
     (told,) = [line for line in stopped.err.splitlines() if "this goes on: " in line]
     program, *words = shlex.split(told.partition("this goes on: ")[2])

@@ -129,7 +129,9 @@ def parse_as(kind: type[_Kind], tree: Tree, *, where: str, overrides: Sequence[s
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
-        raise _explain(error, kind, where) from None
+        told = _explain(error, kind, where)
+        given = {assignment.partition("=")[0] for assignment in overrides}
+        raise (told.of_flag(f"--set {told.key}") if told.key in given else told) from None
 
 
 def with_target(tree: Tree, target: Tree) -> Tree:

@@ -331,12 +331,13 @@ class Run:
         at_start = self.step == 0
         before = self.teacher if at_start else copy.deepcopy(self.student)
         answered = layer_map if at_start else LayerMap.one_to_one(len(layer_map.hidden))
+        on_share = self.on_mending if at_start else lambda _share: None
+        on_share(0.0)
         reduce = partial(self.accelerator.reduce, reduction="sum")
         repair = Repair(before, self.student, self.family, up_to(text, self._most_tokens), keep, reduce=reduce)
         projections = copy.deepcopy(self.projections)
         self._slice(keep)
-        heads = self.settings.objective != "sentence-embedding"
-        maps = repair.mend(answered, heads=heads, on_share=self.on_mending if at_start else lambda _share: None)
+        maps = repair.mend(answered, heads=self.settings.objective != "sentence-embedding", on_share=on_share)
         self.projections.follow(projections, maps, layer_map)
         self.inner_terms.clear()
 

@@ -71,7 +71,6 @@ class Repair:
         self, layer_map: LayerMap, *, heads: bool, on_share: Callable[[float], None] = lambda _share: None
     ) -> Maps:
         """Mend the student, whose layers answer to those of `whole` as the map says; told is the share that is done."""
-        on_share(0.0)
         self.ours = Walk(self.student, self.family, self.micro_batches)
         maps = self._mend_body(layer_map, on_share)
         if heads:

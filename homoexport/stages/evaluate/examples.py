@@ -155,10 +155,10 @@ def read_examples(files: str, columns: Columns, *, has_words: bool = False, is_s
         return _tagged(files, rows, places)
     if is_search:
         _fill_halves(rows, places)
-    if columns.label is not None and (bare := sum(row["label"] in (None, "") for row in rows)):
-        raise TextError(
-            f"{bare} of {len(rows)} rows have no label", where=files, hint="name another --label-column, or add them"
-        )
+    bare = [place for place, row in placed if columns.label is not None and row["label"] in (None, "")]
+    if bare:
+        what = f"has no label, and {len(bare) - 1} of {len(rows)} rows more" if bare[1:] else "has no label"
+        raise TextError(what, where=bare[0], hint="name another --label-column, or add what is missing")
     return Examples(
         files,
         tuple((row["text"], row["pair"]) if columns.pair else row["text"] for row in rows),

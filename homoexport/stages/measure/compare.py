@@ -99,6 +99,7 @@ def _change(
     ratio, interval = independent_speedup(ones, others)
     return Change(
         package=after.name,
+        before_package=before.name,
         device=at.device,
         threads=at.threads,
         batch_size=at.batch_size,

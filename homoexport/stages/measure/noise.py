@@ -62,7 +62,7 @@ def best_pace_us(target: Target, greeting: Greeting, spin_us: Sequence[float]) -
     where = target.name if "://" in target.name else ""
     cores = greeting.cores[:_SPIN_CORES]
     machine = [where, host.cpu, host.architecture, host.system, host.cores, cores, greeting.versions.get("python")]
-    file = cache_folder() / "pace" / f"{digest_of(machine)[:24]}.json"
+    file = _pace_folder() / f"{digest_of(machine)[:24]}.json"
     known_us = _remembered(file)
     if known_us is not None and now_us > (1 + MARGIN) * known_us:
         return known_us
@@ -71,6 +71,12 @@ def best_pace_us(target: Target, greeting: Greeting, spin_us: Sequence[float]) -
         file.parent.mkdir(parents=True, exist_ok=True)
         write_document(file, BestPace(spin_p50_us=best_us, reached_at=time.time()))
     return best_us
+
+
+def _pace_folder(*, short: bool = False) -> Path:
+    """Where paces are remembered; short, the home folder is `~`, as a shell has it."""
+    folder = cache_folder() / "pace"
+    return Path("~") / folder.relative_to(Path.home()) if short and folder.is_relative_to(Path.home()) else folder
 
 
 def _remembered(file: Path) -> float | None:
@@ -113,7 +119,7 @@ def judge_noise(
     if pace is not None and pace > _SLOW:
         remarks.append(
             f"the machine took {pace:.2f} times as long for idle arithmetic as at its best; if that is its pace from "
-            "now on, remove the folder pace of homoexport's cache"
+            f"now on, remove {_pace_folder(short=True)}"
         )
     return Noise(
         spin_p50_us=p50,

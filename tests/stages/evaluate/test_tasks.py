@@ -217,7 +217,7 @@ def test_a_whole_number_is_one_label_however_it_is_written(tmp_path: Path) -> No
 def test_rows_without_a_label_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("text,label\na,1\nb,\nc,\n")
-    with pytest.raises(TextError, match="2 of 3 rows have no label"):
+    with pytest.raises(TextError, match=r"rows.csv, row 2: has no label, and 1 of 3 rows more; name another"):
         read_examples(str(path), LABELLED)
     path.write_text("text,label\n")
     with pytest.raises(TextError, match="holds no text"):

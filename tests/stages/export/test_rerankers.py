@@ -192,3 +192,17 @@ def test_sentence_packages_give_no_scores_for_files(homoexport, tmp_path):
     outcome = homoexport("score", package, "--data", tmp_path / "some.txt", "-o", tmp_path / "scores.npy")
     assert (outcome.code, "which gives no scores" in outcome.err) == (2, True)
     assert not (tmp_path / "scores.npy").exists()
+
+
+def test_a_classifiers_scores_say_whose_they_are(homoexport, tmp_path):
+    head = {"head": weights(vocab_size=3)["head"]}
+    package = write_package(
+        tmp_path / "labels", "text-classification", arrays={**weights(), **head}, labels=["no", "maybe", "yes"]
+    )
+    (tmp_path / "some.txt").write_text("w1\nw2\n")
+    data = ("--data", tmp_path / "some.txt")
+    outcome = homoexport("score", package, *data, "-o", tmp_path / "scores.npy", "--json")
+    assert outcome.code == 0, outcome.err
+    assert "2 scores of 3 (no, maybe, yes) in " in outcome.err
+    assert json.loads(outcome.out)["labels"] == ["no", "maybe", "yes"]
+    assert np.load(tmp_path / "scores.npy").shape == (2, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from homoexport.documents.measurement import Grid, Measurement, Noise, PackageFigures
 from homoexport.errors import UserError
 from homoexport.host import MeasuredHost
+from homoexport.report import change_table
 from homoexport.runtime.worker.protocol import CountersReply
 from homoexport.stages.measure import compare_results, keeps_pace
 from homoexport.stages.measure.noise import judge_noise
@@ -137,6 +139,9 @@ def test_packages_are_paired_by_name_or_by_order_and_never_by_guess() -> None:
     before = measurement(figures("a", 10), figures("b", 5))
     renamed = compare_results(before, measurement(figures("c", 10), figures("d", 20)))
     assert [(change.package, change.verdict) for change in renamed] == [("c", "same"), ("d", "slower")]
+    rows = change_table(renamed).rows
+    assert [row[0] for row in rows] == ["a -> c", "b -> d"]
+    assert re.match(r"4\.\d\dx slower \(3\.\d\d to 4\.\d\d\)|3\.\d\dx slower", rows[1][4])
     twice = measurement(figures("a", 10), figures("a", 5))
     assert [change.verdict for change in compare_results(twice, twice)] == ["same", "same"]
     for other in (measurement(figures("c", 1), figures("a", 1)), measurement(figures("a", 1), figures("a", 1))):

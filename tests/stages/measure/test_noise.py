@@ -28,7 +28,8 @@ def judged(spin_us: list[float], **given: Any) -> Noise:
     return judge_noise(spin_us, [PAIR], **given)
 
 
-def test_a_machine_below_its_best_pace_is_slowed_and_says_so() -> None:
+def test_a_machine_below_its_best_pace_is_slowed_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOMOEXPORT_CACHE", str(Path.home() / "some cache"))
     quiet = judged([500.0] * 10, after_us=[510.0] * 10, best_us=480.0)
     assert (quiet.slowed, quiet.remarks) == (False, ())
     slow = judged([500.0] * 10, after_us=[1150.0] * 10, best_us=500.0)
@@ -36,6 +37,7 @@ def test_a_machine_below_its_best_pace_is_slowed_and_says_so() -> None:
     assert slow.slowed
     (told,) = slow.remarks
     assert told.startswith("the machine took 2.30 times as long for idle arithmetic as at its best; if that is its ")
+    assert told.endswith("remove ~/some cache/pace")
     assert judged([1150.0] * 10).pace is None  # nothing to compare with
 
 
