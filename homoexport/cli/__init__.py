@@ -46,11 +46,13 @@ def _end(number: int, _frame: FrameType | None) -> None:
 
 def command() -> None:
     """Entry point of the `homoexport` command: `main`. A process that a signal ends is gone when all is cleaned up: to
-    take its interpreter apart, with torch in it, can take seconds more."""
+    take its interpreter apart, with torch in it, can take seconds more. So is one of many, which would abort at times:
+    threads of their connections still run meanwhile."""
     try:
         main()
     except SystemExit as end:
-        if not isinstance(end.code, int) or end.code not in _ENDED:
+        is_one_of_many = os.environ.get("WORLD_SIZE", "1") != "1"
+        if not isinstance(end.code, int) or not (is_one_of_many or end.code in _ENDED):
             raise
         try:
             atexit._run_exitfuncs()

@@ -257,5 +257,6 @@ def test_the_docs_commands_do_what_they_say(run, tmp_path, monkeypatch, command)
             Path(f"{name}.json").write_text(out)
     quick = () if "--compare" in command else ("--min-seconds", "0.05")
     code, out, told = run(*command.split(), *quick)
-    assert code == 0, told
+    is_undecided = "--fail-if-slower" in command and code == 3 and "too noisy to call" in out  # beside other tests
+    assert code == 0 or is_undecided, told
     assert "p50" in out

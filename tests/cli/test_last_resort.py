@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import signal
 import stat
@@ -122,7 +123,8 @@ ENDED = """
 import atexit, os, signal, sys, time
 from homoexport import cli
 
-signal.signal(signal.{name}, signal.SIG_DFL)  # nohup's children ignore some
+for number in (signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)  # nohup's children ignore some
 
 class TakenApart:
     def __del__(self):
@@ -133,8 +135,10 @@ atexit.register(print, "cleaned up")
 
 def work(*_arguments, **_named):
     try:
-        os.kill(os.getpid(), signal.{name})
-        time.sleep(100)
+        if {number}:
+            os.kill(os.getpid(), {number})
+            time.sleep(100)
+        return 0
     finally:
         print("put away")
 
@@ -144,9 +148,12 @@ cli.command()
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-def test_a_process_that_a_signal_ends_does_not_stay_to_be_taken_apart(name):
-    done = subprocess.run(
-        [sys.executable, "-c", ENDED.format(name=name)], capture_output=True, text=True, check=False, timeout=90
-    )
-    assert (done.returncode, done.stdout.split("\n")) == (128 + getattr(signal, name), ["put away", "cleaned up", ""])
+@pytest.mark.parametrize(
+    ("number", "world", "code"),
+    [(signal.SIGTERM, 1, 143), (signal.SIGHUP, 1, 129), (0, 2, 0), (signal.SIGTERM, 2, 143)],
+)
+def test_one_that_a_signal_ends_and_one_of_many_do_not_stay_to_be_taken_apart(number, world, code):
+    environment = {**os.environ, "WORLD_SIZE": str(world)}
+    command = [sys.executable, "-c", ENDED.format(number=int(number))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=90, env=environment)
+    assert (done.returncode, done.stdout.split("\n")) == (code, ["put away", "cleaned up", ""])

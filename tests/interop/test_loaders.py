@@ -21,7 +21,7 @@ from tests.dense import IDENTITY, TANH, write_layers
 from tests.pooling import move_inside
 from tests.snippets import snippets
 from tests.stages.export.conftest import export_package
-from tests.trimmed import each_family, ids_alone, package_once, rows_of, texts_for, told_alike, trimmed_once
+from tests.trimmed import FAMILIES, ids_alone, package_once, rows_of, texts_for, told_alike, trimmed_once
 
 pytestmark = [pytest.mark.interop, pytest.mark.weights]
 TEXTS = ["A cat sat on the mat.", "The committee met on Tuesday and voted against the plan.", "Why?"]
@@ -179,7 +179,9 @@ def test_sentence_transformers_goes_through_the_dense_layers_as_the_graph_does(t
         np.testing.assert_allclose(vectors, of_graph, atol=1e-4)
 
 
-@each_family
+@pytest.mark.parametrize(  # a Unigram and a BPE without a class of its own; the ids of all are held in the core's tests
+    "family", [pytest.param(family, marks=[pytest.mark.slow] * (family in ("bert", "roberta"))) for family in FAMILIES]
+)
 def test_sentence_transformers_loads_what_is_trimmed(family, tmp_path_factory):
     from sentence_transformers import SentenceTransformer
 

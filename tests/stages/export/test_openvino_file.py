@@ -212,6 +212,7 @@ def test_what_answers_otherwise_is_left_out_with_its_figures(tiny_encoder, expor
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_a_product_that_breaks_the_gate_alone_is_left_in_floats(tiny_encoder, export_once, tmp_path):
     def answer(file, batches):
         """Wrong where the second layer's last product is in int8."""
