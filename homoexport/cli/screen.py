@@ -123,6 +123,7 @@ class Bars:
         self._stages: set[str] = set()
         self._begun: dict[str, tuple[float, int]] = {}  # when the first step was over, and its number
         self._spoke = time.monotonic()
+        self._said: tuple[str, int] | None = None  # the last line's step
 
     def __enter__(self) -> Bars:
         return self
@@ -134,6 +135,7 @@ class Bars:
         """A stage begins."""
         self._end()
         self._begun.clear()
+        self._said = None
         stage_line(title)
 
     def on_note(self, line: str) -> None:
@@ -143,9 +145,10 @@ class Bars:
     def on_distill(self, progress: DistillProgress) -> None:
         """A step of distilling: loss, gap, widths, texts a second, memory."""
         step, widths = progress.step, progress.step.widths
+        heads = round(widths.num_attention_heads, 1)
         text = (
             f"loss {step.loss:.4f}  gap {step.gap:.4f}  {widths.num_hidden_layers} x {widths.hidden_size}/"
-            f"{widths.intermediate_size}, {round(widths.num_attention_heads, 1):g} heads  "
+            f"{widths.intermediate_size}, {heads:g} head{'' if heads == 1 else 's'}  "
             f"{progress.batch_size / step.seconds:.0f} texts/s  {peak_rss_bytes() / 1e9:.1f} GB"
         )
         if errors.loudness is Loudness.VERBOSE:
@@ -191,12 +194,12 @@ class Bars:
             bar, task = self._task(f"{verb} {name}".strip(), total=steps)
             bar.update(task, completed=done, total=steps, text=f"{done}/{steps}  {text}")
             return
-        now = time.monotonic()
+        now, is_new = time.monotonic(), self._said != (name, done)
         begun, first = self._begun.setdefault(name, (now, done))
         left = f"  {duration((now - begun) / (done - first) * (steps - done))} left" if first < done < steps else ""
-        due = done == 1 or done % max(1, steps // 10) == 0 or done == steps
+        due = is_new and (done == 1 or done % -(-steps // 10) == 0 or done == steps)
         if due or now - self._spoke > _QUIET_SECONDS:
-            self._spoke = now
+            self._spoke, self._said = now, (name, done)
             say(f"{name} step {done}/{steps}  {text}{left}".lstrip())
 
     def _task(self, title: str, total: float | None) -> tuple[Progress, TaskID]:

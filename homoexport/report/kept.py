@@ -32,7 +32,8 @@ def kept_table(kept: KeptNeurons, whole: WidthFigures) -> Table:
         left = [str(place) for place, share in enumerate(heads, start=1) if share > 0]
         dims = sum(places_in(layer.query_key, whole.head_dim * len(heads)))
         neurons = sum(places_in(layer.ffn, whole.intermediate_size))
-        told = f"all {len(left)}" if len(left) == len(heads) else f"{', '.join(left)} of {len(heads)}"
+        which = f"{len(left)} of {len(heads)}: {'no.' if len(left) == 1 else 'nos.'} {', '.join(left)}"
+        told = f"all {len(left)}" if len(left) == len(heads) else which
         each = f"{dims / max(1, len(left)):g} of {whole.head_dim}"
         rows.append((str(number), told, each, f"{neurons} of {whole.intermediate_size}"))
     return Table(("Layer", "Heads that stayed", "Dimensions of each", "Feed-forward neurons"), rows, left=(0, 1))

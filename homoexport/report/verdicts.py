@@ -93,6 +93,9 @@ def next_steps(summary: Summary, folder: Path | None = None) -> list[str]:
 
 
 def _next(verdict: BudgetVerdict, summary: Summary, folder: Path | None) -> str:
+    if verdict.is_quality and verdict.teacher is not None and verdict.teacher <= 0:
+        told = "the teacher itself is no better than chance: name another, or train it longer (finetune.epochs)"
+        return f"{told}, or on more examples"
     if verdict.is_quality:
         closer = "" if verdict.kept is False else "judge on more examples (quality.data), or "
         return f"{closer}{_better(summary)}"

@@ -173,8 +173,8 @@ def _write(
     opened: Sequence[Package], ask: Ask, called: str, width: int, texts: _Texts, *, batch_size: int, progress: Progress
 ) -> Answered:
     """Ask for all answers, and write them as they come."""
-    began, done = time.monotonic(), 0
     with vectors_file(texts.output, width, called=called, named=texts.named) as file:
+        began, done = time.monotonic(), 0  # not before: libraries for a table take seconds to import
         for answers in answers_of(opened, texts, ask, width=width, batch_size=batch_size):
             file.write(answers, texts.names(len(answers)))
             done += len(answers)

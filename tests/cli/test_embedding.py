@@ -112,6 +112,7 @@ def test_no_line_is_a_matrix_of_no_rows(homoexport, tmp_path, monkeypatch, packa
         (["--id-column", "url", "-o", "vectors.parquet"], "--id-column: the lines of stdin have no columns"),
         (["-o", "vectors.csv"], "'.csv' is no kind of file for vectors"),
         (["-o", "folder"], "folder: is a folder"),
+        (["-o", "/proc/x.npy"], "/proc/x.npy: no file can be made there"),
         (
             ["--data", "vectors.npy.parquet", "--text-column", "body", "-o", "vectors.npy.parquet"],
             "one of the files that",

@@ -39,7 +39,7 @@ def test_without_a_terminal_about_ten_lines_and_each_stage_once(errors):
         distil(bars, 40, "small")
         for share in (0.1, 0.2):
             bars.on_measure("measuring", share)
-        for step in (0, 1, 2):
+        for step in (0, 1, 2, 2):
             bars.on_finetune(FinetuneProgress(step, 2, 0.25, step == 2))
     lines = console.export_text().splitlines()
     said = "small step 40/40  loss 0.5000  gap 0.2500  2 x 16/64, 2 heads  64 texts/s  "

@@ -189,7 +189,7 @@ def test_what_stayed_is_told_layer_by_layer() -> None:
     )
     layer = kept_neurons().layers[0].model_copy(update={"query_key": "c0", "value_out": "c0", "ffn": "90"})
     few = kept_neurons().model_copy(update={"hidden": "80", "layers": (layer,)})
-    assert kept_table(few, one_head).rows == [("1", "1 of 2", "2 of 2", "2 of 4")]
+    assert kept_table(few, one_head).rows == [("1", "1 of 2: no. 1", "2 of 2", "2 of 4")]
     above, left, right = kept_figure(few, one_head).axes
     assert above.get_title(loc="left") == "Residual stream: 1 of 4 dimensions"
     assert [bar.get_x() for bar in left.patches] == [0.0]

@@ -119,6 +119,13 @@ def test_a_quality_that_is_too_close_to_call_asks_for_examples_and_no_quiet_mach
     assert str(verdict_lines([close])[0]).endswith(": too close to call")
 
 
+def test_a_teacher_that_learned_nothing_comes_first(summary: Summary) -> None:
+    missed = ACCURACY.model_copy(update={"teacher": -0.2, "limit": -0.1, "measured": -0.3})
+    (step,) = next_steps(told_of(summary, missed))
+    assert "the teacher itself is no better than chance" in step
+    assert "finetune.epochs" in step
+
+
 def test_each_missed_line_has_a_next_step(summary: Summary) -> None:
     quality, latency = next_steps(told_of(summary, ACCURACY, LATENCY, quality_metric="label_agreement"))
     for way in ("distill.steps", "wider shape", "homoexport finetune", "distill.int8_share"):
