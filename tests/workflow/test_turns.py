@@ -78,20 +78,15 @@ def lying(monkeypatch):
     monkeypatch.setattr(lab.Lab, "_timed", lie)
 
 
-class Stop(BaseException):
-    """As a signal would."""
-
-
 def stopped_at(monkeypatch, homoexport, run: Path, recipe: Path, name: str) -> None:
     """Begin a run, or go on with it, and stop it where the pipeline calls a function."""
 
     def stop(*_: object, **__: object) -> None:
-        raise Stop
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(f"homoexport.workflow.run.{name}", stop)
-        with pytest.raises(Stop):
-            homoexport("run", recipe, "-o", run, *(["--resume"] if run.exists() else []))
+        assert homoexport("run", recipe, "-o", run, *(["--resume"] if run.exists() else [])).code == 130
 
 
 def stopped_before_step(monkeypatch, homoexport, run: Path, recipe: Path, step: int) -> None:
@@ -100,13 +95,12 @@ def stopped_before_step(monkeypatch, homoexport, run: Path, recipe: Path, step: 
 
     def advance(self: Run, micro_batches: Sequence[MicroBatch]) -> StepRecord:
         if self.step == step:
-            raise Stop
+            raise KeyboardInterrupt
         return true(self, micro_batches)
 
     with monkeypatch.context() as patch:
         patch.setattr(Run, "advance", advance)
-        with pytest.raises(Stop):
-            homoexport("run", recipe, "-o", run, "--resume")
+        assert homoexport("run", recipe, "-o", run, "--resume").code == 130
 
 
 @pytest.mark.slow
@@ -140,7 +134,7 @@ def test_turn_that_misses_is_pruned_on_and_a_stopped_run_ends_the_same(
     (half / "3-measured").rename(stopped / "3-measured")
     stopped_before_step(monkeypatch, homoexport, stopped, path, last["steps"] - first["steps"] - 1)
     assert not list(stopped.rglob("*.part"))
-    stopped_at(monkeypatch, homoexport, stopped, path, "summarize")
+    stopped_at(monkeypatch, homoexport, stopped, path, "summary_of")
     done = homoexport("run", path, "-o", stopped, "--resume", "--json")
     assert done.code == 0, done.err
     for folder in ("turns/1/1-student", "1-student"):
