@@ -143,7 +143,7 @@ def measure(package: Path, arguments: argparse.Namespace) -> dict[str, Any]:
             peaks.append(peak)
             said.append(bench(package, batch_size=arguments.batch_size, length=arguments.length))
         best = [max(each.values()) for each in said]
-        shares = [2 * rate / (before + after) for rate, before, after in zip(rates, best, best[1:], strict=True)]
+        shares = [2 * rate / (before + after) for rate, before, after in zip(rates, best[:-1], best[1:], strict=True)]
         seconds, peak = embed(package, [text], folder / "vectors.npy", *batch)
         figures = {
             "package": package.name,
