@@ -56,9 +56,14 @@ def half_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}{PART}")
 
 
+def has_name_of_half(path: Path) -> bool:
+    """Whether a name is one of `half_of`, whatever stands there."""
+    return bool(_HALF.fullmatch(path.name))
+
+
 def is_half(path: Path) -> bool:
     """Whether a file is what a killed process left under a name of `half_of`."""
-    return bool(_HALF.fullmatch(path.name)) and path.is_file() and not path.is_symlink()
+    return has_name_of_half(path) and path.is_file() and not path.is_symlink()
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 
 from homoexport.documents.artifact import MANIFEST, kind_of, with_article
-from homoexport.documents.document import PART, is_half
+from homoexport.documents.document import PART, has_name_of_half, is_half
 from homoexport.documents.layout import foreign_in
 from homoexport.errors import HomoexportError, OutputError
 from homoexport.globs import at_home, matching
@@ -73,6 +73,9 @@ def _refusal(error: BaseException) -> tuple[str, str, str | None] | None:
     A disk's refusal counts behind any error that followed it, a path's only where it is itself the error: a mistake of
     ours may follow one that was minded.
     """
+    if isinstance(error, FileNotFoundError) and error.filename and has_name_of_half(Path(error.filename)):
+        # Of a file that was to be made, in a folder that is there, as /proc is, but where nothing can be.
+        return "no file can be made there", "name a file somewhere else", None
     followed: BaseException | None = error
     while followed is not None:
         for number, (what, hint) in (_OF_DISKS | _OF_PATHS if followed is error else _OF_DISKS).items():

@@ -9,7 +9,7 @@ import io
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -18,7 +18,7 @@ from numpy.lib import format as npy
 
 from homoexport.documents.document import new_file
 from homoexport.documents.output import make_folder, output_errors
-from homoexport.errors import OutputError, TextError, UserError
+from homoexport.errors import TextError, UserError
 from homoexport.runtime.inference import FloatArray
 
 _SUFFIXES = (".npy", ".parquet")
@@ -154,12 +154,7 @@ def vectors_file(
 def _place_of(output: Path | BinaryIO) -> Iterator[BinaryIO]:
     if isinstance(output, Path) and not _is_open_end(output):
         make_folder(output.parent)
-        with ExitStack() as stack:
-            try:
-                file = stack.enter_context(new_file(output))
-            except FileNotFoundError:  # in a folder that is there, as /proc is, but where nothing can be made
-                hint = "name a file somewhere else"
-                raise OutputError("no file can be made there", where=str(output), hint=hint) from None
+        with new_file(output) as file:
             yield file
         return
     with tempfile.TemporaryFile() as file:

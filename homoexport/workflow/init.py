@@ -15,7 +15,7 @@ from homoexport.choices import CLASSIFYING, ModelTask, Objective
 from homoexport.data import rendered
 from homoexport.documents.budget import Budget
 from homoexport.documents.document import write_text
-from homoexport.documents.output import make_folder
+from homoexport.documents.output import make_folder, output_errors
 from homoexport.documents.recipe import MeasureSettings, Recipe, TextSettings, TextSource, Tree, parse_as
 from homoexport.errors import OutputError, TextError, UserError
 from homoexport.packaged import PREFIX
@@ -110,8 +110,9 @@ def init(
         tree["finetune"] = _learning(path, data, taken, rows)
     recipe = parse_as(Recipe, tree, where=str(path))
     first = tuple({role: shown(row.get(column)) for role, column in taken.items()} for row in rows[:3])
-    make_folder(path.parent)
-    write_text(path, _page(path, recipe))
+    with output_errors(path):
+        make_folder(path.parent)
+        write_text(path, _page(path, recipe))
     return Draft(path, recipe, first, left_out)
 
 
