@@ -8,7 +8,7 @@ of heads while it is pruned. Fields are named as in Hugging Face configs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator
@@ -20,16 +20,25 @@ from homoexport.units import parse_count
 
 @dataclass(frozen=True, order=True)
 class Shape:
-    """Widths and depth of a stock model: its layers are alike, and its heads make up the hidden size."""
+    """Widths and depth of a stock model, whose layers are alike.
+
+    `head_width` is given of heads that do not make up the hidden size, as some families' do not.
+    """
 
     num_hidden_layers: int
     hidden_size: int
     intermediate_size: int
     num_attention_heads: int
+    head_width: int | None = None
+
+    def __post_init__(self) -> None:
+        """Shapes are equal whether or not they say what follows from the other widths."""
+        if self.head_width is not None and self.head_width * self.num_attention_heads == self.hidden_size:
+            object.__setattr__(self, "head_width", None)
 
     @property
     def head_dim(self) -> int:
-        return self.hidden_size // self.num_attention_heads
+        return self.head_width or self.hidden_size // self.num_attention_heads
 
     @property
     def name(self) -> str:
@@ -49,15 +58,18 @@ class Shape:
 
     def as_json(self) -> dict[str, int]:
         """Its five figures by name."""
-        return {**asdict(self), "head_dim": self.head_dim}
+        figures = {name: value for name, value in asdict(self).items() if name != "head_width"}
+        return {**figures, "head_dim": self.head_dim}
 
 
-def _without_head_dim(shape: Any) -> Any:
-    """A shape's width of a head follows from the others; files have it for those who read them."""
-    return {name: value for name, value in shape.items() if name != "head_dim"} if isinstance(shape, dict) else shape
+def _as_fields(shape: Any) -> Any:
+    """Files have the width of a head whether or not it follows from the others, for those who read them."""
+    if not isinstance(shape, dict):
+        return shape
+    return {"head_width" if name == "head_dim" else name: value for name, value in shape.items()}
 
 
-WrittenShape = Annotated[Shape, BeforeValidator(_without_head_dim), PlainSerializer(Shape.as_json)]  # in documents
+WrittenShape = Annotated[Shape, BeforeValidator(_as_fields), PlainSerializer(Shape.as_json)]  # in documents
 
 
 class PartialShape(BaseModel):
@@ -93,17 +105,22 @@ class PartialShape(BaseModel):
 
     @classmethod
     def of(cls, shape: Shape) -> PartialShape:
-        return cls(**asdict(shape))
+        return cls(**{name: value for name, value in asdict(shape).items() if name != "head_width"})
 
 
 @dataclass(frozen=True)
 class Widths:
-    """A live model's widths. While it is pruned, layers may differ in their number of heads."""
+    """A live model's widths. While it is pruned, layers may differ in their number of heads.
+
+    Of each layer's heads, `queries_per_key` side by side have the same keys and values (grouped queries): they leave
+    together.
+    """
 
     hidden_size: int
     intermediate_size: int
     heads_per_layer: tuple[int, ...]
     head_dim: int
+    queries_per_key: int = field(default=1, compare=False)  # the same of all widths of a model
 
     @classmethod
     def of(cls, shape: Shape) -> Widths:
@@ -114,7 +131,7 @@ class Widths:
     def shape(self) -> Shape:
         """Of a model whose layers are alike."""
         (heads,) = set(self.heads_per_layer)
-        return Shape(self.num_hidden_layers, self.hidden_size, self.intermediate_size, heads)
+        return Shape(self.num_hidden_layers, self.hidden_size, self.intermediate_size, heads, self.head_dim)
 
     @property
     def num_hidden_layers(self) -> int:
@@ -147,6 +164,7 @@ class Widths:
             choose(self.intermediate_size, other.intermediate_size),
             spread_heads(choose(self.total_heads, other.total_heads), self.num_hidden_layers),
             choose(self.head_dim, other.head_dim),
+            self.queries_per_key,
         )
 
     def as_json(self) -> dict[str, float]:
@@ -167,12 +185,18 @@ def spread_heads(total: int, layers: int) -> tuple[int, ...]:
 
 
 def complete_shape(
-    asked: PartialShape, teacher: Shape, *, prune: Sequence[PruneGroup], prunes_head_width: bool = True
+    asked: PartialShape,
+    teacher: Shape,
+    *,
+    prune: Sequence[PruneGroup],
+    prunes_head_width: bool = True,
+    heads_make_hidden: bool = True,
 ) -> Shape:
     """Complete a student's shape and check it against its teacher's.
 
     What is left out is the teacher's, or in proportion: the ffn width to the hidden size, and as many heads as keep the
-    teacher's head width, or else the teacher's number. Groups that are not in `prune` keep the teacher's width.
+    teacher's head width, or else the teacher's number. Groups that are not in `prune` keep the teacher's width. Where
+    heads do not make up the hidden size (`heads_make_hidden`), neither says anything of the other.
 
     Raises:
         ShapeError: wider or deeper than the teacher, not divisible into heads, or a group would
@@ -183,6 +207,12 @@ def complete_shape(
     if ffn is None:
         proportional = round(teacher.intermediate_size * hidden / teacher.hidden_size)
         ffn = proportional if "ffn" in prune else teacher.intermediate_size
+    layers = asked.num_hidden_layers or teacher.num_hidden_layers
+    if not heads_make_hidden:
+        heads = asked.num_attention_heads or teacher.num_attention_heads
+        shape = Shape(layers, hidden, ffn, heads, teacher.head_dim)
+        _check(shape, teacher, prune, prunes_head_width)
+        return shape
     narrows = prunes_head_width and "head-width" in prune
     heads = asked.num_attention_heads or _default_heads(teacher, hidden, fewer="heads" in prune, narrower=narrows)
     if hidden % heads:
@@ -191,7 +221,7 @@ def complete_shape(
             where="student",
             hint=f"the nearest that is: {_nearest(hidden, heads)}, or another num_attention_heads",
         )
-    shape = Shape(asked.num_hidden_layers or teacher.num_hidden_layers, hidden, ffn, heads)
+    shape = Shape(layers, hidden, ffn, heads)
     _check(shape, teacher, prune, prunes_head_width)
     return shape
 

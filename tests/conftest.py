@@ -77,7 +77,7 @@ FAMILY_CONFIGS: dict[str, dict[str, object]] = {
     "albert": {"embedding_size": 20},
     "deberta-v2": _DISENTANGLED | {"share_att_key": True, "norm_rel_ebd": "layer_norm", "position_buckets": 4},
     "deberta-v2-unshared": _DISENTANGLED | {"share_att_key": False, "legacy": not NEWER, "type_vocab_size": 2},
-    **({"nomic_bert": {}} if NEWER else {}),
+    **({"nomic_bert": {}, "eurobert": {"num_key_value_heads": None, "head_dim": 8}} if NEWER else {}),
 }  # one tiny model of every family, and of what changes a family's parameters
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = [*SPECIAL, *(f"w{index}" for index in range(95))]

@@ -78,4 +78,5 @@ ALBERT = _Albert(
     ffn_out="ffn_output",
     ffn_norm="full_layer_layer_norm",
     shares_layers=True,
+    mends_layers=False,
 )

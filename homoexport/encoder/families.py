@@ -9,10 +9,12 @@ from homoexport.encoder.bert import BERT
 from homoexport.encoder.deberta_v2 import DEBERTA_V2
 from homoexport.encoder.distilbert import DISTILBERT
 from homoexport.encoder.electra import ELECTRA
+from homoexport.encoder.gemma3 import GEMMA3
 from homoexport.encoder.layout import Family
 from homoexport.encoder.modernbert import MODERNBERT
 from homoexport.encoder.mpnet import MPNET
 from homoexport.encoder.nomic_bert import NOMIC_BERT
+from homoexport.encoder.prenorm import EUROBERT, QWEN3
 from homoexport.encoder.roberta import ROBERTA
 from homoexport.encoder.traits import Traits
 from homoexport.errors import TeacherError
@@ -27,6 +29,9 @@ _FAMILIES: tuple[Family, ...] = (
     ALBERT,
     DEBERTA_V2,
     NOMIC_BERT,
+    EUROBERT,
+    QWEN3,
+    GEMMA3,
 )
 _ANY = Traits()
 

@@ -24,19 +24,32 @@ from homoexport.shape import Shape, Widths
 
 @dataclass(frozen=True)
 class Slot:
-    """One axis of one parameter, or one of the equal parts that a fused parameter's axis is made of."""
+    """One axis of one parameter, or one of the equal parts that it is made of.
+
+    Parts lie one after the other, as those of a fused parameter do; or, with a `block`, in turns of so many, as the
+    heads do that share keys and values.
+    """
 
     parameter: str
     axis: int
     part: int = 0
     parts: int = 1
+    block: int | None = None
+
+    def of(self, values: Tensor, axis: int = 0) -> Tensor:
+        """This part of something that lies along the parameter's axis."""
+        if self.block is None:
+            return values.chunk(self.parts, axis)[self.part]
+        before, behind = values.shape[:axis], values.shape[axis + 1 :]
+        in_turns = values.reshape(*before, -1, self.parts, self.block, *behind)
+        return in_turns.select(axis + 1, self.part).flatten(axis, axis + 1)
 
 
 class Group(NamedTuple):
     """A kind of coupled neurons, of one layer or (None) of the whole model.
 
     hidden [D], the residual stream; heads [H], of what all layers share; query_key and value_out [H·d], heads
-    outermost; ffn [F].
+    outermost, of grouped queries those of the keys; ffn [F].
     """
 
     kind: GroupKind
@@ -81,6 +94,7 @@ class Layout:
     embedding_norm: str | None = None  # the LayerNorm whose output enters the first layer
     final_norm: str | None = None  # the LayerNorm after the last layer (pre-norm)
     head_readers: tuple[str, ...] = ()  # linear layers of the heads that take [.., D], in the order of use
+    times_root: str | None = None  # the table [V, D] that the model multiplies by √D
 
     def groups(self) -> Iterator[tuple[Group, tuple[Slot, ...]]]:
         """Every group that the model has, with the slots that hold it."""
@@ -112,7 +126,9 @@ class Family(Traits, ABC):
     layers_name: str  # of the list of layers inside the body
     ffn_width_name: str = "intermediate_size"  # in its config
     prunes_head_width: bool = True  # rotary positions tie a head's width to its frequencies
+    heads_make_hidden: bool = True  # heads times their width are the hidden size; other configs name the width
     shares_layers: bool = False  # all layers are one, called again and again
+    mends_layers: bool = True  # what a slice takes can be made good by least squares, a layer after the other
     takes_additive_mask: bool = True
 
     def prepare_config(self, config: Any) -> None:
@@ -131,8 +147,8 @@ class Family(Traits, ABC):
         """The widths that the live model has now."""
 
     @abstractmethod
-    def set_head_dim(self, model: nn.Module, head_dim: int) -> None:
-        """Tell every attention module its width after its parameters were sliced."""
+    def settle(self, model: nn.Module, head_dim: int) -> None:
+        """Tell modules their widths after their parameters were sliced, to heads of this width."""
 
     def body(self, model: nn.Module) -> nn.Module:
         """The encoder without a task head."""

@@ -81,7 +81,7 @@ class _ModernBert(Family):
             head_dim=head_dim,
         )
 
-    def set_head_dim(self, model: nn.Module, head_dim: int) -> None:
+    def settle(self, model: nn.Module, head_dim: int) -> None:
         for layer in self.layers_of(model):
             layer.attn.head_dim = head_dim
             layer.attn.all_head_size = layer.attn.Wo.in_features

@@ -118,7 +118,7 @@ class PostNorm(Family):
             head_dim=head_dim,
         )
 
-    def set_head_dim(self, model: nn.Module, head_dim: int) -> None:
+    def settle(self, model: nn.Module, head_dim: int) -> None:
         for layer in self.layers_of(model):
             attention = layer.get_submodule(self.attention)
             width = attention.get_submodule(self.query).out_features

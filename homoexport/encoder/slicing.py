@@ -6,6 +6,7 @@ The model stays real and dense. Parameters keep their identity (`param.data` is 
 optimizer's groups and state stay valid; no graph of an earlier forward pass may be alive, for it
 remembers the old shapes. When a head's query-key width shrinks from d to d', the
 softmax scale would jump from d^-1/2 to d'^-1/2; √(d'/d) is folded into the query to undo that.
+So is √(D/D') into word vectors that the model multiplies by √D.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class Keep:
         def first_of(group: Group) -> Tensor:
             heads = widths.heads_per_layer[group.layer or 0]
             if group.kind in ("query_key", "value_out"):
-                return (index(heads)[:, None] * present.head_dim + index(widths.head_dim)).flatten()
+                keys = heads // present.queries_per_key
+                return (index(keys)[:, None] * present.head_dim + index(widths.head_dim)).flatten()
             return index({"hidden": widths.hidden_size, "ffn": widths.intermediate_size, "heads": heads}[group.kind])
 
         return cls({group: first_of(group) for group, _ in layout.groups()}, widths.head_dim)
@@ -60,8 +62,8 @@ def slice_model(
     The optimizer's moments are sliced and rescaled along with their parameters. `followers` are parameters outside
     the model with an axis that follows the residual dimensions.
     """
-    layout = family.layout(model)
-    old_head_dim = family.widths(model).head_dim
+    layout, widths = family.layout(model), family.widths(model)
+    old_head_dim = widths.head_dim
     assert family.prunes_head_width or keep.head_dim == old_head_dim
     indices = kept_indices(model, layout, keep)
     hidden = keep.indices.get(Group("hidden"))
@@ -77,8 +79,10 @@ def slice_model(
         factor = math.sqrt(keep.head_dim / old_head_dim)
         for name in dict.fromkeys(name for layer in layout.layers for name in layer.query):
             _rescale(model.get_parameter(name), factor, optimizer)
+    if hidden is not None and layout.times_root is not None:
+        _rescale(model.get_parameter(layout.times_root), math.sqrt(widths.hidden_size / len(hidden)), optimizer)
     _refresh_modules(model)
-    family.set_head_dim(model, keep.head_dim)
+    family.settle(model, keep.head_dim)
 
 
 def kept_indices(model: nn.Module, layout: Layout, keep: Keep) -> dict[nn.Parameter, dict[int, Tensor]]:
@@ -99,10 +103,13 @@ def _join(kept: dict[Slot, Tensor], length: int) -> Tensor:
     first, index = next(iter(kept.items()))
     if first.parts == 1:
         return index
-    size = length // first.parts
-    by_part = {slot.part: index for slot, index in kept.items()}
-    everything = torch.arange(size, device=index.device)
-    return torch.cat([by_part.get(part, everything) + part * size for part in range(first.parts)])
+    places = torch.arange(length, device=index.device)
+    stays = torch.ones(length, dtype=torch.bool, device=index.device)
+    for slot, index in kept.items():
+        part = slot.of(places)
+        stays[part] = False
+        stays[part[index]] = True
+    return places[stays]
 
 
 def _moments(parameter: nn.Parameter, optimizer: torch.optim.Optimizer | None) -> dict[str, Tensor]:

@@ -12,14 +12,14 @@ from torch import nn
 from homoexport.encoder.layout import Slot
 
 
-def rows(linear: str, *, part: int = 0, parts: int = 1) -> tuple[Slot, Slot]:
+def rows(linear: str, *, part: int = 0, parts: int = 1, block: int | None = None) -> tuple[Slot, Slot]:
     """What a linear layer puts out: its weight's rows and its bias."""
-    return Slot(f"{linear}.weight", 0, part, parts), Slot(f"{linear}.bias", 0, part, parts)
+    return Slot(f"{linear}.weight", 0, part, parts, block), Slot(f"{linear}.bias", 0, part, parts, block)
 
 
-def columns(module: str) -> Slot:
+def columns(module: str, *, part: int = 0, parts: int = 1, block: int | None = None) -> Slot:
     """What a linear layer takes in, or the width of an embedding table."""
-    return Slot(f"{module}.weight", 1)
+    return Slot(f"{module}.weight", 1, part, parts, block)
 
 
 def square(linear: str) -> tuple[Slot, Slot, Slot]:

@@ -231,7 +231,10 @@ def _half(encoder: Encoder) -> dict[str, int]:
     """About half of a teacher's widths, in heads of its own width or of half of it."""
     from homoexport.encoder import family_of
 
-    shape = family_of(encoder.model.config).widths(encoder.model).shape
+    family = family_of(encoder.model.config)
+    shape = family.widths(encoder.model).shape
+    if not family.heads_make_hidden:
+        return {"hidden_size": shape.hidden_size // 2, "intermediate_size": shape.intermediate_size // 2}
     heads = max(1, shape.num_attention_heads // 2)
     return {
         "hidden_size": heads * shape.head_dim,

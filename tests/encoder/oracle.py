@@ -105,13 +105,31 @@ RULES: dict[str, Rules] = {
         *_HEADS,
     ],
 }
+RULES["eurobert"] = [
+    (r"embed_tokens\.", None, "hidden"),
+    (r"(q|k)_norm\.", None, None),
+    (r"\.q_proj\.", "queries", "hidden"),
+    (r"\.k_proj\.", "query_key", "hidden"),
+    (r"\.v_proj\.", "value_out", "hidden"),
+    (r"\.o_proj\.", "hidden", "answers"),
+    (r"\.(gate|up)_proj\.", "ffn", "hidden"),
+    (r"\.down_proj\.", "hidden", "ffn"),
+    (r"layernorm\.", "hidden", None),
+    (r"^dense\.", "hidden", "hidden"),
+    (r"(score|lm_head)\.weight", None, "hidden"),
+    *_HEADS,
+]
+RULES["qwen3"] = RULES["gemma3_text"] = RULES["eurobert"]
 RULES["modernbert-biased"] = RULES["modernbert"]
 RULES["deberta-v2-unshared"] = RULES["deberta-v2"]
 _QUERY = re.compile(r"self\.query\.|\.q_lin\.|attn\.q\.|attention\.query\.|query_proj\.")
 
 
 def random_keep(model: PreTrainedModel, hidden: int, ffn: int, heads: int, head_dim: int, seed: int = 0) -> Keep:
-    """Indices drawn at random; the same heads in all layers where the model shares something between them."""
+    """Indices drawn at random; the same heads in all layers where the model shares something between them.
+
+    Of grouped queries, `heads` are those of the keys.
+    """
     family = family_of(model.config)
     widths = family.widths(model)
     generator = torch.Generator().manual_seed(seed)
@@ -124,7 +142,7 @@ def random_keep(model: PreTrainedModel, hidden: int, ffn: int, heads: int, head_
     if shared is not None:
         indices[Group("heads")] = shared
     for layer, old_heads in enumerate(widths.heads_per_layer):
-        kept = shared if shared is not None else pick(old_heads, heads)
+        kept = shared if shared is not None else pick(old_heads // widths.queries_per_key, heads)
         for kind in ("query_key", "value_out"):
             dims = [head * widths.head_dim + pick(widths.head_dim, head_dim) for head in kept]
             indices[Group(kind, layer)] = torch.cat(dims)
@@ -161,6 +179,8 @@ def fill_by_hand(
             value = value[groups[rows]]
         if columns is not None and value.dim() == 2:
             value = value[:, groups[columns]]
+        if kind == "gemma3_text" and "embed_tokens" in name:
+            value = value * math.sqrt(big.config.hidden_size / small.config.hidden_size)
         if _QUERY.search(name):
             value = value * math.sqrt(keep.head_dim / old_head_dim)
         assert value.shape == target.shape, name
@@ -174,9 +194,24 @@ def _groups(keep: Keep, layer: int, big: PreTrainedModel) -> dict[str, Tensor]:
     width, ffn = big.config.hidden_size, getattr(big.config, "intermediate_size", 0)
     query_key, value_out = groups["query_key"], groups["value_out"]
     return groups | {
+        "queries": _of_each_query(query_key, big, keep),
+        "answers": _of_each_query(value_out, big, keep),
         "fused": torch.cat([query_key, width + query_key, 2 * width + value_out]),
         "gated": torch.cat([groups["ffn"], ffn + groups["ffn"]]),
     }
+
+
+def _of_each_query(dims: Tensor, big: PreTrainedModel, keep: Keep) -> Tensor:
+    """Of the keys' dimensions those of every query that shares one."""
+    shared = _queries_per_key(big.config)
+    heads = dims.view(-1, keep.head_dim) // keep.head_dim
+    each = [head * shared + query for head in heads[:, 0].tolist() for query in range(shared)]
+    return torch.cat([head * keep.head_dim + torch.arange(keep.head_dim) for head in each])
+
+
+def _queries_per_key(config: object) -> int:
+    heads = getattr(config, "num_attention_heads", 1)
+    return heads // (getattr(config, "num_key_value_heads", None) or heads)
 
 
 def _small_config(config: object, keep: Keep, kept: list[int]) -> object:
@@ -198,6 +233,11 @@ def _small_config(config: object, keep: Keep, kept: list[int]) -> object:
     small.hidden_size, small.intermediate_size = hidden, ffn
     if small.model_type == "deberta-v2":
         small.pooler_hidden_size = hidden
+    if hasattr(small, "num_key_value_heads"):
+        heads *= _queries_per_key(config)
+        small.num_key_value_heads = heads // _queries_per_key(config)
+    if small.model_type in ("qwen3", "gemma3_text"):
+        small.layer_types = [small.layer_types[index] for index in kept]
     small.num_attention_heads, small.num_hidden_layers = heads, len(kept)
     return small
 

@@ -193,6 +193,6 @@ def test_code_of_a_folder_is_not_asked_for_a_family_that_nobody_knows(tmp_path):
 
 
 def test_only_pruning_asks_for_an_adapter(tmp_path):
-    encoder = load_encoder(write(Qwen3Model(Qwen3Config(**QWEN)), tmp_path))
-    with pytest.raises(TeacherError, match=r"'qwen3' cannot be pruned.*distill.vectors_from, any encoder will do"):
+    encoder = load_encoder(write(Data2VecTextModel(Data2VecTextConfig(**SMALL)), tmp_path))
+    with pytest.raises(TeacherError, match=r"'data2vec-text' cannot be pruned.*vectors_from, any encoder will do"):
         family_of(encoder.model.config)

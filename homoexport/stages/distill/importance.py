@@ -159,7 +159,7 @@ def _sums(model: nn.Module, family: Family, measure: Callable[[dict[str, nn.Para
         for slot in slots:
             sums = axis_sums.get((slot.parameter, slot.axis))
             if sums is not None:
-                scores[group].add_(sums.chunk(slot.parts)[slot.part])
+                scores[group].add_(slot.of(sums))
     return scores
 
 
@@ -200,10 +200,12 @@ def _top(vector: Tensor, count: int) -> Tensor:
 
 
 def _choose_heads(scores: Scores, widths: Widths, total: int, *, alike: bool) -> list[Tensor]:
+    """Of each layer, as many as make `total` queries; of grouped ones the heads of the keys."""
     importance = [
-        (scores[Group("query_key", layer)] + scores[Group("value_out", layer)]).view(heads, widths.head_dim).sum(1)
-        for layer, heads in enumerate(widths.heads_per_layer)
+        (scores[Group("query_key", layer)] + scores[Group("value_out", layer)]).view(-1, widths.head_dim).sum(1)
+        for layer in range(widths.num_hidden_layers)
     ]
+    total = -(-total // widths.queries_per_key)
     if alike or Group("heads") in scores:
         together = torch.stack(importance).sum(0) + scores.get(Group("heads"), 0)
         return [_top(together, -(-total // len(importance)))] * len(importance)
@@ -231,12 +233,17 @@ def kept_of(places: Scores, whole: Widths, came_from: Sequence[int]) -> KeptNeur
     def bits(group: Group, count: int) -> str:
         return bits_of(places[group].tolist(), count)
 
+    def of_heads(group: Group, layer: int) -> str:
+        """A dimension of a key is one of each head that has it."""
+        heads = torch.arange(whole.heads_per_layer[layer] * whole.head_dim)
+        of_queries = heads.view(-1, whole.queries_per_key, whole.head_dim).transpose(1, 2).flatten(0, 1)
+        return bits_of(of_queries[places[group].cpu()].flatten().tolist(), len(heads))
+
     def layer_of(index: int, layer: int) -> KeptLayer:
-        dims = whole.heads_per_layer[layer] * whole.head_dim
         return KeptLayer(
             layer=layer,
-            query_key=bits(Group("query_key", index), dims),
-            value_out=bits(Group("value_out", index), dims),
+            query_key=of_heads(Group("query_key", index), layer),
+            value_out=of_heads(Group("value_out", index), layer),
             ffn=bits(Group("ffn", index), whole.intermediate_size),
         )
 

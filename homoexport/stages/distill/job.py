@@ -130,19 +130,24 @@ def target_of(encoder: Encoder, asked: PartialShape, settings: DistillSettings) 
     teacher = family.widths(encoder.model).shape
     if settings.method in ("layers", "tinybert") and asked.num_hidden_layers is None:
         asked = asked.model_copy(update={"num_hidden_layers": -(-teacher.num_hidden_layers // 2)})
-    target = complete_shape(asked, teacher, prune=settings.prune, prunes_head_width=family.prunes_head_width)
+    target = complete_shape(
+        asked,
+        teacher,
+        prune=settings.prune,
+        prunes_head_width=family.prunes_head_width,
+        heads_make_hidden=family.heads_make_hidden,
+    )
     family.check_target(encoder.model.config, target)
-    if family.shares_layers:
-        _check_shared_layers(fewer=target.num_hidden_layers < teacher.num_hidden_layers, method=settings.method)
+    _check_layers(family, fewer=target.num_hidden_layers < teacher.num_hidden_layers, method=settings.method)
     return target
 
 
-def _check_shared_layers(*, fewer: bool, method: Method) -> None:
-    """Refuse what asks each layer for weights of its own."""
-    if method == "repair":
-        what = "all of the teacher's layers are one, which cannot be mended layer by layer"
+def _check_layers(family: Family, *, fewer: bool, method: Method) -> None:
+    """Refuse what asks more of layers than the family's have."""
+    if method == "repair" and not family.mends_layers:
+        what = "the layers of the teacher's family cannot be mended one after the other"
         raise RecipeError(what, where="distill.method", hint="name homodistil or one-shot")
-    if fewer and method in ("homodistil", "one-shot"):
+    if fewer and family.shares_layers and method in ("homodistil", "one-shot"):
         what = "all of the teacher's layers are one, so that none can fade out"
         raise RecipeError(what, where="student.num_hidden_layers", hint="leave it out, or distill.method: layers")
 

@@ -195,14 +195,14 @@ class Repair:
         """Scale and shift [D_s] of what it put out, from pairs of that and of the source's; they are in its parameters
         now."""
         norm: Any = self.ours.module(name)
-        regression, kept = ScaleRegression(), self.rows.get(norm.weight)
+        regression, kept, bias = ScaleRegression(), self.rows.get(norm.weight), getattr(norm, "bias", None)
         for ours, whole in pairs:
             regression.add(ours, (whole if kept is None else whole[:, kept]) - ours)
-        scale, shift = regression.solve(self.ridge, intercept=norm.bias is not None, reduce=self.reduce)
+        scale, shift = regression.solve(self.ridge, intercept=bias is not None, reduce=self.reduce)
         scale = 1 + scale
         norm.weight.mul_(scale)
-        if norm.bias is not None:
-            norm.bias.mul_(scale).add_(shift)
+        if bias is not None:
+            bias.mul_(scale).add_(shift)
         return scale, shift
 
     def _mend_states(self, name: str) -> None:

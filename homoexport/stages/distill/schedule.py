@@ -62,4 +62,5 @@ def widths_due(start: Widths, target: Shape, remaining: float, *, layers: int) -
         between(start.intermediate_size, target.intermediate_size),
         spread_heads(between(mean_heads * layers, target.num_attention_heads * layers), layers),
         between(start.head_dim, target.head_dim),
+        start.queries_per_key,
     )

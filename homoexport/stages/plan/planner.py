@@ -7,6 +7,7 @@ of the teacher's sensitivity (`stages.plan.retention`).
 
 from __future__ import annotations
 
+import random
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -278,10 +279,11 @@ def _companions(best: Row, rows: Sequence[Row], limits: Limits) -> list[Shape]:
 
 
 def _parameter_counter(encoder: Encoder, shapes: Sequence[Shape]) -> Callable[[Shape], int]:
-    """Parameters of any shape: a polynomial in the sizes, found from twice as many models without weights as terms."""
+    """Parameters of any shape: a polynomial in the sizes, found from three times as many models without weights as it
+    has terms. They are drawn, for every n-th of the shapes may have the same number of heads."""
     family = family_of(encoder.model.config)
-    every = max(1, len(shapes) // (2 * len(byte_features(shapes[0]))))
-    known = {shape: parameters_at(encoder.model, family, shape) for shape in [*shapes[::every], shapes[-1]]}
+    drawn = random.Random(0).sample(shapes, min(len(shapes), 3 * len(byte_features(shapes[0]))))
+    known = {shape: parameters_at(encoder.model, family, shape) for shape in [*drawn, shapes[-1]]}
     fitted = fit_bytes(known)
     return lambda shape: known.get(shape) or round(float(byte_features(shape) @ fitted))
 

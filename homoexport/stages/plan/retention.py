@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -102,20 +102,15 @@ def teacher_retention(
 
 @dataclass(frozen=True)
 class _Piece:
-    """A parameter, or one of the equal parts along an axis that a fused one is made of, and whose neurons its axes are.
-
-    `split` is the axis, the part and the number of parts.
-    """
+    """A parameter, or one of the equal parts along an axis that it is made of (`split`), and whose neurons its axes
+    are."""
 
     groups: tuple[Group | None, ...]
     layer: int | None
-    split: tuple[int, int, int] | None = None
+    split: Slot | None = None
 
     def of(self, values: Tensor) -> Tensor:
-        if self.split is None:
-            return values
-        axis, part, parts = self.split
-        return values.chunk(parts, dim=axis)[part]
+        return values if self.split is None else self.split.of(values, self.split.axis)
 
 
 def _pieces(model: nn.Module, family: Family) -> dict[str, list[_Piece]]:
@@ -131,14 +126,14 @@ def _pieces(model: nn.Module, family: Family) -> dict[str, list[_Piece]]:
     found: dict[str, list[_Piece]] = {}
     for name, parameter in model.named_parameters():
         mine = slots.get(name, [])
-        parts = next(((slot.axis, slot.parts) for _, slot in mine if slot.parts > 1), None)
-        for part in range(parts[1] if parts else 1):
+        split = next((slot for _, slot in mine if slot.parts > 1), None)
+        for part in range(split.parts if split else 1):
             groups: list[Group | None] = [None] * parameter.dim()
             for group, slot in mine:
                 if slot.parts == 1 or slot.part == part:
                     groups[slot.axis] = group
-            split = (parts[0], part, parts[1]) if parts else None
-            found.setdefault(name, []).append(_Piece(tuple(groups), owners.get(id(parameter)), split))
+            of_part = replace(split, part=part) if split else None
+            found.setdefault(name, []).append(_Piece(tuple(groups), owners.get(id(parameter)), of_part))
     return found
 
 
@@ -209,11 +204,11 @@ def _orders(scores: _Vectors, widths: Widths) -> _Vectors:
         return torch.sort(vector, descending=True, stable=True).indices
 
     orders = {group: first(vector) for group, vector in scores.items() if group.kind in ("hidden", "ffn")}
-    for layer, heads in enumerate(widths.heads_per_layer):
+    for layer in range(widths.num_hidden_layers):
         query_key, value_out = (Group(kind, layer) for kind in _ATTENTION)
-        best_heads = first((scores[query_key] + scores[value_out]).view(heads, -1).sum(1))
+        best_heads = first((scores[query_key] + scores[value_out]).view(-1, widths.head_dim).sum(1))
         for group in (query_key, value_out):
-            dims = torch.sort(scores[group].view(heads, -1), dim=1, descending=True, stable=True).indices
+            dims = torch.sort(scores[group].view(-1, widths.head_dim), dim=1, descending=True, stable=True).indices
             orders[group] = (best_heads[:, None] * widths.head_dim + dims[best_heads]).flatten()
     return orders
 
@@ -260,9 +255,9 @@ class _Sums:
         """Sums over the best rows of a table [neurons, ...], at each size of their kind."""
         table = table[self.orders[group]].double()
         if group.layer is not None and group.kind in _ATTENTION:
-            by_head = table.view(self.widths.heads_per_layer[group.layer], self.widths.head_dim, -1)
-            by_head = by_head.cumsum(0).cumsum(1)
-            return torch.stack([by_head[heads - 1, head_dim - 1] for heads, head_dim in self.head_shapes])
+            by_head = table.view(-1, self.widths.head_dim, table.shape[1]).cumsum(0).cumsum(1)
+            keys = [(heads // self.widths.queries_per_key, head_dim) for heads, head_dim in self.head_shapes]
+            return torch.stack([by_head[heads - 1, head_dim - 1] for heads, head_dim in keys])
         sizes = self.hidden_sizes if group.kind == "hidden" else self.ffn_sizes
         return table.cumsum(0)[[size - 1 for size in sizes]]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from homoexport.documents.recipe import DistillSettings
 from homoexport.encoder import Encoder, Family, family_of
 from homoexport.errors import ShapeError, TeacherError
-from homoexport.shape import PartialShape, Shape, complete_shape
+from homoexport.shape import PartialShape, Shape, Widths, complete_shape
 
 _NODES = 12  # of hidden sizes between none and the teacher's
 _ODD_NODE = 5 / 16  # HomoBERT-xsmall's 240 of 768: no multiple of what hardware likes
@@ -36,16 +36,16 @@ def candidates(encoder: Encoder, settings: DistillSettings) -> list[Shape]:
     if family.shares_layers:
         what = "all of its layers are one, and a plan weighs layers that have weights of their own"
         raise TeacherError(what, where=encoder.source, hint="give the student's widths to distill or run")
-    teacher = family.widths(encoder.model).shape
+    widths = family.widths(encoder.model)
+    teacher = widths.shape
     fewest = max(1, round(teacher.num_hidden_layers * _LEAST_LAYERS))
     shapes = []
     for hidden in hidden_sizes(teacher.hidden_size):
-        allowed = [
-            heads for heads in _heads_of(hidden, teacher) if _is_possible(family, encoder, settings, hidden, heads)
-        ]
-        for heads in allowed:
+        numbers = _heads_of(hidden, teacher) if family.heads_make_hidden else _heads_apart(widths)
+        head_width = None if family.heads_make_hidden else teacher.head_dim
+        for heads in (each for each in numbers if _is_possible(family, encoder, settings, hidden, each)):
             shapes += [
-                Shape(layers, hidden, ffn, heads)
+                Shape(layers, hidden, ffn, heads, head_width)
                 for ffn in _ffn_of(hidden, teacher, "ffn" in settings.prune)
                 for layers in range(fewest, teacher.num_hidden_layers + 1)
             ]
@@ -63,6 +63,12 @@ def _heads_of(hidden: int, teacher: Shape) -> list[int]:
     ]
 
 
+def _heads_apart(widths: Widths) -> list[int]:
+    """Numbers of heads that the hidden size says nothing of: quarters of the teacher's, by those that share a key."""
+    keys = widths.shape.num_attention_heads // widths.queries_per_key
+    return [each * widths.queries_per_key for each in sorted({-(-keys * quarters // 4) for quarters in range(1, 5)})]
+
+
 def _ffn_of(hidden: int, teacher: Shape, may_shrink: bool) -> list[int]:
     if not may_shrink:
         return [teacher.intermediate_size]
@@ -77,7 +83,13 @@ def _is_possible(family: Family, encoder: Encoder, settings: DistillSettings, hi
     ffn = None if "ffn" in settings.prune else teacher.intermediate_size
     asked = PartialShape(hidden_size=hidden, num_attention_heads=heads, intermediate_size=ffn)
     try:
-        shape = complete_shape(asked, teacher, prune=settings.prune, prunes_head_width=family.prunes_head_width)
+        shape = complete_shape(
+            asked,
+            teacher,
+            prune=settings.prune,
+            prunes_head_width=family.prunes_head_width,
+            heads_make_hidden=family.heads_make_hidden,
+        )
         family.check_target(encoder.model.config, shape)
     except ShapeError:
         return False

@@ -162,14 +162,14 @@ def shapes_to_measure(candidates: Sequence[Shape]) -> list[Shape]:
     chosen: dict[Shape, None] = {}
     nodes = sorted({shape.hidden_size for shape in candidates})
     shallow = {nodes[round(share * (len(nodes) - 1))] for share in _SHALLOW}
+    own_width = next((shape.head_width for shape in candidates if shape.head_width is not None), None)
     for hidden in nodes:
         heads = sorted({shape.num_attention_heads for shape in candidates if shape.hidden_size == hidden})
         ffn = sorted({shape.intermediate_size for shape in candidates if shape.hidden_size == hidden})
-        base = Shape(DEEP, hidden, ffn[-1], heads[-1])
         if hidden in shallow:
-            chosen[replace(base, num_hidden_layers=ONE)] = None
-        for shape in (base, replace(base, num_attention_heads=heads[0]), replace(base, intermediate_size=ffn[0])):
-            chosen[shape] = None
+            chosen[Shape(ONE, hidden, ffn[-1], heads[-1], own_width)] = None
+        for inner, number in ((ffn[-1], heads[-1]), (ffn[-1], heads[0]), (ffn[0], heads[-1])):
+            chosen[Shape(DEEP, hidden, inner, number, own_width)] = None
     return list(chosen)
 
 

@@ -92,9 +92,8 @@ class Templates:
             return None
         if of_model is not None:
             return made
-        narrow = family_of(self.encoder.model.config).prunes_head_width
         odd = replace(self._odd, num_hidden_layers=shape.num_hidden_layers)
-        sizes = (_sizes_of(each, heads_narrow=narrow) for each in (odd, shape))
+        sizes = (_sizes_of(each, self.encoder) for each in (odd, shape))
         ir.save(_resized(ir.load(made), dict(zip(*sizes, strict=True))), file)
         return self.instruments.converted(file, form, stored[0])
 
@@ -134,8 +133,9 @@ def refuse_blocks(scheme: Scheme) -> None:
         )
 
 
-def _sizes_of(shape: Shape, *, heads_narrow: bool) -> list[int]:
+def _sizes_of(shape: Shape, encoder: Encoder) -> list[int]:
     """Every number in a graph that depends on the shape, in a fixed order."""
+    family = family_of(encoder.model.config)
     heads, head_dim, hidden = shape.num_attention_heads, shape.head_dim, shape.hidden_size
     widened = heads * (head_dim + 1)  # where the mask is a dimension of each key
     sizes = [times * size for size in (shape.intermediate_size, widened) for times in range(1, _MULTIPLES + 1)]
@@ -143,19 +143,28 @@ def _sizes_of(shape: Shape, *, heads_narrow: bool) -> list[int]:
     sizes += [times * hidden for times in range(1, max(_MULTIPLES, 2 * shape.num_hidden_layers) + 1)]
     codes = hidden // NUMBERS_OF_CODE
     sizes += [hidden // 2, codes, codes * VALUES_OF_CODE]  # words in 4 bits, and product-quantized ones
-    return [*sizes, 2 * widened + hidden, heads, *([head_dim, head_dim + 1] if heads_narrow else [])]
+    sizes += [2 * widened + hidden, heads, *([head_dim, head_dim + 1] if family.prunes_head_width else [])]
+    if not family.heads_make_hidden:
+        queries = family.widths(encoder.model).queries_per_key  # of each key
+        keys = heads // queries
+        sizes += [keys] * (queries > 1)
+        # Keys, with values, with both and the queries, and queries.
+        of_keys = {1, 2, 2 + queries, *(times * queries for times in range(1, _MULTIPLES + 1))}
+        sizes += [times * keys * head_dim for times in sorted(of_keys)]
+    return sizes
 
 
 def _odd_shape(encoder: Encoder) -> Shape:
     """A shape whose numbers are all different, and none of the others in the model's config."""
     config, family = encoder.model.config, family_of(encoder.model.config)
-    narrow = family.prunes_head_width
     widths = family.widths(encoder.model)
-    head_widths = _HEAD_WIDTHS if narrow else (widths.head_dim,)
+    own_width = None if family.heads_make_hidden else widths.head_dim
+    of_hidden = _HEAD_WIDTHS if family.prunes_head_width or own_width else (widths.head_dim,)
     others = {value for value in config.to_dict().values() if isinstance(value, int)} | {config.num_labels}
-    for heads, head_dim, ffn in product(_HEADS, head_widths, _FFN):
-        shape = Shape(widths.num_hidden_layers, heads * head_dim, ffn, heads)
-        sizes = _sizes_of(shape, heads_narrow=narrow)
+    for number, width, ffn in product(_HEADS, of_hidden, _FFN):
+        heads = number * widths.queries_per_key
+        shape = Shape(widths.num_hidden_layers, heads * width, ffn, heads, own_width)
+        sizes = _sizes_of(shape, encoder)
         if len(set(sizes)) == len(sizes) and not others & set(sizes):
             return shape
     raise UserError("its config has sizes that a plan's graphs cannot be told from", where=encoder.source)

@@ -32,9 +32,9 @@ EACH = [
     for kind in FAMILY_CONFIGS
     if kind != "albert"  # whose layers are one, and are not mended
 ]
-# DeBERTa's relative positions are not mended; one of its heads has no decoder of its own.
+# DeBERTa's relative positions are not mended; one of its heads has no decoder of its own, EuroBERT's no norm or bias.
 EXACT = [each for each in EACH if "deberta" not in str(each.values[0])]
-TIED = [each for each in EACH if each.values[0] != "deberta-v2-unshared"]
+TIED = [each for each in EACH if each.values[0] not in ("deberta-v2-unshared", "eurobert")]
 
 
 def batches_of(count: int, *, seed: int = 0) -> list[MicroBatch]:

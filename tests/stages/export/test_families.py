@@ -41,6 +41,7 @@ QUICK = [
     ("albert", "sentence-similarity"),
     ("deberta-v2", "text-classification"),
     ("nomic_bert", "sentence-similarity"),
+    ("eurobert", "text-classification"),
 ]
 # These export as another kind of their family does.
 TWINS = {"xlm-roberta", "camembert", "electra", "modernbert", "deberta-v2-unshared"}
@@ -56,6 +57,7 @@ MISSING = {  # relative positions, local windows, turned queries
     "modernbert-biased": {"flash"},
     "deberta-v2": {"standard", "flash"},
     "nomic_bert": {"flash"},
+    "eurobert": {"flash"},
 }
 LENGTHS = [(9,), (3, 58), (1, 2, 17, 30, 11), (40,) * 7]  # in words; local layers see 2 tokens to either side
 

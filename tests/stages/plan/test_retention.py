@@ -15,13 +15,14 @@ from homoexport.stages.distill.probe import probe_loss
 from homoexport.stages.plan.retention import teacher_retention
 from homoexport.workflow.plan import probe_of
 from tests.conftest import FAMILY_CONFIGS, tiny_model, tiny_tokenizer
+from tests.grouped import KINDS, grouped
 
 TEXTS = [" ".join(f"w{(i * 7 + j) % 95}" for j in range(3 + i % 9)) for i in range(16)]
 SIZES = {"hidden_sizes": [8, 16, 24], "ffn_sizes": [16, 48], "head_shapes": [(2, 8), (2, 4), (4, 4)]}
 
 
 def encoder_of(kind: str, tmp_path) -> Encoder:
-    model = tiny_model(kind)
+    model = grouped(kind) if kind in KINDS else tiny_model(kind)
     return Encoder(model, tiny_tokenizer(), "sentence-similarity", Pooling(), tmp_path, kind)
 
 
@@ -129,20 +130,20 @@ def hidden_axes(encoder: Encoder) -> list[tuple[str, int]]:
     ]
 
 
-@pytest.mark.parametrize("kind", [kind for kind in FAMILY_CONFIGS if kind != "albert"])
+@pytest.mark.parametrize("kind", [*(kind for kind in FAMILY_CONFIGS if kind != "albert"), "qwen3", "gemma3_text"])
 def test_more_of_anything_keeps_more(kind, tmp_path):
     encoder = encoder_of(kind, tmp_path)
     family = family_of(encoder.model.config)
-    sizes = SIZES if family.prunes_head_width else SIZES | {"head_shapes": [(2, 8)]}
-    found = teacher_retention(encoder, TEXTS, probe=probe_of(encoder, "sentence-embedding"), **sizes)
     widths = family.widths(encoder.model)
+    sizes = SIZES if family.prunes_head_width else SIZES | {"head_shapes": [(2, widths.head_dim)]}
+    found = teacher_retention(encoder, TEXTS, probe=probe_of(encoder, "sentence-embedding"), **sizes)
     whole = widths.shape.as_json()
     assert found.share(**whole) == pytest.approx(1.0, abs=1e-6)
     for change in (
         {"num_hidden_layers": 1},
         {"hidden_size": 16},
         {"intermediate_size": 16},
-        {"num_attention_heads": 2, "head_dim": 8},
+        {"num_attention_heads": 2, "head_dim": 8 if family.prunes_head_width else widths.head_dim},
     ):
         assert 0 < found.share(**whole | change) < 1
     assert found.share(**whole | {"hidden_size": 8}) < found.share(**whole | {"hidden_size": 16})

@@ -28,13 +28,14 @@ from homoexport.stages.plan.table import byte_features, fit_bytes, shapes_to_mea
 from homoexport.stages.plan.template import Templates, refuse_blocks, remove
 from homoexport.workflow.plan import instruments_for
 from tests.conftest import FAMILY_CONFIGS, tiny_model, tiny_tokenizer
+from tests.grouped import KINDS, grouped
 
 TEXTS = [" ".join(f"w{(i * 7 + j) % 95}" for j in range(3 + i)) for i in range(6)]
 TASKS = {"model": "sentence-similarity", "sequence": "text-classification"}
 
 
 def encoder_of(kind: str, head: str, tmp_path: Path) -> Encoder:
-    model = tiny_model(kind, head)
+    model = grouped(kind, head) if kind in KINDS else tiny_model(kind, head)
     return Encoder(model, tiny_tokenizer(), TASKS[head], Pooling() if head == "model" else None, tmp_path, kind)  # type: ignore[arg-type]
 
 
@@ -66,13 +67,16 @@ def structure(file: Path) -> tuple[list[Any], list[Any]]:
         ("mpnet", "int8"),
         ("distilbert", "fp32"),
         ("electra-projected", "fp32"),
+        ("qwen3", "int8"),
+        ("gemma3_text", "fp32"),
+        ("eurobert", "fp32"),
     ],
 )
 def test_resized_graph_is_the_exported_one(kind: str, scheme: Scheme, tmp_path: Path) -> None:
     encoder = encoder_of(kind, "model", tmp_path)
     family = family_of(encoder.model.config)
     head_dim = 8 if family.prunes_head_width else family.widths(encoder.model).head_dim
-    widths = Shape(2, 3 * head_dim, 40, 3)
+    widths = Shape(2, 3 * head_dim, 40, 3) if family.heads_make_hidden else Shape(2, 20, 40, 10, head_dim)
     embeddings = "fp32" if scheme == "fp32" else "int8"
     (tmp_path / "templates").mkdir()
     templates = Templates(encoder, tmp_path / "templates", instruments_of(encoder), lambda _step: None)
