@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from homoexport.choices import Objective
@@ -63,30 +64,18 @@ def plan_vocabularies(
         BudgetError: no student keeps the budget, whatever its words.
         TeacherError, TextError: a vocabulary that cannot be trimmed; text that cannot be read.
     """
-    from homoexport.encoder import load_encoder, max_length_of, save_encoder, weights_digest
+    from homoexport.encoder import load_encoder, max_length_of, weights_digest
 
     progress.on_share("reading the text", 0.0)
     corpus = read_text(encoder, text, objective, seed=seed)
     longest = max_length_of(encoder) if TIMED_LINES & {*budget.lines()} else measure.length
     with scratch_folder("homoexport-words-") as place:
-        asked: list[PlannedVocabulary] = []
+        whole = PlannedVocabulary(vocab_size=None, pieces=len(encoder.tokenizer), length=measure.length)
+        fewer = []
         for size in vocabulary.sizes:
-            trimmed = _trimmed(encoder, corpus, vocabulary, size, progress)
-            found, folder = trimmed.vocabulary, place / str(size)
-            if not asked:
-                asked.append(PlannedVocabulary(vocab_size=None, pieces=found.before, length=measure.length))
-            folder.mkdir()
-            save_encoder(trimmed.encoder, trimmed.encoder.model, folder)
-            more = found.held_out.more_tokens
-            asked.append(
-                PlannedVocabulary(
-                    vocab_size=size,
-                    pieces=found.after,
-                    coverage=trimmed.coverage,
-                    more_tokens=more,
-                    length=length_with(more, measure.length, longest=longest),
-                )
-            )
+            trimmed = _trimmed_into(place / str(size), encoder, corpus, vocabulary, size, progress)
+            fewer.append(_described(size, trimmed, measure.length, longest=longest))
+            del trimmed  # it lies in its folder
 
         def plan_with(words: PlannedVocabulary, limits: Budget) -> Plan:
             teacher, told = encoder, progress
@@ -97,18 +86,37 @@ def plan_vocabularies(
             conditions = measure.model_copy(update={"length": words.length})
             return plan_for(teacher, budget=limits, measure=conditions, progress=told)
 
-        best = best_vocabulary(asked, budget, plan_with)
+        best = best_vocabulary([whole, *fewer], budget, plan_with)
     return best.model_copy(update={"teacher_digest": weights_digest(encoder)})
 
 
-def _trimmed(
-    encoder: Encoder, corpus: Corpus, vocabulary: VocabularySettings, size: int, progress: Progress
+def _trimmed_into(
+    folder: Path, encoder: Encoder, corpus: Corpus, vocabulary: VocabularySettings, size: int, progress: Progress
 ) -> Trimmed:
+    """The teacher with fewer words, which lies in a new folder, too."""
+    from homoexport.encoder import save_encoder
+
     progress.on_share(f"choosing {size:,} words", 0.0)
     try:
-        return trimmed_to(encoder, corpus, vocabulary, size, progress)
+        trimmed = trimmed_to(encoder, corpus, vocabulary, size, progress)
     except RecipeError as error:
         raise RecipeError(error.what, hint=error.hint, key=_SIZES) from None
+    folder.mkdir()
+    save_encoder(trimmed.encoder, trimmed.encoder.model, folder)
+    return trimmed
+
+
+def _described(size: int, trimmed: Trimmed, length: int, *, longest: int) -> PlannedVocabulary:
+    """What is known of a vocabulary before it is planned with."""
+    found = trimmed.vocabulary
+    more = found.held_out.more_tokens
+    return PlannedVocabulary(
+        vocab_size=size,
+        pieces=found.after,
+        coverage=trimmed.coverage,
+        more_tokens=more,
+        length=length_with(more, length, longest=longest),
+    )
 
 
 def _on_share(progress: Progress, words: PlannedVocabulary, step: str, share: float) -> None:
