@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from homoexport.choices import PruneGroup, Side
 from homoexport.errors import ShapeError, UserError
@@ -72,6 +72,16 @@ def _as_fields(shape: Any) -> Any:
 WrittenShape = Annotated[Shape, BeforeValidator(_as_fields), PlainSerializer(Shape.as_json)]  # in documents
 
 
+def _counted(value: Any) -> Any:
+    try:
+        return parse_count(value, where="") if isinstance(value, str) else value
+    except UserError as error:
+        raise ValueError(str(error)) from None
+
+
+Count = Annotated[int, BeforeValidator(_counted)]  # may be written as 12k
+
+
 class PartialShape(BaseModel):
     """A student's shape as it is asked for, and the space that it answers in. Hidden size and layers are the teacher's
     where they are left out; the feed-forward width then keeps its proportion to the hidden size."""
@@ -82,7 +92,7 @@ class PartialShape(BaseModel):
     intermediate_size: int | None = Field(None, ge=1, description="Width of the feed-forward layers.")
     num_attention_heads: int | None = Field(None, ge=1, description="Heads; hidden_size must be divisible by it.")
     num_hidden_layers: int | None = Field(None, ge=1, description="Layers; fewer than the teacher's fade out.")
-    vocab_size: int | None = Field(
+    vocab_size: Count | None = Field(
         None,
         ge=1,
         examples=["12k"],
@@ -95,17 +105,10 @@ class PartialShape(BaseModel):
         "sentence-embedding).",
     )
 
-    @field_validator("vocab_size", mode="before")
     @classmethod
-    def _counted(cls, value: Any) -> Any:
-        try:
-            return parse_count(value, where="") if isinstance(value, str) else value
-        except UserError as error:
-            raise ValueError(str(error)) from None
-
-    @classmethod
-    def of(cls, shape: Shape) -> PartialShape:
-        return cls(**{name: value for name, value in asdict(shape).items() if name != "head_width"})
+    def of(cls, shape: Shape, vocab_size: int | None = None) -> PartialShape:
+        asked = {name: value for name, value in asdict(shape).items() if name != "head_width"}
+        return cls(**asked, vocab_size=vocab_size)
 
 
 @dataclass(frozen=True)

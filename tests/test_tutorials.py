@@ -213,7 +213,7 @@ def test_trimming(homoexport, place):
         trim=(*few, "--held-out", "20", "--force"),
         distill=(*few, *NARROW, *FEW_STEPS),
         export=EXPORTED,
-        plan=("--length", "16", "--threads", "1"),
+        plan=("--length", "16", "--threads", "1", "--set", "vocabulary.sizes=[300]", "--set", "text.held_out=20"),
     )
     for name in ("trimmed", "student"):
         assert json.loads((place / name / "config.json").read_text())["vocab_size"] == 300

@@ -16,6 +16,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import (
     AutoConfig,
     AutoModel,
+    BertConfig,
+    BertModel,
     PreTrainedTokenizerFast,
     RobertaTokenizerFast,
     XLMRobertaTokenizerFast,
@@ -27,7 +29,7 @@ from homoexport.encoder import Encoder, load_encoder, save_tokenizer
 from homoexport.stages.measure import host_of
 from homoexport.text.awkward import awkward_texts
 from homoexport.workflow.trim import trim
-from tests.conftest import BERT_TINY, SPECIAL, made_once, sentence_vectors
+from tests.conftest import BERT_TINY, SPECIAL, made_once, sentence_vectors, with_berts_tokens
 from tests.stages.export.conftest import export_package
 
 TEXTS = [*sample_text(), *(text.upper() for text in sample_text()), "naïve café, 東京 und Straße"]
@@ -127,6 +129,38 @@ def write_whole(family: str, folder: Path) -> Encoder:
     )
     AutoModel.from_config(config).save_pretrained(folder)
     return load_encoder(str(folder), task="sentence-similarity")
+
+
+def write_wordy_teacher(folder: Path) -> Path:
+    """A tiny BERT of 300 pieces, which more text was read for than there is now."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=SPECIAL)
+    tokenizer.train_from_iterator([*sample_text(), "zebra zebras quagga okapi " * 20], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    with_berts_tokens(tokenizer, model_max_length=64).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=32,
+        num_attention_heads=4,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        max_position_embeddings=64,
+        initializer_range=0.2,
+    )
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+def write_windows(path: Path) -> Path:
+    """Every eight words of our sentences that follow each other, a line each."""
+    words = " ".join(sample_text()).split()
+    path.write_text("\n".join(" ".join(words[at : at + 8]) for at in range(0, len(words) - 8)))
+    return path
 
 
 def trimmed_once(factory: pytest.TempPathFactory, family: str) -> Path:

@@ -13,6 +13,7 @@ from homoexport.cli.options import (
     BUDGET,
     DATA,
     AsJson,
+    Flag,
     Force,
     Overrides,
     RecipeFile,
@@ -33,7 +34,17 @@ _FIELDS = (
     "export.quantize",
     "export.embeddings",
     "export.runtime",
-    replace(DATA, help="Glob of text to sum the teacher's sensitivity over (default: packaged sentences). Repeatable."),
+    Flag(
+        "vocabulary.sizes",
+        "--vocab-size",
+        help="Plan with so many words, too (such as 12k): those that the text of --data has most. Repeatable.",
+        repeatable=True,
+    ),
+    replace(
+        DATA,
+        help="Glob of text to sum the teacher's sensitivity over, and to choose words by (default: packaged sentences, "
+        "which choose none). Repeatable.",
+    ),
 )
 Fresh = Annotated[bool, typer.Option("--fresh", help="Measure again what an earlier plan has measured on this target.")]
 Output = Annotated[
@@ -56,7 +67,8 @@ def plan(
 
     Nothing is trained: small models with random weights are measured on the target, whole ones are predicted from
     them, and the choice is measured whole. Takes some minutes the first time, and seconds when it is asked again. A
-    budget that no student keeps is refused, with what the smallest one needs (exit code 2).
+    budget that no student keeps is refused, with what the smallest one needs (exit code 2). With --vocab-size the words
+    are planned, too: fewer leave more room for width, and keep less of the text.
 
     Example: homoexport plan --teacher MODEL --latency-p95 8ms --size 12MB --memory 120MB --threads 1
     """
@@ -76,12 +88,14 @@ def plan(
             export=asked.export,
             distill=asked.distill,
             text=asked.text,
+            vocabulary=asked.vocabulary,
+            seed=asked.seed,
             fresh=fresh,
-            progress=Progress(on_share=bars.on_measure),
+            progress=Progress(on_share=bars.on_measure, on_note=bars.on_note),
         )
-    from homoexport.report import plan_lines, plan_table, write_plan_report
+    from homoexport.report import plan_lines, plan_tables, write_plan_report
 
     if output is not None:
         write_plan_report(output, found, force=force)
     kept_in = [f"Report: {output / HTML_REPORT}"] if output else []
-    screen.show(found, plan_table(found), *plan_lines(found), *kept_in, as_json=as_json)
+    screen.show(found, *plan_tables(found), *plan_lines(found), *kept_in, as_json=as_json)

@@ -56,9 +56,9 @@ class RunTime(Figures):
 class Outlook(Figures):
     """A run that can be done, as far as can be known before it begins.
 
-    The student's shape is None where it is still to be planned, and that of the widest of several `students`; `budget`,
-    `budgets` and `quality` are as the recipe has them. Figures of the disk are those of where the run's folder will
-    lie; what is needed there is needed at least.
+    The student's shape is None where it is still to be planned, with all words or one of the `vocab_sizes`, and that of
+    the widest of several `students`; `budget`, `budgets` and `quality` are as the recipe has them. Figures of the disk
+    are those of where the run's folder will lie; what is needed there is needed at least.
     """
 
     recipe: str
@@ -78,6 +78,7 @@ class Outlook(Figures):
     batch_size: int
     student_shape: WrittenShape | None
     student_parameters: int | None
+    vocab_sizes: tuple[int, ...] = ()
     students: dict[str, WrittenShape] = Field(default_factory=dict)
     device: str
     threads: int | None

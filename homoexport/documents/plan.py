@@ -192,6 +192,29 @@ class More(Figures):
     buys: Row
 
 
+class PlannedVocabulary(Figures):
+    """A vocabulary that was planned with: how much of the text it keeps, and the best shape of a student that has it.
+
+    `vocab_size` is what was asked for, None of all words, and `pieces` what there is. `coverage` is the share of the
+    held-out text's tokens that stay as they are; the others' parts make `more_tokens` more, as a share. Shapes were
+    planned for sequences of `length` tokens. There is a `choice`, with its `score`, what it keeps of the teacher times
+    the coverage; or else what was `refused`: why no student keeps the budget.
+    """
+
+    vocab_size: int | None
+    pieces: int
+    coverage: float = 1.0
+    more_tokens: float = 0.0
+    length: int
+    choice: Row | None = None
+    score: float | None = None
+    refused: str | None = None
+
+    def planned(self, choice: Row) -> PlannedVocabulary:
+        """With its choice, and the score, which follows from it."""
+        return self.model_copy(update={"choice": choice, "score": choice.retained * self.coverage})
+
+
 class Plan(Document):
     """What a budget can afford.
 
@@ -211,9 +234,12 @@ class Plan(Document):
         slower_then: how many times as long the machine took for the table as for the whole models beside it, below 1
             where these took longer; these four are told from version 2.2 on.
         not_tried: runtimes that students might have had files for, each with the reason.
+        vocabularies: of a plan that chose among several, all of them, the whole one first (these two are told from
+            version 2.3 on).
+        vocab_size: of the one that was taken, of which all else is told; None of all the teacher's words.
     """
 
-    VERSION: ClassVar[str] = "2.2"
+    VERSION: ClassVar[str] = "2.3"
 
     kind: Literal["plan"] = "plan"
     teacher: str
@@ -243,11 +269,19 @@ class Plan(Document):
     disturbed_share: float = 0.0
     suspect: tuple[WrittenShape, ...] = ()
     slower_then: float = 1.0
+    vocabularies: tuple[PlannedVocabulary, ...] = ()
+    vocab_size: int | None = None
     rows: tuple[Row, ...]
 
     @field_serializer("budget")
     def _lines(self, budget: Budget) -> dict[str, float | str]:
         return budget.lines()
+
+    @property
+    def name(self) -> str:
+        """The shape that was chosen, and the size of its vocabulary where that is not the whole one."""
+        words = "" if self.vocab_size is None else f", {self.vocab_size:,} words"
+        return f"{self.choice.shape.name}{words}"
 
     @property
     def cost_line(self) -> str:

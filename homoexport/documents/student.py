@@ -70,6 +70,11 @@ class SplitTexts(Figures):
     tokens_after: float
     unknown_more: int
 
+    @property
+    def more_tokens(self) -> float:
+        """How many more tokens there are, as a share."""
+        return self.tokens_after / self.tokens_before - 1 if self.tokens_before else 0.0
+
 
 class VocabularyDescription(Figures):
     """A trimmed vocabulary: its pieces before and after, those that no text can do without, those that the text has,

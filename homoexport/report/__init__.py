@@ -20,7 +20,7 @@ from homoexport.report.measured import (
     need_lines,
 )
 from homoexport.report.outlook import outlook_table, row_lines, time_in_words
-from homoexport.report.planned import plan_lines, plan_table, write_plan_report
+from homoexport.report.planned import plan_lines, plan_table, plan_tables, write_plan_report
 from homoexport.report.released import release_lines, release_page, release_table
 from homoexport.report.run import summary_table, write_report
 from homoexport.report.side_by_side import names_of, side_by_side_notes, side_by_side_table, write_side_by_side
@@ -48,6 +48,7 @@ __all__ = [
     "outlook_table",
     "plan_lines",
     "plan_table",
+    "plan_tables",
     "release_lines",
     "release_page",
     "release_table",

@@ -29,6 +29,8 @@ def outlook_table(outlook: Outlook) -> Table:
     threads = "all cores" if outlook.threads is None else f"{outlook.threads} thread{'s' * (outlook.threads > 1)}"
     batch_size, length = outlook.workload
     student = "planned for each budget" if outlook.budgets else "planned for the budget"
+    if outlook.vocab_sizes:
+        student += f", with all words or {' or '.join(f'{size:,}' for size in outlook.vocab_sizes)}"
     if outlook.student_shape is not None and outlook.student_parameters is not None:
         student = f"{outlook.student_shape.name}, {parameters(outlook.student_parameters)}"
     students = [f"{name}: {shape.name}" for name, shape in outlook.students.items()] or [student]

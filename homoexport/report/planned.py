@@ -20,6 +20,7 @@ from homoexport.documents.plan import PLAN_FILE, Plan, Row
 from homoexport.report.page import write_page
 from homoexport.report.plots import BLUE, COLOURS, GREY, INK, ORANGE, STYLE, spread_by_decades
 from homoexport.report.table import Table
+from homoexport.report.vocabularies import vocabulary_lines, vocabulary_table
 from homoexport.report.wording import budget_line, conditions, in_runtime, number, parameters, quantity
 
 _NOTED_DRIFT = 0.1  # of the machine's pace, from which on it is reported
@@ -37,6 +38,12 @@ _FIGURES = {
 }
 _WHERE_ASKED = ("latency_p99_ms", THROUGHPUT, DOWNLOAD)  # columns of a budget that has such a line
 _UNITS = "latency in ms, file and memory in MB, parameters in millions, kept in %"
+
+
+def plan_tables(plan: Plan) -> list[Table]:
+    """What each vocabulary is worth, where there are several, and the front of the one that was taken."""
+    words = vocabulary_table(plan)
+    return [plan_table(plan)] if words is None else [words, plan_table(plan)]
 
 
 def plan_table(plan: Plan) -> Table:
@@ -81,11 +88,13 @@ def _why_not(plan: Plan, row: Row) -> str:
 def plan_lines(plan: Plan) -> list[str]:
     """What is to be said of a plan, a line each."""
     choice, shape = plan.choice, plan.choice.shape
+    words = "" if plan.vocab_size is None else f", vocab_size: {plan.vocab_size}"
     return [
         f"Budget: {', '.join(_limit(line, limit) for line, limit in plan.limits.items())}.",
         f"Choice: {shape.name}; of the teacher's squared sensitivity it keeps {100 * choice.retained:.1f} %. "
         f"In a recipe: student: {{hidden_size: {shape.hidden_size}, intermediate_size: {shape.intermediate_size}, "
-        f"num_attention_heads: {shape.num_attention_heads}, num_hidden_layers: {shape.num_hidden_layers}}}",
+        f"num_attention_heads: {shape.num_attention_heads}, num_hidden_layers: {shape.num_hidden_layers}{words}}}",
+        *vocabulary_lines(plan),
         *_shape_lines(plan),
         *_measuring_lines(plan),
         "Nothing was trained. What is kept ranks shapes; quality is judged after distilling.",
@@ -204,6 +213,7 @@ def write_plan_report(out_dir: Path, plan: Plan, *, recipe: str | None = None, f
         plan=plan,
         conditions=_conditions(plan),
         units=_UNITS,
+        words=vocabulary_table(plan),
         front=plan_table(plan),
         lines=plan_lines(plan),
         folder=PLOTS,

@@ -38,6 +38,7 @@ from homoexport.report.plots import (
 from homoexport.report.table import Table
 from homoexport.report.tradeoff import Point, tradeoff_figure
 from homoexport.report.verdicts import headline, judged_on_task, next_steps, quality_rows
+from homoexport.report.vocabularies import vocabulary_lines
 from homoexport.report.wording import (
     budget_line,
     conditions,
@@ -75,15 +76,17 @@ def write_report(run_dir: Path, summary: Summary, *, measurement: Measurement) -
     made = read_manifest(run_dir / STUDENT, DistilledManifest)
     shipped = read_manifest(run_dir / PACKAGE, PackageManifest)
     taught = read_manifest(run_dir / FINETUNED, FinetunedManifest) if is_finished(run_dir / FINETUNED) else None
+    plan = read_document(run_dir / PLAN / PLAN_FILE, Plan, hint="plan again") if summary.plan else None
     details = made.details
     started, is_trained = details.teacher_widths or log[0].widths, details.method != "repair"
-    figures = _figures(run_dir, summary, measurement, details, shipped.details, log)
+    figures = _figures(plan, summary, measurement, details, shipped.details, log)
     page = rendered(
         "run_report.md.jinja",
         summary=summary,
         measurement=measurement,
         package=read_package(run_dir / PACKAGE),
         plan=summary.plan,
+        words=vocabulary_lines(plan) if plan else [],
         log=log,
         plots=PLOTS,
         drawn=figures,
@@ -127,7 +130,7 @@ def write_report(run_dir: Path, summary: Summary, *, measurement: Measurement) -
 
 
 def _figures(
-    run_dir: Path,
+    plan: Plan | None,
     summary: Summary,
     measurement: Measurement,
     student: DistilledDetails,
@@ -142,8 +145,8 @@ def _figures(
         "latency": latency_figure(measurement, labels=[label.replace(" ", "\n", 1) for label in labels]),
         "tradeoff": tradeoff_figure(points_of(summary, measurement), quality=quality),
     }
-    if summary.plan is not None:
-        figures["front"] = front_figure(read_document(run_dir / PLAN / PLAN_FILE, Plan, hint="plan again"))
+    if plan is not None:
+        figures["front"] = front_figure(plan)
     started = student.teacher_widths or log[0].widths
     if student.method != "repair":
         figures |= {"homotopy": homotopy_figure(log, started), "terms": terms_figure(log)}

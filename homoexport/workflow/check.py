@@ -232,6 +232,7 @@ def outlook_of(checked: Checked, output: Path, *, time: RunTime | None) -> Outlo
         batch_size=distill.batch_size,
         student_shape=checked.student,
         student_parameters=None if checked.student is None else _parameters(checked, checked.student),
+        vocab_sizes=recipe.vocab_sizes,
         students={str(asked.name): shape for asked, shape in zip(recipe.students, checked.students, strict=False)},
         device=measure.device,
         threads=measure.threads,

@@ -130,6 +130,7 @@ def prune_on(
     shape: PartialShape,
     settings: DistillSettings,
     output: Path,
+    vocabulary: VocabularySettings | None = None,
     seed: int = 0,
     resume: bool = False,
     recipe_digest: str | None = None,
@@ -138,13 +139,13 @@ def prune_on(
     """Prune a finished student further, from where its distillation ended, to a narrower one.
 
     It takes `PRUNE_ON_STEPS` of the steps, half of them pruning, and leaves its own state to go on from, too. The
-    student's folder is one that `distill` or this function left with its state (`keep_state`); teacher, text and
+    student's folder is one that `distill` or this function left with its state (`keep_state`); teacher, text, words and
     settings are those that it was distilled with. No width of the shape is more than the student's.
     """
     if not (student / END_STATE).is_file() and not (output / CHECKPOINT).is_file() and not _is_done(output):
         raise PackageError("has left no state to go on from", where=str(student), hint="distil it again")
     before = verify(student, Manifest, strict=False).digest
-    work = digest_of([_work_digest(teacher, text, [shape], settings, seed), before])
+    work = digest_of([_work_digest(teacher, text, [shape], settings, seed, vocabulary), before])
     check_output(output, "student", work, inputs=_inputs(teacher, text, settings), force=False, resume=resume)
     if resume and _is_done(output):
         return verify(output, DistilledManifest, strict=False)
@@ -166,6 +167,7 @@ def prune_on(
             settings=further,
             seed=seed,
             shapes=[shape],
+            vocabulary=vocabulary,
             tracker_dir=output / TRACKERS,
             progress=progress,
         )

@@ -73,10 +73,11 @@ def time_of_run(checked: Checked) -> RunTime:
     if recipe.students:
         distillations = recipe.distill.prune_until + sum(each.finish for each in recipe.students)
     measuring = pace * _MEASURE + _PACKAGES * recipe.measure.min_seconds
+    planning = (1 + len(recipe.vocab_sizes)) * pace * (_PLAN + (students - 1) * _PLAN_AGAIN)
     in_turns = pace * _MEASURE + (students + 1) * recipe.measure.min_seconds if recipe.parts else 0.0
     seconds = {
         "finetune": _finetuning(checked, probed),
-        "plan": pace * (_PLAN + (students - 1) * _PLAN_AGAIN) if recipe.is_planned else 0.0,
+        "plan": planning if recipe.is_planned else 0.0,
         "text": text.seconds() or 0.0,
         "vectors": _asking_second(checked, probed),
         "distill": _CHECKPOINTS * (distillations * _distilling(checked, probed) + students * comparing),

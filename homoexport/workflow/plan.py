@@ -6,7 +6,7 @@ are imported where they are used.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING
 from homoexport.choices import OTHER_RUNTIMES, EmbeddingPrecision, Objective, Runtime, Scheme
 from homoexport.documents.budget import DOWNLOAD, Budget
 from homoexport.documents.plan import Plan
-from homoexport.documents.recipe import DistillSettings, ExportSettings, MeasureSettings, TextSettings
+from homoexport.documents.recipe import (
+    DistillSettings,
+    ExportSettings,
+    MeasureSettings,
+    TextSettings,
+    VocabularySettings,
+)
 from homoexport.errors import RecipeError, UserError
 from homoexport.stages.measure import (
     cache_folder,
@@ -27,6 +33,7 @@ from homoexport.stages.measure import (
 from homoexport.workflow.measure import refuse_emulated_latency
 from homoexport.workflow.progress import QUIET, Progress
 from homoexport.workflow.runtimes import others_of, refuse_impossible, refuse_without
+from homoexport.workflow.vocabularies import check_vocabulary, plan_vocabularies
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,6 +54,8 @@ def plan(
     export: ExportSettings,
     distill: DistillSettings | None = None,
     text: TextSettings | None = None,
+    vocabulary: VocabularySettings | None = None,
+    seed: int = 0,
     fresh: bool = False,
     progress: Progress = QUIET,
 ) -> Plan:
@@ -57,20 +66,24 @@ def plan(
         measure: the target, and the threads, batch and length.
         export, distill: how the student will be exported, and distilled.
         text: of the kind that it is for; by default sentences of the project's own.
+        vocabulary: whose `sizes`, where it has some, are planned with besides all words: fewer words leave room for
+            more width, and keep less of the text.
+        seed: of the text that is held out, where words are chosen.
         fresh: measure again what an earlier plan has measured under the same conditions.
 
     Raises:
         BudgetError: not even the smallest student keeps it; with what that one needs.
         RecipeError, DeviceError, TextError, TeacherError: no line to plan for; or a length, a target, a number of
-            threads, text or a teacher that cannot be had.
+            threads, text, words or a teacher that cannot be had.
     """
     _check_asked(budget, measure, export)
+    vocabulary = vocabulary or VocabularySettings()
+    check_vocabulary(vocabulary, text)
     if DOWNLOAD in budget.lines():  # of the ONNX file, which another runtime's is not
         export = export.model_copy(update={"runtime": "onnxruntime"})
     progress.on_share("loading the teacher", 0.0)
     from homoexport.encoder import load_encoder
     from homoexport.stages.distill import TASKS
-    from homoexport.stages.plan.planner import plan_encoder
     from homoexport.text.peek import first_texts
 
     texts = first_texts(text, CALIBRATION_TEXTS) if text is not None else ()
@@ -79,6 +92,36 @@ def plan(
     if distill is None:
         objective = next((name for name, task in TASKS.items() if task == encoder.task), "sentence-embedding")
         distill = DistillSettings(objective=objective, steps=1, batch_size=2)
+    plan_for = partial(_plan_loaded, texts=texts, export=export, distill=distill, fresh=fresh)
+    if not vocabulary.sizes or text is None:
+        return plan_for(encoder, budget=budget, measure=measure, progress=progress)
+    return plan_vocabularies(
+        encoder,
+        plan_for,
+        vocabulary=vocabulary,
+        text=text,
+        objective=distill.objective,
+        seed=seed,
+        budget=budget,
+        measure=measure,
+        progress=progress,
+    )
+
+
+def _plan_loaded(
+    encoder: Encoder,
+    *,
+    texts: Sequence[str],
+    budget: Budget,
+    measure: MeasureSettings,
+    export: ExportSettings,
+    distill: DistillSettings,
+    fresh: bool,
+    progress: Progress,
+) -> Plan:
+    """The plan for a teacher with the words that it has."""
+    from homoexport.stages.plan.planner import plan_encoder
+
     return plan_encoder(
         encoder,
         texts,

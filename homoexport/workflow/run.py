@@ -44,7 +44,7 @@ from homoexport.documents.recipe import Recipe, load_recipe
 from homoexport.documents.run_folder import begin, check_output, holds, is_finished, read_mark, refuse_other_work
 from homoexport.documents.summary import Floors, Summary
 from homoexport.errors import DeviceError, DoesNotFit, PackageError, RecipeError
-from homoexport.report import time_in_words, write_plan_report, write_report
+from homoexport.report import time_in_words, write_plan_report
 from homoexport.runtime.inference import Package, open_package
 from homoexport.shape import PartialShape
 from homoexport.stages.evaluate import LabelledTask, quality_of_run, torch_package
@@ -58,8 +58,8 @@ from homoexport.workflow.gate import Gate
 from homoexport.workflow.measure import measure_once
 from homoexport.workflow.plan import plan
 from homoexport.workflow.progress import QUIET, Progress
-from homoexport.workflow.summary import summary_of
-from homoexport.workflow.turns import Turns, budget_verdicts, is_noisy, read_measured, unclear, used_of
+from homoexport.workflow.summary import write_summary
+from homoexport.workflow.turns import Turns, budget_verdicts, is_noisy, unclear, used_of
 from homoexport.workflow.vectors import second_model
 
 if TYPE_CHECKING:
@@ -161,9 +161,7 @@ class Journey:
                 self.progress.on_stage(f"Pruning on to {following.shape.name}")
                 turns.put_aside()
         self.progress.on_stage("Writing the report")
-        summary = summary_of(folder, recipe)
-        write_document(folder / SUMMARY, summary)
-        write_report(folder, summary, measurement=read_measured(folder / MEASURED))
+        summary = write_summary(folder, recipe)
         turns.forget_states()
         return summary
 
@@ -215,17 +213,19 @@ class Journey:
                     export=recipe.export,
                     distill=recipe.distill,
                     text=recipe.text,
+                    vocabulary=recipe.vocabulary,
+                    seed=recipe.seed,
                     progress=self.progress,
                 )
                 write_plan_report(folder, found, recipe=recipe.digest())
         found = read_document(folder / PLAN_FILE, Plan, hint="plan again")
-        self.progress.on_stage(f"Planned: {found.choice.shape.name}")
+        self.progress.on_stage(f"Planned: {found.name}")
         return found
 
     def _take_turn(self, planned: Plan, turns: Turns) -> Row | None:
         """Distil, export and measure the present shape; what to prune to next, or None where the run ends with it."""
         row = turns.row(planned, self.recipe.budget)
-        self._distill(PartialShape.of(row.shape), turns)
+        self._distill(PartialShape.of(row.shape, planned.vocab_size), turns)
         try:
             self._export_and_measure()
             return None if (self.folder / SUMMARY).exists() else self._following(planned, row)
@@ -266,13 +266,14 @@ class Journey:
         if self._is_done(student):
             return
         if turns.last is None:
-            work = partial(distill, self.teacher, vocabulary=recipe.vocabulary, keep_state=recipe.is_planned)
+            work = partial(distill, self.teacher, keep_state=recipe.is_planned)
         else:
             work = partial(prune_on, turns.last / STUDENT, teacher=self.teacher)
         with self.stage("distill", f"Distilling {recipe.teacher}"):
             work(
                 text=recipe.text,
                 shape=shape,
+                vocabulary=recipe.vocabulary_with(shape.vocab_size),
                 settings=recipe.distill,
                 output=student,
                 seed=recipe.seed,
@@ -376,7 +377,6 @@ class Journey:
     ) -> None:
         """Figures and quality of the teacher's package and the student's, into a folder."""
         recipe, package = self.recipe, packages[-1]
-        threads = threads_here(recipe.measure)
         longer = recipe.measure.model_copy(update={"min_seconds": patience * recipe.measure.min_seconds})
         runtimes: list[RuntimeChoice] = ["onnxruntime", recipe.export.runtime]
         found = measure_once(packages, longer, runtime=runtimes, progress=self.progress)
@@ -388,7 +388,7 @@ class Journey:
                 hint="ask for a smaller student, or measure where there is more memory, and --resume",
             )
         teachers, students = (
-            open_package(each, threads=threads, runtime=runtime)
+            open_package(each, threads=threads_here(recipe.measure), runtime=runtime)
             for each, runtime in zip(packages, (runtimes[0], found.results[-1].runtime), strict=True)
         )
         write_document(folder / MEASUREMENT, found)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from homoexport.documents.artifact import RUN_MARK, Manifest, kind_of, refuse_links, verify, with_article
 from homoexport.documents.budget import BudgetVerdict, is_kept
-from homoexport.documents.document import digest_of, read_document
+from homoexport.documents.document import digest_of, read_document, write_document
 from homoexport.documents.evaluation import EVALUATION_FILE, QUALITY_FILE, Evaluation, PackageQuality, RunQuality
 from homoexport.documents.layout import (
     FINETUNED,
@@ -68,6 +68,14 @@ def summary_of(run_dir: Path, recipe: Recipe) -> Summary:
         plan=None if plan is None else turns.described(plan, recipe.budget),
         vectors_from=recipe.distill.vectors_model,
     )
+
+
+def write_summary(run_dir: Path, recipe: Recipe) -> Summary:
+    """Write the summary of a recipe's run whose stages are done, and its report; see `summary_of`."""
+    summary = summary_of(run_dir, recipe)
+    write_document(run_dir / SUMMARY, summary)
+    write_report(run_dir, summary, measurement=read_measured(run_dir / MEASURED))
+    return summary
 
 
 def report(run_dir: Path) -> Summary:

@@ -107,9 +107,8 @@ def trimmed_to(
 
 def told(texts: SplitTexts) -> str:
     """In a line, what becomes of texts."""
-    more = texts.tokens_after / texts.tokens_before - 1 if texts.tokens_before else 0.0
     unknown = f", {texts.unknown_more} more unknown pieces" if texts.unknown_more else ""
-    return f"{texts.same:.1%} of {texts.texts:,} texts are split as before, {more:+.1%} tokens{unknown}"
+    return f"{texts.same:.1%} of {texts.texts:,} texts are split as before, {texts.more_tokens:+.1%} tokens{unknown}"
 
 
 def lines_to_keep(vocabulary: VocabularySettings | None) -> list[str]:

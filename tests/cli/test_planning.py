@@ -117,6 +117,12 @@ def test_the_runtime_of_the_students_and_those_that_were_not_tried_are_told():
             ["--size", "8MB", "--runtime", "ctranslate2", "--device", "arm64"],
             "CTranslate2 runs on this machine's CPU alone",
         ),
+        (
+            ["--size", "8MB", "--vocab-size", "12k"],
+            "error: --vocab-size: there is no text to choose the words by; give --data GLOB, or 'text' in the recipe",
+        ),
+        (["--size", "8MB", "--vocab-size", "many"], "--vocab-size: 'many' is no count"),
+        (["--size", "8MB", "--set", "vocabulary.keep=no-such.txt"], "no-such.txt: no such file"),
         (["--download", "8MB", "--runtime", "openvino"], "budget.download_mb: a download is of the ONNX file"),
     ],
 )

@@ -13,6 +13,7 @@ from homoexport.documents.evaluation import Columns
 from homoexport.documents.recipe import (
     FinetuneRecipe,
     FinetuneSettings,
+    PlanRecipe,
     Recipe,
     load_recipe,
     parse_as,
@@ -57,6 +58,40 @@ def test_recipe_without_a_student_needs_a_budget():
         parse_as(Recipe, tree, where="test")
     assert parse_as(Recipe, tree | {"budget": {"file_mb": "12MB"}}, where="test").is_planned
     assert not parse_as(Recipe, MINIMAL | {"budget": {"file_mb": "12MB"}}, where="test").is_planned
+
+
+PLANNED = {key: value for key, value in MINIMAL.items() if key != "student"} | {"budget": {"file_mb": "6MB"}}
+
+
+def test_a_planned_recipe_may_name_sizes_of_its_vocabulary():
+    recipe = parse_as(Recipe, PLANNED | {"vocabulary": {"sizes": ["12k", 20_000], "min_count": 2}}, where="test")
+    assert recipe.vocab_sizes == (12_000, 20_000)
+    assert recipe.vocabulary_with(12_000) == recipe.vocabulary
+    assert recipe.vocabulary_with(None) is None  # all words were taken
+    given = parse_as(Recipe, MINIMAL | {"vocabulary": {"min_count": 2}}, where="test")
+    assert given.vocabulary_with(None) == given.vocabulary
+    several = {**PLANNED, "budget": {}, "budgets": {"a": {"file_mb": 6}, "b": {"file_mb": 8}}}
+    parts = parse_as(Recipe, several | {"vocabulary": {"sizes": ["12k"]}}, where="test").parts
+    assert [part.vocab_sizes for part in parts] == [(12_000,)] * 2
+    plan = parse_as(PlanRecipe, PLANNED, where="test", overrides=["vocabulary.sizes=[12k]", "seed=3"])
+    assert (plan.vocabulary.sizes, plan.seed) == ((12_000,), 3)
+    assert parse_as(PlanRecipe, MINIMAL | {"vocabulary": {"keep": "names.txt"}}, where="test").vocabulary.sizes == ()
+
+
+@pytest.mark.parametrize(
+    ("tree", "said"),
+    [
+        (PLANNED | {"vocabulary": {"min_count": 2}}, "of a student that is planned needs 'sizes' to choose among"),
+        (MINIMAL | {"vocabulary": {"sizes": ["12k"]}}, "'vocabulary.sizes' are for a plan to choose among"),
+        (PLANNED | {"vocabulary": {"sizes": ["12k", 12_000]}}, "a size is named twice"),
+        (PLANNED | {"vocabulary": {"sizes": ["many"]}}, "'many' is no count"),
+        (PLANNED | {"vocabulary": {"sizes": [0]}}, "vocabulary.sizes.0"),
+    ],
+)
+def test_sizes_of_a_vocabulary_that_cannot_be_are_refused(tree, said):
+    with pytest.raises(RecipeError) as caught:
+        parse_as(Recipe, tree, where="test")
+    assert said in str(caught.value)
 
 
 @pytest.mark.parametrize("path", FINETUNING, ids=lambda path: path.stem)

@@ -78,6 +78,17 @@ def test_a_student_that_is_to_be_planned_takes_time_for_it(recipe):
     assert ("Student", "planned for the budget") in outlook_table(found).rows
 
 
+def test_each_vocabulary_is_a_plan_of_its_own(recipe):
+    path = recipe(budget={"file_mb": 5})
+    tree = yaml.safe_load(path.read_text())
+    del tree["student"]
+    path.write_text(yaml.safe_dump(tree))
+    alone, several = (check(load_recipe(path, more)) for more in ([], ["vocabulary.sizes=[60, 80]"]))
+    assert ("Student", "planned for the budget, with all words or 60 or 80") in outlook_table(several).rows
+    plans = [each.time.seconds["plan"] / each.time.seconds["teacher"] for each in (alone, several)]
+    assert plans[1] / plans[0] == pytest.approx(3, rel=0.05)
+
+
 def test_judging_takes_time_by_what_is_judged(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(estimate, "_probe", lambda _checked: _Probed(None, 1.0, 8))
 

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
+from transformers import AutoModel, AutoTokenizer
 
-from homoexport.data import sample_text
 from homoexport.documents.artifact import DistilledManifest, TrimmedManifest, verify
 from homoexport.documents.package import Prompts
 from homoexport.documents.recipe import DistillSettings, TextSettings, TextSource, VocabularySettings
@@ -22,43 +20,19 @@ from homoexport.text.prepare import prepare_text
 from homoexport.workflow.distill import distill
 from homoexport.workflow.job import open_job
 from homoexport.workflow.trim import trim
-from tests.conftest import SPECIAL, sentence_vectors, with_berts_tokens
+from tests.conftest import sentence_vectors
 from tests.pooling import write_modules
+from tests.trimmed import write_windows, write_wordy_teacher
 
 
 @pytest.fixture
 def teacher(tmp_path: Path) -> Path:
-    """A tiny BERT of 300 pieces, which more text was read for than there is now."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=SPECIAL)
-    tokenizer.train_from_iterator([*sample_text(), "zebra zebras quagga okapi " * 20], trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    folder = tmp_path / "teacher"
-    with_berts_tokens(tokenizer, model_max_length=64).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=tokenizer.get_vocab_size(),
-        hidden_size=32,
-        num_attention_heads=4,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        max_position_embeddings=64,
-        initializer_range=0.2,
-    )
-    BertModel(config).save_pretrained(folder)
-    return folder
+    return write_wordy_teacher(tmp_path / "teacher")
 
 
 @pytest.fixture
 def texts(tmp_path: Path) -> Path:
-    path = tmp_path / "texts.txt"
-    words = " ".join(sample_text()).split()
-    path.write_text("\n".join(" ".join(words[at : at + 8]) for at in range(0, len(words) - 8)))
-    return path
+    return write_windows(tmp_path / "texts.txt")
 
 
 def _text(path: Path) -> TextSettings:

@@ -134,7 +134,7 @@ def test_turn_that_misses_is_pruned_on_and_a_stopped_run_ends_the_same(
     (half / "3-measured").rename(stopped / "3-measured")
     stopped_before_step(monkeypatch, homoexport, stopped, path, last["steps"] - first["steps"] - 1)
     assert not list(stopped.rglob("*.part"))
-    stopped_at(monkeypatch, homoexport, stopped, path, "summary_of")
+    stopped_at(monkeypatch, homoexport, stopped, path, "write_summary")
     done = homoexport("run", path, "-o", stopped, "--resume", "--json")
     assert done.code == 0, done.err
     for folder in ("turns/1/1-student", "1-student"):

@@ -50,7 +50,8 @@ class Recipe(Section):
         "(base, small, xsmall, tiny).",
     )
     vocabulary: VocabularySettings | None = Field(
-        None, description="Which pieces of the tokenizer stay, where the student is to have fewer than its teacher."
+        None,
+        description="Which pieces of the tokenizer stay, where the student is to have fewer than its teacher, or may.",
     )
     distill: DistillSettings = Field(description="How to distil.")
     export: ExportSettings = Field(ExportSettings(), description="How to export and quantize.")
@@ -95,10 +96,15 @@ class Recipe(Section):
             )
         if self.student is not None and (ignored := self.student.model_fields_set & {"name", "finish"}):
             raise ValueError(f"student.{ignored.pop()} is for one of several 'students'")
-        if self.is_planned and self.vocabulary is not None:
+        if self.is_planned and self.vocabulary is not None and not self.vocab_sizes:
             raise ValueError(
-                "'vocabulary' is of a student whose shape is given: name a 'student', or trim the teacher first "
-                "(homoexport trim) and name the trimmed one as 'teacher'"
+                "'vocabulary' of a student that is planned needs 'sizes' to choose among: give them, or name a "
+                "'student', or trim the teacher first (homoexport trim) and name the trimmed one as 'teacher'"
+            )
+        if self.vocab_sizes and not self.is_planned:
+            raise ValueError(
+                "'vocabulary.sizes' are for a plan to choose among: leave 'student' and 'students' out, or give the "
+                "student's vocab_size in their place"
             )
         if len({student.vocab_size for student in self.students}) > 1:
             raise ValueError("'students' of one run have the same words: give all one vocab_size")
@@ -160,6 +166,15 @@ class Recipe(Section):
         parts += [{"name": student.name, "student": student.alone, "students": ()} for student in self.students]
         return tuple(self.model_copy(update=part) for part in parts)
 
+    @property
+    def vocab_sizes(self) -> tuple[int, ...]:
+        """The vocabularies that a plan chooses among, besides the whole one."""
+        return () if self.vocabulary is None else self.vocabulary.sizes
+
+    def vocabulary_with(self, size: int | None) -> VocabularySettings | None:
+        """What chooses the words of a student that has so many; a planned one may have all of them."""
+        return None if self.is_planned and size is None else self.vocabulary
+
     def digest(self) -> str:
         """Hex sha256 of the recipe's content."""
         return digest_of(self.model_dump(mode="json"))
@@ -186,6 +201,8 @@ class PlanRecipe(RecipePart):
     export: ExportSettings = ExportSettings()
     measure: MeasureSettings = MeasureSettings()
     budget: Budget = Budget()
+    vocabulary: VocabularySettings = VocabularySettings()
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the text that is held out.")
 
     @classmethod
     def part_of(cls, tree: Tree) -> Tree:

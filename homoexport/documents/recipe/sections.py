@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from homoexport.choices import (
     AttentionKind,
@@ -21,7 +21,7 @@ from homoexport.choices import (
     TrainingPrecision,
 )
 from homoexport.schemes import QUANTIZE_HELP
-from homoexport.shape import PartialShape
+from homoexport.shape import Count, PartialShape
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # a folder of its own: no dot in front, no way up
 _Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -103,7 +103,14 @@ class LossWeights(Section):
 
 
 class VocabularySettings(Section):
-    """Which pieces of the tokenizer stay; `student.vocab_size` says how many."""
+    """Which pieces of the tokenizer stay; `student.vocab_size` says how many, or a plan chooses among `sizes`."""
+
+    sizes: tuple[Annotated[Count, Field(ge=1)], ...] = Field(
+        (),
+        examples=["12k"],
+        description="Pieces of the tokenizer that may be kept at most: a plan weighs each against all of them, by what "
+        "they keep of the text and what the room that they leave keeps of the teacher. Of a student that is planned.",
+    )
 
     min_count: int = Field(
         0,
@@ -114,6 +121,13 @@ class VocabularySettings(Section):
         None,
         description="Glob of txt files of what is to be split as it is now: names, terms, a line each.",
     )
+
+    @field_validator("sizes")
+    @classmethod
+    def _different(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(sizes)) < len(sizes):
+            raise ValueError("a size is named twice, and would make the same plan again")
+        return sizes
 
 
 _OF_A_PATH = {"prune_schedule", "prune_from", "prune_until", "prune_every"}

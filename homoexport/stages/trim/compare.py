@@ -27,5 +27,13 @@ def compare(
     )
 
 
+def coverage(whole: PreTrainedTokenizerBase, kept: Sequence[int], texts: Sequence[str]) -> float:
+    """The share of the texts' own tokens, as the whole tokenizer makes them, whose pieces stay; 1 of no tokens."""
+    stays = set(kept)
+    encodings = whole.backend_tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    found = [index in stays for encoding in encodings for index in encoding.ids]
+    return sum(found) / len(found) if found else 1.0
+
+
 def _unknown(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]]) -> int:
     return sum(row.count(tokenizer.unk_token_id) for row in rows) if tokenizer.unk_token_id is not None else 0

@@ -13,7 +13,7 @@ from homoexport.encoder import Encoder
 from homoexport.encoder.vocabulary import needed_ids, with_vocabulary
 from homoexport.errors import RecipeError, TeacherError
 from homoexport.stages.trim.choice import choose
-from homoexport.stages.trim.compare import compare
+from homoexport.stages.trim.compare import compare, coverage
 from homoexport.stages.trim.pieces import Pieces
 from homoexport.text.awkward import awkward_texts
 from homoexport.text.corpus import Corpus
@@ -22,10 +22,11 @@ from homoexport.text.counts import count_tokens
 
 @dataclass(frozen=True)
 class Trimmed:
-    """A model with fewer words, and what was found."""
+    """A model with fewer words, and what was found; `coverage` is the share of the held-out text's tokens that stay."""
 
     encoder: Encoder
     vocabulary: VocabularyDescription
+    coverage: float
 
 
 def trim(
@@ -71,4 +72,5 @@ def trim(
             held_out=compare(tokenizer, trimmed.tokenizer, kept, corpus.held_out_texts),
             awkward=compare(tokenizer, trimmed.tokenizer, kept, awkward),
         ),
+        coverage=coverage(tokenizer, kept, corpus.held_out_texts),
     )
