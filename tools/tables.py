@@ -73,6 +73,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "roofline with VNNI": _of("roofline", "table", "profiles", result="roofline_vnni"),
     "study": _of("study", "table", "rows"),
     "vocabulary": _of("vocabulary", "table", "runs"),
+    "word tables": _of("word_tables", "as_table", "runs"),
+    "word tables' times": _of("word_tables", "as_times", "runs"),
     "ARM counts": _of("arm_counts", "table"),
     "ARM forms": _of("arm_counts", "forms"),
     "front": _of("front", "table", "rows"),
