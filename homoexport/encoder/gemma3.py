@@ -39,7 +39,7 @@ class _Gemma3(PreNorm):
         super().check_target(config, target)
         if target.hidden_size % target.num_attention_heads:
             what = f"hidden_size {target.hidden_size} is not divisible by {target.num_attention_heads} heads"
-            raise ShapeError(what, where="student", hint="its config asks for that")
+            raise ShapeError(what, where="student", hint="its config allows no other; give a multiple")
 
     def angles(self, model: nn.Module, layer: int, states: Tensor) -> tuple[Tensor, Tensor]:
         body: Any = self.body(model)
