@@ -56,10 +56,14 @@ class Shape:
             and self.head_dim <= other.head_dim
         )
 
+    @property
+    def asked(self) -> dict[str, int]:
+        """The four figures that a student is asked for by, by name."""
+        return {name: value for name, value in asdict(self).items() if name != "head_width"}
+
     def as_json(self) -> dict[str, int]:
-        """Its five figures by name."""
-        figures = {name: value for name, value in asdict(self).items() if name != "head_width"}
-        return {**figures, "head_dim": self.head_dim}
+        """Five figures by name: those and the width of a head."""
+        return {**self.asked, "head_dim": self.head_dim}
 
 
 def _as_fields(shape: Any) -> Any:
@@ -107,8 +111,7 @@ class PartialShape(BaseModel):
 
     @classmethod
     def of(cls, shape: Shape, vocab_size: int | None = None) -> PartialShape:
-        asked = {name: value for name, value in asdict(shape).items() if name != "head_width"}
-        return cls(**asked, vocab_size=vocab_size)
+        return cls(**shape.asked, vocab_size=vocab_size)
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from homoexport.choices import GroupKind
+from homoexport.choices import GroupKind, PruneGroup
 from homoexport.encoder.traits import Traits
 from homoexport.errors import ShapeError
-from homoexport.shape import Shape, Widths
+from homoexport.shape import PartialShape, Shape, Widths, complete_shape
 
 
 @dataclass(frozen=True)
@@ -212,6 +212,19 @@ class Family(Traits, ABC):
                 where="student",
                 hint=f"possible: {' or '.join(f'{size} with {size // head_dim} heads' for size in nearest)}",
             )
+
+    def complete(self, model: nn.Module, asked: PartialShape, *, prune: Sequence[PruneGroup]) -> Shape:
+        """A student's shape: what is asked for, completed from the teacher's, and one that a stock model can have
+        (ShapeError)."""
+        shape = complete_shape(
+            asked,
+            self.widths(model).shape,
+            prune=prune,
+            prunes_head_width=self.prunes_head_width,
+            heads_make_hidden=self.heads_make_hidden,
+        )
+        self.check_target(model.config, shape)
+        return shape
 
     # What most families do not have: the arguments are for those that do.
 

@@ -113,7 +113,7 @@ class PreNorm(Family):
 
     def write_config(self, config: Any, shape: Shape) -> None:
         """Heads of keys, too, and which layers are global or local."""
-        queries_per_key = config.num_attention_heads // config.num_key_value_heads
+        queries_per_key = _queries_per_key(config)
         super().write_config(config, shape)
         config.head_dim = shape.head_dim
         config.num_key_value_heads = shape.num_attention_heads // queries_per_key
@@ -121,7 +121,7 @@ class PreNorm(Family):
             config.layer_types = kinds[: shape.num_hidden_layers]
 
     def check_target(self, config: Any, target: Shape) -> None:
-        queries_per_key = config.num_attention_heads // config.num_key_value_heads
+        queries_per_key = _queries_per_key(config)
         if target.num_attention_heads % queries_per_key:
             what = f"{target.num_attention_heads} heads: each {queries_per_key} share their keys and leave together"
             raise ShapeError(what, where="student", hint=f"give a multiple of {queries_per_key}")
@@ -142,6 +142,10 @@ class PreNorm(Family):
         body: Any = self.body(model)
         cos, sin = body.rotary_emb(states, torch.arange(states.shape[1], device=states.device)[None])
         return cos, sin
+
+
+def _queries_per_key(config: Any) -> int:
+    return int(config.num_attention_heads // config.num_key_value_heads)
 
 
 EUROBERT = PreNorm(model_types=("eurobert",))

@@ -26,7 +26,7 @@ from homoexport.documents.student import VocabularyDescription
 from homoexport.encoder import Encoder, Family, family_of, weights_digest
 from homoexport.errors import RecipeError, TeacherError, TrainingError, UserError
 from homoexport.host import available_cores, describe_host
-from homoexport.shape import PartialShape, Shape, complete_shape
+from homoexport.shape import PartialShape, Shape
 from homoexport.stages.distill.batches import BatchMaker
 from homoexport.stages.distill.schedule import PruneSchedule
 from homoexport.text.corpus import Corpus
@@ -130,14 +130,7 @@ def target_of(encoder: Encoder, asked: PartialShape, settings: DistillSettings) 
     teacher = family.widths(encoder.model).shape
     if settings.method in ("layers", "tinybert") and asked.num_hidden_layers is None:
         asked = asked.model_copy(update={"num_hidden_layers": -(-teacher.num_hidden_layers // 2)})
-    target = complete_shape(
-        asked,
-        teacher,
-        prune=settings.prune,
-        prunes_head_width=family.prunes_head_width,
-        heads_make_hidden=family.heads_make_hidden,
-    )
-    family.check_target(encoder.model.config, target)
+    target = family.complete(encoder.model, asked, prune=settings.prune)
     _check_layers(family, fewer=target.num_hidden_layers < teacher.num_hidden_layers, method=settings.method)
     return target
 

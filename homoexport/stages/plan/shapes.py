@@ -8,7 +8,7 @@ from __future__ import annotations
 from homoexport.documents.recipe import DistillSettings
 from homoexport.encoder import Encoder, Family, family_of
 from homoexport.errors import ShapeError, TeacherError
-from homoexport.shape import PartialShape, Shape, Widths, complete_shape
+from homoexport.shape import PartialShape, Shape, Widths
 
 _NODES = 12  # of hidden sizes between none and the teacher's
 _ODD_NODE = 5 / 16  # HomoBERT-xsmall's 240 of 768: no multiple of what hardware likes
@@ -83,14 +83,7 @@ def _is_possible(family: Family, encoder: Encoder, settings: DistillSettings, hi
     ffn = None if "ffn" in settings.prune else teacher.intermediate_size
     asked = PartialShape(hidden_size=hidden, num_attention_heads=heads, intermediate_size=ffn)
     try:
-        shape = complete_shape(
-            asked,
-            teacher,
-            prune=settings.prune,
-            prunes_head_width=family.prunes_head_width,
-            heads_make_hidden=family.heads_make_hidden,
-        )
-        family.check_target(encoder.model.config, shape)
+        family.complete(encoder.model, asked, prune=settings.prune)
     except ShapeError:
         return False
     return True
