@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
+import transformers
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 
 from tests.conftest import WORDS
 
-pytest.importorskip("transformers.models.eurobert")  # of transformers 5
-
-KINDS: dict[str, dict[str, object]] = {
-    "eurobert": {"head_dim": 8},
-    "qwen3": {"head_dim": 12, "is_causal": False, "attention_bias": True},
-    "gemma3_text": {
-        "head_dim": 12,
-        "use_bidirectional_attention": True,
-        "sliding_window": 4,
-        "query_pre_attn_scalar": 20,
-        "layer_types": ["sliding_attention", "full_attention"] * 2,
-    },
-}
+_LOCAL_FIRST = ["sliding_attention", "full_attention"] * 2
+_GEMMA = {"head_dim": 12, "sliding_window": 4, "query_pre_attn_scalar": 20, "layer_types": _LOCAL_FIRST}
+_QWEN = {"head_dim": 12, "attention_bias": True}
+_WINDOWS = {"use_sliding_window": True, "sliding_window": 2, "layer_types": _LOCAL_FIRST}
+_CAUSAL: dict[str, dict[str, object]] = {"qwen3 causal": _QWEN | _WINDOWS, "gemma3_text causal": _GEMMA}
+KINDS = _CAUSAL  # by `model_type`, and what it is
+if int(transformers.__version__.partition(".")[0]) >= 5:
+    KINDS = _CAUSAL | {
+        "eurobert": {"head_dim": 8},
+        "qwen3": _QWEN | {"is_causal": False},
+        "qwen3 windows": _QWEN | _WINDOWS | {"is_causal": False},
+        "gemma3_text": _GEMMA | {"use_bidirectional_attention": True},
+    }
 CLASSES = {"model": AutoModel, "sequence": AutoModelForSequenceClassification}
 
 
@@ -28,7 +28,7 @@ def grouped(kind: str, head: str = "model", attention: str | None = None) -> Pre
     """Four layers of eight heads, each two of which share a key."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(
-        kind,
+        kind.partition(" ")[0],
         vocab_size=len(WORDS),
         hidden_size=32,
         intermediate_size=64,
@@ -44,5 +44,5 @@ def grouped(kind: str, head: str = "model", attention: str | None = None) -> Pre
     model: PreTrainedModel = CLASSES[head].from_config(config, attn_implementation=attention).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.normal_(mean=float("norm" in name and kind != "gemma3_text"), std=0.2)
+            parameter.normal_(mean=float("norm" in name and config.model_type != "gemma3_text"), std=0.2)
     return model

@@ -6,7 +6,7 @@ from homoexport.encoder.behind import behind_states
 from homoexport.encoder.cross_encoder import write_cross_encoder_files
 from homoexport.encoder.dense import Dense
 from homoexport.encoder.families import family_of, supported_model_types, traits_of
-from homoexport.encoder.layout import Family, Group, Layout, Slot
+from homoexport.encoder.layout import Family, Group, Layout, Slot, Window
 from homoexport.encoder.loading import (
     Encoder,
     encoder_of,
@@ -38,6 +38,7 @@ __all__ = [
     "Layout",
     "Pooling",
     "Slot",
+    "Window",
     "behind_states",
     "count_parameters",
     "encoder_of",

@@ -16,11 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from homoexport.encoder.layout import Layout
-from homoexport.encoder.prenorm import PreNorm
+from homoexport.encoder.prenorm import GLOBAL, LOCAL, PreNorm, refuse_before_5
 from homoexport.errors import ShapeError
 from homoexport.shape import Shape
-
-_LOCAL = "sliding_attention"
 
 
 @dataclass(frozen=True)
@@ -41,21 +39,23 @@ class _Gemma3(PreNorm):
             what = f"hidden_size {target.hidden_size} is not divisible by {target.num_attention_heads} heads"
             raise ShapeError(what, where="student", hint="its config allows no other; give a multiple")
 
+    def prepare_config(self, config: Any) -> None:
+        super().prepare_config(config)
+        if not self.is_causal(config):
+            refuse_before_5(config, "use_bidirectional_attention", why="halves its windows whenever it is loaded")
+
+    def is_causal(self, config: Any) -> bool:
+        return not getattr(config, "use_bidirectional_attention", False)
+
     def angles(self, model: nn.Module, layer: int, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Of a local or a global layer's frequencies, which before transformers 5 lay in two modules."""
         body: Any = self.body(model)
-        places = torch.arange(states.shape[1], device=states.device)[None]
-        cos, sin = body.rotary_emb(states, places, self._kinds(model)[layer])
+        places, is_local = torch.arange(states.shape[1], device=states.device)[None], self.is_local(model, layer)
+        if hasattr(body, "rotary_emb_local"):
+            cos, sin = (body.rotary_emb_local if is_local else body.rotary_emb)(states, places)
+        else:
+            cos, sin = body.rotary_emb(states, places, LOCAL if is_local else GLOBAL)
         return cos, sin
-
-    def window(self, model: nn.Module, layer: int) -> int | None:
-        """Less than `sliding_window` in local layers that look both ways."""
-        config: Any = model.config
-        return config.sliding_window - 1 if self._kinds(model)[layer] == _LOCAL else None
-
-    def _kinds(self, model: nn.Module) -> list[str]:
-        config: Any = model.config
-        kinds: list[str] = config.layer_types
-        return kinds
 
 
 GEMMA3 = _Gemma3(

@@ -116,6 +116,13 @@ class Taps:
     projections: tuple[tuple[nn.Module, ...], ...]  # of each layer; side by side they give [B, S, 3·H·d]: Q, K, V
 
 
+class Window(NamedTuple):
+    """Tokens to either side of itself that a token attends to; None for all. A causal layer's has none to the right."""
+
+    left: int | None = None
+    right: int | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Family(Traits, ABC):
     """All that pruning must know of a model family; one adapter file each. What has a body suits most of them."""
@@ -241,6 +248,6 @@ class Family(Traits, ABC):
         """
         return query, key, None
 
-    def window(self, model: nn.Module, layer: int) -> int | None:  # noqa: ARG002 - ModernBERT's differ
-        """Tokens to either side that a token of this layer attends to; None for all."""
-        return None
+    def window(self, model: nn.Module, layer: int) -> Window:  # noqa: ARG002 - ModernBERT's differ
+        """What a token of this layer attends to, beside padding, which none does."""
+        return Window()

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from homoexport.encoder.layout import Branch, Family, LayerSlots, Layout, Taps
+from homoexport.encoder.layout import Branch, Family, LayerSlots, Layout, Taps, Window
 from homoexport.encoder.rotary import turned
 from homoexport.encoder.slots import columns, existing, norm, own_linears, rows, square
 from homoexport.errors import ShapeError
@@ -130,10 +130,11 @@ class _ModernBert(Family):
             cos, sin = module.attn.rotary_emb(query, position_ids=places)
         return turned(query, cos, sin), turned(key, cos, sin), None
 
-    def window(self, model: nn.Module, layer: int) -> int | None:
+    def window(self, model: nn.Module, layer: int) -> Window:
         """Half of `local_attention` in local layers, both ends included."""
         config: Any = model.config
-        return None if _is_global(self.layers_of(model)[layer]) else int(config.local_attention) // 2
+        half = None if _is_global(self.layers_of(model)[layer]) else int(config.local_attention) // 2
+        return Window(half, half)
 
 
 def _is_global(layer: Any) -> bool:

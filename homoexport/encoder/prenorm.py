@@ -2,7 +2,7 @@
 and grouped queries (Ainslie et al., arXiv 2305.13245), several of which have the same keys and values.
 
 Heads that share a key leave together. A head's width is a number of its own in their configs, so that heads do not
-make up the hidden size.
+make up the hidden size. Some are causal, as decoders are: a token attends to none behind it in the text.
 
 Letters: B batch, S sequence, H heads of queries, R queries of a key, d head width, D hidden size.
 """
@@ -11,19 +11,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 
-from homoexport.encoder.layout import Branch, Family, LayerSlots, Layout, Taps
+from homoexport.encoder.layout import Branch, Family, LayerSlots, Layout, Taps, Window
 from homoexport.encoder.rotary import turned
 from homoexport.encoder.slots import columns, existing, norm, own_linears, rows, square
 from homoexport.encoder.traits import Traits
-from homoexport.errors import ShapeError
+from homoexport.errors import ShapeError, TeacherError
 from homoexport.shape import Shape, Widths
 
 _HEADS = ("dense", "classifier", "score")  # linear layers of heads, in the order of use
+LOCAL, GLOBAL = "sliding_attention", "full_attention"  # kinds of layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,13 +115,13 @@ class PreNorm(Family):
             config.layer_types = [kinds[index] for index in kept]
 
     def write_config(self, config: Any, shape: Shape) -> None:
-        """Heads of keys, too, and which layers are global or local."""
+        """Heads of keys, too, and which layers are local: of more than there are, the kinds begin again."""
         queries_per_key = _queries_per_key(config)
         super().write_config(config, shape)
         config.head_dim = shape.head_dim
         config.num_key_value_heads = shape.num_attention_heads // queries_per_key
         if kinds := getattr(config, "layer_types", None):
-            config.layer_types = kinds[: shape.num_hidden_layers]
+            config.layer_types = list(islice(cycle(kinds), shape.num_hidden_layers))
 
     def check_target(self, config: Any, target: Shape) -> None:
         queries_per_key = _queries_per_key(config)
@@ -137,6 +140,24 @@ class PreNorm(Family):
         keys = key.view(of_heads).repeat_interleave(attention.num_key_value_groups, dim=2)
         return query * (attention.scaling * attention.head_dim**0.5), keys.flatten(-2), None
 
+    def window(self, model: nn.Module, layer: int) -> Window:
+        """Local layers have `sliding_window` tokens with the token itself, and more on each side if both are seen."""
+        reach = self.reach(model.config) if self.is_local(model, layer) else None
+        return Window(reach, 0 if self.is_causal(model.config) else reach)
+
+    def is_causal(self, config: Any) -> bool:  # noqa: ARG002 - Qwen3's and Gemma's
+        """Whether a token attends to none to its right."""
+        return False
+
+    def reach(self, config: Any) -> int:
+        """Tokens to a side that a local layer's attend to."""
+        return int(config.sliding_window) - 1
+
+    def is_local(self, model: nn.Module, layer: int) -> bool:
+        config: Any = model.config
+        kinds = getattr(config, "layer_types", None)
+        return kinds is not None and kinds[layer] == LOCAL
+
     def angles(self, model: nn.Module, layer: int, states: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002 - Gemma's
         """Cosines and sines [1, S, d] of the positions in a layer, of states [B, S, ...]."""
         body: Any = self.body(model)
@@ -148,5 +169,30 @@ def _queries_per_key(config: Any) -> int:
     return int(config.num_attention_heads // config.num_key_value_heads)
 
 
+def refuse_before_5(config: Any, key: str, *, why: str) -> None:
+    """Refuse (TeacherError) what only transformers 5 does as a config says."""
+    if int(transformers.__version__.partition(".")[0]) < 5:
+        what = f"a {config.model_type} whose config has {key} needs transformers 5: {transformers.__version__} {why}"
+        where = str(getattr(config, "name_or_path", "") or "config.json")
+        raise TeacherError(what, where=where, hint="pip install 'transformers>=5'")
+
+
+@dataclass(frozen=True)
+class _Qwen3(PreNorm):
+    """Causal as it is shipped; embedding models made of it often are not."""
+
+    def prepare_config(self, config: Any) -> None:
+        super().prepare_config(config)
+        if not self.is_causal(config):
+            refuse_before_5(config, "is_causal: false", why="is causal all the same")
+
+    def is_causal(self, config: Any) -> bool:
+        return bool(getattr(config, "is_causal", True))
+
+    def reach(self, config: Any) -> int:
+        """Of those that see both sides one more, as transformers has it."""
+        return super().reach(config) + (not self.is_causal(config))
+
+
 EUROBERT = PreNorm(model_types=("eurobert",))
-QWEN3 = PreNorm(model_types=("qwen3",))
+QWEN3 = _Qwen3(model_types=("qwen3",))

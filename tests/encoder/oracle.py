@@ -11,9 +11,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from homoexport.encoder import Group, Keep, family_of
+from homoexport.encoder import Group, Keep, Window, family_of
 
 Rules = list[tuple[str, str | None, str | None]]  # (pattern, group of the rows, group of the columns); the first counts
+
+
+def in_window(window: Window, length: int) -> Tensor:
+    """Bool [S, S]: whether a query (row) attends to a key (column)."""
+    left, right = (length if side is None else side for side in window)
+    return torch.tensor([[query - left <= key <= query + right for key in range(length)] for query in range(length)])
+
 
 _EMBEDDINGS: Rules = [(r"(word|position|token_type|tok)_embeddings\.weight", None, "hidden")]
 _BERT_LAYERS: Rules = [

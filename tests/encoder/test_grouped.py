@@ -11,9 +11,17 @@ from transformers import PreTrainedModel
 from homoexport.encoder import Group, Keep, family_of, slice_model, start_from_scratch
 from homoexport.errors import ShapeError
 from homoexport.shape import PartialShape, Shape, Widths, complete_shape
-from tests.encoder.oracle import fill_by_hand, outputs, random_keep
+from tests.encoder.oracle import fill_by_hand, in_window, outputs, random_keep
 from tests.grouped import CLASSES, KINDS, grouped
 
+WINDOWS = {  # of a local and of a global layer
+    "eurobert": [(None, None)] * 2,
+    "qwen3": [(None, None)] * 2,
+    "qwen3 windows": [(2, 2), (None, None)],
+    "qwen3 causal": [(1, 0), (None, 0)],
+    "gemma3_text": [(2, 2), (None, None)],
+    "gemma3_text causal": [(3, 0), (None, 0)],
+}
 SHAPES = {"narrow": (20, 40, 4), "narrow, fewer heads": (20, 64, 2), "ffn": (32, 10, 8), "heads": (32, 64, 6)}
 
 
@@ -30,7 +38,7 @@ def test_slice_equals_small_model_filled_by_hand(kind, shape, head, token_batch)
     model = grouped(kind, head)
     family = family_of(model.config)
     keep = keep_of(model, *SHAPES[shape])
-    expected = fill_by_hand(model, keep, kind=kind, old_head_dim=keep.head_dim)
+    expected = fill_by_hand(model, keep, kind=model.config.model_type, old_head_dim=keep.head_dim)
     slice_model(model, family, keep)
     torch.testing.assert_close(outputs(model, token_batch), outputs(expected, token_batch), rtol=0, atol=1e-5)
     hidden, ffn, heads = SHAPES[shape]
@@ -43,7 +51,7 @@ def test_a_student_that_lost_layers_is_stock(kind, tmp_path, token_batch):
     model = grouped(kind, "sequence")
     family = family_of(model.config)
     keep = keep_of(model, 20, 40, 4)
-    expected = fill_by_hand(model, keep, kind=kind, old_head_dim=keep.head_dim, kept_layers=(1, 2))
+    expected = fill_by_hand(model, keep, kind=model.config.model_type, old_head_dim=keep.head_dim, kept_layers=(1, 2))
     slice_model(model, family, keep)
     family.keep_layers(model, (1, 2))
     family.write_config(model.config, family.widths(model).shape)
@@ -77,18 +85,16 @@ def test_attention_from_taps_is_the_models_own(kind, token_batch):
         expected = model(**token_batch, output_attentions=True).attentions
     mask = token_batch["attention_mask"].bool()
     widths = family.widths(model)
-    places = torch.arange(mask.shape[1])
     for layer, modules in enumerate(family.taps(model).projections):
         with torch.no_grad():
             query, key, bias = family.scored(model, layer, calls[modules[0]], calls[modules[1]])
         assert bias is None
         query, key = (side.unflatten(-1, (-1, widths.head_dim)).transpose(1, 2) for side in (query, key))
         scores = query @ key.transpose(2, 3) / math.sqrt(widths.head_dim)
-        reach = family.window(model, layer)
-        near = (places[:, None] - places).abs() <= (len(places) if reach is None else reach)
-        maps = scores.masked_fill(~(mask[:, None, None, :] & near), -1e9).softmax(-1)
+        attended = mask[:, None, None, :] & in_window(family.window(model, layer), mask.shape[1])
+        maps = scores.masked_fill(~attended, -1e9).softmax(-1)
         torch.testing.assert_close(maps.transpose(1, 2)[mask], expected[layer].transpose(1, 2)[mask])
-    assert (family.window(model, 0) is not None) == (kind == "gemma3_text")
+    assert [tuple(family.window(model, layer)) for layer in (0, 1)] == WINDOWS[kind]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -104,7 +110,7 @@ def test_moments_follow_their_parameters(kind, token_batch):
     slice_model(model, family, keep_of(model, 20, 40, 4), optimizer=optimizer)
     words = model.get_input_embeddings().weight
     for parameter, state in optimizer.state.items():
-        factor = 20 / 32 if kind == "gemma3_text" and parameter is words else 1
+        factor = 20 / 32 if model.config.model_type == "gemma3_text" and parameter is words else 1
         torch.testing.assert_close(state["exp_avg"], parameter.data * factor)
     model(**token_batch).last_hidden_state.square().sum().backward()
     optimizer.step()
@@ -124,7 +130,7 @@ def test_every_parameter_belongs_to_a_group(kind):
 def test_heads_of_a_live_model_leave_by_keys():
     from homoexport.stages.distill.importance import choose, zero_scores
 
-    model = grouped("qwen3")
+    model = grouped("qwen3 causal")
     family = family_of(model.config)
     scores = zero_scores(model, family.layout(model))
     for layer in range(4):
@@ -137,7 +143,7 @@ def test_heads_of_a_live_model_leave_by_keys():
 
 
 def test_widths_that_a_config_cannot_say_are_refused():
-    model = grouped("gemma3_text")
+    model = grouped("gemma3_text causal")
     family = family_of(model.config)
     with pytest.raises(ShapeError, match="5 heads: each 2 share"):
         family.check_target(model.config, Shape(4, 20, 40, 5, 12))
@@ -146,7 +152,8 @@ def test_widths_that_a_config_cannot_say_are_refused():
 
 
 def test_heads_and_hidden_size_are_asked_for_apart():
-    teacher = family_of(grouped("qwen3").config).widths(grouped("qwen3")).shape
+    model = grouped("qwen3 causal")
+    teacher = family_of(model.config).widths(model).shape
     asked = PartialShape(hidden_size=20)
     prune = ("hidden", "heads", "head-width", "ffn")
     shape = complete_shape(asked, teacher, prune=prune, prunes_head_width=False, heads_make_hidden=False)

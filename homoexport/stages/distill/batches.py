@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from homoexport.documents.recipe import DistillSettings
+from homoexport.encoder import Window
 from homoexport.stages.distill.taught import Shown, TaughtTexts
 from homoexport.text.collate import collate, mask_tokens
 from homoexport.text.corpus import Corpus, StreamState
@@ -59,15 +60,14 @@ def has_label(labels: Tensor) -> Tensor:
 class Counts:
     """What terms are divided by: sums over all micro-batches and processes of a step.
 
-    `rows` are those of logits that are compared; `pairs` of tokens are counted for each window (None: all see each
-    other).
+    `rows` are those of logits that are compared; `pairs` are of a token and one that it attends to, for each window.
     """
 
     sequences: int
     tokens: int
     labelled: int
     rows: int
-    pairs: dict[int | None, int]
+    pairs: dict[Window, int]
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,8 @@ class Run:
         began = time.perf_counter()
         pruned = False
         self.loss.weigh(weights_at(self.settings, self.step))
-        if self.step == self.schedule.stop == 0 and self.widths != Widths.of(self.target):
+        is_due = self.widths != Widths.of(self.target) or (self._repairs and not self.is_teacher)
+        if self.step == self.schedule.stop == 0 and is_due:
             self._probe(micro_batches)  # everything that is to go goes before the first update
             pruned = self._event(self._text or micro_batches)
             self._text = ()
@@ -252,12 +253,14 @@ class Run:
 
         What a probe said is in other units than a loss's sensitivity, so it counts for one event.
         """
-        gone = self._fade() | self._prune(text)
+        gone, sliced = self._fade(), self._prune(text)
+        if self._repairs and self.step == 0 and not (sliced or self.is_teacher):  # it lost layers alone
+            self._slice_and_mend(Keep({}, self.widths.head_dim), text)
         if self._probed and not self.is_teacher:
             self.ranking.forget()
             self.depth.scores.zero_()
             self._probed = False
-        return gone
+        return gone or sliced
 
     def _fade(self) -> bool:
         """Move the fading layer on; whether a layer went."""

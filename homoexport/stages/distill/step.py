@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from homoexport.choices import PoolingMode, Side
 from homoexport.documents.recipe import DistillSettings, LossWeights
-from homoexport.encoder import Dense
+from homoexport.encoder import Dense, Window
 from homoexport.errors import RecipeError
 from homoexport.stages.distill import objective
 from homoexport.stages.distill.batches import NO_LABEL, Counts, MicroBatch, has_label
@@ -90,14 +90,14 @@ class StepLoss:
 
     def count(self, micro_batches: Sequence[MicroBatch]) -> Counts:
         """What the terms are divided by; every process gets the same."""
-        windows = sorted(self.inner_terms.windows, key=lambda window: -1 if window is None else window)
+        windows = sorted(self.inner_terms.windows, key=str)
         local = torch.zeros(4 + len(windows), dtype=torch.int64, device=self.accelerator.device)
         for micro in micro_batches:
             lengths = micro.attention_mask.sum(1)
             labelled = has_label(micro.labels).sum() if micro.labels is not None else lengths.new_zeros(())
             sequences = lengths.new_tensor(len(lengths))
             rows = {"masked-lm": labelled, "token-classification": lengths.sum()}.get(self.objective_name, sequences)
-            pairs = [_pairs_in_sight(lengths, window) for window in windows]
+            pairs = [_pairs_attended(lengths, window) for window in windows]
             local += torch.stack([sequences, lengths.sum(), labelled, rows, *pairs])
         sequences, tokens, labelled, rows, *pairs = self.accelerator.reduce(local, "sum").tolist()
         return Counts(sequences, tokens, labelled, rows, dict(zip(windows, pairs, strict=True)))
@@ -320,9 +320,10 @@ def _add(totals: dict[str, Tensor], terms: dict[str, Tensor]) -> None:
         totals[name] = totals[name] + value if name in totals else value
 
 
-def _pairs_in_sight(lengths: Tensor, window: int | None) -> Tensor:
-    """Number of ordered pairs of tokens at most `window` apart, over all sequences."""
-    if window is None:
-        return lengths.square().sum()
-    reach = torch.clamp(lengths - 1, max=window)  # Σ over distances 1..reach of 2·(n − distance), and n with itself
-    return (lengths + 2 * lengths * reach - reach * (reach + 1)).sum()
+def _pairs_attended(lengths: Tensor, window: Window) -> Tensor:
+    """Number of pairs of a token and one that it attends to, over all sequences, of so many tokens each [B]."""
+    pairs = lengths.clone()  # each with itself
+    for side in window:
+        reach = lengths - 1 if side is None else torch.clamp(lengths - 1, max=side)
+        pairs += lengths * reach - reach * (reach + 1) // 2  # Σ over distances 1..reach of n − distance
+    return pairs.sum()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from homoexport.choices import AttentionKind, Method, Side, TermInput
 from homoexport.documents.recipe import DistillSettings, LossWeights
-from homoexport.encoder import Family
+from homoexport.encoder import Family, Window
 from homoexport.errors import RecipeError
 from homoexport.stages.distill import objective
 from homoexport.stages.distill.batches import Counts
@@ -44,15 +44,18 @@ class Seen:
     layer_map: LayerMap
     attention_kind: AttentionKind
     each_head: bool
-    _pair_masks: dict[int | None, Tensor] = field(default_factory=dict)
+    _pair_masks: dict[Window, Tensor] = field(default_factory=dict)
 
-    def pair_mask(self, window: int | None) -> Tensor:
-        """Bool [B, S, S]: neither token is padding, and the one is at most `window` away from the other."""
+    def pair_mask(self, window: Window) -> Tensor:
+        """Bool [B, S, S]: neither token is padding, and the second lies in the window of the first."""
         if window not in self._pair_masks:
             mask = self.token_mask[:, :, None] & self.token_mask[:, None, :]
-            if window is not None:
-                places = torch.arange(mask.shape[1], device=mask.device)
-                mask &= (places[:, None] - places).abs() <= window
+            places = torch.arange(mask.shape[1], device=mask.device)
+            to_the_right = places - places[:, None]
+            if window.left is not None:
+                mask &= to_the_right >= -window.left
+            if window.right is not None:
+                mask &= to_the_right <= window.right
             self._pair_masks[window] = mask
         return self._pair_masks[window]
 
@@ -200,7 +203,7 @@ class InnerTerms:
                 )
 
     @property
-    def windows(self) -> frozenset[int | None]:
+    def windows(self) -> frozenset[Window]:
         """Windows of the teacher's layers whose projections are compared: pairs of tokens are counted for each."""
         compared = (pairs for name, pairs in self._pairs.items() if self.wanted[name].reads == "projections")
         return frozenset(self.family.window(self.teacher, origin) for pairs in compared for _, origin in pairs)

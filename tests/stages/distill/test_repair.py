@@ -20,7 +20,7 @@ from homoexport.stages.distill.batches import MicroBatch
 from homoexport.stages.distill.importance import choose, magnitude
 from homoexport.stages.distill.layerwise import LayerMap
 from homoexport.stages.distill.least_squares import Regression
-from homoexport.stages.distill.repair import Repair
+from homoexport.stages.distill.repair import MOST_TOKENS, Repair
 from homoexport.workflow.distill import distill
 from homoexport.workflow.progress import Progress
 from tests.conftest import FAMILY_CONFIGS, WORDS, tiny_model
@@ -253,3 +253,29 @@ def test_nothing_is_fitted_while_a_layer_fades(tiny_folder, corpus_file, monkeyp
     assert any(fading["_slice"])
     assert fading["_slice_and_mend"]
     assert not any(fading["_slice_and_mend"])
+
+
+@pytest.mark.parametrize("method", ["repair", "one-shot", "layers"])
+def test_a_student_that_lost_layers_alone_is_mended(method, tiny_folder, corpus_file):
+    """It answers as one does that is made of the same layers and mended by hand, and not as one that is not mended."""
+    folder = tiny_folder(layers=4)
+    repair = {} if method == "repair" else {"repair": True}
+    # What is mended is the student before its first update: the rate is 0 there.
+    settings = settings_of("sentence-embedding", method=method, warmup=1.0, **repair)
+    run, batches = run_of(folder, corpus_file, settings, num_hidden_layers=2, hidden_size=32)
+    run.read_text(batches)
+    text = batches.first(MOST_TOKENS)
+    run.advance(batches.of_step(0))
+    kept = run.inner_terms.map.attention
+    assert len(kept) == 2
+    plain, by_hand = copy.deepcopy(run.teacher), copy.deepcopy(run.teacher)
+    for model in (plain, by_hand):
+        run.family.keep_layers(model, kept)
+    mending = Repair(run.teacher, by_hand, run.family, text, Keep({}, 8), reduce=lambda sums: sums)
+    mending.mend(LayerMap.of_kept(kept, 4), heads=False)
+    (micro,) = batches_of(1, seed=1)
+    mended, expected, unmended, teacher = (
+        run.family.body(model)(**micro.inputs).last_hidden_state for model in (run.student, by_hand, plain, run.teacher)
+    )
+    torch.testing.assert_close(mended, expected, rtol=0, atol=1e-5)
+    assert (mended - teacher).square().mean() < 0.9 * (unmended - teacher).square().mean()
