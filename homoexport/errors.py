@@ -63,6 +63,13 @@ class RecipeError(UserError):
         super().__init__(f"'{key}': {what}" if key else what, where=where, hint=hint)
         self.key, self._fault = key, what
 
+    def renamed(self, names: Mapping[str, str]) -> UserError:
+        return RecipeError(self._fault, where=self.where, hint=super().renamed(names).hint, key=self.key)
+
+    def at(self, key: str) -> RecipeError:
+        """The same mistake, where another key of a recipe gave the value."""
+        return RecipeError(self._fault, where=self.where, hint=self.hint, key=key)
+
     def of_flag(self, flag: str) -> UserError:
         """The same mistake, where a flag of the command line gave the value."""
         return RecipeError(self._fault, where=flag, hint=self.hint)

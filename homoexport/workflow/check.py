@@ -34,7 +34,9 @@ from homoexport.workflow.measure import refuse_emulated_latency, texts_of
 from homoexport.workflow.progress import QUIET, Progress
 from homoexport.workflow.runtimes import refuse_without
 from homoexport.workflow.text import sample_of
+from homoexport.workflow.trim import check_sizes
 from homoexport.workflow.vectors import second_model
+from homoexport.workflow.vocabularies import SIZES
 
 if TYPE_CHECKING:
     from homoexport.encoder import Encoder
@@ -125,6 +127,10 @@ def check_recipe(recipe: Recipe, *, output: Path | None = None) -> Checked:
     else:
         teacher = load_classifier(recipe.teacher, task.names)
     refuse_unknown(teacher, recipe.export.runtime)
+    if recipe.vocab_sizes:
+        check_sizes(teacher, recipe.vocabulary, recipe.vocab_sizes, key=SIZES)
+    if shapes and (size := shapes[0].vocab_size):  # of all of them
+        check_sizes(teacher, recipe.vocabulary, [size], key="student.vocab_size" if recipe.student else "students")
     targets = targets_of(teacher, shapes, recipe.distill, max_length=recipe.text.max_length)
     if settings.length > (longest := max_length_of(teacher)):
         raise RecipeError(

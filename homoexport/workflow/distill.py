@@ -285,7 +285,8 @@ def _work_digest(
     """What must not change between a run and its resumption; where and how it is computed may."""
     fixed = settings.model_dump(mode="json", exclude=_FREE_TO_CHANGE)
     asked = [shape.model_dump(mode="json") for shape in shapes]
-    words = [] if vocabulary is None else [vocabulary.model_dump(mode="json")]
+    # The sizes that a plan chose among: that of these students stands in their shapes.
+    words = [] if vocabulary is None else [vocabulary.model_dump(mode="json", exclude={"sizes"})]
     of = teacher if isinstance(teacher, str) else teacher.artifact or teacher.source
     return digest_of([of, text.model_dump(mode="json"), asked, fixed, seed, *words])
 

@@ -6,6 +6,7 @@ The rooms that need torch are imported where they are used, after what was asked
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,6 +104,17 @@ def trimmed_to(
     found = trimmed.vocabulary
     progress.on_note(f"{found.after:,} of {found.before:,} pieces stay; {told(found.held_out)}")
     return trimmed
+
+
+def check_sizes(encoder: Encoder, vocabulary: VocabularySettings | None, sizes: Iterable[int], *, key: str) -> None:
+    """Refuse (RecipeError, TeacherError) sizes that a teacher's vocabulary cannot have; `key` is where they are given
+    in a recipe."""
+    from homoexport.stages.trim import check_sizes as check_sizes_of
+
+    try:
+        check_sizes_of(encoder, sizes, whole=lines_to_keep(vocabulary))
+    except RecipeError as error:
+        raise error.at(key) from None
 
 
 def told(texts: SplitTexts) -> str:

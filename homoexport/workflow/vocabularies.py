@@ -20,21 +20,21 @@ from homoexport.lock import scratch_folder
 from homoexport.stages.plan.vocabularies import best_vocabulary, length_with
 from homoexport.workflow.progress import Progress
 from homoexport.workflow.text import read_text
-from homoexport.workflow.trim import lines_to_keep, trimmed_to
+from homoexport.workflow.trim import check_sizes, lines_to_keep, trimmed_to
 
 if TYPE_CHECKING:
     from homoexport.encoder import Encoder
     from homoexport.stages.trim import Trimmed
     from homoexport.text.corpus import Corpus
 
-_SIZES = "vocabulary.sizes"
+SIZES = "vocabulary.sizes"
 
 
 def check_vocabulary(vocabulary: VocabularySettings, text: TextSettings | None) -> None:
     """Refuse (RecipeError, TextError) sizes without text to choose words by, and lines to keep that are not there."""
     if vocabulary.sizes and text is None:
         what = "there is no text to choose the words by"
-        raise RecipeError(what, hint="give --data GLOB, or 'text' in the recipe", key=_SIZES)
+        raise RecipeError(what, hint="give --data GLOB, or 'text' in the recipe", key=SIZES)
     lines_to_keep(vocabulary)
 
 
@@ -66,6 +66,7 @@ def plan_vocabularies(
     """
     from homoexport.encoder import load_encoder, max_length_of, weights_digest
 
+    check_sizes(encoder, vocabulary, vocabulary.sizes, key=SIZES)
     progress.on_share("reading the text", 0.0)
     corpus = read_text(encoder, text, objective, seed=seed)
     longest = max_length_of(encoder) if TIMED_LINES & {*budget.lines()} else measure.length
@@ -97,10 +98,7 @@ def _trimmed_into(
     from homoexport.encoder import save_encoder
 
     progress.on_share(f"choosing {size:,} words", 0.0)
-    try:
-        trimmed = trimmed_to(encoder, corpus, vocabulary, size, progress)
-    except RecipeError as error:
-        raise RecipeError(error.what, hint=error.hint, key=_SIZES) from None
+    trimmed = trimmed_to(encoder, corpus, vocabulary, size, progress)
     folder.mkdir()
     save_encoder(trimmed.encoder, trimmed.encoder.model, folder)
     return trimmed

@@ -11,12 +11,13 @@ import pytest
 import yaml
 
 from homoexport.documents.recipe import load_recipe
-from homoexport.errors import UserError
+from homoexport.errors import RecipeError, UserError
 from homoexport.report import outlook_table, row_lines, time_in_words
 from homoexport.workflow import estimate
 from homoexport.workflow.check import check, check_recipe
 from homoexport.workflow.estimate import _Probed, time_of_run
 from tests.conftest import MINILM, write_sentences
+from tests.trimmed import write_wordy_teacher
 from tests.workflow.conftest import write_recipe
 
 _ALIKE = ("homobert-base", "homobert-small", "homobert-tiny", "homobert-xsmall", "reranker")
@@ -78,15 +79,35 @@ def test_a_student_that_is_to_be_planned_takes_time_for_it(recipe):
     assert ("Student", "planned for the budget") in outlook_table(found).rows
 
 
-def test_each_vocabulary_is_a_plan_of_its_own(recipe):
+def test_each_vocabulary_is_a_plan_of_its_own(recipe, tmp_path):
     path = recipe(budget={"file_mb": 5})
     tree = yaml.safe_load(path.read_text())
     del tree["student"]
+    tree["teacher"] = str(write_wordy_teacher(tmp_path / "wordy"))
     path.write_text(yaml.safe_dump(tree))
-    alone, several = (check(load_recipe(path, more)) for more in ([], ["vocabulary.sizes=[60, 80]"]))
-    assert ("Student", "planned for the budget, with all words or 60 or 80") in outlook_table(several).rows
+    alone, several = (check(load_recipe(path, more)) for more in ([], ["vocabulary.sizes=[160, 180]"]))
+    assert ("Student", "planned for the budget, with all words or 160 or 180") in outlook_table(several).rows
     plans = [each.time.seconds["plan"] / each.time.seconds["teacher"] for each in (alone, several)]
     assert plans[1] / plans[0] == pytest.approx(3, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("planned", "given", "told"),
+    [
+        (True, "vocabulary.sizes=[160, 300]", r"'vocabulary\.sizes': 300 pieces are no fewer than the 300"),
+        (True, "vocabulary.sizes=[20]", r"'vocabulary\.sizes': 20 pieces are fewer than the"),
+        (True, "vocabulary.sizes=[160, 20, 160]", r"vocabulary\.sizes: 160 is named twice"),
+        (False, "student.vocab_size=40k", r"'student\.vocab_size': 40000 pieces are no fewer than the 300"),
+    ],
+)
+def test_words_that_the_teacher_cannot_have_are_told_before_the_run(recipe, tmp_path, planned, given, told):
+    path = recipe(teacher=str(write_wordy_teacher(tmp_path / "wordy")), budget={"file_mb": 5})
+    if planned:
+        tree = yaml.safe_load(path.read_text())
+        del tree["student"]
+        path.write_text(yaml.safe_dump(tree))
+    with pytest.raises(RecipeError, match=told):
+        check(load_recipe(path, [given]))
 
 
 def test_judging_takes_time_by_what_is_judged(recipe, tmp_path, monkeypatch):

@@ -123,8 +123,9 @@ class _Streamed:
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (["--vocab-size", "20"], "vocab_size: 20 pieces are fewer than the"),
-        (["--vocab-size", "99k"], "vocab_size: 99000 pieces are more than the"),
+        (["--vocab-size", "20"], "--vocab-size: 20 pieces are fewer than the"),
+        (["--vocab-size", "99k"], "--vocab-size: 99000 pieces are no fewer than the 300"),
+        (["--vocab-size", "300"], "--vocab-size: 300 pieces are no fewer than the 300 that its tokenizer has; give"),
         (["--vocab-size", "many"], "'many' is no count"),
         (["--keep", "no-such-file.txt"], "no-such-file.txt: no such file"),
     ],

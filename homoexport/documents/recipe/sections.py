@@ -125,8 +125,8 @@ class VocabularySettings(Section):
     @field_validator("sizes")
     @classmethod
     def _different(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(sizes)) < len(sizes):
-            raise ValueError("a size is named twice, and would make the same plan again")
+        if twice := [size for index, size in enumerate(sizes) if size in sizes[:index]]:
+            raise ValueError(f"{twice[0]} is named twice, and would make the same plan again")
         return sizes
 
 

@@ -6,7 +6,7 @@ Letters: see `stages.plan.shapes`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from operator import attrgetter
 from statistics import median
@@ -14,6 +14,7 @@ from typing import Any
 
 from homoexport.documents.budget import DOWNLOAD, LATENCY_LINES, THROUGHPUT, TIMED_LINES, Budget
 from homoexport.documents.plan import COST_FIGURES, Check, Cost, More, Plan, Row, Slower, figure_of, used_of
+from homoexport.errors import BudgetError, UserError
 from homoexport.shape import Shape
 
 # Room below a limit, so that a package that comes out as planned keeps it with its interval.
@@ -34,18 +35,30 @@ _MEGABYTES = ("peak_rss_mb", "file_mb", DOWNLOAD)
 _UNITS = {**dict.fromkeys(LATENCY_LINES, " ms"), THROUGHPUT: "/s", **dict.fromkeys(_MEGABYTES, " MB")}
 
 
+class NoneKeepsError(BudgetError):
+    """A budget that no student keeps; `limits` are its lines as figures."""
+
+    def __init__(self, what: str, *, where: str, hint: str, limits: Limits) -> None:
+        super().__init__(what, where=where, hint=hint)
+        self.limits = limits
+
+    def renamed(self, names: Mapping[str, str]) -> UserError:
+        return BudgetError(self.what, where=self.where, hint=self.hint).renamed(names)
+
+
 @dataclass(frozen=True)
 class Limits:
     """A budget's lines as figures, by name.
 
     Half of `drift`, how far the machine's pace goes, is room that times get below their limits. `beside_mb` is what a
-    browser downloads beside the model's file.
+    browser downloads beside the model's file, and `reference` the teacher that lines were relative to.
     """
 
     values: Mapping[str, float]
     batch_size: int
     drift: float = 0.0
     beside_mb: float = 0.0
+    reference: Cost | None = field(default=None, compare=False)
 
     @classmethod
     def of(
@@ -57,7 +70,7 @@ class Limits:
             known |= reference.figures
             known[THROUGHPUT] = reference.throughput_per_s(batch_size)
             known[DOWNLOAD] = reference.file_mb + beside_mb
-        return cls(budget.limits(known), batch_size, beside_mb=beside_mb)
+        return cls(budget.limits(known), batch_size, beside_mb=beside_mb, reference=reference)
 
     @classmethod
     def of_plan(cls, plan: Plan) -> Limits:

@@ -24,10 +24,10 @@ from homoexport.documents.package import PAGE_FILES
 from homoexport.documents.plan import COST_FIGURES, Check, Cost, Plan, Row, TeacherSensitivity
 from homoexport.documents.recipe import DistillSettings, MeasureSettings
 from homoexport.encoder import Encoder, family_of, max_length_of, parameters_at, save_tokenizer, weights_digest
-from homoexport.errors import BudgetError, PackageError, RecipeError
+from homoexport.errors import PackageError, RecipeError
 from homoexport.lock import scratch_folder
 from homoexport.shape import Shape
-from homoexport.stages.plan.choice import LIGHTER, Limits, best_of, make_plan
+from homoexport.stages.plan.choice import LIGHTER, Limits, NoneKeepsError, best_of, make_plan
 from homoexport.stages.plan.instruments import Instruments, Progress
 from homoexport.stages.plan.lab import Lab
 from homoexport.stages.plan.remembered import keep, seconds_since
@@ -184,16 +184,17 @@ def _static_way(limits: Limits, encoder: Encoder) -> str:
     )
 
 
-def _hopeless(limits: Limits, row: Row, which: str, *, other: str = "") -> BudgetError:
+def _hopeless(limits: Limits, row: Row, which: str, *, other: str = "") -> NoneKeepsError:
     line = max(limits.missed_by(row), key=lambda line: limits.used(row, line))
     room = (
         "" if limits.used(row, line) > 1 else f", and {100 * limits.margin(line):.0f} % of room for what measuring adds"
     )
-    return BudgetError(
+    return NoneKeepsError(
         f"no student keeps {limits.in_words(line, limits.values[line])}: the {which} ({row.shape.name}) needs "
         f"{limits.in_words(line, limits.figure(row, line))}{room}",
         where=f"budget.{line}",
         hint="allow that with some room" + (_OTHER_WAYS + other) * (line in TIMED_LINES),
+        limits=limits,
     )
 
 
@@ -230,7 +231,8 @@ def _best_that_keeps(rows: Sequence[Row], limits: Limits) -> Row:
     best = best_of([row for row in rows if limits.kept_by(row)])
     if best is None:
         if not rows:
-            raise BudgetError("no student fits into its memory", where="measure.device", hint="give it more")
+            what = "no student fits into its memory"
+            raise NoneKeepsError(what, where="measure.device", hint="give it more", limits=limits)
         raise _hopeless(limits, min(rows, key=limits.strain), "nearest")
     return best
 

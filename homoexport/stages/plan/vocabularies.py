@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from math import ceil
 
 from homoexport.documents.budget import Budget
-from homoexport.documents.plan import Plan, PlannedVocabulary
+from homoexport.documents.plan import Cost, Plan, PlannedVocabulary
 from homoexport.errors import BudgetError
+from homoexport.stages.plan.choice import NoneKeepsError
 
-_DIGITS = 6  # that count of a length that is not whole
+_DIGITS = 6  # that count, of a score and of a length that is not whole
 
 
 def length_with(more_tokens: float, length: int, *, longest: int) -> int:
@@ -36,31 +37,28 @@ def best_vocabulary(
         plan_for: a plan for one of them; BudgetError where no student keeps the budget.
 
     Raises:
-        BudgetError: no student keeps it with any; with what the fewest words need. Or none does with all words, and
-            without a plan of these nobody knows what a relative line is.
+        BudgetError: no student keeps it with any; with what the fewest words need.
     """
     limits = budget
+    reference: Cost | None = None
     plans: list[Plan] = []
     noted: list[PlannedVocabulary] = []
-    refusals: list[tuple[int, BudgetError]] = []
+    refusals: list[tuple[int, NoneKeepsError]] = []
     for vocabulary in asked:
         try:
             plan = plan_for(vocabulary, limits)
-        except BudgetError as error:
-            if limits.relative:
-                hint = f"{error.hint}; where each line is a figure of its own, fewer words are tried, too"
-                raise BudgetError(error.what, where=error.where, hint=hint) from None
+        except NoneKeepsError as error:
+            limits = Budget.model_validate(error.limits.values)
+            reference = reference or error.limits.reference
             refusals.append((vocabulary.pieces, error))
             noted.append(vocabulary.model_copy(update={"refused": error.what}))
             continue
-        limits = Budget.model_validate(plan.limits)
+        limits, reference = Budget.model_validate(plan.limits), reference or plan.reference
         plans.append(plan.model_copy(update={"vocab_size": vocabulary.vocab_size}))
         noted.append(vocabulary.planned(plan.choice))
     if not plans:
         pieces, nearest = min(refusals, key=lambda refusal: refusal[0])
         raise BudgetError(f"{nearest.what}, with {pieces:,} words", where=nearest.where, hint=nearest.hint)
-    best = max((each for each in noted if each.score is not None), key=lambda each: each.score or 0.0)
+    best = max((each for each in noted if each.score is not None), key=lambda each: round(each.score or 0.0, _DIGITS))
     taken = next(plan for plan in plans if plan.vocab_size == best.vocab_size)
-    return taken.model_copy(
-        update={"budget": budget, "reference": plans[0].reference, "vocabularies": tuple(noted)},
-    )
+    return taken.model_copy(update={"budget": budget, "reference": reference, "vocabularies": tuple(noted)})

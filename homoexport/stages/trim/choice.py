@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,14 +36,9 @@ def choose(
     Raises:
         RecipeError: `size` is less than what no text can do without.
     """
-    kept = set(pieces.essential)
-    for index in always:
-        kept |= pieces.with_what_makes(index)
-    kept |= _that_nothing_else_tells(pieces, kept)
+    kept = indispensable(pieces, always)
     limit = len(counts) if size is None else size
-    if len(kept) > limit:
-        what = f"{limit} pieces are fewer than the {len(kept)} that no text can do without (characters, special tokens)"
-        raise RecipeError(what, where="vocab_size", hint=f"give {len(kept)} or more")
+    refuse_without_room(limit, kept)
     usage = _usage(pieces, counts)
     order = np.argsort(-usage, kind="stable")
     enough = counts[order] >= (max(1, min_count) if size is None else min_count)
@@ -52,6 +47,21 @@ def choose(
         if len(kept) + len(more) <= limit:
             kept |= more
     return sorted(kept)
+
+
+def indispensable(pieces: Pieces, always: Iterable[int] = ()) -> set[int]:
+    """Ids that no text can do without: characters, special tokens, and those that `always` stay, with their parts."""
+    kept = set(pieces.essential)
+    for index in always:
+        kept |= pieces.with_what_makes(index)
+    return kept | _that_nothing_else_tells(pieces, kept)
+
+
+def refuse_without_room(size: int, kept: Collection[int]) -> None:
+    """Refuse (RecipeError) a size that those do not fit in that no text can do without."""
+    if len(kept) > size:
+        what = f"{size} pieces are fewer than the {len(kept)} that no text can do without (characters, special tokens)"
+        raise RecipeError(what, key="student.vocab_size", hint=f"give {len(kept)} or more")
 
 
 def _usage(pieces: Pieces, counts: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -61,6 +61,11 @@ class Pieces:
         """The tokens that are cut out of a text before the model sees it."""
         return {token["content"]: token["id"] for token in self.file.get("added_tokens") or ()}
 
+    @property
+    def all_ids(self) -> frozenset[int]:
+        """Of the model's pieces and the added tokens."""
+        return frozenset(self.names) | frozenset(self.added.values())
+
     @cached_property
     def essential(self) -> frozenset[int]:
         """What no text can do without: added tokens, those that are put around it, the unknown one, what stands for

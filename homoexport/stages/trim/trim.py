@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -12,7 +12,7 @@ from homoexport.documents.student import VocabularyDescription
 from homoexport.encoder import Encoder
 from homoexport.encoder.vocabulary import needed_ids, with_vocabulary
 from homoexport.errors import RecipeError, TeacherError
-from homoexport.stages.trim.choice import choose
+from homoexport.stages.trim.choice import choose, indispensable, refuse_without_room
 from homoexport.stages.trim.compare import compare, coverage
 from homoexport.stages.trim.pieces import Pieces
 from homoexport.text.awkward import awkward_texts
@@ -40,32 +40,20 @@ def trim(
 
     Raises:
         TeacherError: a tokenizer whose vocabulary cannot be trimmed.
-        RecipeError: `size` is less than what no text can do without, or more than the tokenizer has.
+        RecipeError: `size` is less than what no text can do without, or no less than what the tokenizer has.
     """
     tokenizer = encoder.tokenizer
-    if not tokenizer.is_fast:
-        what, hint = "its tokenizer has no tokenizer.json", "save it with a fast tokenizer"
-        raise TeacherError(what, where=encoder.source, hint=hint)
-    backend = tokenizer.backend_tokenizer
-    backend.no_truncation()
-    backend.no_padding()
-    pieces = Pieces(json.loads(backend.to_str()), encoder.source)
-    before = len(set(pieces.names) | set(pieces.added.values()))
-    if size is not None and size > before:
-        what = f"{size} pieces are more than the {before} that its tokenizer has"
-        raise RecipeError(what, where="vocab_size", hint=f"give fewer than {before}, or leave it out")
+    pieces, always = _pieces_of(encoder, whole)
+    if size is not None:
+        _refuse_all(size, pieces)
     counts = count_tokens(corpus, encoder.model.config.vocab_size)
-    prompts = [] if encoder.prompts is None else encoder.prompts.texts.values()
-    lines = [f"{space}{line}" for line in (*whole, *prompts) for space in ("", " ")]  # at a text's start, and within
-    named = chain.from_iterable(encoding.ids for encoding in backend.encode_batch(lines))
-    always = needed_ids(encoder.model).union(named)
     kept = choose(pieces, counts, size=size, min_count=settings.min_count, always=always)
     trimmed = with_vocabulary(encoder, kept, pieces.keeping(kept).file)
     awkward = list(chain.from_iterable(awkward_texts(pieces.added).values()))
     return Trimmed(
         encoder=trimmed,
         vocabulary=VocabularyDescription(
-            before=before,
+            before=len(pieces.all_ids),
             after=len(kept),
             essential=len(pieces.essential),
             in_text=int((counts > 0).sum()),
@@ -74,3 +62,36 @@ def trim(
         ),
         coverage=coverage(tokenizer, kept, corpus.held_out_texts),
     )
+
+
+def check_sizes(encoder: Encoder, sizes: Iterable[int], *, whole: Sequence[str] = ()) -> None:
+    """Refuse (RecipeError, TeacherError) what `trim` would, before any text is read."""
+    pieces, always = _pieces_of(encoder, whole)
+    kept = indispensable(pieces, always)
+    for size in sizes:
+        _refuse_all(size, pieces)
+        refuse_without_room(size, kept)
+
+
+def _refuse_all(size: int, pieces: Pieces) -> None:
+    before = len(pieces.all_ids)
+    if size >= before:
+        what = f"{size} pieces are no fewer than the {before} that its tokenizer has"
+        raise RecipeError(what, key="student.vocab_size", hint=f"give fewer than {before}, or leave it out")
+
+
+def _pieces_of(encoder: Encoder, whole: Sequence[str]) -> tuple[Pieces, set[int]]:
+    """The pieces of its tokenizer, which neither cuts nor pads from now on, and those that stay for the model's sake,
+    its prompts' and that of texts that are to be split as now."""
+    tokenizer = encoder.tokenizer
+    if not tokenizer.is_fast:
+        what, hint = "its tokenizer has no tokenizer.json", "save it with a fast tokenizer"
+        raise TeacherError(what, where=encoder.source, hint=hint)
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    pieces = Pieces(json.loads(backend.to_str()), encoder.source)
+    prompts = [] if encoder.prompts is None else encoder.prompts.texts.values()
+    lines = [f"{space}{line}" for line in (*whole, *prompts) for space in ("", " ")]  # at a text's start, and within
+    named = chain.from_iterable(encoding.ids for encoding in backend.encode_batch(lines))
+    return pieces, needed_ids(encoder.model).union(named)
