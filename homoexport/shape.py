@@ -77,6 +77,8 @@ WrittenShape = Annotated[Shape, BeforeValidator(_as_fields), PlainSerializer(Sha
 
 
 def _counted(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"{str(value).lower()} is no count")
     try:
         return parse_count(value, where="") if isinstance(value, str) else value
     except UserError as error:
@@ -225,7 +227,7 @@ def complete_shape(
         raise ShapeError(
             f"hidden_size {hidden} is not divisible into {heads} heads",
             where="student",
-            hint=f"the nearest that is: {_nearest(hidden, heads)}, or another num_attention_heads",
+            hint=f"the nearest that is: {nearest_multiple(hidden, heads)}, or another num_attention_heads",
         )
     shape = Shape(layers, hidden, ffn, heads)
     _check(shape, teacher, prune, prunes_head_width)
@@ -274,12 +276,13 @@ def _default_heads(teacher: Shape, hidden: int, *, fewer: bool, narrower: bool) 
         return heads
     if narrower:
         what = f"hidden_size {hidden} is not divisible into {number} heads, nor into heads of {width}"
-        hint = f"the nearest that is: {_nearest(hidden, number)}, or set num_attention_heads"
+        hint = f"the nearest that is: {nearest_multiple(hidden, number)}, or set num_attention_heads"
     else:
         what = f"hidden_size {hidden} is not divisible into heads of {width}"
-        hint = f"the nearest that is: {_nearest(hidden, width)}"
+        hint = f"the nearest that is: {nearest_multiple(hidden, width)}"
     raise ShapeError(what, where="student", hint=hint)
 
 
-def _nearest(number: int, divisor: int) -> int:
+def nearest_multiple(number: int, divisor: int) -> int:
+    """Of `divisor`, and at least that."""
     return max(1, round(number / divisor)) * divisor

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+)
 
 from tests.conftest import WORDS
 
@@ -21,7 +27,11 @@ if int(transformers.__version__.partition(".")[0]) >= 5:
         "qwen3 windows": _QWEN | _WINDOWS | {"is_causal": False},
         "gemma3_text": _GEMMA | {"use_bidirectional_attention": True},
     }
-CLASSES = {"model": AutoModel, "sequence": AutoModelForSequenceClassification}
+CLASSES = {
+    "model": AutoModel,
+    "sequence": AutoModelForSequenceClassification,
+    "token": AutoModelForTokenClassification,  # which Gemma has not
+}
 
 
 def grouped(kind: str, head: str = "model", attention: str | None = None) -> PreTrainedModel:

@@ -23,6 +23,7 @@ from pydantic_core import PydanticUndefined
 from homoexport.cli.app import command_names, load_command
 from homoexport.documents.recipe import FinetuneRecipe, Recipe, section_of
 from homoexport.limits import LIMITS
+from homoexport.shape import Count
 
 DOCS = Path(__file__).parents[1] / "docs"
 _MADE = "<!-- Written by `python tools/reference.py`; edit the code, not this page. -->"
@@ -94,13 +95,15 @@ def _value(field: FieldInfo) -> str:
 def _kind(annotation: Any) -> str:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return _kind(arguments[0])
+        is_count = any(rule in arguments for rule in get_args(Count)[1:])
+        return f"{_kind(arguments[0])}{', 12k is 12000' * is_count}"
     if origin is Literal:
         return ", ".join(f"`{choice}`" for choice in arguments)
     if origin in (Union, UnionType):
         return " or ".join(_kind(each) for each in arguments if each is not NoneType)
     if origin in (tuple, list):
-        return f"list of {_kind(arguments[0])}"
+        first, *rest = _kind(arguments[0]).split(", ")
+        return ", ".join([f"list of {first}{'s' * (first in ('whole number', 'number', 'text', 'section'))}", *rest])
     if origin is dict:
         return f"{_kind(arguments[1])} by name"
     if issubclass(annotation, BaseModel):

@@ -15,7 +15,7 @@ import inspect
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -300,13 +300,14 @@ def gathered(given: Tree) -> Tree:
 
 
 @contextmanager
-def as_flags(given: Tree | None = None) -> Iterator[None]:
-    """Call columns in errors what the command line calls them, where that named the text (None: always)."""
+def as_flags(given: Tree | None = None, others: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Call columns, and what else a command has flags for, in hints what the command line calls them, where that named
+    the text (None: always)."""
     try:
         yield
     except UserError as error:
         is_ours = given is None or "sources" in given.get("text", {})
-        raise (error.renamed(_AS_FLAGS) if is_ours else error) from None
+        raise (error.renamed({**_AS_FLAGS, **(others or {})}) if is_ours else error) from None
 
 
 def on_provider(given: Tree, provider: str | None) -> Tree:

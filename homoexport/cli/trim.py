@@ -19,9 +19,11 @@ _FIELDS = (
     Flag("vocabulary.min_count"),
     Flag("vocabulary.keep"),
     "text.max_length",
+    "text.min_words",
     "text.held_out",
     "seed",
 )
+_CALLED = {"text.min_words": "--min-words", "text.held_out": "--held-out"}
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Hub name, folder, or package:DISTRIBUTION/PATH.")]
 Output = Annotated[
     Path | None,
@@ -47,7 +49,7 @@ def trim(model: Model, *, given: Tree, output: Output = None, force: Force = Fal
     from homoexport.workflow.trim import told
     from homoexport.workflow.trim import trim as trim_model
 
-    with looked_for(model, asked), as_flags(given):
+    with looked_for(model, asked), as_flags(given, _CALLED):
         manifest = trim_model(
             model,
             text=asked.text,

@@ -32,6 +32,7 @@ from homoexport.documents.document import (
 from homoexport.documents.graph import external_files
 from homoexport.documents.package import RUNTIME_FILES, PackageDetails
 from homoexport.documents.student import DistilledDetails, FinetunedDetails, StudentDetails, TrimmedDetails
+from homoexport.documents.vocabulary import VocabularyDescription
 from homoexport.errors import PackageError, readable
 from homoexport.host import HostDescription, describe_host, library_versions
 
@@ -75,7 +76,7 @@ class Manifest(Document):
     `digest` is that of its files' digests, `recipe` that of the recipe.
     """
 
-    VERSION: ClassVar[str] = "2.6"
+    VERSION: ClassVar[str] = "2.7"
 
     kind: ArtifactKind
     digest: str
@@ -299,6 +300,13 @@ def digest_in(folder: Path) -> str | None:
     """The digest of the artifact in a model's folder, all of which is verified; None where homoexport made none."""
     has_own = (folder / MANIFEST).is_file() and kind_of(folder) is not None
     return verify(folder, Manifest, strict=False).digest if has_own else None
+
+
+def vocabulary_of(folder: Path) -> VocabularyDescription | None:
+    """What is told of the vocabulary of a trimmed model in a folder; None of any other."""
+    if kind_of(folder) not in ("model", "student"):
+        return None
+    return read_manifest(folder, StudentManifest).details.vocabulary
 
 
 def verify(

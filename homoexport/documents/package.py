@@ -23,6 +23,7 @@ from homoexport.choices import (
 )
 from homoexport.documents.budget import BudgetVerdict
 from homoexport.documents.document import Figures
+from homoexport.documents.vocabulary import VocabularyDescription
 
 Count = Annotated[int, Field(gt=0, lt=2**31)]
 # Of a package: what another runtime than ONNX Runtime is told to open, and what it looks for beside that.
@@ -247,7 +248,8 @@ class PackageDetails(Figures):
     `candidate` is the full name of the one that ships; `refused` and `left_out` say why each other one does not, or
     could not be made; `quality` holds verdicts on a floor, by the candidate's name. `held_on` is the device that the
     accuracy gate was held on, beside this machine. `labels` are the names of a classifier's logits, in their order.
-    `truncation_side` is where texts beyond `max_length` are cut.
+    `truncation_side` is where texts beyond `max_length` are cut, and `vocabulary` is told, from version 2.7 of the
+    manifest on, of a model that was trimmed.
     """
 
     model_file: str
@@ -285,6 +287,7 @@ class PackageDetails(Figures):
     browser: BrowserChoice | None = None
     prompts: Prompts | None = None
     truncation_side: TruncationSide = "right"
+    vocabulary: VocabularyDescription | None = None
 
     @property
     def beside(self) -> dict[Runtime, RuntimeFile]:

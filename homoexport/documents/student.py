@@ -12,6 +12,7 @@ from homoexport.choices import Method, ModelTask, Objective, Side
 from homoexport.documents.document import Figures, first_fault
 from homoexport.documents.evaluation import FineTunedRun
 from homoexport.documents.recipe import FinetuneSettings
+from homoexport.documents.vocabulary import VocabularyDescription
 from homoexport.errors import PackageError, refusing
 from homoexport.shape import WrittenShape
 
@@ -57,40 +58,11 @@ class CorpusDescription(Figures):
     vectors: VectorsDescription | None = None
 
 
-class SplitTexts(Figures):
-    """What a trimmed tokenizer makes of texts, beside what the whole one made.
-
-    `same` is the share of texts whose pieces are the same ones; tokens are the mean of a text, special ones included;
-    `unknown_more` are the unknown pieces that were none before.
-    """
-
-    texts: int
-    same: float
-    tokens_before: float
-    tokens_after: float
-    unknown_more: int
-
-    @property
-    def more_tokens(self) -> float:
-        """How many more tokens there are, as a share."""
-        return self.tokens_after / self.tokens_before - 1 if self.tokens_before else 0.0
-
-
-class VocabularyDescription(Figures):
-    """A trimmed vocabulary: its pieces before and after, those that no text can do without, those that the text has,
-    and what becomes of the held-out text and of awkward strings.
-    """
-
-    before: int
-    after: int
-    essential: int
-    in_text: int
-    held_out: SplitTexts
-    awkward: SplitTexts
-
-
 class _Details(Figures):
-    """What is said of every student and fine-tuned model, with what it was made of and the seconds that this took."""
+    """What is said of every student and fine-tuned model, with what it was made of and the seconds that this took.
+
+    `vocabulary` is that of a model that was trimmed, or that is made of one that was.
+    """
 
     task: ModelTask
     teacher: str
@@ -98,6 +70,7 @@ class _Details(Figures):
     parameters: int
     steps: int
     seconds: float
+    vocabulary: VocabularyDescription | None = None
 
 
 Bits = Annotated[str, Field(pattern="^(?:[0-9a-f]{2})*$")]
@@ -158,7 +131,6 @@ class DistilledDetails(_Details):
     objective: Objective
     processes: int
     text: CorpusDescription
-    vocabulary: VocabularyDescription | None = None
     held_out_loss: float
     kept: KeptNeurons | None = None
 

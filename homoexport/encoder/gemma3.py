@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from homoexport.encoder.layout import Layout
 from homoexport.encoder.prenorm import GLOBAL, LOCAL, PreNorm, refuse_before_5
 from homoexport.errors import ShapeError
-from homoexport.shape import Shape
+from homoexport.shape import Shape, nearest_multiple
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,10 @@ class _Gemma3(PreNorm):
 
     def check_target(self, config: Any, target: Shape) -> None:
         super().check_target(config, target)
-        if target.hidden_size % target.num_attention_heads:
-            what = f"hidden_size {target.hidden_size} is not divisible by {target.num_attention_heads} heads"
-            raise ShapeError(what, where="student", hint="its config allows no other; give a multiple")
+        hidden, heads = target.hidden_size, target.num_attention_heads
+        if hidden % heads:
+            what = f"hidden_size {hidden} is not divisible by {heads} heads, as a Gemma's config wants it"
+            raise ShapeError(what, where="student", hint=f"the nearest that is: {nearest_multiple(hidden, heads)}")
 
     def prepare_config(self, config: Any) -> None:
         super().prepare_config(config)

@@ -86,6 +86,11 @@ class Encoder:
     root: Path | None = None
 
     @property
+    def home(self) -> Path:
+        """The folder that all its files lie in or below."""
+        return self.root or self.folder
+
+    @property
     def width(self) -> int:
         """Numbers of a sentence's vector."""
         modes = 1 if self.pooling is None else len(self.pooling.modes)

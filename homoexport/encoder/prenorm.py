@@ -23,7 +23,7 @@ from homoexport.encoder.rotary import turned
 from homoexport.encoder.slots import columns, existing, norm, own_linears, rows, square
 from homoexport.encoder.traits import Traits
 from homoexport.errors import ShapeError, TeacherError
-from homoexport.shape import Shape, Widths
+from homoexport.shape import Shape, Widths, nearest_multiple
 
 _HEADS = ("dense", "classifier", "score")  # linear layers of heads, in the order of use
 LOCAL, GLOBAL = "sliding_attention", "full_attention"  # kinds of layers
@@ -125,9 +125,9 @@ class PreNorm(Family):
 
     def check_target(self, config: Any, target: Shape) -> None:
         queries_per_key = _queries_per_key(config)
-        if target.num_attention_heads % queries_per_key:
-            what = f"{target.num_attention_heads} heads: each {queries_per_key} share their keys and leave together"
-            raise ShapeError(what, where="student", hint=f"give a multiple of {queries_per_key}")
+        if (heads := target.num_attention_heads) % queries_per_key:
+            what = f"{heads} heads are no multiple of the {queries_per_key} that share their keys and leave together"
+            raise ShapeError(what, where="student", hint=f"the nearest is {nearest_multiple(heads, queries_per_key)}")
 
     def scored(self, model: nn.Module, layer: int, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Queries, and each key once for every query that it answers, [B, S, H·d], both normed and turned."""

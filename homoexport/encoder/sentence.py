@@ -245,7 +245,7 @@ def write_sentence_files(encoder: Encoder, folder: Path, *, hidden_size: int, ma
         for index, (kind, path) in enumerate(zip(kinds, paths, strict=True))
     ]
     (folder / MODULES).write_text(json.dumps(modules, indent=2))
-    prompts = (encoder.root or encoder.folder) / PROMPTS  # and the similarity
+    prompts = encoder.home / PROMPTS  # and the similarity
     if prompts.is_file():
         shutil.copyfile(prompts, folder / PROMPTS)
     settings = {"do_lower_case": False} | read_sentence_settings(encoder.folder)

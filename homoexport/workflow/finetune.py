@@ -19,6 +19,7 @@ from homoexport.documents.artifact import (
     MANIFEST,
     FinetunedManifest,
     verify,
+    vocabulary_of,
     write_manifest,
 )
 from homoexport.documents.document import digest_of, write_document
@@ -142,7 +143,7 @@ def finetune_model(
     from homoexport.stages.finetune import train_classifier
 
     refuse_existing(out_dir, force=force, kind="model", inputs=[source, *([teacher] if teacher else [])])
-    load_encoder(source)  # what cannot be fine-tuned is refused before a teacher is asked
+    vocabulary = vocabulary_of(load_encoder(source).home)  # what cannot be fine-tuned is refused before all else
     train = task.train.drawn(settings.max_examples, seed)
     logits = None
     if teacher is not None:
@@ -173,6 +174,7 @@ def finetune_model(
             taught=teacher is not None,
             finetune=settings,
             seconds=made.seconds,
+            vocabulary=vocabulary,
             finetuned=run,
         )
         write_finetuned_report(folder, FineTuning(model=source, runs=(run,), summary=over_seeds([run])))

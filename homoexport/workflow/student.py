@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from accelerate.utils import gather_object
 
-from homoexport.documents.artifact import DistilledManifest, read_manifest, write_manifest
+from homoexport.documents.artifact import DistilledManifest, read_manifest, vocabulary_of, write_manifest
 from homoexport.documents.document import half_of, write_text
 from homoexport.documents.layout import CHECKPOINT, END_STATE, GOOD_CHECKPOINT, LOG
 from homoexport.documents.recipe import DistillSettings
@@ -347,7 +347,7 @@ class StudentWriter:
             steps=0 if job.settings.method == "repair" else self.steps_done,
             processes=job.accelerator.num_processes,
             text=job.corpus.description,
-            vocabulary=job.vocabulary,
+            vocabulary=job.vocabulary or vocabulary_of(job.encoder.home),
             held_out_loss=loss,
             kept=run.kept(),
             seconds=round(self.seconds, 3),

@@ -14,7 +14,8 @@ from homoexport.choices import ModelTask, Objective
 from homoexport.documents.artifact import TrimmedManifest, verify, write_manifest
 from homoexport.documents.output import refuse_existing, staged
 from homoexport.documents.recipe import TextSettings, TextSource, VocabularySettings
-from homoexport.documents.student import SplitTexts, TrimmedDetails
+from homoexport.documents.student import TrimmedDetails
+from homoexport.documents.vocabulary import SplitTexts
 from homoexport.errors import RecipeError
 from homoexport.globs import at_home, matching
 from homoexport.text.sources import check_files

@@ -94,7 +94,7 @@ def test_kind_and_format_are_checked(artifact):
         verify(artifact, PackageManifest)
     manifest = json.loads((artifact / "manifest.json").read_text())
     (artifact / "manifest.json").write_text(json.dumps({**manifest, "schema_version": "99.0"}))
-    with pytest.raises(PackageError, match=r"is of schema version 99.0, and this homoexport reads 2\.6"):
+    with pytest.raises(PackageError, match=r"is of schema version 99.0, and this homoexport reads 2\.7"):
         read_manifest(artifact, Manifest)
 
 

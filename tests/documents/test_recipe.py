@@ -83,7 +83,9 @@ def test_a_planned_recipe_may_name_sizes_of_its_vocabulary():
     [
         (PLANNED | {"vocabulary": {"min_count": 2}}, "of a student that is planned needs 'sizes' to choose among"),
         (MINIMAL | {"vocabulary": {"sizes": ["12k"]}}, "'vocabulary.sizes' are for a plan to choose among"),
-        (PLANNED | {"vocabulary": {"sizes": ["12k", 12_000]}}, "a size is named twice"),
+        (PLANNED | {"vocabulary": {"sizes": "12k"}}, "'vocabulary.sizes': Input should be a list"),
+        (PLANNED | {"vocabulary": {"sizes": [True]}}, "'vocabulary.sizes.0': true is no count"),
+        (PLANNED | {"vocabulary": {"sizes": ["12k", 12_000]}}, "12000 is named twice"),
         (PLANNED | {"vocabulary": {"sizes": ["many"]}}, "'many' is no count"),
         (PLANNED | {"vocabulary": {"sizes": [0]}}, "vocabulary.sizes.0"),
     ],

@@ -124,6 +124,7 @@ RULES["eurobert"] = [
     (r"layernorm\.", "hidden", None),
     (r"^dense\.", "hidden", "hidden"),
     (r"(score|lm_head)\.weight", None, "hidden"),
+    (r"score\.bias", None, None),
     *_HEADS,
 ]
 RULES["qwen3"] = RULES["gemma3_text"] = RULES["eurobert"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from homoexport.documents.artifact import DistilledManifest, TrimmedManifest, verify
+from homoexport.documents.artifact import DistilledManifest, TrimmedManifest, verify, vocabulary_of
 from homoexport.documents.package import Prompts
 from homoexport.documents.recipe import DistillSettings, TextSettings, TextSource, VocabularySettings
 from homoexport.encoder import load_encoder
@@ -18,6 +18,7 @@ from homoexport.shape import PartialShape
 from homoexport.text.counts import count_tokens
 from homoexport.text.prepare import prepare_text
 from homoexport.workflow.distill import distill
+from homoexport.workflow.export import export
 from homoexport.workflow.job import open_job
 from homoexport.workflow.trim import trim
 from tests.conftest import sentence_vectors
@@ -90,6 +91,24 @@ def test_a_student_with_fewer_words(teacher, texts, tmp_path):
     student = load_encoder(str(tmp_path / "student"))
     assert student.model.config.vocab_size == found.details.vocabulary.after == len(student.tokenizer)
     assert found.details.embedding_parameters == student.model.config.vocab_size * 16
+
+
+def test_packages_tell_how_many_words_were_left_out(teacher, texts, tmp_path):
+    """That of a trimmed model, and of what is distilled or fine-tuned out of one; not that of its teacher."""
+    trimmed, student = tmp_path / "trimmed", tmp_path / "student"
+    before = load_encoder(str(teacher)).model.config.vocab_size
+    found = trim(str(teacher), text=_text(texts), output=trimmed, vocab_size=before - 30).details.vocabulary
+    settings = DistillSettings(objective="sentence-embedding", method="repair", steps=1, batch_size=8)
+    shape = PartialShape(hidden_size=16, intermediate_size=32)
+    made = distill(str(trimmed), text=_text(texts), shape=shape, settings=settings, output=student)
+    assert made.details.vocabulary == found
+    for model, told in ((teacher, None), (student, found)):
+        package = tmp_path / f"{model.name}-onnx"
+        assert export(model, output=package, quantize="none", graph="standard").details.vocabulary == told
+        line = f"{found.after} of {before} pieces stay"
+        assert (line in (package / "README.md").read_text()) == (told is not None)
+    assert vocabulary_of(student) == found
+    assert vocabulary_of(tmp_path / "student-onnx") is vocabulary_of(teacher) is vocabulary_of(tmp_path) is None
 
 
 def test_students_of_one_run_have_the_same_words(teacher, texts):

@@ -57,11 +57,14 @@ class TextSettings(Section):
     """The text to distil on."""
 
     sources: tuple[TextSource, ...] = Field(min_length=1, description="Where the text comes from.")
-    max_length: int = Field(
-        128, ge=8, le=10**6, description="Tokens of one training sequence, special tokens included."
-    )
+    max_length: int = Field(128, ge=8, le=10**6, description="Tokens of one sequence, special tokens included.")
     min_words: int = Field(3, ge=1, le=10**6, description="Sentences of fewer words are left out (sentence-embedding).")
-    held_out: int = Field(1000, ge=3, le=10**9, description="Sequences kept for evaluation; training never sees them.")
+    held_out: int = Field(
+        1000,
+        ge=3,
+        le=10**9,
+        description="Sequences kept for evaluation: none is learned from, and no words are chosen by them.",
+    )
 
     @property
     def paths(self) -> list[str]:

@@ -22,7 +22,7 @@ from torch import nn
 
 from homoexport.choices import Method, ModelTask, Objective, Side
 from homoexport.documents.recipe import DistillSettings
-from homoexport.documents.student import VocabularyDescription
+from homoexport.documents.vocabulary import VocabularyDescription
 from homoexport.encoder import Encoder, Family, family_of, weights_digest
 from homoexport.errors import RecipeError, TeacherError, TrainingError, UserError
 from homoexport.host import available_cores, describe_host
@@ -138,7 +138,8 @@ def target_of(encoder: Encoder, asked: PartialShape, settings: DistillSettings) 
 def _check_layers(family: Family, *, fewer: bool, method: Method) -> None:
     """Refuse what asks more of layers than the family's have."""
     if method == "repair" and not family.mends_layers:
-        what = "the layers of the teacher's family cannot be mended one after the other"
+        why = "all of them are one" if family.shares_layers else "norms stand behind what they add"
+        what = f"the teacher's layers cannot be mended one after the other, for {why}"
         raise RecipeError(what, where="distill.method", hint="name homodistil or one-shot")
     if fewer and family.shares_layers and method in ("homodistil", "one-shot"):
         what = "all of the teacher's layers are one, so that none can fade out"

@@ -13,7 +13,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from homoexport.choices import CLASSIFYING, OUTPUT_NAMES, CostUnit, Runtime, RuntimeChoice
-from homoexport.documents.artifact import write_manifest
+from homoexport.documents.artifact import vocabulary_of, write_manifest
 from homoexport.documents.output import output_errors, staged
 from homoexport.documents.package import (
     PROMPT_FOLDER,
@@ -328,6 +328,7 @@ def _details_of(maker: Maker, choice: Choice, graph: ir.Model, *, timed_at: Time
         held_on=held_on,
         prompts=encoder.prompts,
         truncation_side=encoder.tokenizer.truncation_side,
+        vocabulary=vocabulary_of(encoder.home),
     )
 
 

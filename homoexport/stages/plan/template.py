@@ -139,9 +139,10 @@ def _sizes_of(shape: Shape, encoder: Encoder) -> list[int]:
     heads, head_dim, hidden = shape.num_attention_heads, shape.head_dim, shape.hidden_size
     widened = heads * (head_dim + 1)  # where the mask is a dimension of each key
     sizes = [times * size for size in (shape.intermediate_size, widened) for times in range(1, _MULTIPLES + 1)]
-    # All layers of DeBERTa project the same positions, twice, which can be one product.
-    sizes += [times * hidden for times in range(1, max(_MULTIPLES, 2 * shape.num_hidden_layers) + 1)]
+    # All layers of DeBERTa project the same positions, twice, which can be one product. Of 64 times, see the codes.
     codes = hidden // NUMBERS_OF_CODE
+    multiples = set(range(1, max(_MULTIPLES, 2 * shape.num_hidden_layers) + 1)) - {VALUES_OF_CODE // NUMBERS_OF_CODE}
+    sizes += [times * hidden for times in sorted(multiples)]
     sizes += [hidden // 2, codes, codes * VALUES_OF_CODE]  # words in 4 bits, and product-quantized ones
     sizes += [2 * widened + hidden, heads, *([head_dim, head_dim + 1] if family.prunes_head_width else [])]
     if not family.heads_make_hidden:
@@ -167,7 +168,8 @@ def _odd_shape(encoder: Encoder) -> Shape:
         sizes = _sizes_of(shape, encoder)
         if len(set(sizes)) == len(sizes) and not others & set(sizes):
             return shape
-    raise UserError("its config has sizes that a plan's graphs cannot be told from", where=encoder.source)
+    what = "its config has sizes that a plan's graphs cannot be told from"
+    raise UserError(what, where=encoder.source, hint="name the student's shape, which needs no plan")
 
 
 def _resized(model: ir.Model, sizes: Mapping[int, int]) -> ir.Model:

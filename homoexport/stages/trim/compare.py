@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from homoexport.documents.student import SplitTexts
+from homoexport.documents.vocabulary import SplitTexts
 
 
 def compare(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from homoexport.documents.recipe import VocabularySettings
-from homoexport.documents.student import VocabularyDescription
+from homoexport.documents.vocabulary import VocabularyDescription
 from homoexport.encoder import Encoder
 from homoexport.encoder.vocabulary import needed_ids, with_vocabulary
 from homoexport.errors import RecipeError, TeacherError

@@ -12,12 +12,14 @@ import onnxruntime
 import openvino
 import pytest
 import torch
+from transformers import AutoConfig, AutoModel
 
 from homoexport.choices import EmbeddingPrecision, Scheme
 from homoexport.documents.package import parts_of
 from homoexport.documents.recipe import ExportSettings, MeasureSettings
 from homoexport.encoder import Encoder, Pooling, family_of, start_from_scratch
 from homoexport.errors import UserError
+from homoexport.schemes import NUMBERS_OF_CODE, VALUES_OF_CODE
 from homoexport.shape import Shape
 from homoexport.stages.export.candidates import Maker
 from homoexport.stages.export.ctranslate2_file import write_folder
@@ -25,7 +27,7 @@ from homoexport.stages.export.forms import ATTENTION_FORMS, Form
 from homoexport.stages.measure import time_files
 from homoexport.stages.plan.instruments import Instruments
 from homoexport.stages.plan.table import byte_features, fit_bytes, shapes_to_measure
-from homoexport.stages.plan.template import Templates, refuse_blocks, remove
+from homoexport.stages.plan.template import Templates, _odd_shape, _sizes_of, refuse_blocks, remove
 from homoexport.workflow.plan import instruments_for
 from tests.conftest import FAMILY_CONFIGS, tiny_model, tiny_tokenizer
 from tests.grouped import KINDS, grouped
@@ -265,9 +267,44 @@ def test_words_in_fewer_bits_are_as_many_bytes_as_exported(
 
 
 def test_every_family_has_odd_sizes() -> None:
-    from homoexport.stages.plan.template import _odd_shape
-
     for kind in FAMILY_CONFIGS:
         encoder = encoder_of(kind, "model", Path())
         odd = _odd_shape(encoder)
         assert odd.hidden_size not in encoder.model.config.to_dict().values()
+
+
+# Widths of large models as they are published: hidden, ffn, layers, heads, heads of keys.
+LARGE = {
+    "xlm-roberta": (2560, 10240, 36, 32, None),  # XL
+    "deberta-v2": (1536, 6144, 48, 24, None),  # xxlarge
+    "qwen3": (4096, 12288, 36, 32, 8),  # Embedding-8B
+    "qwen3 4B": (2560, 9728, 36, 32, 8),
+    "eurobert": (2304, 6144, 32, 18, 6),  # 2.1B
+    "gemma3_text": (768, 1152, 24, 3, 1),  # EmbeddingGemma
+}
+
+
+@pytest.mark.parametrize("kind", LARGE)
+def test_large_models_have_odd_sizes_each_of_which_becomes_another(kind: str) -> None:
+    hidden, ffn, layers, heads, keys = LARGE[kind]
+    grouped_heads = {} if keys is None else {"num_key_value_heads": keys, "head_dim": 128}
+    config = AutoConfig.for_model(
+        kind.partition(" ")[0],
+        hidden_size=hidden,
+        intermediate_size=ffn,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        **grouped_heads,
+    )
+    with torch.device("meta"):
+        model = AutoModel.from_config(config)
+    encoder = Encoder(model, tiny_tokenizer(), "sentence-similarity", Pooling(), Path(), kind)
+    odd, own = _odd_shape(encoder), family_of(config).widths(model).shape
+    become = dict(zip(_sizes_of(odd, encoder), _sizes_of(own, encoder), strict=True))
+    assert [become[times * odd.hidden_size] for times in (1, 2, 2 * layers)] == [
+        hidden,
+        2 * hidden,
+        2 * layers * hidden,
+    ]
+    assert become[odd.intermediate_size] == ffn
+    assert become[odd.hidden_size // NUMBERS_OF_CODE * VALUES_OF_CODE] == hidden // NUMBERS_OF_CODE * VALUES_OF_CODE
