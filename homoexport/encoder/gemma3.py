@@ -1,9 +1,6 @@
 """Gemma 3's text model, as EmbeddingGemma has it: local and global layers, norms of what a branch adds to the stream,
 and word vectors times √D.
 
-A norm's scale is 1 + its weight, and lies behind each branch's last linear layer, so that neither is mended by least
-squares.
-
 Letters: B batch, S sequence, H heads of queries, d head width, D hidden size.
 """
 
@@ -25,7 +22,7 @@ from homoexport.shape import Shape, nearest_multiple
 class _Gemma3(PreNorm):
     def layout(self, model: nn.Module) -> Layout:
         layout = super().layout(model)
-        return replace(layout, times_root=layout.token_rows)
+        return replace(layout, times_root=layout.token_rows, norm_scale=1.0)
 
     def settle(self, model: nn.Module, head_dim: int) -> None:  # noqa: ARG002 - heads keep theirs
         """The root of the hidden size, which word vectors are multiplied by."""
@@ -63,5 +60,4 @@ GEMMA3 = _Gemma3(
     model_types=("gemma3_text",),
     ffn_norm="pre_feedforward_layernorm",
     norms_of_branches=("post_attention_layernorm", "post_feedforward_layernorm"),
-    mends_layers=False,
 )

@@ -64,12 +64,19 @@ class Branch:
     Attributes:
         norm_before: the LayerNorm whose output the readers take (pre-norm).
         norm_after: the LayerNorm that takes the sum (post-norm).
+        norm_of_added: the norm of what the writer puts out, before it is added.
     """
 
     readers: tuple[str, ...]
     writer: str
     norm_before: str | None = None
     norm_after: str | None = None
+    norm_of_added: str | None = None
+
+    @property
+    def adds(self) -> str:
+        """The module whose output is added."""
+        return self.norm_of_added or self.writer
 
 
 @dataclass(frozen=True)
@@ -95,6 +102,7 @@ class Layout:
     final_norm: str | None = None  # the LayerNorm after the last layer (pre-norm)
     head_readers: tuple[str, ...] = ()  # linear layers of the heads that take [.., D], in the order of use
     times_root: str | None = None  # the table [V, D] that the model multiplies by √D
+    norm_scale: float = 0.0  # what norms add to their weights, which is the scale of each dimension
 
     def groups(self) -> Iterator[tuple[Group, tuple[Slot, ...]]]:
         """Every group that the model has, with the slots that hold it."""

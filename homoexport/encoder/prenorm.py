@@ -41,7 +41,7 @@ class PreNorm(Family):
     takes_additive_mask: bool = False
     attention_norm: str = "input_layernorm"
     ffn_norm: str = "post_attention_layernorm"
-    norms_of_branches: tuple[str, ...] = ()  # of what a branch adds to the stream
+    norms_of_branches: tuple[str, ...] = ()  # of what attention and feed-forward add to the stream
 
     def prepare_config(self, config: Any) -> None:
         Traits.prepare_config(self, config)
@@ -62,6 +62,8 @@ class PreNorm(Family):
             for name in (self.attention_norm, self.ffn_norm, *self.norms_of_branches):
                 hidden += norm(f"{layer}{name}")
             hidden += [columns(linear) for linear in (query, key, value, gate, up)] + [*rows(out), *rows(down)]
+            of_added: list[str | None] = [f"{layer}{name}" for name in self.norms_of_branches]
+            of_attention, of_ffn = of_added or (None, None)
             queries = [slot for turn in turns for slot in rows(query, **turn)]
             layers.append(
                 LayerSlots(
@@ -69,8 +71,8 @@ class PreNorm(Family):
                     value_out=existing(model, (*rows(value), *(columns(out, **turn) for turn in turns))),
                     ffn=existing(model, (*rows(gate), *rows(up), columns(down))),
                     branches=(
-                        Branch((query, key, value), out, norm_before=layer + self.attention_norm),
-                        Branch((gate, up), down, norm_before=layer + self.ffn_norm),
+                        Branch((query, key, value), out, layer + self.attention_norm, norm_of_added=of_attention),
+                        Branch((gate, up), down, layer + self.ffn_norm, norm_of_added=of_ffn),
                     ),
                 )
             )

@@ -138,8 +138,7 @@ def target_of(encoder: Encoder, asked: PartialShape, settings: DistillSettings) 
 def _check_layers(family: Family, *, fewer: bool, method: Method) -> None:
     """Refuse what asks more of layers than the family's have."""
     if method == "repair" and not family.mends_layers:
-        why = "all of them are one" if family.shares_layers else "norms stand behind what they add"
-        what = f"the teacher's layers cannot be mended one after the other, for {why}"
+        what = "the teacher's layers cannot be mended one after the other, for all of them are one"
         raise RecipeError(what, where="distill.method", hint="name homodistil or one-shot")
     if fewer and family.shares_layers and method in ("homodistil", "one-shot"):
         what = "all of the teacher's layers are one, so that none can fade out"

@@ -8,7 +8,8 @@ on real text, against what the model before the slice has at that place:
 - the linear layers that read the residual stream: the whole stream x_t is regressed on the student's, x_t ≈ A x_s + c,
   and W (A x_s + c) takes the place of W x_t: A goes into their weight's columns, c into their bias;
 - the linear layer that ends a branch: weights and bias, so that the stream after it is nearest to what it was. Tokens
-  weigh 1/variance of the stream there, which a LayerNorm will divide by;
+  weigh 1/variance of the stream there, which a LayerNorm will divide by. Where an RMSNorm stands behind it, what the
+  norm lacks is taken back through it as it now scales each token, and then its own scale is mended;
 - a decoder that has the word embeddings' weight: its bias alone, so that each word's logit has the mean that it had.
 
 Each regression is of the error that is left, so that ridge draws a weight to what it is, not to 0. Only the streams at
@@ -28,13 +29,16 @@ import torch
 from torch import Tensor, nn
 
 from homoexport.encoder import Family, Group, Keep
+from homoexport.encoder.layout import Branch
 from homoexport.encoder.slicing import kept_indices
 from homoexport.stages.distill.batches import MicroBatch
 from homoexport.stages.distill.layerwise import LayerMap, Maps
 from homoexport.stages.distill.least_squares import Reduce, Regression, ScaleRegression
-from homoexport.stages.distill.walk import Walk, input_of
+from homoexport.stages.distill.walk import Shown, Walk, input_of
 
 RIDGE = 0.1
+_LEAST = 1e-12  # of variances, which are divided by
+_FAINT = 1e-4  # of the mean square of a norm's scale
 MOST_TOKENS = 2**15  # of text at the start: two models' streams of all of them are kept
 
 
@@ -136,7 +140,7 @@ class Repair:
     def _mend_layer(self, layer: int, first: int, last: int) -> None:
         """Mend the student's layer, which reads what the source's layer `first` reads, and leaves behind what `last`
         does."""
-        ours, kept = self.ours, self.kept
+        ours = self.ours
         reads, totals = self._targets(first, last)
         stream = list(ours.tokens())
         for number, branch in enumerate(ours.branches(layer)):
@@ -146,12 +150,9 @@ class Repair:
             for mine, whole in zip(read, reads[number], strict=True):
                 regression.add(mine, self._error(mine, whole))
             self._fold(branch.readers, self.theirs.branches(first)[number].readers, regression)
-            regression, shown = Regression(), list(ours.shows(layer, number))
-            for part, total in zip(shown, totals[number], strict=True):
-                error = total[:, kept] - part.base - part.added
-                regression.add(part.ending, error, 1 / total.var(1).clamp(min=1e-12))
-            self._mend_writer(ours.module(branch.writer), regression)
-            stream = [part.base + ours.module(branch.writer)(part.ending) for part in shown]
+            shown = list(ours.shows(layer, number))
+            added = self._mend_writer(branch, shown, totals[number])
+            stream = [part.base + more for part, more in zip(shown, added, strict=True)]
             if branch.norm_after is not None:
                 after = reads[number + 1] if number + 1 < len(reads) else list(self.theirs.tokens())
                 stream = self._normed(branch.norm_after, stream, after)
@@ -195,12 +196,17 @@ class Repair:
         """Scale and shift [D_s] of what it put out, from pairs of that and of the source's; they are in its parameters
         now."""
         norm: Any = self.ours.module(name)
-        regression, kept, bias = ScaleRegression(), self.rows.get(norm.weight), getattr(norm, "bias", None)
-        for ours, whole in pairs:
-            regression.add(ours, (whole if kept is None else whole[:, kept]) - ours)
+        kept = self.rows.get(norm.weight)
+        return self._rescale(norm, ((ours, whole if kept is None else whole[:, kept]) for ours, whole in pairs))
+
+    def _rescale(self, norm: Any, pairs: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """The same, where both of a pair are [N, D_s]."""
+        regression, bias, base = ScaleRegression(), getattr(norm, "bias", None), self.ours.layout.norm_scale
+        for ours, wanted in pairs:
+            regression.add(ours, wanted - ours)
         scale, shift = regression.solve(self.ridge, intercept=bias is not None, reduce=self.reduce)
         scale = 1 + scale
-        norm.weight.mul_(scale)
+        norm.weight.add_(base).mul_(scale).sub_(base)
         if bias is not None:
             bias.mul_(scale).add_(shift)
         return scale, shift
@@ -210,11 +216,32 @@ class Repair:
         scale, shift = self._mend_norm(name, zip(self.ours.tokens(), self.theirs.tokens(), strict=True))
         self.ours.states = [states * scale + shift for states in self.ours.states]
 
-    def _mend_writer(self, linear: Any, regression: Regression) -> None:
+    def _mend_writer(self, branch: Branch, shown: Sequence[Shown], totals: Sequence[Tensor]) -> list[Tensor]:
+        """Mend what adds to the stream, so that this is nearest to `totals` [N, D_t] behind it; what it adds then."""
+        linear: Any = self.ours.module(branch.writer)
+        norm: Any = None if branch.norm_of_added is None else self.ours.module(branch.norm_of_added)
+        wanted = [total[:, self.kept] - part.base for part, total in zip(shown, totals, strict=True)]
+        regression = Regression()
+        for part, want, total in zip(shown, wanted, totals, strict=True):
+            error, weights = want - part.added, 1 / total.var(1).clamp(min=_LEAST)
+            if norm is not None:
+                size = linear(part.ending).square().mean(1, keepdim=True).clamp(min=_LEAST).sqrt()
+                error, weights = error * size * self._inverse_scale(norm), weights / size[:, 0].square()
+            regression.add(part.ending, error, weights)
         matrix, offset = regression.solve(self.ridge, intercept=linear.bias is not None, reduce=self.reduce)
         linear.weight.add_(matrix.T)
         if linear.bias is not None:
             linear.bias.add_(offset)
+        added = [linear(part.ending) for part in shown]
+        if norm is not None:
+            self._rescale(norm, zip(map(norm, added), wanted, strict=True))
+            added = list(map(norm, added))
+        return added
+
+    def _inverse_scale(self, norm: Any) -> Tensor:
+        """1 over the scale [D_s] of an RMSNorm, and 0 of a dimension that it hardly lets through."""
+        scale: Tensor = norm.weight + self.ours.layout.norm_scale
+        return scale / (scale.square() + _FAINT * scale.square().mean())
 
     def _fold(self, ours: Sequence[str], theirs: Sequence[str], regression: Regression) -> None:
         """Have linear layers read what the regression adds to the stream."""

@@ -24,7 +24,7 @@ class _ReachedError(Exception):
 
 class Shown(NamedTuple):
     """A branch on one micro-batch: the stream it adds to, what it reads, what goes into its last linear layer, and what
-    comes out of it."""
+    it adds."""
 
     base: Tensor  # [N, D]
     read: Tensor  # [N, D]
@@ -86,7 +86,7 @@ class Walk:
     def shows(self, layer: int, branch: int) -> Iterator[Shown]:
         """What a branch of the next layer shows of each micro-batch."""
         of = self.branches(layer)[branch]
-        return (_shown(of, ins, outs) for ins, outs in self._calls(layer, _names(of), until=of.writer))
+        return (_shown(of, ins, outs) for ins, outs in self._calls(layer, _names(of), until=of.adds))
 
     def stand_after(self, stream: Sequence[Tensor]) -> None:
         """Stand where a layer has put out this, [N, D] of each micro-batch; there is 0 on padding, which none sees."""
@@ -145,12 +145,12 @@ class Walk:
 
 
 def _names(branch: Branch) -> list[str]:
-    return [name for name in (branch.norm_before, branch.readers[0], branch.writer) if name]
+    return [name for name in (branch.norm_before, branch.readers[0], branch.writer, branch.norm_of_added) if name]
 
 
 def _shown(branch: Branch, ins: dict[str, Tensor], outs: dict[str, Tensor]) -> Shown:
     read, writer = branch.readers[0], branch.writer
-    return Shown(ins[branch.norm_before or read], ins[read], ins[writer], outs[writer])
+    return Shown(ins[branch.norm_before or read], ins[read], ins[writer], outs[branch.adds])
 
 
 @torch.no_grad()

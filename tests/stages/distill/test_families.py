@@ -115,7 +115,7 @@ def test_a_short_run_lowers_the_gap_again(kind, objective, corpus_file, tmp_path
 
 
 @pytest.mark.parametrize("repair", [False, True])
-@pytest.mark.parametrize("kind", ["qwen3", pytest.param("gemma3_text", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["qwen3 causal", pytest.param("gemma3_text causal", marks=pytest.mark.slow)])
 def test_a_short_run_lowers_the_gap_where_heads_share_keys(kind, repair, corpus_file, tmp_path):
     from tests.grouped import grouped
 

@@ -24,6 +24,8 @@ from homoexport.stages.distill.repair import MOST_TOKENS, Repair
 from homoexport.workflow.distill import distill
 from homoexport.workflow.progress import Progress
 from tests.conftest import FAMILY_CONFIGS, WORDS, tiny_model
+from tests.grouped import KINDS as GROUPED
+from tests.grouped import grouped
 from tests.stages.distill.test_loop import SHAPE, run_of, settings_of, text_of
 
 QUICK = ("bert", "electra-projected", "distilbert", "mpnet", "modernbert-biased")
@@ -49,6 +51,8 @@ def batches_of(count: int, *, seed: int = 0) -> list[MicroBatch]:
 
 def strong(kind: str, task: str) -> nn.Module:
     """A tiny model whose every part moves the output."""
+    if kind in GROUPED:
+        return grouped(kind, task)
     torch.manual_seed(0)
     model = tiny_model(kind, task).eval()
     for name, parameter in model.named_parameters():
@@ -70,7 +74,7 @@ def repaired(teacher: nn.Module, keep: Keep, layer_map: LayerMap, *, ridge: floa
     return sliced, student
 
 
-@pytest.mark.parametrize("kind", EXACT)
+@pytest.mark.parametrize("kind", [*EXACT, "qwen3 causal", "gemma3_text causal"])
 @torch.no_grad()
 def test_what_the_kept_dimensions_tell_is_mended_exactly_up_to_the_logits(kind):
     teacher = strong(kind, "sequence")
@@ -99,6 +103,8 @@ def test_what_the_kept_dimensions_tell_is_mended_exactly_up_to_the_logits(kind):
         ("modernbert", 1),
         ("deberta-v2", 2),
         ("deberta-v2-unshared", 2),
+        *((kind, 2) for kind in GROUPED),
+        ("gemma3_text causal", 4),
     ],
 )
 @torch.no_grad()
