@@ -40,6 +40,7 @@ _MOST_ATTEMPTS = 5  # at a choice that keeps the budget when it is measured whol
 _OTHER_WAYS = (
     ", measure with fewer tokens, plan for another device, or, if the machine was busy, measure again with --fresh"
 )
+_FEWER_WORDS = ", or plan with fewer words, too (--vocab-size 12k)"
 _STATIC_WIDTH = 256  # of word vectors that are averaged, as model2vec makes them
 
 
@@ -193,7 +194,7 @@ def _hopeless(limits: Limits, row: Row, which: str, *, other: str = "") -> NoneK
         f"no student keeps {limits.in_words(line, limits.values[line])}: the {which} ({row.shape.name}) needs "
         f"{limits.in_words(line, limits.figure(row, line))}{room}",
         where=f"budget.{line}",
-        hint="allow that with some room" + (_OTHER_WAYS + other) * (line in TIMED_LINES),
+        hint="allow that with some room" + (_OTHER_WAYS + other if line in TIMED_LINES else _FEWER_WORDS),
         limits=limits,
     )
 
