@@ -20,6 +20,11 @@ from homoexport.shape import Shape, nearest_multiple
 
 @dataclass(frozen=True)
 class _Gemma3(PreNorm):
+    def prepare_config(self, config: Any) -> None:
+        super().prepare_config(config)
+        if not self.is_causal(config):
+            refuse_before_5(config, "use_bidirectional_attention", why="halves its windows whenever it is loaded")
+
     def layout(self, model: nn.Module) -> Layout:
         layout = super().layout(model)
         return replace(layout, times_root=layout.token_rows, norm_scale=1.0)
@@ -36,11 +41,6 @@ class _Gemma3(PreNorm):
         if hidden % heads:
             what = f"hidden_size {hidden} is not divisible by {heads} heads, as a Gemma's config wants it"
             raise ShapeError(what, where="student", hint=f"the nearest that is: {nearest_multiple(hidden, heads)}")
-
-    def prepare_config(self, config: Any) -> None:
-        super().prepare_config(config)
-        if not self.is_causal(config):
-            refuse_before_5(config, "use_bidirectional_attention", why="halves its windows whenever it is loaded")
 
     def is_causal(self, config: Any) -> bool:
         return not getattr(config, "use_bidirectional_attention", False)

@@ -143,7 +143,7 @@ class PreNorm(Family):
         return query * (attention.scaling * attention.head_dim**0.5), keys.flatten(-2), None
 
     def window(self, model: nn.Module, layer: int) -> Window:
-        """Local layers have `sliding_window` tokens with the token itself, and more on each side if both are seen."""
+        """Of `sliding_window` tokens, itself among them, in local layers; as many to the right, unless it is causal."""
         reach = self.reach(model.config) if self.is_local(model, layer) else None
         return Window(reach, 0 if self.is_causal(model.config) else reach)
 
