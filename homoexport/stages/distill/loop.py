@@ -96,6 +96,7 @@ class Run:
         self._probed = False
         self._compiled = False
         self._repairs = (settings.repair or settings.method == "repair") and self.family.mends_layers
+        self._lacks_layers = self._repairs and not start.is_teacher  # from the beginning; the first event mends that
         self._most_tokens = MOST_TOKENS // self.accelerator.num_processes
         self._text: Sequence[MicroBatch] = ()
         if settings.activation_checkpointing:
@@ -151,8 +152,7 @@ class Run:
         began = time.perf_counter()
         pruned = False
         self.loss.weigh(weights_at(self.settings, self.step))
-        is_due = self.widths != Widths.of(self.target) or (self._repairs and not self.is_teacher)
-        if self.step == self.schedule.stop == 0 and is_due:
+        if self.step == self.schedule.stop == 0 and (self.widths != Widths.of(self.target) or self._lacks_layers):
             self._probe(micro_batches)  # everything that is to go goes before the first update
             pruned = self._event(self._text or micro_batches)
             self._text = ()
@@ -254,7 +254,7 @@ class Run:
         What a probe said is in other units than a loss's sensitivity, so it counts for one event.
         """
         gone, sliced = self._fade(), self._prune(text)
-        if self._repairs and self.step == 0 and not (sliced or self.is_teacher):  # it lost layers alone
+        if self._repairs and self.step == 0 and (gone or self._lacks_layers) and not sliced:
             self._slice_and_mend(Keep({}, self.widths.head_dim), text)
         if self._probed and not self.is_teacher:
             self.ranking.forget()
