@@ -157,12 +157,12 @@ def flags(kind: type[BaseModel], *offered: str | Flag) -> Callable[[Callable[...
 
         def command(**values: Any) -> None:
             given: Tree = {}
-            called: dict[str, str] = {}  # the flags that were given, by their fields
+            called: dict[str, str] = {}  # the flags that were given, by their fields, and these' names alone
             for flag in chosen:
                 value = values.pop(flag.parameter)
                 if value is not None and value != []:
                     _write(given, flag.field, value)
-                    called[flag.field] = flag.called
+                    called[flag.field] = called[flag.field.rsplit(".", 1)[-1]] = flag.called
             for assignment in values.get("overrides") or ():
                 called.pop(assignment.partition("=")[0], None)
             try:
@@ -300,14 +300,14 @@ def gathered(given: Tree) -> Tree:
 
 
 @contextmanager
-def as_flags(given: Tree | None = None, others: Mapping[str, str] | None = None) -> Iterator[None]:
-    """Call columns, and what else a command has flags for, in hints what the command line calls them, where that named
-    the text (None: always)."""
+def as_flags(given: Tree | None = None, keys: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Call columns in hints what the command line calls them, where that named the text (None: always); and so keys of
+    recipes, of those that the command has flags for."""
     try:
         yield
     except UserError as error:
         is_ours = given is None or "sources" in given.get("text", {})
-        raise (error.renamed({**_AS_FLAGS, **(others or {})}) if is_ours else error) from None
+        raise (error.renamed({**_AS_FLAGS, **(keys or {})}) if is_ours else error) from None
 
 
 def on_provider(given: Tree, provider: str | None) -> Tree:

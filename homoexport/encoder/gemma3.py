@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from homoexport.encoder.layout import Layout
-from homoexport.encoder.prenorm import GLOBAL, LOCAL, PreNorm, refuse_before_5
+from homoexport.encoder.layout import GLOBAL, LOCAL, Layout
+from homoexport.encoder.prenorm import PreNorm
+from homoexport.encoder.traits import refuse_before_5
 from homoexport.errors import ShapeError
 from homoexport.shape import Shape, nearest_multiple
 

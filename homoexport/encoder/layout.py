@@ -21,6 +21,8 @@ from homoexport.encoder.traits import Traits
 from homoexport.errors import ShapeError
 from homoexport.shape import PartialShape, Shape, Widths, complete_shape
 
+LOCAL, GLOBAL = "sliding_attention", "full_attention"  # kinds of layers, as configs name them
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -125,7 +127,8 @@ class Taps:
 
 
 class Window(NamedTuple):
-    """Tokens to either side of itself that a token attends to; None for all. A causal layer's has none to the right."""
+    """How far to either side a token attends, the farthest included; None: to the end. Causal layers have 0 to the
+    right."""
 
     left: int | None = None
     right: int | None = None

@@ -15,13 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from homoexport.encoder.layout import Branch, Family, LayerSlots, Layout, Taps, Window
+from homoexport.encoder.layout import GLOBAL, LOCAL, Branch, Family, LayerSlots, Layout, Taps, Window
 from homoexport.encoder.rotary import turned
 from homoexport.encoder.slots import columns, existing, norm, own_linears, rows, square
 from homoexport.errors import ShapeError
 from homoexport.shape import Shape, Widths
 
-_GLOBAL, _LOCAL = "full_attention", "sliding_attention"
 _USUAL_PERIOD = 3
 
 
@@ -115,9 +114,11 @@ class _ModernBert(Family):
 
     def write_config(self, config: Any, shape: Shape) -> None:
         """Widths, number of layers, and what each version of transformers reads of kinds and frequencies."""
-        kinds = _kinds_of(config)[: shape.num_hidden_layers]
+        kinds = _kinds_of(config)
+        period = _period(config, kinds) or len(kinds)
+        kinds += [index % period == 0 for index in range(len(kinds), shape.num_hidden_layers)]
         super().write_config(config, shape)
-        _write_kinds(config, kinds)
+        _write_kinds(config, kinds[: shape.num_hidden_layers])
 
     def scored(self, model: nn.Module, layer: int, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Queries and keys turned by the frequencies of a local or a global layer."""
@@ -139,7 +140,7 @@ class _ModernBert(Family):
 
 def _is_global(layer: Any) -> bool:
     if hasattr(layer, "attention_type"):
-        return bool(layer.attention_type == _GLOBAL)
+        return bool(layer.attention_type == GLOBAL)
     return bool(layer.attn.local_attention == (-1, -1))
 
 
@@ -157,20 +158,20 @@ def _period(config: Any, kinds: Sequence[bool]) -> int | None:
 def _kinds_of(config: Any) -> list[bool]:
     types = getattr(config, "layer_types", None)
     if types is not None:
-        return [kind == _GLOBAL for kind in types]
+        return [kind == GLOBAL for kind in types]
     return [index % _period_of(config) == 0 for index in range(config.num_hidden_layers)]
 
 
 def _write_kinds(config: Any, kinds: Sequence[bool]) -> None:
     period = _period(config, kinds)
     config.num_hidden_layers = len(kinds)
-    config.layer_types = [_GLOBAL if kind else _LOCAL for kind in kinds]
+    config.layer_types = [GLOBAL if kind else LOCAL for kind in kinds]
     if period is not None:
         config.global_attn_every_n_layers = period
     rope = getattr(config, "rope_parameters", None)
     if rope is not None:
-        config.global_rope_theta = rope[_GLOBAL]["rope_theta"]
-        config.local_rope_theta = rope[_LOCAL]["rope_theta"]
+        config.global_rope_theta = rope[GLOBAL]["rope_theta"]
+        config.local_rope_theta = rope[LOCAL]["rope_theta"]
 
 
 MODERNBERT = _ModernBert(

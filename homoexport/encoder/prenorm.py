@@ -15,18 +15,16 @@ from itertools import cycle, islice
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor, nn
 
-from homoexport.encoder.layout import Branch, Family, LayerSlots, Layout, Taps, Window
+from homoexport.encoder.layout import LOCAL, Branch, Family, LayerSlots, Layout, Taps, Window
 from homoexport.encoder.rotary import turned
 from homoexport.encoder.slots import columns, existing, norm, own_linears, rows, square
-from homoexport.encoder.traits import Traits
-from homoexport.errors import ShapeError, TeacherError
+from homoexport.encoder.traits import Traits, refuse_before_5
+from homoexport.errors import ShapeError
 from homoexport.shape import Shape, Widths, nearest_multiple
 
 _HEADS = ("dense", "classifier", "score")  # linear layers of heads, in the order of use
-LOCAL, GLOBAL = "sliding_attention", "full_attention"  # kinds of layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,16 +141,16 @@ class PreNorm(Family):
         return query * (attention.scaling * attention.head_dim**0.5), keys.flatten(-2), None
 
     def window(self, model: nn.Module, layer: int) -> Window:
-        """Of `sliding_window` tokens, itself among them, in local layers; as many to the right, unless it is causal."""
+        """All, or in a local layer as many as `reach` says; of a causal model none to the right."""
         reach = self.reach(model.config) if self.is_local(model, layer) else None
         return Window(reach, 0 if self.is_causal(model.config) else reach)
 
-    def is_causal(self, config: Any) -> bool:  # noqa: ARG002 - Qwen3's and Gemma's
+    def is_causal(self, config: Any) -> bool:  # noqa: ARG002 - Qwen3 and Gemma ask it
         """Whether a token attends to none to its right."""
         return False
 
     def reach(self, config: Any) -> int:
-        """Tokens to a side that a local layer's attend to."""
+        """How far a local layer's token attends: `sliding_window` counts the token itself."""
         return int(config.sliding_window) - 1
 
     def is_local(self, model: nn.Module, layer: int) -> bool:
@@ -171,14 +169,6 @@ def _queries_per_key(config: Any) -> int:
     return int(config.num_attention_heads // config.num_key_value_heads)
 
 
-def refuse_before_5(config: Any, key: str, *, why: str) -> None:
-    """Refuse (TeacherError) what only transformers 5 does as a config says."""
-    if int(transformers.__version__.partition(".")[0]) < 5:
-        what = f"a {config.model_type} whose config has {key} needs transformers 5: {transformers.__version__} {why}"
-        where = str(getattr(config, "name_or_path", "") or "config.json")
-        raise TeacherError(what, where=where, hint="pip install 'transformers>=5'")
-
-
 @dataclass(frozen=True)
 class _Qwen3(PreNorm):
     """Causal as it is shipped; embedding models made of it often are not."""
@@ -192,7 +182,7 @@ class _Qwen3(PreNorm):
         return bool(getattr(config, "is_causal", True))
 
     def reach(self, config: Any) -> int:
-        """Of those that see both sides one more, as transformers has it."""
+        """Where both sides are seen, transformers does not count the token itself."""
         return super().reach(config) + (not self.is_causal(config))
 
 

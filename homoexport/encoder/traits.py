@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import transformers
 from torch import nn
+
+from homoexport.errors import TeacherError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,3 +39,11 @@ class Traits:
         if not isinstance(positions, int) or positions < 1:  # XLNet says -1, T5 nothing
             return None
         return positions - self.settled_ids(model)
+
+
+def refuse_before_5(config: Any, key: str, *, why: str) -> None:
+    """Refuse (TeacherError) what only transformers 5 does as a config says."""
+    if int(transformers.__version__.partition(".")[0]) < 5:
+        what = f"a {config.model_type} whose config has {key} needs transformers 5: {transformers.__version__} {why}"
+        where = str(getattr(config, "name_or_path", "") or "config.json")
+        raise TeacherError(what, where=where, hint="pip install 'transformers>=5'")

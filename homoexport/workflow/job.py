@@ -16,7 +16,7 @@ from homoexport.shape import PartialShape
 from homoexport.text.peek import check_sources
 from homoexport.workflow.progress import QUIET, Progress
 from homoexport.workflow.text import read_text
-from homoexport.workflow.trim import lines_to_keep, trimmed_to
+from homoexport.workflow.trim import check_sizes, lines_to_keep, trimmed_to
 from homoexport.workflow.vectors import check_vectors, given_vectors
 
 if TYPE_CHECKING:
@@ -92,6 +92,9 @@ def open_job(
         vectors = given_vectors(settings, accelerator, progress)
 
     words, size = None, _vocab_size(shapes)
+    if size is not None:
+        key = "student.vocab_size" if len(shapes) == 1 else "students"
+        check_sizes(encoder, vocabulary, [size], key=key)
     for first in (True, False):  # the first process of each machine fills the cache that the others then find
         with failing_together(accelerator):
             if accelerator.is_local_main_process == first:

@@ -72,6 +72,7 @@ def trim(
     began = time.perf_counter()
     progress.on_stage(f"loading {name}")
     encoder = load_encoder(model) if isinstance(model, str) else model
+    check_sizes(encoder, vocabulary, [] if vocab_size is None else [vocab_size], key="vocab_size")
     progress.on_stage("reading the text")
     objective = _READ_AS.get(encoder.task, "sentence-embedding")
     corpus = read_text(encoder, text, objective, seed=seed)
@@ -112,8 +113,9 @@ def check_sizes(encoder: Encoder, vocabulary: VocabularySettings | None, sizes: 
     in a recipe."""
     from homoexport.stages.trim import check_sizes as check_sizes_of
 
+    whole = lines_to_keep(vocabulary)
     try:
-        check_sizes_of(encoder, sizes, whole=lines_to_keep(vocabulary))
+        check_sizes_of(encoder, sizes, whole=whole)
     except RecipeError as error:
         raise error.at(key) from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -265,3 +266,16 @@ def test_unsupported_family_is_refused_with_the_list():
         family_of(GPT2Config())
     assert f"can be: {', '.join(supported_model_types())}; to export" in str(caught.value)
     assert {kind.partition("-projected")[0] for kind in KINDS if "-" not in kind} <= {*supported_model_types()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layers", [1, 6])
+def test_a_model_of_any_number_of_layers_is_made_of_a_config(kind, layers):
+    """A plan measures deeper models than a teacher of few layers is."""
+    teacher = tiny_model(kind, layers=2)
+    family = family_of(teacher.config)
+    shape = replace(family.widths(teacher).shape, num_hidden_layers=layers)
+    fresh = start_from_scratch(teacher, family, shape)
+    assert family.widths(fresh).num_hidden_layers == fresh.config.num_hidden_layers == layers
+    if types := getattr(teacher.config, "layer_types", None):
+        assert fresh.config.layer_types[:2] == types[:layers]

@@ -39,12 +39,11 @@ from homoexport.documents.release import Release, ReleaseLine
 from homoexport.documents.run_folder import RunMark
 from homoexport.documents.student import (
     FinetunedDetails,
-    SplitTexts,
     TrimmedDetails,
-    VocabularyDescription,
     read_log,
 )
 from homoexport.documents.summary import Floors, Summary
+from homoexport.documents.vocabulary import SplitTexts, VocabularyDescription
 from tests.report.conftest import log_line, two_packages, typed
 from tests.samples import student_details
 from tests.stages.measure.tiny_onnx import write_package

@@ -153,7 +153,8 @@ class Run:
         pruned = False
         self.loss.weigh(weights_at(self.settings, self.step))
         if self.step == self.schedule.stop == 0 and (self.widths != Widths.of(self.target) or self._lacks_layers):
-            self._probe(micro_batches)  # everything that is to go goes before the first update
+            if self.widths != Widths.of(self.target):
+                self._probe(micro_batches)  # everything that is to go goes before the first update
             pruned = self._event(self._text or micro_batches)
             self._text = ()
         if self.is_teacher:  # asked in another batch it is equal but for rounding, of which Adam would make steps

@@ -239,7 +239,7 @@ class Repair:
         return added
 
     def _inverse_scale(self, norm: Any) -> Tensor:
-        """1 over the scale [D_s] of an RMSNorm, and 0 of a dimension that it hardly lets through."""
+        """1 over the scale [D_s] of an RMSNorm, and next to 0 of a dimension that it hardly lets through."""
         scale: Tensor = norm.weight + self.ours.layout.norm_scale
         return scale / (scale.square() + _FAINT * scale.square().mean())
 

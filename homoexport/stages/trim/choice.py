@@ -61,7 +61,7 @@ def refuse_without_room(size: int, kept: Collection[int]) -> None:
     """Refuse (RecipeError) a size that those do not fit in that no text can do without."""
     if len(kept) > size:
         what = f"{size} pieces are fewer than the {len(kept)} that no text can do without (characters, special tokens)"
-        raise RecipeError(what, key="student.vocab_size", hint=f"give {len(kept)} or more")
+        raise RecipeError(what, key="vocab_size", hint=f"give {len(kept)} or more")
 
 
 def _usage(pieces: Pieces, counts: NDArray[np.int64]) -> NDArray[np.float64]:

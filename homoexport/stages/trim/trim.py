@@ -77,7 +77,7 @@ def _refuse_all(size: int, pieces: Pieces) -> None:
     before = len(pieces.all_ids)
     if size >= before:
         what = f"{size} pieces are no fewer than the {before} that its tokenizer has"
-        raise RecipeError(what, key="student.vocab_size", hint=f"give fewer than {before}, or leave it out")
+        raise RecipeError(what, key="vocab_size", hint=f"give fewer than {before}, or leave it out")
 
 
 def _pieces_of(encoder: Encoder, whole: Sequence[str]) -> tuple[Pieces, set[int]]:

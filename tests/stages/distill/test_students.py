@@ -66,6 +66,18 @@ def test_a_branch_ends_with_its_own_share_of_steps(tiny_folder, corpus_file, tmp
     assert rates[-1] < trunk_rates[len(rates) - 1]
 
 
+def test_a_branch_of_one_step_is_mended_no_more(tiny_folder, corpus_file, tmp_path):
+    """It has its widths and layers from the trunk, which was mended as it lost them."""
+    way = {"method": "homodistil", "steps": 4, "prune_every": 1, "prune_until": 0.5}
+    settings = settings_of("sentence-embedding", repair=True, **way)
+    shapes = [
+        StudentShape(name=str(width), hidden_size=width, num_attention_heads=4, finish=0.25) for width in (24, 16)
+    ]
+    arguments = {"text": text_of(corpus_file), "shapes": shapes, "settings": settings}
+    folders = distill_students(str(tiny_folder()), output=tmp_path / "all", **arguments)
+    assert [log_of(folder)[-1]["widths"]["hidden_size"] for folder in folders] == [24, 16]
+
+
 @pytest.mark.parametrize(
     "stop_after",
     [

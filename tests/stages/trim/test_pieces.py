@@ -100,7 +100,7 @@ def test_rare_pieces_go():
 def test_too_few_are_refused():
     tokenizer = trained("WordPiece")
     with pytest.raises(
-        RecipeError, match=r"'student\.vocab_size': 20 pieces are fewer than the \d+ that no text can do without"
+        RecipeError, match=r"'vocab_size': 20 pieces are fewer than the \d+ that no text can do without"
     ):
         _trimmed(tokenizer, TEXTS, size=20)
 
