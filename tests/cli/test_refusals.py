@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -11,13 +12,15 @@ from tests.conftest import write_sentences
 
 HEAVY = ("torch", "transformers", "datasets", "accelerate")
 SCRIPT = f"""
-import sys
+import json, sys
 from homoexport.cli import main
-sys.argv = ["homoexport", *sys.argv[1:]]
-try:
-    main()
-finally:
-    print("loaded:", [name for name in {HEAVY} if name in sys.modules])
+for words in json.loads(sys.argv.pop()):
+    sys.argv = ["homoexport", *words]
+    try:
+        main()
+    except SystemExit as ended:
+        loaded = [name for name in {HEAVY} if name in sys.modules]
+        print("ended:", ended.code, loaded, file=sys.stderr)
 """
 DISTIL = {
     "--data none*.txt": "no file matches",
@@ -43,37 +46,35 @@ RUN = {
     "--set measure.device=toaster": "error: device: unknown device 'toaster'",
     "--set quality.task=sts --set quality.data=none.tsv --set quality.floor=90%": "no file matches",
 }
+TOASTER = {"--device toaster": "toaster"}
 EVALUATE = {"--data none.tsv": "no file matches", "--data data.tsv --text-column body": "has no column 'body'"}
 
 
-@pytest.mark.parametrize(
-    ("command", "flags", "words"),
-    [
-        *(
-            ("distill --teacher nowhere --hidden-size 16 --objective sentence-embedding", *case)
-            for case in DISTIL.items()
-        ),
-        *(("finetune nowhere --task classification", *case) for case in FINETUNE.items()),
-        *(("run recipe.yaml", *case) for case in RUN.items()),
-        *(("eval nowhere --task sts", *case) for case in EVALUATE.items()),
-        ("export nowhere", "--device toaster", "toaster"),
-        ("plan --teacher nowhere --size 12MB", "--device toaster", "toaster"),
-    ],
-)
-def test_refusals_come_before_what_is_heavy(tmp_path, command, flags, words):
+CASES = {
+    "distill --teacher nowhere --hidden-size 16 --objective sentence-embedding": DISTIL,
+    "finetune nowhere --task classification": FINETUNE,
+    "run recipe.yaml": RUN,
+    "eval nowhere --task sts": EVALUATE,
+    "export nowhere": TOASTER,
+    "plan --teacher nowhere --size 12MB": TOASTER,
+}
+
+
+@pytest.mark.parametrize("command", CASES)
+def test_refusals_come_before_what_is_heavy(tmp_path, command):
+    """All of a command in one process, which has imported nothing heavy by its end."""
     write_sentences(tmp_path / "text.txt")
     (tmp_path / "data.tsv").write_text("sentence1\tsentence2\tscore\na\tb\t1\n")
     (tmp_path / "recipe.yaml").write_text(RECIPE)
+    cases = CASES[command]
+    asked = json.dumps([[*command.split(), *flags.split()] for flags in cases])
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *command.split(), *flags.split()],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, "-c", SCRIPT, asked], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    assert done.returncode == 2, done.stderr
-    progress, *_, refusal = done.stderr.splitlines()
-    assert not progress.startswith("error:")
-    assert words in refusal
-    assert (f"; looked in {tmp_path}" in refusal) == (words == "no file matches")
-    assert done.stdout.splitlines()[-1] == "loaded: []"
+    *told, rest = done.stderr.split("ended: 2 []\n")
+    assert rest == ""
+    for lines, words in zip(told, cases.values(), strict=True):
+        progress, *_, refusal = lines.splitlines()
+        assert not progress.startswith("error:")
+        assert words in refusal
+        assert (f"; looked in {tmp_path}" in refusal) == (words == "no file matches")

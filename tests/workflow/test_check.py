@@ -20,7 +20,7 @@ from tests.conftest import MINILM, write_sentences
 from tests.trimmed import write_wordy_teacher
 from tests.workflow.conftest import write_recipe
 
-_ALIKE = ("homobert-base", "homobert-small", "homobert-tiny", "homobert-xsmall", "reranker")
+_ALIKE = ("homobert-family", "homobert-base", "homobert-small", "homobert-tiny", "homobert-xsmall", "reranker")
 RECIPES = [  # of those for BERT-base, and of the two that learn labels first, one is enough
     pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in _ALIKE))
     for path in sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))

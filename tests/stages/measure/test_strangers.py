@@ -82,7 +82,9 @@ def endless_package(folder: Path) -> Path:
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("command", ["bench", "embed", pytest.param("eval", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "command", ["embed", *(pytest.param(command, marks=pytest.mark.slow) for command in ("bench", "eval"))]
+)
 def test_a_graph_without_end_is_ended(homoexport, tmp_path, monkeypatch, command):
     package = endless_package(tmp_path / "package")
     text = tmp_path / "text.jsonl"
