@@ -96,8 +96,12 @@ class PartialShape(BaseModel):
 
     hidden_size: int | None = Field(None, ge=1, description="Width of the residual stream; the teacher's by default.")
     intermediate_size: int | None = Field(None, ge=1, description="Width of the feed-forward layers.")
-    num_attention_heads: int | None = Field(None, ge=1, description="Heads; hidden_size must be divisible by it.")
-    num_hidden_layers: int | None = Field(None, ge=1, description="Layers; fewer than the teacher's fade out.")
+    num_attention_heads: int | None = Field(
+        None, ge=1, description="Heads; in most families hidden_size must be divisible by it."
+    )
+    num_hidden_layers: int | None = Field(
+        None, ge=1, description="Layers; the others leave at once, or fade out with homodistil."
+    )
     vocab_size: Count | None = Field(
         None,
         ge=1,

@@ -58,7 +58,7 @@ def parse_count(text: str, *, where: str) -> int:
     """
     found = round(_in_units(text, _COUNTS) or 0)
     if not found:
-        raise UserError(f"'{text}' is no count", where=where, hint="write it as 10M (k, M or B), or as a plain number")
+        raise UserError(f"'{text}' is no count", where=where, hint="write it as 12000, 12k or 10M; 1 or more")
     return found
 
 

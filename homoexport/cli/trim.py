@@ -63,7 +63,7 @@ def trim(model: Model, *, given: Tree, output: Output = None, force: Force = Fal
     words, parameters = manifest.details.vocabulary, manifest.details.parameters
     lines = (
         f"Model: {output}  {words.after:,} of {words.before:,} pieces, {parameters / 1e6:.1f} M parameters",
-        f"Held-out text: {told(words.held_out)}",
+        f"Held-out text: {told(words.held_out, words.coverage)}",
         f"Awkward strings: {told(words.awkward)}",
     )
     screen.show(manifest, *lines, as_json=as_json)

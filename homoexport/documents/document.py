@@ -170,5 +170,5 @@ def first_fault(error: ValidationError) -> str:
     """The first fault that a model found, in one line: the place and what is wrong there."""
     fault = error.errors(include_url=False)[0]
     place = ".".join(str(part) for part in fault["loc"])
-    message = fault["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
+    message = fault["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list, in square brackets")
     return f"'{place}': {message}" if place else message

@@ -27,6 +27,8 @@ class SplitTexts(Figures):
 class VocabularyDescription(Figures):
     """A trimmed vocabulary: its pieces before and after, those that no text can do without, those that the text has,
     and what becomes of the held-out text and of awkward strings.
+
+    `coverage` is the share of the held-out text's tokens whose pieces stay (told from version 2.7 of the manifest on).
     """
 
     before: int
@@ -35,3 +37,4 @@ class VocabularyDescription(Figures):
     in_text: int
     held_out: SplitTexts
     awkward: SplitTexts
+    coverage: float | None = None

@@ -92,7 +92,7 @@ def check_folder(folder: Path, source: str) -> None:
         if key.endswith("attn_implementation") and value not in _PLAIN_ATTENTION:
             hint = "remove that line, for kernels of others are not run"
             raise TeacherError(f"'{key}' is '{value}'", where=where, hint=hint)
-        if "layers" in key and type(value) is int and value <= 0:
+        if "layers" in key and key != "max_window_layers" and type(value) is int and value <= 0:
             raise TeacherError(f"'{key}' is {value}", where=where, hint=_OWN_CONFIG)
         count = len(value) if isinstance(value, list) else value
         if _OF_LAYERS.search(key) and type(count) is int and count > limit("layers"):

@@ -82,7 +82,12 @@ def _why_not(plan: Plan, row: Row) -> str:
     """Which lines a row of the front misses, be it by their room alone, and whether its figures are in doubt."""
     missed, at_all = plan.missed_by(row), plan.missed_by(row, with_room=False)
     told = [f"{_FIGURES.get(line, line)}{'' if line in at_all else ' (room)'}" for line in missed]
-    return ", ".join([*told, *["suspect"] * row.suspect])
+    return ", ".join([*told, *["suspect"] * _is_doubtful(plan, row)])
+
+
+def _is_doubtful(plan: Plan, row: Row) -> bool:
+    """Whether a line of the budget is of figures that were disturbed; bytes and parameters cannot be."""
+    return row.suspect and not {*plan.limits} <= {"file_mb", DOWNLOAD, "parameters"}
 
 
 def plan_lines(plan: Plan) -> list[str]:
@@ -271,7 +276,8 @@ def _by_reason(plan: Plan) -> dict[str, list[Row]]:
     first = next(iter(plan.limits))
     for row in plan.rows:
         others = [line for line in plan.missed_by(row) if line != first]
-        what = f"misses {budget_line(others[0])[0].lower()}" if others else "suspect" if row.suspect else "shapes"
+        doubt = "suspect" if _is_doubtful(plan, row) else "shapes"
+        what = f"misses {budget_line(others[0])[0].lower()}" if others else doubt
         reasons.setdefault(what, []).append(row)
     return reasons
 

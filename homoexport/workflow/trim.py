@@ -104,7 +104,7 @@ def trimmed_to(
     vocabulary = vocabulary or VocabularySettings()
     trimmed = trim_encoder(encoder, corpus, vocabulary, size=size, whole=lines_to_keep(vocabulary))
     found = trimmed.vocabulary
-    progress.on_note(f"{found.after:,} of {found.before:,} pieces stay; {told(found.held_out)}")
+    progress.on_note(f"{found.after:,} of {found.before:,} pieces stay; {told(found.held_out, found.coverage)}")
     return trimmed
 
 
@@ -120,10 +120,12 @@ def check_sizes(encoder: Encoder, vocabulary: VocabularySettings | None, sizes: 
         raise error.at(key) from None
 
 
-def told(texts: SplitTexts) -> str:
-    """In a line, what becomes of texts."""
+def told(texts: SplitTexts, coverage: float | None = None) -> str:
+    """In a line, what becomes of texts, and what share of their tokens stays."""
+    stay = "" if coverage is None else f"{coverage:.1%} of the tokens stay; "
     unknown = f", {texts.unknown_more} more unknown pieces" if texts.unknown_more else ""
-    return f"{texts.same:.1%} of {texts.texts:,} texts are split as before, {texts.more_tokens:+.1%} tokens{unknown}"
+    same = f"{texts.same:.1%} of {texts.texts:,} texts are split as before, {texts.more_tokens:+.1%} tokens"
+    return f"{stay}{same}{unknown}"
 
 
 def lines_to_keep(vocabulary: VocabularySettings | None) -> list[str]:

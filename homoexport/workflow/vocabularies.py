@@ -107,11 +107,12 @@ def _trimmed_into(
 def _described(size: int, trimmed: Trimmed, length: int, *, longest: int) -> PlannedVocabulary:
     """What is known of a vocabulary before it is planned with."""
     found = trimmed.vocabulary
+    assert found.coverage is not None
     more = found.held_out.more_tokens
     return PlannedVocabulary(
         vocab_size=size,
         pieces=found.after,
-        coverage=trimmed.coverage,
+        coverage=found.coverage,
         more_tokens=more,
         length=length_with(more, length, longest=longest),
     )

@@ -8,9 +8,10 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from homoexport.encoder import Group, Keep, family_of, slice_model, start_from_scratch
+from homoexport.encoder import Group, Keep, family_of, load_encoder, slice_model, start_from_scratch
 from homoexport.errors import ShapeError
 from homoexport.shape import PartialShape, Shape, Widths, complete_shape
+from tests.conftest import tiny_tokenizer
 from tests.encoder.oracle import fill_by_hand, in_window, outputs, random_keep
 from tests.grouped import CLASSES, KINDS, grouped
 
@@ -175,3 +176,12 @@ def test_a_config_has_a_kind_for_each_layer(kind, layers):
     if kinds := getattr(model.config, "layer_types", None):
         assert fresh.config.layer_types == (kinds * 2)[:layers]
     outputs(fresh, {"input_ids": torch.tensor([[5, 6, 7]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)})
+
+
+def test_a_window_from_the_first_layer_on_is_a_config_of_its_own(tmp_path):
+    """`max_window_layers: 0`, where other numbers of layers are 1 or more."""
+    model = grouped("qwen3 causal")
+    model.config.max_window_layers = 0
+    model.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    assert family_of(load_encoder(str(tmp_path)).model.config).window(model, 0) == (1, 0)

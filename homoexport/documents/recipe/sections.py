@@ -126,7 +126,7 @@ class VocabularySettings(Section):
     @classmethod
     def _different(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
         if twice := [size for index, size in enumerate(sizes) if size in sizes[:index]]:
-            raise ValueError(f"{twice[0]} is named twice, and would make the same plan again")
+            raise ValueError(f"{twice[0]} is named twice, and would make the same plan again: leave one out")
         return sizes
 
 

@@ -97,7 +97,10 @@ def write_as(model: ir.Model, form: Form, *, max_opset: int | None = None) -> ir
         raise NotThisForm(f"Attention is an operator of opset {STANDARD_OPSET}")
     split_projections(model)
     if form.attention == "flash" and not fold_mask(model):
-        raise NotThisForm("its attention's bias is not a mask over keys alone")
+        raise NotThisForm(
+            "its attention's bias is not known to be a mask of padding alone (layers are causal or local, positions "
+            "relative or rotary, or the model has no adapter)"
+        )
     if form.attention == "standard":
         if not use_standard_attention(model):
             raise NotThisForm("no attention was fused")

@@ -60,7 +60,10 @@ def indispensable(pieces: Pieces, always: Iterable[int] = ()) -> set[int]:
 def refuse_without_room(size: int, kept: Collection[int]) -> None:
     """Refuse (RecipeError) a size that those do not fit in that no text can do without."""
     if len(kept) > size:
-        what = f"{size} pieces are fewer than the {len(kept)} that no text can do without (characters, special tokens)"
+        what = (
+            f"{size} pieces are fewer than the {len(kept)} that no text can do without (characters, special tokens) "
+            "or that are to stay whole (prompts, and what 'keep' names)"
+        )
         raise RecipeError(what, key="vocab_size", hint=f"give {len(kept)} or more")
 
 

@@ -22,11 +22,10 @@ from homoexport.text.counts import count_tokens
 
 @dataclass(frozen=True)
 class Trimmed:
-    """A model with fewer words, and what was found; `coverage` is the share of the held-out text's tokens that stay."""
+    """A model with fewer words, and what was found."""
 
     encoder: Encoder
     vocabulary: VocabularyDescription
-    coverage: float
 
 
 def trim(
@@ -59,8 +58,8 @@ def trim(
             in_text=int((counts > 0).sum()),
             held_out=compare(tokenizer, trimmed.tokenizer, kept, corpus.held_out_texts),
             awkward=compare(tokenizer, trimmed.tokenizer, kept, awkward),
+            coverage=coverage(tokenizer, kept, corpus.held_out_texts),
         ),
-        coverage=coverage(tokenizer, kept, corpus.held_out_texts),
     )
 
 
