@@ -38,8 +38,8 @@ def trim(model: Model, *, given: Tree, output: Output = None, force: Force = Fal
     homoexport trim MODEL --data 'texts/*.txt' --vocab-size 12k -o OUT
 
     Kept are special tokens, single characters, and the pieces that the text has most; what goes is split into these.
-    Told is what that does to held-out text: how many tokens stay, how many texts are split as before, and how much longer
-    they become.
+    Told is what that does to held-out text: how many tokens stay, how many texts are split as before, and how much
+    longer they become.
     """
     if "text" not in given:
         raise UserError("there is no text to choose by", where="trim", hint="give --data GLOB")
