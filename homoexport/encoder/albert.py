@@ -78,5 +78,4 @@ ALBERT = _Albert(
     ffn_out="ffn_output",
     ffn_norm="full_layer_layer_norm",
     shares_layers=True,
-    mends_layers=False,
 )

@@ -146,7 +146,6 @@ class Family(Traits, ABC):
     prunes_head_width: bool = True  # rotary positions tie a head's width to its frequencies
     heads_make_hidden: bool = True  # heads times their width are the hidden size; other configs name the width
     shares_layers: bool = False  # all layers are one, called again and again
-    mends_layers: bool = True  # what a slice takes can be made good by least squares, a layer after the other
     takes_additive_mask: bool = True
 
     def prepare_config(self, config: Any) -> None:

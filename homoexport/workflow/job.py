@@ -90,11 +90,12 @@ def open_job(
         encoder = load_encoder(teacher, task=TASKS[settings.objective]) if isinstance(teacher, str) else teacher
         targets = targets_of(encoder, shapes, settings, max_length=text.max_length)
         vectors = given_vectors(settings, accelerator, progress)
+        size = _vocab_size(shapes)
+        if size is not None:
+            key = "student.vocab_size" if len(shapes) == 1 else "students"
+            check_sizes(encoder, vocabulary, [size], key=key)
 
-    words, size = None, _vocab_size(shapes)
-    if size is not None:
-        key = "student.vocab_size" if len(shapes) == 1 else "students"
-        check_sizes(encoder, vocabulary, [size], key=key)
+    words = None
     for first in (True, False):  # the first process of each machine fills the cache that the others then find
         with failing_together(accelerator):
             if accelerator.is_local_main_process == first:

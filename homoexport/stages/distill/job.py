@@ -137,7 +137,7 @@ def target_of(encoder: Encoder, asked: PartialShape, settings: DistillSettings) 
 
 def _check_layers(family: Family, *, fewer: bool, method: Method) -> None:
     """Refuse what asks more of layers than the family's have."""
-    if method == "repair" and not family.mends_layers:
+    if method == "repair" and family.shares_layers:
         what = "all layers of the teacher have the same weights, and cannot be mended one after the other"
         raise RecipeError(what, where="distill.method", hint="name homodistil or one-shot")
     if fewer and family.shares_layers and method in ("homodistil", "one-shot"):

@@ -95,7 +95,7 @@ class Run:
         self.is_teacher = start.is_teacher
         self._probed = False
         self._compiled = False
-        self._repairs = (settings.repair or settings.method == "repair") and self.family.mends_layers
+        self._repairs = (settings.repair or settings.method == "repair") and not self.family.shares_layers
         self._lacks_layers = self._repairs and not start.is_teacher  # from the beginning; the first event mends that
         self._most_tokens = MOST_TOKENS // self.accelerator.num_processes
         self._text: Sequence[MicroBatch] = ()
