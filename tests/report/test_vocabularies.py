@@ -44,6 +44,16 @@ def test_what_was_taken_is_told_and_what_a_recipe_has_for_it():
     assert whole.startswith("Words: all 30,000, for which")
 
 
+def test_scores_that_are_too_near_to_tell_are_called_so():
+    far = chosen(file_mb=10)  # 76.8 for 12,000 words, 60 and 70 for the others
+    assert "too near" not in " ".join(vocabulary_lines(far))
+    whole, small, least = far.vocabularies
+    for score, is_near in ((0.76, True), (0.74, False)):
+        others = (whole.model_copy(update={"score": score}), small, least)
+        told = "With 30,000 words the score is too near to tell which is better."
+        assert (told in vocabulary_lines(far.model_copy(update={"vocabularies": others}))) == is_near
+
+
 def test_what_no_student_keeps_and_longer_sequences_are_told():
     found = chosen(file_mb=3)
     table = vocabulary_table(found)
