@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import transformers
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -12,6 +11,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from homoexport.encoder.traits import IS_TRANSFORMERS_5
 from tests.conftest import WORDS
 
 _LOCAL_FIRST = ["sliding_attention", "full_attention"] * 2
@@ -20,7 +20,7 @@ _QWEN = {"head_dim": 12, "attention_bias": True}
 _WINDOWS = {"use_sliding_window": True, "sliding_window": 2, "layer_types": _LOCAL_FIRST}
 _CAUSAL: dict[str, dict[str, object]] = {"qwen3 causal": _QWEN | _WINDOWS, "gemma3_text causal": _GEMMA}
 KINDS = _CAUSAL  # by `model_type`, and what it is
-if int(transformers.__version__.partition(".")[0]) >= 5:
+if IS_TRANSFORMERS_5:
     KINDS = _CAUSAL | {
         "eurobert": {"head_dim": 8},
         "qwen3": _QWEN | {"is_causal": False},

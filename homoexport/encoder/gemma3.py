@@ -14,18 +14,12 @@ from torch import Tensor, nn
 
 from homoexport.encoder.layout import GLOBAL, LOCAL, Layout
 from homoexport.encoder.prenorm import PreNorm
-from homoexport.encoder.traits import refuse_before_5
 from homoexport.errors import ShapeError
 from homoexport.shape import Shape, nearest_multiple
 
 
 @dataclass(frozen=True)
 class _Gemma3(PreNorm):
-    def prepare_config(self, config: Any) -> None:
-        super().prepare_config(config)
-        if not self.is_causal(config):
-            refuse_before_5(config, "use_bidirectional_attention", why="halves its windows whenever it is loaded")
-
     def layout(self, model: nn.Module) -> Layout:
         layout = super().layout(model)
         return replace(layout, times_root=layout.token_rows, norm_scale=1.0)
@@ -59,6 +53,7 @@ class _Gemma3(PreNorm):
 
 GEMMA3 = _Gemma3(
     model_types=("gemma3_text",),
+    both_sides=("use_bidirectional_attention", "halves its windows whenever it is loaded"),
     ffn_norm="pre_feedforward_layernorm",
     norms_of_branches=("post_attention_layernorm", "post_feedforward_layernorm"),
 )

@@ -39,10 +39,14 @@ class PreNorm(Family):
     takes_additive_mask: bool = False
     attention_norm: str = "input_layernorm"
     ffn_norm: str = "post_attention_layernorm"
+    both_sides: tuple[str, str] | None = None  # the key that says a decoder is not causal; what 4.57 makes of it
     norms_of_branches: tuple[str, ...] = ()  # of what attention and feed-forward add to the stream
 
     def prepare_config(self, config: Any) -> None:
         Traits.prepare_config(self, config)
+        if self.both_sides is not None and not self.is_causal(config):
+            key, why = self.both_sides
+            refuse_before_5(config, key, why=why)
 
     def layout(self, model: nn.Module) -> Layout:
         """Slots of embeddings, layers, last norm and heads."""
@@ -173,11 +177,6 @@ def _queries_per_key(config: Any) -> int:
 class _Qwen3(PreNorm):
     """Causal as it is shipped; embedding models made of it often are not."""
 
-    def prepare_config(self, config: Any) -> None:
-        super().prepare_config(config)
-        if not self.is_causal(config):
-            refuse_before_5(config, "is_causal: false", why="is causal all the same")
-
     def is_causal(self, config: Any) -> bool:
         return bool(getattr(config, "is_causal", True))
 
@@ -187,4 +186,4 @@ class _Qwen3(PreNorm):
 
 
 EUROBERT = PreNorm(model_types=("eurobert",))
-QWEN3 = _Qwen3(model_types=("qwen3",))
+QWEN3 = _Qwen3(model_types=("qwen3",), both_sides=("is_causal: false", "is causal all the same"))

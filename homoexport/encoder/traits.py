@@ -10,6 +10,8 @@ from torch import nn
 
 from homoexport.errors import TeacherError
 
+IS_TRANSFORMERS_5 = int(transformers.__version__.partition(".")[0]) >= 5  # or newer
+
 
 @dataclass(frozen=True, kw_only=True)
 class Traits:
@@ -43,7 +45,7 @@ class Traits:
 
 def refuse_before_5(config: Any, key: str, *, why: str) -> None:
     """Refuse (TeacherError) what only transformers 5 does as a config says."""
-    if int(transformers.__version__.partition(".")[0]) < 5:
+    if not IS_TRANSFORMERS_5:
         what = f"a {config.model_type} whose config has {key} needs transformers 5: {transformers.__version__} {why}"
         where = str(getattr(config, "name_or_path", "") or "config.json")
         raise TeacherError(what, where=where, hint="pip install 'transformers>=5'")

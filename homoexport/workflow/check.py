@@ -29,7 +29,7 @@ from homoexport.stages.measure import check_measurement, refuse_uncounted
 from homoexport.text.columns import shown
 from homoexport.text.sources import columns_of
 from homoexport.workflow.gate import check_gate, gate_data
-from homoexport.workflow.job import check_before_loading, check_threads
+from homoexport.workflow.job import check_before_loading, check_threads, checked_size
 from homoexport.workflow.measure import refuse_emulated_latency, texts_of
 from homoexport.workflow.progress import QUIET, Progress
 from homoexport.workflow.runtimes import refuse_without
@@ -129,8 +129,7 @@ def check_recipe(recipe: Recipe, *, output: Path | None = None) -> Checked:
     refuse_unknown(teacher, recipe.export.runtime)
     if recipe.vocab_sizes:
         check_sizes(teacher, recipe.vocabulary, recipe.vocab_sizes, key=SIZES)
-    if shapes and (size := shapes[0].vocab_size):  # of all of them
-        check_sizes(teacher, recipe.vocabulary, [size], key="student.vocab_size" if recipe.student else "students")
+    checked_size(teacher, recipe.vocabulary, shapes)
     targets = targets_of(teacher, shapes, recipe.distill, max_length=recipe.text.max_length)
     if settings.length > (longest := max_length_of(teacher)):
         raise RecipeError(

@@ -90,10 +90,7 @@ def open_job(
         encoder = load_encoder(teacher, task=TASKS[settings.objective]) if isinstance(teacher, str) else teacher
         targets = targets_of(encoder, shapes, settings, max_length=text.max_length)
         vectors = given_vectors(settings, accelerator, progress)
-        size = _vocab_size(shapes)
-        if size is not None:
-            key = "student.vocab_size" if len(shapes) == 1 else "students"
-            check_sizes(encoder, vocabulary, [size], key=key)
+        size = checked_size(encoder, vocabulary, shapes)
 
     words = None
     for first in (True, False):  # the first process of each machine fills the cache that the others then find
@@ -119,9 +116,14 @@ def open_job(
     return job
 
 
-def _vocab_size(shapes: Sequence[PartialShape]) -> int | None:
-    """Pieces that the students have; those of one run have the same."""
+def checked_size(encoder: Encoder, vocabulary: VocabularySettings | None, shapes: Sequence[PartialShape]) -> int | None:
+    """Pieces that the students have, which is one size for all of a run and one that their teacher's vocabulary can
+    have; else RecipeError."""
     sizes = {shape.vocab_size for shape in shapes}
     if len(sizes) > 1:
         raise RecipeError("students of one run have the same words", where="students", hint="give all one vocab_size")
-    return next(iter(sizes), None)
+    size = next(iter(sizes), None)
+    if size is not None:
+        key = "student.vocab_size" if len(shapes) == 1 else "students"
+        check_sizes(encoder, vocabulary, [size], key=key)
+    return size

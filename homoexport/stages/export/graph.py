@@ -22,6 +22,7 @@ from torch.fx.graph_module import _loader
 
 from homoexport.choices import OUTPUT_NAMES
 from homoexport.encoder import Encoder, input_names, outputs_of, traits_of
+from homoexport.encoder.traits import IS_TRANSFORMERS_5
 from homoexport.errors import UserError, first_line
 from homoexport.stages.export.depth import Repeat, list_of_layers, repeat_of, shortened
 from homoexport.stages.export.fuse import unfold_gemms
@@ -51,8 +52,7 @@ class _ExportedEncoder(torch.nn.Module):
         self.dense = torch.nn.ModuleList(encoder.dense)  # so that torch finds its weights
         # From version 5 on a ready-made 4-d mask is taken as it is; given a 2-d one, it is built by an index dance
         # (GatherND over ranges) in the graph. Version 4 builds a plain one by itself and takes nothing but 2-d.
-        newer = int(transformers.__version__.split(".")[0]) >= 5
-        self.additive_mask = newer and traits_of(encoder.model.config).takes_additive_mask
+        self.additive_mask = IS_TRANSFORMERS_5 and traits_of(encoder.model.config).takes_additive_mask
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         named = dict(zip(self.names, inputs, strict=True))

@@ -21,7 +21,7 @@ from homoexport.documents.artifact import sha256_file
 from homoexport.documents.budget import DOWNLOAD, TIMED_LINES, Budget
 from homoexport.documents.document import digest_of, read_document
 from homoexport.documents.package import PAGE_FILES
-from homoexport.documents.plan import COST_FIGURES, Check, Cost, Plan, Row, TeacherSensitivity
+from homoexport.documents.plan import COST_FIGURES, Check, Plan, Row, TeacherSensitivity
 from homoexport.documents.recipe import DistillSettings, MeasureSettings
 from homoexport.encoder import Encoder, family_of, max_length_of, parameters_at, save_tokenizer, weights_digest
 from homoexport.errors import PackageError, RecipeError
@@ -79,7 +79,7 @@ def plan_encoder(
     count = _parameter_counter(encoder, shapes)
     lab = Lab(encoder, shapes, measure, instruments, progress=progress, fresh=fresh)
     with lab.open():
-        limits, reference, table, remembered = _measured(lab, shapes, budget, count)
+        limits, table, remembered = _measured(lab, shapes, budget, count)
         progress("summing up the teacher's sensitivity", 0.0)
         weights = weights_digest(encoder)
         retention = _retention(encoder, weights, texts or sample_text(), distill, shapes, instruments)
@@ -89,7 +89,7 @@ def plan_encoder(
             rows,
             choice,
             checks,
-            reference=reference,
+            reference=limits.reference,
             teacher=encoder.source,
             teacher_digest=weights,
             budget=budget,
@@ -109,9 +109,9 @@ def plan_encoder(
 
 def _measured(
     lab: Lab, shapes: Sequence[Shape], budget: Budget, count: Callable[[Shape], int]
-) -> tuple[Limits, Cost | None, Table, bool]:
-    """The budget as figures, what the teacher's shape costs where a line is relative to it, the table of small models,
-    and whether that was remembered."""
+) -> tuple[Limits, Table, bool]:
+    """The budget as figures, with what the teacher's shape costs where a line is relative to it, the table of small
+    models, and whether that was remembered."""
     teacher = family_of(lab.encoder.model.config).widths(lab.encoder.model).shape
     of_budget = partial(
         Limits.of, budget, lab.measure.batch_size, parameters=count(teacher), beside_mb=_beside_mb(lab.encoder)
@@ -120,7 +120,7 @@ def _measured(
         limits = of_budget(None)
         _refuse_hopeless(lab, limits, shapes, count)
         table, remembered = lab.table()
-        return replace(limits, drift=table.figures.drift), None, table, remembered
+        return replace(limits, drift=table.figures.drift), table, remembered
     lab.progress("measuring the teacher's shape in fp32", 0.0)
     with lab.in_fp32([teacher]).open() as teacher_lab:
         reference = teacher_lab.alone([teacher])[0][teacher]
@@ -128,7 +128,7 @@ def _measured(
         table, remembered = lab.table()
         reference = lab.reference(teacher_lab, teacher, table)
     limits = of_budget(reference)
-    return replace(limits, drift=table.figures.drift), reference, table, remembered
+    return replace(limits, drift=table.figures.drift), table, remembered
 
 
 def _beside_mb(encoder: Encoder) -> float:
